@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.import_graph import MODULES, ROOT, imports, imports_of, modules
+from tests.test_architecture import GRAPH, ROOT
 
 ALWAYS = ("tests/test_architecture.py", "tests/test_docs.py")
 
@@ -26,21 +27,23 @@ def affected_tests(changed: list[str]) -> list[str]:
 
     ``changed``: paths from the root of the repository. Of tests between processes only what changed itself.
     """
-    tests = modules("tests")
-    names = {str(path.relative_to(ROOT)): name for name, path in (MODULES | tests).items()}
-    edited = {names[path] for path in changed if path in names}
-    importers = {module for module in MODULES if edited & {found.target for found in imports_of(module)}}
-    touched = edited | importers
-    folders = tuple(folder for path in changed if (folder := _folder(path)))
-    chosen = {path for path in changed if path in names and Path(path).name.startswith("test_")}
-    for name, path in tests.items():
-        file = str(path.relative_to(ROOT))
-        if not path.name.startswith("test_") or not file.startswith("tests/unit/"):
-            continue
-        targets = {found.target for found in imports(name, path.read_text(encoding="utf-8"))}
-        if touched & targets or file.startswith(folders):
+    edited = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in changed}
+    importers = {
+        one for name in edited & GRAPH.modules for one in GRAPH.find_modules_that_directly_import(name)
+    }
+    folders = tuple(filter(None, map(_folder, changed)))
+    chosen = {path for path in changed if Path(path).name.startswith("test_") and (ROOT / path).exists()}
+    for path in (ROOT / "tests" / "unit").rglob("test_*.py"):
+        file, text = str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+        if file.startswith(folders) or any(_imports(text, name) for name in edited | importers):
             chosen.add(file)
     return sorted(chosen | set(ALWAYS))
+
+
+def _imports(text: str, module: str) -> bool:
+    package, _, name = map(re.escape, module.rpartition("."))
+    ways = rf"(from|import) {package}\.{name}\b|from {package} import (\([^)]*|.*)\b{name}\b"
+    return re.search(ways, text) is not None
 
 
 def _folder(changed: str) -> str:
@@ -48,6 +51,8 @@ def _folder(changed: str) -> str:
     match Path(changed).parts:
         case ("dicom_console", *_):
             return "tests/unit/console/"
+        case ("examples", "studies", *_):
+            return "tests/unit/ai_training/test_studies.py"
         case ("examples", *_):
             return "tests/unit/test_examples.py"
         case ("dicom_node", room, _, *_):

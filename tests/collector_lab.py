@@ -6,10 +6,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.ports import Quiet, serving
 
 
 @dataclass
@@ -48,7 +49,7 @@ def running_collector() -> Iterator[Collector]:
     collector = Collector()
     collector.goes_on.set()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             collector.headers.append(dict(self.headers))
@@ -63,16 +64,8 @@ def running_collector() -> Iterator[Collector]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    collector.port = server.server_address[1]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield collector
-    finally:
-        collector.goes_on.set()
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as collector.port:
+        try:
+            yield collector
+        finally:
+            collector.goes_on.set()

@@ -107,6 +107,17 @@ class ConsoleLab:
             assert browser.sign_in(role.value) == 303, browser.text
         return browser
 
+    def at(self, path: str, role: UserRole) -> Browser:
+        """A browser of a user of this role, with this page."""
+        browser = self.browser(role)
+        browser.get(path)
+        return browser
+
+    def audit_rows(self) -> list[dict[str, Any]]:
+        """What the audit says, the newest first."""
+        with self.database.read() as session:
+            return [dict(row) for row in audit.rows(session)]
+
     def take(self, settings: Settings) -> None:
         """Go on with these settings."""
         self.settings = settings

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -29,6 +29,7 @@ from dicom_node.store.transitions import utc_now
 from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.scan import Indexer
 
+Row = TypeVar("Row", bound=Any)
 CONFIG: dict[str, Any] = {
     "assembly": {"quiet_seconds": 5, "quiet_seconds_us": 30},
     "console": {"local_peers": True},
@@ -171,51 +172,48 @@ class Inbox:
     def files(self) -> Files:
         return Files(self.settings)
 
-    def index(self) -> int:
+    def index(self, *objects: Dataset, **given: Any) -> int:
+        """Receive these, if any, and index what is there."""
+        self.receive(*objects, **given)
         return self.indexer.run_once()
 
     def assemble(self, seconds: float = 0.0) -> int:
         """Assemble as if so many seconds had passed."""
         return self.assembler.run_once(datetime.now(UTC) + timedelta(seconds=seconds))
 
-    def settle(self) -> None:
-        """Index, and let every quiet time pass."""
-        self.index()
+    def settle(self, *objects: Dataset, **given: Any) -> None:
+        """Receive these, if any, index, and let every quiet time pass."""
+        self.index(*objects, **given)
         self.assemble(seconds=300)
 
     def study(self, uid: str | None) -> Study:
-        with self.database.read() as session:
-            study = session.scalars(select(Study).where(Study.study_instance_uid == uid)).one()
-            session.expunge(study)
-            return study
+        [study] = [row for row in self.rows(Study) if row.study_instance_uid == uid]
+        return study
 
     def instance(self, uid: str) -> Instance:
-        with self.database.read() as session:
-            row = session.scalars(select(Instance).where(Instance.sop_instance_uid == uid)).one()
-            session.expunge(row)
-            return row
+        [row] = [row for row in self.rows(Instance) if row.sop_instance_uid == uid]
+        return row
 
     def outcomes(self) -> list[str]:
         """What became of each object, in the order of reception."""
+        return [row.outcome.value for row in self.rows(ReceivedObject)]
+
+    def rows(self, table: type[Row]) -> list[Row]:
+        """All of a table, in the order in which they came."""
         with self.database.read() as session:
-            return [
-                row.outcome.value
-                for row in session.scalars(select(ReceivedObject).order_by(ReceivedObject.id))
-            ]
+            found = list(session.scalars(select(table).order_by(*table.__table__.primary_key)))
+            session.expunge_all()
+            return found
 
     def jobs(self) -> list[Job]:
-        with self.database.read() as session:
-            rows = list(session.scalars(select(Job).order_by(Job.id)))
-            for row in rows:
-                session.expunge(row)
-            return rows
+        return self.rows(Job)
 
     def events(self) -> list[EventRow]:
-        with self.database.read() as session:
-            rows = list(session.scalars(select(EventRow).order_by(EventRow.id)))
-            for row in rows:
-                session.expunge(row)
-            return rows
+        return self.rows(EventRow)
+
+    def spool_files(self) -> int:
+        """How many objects lie in the spool."""
+        return len(list((self.folder / "spool").rglob("*.dcm")))
 
     def file_of(self, uid: str) -> Dataset:
         """The spooled version that counts."""

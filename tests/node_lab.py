@@ -24,7 +24,9 @@ from pynetdicom import _config
 from dicom_node import cli, services
 from dicom_node.config import loading
 from dicom_node.scu.transport import CallingAE
-from dicom_node.store import views
+from dicom_node.store import migrate, views
+from dicom_node.store.database import Database
+from tests.forked import Forked
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -116,7 +118,8 @@ def site_config(
 class Node:
     """One ``dicom-node serve``, started and stopped at will on the same data folder.
 
-    ``name``: of its configuration and log, where several nodes share a folder.
+    ``name``: of its configuration and log, where several nodes share a folder. ``alone``: started as people
+    start it, not by fork.
     """
 
     def __init__(
@@ -127,9 +130,13 @@ class Node:
         role: str = "all",
         name: str = "node",
         database_url: str = "",
+        *,
+        alone: bool = False,
     ) -> None:
         self.folder = folder
+        self.alone = alone
         self.role = role
+        self.has_own_database = not database_url
         self.port = port or free_port()
         self.config = folder / f"{name}.toml"
         self.log = folder / f"{name}.log"
@@ -141,10 +148,11 @@ class Node:
 
     def start(self, ready_seconds: float = 120) -> None:
         """Start it and wait for "ready"."""
+        self._make_database()
         offset = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             words = ["serve", "--role", self.role, "--config", str(self.config)]
-            self._process = subprocess.Popen(
+            self._process = (subprocess.Popen if self.alone else Forked)(
                 [sys.executable, "-m", "dicom_node", *words],
                 stderr=log,
                 start_new_session=True,
@@ -158,6 +166,15 @@ class Node:
             progress=lambda: self.log.stat().st_size,
         )
         assert not self._died(), self.log.read_text(encoding="utf-8")[-3000:]
+
+    def _make_database(self) -> None:
+        """The tables of a node's own first database, copied (tests/schema_once.py)."""
+        data = self.folder / "var"
+        if not self.has_own_database or (data / "node.db").exists():
+            return
+        data.mkdir(mode=0o750, exist_ok=True)
+        migrate.upgrade(Database(f"sqlite:///{data / 'node.db'}"))
+        (data / "node.db").chmod(0o600)
 
     def stop(self, seconds: float = 120) -> int:
         """SIGTERM, as systemd would; returns the exit status."""

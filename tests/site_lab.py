@@ -49,12 +49,14 @@ def running_site(
     archive: bool = False,
     console: str = "",
     lua: Sequence[Path] = (),
+    alone: bool = False,
 ) -> Iterator[Site]:
     """Bring the database up to date, start Orthanc, listeners and workers; end them whatever happens.
 
     ``more`` goes into each configuration. ``apart``: each node has a data folder of its own.
     ``processes``: workers of each worker's machine. ``archive``: the PACS may be asked for studies.
-    ``console``: the table of a node with a console alone. ``lua``: scripts of Orthanc.
+    ``console``: the table of a node with a console alone. ``lua``: scripts of Orthanc. ``alone``: nodes are
+    started as people start them.
     """
     open_to_all = {"DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True}
     with start_orthanc(folder / "orthanc", config=open_to_all if archive else {}, lua=lua) as pacs:
@@ -75,7 +77,7 @@ def running_site(
         def node(role: str, number: int, own: str = "") -> Node:
             name = f"{role}-{number}"
             place = folder / name if apart else folder
-            return Node(place, config + own, role=role, name=name, database_url=database_url)
+            return Node(place, config + own, role=role, name=name, database_url=database_url, alone=alone)
 
         listeners, workers = (tuple(node(role, n) for n in (1, 2)) for role in ("listener", "worker"))
         site = Site(listeners, workers, pacs, (node("console", 1, console),) if console else ())

@@ -14,8 +14,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.ports import Quiet, serving
 
 
 @dataclass
@@ -122,7 +123,7 @@ class WebServer:
         """On a free port."""
         web = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
                 web.calls.append((dict(self.headers), json.loads(self.rfile.read(length))))
@@ -136,12 +137,5 @@ class WebServer:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
 
-            def log_message(self, format: str, *values: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            server.daemon_threads = True
-            self.port = server.server_address[1]
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        with serving(Handler) as self.port:
             yield self
-            server.shutdown()

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -26,7 +25,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
 from dicom_node.dicom.workitem import PULL, PUSH
-from tests.ports import free_port
+from tests.ports import Quiet, free_port, serving
 
 SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"
 LOSE, HANG = "lose", "hang"
@@ -200,7 +199,7 @@ def missing_for(item: Dataset, state: str) -> list[str]:
 def ups_rs(manager: Manager) -> Iterator[str]:
     """The manager as an origin server of UPS-RS; its base URL."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             names = parts.path.strip("/").split("/")
@@ -282,9 +281,6 @@ def ups_rs(manager: Manager) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
         def handle(self) -> None:
             with suppress(OSError, ValueError):
                 super().handle()
@@ -293,14 +289,11 @@ def ups_rs(manager: Manager) -> Iterator[str]:
             with suppress(OSError, ValueError):
                 super().finish()
 
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-    finally:
-        manager.frames.put(b"")
-        running.shutdown()
-        running.server_close()
+    with serving(Handler) as port:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            manager.frames.put(b"")
 
 
 @contextmanager

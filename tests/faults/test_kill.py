@@ -1,4 +1,4 @@
-"""The node is killed again and again, the PACS goes away: nothing is lost, nothing is doubled."""
+"""What is killed, cut off or lost while objects arrive and jobs run: nothing is lost, nothing doubled."""
 
 from __future__ import annotations
 
@@ -6,14 +6,41 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from sqlalchemy import select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node import services
+from dicom_node.config import loading
+from dicom_node.config.sample import toml_value
+from dicom_node.errors import LeaseLost
+from dicom_node.events import STORE_AWAY
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
+from dicom_node.model.kinds import Outcome
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.monitoring.processes import SIGN_SECONDS, SILENT_SECONDS, processes
+from dicom_node.object_store import rows as stored_rows
+from dicom_node.store import migrate
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
+from dicom_node.studies.comparison import compare
+from tests.drill_lab import node_on, results_of, work
+from tests.failover_lab import Pair, start_pair
+from tests.hostile.valve import Valve, valve_before
+from tests.inbox_lab import Inbox
 from tests.modality import chest, ultrasound
-from tests.node_lab import Node, in_background, running, site_config, store, wait_until
+from tests.node_lab import PROGRAM, Node, in_background, running, site_config, store, wait_until
+from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.s3_lab import start_s3
+from tests.site_lab import Site, running_site
+from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, event_numbers, job_row
 from tests.wire.orthanc_lab import Orthanc, start_orthanc
 
 
@@ -79,24 +106,271 @@ def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, roun
             assert reports_in(pacs) == dict.fromkeys(analysed, 1)
 
 
-@pytest.mark.debian("orthanc")
-def test_a_pacs_that_was_away_gets_everything_when_it_is_back(tmp_path: Path) -> None:
-    images = [ultrasound(f"away{number}") for number in range(4)]
-    with start_orthanc(tmp_path / "orthanc") as pacs:
-        node = Node(tmp_path / "node", configuration(pacs))
-        with running(node):
-            assert store(node.port, images[:1], "US1") == [0x0000]
+STUDIES = 6
+
+
+def split_until_acknowledged(site: Site, images: list[Dataset], stop: threading.Event) -> Counter[int]:
+    """As a modality behind a balancer: now this listener, now that, again until it gets Success."""
+    acknowledged: Counter[int] = Counter()
+    for turn, image in enumerate(images):
+        attempt = turn
+        while not stop.is_set():
+            listener = site.listeners[attempt % 2]
+            attempt += 1
+            if store(listener.port, [image], "US1") == [0x0000]:
+                acknowledged[attempt % 2] += 1
+                break
+            time.sleep(0.1)
+    return acknowledged
+
+
+@pytest.mark.debian("orthanc", "postgresql")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("place", ["one folder", "a bucket"])
+def test_killed_processes_and_a_bucket_that_goes_away_lose_and_double_nothing(
+    tmp_path: Path, postgres_url: str, place: str
+) -> None:
+    """Every study is split over both listeners; every third object goes to both.
+
+    A listener that indexes, and a worker, are killed. In one folder they do not come back; with a bucket,
+    where machines share no folder, it is away meanwhile, and the listener comes back.
+    """
+    images = [ultrasound(f"site{n}", number=k, size=(48, 40)) for n in range(STUDIES) for k in (1, 2)]
+    parts = (images, [image for image in images[::3] for _ in (1, 2)])
+    stop = threading.Event()
+    sent: list[Counter[int]] = []
+    with ExitStack() as stack:
+        s3 = stack.enter_context(start_s3()) if place == "a bucket" else None
+        table = s3.settings().items() if s3 else ()
+        more = "[object_store]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in table)
+        run = running_site(
+            tmp_path, postgres_url, PROGRAM, ("sr",), 0.5, more if s3 else "", apart=s3 is not None
+        )
+        site = stack.enter_context(run)
+        killed, other = site.listeners
+        settings = loading.load([other.config])
+
+        def waiting() -> int:
+            with services.reading(settings) as session:
+                return stored_rows.oldest_waiting(session)[0]
+
+        senders = [
+            in_background(lambda part=part: sent.append(split_until_acknowledged(site, part, stop)))
+            for part in parts
+        ]
+        try:
+            wait_until(lambda: bool(other.studies()), what="objects arrive")
+            if s3:
+                s3.stop()
+                wait_until(lambda: waiting() > 0, what="objects wait for the bucket")
+            killed_at = time.monotonic()
+            killed.kill()
+            site.workers[0].kill()
+            if s3:
+                killed.start()
+            wait_until(
+                lambda: len(sent) == 2,
+                what="every object acknowledged",
+                progress=lambda: len(other.studies()),
+            )
+        finally:
+            stop.set()
+            if s3:
+                s3.go_on()
+        studies = other.wait_for(["delivered"], count=STUDIES)
+        assert set(studies) == {image.StudyInstanceUID for image in images}
+        assert {study["state"] for study in studies.values()} == {"delivered"}
+        folders = [tmp_path, *tmp_path.iterdir()] if s3 else [tmp_path]
+        wait_until(
+            lambda: (
+                not [one for at in folders for one in at.glob("var/spool/incoming/*.dcm")] and not waiting()
+            ),
+            120,
+            "everything is handed over",
+        )
+        for sender in senders:
+            sender.join(60)
+
+        with services.reading(settings) as session:
+            received = Counter(session.scalars(select(ReceivedObject.outcome)))
+            deliveries = Counter(session.scalars(select(Delivery.state)))
+            built = session.execute(select(Result.sop_instance_uid, Result.path, Result.sha256)).all()
+            rows = session.scalars(select(ReceivedObject).where(ReceivedObject.sha256.is_not(None)))
+            hashes = {row.path: row.sha256 for row in rows}
+            in_force = set(session.scalars(select(Instance.path)))
+            away = session.scalars(select(EventRow.id).where(EventRow.number == STORE_AWAY.number)).all()
+            shown = {(row["place"], row["process"]): row for row in processes(session)}
+        # Acknowledged = indexed + duplicates; an object may be there whose answer the kill took.
+        acknowledged = sum((count.total() for count in sent), 0)
+        assert set(received) <= {Outcome.NEW, Outcome.DUPLICATE}
+        assert received[Outcome.NEW] == len(images)
+        assert acknowledged <= received.total() <= acknowledged + 2
+        assert set(deliveries) == {"confirmed"}
+        uids = sorted(row.sop_instance_uid for row in built)
+        assert sorted(site.pacs.instances()) == uids, "each result is in the PACS, once"
+        if s3:
+            assert 1 <= len(away) <= 4, "an outage is one event of each listener that lives in it"
+            bucket = s3.bucket()
+            assert in_force <= set(hashes)
+            for path, sha256 in (hashes | {row.path: row.sha256 for row in built}).items():
+                assert bucket.get(path, tmp_path / "copy") == sha256
+            assert set(bucket.keys("spool")) == set(hashes)
+            assert set(bucket.keys("results")) == {row.path for row in built}
+        else:
+            living = {("listener-2", "main"), ("listener-2", "listener"), ("worker-2", "worker-1")}
+            assert set(shown) >= living
+            silent = {at for (at, _), row in shown.items() if row["silent_seconds"] > SILENT_SECONDS / 2}
+            if time.monotonic() - killed_at > SILENT_SECONDS / 2 + 2 * SIGN_SECONDS:
+                assert silent == {"listener-1", "worker-1"}, "only those that were killed show no life"
+            assert silent <= {"listener-1", "worker-1"}
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with start_pair() as started:
+        yield started
+
+
+def image(name: str, number: int = 1) -> Dataset:
+    return ultrasound(name, number=number, size=(48, 40))
+
+
+def states(node: Inbox) -> list[StudyState]:
+    with node.database.read() as session:
+        return list(session.scalars(select(Study.state)))
+
+
+@pytest.mark.debian("postgresql")
+def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
+    tmp_path: Path, pair: Pair
+) -> None:
+    """Synchronous: what the node has committed is on the standby. It is not started again, nor told."""
+    url = pair.new_database()
+    database = Database(url)
+    migrate.upgrade(database)
+    pair.be_synchronous()
+    with run_pacs(Pacs(free_port())) as pacs:
+        config = site_config(pacs.port, lease=5)
+        with running(Node(tmp_path, config, database_url=url)) as node:
+            assert store(node.port, [image("before")], "US1") == [0x0000]
             node.wait_for(["delivered"])
-            pacs.stop()
-            assert store(node.port, images[1:], "US1") == [0x0000] * 3
-            node.wait_for(["delivering"], count=3)
-            tries = lambda: max(row["attempts"] for row in node.cli("outbox", "list"))
-            wait_until(lambda: tries() >= 6, what="six tries in vain", step=1, progress=tries)
-            assert Counter(study["state"] for study in node.studies().values()) == {
-                "delivered": 1,
-                "delivering": 3,
-            }
-            pacs.restart()
-            node.wait_for(["delivered"], count=4)
-            wait_until(lambda: len(reports_in(pacs)) == 4, what="four reports")
-            assert set(reports_in(pacs).values()) == {1}
+            pair.kill_primary()
+            assert store(node.port, [image("between", n) for n in (1, 2)], "US1") == [0x0000] * 2
+            with pytest.raises(SQLAlchemyError), database.read() as session:
+                session.scalars(select(Study.id)).all()
+            pair.promote()
+            assert store(node.port, [image("after"), image("before")], "US1") == [0x0000] * 2
+            node.wait_for(["delivered"], count=3)
+            wait_until(lambda: not any((tmp_path / "var/spool/incoming").glob("*.dcm")), what="indexed")
+            with database.read() as session:
+                received = Counter(
+                    str(outcome) for outcome in session.scalars(select(ReceivedObject.outcome))
+                )
+                results = set(session.scalars(select(Result.sop_instance_uid)))
+                deliveries = set(session.scalars(select(Delivery.state)))
+    database.dispose()
+    assert received == {"new": 4, "duplicate": 1}
+    assert deliveries == {"confirmed"}
+    assert len(results) == 3
+    assert Counter(pacs.received) == dict.fromkeys(results, 1), "each result was sent once"
+
+
+@pytest.mark.debian("postgresql")
+def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path: Path, pair: Pair) -> None:
+    """A commit that the standby does not confirm does not return: no file moves, nothing is sent."""
+    url = pair.new_database()
+    with run_pacs(Pacs(free_port())) as pacs:
+        node = node_on(url, tmp_path / "var", pacs)
+        node.receive(image("copied"))
+        work(node)
+        pair.be_synchronous()
+        pair.catch_up()
+        pair.stop_sending()
+        name = node.receive(image("waits"))[0]
+        ended: list[type[Exception]] = []
+
+        def index() -> None:
+            try:
+                node.index()
+            except SQLAlchemyError as error:
+                ended.append(type(error))
+
+        thread = threading.Thread(target=index, daemon=True)
+        thread.start()
+        wait_until(lambda: waits_for_standby(pair), what="the commit waits for the standby")
+        assert (tmp_path / "var/spool/incoming" / f"{name}.dcm").exists(), (
+            "its file is moved after the commit"
+        )
+        pair.kill_primary()
+        thread.join(60)
+        assert ended, "the commit did not return"
+        pair.promote()
+        wait_until(lambda: answers(node), what="the standby answers on the pool's connections")
+        work(node)
+        assert not str(compare(node.database, node.spool, node.files))
+        assert sorted(node.outcomes()) == ["new", "new"]
+        assert states(node) == [StudyState.DELIVERED] * 2
+        assert Counter(pacs.received) == dict.fromkeys(results_of(node), 1)
+        node.close()
+
+
+def answers(node: Inbox) -> bool:
+    try:
+        with node.database.read() as session:
+            session.scalars(select(EventRow.id).limit(1)).all()
+    except SQLAlchemyError:
+        return False
+    return True
+
+
+def waits_for_standby(pair: Pair) -> bool:
+    with pair.primary.connect() as connection:
+        asked = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        return connection.execute(asked).fetchone() is not None
+
+
+def claim(queue: JobQueue, owner: str) -> ClaimedJob:
+    job = queue.claim(owner)
+    assert job is not None
+    return job
+
+
+def cut_off(postgres_url: str, valve: Valve) -> Database:
+    """The database, by way of the valve."""
+    return Database(make_url(postgres_url).set(port=valve.port).render_as_string(hide_password=False))
+
+
+@pytest.mark.debian("postgresql")
+def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgres_url: str) -> None:
+    here = Database(postgres_url)
+    migrate.upgrade(here)
+    number = add_job(here, add_study(here))
+    port = make_url(postgres_url).port
+    assert port
+    with valve_before(port) as valve:
+        away = cut_off(postgres_url, valve)
+        lonely, other = JobQueue(away, WORKERS), JobQueue(here, WORKERS)
+        job = claim(lonely, "elsewhere/1/1/a")
+        lonely.heartbeat(job, 0.1, "works")
+        assert other.claim("elsewhere/2/1/b") is None
+        valve.cut()
+        begun = time.monotonic()
+        with pytest.raises(SQLAlchemyError):
+            lonely.heartbeat(job, 0.2, "works")
+        assert time.monotonic() - begun < 30, "it waits for an answer"
+        wait_until(lambda: other.reap() == 1, 10 * WORKERS.lease_seconds, "its job is taken back")
+        taken = claim(other, "elsewhere/2/1/b")
+        assert (taken.id, taken.attempt) == (number, 2)
+
+        valve.mend()
+        with pytest.raises(LeaseLost):
+            lonely.heartbeat(job, 0.3, "works")
+        with pytest.raises(LeaseLost), away.write() as session:
+            lonely.complete_if_owner(session, job, JobState.SUCCEEDED)
+        with here.write() as session:
+            other.complete_if_owner(session, taken, JobState.SUCCEEDED)
+        away.dispose()
+    assert job_row(here, number).state is JobState.SUCCEEDED
+    assert event_numbers(here).count(3003) == 1
+    assert event_numbers(here).count(3009) == 1
+    here.dispose()

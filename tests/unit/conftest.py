@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from tests.inbox_lab import Inbox
+from tests.inbox_lab import CONFIG, Inbox
 
 
 @pytest.fixture
-def inbox(tmp_path: Path) -> Iterator[Inbox]:
-    inbox = Inbox(tmp_path / "var")
-    yield inbox
-    inbox.close()
+def open_inbox(tmp_path: Path) -> Iterator[Callable[..., Inbox]]:
+    """Opens a node without a network in a folder of the test; all are closed at its end."""
+    with ExitStack() as opened:
+
+        def open_one(config: Mapping[str, Any] = CONFIG, folder: str = "var", **given: Any) -> Inbox:
+            return opened.enter_context(closing(Inbox(tmp_path / folder, config, **given)))
+
+        yield open_one
+
+
+@pytest.fixture
+def inbox(open_inbox: Callable[..., Inbox]) -> Inbox:
+    return open_inbox()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
@@ -30,3 +41,15 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     migrate.upgrade(database)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def confinement() -> None:
+    """Skips, with the reason, where this machine or user cannot confine what runs foreign code."""
+    from ai_pipeline.errors import CardError
+    from ai_pipeline.models.store import sandbox
+
+    try:
+        sandbox.require()
+    except CardError as error:
+        pytest.skip(str(error))

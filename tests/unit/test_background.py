@@ -1,33 +1,40 @@
-"""What the main process watches beside its work."""
+"""What the main process watches beside its work, its child processes, its log, its folder and its key."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
+import json
+import multiprocessing
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from dicom_node import processes
 from dicom_node.background import Background, inode
-from dicom_node.events import (
-    DATABASE_REPLACED,
-    INDEXING_FAILED,
-    SCHEDULER_TAKEN,
-    SPOOL_DIFFERS,
-    THREAD_FAILED,
-    EventType,
-)
+from dicom_node.config.sections import InspectionSettings
+from dicom_node.config.settings import NodeSettings, Settings
+from dicom_node.errors import ConfigurationError, ExitCode
+from dicom_node.events import DATABASE_REPLACED, INDEXING_FAILED, SCHEDULER_TAKEN, SPOOL_DIFFERS, EventType
+from dicom_node.inbox.inspector import Inspector
 from dicom_node.model.roles import Role
+from dicom_node.node import _prepare_folder
+from dicom_node.processes import Child
+from dicom_node.sitekey import SiteKey, load_or_create, path_of
 from dicom_node.store.entered import EnteredFile
 from dicom_node.studies.scan import Indexer
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
+from tests.unit.inbox.objects import small_xray
 from tests.waiting import wait_until
 
 
@@ -128,22 +135,6 @@ def _running(*backgrounds: Background) -> Iterator[None]:
         yield
 
 
-def test_a_lock_that_fails_once_does_not_end_indexing(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    flock, failures = fcntl.flock, [OSError(errno.ENOLCK, "no locks"), OSError(errno.ESTALE, "stale")]
-
-    def fails_twice(file: Any, operation: int) -> None:
-        if failures:
-            raise failures.pop()
-        flock(file, operation)
-
-    monkeypatch.setattr(fcntl, "flock", fails_twice)
-    inbox.receive(ultrasound("one"))
-    said: list[tuple[EventType, Any]] = []
-    with _running(_background(inbox, Role.LISTENER, "listener-1", said)):
-        wait_until(inbox.outcomes, 60, "the object")
-    assert [fields["reason"] for event, fields in said if event is INDEXING_FAILED] == ["ESTALE"]
-
-
 def test_who_cannot_index_lets_another_do_it(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[tuple[EventType, Any]] = []
     lost, standby = (_background(inbox, Role.LISTENER, f"listener-{n}", said) for n in (1, 2))
@@ -168,20 +159,352 @@ def test_who_cannot_index_lets_another_do_it(inbox: Inbox, monkeypatch: pytest.M
     assert len([event for event, _ in said if event is INDEXING_FAILED]) == 1
 
 
-def test_a_thread_that_fails_is_told_and_begins_anew(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.background._AWAY_SECONDS", 0.01)
-    said: list[tuple[EventType, Any]] = []
-    background = _background(inbox, Role.WORKER, "worker-1", said)
-    tries: list[int] = []
+def test_a_lease_that_cannot_be_renewed_leaves_the_others_renewed(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
 
-    def run_forever(_stop: object) -> None:
-        tries.append(1)
-        if len(tries) < 3:
-            raise KeyError("a defect of ours")
+    def acquire(_database: object, name: str, _owner: str, _seconds: float) -> bool:
+        asked.append(name)
+        if len(asked) == 1:
+            raise OperationalError("", {}, Exception("locked"))
+        return True
 
-    monkeypatch.setattr(background._delivery_worker, "run_forever", run_forever)
-    with _running(background):
-        wait_until(lambda: len(tries) == 3, 60, "the third try")
-    assert [fields for event, fields in said if event is THREAD_FAILED] == [
-        {"thread": "outbox", "reason": "KeyError"}
-    ] * 2
+    monkeypatch.setattr("dicom_node.background.leases.acquire", acquire)
+    background = _background(inbox, Role.ALL, "all", [])
+    with pytest.raises(OperationalError):
+        background._hold_leases()
+    assert background._held == set(asked[1:]) != set()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that hostile modules in the working directory write when somebody imports them."""
+    folder, written = tmp_path / "here", tmp_path / "ran"
+    folder.mkdir()
+    for name in ("json", "pydicom", "numpy", "dicom_node", "ai_pipeline", "sitecustomize"):
+        code = f"with open({str(written)!r}, 'a') as file: file.write({name!r})\nraise SystemExit(9)\n"
+        (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    return written
+
+
+def test_a_hostile_working_directory_is_not_imported_by_the_process_that_reads_objects(
+    ran: Path, tmp_path: Path
+) -> None:
+    small_xray("one").save_as(tmp_path / "object.dcm", enforce_file_format=True)
+    inspector = Inspector(InspectionSettings())
+    try:
+        inspector.start()
+        inspected = inspector.inspect(tmp_path / "object.dcm")
+    finally:
+        inspector.close()
+
+    assert not ran.exists()
+    assert inspected.fault == ""
+
+
+def test_the_process_that_reads_objects_has_no_password_in_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACS_PASSWORD", "hunter2")
+    small_xray("one").save_as(tmp_path / "object.dcm", enforce_file_format=True)
+    inspector = Inspector(InspectionSettings())
+    try:
+        inspector.start()
+        assert inspector.inspect(tmp_path / "object.dcm").fault == ""
+        process = inspector._process
+        assert process is not None
+        variables = Path(f"/proc/{process.pid}/environ").read_bytes()
+    finally:
+        inspector.close()
+    assert b"PATH=" in variables and b"hunter2" not in variables
+
+
+@contextmanager
+def running_child(code: str, name: str = "worker-1") -> Iterator[tuple[Child, list[object]]]:
+    """A child that runs this code, and what is heard of it: a line when ready, a status at an end."""
+    heard: list[object] = []
+    child = Child(name, ["-c", code], heard.append, lambda *ended: heard.append(ended))
+    child.start()
+    try:
+        yield child, heard
+    finally:
+        child.stop(0.1)
+
+
+def test_a_hostile_working_directory_is_not_imported_by_the_nodes_other_children(ran: Path) -> None:
+    code = "import json, dicom_node.scp; print(json.dumps({'ready': 1}), flush=True); input()"
+    with running_child(code) as (_, heard):
+        wait_until(lambda: heard, 60, "the child speaks or ends")
+    assert heard == [{"ready": 1}]
+    assert not ran.exists()
+
+
+def test_every_interpreter_that_is_started_is_kept_from_the_working_directory() -> None:
+    sources = [path for package in ("dicom_node", "ai_pipeline") for path in (ROOT / package).rglob("*.py")]
+    starts = [
+        found for path in sources for found in re.findall(r"sys\.executable,?\s*(\S*)", path.read_text())
+    ]
+
+    assert {'"-P",', '"-I",'} <= set(starts)
+    assert all(found.startswith(")") for found in set(starts) - {'"-P",', '"-I",'})  # of Path(sys.executable)
+
+
+def test_a_child_that_hangs_is_silent_though_its_process_is_there() -> None:
+    """It shows life every few hundredths of a second here; the node is told of nothing else by that."""
+    code = (
+        "import time; from dicom_node.signals import show_life\n"
+        "print('{\"ready\": true}', flush=True)\nwhile True: show_life(); time.sleep(0.02)"
+    )
+    with running_child(code) as (child, heard):
+        wait_until(lambda: heard, 60, "the child is ready")
+        wait_until(lambda: child.silent_seconds < 0.1, 60, "it shows life")
+        assert child.pid
+        os.kill(child.pid, signal.SIGSTOP)
+        wait_until(lambda: child.silent_seconds > 0.5, 60, "it is silent")
+        os.kill(child.pid, signal.SIGCONT)
+        wait_until(lambda: child.silent_seconds < 0.1, 60, "it shows life again")
+    assert heard == [{"ready": True}]
+
+
+def test_a_child_that_cannot_be_started_for_want_of_memory_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, failures = subprocess.Popen, iter([OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))])
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        for failure in failures:
+            raise failure
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with running_child("print('{\"ready\": true}', flush=True); input()", "listener") as (_, heard):
+        wait_until(lambda: {"ready": True} in heard, 60, "the child is ready")
+    assert heard == [(os.EX_OSERR, 0.5), {"ready": True}]
+
+
+def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
+    """Of a package of the site's own, in the worker that runs it."""
+    code = (
+        "import sys; print({'score': 0.9}); print('[1]'); sys.stdout.flush()\n"
+        "sys.stdout.buffer.write(b'\\xff{\\n'); print('{\"ready\": true}', flush=True); input()"
+    )
+    with running_child(code) as (_, heard):
+        wait_until(lambda: heard, 60, "the child is ready")
+    assert heard == [{"ready": True}]
+
+
+def test_a_child_that_shows_life_and_loads_on_does_not_count_as_silent() -> None:
+    code = (
+        "import time; from dicom_node.signals import show_life; show_life(); time.sleep(1)\n"
+        "print('{\"ready\": true}', flush=True); time.sleep(60)"
+    )
+    with running_child(code) as (child, heard):
+        while not heard:
+            assert child.silent_seconds < 5
+            time.sleep(0.02)
+        wait_until(lambda: child.silent_seconds > 0.1, 60, "what is ready has to show life")
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_child_that_stands_still_is_started_again_unless_it_is_within_the_time_of_its_job(
+    monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    monkeypatch.setattr(processes, "ALIVE_SECONDS", 0.1)
+    code = (
+        "import time; from dicom_node.signals import show_life\n"
+        f"show_life(busy_seconds={60 * busy}); print('{{\"ready\": true}}', flush=True)\n"
+        "while True: show_life(); time.sleep(0.02)"
+    )
+    with running_child(code) as (child, heard):
+        wait_until(lambda: heard, 60, "the child is ready")
+        assert child.pid
+        os.kill(child.pid, signal.SIGSTOP)
+        if busy:
+            time.sleep(3)
+            assert heard == [{"ready": True}]
+        else:
+            wait_until(lambda: len(heard) == 3, 60, "another process")
+            assert heard == [{"ready": True}, (-signal.SIGKILL, 0.5), {"ready": True}]
+
+
+Say = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def say() -> Say:
+    """Run lines in a process of its own, whose log is configured by these settings."""
+
+    def run(lines: str, level: str = "info", **tables: object) -> subprocess.CompletedProcess[str]:
+        program = (
+            "import json, logging, sys\n"
+            "from dicom_node import logs\n"
+            "from dicom_node.events import *\n"
+            "from dicom_node.config.settings import Settings\n"
+            "settings = Settings.model_validate(json.loads(sys.argv[1]))\n"
+            f"logs.configure({level!r}, 'node', settings.log_target)\n" + lines
+        )
+        command = [sys.executable, "-c", program, json.dumps(tables)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    return run
+
+
+def test_json_has_an_events_number_and_fields_under_keys_of_their_own(say: Say) -> None:
+    done = say("happened(ASSOCIATION_ACCEPTED, calling_ae='US\\n1', objects=3)", log={"format": "json"})
+    [line] = done.stderr.splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["fields"]["objects"], told["level"], told["process"]) == (
+        1001,
+        3,
+        "info",
+        "node",
+    )
+    assert told["time"].endswith("Z")
+
+
+def test_one_file_of_several_processes_turns_over_and_loses_no_line(say: Say, tmp_path: Path) -> None:
+    program = """
+import subprocess, sys
+from dicom_node.logs import LogTarget, configure
+if len(sys.argv) > 2:
+    target = LogTarget(file=sys.argv[1], file_bytes=5_000, files=50)
+    configure("info", sys.argv[2], target)
+    import logging
+    for number in range(500):
+        logging.getLogger("dicom_node").info("line %s of %s", number, sys.argv[2])
+else:
+    mine = [sys.executable, __file__, sys.argv[1]]
+    both = [subprocess.Popen([*mine, name], stderr=subprocess.DEVNULL) for name in ("first", "second")]
+    assert [process.wait(60) for process in both] == [0, 0]
+"""
+    script = tmp_path / "program.py"
+    script.write_text(program, encoding="utf-8")
+    log = tmp_path / "log" / "node.log"
+    subprocess.run([sys.executable, str(script), str(log)], check=True, timeout=120)
+    files = list(log.parent.glob("node.log*"))
+    assert len(files) > 3
+    assert max(file.stat().st_size for file in files) <= 5_000
+    assert sum(len(file.read_text().splitlines()) for file in files) == 1000
+
+
+def test_a_log_that_cannot_be_written_is_told_and_stops_nothing(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = say(
+        "happened(NODE_READY)", log={"syslog": "/no/such/socket", "file": str(tmp_path / "file" / "node.log")}
+    )
+    assert "log.file cannot be written" in done.stderr
+    assert "log.syslog cannot be reached" in done.stderr
+    assert "[6002] ready" in done.stderr
+
+
+def test_no_library_speaks_of_patients_even_when_it_is_imported_late() -> None:
+    program = """
+import logging
+from dicom_node import logs
+logs.configure("debug", "test")
+import pydicom, pynetdicom  # sets the level of its loggers while it is imported
+logging.getLogger("pydicom").warning("Invalid value for VR PN: 'Doe^Jane'")
+logging.getLogger("pynetdicom.events").error("(0010,0010) Doe^Jane")
+logging.getLogger("dicom_node.events").info("[6002] ready")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Doe" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if "ready" in line]
+    assert line.split()[0].endswith("Z"), "UTC"
+
+
+def test_nobody_outside_writes_a_line_of_its_own() -> None:
+    program = """
+import logging
+from dicom_node import logs
+from dicom_node.events import ASSOCIATION_REJECTED, happened
+logs.configure("info", "test")
+forged = ("EVIL\\n2026-01-01T00:00:00.000Z INFO node: [6002] ready\\x9b31m\\u202e")
+happened(ASSOCIATION_REJECTED, calling_ae=forged)
+try:
+    raise ValueError("Invalid value: Doe^Jane")
+except ValueError as error:
+    logging.getLogger("dicom_node").error("association failed", exc_info=error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    first, second, *trace = done.stderr.splitlines()
+    assert r"EVIL\n2026-01-01T00:00:00.000Z INFO node: [6002] ready\x9b31m\u202e" in first
+    assert second.endswith("association failed")
+    assert trace[-1] == "ValueError", "of what kind, and where; not what it says"
+    assert "Doe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(0o777, 0o750), (0o770, 0o750), (0o750, 0o750), (0o700, 0o700)]
+)
+def test_nobody_but_the_nodes_user_may_put_files_into_the_data_folder(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    """Who may write in it may put a key, a database or a policy of his own in the place of the node's."""
+    folder = tmp_path / "var"
+    folder.mkdir()
+    folder.chmod(before)
+    _prepare_folder(Settings(node=NodeSettings(data_dir=folder)))
+    assert folder.stat().st_mode & 0o777 == after
+
+
+def test_the_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
+    first = load_or_create(tmp_path)
+    path = path_of(tmp_path)
+    assert path == tmp_path / "keys" / "site.key"
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert len(bytes.fromhex(path.read_text(encoding="ascii"))) == 32
+    assert load_or_create(tmp_path) == first
+    assert [item.name for item in path.parent.iterdir()] == ["site.key"]
+
+
+def test_processes_that_start_together_have_one_key(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        keys = pool.map(_derived, [tmp_path] * 16)
+    assert len(set(keys)) == 1
+
+
+def test_the_derivation_is_that_of_rfc_5869_and_never_changes() -> None:
+    expected = "d0cb051fbea050041e3150cdaeeac6c3cfdc42a83226c322756543e8da49373e"
+    assert SiteKey(bytes(32)).derive("fixed").hex() == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder_mode", "remedy"),
+    [(0o640, 0o700, "chmod 600"), (0o604, 0o700, "chmod 600"), (0o660, 0o700, "chmod 600"),
+     (0o600, 0o770, "chmod 700")],
+)  # fmt: skip
+def test_a_key_that_others_may_read_or_exchange_is_refused_with_the_remedy(
+    tmp_path: Path, mode: int, folder_mode: int, remedy: str
+) -> None:
+    load_or_create(tmp_path)
+    path_of(tmp_path).chmod(mode)
+    path_of(tmp_path).parent.chmod(folder_mode)
+    with pytest.raises(ConfigurationError, match=remedy) as refused:
+        load_or_create(tmp_path)
+    assert refused.value.exit_code == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize("content", ["", "ab" * 31, "no key at all", "zz" * 32])
+def test_a_broken_key_is_refused_and_not_made_anew(tmp_path: Path, content: str) -> None:
+    load_or_create(tmp_path)
+    path_of(tmp_path).write_text(content, encoding="ascii")
+    with pytest.raises(ConfigurationError, match="backup"):
+        load_or_create(tmp_path)
+    assert path_of(tmp_path).read_text(encoding="ascii") == content
+
+
+def test_no_text_of_a_key_shows_it(tmp_path: Path) -> None:
+    key = load_or_create(tmp_path)
+    secret = path_of(tmp_path).read_text(encoding="ascii").strip()
+    assert repr(key) == str(key) == f"{key}" == "SiteKey()"
+    assert secret not in repr(vars(SiteKey))
+
+
+def _derived(data_dir: Path) -> bytes:
+    return load_or_create(data_dir).derive("same")

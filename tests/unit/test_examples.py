@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import py_compile
 from pathlib import Path
 
 import nbformat
 import pydicom
-import pytest
 from nbclient import NotebookClient
 
 from tests import example_lab
@@ -30,17 +28,7 @@ def test_the_notebook_draws_the_findings_of_the_report() -> None:
     assert sum("image/png" in one.get("data", {}) for one in shown) == 1
 
 
-def test_the_notebook_is_stored_without_outputs() -> None:
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    assert [cell.id for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
-
-
 def test_the_report_that_the_notebook_reads_is_what_the_node_builds() -> None:
     """Else: ``python -m tests.example_lab``."""
     built = pydicom.dcmread(io.BytesIO(example_lab.report()))
     assert dump(pydicom.dcmread(example_lab.REPORT)) == dump(built)
-
-
-@pytest.mark.parametrize("file", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
-def test_every_example_compiles(file: Path, tmp_path: Path) -> None:
-    py_compile.compile(str(file), cfile=str(tmp_path / "compiled"), doraise=True)

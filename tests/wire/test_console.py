@@ -1,67 +1,843 @@
-"""The console of a real node: its process, its port, what a study looks like there."""
+"""The console in a real browser: every page and action, streams, pictures, keys, others' sign-in."""
 
 from __future__ import annotations
 
-import http.client
+import io
+import json
 import os
 import re
 import signal
-import subprocess
-import sys
+import sqlite3
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlencode
 
+import numpy as np
 import pytest
+import requests
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from PIL import Image
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Page, Request, expect
+from sqlalchemy import select
 
-from tests.modality import ultrasound
-from tests.node_lab import Node, running, store, wait_until
+from dicom_console.app import create_app
+from dicom_console.handlers import live
+from dicom_console.web.access import ANYONE
+from dicom_node import services
+from dicom_node.config import loading
+from dicom_node.model.roles import UserRole
+from dicom_node.services import entered, users
+from dicom_node.store import database
+from dicom_node.store.accounts import UserSession
+from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance
+from dicom_node.store.transitions import utc_now
+from tests.browser_lab import debian_chromium, served, served_app, signed_in
+from tests.console_lab import PASSWORD, ConsoleLab, routes
+from tests.inbox_lab import Inbox
+from tests.modality import chest, ultrasound
+from tests.node_lab import Node, in_background, running, store
+from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
+from tests.oidc_lab import hospital
 from tests.ports import free_port
+from tests.postgres_lab import Postgres, start_postgres
+from tests.unit.console.illustrated import FRAMES, analysed
+from tests.unit.console.scrubbed import image, scrubbing
+from tests.unit.jobs.worker_lab import work
+from tests.waiting import wait_until
+from tests.walked_lab import Walked, walked
+from tests.wire.walk_steps import accounts, because, draw, models, peers, press, rules
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [
+    *(pytest.mark.debian("chromium"), pytest.mark.timeout(600)),
+    pytest.mark.filterwarnings("ignore:The string:UserWarning"),  # of a name; the node lets none be said
+]
+LOOKS = [
+    {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
+    {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+]
+NO_PAGES = re.compile(r"/(api|live|static|sign-in/oidc|dicomweb|metrics|readyz|healthz)")
 
-PASSWORD = "correct horse battery"
+
+def addresses(node: Inbox) -> Iterator[str]:
+    """Of all pages, with the number of the study, image, result or job that is here."""
+    for route in routes(create_app(node.settings, node.database).routes):
+        if "GET" in route.methods and not NO_PAGES.match(route.path):
+            yield re.sub(r"\{\w+\}", "1", route.path.replace("{name}", "pacs").replace("{which}", "images"))
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=["light and wide", "dark and narrow"])
+def test_no_page_has_what_axe_finds_fault_with(
+    look: dict[str, object], chromium: Chromium, pictures: tuple[Inbox, str]
+) -> None:
+    """WCAG 2.1 A and AA, and best practices."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    node, address = pictures
+    page, _ = signed_in(chromium, address, UserRole.ADMIN, **look)
+    found, looked_at = [], 0
+    for place in dict.fromkeys(addresses(node)):
+        answer = page.request.get(address + place)
+        if answer.status != 200 or not answer.headers.get("content-type", "").startswith("text/html"):
+            continue
+        page.goto(address + place)
+        looked_at += 1
+        for fault in Axe().run(page).response["violations"]:
+            nodes = [(one["target"], one["html"][:160]) for one in fault["nodes"][:2]]
+            found.append((place, fault["id"], len(fault["nodes"]), nodes))
+    assert looked_at > 20
+    assert found == [], json.dumps(found, indent=1)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    with debian_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inbox, str]]:
+    """A node that analysed a still and a cine and received two films, and the address of its console."""
+    with analysed(tmp_path_factory.mktemp("pictures")) as node:
+        film, inverse = chest("ramp", RAMP), chest("inverse", RAMP.copy())
+        film.WindowCenter, film.WindowWidth = [1024, 3000], [2048, 500]
+        film.WindowCenterWidthExplanation = ["WIDE", "BRIGHT"]
+        inverse.PhotometricInterpretation, inverse.PresentationLUTShape = "MONOCHROME1", "INVERSE"
+        node.receive(film, inverse)
+        node.settle()
+        with node.database.read() as session:
+            assert [session.get_one(Instance, number).modality for number in (3, 4)] == ["DX", "DX"]
+        with served(node) as address:
+            yield node, address
+
+
+def test_an_upload_shows_what_became_of_each_file(
+    chromium: Chromium, pictures: tuple[Inbox, str], tmp_path: Path
+) -> None:
+    node, address = pictures
+    ultrasound("three").save_as(tmp_path / "three.dcm", enforce_file_format=True)
+    (tmp_path / "notes.txt").write_text("no DICOM", encoding="utf-8")
+    data = io.BytesIO()
+    Image.new("L", (40, 30), 90).save(data, "PNG")
+    (tmp_path / "scan.png").write_bytes(data.getvalue())
+    page, complaints = signed_in(chromium, address, UserRole.OPERATOR)
+    page.click("nav >> text=Upload")
+    files = [tmp_path / name for name in ("three.dcm", "notes.txt", "scan.png")]
+    page.set_input_files("input[name=files]", files)
+    page.evaluate("document.getElementById('upload').dataset.largest = 1000")
+    page.click("main button:has-text('Send')")
+    page.wait_for_selector("#problem >> text=That is larger than 2.0 GiB: send it in parts")
+    page.evaluate("document.getElementById('upload').dataset.largest = 2 ** 31")
+    page.fill("input[name=PatientID]", "P-9")
+    page.fill("input[name=PatientName]", "Doe^Jane")
+    page.click("main button:has-text('Send')")
+    page.wait_for_selector("text=2 objects taken, 1 refused")
+    page.wait_for_selector("text=Objects still being read: 2 of 2")
+    node.settle()
+    page.wait_for_selector("#upload-now a:text-is('P-9')")
+    expect(page.locator("#upload-now tbody tr")).to_have_count(2)
+    expect(page.locator("td:text-is('notes.txt')")).to_have_count(1)
+    assert complaints == []
+
+
+def test_keys_alone_reach_everything(page: Page) -> None:
+    page.goto("/")
+    reached = []
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.innerText"))
+        shown = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert shown != "none", reached
+        if reached[-1].endswith("studies failed"):
+            break
+    assert reached[:3] == ["To the content", "DICOM AI node", "Overview"]
+    assert reached[-1].endswith("studies failed")
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Nobody else writes to this SQLite; what is there can be read."""
+    holder = sqlite3.connect(file, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    yield
+    holder.close()
+
+
+@contextmanager
+def stopped(server: Postgres) -> Iterator[None]:
+    server.stop()
+    yield
+    server.start()
+
+
+@pytest.mark.debian("postgresql")
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_pages_say_that_the_database_is_away_and_come_back(
+    tmp_path: Path, chromium: Chromium, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(services, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.1)
+    with ExitStack() as stack:
+        server = stack.enter_context(start_postgres()) if kind == "postgres" else None
+        inbox = Inbox(tmp_path / "var", url=server.new_database() if server else "")
+        inbox.receive(ultrasound("one"))
+        inbox.settle()
+        address = stack.enter_context(served(inbox))
+        page, _ = signed_in(chromium, address, UserRole.OPERATOR, base_url=address)
+        page.goto("/jobs")
+        page.wait_for_selector("text=Updates by itself")
+        form = page.context.new_page()
+        form.goto("/jobs")
+        with stopped(server) if server else locked(tmp_path / "var" / "node.db"):
+            if server:
+                told = "Not up to date: the database of the node does not answer."
+                page.wait_for_selector(f"#live.problem:has-text('{told}')")
+            form.click("button:has-text('Cancel')")
+            form.wait_for_selector("text=not carried out, or only in part")
+            answer = page.goto("/studies")
+            assert answer is not None and answer.status == 503
+            assert "Content-Security-Policy".lower() in answer.headers
+            assert "The node still stores received images" in page.inner_text("main")
+            assert "node.db" not in page.content() and "127.0.0.1" not in page.inner_text("main")
+            inbox.receive(ultrasound("two"))
+        expect(page.locator("h1")).to_have_text("Studies", timeout=60_000)
+        assert [job.state.value for job in inbox.jobs()] == ["queued"]
+        inbox.settle()
+        page.wait_for_selector("text=ID-two", timeout=60_000)
+        page.context.close()
+        inbox.close()
+
+
+@pytest.fixture
+def updating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Inbox, str]]:
+    """A node without studies, and the address of its console, whose pages update by themselves at once."""
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(live, "CHECK_SECONDS", 0.2)
+    inbox = Inbox(tmp_path / "var")
+    with served(inbox) as address:
+        yield inbox, address
+    inbox.close()
+
+
+def test_a_page_that_updates_by_itself_keeps_no_session_alive(updating: tuple[Inbox, str]) -> None:
+    inbox, address = updating
+    console = ConsoleLab(inbox.settings, inbox.database)
+    name, token = console.cookie, console.browser(UserRole.VIEWER).client.cookies[console.cookie]
+    with requests.get(f"{address}/live", cookies={name: token}, stream=True, timeout=60) as stream:
+        assert stream.status_code == 200
+        with inbox.database.write() as session:
+            [row] = session.scalars(select(UserSession))
+            row.seen_at = utc_now().replace(year=utc_now().year - 1)
+        assert b"event: ended" in stream.iter_lines(chunk_size=1)
+    answer = requests.get(f"{address}/live", cookies={name: "nobody"}, allow_redirects=False, timeout=60)
+    assert answer.status_code == 303
+
+
+def test_a_study_appears_while_one_looks(chromium: Chromium, updating: tuple[Inbox, str]) -> None:
+    inbox, address = updating
+    page, complaints = signed_in(chromium, address, UserRole.OPERATOR, base_url=address)
+    page.goto("/studies")
+    page.wait_for_selector("text=Updates by itself")
+    expect(page.locator("tbody tr")).to_have_count(0)
+    inbox.receive(ultrasound("one"))
+    inbox.settle()
+    page.wait_for_selector("text=ID-one")
+    page.goto("/jobs")
+    page.wait_for_selector("text=Updates by itself")
+    page.focus("button:has-text('Cancel')")
+    inbox.receive(ultrasound("two"))
+    inbox.settle()
+    wait_until(lambda: page.locator("tbody tr").count() == 2, 60, "a second job")
+    assert page.evaluate("document.activeElement.innerText") == "Cancel"
+    assert complaints == []
+    page.context.close()
+
+
+def test_a_person_signs_in_with_the_hospitals_account_and_out_of_both(
+    tmp_path: Path, chromium: Chromium
+) -> None:
+    """A real browser, a real provider of accounts, HTTP between all three."""
+    inbox = Inbox(tmp_path / "var")
+    lab = ConsoleLab(inbox.settings, inbox.database)
+    complaints: list[str] = []
+    with served_app(lab) as address, hospital(tmp_path, address) as one:
+        lab.change("console", url=address, oidc=one.settings())
+        page = chromium.new_context(base_url=address).new_page()
+        page.on(
+            "console",
+            lambda said: complaints.append(said.text) if f"{address}/" in said.location["url"] else None,
+        )
+        page.goto("/sign-in")
+        page.click("text=Sign in with the hospital's account")
+        page.fill("input[name=username]", "anna")
+        page.fill("input[name=password]", HOSPITAL_PASSWORD)
+        page.click("button:text-is('Log in')")
+        page.wait_for_selector("h1:text-is('Overview')")
+        assert page.inner_text("form.user span") == "anna@localhost reader"
+        assert page.url == f"{address}/"
+        cookies = {one["name"]: one for one in page.context.cookies(address)}
+        assert [(one["httpOnly"], one["sameSite"]) for one in cookies.values()] == [(True, "Strict")]
+        assert lab.audited("signed_in")[0] == {"origin": "oidc"}
+        page.click("text=Sign out")
+        page.click("text=Sign out there, too")
+        page.click("input[name=allow]")  # without a token of the session a provider asks
+        page.wait_for_url(f"{address}/sign-in")
+        page.click("text=Sign in with the hospital's account")
+        page.wait_for_selector("input[name=password]")  # the provider asks again
+        page.context.close()
+    assert complaints == []
+    inbox.close()
+
+
+def rows_of(page: Page) -> list[list[str]]:
+    """The edges that the form holds, empty rows left out."""
+    found = [
+        [one.input_value() for one in row.locator("input").all()]
+        for row in page.locator(".edges tbody tr").all()
+    ]
+    return [row for row in found if any(row)]
+
+
+def test_keys_decide_on_images_and_a_box_is_drawn_with_the_pointer_and_moved_by_keys(
+    tmp_path: Path, chromium: Chromium
+) -> None:
+    """N shows the next image, A accepts and goes on, C cleans again."""
+    node = Inbox(tmp_path / "var", scrubbing())
+    node.receive(image("NAME", 1), image("NAME", 2))
+    node.settle()
+    work(node)
+    with served(node) as address:
+        page, complaints = signed_in(chromium, address, UserRole.OPERATOR, base_url=address)
+        page.goto("/reviews/1")
+        page.keyboard.press("n")
+        page.wait_for_url("**/reviews/2")
+        page.keyboard.press("a")
+        page.wait_for_url("**/reviews/1")
+        stage = page.locator(".stage")
+        stage.scroll_into_view_if_needed()
+        box = stage.bounding_box()
+        assert box is not None
+        scale = min(box["width"] / 240, box["height"] / 180)
+        left, top = box["x"] + (box["width"] - 240 * scale) / 2, box["y"] + (box["height"] - 180 * scale) / 2
+        page.mouse.move(left + 130 * scale, top + 30 * scale)
+        page.mouse.down()
+        page.mouse.move(left + 20 * scale, top + 10 * scale)
+        page.mouse.move(left - 40, top - 40)  # beyond the picture: its edge
+        page.mouse.up()
+        [drawn] = rows_of(page)
+        assert drawn[:2] == ["0", "0"] and abs(int(drawn[2]) - 130) <= 1 and abs(int(drawn[3]) - 30) <= 1
+        page.mouse.click(left + 100 * scale, top + 100 * scale)
+        assert len(rows_of(page)) == 1, "a click is no box"
+        page.focus('input[name="right"] >> nth=0')
+        page.keyboard.press("ArrowUp")
+        assert rows_of(page)[0][2] == str(int(drawn[2]) + 1)
+        assert page.locator(".drawn rect").get_attribute("width") == str(int(drawn[2]) + 1)
+        page.mouse.click(left + 60 * scale, top + 20 * scale)
+        assert rows_of(page) == [], "a click on a box removes it"
+        page.mouse.move(left + 130 * scale, top + 30 * scale)
+        page.mouse.down()
+        page.mouse.move(left - 40, top - 40)
+        page.mouse.up()
+        page.keyboard.press("c")
+        page.wait_for_url("**/reviews")
+        expect(page.locator("text=No image waits.")).to_have_count(1)
+        expect(page.locator("text=boxes drawn, cleaned again")).to_have_count(1)
+        page.context.close()
+    with node.database.read() as session:
+        assert session.get_one(DrawnByHand, session.get_one(CleaningReview, 1).instance_id).boxes[0][:2] == [
+            0,
+            0,
+        ]
+    assert complaints == []
+    node.close()
+
+
+RAMP = np.tile(np.linspace(0, 4095, 400, dtype="<u2"), (200, 1))  # from left to right
+
+
+@pytest.fixture
+def page(chromium: Chromium, pictures: tuple[Inbox, str]) -> Iterator[Page]:
+    """A viewer's."""
+    page, complaints = signed_in(chromium, pictures[1], UserRole.VIEWER, base_url=pictures[1])
+    yield page
+    assert [one for one in complaints if "getImageData" not in one] == []  # the test reads pixels
+    page.context.close()
+
+
+def grey(page: Page, column: int, row: int = 100) -> int:
+    """The grey level that the canvas shows at a place of the image."""
+    script = """([x, y]) => {
+      const stage = document.querySelector(".stage"), canvas = document.querySelector("canvas");
+      const point = new DOMPoint(x + 0.5, y + 0.5).matrixTransform(stage.getScreenCTM());
+      const box = canvas.getBoundingClientRect(), scale = canvas.width / box.width;
+      const place = [(point.x - box.x) * scale, (point.y - box.y) * scale];
+      return canvas.getContext("2d").getImageData(...place, 1, 1).data[0];
+    }"""
+    return int(page.evaluate(script, [column, row]))
+
+
+def shown(centre: float, width: float, column: int) -> int:
+    """What the window makes of the ramp's value there (PS3.3 C.11.2.1.2)."""
+    share = (float(RAMP[0, column]) - (centre - 0.5)) / (width - 1) + 0.5
+    return round(255 * min(max(share, 0.0), 1.0))
+
+
+def opened(page: Page, number: int) -> None:
+    page.goto(f"/studies/images/{number}")
+    page.wait_for_selector(".tools >> visible=true")
+
+
+def sampled(page: Page) -> None:
+    """Wait until the real samples are drawn."""
+    page.wait_for_selector(".received[visibility=hidden]", state="attached")
+
+
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """With the mouse, from and to shares of the stage's sides."""
+    box = page.locator(".stage").bounding_box()
+    assert box
+    for place, act in ((start, page.mouse.down), (end, page.mouse.up)):
+        page.mouse.move(box["x"] + place[0] * box["width"], box["y"] + place[1] * box["height"], steps=4)
+        act()
+
+
+def test_the_window_is_that_of_the_file_until_a_person_changes_it(page: Page) -> None:
+    opened(page, 3)
+    page.keyboard.press("w")
+    drag(page, (0.5, 0.5), (0.5, 0.5))
+    sampled(page)
+    for column in (40, 100, 150, 300):
+        assert abs(grey(page, column) - shown(1024, 2048, column)) <= 2
+    page.select_option(".presets", label="BRIGHT")
+    wait_until(lambda: page.inner_text(".window") == "3000 / 500", 10, "the preset")
+    for column in (200, 280, 295, 310, 380):
+        assert abs(grey(page, column) - shown(3000, 500, column)) <= 2
+    drag(page, (0.3, 0.5), (0.6, 0.5))
+    width = float(page.inner_text(".window").split(" / ")[1])
+    assert width > 600
+    assert abs(grey(page, 300) - shown(3000, width, 300)) <= 3
+    page.keyboard.press("0")
+    assert page.inner_text(".window") == "1024 / 2048"
+
+
+def test_the_wheel_enlarges_what_is_under_the_mouse_and_a_drag_moves_it(page: Page) -> None:
+    opened(page, 3)
+    box = page.locator(".stage").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"])
+    for _ in range(6):
+        page.mouse.wheel(0, -100)
+    wait_until(lambda: page.get_attribute(".stage", "data-scale") == "2.99", 10, "enlarged")
+    left, _, width, _ = map(float, str(page.get_attribute(".stage", "viewBox")).split())
+    # The stage may be wider than the picture: the point under the mouse stays where it was.
+    assert 0 < left < left + width <= 400 and abs(width - 400 / 2.99) < 1
+    sampled(page)
+    assert abs(grey(page, int(left + width / 2)) - shown(1024, 2048, int(left + width / 2))) <= 3
+    drag(page, (0.5, 0.5), (0.6, 0.5))
+    moved = float(str(page.get_attribute(".stage", "viewBox")).split()[0])
+    assert moved < left
+    page.keyboard.press("0")
+    assert page.get_attribute(".stage", "viewBox") == "0 0 400 200"
+
+
+def test_a_length_is_in_millimetres_where_the_image_says_how_large_pixels_are(
+    page: Page,
+) -> None:
+    for number, unit in ((3, "mm at the detector"), (1, "pixels")):
+        opened(page, number)
+        page.keyboard.press("m")
+        drag(page, (0.4, 0.5), (0.6, 0.5))
+        line, words = (
+            page.locator(".lengths line"),
+            page.locator(".lengths text").inner_html(),
+        )
+        pixels = abs(float(str(line.get_attribute("x2"))) - float(str(line.get_attribute("x1"))))
+        value, said = words.split(" ", 1)
+        assert said == unit
+        assert abs(float(value) - (pixels * 0.143 if number == 3 else pixels)) < 0.6
+        page.keyboard.press("0")
+        expect(page.locator(".lengths line")).to_have_count(0)
+
+
+def test_overlays_are_switched_one_by_one_and_lie_on_their_coordinates(page: Page) -> None:
+    opened(page, 1)
+    mark = page.locator("g.mark")
+    assert mark.is_visible()
+    assert mark.locator("text").inner_html().startswith("Mark suspected, 0.75")
+    script = """() => { const m = document.querySelector(".stage").getScreenCTM();
+      const p = new DOMPoint(20, 17.5).matrixTransform(m); return [p.x, p.y]; }"""
+    x, y = page.evaluate(script)
+    box = mark.locator("polyline").bounding_box()
+    assert box  # from 10 to 30 and from 10 to 25, its line around it
+    centre = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert abs(centre[0] - x) < 2 and abs(centre[1] - y) < 2
+    page.uncheck("[data-shows=Mark]")
+    assert not mark.is_visible()
+    page.keyboard.press("b")
+    assert mark.is_visible()
+
+
+def test_frames_of_a_cine_come_by_keys_and_play(page: Page) -> None:
+    page.goto("/studies/images/2?frame=2")
+    page.wait_for_selector(".tools >> visible=true")
+    assert page.locator("g.mark").is_visible()
+    page.keyboard.press(".")
+    page.wait_for_selector(f"text=3 / {FRAMES}")
+    assert page.locator(".received").get_attribute("href") == "/studies/images/2/3"
+    assert not page.locator("g.mark").is_visible()
+    page.click("text=Play")
+    page.wait_for_selector(f"text=1 / {FRAMES}")
+    page.click("text=Play")
+    assert page.get_attribute(".play", "aria-pressed") == "false"
+
+
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+NO_PAGES_console_walk = {
+    *("/live", "/static/{name}", "/healthz", "/readyz", "/metrics"),
+    *("/studies/{which}/{number}/{frame}", "/studies/{which}/{number}/{frame}/samples"),
+    *("/studies/{number}/thumbnail", "/studies/results/{number}/masks/{segment}"),
+    "/models/{identifier}/{version}/feedback.csv",
+}
+FETCHING = {"/fetches", "/fetches/{name}/again", "/fetches/{name}/cancel", "/fetches/{name}/missing"}
+EACH = {"/studies/{number}", "/peers/ward"}
+
+
+@dataclass
+class Walk:
+    """Browsers at one console, and which of its routes each role asked for."""
+
+    site: Walked
+    address: str
+    app: FastAPI
+    chromium: Chromium
+    asked: dict[UserRole, set[tuple[str, str]]] = field(default_factory=dict)
+
+    def table(self) -> Iterator[tuple[str, str, object]]:
+        """Method, path and role of all that is for people."""
+        for route in routes(self.app.routes):
+            for method in route.methods - {"HEAD"}:
+                if not route.path.startswith("/api/"):
+                    yield method, route.path, route.endpoint.needs  # type: ignore[attr-defined]
+
+    def of(self, method: str, address: str) -> APIRoute:
+        """The route that answers."""
+        path = re.sub(r"https?://[^/]+", "", address).partition("?")[0].partition("#")[0]
+        return next(
+            one for one in routes(self.app.routes) if method in one.methods and one.path_regex.match(path)
+        )
+
+    def page(self, role: UserRole, **how: object) -> tuple[Page, list[str]]:
+        """A page of a new browser; what it asks for is written down."""
+        page, complaints = signed_in(self.chromium, self.address, role, base_url=self.address, **how)
+        asked = self.asked.setdefault(role, set())
+
+        def note(request: Request) -> None:
+            if request.url.startswith(self.address):
+                asked.add((request.method, self.of(request.method, request.url).path))
+
+        page.on("request", note)
+        return page, complaints
+
+    def actions(self, role: UserRole) -> set[str]:
+        """What only this role and those above may do."""
+        return {path for method, path, needed in self.table() if method == "POST" and needed is role}
+
+    def done(self, role: UserRole) -> set[str]:
+        """The same, as far as its browser did it."""
+        return {path for method, path in self.asked[role] if method == "POST"} & self.actions(role)
+
+
+@pytest.fixture(scope="module")
+def walk(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, chromium: Chromium
+) -> Iterator[Walk]:
+    data = request.config.getoption("--data")
+    with walked(tmp_path_factory.mktemp("walked"), data) as site, pytest.MonkeyPatch.context() as patch:
+        lab = ConsoleLab(site.settings, site.database)
+        patch.setattr(entered, "apply", lambda _: site.taken_over(lab.app))
+        with served_app(lab) as address:
+            yield Walk(site, address, lab.app, chromium)
+
+
+def fits(page: Page, width: int) -> bool:
+    """Whether nothing is to be scrolled sideways but what has its own bar."""
+    return bool(page.evaluate("document.documentElement.scrollWidth") <= width)
+
+
+def offered(page: Page) -> tuple[list[str], list[str]]:
+    """Where links and forms of the page lead to."""
+    links, forms = (
+        page.eval_on_selector_all(selector, f"all => all.map(one => one.getAttribute('{name}'))")
+        for selector, name in (("a[href^='/']", "href"), ("form[method=post]", "action"))
+    )
+    return links, forms
+
+
+@pytest.mark.parametrize("role", [UserRole.VIEWER, UserRole.OPERATOR, UserRole.ADMIN])
+def test_links_lead_each_role_to_all_of_its_pages_and_to_no_others(walk: Walk, role: UserRole) -> None:
+    page, complaints = walk.page(role, viewport=DESKTOP)
+    waiting, known, seen = ["/"], {"/"}, set()
+    while waiting:
+        place = waiting.pop(0)
+        answer = page.goto(place)
+        assert answer is not None and answer.status == 200, place
+        path = walk.of("GET", place).path
+        seen.add(path)
+        assert fits(page, DESKTOP["width"]), place
+        if role is UserRole.ADMIN:
+            page.set_viewport_size(PHONE)
+            assert fits(page, PHONE["width"]), place
+            page.set_viewport_size(DESKTOP)
+        links, forms = offered(page)
+        for form in forms:
+            needs = walk.of("POST", form).endpoint.needs  # type: ignore[attr-defined]
+            assert needs == ANYONE or role.includes(needs), (place, form)
+        for link in links:
+            route = walk.of("GET", link)
+            assert role.includes(route.endpoint.needs), (place, link)  # type: ignore[attr-defined]
+            each = {link, route.path} & EACH and role is not UserRole.VIEWER
+            which = link if each else route.path
+            if which not in known and route.path not in NO_PAGES_console_walk:
+                known.add(which)
+                waiting.append(link)
+    mine = {
+        path
+        for method, path, needs in walk.table()
+        if method == "GET" and needs != ANYONE and role.includes(needs)
+    }  # type: ignore[arg-type]
+    assert seen == mine - NO_PAGES_console_walk
+    assert complaints == []
+    page.context.close()
+
+
+def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
+    page, complaints = walk.page(UserRole.VIEWER)
+    page.goto("/studies")
+    page.fill("input[name=patient]", "ID-o*")
+    press(page, "Find")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    assert "ID-o" not in page.url
+    page.select_option("select[name=days]", "7")
+    press(page, "Find")
+    with page.expect_navigation():
+        page.click("th >> text=Received ↓")
+    expect(page.locator("th[aria-sort=ascending]")).to_have_count(1)
+    page.goto("/patients")
+    page.fill("input[name=patient]", "ID-t*")
+    press(page, "Find")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    other, _ = signed_in(walk.chromium, walk.address, UserRole.VIEWER)
+    page.click("header >> a:text-is('viewer')")
+    with page.expect_navigation():
+        page.click("tr:not(:has-text('this browser')) >> button:text-is('End') >> nth=0")
+    assert other.goto(f"{walk.address}/jobs") and other.url.endswith("/sign-in")
+    with page.expect_navigation():
+        page.click("text=Sign out")
+    assert "/sign-in" in page.url
+    assert walk.done(UserRole.VIEWER) == walk.actions(UserRole.VIEWER)
+    assert complaints == []
+
+
+@pytest.mark.data
+def test_a_reader_assesses_rejects_accepts_and_sends_it(walk: Walk) -> None:
+    page, complaints = walk.page(UserRole.READER)
+    page.goto(f"/studies/{walk.site.studies['held']}")
+    page.focus("#findings summary >> nth=0")
+    for key in ("Enter", "Tab"):
+        page.keyboard.press(key)
+    page.keyboard.type("a rib")
+    page.click("#findings details[open] button[value=rejected]")
+    page.wait_for_selector("#findings >> text=reader: a rib")
+    page.click("#findings button[value=accepted] >> nth=0")
+    page.wait_for_selector("#findings .state.confirmed")
+    because(page, "Reject: none is sent")
+    press(page, "Accept and send after all")
+    page.wait_for_selector("h1 ~ .state.delivering")
+    page.goto(f"/studies/{walk.site.studies['chest']}")
+    page.click("#findings button[value=accepted] >> nth=0")
+    press(page, "Send my assessment to pacs")
+    model = page.inner_text("#findings tbody tr >> nth=0 >> td >> nth=4").split()
+    page.goto(f"/models/{model[0]}/{model[-1]}")
+    with page.expect_download() as kept:
+        page.click("text=All of it as CSV")
+    assert "accepted" in Path(kept.value.path()).read_text(encoding="utf-8")
+    assert walk.done(UserRole.READER) == walk.actions(UserRole.READER)
+    assert complaints == []
+
+
+def test_an_operator_does_all_that_an_operator_may(walk: Walk, tmp_path: Path) -> None:
+    page, complaints = walk.page(UserRole.OPERATOR, viewport=DESKTOP)
+    deliveries(walk, page)
+    studies(walk, page)
+    peers_rules_and_messages(walk, page)
+    cleaning(walk, page)
+    patients_and_uploads(page, tmp_path)
+    assert walk.done(UserRole.OPERATOR) == walk.actions(UserRole.OPERATOR) - FETCHING
+    assert complaints == []
+    page.context.close()
+
+
+def deliveries(walk: Walk, page: Page) -> None:
+    """What was given up is sent again or not at all, one by one and all of a peer."""
+    page.goto("/outbox?state=dead&to=strict")
+    press(page, "Send again")
+    because(page, "Discard")
+    page.goto("/outbox")
+    with page.expect_navigation():
+        page.click("form:has(input[value=old]) button:text-is('Send all again')")
+    page.goto("/outbox")
+    because(page, "Discard all")
+    expect(page.locator("td:text-is('not of this patient')").nth(1)).to_be_attached()
+
+
+def studies(walk: Walk, page: Page) -> None:
+    """Send, withdraw, run again, release; and the jobs that come of it."""
+    page.goto(f"/studies/{walk.site.studies['dead']}")
+    press(page, "Send")
+    page.click("text=Withdraw results")
+    page.check("text=Quality")
+    page.fill("input[name=because]", "of the wrong side")
+    press(page, "Withdraw")
+    page.click("text=Back to the study")
+    press(page, "Run the rules again")
+    page.goto("/jobs?state=queued")
+    press(page, "Put first")
+    press(page, "Cancel")
+    page.goto("/jobs?state=cancelled")
+    press(page, "Run")
+    page.goto("/jobs?state=queued")
+    press(page, "Cancel")
+    page.goto("/jobs?state=cancelled")
+    press(page, "Run all 1")
+    page.goto("/studies?state=quarantined")
+    page.check("#all")
+    assert page.inner_text("#number") == str(page.locator("input[name=study]").count())
+    press(page, "Release")
+    assert page.locator("h1").inner_text().startswith("0 done")
+    page.click("text=Back to the list")
+    page.goto(f"/studies/{walk.site.studies['quarantined']}")
+    page.click("text=Choose and release")
+    page.click("label.option >> nth=1")
+    press(page, "Release the study")
+
+
+def peers_rules_and_messages(walk: Walk, page: Page) -> None:
+    """Try peers, rules and messages."""
+    page.goto("/peers/pacs")
+    press(page, "Test the connection")
+    page.goto("/rules")
+    page.click("summary:has-text('Try changed rules')")
+    press(page, "Try them against the newest studies")
+    page.goto("/notifications")
+    walk.site.web.status = 200
+    press(page, "Send a test")
+    press(page, "Send again")
+
+
+def cleaning(walk: Walk, page: Page) -> None:
+    """Accept an image, try a device rule, and black something out."""
+    page.goto("/reviews")
+    page.click("text=Look at it >> nth=0")
+    press(page, "Accept: it stays withheld")  # the next image follows
+    draw(page)
+    press(page, "Try it on the last images of the device")
+    page.click("text=Back to the image")
+    draw(page)
+    press(page, "Black these out and clean again")
+    page.goto("/reviews")
+    expect(page.locator("text=boxes drawn, cleaned again")).to_have_count(1)
+
+
+def patients_and_uploads(page: Page, tmp_path: Path) -> None:
+    """Register a patient, upload for them and otherwise, take the registration back."""
+    page.goto("/patients")
+    page.click("summary:has-text('Register a')")
+    page.fill("form[action='/patients/register'] input[name=PatientID]", "P-9")
+    page.fill("form[action='/patients/register'] input[name=PatientName]", "Doe^Jane")
+    press(page, "Register")
+    ultrasound("five").save_as(tmp_path / "five.dcm", enforce_file_format=True)
+    page.set_input_files("input[name=files]", [tmp_path / "five.dcm"])
+    page.click("main button:text-is('Send')")
+    page.wait_for_selector("text=Objects still being read: 1 of 1")
+    page.wait_for_selector("text=Updates by itself")
+    page.goto("/patients")
+    press(page, "Remove")
+
+
+def test_an_admin_changes_peers_rules_models_and_deletes(walk: Walk) -> None:
+    page, complaints = walk.page(UserRole.ADMIN, viewport=DESKTOP)
+    peers(page, walk.site.settings.peer("pacs").port)
+    rules(page)
+    models(page)
+    accounts(page)
+    page.goto("/reviews")
+    page.click("text=Look at it >> nth=0")
+    draw(page)
+    press(page, "Try it on the last images of the device")
+    press(page, "Save the rule, and clean this image again")
+    page.click("main >> text=Go on")
+    press(page, "Remove")
+    page.goto(f"/patients/{walk.site.studies['chest']}")
+    page.click("summary:has-text('Delete the received images')")
+    press(page, "Delete them")
+    assert " of 1 studies: received images deleted" in page.inner_text("main")
+    assert walk.done(UserRole.ADMIN) == walk.actions(UserRole.ADMIN)
+    assert [one for one in complaints if "400 (Bad Request)" not in one] == []  # the mistake is one
+
+
+@contextmanager
+def asked_again_and_again(address: str) -> Iterator[list[int]]:
+    """What the console answers meanwhile, 0 where it does not."""
+    answers: list[int] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(0.02):
+            try:
+                answers.append(requests.get(f"{address}/healthz", timeout=60).status_code)
+            except requests.RequestException:
+                answers.append(0)
+
+    asking = in_background(ask)
+    yield answers
+    ended.set()
+    asking.join()
+
+
 CONFIG = """
 [spool]
 minimum_free_mib = 1
 [workers]
 processes = 0
-[assembly]
-quiet_seconds_us = 0.2
 [[peers]]
-name = "us1"
-ae_title = "US1"
+name = "a"
+ae_title = "A"
+[[peers]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = 9
+may = ["receive"]
 [console]
 enabled = true
 port = {port}
+dicomweb_store = true
 """
 
 
+@dataclass(frozen=True)
 class Site:
-    """A node with a console, and a browser's few needs."""
+    """A node with its console, and an admin's browser at it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.node = Node(folder, CONFIG.format(port=self.port), role="listener")
-        self.cookie = ""
-
-    def ask(self, method: str, path: str, **fields: str) -> tuple[int, str]:
-        """Status, and body or where it leads."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        headers = {"Cookie": self.cookie, "Content-Type": "application/x-www-form-urlencoded"}
-        connection.request(method, path, urlencode(fields), headers)
-        answer = connection.getresponse()
-        body = answer.read().decode("utf-8", "replace")
-        if given := answer.getheader("Set-Cookie"):
-            self.cookie = given.partition(";")[0]
-        connection.close()
-        return answer.status, answer.getheader("Location") or body
-
-    def sign_in(self) -> None:
-        _, page = self.ask("GET", "/sign-in")
-        token = re.search(r'name="csrf" value="(\w+)"', page)
-        assert token, page
-        assert self.ask("POST", "/sign-in", csrf=token[1], name="anna", password=PASSWORD) == (303, "/")
+    node: Node
+    address: str
+    page: Page
+    complaints: list[str]
 
     def process(self) -> int:
         """Process id of the console."""
@@ -70,65 +846,110 @@ class Site:
         lines = {n: Path(f"/proc/{n}/cmdline").read_bytes() for n in children}
         return next(int(n) for n, line in lines.items() if b"dicom_console" in line)
 
-    def serves(self) -> bool:
+    def answers(self) -> bool:
         try:
-            return self.ask("GET", "/sign-in")[0] == 200
-        except OSError:
+            return requests.get(f"{self.address}/healthz", timeout=5).ok
+        except requests.RequestException:
             return False
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"))
-    with running(site.node):
-        wait_until(site.serves, 60, "the console")
-        command = [sys.executable, "-m", "dicom_node", "users", "add", "anna", "--role", "admin"]
-        command += ["--config", str(site.node.config)]
-        subprocess.run(command, input=PASSWORD, text=True, check=True)
-        site.sign_in()
-        yield site
+def site(tmp_path_factory: pytest.TempPathFactory, chromium: Chromium) -> Iterator[Site]:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with running(
+        Node(tmp_path_factory.mktemp("site"), CONFIG.format(port=port), role="listener", alone=True)
+    ) as node:
+        users.add_user(loading.load([node.config]), UserRole.ADMIN.value, UserRole.ADMIN, PASSWORD)
+        wait_until(lambda: "[6020]" in node.log.read_text(), 60, "the console")
+        page, complaints = signed_in(chromium, address, UserRole.ADMIN, base_url=address)
+        yield Site(node, address, page, complaints)
 
 
-def test_a_study_that_was_received_is_shown_with_its_picture(site: Site) -> None:
-    assert store(site.node.port, [ultrasound("shown")], "US1") == [0]
-    wait_until(lambda: "/studies/1" in site.ask("GET", "/studies")[1], 60, "the study")
-    status, page = site.ask("GET", "/studies/1")
-    assert status == 200
-    assert "object indexed" in page
-    assert site.ask("GET", "/studies/images/1/1")[0] == 200
+def test_a_modality_and_a_rule_entered_in_a_browser_are_in_force_at_once(site: Site) -> None:
+    node, page = site.node, site.page
+    assert store(node.port, [ultrasound("none")], "US2") == [None]
+    page.goto("/peers/new")
+    page.fill("input[name=name]", "us2")
+    page.fill("input[name=ae_title]", "US2")
+    with asked_again_and_again(site.address) as answers:
+        page.click("text=Check and save")
+        page.wait_for_selector("text=us2 is saved")
+        wait_until(lambda: "Finished server process" in node.log.read_text(), 60, "the one before")
+        page.click("text=Go on")  # it waits for that where `check` warns of something
+        page.wait_for_selector("text=changed by admin")
+    assert set(answers) == {200}, "nobody is refused while another process takes over"
+    page.goto("/rules/new")
+    page.fill("input[name=name]", "breast")
+    page.fill("input[name='when.calling_ae']", "US2")
+    page.check("input[name=pipeline][value=ultrasound]")
+    page.check("input[name=send_to][value=pacs]")
+    page.click("text=Try it against the newest studies")
+    page.click("text=Save the rule")
+    page.wait_for_selector("text=breast is saved")
+    wait_until(lambda: node.log.read_text().count("[6010]") == 2, 60, "the rule in force")
+    wait_until(lambda: node.log.read_text().count("[6020]") == 3, 60, "the console again")
+    assert store(node.port, [ultrasound("one")], "US2") == [0]
+    assert site.complaints == []
+
+
+def test_a_study_that_was_received_is_shown_and_neither_patient_nor_password_in_the_log(site: Site) -> None:
+    image, page = ultrasound("one"), site.page
+    wait_until(lambda: len(site.node.studies()) == 1, 60, "the study")
+    page.goto("/studies/1")
+    assert "object indexed" in page.content()
+    assert page.request.get(f"{site.address}/studies/images/1/1").status == 200
+    page.goto("/studies")
+    page.fill("input[name=patient]", str(image.PatientID))
+    press(page, "Find")
+    words = (str(image.PatientID), str(image.AccessionNumber), str(image.PatientName), PASSWORD)
+    log = site.node.log.read_text(encoding="utf-8")
+    assert "[6020]" in log, "what the console's processes say is in it"
+    assert [word for word in words if word in log] == []
 
 
 def test_a_console_that_dies_comes_back_and_users_stay_signed_in(site: Site) -> None:
     os.kill(site.process(), signal.SIGKILL)
-    wait_until(site.serves, 60, "the console again")
-    assert site.ask("GET", "/")[0] == 200
     wait_until(lambda: site.node.cli("events", "list")[-1]["number"] == 6020, 60, "its event", step=0.5)
+    wait_until(site.answers, 60, "the console again")
+    site.page.goto("/")
+    assert site.page.url == f"{site.address}/"
 
 
-def test_no_patient_and_no_password_stands_in_the_log(site: Site) -> None:
-    token = re.search(r'name="csrf" value="(\w+)"', site.ask("GET", "/")[1])
-    assert token
-    image = ultrasound("shown")
-    asked = {"patient": str(image.PatientID), "accession": str(image.AccessionNumber)}
-    status, _ = site.ask("POST", "/studies/search", csrf=token[1], **asked)
-    assert status < 400
-    log = site.node.log.read_text(encoding="utf-8")
-    assert "[6020]" in log, "what the console's processes say is in it"
-    assert [word for word in (*asked.values(), str(image.PatientName), PASSWORD) if word in log] == []
+def test_a_node_that_is_killed_keeps_what_it_answered_for_and_nothing_else(site: Site) -> None:
+    """By STOW-RS; what was entered stays in force, the console ends with its node."""
+    node, settings = site.node, loading.load([site.node.config])
+    token = users.add_token(settings, UserRole.ADMIN.value, "a test", 1)
+    headers = {"Authorization": f"Bearer {token}"}
+    headers["Content-Type"] = 'multipart/related; type="application/dicom"; boundary=B0'
+    before, url = len(node.studies()), f"{site.address}/api/dicomweb/studies"
 
+    def file_of(name: str) -> bytes:
+        data = io.BytesIO()
+        ultrasound(name).save_as(data, enforce_file_format=True)
+        return b"--B0\r\n\r\n" + data.getvalue()
 
-def test_a_reload_switches_the_console_off_and_on(site: Site) -> None:
-    text = site.node.config.read_text(encoding="utf-8")
-    site.node.config.write_text(text.replace("enabled = true", "enabled = false"), encoding="utf-8")
-    assert site.node.run_apart("reload").returncode == 0
-    wait_until(lambda: not site.serves(), 60, "the console's end")
-    site.node.config.write_text(text, encoding="utf-8")
-    assert site.node.run_apart("reload").returncode == 0
-    wait_until(site.serves, 60, "the console again")
-    assert site.ask("GET", "/")[0] == 200
+    def endless() -> Iterator[bytes]:
+        yield file_of("two")
+        while True:
+            yield bytes(2**20)
+            time.sleep(0.1)
 
+    def send() -> None:
+        with pytest.raises(requests.RequestException):
+            requests.post(url, data=endless(), headers=headers, timeout=60)
 
-def test_the_console_ends_with_its_node(site: Site) -> None:
-    process = site.process()
-    assert site.node.stop() == 0
-    assert not Path(f"/proc/{process}").exists()
+    assert requests.post(url, data=file_of("kept") + b"\r\n--B0--", headers=headers, timeout=60).ok
+    sender = in_background(send)
+    incoming = settings.node.data_dir / "spool" / "incoming"
+    wait_until(lambda: any(incoming.glob(".*")), 30, "an object is coming")
+    node.kill()
+    sender.join(60)
+    (settings.node.data_dir / "entered.toml").unlink()
+    node.start()
+    wait_until(lambda: len(node.studies()) == before + 1, 60, "the first object is indexed")
+    assert list(incoming.glob(".*")) == []
+    assert store(node.port, [ultrasound("three")], "US2") == [0]
+    console = site.process()
+    assert node.stop() == 0
+    assert not Path(f"/proc/{console}").exists()

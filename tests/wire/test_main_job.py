@@ -1,38 +1,46 @@
-"""The main job, with real parts: DCMTK sends, the node works, a real Orthanc holds what came back."""
+"""The main job with real parts: others send, the node works, a real Orthanc holds what others read."""
 
 from __future__ import annotations
 
-import io
+import json
+import os
+import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
-import cv2
+import numpy as np
+import psutil
 import pytest
-from pydicom import dcmread
+from dicomweb_client.api import DICOMwebClient
+from highdicom.sr import srread
+from pydicom import dcmread, examples
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node import services
 from dicom_node.config import loading
+from dicom_node.demo import pacs, run
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.store import views
-from tests.modality import quick_ultrasound, set_pixels
+from tests import wheels
+from tests.example_lab import FILM
+from tests.modality import quick_ultrasound, ultrasound
 from tests.node_lab import Node, rule, running, site_config, store, wait_until
-from tests.wire.orthanc_lab import Orthanc, start_orthanc
+from tests.ports import free_port
+from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
 
-pytestmark = [pytest.mark.debian("orthanc"), pytest.mark.debian("dcmtk"), pytest.mark.timeout(1800)]
-
-RULES = (
-    rule("ultrasound"),
-    rule("chest_xray", 'modality = ["CR", "DX"], calling_ae = "MODALITY"', "heatmaps = true"),
-    rule("chest_xray", 'modality = ["CR", "DX"], calling_ae = "CLEANER"', "clean = true", name="chest-clean"),
-)
+pytestmark = [pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk"), pytest.mark.timeout(1800)]
+RULES = rule("ultrasound") + rule("chest_xray", 'modality = ["CR", "DX"]', "heatmaps = true")
 RESULTS = ("sr", "gsps", "sc", "heatmap", "cleaned", "seg")
-
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 COLOUR_STATE = "1.2.840.10008.5.1.4.1.1.11.2"
 GREY_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
@@ -47,7 +55,7 @@ class Site:
 
     def objects(self, study_uid: str) -> list[Dataset]:
         """What the PACS holds of a study."""
-        held = (dcmread(io.BytesIO(self.pacs.fetch(uid))) for uid in self.pacs.instances())
+        held = (dcmread(BytesIO(self.pacs.fetch(uid))) for uid in self.pacs.instances())
         return [ds for ds in held if study_uid == ds.StudyInstanceUID]
 
     def send(self, images: Sequence[Dataset], calling: str = "MODALITY") -> dict[str, object]:
@@ -91,11 +99,10 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    with start_orthanc(folder / "orthanc", ae_title="ORTHANC") as pacs:
-        senders, boxes = ("MODALITY", "CLEANER"), "burned_in_boxes = true"
-        config = site_config(
-            pacs.dicom_port, "".join(RULES), RESULTS, senders=senders, ae_title=pacs.ae_title, of_pacs=boxes
-        )
+    get = {"DicomAlwaysAllowGet": True}
+    with start_orthanc(folder / "orthanc", ae_title="PACS", plugins=[DICOMWEB], config=get) as pacs:
+        boxes = "burned_in_boxes = true"
+        config = site_config(pacs.dicom_port, RULES, RESULTS, senders=("MODALITY",), of_pacs=boxes)
         node = Node(folder / "node", config)
         with running(node):
             yield Site(node, pacs)
@@ -114,21 +121,14 @@ def of_its_own(path: Path, name: str, folder: Path) -> Path:
     return copy
 
 
-def dcmsend(site: Site, calling: str, *paths: Path) -> None:
+def dcmsend(site: Site, *paths: Path) -> None:
     """Send as a modality would, in each file's own transfer syntax."""
-    done = subprocess.run(
-        ["dcmsend", "-aet", calling, "-aec", "AINODE", "127.0.0.1", str(site.node.port), *map(str, paths)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    _run("dcmsend", "-aet", "MODALITY", "-aec", "AINODE", "127.0.0.1", site.node.port, *paths)
 
 
 def test_an_ultrasound_comes_back_as_report_overlay_picture_and_cleaned(site: Site, tmp_path: Path) -> None:
     path = of_its_own(Path(str(get_testdata_file("examples_rgb_color.dcm"))), "us-rgb", tmp_path)
-    dcmsend(site, "MODALITY", path)
+    dcmsend(site, path)
     source = dcmread(path)
     row = site.end_of(source.StudyInstanceUID)
     assert row["state"] == "delivered", row
@@ -142,13 +142,17 @@ def test_an_ultrasound_comes_back_as_report_overlay_picture_and_cleaned(site: Si
     assert {item["kind"] for item in row["results"]} >= {"sr", "gsps", "sc", "cleaned"}
 
 
-def test_a_study_sent_twice_makes_no_second_result(site: Site, tmp_path: Path) -> None:
+def test_a_study_sent_twice_makes_no_second_result_and_a_korean_name_comes_back_whole(site: Site) -> None:
     image = quick_ultrasound("twice")
+    image.PatientName = "Hong^Gildong=洪^吉洞=홍^길동"
     site.send([image])
     before = Counter(site.pacs.instances())
     row = site.send([image, image])
     assert Counter(site.pacs.instances()) == before
     assert row["revision"] == 1
+    for ds in site.objects(image.StudyInstanceUID):
+        assert ds.PatientName == image.PatientName
+        assert ds.PatientName.phonetic == image.PatientName.phonetic
 
 
 def test_results_that_come_back_to_the_node_start_nothing(site: Site) -> None:
@@ -156,7 +160,7 @@ def test_results_that_come_back_to_the_node_start_nothing(site: Site) -> None:
     site.send([image])
     results = site.objects(image.StudyInstanceUID)
     jobs = len(site.node.cli("jobs", "list"))
-    row = site.send(results, "ORTHANC")
+    row = site.send(results, "PACS")
     assert row["state"] == "delivered" and row["revision"] == 1
     assert len(site.node.cli("jobs", "list")) == jobs
 
@@ -173,24 +177,6 @@ def test_a_late_image_makes_one_revision_whose_report_replaces_the_first(site: S
     [new] = [ds for uid, ds in after.items() if ds.SOPClassUID == SR and uid not in before]
     replaced = new.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert replaced.ReferencedSOPInstanceUID == old.SOPInstanceUID
-
-
-def test_two_patients_in_one_study_are_quarantined_and_nothing_is_released(site: Site) -> None:
-    one, other = quick_ultrasound("mixed", number=1), quick_ultrasound("mixed", number=2)
-    other.PatientID, other.PatientName = "ID-somebody-else", "Somebody^Else"
-    row = site.send([one, other])
-    assert row["state"] == "quarantined"
-    assert "patient" in str(row["reason"])
-    assert site.objects(one.StudyInstanceUID) == []
-
-
-def test_a_korean_name_comes_back_whole(site: Site) -> None:
-    image = quick_ultrasound("korean")
-    image.PatientName = "Hong^Gildong=洪^吉洞=홍^길동"
-    assert site.send([image])["state"] == "delivered"
-    for ds in site.objects(image.StudyInstanceUID):
-        assert ds.PatientName == image.PatientName
-        assert ds.PatientName.phonetic == image.PatientName.phonetic
 
 
 @pytest.mark.data
@@ -210,7 +196,7 @@ def test_chest_x_rays_are_analysed_and_what_is_none_is_refused_with_a_reason(
         name: of_its_own(files / f"{stem}.dcm", name, tmp_path)
         for name, stem in {"chest": "pydicom-data__RG1_J2KI", **refused}.items()
     }
-    dcmsend(site, "MODALITY", *sent.values())
+    dcmsend(site, *sent.values())
     uids = {name: dcmread(path).StudyInstanceUID for name, path in sent.items()}
     rows = {name: site.end_of(uid) for name, uid in uids.items()}
     assert rows["chest"]["state"] == "delivered"
@@ -221,24 +207,218 @@ def test_chest_x_rays_are_analysed_and_what_is_none_is_refused_with_a_reason(
         assert site.objects(uids[name]) == []
 
 
-@pytest.mark.data
-def test_a_name_in_the_pixels_of_a_chest_x_ray_comes_back_cleaned(
-    site: Site, tmp_path: Path, data: Path
+KINDS = {"sr": "SR", "gsps": "PR", "sc": "OT", "cleaned": "US", "seg": "SEG"}
+
+
+@dataclass(frozen=True)
+class Department:
+    """An Orthanc that holds one study with its results, and what was sent."""
+
+    pacs: Orthanc
+    image: Dataset
+    results: dict[str, str]
+
+    @property
+    def study(self) -> str:
+        uid: str = self.image.StudyInstanceUID
+        return uid
+
+
+@pytest.fixture(scope="module")
+def department(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Department:
+    image, file = ultrasound("department"), tmp_path_factory.mktemp("department") / "image.dcm"
+    image.save_as(file, enforce_file_format=True)
+    for port, called in ((site.node.port, "AINODE"), (site.pacs.dicom_port, "PACS")):
+        _run("storescu", "-aet", "MODALITY", "-aec", called, "127.0.0.1", port, file)
+    study = site.end_of(image.StudyInstanceUID)
+    results: list[dict[str, str]] = study["results"]  # type: ignore[assignment]
+    return Department(site.pacs, image, {one["kind"]: one["sop_instance_uid"] for one in results})
+
+
+def test_a_dcmtk_modality_sends_and_dcmtk_finds_a_series_of_each_result(department: Department) -> None:
+    pacs = department.pacs
+    keys = (
+        "QueryRetrieveLevel=SERIES",
+        f"StudyInstanceUID={department.study}",
+        "Modality",
+        "SeriesInstanceUID",
+    )
+    asked = [part for key in keys for part in ("-k", key)]
+    said = _run("findscu", "-S", "-aec", "PACS", *asked, "127.0.0.1", pacs.dicom_port)
+    assert set(department.results) >= set(KINDS)
+    for modality in KINDS.values():
+        assert f"[{modality}" in said
+
+
+@pytest.mark.parametrize(
+    "program", [("getscu", "-S"), (sys.executable, "-m", "pynetdicom", "getscu")], ids=["DCMTK", "pynetdicom"]
+)
+def test_a_workstation_gets_the_whole_study_as_it_was_sent(
+    department: Department, tmp_path: Path, program: tuple[str, ...]
 ) -> None:
-    path = of_its_own(data / "dicom" / "files" / "presidio__0_ORIGINAL_compressed.dcm", "presidio", tmp_path)
-    source = dcmread(path)
-    third = cv2.resize(source.pixel_array, None, fx=1 / 3, fy=1 / 3, interpolation=cv2.INTER_AREA)
-    source.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    set_pixels(source, third, source.PhotometricInterpretation, source.BitsStored)
-    source.save_as(path)  # whole it takes a minute, most of it to look for further text
-    dcmsend(site, "CLEANER", path)
-    row = site.end_of(source.StudyInstanceUID)
-    assert row["state"] == "delivered", row
-    [cleaned] = [
-        ds
-        for ds in site.objects(source.StudyInstanceUID)
-        if "clean" in ds.SeriesDescription.lower() and ds.Modality != "SEG"
+    keys = ("-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={department.study}")
+    _run(*program, *keys, "-aec", "PACS", "-od", tmp_path, "127.0.0.1", department.pacs.dicom_port)
+    _holds_all(department, [dcmread(path) for path in tmp_path.iterdir()])
+
+
+def test_a_dicomweb_workstation_finds_and_reads_every_result(department: Department) -> None:
+    """It sees the cleaned picture, pixel for pixel."""
+    client = DICOMwebClient(f"{department.pacs.url}/dicom-web")
+    found = client.search_for_instances(study_instance_uid=department.study)
+    assert len(found) == len(department.results) + 1
+    _holds_all(department, client.retrieve_study(department.study))
+    uid = department.results["cleaned"]
+    sent = dcmread(BytesIO(department.pacs.fetch(uid)))
+    raw = (("application/octet-stream", ExplicitVRLittleEndian),)
+    [frame] = client.retrieve_instance_frames(department.study, sent.SeriesInstanceUID, uid, [1], raw)
+    assert np.array_equal(np.frombuffer(frame, np.uint8)[: sent.pixel_array.size], sent.pixel_array.ravel())
+
+
+def test_highdicom_reads_the_report_that_came_over_dicomweb(department: Department) -> None:
+    client = DICOMwebClient(f"{department.pacs.url}/dicom-web")
+    uid = department.results["sr"]
+    series = dcmread(BytesIO(department.pacs.fetch(uid))).SeriesInstanceUID
+    data = BytesIO()
+    client.retrieve_instance(department.study, series, uid).save_as(data, enforce_file_format=True)
+    data.seek(0)
+    report = srread(data)
+    assert report.content.get_planar_roi_measurement_groups()
+
+
+def _holds_all(department: Department, got: list[Dataset]) -> None:
+    """All objects came, and each is the one that the PACS holds."""
+    own = str(department.image.SOPInstanceUID)
+    assert {str(one.SOPInstanceUID) for one in got} == {own, *department.results.values()}
+    for one in got:
+        held = dcmread(BytesIO(department.pacs.fetch(one.SOPInstanceUID)))
+        assert held.to_json_dict() == Dataset(one).to_json_dict()
+
+
+def _run(*command: object) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_second_run_of_the_demonstration_makes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacs, "orthanc_program", lambda: None)
+    monkeypatch.setattr(run, "_POLL_SECONDS", 4.0)  # each look is a process that imports for a second
+    own, out = tmp_path / "own", tmp_path / "out"
+    own.mkdir()
+    shutil.copy(examples.get_path("rgb_color"), own)
+    said: list[str] = []
+
+    def perform() -> run.DemoResult:
+        [shown] = run.run(out, data=None, own=own, fresh=False, offline=True, say=said.append)
+        return shown
+
+    first = perform()
+    assert first.state == "delivered", first
+    assert any("embedded storage SCP" in line for line in said)
+    assert {item.kind for item in first.results} == {"sr", "summary", "gsps", "sc", "cleaned"}
+    found = {(finding["finding"], finding["decision"]) for finding in first.findings}
+    assert found == {("Burned-in annotation to remove", "present")}
+    assert first.seconds_to_pacs is not None
+    assert first.seconds_to_pacs >= first.quiet_seconds
+    held = held_by_pacs(out)
+    source = dcmread(examples.get_path("rgb_color"))
+    assert set(held.values()) == {1}
+    assert str(source.SOPInstanceUID) in held
+
+    second = perform()
+    assert second.known_before
+    assert held_by_pacs(out) == held
+    assert [item.sop_instance_uid for item in second.objects] == [
+        item.sop_instance_uid for item in first.objects
     ]
-    assert cleaned.BurnedInAnnotation == "NO"
-    assert cleaned.get("PatientIdentityRemoved") != "YES"
-    assert (cleaned.pixel_array != source.pixel_array).any()
+    [told] = json.loads((out / "summary.json").read_text(encoding="utf-8"))["studies"]
+    assert told["study_instance_uid"] == str(source.StudyInstanceUID)
+    assert told["modality"] == "US"
+    assert told["seconds_to_pacs"] == first.seconds_to_pacs
+    assert {item["kind"] for item in told["objects"]} == {"sr", "summary", "gsps", "sc", "cleaned"}
+    assert len(list((out / "us-1" / "pacs").glob("*.dcm"))) == 6
+    assert len(list((out / "us-1").glob("*.png"))) == 4, "source, summary, annotated, cleaned"
+
+
+def held_by_pacs(out: Path) -> Counter[str]:
+    folder = out / ".site" / "embedded" / "pacs" / "objects"
+    return Counter(str(dcmread(path).SOPInstanceUID) for path in folder.glob("*.dcm"))
+
+
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    # A suite that was started in the background ignores SIGINT, and so would its children.
+    heed = ("env", "--default-signal=INT")
+    demo = subprocess.Popen(
+        [
+            *heed,
+            sys.executable,
+            "-u",
+            "-m",
+            "dicom_node",
+            "demo",
+            "--offline",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert demo.stdout is not None
+    children: list[psutil.Process] = []
+    for line in demo.stdout:
+        if line.startswith("Node:"):
+            children = psutil.Process(demo.pid).children(recursive=True)
+            break
+    assert len(children) >= 3, "node, listener, worker (and an Orthanc)"
+    os.kill(demo.pid, signal.SIGINT)
+    assert demo.wait(60) == 130
+    demo.stdout.close()
+    end = time.monotonic() + 60
+    while time.monotonic() < end and any(child.is_running() for child in children):
+        time.sleep(0.1)
+    assert [child for child in children if child.is_running()] == []
+
+
+EXAMPLES = wheels.ROOT / "examples"
+
+
+@contextmanager
+def receiver(folder: Path, port: int) -> Iterator[Callable[[], str]]:
+    """``receive.py`` as a process; gives what it has printed."""
+    with (folder / "receiver.log").open("w+b") as log:
+        command = [sys.executable, EXAMPLES / "receive.py", folder / "received", "--port", str(port)]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        printed = (folder / "receiver.log").read_text
+        try:
+            wait_until(lambda: "until Ctrl-C" in printed(encoding="utf-8"), 120, "the receiver")
+            yield lambda: printed(encoding="utf-8")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_the_film_goes_through_the_node_and_comes_back_as_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the README of the examples says: send.py, a node with the example's pipeline, receive.py."""
+    wheels.install(wheels.build(wheels.EXAMPLE, tmp_path / "wheel"), tmp_path / "site")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
+    _, head, site = (EXAMPLES / "node.toml").read_text(encoding="utf-8").partition("[assembly]")
+    assert head and "port = 11113" in site
+    port = free_port()
+    site = f"{head}{site}[spool]\nminimum_free_mib = 0\n".replace("11113", str(port))
+    with receiver(tmp_path, port) as printed, running(Node(tmp_path / "node", site)) as node:
+        sent = _run(sys.executable, EXAMPLES / "send.py", FILM, "--port", node.port)
+        assert sent == f"0000 {FILM}\n"
+        node.wait_for(["delivered", "failed"])
+        readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+        shown = readme.partition("prints what came back:\n\n```\n")[2].partition("```")[0]
+        assert shown.startswith("SR AI findings") and shown in printed()
+    received = map(dcmread, (tmp_path / "received").iterdir())
+    [report] = [one for one in received if one.Modality == "SR"]
+    assert report.StudyInstanceUID == dcmread(FILM).StudyInstanceUID

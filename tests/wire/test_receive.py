@@ -1,28 +1,61 @@
-"""C-ECHO and C-STORE over real associations: what is acknowledged is in the spool, bit for bit."""
+"""The listener as a process, over real associations: what it accepts, refuses, answers and survives."""
 
 from __future__ import annotations
 
+import random
+import resource
+import signal
+import socket
+import ssl
+import struct
 import subprocess
-from collections.abc import Iterator
-from dataclasses import replace
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pydicom
 import pytest
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.dsutils import split_dataset
+from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
 
-from benchmarks.sender import Stored, associate, elements_of, load
+from benchmarks.sender import (
+    Aborted,
+    Association,
+    Rejected,
+    Stored,
+    associate,
+    associate_request,
+    command_set,
+    elements_of,
+    load,
+    p_data,
+    store_command,
+)
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
-from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, ECHOED
+from dicom_node.events import (
+    ASSOCIATION_ABORTED,
+    ASSOCIATION_ACCEPTED,
+    ASSOCIATION_REJECTED,
+    ASSOCIATION_RELEASED,
+    ECHOED,
+    LISTENER_STARTED,
+    LISTENER_STOPPED,
+    STORE_REFUSED,
+    TLS_FAILED,
+)
 from dicom_node.inbox.header import read_arrival
 from dicom_node.scp.contexts import STORAGE_CLASSES
-from dicom_node.scp.policy import policy_path
+from tests.certificates_lab import Authority
+from tests.ports import free_port
 from tests.wire.receiver import (
     EXPLICIT,
     IMPLICIT,
+    PEERS,
     US,
     VERIFICATION,
     Receiver,
@@ -43,10 +76,22 @@ BASELINE, DEFLATED, BIG_ENDIAN = (
 
 @pytest.fixture(scope="module")
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    """A listener that also takes the other storage classes of the test files."""
-    further = sorted({item.sop_class_uid for item in readable(TEST_FILES)})
-    with receiving(tmp_path_factory.mktemp("listener"), further_storage_classes=further) as running:
+    """A listener that also takes the other storage classes of the test files, and knows a few more peers."""
+    peers = [
+        *PEERS,
+        {"name": "elsewhere", "ae_title": "ELSEWHERE", "host": "192.0.2.1", "check_address": True},
+        {"name": "here", "ae_title": "HERE", "host": "localhost", "check_address": True},
+    ]
+    listener = {
+        "further_storage_classes": sorted({item.sop_class_uid for item in readable(TEST_FILES)}),
+        "further_ae_titles": ["AI2"],
+        "maximum_associations": 12,
+        "maximum_pdu_bytes": 16384,
+        "acse_timeout_seconds": 2,
+    }
+    with receiving(tmp_path_factory.mktemp("listener"), peers=peers, **listener) as running:
         yield running
+        assert running.process.poll() is None, "the listener died"
 
 
 def readable(folder: Path) -> list[Stored]:
@@ -100,14 +145,6 @@ def test_dcmtk_stores(receiver: Receiver, program: str) -> None:
     assert pydicom.dcmread(kept).PixelData == pydicom.dcmread(path).PixelData
 
 
-def test_pydicoms_files_are_kept_bit_for_bit(receiver: Receiver) -> None:
-    items = readable(TEST_FILES)
-    assert len({item.transfer_syntax_uid for item in items}) >= 10
-    found = store_all(receiver, items)
-    for item in items:
-        assert item.data_set in found[item.sop_instance_uid]
-
-
 @pytest.mark.data
 def test_the_shared_files_are_kept_bit_for_bit(tmp_path: Path, data: Path) -> None:
     items = readable(data / "dicom")
@@ -155,38 +192,6 @@ def test_unknown_classes_and_syntaxes_are_refused_by_context(receiver: Receiver)
     association.release()
 
 
-def test_what_an_ultrasound_cart_sends_beside_its_images_is_kept(receiver: Receiver) -> None:
-    beside = [
-        "1.2.840.10008.5.1.4.1.1.6.2", "1.2.840.10008.5.1.4.1.1.66", "1.2.840.10008.5.1.4.1.1.1.2",
-        "1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2", "1.2.840.10008.5.1.4.1.1.9.1.1",
-        "1.2.840.10008.5.1.4.1.1.104.1", "1.2.840.113543.6.6.1.3.10002",
-    ]  # fmt: skip
-    with receiving(receiver.data_dir.with_name("cart")) as listener:
-        association = associate(listener.address, [(uid, [EXPLICIT]) for uid in [US, *beside]])
-        assert set(association.results.values()) == {0}
-        for number, uid in enumerate(beside, start=1):
-            assert association.store(2 * number + 1, ultrasound(number, sop_class=uid)) == 0x0000
-        association.release()
-
-
-def test_refused_classes_are_logged_for_debugging_only(tmp_path: Path) -> None:
-    """A toolkit offers all that it knows: the journal has it, the log does not."""
-    offered = [(f"1.2.3.{number}", [EXPLICIT]) for number in range(40)]
-    shown = {}
-    for level in ("info", "debug"):
-        receiver = Receiver(tmp_path / level)
-        replace(receiver.policy, log_level=level).write(policy_path(receiver.data_dir))
-        with (tmp_path / f"{level}.log").open("w") as file:
-            receiver.start(stderr=file)
-            associate(receiver.address, [*offered, (US, [EXPLICIT])]).release()
-            (event,) = receiver.wait_for_event(ASSOCIATION_ACCEPTED)
-            assert event.fields["refused_count"] == 40
-            receiver.stop()
-        log = (tmp_path / f"{level}.log").read_text()
-        shown[level] = [line for line in log.splitlines() if "refused" in line]
-    assert [len(lines) for lines in shown.values()] == [0, 1]
-
-
 def test_the_spooled_file_says_how_the_object_came(receiver: Receiver) -> None:
     before = set(receiver.spool.pending())
     item = ultrasound(11, syntax=IMPLICIT)
@@ -204,59 +209,625 @@ def test_the_spooled_file_says_how_the_object_came(receiver: Receiver) -> None:
     assert arrival.association in accepted
 
 
-def test_an_association_is_journalled_before_and_after_its_objects(receiver: Receiver) -> None:
-    association = associate(receiver.address, [(US, [EXPLICIT])])
-    accepted = receiver.events(ASSOCIATION_ACCEPTED)[-1]
-    assert accepted.fields["peer"] == "sender"
-    for number in (21, 22):
-        assert association.store(1, ultrasound(number)) == 0x0000
-    identifier = accepted.fields["association"]
+CONTEXTS = [(US, [EXPLICIT]), (VERIFICATION, [EXPLICIT])]
+_COMMAND, _LAST = 1, 2
 
-    def released() -> dict[object, object]:
-        """Objects by association; those of other tests may still come in."""
-        events = receiver.events(ASSOCIATION_RELEASED)
-        return {event.fields["association"]: event.fields["objects"] for event in events}
 
-    assert identifier not in released()
+@pytest.fixture(scope="module")
+def stock() -> Iterator[tuple[tuple[str, int], dict[str, bytes]]]:
+    """Address and what was stored, by SOP Instance UID."""
+    stored: dict[str, bytes] = {}
+
+    def handle_store(event: Event) -> int:
+        stored[str(event.request.AffectedSOPInstanceUID)] = event.request.DataSet.getvalue()
+        return 0x0000
+
+    ae = AE(ae_title="AINODE")
+    ae.maximum_pdu_size = 16384
+    for abstract, syntaxes in CONTEXTS:
+        ae.add_supported_context(abstract, syntaxes)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, handle_store)])
+    yield server.server_address[:2], stored
+    server.shutdown()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_same_fragments_get_the_same_answers(
+    receiver: Receiver, stock: tuple[tuple[str, int], dict[str, bytes]], seed: int
+) -> None:
+    """However messages are cut into PDVs, PDUs and segments (PS3.8 E.1), and sent ahead of the answers."""
+    chance = random.Random(seed)
+    objects = {
+        item.sop_instance_uid: item.data_set
+        for item in (ultrasound(1000 * (seed + 1) + n, chance.randrange(40000)) for n in range(4))
+    }
+    messages = []
+    for number, (uid, data_set) in enumerate(objects.items(), start=1):
+        messages.append(_message(chance, 1, store_command(US, uid, number), data_set))
+        messages.append(_message(chance, 3, _echo(100 + number), b""))
+    segments = _cut(chance, b"".join(messages), 6)
+    address, theirs = stock
+    assert _answers(receiver.address, segments, len(messages)) == _answers(address, segments, len(messages))
+    ours = {one.sop_instance_uid: one.data_set for one in map(load, receiver.spool.pending())}
+    assert {uid: ours[uid] for uid in objects} == {uid: theirs[uid] for uid in objects} == objects
+
+
+def _answers(address: tuple[str, int], segments: list[bytes], count: int) -> list[bytes]:
+    association: Association = associate(address, CONTEXTS)
+    for segment in segments:
+        association.sock.sendall(segment)
+        time.sleep(0.002)  # so that it comes by itself
+    answers = [association.read_response() for _ in range(count)]
     association.release()
-    wait_until(lambda: identifier in released())
-    assert released()[identifier] == 2
+    return answers
 
 
-@pytest.mark.parametrize("limit", [128, 4096, 131072])
-def test_pdus_of_any_size_are_put_together(receiver: Receiver, limit: int) -> None:
-    before = set(receiver.spool.pending())
-    item = ultrasound(31, pixels=9001)
-    association = associate(receiver.address, [(US, [EXPLICIT])], maximum_pdu=limit)
-    association.peer_pdu = limit
+def _echo(number: int) -> bytes:
+    values = {0x0100: struct.pack("<H", 0x30), 0x0110: struct.pack("<H", number), 0x0800: b"\1\1"}
+    return command_set({0x0002: VERIFICATION.encode(), **values})
+
+
+def _message(chance: random.Random, context_id: int, command: bytes, data_set: bytes) -> bytes:
+    """P-DATA-TF PDUs of random fragments: one or several in a PDU, some empty."""
+    items = []
+    for flag, data in ((_COMMAND, command), (0, data_set)):
+        pieces = [piece for part in _cut(chance, data, 5) for piece in _below(part, 16000)] if data else []
+        for number, piece in enumerate(pieces, start=1):
+            header = flag | (_LAST if number == len(pieces) else 0)
+            items.append(struct.pack(">IBB", len(piece) + 2, context_id, header) + piece)
+    pdus, body = [], b""
+    for item in items:
+        if body and (len(body) + len(item) > 16384 or chance.random() < 0.5):
+            pdus.append(body)
+            body = b""
+        body += item
+    return b"".join(struct.pack(">BxI", 4, len(body)) + body for body in [*pdus, body])
+
+
+def _below(data: bytes, limit: int) -> list[bytes]:
+    return [data[start : start + limit] for start in range(0, len(data), limit)] or [b""]
+
+
+def _cut(chance: random.Random, data: bytes, most: int) -> list[bytes]:
+    """Up to ``most`` pieces, of which some may be empty."""
+    places = sorted(chance.randrange(len(data) + 1) for _ in range(chance.randrange(most)))
+    return [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
+
+
+STORAGE = [(US, [EXPLICIT])]
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+LIMIT = 16384
+AFTERWARDS = pytest.mark.usefixtures("nothing_is_left_behind")
+
+
+@pytest.fixture
+def nothing_is_left_behind(receiver: Receiver) -> Iterator[None]:
+    """After each test the listener still answers, and no temporary file is left."""
+    yield
+    association = associate(receiver.address, STORAGE)
+    assert association.store(1, ultrasound(99)) == 0x0000
+    association.release()
+    wait_until(lambda: not [name for name in receiver.files() if name.startswith(".")])
+
+
+def gone(association: Association) -> bool:
+    """Whether the peer aborts or closes, within the time of the socket."""
+    association.sock.settimeout(10)
+    try:
+        association.read_response()
+    except (ConnectionError, TimeoutError) as error:
+        return not isinstance(error, TimeoutError)
+    finally:
+        association.sock.close()
+    return False
+
+
+def command_pdus(command: bytes, context_id: int = 1) -> bytes:
+    return b"".join(p_data(context_id, command, True, LIMIT))
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", bytes(64), b"\xff" * 6, b"\x01"]
+)
+@AFTERWARDS
+def test_what_is_not_dicom_gets_no_association(receiver: Receiver, data: bytes) -> None:
+    with socket.create_connection(receiver.address, timeout=60) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(100), b""))
+    assert received[:1] in (b"", b"\x07")
+
+
+@AFTERWARDS
+def test_a_request_with_broken_items_is_aborted(receiver: Receiver) -> None:
+    request = bytearray(associate_request(STORAGE, "SENDER", "AINODE", LIMIT))
+    request[76:78] = b"\xff\xff"  # length of the application context item
+    with socket.create_connection(receiver.address, timeout=60) as connection:
+        connection.sendall(request)
+        assert connection.recv(1) in (b"\x07", b"")
+
+
+@AFTERWARDS
+def test_a_store_abandoned_half_way_leaves_nothing(receiver: Receiver) -> None:
+    before = set(receiver.files())
+    aborted = len(receiver.events(ASSOCIATION_ABORTED))
+    for ending in ("abort", "close"):
+        association = associate(receiver.address, STORAGE)
+        encoded = association.encode_store(1, ultrasound(1, pixels=300_000))
+        association.sock.sendall(encoded[: len(encoded) // 2])
+        wait_until(lambda: len(receiver.files()) > len(before))
+        if ending == "abort":
+            association.abort()
+        else:
+            association.sock.close()
+        wait_until(lambda: set(receiver.files()) == before)
+    events = receiver.wait_for_event(ASSOCIATION_ABORTED, aborted + 2)
+    assert [event.fields["objects"] for event in events[-2:]] == [0, 0]
+
+
+@pytest.mark.parametrize("uid", ["", "abc", "1.2.3 4", "1" * 65, "1.2\\1.3", "é"])
+@AFTERWARDS
+def test_an_impossible_instance_uid_is_a_framing_error(receiver: Receiver, uid: str) -> None:
+    before = receiver.files()
+    association = associate(receiver.address, STORAGE)
+    item = ultrasound(1)
+    assert association.store(1, Stored(US, uid, EXPLICIT, item.data_set)) == 0xC000
     assert association.store(1, item) == 0x0000
     association.release()
-    (path,) = set(receiver.spool.pending()) - before
-    assert load(path).data_set == item.data_set
+    assert receiver.events(STORE_REFUSED)[-1].fields["status"] == "C000"
+    assert len(receiver.files()) == len(before) + 1
 
 
-def test_requests_that_do_not_wait_for_answers_are_answered_in_their_order(receiver: Receiver) -> None:
-    before = set(receiver.spool.pending())
-    association = associate(receiver.address, [(US, [EXPLICIT])])
-    stores = [association.encode_store(1, ultrasound(number)) for number in range(40)]
-    association.sock.sendall(b"".join(stores))
-    answers = [elements_of(association.read_response()) for _ in range(40)]
+@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.7", "1.2.3.4", "1.2.840.10008.1.1"])
+@AFTERWARDS
+def test_another_class_than_that_of_the_context_is_not_supported(receiver: Receiver, sop_class: str) -> None:
+    association = associate(receiver.address, STORAGE)
+    item = ultrasound(1)
+    assert association.store(1, Stored(sop_class, item.sop_instance_uid, EXPLICIT, item.data_set)) == 0x0122
+    assert association.store(1, item) == 0x0000
     association.release()
-    assert [int.from_bytes(answer[0x0120], "little") for answer in answers] == list(range(1, 41))
-    assert {answer[0x0900] for answer in answers} == {b"\0\0"}
-    assert len(set(receiver.spool.pending()) - before) == 40
 
 
-def test_echo_and_store_share_an_association(receiver: Receiver) -> None:
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
+@pytest.mark.parametrize("pdu", [16384, 64])
+@AFTERWARDS
+def test_a_data_set_of_another_class_than_its_request_is_refused(
+    receiver: Receiver, syntax: str, pdu: int
+) -> None:
+    before = receiver.files()
+    association = associate(receiver.address, [(SECONDARY_CAPTURE, [syntax])])
+    association.peer_pdu = pdu
+    item = ultrasound(1, pixels=500, syntax=syntax)
+    other = Stored(SECONDARY_CAPTURE, item.sop_instance_uid, syntax, item.data_set)
+    assert association.store(1, other) == 0xA900
+    association.release()
+    event = receiver.events(STORE_REFUSED)[-1]
+    assert (event.fields["status"], event.fields["reason"]) == (
+        "A900",
+        "the data set has another SOP Class UID",
+    )
+    assert receiver.files() == before
+
+
+def test_a_strict_listener_refuses_another_instance_uid(tmp_path: Path) -> None:
+    with receiving(tmp_path, instance_uids="strict") as strict:
+        item = ultrasound(41)
+        association = associate(strict.address, STORAGE)
+        association.sock.sendall(association.encode_store(1, Stored(US, "1.2.3.41", EXPLICIT, item.data_set)))
+        response = elements_of(association.read_response())
+        assert response[0x0900] == b"\x00\xa9"
+        assert response[0x0902] == b"the data set has another SOP Instance UID "
+        assert association.store(1, item) == 0x0000
+        association.release()
+        assert len(strict.spool.pending()) == 1
+
+
+@pytest.mark.parametrize(
+    "pdus",
+    [
+        b"".join(p_data(1, b"data without command", False, LIMIT)),
+        command_pdus(b"no command set"),
+        command_pdus(store_command(US, "1.2.3", 1)[:30]),
+        command_pdus(command_set({0x0100: b"\x01\x00"})),
+        command_pdus(store_command(US, "1.2.3", 1)) * 2,
+        command_pdus(store_command(US, "1.2.3", 1), context_id=3),
+        command_pdus(store_command(US, "1.2.3", 1)) + b"".join(p_data(3, b"x", False, LIMIT)),
+        command_pdus(command_set({0x0100: b"\x77\x77", 0x0110: b"\x01\x00", 0x0800: b"\x01\x01"})),
+        struct.pack(">BBIIB", 4, 0, 5, 1, 1),  # a PDV without message control header
+        struct.pack(">BBIIBB", 4, 0, 6, 900, 1, 2),  # a PDV longer than its PDU
+        struct.pack(">BBIH", 4, 0, 2, 0),
+        struct.pack(">BBI", 9, 0, 0),  # no such PDU
+        struct.pack(">BBI", 6, 0, 4) + bytes(4),  # A-RELEASE-RP to nothing
+        associate_request(STORAGE, "SENDER", "AINODE", LIMIT),  # a second time
+    ],
+    ids=lambda pdus: pdus[:12].hex(),
+)
+@AFTERWARDS
+def test_what_breaks_the_protocol_ends_the_association(receiver: Receiver, pdus: bytes) -> None:
+    association = associate(receiver.address, STORAGE)
+    association.sock.sendall(pdus)
+    assert gone(association)
+
+
+def test_an_idle_association_is_aborted(tmp_path: Path) -> None:
+    with receiving(tmp_path, network_timeout_seconds=0.5) as impatient:
+        association = associate(impatient.address, STORAGE)
+        stalled = associate(impatient.address, STORAGE)
+        stalled.sock.sendall(stalled.encode_store(1, ultrasound(1))[:2000])  # stops within a PDU
+        began = time.monotonic()
+        with pytest.raises(Aborted):
+            association.read_response()
+        assert gone(stalled)
+        assert time.monotonic() - began < 60
+        association.sock.close()
+        assert len(impatient.wait_for_event(ASSOCIATION_ABORTED, 2)) == 2
+        wait_until(lambda: impatient.files() == [])
+
+
+def test_an_object_that_the_disk_cannot_hold_leaves_nothing(receiver: Receiver) -> None:
+    before = receiver.files()
+    unlimited = resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE)
+    association = associate(receiver.address, STORAGE)
+    try:
+        resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, (2**20, unlimited[1]))
+        assert association.store(1, ultrasound(1, pixels=2**20)) == 0xA700
+        assert receiver.files() == before
+    finally:
+        resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    assert association.store(1, ultrasound(1, pixels=2**20)) == 0x0000
+    association.release()
+
+
+ECHO = [(VERIFICATION, [EXPLICIT])]
+Contexts = list[tuple[str, list[str]]]
+CALLING, CALLED, TOO_MANY = (1, 1, 3), (1, 1, 7), (2, 3, 2)  # PS3.8 Table 9-21
+
+
+def open_for(
+    receiver: Receiver, calling: str, called: str = "AINODE", contexts: Contexts = STORAGE
+) -> Association:
+    return associate(receiver.address, contexts, calling=calling, called=called)
+
+
+def answer_to(
+    receiver: Receiver, calling: str, called: str = "AINODE", contexts: Contexts = STORAGE
+) -> object:
+    """(result, source, reason) of the rejection, or "accepted"."""
+    try:
+        open_for(receiver, calling, called, contexts).release()
+    except Rejected as rejected:
+        return rejected.answer
+    return "accepted"
+
+
+@pytest.mark.parametrize(
+    ("calling", "called", "contexts", "answer"),
+    [
+        ("SENDER", "AINODE", STORAGE, "accepted"),
+        ("SENDER", "AI2", STORAGE, "accepted"),
+        ("SENDER", "OTHER", STORAGE, CALLED),
+        ("SENDER", "ainode", STORAGE, CALLED),
+        ("STRANGER", "AINODE", STORAGE, CALLING),
+        ("STRANGER", "AINODE", ECHO, "accepted"),
+        ("STRANGER", "OTHER", ECHO, CALLED),
+        ("STRANGER", "AINODE", ECHO + STORAGE, CALLING),
+        ("HERE", "AINODE", STORAGE, "accepted"),
+        ("ELSEWHERE", "AINODE", STORAGE, CALLING),
+        ("PACS", "AINODE", STORAGE, "accepted"),  # known, but see below
+    ],
+)
+def test_the_policy_decides(
+    receiver: Receiver, calling: str, called: str, contexts: Contexts, answer: object
+) -> None:
+    assert answer_to(receiver, calling, called, contexts) == answer
+
+
+def test_a_peer_that_may_only_receive_is_not_authorised_to_store(receiver: Receiver) -> None:
+    before = receiver.files()
+    association = open_for(receiver, "PACS")
+    assert association.store(1, ultrasound(1)) == 0x0124
+    association.release()
+    assert receiver.events(STORE_REFUSED)[-1].fields["status"] == "0124"
+    assert receiver.files() == before
+
+
+def test_all_together_have_a_limit_and_room_is_given_back(receiver: Receiver) -> None:
+    time.sleep(0.2)
+    associations = [open_for(receiver, "SENDER") for _ in range(12)]
+    assert answer_to(receiver, "SENDER") == TOO_MANY
+    for number, association in enumerate(associations):
+        if number % 2:
+            association.abort()
+        else:
+            association.release()
+    wait_until(lambda: answer_to(receiver, "SENDER") == "accepted")
+
+
+def answer_to_bytes(receiver: Receiver, request: bytes) -> tuple[int, ...]:
+    """PDU type of the answer, and of a rejection its result, source and reason."""
+    with socket.create_connection(receiver.address, timeout=60) as connection:
+        connection.sendall(request)
+        answer = connection.recv(10)
+    return tuple(answer[:1] + answer[7:10]) if answer[0] == 3 else (answer[0],)
+
+
+DICOM_CONTEXT = b"1.2.840.10008.3.1.1.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        (b"1.2.840.10008.3.1.1.2", (3, 1, 1, 2)),
+        (b"1.2.840.10008.3.1.1.11", (3, 1, 1, 2)),
+        (b"", (3, 1, 1, 2)),
+        (b"x" * 200, (7,)),  # no UID
+        (b"\xff\xfe", (7,)),
+    ],
+)
+def test_an_application_context_other_than_dicoms_is_rejected(
+    receiver: Receiver, name: bytes, answer: tuple[int, ...]
+) -> None:
+    request = associate_request(STORAGE, "SENDER", "AINODE", 16384)
+    item = struct.pack(">BBH", 0x10, 0, len(DICOM_CONTEXT)) + DICOM_CONTEXT
+    other = struct.pack(">BBH", 0x10, 0, len(name)) + name
+    body = request[6:].replace(item, other if name else b"")  # "": without the item
+    assert answer_to_bytes(receiver, struct.pack(">BBI", 1, 0, len(body)) + body) == answer
+
+
+@pytest.mark.parametrize("setting", ["ignore", "answer", "refuse"])
+def test_a_user_identity_is_ignored_answered_or_refused(tmp_path: Path, setting: str) -> None:
+    """By name, by name and passcode, and by a ticket of Kerberos."""
     ae = AE(ae_title="SENDER")
-    ae.add_requested_context(VERIFICATION)
     ae.add_requested_context(US, EXPLICIT)
-    association = ae.associate("127.0.0.1", receiver.port, ae_title="AINODE")
-    ds = pydicom.Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = UID(US), UID("1.2.3.99")
-    ds.file_meta = pydicom.dataset.FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = UID(EXPLICIT)
-    for _ in range(2):
-        assert association.send_c_echo().Status == 0x0000
-        assert association.send_c_store(ds).Status == 0x0000
+    with receiving(tmp_path, user_identity=setting) as receiver:
+        for kind in (1, 2, 3):
+            identity = UserIdentityNegotiation()
+            identity.user_identity_type, identity.positive_response_requested = kind, True
+            identity.primary_field = b"technician"
+            if kind == 2:
+                identity.secondary_field = b"secret"
+            association = ae.associate("127.0.0.1", receiver.port, ae_title="AINODE", ext_neg=[identity])
+            assert association.is_rejected == (setting == "refuse")
+            if setting != "refuse":
+                answered = association.acceptor.user_identity is not None
+                assert answered == (setting == "answer" and kind in (1, 2))
+                association.release()
+        for event in receiver.events(ASSOCIATION_REJECTED):
+            assert event.fields["meaning"] == "user identity is not taken"
+        assert answer_to(receiver, "SENDER") == "accepted"
+        journal = "".join(path.read_text() for path in (receiver.data_dir / "journal").iterdir())
+        assert "technician" not in journal
+
+
+@pytest.mark.parametrize("tell", [True, False], ids=["SIGHUP", "file alone"])
+def test_a_new_policy_is_taken_without_a_restart(tmp_path: Path, tell: bool) -> None:
+    with receiving(tmp_path) as receiver:
+        assert answer_to(receiver, "NEW") == CALLING
+        receiver.change(
+            peers=[{"name": "new", "ae_title": "NEW"}], further_storage_classes=["1.2.840.10008.5.1.4.1.1.2"]
+        )
+        if tell:
+            receiver.signal(signal.SIGHUP)
+        wait_until(lambda: answer_to(receiver, "NEW") == "accepted")
+        assert answer_to(receiver, "SENDER") == CALLING
+        wait_until(lambda: _takes_ct(receiver))
+
+
+def _takes_ct(receiver: Receiver) -> bool:
+    association = open_for(receiver, "NEW", contexts=[("1.2.840.10008.5.1.4.1.1.2", [EXPLICIT])])
     association.release()
+    return association.results == {1: 0}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"), "ours")
+
+
+@pytest.fixture(scope="module")
+def tls_receiver(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Receiver]:
+    certificate, key = authority.certify("listener")
+    tls = {"certificate": certificate, "private_key": key, "trusted": authority.certificate}
+    with receiving(tmp_path_factory.mktemp("listener"), tls=tls) as running:
+        yield running
+
+
+def client(authority: Authority, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.certificate))
+    if certificate:
+        context.load_cert_chain(*certificate)
+    return context
+
+
+def test_a_certified_client_stores_over_tls(tls_receiver: Receiver, authority: Authority) -> None:
+    context = client(authority, authority.certify("us1"))
+    association = associate(tls_receiver.address, STORAGE, tls=context)
+    for number in range(3):
+        assert association.store(1, ultrasound(number, pixels=400_000)) == 0x0000
+    association.release()
+    assert len(tls_receiver.spool.pending()) >= 3
+
+
+@pytest.mark.parametrize("stranger", [False, True], ids=["none", "of another authority"])
+def test_a_client_without_our_certificate_is_refused(
+    tls_receiver: Receiver, authority: Authority, tmp_path: Path, stranger: bool
+) -> None:
+    certificate = Authority(tmp_path, "theirs").certify("client") if stranger else None
+    count = len(tls_receiver.events(TLS_FAILED))
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        associate(tls_receiver.address, STORAGE, tls=client(authority, certificate))
+    event = tls_receiver.wait_for_event(TLS_FAILED, count + 1)[-1]
+    assert event.fields["address"] == "127.0.0.1"
+
+
+def test_plain_dicom_is_refused_where_tls_is_asked_for(tls_receiver: Receiver) -> None:
+    with pytest.raises(ConnectionError):
+        associate(tls_receiver.address, STORAGE)
+
+
+HEAVY = ("torch", "onnxruntime", "cv2", "sqlalchemy", "highdicom", "pydantic", "numpy", "ultralytics")
+BLOCKED = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError("the listener must not import " + name)
+sys.meta_path.insert(0, Refuse())
+from dicom_node.scp.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+def test_the_listener_runs_where_models_and_database_cannot_be_imported(tmp_path: Path) -> None:
+    Receiver(tmp_path)  # writes the policy
+    process = subprocess.Popen(
+        [sys.executable, "-c", BLOCKED, "--data-dir", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "listening" in process.stdout.readline()
+    process.communicate(timeout=60)  # closes its standard input
+    assert process.returncode == 0
+
+
+def test_a_second_listener_does_not_touch_the_spool_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving(tmp_path) as first:
+        assert first.cpu_seconds() < 1.5, "it starts at once"
+        association = associate(first.address, STORAGE)
+        encoded = association.encode_store(1, ultrasound(1))
+        association.sock.sendall(encoded[:-500])
+        wait_until(lambda: len(first.files()) == 1)
+        code = "import dicom_node.scp.__main__ as m; m._LOCK_SECONDS = 0.2; raise SystemExit(m.main())"
+        second = subprocess.run(
+            [sys.executable, "-c", code, "--data-dir", str(tmp_path)],
+            check=False,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.PIPE,
+        )
+        assert second.returncode == 69
+        assert "another listener" in second.stdout
+        association.sock.sendall(encoded[-500:])
+        assert association.read_status() == 0x0000
+        association.release()
+
+
+def test_sigterm_lets_associations_finish_and_aborts_the_rest(tmp_path: Path) -> None:
+    with receiving(tmp_path) as receiver:
+        busy, idle = associate(receiver.address, STORAGE), associate(receiver.address, STORAGE)
+        encoded = busy.encode_store(1, ultrasound(1, pixels=200_000))
+        busy.sock.sendall(encoded[:1000])
+        receiver.signal(signal.SIGTERM)
+        time.sleep(0.7)
+        with pytest.raises(ConnectionError):
+            associate(receiver.address, STORAGE)
+        assert busy.exchange(encoded[1000:]) == 0x0000
+        busy.release()
+        assert receiver.process.wait(60) == 0
+        idle.sock.close()
+        assert len(receiver.spool.pending()) == len(receiver.files()) == 1
+        kinds = [event.type for event in receiver.events()]
+        assert kinds.count(ASSOCIATION_RELEASED) == kinds.count(ASSOCIATION_ABORTED) == 1
+        assert kinds[-1] == LISTENER_STOPPED
+
+
+def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    acknowledged: dict[str, bytes] = {}
+
+    def send(receiver: Receiver, first: int) -> None:
+        association = associate(receiver.address, STORAGE)
+        try:
+            for number in range(first, first + 1000):
+                item = ultrasound(number, pixels=20_000)
+                if association.store(1, item) == 0x0000:
+                    acknowledged[item.sop_instance_uid] = item.data_set
+        except OSError:
+            association.sock.close()
+
+    for kill in range(3):
+        with receiving(tmp_path) as receiver:
+            first = 100_000 * kill
+            threads = [threading.Thread(target=send, args=(receiver, first + 1000 * k)) for k in range(4)]
+            for thread in threads:
+                thread.start()
+            enough = len(acknowledged) + 20
+            wait_until(lambda enough=enough: len(acknowledged) > enough)
+            receiver.kill()
+            for thread in threads:
+                thread.join(60)
+    with receiving(tmp_path) as receiver:
+        kept = [load(path) for path in receiver.spool.pending()]
+        assert not [name for name in receiver.files() if name.startswith(".")]
+        assert len(receiver.events(LISTENER_STARTED)) == 4
+        journalled = {event.fields["association"] for event in receiver.events(ASSOCIATION_ACCEPTED)}
+        arrivals = {read_arrival(path).association for path in receiver.spool.pending()}
+    found = {item.sop_instance_uid: item.data_set for item in kept}
+    assert acknowledged.items() <= found.items()
+    assert arrivals <= journalled
+    for item in kept:  # not acknowledged, but whole
+        number = int(item.sop_instance_uid.rsplit(".", 1)[1])
+        assert item.data_set == ultrasound(number, pixels=20_000).data_set
+
+
+def test_128_senders_at_once_lose_nothing(tmp_path: Path) -> None:
+    peers = [{"name": "sender", "ae_title": "SENDER", "maximum_associations": 128}]
+    with receiving(tmp_path, maximum_associations=128, peers=peers) as receiver:
+        statuses: list[int] = []
+        together = threading.Barrier(128)
+
+        def send(first: int) -> None:
+            association = associate(receiver.address, STORAGE)
+            together.wait(60)
+            statuses.extend(association.store(1, ultrasound(first + k)) for k in range(2))
+            association.release()
+
+        threads = [threading.Thread(target=send, args=(10 * k,)) for k in range(128)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert statuses == [0x0000] * 256
+        assert len({load(path).sop_instance_uid for path in receiver.spool.pending()}) == 256
+
+
+def test_an_object_of_any_size_takes_the_memory_of_one_pdu(tmp_path: Path) -> None:
+    fragment = bytes(100_000)
+    with receiving(tmp_path) as receiver:
+        association = associate(receiver.address, STORAGE)
+        assert association.store(1, ultrasound(1, pixels=200_000)) == 0x0000
+        before = most_memory(receiver)
+        association.sock.sendall(b"".join(p_data(1, store_command(US, "1.2.3", 2), True, 16384)))
+        for header in (*[0] * 1500, 2):
+            association.sock.sendall(struct.pack(">BxIIBB", 4, 100_006, 100_002, 1, header) + fragment)
+        assert association.read_status() == 0x0000
+        association.release()
+        assert most_memory(receiver) - before <= 2 * 2**20
+
+
+def most_memory(receiver: Receiver) -> int:
+    """Bytes of resident memory at its highest."""
+    status = Path(f"/proc/{receiver.process.pid}/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def test_two_listeners_share_a_port_and_one_goes_on_alone(tmp_path: Path) -> None:
+    shared = {"port": free_port(), "share_port": True}
+    with receiving(tmp_path, **shared) as first, receiving(tmp_path, place="listener-2", **shared) as second:
+        store_each(first, range(40))
+        listeners = {read_arrival(path).association.rpartition("-")[0] for path in first.spool.pending()}
+        assert len(listeners) == 2, "the system deals connections among them"
+        second.kill()
+        store_each(first, range(40, 60))
+        assert len({load(path).sop_instance_uid for path in first.spool.pending()}) == 60
+
+
+def store_each(receiver: Receiver, numbers: Iterable[int]) -> None:
+    """Each on an association of its own."""
+    for number in numbers:
+        association = associate(receiver.address, STORAGE)
+        assert association.store(1, ultrasound(number, pixels=50)) == 0x0000
+        association.release()

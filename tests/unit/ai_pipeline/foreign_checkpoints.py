@@ -60,79 +60,23 @@ def timm(folder: Path) -> None:
     _save(folder, shown, pixels.numpy(), scores)
 
 
-def chexnet(folder: Path) -> None:
-    """torchvision's DenseNet-121 as copies of CheXNet save it: old names, Sequential(Linear, Sigmoid)."""
-    from torchvision import models
-
-    network = models.densenet121(weights=None, num_classes=14).eval()
-    pixels = torch.randn(1, 3, 224, 224)
-    _spread(network.classifier, network.features(pixels).relu().mean((2, 3)))
-    state = {
-        "module.densenet121."
-        + name.replace("norm1", "norm.1")
-        .replace("norm2", "norm.2")
-        .replace("conv1", "conv.1")
-        .replace("conv2", "conv.2")
-        .replace("classifier.", "classifier.0."): value
-        for name, value in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    torch.save({"state_dict": state}, folder / "checkpoint.pth.tar")
-    with torch.inference_mode():
-        scores = network(pixels)
-    _save(folder, image(), pixels.numpy(), scores)
-
-
-LAYERS_OF_BASE = 3
-"""Of its twelve, which are all alike: 86 million parameters would take the test half a minute."""
-
-
 def eva_x(folder: Path) -> None:
     """EVA-X-Ti as its authors fine-tune it: timm's Eva with what eva_x.py gives it, by the names of
     EVA-02.
     """
-    _eva_x(
-        folder,
-        {"embed_dim": 192, "num_heads": 3, "depth": 12},
-        (("mlp.fc1", "mlp.w12"), ("mlp.fc2", "mlp.w3")),
-        14,
-    )
-
-
-def eva_x_base(folder: Path) -> None:
-    """The first layers of EVA-X-B: query, key and value apart, a norm in each perceptron; its rotary places
-    count
-    16 a side."""
-    names = (
-        ("mlp.fc1_g", "mlp.w1"),
-        ("mlp.fc1_x", "mlp.w2"),
-        ("mlp.fc2", "mlp.w3"),
-        ("mlp.norm", "mlp.ffn_ln"),
-        ("q_proj.bias", "q_bias"),
-        ("v_proj.bias", "v_bias"),
-    )
-    shape = {
-        "embed_dim": 768,
-        "num_heads": 12,
-        "depth": LAYERS_OF_BASE,
-        "qkv_fused": False,
-        "scale_mlp": True,
-    }
-    _eva_x(folder, shape, names, 16)
-
-
-def _eva_x(folder: Path, shape: dict[str, Any], names: tuple[tuple[str, str], ...], side: int) -> None:
     from timm.models.eva import Eva
 
     network = Eva(
         img_size=224,
         patch_size=16,
+        embed_dim=192,
+        num_heads=3,
+        depth=12,
         mlp_ratio=4 * 2 / 3,
         swiglu_mlp=True,
         use_rot_pos_emb=True,
-        ref_feat_shape=(side, side),
+        ref_feat_shape=(14, 14),
         num_classes=14,
-        **shape,
     ).eval()
     random = np.random.default_rng(8)
     for name, value in network.named_parameters():
@@ -141,29 +85,13 @@ def _eva_x(folder: Path, shape: dict[str, Any], names: tuple[tuple[str, str], ..
         value.data = torch.from_numpy(around + scale * random.standard_normal(value.shape, np.float32))
     pixels = _official_input(0.49185243, 0.28509309)
     _spread(network.head, network.forward_head(network.forward_features(pixels), pre_logits=True))
-    state = {}
-    for own, value in network.state_dict().items():
-        theirs = own
-        for ours, eva in names:
-            theirs = theirs.replace(ours, eva)
-        state[theirs] = value
-    head = shape["embed_dim"] // shape["num_heads"]
-    cosines = network.rope.get_embed()[:, head:]  # beside the sines
+    state = {
+        name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): value
+        for name, value in network.state_dict().items()
+    }
+    cosines = network.rope.get_embed()[:, 64:]  # beside the sines
     state |= {"rope.freqs_cos": cosines, "blocks.0.attn.rope.freqs_cos": cosines}
     torch.save({"model": state, "epoch": 3, "args": {"lr": 0.1}}, folder / "checkpoint.pth")
-    with torch.inference_mode():
-        scores = network(pixels)
-    _save(folder, image(), pixels.numpy(), scores)
-
-
-def medical_mae(folder: Path) -> None:
-    """torchvision's DenseNet-121 as Medical MAE saves it after fine-tuning on NIH's 14 labels."""
-    from torchvision import models
-
-    network = models.densenet121(num_classes=14).eval()
-    pixels = _official_input(0.5056, 0.252)
-    _spread(network.classifier, network.features(pixels).relu().mean((2, 3)))
-    torch.save({"model": network.state_dict(), "epoch": 74}, folder / "checkpoint.pth")
     with torch.inference_mode():
         scores = network(pixels)
     _save(folder, image(), pixels.numpy(), scores)
@@ -184,49 +112,23 @@ def _official_input(mean: float, spread: float) -> torch.Tensor:
 
 
 def ultralytics(folder: Path) -> None:
-    """A YOLO11 classifier of ten pictures and two labels, as Ultralytics leaves it after one epoch."""
-    import cv2
-    from PIL import Image
-
-    random = np.random.default_rng(6)
-    for number in range(10):
-        own = folder / "set" / "train" / ("dark", "light")[number % 2]
-        own.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(own / f"{number}.png"), random.integers(0, 90, (64, 64, 3)) + 160 * (number % 2))
-    (folder / "set" / "val").symlink_to("train")
+    """A YOLO11 classifier of two labels with random weights, as Ultralytics saves it."""
     os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
-    from ultralytics import YOLO
+    from PIL import Image
     from ultralytics.data.augment import classify_transforms
-    from ultralytics.models.yolo.classify import ClassificationTrainer
+    from ultralytics.nn.tasks import ClassificationModel
 
-    YOLO("yolo11n-cls.yaml").train(
-        trainer=ClassificationTrainer,
-        data=str(folder / "set"),
-        project=str(folder),
-        name="run",
-        epochs=1,
-        imgsz=64,
-        batch=5,
-        device="cpu",
-        workers=0,
-        plots=False,
-        amp=False,
-        pretrained=False,
-    )
-    (folder / "run" / "weights" / "last.pt").rename(folder / "checkpoint.pt")
-    network = torch.load(folder / "checkpoint.pt", weights_only=False)["model"].float().eval()
+    network = ClassificationModel("yolo11n-cls.yaml", nc=2, verbose=False).eval()
+    network.names = {0: "dark", 1: "light"}
+    torch.nn.init.normal_(network.model[-1].linear.weight, std=0.05)
     shown = image()
     pixels = classify_transforms(size=64)(Image.fromarray(shown).convert("RGB"))[None]
+    _learn_norms(network, pixels)
     with torch.inference_mode():
         scores, _ = network(pixels)
+    saved = {"epoch": -1, "ema": None, "model": network, "train_args": {"imgsz": 64}}
+    torch.save(saved | {"license": "AGPL-3.0 (https://ultralytics.com/license)"}, folder / "checkpoint.pt")
     _save(folder, shown, pixels.numpy(), scores)
-
-
-def detectors(folder: Path) -> None:
-    """Both of them in folders of their own: importing Ultralytics takes the longest."""
-    for kind in (yolo11, rtdetr):
-        (folder / kind.__name__).mkdir()
-        kind(folder / kind.__name__)
 
 
 def yolo11(folder: Path) -> None:
@@ -243,12 +145,7 @@ def yolo11(folder: Path) -> None:
     shown = image()
     boxed = LetterBox((320, 320), auto=False)(image=np.repeat(shown[:, :, None], 3, 2))
     pixels = torch.from_numpy(np.ascontiguousarray(boxed.transpose(2, 0, 1)[None])).float() / 255
-    norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        network.train()(pixels)  # the norms learn this picture: else all answers are alike
-    network.eval()
+    _learn_norms(network, pixels)
     head = network.model[-1]
     for scores in head.cv3:
         torch.nn.init.normal_(scores[-1].weight, std=0.2)
@@ -264,33 +161,14 @@ def yolo11(folder: Path) -> None:
     np.savez(folder / "expected.npz", image=shown, input=pixels, scores=said.numpy(), boxes=found.numpy())
 
 
-def rtdetr(folder: Path) -> None:
-    """Answers of Ultralytics' RT-DETR head for random boxes and scores, in the layouts of its releases, and
-    ``boxes`` by its predictor's own post-processing."""
-    os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
-    from types import SimpleNamespace
-
-    from ultralytics.models.rtdetr.predict import RTDETRPredictor
-    from ultralytics.nn.modules.head import RTDETRDecoder
-
-    boxes = torch.cat([torch.rand(1, 300, 2), 0.02 + 0.3 * torch.rand(1, 300, 2)], 2)
-    scores = torch.rand(1, 300, 3) ** 9  # some 70 of them above .5
-    head = SimpleNamespace(num_queries=300, nc=3, max_det=300, export=False, dynamic=False)
-    rows = RTDETRDecoder.postprocess(head, boxes, scores)
-    shown = image()
-    predictor = SimpleNamespace(
-        args=SimpleNamespace(conf=0.5, classes=None, max_det=100),
-        batch=[["image"]],
-        model=SimpleNamespace(names={0: "a", 1: "b", 2: "c"}),
-    )
-    (found,) = RTDETRPredictor.postprocess(predictor, rows, None, [np.repeat(shown[:, :, None], 3, 2)])
-    np.savez(
-        folder / "expected.npz",
-        image=shown,
-        rows=rows.numpy(),
-        wide=torch.cat([boxes, scores], 2).numpy(),
-        boxes=found.boxes.data.numpy(),
-    )
+@torch.no_grad()
+def _learn_norms(network: Any, pixels: torch.Tensor) -> None:
+    """The norms learn this picture: else all answers are alike."""
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = 1.0
+    network.train()(pixels)
+    network.eval()
 
 
 @torch.no_grad()
@@ -309,11 +187,5 @@ def _save(folder: Path, shown: Any, pixels: Any, scores: torch.Tensor) -> None:
 if __name__ == "__main__":
     torch.manual_seed(1)
     offer_torchvision_operators()
-    KINDS = {
-        "torchxrayvision": torchxrayvision,
-        "timm": timm,
-        "chexnet": chexnet,
-        "ultralytics": ultralytics,
-        "detectors": detectors,
-    }
-    KINDS[sys.argv[1]](Path(sys.argv[2]))
+    KINDS = (torchxrayvision, timm, eva_x, ultralytics, yolo11)
+    next(kind for kind in KINDS if kind.__name__ == sys.argv[1])(Path(sys.argv[2]))

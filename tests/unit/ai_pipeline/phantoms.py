@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 from pylopdf_fonts_ko import sans_path
 
 from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
@@ -171,6 +173,21 @@ def write_dicom(
     if syntax != ExplicitVRLittleEndian:
         dataset.compress(syntax)
     dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def encapsulated(
+    path: Path, samples: PixelArray, fragments: Sequence[bytes], syntax: str, table: Sequence[int] = ()
+) -> Path:
+    """Write ``samples``' header and, as Pixel Data, these fragments behind this Basic Offset Table (PS3.5
+    A.4).
+    """
+    dataset = pydicom.dcmread(write_dicom(path, samples))
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    parts = [struct.pack(f"<{len(table)}I", *table), *(one + b"\0" * (len(one) % 2) for one in fragments)]
+    dataset.PixelData = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(one)) + one for one in parts)
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""``ai-pipeline`` as a person meets it: help, version, folders, cards, what the documents say to paste."""
+"""The command ai-pipeline, its cards, and the words that leave a pipeline."""
 
 from __future__ import annotations
 
@@ -6,22 +6,48 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from pydicom import dcmread
 from typer.testing import CliRunner
 
+from ai_pipeline.burnin.card import UltrasoundOptions
+from ai_pipeline.chest import intended_use as chest
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.cli import app, main
 from ai_pipeline.cli.run import _inputs
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Code,
+    Decision,
+    Finding,
+    ImageHeader,
+    Measurement,
+    ModelRef,
+    PipelineResult,
+    QualityNote,
+    Scores,
+)
 from ai_pipeline.errors import CardError, PixelError
+from ai_pipeline.fetal_head import intended_use as fetal_head
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import registry
-from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from ai_pipeline.ovarian import intended_use as ovarian
+from ai_pipeline.shown import without_research
+from ai_pipeline.summary import MOST, certainty, short_result
+from ai_pipeline.terms import shown_term, shown_uid_name
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from tests.modality import ultrasound
+from tests.unit.ai_pipeline.phantoms import echo, image_header, write_dicom
+from tests.unit.inbox.objects import changed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -111,12 +137,6 @@ def test_what_the_program_writes_is_for_its_user_alone(
     assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
-def test_both_packages_say_that_they_are_typed() -> None:
-    for package in ("dicom_node", "ai_pipeline"):
-        assert (ROOT / package / "py.typed").is_file()
-        assert f'{package} = ["py.typed"' in (ROOT / "pyproject.toml").read_text()
-
-
 @pytest.mark.parametrize(
     ("syntax", "name"),
     [
@@ -142,3 +162,197 @@ def test_a_transfer_syntax_that_is_not_decoded_is_named(tmp_path: Path, syntax: 
     path.write_bytes(changed[:group] + size.to_bytes(4, "little") + changed[group + 4 :])
     with pytest.raises(PixelError, match=re.escape(f"its transfer syntax {name}")):
         open_dicom(path)
+
+
+def test_a_job_with_a_former_option_does_not_fail_for_it() -> None:
+    """The job was made by an earlier version; `check` refuses the option in a rule."""
+    assert UltrasoundOptions.of({"despeckle": True}) == UltrasoundOptions()
+
+
+MODEL = ModelRef("classes", "1", "a" * 64, "b" * 64, calibrated=True)
+CLASS = Finding(
+    "Cyst", Code("CYST", "99TEST", "Cyst"), 0.7, 0.6, Decision.PRESENT, "1.2.3", MODEL, exclusive=True
+)
+UNLIKELY = replace(CLASS, label="Teratoma", probability=0.1, decision=Decision.ABSENT)
+HIDDEN = replace(CLASS, label="Hidden", probability=0.2, decision=Decision.INDETERMINATE, research_only=True)
+
+
+def test_the_others_do_not_add_up_to_what_is_hidden() -> None:
+    shown = without_research(PipelineResult((CLASS, UNLIKELY, HIDDEN))).findings
+    assert [(one.label, one.probability, one.threshold) for one in shown] == [
+        ("Cyst", 0.7, 0.6),
+        ("Teratoma", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        replace(UNLIKELY, exclusive=False),  # its number says nothing of the others
+        replace(UNLIKELY, source_uid="1.2.4"),
+        replace(UNLIKELY, model=replace(MODEL, id="another")),
+    ],
+)
+def test_numbers_that_tell_nothing_stay(beside: Finding) -> None:
+    assert without_research(PipelineResult((beside, HIDDEN))).findings == (beside,)
+
+
+SUMMARY_MODEL = ModelRef("model", "1", "0" * 64, "1" * 64, calibrated=True)
+
+
+def finding(name: str, decision: Decision = Decision.PRESENT, **changed: object) -> Finding:
+    code = Code("1", "99TEST", name)
+    made = Finding(name, code, 0.5, 0.4, decision, "1.2", SUMMARY_MODEL)
+    return replace(made, **changed)  # type: ignore[arg-type]
+
+
+def ratio(statement: str = "") -> Measurement:
+    unit = Code("{ratio}", "UCUM", "ratio")
+    line = ((0.0, 0.0), (1.0, 1.0))
+    code = Code("2", "99TEST", "Ratio")
+    return Measurement("1.2", "Ratio", code, 0.561, unit, (line,), SUMMARY_MODEL, statement=statement)
+
+
+def test_a_radiologist_reads_size_suspicion_and_what_was_not_assessed() -> None:
+    lines = short_result(
+        [
+            finding("Pleural effusion", side="L", certainty="low certainty"),
+            finding("Atelectasis", certainty="low certainty"),
+            finding("Cardiomegaly", Decision.INDETERMINATE),
+            finding("Hernia", Decision.ABSENT),
+        ],
+        [ratio("Heart enlarged, cardiothoracic ratio 0.56")],
+        [QualityNote("not assessed", "…", names=("pneumothorax", "lung nodule"))],
+    )
+    assert lines == (
+        "AI: Heart enlarged, cardiothoracic ratio 0.56.",
+        "Suspected, low certainty: left pleural effusion, atelectasis. Cannot exclude: cardiomegaly. "
+        "Not found: hernia.",
+        "Not assessed: pneumothorax, lung nodule.",
+    )
+
+
+def test_without_a_suspicion_it_says_so() -> None:
+    lines = short_result([finding("Atelectasis", Decision.INDETERMINATE)], [], [])
+    assert lines == ("AI: Nothing suspected. Cannot exclude: atelectasis.",)
+
+
+def test_of_an_image_that_the_model_is_unsure_of_nothing_is_excluded() -> None:
+    absent = [finding("Atelectasis", Decision.ABSENT)]
+    assert short_result(absent, [], []) == ("AI: Not found: atelectasis.",)
+    unsure = short_result(absent, [], [QualityNote("unsure", "The lung is white.")])
+    assert unsure == ("AI: Nothing suspected. Cannot exclude: atelectasis.",)
+
+
+def test_of_classes_that_exclude_each_other_one_is_suggested_or_none() -> None:
+    classes = [
+        finding("Teratoma", exclusive=True),
+        finding("Normal ovary", Decision.INDETERMINATE, exclusive=True),
+    ]
+    assert short_result(classes, [], []) == ("AI: Suggested class: teratoma.",)
+    assert short_result(classes[1:], [], []) == ("AI: No class suggested.",)
+
+
+def test_burned_in_annotation_and_research_say_nothing_of_the_patient() -> None:
+    burned = finding("Burned-in text", code=BURNED_IN)
+    hidden = finding("Cancer", research_only=True)
+    assert short_result([burned], [], []) == (
+        "AI: burned-in annotation found; this AI does not assess the image.",
+    )
+    assert "ancer" not in str(short_result([burned, hidden], [], []))
+
+
+@pytest.mark.parametrize(
+    ("right", "words"), [(0.2, "low"), (0.49, "low"), (0.5, "moderate"), (0.89, "moderate"), (0.9, "high")]
+)
+def test_certainty_is_defined_by_the_share_of_calls_that_are_right(right: float, words: str) -> None:
+    assert certainty(right) == f"{words} certainty"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abcdef ", min_size=1, max_size=60), st.sampled_from(Decision), st.sampled_from("LR")
+        ),
+        max_size=14,
+    ),
+    st.lists(st.text("abc", min_size=1, max_size=40), max_size=14),
+)
+def test_lines_are_few_and_short_and_every_name_is_there_or_counted(
+    given_: list[tuple[str, Decision, str]], skipped: list[str]
+) -> None:
+    findings = [finding(name, decision, side=side) for name, decision, side in given_]
+    notes = [QualityNote("not assessed", "…", names=tuple(skipped))]
+    lines = short_result(findings, [ratio("Heart enlarged, cardiothoracic ratio 0.56")], notes)
+    assert len(lines) <= 3
+    assert all(len(line) <= MOST for line in lines)
+    suspected = {(name, side) for name, decision, side in given_ if decision is Decision.PRESENT}
+    assert ("Suspected: " in "".join(lines)) is bool(suspected)
+    assert ("Not assessed: " in "".join(lines)) is bool(skipped)
+
+
+HEADER = image_header()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "shown"),
+    [
+        ("Modality", "MG", "MG"),
+        ("Modality", "ZQXCANARY", "unknown (9 characters)"),
+        ("Modality", "us", "unknown (2 characters)"),
+        ("Modality", "", "unknown"),
+        ("Modality", "US\\SMITH", "US\\unknown (5 characters)"),
+        ("BodyPartExamined", "KNEE", "KNEE"),
+        ("BodyPartExamined", "SMITH JANE", "unknown (10 characters)"),
+        ("ViewPosition", "LL", "LL"),
+        ("ViewPosition", "JANE", "unknown (4 characters)"),
+        ("PhotometricInterpretation", "PALETTE COLOR", "PALETTE COLOR"),
+    ],
+)
+def test_terms_of_the_standard_are_shown_and_of_others_the_length(
+    keyword: str, value: str, shown: str
+) -> None:
+    assert shown_term(keyword, value) == shown
+
+
+def test_messages_name_a_transfer_syntax_as_the_conformance_statement_does() -> None:
+    shown = {syntax.uid: shown_uid_name(syntax.uid) for syntax in TRANSFER_SYNTAXES}
+    names = {syntax.uid: syntax.name.removesuffix(" (Retired)") for syntax in TRANSFER_SYNTAXES}
+    assert shown == {uid: f"{name} ({uid})" for uid, name in names.items()}
+
+
+@pytest.mark.parametrize(
+    "refused_by_header", [chest.refused_by_header, fetal_head.refused_by_header, ovarian.refused_by_header]
+)
+@pytest.mark.parametrize("attribute", ["modality", "body_part", "view_position"])
+def test_no_pipeline_repeats_a_code_string_that_may_be_a_name(
+    refused_by_header: Callable[[ImageHeader], str | None], attribute: str
+) -> None:
+    header = replace(HEADER, **{attribute: "ZQXCANARY"})
+    assert "ZQXCANARY" not in (refused_by_header(header) or "")
+    with_modality = replace(header, modality="DX" if "chest" in refused_by_header.__module__ else "US")
+    assert "ZQXCANARY" not in (refused_by_header(with_modality) or "")
+
+
+def test_a_photometric_interpretation_is_not_repeated_by_the_decoder(tmp_path: Path) -> None:
+    """One that looks like the decoder's own words."""
+    dataset = changed(ultrasound("two"), PhotometricInterpretation="JPEGCANARY")
+    dataset.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    with pytest.raises(PixelError) as failed:
+        open_dicom(tmp_path / "one.dcm").stored()
+    assert "CANARY" not in str(failed.value)
+
+
+JOINED_MODEL = ModelRef("m", "1", "a" * 64, "b" * 64)
+RESULT = PipelineResult(quality=(QualityNote("n", "t"),), scores=(Scores("1.2", JOINED_MODEL, {"A": 0.5}),))
+
+
+def test_results_of_single_images_become_one_with_every_field() -> None:
+    notes = QualityNote("of all", "t"), QualityNote("of one", "t", "1.2")
+    one = PipelineResult(
+        quality=notes[:1], models=(JOINED_MODEL,), timings={"model": 1.0}, scores=RESULT.scores
+    )
+    two = PipelineResult(quality=notes, models=(JOINED_MODEL,), timings={"model": 0.5}, drawn_on="cleaned")
+    joined = PipelineResult.joined([one, two])
+    assert (joined.quality, joined.models, joined.timings) == (notes, (JOINED_MODEL,), {"model": 1.5})
+    assert (joined.scores, joined.drawn_on) == (RESULT.scores, "cleaned")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ai_training.sets.chexpert import FINDINGS
+from ai_training.sets.published import FINDINGS
 from tests.modality import chest
 from tests.unit.chests import drawn_chest
 from tests.unit.heads import HEAD, drawn_head
@@ -156,27 +156,6 @@ def vindr(folder: Path, images: int = 16) -> Path:
     return folder
 
 
-def vindr_kaggle(folder: Path, images: int = 8) -> Path:
-    """VinDr-CXR of Kaggle: boxes of three readers in one table, test images without any labels."""
-    rows = []
-    for number in range(images):
-        image = f"{number:032x}"
-        dicom(folder / "train" / f"{image}.dicom", film(number))
-        for reader in ("R9", "R10", "R11"):
-            sick = number % 2 == 0 or (number == 1 and reader == "R9")
-            found = (
-                ("Pleural thickening", 11, reader, *BOX) if sick else ("No finding", 14, reader, *[""] * 4)
-            )
-            rows.append((image, *found))
-    dicom(folder / "test" / "f.dicom", film(99))
-    table(
-        folder / "train.csv",
-        ("image_id", "class_name", "class_id", "rad_id", "x_min", "y_min", "x_max", "y_max"),
-        rows,
-    )
-    return folder
-
-
 def rsna(folder: Path, images: int = 20, mapping: bool = True) -> Path:
     """RSNA's stage 2: two rows for an image with two boxes; two images of one person, a child."""
     rows, known = [], []
@@ -240,36 +219,6 @@ def otu(folder: Path, of_each: int = 7, val: int = 1) -> Path:
     return root
 
 
-def busi(folder: Path) -> Path:
-    """BUSI: names with blanks and brackets, two masks of one picture, empty masks of normal ones."""
-    root = folder / "Dataset_BUSI_with_GT"
-    for place, label in enumerate(("benign", "malignant", "normal")):
-        for number in range(1, 7):
-            pixels, mask = frame(100 * place + number)
-            picture(root / f"{label}/{label} ({number}).png", cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR))
-            picture(root / f"{label}/{label} ({number})_mask.png", mask * (label != "normal"))
-    second = np.zeros((96, 128), np.uint8)
-    second[:5, :5] = 255
-    picture(root / "benign/benign (4)_mask_1.png", second)
-    return root
-
-
-def bus_bra(folder: Path, cases: int = 10) -> Path:
-    """BUS-BRA: two views of each case, bus_0001-l.png with mask_0001-l.png."""
-    root, rows = folder / "BUSBRA", []
-    for case in range(1, cases + 1):
-        for number, side in enumerate("lr"):
-            name = f"{case:04d}-{side}"
-            pixels, mask = frame(2 * case + number)
-            picture(root / f"Images/bus_{name}.png", pixels)
-            picture(root / f"Masks/mask_{name}.png", mask)
-            pathology = ("benign", "malignant")[case % 2]
-            rows.append((f"bus_{name}", case, "Cyst", pathology, 2 + case % 4, "LOGIQ", "[1, 2, 30, 40]"))
-    header = ("ID", "Case", "Histology", "Pathology", "BIRADS", "Device", "BBOX")
-    table(root / "bus_data.csv", header, rows)
-    return root
-
-
 def jsrt(folder: Path, films: int = 8, side: int = 2048) -> Path:
     """JSRT and SCR: raw words without a header, dark where bright; masks of 1,024 squares as GIF."""
     for number in range(1, films + 1):
@@ -286,36 +235,6 @@ def jsrt(folder: Path, films: int = 8, side: int = 2048) -> Path:
             drawn = masks.get(name, np.zeros_like(organs[0]))
             Image.fromarray(drawn.astype(np.uint8) * 255).save(path)
     return folder
-
-
-def montgomery(folder: Path, films: int = 8) -> Path:
-    """Montgomery County: a mask of each lung, readings in text files."""
-    root = folder / "MontgomerySet"
-    for number in range(1, films + 1):
-        stem = f"MCUCXR_{number:04d}_{number % 2}"
-        grey, organs = drawn_chest(96)
-        picture(root / f"CXR_png/{stem}.png", grey)
-        for side, organ in (("left", organs[2]), ("right", organs[1])):
-            picture(root / f"ManualMask/{side}Mask/{stem}.png", organ.astype(np.uint8) * 255)
-        reading = root / f"ClinicalReadings/{stem}.txt"
-        reading.parent.mkdir(exist_ok=True)
-        reading.write_text(f"Patient's Sex: F\nPatient's Age: {20 + number:03d}Y\nnormal\n")
-    return root
-
-
-def shenzhen(folder: Path, films: int = 8) -> Path:
-    """Shenzhen: masks of both lungs, of all films but one; readings like ``male 45yrs``."""
-    root = folder / "ChinaSet_AllFiles"
-    for number in range(1, films + 1):
-        stem = f"CHNCXR_{number:04d}_{number % 2}"
-        grey, organs = drawn_chest(96)
-        picture(root / f"CXR_png/{stem}.png", grey)
-        if number > 1:
-            picture(root / f"mask/{stem}_mask.png", (organs[1] | organs[2]).astype(np.uint8) * 255)
-        reading = root / f"ClinicalReadings/{stem}.txt"
-        reading.parent.mkdir(exist_ok=True)
-        reading.write_text(f"male {40 + number}yrs\nSTB" if number > 2 else "Female , 6 month\nnormal")
-    return root
 
 
 def own_folder(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import folder
-from ai_training.acceptance.accept import first_half
+from ai_training.acceptance import first_half
 from tests.unit.ai_pipeline.models.store_lab import add, contents, models
 from tests.unit.ai_training import small_models
 

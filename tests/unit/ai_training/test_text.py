@@ -5,7 +5,7 @@ from __future__ import annotations
 from ai_training.text import figures_text
 
 
-def test_rows_that_share_a_value_become_a_table_and_the_rest_names_and_values() -> None:
+def test_each_row_of_plain_values_is_a_line() -> None:
     figures = {
         "model": "made",
         "mean_auc": [0.71234, 0.65, None],
@@ -16,26 +16,21 @@ def test_rows_that_share_a_value_become_a_table_and_the_rest_names_and_values() 
     }
 
     assert figures_text(figures).splitlines() == [
-        "model     made",
-        "mean auc  0.7123 [0.65, –]",
-        "nothing   –",
-        "left out  none",
-        "",
+        "model: made",
+        "mean auc: 0.7123, 0.65, –",
+        "nothing: –, –, –",
         "labels:",
-        "        auc",
-        "Mass    0.5",
-        "Nodule  1",
-        "",
-        "labels, Mass, deep:",
-        "a  1",
-        "",
+        "  1 Mass:",
+        "    label: Mass",
+        "    auc: 0.5",
+        "    deep: a 1",
+        "  2 Nodule: label Nodule; auc 1",
         "gate:",
-        "threshold  0.9",
-        "",
-        "gate, kinds:",
-        "         passed",
-        "chest_x  yes",
-        "other    no",
+        "  threshold: 0.9",
+        "  kinds:",
+        "    chest x: passed yes",
+        "    other: passed no",
+        "left out: none",
         "",
         "Not for diagnostic use.",
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,18 +27,27 @@ def with_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def inbox(tmp_path: Path, with_users: Path) -> Iterator[Inbox]:
-    folder = tmp_path / "var"
-    folder.mkdir()
-    shutil.copy(with_users, folder / "node.db")
-    inbox = Inbox(folder)
-    yield inbox
-    inbox.close()
+def open_with_users(
+    open_inbox: Callable[..., Inbox], tmp_path: Path, with_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Inbox]:
+    """Opens one node with this configuration and a user of each role."""
+    monkeypatch.setattr(users, "hasher", quick_hasher)
+
+    def open_one(*config: Mapping[str, Any]) -> Inbox:
+        (tmp_path / "var").mkdir()
+        shutil.copy(with_users, tmp_path / "var" / "node.db")
+        return open_inbox(*config)
+
+    return open_one
 
 
 @pytest.fixture
-def console(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> ConsoleLab:
-    monkeypatch.setattr(users, "hasher", quick_hasher)
+def inbox(open_with_users: Callable[..., Inbox]) -> Inbox:
+    return open_with_users()
+
+
+@pytest.fixture
+def console(inbox: Inbox) -> ConsoleLab:
     return ConsoleLab(inbox.settings, inbox.database)
 
 
@@ -52,10 +62,10 @@ def analysed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def node(tmp_path: Path, analysed_once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+def node(
+    open_inbox: Callable[..., Inbox], tmp_path: Path, analysed_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> Inbox:
     """A node of its own with an analysed study: a still and a cine, their results not sent yet."""
     monkeypatch.setattr(users, "hasher", quick_hasher)
     shutil.copytree(analysed_once, tmp_path / "var")
-    node = Inbox(tmp_path / "var", illustrated())
-    yield node
-    node.close()
+    return open_inbox(illustrated())

@@ -1,26 +1,41 @@
-"""The REST API: tokens, and what it answers."""
+"""The REST API: tokens, what it answers, and what programs that watch the node may ask."""
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
+import json
+import os
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from hypothesis import HealthCheck, Phase, given, settings
+from pydantic import SecretStr
+from sqlalchemy import delete
+from starlette.testclient import TestClient
 
+from dicom_console.app import create_app
+from dicom_console.views import changes
+from dicom_node.config import loading
 from dicom_node.errors import FaultyInput, NotFound
+from dicom_node.events import NODE_READY
+from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, users
+from dicom_node.services import audit, entered, users
 from dicom_node.store.accounts import ApiToken
+from dicom_node.store.tables import EventRow
+from dicom_node.store.transitions import utc_now
 from tests.console_lab import ConsoleLab, Program
-from tests.inbox_lab import Inbox, encoded
+from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.unit.console.scrubbed import PLACE, image, scrubbing
 from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import work
 
 
 def arrive(inbox: Inbox) -> None:
-    inbox.receive(changed(ultrasound("one"), PatientID="SECRET-1"), ultrasound("two"))
-    inbox.settle()
+    inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"), ultrasound("two"))
 
 
 def test_studies_are_listed_searched_and_shown(console: ConsoleLab, inbox: Inbox) -> None:
@@ -56,32 +71,6 @@ def test_what_an_operator_may_change(console: ConsoleLab, inbox: Inbox) -> None:
     assert [row["name"] for row in program.ask("GET", "/peers")[1]] == names
 
 
-def test_an_upload_says_of_each_file_what_became_of_it(console: ConsoleLab, inbox: Inbox) -> None:
-    program = Program(console, UserRole.OPERATOR)
-    image = ultrasound("one")
-    image.save_as(inbox.folder / "one.dcm", enforce_file_format=True)
-    data = (inbox.folder / "one.dcm").read_bytes()
-    assert encoded(image) in data
-    status, rows = program.ask("POST", "/upload", files=[("files", ("a.dcm", data)), ("files", ("b", b"no"))])
-    assert (status, [row["refusal"] == "" for row in rows]) == (200, [True, False])
-    inbox.settle()
-    assert inbox.outcomes() == ["new"]
-    image = [("files", ("a.png", b"no"))]
-    assert program.ask("POST", "/upload", files=image, data={"StudyDate": "soon"})[0] == 400
-
-
-def test_only_the_hash_of_a_token_is_stored_and_its_use_is_noted(console: ConsoleLab) -> None:
-    program = Program(console, UserRole.VIEWER)
-    assert program.ask("GET", "/jobs")[0] == 200
-    with console.database.read() as session:
-        [row] = session.scalars(select(ApiToken))
-        assert row.token_sha256 == hashlib.sha256(program.token.encode()).hexdigest()
-        assert row.used_at is not None
-    [shown] = users.list_tokens(console.settings)
-    assert (shown["user"], shown["role"], shown["purpose"]) == ("viewer", "viewer", "a test")
-    assert program.token not in str(shown)
-
-
 def test_a_token_ends_with_its_time_its_removal_or_its_user(console: ConsoleLab) -> None:
     for end in ("expired", "removed", "no user"):
         program = Program(console, UserRole.READER)
@@ -103,3 +92,276 @@ def test_a_token_ends_with_its_time_its_removal_or_its_user(console: ConsoleLab)
     for purpose, days in (("", 1), ("x" * 65, 1), ("a\x00b", 1), ("a test", 0), ("a test", 10**6)):
         with pytest.raises(FaultyInput):
             users.add_token(console.settings, "viewer", purpose, days)
+
+
+PEER: dict[str, Any] = {"ae_title": "US2", "may": ["send"], "quiet_seconds": 7}
+
+
+RULE: dict[str, Any] = {"when": {"station": "ROOM2"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
+
+
+@pytest.fixture
+def asked_nodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Each time that nodes are asked to take the configuration over."""
+    asked: list[object] = []
+    monkeypatch.setattr(entered, "apply", asked.append)
+    return asked
+
+
+def test_an_admins_program_adds_changes_and_removes_a_peer(
+    console: ConsoleLab, inbox: Inbox, asked_nodes: list[object]
+) -> None:
+    admin = Program(console, UserRole.ADMIN)
+    status, answer = admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0})
+    assert (status, answer["name"], answer["version"]) == (200, "us2", 1)
+    file = inbox.folder / "node.toml"
+    file.write_text(f'[node]\ndata_dir = "{inbox.folder}"\n')
+    assert loading.load([file]).peer("us2").quiet_seconds == 7
+    status, answer = admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0})
+    assert status == 409 and "already" in answer["error"]
+    assert admin.ask("PUT", "/peers/us2", json=PEER | {"quiet_seconds": 8})[1]["version"] == 2
+    assert admin.ask("DELETE", "/peers/us2", params={"version": 1})[0] == 409
+    assert admin.ask("DELETE", "/peers/us2", params={"version": 2}) == (204, None)
+    assert admin.ask("DELETE", "/peers/us2")[0] == 404
+    assert len(asked_nodes) == 3
+    actions = [row["action"] for row in console.audit_rows()]
+    assert actions[:3] == [AuditAction.PEER_REMOVED, AuditAction.PEER_SAVED, AuditAction.PEER_SAVED]
+
+
+def test_a_rule_is_tried_saved_listed_and_removed(
+    console: ConsoleLab, inbox: Inbox, asked_nodes: list[object]
+) -> None:
+    inbox.settle(ultrasound("one"))
+    admin = Program(console, UserRole.ADMIN)
+    status, tried = admin.ask("POST", "/rules/second/try", json=RULE | {"when": {"modality": "US"}})
+    assert status == 200 and [row["name"] for row in tried[0]["then"]["rules"]] == ["ultrasound", "second"]
+    assert tried[0]["changes"] and asked_nodes == []
+    assert admin.ask("PUT", "/rules/second", json=RULE)[0] == 200
+    with console.database.read() as session:
+        assert "second" in entered.listed(session, "rules")
+    status, listed = admin.ask("GET", "/rules")
+    assert status == 200 and {row["name"]: row["version"] for row in listed}["ultrasound"] is None
+    assert admin.ask("DELETE", "/rules/second") == (204, None)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"ae_titel": "US2"}, "ae_titel"),
+        ({**PEER, "name": "us3"}, "the address says us2"),
+        ({**PEER, "password": "x"}, "configuration files"),
+        ({**PEER, "host": "${HOST}"}, "configuration files"),
+        ({**PEER, "ae_title": None}, "no TOML"),
+        ({**PEER, "host": "\ud800"}, "no setting has"),
+        ({**PEER, "may": [{"a b": 1}]}, "must be one of"),
+        ({**PEER, "quiet_seconds": 1e400}, "quiet_seconds"),
+        ({"x\nname": "us3"}, "TOML"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_saved(
+    console: ConsoleLab, asked_nodes: list[object], keys: dict[str, Any], says: str
+) -> None:
+    admin = Program(console, UserRole.ADMIN)
+    sent = {"content": json.dumps(keys), "headers": {"Content-Type": "application/json"}}
+    headers = {"Authorization": f"Bearer {admin.token}", **sent["headers"]}  # type: ignore[dict-item]
+    answer = admin.client.put("/api/v1/peers/us2", content=sent["content"], headers=headers)
+    assert answer.status_code == 400 and says in answer.json()["error"], answer.text
+    with console.database.read() as session:
+        assert entered.listed(session, "peers") == {} and asked_nodes == []
+
+
+BOX = [0, 0, 130, 30]
+
+
+@pytest.fixture
+def desk(open_with_users: Callable[..., Inbox]) -> Inbox:
+    desk = open_with_users(scrubbing())
+    desk.settle(image("NAME", 1), image("WIDE", 2), image("NAME", 3))
+    work(desk)
+    return desk
+
+
+@pytest.fixture
+def desk_console(desk: Inbox) -> ConsoleLab:
+    return ConsoleLab(desk.settings, desk.database)
+
+
+def waiting(program: Program) -> list[int]:
+    status, page = program.ask("GET", "/reviews")
+    assert status == 200 and page["next"] is None
+    return [row["id"] for row in page["reviews"]]
+
+
+def test_an_operators_program_accepts_and_draws(desk_console: ConsoleLab, desk: Inbox) -> None:
+    program = Program(desk_console, UserRole.OPERATOR)
+    assert waiting(program) == [1, 2, 3]
+    status, row = program.ask("GET", "/reviews/1")
+    assert (status, row["cause"], row["verdict"]) == (200, "withheld", None)
+    assert row["places"] == [list(PLACE)]
+    assert program.ask("POST", "/reviews/2/accept") == (204, None)
+    assert program.ask("POST", "/reviews/2/accept")[0] == 409
+    assert program.ask("POST", "/reviews/1/boxes", json={"boxes": [BOX]}) == (204, None)
+    work(desk)
+    assert waiting(program) == [3]
+
+
+def test_a_device_rule_is_tried_saved_listed_and_removed(
+    desk_console: ConsoleLab, asked_nodes: list[object]
+) -> None:
+    operator, admin = Program(desk_console, UserRole.OPERATOR), Program(desk_console, UserRole.ADMIN)
+    rule = {"name": "room3", "boxes": [BOX]}
+    status, tried = operator.ask("POST", "/reviews/1/device-rule/try", json=rule)
+    assert status == 200 and "rectangles" in tried["text"] and len(tried["images"]) == 3
+    assert operator.ask("POST", "/reviews/1/device-rule", json=rule)[0] == 403
+    assert asked_nodes == []
+    saved = {"name": "room3", "not_cleaned": ""}
+    assert admin.ask("POST", "/reviews/1/device-rule", json=rule) == (200, saved)
+    assert [row["name"] for row in operator.ask("GET", "/reviews/device-rules")[1]] == ["room3"]
+    assert admin.ask("DELETE", "/reviews/device-rules/room3") == (204, None)
+    assert admin.ask("DELETE", "/reviews/device-rules/room3")[0] == 404
+    assert len(asked_nodes) == 2
+
+
+schemathesis = pytest.importorskip("schemathesis", reason="of the extra test: make test installs it")
+
+
+EXAMPLES = 5  # of each operation
+
+
+def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, inbox: Inbox) -> None:
+    """By schemathesis: what the schema allows, and what it does not."""
+    inbox.settle(ultrasound("one"))
+    token = users.add_token(console.settings, UserRole.ADMIN.value, "a test", 1)
+    headers = {"Authorization": f"Bearer {token}"}
+    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", console.app, headers=headers)
+    asked: dict[int, int] = {}
+    operations = [one.ok() for one in schema.get_all_operations()]
+    assert len(operations) > 12
+    for operation in operations:
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        )
+        @given(case=operation.as_strategy())
+        def try_it(case: Any) -> None:
+            answer = case.call(headers=headers)
+            asked[answer.status_code] = asked.get(answer.status_code, 0) + 1
+            case.validate_response(answer, checks=[schemathesis.checks.not_a_server_error])
+
+        try_it()
+    assert asked[200] > 10
+
+
+def test_health_is_answered_without_a_database(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.database.dispose()
+    (inbox.folder / "node.db").rename(inbox.folder / "away.db")
+    (inbox.folder / "node.db").mkdir()
+    browser = console.browser()
+    assert (browser.get("/healthz"), browser.text) == (200, "ok\n")
+    assert browser.get("/readyz") == 503
+    assert browser.headers["content-type"].startswith("text/plain")
+    status, text = numbers(console)
+    assert status == 503
+    assert text.startswith("The database of the node does not answer.")
+
+
+def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None:
+    browser = console.browser()
+    assert browser.get("/readyz") == 503
+    assert "no node" in browser.text
+    file = console.settings.node.data_dir / "all.lock"
+    file.write_text(str(os.getpid()), encoding="ascii")
+    assert browser.get("/readyz") == 503, "a file that its process does not hold is of no node"
+    with file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        console.change("spool", minimum_free_mib=2**40)
+        assert browser.get("/readyz") == 503
+        assert "minimum_free_mib" in browser.text
+        console.change("spool", minimum_free_mib=0)
+        assert (browser.get("/readyz"), browser.text) == (200, "ready\n")
+
+
+def numbers(console: ConsoleLab) -> tuple[int, str]:
+    """Status and text of /metrics, asked for with the token."""
+    console.change("console", metrics_token=SecretStr("t0ken"))
+    answer = console.browser().client.get("/metrics", headers={"Authorization": "Bearer t0ken"})
+    return answer.status_code, answer.text
+
+
+def test_metrics_count_and_name_nobody(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"))
+    status, text = numbers(console)
+    assert status == 200
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert lines["dicom_node_objects_received"] == "1.0"
+    assert lines['dicom_node_jobs{state="queued"}'] == "1.0"
+    assert lines['dicom_node_deliveries{state="dead"}'] == "0.0"
+    assert "SECRET" not in text
+    assert "1.2." not in text
+
+
+@pytest.mark.parametrize(
+    ("token", "given", "status"),
+    [
+        ("", "", 403),
+        ("", "Bearer ", 403),
+        ("t0ken", "", 403),
+        ("t0ken", "Bearer token", 403),
+        ("t0ken", "Bearer t0ken", 200),
+    ],
+)
+def test_metrics_are_for_who_has_the_token_from_wherever_they_are_asked_for(
+    console: ConsoleLab, token: str, given: str, status: int
+) -> None:
+    console.change("console", metrics_token=SecretStr(token))
+    for here in ("127.0.0.1", "::1", "192.0.2.1"):
+        client = TestClient(console.app, client=(here, 4711))
+        assert client.get("/metrics", headers={"Authorization": given}).status_code == status
+
+
+def test_a_port_for_metrics_needs_no_token_and_answers_nothing_else(console: ConsoleLab) -> None:
+    console.change("console", metrics_port=9112)
+    app = create_app(console.settings, console.database)
+    client = TestClient(app, base_url="http://127.0.0.1:9112")
+    assert {client.get(path).status_code for path in ("/healthz", "/metrics")} == {200}
+    assert {client.get(path).status_code for path in ("/", "/sign-in", "/api/v1/studies")} == {404}
+    at_the_console = TestClient(app, base_url="http://127.0.0.1:8080", headers={"Host": "127.0.0.1:9112"})
+    assert at_the_console.get("/metrics").status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/", "/api/v1/studies", "/metrics", "/static/style.css"])
+def test_a_name_that_is_not_listed_is_answered_by_421_and_what_to_do(console: ConsoleLab, path: str) -> None:
+    client = TestClient(console.app)
+    for host in ("evil.example.org", "testserver.evil.example.org", "192.0.2.9:80", ""):
+        answer = client.get(path, headers={"Host": host})
+        assert answer.status_code == 421, host
+        assert "console.hosts" in answer.text
+        assert "evil" not in answer.text
+    assert client.get("/healthz", headers={"Host": "10.1.2.3:8080"}).status_code == 200
+
+
+def enter(inbox: Inbox, number: int) -> None:
+    with inbox.database.write() as session:
+        session.add(EventRow(id=number, at=utc_now(), number=NODE_READY.number, fields={}))
+
+
+def test_an_event_that_is_committed_behind_others_is_seen(inbox: Inbox) -> None:
+    enter(inbox, 9_002)
+    before = changes.newest(inbox.database)
+    assert changes.newest(inbox.database) == before
+    enter(inbox, 9_001)
+    assert changes.newest(inbox.database) != before
+
+
+def test_a_number_that_is_given_again_is_another_event(inbox: Inbox) -> None:
+    enter(inbox, 9_002)
+    before = changes.newest(inbox.database)
+    with inbox.database.write() as session:
+        session.execute(delete(EventRow).where(EventRow.id == 9_002))
+    enter(inbox, 9_002)
+    assert changes.newest(inbox.database) != before

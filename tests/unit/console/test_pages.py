@@ -1,35 +1,74 @@
-"""What the pages show, and what an operator may change on them."""
+"""What the pages show: every kind of row, events, problems, trends, languages."""
 
 from __future__ import annotations
 
+import json
+import operator
+import os
 import re
-from datetime import timedelta
-from io import BytesIO
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from itertools import count
+from pathlib import Path
+from string import Formatter
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
-from PIL import Image
-from pydicom.dataset import Dataset
-from sqlalchemy import select
+from babel.messages import Message
+from babel.messages.pofile import read_po
+from pydantic import SecretStr
+from sqlalchemy import JSON, Column, Enum, LargeBinary, String, Table, Text, select, update
+from sqlalchemy.exc import IntegrityError
 
-from dicom_console.views import listing, metrics, overview, search
+from dicom_console import catalogues
+from dicom_console.handlers.trends import NAMES
+from dicom_console.views import durations, listing, metrics, overview, search, timeline
+from dicom_console.views.activity import SPANS, Series, activity
+from dicom_console.views.problems import problems
 from dicom_console.views.search import Order, Search
-from dicom_console.web.pages import unit
-from dicom_node.model.kinds import AuditAction, ResultKind
+from dicom_console.web import languages
+from dicom_node import events
+from dicom_node.config.settings import ConsoleSettings, Settings
+from dicom_node.events import JOB_FAILED, STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE, Event, EventType
+from dicom_node.model.kinds import AssociationOutcome, AuditAction, ReaderVerdict, ResultKind, StepStatus
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.model.roles import UserRole
+from dicom_node.model.roles import Role, UserRole
+from dicom_node.monitoring.disk import DiskForecast
+from dicom_node.notifications.sender import Notifier
+from dicom_node.preflight import console
+from dicom_node.preflight.found import Tried
+from dicom_node.scp.entrance import Failure
 from dicom_node.services import audit
+from dicom_node.store import steps
+from dicom_node.store.accounts import Feedback
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
-from tests.console_lab import ConsoleLab
-from tests.inbox_lab import Inbox
+from dicom_node.store.tables import (
+    Association,
+    Base,
+    Delivery,
+    EventRow,
+    HeldResult,
+    Job,
+    ReceivedObject,
+    ReportedFinding,
+    Result,
+    SiteProcess,
+    Study,
+    UtcDateTime,
+)
+from dicom_node.store.transitions import append, record, utc_now
+from dicom_node.store.views import View, list_events
+from tests.console_lab import ConsoleLab, Program, routes
+from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
+from tests.ports import free_port
 from tests.rows import NOW, a_job, a_result, a_study
-from tests.unit.inbox.objects import changed, small_xray
-
-
-def arrive(inbox: Inbox, *objects: Dataset) -> None:
-    inbox.receive(*objects)
-    inbox.settle()
+from tests.smtp_lab import WebServer
+from tests.unit.console.illustrated import illustrated
+from tests.unit.inbox.objects import changed
 
 
 def actions(console: ConsoleLab, *, by: str) -> list[str]:
@@ -52,10 +91,9 @@ def a_dead_delivery(console: ConsoleLab) -> None:
 
 
 def test_the_overview_counts_what_needs_a_person(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(inbox, ultrasound("one"))
+    inbox.settle(ultrasound("one"))
     a_dead_delivery(console)
-    browser = console.browser(UserRole.VIEWER)
-    browser.get("/")
+    browser = console.at("/", UserRole.VIEWER)
     figures = {
         label: int(number)
         for number, label in re.findall(r"<strong>(\d+)</strong><span>([^<]+)", browser.text)
@@ -76,7 +114,7 @@ def test_the_overview_counts_what_needs_a_person(console: ConsoleLab, inbox: Inb
 
 def test_a_name_that_is_a_script_is_text(console: ConsoleLab, inbox: Inbox) -> None:
     script = "<script>alert(1)</script>"
-    arrive(inbox, changed(ultrasound("one"), PatientName=script, PatientID=script, AccessionNumber="<i>"))
+    inbox.settle(changed(ultrasound("one"), PatientName=script, PatientID=script, AccessionNumber="<i>"))
     browser = console.browser(UserRole.VIEWER)
     for path in ("/studies", "/studies/1"):
         browser.get(path)
@@ -86,8 +124,7 @@ def test_a_name_that_is_a_script_is_text(console: ConsoleLab, inbox: Inbox) -> N
 
 
 def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(
-        inbox,
+    inbox.settle(
         changed(ultrasound("one"), PatientID="SECRET-1", AccessionNumber="ACC1"),
         changed(ultrasound("two"), PatientID="SECRET-22", AccessionNumber="ACC2"),
     )
@@ -106,28 +143,7 @@ def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox
     browser.get("/studies")
     assert set(re.findall(r"<small>(SECRET-\d+)</small>", browser.text)) == {"SECRET-1", "SECRET-22"}
     assert actions(console, by="viewer").count("study_searched") == 5
-    with console.database.read() as session:
-        assert "SECRET" not in str(audit.rows(session))
-
-
-def test_a_search_narrows_by_state_modality_and_date(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(inbox, ultrasound("one"), small_xray("two"))
-    browser = console.browser(UserRole.VIEWER)
-    with console.database.read() as session:
-        dates = dict(session.execute(select(Study.id, Study.study_date)).all())
-    assert browser.post("/studies/search", modality="dx", state="not_applicable") == 303
-    browser.follow()
-    assert re.findall(r"/studies/(\d+)\"", browser.text) == ["2"]
-    day = f"{dates[1][:4]}-{dates[1][4:6]}-{dates[1][6:]}"
-    assert browser.get(f"/studies?since={day}&until={day}&modality=US") == 200
-    assert re.findall(r"/studies/(\d+)\"", browser.text) == ["1"]
-    assert browser.post("/studies/search", sender="MODALITY") == 303
-    browser.follow()
-    assert re.findall(r"/studies/(\d+)\"", browser.text) == ["2", "1"]
-    assert browser.get("/studies?sender=NOBODY") == 200
-    assert "none that all filters let pass" in browser.text
-    assert browser.get("/studies?since=tomorrow") == 400
-    assert browser.get("/studies?state=gone") == 400
+    assert "SECRET" not in str(console.audit_rows())
 
 
 @pytest.mark.parametrize("order", Order)
@@ -150,7 +166,7 @@ def test_pages_together_show_each_study_once(database: Database, order: Order) -
 
 
 def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(inbox, changed(ultrasound("one"), PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 100"))
+    inbox.settle(changed(ultrasound("one"), PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 100"))
     a_dead_delivery(console)
     browser = console.browser(UserRole.VIEWER)
     assert browser.get("/studies/1") == 200
@@ -161,82 +177,6 @@ def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLa
     assert actions(console, by="viewer").count("study_seen") == 1
     browser.get("/studies/1")
     assert actions(console, by="viewer").count("study_seen") == 1  # within minutes
-
-
-def test_images_are_shown_small_and_their_sight_is_noted(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(inbox, ultrasound("one"))
-    browser = console.browser(UserRole.VIEWER)
-    for longest, size in (("", (240, 180)), ("?longest=120", (120, 90)), ("?longest=99999", (240, 180))):
-        assert browser.get(f"/studies/images/1/1{longest}") == 200
-        assert browser.headers["content-type"] == "image/png"
-        assert Image.open(BytesIO(browser.content)).size == size
-    assert "study_seen" in actions(console, by="viewer")
-    assert browser.get("/studies/images/1/2") == 404
-    assert browser.get("/studies/images/1?frame=2") == 404
-    assert browser.get("/studies/images/2/1") == 404
-
-
-def test_an_image_beyond_the_limits_or_gone_is_not_shown(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(inbox, ultrasound("one"), ultrasound("two"))
-    browser = console.browser(UserRole.VIEWER)
-    with console.database.write() as session:
-        session.get_one(Instance, 2).purged = True
-    assert browser.get("/studies/images/2/1") == 404
-    console.change("images", longest_side=100)
-    assert browser.get("/studies/images/1/1") == 404
-
-
-def test_an_operator_sends_again_and_the_audit_says_who(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(inbox, ultrasound("one"))
-    a_dead_delivery(console)
-    browser = console.browser(UserRole.OPERATOR)
-    browser.get("/outbox?state=dead")
-    assert "Send all again" in browser.text
-    assert browser.post("/outbox/retry-dead", destination="elsewhere") == 303
-    assert browser.post("/outbox/1/retry") == 303
-    with console.database.read() as session:
-        assert session.get_one(Delivery, 1).state is DeliveryState.PENDING
-    assert actions(console, by="operator")[:2] == ["delivery_retried"] * 2
-    assert browser.post("/outbox/7/retry") == 404
-
-
-def test_an_operator_changes_jobs_as_the_command_line_does(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(inbox, ultrasound("one"))
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/jobs/1/put_first") == 303
-    assert browser.post("/jobs/1/cancel") == 303
-    assert browser.post("/jobs/1/cancel") == 409
-    assert "only one that waits or runs" in browser.text
-    assert browser.post("/jobs/1/retry", state="queued") == 303
-    assert browser.headers["location"] == "/jobs?state=queued"
-    assert browser.post("/studies/1/rerun") == 303
-    assert browser.post("/jobs/1/explode") == 400
-    assert actions(console, by="operator")[:4] == ["study_rerun", *["job_changed"] * 3]
-
-
-def test_the_audit_is_asked_for_one_person_and_one_kind(console: ConsoleLab) -> None:
-    console.browser(UserRole.OPERATOR)
-    admin = console.browser(UserRole.ADMIN)
-    admin.get("/jobs")
-    admin.get("/audit")
-    assert "operator" in admin.text and "list seen" in admin.text
-    admin.get("/audit?who=admin&what=signed_in")
-    assert admin.text.count("<tr>") == 2, "the heading, and one sign-in"
-    admin.get("/audit?who=nobody")
-    assert "Nothing of that." in admin.text
-    assert admin.get("/audit?what=nonsense") == 400
-
-
-def test_results_without_a_study_or_a_file_break_no_page(console: ConsoleLab, inbox: Inbox) -> None:
-    arrive(inbox, ultrasound("one"))
-    a_dead_delivery(console)
-    with console.database.write() as session:
-        session.add(a_result(session.get_one(Job, 1)))
-        session.add(Study(state=StudyState.QUARANTINED, first_received_at=NOW, last_received_at=NOW))
-    browser = console.browser(UserRole.VIEWER)
-    assert [browser.get(path) for path in ("/studies/1", "/studies/2", "/studies")] == [200] * 3
-    with console.database.read() as session:
-        assert len(session.scalars(select(Result)).all()) == 2
 
 
 def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, inbox: Inbox) -> None:
@@ -268,16 +208,752 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
         assert audit.rows(session)[0]["study"] == "1.2.3"
 
 
+_TITLE, _ADDRESS = "GE CT^1", "192.0.2.77"
+
+
+_FIELDS = {
+    "calling": _TITLE, "called": "AINODE", "address": _ADDRESS, "meaning": "no", "status": "A700",
+    "peer": "pacs", "destination": "pacs", "study": "1.2", "instance": "1.2", "job": 1, "reason": "x",
+    **dict.fromkeys(Failure, 1),
+}  # fmt: skip
+
+
+_BOXES = [[0, 0, 9, 9]]
+
+
+_JSON: dict[str, Any] = {
+    "fields": _FIELDS, "content": _FIELDS, "record": _FIELDS, "attributes": {}, "options": {}, "filters": {},
+    "search": {}, "deliveries": [1], "boxes": _BOXES, "places": _BOXES,
+}  # fmt: skip
+
+
+_PEERS = [
+    {"name": "get", "ae_title": "GET", "may": ["query"], "host": "h", "port": 4, "retrieve": "get"},
+    {"name": "ups", "ae_title": "UPS", "may": ["send"], "host": "h", "port": 4, "worklist": ["A^B"]},
+    {"name": "asks", "ae_title": "ASKS", "may": ["send"], "host": "h", "port": 4,
+     "commit_after": "delivered"},
+    {"name": "steps", "ae_title": "STEPS", "may": ["send"], "mpps": True, "silent_hours": 1.5},
+    {"name": "hl7", "ae_title": "RIS", "transport": "hl7", "may": ["receive"], "host": "h", "port": 4,
+     "hl7_fields": {"MSH-6": "RIS"}},
+    {"name": "fhir", "ae_title": "F", "transport": "fhir", "may": ["receive"], "url": "https://h/fhir"},
+    {"name": "web", "ae_title": "W", "transport": "dicomweb", "may": ["receive"], "url": "https://h/dicom-web",
+     "deidentify": True, "results": ["cleaned"], "retain": ["device"]},
+]  # fmt: skip
+
+
+_NUMBERS = count(1000)
+
+
+def _value(column: Column[Any], member: StrEnum | None) -> Any:  # noqa: PLR0911  (one for each kind of column)
+    """A value that the column takes; a number or a text that no other row has where it has to be unique."""
+    if column.foreign_keys:
+        return 1
+    if isinstance(column.type, Enum):
+        return member or next(iter(column.type.enum_class))  # type: ignore[arg-type]
+    if isinstance(column.type, String | Text):
+        names = {"calling_ae": _TITLE, "address": _ADDRESS, "peer": "asks", "destination": "pacs"}
+        return names.get(column.name) or f"1.2.{next(_NUMBERS)}"
+    if isinstance(column.type, LargeBinary):
+        return b""
+    if isinstance(column.type, JSON):
+        return _JSON.get(column.name, ["1.2 3"])
+    if isinstance(column.type, UtcDateTime):
+        return utc_now()
+    fixed: dict[type, Any] = {date: utc_now().date(), bool: True, float: 0.5}
+    return fixed.get(column.type.python_type, next(_NUMBERS) if column.primary_key else 1)
+
+
+def _rows(table: Table) -> Iterator[dict[str, Any]]:
+    """For each word of each enumeration one row with all columns, and one with as few as the table allows."""
+    numbered = table.columns.get("id")
+    columns = [one for one in table.columns if one is not numbered or isinstance(one.type, String)]
+    words = [(one, word) for one in columns for word in getattr(one.type, "enum_class", None) or ()]
+    for chosen, word in words or [(None, None)]:
+        for is_whole in (True, False):
+            yield {
+                one.name: _value(one, word if one is chosen else None)
+                for one in columns
+                if is_whole or one is chosen or not (one.nullable or one.default)
+            }
+
+
+def fill(database: Database) -> None:
+    """Add the rows. What a constraint refuses is no kind of row."""
+    for table in Base.metadata.sorted_tables:
+        for row in _rows(table):
+            try:
+                with database.write() as session:
+                    session.execute(table.insert().values(row))
+            except IntegrityError:
+                pass
+    with database.write() as session:
+        for kind in filter(lambda one: isinstance(one, EventType), vars(events).values()):
+            for fields in ({}, _FIELDS):
+                session.add(EventRow(at=utc_now(), number=kind.number, study_id=1, fields=fields))
+
+
+def test_each_page_is_shown_with_every_kind_of_row(node: Inbox) -> None:
+    fill(node.database)
+    config = illustrated()
+    config["peers"] += _PEERS
+    settings = Settings.model_validate({**config, "node": {"data_dir": node.folder}})
+    console = ConsoleLab(settings, node.database)
+    browser = console.browser(UserRole.ADMIN)
+    names = [peer.name for peer in settings.peers]
+    paths = {f"/peers/why?caller={caller}" for caller in (*names, "GE+CT^1", _ADDRESS)}
+    for route in routes(console.app.routes):
+        if "GET" in route.methods and not re.match(r"/api/|/live|/sign-in/oidc|/dicomweb", route.path):
+            for name in names if "/{name}" in route.path else [""]:
+                for number in range(1, 25) if route.path.endswith("/{number}") else [1]:
+                    path = route.path.replace("{name}", name).replace("{number}", str(number))
+                    paths.add(re.sub(r"\{\w+\}", "1", path))
+    assert [path for path in sorted(paths) if browser.get(path) == 500] == []
+
+
+NIGHT = datetime(2026, 3, 1, 3, 12, tzinfo=UTC)
+
+
+def at(minutes: float) -> datetime:
+    return NIGHT + timedelta(minutes=minutes)
+
+
+@pytest.fixture
+def site(console: ConsoleLab) -> ConsoleLab:
+    """A night: US1 is rejected, a day before a stranger was; US1 sends two objects."""
+    with console.database.write() as session:
+        rejected = {"calling": "US1", "address": "192.0.2.21", "reason": "called AE title not recognised"}
+        append(session, Event(events.ASSOCIATION_REJECTED, at(1), rejected))
+        append(session, Event(events.ASSOCIATION_REJECTED, at(-1440), {"calling": "STRANGER"}))
+        append(session, Event(events.LISTENER_STARTED, at(-2), {"port": 11112}))
+        append(session, Event(events.ECHOED, at(2), {"calling": "CT9"}))
+        for name, opened in (("a", at(3)), ("b", at(-1440))):
+            session.add(
+                Association(
+                    id=name,
+                    listener="one",
+                    calling_ae="US1",
+                    called_ae="AINODE",
+                    address="192.0.2.21",
+                    opened_at=opened,
+                    closed_at=opened + timedelta(seconds=4),
+                    outcome=AssociationOutcome.RELEASED,
+                    objects=2,
+                )
+            )
+    return console
+
+
+def shown(site: ConsoleLab, **asked: object) -> str:
+    browser = site.at(f"/events?{urlencode({'at': NIGHT.isoformat(), **asked})}", UserRole.VIEWER)
+    return str(browser.text)
+
+
+def test_events_and_associations_around_a_time_the_oldest_first_or_those_of_a_peer(site: ConsoleLab) -> None:
+    page = shown(site)
+    places = [page.index(text) for text in ("listener started", "association rejected", "C-ECHO answered")]
+    assert places == sorted(places)
+    assert "STRANGER" not in page
+    assert page.count("192.0.2.21") == 2 and "released" in page  # one event, one association
+    for peer in ("US1", "us1", "192.0.2.21"):
+        page = shown(site, peer=peer)
+        assert "association rejected" in page and "released" in page
+        assert "listener started" not in page and "C-ECHO" not in page
+
+
+def test_who_was_refused_is_listed_before_anybody_is_named(console: ConsoleLab) -> None:
+    with console.database.write() as session:
+        for minutes, reason in ((3, "too many"), (1, "called AE title not recognised")):
+            fields = {"calling": "CT9", "address": "192.0.2.9", "reason": reason}
+            when = datetime.now(UTC) - timedelta(minutes=minutes)
+            append(session, Event(events.ASSOCIATION_REJECTED, when, fields))
+    browser = console.at("/peers/why", UserRole.VIEWER)
+    assert browser.text.count(">CT9<") == 1 and ">2<" in browser.text
+    assert "not recognised" in browser.text and "too many" not in browser.text
+    assert 'href="/events?at=' in browser.text
+
+
+def test_what_happened_again_and_again_is_one_line(site: ConsoleLab) -> None:
+    with site.database.write() as session:
+        for number in range(40):
+            fields = {
+                "destination": "pacs",
+                "reason": "no answer",
+                "delivery": number,
+                "instance": f"2.25.{number}",
+            }
+            append(session, Event(events.DELIVERY_RETRIED, at(number / 60), fields))
+    page = shown(site)
+    assert page.count("delivery failed, will be tried again") == 1 and "40 times" in page
+
+
+def test_warnings_and_errors_alone(site: ConsoleLab) -> None:
+    page = shown(site, problems="true")
+    assert "association rejected" in page and "C-ECHO" not in page and "listener started" not in page
+    assert "No events" in shown(site, problems="true", number=events.ECHOED.number)
+
+
+WORKER = {"machine": "m", "place": "p", "process": "worker-1"}
+
+
+PACS = {"destination": "pacs"}
+
+
+def happened(inbox: Inbox, kind: EventType, minutes_ago: float, **fields: Any) -> None:
+    at = utc_now() - timedelta(minutes=minutes_ago)
+    with inbox.database.write() as session:
+        session.add(EventRow(at=at, number=kind.number, fields=fields))
+
+
+def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
+    with inbox.database.read() as session:
+        return problems(session, inbox.settings, disk_is_low=disk_is_low)
+
+
 @pytest.mark.parametrize(
-    ("number", "shown"),
+    ("bad", "good", "fields"),
     [
-        ("787.3 {pixels}", "787.3 pixels"),
-        ("139.2 mm", "139.2 mm"),
-        ("0.57 {ratio}", "0.57"),
-        ("3 1", "3"),
-        ("0.75 {ratio} (cut-off 0.41 {ratio})", "0.75 (cut-off 0.41)"),
-        ("83 % (cut-off 41 %)", "83 % (cut-off 41 %)"),
+        (events.PROCESS_LOST, events.PROCESS_BACK, WORKER),
+        (events.DESTINATION_AWAY, events.DESTINATION_BACK, PACS),
+        (events.INDEXING_FAILED, events.INDEXING_BACK, {}),
+        (events.AUDIT_NOT_SENT, events.AUDIT_SENT_AGAIN, {}),
+        (events.TRACES_NOT_SENT, events.TRACES_SENT_AGAIN, {}),
+        (events.CONFIGURATION_REFUSED, events.CONFIGURATION_RELOADED, {}),
+        (events.CONSOLE_CANNOT_START, events.CONSOLE_STARTED, {}),
     ],
 )
-def test_only_a_unit_that_is_none_is_left_out(number: str, shown: str) -> None:
-    assert unit(number) == shown
+def test_an_alarm_is_over_once_its_end_was_told(
+    inbox: Inbox, bad: EventType, good: EventType, fields: Mapping[str, Any]
+) -> None:
+    happened(inbox, good, 9, **fields)
+    happened(inbox, bad, 5, **fields, silent_seconds=40)
+    assert [row["over"] for row in found(inbox)] == [None], "the end of the one before"
+    happened(inbox, good, 3, **{key: f"another {value}" for key, value in fields.items()})
+    if fields:
+        assert [row["over"] for row in found(inbox)] == [None], "the end of another one"
+    happened(inbox, good, 1, **fields)
+    assert found(inbox)[0]["over"]
+
+
+def test_what_is_told_again_and_again_is_one_line_and_acts_of_people_are_none(inbox: Inbox) -> None:
+    for minute in range(30):
+        happened(inbox, events.CHILD_DIED, minute, process="worker-1", exit_status=minute)
+        happened(inbox, events.DELIVERY_RETRIED, minute, by="anna")
+        happened(inbox, events.JOB_CANCELLED, minute, job=minute)
+    happened(inbox, events.ASSOCIATION_REJECTED, 60, calling="US9")
+    assert [(row["number"], row["times"]) for row in found(inbox)] == [(6004, 30), (1004, 1)]
+    assert found(inbox)[0]["fields"]["exit_status"] == 0, "the last one"
+
+
+def test_a_rejected_caller_is_told_in_words_until_it_got_through(console: ConsoleLab, inbox: Inbox) -> None:
+    numbers = {"result": 1, "source": 1, "reason": 3, "listener": "l-1"}
+    who = {"calling": "US9", "called": "AINODE", "address": "192.0.2.9", "meaning": "not recognized"}
+    happened(inbox, events.ASSOCIATION_REJECTED, 5, **numbers, **who)
+    [row] = found(inbox)
+    assert (row["fields"], row["caller"], row["over"]) == (who, "US9", None)
+    browser = console.at("/", UserRole.VIEWER)
+    assert '<a href="/peers/why?caller=US9">Why?</a>' in browser.text
+    opened = {"calling_ae": "US9", "called_ae": "AINODE", "address": "192.0.2.9"}
+    for name, minutes in (("before", 9), ("after", 1)):
+        at = utc_now() - timedelta(minutes=minutes)
+        with inbox.database.write() as session:
+            session.add(Association(id=name, listener="l-1", opened_at=at, **opened))
+        assert bool(found(inbox)[0]["over"]) == (name == "after")
+
+
+def test_a_quarantined_study_is_a_problem_until_it_is_released(inbox: Inbox) -> None:
+    sent = ultrasound("one")
+    inbox.settle(sent)
+    number = inbox.study(str(sent.StudyInstanceUID)).id
+    with inbox.database.write() as session:
+        record(session, events.STUDY_QUARANTINED, number)
+        session.get_one(Study, number).state = StudyState.QUARANTINED
+    assert found(inbox)[0]["over"] is None
+    with inbox.database.write() as session:
+        session.get_one(Study, number).state = StudyState.RECEIVING
+    assert found(inbox)[0]["over"] == ""
+
+
+def test_the_overview_marks_it(console: ConsoleLab, inbox: Inbox) -> None:
+    happened(inbox, events.PROCESS_LOST, 5, **WORKER)
+    browser = console.at("/", UserRole.VIEWER)
+    assert ">solved" not in browser.text and 'class="over"' not in browser.text
+    happened(inbox, events.PROCESS_BACK, 1, **WORKER)
+    browser.get("/")
+    assert '<li class="over">' in browser.text
+    assert ">solved " in browser.text and events.PROCESS_BACK.text in browser.text
+
+
+@pytest.fixture
+def busy(node: Inbox) -> Inbox:
+    """Its results were delivered 40 s after the last image, and a reader agreed with one finding of two."""
+    with node.database.write() as session:
+        study = session.scalars(select(Study)).one()
+        session.execute(
+            update(Delivery).values(
+                state=DeliveryState.CONFIRMED, confirmed_at=study.last_received_at + timedelta(seconds=40)
+            )
+        )
+        for place, verdict in enumerate((ReaderVerdict.ACCEPTED, ReaderVerdict.REJECTED)):
+            session.add(
+                Feedback(
+                    at=utc_now(),
+                    actor="r",
+                    study_id=study.id,
+                    finding=f"F{place}",
+                    decision="present",
+                    verdict=verdict,
+                    model="m",
+                    version="1",
+                )
+            )
+        for number in (events.DELIVERY_RETRIED, events.DELIVERY_RETRIED, events.DELIVERY_DEAD):
+            session.add(EventRow(at=utc_now(), number=number.number, fields={"destination": "pacs"}))
+    return node
+
+
+def total(series: Series) -> float:
+    return sum(value for value in series.values if value is not None)
+
+
+@pytest.mark.parametrize("days", SPANS)
+def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
+    with busy.database.read() as session:
+        found = activity(session, days)
+        reports = len(set(session.scalars(select(ReportedFinding.result_id))))
+    assert total(found.received) == 1
+    assert len(found.hours) == len(found.received.values)
+    assert found.times == sorted(found.times)
+    median, p95 = found.turnaround
+    assert 30 <= max(value for value in median.values if value is not None) <= 45
+    assert max(value for value in p95.values if value is not None) <= 45
+    assert sum(map(total, found.findings)) >= reports
+    assert [total(one) for one in found.alarms] == [1.0]
+    assert [(one.name, total(one)) for one in found.agreement] == [("m@1", 0.5)]
+    assert {"peer": "pacs", "given_up": 1, "failed": 2, "associations": 0} in found.failures
+
+
+def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
+    console = ConsoleLab(busy.settings, busy.database)
+    browser = console.browser(UserRole.VIEWER)
+    for days in NAMES:
+        assert browser.get(f"/trends?days={days}") == 200
+        assert browser.text.count("<svg") == 5
+    assert browser.get("/trends?days=8") == 409
+    assert browser.get("/trends?days=x") == 400
+    status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
+    assert status == 200
+    assert sum(found["received"]["values"]) == 1
+
+
+def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durations, "_SETTLED", timedelta(0))
+    console = ConsoleLab(busy.settings, busy.database)
+    console.change("console", metrics_token=SecretStr("t0ken"))
+
+    def counted() -> dict[str, float]:
+        answer = console.browser().client.get("/metrics", headers={"Authorization": "Bearer t0ken"})
+        assert answer.status_code == 200
+        lines = (line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, value in lines if "_seconds_count" in name or "_bucket" in name}
+
+    assert not [
+        name for name in counted() if "turnaround" in name
+    ]  # what was before the console is not counted
+    with busy.database.write() as session:
+        number = len(session.scalars(select(Delivery)).all())
+        session.execute(update(Delivery).values(confirmed_at=utc_now() + timedelta(milliseconds=1)))
+        session.execute(update(Job).values(finished_at=utc_now() + timedelta(milliseconds=1)))
+        [rule] = session.scalars(select(Job.rule))
+    for _ in range(2):
+        found = counted()
+    label = f'{{modality="US",peer="pacs",rule="{rule}"}}'
+    assert found[f"dicom_node_turnaround_seconds_count{label}"] == number
+    assert found[f'dicom_node_job_seconds_count{{modality="US",rule="{rule}"}}'] == 1
+
+
+FILE = Path(__file__).resolve().parents[3] / "config" / "alerts.yaml"
+
+
+_NUMBER = r"dicom_node_(\w+)(?:\{(\w+)=\"(\w+)\"\})?"
+
+
+_EXPRESSION = re.compile(rf"{_NUMBER} ([<>]) (?:(\d+)|{_NUMBER})")
+
+
+_COMPARED: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, ">": operator.gt}
+
+
+@pytest.fixture(scope="module")
+def rules() -> dict[str, str]:
+    """The expression of each alert that asks for numbers of ours."""
+    yaml = pytest.importorskip("yaml")
+    content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    [group] = content["groups"]
+    for rule in group["rules"]:
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
+        assert rule["labels"]["severity"] in ("warning", "critical")
+    found = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    assert found.pop("NobodyAnswers") == 'up{job="dicom-node"} == 0'
+    return found
+
+
+@pytest.fixture
+def filled(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Inbox:
+    """A node that has received a study and delivered its result, with a disk that lasts."""
+    monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 400.0))
+    inbox.settle(ultrasound("one"))
+    with inbox.database.write() as session:
+        [job] = inbox.jobs()
+        result = a_result(job, created_at=utc_now())
+        session.add(result)
+        session.flush()
+        sent = {"state": DeliveryState.CONFIRMED, "next_at": utc_now()}
+        session.add(Delivery(result_id=result.id, destination="pacs", **sent))
+    return inbox
+
+
+def raised(inbox: Inbox, rules: dict[str, str], settings: Settings | None = None) -> set[str]:
+    """The alerts whose expression holds now. Fails where one asks for what there is not."""
+    with inbox.database.read() as session:
+        numbers = {
+            (one.name, *(one.labels[0] if one.labels else (None, None))): one.value
+            for one in metrics.gauges(session, settings or inbox.settings)
+        }
+    found = set()
+    for alert, expression in rules.items():
+        asked = _EXPRESSION.fullmatch(expression)
+        assert asked, expression
+        limit = float(asked[5]) if asked[5] else numbers[asked[6], asked[7], asked[8]]
+        if _COMPARED[asked[4]](numbers[asked[1], asked[2], asked[3]], limit):
+            found.add(alert)
+    return found
+
+
+def test_each_alert_is_raised_by_what_it_is_for(
+    filled: Inbox, rules: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = utc_now()
+    a_day_ago = now - timedelta(days=1)
+    [result] = filled.rows(Result)
+    held = HeldResult(result_id=result.id, study_id=result.study_id, since=now - timedelta(2))
+    lost = {"machine": "b", "place": "worker-1", "name": "main", "pid": 1, "version": "1"}
+    with filled.database.write() as session:
+        session.add(SiteProcess(**lost, since=now, seen_at=now, lost=False))
+
+    def change(table: type[Any], **values: Any) -> None:
+        with filled.database.write() as session:
+            session.execute(update(table).values(**values))
+
+    for table, wrong, alert, right in (
+        (ReceivedObject, {"received_at": a_day_ago}, "NothingIsReceived", {}),
+        (
+            ReceivedObject,
+            {"received_at": now - timedelta(hours=1), "sha256": ""},
+            "ObjectsAreNotHandedOver",
+            {"received_at": now, "sha256": "0" * 64},
+        ),
+        (Job, {"created_at": a_day_ago}, "JobsWaitLong", {"created_at": now}),
+        (Delivery, {"state": DeliveryState.DEAD}, "DeadLetters", {"state": DeliveryState.CONFIRMED}),
+        (Study, {"state": StudyState.FAILED}, "StudiesFailed", {}),
+        (Study, {"state": StudyState.QUARANTINED}, "StudiesInQuarantine", {"state": StudyState.DELIVERED}),
+        (SiteProcess, {"lost": True}, "ProcessIsLost", {"lost": False}),
+        (Result, {"created_at": a_day_ago}, None, {}),
+        (Delivery, {"state": DeliveryState.PENDING}, "ResultsWaitLong", {}),
+    ):
+        change(table, **wrong)
+        assert raised(filled, rules) == ({alert} if alert else set())
+        if right:
+            change(table, **right)
+    with filled.database.write() as session:
+        session.add(held)
+    change(Delivery, state=DeliveryState.UNASSESSED)
+    assert raised(filled, rules) == {"ResultsWaitForAPerson"}
+    change(Delivery, state=DeliveryState.CONFIRMED)
+    filled.receive(ultrasound("two"))
+    assert raised(filled, rules) == set()
+    [waiting] = filled.spool.pending()
+    os.utime(waiting, (time.time() - 600, time.time() - 600))
+    assert raised(filled, rules) == {"ObjectsAreNotIndexed"}
+    filled.index()
+    monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 3.0))
+    full = filled.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
+    assert raised(filled, rules, filled.settings.model_copy(update={"spool": full})) == {
+        "DiskFillsUp",
+        "DiskIsFull",
+    }
+
+
+def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:
+    with filled.database.read() as session:
+        found = list(metrics.gauges(session, filled.settings))
+    numbers, labels = {one.name for one in found}, {key for one in found for key, _ in one.labels}
+    labels |= {"machine", "place", "process"}  # of processes, of which none runs here
+    labels |= {"peer", "rule"}  # of histograms (of the trends below)
+    numbers |= {"process_silent_seconds", "turnaround_seconds_bucket", "job_seconds_bucket"}
+    content = json.loads(FILE.with_name("grafana.json").read_text(encoding="utf-8"))
+    asked = [target for panel in content["panels"] for target in panel["targets"]]
+    for target in asked:
+        named = re.findall(r"dicom_node_(\w+)", target["expr"])
+        assert named and set(named) <= numbers, target
+        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels, target
+    assert len({panel["id"] for panel in content["panels"]}) == len(content["panels"])
+    states = {value for one in found for key, value in one.labels if key == "state"}
+    assert {state for one in asked for state in re.findall(r'state="(\w+)"', one["expr"])} <= states
+
+
+FIRST, SECOND = "1.2.840.1.6185059.5457", "1.2.840.2.6185059.5457"
+
+
+@pytest.fixture
+def site_plain_lists(console: ConsoleLab, inbox: Inbox) -> ConsoleLab:
+    """Two studies of one association, whose UIDs have the same dozen figures at their ends."""
+    for name, uid in (("one", FIRST), ("two", SECOND)):
+        inbox.receive(changed(ultrasound(name), StudyInstanceUID=uid), association="a")
+    inbox.settle()
+    return console
+
+
+def test_what_happened_to_a_study_has_nothing_of_another_one(site_plain_lists: ConsoleLab) -> None:
+    with site_plain_lists.database.write() as session:
+        titles = {"calling_ae": "US1", "called_ae": "AINODE", "address": "192.0.2.21"}
+        now = utc_now()  # the listener stopped, and the association's own end is told after that
+        session.add(Association(id="a", listener="l", opened_at=now, closed_at=now, **titles))
+        record(session, events.OBJECT_CONFLICT, 2, association="a", instance="1.2")
+        record(session, events.ASSOCIATION_ABORTED, None, association="a")
+    with site_plain_lists.database.read() as session:
+        shown = list_events(session, study_instance_uid=FIRST)
+    assert events.ASSOCIATION_ABORTED.number in {row["number"] for row in shown}
+    assert {row["study_instance_uid"] for row in shown} == {FIRST, None}
+
+
+def test_only_a_job_of_the_newest_revision_can_be_run(site_plain_lists: ConsoleLab) -> None:
+    with site_plain_lists.database.write() as session:
+        study = session.get_one(Study, 1)
+        study.revision = 2
+        old, new = session.get_one(Job, 1), a_job(study, JobState.FAILED)
+        old.state, old.reason, new.study_revision = JobState.CANCELLED, "superseded by revision 2", 2
+        session.add(new)
+        session.flush()
+        numbers = old.id, new.id
+    browser = site_plain_lists.browser(UserRole.OPERATOR)
+    for path in ("/jobs", "/studies/1"):
+        browser.get(path)
+        offered = [f"/jobs/{number}/retry" in browser.text for number in numbers]
+        assert offered == [False, True], path
+
+
+OHIF = "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"
+
+
+WEASIS = "weasis://$dicom:rs --request accession={accession}"
+
+
+def page(inbox: Inbox, accession: str) -> str:
+    inbox.settle(changed(ultrasound("one"), AccessionNumber=accession))
+    own = ConsoleSettings(open_in={"OHIF": OHIF, "Weasis": WEASIS})
+    settings = inbox.settings.model_copy(update={"console": own})
+    browser = ConsoleLab(settings, inbox.database).browser(UserRole.VIEWER)
+    browser.get("/studies/1")
+    return browser.text
+
+
+@pytest.mark.usefixtures("console")
+def test_each_viewer_is_a_link_with_the_numbers_of_the_study(inbox: Inbox) -> None:
+    shown = page(inbox, "A 1&x")
+    uid = ultrasound("one").StudyInstanceUID
+    assert f'href="https://ohif.example.org/viewer?StudyInstanceUIDs={uid}"' in shown
+    assert "accession=A%201%26x" in shown and "Open in Weasis" in shown
+    assert 'rel="noopener noreferrer"' in shown
+
+
+TRANSLATED = [language for language in languages.LANGUAGES if language != "en"]
+
+
+PLACES = re.compile(r"%\(\w+\)s|%%|\{time\}|<[^>]*>")
+
+
+def messages(language: str) -> list[Message]:
+    with (languages.CATALOGUES / f"{language}.po").open("rb") as file:
+        return [one for one in read_po(file, locale=language) if one.id]
+
+
+def forms(text: object) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else tuple(text or ())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_each_text_of_the_pages_has_a_translation_and_no_other_is_there(language: str) -> None:
+    ids = {one.id if isinstance(one.id, str) else tuple(one.id) for one in messages(language)}
+    missing = {one for one in catalogues.texts() if one not in ids}
+    assert (missing, ids - set(catalogues.texts())) == (set(), set())
+    assert [one.id for one in messages(language) if not all(forms(one.string) or [""])] == []
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_a_translation_has_the_places_and_the_marks_of_its_text(language: str) -> None:
+    """Texts are put into pages as they are: marks of HTML that a text has not would be a hole."""
+    for one in messages(language):
+        texts, translations = forms(one.id), forms(one.string)
+        for translation in translations:
+            expected = {tuple(sorted(PLACES.findall(text))) for text in texts}
+            assert tuple(sorted(PLACES.findall(translation))) in expected, one.id
+            assert "%" not in PLACES.sub("", translation), one.id
+            assert "<" not in PLACES.sub("", translation), one.id
+    assert list(Formatter().parse("{time}"))  # what a script of ours puts in
+
+
+@pytest.mark.parametrize(
+    ("chosen", "accepted", "language"),
+    [
+        ("", "", "en"),
+        ("", "de-CH, en;q=0.7", "de"),
+        ("", "it, fr;q=0.3, es;q=0.9", "es"),
+        ("", "en-GB,de;q=0.9", "en"),
+        ("", "de;q=0, fr", "fr"),
+        ("es", "de", "es"),
+        ("../../etc", "x" * 100_000, "en"),
+        ("xx", "de;q=9999, \x00;q=, ;;;,,", "en"),
+    ],
+)
+def test_the_language_is_the_chosen_one_else_the_browsers(chosen: str, accepted: str, language: str) -> None:
+    assert languages.wanted(chosen, accepted) == language
+
+
+@pytest.mark.parametrize("language", TRANSLATED[:1])
+def test_every_page_is_shown_in_each_language(language: str, node: Inbox) -> None:
+    console = ConsoleLab(node.settings, node.database)
+    browser = console.browser(UserRole.ADMIN)
+    assert browser.post("/language", language=language, back="/studies") == 303
+    assert browser.headers["location"] == "/studies"
+    for route in routes(console.app.routes):
+        path = re.sub(r"\{(\w+)\}", "1", route.path.replace("{name}", "pacs"))
+        if "GET" not in route.methods or path.startswith(("/api/", "/live", "/sign-in/oidc", "/dicomweb")):
+            continue
+        assert browser.get(path) != 500, path
+        if browser.status == 200 and browser.headers["content-type"].startswith("text/html"):
+            assert f'<html lang="{language}">' in browser.text, path
+            assert "%(" not in browser.text, path
+
+
+IMAGES = [ultrasound("stepped", number=number) for number in (1, 2, 3)]
+
+
+STUDY = str(IMAGES[0].StudyInstanceUID)
+
+
+def report(inbox: Inbox) -> None:
+    """Two of three images arrive; one step has ended, one goes on."""
+    inbox.settle(*IMAGES[:2])
+    uids = [str(image.SOPInstanceUID) for image in IMAGES]
+    with inbox.database.write() as session:
+        for uid, status, named in (
+            ("1.2.1", StepStatus.COMPLETED, uids),
+            ("1.2.2", StepStatus.IN_PROGRESS, []),
+        ):
+            one = steps.StepReport(uid, "modality", "MODALITY", status, 1, [STUDY], named, utc_now())
+            steps.keep(session, one)
+
+
+def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) -> None:
+    browser = console.browser(UserRole.VIEWER)
+    inbox.settle(ultrasound("without"))
+    report(inbox)
+    assert browser.get("/studies/1") == 200
+    assert "Performed procedure steps" not in browser.text
+    assert browser.get("/studies/2") == 200
+    table = browser.text.partition("Performed procedure steps")[2].partition("</section>")[0]
+    rows = [row for row in table.split("<tr>") if "MODALITY" in row]
+    assert ["COMPLETED" in row for row in rows] == [True, False]
+    assert '<td data-label="objects">3</td><td data-label="missing">1</td>' in rows[0]
+    assert "MODALITY reported its procedure step COMPLETED" in browser.text
+    assert "MODALITY began a procedure step" in browser.text
+
+
+def test_the_timeline_says_by_what_a_study_was_complete(inbox: Inbox) -> None:
+    report(inbox)
+    with inbox.database.write() as session:
+        record(session, STEPS_NOT_AWAITED, 1, steps=2, going_on=1, missing=1)
+        record(session, STUDY_COMPLETE, 1)
+        record(session, STEPS_FULFILLED, 1, steps=2)
+        record(session, STUDY_COMPLETE, 1)
+    with inbox.database.read() as session:
+        found = [row for row in timeline.timeline(session, 1) if row["what"].startswith("complete")]
+    assert [row["what"].partition(":")[2].split()[:3] for row in found] == [
+        ["nothing", "more", "came"],
+        ["all", "that", "its"],
+        ["its", "procedure", "steps"],
+    ]
+    assert [row["more"] for row in found] == ["", "1 missing", ""]
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with WebServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+def told(console: ConsoleLab, inbox: Inbox, web: WebServer) -> ConsoleLab:
+    """A console of a node whose web server refused what it was told."""
+    rule = {"name": "hook", "on": ["failure"], "url": web.url, "token": "T0KEN"}
+    given = {**CONFIG, "outbox": {"refusals": 1}, "notifications": [rule]}
+    node = Inbox(inbox.folder, given)
+    notifier = Notifier(node.database, node.settings, "a test")
+    notifier.run_once()
+    with node.database.write() as session:
+        record(session, JOB_FAILED)
+    web.status = 404
+    notifier.run_once()
+    node.close()
+    return ConsoleLab(node.settings, inbox.database)
+
+
+def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) -> None:
+    browser = told.browser(UserRole.OPERATOR)
+    assert browser.get("/notifications") == 200
+    for word in ("hook", "failure", "job failed for good × 1", "the server answers 404", "Send again"):
+        assert word in browser.text
+    assert browser.post("/notifications/hook/test") == 200
+    assert "the server answers 404" in browser.text
+    web.status = 200
+    browser.post("/notifications/hook/test")
+    assert "taken by the server" in browser.text
+    assert web.calls[-1][1]["test"] is True
+    assert browser.post("/notifications/1/retry") == 303
+    assert browser.post("/notifications/1/retry") == 409
+    assert browser.post("/notifications/none/test") == 404
+    assert "T0KEN" not in browser.text
+    actions = [row["action"] for row in told.audit_rows()]
+    assert actions[:3] == ["notified_again", "notifier_tested", "notifier_tested"]
+
+
+def problems_settings(folder: Path, role: Role = Role.ALL, **keys: object) -> dict[str, str]:
+    """Key → remedy."""
+    settings = Settings.model_validate({"node": {"data_dir": folder}, "console": {"enabled": True, **keys}})
+    found = [*console.check_console(settings, role), *console.probe_console(settings, role)]
+    return {one[0]: one[2] for one in found if not isinstance(one, Tried)}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.9.1"])
+def test_this_machine_needs_no_tls(tmp_path: Path, host: str) -> None:
+    assert "console.host" not in problems_settings(tmp_path, host=host, port=free_port())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
+def test_another_address_needs_tls(tmp_path: Path, host: str) -> None:
+    assert "[console.tls]" in problems_settings(tmp_path, host=host)["console.host"]
+    assert problems_settings(tmp_path, host=host, enabled=False) == {}
+    assert problems_settings(tmp_path, Role.WORKER, host=host) == {}
+
+
+def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
+    said = problems_settings(tmp_path, host="console.example.org")["console.host"]
+    assert "is not an address of this machine" in said
+
+
+def test_certificates_that_are_not_there_are_told(tmp_path: Path) -> None:
+    found = problems_settings(
+        tmp_path, port=free_port(), tls={"certificate": "none.pem", "private_key": "none.key"}
+    )
+    assert set(found) == {"console.tls.certificate", "console.tls.private_key"}

@@ -1,173 +1,167 @@
-"""The review desk for cleaning: what waits there, what a person decides, and what becomes of the image."""
+"""The review desk, the viewer of an image, and the release of a study."""
 
 from __future__ import annotations
 
-import shutil
+import html
+import io
+import json
+import re
 import tomllib
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import select
 
+from ai_pipeline import pipelines
 from ai_pipeline.burnin.devices.rules import read_rules
+from ai_pipeline.contract import (
+    Code,
+    DerivedImage,
+    ImageKind,
+    ModelRef,
+    PipelineResult,
+    Progress,
+    SourceImage,
+)
+from dicom_console.views import contents, dicomweb, timeline
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.model.kinds import AuditAction, ResultKind, ReviewVerdict
-from dicom_node.model.lifecycle import JobState
+from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import cleaning_reviews, device_rules, users
+from dicom_node.services import images, users
 from dicom_node.services.studies import rerun_rules
-from dicom_node.store.tables import CleaningReview, Result
-from dicom_node.studies.purge import purge
-from tests.console_lab import Browser, ConsoleLab, audited, quick_hasher
+from dicom_node.store.tables import CleaningReview, Delivery, Instance, Result
+from dicom_node.store.transitions import utc_now
+from tests.console_lab import Browser, ConsoleLab, add_users, audited, quick_hasher
 from tests.inbox_lab import Inbox
+from tests.modality import chest, ultrasound
+from tests.unit.console.illustrated import analysed
 from tests.unit.console.scrubbed import PLACE, image, scrubbing
-from tests.unit.jobs.worker_lab import confirm, work
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import Obedient, configuration, work
 
 BOX = {"left": "0", "top": "0", "right": "130", "bottom": "30"}
 
 
 @pytest.fixture
-def node(tmp_path: Path, with_users: Path) -> Iterator[Inbox]:
-    folder = tmp_path / "var"
-    folder.mkdir()
-    shutil.copy(with_users, folder / "node.db")
-    node = Inbox(folder, scrubbing())
-    yield node
-    node.close()
+def desk(open_with_users: Callable[..., Inbox]) -> Inbox:
+    return open_with_users(scrubbing())
 
 
 @pytest.fixture
-def console(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> ConsoleLab:
-    monkeypatch.setattr(users, "hasher", quick_hasher)
-    return ConsoleLab(node.settings, node.database)
+def desk_console(desk: Inbox) -> ConsoleLab:
+    return ConsoleLab(desk.settings, desk.database)
 
 
-def analysed(node: Inbox, *series: str) -> None:
+def scrubbed(desk: Inbox, *series: str) -> None:
     """A study with an image for each name."""
-    node.receive(*(image(name, number) for number, name in enumerate(series, start=1)))
-    node.settle()
-    work(node)
+    desk.settle(*(image(name, number) for number, name in enumerate(series, start=1)))
+    work(desk)
 
 
-def rows(node: Inbox) -> list[CleaningReview]:
-    with node.database.read() as session:
-        found = list(session.scalars(select(CleaningReview).order_by(CleaningReview.id)))
-        session.expunge_all()
-        return found
+def rows(desk: Inbox) -> list[CleaningReview]:
+    return desk.rows(CleaningReview)
 
 
-def waiting(node: Inbox) -> list[tuple[int, str]]:
-    return [(row.id, row.cause.value) for row in rows(node) if row.verdict is None]
+def waiting(desk: Inbox) -> list[tuple[int, str]]:
+    return [(row.id, row.cause.value) for row in rows(desk) if row.verdict is None]
 
 
-def cleaned(node: Inbox) -> list[Path]:
+def cleaned(desk: Inbox) -> list[Path]:
     """The files of cleaned images, the oldest first."""
-    with node.database.read() as session:
-        chosen = select(Result.path).where(Result.kind == ResultKind.CLEANED).order_by(Result.id)
-        return [node.settings.node.data_dir / path for path in session.scalars(chosen)]
+    return [desk.folder / row.path for row in desk.rows(Result) if row.kind is ResultKind.CLEANED]
 
 
-def test_withheld_and_widened_images_wait_with_their_places(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "WIDE", "CLEAN", "NAME")
-    assert [cause for _, cause in waiting(node)] == ["widened", "withheld"]
-    assert [row.places for row in rows(node)] == [[list(PLACE)]] * 2
-    assert len(cleaned(node)) == 2
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.get("/reviews") == 200 and "text is still found" in browser.text
+def test_images_that_are_withheld_widened_or_in_doubt_wait_with_their_places(
+    desk_console: ConsoleLab, desk: Inbox
+) -> None:
+    scrubbed(desk, "WIDE", "CLEAN", "NAME", "DOUBT")
+    assert [cause for _, cause in waiting(desk)] == ["widened", "withheld", "in_doubt"]
+    assert [row.places for row in rows(desk)] == [[list(PLACE)]] * 3
+    assert len(cleaned(desk)) == 3, "all but what is withheld are sent"
+    browser = desk_console.at("/reviews", UserRole.OPERATOR)
+    assert "text is still found" in browser.text and "may hold letters" in browser.text
     assert browser.get("/reviews/2") == 200
     assert 'points="8,4 120,4 120,20 8,20 8,4 "' in browser.text
     browser.get("/")
     assert "images to look at" in browser.text
 
 
-def test_an_image_with_places_in_doubt_is_sent_and_waits_for_a_person(
-    console: ConsoleLab, node: Inbox
-) -> None:
-    analysed(node, "DOUBT")
-    assert [cause for _, cause in waiting(node)] == ["in_doubt"]
-    assert rows(node)[0].places == [list(PLACE)] and len(cleaned(node)) == 1
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.get("/reviews") == 200 and "may hold letters" in browser.text
-    assert browser.get("/reviews/1") == 200
-
-
 def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_stayed(
-    console: ConsoleLab, node: Inbox
+    desk_console: ConsoleLab, desk: Inbox
 ) -> None:
-    analysed(node, "WIDE")
-    with node.database.write() as session:
+    scrubbed(desk, "WIDE")
+    with desk.database.write() as session:
         left = session.scalars(select(Result).where(Result.kind == ResultKind.CLEANED)).one()
         same = {key: getattr(left, key) for key in Result.__table__.columns.keys()}  # noqa: SIM118
         session.add(Result(**same | {"id": None, "sop_instance_uid": "2.25.9"}))
-    browser = console.browser(UserRole.OPERATOR)
-    browser.get("/reviews/1")
+    browser = desk_console.at("/reviews/1", UserRole.OPERATOR)
     assert "A cleaned image of it went to pacs" in browser.text
 
 
-def test_a_study_of_which_nothing_could_be_cleaned_waits_too(node: Inbox) -> None:
-    analysed(node, "NAME", "NAME")
-    assert [cause for _, cause in waiting(node)] == ["withheld", "withheld"]
-    assert [row.places for row in rows(node)] == [[list(PLACE)]] * 2
-    assert cleaned(node) == []
-
-
-def test_what_was_accepted_is_not_asked_again(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "WIDE", "NAME")
-    browser = console.browser(UserRole.OPERATOR)
-    for number, _ in waiting(node):
+def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "WIDE", "NAME")
+    browser = desk_console.browser(UserRole.OPERATOR)
+    for number, _ in waiting(desk):
         assert browser.post(f"/reviews/{number}/accept") == 303
         assert browser.post(f"/reviews/{number}/accept") == 409
-    fields = audited(node.database, AuditAction.CLEANING_JUDGED)
+    fields = audited(desk.database, AuditAction.CLEANING_JUDGED)
     assert [row["verdict"] for row in fields] == ["accepted", "accepted"]
-    study = node.study(image("WIDE").StudyInstanceUID)
-    rerun_rules(node.settings, [str(study.study_instance_uid)])
-    work(node)
-    assert waiting(node) == [] and len(rows(node)) == 2
-    assert len(cleaned(node)) == 1, "what was withheld stays here"
+    study = desk.study(image("WIDE").StudyInstanceUID)
+    rerun_rules(desk.settings, [str(study.study_instance_uid)])
+    work(desk)
+    assert waiting(desk) == [] and len(rows(desk)) == 2
+    assert len(cleaned(desk)) == 1, "what was withheld stays here"
 
 
-def test_an_image_leaves_once_a_box_covers_what_was_left(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "CLEAN", "NAME")
-    [(number, _)] = waiting(node)
-    before = cleaned(node)
-    browser = console.browser(UserRole.OPERATOR)
+def test_an_image_leaves_once_a_box_covers_what_was_left(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "CLEAN", "NAME")
+    [(number, _)] = waiting(desk)
+    before = cleaned(desk)
+    browser = desk_console.browser(UserRole.OPERATOR)
     assert browser.post(f"/reviews/{number}/boxes", act="clean", **BOX) == 303
-    assert [row.state for row in node.jobs()] == [JobState.SUCCEEDED, JobState.QUEUED]
-    work(node)
-    assert waiting(node) == []
-    assert cleaned(node)[:1] == before, "the other image of the study is the same object as before"
-    [new] = cleaned(node)[1:]
+    assert [row.state for row in desk.jobs()] == [JobState.SUCCEEDED, JobState.QUEUED]
+    work(desk)
+    assert waiting(desk) == []
+    assert cleaned(desk)[:1] == before, "the other image of the study is the same object as before"
+    [new] = cleaned(desk)[1:]
     made = dcmread(new)
     assert not made.pixel_array[:30, :130].any() and made.pixel_array[40:].any()
     assert "1 place was marked by a person (operator) on 20" in made.DerivationDescription
     assert "verified that no text is left" in made.DerivationDescription
-    [fields] = audited(node.database, AuditAction.CLEANING_JUDGED)
+    [fields] = audited(desk.database, AuditAction.CLEANING_JUDGED)
     assert fields["verdict"] == "drawn" and fields["boxes"] == 1
     assert "operator" not in str(made.get("OperatorsName", ""))
 
 
 def test_an_image_that_fails_the_proof_with_its_boxes_stays_here_and_waits_again(
-    console: ConsoleLab, node: Inbox
+    desk_console: ConsoleLab, desk: Inbox
 ) -> None:
-    analysed(node, "NAME")
-    browser = console.browser(UserRole.OPERATOR)
+    scrubbed(desk, "NAME")
+    browser = desk_console.browser(UserRole.OPERATOR)
     assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, "right": "40"}) == 303
-    work(node)
-    assert cleaned(node) == []
-    assert [row.verdict for row in rows(node)] == [ReviewVerdict.DRAWN, None]
+    work(desk)
+    assert cleaned(desk) == []
+    assert [row.verdict for row in rows(desk)] == [ReviewVerdict.DRAWN, None]
     browser.get("/reviews/2")
     assert 'name="right" min="0" max="240" value="40"' in browser.text, "what was drawn is still there"
     browser.post("/reviews/2/boxes", act="clean", **BOX)
-    work(node)
-    assert len(cleaned(node)) == 1 and waiting(node) == []
+    work(desk)
+    assert len(cleaned(desk)) == 1 and waiting(desk) == []
 
 
-def test_boxes_that_are_none_are_refused(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "NAME")
-    browser = console.browser(UserRole.OPERATOR)
+def test_boxes_that_are_none_are_refused(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "NAME")
+    browser = desk_console.browser(UserRole.OPERATOR)
     for edges, says in (
         (dict.fromkeys(BOX, ""), "draw a box first"),
         ({"right": "241"}, "outside the picture"),
@@ -179,56 +173,24 @@ def test_boxes_that_are_none_are_refused(console: ConsoleLab, node: Inbox) -> No
     ):
         assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, **edges}) == 400, edges
         assert says in browser.text, edges
-    assert len(waiting(node)) == 1 and len(node.jobs()) == 1
-
-
-def test_forms_with_other_fields_are_refused(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "NAME")
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/reviews/1/boxes", act="clean", left="1") == 400
-    assert browser.post("/reviews/1/boxes", act="delete", **BOX) == 400
-    assert browser.post("/reviews/9/boxes", act="clean", **BOX) == 404
-    assert browser.get("/reviews/9") == 404
-    assert console.browser(UserRole.READER).get("/reviews") == 403
-
-
-def test_a_study_that_is_received_again_is_left_alone(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "NAME")
-    node.receive(image("CLEAN", 2))
-    node.index()
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/reviews/1/boxes", act="clean", **BOX) == 409
-    assert "still being received" in browser.text and len(waiting(node)) == 1
-
-
-def test_purged_images_wait_no_more(node: Inbox) -> None:
-    analysed(node, "WIDE")
-    confirm(node)
-    [job] = node.jobs()
-    assert job.finished_at is not None
-    node.settings = node.settings.model_copy(
-        update={"spool": node.settings.spool.model_copy(update={"keep_days": 0})}
-    )
-    assert purge(node.database, node.settings) == 1
-    assert [row.verdict for row in rows(node)] == [ReviewVerdict.REPLACED]
+    assert len(waiting(desk)) == 1 and len(desk.jobs()) == 1
 
 
 def tried(browser: Browser, **fields: str) -> int:
     return browser.post("/reviews/1/boxes", act="try", name="room3-banner", **{**BOX, **fields})
 
 
-def test_a_box_becomes_a_device_rule_that_was_tried_before(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "NAME", "CLEAN")
-    node.receive(image("OTHER", 3, ManufacturerModelName="Scan 8"), image("NEW", 4, SoftwareVersions="3"))
-    node.settle()
-    work(node)
-    operator, admin = console.browser(UserRole.OPERATOR), console.browser(UserRole.ADMIN)
+def test_a_box_becomes_a_device_rule_that_was_tried_before(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "NAME", "CLEAN")
+    desk.settle(image("OTHER", 3, ManufacturerModelName="Scan 8"), image("NEW", 4, SoftwareVersions="3"))
+    work(desk)
+    operator, admin = desk_console.browser(UserRole.OPERATOR), desk_console.browser(UserRole.ADMIN)
     assert tried(operator) == 200
     assert operator.text.count("<figure>") == 2, "of this model and software only"
     assert "Save the rule" not in operator.text
     assert operator.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 403
     assert admin.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 200
-    file = node.settings.node.data_dir / DEVICE_RULES_FOLDER / "room3-banner.toml"
+    file = desk.settings.node.data_dir / DEVICE_RULES_FOLDER / "room3-banner.toml"
     [rule] = tomllib.loads(file.read_text(encoding="utf-8"))["rule"]
     assert rule["match"] == {
         "manufacturer": "Maker [[]X]",
@@ -240,81 +202,320 @@ def test_a_box_becomes_a_device_rule_that_was_tried_before(console: ConsoleLab, 
     }
     assert rule["rectangles"] == [{"left": 0, "top": 0, "right": 130, "bottom": 30}]
     assert [one.name for one in read_rules(file.parent) if one.name == rule["name"]] == ["room3-banner"]
-    [fields] = audited(node.database, AuditAction.RULE_SAVED)
+    [fields] = audited(desk.database, AuditAction.RULE_SAVED)
     assert fields["name"] == "room3-banner"
-    work(node)
-    assert waiting(node) == [], "and the image was cleaned with the box"
+    work(desk)
+    assert waiting(desk) == [], "and the image was cleaned with the box"
 
 
-def test_a_device_rule_makes_new_objects_of_its_images_only(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "CLEAN")
-    node.receive(image("NAME", 2, ManufacturerModelName="Scan 8"))
-    node.settle()
-    work(node)
-    with node.database.read() as session:
-        before = set(session.scalars(select(Result.sop_instance_uid)))
-    [(number, _)] = waiting(node)
-    console.browser(UserRole.ADMIN).post(f"/reviews/{number}/boxes", act="save", name="eight", **BOX)
-    work(node)
-    with node.database.read() as session:
-        after = set(session.scalars(select(Result.sop_instance_uid)))
+def test_a_device_rule_makes_new_objects_of_its_images_only(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "CLEAN")
+    desk.settle(image("NAME", 2, ManufacturerModelName="Scan 8"))
+    work(desk)
+    before = {row.sop_instance_uid for row in desk.rows(Result)}
+    [(number, _)] = waiting(desk)
+    desk_console.browser(UserRole.ADMIN).post(f"/reviews/{number}/boxes", act="save", name="eight", **BOX)
+    work(desk)
+    after = {row.sop_instance_uid for row in desk.rows(Result)}
     assert before < after and len(after - before) == 1
 
 
-def test_names_that_are_taken_or_none_are_refused(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "NAME")
-    browser = console.browser(UserRole.ADMIN)
-    for name in ("", "../etc/passwd", "Room 3"):
-        assert browser.post("/reviews/1/boxes", act="try", name=name, **BOX) == 400, name
-    browser.post("/reviews/1/boxes", act="save", name="room3", **{**BOX, "right": "40"})
-    work(node)
-    [(number, _)] = waiting(node)
-    assert browser.post(f"/reviews/{number}/boxes", act="save", name="room3", **BOX) == 400
-    assert "already" in browser.text
+ORGANS = (Code("80891009", "SCT", "Heart"), Code("44029006", "SCT", "Left lung"))
 
 
-def test_a_rule_is_removed_where_it_was_drawn(console: ConsoleLab, node: Inbox) -> None:
-    analysed(node, "NAME")
-    admin = console.browser(UserRole.ADMIN)
-    admin.post("/reviews/1/boxes", act="save", name="room3", **BOX)
-    folder = node.settings.node.data_dir / DEVICE_RULES_FOLDER
-    (folder / "own.toml").write_text(
-        'source = "measured"\n[[rule]]\nname = "own"\nmatch = { model = "X" }\nrectangles = []\n', "utf-8"
+MODEL = ModelRef("anatomy", "3", "e" * 64, "f" * 64)
+
+
+class Outlined(Obedient):
+    """Outlines two organs in each image."""
+
+    card = replace(Obedient.card, name="outlined")
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        found = super().run(images, report, options)
+        return replace(found, images=tuple(map(_outlines, images)))
+
+
+def _outlines(image: SourceImage) -> DerivedImage:
+    masks = np.zeros((2, image.header.rows, image.header.columns), np.uint8)
+    masks[0, 50:90, 60:120], masks[1, 20:100, 130:200] = 255, 255
+    return DerivedImage(ImageKind.ORGANS, image.uid, masks, "MONOCHROME2", "", models=(MODEL,), organs=ORGANS)
+
+
+@pytest.fixture
+def node_masks(open_with_users: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch) -> Inbox:
+    """An analysed film, and an earlier one of the same patient."""
+    entry = EntryPoint("outlined", f"{__name__}:Outlined", pipelines.GROUP)
+    monkeypatch.setitem(pipelines.PIPELINES, "outlined", entry)
+    made = configuration()
+    made["rules"][0] |= {"pipeline": "outlined", "options": {}, "when": {"modality": "*"}}
+    made["peers"][1]["results"] = ["sr", "seg"]
+    node_masks = open_with_users(made)
+    pixels = np.linspace(0, 4000, 160 * 220).reshape(160, 220).astype("<u2")
+    node_masks.settle(
+        changed(chest("now", pixels), PatientID="P", StudyDate="20260301"),
+        changed(chest("before", pixels), PatientID="P", StudyDate="20240301"),
+        changed(chest("other", pixels), PatientID="Q", StudyDate="20240301"),
+        changed(ultrasound("us"), PatientID="P", StudyDate="20240302"),
+        changed(chest("later", pixels), PatientID="P", StudyDate="20260401"),
     )
-    assert [row["name"] for row in device_rules.made_here(node.settings)] == ["room3"]
-    assert console.browser(UserRole.OPERATOR).post("/reviews/rules/remove", name="room3") == 403
-    assert admin.post("/reviews/rules/remove", name="own") == 404
-    assert admin.post("/reviews/rules/remove", name="room3") == 200
-    assert not (folder / "room3.toml").exists()
-    assert len(audited(node.database, AuditAction.RULE_REMOVED)) == 1
+    work(node_masks)
+    return node_masks
 
 
-def test_a_folder_that_is_closed_is_told_with_the_lines(
-    console: ConsoleLab, node: Inbox, monkeypatch: pytest.MonkeyPatch
+def test_each_organ_is_a_picture_of_its_own_and_may_be_switched_on(node_masks: Inbox) -> None:
+    browser = ConsoleLab(node_masks.settings, node_masks.database).browser(UserRole.VIEWER)
+    assert browser.get("/studies/images/1") == 200
+    assert 'data-shows="AI Heart"' in browser.text and 'data-shows="AI Left lung"' in browser.text
+    with node_masks.database.read() as session:
+        number = session.scalars(select(Result.id).where(Result.kind == ResultKind.SEG)).first()
+    assert browser.get(f"/studies/results/{number}/masks/2") == 200
+    picture = np.asarray(Image.open(io.BytesIO(browser.content)))
+    assert picture.shape == (160, 220, 4)
+    assert picture[50, 150, 3] > 0 and picture[70, 80, 3] == 0  # the lung, and where the heart is
+    for place in (f"/studies/results/{number}/masks/3", "/studies/results/1/masks/1"):
+        assert browser.get(place) == 404
+    assert browser.get(f"/studies/results/{number}/masks/x") == 400
+
+
+PIXELS = np.arange(64 * 64, dtype="<u2").reshape(64, 64)
+
+
+@pytest.fixture
+def browser(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.VIEWER)
+
+
+def about(browser: Browser) -> dict[str, object]:
+    found = json.loads(browser.headers["X-Samples"])
+    assert isinstance(found, dict)
+    return found
+
+
+def page_about(browser: Browser) -> dict[str, object]:
+    found = re.search(r'data-about="([^"]*)"', browser.text)
+    assert found
+    return dict(json.loads(html.unescape(found[1])))
+
+
+def test_values_come_after_the_modality_lut(browser: Browser, inbox: Inbox) -> None:
+    film = chest("one", PIXELS)
+    film.RescaleIntercept = -1024
+    inbox.settle(film)
+    assert browser.get("/studies/images/1/1/samples") == 200
+    assert about(browser) == {
+        "type": "i2",
+        "window": {"centre": 2048.0, "width": 4096.0, "function": "LINEAR"},
+        "inverted": False,
+    }
+    values = np.frombuffer(browser.content, "<i2").reshape(64, 64)
+    assert np.array_equal(values, PIXELS.astype(int) - 1024)
+
+
+def test_colours_come_as_rgb(browser: Browser, inbox: Inbox) -> None:
+    image = ultrasound("one")
+    inbox.settle(image)
+    browser.get("/studies/images/1/1/samples")
+    assert about(browser) == {"type": "rgb"}
+    assert browser.content == image.PixelData
+
+
+def test_a_purged_or_broken_file_is_not_found(browser: Browser, inbox: Inbox) -> None:
+    inbox.settle(chest("one", PIXELS))
+    with inbox.database.write() as session:
+        row = session.get_one(Instance, 1)
+        file = inbox.settings.node.data_dir / row.path
+    file.write_bytes(file.read_bytes()[:600])
+    assert browser.get("/studies/images/1/1/samples") == 404
+    with inbox.database.write() as session:
+        session.get_one(Instance, 1).purged = True
+    assert browser.get("/studies/images/1/1/samples") == 404
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "rate"),
+    [
+        ("CineRate", "24", 24.0),
+        ("RecommendedDisplayFrameRate", "30", 30.0),
+        ("FrameTime", "40", 25.0),
+        ("FrameTime", "0", 15.0),
+        ("CineRate", "-5", 15.0),
+        ("CineRate", "9999", 60.0),
+        ("StudyID", "1", 15.0),
+    ],
+)
+def test_cines_play_as_the_file_says_within_bounds(
+    browser: Browser, inbox: Inbox, keyword: str, value: str, rate: float
 ) -> None:
-    analysed(node, "NAME")
-
-    def refuse(_path: Path, _text: str) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(device_rules, "_write", refuse)
-    browser = console.browser(UserRole.ADMIN)
-    assert browser.post("/reviews/1/boxes", act="save", name="room3", **BOX) == 409
-    assert "Permission denied" in browser.text and "rectangles = [" in browser.text
-    assert len(waiting(node)) == 1 and audited(node.database, AuditAction.RULE_SAVED) == []
+    film = chest("one", PIXELS)
+    setattr(film, keyword, value)
+    inbox.settle(film)
+    browser.get("/studies/images/1")
+    assert page_about(browser)["rate"] == rate
 
 
-def test_the_list_goes_on_page_by_page(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleaning_reviews, "PAGE", 1)
-    analysed(node, "NAME", "WIDE")
-    with node.database.read() as session:
-        first, more = cleaning_reviews.waiting(session)
-        second, end = cleaning_reviews.waiting(session, more)
-    assert [row["id"] for row in (*first, *second)] == [1, 2] and end is None
+SIDE, FRAMES = 1023, 512  # frames that begin within a byte, 64 MiB of them
 
 
-def test_no_pixel_of_a_box_is_left_in_a_cleaned_image(node: Inbox) -> None:
-    analysed(node, "WIDE")
-    [path] = cleaned(node)
-    left, top, right, bottom = PLACE
-    assert not np.any(dcmread(path).pixel_array[top:bottom, left:right])
+def test_one_frame_of_a_large_object_costs_no_more_than_a_frame(tmp_path: Path) -> None:
+    image = ultrasound("one")
+    image.Rows = image.Columns = SIDE
+    image.NumberOfFrames, image.SamplesPerPixel, image.PhotometricInterpretation = FRAMES, 1, "MONOCHROME2"
+    image.BitsAllocated = image.BitsStored = 1
+    image.HighBit = 0
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.PixelData = bytes((SIDE * SIDE * FRAMES + 7) // 8)
+    image.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    start = (
+        dcmread(tmp_path / "seg.dcm", defer_size=1024).get_item("PixelData", keep_deferred=True).value_tell
+    )
+    number, pixel = FRAMES - 1, 5  # the sixth pixel of the last frame but one is set
+    position = (number - 1) * SIDE * SIDE + pixel
+    with (tmp_path / "seg.dcm").open("r+b") as file:
+        file.seek(start + position // 8)
+        file.write(bytes([1 << position % 8]))
+    tracemalloc.start()
+    [frame] = dicomweb.frames(tmp_path / "seg.dcm", [number])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    bits = np.unpackbits(np.frombuffer(frame, np.uint8), bitorder="little")[: SIDE * SIDE]
+    assert np.flatnonzero(bits).tolist() == [pixel]
+    assert peak < 2**24
+
+
+@pytest.fixture(scope="module")
+def node_viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inbox]:
+    """A still and a cine of one study, analysed."""
+    with pytest.MonkeyPatch.context() as patch, analysed(tmp_path_factory.mktemp("viewer")) as node_viewer:
+        patch.setattr(users, "hasher", quick_hasher)
+        add_users(node_viewer.settings)
+        yield node_viewer
+
+
+def result(node_viewer: Inbox, kind: ResultKind) -> Result:
+    return next(row for row in node_viewer.rows(Result) if row.kind is kind)
+
+
+def test_an_image_has_its_layers_and_marks(node_viewer: Inbox) -> None:
+    with node_viewer.database.read() as session:
+        still, moving = (images.view(session, node_viewer.settings, number) for number in (1, 2))
+    assert (still["before"], still["after"], moving["before"], moving["after"]) == (None, 2, 1, None)
+    for shown, frames in ((still, []), (moving, [2])):
+        names = ["Cleaned", "Heat map: Mark", "Drawn into the picture"]
+        assert [layer["name"] for layer in shown["layers"]] == names
+        assert [layer["same_size"] for layer in shown["layers"]] == [True, False, False]
+        [mark] = shown["marks"]
+        assert (mark["text"], mark["decision"], mark["frames"]) == ("Mark", "present", frames)
+        assert set(mark["points"]) == {(10.0, 10.0), (30.0, 10.0), (30.0, 25.0), (10.0, 25.0)}
+    assert (still["columns"], still["rows"]) == (240, 180)
+    assert {layer["id"] for layer in still["layers"]}.isdisjoint(layer["id"] for layer in moving["layers"])
+
+
+def test_every_page_of_a_study_says_whose_it_is_and_a_heat_map_what_it_is_of(node_viewer: Inbox) -> None:
+    browser = ConsoleLab(node_viewer.settings, node_viewer.database).browser(UserRole.OPERATOR)
+    heatmap = result(node_viewer, ResultKind.HEATMAP).id
+    below = ["images/1", "images/1?layer=1", f"results/{heatmap}", f"results/{heatmap}/content", "1/withdraw"]
+    for page in below:
+        assert browser.get(f"/studies/{page}") == 200
+        assert re.search(r'class="whose"><b>\w+.*ID-one', browser.text), page
+    browser.get("/studies/1")
+    assert browser.text.count("heat map: Mark") == 4, "a tile and a row for each of two"
+    assert "AI score of Mark" not in browser.text and "<small>score</small>" in browser.text
+
+
+def test_a_report_is_a_tree_of_its_items(node_viewer: Inbox) -> None:
+    tree, whole = contents.contents(node_viewer.folder / result(node_viewer, ResultKind.SR).path)
+    assert whole
+    found = {(n.name, n.value, n.note) for n in flat(tree)}
+    assert ("Imaging Measurement Report", "", "CONTAINER") in found
+    assert ("Presence", "Suspected", "CODE") in found
+    assert ("AI score of Mark", "0.75", "NUM") in found
+    assert any(name == "Image Region" and value.startswith("POLYLINE (10, 10)") for name, value, _ in found)
+
+
+def test_a_tree_without_end_is_cut_off(tmp_path: Path) -> None:
+    large = ultrasound("large")
+    item = Dataset()
+    item.CodeMeaning = "x" * 64
+    large.ProcedureCodeSequence = [item] * 5000
+    large.save_as(tmp_path / "large.dcm", enforce_file_format=True)
+    tree, whole = contents.contents(tmp_path / "large.dcm")
+    assert not whole
+    assert len(list(flat(tree))) <= 3000
+
+
+def flat(nodes: list[contents.Node]) -> Iterator[contents.Node]:
+    for node_viewer in nodes:
+        yield node_viewer
+        yield from flat(node_viewer.children)
+
+
+def test_the_timeline_goes_from_the_association_to_the_confirmation(node_viewer: Inbox) -> None:
+    with node_viewer.database.write() as session:
+        for delivery in session.scalars(select(Delivery)):
+            delivery.sent_at = delivery.confirmed_at = utc_now()
+        results = len(session.scalars(select(Result)).all())
+    with node_viewer.database.read() as session:
+        steps = timeline.timeline(session, 1)
+    told = [re.sub(r"\d+", "N", step["what"]) for step in steps]
+    assert told == [
+        "MODALITY opened an association",
+        "N objects received from MODALITY",
+        "association released",
+        "complete: nothing more came in the quiet time",
+        "job N queued by rule rule",
+        "job N started",
+        "job N succeeded",
+        "N of N results sent to pacs",
+        "N of N results confirmed in pacs",
+    ]
+    assert steps[6]["more"] == f"{results} results built"
+    assert steps[0]["seconds"] is None
+    assert all(step["seconds"] >= 0 for step in steps[1:])
+
+
+def other_pixels(image: object) -> object:
+    return changed(image, PixelData=bytes(255 - value for value in image.PixelData))  # type: ignore[attr-defined]
+
+
+def arrive(inbox: Inbox, *versions: object) -> None:
+    for place, version in enumerate(versions):
+        inbox.receive(version, calling=("MODALITY", "QUICK")[place])
+    inbox.settle()
+
+
+def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, inbox: Inbox) -> None:
+    image = ultrasound("one")
+    arrive(inbox, image, other_pixels(image))
+    browser = console.at("/studies/1", UserRole.OPERATOR)
+    assert 'href="/studies/1/versions"' in browser.text
+    browser.get("/studies/1/versions")
+    assert re.findall(r"<dd>(MODALITY|QUICK)</dd>", browser.text) == ["MODALITY", "QUICK"]
+    seen = browser.field("as_of")
+    pictures = re.findall(r'src="(/studies/received/[^"]+)"', browser.text)
+    shown = [(browser.get(address), browser.content)[1] for address in pictures]
+    assert len(set(shown)) == len(shown) == 2
+    assert browser.post("/studies/1/release") == 409
+    assert "choose first" in browser.text
+    assert browser.post("/studies/1/release", take1="2") == 409  # nobody says what was looked at
+    assert browser.post("/studies/1/release", take1="2", as_of=seen) == 303
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.RECEIVING
+    assert inbox.file_of(image.SOPInstanceUID).PixelData != image.PixelData
+    assert console.audited("study_released") == [{"taken": [2]}]
+    assert browser.post("/studies/1/release", take1="2", as_of=seen) == 409
+
+
+def test_of_two_patients_one_is_taken_and_answers_about_the_other_do_not_count(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    image = ultrasound("one")
+    arrive(inbox, image, changed(other_pixels(image), PatientName="Else^Some", PatientID="P-2"))  # type: ignore[arg-type]
+    browser = console.at("/studies/1/versions", UserRole.OPERATOR)
+    assert "Which patient is right?" in browser.text
+    assert "Some" in browser.text
+    takes = {"take1": "1", "take3": "9-2", "take9": "junk"}
+    assert browser.post("/studies/1/release", **takes, as_of=browser.field("as_of")) == 303
+    assert inbox.study(image.StudyInstanceUID).patient_id == "ID-one"
+    assert "Else" not in str(console.audited("study_released"))

@@ -1,41 +1,59 @@
-"""Signing in, staying so, and not being let in."""
+"""Signing in, by password and OpenID Connect, staying so, accounts, and who may ask for which page."""
 
 from __future__ import annotations
 
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from itertools import product
+from select import poll
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import uvicorn
+from fastapi import APIRouter, FastAPI
 from sqlalchemy import select
+from starlette.testclient import TestClient
 
-from dicom_node.errors import SignInRefused
+from dicom_console.app import create_app
+from dicom_console.web import limits
+from dicom_console.web.access import ANYONE, Asked
+from dicom_console.web.limits import FORM_BYTES, HEADERS, TimedProtocol
+from dicom_node.config.settings import ConsoleSettings
+from dicom_node.errors import NotAllowedNow, NotFound, SignInRefused
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, users
 from dicom_node.services.audit import Person
 from dicom_node.store.accounts import UserAccount, UserSession
-from tests.console_lab import PASSWORD, ConsoleLab
+from tests.console_lab import PASSWORD, Browser, ConsoleLab, routes
 from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.console import forger
+from tests.unit.console.forger import CLIENT, SECRET, Answer, Forger, forging
+from tests.waiting import wait_until
 
 WRONG = "another horse battery"
 
 
-def test_a_user_signs_in_and_out(console: ConsoleLab) -> None:
+def test_a_user_signs_in_and_out_and_the_token_of_an_ended_session_is_worth_nothing(
+    console: ConsoleLab,
+) -> None:
     browser = console.browser(UserRole.VIEWER)
     assert browser.get("/") == 200
+    token = browser.client.cookies[console.cookie]
     assert browser.post("/sign-out") == 303
     assert browser.get("/") == 303
-    with console.database.read() as session:
-        actions = [row["action"] for row in audit.rows(session)]
-    assert actions[:2] == ["signed_out", "signed_in"]
-
-
-def test_the_token_of_a_session_that_was_ended_is_worth_nothing(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.VIEWER)
-    token = browser.client.cookies[console.cookie]
-    browser.post("/sign-out")
     browser.client.cookies.set(console.cookie, token)
     assert browser.get("/") == 303
+    assert [row["action"] for row in console.audit_rows()][:2] == ["signed_out", "signed_in"]
 
 
 def test_signing_in_changes_the_token(console: ConsoleLab) -> None:
@@ -71,10 +89,6 @@ def test_an_unknown_name_looks_like_a_wrong_password(console: ConsoleLab) -> Non
     assert answers == [(403, 1)] * 4
 
 
-def test_a_name_counts_whatever_its_capitals(console: ConsoleLab) -> None:
-    assert console.browser().sign_in("Viewer") == 303
-
-
 @pytest.mark.parametrize(
     ("refusals", "limit"),
     [
@@ -100,25 +114,58 @@ def test_after_so_many_refusals_nothing_is_looked_at(
         users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1")
 
 
-def test_wrong_passwords_end_in_a_wait(console: ConsoleLab) -> None:
-    browser = console.browser()
-    statuses = [browser.sign_in("viewer", WRONG) for _ in range(6)]
-    assert statuses == [403] * 6
-    assert "Too many attempts" in browser.text
-    assert browser.sign_in("viewer") == 403
-    assert console.browser().sign_in("admin") == 303
+def test_who_was_not_refused_signs_in_beside_many_refusals_of_the_same_address(console: ConsoleLab) -> None:
+    """Twenty wrong passwords shut out everybody behind a proxy that is not trusted."""
+    with console.database.write() as session:
+        for number in range(users.SUSPECT_REFUSALS):
+            audit.note(session, Person(f"user{number}", "testclient"), AuditAction.SIGN_IN_REFUSED)
+    assert console.browser().sign_in("viewer") == 303
+    assert console.browser().sign_in("admin", WRONG) == 403
+    assert console.browser().sign_in("admin") == 403, "refused once, and the address is suspect"
+
+
+@pytest.mark.parametrize(
+    ("sender", "passed", "visitor"),
+    [
+        ("10.0.0.1", "192.0.2.7", "192.0.2.7"),
+        ("10.0.0.1", "203.0.113.9, 192.0.2.7", "192.0.2.7"),  # the first was written by the visitor
+        ("10.0.0.1", "192.0.2.7,10.1.2.3", "192.0.2.7"),  # two proxies
+        ("::ffff:10.0.0.1", "2001:db8::7", "2001:db8::7"),
+        ("10.0.0.1", "192.0.2.7:49152", "192.0.2.7"),
+        ("10.0.0.1", "[2001:db8::7]:49152, 10.1.2.3:443", "2001:db8::7"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "unknown", "10.0.0.1"),
+        ("10.0.0.1", "192.0.2.7, <script>", "10.0.0.1"),
+        ("192.0.2.8", "192.0.2.7", "192.0.2.8"),  # no proxy
+    ],
+)
+def test_the_word_of_a_trusted_proxy_counts_and_nobody_elses(
+    console: ConsoleLab, sender: str, passed: str, visitor: str
+) -> None:
+    proxies = ConsoleSettings(trusted_proxies=("10.0.0.1", "10.1.0.0/16")).trusted_proxies
+    console.change("console", trusted_proxies=proxies, hosts=("testserver",))
+    app = create_app(console.settings, console.database)
+    browser = Browser(app)
+    browser.client = TestClient(
+        app,
+        client=(sender, 1),
+        headers={"x-forwarded-for": passed} if passed else {},
+        base_url="http://localhost",
+        follow_redirects=False,
+    )
+    browser.sign_in("viewer", WRONG)
+    assert console.audit_rows()[0]["address"] == visitor
 
 
 @pytest.mark.parametrize("url", ["", pytest.param("postgres_url", marks=pytest.mark.debian("postgresql"))])
 def test_a_name_that_is_no_user_s_is_refused_like_one_that_is(
-    tmp_path: Path, request: pytest.FixtureRequest, url: str
+    open_inbox: Callable[..., Inbox], request: pytest.FixtureRequest, url: str
 ) -> None:
-    node = Inbox(tmp_path / "own", url=request.getfixturevalue(url) if url else "")
-    console = ConsoleLab(node.settings, node.database)
+    node = open_inbox(url=request.getfixturevalue(url) if url else "")
 
     def told(name: str) -> str:
         with pytest.raises(SignInRefused) as refused:
-            users.sign_in(console.database, name, WRONG, "192.0.2.1")
+            users.sign_in(node.database, name, WRONG, "192.0.2.1")
         return str(refused.value)
 
     for number in range(6):
@@ -126,7 +173,6 @@ def test_a_name_that_is_no_user_s_is_refused_like_one_that_is(
     said = {name: [told(name) for _ in range(6)] for name in ("viewer", "stranger")}
     assert said["stranger"] == said["viewer"]
     assert told("STRANGER") == told("VIEWER") == said["viewer"][-1] != said["viewer"][0]
-    node.close()
 
 
 @pytest.mark.parametrize(
@@ -140,15 +186,6 @@ def test_a_session_ends_by_itself(console: ConsoleLab, seen: float, created: flo
         row = session.scalars(select(UserSession)).one()
         row.seen_at, row.created_at = now - timedelta(minutes=seen), now - timedelta(minutes=created)
     assert (browser.get("/") == 200) is signed_in
-
-
-def test_being_seen_puts_the_end_off(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.VIEWER)
-    with console.database.write() as session:
-        session.scalars(select(UserSession)).one().seen_at = datetime.now(UTC) - timedelta(minutes=10)
-    browser.get("/")
-    with console.database.read() as session:
-        assert datetime.now(UTC) - session.scalars(select(UserSession)).one().seen_at < timedelta(minutes=1)
 
 
 def test_another_password_signs_out_who_had_the_old_one(console: ConsoleLab) -> None:
@@ -167,3 +204,683 @@ def test_who_is_removed_is_signed_out(console: ConsoleLab) -> None:
     with console.database.read() as session:
         names = list(session.scalars(select(UserAccount.name)))
     assert sorted(names) == ["admin", "operator", "reader"]
+
+
+def signed_in(console: ConsoleLab, role: UserRole, agent: str) -> Browser:
+    browser = console.browser()
+    browser.client.headers["user-agent"] = agent
+    assert browser.sign_in(role.value) == 303
+    return browser
+
+
+def numbers(console: ConsoleLab, user: str) -> list[int]:
+    return [row["session"] for row in users.list_sessions(console.settings, user)]
+
+
+def test_a_person_sees_and_ends_the_own_sessions_only(console: ConsoleLab) -> None:
+    here = signed_in(console, UserRole.VIEWER, "Mozilla/5.0 (X11; Linux x86_64) Firefox/144.0")
+    there = signed_in(console, UserRole.VIEWER, "Mozilla/5.0 (Windows NT 10.0) Firefox/143.0")
+    other = signed_in(console, UserRole.READER, "Mozilla/5.0 (Windows NT 10.0) Firefox/142.0")
+    assert here.get("/sessions") == 200
+    assert "Firefox 144, Linux" in here.text and "Firefox 143, Windows" in here.text
+    assert "Firefox 142" not in here.text and here.text.count("this browser") == 1
+    [number] = [
+        row["session"] for row in users.list_sessions(console.settings, "viewer") if "143" in row["browser"]
+    ]
+    [foreign] = numbers(console, "reader")
+    assert here.post(f"/sessions/{foreign}/end") == 404
+    assert here.post(f"/sessions/{number}/end") == 303
+    assert (there.get("/"), here.get("/"), other.get("/")) == (303, 200, 200)
+    assert console.audited("user_changed")[0] == {"user": "viewer", "signed_out": True, "ended": number}
+
+
+def test_no_list_has_a_token(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.ADMIN)
+    token = browser.client.cookies[console.cookie]
+    with console.database.read() as session:
+        hashed = session.scalars(select(UserSession.token_sha256)).one()
+    browser.get("/users")
+    shown = browser.text + str(users.list_sessions(console.settings))
+    browser.get("/sessions")
+    assert not any(secret in shown + browser.text for secret in (token, hashed))
+
+
+def test_who_was_idle_for_too_long_is_not_listed_and_nobody_is_found_by_a_wrong_number(
+    console: ConsoleLab,
+) -> None:
+    users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1", agent="x" * 10_000)
+    [row] = users.list_sessions(console.settings)
+    assert (row["address"], row["browser"], row["own"]) == ("192.0.2.1", "", False)
+    with console.database.write() as session:
+        one = session.scalars(select(UserSession)).one()
+        one.seen_at = one.seen_at.replace(year=2020)
+    assert users.list_sessions(console.settings) == []
+    with pytest.raises(NotFound, match="users sessions shows them"):
+        users.end_session(console.settings, 999)
+
+
+CONSOLE = "https://ai-node.example.org"
+
+
+@pytest.fixture
+def provider(console: ConsoleLab) -> Iterator[Forger]:
+    """A provider that is good until a test says otherwise; the console signs people in by it."""
+    with forging() as one:
+        console.change("console", url=CONSOLE, oidc=one.settings(seconds=3))
+        yield one
+
+
+def accounts(console: ConsoleLab) -> dict[str, str]:
+    """Role by name, of the provider's accounts."""
+    return {row["name"]: row["role"] for row in users.list_users(console.settings) if row["issuer"]}
+
+
+def refusals(console: ConsoleLab) -> list[object]:
+    return [row.get("because") for row in console.audited("sign_in_refused")]
+
+
+def test_what_is_right_is_let_in_and_asked_for_as_the_standard_has_it(
+    console: ConsoleLab, provider: Forger
+) -> None:
+    browser = console.browser()
+    asked = provider.begin(browser)
+    assert asked["redirect_uri"] == f"{CONSOLE}/sign-in/oidc/back"
+    assert (asked["response_type"], asked["scope"]) == ("code", "openid profile")
+    assert (asked["client_id"], asked["code_challenge_method"]) == (CLIENT, "S256")
+    assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
+    cookie = browser.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=lax", "Max-Age=600"} <= set(cookie.split("; "))
+    assert provider.come_back(browser, provider.code(asked), asked["state"]) == 200
+    assert browser.get("/") == 200 and "anna@127.0.0.1" in browser.text
+    assert accounts(console) == {"anna@127.0.0.1": "reader"}
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://other.example.org"},
+        {"iss": ["https://other.example.org"]},
+        {"iss": None},
+        {"aud": "another"},
+        {"aud": [CLIENT, "another"]},  # for both, and no azp says which
+        {"aud": None},
+        {"azp": "another"},
+        {"exp": int(time.time()) - 120},
+        {"exp": None},
+        {"exp": "soon"},
+        {"iat": int(time.time()) + 3600},
+        {"nonce": "of another sign-in"},
+        {"nonce": None},
+        {"sub": None},
+        {"sub": ""},
+        {"sub": 1234},
+        {"sub": "x" * 256},
+        {"sub": "line\nbreak"},
+    ],
+    ids=lambda claims: next(iter(claims)),  # not by their times, which differ between processes
+)
+def test_a_token_that_is_not_for_this_sign_in_lets_nobody_in(
+    console: ConsoleLab, provider: Forger, claims: dict[str, Any]
+) -> None:
+    provider.claims = claims
+    browser = console.browser()
+    assert provider.sign_in(browser) == 403
+    assert "not for this sign-in, or not signed" in browser.text
+    assert browser.get("/") == 303 and accounts(console) == {} and len(refusals(console)) == 1
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        forger.unsigned,
+        forger.by_a_stranger,
+        forger.by_the_public_key,
+        forger.by_the_secret,
+        lambda claims: "no token",
+        lambda claims: 7,
+        lambda claims: None,
+    ],
+)
+def test_a_token_that_the_provider_did_not_sign_lets_nobody_in(
+    console: ConsoleLab, provider: Forger, sign: Callable[[dict[str, Any]], str]
+) -> None:
+    provider.sign = sign
+    browser = console.browser()
+    assert provider.sign_in(browser) == 403
+    assert browser.get("/") == 303 and accounts(console) == {} and len(refusals(console)) == 1
+
+
+def test_an_answer_is_good_once_and_in_the_browser_that_began(console: ConsoleLab, provider: Forger) -> None:
+    victim, thief = console.browser(), console.browser()
+    asked = provider.begin(victim)
+    code, state = provider.code(asked), asked["state"]
+    assert provider.come_back(thief, code, state) == 403  # a stolen answer
+    assert "not begun in this browser" in thief.text
+    assert provider.come_back(victim, code, "another") == 403  # an answer that another put under
+    asked = provider.begin(victim)
+    code, state = provider.code(asked), asked["state"]
+    secret = victim.client.cookies[f"{console.cookie}-oidc"]
+    assert provider.come_back(victim, code, state) == 200
+    assert provider.come_back(victim, code, state) == 403
+    victim.client.cookies.set(f"{console.cookie}-oidc", secret)
+    assert provider.come_back(victim, code, state) == 403  # with the cookie, too: the code is used
+    assert "does not know this sign-in any more" in victim.text
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "?state=&code=x", "?code=x", "?error=access_denied&state=", "?state=%ED%A0%80&code=x"]
+)
+def test_an_answer_to_no_question_asks_nothing_of_the_provider(
+    console: ConsoleLab, provider: Forger, answer: str
+) -> None:
+    browser = console.browser()
+    assert browser.get(f"/sign-in/oidc/back{answer}") == 403
+    assert provider.asked == []
+
+
+def test_a_session_of_before_is_not_the_session_of_after(console: ConsoleLab, provider: Forger) -> None:
+    browser, thief = console.browser(), console.browser()
+    browser.get("/sign-in")
+    before = browser.client.cookies[console.cookie]
+    assert provider.sign_in(browser) == 200
+    assert browser.client.cookies[console.cookie] != before
+    thief.client.cookies.set(console.cookie, before)
+    assert (browser.get("/"), thief.get("/")) == (200, 303)
+
+
+@pytest.mark.parametrize(
+    ("groups", "role"),
+    [
+        ("admins", "admin"),
+        (["readers", "admins", "others"], "admin"),
+        (["readers", 7, None, ["admins"], {"admins": 1}], "reader"),
+        (["x" * 100] * 300 + ["readers"], "reader"),
+    ],
+)
+def test_groups_of_any_form_give_the_highest_role(
+    console: ConsoleLab, provider: Forger, groups: object, role: str
+) -> None:
+    provider.claims = {"groups": groups}
+    assert provider.sign_in(console.browser()) == 200
+    assert list(accounts(console).values()) == [role]
+
+
+@pytest.mark.parametrize(
+    "groups", [None, [], "", 7, True, {"admins": True}, [["admins"]], ["ADMINS"], "admins,readers"]
+)
+def test_without_a_group_of_the_table_nobody_is_let_in(
+    console: ConsoleLab, provider: Forger, groups: object
+) -> None:
+    provider.claims, provider.userinfo = {"groups": groups}, {"sub": "1234"}
+    browser = console.browser()
+    assert provider.sign_in(browser) == 403
+    assert "None of your groups may use this console" in browser.text
+    assert accounts(console) == {} and console.audited("sign_in_refused")[0]["user"] == "anna@127.0.0.1"
+
+
+@pytest.mark.parametrize(("sub", "status"), [("1234", 200), ("5678", 403), (None, 403)])
+def test_groups_that_are_not_in_the_token_are_asked_for_and_must_be_of_the_same_person(
+    console: ConsoleLab, provider: Forger, sub: str | None, status: int
+) -> None:
+    provider.claims, provider.userinfo = {"groups": None}, {"sub": sub, "groups": ["admins"]}
+    assert provider.sign_in(console.browser()) == status
+
+
+@pytest.mark.parametrize(
+    "name", ["admin", "Admin", "admin@127.0.0.1", "ADMIN@127.0.0.1", "a\u0000dmin", "", 7, None, "x" * 9999]
+)
+def test_no_name_at_the_provider_is_that_of_another_account(
+    console: ConsoleLab, provider: Forger, name: object
+) -> None:
+    provider.claims = {"preferred_username": name}
+    assert provider.sign_in(console.browser()) == 200
+    local = [row for row in users.list_users(console.settings) if row["name"] == "admin"]
+    assert [(row["role"], row["issuer"], row["sessions"]) for row in local] == [("admin", None, 0)]
+    [mine] = accounts(console)
+    assert "@" in mine and len(mine) <= 64 and mine.isprintable()
+    provider.claims = {"preferred_username": name, "sub": "5678", "groups": ["admins"]}
+    browser = console.browser()
+    again = provider.sign_in(browser)
+    if name in ("", 7, None):  # then the name is the sub
+        assert again == 200
+        return
+    assert again == 403 and "Another person" in browser.text
+    assert list(accounts(console).values()) == ["reader"]
+
+
+def test_such_an_account_has_no_password_no_token_and_no_role_of_ours(
+    console: ConsoleLab, provider: Forger
+) -> None:
+    assert provider.sign_in(console.browser()) == 200
+    for password in ("", PASSWORD):
+        assert console.browser().sign_in("anna@127.0.0.1", password) == 403
+    for change in (
+        lambda: users.set_password(console.settings, "anna@127.0.0.1", PASSWORD),
+        lambda: users.add_token(console.settings, "anna@127.0.0.1", "a program", 1),
+        lambda: users.change_user(console.settings, "anna@127.0.0.1", role=UserRole.ADMIN),
+    ):
+        with pytest.raises(NotAllowedNow, match="is an account of"):
+            change()
+    admin = console.at("/users", UserRole.ADMIN)
+    assert "hospital's account" in admin.text
+    assert 'action="/users/anna@127.0.0.1/password"' not in admin.text
+
+
+def test_who_is_disabled_here_stays_out_whatever_the_provider_says(
+    console: ConsoleLab, provider: Forger
+) -> None:
+    browser, admin = console.browser(), console.browser(UserRole.ADMIN)
+    assert provider.sign_in(browser) == 200 and browser.get("/") == 200
+    assert admin.post("/users/anna@127.0.0.1/disable") == 303
+    assert browser.get("/") == 303
+    assert provider.sign_in(browser) == 403 and "disabled here" in browser.text
+    assert admin.post("/users/anna@127.0.0.1/enable") == 303
+    assert provider.sign_in(browser) == 200
+
+
+def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
+    console: ConsoleLab, provider: Forger
+) -> None:
+    browser, second = console.browser(), console.browser()
+    assert provider.sign_in(browser) == 200
+    provider.claims = {"groups": ["admins"], "preferred_username": "renamed"}
+    assert browser.get("/users") == 403
+    assert provider.sign_in(second) == 200 and second.get("/users") == 200
+    assert accounts(console) == {"anna@127.0.0.1": "admin"}, "the name of the first sign-in stays"
+    provider.claims = {"groups": []}
+    assert provider.sign_in(second) == 403
+    assert (browser.get("/"), second.get("/")) == (303, 303)
+
+
+def test_a_second_factor_that_is_asked_for_must_be_in_the_token(
+    console: ConsoleLab, provider: Forger
+) -> None:
+    console.change("console", oidc=provider.settings(acr_values=("mfa", "phr")))
+    browser = console.browser()
+    assert provider.begin(browser)["acr_values"] == "mfa phr"
+    for acr, status in ((None, 403), ("pwd", 403), (["mfa"], 403), ("phr", 200)):
+        provider.claims = {"acr": acr}
+        assert provider.sign_in(console.browser()) == status, acr
+
+
+def slow() -> Answer:
+    time.sleep(6)
+    return 200, b"{}"
+
+
+BAD_ANSWERS: dict[str, Callable[[], Answer]] = {
+    "slow": slow,
+    "500": lambda: (500, b"{}"),
+    "redirect": lambda: (302, b""),
+    "empty": lambda: (200, b""),
+    "list": lambda: (200, b"[]"),
+    "object": lambda: (200, b"{}"),
+    "deep": lambda: (200, b"[" * 200_000),
+    "large": lambda: (200, b'{"a": "' + b"x" * 2**19 + b'"}'),
+    "endless": lambda: (200, b"x" * (17 * 2**20)),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        *product(["/token"], BAD_ANSWERS),
+        *product(["/.well-known/openid-configuration", "/keys", "/userinfo"], ["slow", "object", "endless"]),
+    ],
+)
+def test_a_provider_that_answers_badly_is_named_and_holds_up_nobody(
+    console: ConsoleLab, provider: Forger, caplog: pytest.LogCaptureFixture, path: str, answer: str
+) -> None:
+    provider.claims = {"groups": None} if path == "/userinfo" else {}
+    browser = console.browser()
+    asked = provider.begin(browser)
+    provider.answers[path] = BAD_ANSWERS[answer]
+    with caplog.at_level(logging.DEBUG):
+        began = time.monotonic()
+        status = provider.come_back(browser, provider.code(asked), asked["state"])
+    assert time.monotonic() - began < 5
+    assert status in (403, 503) and browser.get("/") == 303 and accounts(console) == {}
+    logged = " ".join(record.getMessage() for record in caplog.records if record.name.startswith("dicom"))
+    assert SECRET not in logged and "eyJ" not in logged and asked["state"] not in logged
+    assert console.browser().sign_in("admin") == 303, "users of this node sign in meanwhile"
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"issuer": "https://other.example.org"},
+        {"token_endpoint": "http://169.254.169.254/latest"},
+        {"token_endpoint": "file:///etc/passwd"},
+        {"token_endpoint": None},
+        {"token_endpoint": 7},
+        {"jwks_uri": "http://example.org/keys"},
+    ],
+    ids=str,
+)
+def test_a_provider_that_leads_elsewhere_is_not_followed(
+    console: ConsoleLab, provider: Forger, described: dict[str, Any]
+) -> None:
+    browser = console.browser()
+    asked = provider.begin(browser)
+    provider.described = described
+    assert provider.come_back(browser, provider.code(asked), asked["state"]) == 503
+    assert browser.get("/") == 303
+
+
+def test_where_a_browser_goes_is_no_choice_of_who_asks(console: ConsoleLab, provider: Forger) -> None:
+    browser = console.browser()
+    for header in (
+        {"host": "localhost"},
+        {"x-forwarded-host": "evil.example.org"},
+        {"forwarded": "host=evil"},
+    ):
+        answer = browser.client.get("/sign-in/oidc?next=https://evil.example.org", headers=header)
+        query = parse_qs(urlsplit(answer.headers["location"]).query)
+        assert query["redirect_uri"] == [f"{CONSOLE}/sign-in/oidc/back"] and "evil" not in str(answer.headers)
+    assert browser.client.get("/sign-in/oidc", headers={"host": "evil.example.org"}).status_code == 421
+    asked = provider.begin(browser)
+    further = "&next=https://evil.example.org&redirect_uri=//evil.example.org"
+    assert provider.come_back(browser, provider.code(asked), asked["state"], further) == 200
+    assert "evil" not in browser.text and 'content="0; url=/"' in browser.text
+
+
+def test_no_secret_is_shown_by_settings_or_errors(provider: Forger) -> None:
+    given = provider.settings()
+    assert SECRET not in repr(given) + str(given) + json.dumps(given.model_dump(mode="json"))
+
+
+WORDS = "four words are easy"
+
+
+def of(console: ConsoleLab, name: str) -> dict[str, object]:
+    return next(row for row in users.list_users(console.settings) if row["name"] == name)
+
+
+def may_sign_in(console: ConsoleLab, name: str, password: str) -> bool:
+    try:
+        return bool(users.sign_in(console.database, name, password, "192.0.2.7"))
+    except SignInRefused:
+        return False
+
+
+def test_a_user_is_added_and_signs_in(console: ConsoleLab) -> None:
+    admin = console.browser(UserRole.ADMIN)
+    assert admin.post("/users", name="anna", role="reader", password=WORDS, again=WORDS) == 303
+    assert (of(console, "anna")["role"], may_sign_in(console, "anna", WORDS)) == ("reader", True)
+    [added] = console.audited("user_added")[:1]
+    assert added["user"] == "anna" and WORDS not in str(added)
+    admin.get("/users")
+    assert "anna" in admin.text and "last seen" in admin.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"again": "another of four words"}, "the two passwords differ"),
+        ({"password": "short", "again": "short"}, "a password has 12"),
+        ({"name": "admin"}, "is there already"),
+        ({"name": "a b"}, "letters of ASCII"),
+        ({"role": "king"}, "choose a role"),
+    ],
+)
+def test_what_cannot_be_is_said_and_the_form_stays(
+    console: ConsoleLab, fields: dict[str, str], problem: str
+) -> None:
+    admin = console.browser(UserRole.ADMIN)
+    given = {"name": "anna", "role": "reader", "password": WORDS, "again": WORDS, **fields}
+    assert admin.post("/users", **given) == 400
+    assert problem in admin.text and WORDS not in admin.text
+    assert [row["name"] for row in users.list_users(console.settings)].count("anna") == 0
+
+
+def test_another_role_signs_the_user_out(console: ConsoleLab) -> None:
+    admin, reader = console.browser(UserRole.ADMIN), console.browser(UserRole.READER)
+    assert admin.post("/users/reader/role", role="viewer") == 303
+    assert of(console, "reader")["role"] == "viewer" and of(console, "reader")["sessions"] == 0
+    assert reader.get("/studies") == 303  # to sign in
+
+
+def test_a_new_password_is_the_only_one(console: ConsoleLab) -> None:
+    admin = console.browser(UserRole.ADMIN)
+    assert admin.post("/users/viewer/password", password=WORDS, again=WORDS) == 303
+    assert may_sign_in(console, "viewer", WORDS) and not may_sign_in(console, "viewer", PASSWORD)
+
+
+@pytest.mark.parametrize("change", ["role", "disable", "remove"])
+def test_nobody_shuts_the_own_account(console: ConsoleLab, change: str) -> None:
+    admin = console.browser(UserRole.ADMIN)
+    assert admin.post(f"/users/admin/{change}", role="viewer") == 400
+    assert "another admin" in admin.text and of(console, "admin")["role"] == "admin"
+
+
+MACHINES = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+
+
+ELSEWHERE = {("GET", f"/sign-in/oidc{path}") for path in ("", "/back", "/leave")}
+
+
+ENDS_THE_SESSION = {"/sign-out", "/sessions/{number}/end"}
+
+
+OPEN = {
+    ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/language"), ("GET", "/static/{name}"),
+    *ELSEWHERE, *MACHINES,
+}  # fmt: skip
+
+
+def endpoints(app: FastAPI) -> Iterator[tuple[str, str, object]]:
+    """Method, path and declared role of everything that the application answers."""
+    for route in routes(app.routes):
+        for method in sorted(route.methods - {"HEAD"}):
+            yield method, route.path, getattr(route.endpoint, "needs", None)
+
+
+def concrete(path: str) -> str:
+    """With values in place of its parameters."""
+    return re.sub(
+        r"\{\w+\}",
+        "1",
+        path.replace("{change}", "retry").replace("{name}", "style.css").replace("{which}", "images"),
+    )
+
+
+def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.settle(ultrasound("one"))
+    found = list(endpoints(console.app))
+    assert len(found) > 15
+    assert {(method, path) for method, path, needed in found if needed == ANYONE} == OPEN
+    for asking in (None, *UserRole):
+        browser = console.browser(asking)
+        csrf = browser.token()
+        for method, path, needed in found:
+            if path.startswith("/api/"):
+                continue  # for programs: the next test
+            if needed == ANYONE or (path in ENDS_THE_SESSION and asking) or (path == "/live" and asking):
+                continue  # a stream does not end: test_live.py
+            assert isinstance(needed, UserRole), path
+            place = concrete(path)
+            status = browser.get(place) if method == "GET" else browser.post(place, csrf)
+            if asking is None:
+                refusal = (303, "/sign-in") if method == "GET" else (401, None)
+                assert (status, browser.headers.get("location")) == refusal, (method, path)
+            elif asking.includes(needed):
+                assert status in (200, 303, 400, 404, 409), (asking, method, path, status)
+            else:
+                assert status == 403, (asking, method, path)
+
+
+def test_programs_are_let_in_by_the_role_of_their_tokens_user(console: ConsoleLab) -> None:
+    found = [one for one in endpoints(console.app) if one[1].startswith("/api/")]
+    assert len(found) > 12
+    for asking in (None, *UserRole):
+        browser = console.browser(asking)  # a cookie counts for nothing here
+        token = users.add_token(console.settings, asking.value, "a test", 1) if asking else "dn_nobody"
+        for method, path, needed in found:
+            assert isinstance(needed, UserRole), path
+            place = concrete(path)
+            assert browser.client.request(method, place).status_code == 401, path
+            bearer = {"Authorization": f"Bearer {token}"}
+            status = browser.client.request(method, place, headers=bearer, json={}).status_code
+            if asking is None:
+                assert status == 401, path
+            elif asking.includes(needed):
+                assert status in (200, 400, 404, 409), (asking, method, path, status)
+            else:
+                assert status == 403, (asking, method, path)
+
+
+def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> None:
+    router = APIRouter()
+
+    @router.get("/forgotten")
+    def forgotten(asked: Asked) -> str:
+        return "secret"
+
+    console.app.include_router(router)
+    assert console.browser().get("/forgotten") == 303
+    browser = console.browser(UserRole.ADMIN)
+    assert browser.get("/forgotten") == 403
+    assert "secret" not in browser.text
+
+
+@pytest.mark.parametrize("csrf", ["", "0" * 64, "ü"])
+def test_a_change_needs_the_token_of_its_form(console: ConsoleLab, csrf: str) -> None:
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/outbox/retry-dead", csrf) == 403
+    assert "too old" in browser.text
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 303)]
+)
+def test_a_form_of_another_site_is_refused(console: ConsoleLab, origin: str, status: int) -> None:
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/outbox/retry-dead", headers={"Sec-Fetch-Site": origin}) == status
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/sign-in", "/no-such-page", "/studies/99", "/studies?after=x", "/audit"]
+)
+def test_every_answer_has_the_headers(console: ConsoleLab, path: str) -> None:
+    browser = console.at(path, UserRole.VIEWER)
+    assert {name: browser.headers.get(name) for name in HEADERS} == HEADERS
+    assert "unsafe" not in HEADERS["Content-Security-Policy"]
+    assert "Strict-Transport-Security" not in browser.headers
+
+
+@pytest.mark.parametrize("path", ["/outbox?to=%00", "/peers/%00", "/models/%00/1", "/studies?%00=1"])
+def test_a_nul_that_postgresql_cannot_hold_is_no_address(console: ConsoleLab, path: str) -> None:
+    assert console.browser(UserRole.VIEWER).get(path) == 400
+
+
+def test_an_application_of_a_node_with_tls_tells_browsers_to_stay_with_it(inbox: Inbox) -> None:
+    tls = {"certificate": "c.pem", "private_key": "k.pem"}
+    console = inbox.settings.console.model_copy(update={"tls": tls})
+    browser = Browser(create_app(inbox.settings.model_copy(update={"console": console}), inbox.database))
+    browser.get("/sign-in")
+    assert browser.headers["Strict-Transport-Security"].startswith("max-age=")
+    # What a browser asks of this prefix (RFC 6265bis 4.1.3.2), so that no neighbour sets it.
+    name, *attributes = browser.headers["set-cookie"].split("; ")
+    assert name.startswith("__Host-")
+    assert {"Secure", "Path=/"} <= set(attributes)
+    assert not any(attribute.startswith("Domain") for attribute in attributes)
+
+
+@pytest.fixture
+def port(console: ConsoleLab, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The console at a real port, with little patience."""
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        console.app, http=TimedProtocol, ws="none", lifespan="off", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    wait_until(lambda: server.started, 60, "started")
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
+
+
+def until_closed(port: int, *pieces: bytes) -> bytes:
+    """Send the pieces, a moment between them, and return what is answered until the end."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.05)
+        answer = b""
+        while more := connection.recv(65536):
+            answer += more
+        return answer
+
+
+POST = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCookie: a=x\r\nContent-Type: "
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [(), (b"GET / HT",), (b"GET /sign-in HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /sl")],
+    ids=["silent", "half a head", "a second one that ends half-way"],
+)
+def test_a_request_that_does_not_come_is_cut_off(port: int, pieces: tuple[bytes, ...]) -> None:
+    began = time.monotonic()
+    until_closed(port, *pieces)
+    assert time.monotonic() - began < 20
+
+
+def test_a_body_that_does_not_come_is_cut_off(port: int) -> None:
+    head = POST + b"application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n"
+    assert b" 408 " in until_closed(port, head, b"csrf")
+
+
+def test_a_form_that_is_too_large_is_refused(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/studies/search", patient="x" * (FORM_BYTES - 200)) == 303
+    assert browser.post("/studies/search", patient="x" * FORM_BYTES) == 413
+
+
+SHEET = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+MORE_THAN_FITS = 100  # answers of 17 KB: more than system and console keep for a connection
+
+
+def asking(port: int, stack: ExitStack) -> socket.socket:
+    """A connection that asks again and again, and has read nothing yet."""
+    connection = stack.enter_context(socket.socket())
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", port))
+    connection.setblocking(False)
+    with suppress(BlockingIOError):
+        connection.send(SHEET * MORE_THAN_FITS)
+    return connection
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Looked up without reading."""
+    watch = poll()
+    watch.register(connection, 0)
+    return bool(watch.poll(0))
+
+
+def test_who_takes_no_answer_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ANSWER_SECONDS", 0.3)
+    with ExitStack() as stack:
+        connection = asking(port, stack)
+        wait_until(lambda: is_cut(connection), 30, "the end of the connection")
+
+
+def test_an_answer_that_is_taken_slowly_comes_whole(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ANSWER_SECONDS", 1.0)
+    with ExitStack() as stack:
+        connection = asking(port, stack)
+        connection.setblocking(True)
+        took, answers = time.monotonic(), b""
+        while answers.count(b"HTTP/1.1 200") < MORE_THAN_FITS:
+            piece = connection.recv(2**18)
+            assert piece, "it was cut"
+            answers += piece
+            time.sleep(0.005)
+        assert time.monotonic() - took > 2

@@ -1,13 +1,13 @@
-"""What a browser sends comes in as what a modality sends, no more of it; and its way goes on to be seen."""
+"""What a browser sends comes in as what a modality sends; registered patients; fetched studies."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 import struct
 import tempfile
 import zipfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from ai_pipeline.images import decode
-from dicom_console.handlers import uploads as handlers
-from dicom_console.views import uploaded
+from dicom_console.app import create_app
+from dicom_console.views import listing, search
+from dicom_node.config.settings import PeerSettings
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import uploads, users
+from dicom_node.services import fetches, uploads, users
 from dicom_node.store.tables import Job, Study
+from tests.archive_lab import FakeArchive, answer_for, film, peer
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, audited
-from tests.inbox_lab import CONFIG, Inbox
+from tests.inbox_lab import Inbox, encoded
 from tests.modality import ultrasound
-from tests.unit.inbox.objects import changed, small_xray
+from tests.pacs_lab import free_port, run_pacs
+from tests.unit.inbox.objects import changed
 
 ABOUT = {"PatientID": "P-7", "PatientName": "Müller^Änne", "Modality": "US", "PatientBirthDate": "1960-01-02"}
 
@@ -78,23 +81,15 @@ def test_an_object_is_received_as_from_a_modality(browser: Browser, inbox: Inbox
     assert noted | {"association": ""} == {"objects": 1, "refused": 0, "association": ""}
 
 
-def test_a_zip_is_its_objects_whatever_their_names(browser: Browser, inbox: Inbox, tmp_path: Any) -> None:
-    one, two = part_10(ultrasound("one")), part_10(small_xray("two"))
-    names = ("../../../evil.dcm", "/etc/passwd", "sub/DICOMDIR", "__MACOSX/a", ".hidden", "readme.txt")
-    contents = (one, two, b"x", b"x", b"x", b"hello, this is no DICOM")
-    browser.upload(("all.zip", zipped(*zip(names, contents, strict=True))))
-    assert outcomes(browser) == ["it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG", "taken", "taken"]
-    inbox.settle()
-    assert inbox.outcomes() == ["new", "new"]
-    assert not list(tmp_path.rglob("evil*"))
-
-
 def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, inbox: Inbox) -> None:
     secret, new = ultrasound("secret"), ultrasound("new")
-    inbox.receive(secret, calling="ROOM9")
-    inbox.settle()
+    inbox.settle(secret, calling="ROOM9")
     added = part_10(changed(secret, SOPInstanceUID="1.2.826.0.1.3680043.10.543.77"))
-    files = [added, part_10(new), part_10(changed(new, StudyInstanceUID=""))]
+    taken_over = part_10(changed(secret, StudyInstanceUID="1.2.826.0.1.3680043.10.543.78"))
+    second = Dataset()  # the Study Instance UID again, where only some parsers look
+    second.StudyInstanceUID, second.file_meta = secret.StudyInstanceUID, new.file_meta
+    twice = part_10(changed(new, SOPInstanceUID="1.2.826.0.1.3680043.10.543.79")) + encoded(second)
+    files = [added, part_10(new), part_10(changed(new, StudyInstanceUID="")), taken_over, twice]
     for name, senders in (("elsewhere", ["ROOM1"]), ("limited", ["CONSOLE"])):
         users.add_user(console.settings, name, UserRole.OPERATOR, PASSWORD, senders=senders)
     browser = console.browser()
@@ -104,13 +99,15 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     browser.sign_in("limited")
     browser.upload(("all.zip", zipped(*((f"{n}", file) for n, file in enumerate(files)))))
     hidden, no_study = (
-        "its study is one that you do not see",
-        "its Study Instance UID is not in its first MiB",
+        "its study is one that you do not see, or the object is",
+        "its Study and SOP Instance UID are not in its first MiB",
     )
-    assert outcomes(browser) == [hidden, no_study, "taken"]
-    assert len(inbox.spool.pending()) == 1
-    [taken] = inbox.spool.pending()
-    assert taken.read_bytes().endswith(new.PixelData)
+    assert outcomes(browser) == [hidden, no_study, hidden, "taken", "taken"]
+    before = inbox.study(secret.StudyInstanceUID)
+    inbox.settle()
+    assert inbox.outcomes() == ["new", "new", "quarantined"]
+    assert inbox.study(secret.StudyInstanceUID).state is before.state is not StudyState.QUARANTINED
+    assert inbox.study(new.StudyInstanceUID).state is StudyState.QUARANTINED
 
 
 @pytest.mark.parametrize(
@@ -147,13 +144,6 @@ def test_what_the_listener_refuses_is_refused_here(
     assert inbox.spool.pending() == []
 
 
-def test_a_faulty_object_is_quarantined_as_any_other(browser: Browser, inbox: Inbox) -> None:
-    browser.upload(("a", part_10(changed(ultrasound("one"), StudyInstanceUID=""))))
-    assert outcomes(browser) == ["taken"]
-    inbox.settle()
-    assert inbox.outcomes() == ["quarantined"]
-
-
 def test_a_zip_that_unpacks_without_end_is_cut_off(browser: Browser, inbox: Inbox) -> None:
     head = part_10(ultrasound("one"))
     bomb = zipped(("bomb", head + bytes(300 * 2**20)))
@@ -161,15 +151,6 @@ def test_a_zip_that_unpacks_without_end_is_cut_off(browser: Browser, inbox: Inbo
     browser.upload(("bomb.zip", bomb))
     assert "times as packed" in outcomes(browser)[0]
     assert inbox.spool.pending() == []
-
-
-def test_all_files_of_a_zip_together_have_a_limit(
-    browser: Browser, console: ConsoleLab, inbox: Inbox
-) -> None:
-    files = [part_10(ultrasound(name, size=(600, 400))) for name in ("one", "two")]
-    console.change("console", upload_mib=1)
-    browser.upload(("a.zip", zipped(*((str(n), data) for n, data in enumerate(files)))))
-    assert [text == "taken" for text in outcomes(browser)] == [False, True]
 
 
 @pytest.mark.parametrize("limit", ["ENTRIES", "DIRECTORY_BYTES"])
@@ -195,22 +176,12 @@ def test_a_zip_that_says_other_numbers_in_zip64_is_refused(browser: Browser, inb
     assert inbox.spool.pending() == []
 
 
-def test_an_encrypted_zip_is_refused(browser: Browser) -> None:
-    data = bytearray(zipped(("a", part_10(ultrasound("one")))))
-    data[6] |= 1  # general purpose bit flag, local header
-    data[data.rfind(b"PK\x01\x02") + 8] |= 1
-    browser.upload(("a.zip", bytes(data)))
-    assert "encrypted" in outcomes(browser)[0]
-
-
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "L"), ("JPEG", "RGB"), ("JPEG", "L")])
 def test_a_picture_becomes_a_secondary_capture(browser: Browser, inbox: Inbox, kind: str, mode: str) -> None:
     browser.upload(("scan.png", picture(kind, mode)), ("b.png", picture()), **ABOUT)
     assert outcomes(browser) == ["taken", "taken"]
     inbox.settle()
     with inbox.database.read() as session:
-        from dicom_console.views import listing, search
-
         [row], _ = search.search(session, search.Search())
         shown = listing.show(session, inbox.settings, row["id"])
     assert (row["patient_id"], row["instances"], row["modalities"]) == ("P-7", 2, ["US"])
@@ -239,45 +210,7 @@ def test_a_picture_is_in_no_file_that_a_killed_console_would_leave(
     assert (outcomes(browser), seen) == (["taken"], [[]])
 
 
-def test_a_picture_that_lies_about_its_size_is_refused(browser: Browser, inbox: Inbox) -> None:
-    data = bytearray(picture())
-    data[16:24] = struct.pack(">II", 300_000, 300_000)
-    browser.upload(("a.png", bytes(data)), ("b.png", b"\x89PNG\r\n\x1a\n" + bytes(60)), **ABOUT)
-    assert "taken" not in outcomes(browser)
-    assert inbox.spool.pending() == []
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"PatientID": ""},
-        {"PatientName": ""},
-        {"PatientName": "a\\b"},
-        {"PatientID": "x" * 65},
-        {"Modality": "ECG"},
-        {"PatientBirthDate": "yesterday"},
-        {"PatientSex": "?"},
-        {"AccessionNumber": "x" * 17},
-    ],
-)
-def test_a_wrong_field_is_named_and_nothing_taken(
-    browser: Browser, inbox: Inbox, wrong: dict[str, str]
-) -> None:
-    assert browser.upload(("a.png", picture()), **{**ABOUT, **wrong}) == 400
-    assert 'class="problem"' in browser.text
-    assert inbox.spool.pending() == []
-
-
-def test_an_upload_beyond_the_limits_is_refused(browser: Browser, console: ConsoleLab, inbox: Inbox) -> None:
-    data = part_10(ultrasound("one"))
-    console.change("spool", minimum_free_mib=2**40)
-    assert browser.upload(("a", data)) == 507
-    assert inbox.spool.pending() == []
-
-
 def test_a_body_that_is_too_large_is_cut_off(inbox: Inbox, console: ConsoleLab) -> None:
-    from dicom_console.app import create_app
-
     small = inbox.settings.console.model_copy(update={"upload_mib": 1})
     console.app = create_app(inbox.settings.model_copy(update={"console": small}), inbox.database)
     assert console.browser(UserRole.OPERATOR).upload(("a", bytes(2**20 + 1))) == 413
@@ -291,28 +224,6 @@ def test_uploads_need_the_token_of_their_form(browser: Browser, inbox: Inbox) ->
         == 403
     )
     assert inbox.spool.pending() == []
-
-
-def test_more_uploads_than_places_are_put_off(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "_places", asyncio.Semaphore(0))
-    assert browser.upload(("a", b"x")) == 503
-
-
-def test_a_rule_may_take_what_is_uploaded_as_a_picture(inbox: Inbox, with_console: Inbox) -> None:
-    browser = ConsoleLab(with_console.settings, with_console.database).browser(UserRole.OPERATOR)
-    browser.upload(("a.png", picture()), **ABOUT)
-    with_console.settle()
-    assert [job.rule for job in with_console.jobs()] == ["grabbed"]
-
-
-@pytest.fixture
-def with_console(inbox: Inbox, console: ConsoleLab) -> Inbox:
-    """The same inbox under a rule that names the console."""
-    rule = {**CONFIG["rules"][1], "when": {"calling_ae": "CONSOLE"}, "secondary_captures_from": ["console"]}
-    config = {**CONFIG, "console": {"enabled": True}, "rules": [rule]}
-    other = Inbox(inbox.folder, config)
-    yield other
-    other.close()
 
 
 def page_of(browser: Browser) -> str:
@@ -344,34 +255,8 @@ def test_a_study_is_followed_from_the_spool_to_its_end(browser: Browser, inbox: 
     assert f'href="{address}"' in browser.text
 
 
-def test_a_study_that_is_gone_meanwhile_is_left_out(inbox: Inbox) -> None:
-    inbox.receive(ultrasound("one"))
-    inbox.settle()
-    with inbox.database.read() as session:
-        assert [row["id"] for row in uploaded._studies(session, [1, 99])] == [1]
-
-
-def test_what_was_quarantined_says_why(browser: Browser, inbox: Inbox) -> None:
-    one = ultrasound("one")
-    other = changed(one, PixelData=bytes(255 - value for value in one.PixelData))
-    browser.upload(("a", part_10(one)), ("b", part_10(other)))
-    address = page_of(browser)
-    inbox.settle()
-    browser.get(address)
-    assert 'class="state quarantined"' in browser.text
-    assert re.search(r"1 conflict: \w+", browser.text), browser.text
-    assert "All of it came to its end" in browser.text
-
-
-def test_another_number_is_no_upload(browser: Browser, console: ConsoleLab) -> None:
-    assert browser.get("/upload/999999") == 404
-    assert browser.get("/upload/1") == 404, "a row of the audit, of something else"
-    assert console.browser(UserRole.VIEWER).get("/upload/1") == 403
-
-
 def test_a_held_study_is_found_and_called_so(browser: Browser, inbox: Inbox) -> None:
-    inbox.receive(ultrasound("one"), ultrasound("two"))
-    inbox.settle()
+    inbox.settle(ultrasound("one"), ultrasound("two"))
     first = inbox.jobs()[0]
     with inbox.database.write() as session:
         session.get_one(Job, first.id).state = JobState.HELD
@@ -386,3 +271,121 @@ def test_a_held_study_is_found_and_called_so(browser: Browser, inbox: Inbox) -> 
     browser.get(f"/studies/{first.study_id}")
     assert 'class="state held"' in browser.text
     assert browser.get("/studies?state=nonsense") == 400
+
+
+ANNA = {
+    "PatientID": "P-77", "PatientName": "Secret^Anna", "PatientBirthDate": "1970-01-02", "PatientSex": "F",
+}  # fmt: skip
+
+
+def test_a_registered_patient_is_chosen_for_an_upload(console: ConsoleLab, inbox: Inbox) -> None:
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/patients/register", **ANNA) == 303
+    assert browser.headers["location"] == "/upload?patient=1", "no address names a patient"
+    assert browser.follow() == 200
+    for shown in ('value="P-77" readonly', 'value="Secret^Anna" readonly', 'value="1970-01-02" readonly'):
+        assert shown in browser.text
+    assert browser.upload(("a.png", picture()), **ANNA, Modality="US") == 200, browser.text
+    inbox.settle()
+    assert [row.patient_id for row in inbox.rows(Study)] == ["P-77"]
+    browser.get("/patients")
+    assert "Secret, Anna" in browser.text
+    assert browser.post("/patients/registered/1/remove") == 303
+    assert browser.post("/patients/registered/1/remove") == 404
+    assert browser.get("/upload?patient=1") == 404
+    rows = console.audit_rows()
+    assert [row["action"] for row in rows if row["action"].startswith("patient_")] == [
+        "patient_removed",
+        "patient_added",
+    ]
+    assert not any("P-77" in str(row["fields"]) for row in rows)
+
+
+def test_name_and_birth_date_do_not_lie_open_in_the_database(console: ConsoleLab, inbox: Inbox) -> None:
+    console.browser(UserRole.OPERATOR).post("/patients/register", **ANNA)
+    inbox.database.dispose()
+    files = [path for path in inbox.folder.glob("node.db*") if path.is_file()]
+    assert files
+    assert not any(word in path.read_bytes() for path in files for word in (b"Secret", b"19700102"))
+
+
+@pytest.mark.parametrize(
+    ("field", "other", "said"),
+    [
+        ("PatientName", "Other^Anna", "another name"),
+        ("PatientBirthDate", "1971-01-02", "another birth date"),
+        ("PatientSex", "M", "another sex"),
+    ],
+)
+def test_pictures_of_somebody_else_under_a_registered_id_are_refused(
+    console: ConsoleLab, inbox: Inbox, field: str, other: str, said: str
+) -> None:
+    browser = console.browser(UserRole.OPERATOR)
+    browser.post("/patients/register", **ANNA)
+    assert browser.upload(("a.png", picture()), **ANNA | {field: other}, Modality="US") == 400
+    assert said in browser.text
+    assert list(inbox.spool.pending()) == []
+
+
+def test_an_id_is_registered_once_and_not_for_another_than_its_studies(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    inbox.settle(changed(ultrasound("one"), PatientID="P-77", PatientName="SECRET^ANNA^", PatientSex="F"))
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/patients/register", **ANNA | {"PatientName": "Other^Name"}) == 400
+    assert "studies here" in browser.text
+    born = {"PatientBirthDate": ""}
+    assert browser.post("/patients/register", **ANNA | born) == 303, browser.text
+    assert browser.post("/patients/register", **ANNA | born) == 400
+    assert "already" in browser.text
+
+
+FORM = {"peer": "archive", "modalities": "dx", "first": "2024-03-02", "last": "2024-03-02", "rule": ""}
+
+
+def with_archive(console: ConsoleLab, port: int) -> None:
+    asked = PeerSettings.model_validate(peer(port, ae_title="ARCHIVE"))
+    console.take(console.settings.model_copy(update={"peers": (*console.settings.peers, asked)}))
+
+
+def test_an_operator_has_studies_fetched(console: ConsoleLab) -> None:
+    archive = FakeArchive(free_port(), "ARCHIVE", answers=[answer_for(film("wanted"))])
+    with run_pacs(archive, classes=()) as pacs:
+        with_archive(console, pacs.port)
+        browser = console.browser(UserRole.OPERATOR)
+        assert browser.post("/fetches", **FORM) == 303
+        assert browser.follow() == 200
+        assert "archive" in browser.text and "waiting" in browser.text
+        assert console.browser(UserRole.VIEWER).post("/fetches", **FORM) == 403
+    assert console.audited("studies_fetched")[0]["studies"] == 1
+    assert browser.post("/fetches/archive/cancel") == 303
+    assert browser.post("/fetches/archive/again") == 303
+    assert [row.state for row in fetches.listed(console.settings)] == ["waiting"]
+    assert browser.get("/peers") == 200 and "/fetches" in browser.text
+
+
+def test_too_many_days_are_for_the_command_and_what_is_no_date_is_refused(console: ConsoleLab) -> None:
+    with_archive(console, free_port())
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/fetches", **{**FORM, "first": "2020-01-01"}) == 409
+    assert browser.post("/fetches", **{**FORM, "first": "yesterday"}) == 400
+    assert browser.post("/fetches", **{**FORM, "modalities": "../.."}) == 400
+    assert browser.post("/fetches", **{**FORM, "peer": "pacs"}) == 409
+    assert browser.post("/fetches", **FORM) == 409  # it does not answer
+    assert not fetches.listed(console.settings)
+
+
+def test_studies_without_a_result_are_shown_and_fetched(console: ConsoleLab) -> None:
+    answer = answer_for(
+        film("lost"), StudyDate=f"{datetime.now().astimezone():%Y%m%d}", ModalitiesInStudy="US"
+    )
+    with run_pacs(FakeArchive(free_port(), "ARCHIVE", answers=[answer]), classes=()) as pacs:
+        with_archive(console, pacs.port)
+        browser = console.browser(UserRole.OPERATOR)
+        assert browser.get("/fetches") == 200 and "/fetches/archive/missing" in browser.text
+        assert browser.post("/fetches/archive/missing") == 200
+        assert "it never came" in browser.text
+        assert not fetches.listed(console.settings)
+        assert browser.post("/fetches/archive/missing", fetch="true") == 303
+        assert console.browser(UserRole.VIEWER).post("/fetches/archive/missing") == 403
+    assert [row.state for row in fetches.listed(console.settings)] == ["waiting"]

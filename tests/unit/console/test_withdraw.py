@@ -1,45 +1,49 @@
-"""Withdrawing results: what stops, who is told, what is left to do by hand."""
+"""Withdrawing results, and what an operator may do to deliveries."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
-from dicom_node.config.settings import PeerSettings
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.errors import NotAllowedNow
-from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.destination import Check
-from dicom_node.services import audit, deliveries
+from dicom_node.services import assessments, audit, deliveries
 from dicom_node.services import results as withdrawal
+from dicom_node.services.assessments import FindingAssessed
+from dicom_node.services.audit import Person
 from dicom_node.services.studies import rerun_rules
 from dicom_node.store.accounts import AuditRow
-from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.tables import Delivery, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox
-from tests.pacs_lab import Pacs, run_pacs
-from tests.ports import free_port
-from tests.unit.jobs.worker_lab import work as run_jobs
-from tests.validators import dciodvfy_errors
+from tests.modality import ultrasound
+from tests.rows import a_result
+from tests.unit.console.illustrated import illustrated
+from tests.unit.jobs.worker_lab import work
 
 S = DeliveryState
+
+
 WHY = "that of Nowak"
 
 
 @pytest.fixture
-def console(node: Inbox) -> ConsoleLab:
+def site(node: Inbox) -> ConsoleLab:
     """A study whose results are in the PACS, which knows IOCM; two are in an archive, which does not."""
     pacs = node.settings.peers[-1].model_copy(update={"iocm": True})
     archive = pacs.model_copy(update={"name": "archive", "iocm": False})
@@ -54,37 +58,35 @@ def console(node: Inbox) -> ConsoleLab:
     return ConsoleLab(node.settings, node.database)
 
 
-def results(console: ConsoleLab) -> list[Result]:
-    with console.database.read() as session:
+def results(site: ConsoleLab) -> list[Result]:
+    with site.database.read() as session:
         rows = list(session.scalars(select(Result).order_by(Result.id)))
         session.expunge_all()
         return rows
 
 
-def note(console: ConsoleLab) -> Path:
-    [row] = [row for row in results(console) if row.kind is ResultKind.REJECTION]
-    return console.settings.node.data_dir / row.path
+def note(site: ConsoleLab) -> Path:
+    [row] = [row for row in results(site) if row.kind is ResultKind.REJECTION]
+    return site.settings.node.data_dir / row.path
 
 
-def withdraw(console: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
-    uid = results_study(console)
+def withdraw(site: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
+    uid = results_study(site)
     reason = RejectionReason.SAFETY
-    return withdrawal.withdraw(console.settings, uid, numbers or None, reason=reason, because=WHY)
+    return withdrawal.withdraw(site.settings, uid, numbers or None, reason=reason, because=WHY)
 
 
-def results_study(console: ConsoleLab) -> str:
-    with console.database.read() as session:
+def results_study(site: ConsoleLab) -> str:
+    with site.database.read() as session:
         return str(session.get_one(Study, 1).study_instance_uid)
 
 
-def test_the_note_names_what_is_withdrawn_and_why(
-    console: ConsoleLab, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_note_names_what_is_withdrawn_and_why(site: ConsoleLab, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    before = results(console)
-    by_hand = withdraw(console)
+    before = results(site)
+    by_hand = withdraw(site)
     assert by_hand == {"archive": [row.sop_instance_uid for row in before[:2]]}
-    document = dcmread(note(console))
+    document = dcmread(note(site))
     title = document.ConceptNameCodeSequence[0]
     assert (title.CodeValue, title.CodingSchemeDesignator) == ("113037", "DCM")
     named = {
@@ -100,73 +102,54 @@ def test_the_note_names_what_is_withdrawn_and_why(
     }
     assert named == evidence == {row.sop_instance_uid for row in before}
     assert [item.TextValue for item in document.ContentSequence if item.ValueType == "TEXT"][-1] == WHY
-    first = dcmread(console.settings.node.data_dir / before[0].path)
+    first = dcmread(site.settings.node.data_dir / before[0].path)
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber", "StudyDate"):
         assert document[keyword].value == first[keyword].value, keyword
     assert is_own_result(document)
     assert "Nowak" not in caplog.text
-    with console.database.read() as session:
+    with site.database.read() as session:
         sent = session.scalars(select(Delivery).join(Result).where(Result.kind == ResultKind.REJECTION)).all()
         assert [(row.destination, row.state) for row in sent] == [("pacs", S.PENDING)]
 
 
-def test_what_has_no_file_any_more_is_named_for_removal_by_hand(console: ConsoleLab) -> None:
-    with console.database.write() as session:
+def test_what_has_no_file_any_more_is_named_for_removal_by_hand(site: ConsoleLab) -> None:
+    with site.database.write() as session:
         for row in session.scalars(select(Result)):
-            (console.settings.node.data_dir / row.path).unlink()
+            (site.settings.node.data_dir / row.path).unlink()
             row.purged = True
-    before = [row.sop_instance_uid for row in results(console)]
-    by_hand = withdraw(console)
+    before = [row.sop_instance_uid for row in results(site)]
+    by_hand = withdraw(site)
     assert set(by_hand["pacs"]) == set(before)
-    assert ResultKind.REJECTION not in {row.kind for row in results(console)}
+    assert ResultKind.REJECTION not in {row.kind for row in results(site)}
 
 
-@pytest.mark.debian("dicom3tools")
-def test_the_note_is_valid(console: ConsoleLab) -> None:
-    withdraw(console)
-    assert dciodvfy_errors(note(console)) == []
-
-
-def test_nothing_that_was_withdrawn_leaves_again(console: ConsoleLab) -> None:
-    with console.database.write() as session:
+def test_nothing_that_was_withdrawn_leaves_again(site: ConsoleLab, node: Inbox) -> None:
+    with site.database.write() as session:
         waiting, dead, *_ = session.scalars(select(Delivery).order_by(Delivery.id)).all()
         waiting.state, dead.state = S.PENDING, S.DEAD
-    withdraw(console)
-    with console.database.read() as session:
+    withdraw(site)
+    with site.database.read() as session:
         states = [session.get_one(Delivery, number).state for number in (waiting.id, dead.id)]
     assert states == [S.DISCARDED] * 2
     with pytest.raises(NotAllowedNow, match="withdrawn"):
-        deliveries.retry(console.settings, [dead.id])
+        deliveries.retry(site.settings, [dead.id])
     with pytest.raises(NotAllowedNow):
-        deliveries.send_study(console.settings, results_study(console), "archive")
-    rerun_rules(console.settings, [results_study(console)])
-    node = type("Node", (), {"settings": console.settings, "database": console.database})
-    run_jobs(node)  # type: ignore[arg-type]
-    with console.database.read() as session:
+        deliveries.send_study(site.settings, results_study(site), "archive")
+    rerun_rules(site.settings, [results_study(site)])
+    work(node)
+    with site.database.read() as session:
         chosen = select(Delivery.state).join(Result).where(Result.kind != ResultKind.REJECTION)
         assert set(session.scalars(chosen)) == {S.CONFIRMED, S.DISCARDED}
     with pytest.raises(NotAllowedNow, match="before"):
-        withdraw(console)
+        withdraw(site)
 
 
-def test_the_note_is_delivered_and_confirmed_like_a_result(console: ConsoleLab) -> None:
-    with run_pacs(Pacs(free_port())) as pacs:
-        peers = [one.model_copy(update={"port": pacs.port}) for one in console.settings.peers]
-        console.settings = console.settings.model_copy(update={"peers": tuple(peers)})
-        withdraw(console)
-        DeliveryWorker(console.database, console.settings).run_once()
-    assert pacs.received == [dcmread(note(console)).SOPInstanceUID]
-    with console.database.read() as session:
-        chosen = select(Delivery.state).join(Result).where(Result.kind == ResultKind.REJECTION)
-        assert session.scalars(chosen).all() == [S.CONFIRMED]
-
-
-def test_what_is_being_sent_is_waited_for(console: ConsoleLab) -> None:
-    with console.database.write() as session:
+def test_what_is_being_sent_is_waited_for(site: ConsoleLab) -> None:
+    with site.database.write() as session:
         session.get_one(Delivery, 1).state = S.SENDING
     with pytest.raises(NotAllowedNow, match="being sent"):
-        withdraw(console)
-    assert not [row for row in results(console) if row.kind is ResultKind.REJECTION]
+        withdraw(site)
+    assert not [row for row in results(site) if row.kind is ResultKind.REJECTION]
 
 
 class Forgetful:
@@ -190,20 +173,20 @@ class Forgetful:
         pass
 
 
-def delivered(console: ConsoleLab) -> list[str]:
+def delivered(site: ConsoleLab) -> list[str]:
     """What leaves from now on, until nothing is due."""
     destination = Forgetful()
     worker = DeliveryWorker(
-        console.database, console.settings, open_destination=lambda _peer, _settings: destination
+        site.database, site.settings, open_destination=lambda _peer, _settings: destination
     )
     for _ in range(6):
         worker.run_once()
     return destination.sent
 
 
-def first_is(console: ConsoleLab, state: DeliveryState, **values: object) -> Result:
+def first_is(site: ConsoleLab, state: DeliveryState, **values: object) -> Result:
     """Put the first delivery into a state; returns its result."""
-    with console.database.write() as session:
+    with site.database.write() as session:
         delivery = session.scalars(select(Delivery).order_by(Delivery.id)).first()
         assert delivery is not None
         delivery.state, delivery.confirmed_at = state, None
@@ -215,93 +198,55 @@ def first_is(console: ConsoleLab, state: DeliveryState, **values: object) -> Res
         return result
 
 
-def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(console: ConsoleLab) -> None:
-    doubtful = first_is(console, S.UNCONFIRMED, sent_at=None, next_at=utc_now())
-    withdraw(console)
-    assert delivered(console) == [dcmread(note(console)).SOPInstanceUID]
-    with console.database.read() as session:
+def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(site: ConsoleLab) -> None:
+    doubtful = first_is(site, S.UNCONFIRMED, sent_at=None, next_at=utc_now())
+    withdraw(site)
+    assert delivered(site) == [dcmread(note(site)).SOPInstanceUID]
+    with site.database.read() as session:
         states = session.scalars(select(Delivery.state).where(Delivery.result_id == doubtful.id)).all()
     assert S.DISCARDED in states
     assert not {S.PENDING, S.DEAD, S.UNCONFIRMED} & set(states)
 
 
-@pytest.mark.parametrize("state", [S.PENDING, S.DEAD])
-def test_a_peer_that_may_have_the_result_is_told(console: ConsoleLab, state: DeliveryState) -> None:
-    doubtful = first_is(console, state, attempts=1, sent_at=utc_now())
-    withdraw(console, doubtful.id)
-    named = dcmread(note(console)).CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
-    assert [one.ReferencedSOPInstanceUID for one in named.ReferencedSOPSequence] == [
-        doubtful.sop_instance_uid
-    ]
-
-
-def test_a_peer_that_was_never_reached_is_not_told(console: ConsoleLab) -> None:
-    waiting = first_is(console, S.PENDING, attempts=7)
-    assert list(withdraw(console, waiting.id)) == ["archive"]
-    assert [row for row in results(console) if row.kind is ResultKind.REJECTION] == []
-
-
 def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarantine(
-    console: ConsoleLab,
+    site: ConsoleLab,
 ) -> None:
-    withdraw(console)
-    rerun_rules(console.settings, [results_study(console)])
-    with console.database.write() as session:
+    withdraw(site)
+    rerun_rules(site.settings, [results_study(site)])
+    with site.database.write() as session:
         session.get_one(Study, 1).state = StudyState.QUARANTINED
-    assert delivered(console) == [dcmread(note(console)).SOPInstanceUID]
+    assert delivered(site) == [dcmread(note(site)).SOPInstanceUID]
 
 
 @pytest.mark.parametrize("state", [S.CANCELLED, S.DEAD, S.DISCARDED])
-def test_who_did_not_take_the_note_is_listed_by_hand(console: ConsoleLab, state: DeliveryState) -> None:
-    withdraw(console)
-    with console.database.write() as session:
+def test_who_did_not_take_the_note_is_listed_by_hand(site: ConsoleLab, state: DeliveryState) -> None:
+    withdraw(site)
+    with site.database.write() as session:
         [row] = session.scalars(select(Delivery).join(Result).where(Result.kind == ResultKind.REJECTION))
         row.state = state
-    with console.database.read() as session:
-        shown = withdrawal.show(session, console.settings, 1)["by_hand"]
-    assert len(shown["pacs"]) == len(shown["archive"]) + len(results(console)) - 1 - 2
-
-
-def test_a_peer_that_learned_iocm_later_is_still_listed_by_hand(console: ConsoleLab) -> None:
-    by_hand = withdraw(console)
-    peers = [one.model_copy(update={"iocm": True}) for one in console.settings.peers]
-    console.settings = console.settings.model_copy(update={"peers": tuple(peers)})
-    with console.database.read() as session:
-        assert withdrawal.show(session, console.settings, 1)["by_hand"] == by_hand
-
-
-def test_a_peer_that_takes_no_notes_gives_it_up_and_discarding_all_leaves_it(console: ConsoleLab) -> None:
-    withdraw(console)
-    report = SendReport(SendStatus.NARROWED, "", "Key Object Selection Document Storage is not accepted")
-    destination = Forgetful()
-    destination.send = lambda objects: [report] * len(objects)  # type: ignore[method-assign]
-    DeliveryWorker(
-        console.database, console.settings, open_destination=lambda _peer, _settings: destination
-    ).run_once()
-    deliveries.discard(console.settings, because="given up")
-    with console.database.read() as session:
-        chosen = select(Delivery.state).join(Result).where(Result.kind == ResultKind.REJECTION)
-        assert session.scalars(chosen).all() == [S.DEAD]
+    with site.database.read() as session:
+        shown = withdrawal.show(session, site.settings, 1)["by_hand"]
+    assert len(shown["pacs"]) == len(shown["archive"]) + len(results(site)) - 1 - 2
 
 
 def test_a_withdrawal_that_was_killed_half_way_is_made_again(
-    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+    site: ConsoleLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("dicom_node.services.results._by_hand", die)
         with pytest.raises(KeyboardInterrupt):
-            withdraw(console)
-    files = list((console.settings.node.data_dir / "results").rglob("*.dcm"))
-    withdraw(console)
-    assert note(console) in files
+            withdraw(site)
+    files = list((site.settings.node.data_dir / "results").rglob("*.dcm"))
+    withdraw(site)
+    assert note(site) in files
 
 
 def die(*_: object) -> NoReturn:
     raise KeyboardInterrupt  # as kill -9 does, after the file has its name and before the commit
 
 
-def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(console: ConsoleLab) -> None:
-    with console.database.write() as session:
+def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(site: ConsoleLab) -> None:
+    with site.database.write() as session:
         old = session.scalars(select(Result).where(Result.kind == ResultKind.SR)).first()
         assert old is not None
         columns = [one.name for one in Result.__table__.columns if one.name not in ("id", "sop_instance_uid")]
@@ -310,15 +255,13 @@ def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(conso
         session.add(new)
         session.flush()
         newest = new.id
-    withdraw(console, newest)
-    browser = console.browser(UserRole.VIEWER)
-    browser.get("/studies/1")
+    withdraw(site, newest)
+    browser = site.at("/studies/1", UserRole.VIEWER)
     assert "No report yet" in browser.text
 
 
-def test_an_operator_withdraws_by_page_and_the_audit_says_who(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.OPERATOR)
-    browser.get("/studies/1")
+def test_an_operator_withdraws_by_page_and_the_audit_says_who(site: ConsoleLab) -> None:
+    browser = site.at("/studies/1", UserRole.OPERATOR)
     assert "75" in browser.text
     browser.get("/studies/1/withdraw")
     assert (
@@ -326,7 +269,7 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(console: ConsoleLa
         in browser.text
     )
     numbers = re.findall(r'name="result" value="(\d+)"', browser.text)
-    assert len(numbers) == len(results(console))
+    assert len(numbers) == len(results(site))
     for fields, status in (
         ({"reason": "quality", "because": "x", "result": numbers[0]}, 409),
         ({"reason": "boredom", "because": WHY, "result": numbers[0]}, 400),
@@ -341,7 +284,7 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(console: ConsoleLa
     browser.get("/studies/1")
     assert browser.text.count(">withdrawn</span>") == 2  # in a line for each of its two destinations
     assert "No report yet" in browser.text
-    with console.database.read() as session:
+    with site.database.read() as session:
         noted = [row for row in audit.rows(session) if row["action"] == "result_withdrawn"]
         kept = session.scalars(select(AuditRow.fields).where(AuditRow.action == "result_withdrawn")).all()
     # The words may name a patient: an admin reads them here, but no other system gets them with the audit.
@@ -349,38 +292,192 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(console: ConsoleLa
     assert [(row["actor"], row["fields"]) for row in noted] == [("operator", {**kept[0], "because": WHY})]
 
 
-def test_notes_are_asked_for_by_their_own_key() -> None:
-    with pytest.raises(ValueError, match="iocm = true"):
-        PeerSettings(name="x", ae_title="X", results=("rejection",))
+class NoDestination(Forgetful):
+    """Nothing may be sent to it."""
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        raise AssertionError(f"{len(objects)} withdrawn results were sent")
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        raise AssertionError(f"{len(objects)} withdrawn results were asked for")
 
 
-def test_list_and_page_of_the_study_say_that_it_was_withdrawn_by_whom_and_why(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.OPERATOR)
-    first, *_ = results(console)
-    withdraw(console, first.id)
-    browser.get("/studies")
-    assert "partly withdrawn" in browser.text
-    withdraw(console)
-    browser.get("/studies")
-    assert ">withdrawn</span>" in browser.text
-    assert "partly" not in browser.text
-    browser.get("/studies/1")
-    assert f"command line, {WHY}" in re.sub(r", [^,<]*?: ", ", ", browser.text)
-    assert "No report yet" not in browser.text
-    assert ">Withdraw results<" not in browser.text
-    assert ">delivered</span>" not in browser.text
-    assert "Send the newest results" not in browser.text, "there are none"
-    built = [row for row in results(console) if row.kind is not ResultKind.REJECTION]
-    assert f"<small>{len(built)} results built</small>" in browser.text
+@pytest.mark.debian("postgresql")
+def test_a_sender_that_comes_in_between_gets_nothing(
+    open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = open_inbox(illustrated(), url=postgres_url)
+    node.settle(ultrasound("one"))
+    work(node)
+    worker = DeliveryWorker(
+        node.database,
+        node.settings,
+        open_destination=lambda _peer, _settings: NoDestination(),  # type: ignore[arg-type, return-value]
+    )
+    original = withdrawal._chosen
+
+    def chosen(*arguments: Any) -> Any:
+        found = original(*arguments)
+        worker.run_once()
+        return found
+
+    monkeypatch.setattr(withdrawal, "_chosen", chosen)
+    uid = str(ultrasound("one").StudyInstanceUID)
+    assert {row.state for row in node.rows(Delivery)} == {S.PENDING}
+    withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.SAFETY, because="of another")
+    assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
 
 
-def test_what_a_withdrawn_study_still_needs_is_not_hidden(console: ConsoleLab) -> None:
-    withdraw(console)
-    with console.database.write() as session:  # the PACS refused the note that takes the results back
+@pytest.mark.debian("postgresql")
+def test_a_finding_is_not_rejected_while_its_results_are_accepted(
+    open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = illustrated()
+    settings["rules"][0]["assess_first"] = True
+    node = open_inbox(settings, url=postgres_url)
+    node.settle(ultrasound("one"))
+    work(node)
+    uid = str(ultrasound("one").StudyInstanceUID)
+    with node.database.read() as session:
+        about = assessments.findings_of_study(session, node.settings, uid)[0]
+    which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
+    given = FindingAssessed(**which, verdict=ReaderVerdict.REJECTED, because="a rib")
+    other = threading.Thread(target=assessments.assess, args=(node.settings, 1, given, Person("eva")))
+    original, waited = assessments._contested, []
+
+    def contested(*arguments: Any) -> Any:
+        found = original(*arguments)
+        other.start()
+        other.join(0.5)
+        waited.append(other.is_alive())
+        return found
+
+    monkeypatch.setattr(assessments, "_contested", contested)
+    assessments.accept_results(node.settings, uid, Person("anna"))
+    other.join(20)
+    assert waited == [True] and not other.is_alive()
+
+
+@pytest.fixture
+def study(console: ConsoleLab, inbox: Inbox) -> int:
+    """A study with a picture and a report; their deliveries to the PACS were given up."""
+    inbox.settle(ultrasound("one"))
+    with console.database.write() as session:
+        job = session.get_one(Job, 1)
+        job.state = JobState.SUCCEEDED
+        for kind in (ResultKind.SC, ResultKind.SR):
+            result = a_result(job, kind)
+            session.add(result)
+            session.flush()
+            session.add(Delivery(result_id=result.id, destination="pacs", state=S.DEAD, next_at=utc_now()))
         session.get_one(Study, 1).state = StudyState.FAILED
-    browser = console.browser(UserRole.VIEWER)
-    for page in ("/studies", "/studies/1"):
-        browser.get(page)
-        assert ">failed</span>" in browser.text, page
-        assert ">withdrawn</span>" in browser.text, page
-    assert 'href="/studies/1/withdraw"' not in browser.text, "a viewer may not look there"
+    return 1
+
+
+def states(console: ConsoleLab) -> list[DeliveryState]:
+    with console.database.read() as session:
+        return list(session.scalars(select(Delivery.state).order_by(Delivery.id)))
+
+
+def state_of_study(console: ConsoleLab) -> StudyState:
+    with console.database.read() as session:
+        return session.get_one(Study, 1).state
+
+
+def test_what_is_discarded_says_why_on_the_page_and_nowhere_else(
+    console: ConsoleLab, study: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    browser = console.browser(UserRole.OPERATOR)
+    words = "Nowak was sent by mail"
+    assert browser.post("/outbox/1/discard", because=words, state="dead") == 303
+    assert browser.headers["location"] == "/outbox?state=dead"
+    assert (states(console), state_of_study(console)) == ([S.DISCARDED, S.DEAD], StudyState.FAILED)
+    assert browser.post("/outbox/2/discard", because="x") == 409
+    assert "say why" in browser.text
+    assert browser.post("/outbox/discard-dead", because=words, destination="pacs") == 303
+    browser.follow()
+    assert browser.text.count(words) == 2
+    assert state_of_study(console) is StudyState.CANCELLED
+    assert console.audited("discarded") == [{"all_dead": 1, "destination": "pacs"}, {"deliveries": [1]}]
+    assert "Nowak" not in caplog.text
+    with console.database.read() as session:
+        assert "Nowak" not in session.get_one(Study, 1).reason
+
+
+@pytest.mark.parametrize("state", [S.SENDING, S.UNCONFIRMED, S.CONFIRMED])
+def test_what_may_have_arrived_cannot_be_discarded(
+    console: ConsoleLab, study: int, state: DeliveryState
+) -> None:
+    with console.database.write() as session:
+        session.get_one(Delivery, 1).state = state
+    with pytest.raises(NotAllowedNow, match="discard only waiting or given-up ones"):
+        deliveries.discard(console.settings, [1], because="for no reason")
+    assert states(console)[0] is state
+
+
+def with_peers(console: ConsoleLab, *peers: dict[str, object]) -> None:
+    """The console of a node that knows these peers, too."""
+    base = console.settings.peers[-1]
+    more = tuple(base.model_copy(update=peer) for peer in peers)
+    console.take(console.settings.model_copy(update={"peers": (*console.settings.peers, *more)}))
+
+
+def test_results_go_to_a_further_peer_as_far_as_it_takes_them(console: ConsoleLab, study: int) -> None:
+    with_peers(console, {"name": "teaching", "results": (ResultKind.SC,)})
+    browser = console.at("/studies/1", UserRole.OPERATOR)
+    assert "<option>teaching</option>" in browser.text
+    assert "<option>pacs</option>" not in browser.text
+    assert browser.post("/studies/1/send", peer="teaching") == 303
+    with console.database.read() as session:
+        sent = session.scalars(select(Delivery).where(Delivery.destination == "teaching")).all()
+        assert [(row.state, row.result.kind) for row in sent] == [(S.PENDING, ResultKind.SC)]
+    assert state_of_study(console) is StudyState.DELIVERING
+    assert console.audited("sent_to_peer") == [{"peer": "teaching", "objects": 1}]
+    assert browser.post("/studies/1/send", peer="teaching") == 409
+    assert "already" in browser.text
+
+
+@pytest.mark.parametrize(
+    ("peer", "why"),
+    [
+        ({"name": "other", "results": (ResultKind.GSPS,)}, "no results that other takes"),
+        ({"name": "other", "deidentify": True, "results": (ResultKind.SC,)}, "no results that other takes"),
+        ({"name": "other", "burned_in_boxes": True}, "no results that other takes"),
+        ({"name": "other", "may": ("send",)}, "gets no results"),
+    ],
+)
+def test_a_peer_gets_nothing_that_is_not_meant_for_it(
+    console: ConsoleLab, study: int, peer: dict[str, object], why: str
+) -> None:
+    with_peers(console, peer)
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/studies/1/send", peer="other") == 409
+    assert why in browser.text
+    assert browser.post("/studies/1/send", peer="nobody") == 404
+
+
+@pytest.fixture
+def held(console: ConsoleLab, inbox: Inbox) -> list[int]:
+    """Jobs of two rules that a limit holds, and one of a study that still receives images."""
+    for name in ("one", "two", "three"):
+        inbox.receive(ultrasound(name))
+    inbox.settle()
+    with console.database.write() as session:
+        jobs = list(session.scalars(select(Job).order_by(Job.id)))
+        for job, rule in zip(jobs, ("chest", "chest", "us"), strict=True):
+            job.state, job.rule = JobState.HELD, rule
+        session.get_one(Study, jobs[1].study_id).state = StudyState.RECEIVING
+        return [job.id for job in jobs]
+
+
+def test_all_held_jobs_of_a_rule_are_run_at_once(console: ConsoleLab, inbox: Inbox, held: list[int]) -> None:
+    assert len(held) == 3
+    browser = console.at("/jobs?state=held", UserRole.OPERATOR)
+    assert browser.text.count("Run all 1") == 2  # of each rule; the study that receives is not counted
+    assert browser.post("/jobs/run-all", state="held", rule="chest") == 303
+    assert [job.state for job in inbox.jobs()] == [JobState.QUEUED, JobState.HELD, JobState.HELD]
+    assert len(console.audited("job_changed")) == 1
+    assert browser.post("/jobs/run-all", state="held", rule="") == 303
+    assert [job.state for job in inbox.jobs()] == [JobState.QUEUED, JobState.HELD, JobState.QUEUED]
+    assert browser.post("/jobs/run-all", state="running", rule="") in (400, 409, 422)

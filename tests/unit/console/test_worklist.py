@@ -1,30 +1,39 @@
-"""The list of studies as a worklist: what a row shows, orders, saved filters, several studies at once."""
+"""Lists of studies and patients: what a row shows, orders and searches, and who sees which."""
 
 from __future__ import annotations
 
-import html
 import io
 import re
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from PIL import Image
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, inspect, select, update
 
 from dicom_console.handlers import studies as handlers
-from dicom_console.views import search
-from dicom_console.views.search import Order, Search
-from dicom_node.model.kinds import RejectionReason
+from dicom_console.views import patients, search
+from dicom_console.views.search import Search
+from dicom_console.views.trends import DatedNumber, trends
+from dicom_node.errors import FaultyInput
+from dicom_node.model.kinds import ObjectRole, RejectionReason
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
+from dicom_node.results import StatedNumber
+from dicom_node.services import audit, studies, users
 from dicom_node.services.results import withdraw_by_uid
+from dicom_node.store import sight
+from dicom_node.store.accounts import AuditRow, Feedback, RegisteredPatient, Withdrawal
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
+from dicom_node.store.tables import Base, Delivery, Instance, Job, Result, Study, StudyName
 from dicom_node.store.transitions import utc_now
-from tests.console_lab import Browser, ConsoleLab, Program
+from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, routes
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.console.test_search import fill
+from tests.rows import NOW, a_study
+from tests.unit.inbox.objects import changed
 
 
 @pytest.fixture
@@ -54,8 +63,7 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
 
 
 def test_the_thumbnail_is_small_and_of_images_that_are_here(console_of_node: ConsoleLab, node: Inbox) -> None:
-    browser = console_of_node.browser(UserRole.VIEWER)
-    browser.get("/studies")
+    browser = console_of_node.at("/studies", UserRole.VIEWER)
     found = re.search(r"/studies/(\d+)/thumbnail", browser.text)
     assert found
     assert browser.get(found[0]) == 200
@@ -66,28 +74,6 @@ def test_the_thumbnail_is_small_and_of_images_that_are_here(console_of_node: Con
     browser.get("/studies")
     assert "/thumbnail" not in browser.text
     assert Browser(console_of_node.app).get(found[0]) == 303  # to the sign-in
-
-
-def test_a_heading_turns_the_order_round(database: Database) -> None:
-    fill(database)
-    with database.write() as session:
-        for number in range(1, 7):
-            session.get_one(Study, number).study_date = f"2026010{number % 4 + 1}"
-
-    def order(wanted: Order) -> list[int]:
-        with database.read() as session:
-            return [row["id"] for row in search.search(session, Search(order=wanted))[0]]
-
-    assert order(Order.RECEIVED) == [6, 5, 4, 3, 2, 1] == order(Order.WAITING)[::-1]
-    assert order(Order.DATE) == [3, 6, 2, 5, 1, 4] == order(Order.OLDEST_DATE)[::-1]
-
-
-def test_headings_link_to_the_other_order_and_keep_the_filters(console_of_node: ConsoleLab) -> None:
-    browser = console_of_node.browser(UserRole.VIEWER)
-    browser.get("/studies?modality=US&order=date")
-    assert 'aria-sort="descending"' in browser.text
-    links = {html.unescape(link) for link in re.findall(r'href="(/studies\?[^"]*order=[^"]*)"', browser.text)}
-    assert {"/studies?order=oldest_date&modality=US", "/studies?order=received&modality=US"} <= links
 
 
 def test_studies_of_today_and_of_the_last_days(console: ConsoleLab, inbox: Inbox) -> None:
@@ -110,32 +96,6 @@ def test_studies_of_today_and_of_the_last_days(console: ConsoleLab, inbox: Inbox
         assert program.ask("GET", f"/studies?days={days}")[0] == 400
     first = handlers._first_of_days(1).astimezone()
     assert (first.hour, first.minute) == (0, 0) and first.utcoffset() is not None
-
-
-def test_filters_are_saved_for_their_user_alone(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.VIEWER)
-    filters = "modality=US&state=failed&order=date"
-    assert browser.post("/studies/filters", name=" Failed  US ", filters=f"{filters}&person=1&x=1") == 303
-    browser.follow()
-    assert ">Failed US</a>" in browser.text and "Remove the saved filters Failed US" in browser.text
-    other = console.browser(UserRole.OPERATOR)
-    other.get("/studies")
-    assert "Failed US" not in other.text
-    assert browser.post("/studies/filters", name="Failed US", forget="1") == 303
-    browser.get("/studies")
-    assert "Failed US" not in browser.text
-
-
-@pytest.mark.parametrize("name", ["", " ", "x" * 41, "a\u202eb"])
-def test_a_name_of_filters_that_is_no_name_is_refused(console: ConsoleLab, name: str) -> None:
-    assert console.browser(UserRole.VIEWER).post("/studies/filters", name=name, filters="state=failed") == 409
-
-
-def test_no_more_than_twenty_filters_are_saved(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.VIEWER)
-    answers = [browser.post("/studies/filters", name=f"f{n}", filters="state=failed") for n in range(21)]
-    assert answers == [303] * 20 + [409]
-    assert browser.post("/studies/filters", name="f3", filters="state=delivered") == 303
 
 
 def stopped_job(inbox: Inbox, study: int, state: JobState) -> None:
@@ -180,6 +140,25 @@ def test_a_program_changes_several_studies(console: ConsoleLab, inbox: Inbox) ->
     assert Program(console, UserRole.VIEWER).ask("POST", "/studies/change", json={})[0] == 403
 
 
+def test_a_study_that_fails_stops_no_other_and_has_its_row(
+    console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(inbox.database)
+
+    outcomes = iter([None, RuntimeError("a defect"), None])
+
+    def withdraw(*_: object, **__: object) -> None:
+        if error := next(outcomes):
+            raise error
+
+    monkeypatch.setattr("dicom_node.services.results.withdraw", withdraw)
+    wanted = {"studies": [1, 2, 3], "change": "withdraw", "because": "of another patient"}
+    status, answer = Program(console, UserRole.OPERATOR).ask("POST", "/studies/change", json=wanted)
+    assert status == 200 and isinstance(answer, dict)
+    assert [row["done"] for row in answer["studies"]] == [True, False, True]
+    assert "RuntimeError" in answer["studies"][1]["reason"]
+
+
 def test_several_studies_are_withdrawn_with_one_reason(node: Inbox, console_of_node: ConsoleLab) -> None:
     browser = console_of_node.browser(UserRole.OPERATOR)
     form = {"csrf": browser.token(), "change": "withdraw", "study": ["1"], "reason": "safety"}
@@ -189,3 +168,350 @@ def test_several_studies_are_withdrawn_with_one_reason(node: Inbox, console_of_n
     with node.database.read() as session:
         assert search.search(session, Search())[0][0]["withdrawn"] == "all"
         assert session.scalars(select(Result)).first() is not None
+
+
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+PATIENTS = ("AB-1", "AB-2", "AB_3", "ab-4", "ÄB-5", "B%6")
+
+
+IMAGES = (
+    ("US", "ROOM1"),
+    ("US", "ROOM2"),
+    ("DX", "ROOM2"),
+    ("DX", "ROOM2"),
+    ("DX", "ROOM2"),
+    ("DX", "ROOM2"),
+)
+
+
+def fill(database: Database, times: int = 1) -> None:
+    """Studies 1 to 6, so often."""
+    numbers = range(times * len(PATIENTS))
+    with database.write() as session:
+        session.execute(insert(Study), [a_row(n) for n in numbers])
+        session.execute(insert(Instance), [an_image(n) for n in numbers])
+        named = [(n + 1, word) for n in numbers for word in ("all", f"word{n % 6}")]
+        session.execute(insert(StudyName), [{"study_id": study, "word": word} for study, word in named])
+
+
+def a_row(n: int) -> dict[str, object]:
+    at = FIRST + timedelta(minutes=n)
+    return {
+        "id": n + 1,
+        "study_instance_uid": f"1.2.{n}",
+        "patient_id": PATIENTS[n % 6],
+        "accession_number": f"A{n}",
+        "state": StudyState.DELIVERED,
+        "first_received_at": at,
+        "last_received_at": at,
+    }
+
+
+def an_image(n: int) -> dict[str, object]:
+    modality, sender = IMAGES[n % 6]
+    return {
+        "study_id": n + 1,
+        "sop_instance_uid": f"1.3.{n}",
+        "sop_class_uid": "1",
+        "series_instance_uid": "1",
+        "transfer_syntax_uid": "1",
+        "modality": modality,
+        "role": ObjectRole.SOURCE,
+        "path": "x",
+        "bytes": 1,
+        "identity_sha256": "",
+        "attributes": {},
+        "calling_ae": sender,
+        "called_ae": "B",
+        "received_at": FIRST,
+    }
+
+
+SEARCHES: list[tuple[Search, set[int]]] = [
+    (Search(patient="AB*"), {1, 2, 3}),
+    (Search(patient="AB-*"), {1, 2}),
+    (Search(patient="AB_*"), {3}),
+    (Search(patient="ab*"), {4}),
+    (Search(patient="Ä*"), {5}),
+    (Search(patient="B%*"), {6}),
+    (Search(patient="%*"), set()),
+    (Search(patient="*"), {1, 2, 3, 4, 5, 6}),
+    (Search(accession="A*"), {1, 2, 3, 4, 5, 6}),
+    (Search(modality="US"), {1, 2}),
+    (Search(modality="MG"), set()),
+    (Search(sender="ROOM1"), {1}),
+    (Search(sender="ROOM2", modality="US"), {2}),
+    (Search(patient="AB*", sender="ROOM2"), {2, 3}),
+    (Search(words=("all",)), {1, 2, 3, 4, 5, 6}),
+    (Search(words=("all", "word1")), {2}),
+    (Search(words=("word1", "word2")), set()),
+]
+
+
+def test_few_and_many_studies_are_found_alike_in_both_databases(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database)
+    for few in (0, 500):
+        monkeypatch.setattr(search, "_FEW", few)
+        for wanted, found in SEARCHES:
+            with database.read() as session:
+                assert {row["id"] for row in search.search(session, wanted)[0]} == found, (wanted, few)
+
+
+def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox) -> None:
+    def found(name: str) -> list[int]:
+        with node.database.read() as session:
+            return [row["id"] for row in search.search(session, Search(finding=name))[0]]
+
+    def told() -> list[str]:
+        with node.database.read() as session:
+            [row] = search.search(session, Search())[0]
+            return list(row["findings"])
+
+    assert told() == ["Mark"]
+    assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([1], [], [])
+    uid = str(ultrasound("one").StudyInstanceUID)
+    withdraw_by_uid(node.settings, uid, None, reason=RejectionReason.QUALITY, because="the other side")
+    assert found("Mark") == [] and told() == []
+
+
+def test_a_study_is_found_by_its_patients_name_which_no_address_holds(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    for name in ("Nowak^Anna", "Kim^Min-jun"):
+        inbox.receive(changed(ultrasound(name), PatientName=name))
+    inbox.settle()
+    browser = console.browser(UserRole.VIEWER)
+    assert browser.post("/studies/search", name="anna NOWAK") == 303
+    assert "nowak" not in browser.headers["location"].casefold()
+    browser.follow()
+    assert "Nowak, Anna" in browser.text and "Kim" not in browser.text
+    assert browser.post("/studies/search", name="Now") == 303
+    browser.follow()
+    assert "No studies" in browser.text
+    assert {"searched_by": ["name"]} in console.audited("study_searched")
+
+
+def of_patient(number: int, patient: str, issuer: str = "") -> Study:
+    at = NOW + timedelta(minutes=number)
+    return a_study(f"1.2.{number}", at=at, patient_id=patient, issuer_of_patient_id=issuer)
+
+
+def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) -> None:
+    with database.write() as session:
+        session.add_all(
+            [of_patient(1, "P1", "NORTH"), of_patient(2, "P1", "SOUTH"), of_patient(3, "P1", "NORTH")]
+        )
+        session.add(of_patient(4, "P%"))
+    with database.read() as session:
+        rows, _ = patients.patients(session, "P1")
+        assert [(row["issuer"], row["studies"]) for row in rows] == [("NORTH", 2), ("SOUTH", 1)]
+        assert [row["patient_id"] for row in patients.patients(session, "P%*")[0]] == ["P%"]
+        shown = patients.show(session, inbox.settings, rows[0]["study"])
+        assert [row["study"] for row in shown["studies"]] == ["1.2.3", "1.2.1"]
+        assert [row["issuer"] for row in shown["others"]] == ["SOUTH"]
+        assert shown["person"] is None
+
+
+def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox) -> None:
+    console = ConsoleLab(node.settings, node.database)
+    admin = console.browser(UserRole.ADMIN)
+    assert console.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
+    files = set(node.folder.glob("spool/**/*.dcm"))
+    assert files
+    assert admin.post("/patients/1/delete") == 200
+    assert "keeps its images: it is delivering" in admin.text
+    with node.database.write() as session:
+        for delivery in session.scalars(select(Delivery)):
+            delivery.state, delivery.confirmed_at = DeliveryState.CONFIRMED, NOW
+        session.get_one(Study, 1).state = StudyState.DELIVERED
+    assert admin.post("/patients/1/delete") == 200
+    assert "1 of 1 studies: received images deleted" in admin.text
+    assert not [file for file in files if file.exists()]
+    assert list(node.folder.glob("results/**/*.dcm"))
+    admin.get("/studies/1")
+    assert "purged" in admin.text
+    admin.get("/peers/pacs")
+    assert "It has taken results, the newest at" in admin.text
+    admin.get("/patients/1")
+    assert "Delete them" not in admin.text, "nothing is here"
+    assert admin.post("/patients/1/delete") == 200
+    assert "were deleted before" in admin.text
+    with node.database.read() as session:
+        noted = [row for row in audit.rows(session) if row["action"] == "objects_deleted"]
+    assert [(row["actor"], row["study_id"]) for row in noted] == [("admin", 1)]
+
+
+def test_a_study_in_quarantine_keeps_its_images(node: Inbox) -> None:
+    with node.database.write() as session:
+        session.get_one(Study, 1).state = StudyState.QUARANTINED
+    [row] = studies.delete_received(node.settings, [1])
+    assert (row["deleted"], "quarantine" in row["reason"]) == (False, True)
+
+
+def measured(study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2") -> DatedNumber:
+    number = StatedNumber(f"1.2.{study}", ("1", "L"), name, value, ("1", "UCUM"), model, "")
+    return DatedNumber(study, date.fromisoformat(day), number)
+
+
+def test_a_quantity_of_two_days_is_a_plot_and_a_higher_value_is_higher() -> None:
+    [plot] = trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
+    first, second = plot["points"]
+    assert (first["study"], first["value"], first["day"]) == (1, "0.51", "2022-03-01")
+    assert first["x"] < second["x"] and first["y"] > second["y"]
+    assert plot["unit"] == ""
+
+
+def test_another_model_version_is_another_plot_and_one_day_is_none() -> None:
+    rows = [measured(1, "2022-03-01", 0.5), measured(2, "2023-03-01", 0.5, model="ratio 3")]
+    assert trends(rows) == []
+    assert trends([measured(1, "2022-03-01", 0.5), measured(2, "2022-03-01", 0.6)]) == []
+
+
+OF_THE_NODE = {
+    "user_account", "user_session", "api_token", "cursor", "disk_sample", "entered_table", "installation",
+    "lease", "site_process", "decision", "commitment", "waiting_report",
+}  # fmt: skip
+
+
+@pytest.fixture
+def limited(node: Inbox) -> ConsoleLab:
+    """With the DICOMweb addresses, and an operator each for the sender of the study and for another room."""
+    served = node.settings.console.model_copy(update={"dicomweb": True, "dicomweb_store": True})
+    limited = ConsoleLab(node.settings.model_copy(update={"console": served}), node.database)
+    with node.database.read() as session:
+        sender = session.scalars(select(Instance.calling_ae)).first()
+    for name, title in (("here", sender), ("elsewhere", "ROOM9")):
+        users.add_user(limited.settings, name, UserRole.OPERATOR, PASSWORD, senders=[title])
+    return limited
+
+
+def signed_in(limited: ConsoleLab, name: str) -> Browser:
+    browser = limited.browser()
+    assert browser.sign_in(name) == 303
+    return browser
+
+
+def addresses(app: FastAPI, node: Inbox) -> Iterator[tuple[str, str]]:
+    """Method and path of each endpoint, with the numbers and UIDs of the study that is here."""
+    with node.database.read() as session:
+        study = session.scalars(select(Study)).one()
+        known = {
+            "number": [study.id, *session.scalars(select(Instance.id)), *session.scalars(select(Result.id))],
+            "uid": study.study_instance_uid,
+            "study": study.study_instance_uid,
+            "series": study.instances[0].series_instance_uid,
+            "instance": study.instances[0].sop_instance_uid,
+        }
+    for route in routes(app.routes):
+        for method in sorted(route.methods - {"HEAD"}):
+            for number in known["number"]:
+                values = {**known, "number": number, "n": number, "frame": 1, "frames": 1, "layer": 1}
+                yield (
+                    method,
+                    re.sub(r"\{(\w+)[^}]*\}", lambda m, v=values: str(v.get(m[1], "images")), route.path),
+                )
+
+
+def test_each_table_belongs_to_studies_or_to_the_node() -> None:
+    tables = {mapper.class_ for mapper in Base.registry.mappers}
+    unlimited = {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None}
+    assert unlimited == OF_THE_NODE
+
+
+def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:
+    with node.database.read() as session:
+        study = session.scalars(select(Study)).one()
+        secrets = [study.study_instance_uid, study.patient_id, study.accession_number]
+        secrets += [row.sop_instance_uid for row in (*study.instances, *study.results)]
+    tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
+    shown: dict[str, set[str]] = {}
+    for name, token in tokens.items():
+        browser = signed_in(limited, name)
+        shown[name] = set()
+        for method, path in dict.fromkeys(addresses(limited.app, node)):
+            if method != "GET" or path in ("/live", "/sign-in/oidc/leave"):
+                continue
+            headers = {"Authorization": f"Bearer {token}"} if path.startswith("/api/") else {}
+            answer = browser.client.get(path, headers=headers)
+            assert answer.status_code != 500, path
+            if any(secret and secret.encode() in answer.content for secret in secrets):
+                shown[name].add(path)
+            if answer.headers["content-type"].startswith("image/") and "/static/" not in path:
+                shown[name].add(path)
+    assert shown["elsewhere"] == set()
+    assert len(shown["here"]) > 20  # the same addresses show it to whom it may be shown
+
+
+def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:
+    def rows() -> dict[str, list[object]]:
+        return {
+            table.__name__: [
+                [getattr(row, column.key) for column in inspect(table).column_attrs]
+                for row in node.rows(table)
+            ]
+            for table in (Study, Job, Result, Delivery, Withdrawal, Feedback, RegisteredPatient)
+        }
+
+    before = rows()
+    browser = signed_in(limited, "elsewhere")
+    token = users.add_token(limited.settings, "elsewhere", "a test", 1)
+    csrf = browser.token()
+    [study] = node.rows(Study)
+    fields = {
+        "study": str(study.id),
+        "because": "none of ours",
+        "reason": "quality",
+        "result": "1",
+        "peer": "pacs",
+    }
+    for method, path in dict.fromkeys(addresses(limited.app, node)):
+        if method == "GET" or path.startswith(("/sign-", "/sessions", "/language")):
+            continue
+        if path.startswith("/api/"):
+            body = {**fields, "studies": [study.study_instance_uid], "change": "withdraw", "results": [1]}
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = browser.client.request(method, path, json=body, headers=headers)
+        else:
+            answer = browser.client.request(method, path, data={"csrf": csrf, "change": "withdraw", **fields})
+        assert answer.status_code != 500, path
+    assert rows() == before
+
+
+def test_an_admin_sees_all_and_senders_are_ae_titles(limited: ConsoleLab) -> None:
+    with pytest.raises(FaultyInput, match="admin"):
+        users.add_user(limited.settings, "boss", UserRole.ADMIN, PASSWORD, senders=["US1"])
+    for title in ("A" * 17, "US\\1", "US\n1"):
+        with pytest.raises(FaultyInput, match="AE titles"):
+            users.change_user(limited.settings, "here", senders=[title])
+    users.change_user(limited.settings, "here", senders=[])
+    assert users.list_users(limited.settings)[2]["senders"] == []
+
+
+def noted(console_of_node: ConsoleLab, action: str) -> list[tuple[Any, ...]]:
+    return [(row["actor"], row["fields"]) for row in console_of_node.audit_rows() if row["action"] == action]
+
+
+@pytest.mark.parametrize(("path", "name"), [("/studies", "studies"), ("/patients", "patients")])
+def test_a_list_is_noted_once_for_each_person_until_some_minutes_are_over(
+    console_of_node: ConsoleLab, path: str, name: str
+) -> None:
+    reader, admin = (console_of_node.browser(role) for role in (UserRole.READER, UserRole.ADMIN))
+    for browser in (reader, reader, admin):
+        assert browser.get(path) == 200
+        assert "ID-one" in browser.text
+    assert noted(console_of_node, "list_seen") == [("admin", {"list": name}), ("reader", {"list": name})]
+    with console_of_node.database.write() as session:
+        session.execute(update(AuditRow).values(at=utc_now() - timedelta(minutes=6)))
+    reader.get(path)
+    assert len(noted(console_of_node, "list_seen")) == 3
+
+
+def test_each_export_is_noted(console_of_node: ConsoleLab) -> None:
+    browser = console_of_node.browser(UserRole.READER)
+    for _ in range(2):
+        assert browser.get("/models/obedient/1/feedback.csv") == 200
+    assert noted(console_of_node, "exported") == [("reader", {"list": "feedback"})] * 2

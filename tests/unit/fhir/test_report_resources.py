@@ -130,10 +130,13 @@ def test_the_same_file_makes_the_same_bundle(tmp_path: Path) -> None:
 def test_a_measurement_names_its_fetus(reports: dict[str, Path]) -> None:
     found = of_kind(resources(reports["fetal_head"]), "Observation")
     assert all(one["code"]["text"].endswith(", fetus 1") for one in found)
+    [focus] = {json.dumps(one["focus"]) for one in found}
+    assert json.loads(focus)[0]["display"] == "Fetus 1"
+    assert not any("focus" in one for one in of_kind(resources(reports["chest_xray"]), "Observation"))
     assert {one["valueQuantity"]["code"] for one in found} == {"mm"}
 
 
-def test_a_side_is_in_words_beside_its_site(reports: dict[str, Path], tmp_path: Path) -> None:
+def test_a_side_is_coded_beside_its_site(reports: dict[str, Path], tmp_path: Path) -> None:
     document = dcmread(reports["chest_xray"])
     side = Dataset()
     side.RelationshipType, side.ValueType = "HAS CONCEPT MOD", "CODE"
@@ -146,6 +149,11 @@ def test_a_side_is_in_words_beside_its_site(reports: dict[str, Path], tmp_path: 
     document.save_as(path, enforce_file_format=True)
     [first, *_] = of_kind(resources(path), "Observation")
     assert first["bodySite"]["text"] == "Chest, Left"
+    [side_of, *_] = first["component"]
+    assert side_of["code"]["coding"][0]["code"] == "272741003"
+    assert side_of["valueCodeableConcept"]["coding"] == [
+        {"system": SCT, "code": "7771000", "display": "Left"}
+    ]
 
 
 def _code(value: str, meaning: str) -> Dataset:

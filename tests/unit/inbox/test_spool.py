@@ -1,4 +1,4 @@
-"""The spool keeps what it acknowledged, whole and as it came, and leaves nothing of the rest."""
+"""The spool, its journal, and how much of it may wait."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,11 +17,16 @@ from pydicom import dcmread
 from pydicom.uid import UltrasoundImageStorage
 
 from dicom_node.errors import SpoolError, SpoolFull
+from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, Event
+from dicom_node.inbox import journal
 from dicom_node.inbox.header import Arrival, read_arrival
-from dicom_node.inbox.spool import Spool
+from dicom_node.inbox.journal import JournalReader, JournalWriter
+from dicom_node.inbox.spool import Spool, WaitingObjects, in_turn, mark_of
 from tests.inbox_lab import spooled
 
 IMPLICIT = "1.2.840.10008.1.2"
+
+
 # (0008,0018) SOP Instance UID "1.2.3", Implicit VR Little Endian.
 DATA_SET = b"\x08\x00\x18\x00\x06\x00\x00\x001.2.3\x00"
 
@@ -30,6 +37,13 @@ def arrival(calling: str = "US1") -> Arrival:
 
 def store(spool: Spool, *chunks: bytes) -> str:
     return spooled(spool, arrival(), UltrasoundImageStorage, "1.2.3", IMPLICIT, chunks or [DATA_SET])
+
+
+def stored(spool: Spool) -> Path:
+    """The file of one object, the only one that waits."""
+    store(spool)
+    (path,) = spool.pending()
+    return path
 
 
 @pytest.fixture
@@ -65,9 +79,7 @@ def test_the_header_is_what_pydicom_would_write(spool: Spool, calling: str) -> N
 
 def test_the_arrival_is_read_back_with_the_time_of_the_last_byte(spool: Spool) -> None:
     before = datetime.now(UTC)
-    store(spool)
-    (path,) = spool.pending()
-    found = read_arrival(path)
+    found = read_arrival(stored(spool))
     assert found.received_at >= before
     assert (found.association, found.calling_ae, found.called_ae) == ("a" * 32, "US1", "AINODE")
     assert (found.address, found.priority) == ("192.0.2.7", 1)
@@ -122,19 +134,14 @@ def test_threads_that_begin_at_once_do_not_take_an_unknown_space_for_none(
         time.sleep(0.05)
         return disk_usage(folder)
 
-    monkeypatch.setattr(shutil, "disk_usage", slow)
-    spool, names = Spool(tmp_path / "spool", minimum_free_bytes=1), []
-
-    def begin() -> None:
+    def begin(_: int) -> str:
         together.wait()
-        names.append(store(spool))
+        return store(spool)
 
-    threads = [threading.Thread(target=begin) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(names) == 4
+    monkeypatch.setattr(shutil, "disk_usage", slow)
+    spool = Spool(tmp_path / "spool", minimum_free_bytes=1)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(begin, range(4)))) == 4
 
 
 def test_an_object_that_brings_the_disk_under_the_watermark_is_given_up(
@@ -150,37 +157,28 @@ def test_an_object_that_brings_the_disk_under_the_watermark_is_given_up(
     assert everything_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("call", ["write", "pwrite", "fdatasync", "fsync"])
-def test_a_disk_that_fills_up_leaves_no_half_object(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+@pytest.mark.parametrize(
+    ("call", "fault", "is_full"),
+    [*((call, errno.ENOSPC, True) for call in ("write", "pwrite", "fdatasync", "fsync")),
+     ("fdatasync", errno.EIO, False)],
+)  # fmt: skip
+def test_a_disk_that_fills_up_or_breaks_leaves_no_half_object(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, fault: int, is_full: bool
 ) -> None:
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(*_: object) -> int:
+        raise OSError(fault, os.strerror(fault))
 
-    monkeypatch.setattr(os, call, full)
-    with pytest.raises(SpoolFull):
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(SpoolError) as caught:
         store(spool)
+    assert isinstance(caught.value, SpoolFull) is is_full
     assert everything_in(tmp_path) == []
 
 
-def test_a_broken_disk_is_told_apart_from_a_full_one(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> int:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "fdatasync", broken)
-    with pytest.raises(SpoolError) as caught:
-        store(spool)
-    assert not isinstance(caught.value, SpoolFull)
-
-
 def test_the_same_object_from_two_associations_makes_two_files(spool: Spool) -> None:
-    threads = [threading.Thread(target=store, args=(spool,)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(spool.pending()) == 8
-    assert all(path.read_bytes().endswith(DATA_SET) for path in spool.pending())
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: store(spool), range(8)))) == 8
+    assert [path.read_bytes()[-len(DATA_SET) :] for path in spool.pending()] == [DATA_SET] * 8
 
 
 def test_one_directory_sync_serves_all_that_wait(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,16 +192,14 @@ def test_one_directory_sync_serves_all_that_wait(spool: Spool, monkeypatch: pyte
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", slow)
-    threads = [threading.Thread(target=store, args=(spool,)) for _ in range(8)]
-    threads[0].start()
-    assert first_began.wait(60)
-    for thread in threads[1:]:
-        thread.start()
-    while len(spool.pending()) < 8:
-        pass
-    go.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        pool.submit(store, spool)
+        assert first_began.wait(60)
+        for _ in range(7):
+            pool.submit(store, spool)
+        while len(spool.pending()) < 8:
+            pass
+        go.set()
     assert len(syncs) == 2
 
 
@@ -218,31 +214,24 @@ def test_no_object_is_acknowledged_before_its_directory_sync(
     assert steps == ["fdatasync", "fsync"]
 
 
-def test_an_indexed_object_moves_to_its_study_once(spool: Spool, tmp_path: Path) -> None:
-    name = store(spool)
-    (path,) = spool.pending()
-    kept = spool.place(path, "study-1")
-    spool.settle(path, kept)
-    spool.settle(path, kept)
-    assert kept.parent.name == "study-1"
-    assert kept.stem == name
+@pytest.mark.parametrize(
+    ("place", "folder"),
+    [(lambda spool, path: spool.place(path, "study-1"), "study-1"), (Spool.quarantine_place, "quarantine")],
+)
+def test_an_indexed_object_moves_to_its_study_and_a_faulty_one_aside_once(
+    spool: Spool, tmp_path: Path, place: Callable[[Spool, Path], Path], folder: str
+) -> None:
+    path = stored(spool)
+    new = place(spool, path)
+    for _ in range(2):
+        spool.settle(path, new)
+    assert (new.parent.name, new.name) == (folder, path.name)
     assert spool.pending() == []
-    assert everything_in(tmp_path) == [kept.name]
-
-
-def test_a_faulty_object_is_set_aside(spool: Spool, tmp_path: Path) -> None:
-    store(spool)
-    (path,) = spool.pending()
-    aside = spool.quarantine_place(path)
-    spool.settle(path, aside)
-    spool.settle(path, aside)
-    assert aside.parent == tmp_path / "spool" / "quarantine" and aside.is_file()
-    assert spool.pending() == []
+    assert everything_in(tmp_path) == [path.name]
 
 
 def test_nothing_in_the_spool_is_overwritten(spool: Spool) -> None:
-    store(spool)
-    (path,) = spool.pending()
+    path = stored(spool)
     kept = spool.place(path, "study-1")
     spool.settle(path, kept)
     path.write_bytes(b"another")
@@ -258,9 +247,8 @@ def test_a_file_that_is_nowhere_is_an_error(spool: Spool, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("folder", ["", "..", "../up", "a/b", ".hidden"])
 def test_a_study_folder_cannot_lead_out_of_the_spool(spool: Spool, folder: str) -> None:
-    store(spool)
     with pytest.raises(SpoolError, match="folder name"):
-        spool.place(spool.pending()[0], folder)
+        spool.place(stored(spool), folder)
 
 
 def test_bytes_that_are_kept_already_are_kept_once_and_a_lost_file_is_made_good(spool: Spool) -> None:
@@ -273,3 +261,147 @@ def test_bytes_that_are_kept_already_are_kept_once_and_a_lost_file_is_made_good(
     place.unlink()
     spool.settle(third, place)
     assert (place.is_file(), third.exists()) == (True, False)
+
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+
+
+def event(number: int = 1, padding: str = "") -> Event:
+    return Event(ASSOCIATION_ACCEPTED, NOW, {"association": f"a{number}", "objects": number, "note": padding})
+
+
+def read_all(reader: JournalReader, cursor: dict[str, int]) -> list[Event]:
+    events = []
+    while found := reader.read(cursor):
+        for name, offset, one in found:
+            cursor[name] = offset
+            events.append(one)
+    return events
+
+
+def test_each_event_is_read_once_as_it_was_written(tmp_path: Path) -> None:
+    writer, reader, cursor = JournalWriter(tmp_path, "l1"), JournalReader(tmp_path), dict[str, int]()
+    for number in (1, 2):
+        writer.append(event(number))
+        assert read_all(reader, cursor) == [event(number)]
+    assert read_all(reader, cursor) == []
+    assert all("l1" in name for name in cursor)
+
+
+def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, "l1")
+
+    def write() -> None:
+        for number in range(200):
+            writer.append(event(number, "x" * number))
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(write)
+    assert len(read_all(JournalReader(tmp_path), {})) == 800
+
+
+def test_a_line_that_is_not_complete_waits_for_its_end(tmp_path: Path) -> None:
+    JournalWriter(tmp_path, "l1").append(event(1))
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    reader, cursor = JournalReader(tmp_path), dict[str, int]()
+    path.write_bytes(whole + whole[:20])
+    assert read_all(reader, cursor) == [event(1)]
+    path.write_bytes(whole + whole)
+    assert read_all(reader, cursor) == [event(1)]
+
+
+def test_a_full_disk_spoils_only_the_line_that_it_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = JournalWriter(tmp_path, "l1")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, bytes(data)[:10]))
+    with pytest.raises(OSError, match="in part"):
+        writer.append(event(1))
+    monkeypatch.setattr(os, "write", write)
+    writer.append(event(2))
+    assert read_all(JournalReader(tmp_path), {}) == [event(2)]
+
+
+def test_events_of_a_newer_version_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "2026-l1.jsonl").write_text('{"event":1999,"at":"2026-01-02T00:00:00+00:00"}\n')
+    JournalWriter(tmp_path, "l2").append(event(2))
+    assert read_all(JournalReader(tmp_path), {}) == [event(2)]
+
+
+def test_a_long_journal_goes_on_in_a_new_file_and_the_old_one_can_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_FILE_BYTES", 1000)
+    writer = JournalWriter(tmp_path, "l1")
+    events = [event(number) for number in range(40)]
+    for one in events:
+        writer.append(one)
+    reader, cursor = JournalReader(tmp_path), dict[str, int]()
+    files = len(list(tmp_path.iterdir()))
+    assert files > 2
+    assert reader.remove_read(cursor) == 0
+    assert read_all(reader, cursor) == events
+    assert reader.remove_read(cursor) == files - 1
+    writer.append(Event(ASSOCIATION_RELEASED, NOW, {"association": "a1"}))
+    assert [one.type for one in read_all(reader, cursor)] == [ASSOCIATION_RELEASED]
+
+
+LIMITS = 3, 1000  # objects, bytes
+
+
+def put(folder: Path, sender: str, number: int, size: int = 10) -> Path:
+    path = folder / f"20261123T000000{number:06d}Z-0badcafe-{number:08x}{mark_of(sender)}.dcm"
+    path.write_bytes(bytes(size))
+    return path
+
+
+def test_senders_take_turns_and_each_keeps_its_order(tmp_path: Path) -> None:
+    flood = [put(tmp_path, "FLOODER", number) for number in range(50)]
+    good = [put(tmp_path, "US1", number) for number in range(100, 102)]
+    by_hand = [tmp_path / "by-hand.dcm"]
+    found = list(in_turn([*flood, *good, *by_hand]))
+    assert found[:5] == [flood[0], good[0], by_hand[0], flood[1], good[1]]
+    assert found[5:] == flood[2:]
+
+
+def test_a_sender_with_too_many_objects_or_bytes_has_no_room_and_others_have(tmp_path: Path) -> None:
+    waiting = WaitingObjects(tmp_path)
+    for number in range(3):
+        put(tmp_path, "FLOODER", number)
+        waiting.add("FLOODER", 10)
+    put(tmp_path, "LARGE", 9, 1000)
+    waiting.add("LARGE", 1000)
+    for counts in (waiting, WaitingObjects(tmp_path)):  # what waited before a start counts
+        assert [counts.has_room(sender, *LIMITS) for sender in ("FLOODER", "LARGE", "US1")] == [
+            False,
+            False,
+            True,
+        ]
+
+
+def test_there_is_room_again_when_objects_were_indexed_and_the_folder_is_listed_once_a_second(
+    tmp_path: Path,
+) -> None:
+    now = [0.0]
+    waiting = WaitingObjects(tmp_path, clock=lambda: now[0])
+    paths = [put(tmp_path, "FLOODER", number) for number in range(3)]
+    for _ in paths:
+        waiting.add("FLOODER", 10)
+    assert not waiting.has_room("FLOODER", *LIMITS)
+    paths[0].unlink()
+    assert not waiting.has_room("FLOODER", *LIMITS), "listed a moment ago"
+    now[0] += 1.1
+    assert waiting.has_room("FLOODER", *LIMITS)
+
+
+def test_the_folder_is_not_listed_while_a_count_is_within_the_limits(tmp_path: Path) -> None:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    waiting = WaitingObjects(folder)
+    folder.rmdir()  # a listing would fail
+    for _ in range(2):
+        assert waiting.has_room("US1", *LIMITS)
+        waiting.add("US1", 10)

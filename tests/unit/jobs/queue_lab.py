@@ -117,4 +117,4 @@ def work(url: str, seconds: float, owner: str) -> None:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], float(sys.argv[2]), sys.argv[3] if sys.argv[3:] else new_owner())
+    work(sys.argv[1], float(sys.argv[2]), new_owner())

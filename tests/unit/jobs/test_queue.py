@@ -1,4 +1,4 @@
-"""The contract of the job queue: every implementation keeps it, on every database."""
+"""The contract of the job queue on every database, procrastinate as its engine, and who comes first."""
 
 from __future__ import annotations
 
@@ -9,29 +9,49 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from itertools import combinations_with_replacement as combinations
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
+from procrastinate import jobs as procrastinate_jobs
+from procrastinate.schema import SchemaManager
+from sqlalchemy import text
 
 from dicom_node import jobs
 from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
+from dicom_node.events import EventType
 from dicom_node.jobs.lease import is_dead, new_owner
-from dicom_node.jobs.queue import ClaimedJob, JobQueue, enqueue
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store import leases
+from dicom_node.jobs.queue import ClaimedJob, JobQueue, enqueue, estimated_seconds
+from dicom_node.jobs.worker import process as worker_module
+from dicom_node.jobs.worker.process import Worker
+from dicom_node.model.lifecycle import (
+    COMMITMENT,
+    DELIVERY,
+    HELD,
+    JOB,
+    READ_FROM_WORK,
+    STUDY,
+    CommitmentState,
+    DeliveryState,
+    HeldState,
+    JobState,
+    StudyState,
+    study_state,
+)
+from dicom_node.store import leases, tickets
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job, Study
 from dicom_node.store.transitions import settle_study, utc_now
-from tests.unit.jobs.queue_lab import (
-    WORKERS,
-    add_job,
-    add_study,
-    event_numbers,
-    job_row,
-    lose,
-    study_state,
-)
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, event_numbers, job_row, lose
+from tests.unit.jobs.queue_lab import study_state as state_of_study
+from tests.unit.jobs.worker_lab import configuration, register
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,24 +77,6 @@ def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
     job = queue.claim(owner)
     assert job is not None
     return job
-
-
-def test_an_empty_queue_gives_nothing(queue: JobQueue) -> None:
-    assert queue.claim("me") is None
-
-
-def test_a_job_is_claimed_once_and_completed_once(database: Database, queue: JobQueue) -> None:
-    study = add_study(database)
-    number = add_job(database, study)
-    job = claimed(queue)
-    assert (job.id, job.attempt, job.tries) == (number, 1, 1)
-    assert queue.claim("another") is None
-    assert study_state(database, study) is StudyState.RUNNING
-    complete(database, queue, job)
-    assert job_row(database, number).state is JobState.SUCCEEDED
-    assert study_state(database, study) is StudyState.DELIVERED
-    with pytest.raises(LeaseLost):
-        complete(database, queue, job)
 
 
 def test_a_job_exists_only_when_the_callers_transaction_commits(database: Database, queue: JobQueue) -> None:
@@ -107,11 +109,6 @@ def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: Jo
     second = add_job(database, study, "second", late=-20)
     stat = add_job(database, study, "stat", priority=1)
     assert [claimed(queue).id for _ in range(4)] == [stat, first, second, low]
-
-
-def test_a_job_waits_until_its_time(database: Database, queue: JobQueue) -> None:
-    add_job(database, add_study(database), late=60)
-    assert queue.claim("me") is None
 
 
 def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, queue: JobQueue) -> None:
@@ -182,15 +179,6 @@ def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, qu
     assert leases.acquire(database, "scheduler", "the living", seconds=15)
 
 
-def test_the_same_owner_cannot_end_an_older_attempt(database: Database, queue: JobQueue) -> None:
-    number = add_job(database, add_study(database))
-    lost = claimed(queue)
-    lose(database, number)
-    claimed(queue)
-    with pytest.raises(LeaseLost):
-        complete(database, queue, lost)
-
-
 def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
     database: Database, queue: JobQueue
 ) -> None:
@@ -219,26 +207,14 @@ def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Databas
         assert queue.reap() == 1
 
 
-def test_a_process_of_another_machine_is_never_taken_for_dead() -> None:
-    assert not is_dead("another-machine/999999/999998/abc")
-    assert not is_dead(new_owner())
-    assert len(new_owner()) <= 64
-
-
 def test_a_failed_attempt_is_tried_again_with_its_reason(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
     queue.retry_at(claimed(queue), utc_now() - timedelta(seconds=1), "the disk was full")
     row = job_row(database, number)
     assert (row.state, row.reason) == (JobState.QUEUED, "the disk was full")
-    assert study_state(database, study) is StudyState.QUEUED
+    assert state_of_study(database, study) is StudyState.QUEUED
     assert claimed(queue).tries == 2
-
-
-def test_waits_between_attempts_double() -> None:
-    queue = JobQueue.__new__(JobQueue)
-    queue._retry_seconds = 5
-    assert [queue.retry_delay(tries).total_seconds() for tries in (1, 2, 3, 30)] == [5, 10, 20, 3600]
 
 
 def test_a_job_handed_back_is_not_counted(database: Database, queue: JobQueue) -> None:
@@ -264,7 +240,7 @@ def test_after_the_last_try_as_many_only_tell_of_it_and_then_the_job_has_failed(
     assert queue.claim("me") is None
     row = job_row(database, number)
     assert row.state is JobState.FAILED and "lost" in row.reason
-    assert study_state(database, study) is StudyState.FAILED
+    assert state_of_study(database, study) is StudyState.FAILED
 
 
 def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) -> None:
@@ -272,22 +248,12 @@ def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) ->
     number = add_job(database, study)
     _cancel(database, number)
     assert job_row(database, number).state is JobState.CANCELLED
-    assert study_state(database, study) is StudyState.CANCELLED
+    assert state_of_study(database, study) is StudyState.CANCELLED
     assert queue.claim("me") is None
     with pytest.raises(NotAllowedNow):
         _cancel(database, number)
     with pytest.raises(NotFound):
         _cancel(database, number + 1000)
-
-
-def test_what_was_held_can_be_cancelled_too(database: Database, queue: JobQueue) -> None:
-    study = add_study(database)
-    number = add_job(database, study, state=JobState.HELD)
-    with database.write() as session:
-        settle_study(session, study)
-    assert study_state(database, study) is StudyState.NOT_APPLICABLE
-    _cancel(database, number)
-    assert study_state(database, study) is StudyState.CANCELLED
 
 
 def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(database: Database, queue: JobQueue) -> None:
@@ -304,15 +270,6 @@ def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(database: Databa
     assert (row.state, row.reason) == (JobState.CANCELLED, "cancelled by a person")
 
 
-def test_a_cancelled_job_of_a_dead_worker_is_not_tried_again(database: Database, queue: JobQueue) -> None:
-    number = add_job(database, add_study(database))
-    claimed(queue)
-    _cancel(database, number)
-    lose(database, number)
-    assert queue.reap() == 1
-    assert job_row(database, number).state is JobState.CANCELLED
-
-
 def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
@@ -321,37 +278,11 @@ def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, 
     queue.fail(claimed(queue), "no")
     with database.write() as session:
         jobs.retry(session, number)
-    assert study_state(database, study) is StudyState.QUEUED
+    assert state_of_study(database, study) is StudyState.QUEUED
     job = claimed(queue)
     assert (job.attempt, job.tries, job.gives_up) == (5, 1, False)
     with pytest.raises(NotAllowedNow), database.write() as session:
         jobs.retry(session, number)
-
-
-def test_a_held_job_runs_by_hand(database: Database, queue: JobQueue) -> None:
-    number = add_job(database, add_study(database), state=JobState.HELD)
-    assert queue.claim("me") is None
-    with database.write() as session:
-        jobs.retry(session, number)
-    assert claimed(queue).id == number
-
-
-def test_many_claimers_at_once_get_each_job_once(database: Database) -> None:
-    queue = JobQueue(database, WORKERS.model_copy(update={"lease_seconds": 600}))  # none ends meanwhile
-    study = add_study(database)
-    numbers = [add_job(database, study, f"rule{n}") for n in range(24)]
-    got: list[int] = []
-
-    def take() -> None:
-        while (job := queue.claim("elsewhere/1/1/x")) is not None:
-            got.append(job.id)
-
-    threads = [threading.Thread(target=take) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(got) == numbers
 
 
 def test_a_killed_worker_loses_no_job_and_none_is_completed_twice(database: Database) -> None:
@@ -388,7 +319,7 @@ def test_a_killed_worker_loses_no_job_and_none_is_completed_twice(database: Data
     assert max(completed.values()) == 1
     # A process may die between its commit and its print: the victim, and whichever did the last job.
     assert len(completed) >= len(numbers) - 2
-    assert study_state(database, study) is StudyState.DELIVERED
+    assert state_of_study(database, study) is StudyState.DELIVERED
 
 
 def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Database) -> None:
@@ -400,3 +331,244 @@ def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Databas
     leases.release(database, "scheduler", "a")
     assert leases.acquire(database, "scheduler", "b", 0)
     assert leases.acquire(database, "scheduler", "a", 60)
+
+
+POSTGRESQL_ONLY = pytest.mark.parametrize(
+    "database", [pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))], indirect=True
+)
+
+
+def rows(database: Database, statement: str) -> list[tuple[object, ...]]:
+    with database.read() as session:
+        return [tuple(row) for row in session.execute(text(statement))]
+
+
+def in_procrastinate(database: Database) -> list[tuple[object, ...]]:
+    return rows(database, "SELECT args ->> 'job', status::text FROM procrastinate_jobs ORDER BY id")
+
+
+@POSTGRESQL_ONLY
+def test_a_job_and_its_ticket_come_and_go_in_one_transaction(database: Database, queue: JobQueue) -> None:
+    number = add_job(database, add_study(database))
+    assert in_procrastinate(database) == [(str(number), "todo")]
+    job = queue.claim("elsewhere/1/1/a")
+    assert job is not None
+    assert in_procrastinate(database) == [(str(number), "doing")]
+    with pytest.raises(ZeroDivisionError), database.write() as session:
+        queue.complete_if_owner(session, job, JobState.SUCCEEDED)
+        raise ZeroDivisionError
+    assert in_procrastinate(database) == [(str(number), "doing")]
+    with database.write() as session:
+        queue.complete_if_owner(session, job, JobState.SUCCEEDED)
+    assert in_procrastinate(database) == []
+    assert rows(database, "SELECT id FROM procrastinate_workers") == []
+
+
+@POSTGRESQL_ONLY
+def test_a_newer_revision_is_not_held_up_by_the_retry_of_an_older_one(
+    database: Database, queue: JobQueue
+) -> None:
+    study = add_study(database)
+    old = add_job(database, study)
+    first = queue.claim("elsewhere/1/1/a")
+    assert first is not None
+    queue.retry_at(first, utc_now() + timedelta(minutes=30), "the disk was full")
+    new = add_job(database, study, revision=2)
+    with database.write() as session:
+        jobs.cancel(session, old)
+    job = queue.claim("elsewhere/1/1/a")
+    assert job is not None and job.id == new
+
+
+@POSTGRESQL_ONLY
+def test_procrastinate_alone_would_let_a_former_holder_end_a_job_and_the_fence_does_not(
+    database: Database, queue: JobQueue
+) -> None:
+    """Its jobs have no number of an attempt: whoever knows the job may finish it. Ours have."""
+    number = add_job(database, add_study(database))
+    former = queue.claim("elsewhere/1/1/a")
+    ticket = job_row(database, number).ticket
+    lose(database, number)
+    assert former is not None and ticket is not None and queue.claim("elsewhere/2/1/b") is not None
+    with pytest.raises(LeaseLost), database.write() as session:
+        queue.complete_if_owner(session, former, JobState.SUCCEEDED)
+    ticket = job_row(database, number).ticket
+    assert ticket is not None
+    with database.write() as session:  # what a worker of procrastinate does at its end, in time or late
+        done = tickets._manager(session).finish_job_by_id_async(
+            ticket, procrastinate_jobs.Status.SUCCEEDED, delete_job=False
+        )
+        tickets._run(done)
+    assert in_procrastinate(database) == [(str(number), "succeeded")]
+    assert job_row(database, number).state is JobState.RUNNING
+
+
+@POSTGRESQL_ONLY
+def test_a_job_that_somebody_else_changes_is_not_waited_for(database: Database, queue: JobQueue) -> None:
+    study = add_study(database)
+    number = add_job(database, study)
+    with database.write() as session:
+        session.get_one(Job, number, with_for_update=True)
+        started = time.monotonic()
+        assert queue.claim("elsewhere/1/1/a") is None
+        assert time.monotonic() - started < 20
+    job = queue.claim("elsewhere/1/1/a")
+    assert job is not None and job.id == number
+
+
+def test_the_tables_of_procrastinate_are_those_of_our_migration() -> None:
+    """A newer procrastinate brings steps of its own: they must become a migration of ours."""
+    newest = max(path.name for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+    assert newest == "03.04.00_50_post_add_retry_failed_job_procedure.sql"
+
+
+CINE, FILM = 120.0, 4.0  # seconds of estimated work
+
+
+def queued(database: Database, seconds: float, came: float, priority: int = 0) -> int:
+    """A job of so much work that came so many seconds ago."""
+    study = add_study(database, f"{seconds}.{came}")
+    return add_job(database, study, late=-came, priority=priority, seconds=seconds)
+
+
+def order(database: Database) -> list[int]:
+    queue, taken = JobQueue(database, WORKERS), []
+    while (job := queue.claim("me")) is not None:
+        taken.append(job.id)
+    return taken
+
+
+def test_films_overtake_cines_and_no_cine_waits_for_ever(database: Database) -> None:
+    starving = queued(database, CINE, came=3600)
+    # Far apart: on a busy machine seconds pass between these lines.
+    cines = [queued(database, CINE, came=100 + 40 * n) for n in range(3)]
+    films = [queued(database, FILM, came=90 - 40 * n) for n in range(3)]
+    stat = queued(database, CINE, came=0, priority=1)
+    assert order(database) == [stat, starving, *films, *reversed(cines)]
+
+
+def test_what_is_urgent_or_much_shorter_passes_a_job_that_runs(database: Database) -> None:
+    queue = JobQueue(database, WORKERS)
+    queued(database, CINE, came=10)
+    running = queue.claim("me")
+    queued(database, CINE, came=9)
+    half = queued(database, CINE / 2, came=8)
+    film, low = queued(database, FILM, came=7), queued(database, FILM, came=6, priority=-1)
+    stat = queued(database, CINE, came=5, priority=1)
+    passed = [queue.claim("me", passing=running) for _ in range(3)]
+    assert [job and job.id for job in passed] == [stat, film, None]
+    assert {half, low} < set(order(database))
+
+
+def test_the_estimate_counts_frames_and_pixels_and_trusts_no_header() -> None:
+    cine = {"Rows": "768", "Columns": "1024", "NumberOfFrames": "300"}
+    assert 100 < estimated_seconds([cine]) < 150
+    assert estimated_seconds([{"Rows": "9" * 40, "Columns": "none"}, {}]) == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    monkeypatch.setattr(worker_module, "_LOOK_SECONDS", -1.0)
+    node = Inbox(tmp_path / "var", configuration())
+    node.settle(*(ultrasound("long", number=number) for number in range(1, 7)))
+    node.settle(changed(ultrasound("short"), BodyPartExamined="BREAST"))
+    long, short = node.jobs()
+    assert long.cost_seconds > 4 * short.cost_seconds > 4
+    with node.database.write() as session:
+        session.get_one(Job, long.id).turn_at -= timedelta(days=1)
+    assert Worker(node.settings, node.database).run_once()
+    ended = [event.fields["job"] for event in node.events() if event.number == 3003]
+    assert ended == [short.id, long.id]
+    assert {job.tries for job in node.jobs()} == {1}
+    assert job_row(node.database, long.id).state is JobState.SUCCEEDED
+    node.close()
+
+
+Jobs = tuple[JobState, ...]
+
+
+Deliveries = tuple[DeliveryState, ...]
+
+
+def steps(table: Mapping[tuple[Any, EventType], Any], state: Any) -> set[Any]:
+    return {after for (before, _), after in table.items() if before == state}
+
+
+def next_steps(jobs: Jobs, deliveries: Deliveries) -> Iterator[tuple[Jobs, Deliveries]]:
+    """Every legal step of one job (with a first delivery of what it made) or of one delivery."""
+    for place, job in enumerate(jobs):
+        for after in steps(JOB, job):
+            moved = (*jobs[:place], after, *jobs[place + 1 :])
+            yield moved, deliveries
+            if job is JobState.RUNNING and after not in (JobState.QUEUED, JobState.CANCELLED):
+                yield moved, (*deliveries, DeliveryState.PENDING)
+    for place, delivery in enumerate(deliveries):
+        for step in steps(DELIVERY, delivery):
+            yield jobs, (*deliveries[:place], step, *deliveries[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("table", "states"),
+    [
+        (STUDY, StudyState),
+        (JOB, JobState),
+        (DELIVERY, DeliveryState),
+        (COMMITMENT, CommitmentState),
+        (HELD, HeldState),
+    ],
+)
+def test_every_state_is_reached_by_an_event_or_read_from_work(table: Any, states: Any) -> None:
+    first = {StudyState.RECEIVING, JobState.HELD, JobState.QUEUED, DeliveryState.PENDING}
+    first |= {CommitmentState.ASKED, HeldState.WAITING}
+    assert set(states) - {*table.values()} - first - READ_FROM_WORK == set()
+    assert {before for before, _ in table} | {*table.values()} <= set(states)
+
+
+@pytest.mark.parametrize("number_of_jobs", [0, 1, 2])
+@pytest.mark.parametrize("number_of_deliveries", [0, 1, 2])
+def test_a_study_can_follow_each_step_of_its_jobs_and_deliveries(
+    number_of_jobs: int, number_of_deliveries: int
+) -> None:
+    for before in product(
+        combinations(JobState, number_of_jobs), combinations(DeliveryState, number_of_deliveries)
+    ):
+        for after in next_steps(*before):
+            assert {study_state(*before), study_state(*after)} <= READ_FROM_WORK, (before, after)
+
+
+@pytest.mark.parametrize(("at_once", "most"), [({}, 4), ({"ultrasound": 2}, 2)])
+def test_claims_at_the_same_time_get_each_job_once_and_no_more_than_may_run_at_once(
+    database: Database, at_once: Mapping[str, int], most: int
+) -> None:
+    study = add_study(database)
+    numbers = [add_job(database, study, f"rule{number}") for number in range(12)]
+    given = {"at_once": at_once, "lease_seconds": 600.0}  # none ends meanwhile
+    queue = JobQueue(database, WORKERS.model_copy(update=given))
+    running: set[int] = set()
+    taken: list[int] = []
+    together, lock, at_the_same_time = threading.Barrier(4), threading.Lock(), [0]
+
+    def work() -> None:
+        together.wait()
+        deadline = time.monotonic() + 60
+        while len(taken) < len(numbers) and time.monotonic() < deadline:
+            if (job := queue.claim("elsewhere/1/1/x")) is not None:
+                with lock:
+                    running.add(job.id)
+                    taken.append(job.id)
+                    at_the_same_time.append(len(running))
+            time.sleep(0.005)
+            if job is not None:
+                with lock:
+                    running.remove(job.id)
+                complete(database, queue, job)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == numbers
+    assert max(at_the_same_time) <= most

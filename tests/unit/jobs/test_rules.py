@@ -1,21 +1,38 @@
-"""Which rule takes which image, and the first reason why not."""
+"""Which rule takes which image, and where what the node has or makes of it goes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
+from collections.abc import Callable
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+from pydicom.dataset import Dataset
+from sqlalchemy import select, update
 
-from dicom_node.config.settings import RuleSettings
+from dicom_node import events, outbox, preflight
+from dicom_node.config.settings import ResultSettings, RuleSettings, Settings
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.errors import NotAllowedNow
+from dicom_node.events import RESULTS_ROUTED
 from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
 from dicom_node.model.kinds import ObjectRole
-from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.notifications.gather import Gatherer
+from dicom_node.outbox import last_check
+from dicom_node.services import assessments, studies
+from dicom_node.services.audit import Person
+from dicom_node.store.tables import Delivery, Job, Notification, Original, Study
+from dicom_node.store.transitions import settle_study, utc_now
+from dicom_node.studies.purge import purge
+from dicom_node.studies.quarantine import release_study
+from dicom_node.studies.rerun import rerun
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
-from tests.unit.inbox.objects import changed
+from tests.outbox_lab import outgoing
+from tests.unit.inbox.objects import changed, report
+from tests.unit.jobs.worker_lab import configuration, register, work
 
 TODAY = date(2026, 3, 1)
 
@@ -112,13 +129,6 @@ def test_companions_and_own_results_are_never_taken() -> None:
     assert decision.source_uids == ("3",)
 
 
-def test_images_stand_in_the_order_of_the_examination_however_they_came() -> None:
-    images = [image(f"1.{n}", SeriesNumber=str(n % 2), InstanceNumber=str(9 - n)) for n in range(6)]
-    [one] = decide([rule()], StudyFacts("", TODAY), images)
-    [other] = decide([rule()], StudyFacts("", TODAY), images[::-1])
-    assert one.source_uids == other.source_uids == ("1.4", "1.2", "1.0", "1.5", "1.3", "1.1")
-
-
 @pytest.mark.parametrize(
     ("study_date", "days", "held"),
     [
@@ -134,51 +144,21 @@ def test_an_old_study_is_held(study_date: str, days: float, held: bool) -> None:
     assert bool(decision.held_reason) is held
 
 
-def test_a_peer_that_had_its_jobs_of_the_day_is_held_and_others_are_not() -> None:
-    capped = rule(daily_cap=2)
-    for count, held in ((1, False), (2, True), (3, True)):
-        facts = StudyFacts("", TODAY, {("rule", "ROOM1"): count, ("rule", "ROOM2"): 99})
-        [decision] = decide([capped], facts, [image()])
-        assert bool(decision.held_reason) is held
-
-
 Configured = Callable[..., Inbox]
 
 
 @pytest.fixture
-def configured(tmp_path: Path) -> Iterator[Configured]:
+def configured(open_inbox: Configured) -> Configured:
     """A node without a network with one rule like this."""
-    made = []
-
-    def make(**values: Any) -> Inbox:
-        always = {"modality": "*"}
-        one = {"name": "rule", "when": always, "pipeline": "ultrasound", "send_to": ["pacs"], **values}
-        made.append(Inbox(tmp_path / "var", {**CONFIG, "rules": [one]}))
-        return made[-1]
-
-    yield make
-    for node in made:
-        node.close()
-
-
-def test_what_a_limit_stops_is_listed_with_the_reason(configured: Configured) -> None:
-    node = configured(max_study_age_days=7)
-    old = changed(ultrasound("old"), StudyDate="19991231")
-    node.receive(old)
-    node.settle()
-    [job] = node.jobs()
-    assert job.state is JobState.HELD and "days old" in job.reason
-    study = node.study(old.StudyInstanceUID)
-    assert study.state is StudyState.NOT_APPLICABLE and study.reason.startswith("held: ")
+    rule = {"name": "rule", "when": {"modality": "*"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
+    return lambda **values: open_inbox({**CONFIG, "rules": [rule | values]})
 
 
 def test_the_daily_cap_counts_studies_of_one_sender(configured: Configured) -> None:
     node = configured(daily_cap=2, max_study_age_days=0)
     for number in range(3):
-        node.receive(ultrasound(f"many{number}"))
-        node.settle()
-    node.receive(ultrasound("other"), calling="QUICK")
-    node.settle()
+        node.settle(ultrasound(f"many{number}"))
+    node.settle(ultrasound("other"), calling="QUICK")
     assert [job.state.value for job in node.jobs()] == ["queued", "queued", "held", "queued"]
 
 
@@ -190,14 +170,307 @@ def test_stat_comes_from_the_sender_or_the_rule(
     configured: Configured, store: int, priority: str, job: int
 ) -> None:
     node = configured(priority=priority, max_study_age_days=0)
-    node.receive(ultrasound("priority"), priority=store)
-    node.settle()
+    node.settle(ultrasound("priority"), priority=store)
     assert [row.priority for row in node.jobs()] == [job]
 
 
-def test_a_study_of_today_is_young(configured: Configured) -> None:
-    node = configured(max_study_age_days=1)
-    yesterday = datetime.now(UTC) - timedelta(days=1)
-    node.receive(changed(ultrasound("young"), StudyDate=f"{yesterday:%Y%m%d}"))
-    node.settle()
-    assert [row.state for row in node.jobs()] == [JobState.QUEUED]
+ANNA = Person("anna", "10.0.0.1")
+
+
+MARK = {"when": "mark suspected", "send_to": ["er"], "notify": ["on-call"], "priority": "STAT"}
+
+
+def made(node: Inbox, *then: dict[str, Any], do: str = "find", **rule: Any) -> Settings:
+    content = configuration(do)
+    content["peers"].append({**content["peers"][1], "name": "er", "ae_title": "ER"})
+    content["rules"][0] |= {"then": list(then), **rule}
+    content["notifications"] = [{"name": "on-call", "url": "https://127.0.0.1:9/x", "every_minutes": 0}]
+    content["console"] = {"url": "https://ai-node.example.org"}
+    return Settings.model_validate({**content, "node": {"data_dir": node.folder}})
+
+
+@pytest.fixture
+def node(open_inbox: Configured) -> Inbox:
+    register()
+    return open_inbox(configuration())
+
+
+def destinations(node: Inbox) -> list[str]:
+    return sorted(row.destination for row in node.rows(Delivery))
+
+
+def analysed(node: Inbox, settings: Settings, number: int = 1) -> str:
+    node.settings = settings
+    node.reopen()
+    Gatherer(node.database, settings).run_once()  # nothing of before is notified
+    image = changed(ultrasound("one", number=number), StudyInstanceUID="1.2.840.1")
+    node.settle(image)
+    work(node)
+    return str(image.StudyInstanceUID)
+
+
+def notified(node: Inbox) -> list[str]:
+    Gatherer(node.database, node.settings).run_once()
+    return [row.text for row in node.rows(Notification)]
+
+
+def test_a_suspected_finding_goes_further_and_first_and_says_so_once(node: Inbox) -> None:
+    uid = analysed(node, made(node, MARK))
+    assert destinations(node) == ["er", "er", "pacs", "pacs"]
+    assert node.rows(Study)[0].priority == 1
+    [text] = notified(node)
+    assert text.startswith("Suspected: Mark\n")
+    assert "https://ai-node.example.org/studies/1" in text and "AI: " in text
+    assert "job=" not in text and uid not in text
+    [event] = [row for row in node.events() if row.number == RESULTS_ROUTED.number]
+    assert event.fields["destinations"] == "er" and "mark" not in str(event.fields).lower()
+    studies.rerun_rules(node.settings, [uid])
+    work(node)
+    assert destinations(node) == ["er", "er", "pacs", "pacs"], "each delivery once"
+    assert len(notified(node)) == 1, "the same results are notified once"
+
+
+def test_a_peer_that_got_a_finding_gets_the_report_that_replaces_it(node: Inbox) -> None:
+    analysed(node, made(node, MARK))
+    before = destinations(node).count("er")
+    analysed(node, made(node, {**MARK, "when": "Pneumothorax suspected"}), number=2)
+    assert destinations(node).count("er") > before
+
+
+def test_a_result_that_is_held_is_notified_when_a_person_accepted_it(node: Inbox) -> None:
+    uid = analysed(node, made(node, MARK, assess_first=True))
+    assert notified(node) == []
+    assessments.accept_results(node.settings, uid, ANNA)
+    assert len(notified(node)) == 1
+    assert len(notified(node)) == 1
+
+
+def test_a_rejected_result_is_withheld_and_not_a_finding(node: Inbox) -> None:
+    withheld = {"when": "withheld", "notify": ["on-call"]}
+    uid = analysed(node, made(node, {**MARK, "notify": []}, withheld, assess_first=True))
+    assessments.reject_results(node.settings, uid, ANNA, because="Secret words")
+    [text] = notified(node)
+    assert text.startswith("Results of this study are withheld") and "Secret" not in text
+    assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
+
+
+@pytest.mark.parametrize("do", ["stumble", "not-clean"])
+def test_a_study_that_was_not_assessed_is_routed(node: Inbox, do: str) -> None:
+    settings = made(node, {**MARK, "when": "not assessed"}, do=do)
+    analysed(
+        node, settings.model_copy(update={"workers": settings.workers.model_copy(update={"attempts": 1})})
+    )
+    assert "er" in destinations(node) and node.rows(Study)[0].priority == 1
+    [text] = notified(node)
+    assert text.startswith("The AI did not assess this study")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"when": "Pneumothorax", "send_to": ["er"]},
+        {"when": " suspected", "send_to": ["er"]},
+        {"when": "a\x00b suspected", "send_to": ["er"]},
+        {"when": "withheld", "send_to": ["er"]},
+        {"when": "Mark suspected"},
+        {"when": "x" * 100 + " suspected", "notify": ["on-call"]},
+    ],
+)
+def test_faulty_conditions_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ResultSettings.model_validate(wrong)
+
+
+def test_what_no_pipeline_finds_or_nobody_configured_is_a_mistake() -> None:
+    made = configuration()
+    made["rules"][0] |= {
+        "pipeline": "chest_xray",
+        "options": {},
+        "then": [
+            {"when": "Pneumothorex suspected", "send_to": ["nobody"], "notify": ["no-one"]},
+            {"when": "Pneumothorax suspected", "send_to": ["modality"]},
+        ],
+    }
+    found = {problem.key: problem.remedy for problem in preflight.check_data(made).problems}
+    assert "Pneumothorax" in found["rules.rule.then"]
+    assert "no such peer" in found["rules.rule.then[0].send_to"]
+    assert "no such notification" in found["rules.rule.then[0].notify"]
+    assert "may not receive" in found["rules.rule.then[1].send_to"]
+
+
+S = DeliveryState
+
+
+ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 4243, "may": ["receive"]}
+
+
+BOTH = {"name": "both", "ae_title": "BOTH", "host": "127.0.0.1", "port": 4244, "may": ["send", "receive"]}
+
+
+def inbox_that_forwards(open_inbox: Configured, *forward: str) -> Inbox:
+    rule = CONFIG["rules"][0] | {"forward": forward}
+    return open_inbox({**CONFIG, "peers": [*CONFIG["peers"], ARCHIVE, BOTH], "rules": [rule]})
+
+
+@pytest.fixture
+def inbox(open_inbox: Configured) -> Inbox:
+    return inbox_that_forwards(open_inbox, "archive")
+
+
+def rows(inbox: Inbox) -> list[tuple[str, str, str]]:
+    """UID, destination and state of each delivery of an original."""
+    with inbox.database.read() as session:
+        return [
+            (row.item.sop_instance_uid, row.destination, row.state.value)
+            for row in session.scalars(select(Delivery).order_by(Delivery.id))
+            if row.original
+        ]
+
+
+def states(inbox: Inbox) -> list[str]:
+    return [state for _, _, state in rows(inbox)]
+
+
+def jobs_succeed(inbox: Inbox) -> None:
+    with inbox.database.write() as session:
+        session.execute(update(Job).values(state=JobState.SUCCEEDED, finished_at=utc_now()))
+        settle_study(session, 1)
+
+
+def all_become(inbox: Inbox, state: DeliveryState) -> None:
+    """As the outbox does it, the study with them."""
+    with inbox.database.write() as session:
+        values = {"state": state, "confirmed_at": utc_now() if state is S.CONFIRMED else None}
+        session.execute(update(Delivery).values(values))
+        for study in session.scalars(select(Study.id)).all():
+            settle_study(session, study)
+
+
+def test_each_image_that_the_rule_takes_is_forwarded_once(inbox: Inbox) -> None:
+    first, second, late = (ultrasound("one", number=number) for number in (1, 2, 3))
+    inbox.index(first, second)
+    assert rows(inbox) == [], "not before the study is complete"
+    inbox.settle()
+    wanted = [(first.SOPInstanceUID, "archive", "pending"), (second.SOPInstanceUID, "archive", "pending")]
+    assert rows(inbox) == wanted
+    assert [event.number for event in inbox.events()].count(events.ORIGINALS_FORWARDED.number) == 1
+    with inbox.database.write() as session:
+        rerun(session, 1, inbox.settings)
+    assert rows(inbox) == wanted, "a rerun neither withdraws nor repeats it"
+    all_become(inbox, S.CONFIRMED)
+    inbox.settle(late)
+    assert states(inbox) == ["confirmed", "confirmed", "pending"]
+
+
+def test_a_corrected_version_is_forwarded_too_and_an_unsent_one_before_it_is_not(inbox: Inbox) -> None:
+    image = ultrasound("corrected")
+    inbox.settle(image)
+    inbox.index(changed(image, PatientName="Correct^Name"))
+    assert states(inbox) == ["cancelled"]
+    inbox.settle()
+    assert states(inbox) == ["cancelled", "pending"]
+    with inbox.database.read() as session:
+        newest = session.scalars(select(Original).order_by(Original.id.desc())).first()
+        assert newest and newest.path == inbox.instance(image.SOPInstanceUID).path
+
+
+def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(inbox: Inbox) -> None:
+    image = ultrasound("again")
+    inbox.settle(image)
+    inbox.settle(image, changed(image, InstanceCreationTime="120000"))
+    all_become(inbox, S.CONFIRMED)
+    jobs_succeed(inbox)
+    assert purge(inbox.database, inbox.settings, utc_now() + timedelta(days=15)) == 2
+    inbox.index(image)
+    with inbox.database.write() as session:
+        rerun(session, 1, inbox.settings)
+    assert states(inbox) == ["confirmed"]
+    with inbox.database.read() as session:
+        assert not session.scalars(select(Original)).one().purged, "its file is the new one"
+
+
+def test_a_corrected_report_of_a_modality_is_forwarded_anew(inbox: Inbox) -> None:
+    image = ultrasound("reported")
+    document = changed(report(image), CompletionFlagDescription="no cyst")
+    inbox.settle(image, document)
+    all_become(inbox, S.CONFIRMED)
+    inbox.settle(changed(document, CompletionFlagDescription="cyst of 40 mm"))
+    theirs = [row[2] for row in rows(inbox) if row[0] == document.SOPInstanceUID]
+    assert theirs == ["confirmed", "pending"]
+
+
+@pytest.mark.parametrize("calling", ["BOTH", "both"])
+def test_nothing_goes_back_to_who_sent_it(open_inbox: Configured, calling: str) -> None:
+    inbox = inbox_that_forwards(open_inbox, "both", "archive")
+    inbox.settle(ultrasound("mine"), calling=calling)
+    assert [row[1] for row in rows(inbox)] == ["archive"]
+
+
+def test_nothing_of_a_study_in_quarantine_is_forwarded_until_it_is_released(inbox: Inbox) -> None:
+    first, second = (ultrasound("one", number=number) for number in (1, 2))
+    inbox.settle(first)
+    inbox.settle(changed(second, PatientID="SOMEBODY-ELSE"))
+    [delivery] = inbox.rows(Delivery)
+    assert delivery.state is S.CANCELLED
+    with pytest.raises(NotAllowedNow, match="quarantine"), inbox.database.write() as session:
+        outbox.retry(session, delivery.id)
+    with inbox.database.write() as session:
+        release_study(session, 1)
+    inbox.settle()
+    assert rows(inbox) == [(first.SOPInstanceUID, "archive", "pending")], "the other is another patient's"
+
+
+@pytest.mark.parametrize(
+    ("state", "goes"),
+    [(S.PENDING, 0), (S.UNCONFIRMED, 0), (S.DEAD, 0), (S.CONFIRMED, 1), (S.DISCARDED, 1)],
+)
+def test_files_stay_until_the_images_are_confirmed(inbox: Inbox, state: DeliveryState, goes: int) -> None:
+    inbox.settle(ultrasound("stays"))
+    jobs_succeed(inbox)
+    all_become(inbox, state)
+    with inbox.database.write() as session:  # as if nothing else were waited for
+        session.execute(update(Study).values(state=StudyState.DELIVERED))
+    assert purge(inbox.database, inbox.settings, utc_now() + timedelta(days=15)) == goes
+
+
+def test_the_study_says_failed_while_an_image_is_a_dead_letter(inbox: Inbox) -> None:
+    inbox.settle(ultrasound("dead"))
+    jobs_succeed(inbox)
+    all_become(inbox, S.DEAD)
+    assert inbox.rows(Study)[0].state is StudyState.FAILED
+    with inbox.database.write() as session:
+        assert outbox.retry_all(session) == [1]
+    assert inbox.rows(Study)[0].state is StudyState.DELIVERING
+    all_become(inbox, S.DEAD)
+    with inbox.database.write() as session:
+        assert outbox.discard_all(session, "nobody wants it", "archive") == [1]
+
+
+def test_a_late_report_of_the_device_is_forwarded_and_starts_no_job(inbox: Inbox) -> None:
+    image = ultrasound("beside")
+    inbox.settle(image)
+    jobs_succeed(inbox)
+    all_become(inbox, S.CONFIRMED)
+    late, other = report_of(image, 1), report_of(image, 2)
+    inbox.receive(late)
+    inbox.index(other, calling="QUICK")
+    assert states(inbox) == ["confirmed", "pending"]
+    assert rows(inbox)[1][0] == late.SOPInstanceUID
+    assert (len(inbox.jobs()), inbox.study(image.StudyInstanceUID).state) == (1, StudyState.DELIVERING)
+
+
+def test_the_last_check_keeps_it_from_a_destination_that_is_de_identified_by_now(inbox: Inbox) -> None:
+    image = ultrasound("named")
+    inbox.settle(image)
+    item = outgoing(image, inbox.folder)
+    size = item.path.stat().st_size
+    peer = inbox.settings.peer("archive")
+    assert last_check.fault_of_original(item, peer, size) == ""
+    blind = peer.model_copy(update={"deidentify": True})
+    assert "names the patient" in last_check.fault_of_original(item, blind, size)
+    assert "missing or damaged" in last_check.fault_of_original(item, peer, size + 1)
+
+
+def report_of(image: Dataset, number: int) -> Dataset:
+    """A report of the device in the study of the image."""
+    return changed(report(image), SOPInstanceUID=derived_uid("test", "report", str(number)))

@@ -1,4 +1,4 @@
-"""Worker processes: ready when warm, stopped cleanly, and no way of dying loses a job."""
+"""A job comes to an end with its results, or with a reason; no way of dying loses one."""
 
 from __future__ import annotations
 
@@ -6,34 +6,285 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
+from pydicom import config, dcmread
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from sqlalchemy import select
 
-from ai_pipeline import pipelines
+from ai_pipeline.contract import (
+    PipelineResult,
+)
 from dicom_node import jobs
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.events import SOURCE_REPAIRED
+from dicom_node.jobs.worker.analyse import ImageAnalysis
+from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store.tables import Job, Result
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.store.tables import Delivery, Job, Result, Study
+from dicom_node.studies import quarantine
+from dicom_node.studies.comparison import reindex
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.jobs.worker_lab import configuration, register
+from tests.result_images import US, source, speckle, write_image
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import Obedient, configuration, confirm, register, work
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[3]
+Make = Callable[..., Inbox]
 
 
-@contextmanager
-def node_with(tmp_path: Path, do: str, **workers: object) -> Iterator[Inbox]:
-    """A node without a network that has one study to analyse."""
-    node = Inbox(tmp_path / "var", configuration(do, tmp_path / "runs", **workers))
-    node.receive(ultrasound(do))
+@pytest.fixture
+def make(open_inbox: Make, tmp_path: Path) -> Make:
+    """Makes a node without a network, whose only rule does as told."""
+    register()
+
+    def make(do: str = "find", rule: Mapping[str, object] = {}, **workers: object) -> Inbox:
+        made = configuration(do, tmp_path / "runs", **workers)
+        made["rules"][0] |= rule
+        return open_inbox(made)
+
+    return make
+
+
+def states(node: Inbox) -> list[DeliveryState]:
+    return [row.state for row in node.rows(Delivery)]
+
+
+def received(node: Inbox, *images: Dataset) -> Inbox:
+    """Receive and assemble."""
+    node.settle(*images)
+    return node
+
+
+def analysed(node: Inbox, *images: Dataset) -> Study:
+    """Receive, assemble, run."""
+    work(received(node, *images))
+    return node.study(images[0].StudyInstanceUID)
+
+
+def reports(node: Inbox) -> list[Dataset]:
+    rows = [row for row in node.rows(Result) if row.kind is ResultKind.SR]
+    return [dcmread(node.folder / row.path) for row in rows]
+
+
+def text_of(report: Dataset) -> str:
+    return " ".join(
+        str(element.value) for element in report.iterall() if element.keyword in ("TextValue", "CodeMeaning")
+    )
+
+
+def test_a_study_is_analysed_and_its_results_wait_for_their_destination(make: Make) -> None:
+    node = make()
+    study = analysed(node, ultrasound("one"))
+    assert study.state is StudyState.DELIVERING
+    assert [row.kind for row in node.rows(Result)] == [ResultKind.SR, ResultKind.SC]
+    assert states(node) == [DeliveryState.PENDING] * 2
+    for row in node.rows(Result):
+        held = dcmread(node.folder / row.path)
+        assert (held.SOPInstanceUID, held.StudyInstanceUID) == (
+            row.sop_instance_uid,
+            study.study_instance_uid,
+        )
+    assert list((node.folder / "results").rglob("*.dcm")) and not list(node.folder.rglob("results/**/.*"))
+    [job] = node.jobs()
+    assert (job.state, job.share_done) == (JobState.SUCCEEDED, 1.0)
+    assert job.analysed_at is not None
+
+
+def test_what_had_to_be_repaired_of_a_source_is_told_by_attribute_and_not_by_value(make: Make) -> None:
+    node = make()
+    faulty = ultrasound("one")
+    with quiet_pydicom():
+        faulty["StudyTime"] = DataElement("StudyTime", "TM", "11:20:00", validation_mode=config.IGNORE)
+        study = analysed(node, faulty)
+    assert study.state is StudyState.DELIVERING
+    [event] = [event for event in node.events() if event.number == SOURCE_REPAIRED.number]
+    assert event.study_id == study.id
+    assert (event.fields["instance"], event.fields["repaired"]) == (faulty.SOPInstanceUID, "StudyTime")
+    assert "11:20" not in str(event.fields)
+
+
+def test_a_refused_study_stays_in_the_house(make: Make) -> None:
+    node = make()
+    study = analysed(node, changed(ultrasound("leg"), BodyPartExamined="LEG"))
+    assert (study.state, study.reason) == (StudyState.NOT_APPLICABLE, "a leg")
+    assert node.rows(Result) == []
+
+
+def test_a_rule_may_tell_the_pacs_of_refusals(make: Make) -> None:
+    node = make(rule={"tell_pacs_refusals": True})
+    study = analysed(node, changed(ultrasound("leg"), BodyPartExamined="LEG"))
+    assert study.state is StudyState.DELIVERING
+    assert "a leg" in text_of(reports(node)[0])
+
+
+@pytest.mark.parametrize(
+    ("do", "claims", "reason"),
+    [
+        ("not-decode", 1, "do not decode"),
+        ("not-clean", 1, "text may be left"),
+        ("give_no_number", 1, "the model gave no number"),
+        ("stumble", 3, "RuntimeError"),
+    ],
+)
+def test_what_fails_for_good_is_told_to_the_pacs_once_and_not_between_tries(
+    make: Make, do: str, claims: int, reason: str
+) -> None:
+    image = changed(ultrasound("fails"), BodyPartExamined="BREAST")
+    node = received(make(do), image)
+    assert work(node) == claims
+    [job] = node.jobs()
+    assert job.state is JobState.FAILED and reason in job.reason
+    assert node.study(image.StudyInstanceUID).state is StudyState.DELIVERING
+    [report] = reports(node)
+    assert f"AI did not run: {job.reason}" in text_of(report)
+    assert "Secret" not in job.reason + text_of(report)
+    assert not any("Secret" in str(row.fields) for row in node.events())
+
+
+def test_a_later_success_replaces_the_report_that_the_ai_did_not_run(make: Make) -> None:
+    node = make("not-decode")
+    analysed(node, ultrasound("later"))
+    [failure] = reports(node)
+    with node.database.write() as session:
+        [job] = node.jobs()
+        session.get_one(jobs.by_hand.Job, job.id).options = {"do": "find", "log": ""}
+        jobs.retry(session, job.id)
+    work(node)
+    [_, success] = reports(node)
+    replaced = success.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert replaced.ReferencedSOPInstanceUID == failure.SOPInstanceUID
+
+
+@pytest.mark.parametrize(
+    "second",
+    [ultrasound("late", number=2), changed(ultrasound("late"), Laterality="R")],
+    ids=["another image", "the same with another side"],
+)
+def test_a_late_image_leaves_single_results_and_replaces_the_report(make: Make, second: Dataset) -> None:
+    node = make()
+    analysed(node, ultrasound("late"))
+    confirm(node)
+    before = node.rows(Result)
+    assert analysed(node, second).revision == 2
+    added = node.rows(Result)[len(before) :]
+    assert [row.kind for row in before] == [row.kind for row in added] == [ResultKind.SR, ResultKind.SC]
+    assert added[0].supersedes == before[0].sop_instance_uid
+    assert len(states(node)) == 4
+
+
+def test_the_report_says_that_an_object_beside_its_images_cannot_be_read(make: Make) -> None:
+    node, image = make(), ultrasound("beside")
+    syntax = str(image.file_meta.TransferSyntaxUID)
+    node.receive_bytes(b"no data set", image.SOPClassUID, "1.2.3", syntax, association="a1")
+    node.settle(image, association="a1")
+    work(node)
+    [report] = reports(node)
+    assert "1 object that came with these images cannot be read" in text_of(report)
+
+
+def test_the_same_work_again_makes_no_second_object(make: Make) -> None:
+    node = make()
+    analysed(node, ultrasound("same"))
+    contents = lambda: {
+        row.sop_instance_uid: (node.folder / row.path).read_bytes() for row in node.rows(Result)
+    }
+    before = contents()
+    with node.database.write() as session:
+        study = session.scalars(select(Study)).one()
+        quarantine.quarantine_study(session, study, "test")
+        quarantine.release_study(session, study.id)
+    assert set(states(node)) == {DeliveryState.CANCELLED}
+    node.assemble(1)
+    work(node)
+    assert contents() == before
+    assert set(states(node)) == {DeliveryState.PENDING}
+
+
+def test_a_name_corrected_while_the_job_runs_releases_nothing_with_the_old_name(make: Make) -> None:
+    image = ultrasound("corrected")
+    node = received(make(), image)
+    worker = Worker(node.settings, node.database)
+    claimed = worker._queue.claim(worker._owner)
+    assert claimed is not None
+    node.index(changed(image, PatientName="Right^Name"))
+    worker._runner.run(claimed, lambda share, what: None)
+    assert node.rows(Result) == []
+    assert node.jobs()[0].state is JobState.CANCELLED
+    node.assemble(1)
+    work(node)
+    assert {str(report.PatientName) for report in reports(node)} == {"Right^Name"}
+
+
+def test_one_image_that_does_not_decode_does_not_spoil_the_others(make: Make) -> None:
+    node = make()
+    good, bad = (ultrasound("spoilt", number=number) for number in (1, 2))
+    bad.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    bad.PixelData = encapsulate([b"this is no JPEG 2000"])
+    bad["PixelData"].is_undefined_length = True
+    study = analysed(node, good, bad)
+    assert study.state is StudyState.DELIVERING
+    [report] = reports(node)
+    assert "decode" in text_of(report)
+    assert [row.kind for row in node.rows(Result)].count(ResultKind.SC) == 1
+
+
+def test_a_destination_that_is_no_longer_configured_fails_the_job_with_that_reason(
+    make: Make, open_inbox: Make
+) -> None:
+    received(make(), ultrasound("gone"))
+    renamed = configuration()
+    renamed["peers"][1]["name"] = "renamed"
+    renamed["rules"][0]["send_to"] = ["renamed"]
+    other = open_inbox(renamed)
+    assert work(other) == 1
+    [job] = other.jobs()
+    assert job.state is JobState.FAILED and "no peer is called 'pacs'" in job.reason
+
+
+def test_what_memory_an_image_took_is_not_missing_for_the_report(make: Make) -> None:
+    """The process whose memory is used up writes none: the next one does."""
+    node = received(make(attempts=2), ultrasound("spent"))
+    worker = Worker(node.settings, node.database)
+    with patch.object(Obedient, "accepts", side_effect=MemoryError):
+        assert worker.run_once()
+    [job] = node.jobs()
+    assert job.state is JobState.QUEUED and "workers.memory_mib = 2304" in job.reason
+    assert not node.rows(Result)
+    assert work(node) == 1
+    [report] = reports(node)
+    assert "AI did not run: workers lost with this image, or out of memory" in text_of(report)
+
+
+def test_results_of_a_lost_database_are_asked_for_and_not_built_again(make: Make) -> None:
+    node = make()
+    analysed(node, ultrasound("lost"))
+    built = {row.sop_instance_uid: row.sha256 for row in node.rows(Result)}
+    assert set(states(node)) == {DeliveryState.PENDING}
+    node.database.dispose()
+    for path in node.folder.glob("node.db*"):
+        path.unlink()
+    node = make()
+    reindex(node.database, node.spool, node.files, lambda _done, _of: None)
     node.settle()
-    yield node
-    node.close()
+    work(node)
+    assert {row.sop_instance_uid: row.sha256 for row in node.rows(Result)} == built
+    assert states(node) == [DeliveryState.UNCONFIRMED] * len(built)
+
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @contextmanager
@@ -53,91 +304,139 @@ def worker_of(node: Inbox) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def the_job(node: Inbox) -> Job:
-    return node.jobs()[-1]
-
-
 def in_state(node: Inbox, state: JobState) -> Callable[[], bool]:
-    return lambda: the_job(node).state is state
+    return lambda: node.jobs()[-1].state is state
 
 
-def test_a_worker_runs_what_is_queued_and_says_in_an_event_that_it_is_ready(tmp_path: Path) -> None:
-    with node_with(tmp_path, "find") as node, worker_of(node) as worker:
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda worker: worker.send_signal(signal.SIGTERM),
+        lambda worker: worker.stdin.close(),  # what the kernel does when the node is killed
+    ],
+    ids=["SIGTERM", "the node is gone"],
+)
+def test_a_worker_that_ends_hands_a_long_job_back_uncounted(
+    make: Make, end: Callable[[subprocess.Popen[str]], None]
+) -> None:
+    node = received(make("sleep"), ultrasound("one"))
+    with worker_of(node) as worker:
+        wait_until(lambda: node.jobs()[0].share_done > 0)
+        end(worker)
+        assert worker.wait(60) == 0
+    [job] = node.jobs()
+    assert (job.state, job.tries, job.attempts) == (JobState.QUEUED, 0, 1)
+
+
+def test_a_worker_killed_in_a_job_is_replaced_without_waiting_for_its_lease(make: Make) -> None:
+    node = received(make("sleep", lease_seconds=600), ultrasound("one"))
+    with worker_of(node) as victim:
+        wait_until(in_state(node, JobState.RUNNING))
+        victim.kill()
+        victim.wait()
+    [job] = node.jobs()
+    with node.database.write() as session:
+        session.get_one(Job, job.id).options = {"do": "find"}
+    with worker_of(node):
         wait_until(in_state(node, JobState.SUCCEEDED))
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0
-        assert 3020 in {row.number for row in node.events()}
-
-
-def test_sigterm_hands_a_long_job_back_uncounted(tmp_path: Path) -> None:
-    with node_with(tmp_path, "sleep") as node, worker_of(node) as worker:
-        wait_until(lambda: the_job(node).share_done > 0)
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0
-        job = the_job(node)
-        assert (job.state, job.tries, job.attempts) == (JobState.QUEUED, 0, 1)
-
-
-def test_a_worker_ends_when_its_node_is_gone(tmp_path: Path) -> None:
-    with node_with(tmp_path, "sleep") as node, worker_of(node) as worker:
-        wait_until(lambda: the_job(node).share_done > 0)
-        assert worker.stdin is not None
-        worker.stdin.close()  # what the kernel does when the node is killed
-        assert worker.wait(60) == 0
-        assert the_job(node).state is JobState.QUEUED
-
-
-def test_a_person_stops_a_running_job(tmp_path: Path) -> None:
-    with node_with(tmp_path, "sleep") as node, worker_of(node):
-        wait_until(lambda: the_job(node).share_done > 0)
-        with node.database.write() as session:
-            jobs.cancel(session, the_job(node).id)
-        wait_until(in_state(node, JobState.CANCELLED))
-        assert the_job(node).reason == "cancelled by a person"
-
-
-def test_a_worker_killed_in_a_job_is_replaced_without_waiting_for_its_lease(tmp_path: Path) -> None:
-    with node_with(tmp_path, "sleep", lease_seconds=600) as node:
-        with worker_of(node) as victim:
-            wait_until(in_state(node, JobState.RUNNING))
-            victim.kill()
-            victim.wait()
-        with node.database.write() as session:
-            session.get_one(Job, the_job(node).id).options = {"do": "find"}
-        with worker_of(node):
-            wait_until(in_state(node, JobState.SUCCEEDED))
-        assert the_job(node).attempts == 2
+    assert node.jobs()[0].attempts == 2
 
 
 def test_a_successor_under_another_configuration_keeps_the_pipelines_that_rules_still_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make,
 ) -> None:
-    monkeypatch.setattr(pipelines, "PIPELINES", dict(pipelines.PIPELINES))
-    register()
-    with node_with(tmp_path, "find") as node:
-        (rule,) = node.settings.rules
-        program = rule.model_copy(update={"name": "other", "pipeline": "command"})
-        worker = Worker(node.settings.model_copy(update={"rules": (rule, program)}), node.database)
-        worker.warm_up()
-        successor = worker.succeeded_under(node.settings)
-        assert successor._pipelines == {"obedient": worker._pipelines["obedient"]}
-        assert worker.run_forever() is successor
-        assert the_job(node).state is JobState.QUEUED, "it leaves what waits to its successor"
-        worker.retiring.set()
-        assert successor.run_forever() is None
+    node = received(make(), ultrasound("one"))
+    (rule,) = node.settings.rules
+    program = rule.model_copy(update={"name": "other", "pipeline": "command"})
+    worker = Worker(node.settings.model_copy(update={"rules": (rule, program)}), node.database)
+    worker.warm_up()
+    successor = worker.succeeded_under(node.settings)
+    assert successor._pipelines == {"obedient": worker._pipelines["obedient"]}
+    assert worker.run_forever() is successor
+    assert in_state(node, JobState.QUEUED)(), "it leaves what waits to its successor"
+    worker.retiring.set()
+    assert successor.run_forever() is None
 
 
-@pytest.mark.parametrize(("do", "limit"), [("hang", 4), ("die", 60)])
-def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(
-    tmp_path: Path, do: str, limit: int
+def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(make: Make, tmp_path: Path) -> None:
+    node = received(make("hang", attempts=2, time_limit_seconds=4), ultrasound("hangs"))
+    with worker_of(node) as worker:
+        worker.wait(60)
+    with worker_of(node):  # as if the node restarted it: the last try leaves the image out
+        wait_until(in_state(node, JobState.FAILED))
+    [job] = node.jobs()
+    assert "workers lost with this image" in job.reason
+    assert (tmp_path / "runs").read_text().count("run") == 1
+    assert node.study(ultrasound("hangs").StudyInstanceUID).state is StudyState.DELIVERING
+    assert ResultKind.SR in {row.kind for row in node.rows(Result)}
+
+
+@pytest.mark.parametrize(
+    ("program", "seconds", "told"),
+    [
+        ("raise SystemExit('Test^one')", 60, "the program ended with 1"),
+        ("import time; time.sleep(60)", 1, "the program took longer than its 1 s"),
+        ("pass", 60, "the program left no findings.json that can be read"),
+    ],
+)
+def test_the_pacs_is_told_that_a_program_failed(make: Make, program: str, seconds: int, told: str) -> None:
+    options = {"command": [sys.executable, "-c", program], "model": "m", "version": "1", "seconds": seconds}
+    node = make(rule={"pipeline": "command", "options": options}, attempts=1)
+    analysed(node, ultrasound("one"))
+    [job] = node.jobs()
+    assert (job.state, job.reason) == (JobState.FAILED, told)
+    [report] = reports(node)
+    assert f"AI did not run: {told}" in [item.get("TextValue") for item in report.ContentSequence]
+
+
+class Says(Obedient):
+    """Finds two things in every image, one for research only."""
+
+    card = replace(Obedient.card, per_image=False)
+
+    def run(self, *asked: Any) -> PipelineResult:
+        result = super().run(*asked)
+        [shown] = result.findings
+        hidden = replace(shown, label="hidden", research_only=True)
+        return replace(result, findings=(shown, hidden))
+
+
+def test_findings_for_research_only_stay_in_the_worker(tmp_path: Path) -> None:
+    image = source(write_image(tmp_path / "us.dcm", US, speckle()))
+    no_readings: Any = Mock(take=lambda *asked: asked[-1])
+    analysed = ImageAnalysis(no_readings, no_readings).run(Says(), [image], {}, lambda share, what: None)
+    assert [finding.label for finding in analysed.result.findings] == ["Mark"]
+
+
+def taken(folder: Path, pipeline: str = "chest_xray", **sections: Any) -> AtStart:
+    rule = {"name": "rule", "when": {"modality": "*"}, "pipeline": pipeline, "send_to": []}
+    workers = {"models_dir": folder, **sections.pop("workers", {})}
+    return AtStart.under(Settings.model_validate({"workers": workers, "rules": [rule], **sections}))
+
+
+def test_it_goes_on_under_other_rules_peers_and_limits(tmp_path: Path) -> None:
+    peer = {"name": "pacs", "ae_title": "PACS"}
+    now = taken(tmp_path, "ultrasound", peers=[peer], workers={"attempts": 1})
+    assert taken(tmp_path).serves(now)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda folder: taken(folder, workers={"threads": 1}),
+        lambda folder: taken(folder, workers={"memory_mib": 0}),
+        lambda folder: taken(folder, workers={"inference": "openvino"}),
+        lambda folder: taken(folder, log={"format": "json"}),
+        lambda folder: taken(folder / "other"),
+        lambda folder: [(folder / "card.toml").write_text("new"), taken(folder)][1],
+    ],
+)
+def test_it_does_not_under_what_it_has_from_its_start(
+    tmp_path: Path, changed: Callable[[Path], AtStart]
 ) -> None:
-    with node_with(tmp_path, do, attempts=2, time_limit_seconds=limit) as node:
-        with worker_of(node) as worker:
-            worker.wait(60)
-        with worker_of(node):  # as if the node restarted it: the last try leaves the image out
-            wait_until(in_state(node, JobState.FAILED))
-        assert "workers lost with this image" in the_job(node).reason
-        assert (tmp_path / "runs").read_text().count("run") == 1
-        assert node.study(ultrasound(do).StudyInstanceUID).state is StudyState.DELIVERING
-        with node.database.read() as session:
-            assert ResultKind.SR in {row.kind for row in session.query(Result)}
+    before = taken(tmp_path)
+    assert not before.serves(changed(tmp_path))
+
+
+def test_code_of_another_package_may_have_changed(tmp_path: Path) -> None:
+    assert not taken(tmp_path, "of another package").serves(taken(tmp_path, "of another package"))

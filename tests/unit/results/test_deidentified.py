@@ -1,8 +1,9 @@
-"""De-identified results: nothing of the patient is in them, and what is in them holds together."""
+"""De-identified results: nothing of the patient, pseudonyms, and what a destination is told besides."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,19 @@ from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageKind, PipelineResult
+from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.walk import items
-from dicom_node.model.deidentified import is_deidentified
+from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.results import Pseudonyms, build_deidentified
+from dicom_node.results import Deidentified, Pseudonyms, build_deidentified
 from dicom_node.results.common.source import read_sources
+from dicom_node.results.deidentify.profile import DUMMY_DATE
+from dicom_node.results.deidentify.retained import known_words, retained
 from dicom_node.results.deidentify.sources import in_boxes, pseudonymised
 from tests.deidentified_lab import (
     BIRTH_DATE,
@@ -28,12 +32,13 @@ from tests.deidentified_lab import (
     HERE,
     OTHER_DATE,
     SECRET,
+    THERE,
     UID_ROOT,
     deidentified,
     result_of,
     write_named,
 )
-from tests.result_images import US_MULTI_FRAME, context, source, speckle
+from tests.result_images import context, source
 from tests.result_reading import read_result
 from tests.unit.results.deidentified_objects import dataset, everything, references
 
@@ -45,11 +50,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[ResultKind, bytes]:
     """The three objects of an image that names its patient everywhere."""
     made = deidentified(write_named(tmp_path_factory.mktemp("named") / "us.dcm"))
     assert made.withheld == ()
-    return {item.kind: item.data for item in made.objects if item.data is not None}
-
-
-def test_cleaned_image_mask_and_report_are_made_and_nothing_else(built: dict[ResultKind, bytes]) -> None:
-    assert sorted(built) == KINDS
+    found = {item.kind: item.data for item in made.objects if item.data is not None}
+    assert sorted(found) == KINDS
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,6 +69,7 @@ def test_nothing_that_the_profile_names_is_left_in_the_bytes(
 def test_what_was_done_stands_in_the_object(built: dict[ResultKind, bytes], kind: ResultKind) -> None:
     ds = dataset(built[kind])
     assert is_deidentified(ds)
+    assert is_own_result(ds)  # so that it starts nothing when it comes back
     codes = [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
     options = {ResultKind.CLEANED: ["113101"], ResultKind.SR: ["113104"]}
     assert codes == ["113100", *options.get(kind, [])]
@@ -79,18 +83,14 @@ def test_what_was_done_stands_in_the_object(built: dict[ResultKind, bytes], kind
     assert ds.StudyInstanceUID.startswith("2.25.")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_words_of_the_node_are_still_there(built: dict[ResultKind, bytes], kind: ResultKind) -> None:
-    ds = dataset(built[kind])
-    assert ds.SeriesDescription.startswith("AI ")
-    assert is_own_result(ds)  # so that it starts nothing when it comes back
-    said = str(ds.get("DerivationDescription") or ds)
-    if kind is not ResultKind.SEG:
-        assert "not for diagnostic use" in said or "for measurement" in said
-    if kind is ResultKind.CLEANED:
-        assert "model chest-lite0 version 1" in ds.DerivationDescription
-        assert ds.BurnedInAnnotation == "NO"
-        assert ds.SequenceOfUltrasoundRegions[0].PhysicalDeltaX == 0.01
+def test_the_words_of_the_node_are_still_there(built: dict[ResultKind, bytes]) -> None:
+    cleaned, report = dataset(built[ResultKind.CLEANED]), dataset(built[ResultKind.SR])
+    assert cleaned.SeriesDescription.startswith("AI ") and report.SeriesDescription.startswith("AI ")
+    assert "not for diagnostic use" in str(report)
+    assert "for measurement" in cleaned.DerivationDescription
+    assert "model chest-lite0 version 1" in cleaned.DerivationDescription
+    assert cleaned.BurnedInAnnotation == "NO"
+    assert cleaned.SequenceOfUltrasoundRegions[0].PhysicalDeltaX == 0.01
 
 
 def test_mask_and_report_refer_to_the_cleaned_image_and_nothing_dangles(
@@ -110,37 +110,11 @@ def test_mask_and_report_refer_to_the_cleaned_image_and_nothing_dangles(
     assert len({ds.SeriesInstanceUID for ds in (cleaned, mask, report)}) == 3
 
 
-def test_an_object_that_exists_is_not_built_again(tmp_path: Path) -> None:
-    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), exists=lambda uid: True)
-    made = deidentified(write_named(tmp_path / "us.dcm"), ctx=ctx)
-    assert len(made.objects) == 3
-    assert all(item.data is None and item.deidentified for item in made.objects)
-
-
 def test_an_image_that_was_not_verified_takes_its_mask_and_report_with_it(tmp_path: Path) -> None:
     made = deidentified(write_named(tmp_path / "us.dcm"), verified=False)
     assert made.objects == ()
     assert "not verified" in made.withheld[0]
     assert SECRET not in "".join(made.withheld)
-
-
-def test_of_two_images_only_the_cleaned_one_is_spoken_of(tmp_path: Path) -> None:
-    one = source(write_named(tmp_path / "1.dcm", study="1"))
-    two = source(write_named(tmp_path / "2.dcm", study="1", SOPInstanceUID=f"{UID_ROOT}.3.2"))
-    result = result_of(one)
-    both = replace(result, findings=(*result.findings, *result_of(two).findings))
-    made = build_deidentified(context(kinds=tuple(DEIDENTIFIED_KINDS)), [one, two], both, Pseudonyms.of(HERE))
-    cleaned, report = read_result(made.objects[0]), read_result(made.objects[-1])
-    assert {*references(report)} == {(cleaned.SOPClassUID, cleaned.SOPInstanceUID)}
-
-
-def test_a_cine_keeps_its_frames_and_the_mask_names_them(tmp_path: Path) -> None:
-    path = write_named(tmp_path / "cine.dcm", pixels=speckle(frames=4), sop_class=US_MULTI_FRAME)
-    made = deidentified(path)
-    assert made.withheld == ()
-    cleaned = read_result(made.objects[0])
-    assert (cleaned.NumberOfFrames, cleaned.FrameTime) == (4, 40)
-    assert np.array_equal(cleaned.pixel_array, speckle(frames=4))
 
 
 def _with_plants(ds: Dataset) -> None:
@@ -210,21 +184,6 @@ def test_a_number_that_is_none_stops_nothing_and_its_text_is_looked_for(
     assert not any(raw in item.data for item in made.objects if item.data)
 
 
-@pytest.mark.parametrize("vr", ["US", "OW"])
-def test_a_lookup_table_is_kept_as_numbers(tmp_path: Path, vr: str) -> None:
-    path = write_named(tmp_path / "us.dcm")
-    with quiet_pydicom():
-        ds = dcmread(path)
-        table = Dataset()
-        table.LUTDescriptor = [2, 0, 8]
-        table.add_new("LUTData", vr, [7, 258] if vr == "US" else b"\x07\0\x02\x01")
-        ds.VOILUTSequence = [table]
-        ds.save_as(path)
-        (given,) = read_sources([source(path)])
-        (kept,) = pseudonymised(given, Pseudonyms.of(HERE)).header.VOILUTSequence
-    assert list(kept.LUTData) == [7, 258]
-
-
 def test_a_mask_does_not_spell_what_was_removed(tmp_path: Path) -> None:
     image = source(write_named(tmp_path / "us.dcm"))
     mask = next(one for one in result_of(image).images if one.kind is ImageKind.MASK)
@@ -252,6 +211,219 @@ def test_no_text_that_was_read_in_the_pixels_goes_into_the_report(built: dict[Re
 
 def test_without_a_cleaned_image_there_is_nothing_to_send(tmp_path: Path) -> None:
     image = source(write_named(tmp_path / "us.dcm"))
-    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS))
-    made = build_deidentified(ctx, [image], PipelineResult(), Pseudonyms.of(HERE))
+    made = build_deidentified(
+        context(kinds=tuple(DEIDENTIFIED_KINDS)), [image], PipelineResult(), Pseudonyms.of(HERE)
+    )
     assert (made.objects, made.withheld) == ((), ())
+
+
+def test_two_studies_of_a_patient_have_one_pseudonym_and_two_patients_have_two(tmp_path: Path) -> None:
+    first, second, other = (
+        read_result(deidentified(write_named(tmp_path / "us.dcm", patient=patient, study=study)).objects[0])
+        for patient, study in (("1", "1"), ("1", "2"), ("2", "3"))
+    )
+    assert first.PatientID == second.PatientID != other.PatientID
+    assert len({ds.StudyInstanceUID for ds in (first, second, other)}) == 3
+
+
+def test_the_same_number_of_another_hospital_is_another_patient() -> None:
+    pseudonyms = Pseudonyms.of(HERE)
+    assert pseudonyms.patient("1", "A", "1.2") != pseudonyms.patient("1", "B", "1.2")
+    assert pseudonyms.patient("1", "A", "1.2") == pseudonyms.patient(" 1 ", "A", "1.3")
+    assert pseudonyms.patient("", "", "1.2") != pseudonyms.patient("", "", "1.3")
+
+
+def test_the_same_key_gives_the_same_bytes_and_another_site_no_uid_in_common(tmp_path: Path) -> None:
+    path = write_named(tmp_path / "us.dcm")
+    once, again, away = deidentified(path), deidentified(path), deidentified(path, THERE)
+    assert [item.data for item in once.objects] == [item.data for item in again.objects]
+    assert uids(once) & uids(away) == set()
+    assert read_result(once.objects[0]).PatientID != read_result(away.objects[0]).PatientID
+
+
+def test_a_tracking_uid_of_a_pipeline_is_not_passed_on(tmp_path: Path) -> None:
+    image = source(write_named(tmp_path / "us.dcm"))
+    result = result_of(image)
+    tracked = replace(result, findings=tuple(replace(one, tracking_uid="2.25.77") for one in result.findings))
+    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
+    made = build_deidentified(ctx, [image], tracked, Pseudonyms.of(HERE))
+    assert len(made.objects) == 3
+    assert all(b"2.25.77" not in item.data for item in made.objects if item.data)
+
+
+def test_two_domains_of_a_site_share_no_pseudonym_no_uid_and_no_date(tmp_path: Path) -> None:
+    path = write_named(tmp_path / "us.dcm")
+    one, other = deidentified(path, domain="one"), deidentified(path, domain="other")
+    known = deidentified(path)
+    for left, right in ((one, other), (one, known)):
+        assert len(left.objects) == len(right.objects) == 3
+        assert not every_uid(left) & every_uid(right)
+        assert not patients(left) & patients(right)
+        assert dates(left) | dates(right) <= {DUMMY_DATE}
+    assert uids(one) == uids(deidentified(path, domain="one"))
+
+
+def test_an_original_and_its_deidentified_twin_share_no_uid(tmp_path: Path) -> None:
+    path = write_named(tmp_path / "us.dcm")
+    image = source(path)
+    twins = uids(deidentified(path))
+    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
+    made = results.build(ctx, [image], result_of(image))
+    assert made and twins
+    for item in made:
+        ds = read_result(item)
+        assert {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID} & twins == set()
+        assert not item.deidentified
+        assert not is_deidentified(ds)
+
+
+def test_a_uid_is_no_plain_hash_of_patient_data(tmp_path: Path) -> None:
+    """Otherwise anybody could try out names against the UID: it changes with the key alone."""
+    (one,) = read_sources([source(write_named(tmp_path / "us.dcm"))])
+    here, there = (pseudonymised(one, Pseudonyms.of(key)) for key in (HERE, THERE))
+    assert here.stored.identity_sha256 not in {one.stored.identity_sha256, there.stored.identity_sha256}
+    assert here.stored.pixels_sha256 not in {one.stored.pixels_sha256, there.stored.pixels_sha256}
+
+
+def uids(made: results.Deidentified) -> set[str]:
+    found = set()
+    for item in made.objects:
+        ds = read_result(item)
+        found |= {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID}
+        found |= {str(uid) for _, uid in references(ds)}
+    return found
+
+
+def every_uid(made: results.Deidentified) -> set[str]:
+    """Of objects, findings, whatever may come; not those of standards and programs, the same everywhere."""
+    of_programs = {"CodingSchemeUID", "DeviceUID"}
+    found = set()
+    for item in (inner for one in made.objects for inner in items(read_result(one))):
+        names = item.get("ConceptNameCodeSequence") or [Dataset()]
+        if names[0].get("CodeMeaning") != "Device Observer UID":
+            found |= {str(one.value) for one in item if one.VR == "UI" and one.keyword not in of_programs}
+    private = {uid for uid in found if UID(uid).is_private}
+    assert uids(made) <= private
+    return private
+
+
+def patients(made: results.Deidentified) -> set[str]:
+    return {
+        str(read_result(item)[name].value) for item in made.objects for name in ("PatientID", "PatientName")
+    }
+
+
+def dates(made: results.Deidentified) -> set[str]:
+    found = [element for item in made.objects for element in everything(read_result(item))]
+    return {str(element.value)[:8] for element in found if element.VR in ("DA", "DT") and element.value}
+
+
+ALL = frozenset(Retained)
+
+
+TOLD = {
+    "PatientSex": "F", "PatientAge": "085Y", "PatientSize": "1.7", "PatientWeight": "60",
+    "StudyDescription": f"US Abdomen {SECRET}Mustermann, left kidney",
+    "DeviceSerialNumber": "SN-4711", "StationName": "ROOM3", "SoftwareVersions": "5.1",
+}  # fmt: skip
+
+
+def _named(folder: Path, name: str = "us.dcm", **more: str) -> Path:
+    path = write_named(folder / name, study=name[:1].encode().hex())
+    dataset = dcmread(path)
+    for keyword, value in {**TOLD, **more}.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _objects(made: Deidentified) -> dict[ResultKind, Dataset]:
+    assert made.withheld == ()
+    return {item.kind: read_result(item) for item in made.objects}
+
+
+def test_each_option_keeps_its_attributes_and_says_so(tmp_path: Path) -> None:
+    for kind, ds in _objects(deidentified(_named(tmp_path), options=ALL)).items():
+        assert retained_by(ds) == ALL, kind
+        codes = {item.CodeValue: item.CodeMeaning for item in ds.DeidentificationMethodCodeSequence}
+        assert dict(OPTIONS.values()).items() <= codes.items()
+        assert (ds.PatientSex, ds.PatientAge, ds.PatientSize, ds.PatientWeight) == ("F", "085Y", 1.7, 60)
+        assert ds.StudyDescription == "US Abdomen left kidney"
+        machine = ds.ContributingEquipmentSequence[-1]
+        assert machine.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"
+        assert (machine.DeviceSerialNumber, machine.StationName) == ("SN-4711", "ROOM3")
+        assert ds.LongitudinalTemporalInformationModified == "MODIFIED"
+        assert len(ds.StudyDate) == 8
+        assert ds.StudyDate < EXAMINED
+        assert ds.StudyTime is None or ds.StudyTime == ""
+
+
+@pytest.mark.parametrize("kind", [ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR])
+def test_no_name_date_or_uid_comes_with_them(tmp_path: Path, kind: ResultKind) -> None:
+    made = deidentified(_named(tmp_path), options=ALL)
+    (data,) = [item.data for item in made.objects if item.kind is kind]
+    assert data is not None
+    for value in (SECRET, "19410309", EXAMINED, UID_ROOT):
+        assert value.encode() not in data, value
+
+
+def test_intervals_of_one_patient_stay_and_another_patient_has_other_days(tmp_path: Path) -> None:
+    def day(name: str, examined: str, patient: str = "P") -> date:
+        path = _named(tmp_path, name, StudyDate=examined, PatientID=patient)
+        made = deidentified(path, options={Retained.MODIFIED_DATES})
+        return date.fromisoformat(_objects(made)[ResultKind.CLEANED].StudyDate)
+
+    first, second = day("a.dcm", "20250227"), day("b.dcm", "20260107")
+    assert (second - first).days == (date(2026, 1, 7) - date(2025, 2, 27)).days
+    assert day("c.dcm", "20250227", "ANOTHER") != first
+
+
+def test_an_object_that_says_more_is_another_one(tmp_path: Path) -> None:
+    path = _named(tmp_path)
+    plain, more = deidentified(path), deidentified(path, options={Retained.DEVICE})
+    assert {item.sop_instance_uid for item in plain.objects}.isdisjoint(
+        item.sop_instance_uid for item in more.objects
+    )
+    assert {read_result(item).StudyInstanceUID for item in (*plain.objects, *more.objects)} == {
+        read_result(plain.objects[0]).StudyInstanceUID
+    }
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [
+        ("PatientSize", ["1.7", "1.8"]),
+        ("PatientWeight", ["60", "61"]),
+        ("PatientSize", "nan"),
+        ("DeviceSerialNumber", ["A", "B"]),
+        ("StationName", ["A", "B"]),
+    ],
+)
+def test_what_has_not_one_value_is_left_out(keyword: str, values: object) -> None:
+    given = Dataset()
+    given.PatientAge, given.SoftwareVersions = "085Y", ["5.1", "2"]
+    with quiet_pydicom():
+        setattr(given, keyword, values)
+    kept = retained(given, ALL, 0)
+    assert keyword not in kept
+    assert (kept.PatientAge, list(kept.SoftwareVersions)) == ("085Y", ["5.1", "2"])
+
+
+def test_what_a_machine_is_called_like_its_hospital_is_withheld(tmp_path: Path) -> None:
+    path = _named(tmp_path, InstitutionName="Klinik am Park", StationName="KLINIK AM PARK")
+    made = deidentified(path, options={Retained.DEVICE})
+    assert made.objects == ()
+    assert any("StationName holds what identifies the source" in reason for reason in made.withheld)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("CHEST PA/LAT portable", "CHEST PA LAT portable"),
+        ("Obstetric ultrasound, 2nd trimester (Dr. Jones)", "Obstetric ultrasound trimester"),
+        ("Willis, Bruce: circle of", "circle of"),
+        ("", ""),
+    ],
+)
+def test_only_words_of_anatomy_and_examination_stay_of_a_description(text: str, kept: str) -> None:
+    assert known_words(text) == kept

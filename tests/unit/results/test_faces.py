@@ -1,20 +1,51 @@
-"""One finding, three faces; and what the pictures keep of their source."""
+"""One finding, three faces; series, organs and the summary page."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from ai_pipeline.contract import Decision, DerivedImage, Heatmap, ImageKind, PipelineResult
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Code,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    ModelRef,
+    PipelineResult,
+    QualityNote,
+)
+from ai_pipeline.despeckle.despeckler import DESPECKLED
+from ai_pipeline.images.page import PageLayout, PagePicture, lay_out_page
 from dicom_node import results
+from dicom_node.config.settings import PeerSettings
+from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results import Cause, ResultContext, SourceObject
-from dicom_node.results.common.envelope import series_description
+from dicom_node.results import Cause, Pseudonyms, ResultContext, SourceObject, gate
+from dicom_node.results.common.envelope import encode, series_description
+from dicom_node.results.common.source import read_sources
+from dicom_node.results.document import build_document
+from dicom_node.results.pdf import as_pdf
+from dicom_node.results.sc import page
+from dicom_node.results.sc.page import summary_of
+from tests.deidentified_lab import HERE, result_of, write_named
 from tests.result_images import (
+    ANALYSED_AT,
+    CALIBRATED,
     CARDIOMEGALY,
     CR,
     DX,
@@ -32,6 +63,7 @@ from tests.result_images import (
 )
 from tests.result_reading import content, groups_of, meaning_of, read_result
 
+ALL = context()
 BOX = (50.5, 60.25, 150.0, 170.0)
 
 
@@ -45,14 +77,13 @@ def cine(tmp_path: Path) -> SourceObject:
     return source(write_image(tmp_path / "us.dcm", US_MULTI_FRAME, speckle(frames=5), CineRate=25))
 
 
-def one(kind: ResultKind, ctx: ResultContext, image: SourceObject, result: PipelineResult) -> Dataset:
-    built = [each for each in results.build(ctx, [image], result) if each.kind is kind]
-    assert len(built) == 1
-    return read_result(built[0])
+def one(kind: ResultKind, image: SourceObject, result: PipelineResult, ctx: ResultContext = ALL) -> Dataset:
+    [built] = [each for each in results.build(ctx, [image], result) if each.kind is kind]
+    return read_result(built)
 
 
-def found(*findings: object) -> PipelineResult:
-    return PipelineResult(findings=tuple(findings))  # type: ignore[arg-type]
+def saying(*findings: Finding) -> PipelineResult:
+    return PipelineResult(findings=findings)
 
 
 def values(item: Dataset, value_type: str) -> dict[str, Dataset]:
@@ -63,10 +94,10 @@ def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracki
     cr: SourceObject,
 ) -> None:
     uid = cr.image.uid
-    result = found(
+    result = saying(
         finding(NODULE, 0.6, uid, (10, 10, 40, 40), (60, 60, 90, 90)), finding(CARDIOMEGALY, 0.8, uid, BOX)
     )
-    report, state = (one(kind, context(), cr, result) for kind in (ResultKind.SR, ResultKind.GSPS))
+    report, state = (one(kind, cr, result) for kind in (ResultKind.SR, ResultKind.GSPS))
     in_report = {
         str(values(group, "UIDREF")["Tracking Unique Identifier"].UID): list(region.GraphicData)
         for group in groups_of(report)
@@ -85,9 +116,7 @@ def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracki
 def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObject) -> None:
     """OHIF shows of a group only each NUM's concept, value and unit, and the finding site."""
     uid = cr.image.uid
-    calibrated = groups_of(one(ResultKind.SR, context(), cr, found(finding(CARDIOMEGALY, 0.834, uid, BOX))))[
-        0
-    ]
+    calibrated = groups_of(one(ResultKind.SR, cr, saying(finding(CARDIOMEGALY, 0.834, uid, BOX))))[0]
     numbers = values(calibrated, "NUM")
     assert list(numbers) == ["AI estimated probability of Cardiomegaly"]
     (number,) = numbers.values()
@@ -105,7 +134,7 @@ def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObjec
 
 def test_only_a_calibrated_model_claims_a_certainty(cr: SourceObject) -> None:
     uncalibrated = finding(NODULE, 0.834, cr.image.uid, BOX, model=UNCALIBRATED)
-    report = one(ResultKind.SR, context(UNCALIBRATED), cr, found(uncalibrated))
+    report = one(ResultKind.SR, cr, saying(uncalibrated), context(UNCALIBRATED))
     numbers = values(groups_of(report)[0], "NUM")
     assert list(numbers) == ["AI score of Nodule of lung"]
     measured = numbers["AI score of Nodule of lung"].MeasuredValueSequence[0]
@@ -117,9 +146,8 @@ def test_what_is_found_comes_first_and_what_is_not_is_said_too(cr: SourceObject)
     uid = cr.image.uid
     report = one(
         ResultKind.SR,
-        context(),
         cr,
-        found(
+        saying(
             finding(EFFUSION, 0.02, uid, decision=Decision.ABSENT),
             finding(NODULE, 0.5, uid, (1, 1, 9, 9), decision=Decision.INDETERMINATE),
             finding(CARDIOMEGALY, 0.6, uid, BOX),
@@ -144,13 +172,13 @@ def test_beside_a_box_no_group_is_without_one(cr: SourceObject) -> None:
     """OHIF 3.13 stops loading a report at a measurement group without coordinates and draws no box."""
     uid = cr.image.uid
     nowhere = finding(CARDIOMEGALY, 0.6, uid)
-    boxed = one(ResultKind.SR, context(), cr, found(nowhere, finding(NODULE, 0.7, uid, BOX)))
+    boxed = one(ResultKind.SR, cr, saying(nowhere, finding(NODULE, 0.7, uid, BOX)))
     assert [list(values(group, "SCOORD")) for group in groups_of(boxed)] == [["Image Region"]]
     (said,) = (item for item in content(boxed) if meaning_of(item) == "Cardiomegaly")
     assert next(meaning_of(item) for item in said.ContentSequence if item.ValueType == "NUM") == (
         "AI estimated probability of Cardiomegaly"
     )
-    alone = one(ResultKind.SR, context(), cr, found(nowhere))
+    alone = one(ResultKind.SR, cr, saying(nowhere))
     assert [g.ContentTemplateSequence[0].TemplateIdentifier for g in groups_of(alone)] == [
         "1501",
         "1501",
@@ -158,7 +186,7 @@ def test_beside_a_box_no_group_is_without_one(cr: SourceObject) -> None:
 
 
 def test_the_report_is_of_nobody_and_tells_the_request(cr: SourceObject) -> None:
-    report = one(ResultKind.SR, context(), cr, PipelineResult())
+    report = one(ResultKind.SR, cr, PipelineResult())
     assert (report.CompletionFlag, report.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
     assert report.PreliminaryFlag == "PRELIMINARY"
     assert report.ReferencedRequestSequence[0].AccessionNumber == report.AccessionNumber == "ACCCR"
@@ -185,7 +213,7 @@ def test_a_failure_shows_no_pixel_of_the_image(tmp_path: Path) -> None:
 
 
 def test_times_are_those_of_the_analysis_in_the_zone_of_the_source(cr: SourceObject) -> None:
-    made = results.build(context(), [cr], found(finding(NODULE, 0.5, cr.image.uid, BOX)))
+    made = results.build(context(), [cr], saying(finding(NODULE, 0.5, cr.image.uid, BOX)))
     assert {ResultKind.SR, ResultKind.GSPS, ResultKind.SC} <= {built.kind for built in made}
     for built in made:
         dataset = read_result(built)
@@ -194,6 +222,7 @@ def test_times_are_those_of_the_analysis_in_the_zone_of_the_source(cr: SourceObj
         assert ("ContentDate" in dataset) == (built.kind is not ResultKind.GSPS)
         stamps = {item.get("ContributionDateTime") for item in dataset.ContributingEquipmentSequence[1:]}
         assert stamps == {"20250102111630.000000"}
+        assert "Pixel Origin Interpretation" not in str(dataset), "no image of these is tiled"
 
 
 def test_monochrome1_is_shown_inverse_with_the_window_of_the_image(tmp_path: Path) -> None:
@@ -207,7 +236,7 @@ def test_monochrome1_is_shown_inverse_with_the_window_of_the_image(tmp_path: Pat
         WindowCenter=[100, 2000],
         WindowWidth=[50, 0.5],
     )
-    state = one(ResultKind.GSPS, context(), source(path), PipelineResult())
+    state = one(ResultKind.GSPS, source(path), PipelineResult())
     assert state.PresentationLUTShape == "INVERSE"
     assert (state.RescaleSlope, state.RescaleIntercept) == (2, -5)
     assert state.SoftcopyVOILUTSequence[0].WindowCenter == 100
@@ -220,32 +249,23 @@ def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: 
     with_overlay = pydicom.dcmread(path)
     with_overlay.add_new(0x60020010, "US", 8)
     with_overlay.save_as(path)
-    state = one(ResultKind.GSPS, context(), source(path), PipelineResult())
+    state = one(ResultKind.GSPS, source(path), PipelineResult())
     # The rectangle has no edges: a shutter that is not whole is none.
     assert (state.ShutterShape, list(state.CenterOfCircularShutter)) == ("CIRCULAR", [120, 110])
     assert (state.RadiusOfCircularShutter, state.ShutterPresentationValue) == (90, 77)
     assert state[0x60021001].value == "OVERLAYS"
     layers = [layer.GraphicLayer for layer in state.GraphicLayerSequence]
     assert layers == ["OVERLAYS", "AI_LINES", "AI_TEXTS"]
-    plain = one(
-        ResultKind.GSPS, context(), source(write_image(tmp_path / "a.dcm", DX, grey_image())), found()
-    )
+    plain = one(ResultKind.GSPS, source(write_image(tmp_path / "a.dcm", DX, grey_image())), saying())
     assert "ShutterShape" not in plain
     assert [layer.GraphicLayer for layer in plain.GraphicLayerSequence] == ["AI_LINES", "AI_TEXTS"]
 
 
-def test_no_result_of_an_untiled_image_speaks_of_a_total_pixel_matrix(cr: SourceObject) -> None:
-    made = results.build(context(), [cr], found(finding(NODULE, 0.5, cr.image.uid, BOX)))
-    assert made
-    for built in made:
-        assert "Pixel Origin Interpretation" not in str(read_result(built))
-
-
 def test_what_is_drawn_on_made_up_pixels_says_so(tmp_path: Path) -> None:
     made_up = source(write_image(tmp_path / "us.dcm", US, speckle(), SyntheticData="YES"))
-    assert one(ResultKind.SC, context(), made_up, found()).SyntheticData == "YES"
+    assert one(ResultKind.SC, made_up, saying()).SyntheticData == "YES"
     true = source(write_image(tmp_path / "true.dcm", US, speckle()))
-    assert "SyntheticData" not in one(ResultKind.SC, context(), true, found())
+    assert "SyntheticData" not in one(ResultKind.SC, true, saying())
 
 
 def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
@@ -255,19 +275,18 @@ def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
     path = write_image(
         tmp_path / "dx.dcm", DX, grey_image(), VOILUTSequence=[table], WindowCenter=None, WindowWidth=None
     )
-    state = one(ResultKind.GSPS, context(), source(path), PipelineResult())
-    lut = state.SoftcopyVOILUTSequence[0].VOILUTSequence[0]
+    [lut] = one(ResultKind.GSPS, source(path), saying()).SoftcopyVOILUTSequence[0].VOILUTSequence
     assert list(lut.LUTDescriptor) == [4, 0, 12]
     assert np.frombuffer(lut.LUTData, "<u2").tolist() == [0, 1000, 3000, 4095]
 
 
 def test_boxes_in_a_cine_name_their_frame_in_both_faces(cine: SourceObject) -> None:
     uid = cine.image.uid
-    result = found(
+    result = saying(
         finding(NODULE, 0.6, uid, (10, 10, 40, 40), frame=4),
         finding(NODULE, 0.5, uid, (10, 10, 40, 40), frame=2),
     )
-    report, state = (one(kind, context(), cine, result) for kind in (ResultKind.SR, ResultKind.GSPS))
+    report, state = (one(kind, cine, result) for kind in (ResultKind.SR, ResultKind.GSPS))
     frames = [
         region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber
         for group in groups_of(report)
@@ -280,8 +299,8 @@ def test_boxes_in_a_cine_name_their_frame_in_both_faces(cine: SourceObject) -> N
 
 
 def test_the_picture_of_a_cine_is_the_frame_of_the_first_finding(cine: SourceObject) -> None:
-    result = found(finding(NODULE, 0.6, cine.image.uid, (10, 10, 40, 40), frame=4))
-    picture = one(ResultKind.SC, context(), cine, result)
+    result = saying(finding(NODULE, 0.6, cine.image.uid, (10, 10, 40, 40), frame=4))
+    picture = one(ResultKind.SC, cine, result)
     assert picture.SourceImageSequence[0].ReferencedFrameNumber == 4
     assert picture.BurnedInAnnotation == "YES"
     assert "NumberOfFrames" not in picture
@@ -298,7 +317,7 @@ def test_a_cleaned_cine_keeps_time_regions_and_every_sample(cine: SourceObject, 
     mask = np.zeros((5, 120, 160), np.uint8)
     mask[2, 5:20, 5:60] = 255  # the region of the scan begins at row 20
     masked = DerivedImage(ImageKind.MASK, cine.image.uid, mask, "MONOCHROME2", "mask")
-    cleaned = one(ResultKind.CLEANED, context(), cine, PipelineResult(images=(image, masked)))
+    cleaned = one(ResultKind.CLEANED, cine, PipelineResult(images=(image, masked)))
     assert np.array_equal(cleaned.pixel_array, frames)
     assert (cleaned.FrameTime, cleaned.CineRate, cleaned.NumberOfFrames) == (40, 25, 5)
     assert cleaned.SequenceOfUltrasoundRegions == pydicom.dcmread(cine.path).SequenceOfUltrasoundRegions
@@ -320,7 +339,7 @@ def test_a_cleaned_grey_image_stays_grey_with_its_depth_and_sign(tmp_path: Path)
     untouched = DerivedImage(
         ImageKind.MASK, dx.image.uid, np.zeros((256, 224), np.uint8), "MONOCHROME2", "mask"
     )
-    cleaned = one(ResultKind.CLEANED, context(), dx, PipelineResult(images=(image, untouched)))
+    cleaned = one(ResultKind.CLEANED, dx, PipelineResult(images=(image, untouched)))
     assert np.array_equal(cleaned.pixel_array, pixels)
     assert (cleaned.BitsStored, cleaned.PixelRepresentation, cleaned.RescaleSlope) == (12, 1, 0.5)
     assert (cleaned.WindowCenter, list(cleaned.PixelSpacing)) == (2048, [0.14, 0.14])
@@ -337,11 +356,11 @@ def test_calibration_is_kept_only_where_nothing_was_filled(tmp_path: Path) -> No
     mask = np.zeros((120, 160), np.uint8)
     mask[100, 81] = 255
     masked = DerivedImage(ImageKind.MASK, us.image.uid, mask, "MONOCHROME2", "mask")
-    cleaned = one(ResultKind.CLEANED, context(), us, PipelineResult(images=(image, masked)))
+    cleaned = one(ResultKind.CLEANED, us, PipelineResult(images=(image, masked)))
     assert list(cleaned.SequenceOfUltrasoundRegions) == [left]
     assert "PixelSpacing" not in cleaned
     assert list(cleaned.PixelAspectRatio) == [2, 1]
-    unknown = one(ResultKind.CLEANED, context(), us, PipelineResult(images=(image,)))
+    unknown = one(ResultKind.CLEANED, us, PipelineResult(images=(image,)))
     assert "SequenceOfUltrasoundRegions" not in unknown
 
 
@@ -353,14 +372,6 @@ def test_the_warning_of_a_series_is_whole_whatever_the_pipeline_is_called(kind: 
     assert f" - {warning} - a_" in said
 
 
-def test_a_cleaned_image_takes_the_place_of_an_empty_picture(tmp_path: Path) -> None:
-    us = source(write_image(tmp_path / "us.dcm", US, speckle()))
-    image = DerivedImage(ImageKind.CLEANED, us.image.uid, speckle(), "RGB", "x", verified=True)
-    kinds = {o.kind for o in results.build(context(), [us], PipelineResult(images=(image,)))}
-    pages = {ResultKind.SUMMARY, ResultKind.PDF}
-    assert kinds == pages | {ResultKind.SR, ResultKind.GSPS, ResultKind.CLEANED}
-
-
 def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
     lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": 12.5}
     lossy["LossyImageCompressionMethod"] = "ISO_10918_1"
@@ -368,7 +379,7 @@ def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
     image = DerivedImage(ImageKind.CLEANED, us.image.uid, speckle(), "RGB", "x", verified=True)
     result = PipelineResult(images=(image,), findings=(finding(NODULE, 0.5, us.image.uid, (9, 9, 40, 40)),))
     for kind in (ResultKind.CLEANED, ResultKind.SC):
-        picture = one(kind, context(), us, result)
+        picture = one(kind, us, result)
         assert {word: picture.get(word) for word in lossy} == lossy
 
 
@@ -385,15 +396,495 @@ def test_a_mask_becomes_a_segmentation_and_an_empty_one_nothing(cine: SourceObje
     kinds = [ResultKind.SEG]
     assert results.build(context(kinds=kinds), [cine], PipelineResult(images=(image,))) == []
     mask[1, 5:20, 5:60] = 255
-    seg = one(ResultKind.SEG, context(kinds=kinds), cine, PipelineResult(images=(image,)))
+    seg = one(ResultKind.SEG, cine, PipelineResult(images=(image,)))
     assert np.array_equal(seg.pixel_array, mask[1] > 0)
     assert seg.SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
 
 
-def test_a_heat_map_is_a_picture_of_its_own(cr: SourceObject) -> None:
-    heat = Heatmap(np.ones((256, 224), np.float32), "class activation")
-    result = found(finding(CARDIOMEGALY, 0.8, cr.image.uid, BOX, evidence=heat))
-    picture = one(ResultKind.HEATMAP, context(), cr, result)
-    assert picture.SeriesNumber == 9004
-    assert "class activation" in picture.DerivationDescription
-    assert (picture.Rows, picture.Columns) > (256, 224), "words stand below the picture"
+HEART = Code("80891009", "SCT", "Heart")
+
+
+def test_outlined_organs_become_segments_with_their_codes_in_a_series_of_their_own(cr: SourceObject) -> None:
+    masks = np.zeros((2, cr.image.header.rows, cr.image.header.columns), np.uint8)
+    masks[0, 50:90, 60:120], masks[1, 20:100, 110:200] = 255, 255
+    result = outlined(cr, masks, HEART, Code("44029006", "SCT", "Left lung"))
+    seg = one(ResultKind.SEG, cr, result)
+    assert np.array_equal(seg.pixel_array, masks > 0)
+    types = [item.SegmentedPropertyTypeCodeSequence[0].CodeValue for item in seg.SegmentSequence]
+    assert types == ["80891009", "44029006"]
+    for item in seg.SegmentSequence:
+        assert item.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "91723000"
+        assert item.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "anatomy"
+        assert item.SegmentLabel.startswith("AI ")
+    assert len({item.TrackingUID for item in seg.SegmentSequence}) == 2
+    assert seg.SeriesDescription == "AI outlines of organs - not for diagnostic use - chest_xray"
+    removed = DerivedImage(ImageKind.MASK, cr.image.uid, masks[:1], "MONOCHROME2", "mask")
+    both = results.build(
+        context(kinds=[ResultKind.SEG]), [cr], PipelineResult(images=(*result.images, removed))
+    )
+    assert len({item.series_instance_uid for item in both}) == len(both) == 2
+
+
+def outlined(image: SourceObject, masks: npt.NDArray[np.uint8], *organs: Code) -> PipelineResult:
+    model = ModelRef("anatomy", "3", "e" * 64, "f" * 64)
+    outlines = DerivedImage(
+        ImageKind.ORGANS, image.image.uid, masks, "MONOCHROME2", "", models=(model,), organs=organs
+    )
+    return PipelineResult(images=(outlines,))
+
+
+def test_outlines_of_another_size_are_refused(cr: SourceObject) -> None:
+    with pytest.raises(ResultRefused, match="size of their image"):
+        results.build(ALL, [cr], outlined(cr, np.full((1, 8, 8), 255, np.uint8), HEART))
+
+
+def test_a_lesion_is_no_anatomical_structure(cr: SourceObject) -> None:
+    masks = np.full((1, cr.image.header.rows, cr.image.header.columns), 255, np.uint8)
+    lesion = Code("52988006", "SCT", "Lesion")
+    (item,) = one(ResultKind.SEG, cr, outlined(cr, masks, lesion)).SegmentSequence
+    assert item.SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert item.SegmentedPropertyTypeCodeSequence[0].CodeValue == "52988006"
+
+
+OURS = ModelRef("despeckle", "7", "a" * 64, "b" * 64)
+
+
+CTX = context(kinds=[ResultKind.CLEANED])
+
+
+@pytest.fixture(params=[(US, (60, 80), {}), (US_MULTI_FRAME, (3, 60, 80), {"FrameTime": "40"})])
+def image(request: pytest.FixtureRequest, tmp_path: Path) -> SourceObject:
+    sop_class, shape, more = request.param
+    pixels = np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)
+    return source(write_image(tmp_path / "us.dcm", sop_class, pixels, **more))
+
+
+def less_speckled(image: SourceObject, *, verified: bool = True) -> PipelineResult:
+    frames = np.stack([image.image.stored(number) for number in range(image.image.header.frames)])
+    cleaned = DerivedImage(ImageKind.CLEANED, image.image.uid, frames, "MONOCHROME2", "text", verified=True)
+    less = replace(
+        cleaned,
+        kind=ImageKind.PROCESSED,
+        processing=DESPECKLED,
+        frames=frames // 2,
+        models=(OURS,),
+        verified=verified,
+        description="speckle of the cleaned image reduced",
+    )
+    return PipelineResult(images=(cleaned, less))
+
+
+def test_it_is_a_series_of_its_own_with_the_frames_and_says_by_what_it_was_made(image: SourceObject) -> None:
+    cleaned, less = map(read_result, results.build(CTX, [image], less_speckled(image)))
+    assert less.SeriesInstanceUID != cleaned.SeriesInstanceUID
+    assert less.SOPInstanceUID != cleaned.SOPInstanceUID
+    assert less.SOPClassUID == cleaned.SOPClassUID
+    assert np.array_equal(less.pixel_array, cleaned.pixel_array // 2)
+    assert "less speckle" in less.SeriesDescription
+    assert "speckle of the cleaned image reduced by model despeckle version 7" in less.DerivationDescription
+    assert "not for diagnostic use" in less.DerivationDescription
+    assert {item.CodeValue for item in less.DerivationCodeSequence} == {"113047", "113087"}
+    assert (less.SyntheticData, less.BurnedInAnnotation) == ("YES", "NO")
+    assert less.SourceImageSequence[0].ReferencedSOPInstanceUID == image.image.uid
+
+
+def test_an_unverified_one_stays_here(image: SourceObject) -> None:
+    with pytest.raises(ResultRefused, match="not verified"):
+        results.build(CTX, [image], less_speckled(image, verified=False))
+
+
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def request() -> Dataset:
+    item = Dataset()
+    item.AccessionNumber, item.StudyInstanceUID = "A1", "1.2.3.4"
+    item.RequestedProcedureID, item.ScheduledProcedureStepID = "RP7", "SPS3"
+    item.RequestedProcedureCodeSequence = [code("36643-5", "LN", "XR Chest 2 Views")]
+    item.RequestedProcedureDescription = ""
+    item.add_new((0x0041, 0x0010), "LO", "PRIVATE")
+    return item
+
+
+def all_of(one: SourceObject, ctx: ResultContext | None = None) -> list[Dataset]:
+    """Every kind of result on this image, the series of outlines and of removed text among them."""
+    header, uid = one.image.header, one.image.uid
+    pixels = one.image.stored(0)
+    mask = np.zeros((header.rows, header.columns), np.uint8)
+    mask[5:20, 5:60] = 255
+    photometric: Any = "RGB" if pixels.ndim == 3 else header.photometric
+    images = (
+        DerivedImage(ImageKind.CLEANED, uid, pixels, photometric, "filled", verified=True),
+        DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "mask"),
+        DerivedImage(
+            ImageKind.ORGANS,
+            uid,
+            mask[None],
+            "MONOCHROME2",
+            "outline",
+            organs=(HEART,),
+            models=(CALIBRATED,),
+        ),
+    )
+    found = finding(CARDIOMEGALY, 0.8, uid, (20, 30, 60, 90))
+    made = results.build(ctx or context(), [one], PipelineResult(findings=(found,), images=images))
+    return [read_result(item) for item in made]
+
+
+def film(folder: Path, **attributes: Any) -> SourceObject:
+    return source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
+
+
+def test_results_answer_the_request_of_their_source(tmp_path: Path) -> None:
+    for made in all_of(film(tmp_path, RequestAttributesSequence=[request()])):
+        if made.Modality == "SR":
+            assert made.ReferencedRequestSequence[0].RequestedProcedureID == "RP7"
+            assert "RequestAttributesSequence" not in made
+            continue
+        (item,) = made.RequestAttributesSequence
+        assert (item.AccessionNumber, item.RequestedProcedureID) == ("A1", "RP7")
+        assert item.ScheduledProcedureStepID == "SPS3"
+        assert item.RequestedProcedureCodeSequence[0].CodeValue == "36643-5"
+        assert "RequestedProcedureDescription" not in item, "no value"
+        assert not any(element.tag.is_private for element in item)
+
+
+def test_each_series_has_a_number_of_its_own(tmp_path: Path) -> None:
+    numbers: dict[str, set[int]] = {}
+    for made in all_of(film(tmp_path)):
+        numbers.setdefault(str(made.SeriesInstanceUID), set()).add(int(made.SeriesNumber))
+    assert all(len(of_series) == 1 for of_series in numbers.values())
+    assert len(set.union(*numbers.values())) == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "part", "side"),
+    [
+        ({"BodyPartExamined": "CHEST", "Laterality": "L"}, "CHEST", None),
+        ({"BodyPartExamined": "HAND", "Laterality": "L"}, "HAND", "L"),
+        ({"BodyPartExamined": "HAND", "ImageLaterality": "R"}, "HAND", "R"),
+        ({"BodyPartExamined": "HAND", "ImageLaterality": "B"}, "HAND", ""),
+        ({"BodyPartExamined": "HAND"}, "HAND", ""),
+        ({"AnatomicRegionSequence": [code("51185008", "SCT", "Chest")]}, "CHEST", None),
+        ({"AnatomicRegionSequence": [code("XYZ", "99LOCAL", "Somewhere")]}, None, ""),
+    ],
+)
+def test_the_side_is_that_of_the_source_where_the_part_has_one(
+    tmp_path: Path, attributes: dict[str, Any], part: str | None, side: str | None
+) -> None:
+    given = {"BodyPartExamined": None, **attributes}
+    for made in all_of(film(tmp_path, **given)):
+        if made.Modality in ("SR", "SEG", "DOC"):
+            assert "Laterality" not in made
+        else:
+            assert made.get("Laterality") == side
+            assert made.get("BodyPartExamined") == part
+
+
+@pytest.mark.parametrize(
+    ("attributes", "written"),
+    [
+        ({"PixelAspectRatio": [2, 1]}, [2, 1]),
+        ({"PixelAspectRatio": [1, 1]}, None),
+        ({"PixelAspectRatio": [4, 3], "PixelSpacing": [0.2, 0.2]}, None),
+    ],
+)
+def test_the_shape_of_pixels_is_said_where_the_iod_wants_it(
+    tmp_path: Path, attributes: dict[str, Any], written: list[int] | None
+) -> None:
+    """Type 1C (PS3.3 C.7.6.3): not beside Pixel Spacing, and not of squares."""
+    one = source(write_image(tmp_path / "us.dcm", US, speckle(), **attributes))
+    for made in all_of(one):
+        if "PixelData" in made and made.SeriesNumber in (
+            9003,
+            9005,
+        ):  # not a page
+            found = made.get("PixelAspectRatio")
+            assert (None if found is None else list(map(int, found))) == written
+
+
+@pytest.mark.debian("dcmtk")
+@pytest.mark.parametrize(
+    ("attributes", "ratio"),
+    [
+        ({"ImagerPixelSpacing": None, "PixelAspectRatio": [4, 3]}, 4 / 3),
+        ({"ImagerPixelSpacing": [0.2, 0.1]}, 2),
+        ({"ImagerPixelSpacing": [0.2, 0.1], "PixelSpacing": [0.15, 0.2]}, 3 / 4),
+        ({"ImagerPixelSpacing": [0, 0]}, 1),
+    ],
+)
+def test_a_viewer_draws_the_pixels_of_a_presentation_state_in_their_shape(
+    tmp_path: Path, attributes: dict[str, Any], ratio: float
+) -> None:
+    """PS3.3 C.10.4: what dcmp2pgm draws says in which shape its pixels are shown."""
+    path = write_image(tmp_path / "cr.dcm", CR, grey_image(), **attributes)
+    [state] = results.build(context(kinds=[ResultKind.GSPS]), [source(path)], PipelineResult())
+    state_path, drawn = tmp_path / "state.dcm", tmp_path / "drawn.dcm"
+    state_path.write_bytes(state.data or b"")
+    subprocess.run(["dcmp2pgm", "+D", "-p", state_path, path, drawn], check=True, capture_output=True)
+    height, width = pydicom.dcmread(drawn).get("PixelAspectRatio", [1, 1])
+    assert height / width == pytest.approx(ratio, abs=0.002)
+
+
+BLUE = (0, 90, 200)  # no letter has it, nor its edges
+
+
+ONE_STUDY = {"StudyInstanceUID": "2.25.7", "SeriesInstanceUID": "2.25.8"}
+
+
+ONLY_PAGE = (ResultKind.SUMMARY,)
+
+
+def numbered_film(folder: Path, number: int = 1, **attributes: Any) -> SourceObject:
+    given = {"InstanceNumber": number, **ONE_STUDY, **attributes}
+    return source(write_image(folder / f"film{number}.dcm", CR, grey_image(), **given))
+
+
+def ultrasound(folder: Path) -> SourceObject:
+    """A scan that is as blue as its letters would be legible."""
+    return source(write_image(folder / "us.dcm", US, np.full((90, 120, 3), BLUE, np.uint8)))
+
+
+def built(
+    images: Sequence[SourceObject], result: PipelineResult, ctx: ResultContext | None = None
+) -> results.BuiltObject:
+    [made] = results.build(ctx or context(kinds=ONLY_PAGE), images, result)
+    assert made.kind is ResultKind.SUMMARY
+    return made
+
+
+def shows_scan(one: results.BuiltObject) -> bool:
+    pixels: npt.NDArray[np.uint8] = read_result(one).pixel_array
+    return bool((pixels == BLUE).all(axis=-1).any())
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the page is drawn of, by the names of its parameters."""
+    given: dict[str, Any] = {}
+    draw = page.draw_page
+
+    def note(*parts: Any) -> Any:
+        given.update(zip(("title", "head", "shown", "captions", "results", "foot"), parts, strict=True))
+        return draw(*parts)
+
+    monkeypatch.setattr(page, "draw_page", note)
+    return given
+
+
+def absent(image: SourceObject) -> Finding:
+    return finding(NODULE, 0.01, image.image.uid, decision=Decision.ABSENT)
+
+
+def test_a_late_image_makes_another_page_and_the_same_images_the_same_one(tmp_path: Path) -> None:
+    images = [numbered_film(tmp_path, 1), numbered_film(tmp_path, 2)]
+    first, again, late = (built(some, PipelineResult()) for some in (images[:1], images[:1], images))
+    assert first == again and first.data == again.data
+    assert first.sop_instance_uid != late.sop_instance_uid
+    assert first.series_instance_uid == late.series_instance_uid
+
+
+def test_an_image_with_what_is_suspected_is_in_the_picture_and_first_in_words(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    images = [
+        numbered_film(tmp_path, number, ViewPosition=view)
+        for number, view in ((1, "PA"), (2, "AP"), (3, "PA"))
+    ]
+    uids = [image.image.uid for image in images]
+    unclear = finding(CARDIOMEGALY, 0.3, uids[0], decision=Decision.INDETERMINATE)
+    suspected = finding(EFFUSION, 0.8, uids[1], (10, 20, 90, 100), side="L", certainty="high certainty")
+    note = QualityNote("turned", "The image was turned.", uids[1], on_faces=True)
+    hidden = QualityNote("rotation", "not for faces", uids[1])
+    missing = QualityNote("not assessed", "…", uids[1], names=("pneumonia",))
+    result = PipelineResult((unclear, suspected, absent(images[2])), quality=(note, hidden, missing))
+    built(images, result)
+    assert said["results"] == [
+        "image 2: AI: Suspected, high certainty: left pleural effusion.\nNot assessed: pneumonia.\n"
+        "The image was turned.",
+        "image 1: AI: Nothing suspected. Cannot exclude: cardiomegaly.",
+        "image 3: AI: Not found: nodule of lung.",
+    ]
+    assert said["captions"] == ["Image 2, view: AP; box: class activation, approximate place"]
+    assert [one.regions[0].bounds for one in said["shown"].findings] == [(10, 20, 90, 100)]
+    assert said["title"] == "AI summary - not for diagnostic use"
+    assert said["foot"] == [
+        "AI result - not for diagnostic use. Analysed 2025-01-02 11:16, 3 images.",
+        "Model: chest-lite0 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted"),
+    [
+        ({"PatientName": "Müller^Jörg^Karl"}, "Müller, Jörg Karl"),
+        ({"PatientName": "Hong^Gildong=洪^吉洞=홍^길동"}, "Hong, Gildong"),
+        ({"PatientName": "홍^길동=洪^吉洞"}, "Name: (in letters that this page cannot show)"),
+        ({"PatientName": "山田^太郎=山田^太郎=Yamada^Tarou"}, "Yamada, Tarou"),
+        ({"PatientName": ""}, "Name: not given"),
+    ],
+)
+def test_the_name_is_that_of_the_header(
+    tmp_path: Path, said: dict[str, Any], header: dict[str, str], wanted: str
+) -> None:
+    built([numbered_film(tmp_path, **header, StudyDescription="Thorax")], PipelineResult())
+    assert said["head"] == [
+        wanted,
+        "ID: PID-CR | Born: 1970-01-01 | Sex: F",
+        "Study: 2025-01-02 | Accession number: ACCCR | Thorax",
+    ]
+
+
+@pytest.mark.parametrize("drawn_on", ["source", "cleaned"])
+@pytest.mark.parametrize("verified", [True, False])
+def test_of_an_ultrasound_only_a_verified_cleaned_image_is_shown(
+    tmp_path: Path, said: dict[str, Any], drawn_on: Any, verified: bool
+) -> None:
+    """Also where the pipeline finds nothing: names are burned into ultrasound."""
+    image = ultrasound(tmp_path)
+    cleaned = DerivedImage(
+        ImageKind.CLEANED, image.image.uid, image.image.stored()[None], "RGB", "text", verified=verified
+    )
+    for images in [(cleaned,), ()]:
+        result = PipelineResult((absent(image),), images, drawn_on=drawn_on)
+        shown = verified and bool(images)
+        one = built([image], result)
+        assert shows_scan(one) is shown
+        assert said["results"] == ["AI: Not found: nodule of lung."], "the words are there all the same"
+        assert ("SyntheticData" in read_result(one)) is shown
+        if not shown:
+            assert said["shown"].startswith("No picture: names may be burned into this image")
+
+
+def test_a_picture_in_which_text_was_looked_for_is_not_shown_as_it_came(tmp_path: Path) -> None:
+    """A grabbed picture of any modality."""
+    path = write_image(tmp_path / "us.dcm", US, np.full((90, 120, 3), BLUE, np.uint8), Modality="OT")
+    image = source(path)
+    text = replace(finding(NODULE, None, image.image.uid, (1, 1, 9, 9)), code=BURNED_IN)
+    assert not shows_scan(built([image], PipelineResult((text,))))
+
+
+def test_where_the_ai_did_not_run_the_page_says_so_and_shows_nothing(
+    tmp_path: Path, said: dict[str, Any]
+) -> None:
+    [failure] = results.build_failure(
+        context(kinds=ONLY_PAGE), [numbered_film(tmp_path)], "the model is missing"
+    )
+    assert failure.kind is ResultKind.SUMMARY
+    assert said["results"] == ["AI did not run: the model is missing"]
+    assert said["shown"] == "No picture: the AI did not run."
+    assert failure.sop_instance_uid != built([numbered_film(tmp_path)], PipelineResult()).sop_instance_uid
+
+
+@pytest.mark.parametrize("kind", [ResultKind.SUMMARY, ResultKind.PDF])
+def test_a_destination_that_may_not_know_the_patient_gets_none(tmp_path: Path, kind: ResultKind) -> None:
+    peer = {"name": "x", "ae_title": "X"}
+    with pytest.raises(ValueError, match=f"{kind} may identify the patient"):
+        PeerSettings.model_validate({**peer, "results": ["cleaned", kind], "deidentify": True})
+    assert ResultKind.PDF not in PeerSettings.model_validate(peer).results
+    image = source(write_named(tmp_path / "us.dcm"))
+    ctx = context(kinds=tuple(ResultKind), pipeline="ultrasound", rule="ultrasound")
+    made = results.build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms.of(HERE, ""))
+    assert made.objects and kind not in {one.kind for one in made.objects}
+
+
+TITLE = "AI summary - not for diagnostic use"
+
+
+SAME = """
+import hashlib, sys
+from datetime import datetime, UTC
+from tests.unit.results.test_faces import drawn_page as page
+from dicom_node.results.pdf import as_pdf
+print(hashlib.sha256(as_pdf(page("Müller, Änne"), "x", datetime(2025, 1, 2, tzinfo=UTC))).hexdigest())
+"""
+
+
+def made(*images: SourceObject, ctx: ResultContext | None = None, **result: Any) -> Dataset:
+    [one] = results.build(ctx or context(kinds=[ResultKind.PDF]), images, PipelineResult(**result))
+    assert one.kind is ResultKind.PDF
+    return read_result(one)
+
+
+def pdf_in(document: Dataset) -> bytes:
+    return bytes(document.EncapsulatedDocument)[: document.EncapsulatedDocumentLength]
+
+
+def words(data: bytes) -> str:
+    done = subprocess.run(["pdftotext", "-layout", "-", "-"], input=data, capture_output=True, check=True)
+    return done.stdout.decode()
+
+
+def drawn_page(name: str, picture: bool = True) -> PageLayout:
+    shown = PagePicture(speckle()) if picture else "no picture"
+    return lay_out_page(TITLE, [name, "ID: 1"], shown, ["View: PA"], ["AI: nothing"], ["foot"])
+
+
+@pytest.mark.debian("poppler-utils")
+def test_its_words_are_text(tmp_path: Path) -> None:
+    image = numbered_film(tmp_path, PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 192")
+    found = finding(CARDIOMEGALY, 0.83, image.image.uid, (10, 10, 40, 40))
+    text = words(pdf_in(made(image, findings=(found,))))
+    for said in (TITLE, "Müller, Änne", "ID: PID-CR", "Suspected: cardiomegaly", "Model: chest-lite0 1"):
+        assert said in text
+
+
+@pytest.mark.debian("poppler-utils", "qpdf")
+@pytest.mark.parametrize(
+    "name", [r"a) Tj ET %%EOF \(x\) endstream endobj", "Ξενοφών, Жанна", "洪吉洞", "a" * 5000, "<script>"]
+)
+def test_no_name_breaks_it(tmp_path: Path, name: str) -> None:
+    data = as_pdf(drawn_page(name), TITLE, ANALYSED_AT)
+    (tmp_path / "page.pdf").write_bytes(data)
+    done = subprocess.run(["qpdf", "--check", tmp_path / "page.pdf"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout
+    if (len(name) < 100 and name.isascii()) or name.startswith("Ξ"):
+        assert name in words(data)
+    assert data.count(b"%%EOF") == 1 and data.count(b"/Type /Page\n") == 1
+
+
+def test_the_same_page_is_the_same_bytes(tmp_path: Path) -> None:
+    image = numbered_film(tmp_path)
+    assert pdf_in(made(image)) == pdf_in(made(image))
+    mine = as_pdf(drawn_page("Müller, Änne"), "x", datetime(2025, 1, 2, tzinfo=UTC))
+    assert b"D:20250102000000Z" in mine
+    done = subprocess.run(
+        [sys.executable, "-c", SAME],
+        env=os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == hashlib.sha256(mine).hexdigest()
+
+
+def test_a_picture_that_may_name_somebody_is_not_in_it(tmp_path: Path) -> None:
+    image = source(write_image(tmp_path / "us.dcm", US, speckle()))
+    assert b"/Subtype /Image" not in pdf_in(made(image, ctx=context(kinds=[ResultKind.PDF], pipeline="us")))
+    assert b"/Subtype /Image" in pdf_in(made(numbered_film(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"EncapsulatedDocument": b"%PDF-1.3 cut"}, "no whole PDF"),
+        ({"EncapsulatedDocument": b"<html></html>\0"}, "no whole PDF"),
+        ({"EncapsulatedDocumentLength": 12}, "has not the length"),
+        ({"BurnedInAnnotation": "NO"}, "BurnedInAnnotation is YES"),
+        ({"MIMETypeOfEncapsulatedDocument": "text/html"}, "is not application/pdf"),
+        ({"VerificationFlag": "VERIFIED"}, "must be UNVERIFIED"),
+        ({"SourceInstanceSequence": []}, "SourceInstanceSequence is missing"),
+        ({"PatientName": "Other^Name"}, "PatientName is not that of the source"),
+    ],
+)
+def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    sources = read_sources([numbered_film(tmp_path)])
+    ctx = context(kinds=[ResultKind.PDF])
+    document = build_document(ctx, sources, summary_of(ctx, sources, PipelineResult()), "2.25.9")
+    for keyword, value in change.items():
+        setattr(document, keyword, value)
+    with pytest.raises(ResultRefused, match=why):
+        gate.check(encode(document, ctx, sources[0]), document, ctx, ResultKind.PDF, sources)

@@ -1,29 +1,42 @@
-"""The gate refuses what must not leave."""
+"""The gate refuses what must not leave, and what a source writes into what is copied costs no study."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pydicom
 import pytest
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
+from pydicom.pixels import pack_bits
+from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, Origin, PipelineResult, Region
 from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.errors import ResultRefused
-from dicom_node.model.kinds import ResultKind
-from dicom_node.results import gate
+from dicom_node.dicom.identity import COPIED, IDENTIFYING
+from dicom_node.dicom.walk import items
+from dicom_node.errors import DecodedDifferently, FaultyObject, ResultRefused
+from dicom_node.inbox.inspection import inspect
+from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
+from dicom_node.results import Pseudonyms, gate
 from dicom_node.results.common.context import ResultContext, SourceObject
-from dicom_node.results.common.source import Source, read_sources
+from dicom_node.results.common.source import _IMAGE_KEYWORDS, Source, read_sources
+from dicom_node.results.deidentify.leaks import KnownIdentity
+from dicom_node.results.deidentify.sources import pseudonymised
+from tests.deidentified_lab import BIRTH_DATE, HERE, SECRET, UID_ROOT, deidentified, write_named
 from tests.result_images import (
     CARDIOMEGALY,
     CR,
+    DX,
     NODULE,
+    US,
     US_MULTI_FRAME,
     context,
     finding,
@@ -32,84 +45,52 @@ from tests.result_images import (
     speckle,
     write_image,
 )
+from tests.result_reading import read_result
+from tests.unit.results.deidentified_objects import dataset
 
 
-def _wrong_patient(ds: Dataset) -> None:
-    ds.PatientID = "another"
+def _scoord(ds: Dataset) -> Dataset:
+    return next(item for item in items(ds) if item.get("ValueType") == "SCOORD")
 
 
-def _wrong_name(ds: Dataset) -> None:
-    ds.PatientName = "Else^Someone"
+def _referenced(ds: Dataset) -> Dataset:
+    """What the first region is drawn on."""
+    return _scoord(ds).ContentSequence[0].ReferencedSOPSequence[0]
 
 
-def _source_series(ds: Dataset) -> None:
-    ds.SeriesInstanceUID = (
-        ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].SeriesInstanceUID
-    )
+Break = Callable[[Dataset], object]
 
 
-def _no_uid(ds: Dataset) -> None:
-    ds.SeriesInstanceUID = "1.02.3"
+def _set(keyword: str, value: object) -> Break:
+    return lambda ds: setattr(ds, keyword, value)
 
 
-def _verified(ds: Dataset) -> None:
-    ds.VerificationFlag = "VERIFIED"
+def _without(keyword: str) -> Break:
+    return lambda ds: delattr(ds, keyword)
 
 
-def _not_ours(ds: Dataset) -> None:
-    del ds.ContributingEquipmentSequence[:]
-
-
-def _identity_removed(ds: Dataset) -> None:
-    ds.PatientIdentityRemoved = "YES"
-
-
-def _no_evidence(ds: Dataset) -> None:
-    del ds.CurrentRequestedProcedureEvidenceSequence
-
-
-def _unsaid(ds: Dataset) -> None:
-    ds.SeriesDescription = "Result"
-
-
-def _scoords(item: Dataset) -> list[Dataset]:
-    found = [item] if item.get("ValueType") == "SCOORD" else []
-    return found + [one for child in item.get("ContentSequence") or [] for one in _scoords(child)]
-
-
-def _outside(ds: Dataset) -> None:
-    region = _scoords(ds)[0]
-    region.GraphicData = [0, 0, 9000, 0, 9000, 9000, 0, 0]
-
-
-def _open(ds: Dataset) -> None:
-    region = _scoords(ds)[0]
-    region.GraphicData = list(region.GraphicData)[:-2]
-
-
-def _odd(ds: Dataset) -> None:
-    region = _scoords(ds)[0]
-    region.GraphicData = list(region.GraphicData)[:-1]
-
-
-def _unknown_image(ds: Dataset) -> None:
-    _scoords(ds)[0].ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID = "1.2.3"
-
-
-BREAKS: dict[str, Callable[[Dataset], None]] = {
-    "PatientID is not that of the source": _wrong_patient,
-    "PatientName is not that of the source": _wrong_name,
-    "SeriesInstanceUID is one of the source": _source_series,
-    "SeriesInstanceUID is no UID": _no_uid,
-    "must be UNVERIFIED": _verified,
-    "does not name this product": _not_ours,
-    "PatientIdentityRemoved": _identity_removed,
-    "CurrentRequestedProcedureEvidenceSequence": _no_evidence,
-    "does not say AI": _unsaid,
-    "reaches out of its image": _outside,
-    "not closed": _open,
-    "a polyline is not closed": _odd,
-    "no source of this job": _unknown_image,
+BREAKS: dict[str, Break] = {
+    "PatientID is not that of the source": _set("PatientID", "another"),
+    "PatientName is not that of the source": _set("PatientName", "Else^Someone"),
+    "SeriesInstanceUID is one of the source": lambda ds: setattr(
+        ds,
+        "SeriesInstanceUID",
+        ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].SeriesInstanceUID,
+    ),
+    "SeriesInstanceUID is no UID": _set("SeriesInstanceUID", "1.02.3"),
+    "must be UNVERIFIED": _set("VerificationFlag", "VERIFIED"),
+    "does not name this product": lambda ds: ds.ContributingEquipmentSequence.clear(),
+    "PatientIdentityRemoved": _set("PatientIdentityRemoved", "YES"),
+    "CurrentRequestedProcedureEvidenceSequence": _without("CurrentRequestedProcedureEvidenceSequence"),
+    "does not say AI": _set("SeriesDescription", "Result"),
+    "reaches out of its image": lambda ds: setattr(
+        _scoord(ds), "GraphicData", [0, 0, 9000, 0, 9000, 9000, 0, 0]
+    ),
+    "not closed": lambda ds: setattr(_scoord(ds), "GraphicData", list(_scoord(ds).GraphicData)[:-2]),
+    "a polyline is not closed": lambda ds: setattr(
+        _scoord(ds), "GraphicData", list(_scoord(ds).GraphicData)[:-1]
+    ),
+    "no source of this job": lambda ds: setattr(_referenced(ds), "ReferencedSOPInstanceUID", "1.2.3"),
 }
 
 
@@ -165,9 +146,14 @@ def cine(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make(one, ResultKind.SR, finding(NODULE, 0.5, one.image.uid, (1, 1, 160, 120), frame=3))
 
 
-def test_what_is_faultless_leaves(made: Made, picture: Made, cine: Made) -> None:
+def test_what_is_faultless_leaves_with_the_lowest_series_number_of_ours_too(
+    made: Made, picture: Made, cine: Made
+) -> None:
     for one in (made, picture, cine):
         one.release()
+    lowest = picture.read()
+    lowest.SeriesNumber = 9000
+    picture.release(lowest)
 
 
 @pytest.mark.parametrize("said", BREAKS)
@@ -179,37 +165,13 @@ def test_a_report_with_this_fault_does_not_leave(made: Made, said: str) -> None:
         made.release(report)
 
 
-def _not_derived(ds: Dataset) -> None:
-    ds.ImageType = ["ORIGINAL", "PRIMARY"]
-
-
-def _no_text_in_it(ds: Dataset) -> None:
-    ds.BurnedInAnnotation = "NO"
-
-
-def _of_no_source(ds: Dataset) -> None:
-    del ds.SourceImageSequence
-
-
-def _short(ds: Dataset) -> None:
-    ds.PixelData = ds.PixelData[:-2]
-
-
-def _long(ds: Dataset) -> None:
-    ds.PixelData = ds.PixelData + bytes(2)
-
-
-def _low_series(ds: Dataset) -> None:
-    ds.SeriesNumber = 8999
-
-
-PICTURE_BREAKS: dict[str, tuple[str, Callable[[Dataset], None]]] = {
-    "original": ("ImageType is not DERIVED", _not_derived),
-    "no text": ("BurnedInAnnotation is NO on cleaned images", _no_text_in_it),
-    "no source": ("SourceImageSequence is missing", _of_no_source),
-    "short": ("PixelData has not the length", _short),
-    "long": ("PixelData has not the length", _long),
-    "series": ("SeriesNumber is below 9000", _low_series),
+PICTURE_BREAKS: dict[str, tuple[str, Break]] = {
+    "original": ("ImageType is not DERIVED", _set("ImageType", ["ORIGINAL", "PRIMARY"])),
+    "no text": ("BurnedInAnnotation is NO on cleaned images", _set("BurnedInAnnotation", "NO")),
+    "no source": ("SourceImageSequence is missing", _without("SourceImageSequence")),
+    "short": ("PixelData has not the length", lambda ds: setattr(ds, "PixelData", ds.PixelData[:-2])),
+    "long": ("PixelData has not the length", lambda ds: setattr(ds, "PixelData", ds.PixelData + bytes(2))),
+    "series": ("SeriesNumber is below 9000", _set("SeriesNumber", 8999)),
 }
 
 
@@ -227,21 +189,15 @@ def test_a_region_half_a_pixel_out_of_its_image_does_not_leave(
     made: Made, point: tuple[float, float]
 ) -> None:
     report = made.read()
-    _scoords(report)[0].GraphicData = [9.0, 9.0, 20.0, 9.0, *point, 9.0, 9.0]
+    _scoord(report).GraphicData = [9.0, 9.0, 20.0, 9.0, *point, 9.0, 9.0]
     with pytest.raises(ResultRefused, match="reaches out of its image"):
         made.release(report)
-
-
-def test_the_lowest_series_number_of_ours_leaves(picture: Made) -> None:
-    image = picture.read()
-    image.SeriesNumber = 9000
-    picture.release(image)
 
 
 @pytest.mark.parametrize("number", [0, 4])
 def test_a_frame_that_the_source_has_not_is_no_reference(cine: Made, number: int) -> None:
     report = cine.read()
-    _scoords(report)[0].ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber = number
+    _referenced(report).ReferencedFrameNumber = number
     with pytest.raises(ResultRefused, match="names a frame that the source has not"):
         cine.release(report)
 
@@ -273,19 +229,27 @@ def test_the_message_of_the_gate_holds_no_name(made: Made) -> None:
     assert "Test" not in str(caught.value)
 
 
-def test_a_cleaned_image_that_was_not_verified_does_not_leave(tmp_path: Path) -> None:
-    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
-    image = DerivedImage(ImageKind.CLEANED, one.image.uid, grey_image(), "MONOCHROME2", "x", verified=False)
-    with pytest.raises(ResultRefused, match="not verified"):
-        results.build(context(), [one], PipelineResult(images=(image,)))
+def _cleaned(uid: str, pixels: npt.NDArray[np.uint16], *, verified: bool = True) -> PipelineResult:
+    image = DerivedImage(ImageKind.CLEANED, uid, pixels, "MONOCHROME2", "x", verified=verified)
+    return PipelineResult(images=(image,))
 
 
-def test_a_cleaned_image_of_another_size_does_not_leave(tmp_path: Path) -> None:
-    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
-    smaller = np.ascontiguousarray(grey_image()[1:])
-    image = DerivedImage(ImageKind.CLEANED, one.image.uid, smaller, "MONOCHROME2", "x", verified=True)
-    with pytest.raises(ResultRefused, match="its source"):
-        results.build(context(), [one], PipelineResult(images=(image,)))
+FAR = Region("box", ((5000.0, 10.0), (6000.0, 20.0)), Origin.DETECTOR)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda uid: _cleaned(uid, grey_image(), verified=False), "not verified"),
+        (lambda uid: _cleaned(uid, np.ascontiguousarray(grey_image()[1:])), "its source"),
+        (lambda uid: PipelineResult(findings=(finding(NODULE, 0.5, uid, regions=(FAR,)),)), "outside"),
+    ],
+)
+def test_a_result_with_this_fault_is_not_built(
+    film: SourceObject, wrong: Callable[[str], PipelineResult], said: str
+) -> None:
+    with pytest.raises(ResultRefused, match=said):
+        results.build(context(), [film], wrong(film.image.uid))
 
 
 def test_a_finding_on_no_source_or_no_frame_does_not_leave(tmp_path: Path) -> None:
@@ -298,9 +262,316 @@ def test_a_finding_on_no_source_or_no_frame_does_not_leave(tmp_path: Path) -> No
             results.build(context(), [one], PipelineResult(findings=(wrong,)))
 
 
-def test_a_region_outside_its_image_does_not_leave(tmp_path: Path) -> None:
-    one = source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
-    far = Region("box", ((5000.0, 10.0), (6000.0, 20.0)), Origin.DETECTOR)
-    lost = finding(NODULE, 0.5, one.image.uid, regions=(far,))
-    with pytest.raises(ResultRefused, match="outside"):
-        results.build(context(), [one], PipelineResult(findings=(lost,)))
+BREAKS_DEIDENTIFIED: dict[str, tuple[Break, str]] = {
+    "a name in a comment": (_set("ImageComments", "seen by Dr. ZQXMustermann"), "ImageComments holds"),
+    "an institution in an item": (
+        lambda ds: setattr(ds.ContributingEquipmentSequence[0], "InstitutionName", f"{SECRET}Clinic"),
+        "InstitutionName holds",
+    ),
+    "the Patient ID in our own words": (
+        _set("SeriesDescription", f"AI cleaned image {SECRET}PID1"),
+        "SeriesDescription holds",
+    ),
+    "a private attribute": (
+        lambda ds: ds.private_block(0x0011, "ANY", create=True).add_new(1, "LO", "harmless"),
+        "has to be removed",
+    ),
+    "the birth date": (_set("ContentDate", BIRTH_DATE), "ContentDate is a date of the source"),
+    "the birth date as text": (
+        _set("SeriesDescription", "AI cleaned image, born 1941-03-09"),
+        "SeriesDescription holds",
+    ),
+    "a UID of the source": (
+        _set("FrameOfReferenceUID", f"{UID_ROOT}.3.1"),
+        "FrameOfReferenceUID is a UID of the source",
+    ),
+    "a value in binary data": (
+        lambda ds: ds.add_new("ICCProfile", "OB", f"{SECRET}HOSPITAL".upper().encode()),
+        "its bytes hold",
+    ),
+    "no word of what was done": (_without("PatientIdentityRemoved"), "PatientIdentityRemoved is not YES"),
+    "no code of what was done": (_without("DeidentificationMethodCodeSequence"), "code of the basic"),
+    "the name itself": (_set("PatientName", f"{SECRET}Mustermann^{SECRET}Erika"), "PatientName"),
+    "an attribute that has to go": (
+        lambda ds: setattr(ds.ContributingEquipmentSequence[0], "ContributionDateTime", "20260107101500"),
+        "ContributionDateTime has to be removed",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def at_the_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callable[[bytes, Dataset], None]]:
+    """A de-identified image that passes, and the gate for such as it."""
+    image = source(write_named(tmp_path_factory.mktemp("gate") / "us.dcm"))
+    given = read_sources([image])
+    disguised, identity = [pseudonymised(given[0], Pseudonyms.of(HERE))], KnownIdentity.from_sources(given)
+    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", station_name="")
+    data = deidentified(image.path, ctx=ctx).objects[0].data
+    assert data is not None
+
+    def release(data: bytes, ds: Dataset) -> None:
+        gate.check_deidentified(data, ds, ctx, ResultKind.CLEANED, disguised, identity)
+
+    release(data, dataset(data))
+    return data, release
+
+
+@pytest.mark.parametrize("fault", BREAKS_DEIDENTIFIED)
+def test_an_object_with_this_fault_does_not_leave(
+    at_the_gate: tuple[bytes, Callable[[bytes, Dataset], None]], fault: str
+) -> None:
+    data, release = at_the_gate
+    ds = dataset(data)
+    break_it, said = BREAKS_DEIDENTIFIED[fault]
+    with quiet_pydicom():
+        break_it(ds)
+        buffer = io.BytesIO()
+        ds.save_as(buffer)
+    with pytest.raises(ResultRefused, match=said) as caught:
+        release(buffer.getvalue(), ds)
+    assert SECRET not in str(caught.value)
+    assert BIRTH_DATE not in str(caught.value)
+
+
+def test_common_words_of_a_header_hold_nothing_up(tmp_path: Path) -> None:
+    """A department called "Ultrasound", a station or a patient called like the scanner are no leaks."""
+    path = write_image(
+        tmp_path / "us.dcm",
+        US,
+        speckle(),
+        InstitutionalDepartmentName="Ultrasound",
+        StationName="SCANNER",
+        StudyID="1",
+        PatientID="12",
+        PatientName="Scanner^No",
+        PatientBirthDate="19000101",
+        DeviceSerialNumber="1",
+    )
+    made = deidentified(path)
+    assert made.withheld == ()
+    assert len(made.objects) == 3
+
+
+# What says which object it is, or what its pixels are: a fault of these is one of the image.
+OF_OBJECT = {
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "SpecificCharacterSet",
+    "Modality", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "Rows", "Columns", "NumberOfFrames", "RescaleIntercept", "RescaleSlope",
+    "ModalityLUTSequence", "VOILUTSequence",
+}  # fmt: skip
+
+
+LONG = {b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}
+
+
+UNDECODABLE = "Nürnberg".encode("latin-1")
+
+
+CODE = {
+    "CodeValue": (b"SH", b"43468-8"),
+    "CodingSchemeDesignator": (b"SH", b"LN"),
+    "CodeMeaning": (b"LO", b"X"),
+}
+
+
+Parts = dict[str, tuple[bytes, bytes]]
+
+
+def element(tag: BaseTag, vr: bytes, value: bytes) -> bytes:
+    """The attribute in Explicit VR Little Endian."""
+    value += (b"\0" if vr in (b"OB", b"UI", b"UN") else b" ") * (len(value) % 2)
+    length = b"\0\0" + struct.pack("<L", len(value)) if vr in LONG else struct.pack("<H", len(value))
+    return struct.pack("<HH", tag.group, tag.element) + vr + length + value
+
+
+def encoded_item(parts: Parts) -> bytes:
+    content = b"".join(element(Tag(word), *parts[word]) for word in sorted(parts, key=Tag))
+    return b"\xfe\xff\x00\xe0" + struct.pack("<L", len(content)) + content
+
+
+def codes() -> dict[str, bytes]:
+    """Values of a sequence, faulty in some way for every sequence that results copy."""
+    deep = encoded_item({})
+    for _ in range(10):
+        deep = encoded_item({"ConceptCodeSequence": (b"SQ", deep)})
+    two = {"LongCodeValue": (b"UC", b"12345678901234567890")}
+    urn = {"URNCodeValue": (b"UR", b"urn:oid:1.2.3"), "CodeMeaning": (b"LO", b"X")}
+    changed = {
+        "no meaning": {word: CODE[word] for word in CODE if word != "CodeMeaning"},
+        "empty meaning": CODE | {"CodeMeaning": (b"LO", b"")},
+        "long meaning": CODE | {"CodeMeaning": (b"LO", b"M" * 80)},
+        "two meanings": CODE | {"CodeMeaning": (b"LO", b"A\\B")},
+        "undecodable meaning": CODE | {"CodeMeaning": (b"LO", UNDECODABLE)},
+        "meaning is a sequence": CODE | {"CodeMeaning": (b"SQ", encoded_item({}))},
+        "no scheme": {word: CODE[word] for word in CODE if word != "CodingSchemeDesignator"},
+        "long value": CODE | {"CodeValue": (b"LO", b"1" * 80)},
+        "two values": CODE | two,
+        "short long value": {"LongCodeValue": (b"UC", b"1")} | CODE,
+        "urn": urn,
+        "no urn": urn | {"URNCodeValue": (b"UR", b"not one")},
+    }
+    made = {name: encoded_item(parts) for name, parts in changed.items()}
+    return made | {
+        "empty": b"",
+        "empty item": encoded_item({}),
+        "many": encoded_item(CODE) * 200,
+        "nested": deep,
+    }
+
+
+def texts() -> dict[str, tuple[bytes, bytes]]:
+    """Value representation ("" for that of the attribute) and bytes, faulty for some attribute."""
+    values = {
+        "empty": b"", "blank": b"  ", "long": b"L" * 9000, "65": b"L" * 65, "digits": b"9" * 18,
+        "undecodable": UNDECODABLE, "escape": b"\x1b$B;3ED\x1b(B", "many": b"\\".join([b"1"] * 300),
+        "control": b"A\x07\nB", "NUL": b"A\0B", "slashes": b"\\", "zero": b"0\\0", "1e999": b"1e999",
+    }  # fmt: skip
+    others = {
+        "SQ": encoded_item(CODE), "US": b"\1\0", "FD": struct.pack("<d", 2.5), "OB": b"\xff\0",
+        "UN": b"a\xff", "UT": b"T" * 70000,
+        "DS": b"1.5\\2", "CS": b"YES", "PN": b"A^B=C=D", "AT": b"\1\0\2\0",
+    }  # fmt: skip
+    made = {name: (b"", value) for name, value in values.items()}
+    return made | {f"as {vr}": (vr.encode(), value) for vr, value in others.items()}
+
+
+def written(path: Path, attributes: dict[str, bytes]) -> Path:
+    """A film with these encoded attributes in place of its own."""
+    film = write_image(path, CR, grey_image(32, 32), SpecificCharacterSet="ISO_IR 6").read_bytes()
+    start = 144 + struct.unpack_from("<L", film, 140)[0]
+    given = dict(elements(film[start:])) | {Tag(word): raw for word, raw in attributes.items()}
+    path.write_bytes(film[:start] + b"".join(given[tag] for tag in sorted(given)))
+    return path
+
+
+def elements(data: bytes) -> Iterator[tuple[BaseTag, bytes]]:
+    place = 0
+    while place < len(data):
+        group, number = struct.unpack_from("<HH", data, place)
+        long = data[place + 4 : place + 6] in LONG
+        end = place + (12 + struct.unpack_from("<L", data, place + 8)[0] if long else 8)
+        end += 0 if long else struct.unpack_from("<H", data, place + 6)[0]
+        yield Tag(group, number), data[place:end]
+        place = end
+
+
+def built(path: Path) -> list[Dataset]:
+    assert inspect(path).fault == ""
+    with quiet_pydicom():
+        image = source(path)
+    return [read_result(one) for one in results.build(context(), [image], PipelineResult())]
+
+
+def copied(*, sequences: bool) -> list[str]:
+    words = {*COPIED, *_IMAGE_KEYWORDS} - OF_OBJECT - IDENTIFYING
+    return sorted(word for word in words if (dictionary_VR(Tag(word)) == "SQ") is sequences)
+
+
+@pytest.mark.parametrize("fault", codes())
+def test_every_sequence_that_results_copy_may_be_faulty(tmp_path: Path, fault: str) -> None:
+    raw = {word: element(Tag(word), b"SQ", codes()[fault]) for word in copied(sequences=True)}
+    assert built(written(tmp_path / "film.dcm", raw))
+
+
+@pytest.mark.parametrize("fault", texts())
+def test_every_attribute_that_results_copy_may_be_faulty(tmp_path: Path, fault: str) -> None:
+    vr, value = texts()[fault]
+    own = {word: dictionary_VR(Tag(word)).split(" or ")[0].encode() for word in copied(sequences=False)}
+    raw = {word: element(Tag(word), vr or own[word], value) for word in own}
+    assert built(written(tmp_path / "film.dcm", raw))
+
+
+def test_text_in_place_of_sequences_is_left_out(tmp_path: Path) -> None:
+    words = copied(sequences=True)
+    path = written(tmp_path / "film.dcm", {word: element(Tag(word), b"LO", b"CHEST") for word in words})
+    assert built(path)
+    (repairs,) = results.repairs_of([source(path)]).values()
+    assert {*words} - {*repairs.left_out} == set()
+
+
+@pytest.mark.parametrize("word", ["InstitutionName", "StationName", "Manufacturer", "StudyDescription"])
+def test_text_that_names_nobody_is_left_out_where_it_cannot_be_decoded(tmp_path: Path, word: str) -> None:
+    vr = dictionary_VR(Tag(word)).encode()
+    path = written(tmp_path / "film.dcm", {word: element(Tag(word), vr, UNDECODABLE)})
+    for one in built(path):
+        assert "rnberg" not in str(one)
+        assert one.PatientName == "Test^CR"
+    assert results.repairs_of([source(path)])[str(source(path).image.uid)].left_out == (word,)
+
+
+@pytest.mark.parametrize("word", ["PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName"])
+def test_identity_that_cannot_be_read_is_refused(tmp_path: Path, word: str) -> None:
+    vr = dictionary_VR(Tag(word)).encode()
+    for raw in (element(Tag(word), vr, UNDECODABLE), element(Tag(word), b"SQ", encoded_item(CODE))):
+        path = written(tmp_path / "film.dcm", {word: raw})
+        assert word in inspect(path).fault
+        with pytest.raises((DecodedDifferently, FaultyObject)):
+            read_sources([source(path)])
+
+
+def test_an_assumed_character_set_is_used_before_text_is_left_out(tmp_path: Path) -> None:
+    raw = element(Tag("StudyDescription"), b"LO", UNDECODABLE)
+    path = written(tmp_path / "film.dcm", {"StudyDescription": raw})
+    found = inspect(path, "ISO_IR 100")
+    assert (found.assumed_charset, found.identity["StudyDescription"]) == ("ISO_IR 100", "Nürnberg")
+    (read,) = read_sources([source(path, assume_charset=found.assumed_charset)])
+    assert read.header.StudyDescription == "Nürnberg"
+
+
+def test_identity_that_is_too_long_stands_in_results_to_the_letter(tmp_path: Path) -> None:
+    accession = b"2026-11-27-RADIOLOGY-4711"
+    raw = {"AccessionNumber": element(Tag("AccessionNumber"), b"SH", accession)}
+    path = written(tmp_path / "film.dcm", raw)
+    with quiet_pydicom():
+        assert {str(one.AccessionNumber) for one in built(path)} == {accession.decode()}
+    assert results.repairs_of([source(path)])[source(path).image.uid].kept == ("AccessionNumber",)
+
+
+DRAWN = {"cr": (DX, 0), "us": (US, 0), "cine": (US_MULTI_FRAME, 3)}
+
+
+def write_with_overlays(path: Path, sop_class: str, frames: int) -> Path:
+    pixels = grey_image() if sop_class == DX else speckle(frames=frames)
+    write_image(path, sop_class, pixels)
+    dataset = pydicom.dcmread(path)
+    for group in (0x6000, 0x6002, 0x50FE, 0x60FE):
+        drawn = np.ones((dataset.Rows, dataset.Columns), np.uint8)
+        dataset.add_new((group, 0x0010), "US", dataset.Rows)
+        dataset.add_new((group, 0x0011), "US", dataset.Columns)
+        dataset.add_new((group, 0x0022), "LO", "Secret^Name")
+        dataset.add_new((group, 0x3000), "OW", pack_bits(drawn.ravel()))
+    dataset.save_as(path)
+    return path
+
+
+def groups(dataset: Dataset) -> set[int]:
+    """Groups of the attributes, but for Overlay Activation (60xx,1001): it names a layer and has no pixel."""
+    found = {element.tag.group for element in dataset if element.tag.element != 0x1001}
+    for element in dataset:
+        if element.VR == "SQ":
+            found |= {group for item in element.value for group in groups(item)}
+    return found
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_no_result_carries_a_group_of_overlays_or_curves(tmp_path: Path, kind: str) -> None:
+    sop_class, frames = DRAWN[kind]
+    given = source(write_with_overlays(tmp_path / f"{kind}.dcm", sop_class, frames))
+    assert groups(pydicom.dcmread(given.path)) >= {0x6000, 0x6002, 0x50FE, 0x60FE}
+    samples = np.stack([given.image.stored(index) for index in range(max(frames, 1))])
+    mask = np.zeros(samples.shape[:3], np.uint8)
+    mask[:, 10:20, 10:60] = 255
+    photometric = "MONOCHROME2" if sop_class == DX else "RGB"
+    uid = given.image.uid
+    images = (
+        DerivedImage(ImageKind.CLEANED, uid, samples, photometric, "x", verified=True),
+        DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "x"),
+    )
+    found = finding(NODULE, 0.5, uid, (9, 9, 40, 40), frame=1 if frames else None)
+    built = results.build(context(), [given], PipelineResult(findings=(found,), images=images))
+
+    kinds = {each.kind for each in built}
+    assert {ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED, ResultKind.SEG} <= kinds
+    for each in built:
+        found_groups = groups(read_result(each))
+        assert not any(group & 0xFF00 in {0x5000, 0x6000} for group in found_groups), each.kind

@@ -1,7 +1,8 @@
-"""Same input, same objects; anything else, other objects: a result's identity is derived."""
+"""Same input, same objects; anything else, other objects; which installation made them."""
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,14 +14,20 @@ from pydicom.dataset import Dataset
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, PipelineResult
 from dicom_node import results
 from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY
+from dicom_node.dicom.own_objects import MODEL_NAME
 from dicom_node.errors import DecodedDifferently, ResultRefused
-from dicom_node.model.kinds import ResultKind
-from dicom_node.results import BuiltObject, ResultContext, SourceObject
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.results import BuiltObject, Installation, ResultContext, SourceObject
 from dicom_node.results.common import iods
+from dicom_node.results.common.identity import BUILDER_VERSION
+from tests import golden_lab
 from tests.result_images import (
+    ANALYSED_AT,
     CALIBRATED,
     CARDIOMEGALY,
     CR,
+    DX,
+    INSTALLATION,
     NODULE,
     UNCALIBRATED,
     context,
@@ -29,7 +36,7 @@ from tests.result_images import (
     source,
     write_image,
 )
-from tests.result_reading import read_result
+from tests.result_reading import meaning_of, named, read_result
 
 NAMES = [
     ("ISO_IR 192", "Buc^Jérôme"),
@@ -185,8 +192,7 @@ def test_text_that_is_not_in_the_named_set_is_refused_not_replaced(tmp_path: Pat
 def test_an_unknown_character_set_does_no_harm_to_plain_text(tmp_path: Path) -> None:
     path = write_image(tmp_path / "cr.dcm", CR, grey_image())
     path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b"ISO_IR 999"))
-    for one in built(context(charset="source"), source(path)):
-        made = read_result(one)
+    for made in map(read_result, built(context(charset="source"), source(path))):
         assert (made.PatientName, made.SpecificCharacterSet) == ("Test^CR", "ISO_IR 192")
 
 
@@ -226,3 +232,90 @@ def test_our_own_results_are_known_again(image: SourceObject) -> None:
         assert results.is_own_result(read_result(one))
     assert not results.is_own_result(pydicom.dcmread(image.path))
     assert not results.is_own_result(Dataset())
+
+
+WRITE = "run `python -m tests.golden_lab` and review the difference"
+
+
+@pytest.fixture(scope="module")
+def now() -> dict[str, str]:
+    return golden_lab.dumps()
+
+
+def fault(name: str, golden: str, now: str) -> str:
+    """What to do where a dump is not what the builders make now; empty where it is."""
+    if golden == now:
+        return ""
+    if not golden.startswith(f"{golden_lab.first_line()}\n"):
+        return f"{name} is of another builder version than {BUILDER_VERSION}: {WRITE}"
+    changed = "\n".join(difflib.unified_diff(golden.splitlines(), now.splitlines(), "golden", "now", n=1))
+    return f"{name} changed: raise BUILDER_VERSION (results/common/identity.py), then {WRITE}\n{changed}"
+
+
+def test_results_are_what_the_golden_dumps_say(now: dict[str, str]) -> None:
+    golden = {path.name: path.read_text(encoding="utf-8") for path in golden_lab.FOLDER.glob("*.txt")}
+    assert golden.keys() == now.keys(), WRITE
+    faults = [fault(name, golden[name], now[name]) for name in sorted(now)]
+    assert not any(faults), "\n".join(filter(None, faults))
+
+
+ELSEWHERE = Installation.from_drawn("f" * 32)
+
+
+def built_equipment(folder: Path, installation: Installation, *models: object) -> dict[str, Dataset]:
+    """A result of each kind on one film, a rejection note and an assessment, by kind."""
+    image = source(write_image(folder / "film.dcm", DX, grey_image()))
+    result = PipelineResult((finding(CARDIOMEGALY, 0.83, image.image.uid, (10, 10, 90, 90)),))
+    made = results.build(context(*models, installation=installation), [image], result)  # type: ignore[arg-type]
+    report = folder / f"{installation.serial_number}.dcm"
+    report.write_bytes(made[0].data or b"")
+    said = results.FindingAssessment(
+        "Cardiomegaly", ("8186001", "SCT"), "", CALIBRATED.id, "1", ReaderVerdict.ACCEPTED, "", ANALYSED_AT
+    )
+    made.append(results.build_assessment(report, [said], "ann", "AINODE", installation, ""))
+    note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", installation)
+    made.append(results.build_rejection([report], *note))
+    return {str(one.kind): read_result(one) for one in made}
+
+
+def observers(one: Dataset) -> dict[str, str]:
+    """Device Observer UID and Serial Number of an SR or KO."""
+    found = [item for code in ("121012", "121016") for item in named(one, code)]
+    return {meaning_of(item): str(item.get("UID") or item.get("TextValue")) for item in found}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    return built_equipment(tmp_path_factory.mktemp("here"), INSTALLATION)
+
+
+def test_every_result_names_the_installation(here: dict[str, Dataset]) -> None:
+    assert {"sr", "gsps", "sc", "assessment", "rejection"} <= set(here)
+    for kind, one in here.items():
+        assert (one.DeviceUID, one.DeviceSerialNumber) == (
+            INSTALLATION.device_uid,
+            INSTALLATION.serial_number,
+        ), kind
+        equipment = one.ContributingEquipmentSequence
+        [node] = [item for item in equipment if item.ManufacturerModelName == MODEL_NAME]
+        assert node.DeviceUID == INSTALLATION.device_uid, kind
+        assert node.DeviceSerialNumber == INSTALLATION.serial_number, kind
+
+
+def test_the_observer_is_this_installation_with_these_models(
+    here: dict[str, Dataset], tmp_path: Path
+) -> None:
+    second = built_equipment(tmp_path, INSTALLATION, CALIBRATED, UNCALIBRATED)
+    elsewhere = built_equipment(tmp_path, ELSEWHERE)
+    uid = "Device Observer UID"
+    for kind in ("sr", "assessment", "rejection"):
+        assert observers(here[kind])["Device Observer Serial Number"] == INSTALLATION.serial_number
+        assert observers(here[kind])[uid] != observers(elsewhere[kind])[uid]
+    assert observers(here["sr"])[uid] != observers(second["sr"])[uid]
+
+
+def test_a_scanner_of_another_maker_is_not_ours() -> None:
+    item, one = Dataset(), Dataset()
+    item.Manufacturer, item.ManufacturerModelName = "Scanner Maker", "DICOM AI Node"
+    one.ContributingEquipmentSequence = [item]
+    assert not results.is_own_result(one)

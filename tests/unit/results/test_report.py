@@ -1,35 +1,61 @@
-"""What the report says first, what it claims of sides and procedures, and what it says of burned-in text."""
+"""What a report says, measures and is coded with, and how it is read back."""
 
 from __future__ import annotations
 
+import io
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.sr._concepts_dict import concepts as dictionary
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
 
+import ai_pipeline
+from ai_pipeline import pipelines
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
+from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     BURNED_IN,
     Code,
     Decision,
     DerivedImage,
     Finding,
+    Heatmap,
     ImageKind,
+    JudgedView,
     Measurement,
     PipelineResult,
     QualityNote,
 )
+from ai_pipeline.fetal_head import biometry
+from ai_pipeline.fetal_head.biometry import HEAD_CIRCUMFERENCE
+from ai_pipeline.images.render import YELLOW
 from dicom_node import results
-from dicom_node.model.kinds import ResultKind
-from dicom_node.results import ResultContext, SourceObject
-from dicom_node.results.common.concepts import SCHEME_UID
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.walk import items
+from dicom_node.errors import ResultRefused
+from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.results import ResultContext, SourceObject, gate
+from dicom_node.results.common import concepts, iods, organs
+from dicom_node.results.common.source import as_judged, read_sources
+from dicom_node.results.deidentify import profile
+from dicom_node.results.sc.page import summary_of
+from dicom_node.results.sr import reading
+from dicom_node.results.sr.examination import _common_region
 from tests.result_images import (
+    ANALYSED_AT,
+    CALIBRATED,
     CARDIOMEGALY,
     CR,
     DX,
     EFFUSION,
+    INSTALLATION,
     LUNG,
     NODULE,
     UNCALIBRATED,
@@ -42,9 +68,13 @@ from tests.result_images import (
     speckle,
     write_image,
 )
-from tests.result_reading import content, named, of_type, read_result
+from tests.result_reading import code_of, content, groups_of, named, of_type, read_result
+from tests.unit.ai_pipeline.phantoms import ArrayImage
+from tests.unit.heads import HEAD, drawn_head
 
 BOX = (50.5, 60.25, 150.0, 170.0)
+
+
 TEXT = (10.0, 20.0, 60.0, 30.0)
 
 
@@ -131,16 +161,6 @@ def test_the_short_result_and_what_must_be_read_beside_it_stand_in_the_conclusio
     assert all(line in on_image for line in lines) and "few false alarms" not in on_image
 
 
-def test_no_object_for_a_reader_writes_a_class_as_files_do(tmp_path: Path) -> None:
-    one = film(tmp_path)
-    code = Code("SEROUS", "99AINODE", "Serous cystadenoma")
-    serous = finding(code, 0.834, one.image.uid, BOX, label="Serous_Cystadenoma", reliability="half.")
-    faces = built(context(), one, PipelineResult(findings=(serous,)))
-    for kind in (ResultKind.SR, ResultKind.GSPS):
-        assert "erous cystadenoma" in str(faces[kind])
-        assert "Serous_" not in str(faces[kind])
-
-
 @pytest.mark.parametrize(("unsure", "word"), [(True, "Cannot exclude"), (False, "Not found")])
 def test_nothing_is_called_not_found_where_the_model_is_unsure(
     tmp_path: Path, unsure: bool, word: str
@@ -195,22 +215,18 @@ def test_how_many_such_calls_are_right_is_one_remark_on_the_image(tmp_path: Path
 
 def test_nothing_found_is_said_only_of_what_was_looked_for(tmp_path: Path) -> None:
     one = film(tmp_path)
-    uid, kinds = one.image.uid, [ResultKind.SR, ResultKind.GSPS, ResultKind.SC]
+    uid = one.image.uid
     absent = finding(CARDIOMEGALY, 0.01, uid, decision=Decision.ABSENT)
+    burned_in = "AI: burned-in annotation found; this AI does not assess the image."
     said = {
         "AI: Not found: cardiomegaly.": ("NONEFOUND", (absent,)),
         "AI: no burned-in text found; this AI does not assess the image.": ("NOTASSESSED", (burned(uid),)),
-        "AI: burned-in annotation found; this AI does not assess the image.": (
-            "NOTASSESSED",
-            (burned(uid, TEXT),),
-        ),
+        burned_in: ("NOTASSESSED", (burned(uid, TEXT),)),
         "AI: nothing stated about this image.": ("NOTASSESSED", ()),
     }
     for words, (answer, found) in said.items():
-        assert conclusion(
-            built(context(kinds=kinds), one, PipelineResult(findings=found))[ResultKind.SR]
-        ).startswith(words)
-        faces = built(context(kinds=kinds), one, PipelineResult(findings=found))
+        faces = built(CTX, one, PipelineResult(findings=found))
+        assert conclusion(faces[ResultKind.SR]).startswith(words)
         assert value(faces[ResultKind.SR], "RESULT") == answer
         assert words in str(faces[ResultKind.GSPS])
         assert all("no finding" not in str(face).lower() for face in faces.values())
@@ -304,6 +320,9 @@ def test_the_examination_is_told_by_the_sources_codes_or_by_its_view(tmp_path: P
     assert [item.CodeValue for item in told.PerformedProcedureCodeSequence] == ["XR1"]
     assert [item.CodeMeaning for item in untold.PerformedProcedureCodeSequence] == ["Plain chest X-ray"]
     assert value(told, "121058") == value(untold, "121058") == "43468-8", "no local code"
+    (procedure,) = named(untold, "121058")
+    (site,) = named(procedure, "363704007")
+    assert site.ConceptCodeSequence[0].CodeMeaning == "Chest", "the code of CID 100 names no body part"
     newer = Dataset()
     newer.CodeValue, newer.CodingSchemeDesignator, newer.CodeMeaning = "36643-5", "LN", "XR Chest 2 Views"
     of_source = report(film(tmp_path, ProcedureCodeSequence=[local, newer]))
@@ -311,6 +330,29 @@ def test_the_examination_is_told_by_the_sources_codes_or_by_its_view(tmp_path: P
     ultrasound = report(still(tmp_path))
     assert value(ultrasound, "121058") == "363679005"
     assert ultrasound.PerformedProcedureCodeSequence[0].CodeMeaning == "Diagnostic ultrasonography"
+
+
+def test_all_faces_state_the_view_as_which_the_image_was_judged(tmp_path: Path) -> None:
+    """Stamped AP, while the header says PA: one voice in library and summary."""
+    one = film(tmp_path, ViewPosition="PA")
+    result = PipelineResult(views=(JudgedView(one.image.uid, "AP"),))
+    faces = built(context(), one, result)
+    (library,) = named(faces[ResultKind.SR], "111028")
+    assert value(library, "111031") == "399348003"
+    assert "View: AP" in str(summary_of(context(), as_judged(read_sources([one]), result.views), result))
+
+
+@pytest.mark.parametrize(
+    ("image", "series", "said"),
+    [("R", "L", ""), ("R", "", "R"), ("", "L", "L"), ("B", "L", ""), ("U", "", "")],
+)
+def test_all_faces_state_one_side(tmp_path: Path, image: str, series: str, said: str) -> None:
+    one = still(tmp_path, BodyPartExamined="BREAST", Laterality=series, ImageLaterality=image)
+    found = finding(NODULE, 0.8, one.image.uid, BOX, site=LUNG)
+    faces = built(context(), one, PipelineResult(findings=(found,)))
+    stated = named(faces[ResultKind.SR], "272741003")
+    assert [str(item.ConceptCodeSequence[0].CodeMeaning)[:1] for item in stated] == [said] * bool(said)
+    assert faces[ResultKind.GSPS].Laterality == said
 
 
 def test_the_image_library_tells_view_and_region_and_no_modality_that_is_none(tmp_path: Path) -> None:
@@ -333,20 +375,526 @@ def test_every_reference_to_a_cine_names_its_frames(tmp_path: Path) -> None:
         assert all(item.ReferencedSOPSequence[0].get("ReferencedFrameNumber") for item in images)
 
 
-def test_the_private_scheme_says_what_it_is_and_no_person_is_named_as_the_maker(tmp_path: Path) -> None:
-    faces = built(context(), film(tmp_path), PipelineResult())
-    for face in faces.values():
-        schemes = {item.CodingSchemeDesignator: item for item in face.CodingSchemeIdentificationSequence}
-        scheme = schemes["99AINODE"]
-        assert scheme.CodingSchemeUID == SCHEME_UID
-        assert scheme.CodingSchemeResponsibleOrganization
-    assert not faces[ResultKind.GSPS].get("ContentCreatorName")
+# In no dictionary of pydicom or highdicom; their sources stand beside them.
+CHECKED_BY_HAND = {("UMLS", "C0034375")} | {
+    ("SCT", value)
+    for value in (
+        "705057003", "399208008", "309529002", "786838002", "46621007", "8186001", "233604007", "95436008",
+        "87433001", "51615001", "39839004",
+    )
+}  # fmt: skip
 
 
-def test_a_number_is_not_changed_by_its_findings_decision(tmp_path: Path) -> None:
+FORMER = {(code.scheme_designator, code.value) for code in concepts.FORMER_REGIONS.values()}
+
+
+def _codes(value: object) -> Iterator[DicomCode]:
+    if isinstance(value, DicomCode):
+        yield value
+    elif isinstance(value, Mapping | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _codes(part)
+
+
+def _ours() -> dict[str, DicomCode]:
+    named = [
+        (name, code)
+        for module in (concepts, profile)
+        for name, value in vars(module).items()
+        for code in _codes(value)
+    ]
+    written = (LENGTH, *UNITS.values())
+    named += [(code.meaning, DicomCode(code.value, code.scheme, code.meaning)) for code in written]
+    return {f"{name} {code.value}": code for name, code in named}
+
+
+def _cards() -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in (Path(ai_pipeline.__file__).parent / "cards").glob("*.toml"):
+        for label in tomllib.loads(path.read_text(encoding="utf-8")).get("labels", ()):
+            for role in ("code", "site"):
+                if role in label:
+                    found[f"{path.stem} {label['name']} {role}"] = label[role]
+    return found
+
+
+def _known_meanings(scheme: str, value: str) -> set[str]:
+    words = {
+        meaning
+        for values in dictionary.get(scheme, {}).values()
+        for code, (meaning, _cids) in values.items()
+        if code == value
+    }
+    regions = iods.regions()
+    words |= {code.meaning for code in regions if (code.scheme_designator, code.value) == (scheme, value)}
+    return {word.lower().split(" (")[0] for word in words}
+
+
+def _is_right(scheme: str, value: str, meaning: str) -> bool:
+    """Ours, in a dictionary by these words, or CHECKED_BY_HAND, where its source is named."""
+    if scheme == concepts.SCHEME or (scheme, value) in CHECKED_BY_HAND | FORMER:
+        return True
+    return meaning.lower() in _known_meanings(scheme, value)
+
+
+def test_the_dictionaries_know_our_codes_by_the_same_words() -> None:
+    ours = _ours()
+    assert len(ours) > 50
+    assert {
+        name: code
+        for name, code in ours.items()
+        if not _is_right(code.scheme_designator, code.value, code.meaning)
+    } == {}
+
+
+def test_each_code_of_a_card_has_its_source_beside_it_and_the_dictionarys_words() -> None:
+    cards = _cards()
+    assert len(cards) > 20
+    assert {
+        name: code
+        for name, code in cards.items()
+        if not (code["source"] and _is_right(code["scheme"], code["value"], code["meaning"]))
+    } == {}
+
+
+def test_what_was_checked_by_hand_is_what_no_dictionary_has() -> None:
+    wrongly = {code for code in CHECKED_BY_HAND if _known_meanings(*code)}
+    assert wrongly == set()
+
+
+def test_no_private_code_means_two_things() -> None:
+    numbers = [
+        concepts.number_of(finding(BURNED_IN, 0.9, "1.2", label=label, model=UNCALIBRATED))
+        for label in ("Burned-in text", "Burned-in banner")
+    ]
+    calibrated = finding(CARDIOMEGALY, 0.5, "1.2")
+    numbers += [concepts.number_of(calibrated), concepts.number_of(replace(calibrated, model=UNCALIBRATED))]
+    assert len({number.value for number in numbers}) == len({number.meaning for number in numbers}) == 4
+    assert all(len(number.value) <= 16 for number in numbers)
+    values = [code.value for code in concepts.PRIVATE]
+    assert len(set(values)) == len(values)
+    assert {code.scheme_designator for code in concepts.PRIVATE} == {concepts.SCHEME}
+
+
+def test_the_decision_is_no_part_of_the_numbers_name() -> None:
+    values = [finding(CARDIOMEGALY, 0.5, "1.2", decision=decision) for decision in Decision]
+    assert len({concepts.number_of(value).value for value in values}) == 1
+
+
+CHEST, HEAD_REGION, PELVIS, BREAST, WHOLE = "51185008", "69536005", "12921003", "76752008", "38266002"
+
+
+OWN = {"chest_xray": CHEST, "fetal_head": HEAD_REGION, "ovarian": PELVIS}  # the others are for no one part
+
+
+def region(value: str, scheme: str, meaning: str, part: str | None = None) -> dict[str, Any]:
+    """Attributes with this Anatomic Region Sequence and Body Part Examined."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return {"AnatomicRegionSequence": [item], "BodyPartExamined": part}
+
+
+# Attributes of a header, and what the report says; None: what the pipeline is made for.
+HEADERS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "body part": ({"BodyPartExamined": "CHEST"}, CHEST),
+    "body part in small letters": ({"BodyPartExamined": "chest"}, CHEST),
+    "breast": ({"BodyPartExamined": "BREAST"}, BREAST),
+    "no body part": ({"BodyPartExamined": None}, None),
+    "empty body part": ({"BodyPartExamined": ""}, None),
+    "body part that no table has": ({"BodyPartExamined": "ABDOM/RAD"}, None),
+    "organ in a region": ({"BodyPartExamined": "OVARY"}, PELVIS),
+    "code of an organ in a region": (region("15497006", "SCT", "Ovary"), PELVIS),
+    "code of today": (region("816094009", "SCT", "Chest"), CHEST),
+    "former code": (region("51185008", "SCT", "Chest"), CHEST),
+    "SNOMED RT": (region("T-D3000", "SRT", "Chest"), CHEST),
+    "SNOMED RT as SNM3": (region("T-D3000", "SNM3", "Chest"), CHEST),
+    "head in SNOMED RT": (region("T-D1100", "SRT", "Head", "CHEST"), HEAD_REGION),
+    "finer than a region, with a body part": (region("43799004", "SCT", "Thoracic cavity", "CHEST"), CHEST),
+    "finer than a region": (region("43799004", "SCT", "Thoracic cavity"), None),
+    "private": (region("X", "99SITE", "Box"), None),
+    "empty sequence": ({"AnatomicRegionSequence": [], "BodyPartExamined": None}, None),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], results.SourceObject]:
+    folder = tmp_path_factory.mktemp("headers")
+    pixels = {DX: grey_image(32, 32), US: speckle(32, 32)}
+    with quiet_pydicom():
+        return {
+            (kind, name): source(write_image(folder / f"{kind}-{number}.dcm", kind, pixels[kind], **header))
+            for number, (name, (header, _)) in enumerate(HEADERS.items())
+            for kind in pixels
+        }
+
+
+def regions_of(report: results.BuiltObject) -> list[str]:
+    return [str(item.ConceptCodeSequence[0].CodeValue) for item in named(read_result(report), "123014")]
+
+
+@pytest.mark.parametrize("pipeline", sorted(pipelines.PIPELINES))
+def test_a_report_says_its_target_region(
+    images: dict[tuple[str, str], results.SourceObject], pipeline: str
+) -> None:
+    kind = DX if pipeline == "chest_xray" else US
+    made = pipelines.create(pipeline)
+    circumstances = context(kinds=[ResultKind.SR], pipeline=pipeline, region=made.card.region)
+    headers = HEADERS if pipeline in ("chest_xray", "fetal_head") else ("breast", "no body part")
+    found = {}
+    for header in headers:
+        (report,) = results.build(circumstances, [images[kind, header]], PipelineResult())
+        found[header] = regions_of(report)
+    own = OWN.get(pipeline, WHOLE)
+    assert found == {header: [HEADERS[header][1] or own] for header in headers}
+
+
+def test_the_report_of_a_failure_says_it_too(images: dict[tuple[str, str], results.SourceObject]) -> None:
+    pelvis = Code("816092008", "SCT", "Pelvis")
+    (report,) = results.build_failure(
+        context(kinds=[ResultKind.SR], region=pelvis), [images[US, "no body part"]], "out of memory"
+    )
+    assert regions_of(report) == [PELVIS]
+
+
+def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() -> None:
+    nowhere = {"artery", "endo-arterial", "endo-vascular", "endo-venous", "joint", "lumen of blood vessel"}
+    nowhere |= {"vein", "cardiovascular system", "phantom", "saphenous vein", "entire body"}
+    for organ in iods.regions():
+        if organ.meaning.lower() not in nowhere and _common_region(organ) is None:
+            region = organs.region_of(organ.value)
+            assert region is not None and _common_region(region) is not None, organ.meaning
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["findings alone", "beside measurements"])
+def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: bool) -> None:
     one = film(tmp_path)
-    doubtful = finding(NODULE, 0.5, one.image.uid, BOX, decision=Decision.INDETERMINATE)
-    for found in (doubtful, replace(doubtful, decision=Decision.PRESENT)):
-        (group,) = named(report(one, found), "125007")
-        number, *_ = of_type(group, "NUM")
-        assert number.ConceptNameCodeSequence[0].CodeMeaning == "AI estimated probability of Nodule of lung"
+    uid = one.image.uid
+    found = (
+        finding(CARDIOMEGALY, 0.83, uid, BOX),
+        finding(NODULE, 0.4, uid, decision=Decision.INDETERMINATE),
+        finding(EFFUSION, 0.07, uid, decision=Decision.ABSENT),
+    )
+    given = PipelineResult(findings=found, measurements=measured(uid)[:beside])
+    [made] = results.build(context(kinds=[ResultKind.SR]), [one], given)
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(made.data or b"")
+
+    rows = reading.findings(path)
+    assert [(row["finding"], row["decision"]) for row in rows] == [
+        ("Cardiomegaly", "present"),
+        ("Nodule of lung", "indeterminate"),
+        ("Pleural effusion", "absent"),
+    ]
+    assert [sorted(value.split()[0] for value in row["numbers"].values()) for row in rows] == [
+        ["41.0", "83.0"],
+        ["40.0", "41.0"],
+        ["7.0"],
+    ]
+    assert [bool(row["region"]) for row in rows] == [True, False, False]
+    assert {row["model"] for row in rows} == {"chest-lite0 1"}
+    assert "Suspected: cardiomegaly." in reading.conclusion(path)
+    assert [row["number"] for row in reading.measurements(path)] == ["0.543 {ratio}"] * beside
+    drawn = {(row["finding"], row["number"]) for row in reading.places(path)}
+    ratios = {("Cardiothoracic ratio", "0.543 {ratio}")} if beside else set()
+    assert drawn == {("Cardiomegaly", "83.0 % (cut-off 41.0 %)"), *ratios}
+
+
+CTX = context(CALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
+
+
+HEART = ((30.0, 60.0), (50.0, 60.0), (50.0, 70.0), (80.0, 70.0))
+
+
+THORAX = ((10.0, 80.0), (50.0, 80.0), (50.0, 76.0), (102.0, 76.0))
+
+
+def measured(uid: str) -> tuple[Measurement, ...]:
+    mm = ratio.MILLIMETRES
+    return (
+        Measurement(
+            uid,
+            "Cardiothoracic ratio",
+            ratio.CARDIOTHORACIC_RATIO,
+            0.543,
+            ratio.RATIO_UNIT,
+            (HEART, THORAX),
+            CALIBRATED,
+            ratio.THORAX,
+        ),
+        Measurement(uid, "Heart width", ratio.WIDTH, 150.0, mm, (HEART,), CALIBRATED, ratio.HEART),
+        Measurement(uid, "Thoracic width", ratio.WIDTH, 276.0, mm, (THORAX,), CALIBRATED, ratio.THORAX),
+    )
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> dict[ResultKind, Dataset]:
+    """Report, presentation state and picture, with a box beside the lines."""
+    one = source(write_image(tmp_path_factory.mktemp("measured") / "dx.dcm", DX, grey_image()))
+    box = finding(NODULE, 0.8, one.image.uid, (5, 5, 25, 25))
+    return built(CTX, one, PipelineResult(findings=(box,), measurements=measured(one.image.uid)))
+
+
+def pairs(data: list[float]) -> tuple[tuple[float, float], ...]:
+    return tuple(zip(data[::2], data[1::2], strict=True))
+
+
+def test_the_report_has_each_number_with_its_lines_its_site_and_its_model(
+    faces: dict[ResultKind, Dataset],
+) -> None:
+    report = faces[ResultKind.SR]
+    [number] = named(report, "CARDIOTHORACIC")
+    assert float(number.MeasuredValueSequence[0].NumericValue) == 0.543
+    assert [pairs(list(item.GraphicData)) for item in number.ContentSequence] == [HEART, THORAX]
+    widths = named(report, "103355008")
+    assert [float(one.MeasuredValueSequence[0].NumericValue) for one in widths] == [150.0, 276.0]
+    groups = [group for group in groups_of(report) if named(group, "103355008")]
+    sites = [named(group, "363698007")[0].ConceptCodeSequence[0].CodeMeaning for group in groups]
+    assert sites == ["Heart", "Chest"]
+    assert all(str(named(group, "111001")[0].TextValue) == CALIBRATED.id for group in groups)
+    assert conclusion(report).startswith("AI: Cardiothoracic ratio 0.54. Heart width 150 mm.\r\n")
+
+
+def test_the_presentation_state_has_the_same_lines_under_the_same_tracking_uids(
+    faces: dict[ResultKind, Dataset],
+) -> None:
+    tracked = {
+        str(named(group, "112039")[0].TextValue): str(named(group, "112040")[0].UID)
+        for group in groups_of(faces[ResultKind.SR])
+    }
+    drawn = list(items(faces[ResultKind.GSPS]))
+    for identifier, line in (("AI Heart width, image 1", HEART), ("AI Thoracic width, image 1", THORAX)):
+        pieces = [
+            pairs(list(graphic.GraphicData))
+            for graphic in drawn
+            if graphic.get("GraphicType") == "INTERPOLATED" and graphic.TrackingUID == tracked[identifier]
+        ]
+        assert pieces == [(line[place], line[place + 1]) for place in range(3)]
+    [words] = [text for item in drawn if "\r\n" in (text := str(item.get("UnformattedTextValue", "")))]
+    assert words.split("\r\n") == [
+        "AI: Cardiothoracic ratio 0.54. Heart width 150 mm.",
+        "Suspected: nodule of lung.",
+        "Thoracic width 276 mm",
+    ]
+
+
+def test_the_picture_shows_the_lines(faces: dict[ResultKind, Dataset]) -> None:
+    yellow = (faces[ResultKind.SC].pixel_array == YELLOW).all(axis=-1)
+    for line in (HEART, THORAX):
+        rows, columns = (np.array([point[axis] for point in line], int) for axis in (1, 0))
+        assert all(yellow[row, min(columns) + 3] or yellow[row, max(columns) - 3] for row in rows)
+
+
+def length(one: SourceObject, value: float = 2.31, frame: int | None = None) -> Measurement:
+    line = ((10.5, 20.25), (90.0, 60.75))
+    return Measurement(one.image.uid, "Length", LENGTH, value, UNITS["cm"], (line,), frame=frame)
+
+
+def test_a_measurement_is_a_group_with_its_number_and_its_line_and_claims_no_probability(
+    tmp_path: Path,
+) -> None:
+    one = still(tmp_path)
+    [group] = groups_of(report(one, measurements=(length(one),)))
+    [number] = of_type(group, "NUM")
+    assert code_of(number) == "410668003"
+    value = number.MeasuredValueSequence[0]
+    assert (float(value.NumericValue), value.MeasurementUnitsCodeSequence[0].CodeValue) == (2.31, "cm")
+    [line] = of_type(number, "SCOORD")
+    assert line.GraphicType == "POLYLINE"
+    assert list(line.GraphicData) == [10.5, 20.25, 90.0, 60.75]
+    [image] = of_type(line, "IMAGE")
+    assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == one.image.uid
+    said = [item.ConceptCodeSequence[0].CodeMeaning.lower() for item in of_type(group, "CODE")]
+    assert "read from image, for review" in said
+    assert not named(group, "111012")
+
+
+def test_a_measurement_of_a_cine_names_its_frame(tmp_path: Path) -> None:
+    cine = source(write_image(tmp_path / "cine.dcm", US_MULTI_FRAME, speckle(frames=4)))
+    [group] = groups_of(report(cine, measurements=(length(cine, frame=3),)))
+    frames = [int(item.ReferencedSOPSequence[0].ReferencedFrameNumber) for item in of_type(group, "IMAGE")]
+    assert frames == [3, 3]
+
+
+def test_impossible_measurements_do_not_leave(tmp_path: Path) -> None:
+    one = still(tmp_path)
+    good = length(one)
+    for wrong in (
+        replace(good, source_uid="1.2.3"),
+        replace(good, frame=2),
+        replace(good, lines=(((10.0, 10.0), (9000.0, 10.0)),)),
+        replace(good, lines=(((10.0, 10.0), (10.0 + 1e-9, 10.0)),)),
+    ):
+        with pytest.raises(ResultRefused):
+            report(one, measurements=(wrong,))
+
+
+@pytest.mark.parametrize("graphic", [[1, 1, 1, 1], [1, 1, 5, 5, 1, 1], [1, 1, 5], [1, 1, 9000, 5]])
+def test_the_gate_takes_no_other_graphic_for_a_length(tmp_path: Path, graphic: list[float]) -> None:
+    one = still(tmp_path)
+    read = report(one, measurements=(length(one),))
+    [line] = of_type(read, "SCOORD")
+    line.GraphicData = graphic
+    buffer = io.BytesIO()
+    with quiet_pydicom():
+        read.save_as(buffer)
+    ctx = context(kinds=[ResultKind.SR])
+    with pytest.raises(ResultRefused, match=r"an open line|reaches out of its image"):
+        gate.check(buffer.getvalue(), read, ctx, ResultKind.SR, read_sources([one]))
+
+
+OUTLINED = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
+
+
+ONLY_REPORT = context(UNCALIBRATED, kinds=[ResultKind.SR])
+
+
+WITH_MAPS = context(UNCALIBRATED, kinds=[ResultKind.HEATMAP])
+
+
+NAME = (slice(300, 330), slice(20, 120))
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
+    pixels, _ = drawn_head()
+    pixels[NAME] = 255
+    path = tmp_path_factory.mktemp("head") / "us.dcm"
+    return source(write_image(path, US, pixels, BodyPartExamined="HEAD", Laterality=None))
+
+
+def result_of(frame: SourceObject, *, cleaned: bool) -> PipelineResult:
+    header, uid = frame.image.header, frame.image.uid
+    taken = biometry.measurements(uid, header, HEAD, (0.2, 0.2), UNCALIBRATED, "1")
+    pixels = frame.image.stored(0).copy()
+    pixels[NAME] = 0
+    picture = DerivedImage(ImageKind.CLEANED, uid, pixels[None], "MONOCHROME2", "text", verified=True)
+    return PipelineResult(
+        images=(picture,) if cleaned else (), measurements=taken, models=(UNCALIBRATED,), drawn_on="cleaned"
+    )
+
+
+@pytest.fixture(scope="module")
+def outlined(frame: SourceObject) -> dict[ResultKind, Dataset]:
+    """Report, presentation state and picture."""
+    return built(OUTLINED, frame, result_of(frame, cleaned=True))
+
+
+def test_the_report_has_lengths_by_loinc_each_with_its_line_the_circumference_with_the_outline(
+    outlined: dict[ResultKind, Dataset],
+) -> None:
+    report = outlined[ResultKind.SR]
+    [circumference], [_], [_] = (named(report, code) for code in ("11984-2", "11820-8", "11851-3"))
+    value = circumference.MeasuredValueSequence[0]
+    assert float(value.NumericValue) == pytest.approx(HEAD.circumference * 0.2, abs=0.06)
+    assert value.MeasurementUnitsCodeSequence[0].CodeValue == "mm"
+    assert circumference.ConceptNameCodeSequence[0].CodingSchemeDesignator == "LN"
+    [outline] = circumference.ContentSequence
+    points = np.reshape(outline.GraphicData, (-1, 2))
+    assert (outline.GraphicType, len(points)) == ("POLYLINE", 73)
+    assert (points[0] == points[-1]).all()
+    assert np.allclose(points[:-1], HEAD.polygon(), atol=0.01)
+
+
+def test_the_report_says_that_nothing_else_was_assessed(outlined: dict[ResultKind, Dataset]) -> None:
+    report = outlined[ResultKind.SR]
+    answers = [item.ConceptCodeSequence[0].CodeValue for item in of_type(report, "CODE")]
+    assert "MEASURED" in answers and "NOTASSESSED" not in answers
+    texts = [str(item.TextValue) for item in of_type(report, "TEXT")]
+    assert any(text.startswith("AI: Head circumference ") for text in texts)
+    assert not any("nothing stated" in text or "does not assess" in text for text in texts)
+
+
+def test_the_presentation_state_has_the_outline_as_one_closed_line_under_the_same_tracking_uid(
+    outlined: dict[ResultKind, Dataset],
+) -> None:
+    state = list(items(outlined[ResultKind.GSPS]))
+    drawn = [item for item in state if item.get("GraphicType") == "INTERPOLATED"]
+    [outline] = [item for item in drawn if item.NumberOfGraphicPoints == 73]
+    assert outline.GraphicFilled == "N"
+    assert list(outline.GraphicData[:2]) == list(outline.GraphicData[-2:])
+    assert outline.TrackingUID in {str(item.UID) for item in of_type(outlined[ResultKind.SR], "UIDREF")}
+    said = [item.UnformattedTextValue for item in state if "UnformattedTextValue" in item]
+    assert any(text.startswith("AI: Head circumference ") for text in said)
+    assert not any("nothing stated" in text for text in said)
+
+
+def test_the_picture_shows_the_outline_on_cleaned_pixels_and_no_name(
+    frame: SourceObject, outlined: dict[ResultKind, Dataset]
+) -> None:
+    pixels = outlined[ResultKind.SC].pixel_array
+    yellow = (pixels == YELLOW).all(axis=-1)
+    assert all(yellow[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3].any() for x, y in HEAD.polygon())
+    assert (frame.image.display(0)[NAME] == 255).all()
+    assert (pixels[NAME] == 0).all()
+
+
+def test_without_a_verified_cleaned_image_there_is_no_picture_but_the_report(frame: SourceObject) -> None:
+    found = result_of(frame, cleaned=True)
+    for images in ((), (replace(found.images[0], verified=False),)):
+        made = results.build(OUTLINED, [frame], replace(found, images=images))
+        assert {one.kind for one in made} == {ResultKind.SR, ResultKind.GSPS}
+
+
+def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
+    bare = frame.image.display(0)
+    heat = Heatmap(np.zeros(bare.shape[:2], np.float32), "class activation")
+    says = finding(NODULE, 0.9, frame.image.uid, model=UNCALIBRATED, evidence=heat)
+    with_none, cleaned = (
+        built(WITH_MAPS, frame, replace(result_of(frame, cleaned=cleaned), findings=(says,)))
+        for cleaned in (False, True)
+    )
+    assert ResultKind.HEATMAP not in with_none, "nothing is there that it may be drawn on"
+    picture = cleaned[ResultKind.HEATMAP]
+    assert picture.SyntheticData == "YES"
+    assert (bare[NAME] == 255).all()
+    assert (picture.pixel_array[NAME] < 200).any(axis=-1).all()
+
+
+def test_the_codes_are_those_of_fetal_biometry() -> None:
+    assert HEAD_CIRCUMFERENCE.value == codes.LN.HeadCircumference.value
+    taken = biometry.measurements(
+        "1.2.3", ArrayImage(drawn_head()[0][None]).header, HEAD, None, UNCALIBRATED, "1"
+    )
+    known = {str(code.value) for code in codes.CID12005.concepts.values()}
+    assert {one.quantity.value for one in taken} <= known
+
+
+def subjects(dataset: Dataset) -> list[list[str]]:
+    """Subject context of the document, then of each measurement group: class and ID."""
+    return [
+        [
+            item.ConceptCodeSequence[0].CodeValue if item.ValueType == "CODE" else str(item.TextValue)
+            for item in place.ContentSequence
+            if code_of(item) in {"121024", "121030"}
+        ]
+        for place in (dataset, *groups_of(dataset))
+    ]
+
+
+def test_the_subject_of_a_fetal_measurement_is_the_fetus(outlined: dict[ResultKind, Dataset]) -> None:
+    """PS3.16 TID 1006 and TID 1008; 121026 is Fetus. Without it the mother's head was measured."""
+    report = outlined[ResultKind.SR]
+    assert subjects(report) == [["121026", "1"]] * 4
+    assert report.PatientName == "Test^US"
+
+
+def test_of_several_fetuses_each_group_names_its_own_and_the_document_none(frame: SourceObject) -> None:
+    result = result_of(frame, cleaned=False)
+    first, second, third = result.measurements
+    both = replace(result, measurements=(replace(first, fetus="A"), replace(second, fetus="B")))
+    assert subjects(built(ONLY_REPORT, frame, both)[ResultKind.SR]) == [[], ["121026", "A"], ["121026", "B"]]
+    beside = replace(result, measurements=(first, replace(third, fetus="")))
+    assert subjects(built(ONLY_REPORT, frame, beside)[ResultKind.SR]) == [[], ["121026", "1"], []]
+
+
+def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
+    frame: SourceObject, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.dcm"
+    for fetus, wanted in (("B", ["121026", "B"]), ("", [])):
+        result = result_of(frame, cleaned=False)
+        of_it = replace(result, measurements=tuple(replace(one, fetus=fetus) for one in result.measurements))
+        built(ONLY_REPORT, frame, of_it)[ResultKind.SR].save_as(path)
+        note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION)
+        made = results.build_rejection([path], *note)
+        assert subjects(read_result(made))[0] == wanted

@@ -1,127 +1,160 @@
-"""The database: schema versions, compare-and-set moves, life-cycle laws."""
+"""The database: migrations, moves, wake-ups, rights, and servers that are away or lie."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import multiprocessing
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import os
+import re
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Column, Date, DateTime, LargeBinary, MetaData, String, Table, event, func, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
 
-from dicom_node.errors import DatabaseNotReady, IllegalTransition
-from dicom_node.events import JOB_STARTED, STUDY_COMPLETE, STUDY_RELEASED
+from dicom_node import events, preflight
+from dicom_node.background import Background, inode
+from dicom_node.config.sections import TelemetrySettings, WorkerSettings
+from dicom_node.config.settings import PeerSettings
+from dicom_node.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
+from dicom_node.events import INDEXING_BACK, INDEXING_FAILED, STUDY_COMPLETE, EventType
+from dicom_node.jobs.queue import ClaimedJob, JobQueue
+from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.model.lifecycle import (
     LIFE_CYCLES,
+    READ_FROM_WORK,
+    CommitmentState,
     DeliveryState,
+    FetchState,
+    HeldState,
     JobState,
+    RequestedState,
     StudyState,
-    study_state,
+    WorkitemState,
 )
-from dicom_node.store import (
-    accounts,  # noqa: F401  (its tables belong to Base.metadata)
-    leases,
-    migrate,
-)
+from dicom_node.model.roles import Role, UserRole
+from dicom_node.monitoring.disk import note_free_space
+from dicom_node.monitoring.drift import forget_old, report_drift
+from dicom_node.monitoring.past import forget_past
+from dicom_node.monitoring.processes import Sign, SignsOfLife, forget_lost
+from dicom_node.notifications.gather import forget_removed
+from dicom_node.outbox.commitments import forget_requests
+from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.scu.destination import SendReport, SendStatus
+from dicom_node.services import deliveries, users
+from dicom_node.sitekey import path_of
+from dicom_node.store import leases, migrate, views
+from dicom_node.store.changes import SHORTEST, Changes
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Base, EventRow, Study
-from dicom_node.store.transitions import move_study, record
+from dicom_node.store.own_events import OwnEvents
+from dicom_node.store.patient_names import PatientNames
+from dicom_node.store.tables import (
+    Association,
+    Base,
+    ClaimedWorkitem,
+    Commitment,
+    Delivery,
+    EventRow,
+    Fetch,
+    HeldResult,
+    Job,
+    ReceivedObject,
+    RequestedCommitment,
+    Study,
+    StudyName,
+)
+from dicom_node.store.transitions import (
+    move_commitment,
+    move_delivery,
+    move_fetch,
+    move_held,
+    move_job,
+    move_requested,
+    move_study,
+    move_workitem,
+    record,
+    settle_study_as,
+    utc_now,
+)
+from dicom_node.studies.purge import purge, purge_results
+from tests.console_lab import ConsoleLab, add_users, quick_hasher
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.outbox_lab import Outbox
+from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.rows import a_job, a_result, a_study
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import Worker, configuration, register
+from tests.waiting import wait_until
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+POSTGRESQL = pytest.mark.debian("postgresql")
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    migrate.upgrade(database)
-    yield database
-    database.dispose()
-
-
-def a_study(database: Database, uid: str = "1.2.3") -> Study:
+def stored_study(database: Database, uid: str = "1.2.3") -> Study:
     study = Study(study_instance_uid=uid, first_received_at=NOW, last_received_at=NOW)
     with database.write() as session:
         session.add(study)
     return study
 
 
-def test_the_migrations_make_just_the_tables_of_the_program(database: Database) -> None:
-    with database.read() as session:
+def test_the_migrations_make_just_the_tables_of_the_program(filled_database: Database) -> None:
+    with filled_database.read() as session:
         context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_an_upgraded_database_passes_the_check_and_upgrades_again(database: Database) -> None:
-    migrate.check(database)
-    migrate.upgrade(database)
-    migrate.check(database)
-
-
-def test_an_empty_and_a_newer_database_are_refused(tmp_path: Path, database: Database) -> None:
-    empty = Database(f"sqlite:///{tmp_path / 'empty.db'}")
-    with pytest.raises(DatabaseNotReady, match="the database is empty: run `dicom-node db upgrade`"):
-        migrate.check(empty)
-    empty.dispose()
-    with database.write() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(DatabaseNotReady, match="newer"):
+def test_an_empty_database_is_brought_up_to_date_once_and_a_foreign_one_is_refused(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+    with pytest.raises(SchemaOutdated, match="the database is empty: run `dicom-node db upgrade`"):
         migrate.check(database)
-    with pytest.raises(DatabaseNotReady, match="newer"):
+    drawn = []
+    for _ in range(2):
         migrate.upgrade(database)
+        migrate.check(database)
+        with database.read() as session:
+            drawn += session.scalars(text("SELECT drawn FROM installation")).all()
+    assert len(drawn) == 2 and len(set(drawn)) == 1
+    for version, words in (("9999", "newer"), ("0034", "from before release")):
+        with database.write() as session:
+            session.execute(text(f"UPDATE alembic_version SET version_num = '{version}'"))
+        for refuse in (migrate.check, migrate.upgrade):
+            with pytest.raises(DatabaseNotReady, match=words):
+                refuse(database)
+    database.dispose()
 
 
-def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(database: Database) -> None:
-    with database.read() as session:
+def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(filled_database: Database) -> None:
+    with filled_database.read() as session:
         assert session.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
         assert session.execute(text("PRAGMA synchronous")).scalar_one() == 2
         assert session.execute(text("PRAGMA busy_timeout")).scalar_one() == 10_000
 
 
 def test_times_come_back_aware_and_naive_ones_are_refused(database: Database) -> None:
-    a_study(database)
+    stored_study(database)
     with database.read() as session:
         assert session.scalars(select(Study)).one().first_received_at == NOW
     with pytest.raises(Exception, match="without zone"), database.write() as session:
         session.add(
             Study(study_instance_uid="1.9", first_received_at=NOW.replace(tzinfo=None), last_received_at=NOW)
         )
-
-
-def test_a_move_writes_its_event_in_the_same_transaction(database: Database) -> None:
-    study = a_study(database)
-    with database.write() as session:
-        assert move_study(session, session.get_one(Study, study.id), STUDY_COMPLETE)
-    with database.read() as session:
-        assert session.get_one(Study, study.id).state is StudyState.COMPLETE
-        event = session.scalars(select(EventRow)).one()
-        assert (event.number, event.fields["before"], event.fields["after"]) == (
-            2011,
-            "receiving",
-            "complete",
-        )
-
-
-def test_an_event_of_a_study_tells_its_uid_in_the_log(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    study = a_study(database)
-    with caplog.at_level("INFO"), database.write() as session:
-        record(session, JOB_STARTED, study.id, job=7)
-        assert not caplog.text, "it is not true yet"
-    assert f"[3002] job started study={study.study_instance_uid} job=7" in caplog.text
-
-
-def test_a_move_that_the_table_lacks_is_refused(database: Database) -> None:
-    study = a_study(database)
-    with (
-        pytest.raises(IllegalTransition, match="is receiving: event 2014 cannot happen to it"),
-        database.write() as session,
-    ):
-        move_study(session, session.get_one(Study, study.id), STUDY_RELEASED)
 
 
 def _complete(url: str, study_id: int, wins: multiprocessing.SimpleQueue[bool]) -> None:
@@ -133,7 +166,7 @@ def _complete(url: str, study_id: int, wins: multiprocessing.SimpleQueue[bool]) 
 
 
 def test_of_many_processes_one_wins_a_move(database: Database) -> None:
-    study = a_study(database)
+    study = stored_study(database)
     context = multiprocessing.get_context("spawn")
     wins: multiprocessing.SimpleQueue[bool] = context.SimpleQueue()
     url = database.url.render_as_string(hide_password=False)
@@ -145,50 +178,9 @@ def test_of_many_processes_one_wins_a_move(database: Database) -> None:
     assert sorted(wins.get() for _ in racers) == [False, False, False, True]
 
 
-def test_no_event_leaves_a_state_as_it_is() -> None:
-    tables = LIFE_CYCLES.values()
-    assert [key for table in tables for key, after in table.items() if key[0] is after] == []
-
-
-@pytest.mark.parametrize(
-    ("jobs", "deliveries", "state"),
-    [
-        (["running", "failed"], [], "running"),
-        (["queued", "succeeded"], ["confirmed"], "queued"),
-        (["succeeded"], ["unconfirmed", "confirmed"], "delivering"),
-        (["failed"], ["pending"], "delivering"),  # the report "AI did not run" is on its way
-        (["failed"], ["confirmed"], "failed"),
-        (["succeeded"], ["dead", "confirmed"], "failed"),
-        (["succeeded", "not_applicable"], ["confirmed"], "delivered"),
-        (["not_applicable", "held"], [], "not_applicable"),
-        (["not_applicable", "held", "cancelled"], [], "not_applicable"),
-        (["cancelled"], [], "cancelled"),
-        (["succeeded"], [], "delivered"),
-        ([], [], "not_applicable"),
-    ],
-)
-def test_a_study_stands_where_its_jobs_and_deliveries_stand(
-    jobs: list[str], deliveries: list[str], state: str
-) -> None:
-    found = study_state([JobState(job) for job in jobs], [DeliveryState(item) for item in deliveries])
-    assert found == StudyState(state)
-
-
 def test_a_database_error_does_not_quote_the_patient(database: Database) -> None:
-    def write_twice() -> None:
-        with database.write() as session:
-            for _ in range(2):
-                session.add(
-                    Study(
-                        study_instance_uid="1",
-                        patient_id="SECRET",
-                        first_received_at=NOW,
-                        last_received_at=NOW,
-                    )
-                )
-
-    with pytest.raises(IntegrityError) as caught:
-        write_twice()
+    with pytest.raises(IntegrityError) as caught, database.write() as session:
+        session.add_all(a_study("1", patient_id="SECRET") for _ in range(2))
     assert "SECRET" not in str(caught.value)
 
 
@@ -203,24 +195,610 @@ def test_a_kept_lease_is_renewed_in_its_second_half_only(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("dicom_node.store.leases.time.monotonic", lambda: now)
+    # The module's own name for time: pytest reads the clock of this process, too.
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: now))
     asked: list[str] = []
     acquire = leases.acquire
     monkeypatch.setattr(leases, "acquire", lambda *given: asked.append(given[2]) or acquire(*given))
     ours, theirs = (leases.KeptLease(database, "work", owner, 60.0) for owner in ("us", "them"))
-    assert [ours.holds(), theirs.holds(), ours.holds(), theirs.holds()] == [True, False, True, False]
+    assert [ours.keep(), theirs.keep(), ours.keep(), theirs.keep()] == [True, False, True, False]
     now += 29
-    assert ours.holds()
-    assert asked == ["us", "them"]
+    assert (ours.keep(), asked) == (True, ["us", "them"])
     now += 2
-    assert (ours.holds(), theirs.holds()) == (True, False)
+    assert (ours.keep(), theirs.keep()) == (True, False)
     assert asked == ["us", "them", "us", "them"]
 
 
-def test_an_event_that_was_rolled_back_is_not_logged(
-    database: Database, caplog: pytest.LogCaptureFixture
+CHECKSUMS = Path(__file__).with_name("released.sha256")
+
+
+def test_the_migration_of_a_release_is_as_it_was_released() -> None:
+    released = dict(reversed(line.split()) for line in CHECKSUMS.read_text().splitlines())
+    files = sorted((migrate._MIGRATIONS / "versions").glob("[0-9]*.py"))
+    assert {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.name in released
+    } == (released), "write a new migration; make released-schema only before and with a release"
+    assert files[0].name in released
+
+
+@pytest.mark.parametrize("released", [line.split()[1][:4] for line in CHECKSUMS.read_text().splitlines()])
+def test_rows_of_every_release_are_read_by_this_program_after_the_upgrade(
+    tmp_path: Path, released: str
 ) -> None:
-    with caplog.at_level("INFO"), pytest.raises(RuntimeError), database.write() as session:
-        record(session, JOB_STARTED, None, job=7)
-        raise RuntimeError("the disk is full")
-    assert not caplog.text
+    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
+    config = migrate._config()
+    old = MetaData()
+    with database.alter() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, released)
+        old.reflect(connection)
+        filled = [
+            table for table in old.sorted_tables if table.name not in ("alembic_version", "installation")
+        ]
+        for table in filled:
+            connection.execute(
+                table.insert(), {column.name: a_value(table, column) for column in table.columns}
+            )
+    migrate.upgrade(database)
+    migrate.check(database)
+    with database.read() as session:
+        for mapper in Base.registry.mappers:
+            rows = session.scalars(select(mapper.class_)).all()
+            assert len(rows) == (mapper.local_table in filled or mapper.local_table.name in old.tables)
+    database.dispose()
+
+
+def a_value(table: Table, column: Column[Any]) -> object:
+    """A value of the column's type; each table has the row 1, which foreign keys name."""
+    if (table.name, column.name) == ("delivery", "original_id"):
+        return None  # a delivery is of a result or of an original
+    now = Base.metadata.tables.get(table.name)
+    if (
+        now is not None
+        and column.name in now.columns
+        and (words := getattr(now.columns[column.name].type, "enums", ()))
+    ):
+        return words[0]
+    kinds = {String: "1", DateTime: datetime(2026, 1, 2), Date: date(2026, 1, 2), LargeBinary: b"1"}
+    return next((value for kind, value in kinds.items() if isinstance(column.type, kind)), 1)
+
+
+ALL_EVENTS = [value for value in vars(events).values() if isinstance(value, EventType)]
+
+
+Move = Callable[[Session, Any, EventType], bool | int]
+
+
+MOVES: dict[str, tuple[type[Any], type[Any], Move]] = {
+    "study": (Study, StudyState, move_study),
+    "job": (Job, JobState, move_job),
+    "delivery": (Delivery, DeliveryState, move_delivery),
+    "request for storage commitment": (Commitment, CommitmentState, move_commitment),
+    "storage commitment asked of the node": (RequestedCommitment, RequestedState, move_requested),
+    "held result": (HeldResult, HeldState, lambda session, row, event: move_held(session, [row], event)),
+    "fetched study": (Fetch, FetchState, move_fetch),
+    "work item": (ClaimedWorkitem, WorkitemState, move_workitem),
+}
+
+
+@pytest.fixture(scope="module")
+def filled_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A study with a job, its result, which is held, a delivery, a request for commitment; a work item."""
+    folder: Path = tmp_path_factory.mktemp("life")
+    filled_database = Database(f"sqlite:///{folder / 'node.db'}")
+    migrate.upgrade(filled_database)
+    with filled_database.write() as session:
+        session.add(study := a_study("1.2.3", StudyState.RECEIVING))
+        session.flush()
+        session.add(job := a_job(study, JobState.QUEUED))
+        session.flush()
+        session.add(result := a_result(job))
+        session.flush()
+        named = {"began_at": NOW, "checked_at": NOW, "transaction_uid": "1.2.6"}
+        asked = {"asked_at": NOW, "next_at": NOW}
+        session.add_all(
+            [
+                Delivery(result_id=result.id, destination="pacs", next_at=NOW),
+                Commitment(transaction_uid="2.25.1", destination="pacs", deliveries=[1], asked_at=NOW),
+                HeldResult(result_id=result.id, study_id=study.id, since=NOW),
+                Fetch(peer="pacs", study_instance_uid="1.2.4", **asked),
+                RequestedCommitment(
+                    peer="us1", calling_ae="US1", transaction_uid="2.25.2", objects=["1.2 1.3"], **asked
+                ),
+                ClaimedWorkitem(
+                    peer="ris", workitem_uid="1.2.5", study_instance_uid="1.2.3", next_at=NOW, **named
+                ),
+            ]
+        )
+    yield filled_database
+    filled_database.dispose()
+
+
+def test_all_life_cycles_are_tried() -> None:
+    assert set(MOVES) == set(LIFE_CYCLES)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_an_event_moves_a_row_as_its_table_says_and_is_written_down_once(
+    filled_database: Database, name: str
+) -> None:
+    kind, _, move = MOVES[name]
+    wrong = []
+    for (state, happening), after in LIFE_CYCLES[name].items():
+        with filled_database.write() as session:
+            row = session.scalars(select(kind)).one()
+            row.state = state
+            session.flush()
+            before = events_in(session, happening)
+            moved = move(session, row, happening)
+            if not moved or row.state is not after or events_in(session, happening) != before + 1:
+                wrong.append((state, happening.number, row.state))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_an_event_that_the_table_lacks_is_refused_in_every_state(
+    filled_database: Database, name: str
+) -> None:
+    kind, states, move = MOVES[name]
+    wrong = []
+    with filled_database.write() as session:
+        row = session.scalars(select(kind)).one()
+        before = session.scalar(select(func.count(EventRow.id)))
+        for state in states:
+            row.state = state
+            session.flush()
+            for event in ALL_EVENTS:
+                if (state, event) in LIFE_CYCLES[name]:
+                    continue
+                with contextlib.suppress(IllegalTransition):
+                    move(session, row, event)
+                    wrong.append((state, event.number))
+                assert row.state is state
+        assert session.scalar(select(func.count(EventRow.id))) == before
+    assert wrong == []
+
+
+def test_a_study_that_is_received_or_in_quarantine_is_not_moved_by_its_work(
+    filled_database: Database,
+) -> None:
+    wrong = []
+    with filled_database.write() as session:
+        row = session.scalars(select(Study)).one()
+        for state in StudyState:
+            for after in StudyState:
+                if state in {StudyState.COMPLETE, *READ_FROM_WORK} and after in READ_FROM_WORK:
+                    continue
+                row.state = state
+                session.flush()
+                with contextlib.suppress(IllegalTransition):
+                    settle_study_as(session, row, after)
+                    wrong.append((state, after))
+    assert wrong == []
+
+
+def events_in(session: Session, event: EventType) -> int:
+    chosen = select(func.count(EventRow.id)).where(EventRow.number == event.number)
+    return session.scalar(chosen) or 0
+
+
+LONG = 60.0
+
+
+def test_an_event_that_another_process_commits_wakes_who_waits(database: Database) -> None:
+    ours, theirs = database, Database(database.url.render_as_string(hide_password=False))
+    ours.changes.follow(ours.engine)
+    wait_until(lambda: ours.changes.pause(LONG, found=False) > 1, 60, "it hears of changes")
+    time.sleep(2 * SHORTEST)  # the files of SQLite come to rest
+    seen, began = ours.changes.count, time.monotonic()
+    waiter = threading.Thread(target=ours.changes.wait, args=(seen, LONG, threading.Event()))
+    waiter.start()
+    with theirs.write() as session:
+        record(session, events.NODE_STARTED, version="1", ae_title="A")
+    waiter.join(LONG)
+    assert time.monotonic() - began < LONG / 2
+    assert ours.changes.count > seen
+    theirs.dispose()
+
+
+def test_who_waits_ends_with_the_stop_or_when_the_time_has_passed() -> None:
+    changes, stop = Changes(), threading.Event()
+    changes.wait(changes.count, 2 * SHORTEST, stop)
+    waiter = threading.Thread(target=changes.wait, args=(changes.count, LONG, stop))
+    waiter.start()
+    stop.set()
+    waiter.join(LONG / 2)
+    assert not waiter.is_alive()
+
+
+def test_pauses_grow_while_nothing_is_found_and_stay_short_where_nobody_announces() -> None:
+    changes, pause = Changes(), SHORTEST
+    for _ in range(100):
+        pause = changes.pause(pause, found=False)
+    assert pause == 0.25
+    assert changes.pause(pause, found=True) == SHORTEST
+
+
+def filled(folder: Path, database_url: str = "") -> Outbox:
+    """A study of one association, whose results wait for a peer that was tried."""
+    pacs = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=1, may=("receive",))
+    outbox = Outbox(folder, [pacs], database_url=database_url)
+    outbox.add_study(["pacs"])
+    away = [SendReport(SendStatus.UNREACHABLE, "", "away")] * 3
+    peer: Any = SimpleNamespace(send=lambda _: away, close=lambda: None)
+    outbox.worker(open_destination=lambda *_: peer).run_once()
+    now, titles = utc_now(), {"calling_ae": "US1", "called_ae": "AINODE"}
+    with outbox.database.write() as session:
+        session.add(Association(id="a", listener="l", address="192.0.2.21", opened_at=now, **titles))
+        session.add(
+            ReceivedObject(
+                spool_name="s",
+                path="x",
+                study_id=1,
+                outcome="new",
+                association="a",
+                bytes=1,
+                received_at=now,
+                **titles,
+            )
+        )
+    return outbox
+
+
+def plans(outbox: Outbox, ask: Callable[[Session], object]) -> dict[str, str]:
+    """The plan of each statement of what is asked."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(outbox.database.engine, "before_cursor_execute", note)
+    with outbox.database.read() as session:
+        ask(session)
+    event.remove(outbox.database.engine, "before_cursor_execute", note)
+    with outbox.database.engine.connect() as connection:
+        return {
+            statement: " | ".join(
+                row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
+            for statement, parameters in asked
+            if statement.startswith("SELECT")
+        }
+
+
+def test_events_of_a_study_are_looked_for_by_study_and_time(tmp_path: Path) -> None:
+    outbox = filled(tmp_path)
+    uid = uid_of(outbox)
+    found = plans(outbox, lambda session: views.list_events(session, study_instance_uid=uid))
+    [plan] = [plan for statement, plan in found.items() if "FROM event" in statement]
+    assert "ix_event_study_id" in plan and "ix_event_at" in plan
+    assert "SCAN" not in plan and "ix_event_number" not in plan
+
+
+@POSTGRESQL
+def test_events_of_an_open_association_are_found_in_any_time_zone_of_the_server(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    outbox = filled(tmp_path, postgres_url)
+    name = outbox.database.url.database
+    with outbox.database.write() as session:
+        session.execute(text(f"ALTER DATABASE {name} SET timezone = 'America/New_York'"))
+    outbox.database.dispose()  # for connections from now on
+    with outbox.database.write() as session:
+        record(session, events.STORE_REFUSED, association="a")
+    with outbox.database.read() as session:
+        shown = views.list_events(session, study_instance_uid=uid_of(outbox))
+    assert events.STORE_REFUSED.number in {row["number"] for row in shown}
+    outbox.database.dispose()
+
+
+def uid_of(outbox: Outbox) -> str:
+    with outbox.database.read() as session:
+        return str(session.get_one(Study, 1).study_instance_uid)
+
+
+def found(inbox: Inbox, asked: str) -> set[str]:
+    names = PatientNames(inbox.settings.node.data_dir)
+    with inbox.database.read() as session:
+        sets = [
+            set(session.scalars(select(StudyName.study_id).where(StudyName.word == word)))
+            for word in names.hashes(asked)
+        ]
+        numbers = set.intersection(*sets) if sets else set()
+        return set(names.of(session, numbers).values())
+
+
+def test_a_study_is_found_by_words_of_its_patients_name_and_the_database_alone_shows_none(
+    inbox: Inbox,
+) -> None:
+    for number, name in enumerate(("Nowak^Anna", "Nowak^Jan", "Müller^Anna")):
+        inbox.receive(changed(ultrasound(f"study {number}"), PatientName=name))
+    inbox.settle()
+    assert found(inbox, "NOWAK") == {"Nowak^Anna", "Nowak^Jan"}
+    assert found(inbox, "anna nowak") == {"Nowak^Anna"}
+    assert found(inbox, "muller") == {"Müller^Anna"}
+    assert found(inbox, "now") == set()
+    with closing(sqlite3.connect(inbox.folder / "node.db")) as database:
+        dump = "\n".join(database.iterdump()).casefold()
+    assert "nowak" not in dump and b"nowak".hex() not in dump
+
+
+def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(tmp_path: Path) -> None:
+    path = path_of(tmp_path / "var")
+    path.parent.mkdir(mode=0o700, parents=True)
+    path.write_text("no key", encoding="utf-8")
+    inbox = Inbox(tmp_path / "var")
+    inbox.receive(ultrasound("one"))
+    inbox.settle()
+    with inbox.database.read() as session:
+        assert [row.sealed_name for row in session.scalars(select(Study))] == [b""]
+    assert found(inbox, "one") == set()
+    inbox.close()
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_another_key_or_none_opens_no_name(inbox: Inbox, *, other: bool) -> None:
+    inbox.receive(changed(ultrasound("one"), PatientName="Nowak^Anna"))
+    inbox.settle()
+    path = path_of(inbox.settings.node.data_dir)
+    path.unlink()
+    names = PatientNames(inbox.settings.node.data_dir, make_key=other)
+    with inbox.database.read() as session:
+        assert set(names.of(session, [1]).values()) == {""}
+    assert path.exists() == other  # who only reads makes no key
+
+
+@contextmanager
+def away(database: Database) -> Iterator[None]:
+    """Nothing connects, as when the server is stopped."""
+
+    def refuse(*_: object) -> None:
+        raise OperationalError("", {}, Exception("connection refused"))
+
+    event.listen(database.engine, "begin", refuse, insert=True)
+    yield
+    event.remove(database.engine, "begin", refuse)
+
+
+def stored(inbox: Inbox) -> list[tuple[int, datetime, dict[str, Any]]]:
+    with inbox.database.read() as session:
+        rows = session.scalars(select(EventRow).order_by(EventRow.at))
+        return [(row.number, row.at, dict(row.fields)) for row in rows]
+
+
+def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+    queue, beats = JobQueue(inbox.database, WorkerSettings()), threading.Semaphore(0)
+
+    def beat(*_: object) -> NoReturn:
+        beats.release()
+        raise OperationalError("", {}, Exception("connection refused"))
+
+    queue.heartbeat = beat  # type: ignore[method-assign]
+    times = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60}
+    job = Mock(spec=ClaimedJob, id=1)
+    with JobHeartbeat(queue, job, stopping=threading.Event(), abandon=lambda *_: None, **times):
+        for _ in range(5):
+            assert beats.acquire(timeout=60)
+    assert caplog.messages == ["the database does not answer (OperationalError): its work waits"]
+
+
+def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_back(inbox: Inbox) -> None:
+    say = OwnEvents(inbox.database).say
+    background = Background(inbox.database, inbox.settings, Role.ALL, "here", say, inode(inbox.database))
+    with away(inbox.database):
+        for _ in range(3):
+            background._indexing_failed(OperationalError("", {}, Exception("refused")))
+    background._indexing_goes_on()
+    background._indexing_goes_on()
+    (first, began, why), (last, ended, fields) = stored(inbox)
+    assert (first, last) == (INDEXING_FAILED.number, INDEXING_BACK.number)
+    assert why == {"reason": "OperationalError"} and began <= ended
+    assert abs(datetime.fromisoformat(fields["since"]) - began) < timedelta(seconds=5)
+
+
+def warnings(folder: Path, url: str) -> list[str]:
+    config = folder / "node.toml"
+    config.write_text(
+        f'[node]\ndata_dir = "{folder / "var"}"\ndatabase_url = "{url}"\n[workers]\nprocesses = 0\n',
+        encoding="utf-8",
+    )
+    return [line.text for line in preflight.check_and_probe([config]).tried if not line.ok]
+
+
+@POSTGRESQL
+def test_a_server_that_forgets_what_it_committed_is_told(postgres_url: str, tmp_path: Path) -> None:
+    migrate.upgrade(Database(postgres_url))
+    told = warnings(tmp_path, postgres_url)
+    assert any(line.startswith("fsync and synchronous_commit off") for line in told)
+    commits = make_url(postgres_url).update_query_dict({"options": "-csynchronous_commit=on"})
+    told = warnings(tmp_path, str(commits))
+    assert any(line.startswith("fsync off") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("query", "seconds"), [("", 10), ("?host=a,b&port=1,2", 5), ("?connect_timeout=3", 3)]
+)
+def test_several_servers_together_get_the_time_of_one(query: str, seconds: int) -> None:
+    """Longer, and the leases of jobs and deliveries would end while it is waited."""
+    at = "" if "host" in query else "127.0.0.1"
+    database = Database(f"postgresql+psycopg://me@{at}/node{query}")
+    told: dict[str, Any] = {}
+
+    @event.listens_for(database.engine, "do_connect")
+    def stop(_dialect: object, _record: object, _words: object, named: dict[str, Any]) -> None:
+        told.update(named)
+        raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        database.engine.connect()
+    assert int(told["connect_timeout"]) == seconds
+
+
+OPTIONS = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+
+
+def options_of(url: str) -> tuple[int, ...]:
+    """Of the connection's socket, as the kernel has them."""
+    database = Database(url)
+    with database.engine.connect() as connection:
+        number = os.dup(connection.connection.driver_connection.fileno())
+        with socket.socket(fileno=number) as line:
+            assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            found = tuple(line.getsockopt(socket.IPPROTO_TCP, option) for option in OPTIONS)
+    database.dispose()
+    return found
+
+
+@POSTGRESQL
+def test_silence_is_noticed_before_a_lease_ends_and_the_url_may_say_otherwise(postgres_url: str) -> None:
+    longest, idle, interval, count = options_of(postgres_url)
+    assert 0 < longest / 1000 < 15 and 0 < idle + interval * count < 15
+    patient = make_url(postgres_url).update_query_dict({"tcp_user_timeout": "42000", "keepalives_count": "9"})
+    assert options_of(str(patient)) == (42000, idle, interval, 9)
+
+
+SQL = (Path(__file__).resolve().parents[3] / "config" / "postgres" / "roles.sql").read_text(encoding="utf-8")
+
+
+ROLES = ("receives", "works", "console")
+
+
+@pytest.fixture(scope="module")
+def urls(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """By role, the URL of one database under a user of that role; "owner": of who made the tables."""
+    url = request.getfixturevalue("postgres").new_database()
+    database = Database(url)
+    migrate.upgrade(database)
+    with database.write() as session:
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        for _ in range(2):  # it may be run again, after an upgrade
+            driver.execute(SQL)
+        for role in ROLES:
+            driver.execute(f"CREATE USER test_{role} IN ROLE dicom_node_{role}")
+    as_user = {role: make_url(url).set(username=f"test_{role}") for role in ROLES}
+    yield {"owner": url, **{role: found.render_as_string() for role, found in as_user.items()}}
+    database.dispose()
+
+
+def send_traces(node: Inbox) -> None:
+    """All that is open; where its package is there, to a real collector."""
+    with contextlib.suppress(ImportError):
+        from dicom_node.telemetry.sender import TraceSender
+        from tests.collector_lab import running_collector
+
+        with running_collector() as collector:
+            telemetry = TelemetrySettings(endpoint=collector.endpoint)
+            settings = node.settings.model_copy(update={"telemetry": telemetry})
+            TraceSender(node.database, settings, "me").run_once()
+            assert collector.refused == 0
+
+
+@POSTGRESQL
+def test_a_study_goes_its_way_under_these_rights(
+    tmp_path: Path, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register()
+    with run_pacs(Pacs(free_port())) as pacs:
+        config = configuration()
+        config["peers"][1]["port"] = pacs.port
+        config["outbox"] = {"retry_seconds": 0.05, "retry_limit_seconds": 0.2}
+        config["spool"] = {**config.get("spool", {}), "result_days": 30}
+        listener = Inbox(tmp_path / "var", config, url=urls["receives"])
+        worker = Inbox(tmp_path / "var", config, url=urls["works"])
+        console = Inbox(tmp_path / "var", config, url=urls["console"])
+
+        listener.opened("1")
+        listener.receive(*(ultrasound("one", number=n, size=(48, 40)) for n in (1, 2)), association="1")
+        other = ultrasound("mixed", number=2, size=(48, 40))
+        listener.receive(ultrasound("mixed", size=(48, 40)), changed(other, PatientID="SOMEBODY-ELSE"))
+        listener.released("1")
+        listener.settle()
+        listener.receive(ultrasound("one", number=3, size=(48, 40)))
+        listener.settle()
+        assert listener.study(other.StudyInstanceUID).state is StudyState.QUARANTINED
+        JobQueue(worker.database, worker.settings.workers).reap()
+        analyses = Worker(worker.settings, worker.database)
+        while analyses.run_once():
+            pass
+        outbox = DeliveryWorker(worker.database, worker.settings)
+
+        def all_confirmed() -> bool:
+            outbox.run_once()
+            with worker.database.read() as session:
+                return set(session.scalars(select(Delivery.state))) == {DeliveryState.CONFIRMED}
+
+        wait_until(all_confirmed, 60, "all results confirmed")
+        report_drift(worker.database, worker.settings)
+        for node in (listener, worker):
+            life = SignsOfLife(node.database, "here", "me")
+            life.report([Sign("main", 1)], ["here"])
+            forget_lost(node.database, node.settings)
+            life.leave()
+            send_traces(node)
+            assert leases.acquire(node.database, "a lease", "me", 0)
+
+    monkeypatch.setattr(users, "hasher", quick_hasher)
+    add_users(console.settings)
+    lab = ConsoleLab(console.settings, console.database)
+    browser = lab.browser(UserRole.ADMIN)
+    with console.database.read() as session:
+        number = session.scalar(select(Study.id).where(Study.state == StudyState.DELIVERED))
+    for page in (
+        "/",
+        "/studies",
+        "/studies?finding=Mass",
+        f"/studies/{number}",
+        "/jobs",
+        "/outbox",
+        "/audit",
+        "/patients",
+        "/reviews",
+    ):
+        assert browser.get(page) == 200, (page, browser.text)
+    with console.database.read() as session:
+        delivery = session.scalar(select(Delivery.id))
+    with pytest.raises(Exception, match="confirmed already"):
+        deliveries.retry(console.settings, [delivery or 0])
+
+    later = utc_now() + timedelta(days=1000)
+    note_free_space(listener.database, listener.settings)
+    assert purge(listener.database, listener.settings, later) == 3
+    assert purge_results(listener.database, listener.settings, later) > 0
+    assert forget_past(listener.database, listener.settings, later) > 0
+    forget_old(listener.database, listener.settings, later)
+    forget_removed(listener.database, listener.settings)
+    forget_requests(listener.database, listener.settings)
+    for node in (listener, worker, console):
+        node.close()
+
+
+@POSTGRESQL
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        *((role, "CREATE TABLE other (id int)") for role in ROLES),
+        *((role, "DROP TABLE job") for role in ROLES),
+        *((role, "TRUNCATE event") for role in ROLES),
+        *((role, "DELETE FROM audit") for role in ROLES),
+        *((role, "UPDATE audit SET actor = 'nobody'") for role in ROLES),
+        *((role, "UPDATE alembic_version SET version_num = '0001'") for role in ROLES),
+        ("receives", "SELECT * FROM user_account"),
+        ("receives", "SELECT * FROM api_token"),
+        ("receives", "INSERT INTO withdrawal (result_id) VALUES (1)"),
+        ("works", "SELECT * FROM user_session"),
+        ("works", "SELECT * FROM registered_patient"),
+        ("works", "UPDATE instance SET path = ''"),
+        ("works", "DELETE FROM event"),
+    ],
+)
+def test_what_is_not_needed_is_refused(urls: dict[str, str], role: str, statement: str) -> None:
+    database = Database(urls[role])
+    with pytest.raises(ProgrammingError, match="InsufficientPrivilege"), database.write() as session:
+        session.execute(text(statement))
+    database.dispose()
+
+
+def test_every_table_has_its_rights() -> None:
+    granted = set(re.findall(r"\w+", SQL.partition("GRANT USAGE")[2]))
+    assert {table.name for table in Base.metadata.sorted_tables} - granted == set()

@@ -1,31 +1,41 @@
-"""The spool keeps what is not confirmed, and lets go of what is."""
+"""Files leave once nobody needs them, and whoever deletes waits for whoever reads."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
 
+import pytest
+from pydicom.dataset import Dataset
+from sqlalchemy import select
+
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotAllowedNow
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.store import deliveries
-from dicom_node.store.tables import Delivery, Job, Study
+from dicom_node.outbox import by_hand
+from dicom_node.services import studies
+from dicom_node.store import deliveries, intake
+from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.purge import purge
+from dicom_node.studies.purge import purge, purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import a_result
+from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import confirm, work
 
 DAYS = timedelta(days=1)
-
-
-def files(inbox: Inbox) -> int:
-    return len(list((inbox.folder / "spool").rglob("*.dcm")))
 
 
 def ended(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -> int:
     """A study with one result on which everything happened now; returns the id of its delivery."""
     image = ultrasound(name)
-    inbox.receive(image, image, changed(image, SeriesDescription="another"))
-    inbox.settle()
+    inbox.settle(image, image, changed(image, InstanceCreationTime="120000"))
     with inbox.database.write() as session:
         job = inbox.jobs()[-1]
         row = session.get_one(Job, job.id)
@@ -44,9 +54,9 @@ def ended(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -
 def test_a_confirmed_study_is_purged_after_its_days_and_not_before(inbox: Inbox) -> None:
     ended(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
     assert purge(inbox.database, inbox.settings, utc_now() + 13 * DAYS) == 0
-    assert files(inbox) == 2
+    assert inbox.spool_files() == 2
     assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS) == 2
-    assert files(inbox) == 0
+    assert inbox.spool_files() == 0
     assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS) == 0
     assert inbox.events()[-1].number == 2021
 
@@ -57,27 +67,154 @@ def test_what_is_not_confirmed_stays_for_ever(inbox: Inbox) -> None:
     assert purge(inbox.database, inbox.settings, utc_now() + 1000 * DAYS) == 0
 
 
-def test_a_quarantined_study_stays_for_ever(inbox: Inbox) -> None:
-    one, other = (ultrasound("mixed", number=number) for number in (1, 2))
-    inbox.receive(one, changed(other, PatientID="SOMEBODY-ELSE"))
-    inbox.settle()
-    assert purge(inbox.database, inbox.settings, utc_now() + 1000 * DAYS) == 0
-    assert files(inbox) == 2
-
-
 def test_a_purged_object_that_comes_again_is_a_duplicate_whose_file_is_used(inbox: Inbox) -> None:
     ended(inbox, "again", StudyState.DELIVERED, DeliveryState.CONFIRMED)
     purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS)
     image = ultrasound("again")
-    inbox.receive(image)
-    inbox.index()
+    inbox.index(image)
     assert inbox.outcomes()[-1] == "duplicate"
     assert inbox.file_of(image.SOPInstanceUID).PixelData == image.PixelData
 
 
-def test_a_delivery_confirmed_late_keeps_the_files_from_then(inbox: Inbox) -> None:
-    delivery = ended(inbox, "late", StudyState.DELIVERED, DeliveryState.CONFIRMED)
+STUDY = 1
+
+
+@pytest.fixture
+def node(open_inbox: Callable[..., Inbox], postgres_url: str) -> Inbox:
+    """Its only study was delivered."""
+    node = open_inbox(illustrated(), url=postgres_url)
+    node.settle(ultrasound("one"))
+    work(node)
+    confirm(node)
+    return node
+
+
+def purged(node: Inbox) -> list[bool]:
+    """Of each image; and none that is not has lost its file."""
+    rows = node.rows(Instance)
+    assert all(row.purged or (node.folder / row.path).is_file() for row in rows)
+    return [row.purged for row in rows]
+
+
+@pytest.mark.debian("postgresql")
+@pytest.mark.parametrize(
+    ("look", "image", "left"),
+    [
+        (1, ultrasound("one", number=2), [False, False]),
+        (2, ultrasound("one", number=2), [True, False]),
+        (2, ultrasound("one"), [False]),
+    ],
+    ids=[
+        "its study is no longer to be purged",
+        "it waits until the others are marked",
+        "once more, byte for byte: its file may not count as stored",
+    ],
+)
+def test_an_image_that_comes_while_its_study_is_purged_is_kept(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch, look: int, image: Dataset, left: list[bool]
+) -> None:
+    node.receive(image)
+    late, looks, purgeable = threading.Thread(target=node.index), count(1), intake.purgeable
+
+    def meanwhile(*of: Any) -> list[int]:
+        found = purgeable(*of)
+        if next(looks) == look:
+            late.start()
+            late.join(timeout=30 if look == 1 else 1)
+        return found
+
+    monkeypatch.setattr(intake, "purgeable", meanwhile)
+    studies.delete_received(node.settings, [STUDY])
+    late.join()
+    assert purged(node) == left
+
+
+@pytest.mark.debian("postgresql")
+def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_file(
+    node: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies.delete_received(node.settings, [STUDY])
+    with node.database.write() as session:
+        sent = session.scalars(select(Delivery).order_by(Delivery.id)).first()
+        assert sent is not None
+        sent.state = DeliveryState.DISCARDED
+        number, file = sent.id, node.folder / sent.result.path
+    settle = by_hand.settle_study
+    other = threading.Thread(
+        target=purge_results, args=(node.database, keeping(node, 1), utc_now() + 2 * DAYS)
+    )
+
+    def meanwhile(*of: Any) -> None:
+        other.start()
+        other.join(timeout=2)
+        assert not other.is_alive() and file.is_file()
+        settle(*of)
+
+    monkeypatch.setattr(by_hand, "settle_study", meanwhile)
+    with node.database.write() as session:
+        by_hand.retry(session, number)
+    other.join()
+    with node.database.read() as session:
+        again = session.get_one(Delivery, number)
+        assert (again.state, again.result.purged, file.is_file()) == (DeliveryState.PENDING, False, True)
+
+
+LATER = 401 * DAYS
+
+
+def with_file(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -> tuple[int, Path]:
+    """As ``ended``, and the file of its result."""
+    number = ended(inbox, name, state, delivery)
     with inbox.database.write() as session:
-        session.get_one(Delivery, delivery).confirmed_at = utc_now() + 10 * DAYS
-    assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS) == 0
-    assert purge(inbox.database, inbox.settings, utc_now() + 25 * DAYS) == 2
+        result = session.get_one(Delivery, number).result
+        result.path = f"results/ab/{name}.dcm"
+        file = inbox.folder / result.path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"result")
+    return number, file
+
+
+def keeping(inbox: Inbox, days: float = 400) -> Settings:
+    spool = inbox.settings.spool.model_copy(update={"result_days": days})
+    return inbox.settings.model_copy(update={"spool": spool})
+
+
+def test_the_file_of_a_confirmed_result_goes_after_its_days_and_after_the_images(inbox: Inbox) -> None:
+    _, file = with_file(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0  # its images are here
+    purge(inbox.database, inbox.settings, utc_now() + LATER)
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + 399 * DAYS) == 0
+    assert file.is_file()
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
+    assert (file.exists(), [row.purged for row in inbox.rows(Result)]) == (False, [True])
+    assert inbox.events()[-1].number == 2022
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "delivery"),
+    [
+        (StudyState.FAILED, DeliveryState.DEAD),
+        (StudyState.DELIVERING, DeliveryState.UNCONFIRMED),
+        (StudyState.QUARANTINED, DeliveryState.CONFIRMED),
+    ],
+)
+def test_what_is_not_confirmed_or_stands_in_quarantine_stays(
+    inbox: Inbox, state: StudyState, delivery: DeliveryState
+) -> None:
+    _, file = with_file(inbox, "stays", state, delivery)
+    with inbox.database.write() as session:
+        for row in (job := session.scalars(select(Job)).one()).study.instances:
+            row.purged = True
+        job.state = JobState.SUCCEEDED
+    purge(inbox.database, inbox.settings, utc_now() + LATER)
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
+    assert (file.is_file(), [row.purged for row in inbox.rows(Result)]) == (True, [False])
+
+
+def test_what_has_no_file_any_more_is_sent_nowhere_again(inbox: Inbox) -> None:
+    number, _ = with_file(inbox, "gone", StudyState.CANCELLED, DeliveryState.CANCELLED)
+    purge(inbox.database, inbox.settings, utc_now() + LATER)
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
+    with inbox.database.write() as session, pytest.raises(NotAllowedNow, match="result_days"):
+        by_hand.retry(session, number)

@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
 
@@ -21,9 +19,9 @@ from dicom_console.views import metrics
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.store.tables import Delivery, Study, StudyTrace
 from dicom_node.store.transitions import settle_study, utc_now
-from dicom_node.telemetry import otlp, sender, spans
+from dicom_node.telemetry import sender
 from dicom_node.telemetry.sender import TraceSender
-from tests.collector_lab import Collector, running_collector, text
+from tests.collector_lab import Collector, running_collector
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.jobs.worker_lab import configuration, confirm, register, work
@@ -99,21 +97,6 @@ def test_what_a_collector_refuses_is_dropped_at_once_and_follows_no_redirect(
     assert (dropped(node), collector.refused, collector.bodies) == (1, 1, [])
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"headers": {"key": SecretStr("ключ")}}, "UnicodeEncodeError"),
-        ({"authorities": Path("/nowhere/ca.pem"), "endpoint": "https://127.0.0.1:9/v1/traces"}, "OSError"),
-        ({"endpoint": "http://127.0.0.1:99999/v1/traces"}, "InvalidURL"),
-    ],
-)
-def test_a_header_a_file_or_a_port_that_cannot_be_is_a_failure_like_others(
-    node: Inbox, change: dict[str, Any], reason: str
-) -> None:
-    answer = otlp.send(node.settings.telemetry.model_copy(update=change), b"")
-    assert (answer.ok, answer.later, answer.reason) == (False, True, reason)
-
-
 def test_a_collector_that_hangs_is_cut_off(node: Inbox, collector: Collector) -> None:
     collector.goes_on.clear()
     deliver(node, "one")
@@ -134,22 +117,6 @@ def test_what_is_sent_twice_is_one_trace_with_the_same_spans(node: Inbox, collec
     assert traces(node).run_once() == 0
 
 
-def test_what_happens_after_the_end_comes_into_the_same_trace(node: Inbox, collector: Collector) -> None:
-    deliver(node, "one")
-    assert traces(node).run_once() == 1
-    before = {span.span_id for span in collector.spans()}
-    node.receive(ultrasound("one", number=2, size=(48, 40)))
-    node.settle()
-    work(node)
-    confirm(node)
-    assert traces(node).run_once() == 1
-    later = [span for span in collector.spans() if span.span_id not in before]
-    assert len({span.trace_id for span in collector.spans()}) == 1
-    assert Counter(span.name for span in later)["study"] == 1
-    assert Counter(span.name for span in later)["job obedient"] == 1
-    assert {text(span, "models") for span in later if span.name == "job obedient"} == {"obedient@1"}
-
-
 def test_a_dead_letter_is_a_failed_span_of_a_failed_study(node: Inbox, collector: Collector) -> None:
     node.receive(ultrasound("one", size=(48, 40)))
     node.settle()
@@ -164,24 +131,3 @@ def test_a_dead_letter_is_a_failed_span_of_a_failed_study(node: Inbox, collector
     assert traces(node).run_once() == 1
     failed = {span.name for span in collector.spans() if span.status.code == Status.STATUS_CODE_ERROR}
     assert failed == {"study", "deliver pacs"}
-
-
-def test_a_study_of_many_steps_sends_some_and_says_so(
-    node: Inbox, collector: Collector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spans, "MAXIMUM_SPANS", 3)
-    deliver(node, "one")
-    assert traces(node).run_once() == 1
-    [whole] = [span for span in collector.spans() if span.name == "study"]
-    [left_out] = [one.value.int_value for one in whole.attributes if one.key == "dicom_node.left_out"]
-    assert len(collector.spans()) == 1 + 3
-    assert left_out > 0
-
-
-def test_old_studies_are_not_sent_when_traces_are_switched_on(
-    node: Inbox, collector: Collector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deliver(node, "one")
-    monkeypatch.setattr(sender, "utc_now", lambda: utc_now() + timedelta(minutes=16))
-    assert traces(node).run_once() == 0
-    assert collector.headers == []

@@ -1,22 +1,38 @@
-"""What a burned-in text is for: harmless only when proven, whatever stands beside it."""
+"""What a burned-in text is for: harmless only when proven, and a line stays or goes whole."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
+from ai_pipeline.burnin.annotation.pixels import Box, Mask
+from ai_pipeline.burnin.card import UltrasoundOptions
+from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.burnin.decide.allowed import Allowed
 from ai_pipeline.burnin.decide.meaning import (
     LEAST_CONFIDENCE,
     LEAST_OF_SETTING,
     SETTING_CHARACTERS,
     meaning_of,
 )
+from ai_pipeline.burnin.decide.measurements import TOLERANCE_PIXELS, measurements_of, parse_length
 from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
-from ai_pipeline.contract import Meaning
+from ai_pipeline.burnin.decide.whole_lines import around, by_best_reading, by_their_block
+from ai_pipeline.burnin.decide.writing import Text
+from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.text import TextBox, paint
+from ai_pipeline.contract import ImageHeader, Meaning, Reading
+from ai_pipeline.images.header import calibrated_regions, read_header
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, image_header, silent
 
 HARMLESS = {
     Meaning.ACOUSTIC: (
@@ -67,11 +83,7 @@ HARMLESS = {
 }  # fmt: skip
 
 
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
-NAMES = _words("""
+NAMES = """
     Kim Lee Park Choi Jung Kang Cho Yoon Jang Lim Han Oh Seo Shin Kwon Hwang Ahn Song Ryu Hong Jeon Moon
     Yang Bae 김영희 이순자 박지우 최민서 정하은 김 이 박 최 홍길동 남궁민수
     Smith Johnson Williams Brown Jones Garcia Miller Davis
@@ -94,7 +106,9 @@ NAMES = _words("""
     Jensen Nielsen Virtanen Korhonen Papadopoulos O'Brien Al-Sayed van-Dijk Min-ji McDonald Mary Linda
     Anna Maria Emma Olivia Sophia Isabella Amelia Grace Hannah Elif Yuki Hana Priya Ananya Lena Ingrid
     Olga Natalia Chi Live Har
-""")
+""".split()  # noqa: SIM905 - they are read as words
+
+
 HOSPITALS = (
     "CITY HOSPITAL",
     "St. Vera Clinic",
@@ -103,13 +117,19 @@ HOSPITALS = (
     "한빛여성병원",
     "OB/GYN DEPT",
 )
+
+
 DATE_FORMATS = (
     "%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%m/%d/%y", "%d/%m/%Y", "%d-%b-%Y",
     "%d %b %Y", "%b %d, %Y", "%d%b%y", "%Y/%m/%d", "%Y.%m.%d", "%d %m %y", "%d %m %Y", "%B %d %Y",
     "%Y년 %m월 %d일", "%d.%m.", "%m/%d", "%d-%m-%y", "%H:%M", "%H:%M:%S", "%I:%M %p", "%Y", "DOB %d/%m/%Y",
     "LMP %d.%m.%y", "EDD %d-%b", "%H.%M",
 )  # fmt: skip
+
+
 UNSAFE_LABELS = frozenset({"ENDO", "LONG", "COLON", "MAX"})  # labels of values, or words beside a noun
+
+
 OTHERS = (
     "45Y", "045Y", "45 yrs", "F/45", "45F", "M 45", "F 45", "M", "F", "072", "72 kg", "165 cm", "165cm",
     "1967", "99", "Dr. Long", "R LONG", "Lt Long", "Op: JK", "ID", "Name", "Acc", "R10:15", "Tech RN",
@@ -125,9 +145,16 @@ OTHERS = (
     "FC 62 s", "FC 62%", "Höhe 52 cm", "高度 99 cm", "Longitud 52 cm", "6cmKs",
 )  # fmt: skip
 
+
 given_dates = st.dates(date(1900, 1, 1), date(2035, 12, 31))
+
+
 harmless = st.sampled_from([text for texts in HARMLESS.values() for text in texts])
+
+
 names = st.sampled_from(NAMES)
+
+
 cases = st.sampled_from([str, str.upper, str.lower, str.title])
 
 
@@ -146,10 +173,6 @@ def test_what_is_not_read_with_confidence_is_identity(meaning: Meaning) -> None:
         assert meaning_of(text, LEAST_CONFIDENCE - 0.001) is expected, text
         assert meaning_of(text, LEAST_OF_SETTING - 0.001) is Meaning.IDENTITY, text
         assert meaning_of(text, float("nan")) is Meaning.IDENTITY, text
-
-
-def test_there_are_names_enough() -> None:
-    assert len(set(NAMES)) >= 200
 
 
 def test_a_name_alone_is_identity() -> None:
@@ -211,9 +234,379 @@ def test_a_number_of_a_person_is_identity(number: str, known: str, first: bool) 
 
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(max_size=40), confidence=st.floats(allow_nan=True))
+@example(text="MI 0.9 " * 40, confidence=1.0)
 def test_any_text_has_a_meaning_and_takes_no_time(text: str, confidence: float) -> None:
-    assert meaning_of(text, confidence) in Meaning
+    found = meaning_of(text, confidence)
+    assert found in Meaning and (len(text) < 200 or found is Meaning.IDENTITY)  # so long: prose
 
 
-def test_a_long_line_without_end_is_prose() -> None:
-    assert meaning_of("MI 0.9 " * 40, 1.0) is Meaning.IDENTITY
+HEADER = image_header(
+    age_years=40.0,
+    attributes={"StudyDate": "20260107", "AcquisitionDate": "20260108", "ContentDate": "x"},
+)
+
+
+ALLOWED = Allowed.from_options(["R-CY", "rt3"], "keep", HEADER)
+
+
+STAYS = (
+    "07.01.2026", "7/1/26", "01/07/2026", "2026-01-07", "20260107", "07-Jan-2026", "Jan 7, 2026",
+    "08 JANUARY 2026 10:32:11", "07.01.2026 10:32", "10:32:11 AM", "R-CY", "r-cy:", "RT3", "R-CY 5.2 cm",
+    "rt3 LONG LIVER",
+)  # fmt: skip
+
+
+GOES = (
+    "09.01.2026", "07.01.1956", "07.01.2026 09.03.1941", "R-CY SMITH", "DOB 07.01.2026", "107.01.20263",
+    "20260107123", "SMITH 10:32", "4071-R-CY", "26:61",
+    "20260107-12", "20260107 45", "2026-01-07-12", "20260107.12", "A20260107", "20260107 B",
+    "20260107 12/56", "07.01.2026 10:32 45", "D 20260107-12",
+)  # fmt: skip
+
+
+def test_what_is_allowed_stays_where_it_is_surely_read_and_nothing_beside_it_or_like_it() -> None:
+    stays = [text for text in STAYS + GOES if meaning_of(text, 0.99, ALLOWED) is not Meaning.IDENTITY]
+    assert stays == list(STAYS)
+    assert meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
+    texts = ("07.01.2026", "10:32:11", "R-CY", "RT3")
+    assert [text for text in texts if meaning_of(text, 0.99) is not Meaning.IDENTITY] == []
+
+
+def test_dates_are_those_of_the_header_and_none_of_a_newborn() -> None:
+    assert ALLOWED.dates == {date(2026, 1, 7), date(2026, 1, 8)}
+    assert Allowed.from_options([], "keep", replace(HEADER, age_years=0.0)).dates == frozenset()
+    assert Allowed.from_options([], "keep", replace(HEADER, age_years=None)).dates == frozenset()
+    assert Allowed.from_options([], "remove", HEADER) == Allowed()
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "remedy"),
+    [
+        ({"dates": "yes"}, "dates", "must be remove or keep"),
+        ({"keep_words": "R-CY"}, "keep_words", "must be a list of words"),
+        ({"keep_words": ["R CY"]}, "keep_words", "'R CY' is not one word"),
+        ({"keep_words": [""]}, "keep_words", "of 1 to 24 characters"),
+        ({"keep_words": ["x"] * 201}, "keep_words", "at most 200 words"),
+    ],
+)
+def test_a_faulty_option_is_told(options: dict[str, object], option: str, remedy: str) -> None:
+    assert remedy in UltrasoundOptions.faults(options)[option]
+
+
+def test_under_research_nothing_stays_and_the_options_say_so() -> None:
+    found = UltrasoundOptions.faults({"policy": "research", "dates": "keep", "keep_words": ["R-CY"]})
+    assert sorted(found) == ["dates", "keep_words"]
+    assert UltrasoundOptions.faults({"dates": "keep", "keep_words": ["R-CY"]}) == {}
+
+
+def test_in_a_picture_the_date_of_the_examination_stays_and_the_name_goes() -> None:
+    picture = burn(echo(), "KIM MINJUN 09.03.1967", (10, 8), 255, 18)
+    picture = burn(picture, "07.01.2026 10:32:11", (250, 330), 255, 18)
+    readings = clean(ArrayImage(picture[None]), silent, allowed=ALLOWED).readings
+    removed = {one.text[:10]: one.removed for one in readings}
+    assert removed["07.01.2026"] is False
+    assert any("KIM" in text and gone for text, gone in removed.items())
+
+
+SHAPE = (200, 300)
+
+
+LINE: Box = (100, 40, 180, 60)
+
+
+def text(words: str, box: Box = LINE, *, confidence: float = 0.95, legible: bool = True) -> Text:
+    left, top, right, bottom = box
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+    meaning = meaning_of(words, confidence) if legible else Meaning.IDENTITY
+    return Text(TextBox(corners, 0.9), Line(words, confidence, legible=legible), meaning)
+
+
+def meanings(texts: list[Text]) -> list[Meaning]:
+    return [one.meaning for one in texts]
+
+
+def test_a_worse_reading_of_a_setting_is_a_setting() -> None:
+    found = by_best_reading([text("C6 / M7"), text("C6Y M7"), text("", legible=False)])
+    assert meanings(found) == [Meaning.ACOUSTIC] * 3
+
+
+@pytest.mark.parametrize(
+    ("proven", "other"),
+    [("45", "45Y"), ("MI 1.2", "MI 1.2 JK"), ("MI 1.2", "KIM MI"), ("12.3cm", "LEE JI"), ("D 12cm", "12.03")],
+)
+def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, other: str) -> None:
+    assert by_best_reading([text(proven), text(other)])[1].meaning is Meaning.IDENTITY
+
+
+def test_a_name_beside_a_setting_is_no_second_reading_of_it() -> None:
+    found = by_best_reading([text("MI 1.2 TIS 0.4"), text("M 1.2", (150, 40, 240, 60))])
+    assert found[1].meaning is Meaning.IDENTITY
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "meaning"),
+    [
+        ("Har-mid", "Gn -2", Meaning.ACOUSTIC),
+        ("KIM", "Gn -2", Meaning.IDENTITY),
+        ("Har-mid", "", Meaning.IDENTITY),
+    ],
+)
+@pytest.mark.parametrize("between", ["97", "FR 32", "P Low"])
+def test_what_stands_between_two_settings_is_one(
+    between: str, above: str, below: str, meaning: Meaning
+) -> None:
+    block = [text(above, (80, 20, 180, 38)), text(between, (150, 40, 180, 58))]
+    block += [text(below, (120, 60, 180, 78))] if below else []
+    assert by_their_block(block)[1].meaning is meaning
+
+
+NO_SETTINGS = (
+    *("C57M4", "CS/M4", "CB/M8", "CB/M11", "P47E3", "P4VE3", "100Y", "1004", "1006", "#100", "WM LOW"),
+    *("WM LOW 45", "Fr. Omid", "FR AMID", "QUAN NORM", "CS M45", "Wolf Low", "Qualen M", "Quan Low"),
+    *("Saul Low", "JM/4"),
+)
+
+
+def test_no_initials_age_or_number_between_two_settings_is_one() -> None:
+    def meaning(between: str) -> Meaning:
+        lines = (("Gn -3", 20), (between, 40), ("FF3/E2", 60))
+        return by_their_block([text(words, (120, top, 180, top + 18)) for words, top in lines])[1].meaning
+
+    assert [between for between in NO_SETTINGS if meaning(between) is not Meaning.IDENTITY] == []
+
+
+@pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])
+@pytest.mark.parametrize("place", [(80, 40, 146, 58), (80, 75, 300, 93)])
+def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str, place: Box) -> None:
+    block = [
+        text("Gn -3", (150, 20, 180, 38)),
+        text("95", (150, 40, 180, 58)),
+        text("DR 60", (150, 60, 190, 78)),
+    ]
+    assert by_their_block(block)[1].meaning is Meaning.ACOUSTIC
+    assert by_their_block([*block, text(name, place)])[1].meaning is Meaning.IDENTITY
+
+
+@pytest.mark.parametrize("between", ["95", "FR 92", "P Low"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("ABDOMEN", "{}", "THYROID"),  # presets and frame counters stand beside a patient's name, too
+        ("47/56", "{}", "62/73"),
+        ("Gn -3", "{}", "ABDOMEN"),
+        ("64%", "{}", "FF3/E2"),  # a result's value, which could be a stenosis beside a name
+        ("Gn -3", "{}", "64%"),
+    ],
+)
+def test_presets_frame_counters_and_results_prove_no_setting(between: str, lines: tuple[str, ...]) -> None:
+    block = [text(words.format(between), (120, 20 * n, 180, 20 * n + 18)) for n, words in enumerate(lines)]
+    assert by_their_block(block)[1].meaning is Meaning.IDENTITY
+
+
+@pytest.mark.parametrize(("name", "meaning"), [([("KIM", 50)], Meaning.IDENTITY), ([], Meaning.ACOUSTIC)])
+def test_a_name_within_reach_proves_the_contrary(name: list[tuple[str, int]], meaning: Meaning) -> None:
+    lines = [("Har-high", 15), ("95", 30), ("Gn 10", 45), *name]  # boxes of close lines overlap
+    block = [text(words, (100, top, 160, top + 19)) for words, top in lines]
+    assert by_their_block(block)[1].meaning is meaning
+
+
+def mask_around(residue: Box, *, spare: bool, stays: Mask | None = None) -> Mask:
+    line: Box = (100, 40, 180, 56)
+    stays = paint([text("Gn 50", line).box], SHAPE, 0.15) if stays is None else stays
+    return around([text("KIM", residue).box], [line], stays, 0.6, spare=spare)
+
+
+@pytest.mark.parametrize(
+    ("residue", "spare", "goes"),
+    [
+        ((100, 22, 180, 40), True, False),  # above the line, which is not cut
+        ((100, 24, 180, 42), True, True),  # reaches into it
+        ((100, 24, 180, 42), False, True),
+        ((60, 38, 120, 58), True, True),  # shares it
+        ((160, 38, 260, 58), True, True),
+    ],
+)
+def test_a_line_below_a_name_that_is_found_late_goes_whole_or_stays_whole(
+    residue: Box, spare: bool, goes: bool
+) -> None:
+    found = mask_around(residue, spare=spare)
+    line = found[40:56, 100:180]
+    assert (line.all() if goes else not line.any()) and found[residue[1] : 40, residue[0] : residue[2]].all()
+
+
+def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
+    part = np.zeros(SHAPE, np.bool_)
+    part[40:50, 100:180] = True
+    assert mask_around((100, 24, 180, 42), spare=True, stays=part)[40:50, 100:180].all()
+
+
+def test_a_model_below_its_makers_name_is_a_logo() -> None:
+    block = [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
+    assert meanings(by_their_block(block)) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
+
+
+def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
+    block = [
+        text("Gn 60", (100, 40, 150, 60)),
+        text("C 61", (100, 62, 150, 82)),
+        text("3/3/4", (100, 84, 150, 104)),
+    ]
+    assert meanings(by_their_block(block)) == [Meaning.ACOUSTIC] * 3
+    assert meanings(by_their_block(block[2:])) == [Meaning.IDENTITY]
+    below_a_name = [text("KIM MINJUN", (100, 40, 150, 60)), *block[1:]]
+    assert meanings(by_their_block(below_a_name)) == [Meaning.IDENTITY] * 3
+
+
+MM = 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("D 3.45 cm", (3.45, "cm")),
+        ("1D2.31cm", (2.31, "cm")),
+        ("D1: 2.31 cm", (2.31, "cm")),
+        ("+ Dist 2.31 cm", (2.31, "cm")),
+        ("1 L 23.1mm", (23.1, "mm")),
+        ("BPD 64,5 mm", (64.5, "mm")),
+        ("2.31cm", (2.31, "cm")),
+        ("HC 245.3mm", None),
+        ("Vol 12.3 ml", None),
+        ("PSV 43.2 cm/s", None),
+        ("Area 3.2 cm2", None),
+        ("2.31 x 1.45 cm", None),
+        ("2.31", None),
+        ("D 0.00 cm", None),
+        ("RI 0.65", None),
+        ("KIM 2.31 cm", None),
+    ],
+)
+def test_only_a_length_with_its_unit_is_a_measurement(text: str, parsed: tuple[float, str] | None) -> None:
+    found = parse_length(text)
+    assert (found and (found.value, found.unit)) == parsed
+
+
+def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
+    found = measurements_of([said("D 2.00 cm"), caliper(100, 100), caliper(160, 180)], header())
+    (one,) = found
+    assert (one.value, one.unit.value, one.quantity.value) == (2.0, "cm", "410668003")
+    assert one.lines == (((100.0, 100.0), (160.0, 180.0)),)
+    assert (one.source_uid, one.model) == ("1.2.3", None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    angle=st.floats(0, 2 * math.pi),
+    length=st.floats(12.0, 50.0),
+    off=st.floats(-1.0, 1.0),
+    unit=st.sampled_from(["mm", "cm"]),
+)
+def test_the_law_of_the_tolerance(angle: float, length: float, off: float, unit: str) -> None:
+    """Centres within a pixel are confirmed whichever way they lie; a tenth off is not."""
+    shown = length if unit == "mm" else length / 10
+    reach = (length + off * MM) / MM
+    ends = [caliper(400, 300), caliper(400 + reach * math.cos(angle), 300 + reach * math.sin(angle))]
+    text = f"D {shown:.1f} mm" if unit == "mm" else f"D {shown:.2f} cm"
+    assert len(measurements_of([said(text), *ends], header())) == 1
+    wrong = f"D {shown * 1.1:.1f} mm" if unit == "mm" else f"D {shown * 1.1:.2f} cm"
+    assert measurements_of([said(wrong), *ends], header()) == ()
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        lambda: [said("D 2.00 cm"), caliper(100, 500), caliper(200, 501)],
+        lambda: [said("D1 2.00 cm"), said("D2 2.01 cm")],
+        lambda: [replace(said("D 2.00 cm"), confidence=0.8)],
+        lambda: [said("D 2 cm")],
+    ],
+    ids=["fits two pairs", "two of one pair", "read with doubt", "rounded to a centimetre"],
+)
+def test_a_length_in_doubt_is_not_told(readings: Callable[[], list[Reading]]) -> None:
+    ends = [caliper(100, 100), caliper(200, 100)]
+    assert measurements_of([*readings(), *ends], header()) == ()
+
+
+def test_two_diameters_are_told_apart() -> None:
+    ends = [caliper(100, 300), caliper(400, 300), caliper(250, 180), caliper(250, 380)]
+    found = measurements_of([said("1 D 6.00 cm"), said("2 D 4.00 cm"), *ends], header())
+    assert [(one.value, one.lines[0][0]) for one in found] == [(6.0, (100.0, 300.0)), (4.0, (250.0, 180.0))]
+    assert found == measurements_of([said("1D6.00cm 2D4.00cm"), *ends], header())
+
+
+@pytest.mark.parametrize(
+    "regions",
+    [
+        list,
+        lambda: [region((0, 0, 799, 599), units=4)],
+        lambda: [region((0, 0, 150, 599)), region((151, 0, 799, 599))],
+    ],
+    ids=["none", "seconds", "apart"],
+)
+def test_without_calibration_between_the_calipers_there_is_no_measurement(
+    regions: Callable[[], list[Dataset]],
+) -> None:
+    readings = [said("D 2.00 cm"), caliper(100, 100), caliper(200, 100)]
+    assert measurements_of(readings, read_header(image(regions()))) == ()
+
+
+def test_regions_are_calibrated_by_their_deltas() -> None:
+    regions = [region((0, 0, 399, 599), delta=(0.02, -0.03)), region((400, 0, 799, 599), units=4)]
+    (found,) = calibrated_regions(read_header(image(regions)))
+    assert found.box == (0, 0, 400, 600)
+    assert (found.column_spacing, found.row_spacing) == pytest.approx((0.2, 0.3))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_pixel_spacing_counts_where_there_are_no_regions(regions: bool) -> None:
+    given = image([region((0, 0, 799, 599), units=4)] if regions else [])
+    given.PixelSpacing = [0.2, 0.2]
+    readings = [said("D 2.00 cm"), caliper(100, 100), caliper(200, 100)]
+    assert bool(measurements_of(readings, read_header(given))) is not regions
+
+
+def test_a_cine_tells_a_measurement_once_and_pairs_no_calipers_of_different_frames() -> None:
+    first = [said("D 2.00 cm"), caliper(100, 100), caliper(200, 100)]
+    frames = [replace(reading, frame=frame) for frame in (1, 76) for reading in first]
+    assert [one.frame for one in measurements_of(frames, header())] == [1]
+    torn = [replace(first[0], frame=1), replace(first[1], frame=1), replace(first[2], frame=2)]
+    assert measurements_of(torn, header()) == ()
+
+
+def test_the_tolerance_is_of_pixels_for_small_lengths() -> None:
+    ends = [caliper(100, 100), caliper(115 + TOLERANCE_PIXELS * 0.9, 100)]
+    assert measurements_of([said("D 3.00 mm"), *ends], header())
+
+
+def said(text: str) -> Reading:
+    return Reading("1.2.3", None, "text", Meaning.MEASUREMENT, (10, 10, 90, 22), 0.97, False, text)
+
+
+def caliper(x: float, y: float) -> Reading:
+    return Reading("1.2.3", None, "caliper", Meaning.MEASUREMENT, (x - 5, y - 5, x + 5, y + 5), 0.9, False)
+
+
+def header() -> ImageHeader:
+    return read_header(image([region((0, 0, 799, 599))]))
+
+
+def region(
+    box: tuple[int, int, int, int], *, units: int = 3, delta: tuple[float, float] = (0.02, 0.02)
+) -> Dataset:
+    item = Dataset()
+    item.RegionLocationMinX0, item.RegionLocationMinY0 = box[:2]
+    item.RegionLocationMaxX1, item.RegionLocationMaxY1 = box[2:]
+    item.PhysicalUnitsXDirection = item.PhysicalUnitsYDirection = units
+    item.PhysicalDeltaX, item.PhysicalDeltaY = delta
+    return item
+
+
+def image(regions: list[Dataset]) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.Modality, dataset.PhotometricInterpretation = "US", "MONOCHROME2"
+    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.BitsStored = 600, 800, 8, 8
+    if regions:
+        dataset.SequenceOfUltrasoundRegions = regions
+    return dataset

@@ -141,9 +141,7 @@ def test_clinical_takes_the_name_and_leaves_the_rest(plan: Plan) -> None:
 
 def test_research_takes_all_of_it(plan: Plan) -> None:
     made = plan(scene(), RESEARCH)
-
-    for box in (NAME, SETTING, CROSS):
-        assert made.mask[place(box)].all()
+    assert all(made.mask[place(box)].all() for box in (NAME, SETTING, CROSS))
     assert not made.kept.any() and not made.not_tissue.any()
     assert [mark.removed for mark in made.marks] == [True, True, True]
 
@@ -206,18 +204,16 @@ def test_a_banner_mark_that_stays_is_no_identity_that_is_told_removed(plan: Plan
     assert AnnotationKind.BANNER not in {mark.kind for mark in made.marks}
 
 
-def test_drawn_text_that_nobody_could_read_goes_as_a_block(plan: Plan) -> None:
+@pytest.mark.parametrize("policy", CleaningPolicy)
+def test_drawn_text_that_nobody_could_read_goes_as_a_block(plan: Plan, policy: CleaningPolicy) -> None:
     letters = filled(*((left, 150, left + 4, 162) for left in range(20, 60, 8)))
-    found = Found(drawn={TEXT: letters})
-    for policy in CleaningPolicy:
-        mask = plan(found, policy).mask
-        assert mask[150:162, 20:56].all()  # what lies between the letters too
+    # what lies between the letters too
+    assert plan(Found(drawn={TEXT: letters}), policy).mask[150:162, 20:56].all()
 
 
 def test_a_speck_is_no_letter_to_a_clinic_and_goes_for_research(plan: Plan) -> None:
     found = Found(drawn={TEXT: filled((50, 150, 54, 154))})
-    assert not plan(found, CLINICAL).mask.any()
-    assert plan(found, RESEARCH).mask.any()
+    assert not plan(found, CLINICAL).mask.any() and plan(found, RESEARCH).mask.any()
 
 
 def test_the_rim_of_what_stays_stays(plan: Plan) -> None:
@@ -371,14 +367,10 @@ def test_too_much_of_the_picture_is_no_picture_but_a_banner_is_not_counted(plan:
     assert plan(found, CLINICAL).banner[:110].all()
 
 
-@pytest.mark.parametrize(("rows", "refused"), [(80, False), (81, True)])
-def test_the_largest_share_is_two_fifths(rows: int, refused: bool) -> None:
-    mask = filled((0, 0, COLUMNS, rows))
-    if refused:
-        with pytest.raises(CleaningFailed, match="at most 40%"):
-            planning.check_share(mask)
-    else:
-        planning.check_share(mask)
+def test_the_largest_share_is_two_fifths() -> None:
+    planning.check_share(filled((0, 0, COLUMNS, 80)))
+    with pytest.raises(CleaningFailed, match="at most 40%"):
+        planning.check_share(filled((0, 0, COLUMNS, 81)))
 
 
 def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +383,7 @@ def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.Monk
         return next(plans)
 
     monkeypatch.setattr(planning, "plan_removal", next_plan)
-    made = plan_of_views(plan)
+    made = plan(scene(), CLINICAL, views=2)
     assert graphics == [True, False]  # what is drawn is seen in the first view
 
     assert made.mask[place(NAME)].all() and made.mask[place(SETTING)].all()
@@ -401,16 +393,12 @@ def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.Monk
     assert [reading.text for reading in made.readings] == ["KIM", "MI 0.9", "", "LEE"]
 
 
-def plan_of_views(plan: Plan) -> RemovalPlan:
-    return plan(scene(), CLINICAL, views=2)
-
-
 def test_views_may_take_too_much_together(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     halves = ((0, 0, 150, 120), (150, 0, COLUMNS, 120))
     plans = iter([plan(Found(texts=[text(half, Meaning.IDENTITY)]), CLINICAL) for half in halves])
     monkeypatch.setattr(planning, "plan_removal", lambda *_, **__: next(plans))
     with pytest.raises(CleaningFailed, match="of the picture"):
-        plan_of_views(plan)
+        plan(scene(), CLINICAL, views=2)
 
 
 def test_a_drawn_word_that_the_text_detector_has_is_told_once(plan: Plan) -> None:

@@ -1,87 +1,79 @@
-"""The ultrasound pipeline and the command line around it."""
+"""The ultrasound pipeline, its device rules, and the command line around them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from ai_pipeline.burnin import tools
+from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
+from ai_pipeline.burnin.devices.known import device_boxes, device_note, matching_rules
+from ai_pipeline.burnin.devices.rules import DEVICE_RULES, SHIPPED, read_rules
 from ai_pipeline.cli import app
-from ai_pipeline.contract import Accept, Decision, ImageKind, Refuse
-from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.images.decode import open_image
+from ai_pipeline.contract import Accept, Decision, ImageHeader, ImageKind, Meaning, Refuse, UltrasoundRegion
+from ai_pipeline.errors import CleaningFailed, DeviceRuleError
+from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import registry
 from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked, write_dicom
+from tests.unit.ai_pipeline.test_cli import pasted
+
+SMALL = (240, 320)
 
 
 def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() -> None:
-    image = ArrayImage(burn(echo())[None])
+    image = ArrayImage(burn(echo(size=SMALL))[None])
     pipeline = create("ultrasound")
     assert pipeline.accepts([image]) == Accept(("1.2.3",))
     result = pipeline.run([image], silent, {})
     assert [picture.kind for picture in result.images] == [ImageKind.CLEANED, ImageKind.MASK]
-    assert result.images[0].verified
+    assert result.images[0].verified and result.models == pipeline.models()
     assert {finding.decision for finding in result.findings} == {Decision.PRESENT}
     assert all(finding.frame is None and finding.regions for finding in result.findings)
-    assert result.models == pipeline.models()
+    alone = pipeline.run([image], silent, {"clean": False})
+    assert alone.images == () and alone.findings
 
 
 def test_nothing_found_is_said() -> None:
-    result = create("ultrasound").run([ArrayImage(echo(3)[None])], silent, {})
+    result = create("ultrasound").run([ArrayImage(echo(3, SMALL)[None])], silent, {})
     assert [(f.decision, f.label) for f in result.findings] == [(Decision.ABSENT, "burned-in text")]
 
 
-def test_without_clean_only_the_findings_come_back() -> None:
-    result = create("ultrasound").run([ArrayImage(burn(echo())[None])], silent, {"clean": False})
-    assert result.images == ()
-    assert result.findings
-
-
 def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
-    page = np.full((360, 480), 255, np.uint8)
-    for line in range(0, 360, 20):
-        page = burn(page, "PATIENT REPORT " * 4, (0, line), 0, 17)
-    good, bad = ArrayImage(echo(3)[None], uid="1.2.3"), ArrayImage(page[None], uid="1.2.4")
-    pipeline = create("ultrasound")
-    result = pipeline.run([good, bad], silent, {})
+    page = np.full(SMALL, 255, np.uint8)
+    for line in range(0, 240, 20):
+        page = burn(page, "PATIENT REPORT " * 3, (0, line), 0, 17)
+    good, bad = ArrayImage(echo(3, SMALL)[None], uid="1.2.3"), ArrayImage(page[None], uid="1.2.4")
+    result = create("ultrasound").run([good, bad], silent, {})
     assert {picture.source_uid for picture in result.images} == {"1.2.3"}
     assert [note.source_uid for note in result.quality if note.name == "cleaning_failed"] == ["1.2.4"]
-    with pytest.raises(CleaningFailed):
-        pipeline.run([bad], silent, {})
 
 
 def test_a_cine_says_in_which_frame() -> None:
-    frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(6)]
+    frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(2)]
     result = create("ultrasound").run([ArrayImage(stacked(frames))], silent, {})
     assert {finding.frame for finding in result.findings} == {1}
 
 
-def test_a_written_length_that_its_calipers_confirm_is_handed_back_when_asked_for(tmp_path: Path) -> None:
+def test_a_written_length_that_its_calipers_confirm_is_handed_back_when_asked_for() -> None:
     picture = burn(np.repeat(echo()[..., None], 3, axis=2), "KIM MINJUN", (10, 8), (255, 255, 255), 18)
-    for x, y in ((163, 144), (283, 174)):  # 124 pixels of 0.02 cm apart
+    for x, y in ((163, 144), (283, 174)):  # 124 pixels of 0.2 mm apart
         picture = burn(picture, "+", (x, y), (255, 230, 0), 22)
     picture = burn(picture, "1 D 2.47 cm", (10, 320), (255, 230, 0), 18)
-    region = Dataset()
-    region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = 1, 1, 0
-    region.RegionLocationMinX0, region.RegionLocationMaxX1 = 0, 479
-    region.RegionLocationMinY0, region.RegionLocationMaxY1 = 30, 359
-    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3  # cm
-    region.PhysicalDeltaX = region.PhysicalDeltaY = 0.02
-    image = open_image(write_dicom(tmp_path / "us.dcm", picture[None], SequenceOfUltrasoundRegions=[region]))
+    calibrated = UltrasoundRegion((0, 30, 480, 360), (0.2, 0.2), 1, 1)
+    image = ArrayImage(picture[None], photometric="RGB", regions=(calibrated,))
     pipeline = create("ultrasound")
     (length,) = pipeline.run([image], silent, {"measurements": True}).measurements
     assert (length.value, length.unit.value) == (2.47, "cm")
-    assert length.lines[0][0] == pytest.approx((169.5, 159), abs=2)
-    assert length.lines[0][1] == pytest.approx((289.5, 189), abs=2)
+    assert np.array(length.lines[0]) == pytest.approx(np.array([(169.5, 159), (289.5, 189)]), abs=2)
     assert pipeline.run([image], silent, {}).measurements == ()
 
 
@@ -123,63 +115,49 @@ def test_a_misspelt_policy_is_a_fault_and_not_the_mild_one() -> None:
     assert pipeline.card.options.faults({"policy": "research"}) == {} == pipeline.card.options.faults({})
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> CliRunner:
-    return CliRunner()
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["run", *map(str, words)])
 
 
-def test_the_command_prints_one_record_per_input_and_writes_pictures(run: CliRunner, tmp_path: Path) -> None:
-    still = write_dicom(tmp_path / "still.dcm", burn(echo())[None])
-    Image.fromarray(echo(3)).save(tmp_path / "plain.png")
-    ct = write_dicom(tmp_path / "ct.dcm", echo()[None], Modality="CT")
-    files = [str(still), str(tmp_path / "plain.png"), str(ct)]
-    result = run.invoke(app, ["run", *files, "--modality", "US", "--out", str(tmp_path / "out"), "--json"])
-    assert result.exit_code == 0, result.output
+def test_the_command_prints_one_record_per_input_writes_pictures_and_ends_with_65_for_an_unreadable_one(
+    tmp_path: Path,
+) -> None:
+    still = write_dicom(tmp_path / "still.dcm", burn(echo(size=SMALL))[None])
+    Image.fromarray(echo(3, SMALL)).save(tmp_path / "plain.png")
+    ct = write_dicom(tmp_path / "ct.dcm", echo(size=SMALL)[None], Modality="CT")
+    moving = write_dicom(tmp_path / "cine.dcm", stacked(cine(2, size=(160, 240))))
+    (tmp_path / "letter.txt").write_text("hello")
+    files = [still, tmp_path / "plain.png", ct, moving, tmp_path / "letter.txt", tmp_path / "none.dcm"]
+    result = run(*files, "--modality", "US", "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 65, result.output
     records = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [record["accepted"] for record in records] == [True, True, False]
+    assert [record["accepted"] for record in records] == [True, True, False, True, False, False]
     assert records[2]["reason"] == "no pipeline for modality CT"
     first = records[0]
     assert {"decode", "model", "total"} <= set(first["seconds"])
     assert first["findings"][0]["regions"][0]["type"] == "box"
     assert first["findings"][0]["code"]["scheme"] == "99AINODE"
-    kinds = {image["kind"]: Path(image["path"]) for image in first["images"]}
-    assert set(kinds) == {"cleaned", "mask", "annotated"}
-    cleaned = np.asarray(Image.open(kinds["cleaned"]))
-    assert cleaned.shape == (360, 480)
+    images = {image["kind"]: image["path"] for image in first["images"]}
+    assert set(images) == {"cleaned", "mask", "annotated"}
+    assert np.asarray(Image.open(images["cleaned"])).shape == SMALL
+    frames = next(image for image in records[3]["images"] if image["kind"] == "cleaned")
+    assert frames["frames"] == len(list(Path(frames["path"]).glob("*.png"))) == 2
     assert "Secret" not in result.output and "KIM" not in result.output
-
-
-def test_an_unreadable_input_is_exit_65_and_the_others_are_done(run: CliRunner, tmp_path: Path) -> None:
-    (tmp_path / "letter.txt").write_text("hello")
-    good = write_dicom(tmp_path / "still.dcm", echo(3)[None])
-    files = [str(tmp_path / "letter.txt"), str(tmp_path / "none.dcm"), str(good)]
-    result = run.invoke(app, ["run", *files, "--out", str(tmp_path / "out"), "--json"])
-    assert result.exit_code == 65
-    assert [json.loads(line)["accepted"] for line in result.stdout.splitlines()] == [False, False, True]
 
 
 @pytest.mark.parametrize(
     "arguments", [["--pipeline", "none"], ["--option", "speed=1"], ["--option", "clean=="]]
 )
-def test_wrong_usage_is_exit_2(run: CliRunner, tmp_path: Path, arguments: list[str]) -> None:
-    file = write_dicom(tmp_path / "still.dcm", echo(3)[None])
-    assert run.invoke(app, ["run", str(file), *arguments]).exit_code == 2
+def test_wrong_usage_is_exit_2(tmp_path: Path, arguments: list[str]) -> None:
+    file = write_dicom(tmp_path / "still.dcm", echo(3, SMALL)[None])
+    assert run(file, *arguments).exit_code == 2
 
 
-def test_the_command_prints_a_table_for_people(run: CliRunner, tmp_path: Path) -> None:
-    file = write_dicom(tmp_path / "still.dcm", burn(echo())[None])
-    result = run.invoke(app, ["run", str(file), "--out", str(tmp_path / "out")])
+def test_the_command_prints_a_table_for_people(tmp_path: Path) -> None:
+    file = write_dicom(tmp_path / "still.dcm", burn(echo(size=SMALL))[None])
+    result = run(file, "--out", tmp_path / "out")
     assert result.exit_code == 0
-    assert "Burned-in text" in result.output
-    assert "Not for diagnostic use" in result.output
-
-
-def test_a_cine_is_written_frame_by_frame(run: CliRunner, tmp_path: Path) -> None:
-    file = write_dicom(tmp_path / "cine.dcm", stacked(cine(3)))
-    result = run.invoke(app, ["run", str(file), "--out", str(tmp_path / "out"), "--json"])
-    image = next(entry for entry in json.loads(result.stdout)["images"] if entry["kind"] == "cleaned")
-    assert image["frames"] == 3
-    assert len(list(Path(image["path"]).glob("*.png"))) == 3
+    assert "Burned-in text" in result.output and "Not for diagnostic use" in result.output
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -194,3 +172,300 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout
+
+
+SIZE = (240, 320)
+
+
+RULE = """
+source = "measured in room 3"
+[[rule]]
+name = "ours"
+match = { manufacturer = "*Maker*", model = "Scan ?", rows = 240 }
+rectangles = [{ left = 0, top = 0, right = 1.0, bottom = 20 }]
+"""
+
+
+def folder_with(folder: Path, text: str) -> Path:
+    (folder / "site.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def header(path: Path, **attributes: object) -> ImageHeader:
+    given = {"Manufacturer": "The MAKER Inc.", "ManufacturerModelName": "scan  7"} | attributes
+    return open_dicom(write_dicom(path / "image.dcm", echo(1, SIZE)[None], **given)).header
+
+
+def bar(height: int) -> np.ndarray:
+    """An echo picture under a grey bar with something written in it."""
+    picture = echo(1, SIZE)
+    picture[:height] = 60
+    picture[5:12, 10:90:2] = 250
+    return picture
+
+
+def matched(header: ImageHeader, folder: Path) -> list[str]:
+    return [rule.name for rule in matching_rules(header, folder)]
+
+
+@pytest.mark.parametrize(
+    ("device", "rules"),
+    [
+        ({}, ["ours"]),  # in any spelling of capitals and spaces
+        ({"Manufacturer": "Other"}, []),
+        ({"ManufacturerModelName": "Scan 77"}, []),
+        ({"Manufacturer": ""}, []),
+    ],
+)
+def test_a_rule_is_for_its_device_and_no_other(
+    tmp_path: Path, device: dict[str, str], rules: list[str]
+) -> None:
+    assert matched(header(tmp_path, **device), folder_with(tmp_path, RULE)) == rules
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ("rows = 240", True),
+        ("rows = 241", False),
+        ("columns = 320", True),
+        ("columns = 100", False),
+        ('modality = "US"', True),
+        ('modality = "CT"', False),
+        ('software = "V6*"', True),
+        ('software = "6*"', False),
+        ('sop_class = "1.2"', False),
+        ('sop_class = "1.2.840.10008.5.1.4.1.1.3.1"', True),
+    ],
+)
+def test_every_condition_of_a_rule_must_hold(tmp_path: Path, condition: str, holds: bool) -> None:
+    rules = folder_with(tmp_path, RULE.replace("rows = 240", condition))
+    assert bool(matched(header(tmp_path, SoftwareVersions=["boot 1", "V6.10"]), rules)) is holds
+
+
+@pytest.mark.parametrize(
+    ("rectangles", "box"),
+    [
+        # 181.2 rows: a pixel that is touched belongs to it
+        ("{ left = 10, top = 0.5, right = 1.0, bottom = 0.755 }", (10, 120, 320, 182)),
+        (
+            "{ left = 300, top = 230, right = 999, bottom = 999 }, "
+            "{ left = 400, top = 0, right = 500, bottom = 9 }",
+            (300, 230, 320, 240),
+        ),
+    ],
+    ids=["whole numbers are pixels, others shares", "cut to the picture, left out beside it"],
+)
+def test_rectangles_are_places_in_the_picture(
+    tmp_path: Path, rectangles: str, box: tuple[int, int, int, int]
+) -> None:
+    text = RULE.replace("{ left = 0, top = 0, right = 1.0, bottom = 20 }", rectangles)
+    [found] = device_boxes(header(tmp_path), (240, 320, 3), folder_with(tmp_path, text))
+    assert found.box == box
+
+
+def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour(tmp_path: Path) -> None:
+    given = header(tmp_path), folder_with(tmp_path, RULE)
+    mask, marks = find_device_banner(given[0], bar(20), given[1])
+    assert mask[:20].all() and not mask[20:].any()
+    assert [(mark.box, mark.meaning) for mark in marks] == [((0, 0, 320, 20), Meaning.IDENTITY)]
+    empty, red = bar(20), np.full((240, 320, 3), (200, 0, 0), np.uint8)
+    empty[:20] = 60
+    mask, marks = find_device_banner(given[0], empty, given[1])
+    assert (mask.any(), marks) == (False, ())
+    red[5:12, 10:90:2] = (0, 0, 200)  # of one brightness
+    assert find_device_banner(given[0], red, given[1])[0][:20].all()
+
+
+def test_only_the_meanings_that_are_asked_for_are_told(tmp_path: Path) -> None:
+    scale = RULE.replace('name = "ours"', 'name = "mi"\nmeaning = "acoustic"').partition("[[rule]]")[2]
+    scale = scale.replace("left = 0", "left = 200")
+    name = RULE.replace("right = 1.0", "right = 200")
+    folder_with(tmp_path, f"{name}[[rule]]{scale}")
+    picture = bar(20)
+    picture[5:12, 210:300:2] = 250
+    mask, marks = find_device_banner(header(tmp_path), picture, tmp_path, {Meaning.IDENTITY})
+    assert (mask[:20, :200].all(), mask[:, 200:].any(), len(marks)) == (True, False, 1)
+    assert len(find_device_banner(header(tmp_path), picture, tmp_path)[1]) == 2
+
+
+def test_rules_that_would_leave_nothing_fail(tmp_path: Path) -> None:
+    rules = folder_with(tmp_path, RULE.replace("bottom = 20", "bottom = 0.9"))
+    with pytest.raises(CleaningFailed, match=r"cover 90% of the picture: ours"):
+        find_device_banner(header(tmp_path), bar(20), rules)
+
+
+def test_the_note_names_the_rules(tmp_path: Path) -> None:
+    note = device_note(header(tmp_path), folder_with(tmp_path, RULE), "1.2.3")
+    assert note is not None
+    assert (note.text, note.source_uid) == ("device rules for this image: ours", "1.2.3")
+    assert device_note(header(tmp_path, Manufacturer="Other"), tmp_path) is None
+
+
+def test_a_rule_of_the_site_replaces_the_shipped_one_and_can_switch_it_off(tmp_path: Path) -> None:
+    epiq = {"Manufacturer": "Philips Medical Systems", "ManufacturerModelName": "EPIQ 5G"}
+    given = {**epiq, "Rows": 768, "Columns": 1024}
+    image = write_dicom(tmp_path / "epiq.dcm", np.zeros((1, 768, 1024), np.uint8), **given)
+    name = open_dicom(image).header
+    assert [found.rule for found in device_boxes(name, (768, 1024))] == ["philips-epiq-768x1024"]
+    off = RULE.replace("ours", "philips-epiq-768x1024").partition("rectangles")[0] + "rectangles = []\n"
+    assert device_boxes(name, (768, 1024), folder_with(tmp_path, off)) == ()
+
+
+def test_the_environment_names_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = header(tmp_path)
+    assert matching_rules(given) == ()
+    monkeypatch.setenv(DEVICE_RULES, str(folder_with(tmp_path, RULE)))
+    assert [rule.name for rule in matching_rules(given)] == ["ours"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "key", "remedy"),
+    [
+        ("right = 1.0", "right = 1.5", "rule[0].rectangles[0].right (rule ours)", "a share from 0.0 to 1.0"),
+        ("right = 1.0", "right = -5", "rule[0].rectangles[0].right (rule ours)", "must be pixels"),
+        ("right = 1.0", 'right = "all"', "rule[0].rectangles[0].right (rule ours)", "must be a number"),
+        ("right = 1.0", "rigth = 1.0", "rule[0].rectangles[0].rigth (rule ours)", "unknown key"),
+        ("bottom = 20", "bottom = 0", "rule[0].rectangles[0] (rule ours)", "bottom must be greater than top"),
+        ("rows = 240", 'rows = "240"', "rule[0].match.rows (rule ours)", "integer"),
+        ("rows = 240", "row = 240", "rule[0].match.row (rule ours)", "unknown key"),
+        ('model = "Scan ?"', 'model = " "', "rule[0].match.model (rule ours)", "leave the key out"),
+        ('manufacturer = "*Maker*", model = "Scan ?", ', "", "rule[0].match (rule ours)", "names no device"),
+        ('name = "ours"', 'name = "Room 3!"', "rule[0].name (rule Room 3!)", "pattern"),
+        ('name = "ours"', 'name = "ours"\nmeaning = "secret"', "rule[0].meaning (rule ours)", "identity"),
+        ('source = "measured in room 3"', "", "source", "is missing"),
+        ("[[rule]]", "[[rule]", "", "is not valid TOML"),
+        ("rectangles = [", "corners = [", "rule[0].rectangles (rule ours)", "is missing"),
+    ],
+)
+def test_a_mistake_is_told_with_file_key_and_remedy(
+    tmp_path: Path, wrong: str, right: str, key: str, remedy: str
+) -> None:
+    assert wrong in RULE
+    folder_with(tmp_path, RULE.replace(wrong, right))
+    with pytest.raises(DeviceRuleError) as told:
+        read_rules(tmp_path)
+    faults = told.value.faults
+    assert {fault.file for fault in faults} == {tmp_path / "site.toml"}
+    assert any(fault.key == key and remedy in fault.remedy for fault in faults), str(told.value)
+
+
+def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
+    folder_with(tmp_path, RULE.replace("rows = 240", "rows = 0"))
+    (tmp_path / "other.toml").write_text("", encoding="utf-8")
+    with pytest.raises(DeviceRuleError) as told:
+        read_rules(tmp_path)
+    assert {fault.file.name for fault in told.value.faults} == {"site.toml", "other.toml"}
+
+
+def test_a_name_used_twice_is_a_mistake(tmp_path: Path) -> None:
+    folder_with(tmp_path, RULE + RULE.partition('room 3"')[2])
+    with pytest.raises(DeviceRuleError, match="ours is there twice"):
+        read_rules(tmp_path)
+    folder_with(tmp_path, RULE)
+    (tmp_path / "more.toml").write_text(RULE, encoding="utf-8")
+    with pytest.raises(DeviceRuleError, match="ours: in another file of this folder too"):
+        read_rules(tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.name)
+def test_shipped_rules_say_where_they_come_from_and_under_which_licence(path: Path) -> None:
+    file = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert file["source"] and file["licence"]
+
+
+def test_shipped_rules_name_a_bar_at_the_top_of_a_usual_picture() -> None:
+    for rule in read_rules(None):
+        rows, columns = rule.match.rows or 768, rule.match.columns or 1024
+        boxes = [box for rectangle in rule.rectangles if (box := rectangle.box(rows, columns))]
+        assert boxes
+        assert all(top == 0 and bottom <= 0.15 * rows for _, top, _, bottom in boxes), rule.name
+
+
+def test_the_example_of_the_guide_is_a_file_of_rules(tmp_path: Path) -> None:
+    folder_with(tmp_path, pasted("docs/operate/cleaning.md", "toml", "# device-rules/"))
+    added = {rule.name for rule in read_rules(tmp_path)} - {rule.name for rule in read_rules(None)}
+    assert added == {"room3-scanner", "room3-scanner-acoustic"}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("file", "rule"),
+    [
+        ("deid-data__GREYSCALE_IMAGE.dcm", "philips-epiq-768x1024"),
+        ("pydicom-data__OBXXXX1A_rle.dcm", "philips-cx50-800"),
+        ("go-dicom__I_000031.dcm", "toshiba-xario-600x800"),
+        ("pydicom-data__gdcm-US-ALOKA-16.dcm", "aloka-ssd-4000-480x640"),
+    ],
+)
+def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: str) -> None:
+    image = open_dicom(data / "dicom" / "files" / file)
+    picture = image.display()
+    boxes = [found.box for found in device_boxes(image.header, picture.shape) if found.rule == rule]
+    [bottom] = {box[3] for box in boxes}
+    grey = picture if picture.ndim == 2 else picture.max(axis=2)
+    assert np.median(grey[bottom - 2]) > 30 > np.median(grey[bottom + 1])
+    mask, marks = find_device_banner(image.header, picture, meanings={Meaning.IDENTITY})
+    assert len(marks) == len(boxes)
+    assert mask[:bottom, :500].all()
+
+
+def test_a_coloured_surrounding_goes_whole() -> None:
+    """Blacked out letter by letter its text would stay legible."""
+    picture = np.full((240, 320), 70, np.uint8)
+    picture[60:200, 80:260] = echo(1, SIZE)[60:200, 80:260]
+    picture[5:12, 10:90:2] = 250
+    image = ArrayImage(picture[None], regions=(UltrasoundRegion((80, 60, 260, 200)),))
+    mask, marks = find_banner(image.header, picture)
+    assert marks and not mask[60:200, 80:260].any()
+    mask[60:200, 80:260] = True
+    assert mask.all()
+
+
+def tried(image: Path, *words: str | Path) -> Result:
+    """The command `devices try`."""
+    return CliRunner().invoke(app, ["devices", "try", str(image), *map(str, words)])
+
+
+def test_the_command_says_which_rules_are_for_a_file_and_outlines_them_for_its_owner_alone(
+    tmp_path: Path,
+) -> None:
+    folder_with(tmp_path, RULE)
+    header(tmp_path)
+    preview = tmp_path / "preview.png"
+    done = tried(tmp_path / "image.dcm", "--device-rules", tmp_path, "--preview", preview, "--json")
+    assert done.exit_code == 0 and "Secret" not in done.output
+    told = json.loads(done.stdout)
+    assert told["rules"] == ["ours"]
+    assert told["rectangles"] == [
+        {"rule": "ours", "meaning": "identity", "left": 0, "top": 0, "right": 320, "bottom": 20}
+    ]
+    outlined = (np.asarray(Image.open(preview)) == (255, 96, 0)).all(axis=2)
+    assert outlined[[0, 19], :].all()
+    assert not outlined[3:17, 3:-3].any() and not outlined[20:].any()
+    assert preview.stat().st_mode & 0o077 == 0
+
+
+def test_what_the_command_prints_is_a_condition_that_fits(tmp_path: Path) -> None:
+    given = header(tmp_path, Manufacturer="Maker [EU]", SoftwareVersions=["V6"])
+    line = tried(tmp_path / "image.dcm").stdout.splitlines()[0]
+    rule = f'name = "printed"\n{line}\nrectangles = [{{ left = 0, top = 0, right = 9, bottom = 9 }}]\n'
+    assert matched(given, folder_with(tmp_path, f'source = "x"\n[[rule]]\n{rule}')) == ["printed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["none.dcm"], 65, "no such file"),
+        (["image.dcm", "--frame", "2", "--preview", "p.png"], 65, "there is no frame 2"),
+        (["image.dcm", "--device-rules", "none"], 78, "does not exist"),
+    ],
+)
+def test_the_command_fails_with_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    header(tmp_path)
+    done = tried(Path(arguments[0]), *arguments[1:])
+    assert (done.exit_code, said in done.stderr) == (status, True), done.stderr
+    assert not Path("p.png").exists()

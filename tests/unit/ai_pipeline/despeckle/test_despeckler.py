@@ -1,17 +1,26 @@
-"""Less speckle, made of verified cleaned images only, and only where it is grey and inside the image."""
+"""Less speckle in cleaned pictures."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from ai_pipeline.contract import DerivedImage, ImageHeader, ImageKind, ModelRef, UltrasoundRegion
-from ai_pipeline.despeckle.despeckler import Despeckler
+from ai_pipeline.burnin import pipeline
+from ai_pipeline.burnin.pipeline import Ultrasound
+from ai_pipeline.cli import app
+from ai_pipeline.contract import DerivedImage, ImageHeader, ImageKind, ModelRef, Progress, UltrasoundRegion
+from ai_pipeline.despeckle.despeckler import MODEL, Despeckler
 from ai_pipeline.errors import CleaningFailed
+from ai_pipeline.models import registry
+from tests.unit.ai_pipeline.phantoms import ArrayImage
+from tests.unit.heads import drawn_head
 
 REF = ModelRef("despeckle", "1", "a" * 64, "b" * 64)
 HEADER = ImageHeader("US", "", 61, 83, 1, "MONOCHROME2", 8)
@@ -61,15 +70,6 @@ def test_outside_the_region_and_in_black_nothing_changes() -> None:
     assert not changed[0, 30, 40]  # type: ignore[index]
 
 
-def test_annotation_that_stays_does_not_fade() -> None:
-    frames = speckled(1).astype(np.uint8)
-
-    made = WHOLE.despeckle(cleaned(frames), HEADER, silent, [(-3, 5, 30, 20)]).frames
-
-    assert (made[0, 5:20, :30] == frames[0, 5:20, :30]).all()  # type: ignore[index]
-    assert (made[0, 20:, :] != frames[0, 20:, :]).mean() > 0.8  # type: ignore[index]
-
-
 def test_flow_keeps_its_colours() -> None:
     grey = speckled(1).astype(np.uint8)
     frames = np.repeat(grey[..., None], 3, axis=3)
@@ -94,17 +94,6 @@ def test_sixteen_bits_and_inverted_grey_keep_their_scale() -> None:
     assert np.abs(4095 - inverted.astype(int) - plain.astype(int)).max() <= 1
 
 
-def test_a_cine_is_made_frame_by_frame_outside_memory() -> None:
-    frames = speckled(3).astype(np.uint8)
-
-    made = WHOLE.despeckle(cleaned(frames), replace(HEADER, frames=3), silent).frames
-
-    assert isinstance(made, np.memmap)
-    assert made.shape == frames.shape
-    one = WHOLE.despeckle(cleaned(frames[1:2]), HEADER, silent).frames
-    assert (made[1] == one[0]).all()  # type: ignore[index]
-
-
 @pytest.mark.parametrize(
     "image",
     [
@@ -116,3 +105,52 @@ def test_a_cine_is_made_frame_by_frame_outside_memory() -> None:
 def test_what_was_not_verified_or_has_a_sign_is_refused(image: DerivedImage) -> None:
     with pytest.raises(CleaningFailed):
         WHOLE.despeckle(image, HEADER, silent)
+
+
+def speckled_picture() -> np.ndarray:
+    noise = np.random.default_rng(1).rayleigh(0.5, (345, 512))
+    return np.clip(drawn_head()[0] * noise, 0, 255).astype(np.uint8)
+
+
+def test_the_network_that_ships_takes_speckle_away_and_keeps_the_size() -> None:
+    registry.verify(registry.find(MODEL))
+    picture = speckled_picture()[:301, :403].astype(np.float32) / 255
+
+    made = Despeckler.active().picture(picture)
+
+    assert made.shape == picture.shape
+    flat = np.s_[:60, :60]  # tissue of one grey
+    assert made[flat].std() < 0.8 * picture[flat].std()
+    assert made[flat].mean() == pytest.approx(picture[flat].mean(), rel=0.15)
+
+
+def test_the_command_line_gives_the_cleaned_picture_once_more(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "us.png"), speckled_picture())
+    given = ["--pipeline", "ultrasound", "--modality", "US", "--json", "--despeckle", "--out", str(tmp_path)]
+
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "us.png"), *given])
+
+    assert done.exit_code == 0, done.output
+    images = {image["kind"]: image["path"] for image in json.loads(done.stdout)["images"]}
+    cleaned, less = (cv2.imread(images[kind], cv2.IMREAD_GRAYSCALE) for kind in ("cleaned", "despeckled"))
+    assert cleaned is not None
+    assert less is not None
+    assert less.shape == cleaned.shape
+    assert np.abs(np.diff(less.astype(int))).mean() < 0.9 * np.abs(np.diff(cleaned.astype(int))).mean()
+
+
+def test_what_cannot_be_despeckled_is_still_cleaned_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(
+        self: Despeckler, cleaned: DerivedImage, header: ImageHeader, report: Progress, kept: object
+    ) -> None:
+        raise CleaningFailed("speckle is reduced on unsigned samples only")
+
+    monkeypatch.setattr(pipeline.Despeckler, "despeckle", refuses)
+
+    result = Ultrasound(despeckler=Despeckler.active()).run(
+        [ArrayImage(speckled_picture()[None])], silent, {}
+    )
+
+    assert {image.kind for image in result.images} == {ImageKind.CLEANED, ImageKind.MASK}
+    assert "not_despeckled" in {note.name for note in result.quality}
+    assert MODEL in {model.id for model in result.models}

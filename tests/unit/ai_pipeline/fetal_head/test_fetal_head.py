@@ -1,10 +1,11 @@
-"""The pipeline ``fetal_head``: which images it takes, what it says, in which unit."""
+"""Fetal heads: which pictures, whose head, its outline, ellipse and lengths."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from typer.testing import CliRunner
 
 from ai_pipeline import pipelines
 from ai_pipeline.cli import app
-from ai_pipeline.contract import Accept, ImageHeader, Refuse, UltrasoundRegion
+from ai_pipeline.contract import Accept, ImageHeader, ModelRef, PipelineResult, Refuse, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry, pipeline
-from ai_pipeline.fetal_head.intended_use import image_area, refused_by_header
-from ai_pipeline.fetal_head.pipeline import FetalHead
-from tests.unit.ai_pipeline.fetal_head.test_outline import model
+from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
+from ai_pipeline.fetal_head.fetuses import fetus_of_each, names_in, tells_of_several
+from ai_pipeline.fetal_head.intended_use import refused_by_header
+from ai_pipeline.fetal_head.outline import HeadLimits, HeadModel
+from ai_pipeline.fetal_head.pipeline import FetalHead, _CleanedImage
+from ai_pipeline.images.coordinates import Affine
 from tests.unit.ai_pipeline.phantoms import ArrayImage
 from tests.unit.heads import HEAD, drawn_head
 
@@ -70,13 +74,6 @@ def test_the_header_refuses_what_is_no_still_of_a_pregnancy(changed: dict[str, o
 @pytest.mark.parametrize("part", ["", "HEAD", "FETUS", "ABDOMEN", "PELVIS"])
 def test_pictures_of_a_pregnancy_are_looked_at(part: str) -> None:
     assert refused_by_header(replace(HEADER, body_part=part, age_years=31.0)) == ""
-
-
-def test_only_the_region_of_the_image_is_looked_at() -> None:
-    colour = UltrasoundRegion((100, 60, 400, 300), None, 1, 2)
-    assert image_area(replace(HEADER, ultrasound_regions=(colour, WHOLE))) == (0, 0, 512, 345)
-    assert image_area(replace(HEADER, ultrasound_regions=(colour,))) == (100, 60, 400, 300)
-    assert image_area(HEADER) == (0, 0, 512, 345)
 
 
 def test_lengths_are_millimetres_only_where_the_image_says_how_large_its_pixels_are(
@@ -151,19 +148,6 @@ def test_the_result_has_the_head_as_a_mask_and_is_drawn_on_cleaned_pixels(fetal:
     assert {"fetal head", "not assessed"} <= {note.name for note in result.quality}
 
 
-def test_where_cleaning_fails_there_is_a_measurement_but_no_picture(
-    fetal: FetalHead, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "clean", fails)
-
-    result = fetal.run([ArrayImage(drawn_head()[0][None])], silent, {})
-
-    assert len(result.measurements) == 3
-    assert [image.kind.value for image in result.images] == ["organs"]
-    assert result.drawn_on == "cleaned"
-    assert "cleaning_failed" in {note.name for note in result.quality}
-
-
 @pytest.mark.data
 def test_a_real_head_on_the_command_line_and_what_is_none(
     pytestconfig: pytest.Config, tmp_path: Path
@@ -190,3 +174,240 @@ def test_a_real_head_on_the_command_line_and_what_is_none(
     assert {"annotated", "organs"} <= {image["kind"] for image in head["images"]}
     assert (breast["accepted"], breast["measurements"]) == (False, [])
     assert "no fetal head" in breast["reason"]
+
+
+HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.3, 1.2, 2.0, 3.0])
+@pytest.mark.parametrize("short", [120.0, 170.0, 215.0])
+def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: float) -> None:
+    drawn = replace(HEAD, turn=turn, short=short)
+
+    found = ellipse_of(drawn.mask(345, 512), HERE)
+
+    assert found is not None
+    assert (found.x, found.y) == pytest.approx((drawn.x, drawn.y), abs=0.2)
+    assert (found.long, found.short) == pytest.approx((drawn.long, drawn.short), abs=0.6)
+    assert abs(math.sin(found.turn - turn)) < 0.05
+    assert found.circumference == pytest.approx(drawn.circumference, rel=0.003)
+
+
+def test_a_head_that_leaves_the_picture_is_continued_and_not_cut_off() -> None:
+    drawn = replace(HEAD, y=70.0)
+
+    found = ellipse_of(drawn.mask(345, 512), HERE)
+
+    assert found is not None
+    assert min(y for _, y in drawn.polygon()) < -5
+    assert found.circumference == pytest.approx(drawn.circumference, rel=0.01)
+
+
+def test_the_ellipse_lies_in_the_coordinates_of_the_source() -> None:
+    found = ellipse_of(HEAD.mask(345, 512), Affine(2.0, 0.0, 10.0, 0.0, 2.0, -4.0))
+
+    assert found is not None
+    assert (found.x, found.y) == pytest.approx((2 * HEAD.x + 10, 2 * HEAD.y - 4), abs=0.4)
+    assert found.circumference == pytest.approx(2 * HEAD.circumference, rel=0.003)
+
+
+@pytest.mark.parametrize("mask", [np.zeros((50, 50), bool), np.eye(50, dtype=bool), np.ones((50, 50), bool)])
+def test_what_has_no_outline_has_no_ellipse(mask: np.ndarray) -> None:
+    found = ellipse_of(mask, HERE)
+
+    assert found is None or found.short < 3
+
+
+def test_the_circumference_of_a_circle_is_that_of_a_circle_and_the_polygon_lies_on_it() -> None:
+    circle = Ellipse(50.0, 50.0, 80.0, 80.0, 0.0)
+
+    assert circle.circumference == pytest.approx(math.pi * 80)
+    assert all(math.hypot(x - 50, y - 50) == pytest.approx(40) for x, y in circle.polygon())
+    long, short = HEAD.long_axis(), HEAD.short_axis()
+    assert math.dist(*long) == pytest.approx(HEAD.long)
+    assert math.dist(*short) == pytest.approx(HEAD.short)
+
+
+PLAIN = ImageHeader("US", "", 345, 512, 1, "MONOCHROME2", 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("TWIN A", {"A"}),
+        ("twin b HC", {"B"}),
+        ("FETUSA", {"A"}),
+        ("Fetus: 2", {"2"}),
+        ("BABY B", {"B"}),
+        ("FETUS A/2", {"A"}),
+        ("FETUS 1/1", set()),
+        ("Fetus 1 of 1", set()),
+        ("FETUS", set()),
+        ("FETUSES", set()),
+        ("BABY BOY", set()),
+        ("FETAL HEAD", set()),
+        ("TWINS", set()),
+        ("HC 24 cm", set()),
+    ],
+)
+def test_a_picture_names_its_fetus(text: str, names: set[str]) -> None:
+    assert names_in([text]) == names
+
+
+@pytest.mark.parametrize(
+    "text", ["TWINS", "Twin pregnancy", "TWINA", "OB multiple gestation", "Triplets", "MCDA", "Zwillinge"]
+)
+def test_words_tell_of_several(text: str) -> None:
+    assert tells_of_several([text])
+
+
+@pytest.mark.parametrize("text", ["FETUS 1", "GE TWINKLE", "OB 2nd trimester", "single gestation", ""])
+def test_other_words_do_not(text: str) -> None:
+    assert not tells_of_several([text])
+
+
+def test_one_picture_that_names_a_fetus_says_of_all_that_there_are_several() -> None:
+    found = fetus_of_each({"1": ["TWIN A"], "2": ["HC 24.1 cm"], "3": ["TWIN A TWIN B"]}, [PLAIN])
+    assert found["1"] == ("A", "")
+    assert "does not say which" in found["2"][1]
+    assert "more than one fetus" in found["3"][1]
+
+
+class Study:
+    """Pictures of drawn heads, and the text that is read in each."""
+
+    def __init__(self, fetal: FetalHead, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._fetal, self._patch = fetal, monkeypatch
+
+    def run(self, *texts: str, picture: np.ndarray | None = None, **attributes: str) -> PipelineResult:
+        drawn = drawn_head()[0] if picture is None else picture
+        images = [ArrayImage(drawn[None], attributes=attributes) for _ in texts]
+        said = {}
+        for number, (image, text) in enumerate(zip(images, texts, strict=True), start=1):
+            image.uid = f"1.2.{number}"
+            said[image.uid] = text
+        self._patch.setattr(
+            self._fetal, "_cleaned", lambda image, _report: _CleanedImage((), (), (said[image.uid],))
+        )
+        return self._fetal.run(images, lambda _share, _what: None, {})
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Study:
+    fetal = FetalHead()
+    monkeypatch.setattr(fetal, "_loaded", model())
+    return Study(fetal, monkeypatch)
+
+
+def measured(result: PipelineResult) -> dict[str, str]:
+    """Which fetus was measured, by image."""
+    return {one.source_uid: one.fetus for one in result.measurements}
+
+
+def reasons(result: PipelineResult) -> list[str]:
+    return [
+        note.text for note in result.quality if note.name == pipeline.NOTE and "not measured" in note.text
+    ]
+
+
+def test_twins_are_measured_where_the_picture_says_which(study: Study) -> None:
+    result = study.run("TWIN A", "TWIN B", "")
+    assert measured(result) == {"1.2.1": "A", "1.2.2": "B"}
+    assert reasons(result) == [
+        "Head not measured: there is more than one fetus, and the picture does not say which this is."
+    ]
+
+
+def test_a_header_that_tells_of_twins_is_enough(study: Study) -> None:
+    assert measured(study.run("", StudyDescription="OB Twin follow-up")) == {}
+    assert measured(study.run("TWIN B", StudyDescription="OB Twin follow-up")) == {"1.2.1": "B"}
+
+
+def test_two_heads_in_one_picture_are_not_measured(study: Study) -> None:
+    left, right = (Ellipse(x, 170.0, 150.0, 120.0, 0.0) for x in (130.0, 380.0))
+    study._fetal._loaded = model(of_columns_apart, spread=1.0)
+    result = study.run("TWIN A", picture=np.maximum(drawn_head(head=left)[0], drawn_head(head=right)[0]))
+    assert measured(result) == {}
+    assert reasons(result) == ["Head not measured: the picture shows more than one head."]
+
+
+def of_columns_apart(values: np.ndarray) -> dict[str, np.ndarray]:
+    """An engine that outlines an ellipse in each half of the picture."""
+    count, _, rows, columns = values.shape
+    half = Ellipse(columns / 4, rows / 2, 75.0, 60.0, 0.0).mask(rows, columns // 2)
+    heads = np.tile(np.concatenate([half, half], axis=1).astype(np.float32), (count, 1, 1))
+    return {"head": heads, "present": np.ones(count, np.float32)}
+
+
+LIMITS = HeadLimits(present=0.5, shape=0.95, spread=0.05, roundness=(0.5, 1.0), outside=0.1, inset=0.0)
+REF = ModelRef("head", "1", "a" * 64, "b" * 64)
+
+
+def by_brightness(values: np.ndarray) -> Mapping[str, np.ndarray]:
+    """An engine that knows a drawn head by its dark brain and bright skull, wherever it is."""
+    grey = values[:, 0] * 128 + 127
+    head = np.zeros(grey.shape, np.float32)
+    for number, picture in enumerate(grey):
+        rows, columns = np.nonzero(picture > 150)
+        if len(rows):  # all between the skull's ends, row by row
+            for row in range(rows.min(), rows.max() + 1):
+                across = columns[rows == row]
+                head[number, row, across.min() : across.max() + 1] = 1
+    return {"head": head, "present": (head.any((1, 2))).astype(np.float32)}
+
+
+def model(engine=by_brightness, **limits: object) -> HeadModel:  # type: ignore[no-untyped-def]
+    return HeadModel(engine, replace(LIMITS, **limits), REF)  # type: ignore[arg-type]
+
+
+def test_a_drawn_head_is_outlined_where_it_lies() -> None:
+    picture, _ = drawn_head()
+
+    found = model().outline(picture)
+
+    assert found.fault == ""
+    assert found.measured is not None
+    assert found.measured.circumference == pytest.approx(HEAD.circumference, rel=0.02)
+    assert (found.measured.x, found.measured.y) == pytest.approx((HEAD.x, HEAD.y), abs=3)
+    assert found.shape > 0.97
+    assert found.spread < 0.03
+
+
+def test_the_measured_ellipse_runs_inside_the_outlined_one() -> None:
+    picture, _ = drawn_head()
+
+    found = model(inset=0.5).outline(picture)
+
+    assert found.area is not None
+    assert found.measured is not None
+    assert found.area.long - found.measured.long == pytest.approx(2 * 0.5 * 2, rel=0.01)  # reduced to a half
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"present": 1.1}, "no fetal head"),
+        ({"shape": 0.9999}, "not the ellipse"),
+        ({"roundness": (0.95, 1.0)}, "not the ellipse"),
+        ({"spread": 0.0}, "changes with small changes"),
+        ({"outside": -0.1}, "outside the picture"),
+    ],
+)
+def test_each_limit_refuses_with_its_reason(limits: dict[str, object], reason: str) -> None:
+    assert reason in model(**limits).outline(drawn_head()[0]).fault
+
+
+def test_an_answer_that_a_mirror_changes_is_refused() -> None:
+    def sees_left(values: np.ndarray) -> Mapping[str, np.ndarray]:
+        found = by_brightness(values)
+        found["head"][1] *= np.linspace(1, 0, found["head"].shape[2]) > 0.55
+        return found
+
+    assert model(sees_left, shape=0.0).outline(drawn_head()[0]).fault != ""
+
+
+def test_a_head_that_is_cut_in_half_is_refused() -> None:
+    picture, _ = drawn_head(head=replace(HEAD, y=10.0))
+
+    found = model(shape=0.0, spread=9.0, roundness=(0.0, 1.0)).outline(picture)
+    assert found.fault == "too much of the head lies outside the picture"

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
+import multiprocessing
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from ai_pipeline.confinement import landlock
-from ai_pipeline.errors import NoDecoder, OutOfMemory, PixelError
-from ai_pipeline.images import codestreams, decoder_process
-from ai_pipeline.images.decode import DicomImage, open_dicom
+from ai_pipeline.errors import CodestreamFault, NoDecoder, OutOfMemory, PixelError
+from ai_pipeline.images import codestreams, decoder, decoder_process
+from ai_pipeline.images.decode import DicomImage, open_dicom, open_picture
 from ai_pipeline.images.decoder import Decoder
 from tests.unit.ai_pipeline.phantoms import decodes, echo, write_dicom
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -107,11 +119,12 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder
     one.close()
 
 
-def taken_over(folder: Path, how: str, port: int = 0) -> DicomImage:
-    """An image whose decoder does what the function ``how`` of HOSTILE does."""
+def taken_over(folder: Path, how: str, port: int = 0, first: str = "") -> DicomImage:
+    """An image whose decoder does what the function ``how`` of HOSTILE does, after the lines ``first``."""
     (folder / "secret").write_text("geheim")
     code = HOSTILE.replace("SECRET, PORT, VICTIM", repr((str(folder / "secret"), port, os.getpid())))
-    (folder / "hostile.py").write_text(code.replace("HOW", how))
+    code = code.replace("HOW", how).replace("decoder_process.main", f"{first}decoder_process.main")
+    (folder / "hostile.py").write_text(code)
     return open_dicom(write_dicom(folder / "hostile.dcm", echo()[None], JPEG2000Lossless))
 
 
@@ -127,28 +140,26 @@ def test_a_decoder_that_is_broken_into_reaches_nothing(tmp_path: Path, hostile: 
     assert decodes(tmp_path)
 
 
+NO_SECCOMP = "decoder_process.seccomp.only_compute = lambda: False\n"
+
+
 @pytest.mark.parametrize("files", [False, True], ids=["limits alone", "and Landlock"])
 def test_without_seccomp_a_decoder_still_has_no_file_network_or_process(
     tmp_path: Path, hostile: Decoder, files: bool
 ) -> None:
     if files and landlock.version() < landlock.LEAST:
         pytest.skip("this kernel has no Landlock")
-    image = taken_over(tmp_path, "tries")
-    script = tmp_path / "hostile.py"
     bare = (
-        "decoder_process.seccomp.only_compute = lambda: False\n"
-        "os.close(control)\n"  # it was got before the decoder was confined, which no frame can
+        f"{NO_SECCOMP}os.close(control)\n"  # it was got before the decoder was confined, which no frame can
         "if os.geteuid() == 0: os.setuid(65534)\n"
     )
     if not files:
         bare += "decoder_process.landlock.allow_only = lambda *_: False\n"
-    script.write_text(script.read_text().replace("decoder_process.main", f"{bare}decoder_process.main"))
-
+    image = taken_over(tmp_path, "tries", first=bare)
     lacking = "system calls (seccomp)" if files else "files and system calls (Landlock, seccomp)"
     assert hostile.lacks() == lacking
     with pytest.raises(PixelError, match="decoder did") as failure:
         image.stored()
-
     possible = {"signal", "parent", "other descriptors"} | (set() if files else {"remove"})
     assert set(ast.literal_eval(str(failure.value).partition("did: ")[2])) <= possible
 
@@ -160,37 +171,20 @@ def test_without_seccomp_a_decoder_still_has_no_file_network_or_process(
         ("leaves", "died of it .status 0"),
         ("hoards", f"takes more than {decoder_process.MEMORY >> 20} MiB"),
         ("lies", "decodes to 1 bytes, the header describes 172800"),
+        ("spins", "takes longer than"),
     ],
 )
 def test_what_ends_a_decoder_costs_one_image(tmp_path: Path, hostile: Decoder, how: str, reason: str) -> None:
+    first = "decoder_process.SECONDS = 0.5\n" if how == "spins" else ""
     with pytest.raises(PixelError, match=reason) as failure:
-        taken_over(tmp_path, how).stored()
-
+        taken_over(tmp_path, how, first=first).stored()
     assert type(failure.value) is PixelError  # of the image: no memory of this process was lacking
-    assert decodes(tmp_path)
-
-
-def test_a_decoder_that_never_ends_is_ended(
-    tmp_path: Path, hostile: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = taken_over(tmp_path, "spins")
-    script = tmp_path / "hostile.py"
-    script.write_text(
-        script.read_text().replace(
-            "decoder_process.main", "decoder_process.SECONDS = 0.5\ndecoder_process.main"
-        )
-    )
-
-    with pytest.raises(PixelError, match="takes longer than"):
-        image.stored()
-
     assert decodes(tmp_path)
 
 
 def test_a_decoder_s_complaint_is_short_and_printable(tmp_path: Path, hostile: Decoder) -> None:
     with pytest.raises(PixelError, match=r"decode\?\[31mx+$") as failure:
         taken_over(tmp_path, "talks").stored()
-
     assert len(str(failure.value)) < 300
 
 
@@ -206,14 +200,14 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def gone(pid: int, seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while Path(f"/proc/{pid}").exists():
-        if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
-            return True
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
+def gone(pid: int) -> bool:
+    """Whether the process ends within a minute."""
+
+    def ended() -> bool:
+        status = Path(f"/proc/{pid}/status")
+        return not status.exists() or "State:\tZ" in status.read_text()
+
+    wait_until(ended, 60, "the end of the process")
     return True
 
 
@@ -262,8 +256,6 @@ def test_a_decoder_that_was_killed_is_not_the_image_s_fault(
 
 
 def test_a_decoder_whose_maker_is_gone_before_it_could_ask_is_ended(tmp_path: Path, hostile: Decoder) -> None:
-    image = taken_over(tmp_path, "spins")
-    script = tmp_path / "hostile.py"
     orphan = (
         "asks, answers = decoder_process.die_with_parent, decoder_process._answer\n"
         "def late(parent):\n"
@@ -278,11 +270,8 @@ def test_a_decoder_whose_maker_is_gone_before_it_could_ask_is_ended(tmp_path: Pa
         "decoder_process._answer = answer\n"
         "decoder_process.landlock.allow_only = lambda *_: True\n"
     )
-    script.write_text(script.read_text().replace("decoder_process.main", f"{orphan}decoder_process.main"))
-
     with pytest.raises(OutOfMemory):
-        image.stored()
-
+        taken_over(tmp_path, "spins", first=orphan).stored()
     assert gone(int((tmp_path / "orphan").read_text()))
 
 
@@ -329,3 +318,164 @@ def test_the_process_ends_with_the_one_that_it_serves() -> None:
     )
     assert gone(int(done.stdout))
     assert done.stderr == b""
+
+
+def test_the_memory_of_a_frame_serves_the_next_one_when_nobody_looks_at_it() -> None:
+    one = Decoder()
+    if one.lacks():
+        pytest.skip("this machine cannot take all system calls from a decoder")
+    (first, first_samples), (second, second_samples) = _picture(1), _picture(2)
+    samples = one.decode("picture", first, 360 * 480)
+    before = one._kept
+    other = one.decode("picture", second, 360 * 480)
+    assert one._kept is not before  # somebody looks at it yet
+    assert (bytes(samples), bytes(other)) == (first_samples, second_samples)
+    last = one._kept
+    del samples, other
+    assert bytes(one.decode("picture", first, 360 * 480)) == first_samples and one._kept is last
+    one.close()
+    assert one._kept is None
+
+
+def test_in_the_memory_of_a_frame_nothing_is_left_of_the_last_one(tmp_path: Path, hostile: Decoder) -> None:
+    looks = (
+        "mapped = []\n"
+        "class Mmap(decoder_process.mmap.mmap):\n"
+        "    def __init__(self, *_):\n"
+        "        mapped.append(self)\n"
+        "decoder_process.mmap.mmap = Mmap\n"
+        "def looks(frame):\n"
+        "    memory = mapped[-1]\n"
+        "    if any(memory[24 + len(frame):]):\n"
+        "        raise ValueError('there is something')\n"
+        "    memory[24 + len(frame):] = b'x' * (len(memory) - 24 - len(frame))\n"
+        "    return b'y' * (360 * 480)\n"
+    )
+    image = taken_over(tmp_path, "looks", first=looks)
+    if hostile.lacks():
+        pytest.skip("this machine cannot take all system calls from a decoder")
+    for _ in range(3):
+        image.forget()
+        assert set(image.stored().ravel()) == {ord("y")} and hostile._kept is not None
+
+
+def test_where_a_process_could_outlive_its_frame_no_memory_is_used_again(
+    tmp_path: Path, hostile: Decoder
+) -> None:
+    taken_over(tmp_path, "lies", first=NO_SECCOMP)
+    assert decodes(tmp_path) and hostile._kept is None
+
+
+def interrupted(*_: object) -> bytearray:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("ends", ["too large", "interrupted"])
+def test_memory_that_is_not_for_the_next_frame_is_given_back(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, files = Decoder(), lambda: len(list(Path("/proc/self/fd").iterdir()))
+    one.start()
+    before = files() - (ends == "interrupted")  # its socket
+    patched = {"too large": ("_MOST_KEPT", 1000), "interrupted": ("_received", interrupted)}
+    monkeypatch.setattr(decoder, *patched[ends])
+    with contextlib.suppress(KeyboardInterrupt):
+        one.decode("picture", _picture(1)[0], 360 * 480)
+    assert one._kept is None and files() == before
+    one.close()
+
+
+def test_threads_take_turns() -> None:
+    frames = [_picture(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        decoded = threads.map(
+            lambda frame: codestreams.DECODER.decode("picture", frame[0], 360 * 480), frames
+        )
+    assert [bytes(one) for one in decoded] == [samples for _, samples in frames]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_daemons_of_multiprocessing_decode(tmp_path: Path, method: str) -> None:
+    path = write_dicom(tmp_path / "good.dcm", echo()[None], JPEGLSLossless)
+    codestreams.DECODER.start()
+
+    with multiprocessing.get_context(method).Pool(1) as pool:  # daemons may have no processes of their own
+        assert pool.apply(_sum, (path,)) == int(echo().sum())
+
+    assert decodes(tmp_path)
+
+
+def _sum(path: Path) -> int:
+    return int(open_dicom(path).stored().sum())
+
+
+def _picture(seed: int) -> tuple[bytes, bytes]:
+    file = io.BytesIO()
+    Image.fromarray(echo(seed)).save(file, "PNG")
+    return file.getvalue(), echo(seed).tobytes()
+
+
+def test_an_interrupted_wait_does_not_mix_up_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codestreams.DECODER.start()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(decoder, "_received", interrupted)
+        codestreams.DECODER.decode("picture", _picture(1)[0], 360 * 480)
+    assert decodes(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+def test_pictures_of_every_kind_become_the_samples_that_pillow_gives(tmp_path: Path, mode: str) -> None:
+    grey = Image.fromarray(echo().astype(np.uint16) * 200) if mode == "I;16" else Image.fromarray(echo())
+    picture = grey if mode == "I;16" else grey.convert("RGB").convert(mode)
+    path = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
+    picture.save(path)
+
+    samples = open_picture(path, "US").samples
+
+    with Image.open(path) as again:
+        plain = {"1": "L", "LA": "L", "L": "L", "I;16": "I;16"}.get(mode, "RGB")
+        expected = np.asarray(again if again.mode == plain else again.convert(plain))
+    assert samples.dtype == (np.uint16 if mode == "I;16" else np.uint8)
+    assert np.array_equal(samples, expected)
+
+
+def test_a_picture_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cut.png"
+    path.write_bytes(_picture(1)[0][:5000])
+    with pytest.raises(PixelError, match="truncated"):
+        open_picture(path, "US")
+    with pytest.raises(CodestreamFault, match="gif"):  # there is no decoder of this name
+        codestreams.DECODER.decode("gif", b"", 1)
+
+
+def jp2(codestream: bytes, *boxes: bytes) -> bytes:
+    """A JP2 file with further boxes in its header (T.800 I.4, I.5)."""
+
+    def box(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(content), kind) + content
+
+    header = box(b"ihdr", struct.pack(">IIHBBBB", 360, 480, 1, 7, 7, 0, 0))
+    header += box(b"colr", struct.pack(">BBBI", 1, 0, 0, 17)) + b"".join(boxes)
+    kind = box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    return box(b"jP  ", b"\r\n\x87\n") + kind + box(b"jp2h", header) + box(b"jp2c", codestream)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_no_decoder_reads_a_jp2_file_around_a_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, palette: bool
+) -> None:
+    path = write_dicom(tmp_path / "jp2.dcm", echo()[None], JPEG2000Lossless)
+    dataset = dcmread(path)
+    codestream = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    boxes = [struct.pack(">I4sHBB", 13, b"pclr", 1, 1, 7) + b"\xff"] if palette else []
+    dataset.PixelData = encapsulate([jp2(codestream, *boxes)])
+    dataset.save_as(path)
+    decode = Mock(wraps=decoder.DECODER.decode)
+    monkeypatch.setattr(codestreams, "DECODER", SimpleNamespace(decode=decode, start=lambda: None))
+    if palette:
+        with pytest.raises(PixelError, match="JP2 file with colours of its own"):
+            open_dicom(path).stored()
+    else:
+        assert np.array_equal(open_dicom(path).stored(), echo())
+    asked = [] if palette else [b"\xff\x4f\xff\x51"]
+    assert [call.args[1][:4] for call in decode.mock_calls] == asked

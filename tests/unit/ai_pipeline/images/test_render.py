@@ -1,14 +1,16 @@
-"""Drawn results: boxes at their place in an uncovered picture, words that can be read below it."""
+"""Drawn results: what is written stands beside the picture and can be read, boxes lie at their place."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import ImageDraw
+from PIL import ImageDraw, ImageFont
 
 from ai_pipeline.contract import (
     BURNED_IN,
@@ -21,6 +23,8 @@ from ai_pipeline.contract import (
     QualityNote,
     Region,
 )
+from ai_pipeline.images import page
+from ai_pipeline.images.page import PagePicture, draw_page, drawable
 from ai_pipeline.images.render import (
     EDGE_IS_APPROXIMATE,
     MEDIUM_GREY,
@@ -107,51 +111,48 @@ def test_what_is_absent_is_not_drawn() -> None:
     assert legend_of([finding(decision=Decision.ABSENT)])[0] == "AI: Not found: cardiomegaly."
 
 
-def test_only_a_calibrated_model_speaks_in_per_cent() -> None:
-    assert label_text(finding()) == "AI: cardiomegaly suspected, 83 % (cut-off 40 %)"
-    uncalibrated = replace(finding(), model=replace(MODEL, calibrated=False))
-    assert label_text(uncalibrated) == "AI: cardiomegaly suspected, score 0.83 (cut-off 0.40)"
-
-
 @pytest.mark.parametrize(
-    ("decision", "probability", "threshold", "said"),
+    ("changed", "said"),
     [
-        (Decision.INDETERMINATE, 0.33, 0.34, "AI: cardiomegaly not excluded, 33 % (cut-off 34 %)"),
-        (Decision.PRESENT, 0.042, 0.039, "AI: cardiomegaly suspected, 4.2 % (cut-off 3.9 %)"),
-        (Decision.PRESENT, 0.0996, 0.039, "AI: cardiomegaly suspected, 10 % (cut-off 3.9 %)"),
-        (Decision.PRESENT, 0.83, None, "AI: cardiomegaly suspected, 83 %"),
-        (Decision.PRESENT, None, None, "AI: cardiomegaly suspected"),
-        (Decision.ABSENT, 0.01, 0.4, "AI: cardiomegaly not found, 1.0 % (cut-off 40 %)"),
+        ({}, "AI: cardiomegaly suspected, 83 % (cut-off 40 %)"),
+        (
+            {"decision": Decision.INDETERMINATE, "probability": 0.33, "threshold": 0.34},
+            "AI: cardiomegaly not excluded, 33 % (cut-off 34 %)",
+        ),
+        ({"probability": 0.042, "threshold": 0.039}, "AI: cardiomegaly suspected, 4.2 % (cut-off 3.9 %)"),
+        ({"probability": 0.0996, "threshold": 0.039}, "AI: cardiomegaly suspected, 10 % (cut-off 3.9 %)"),
+        ({"threshold": None}, "AI: cardiomegaly suspected, 83 %"),
+        ({"probability": None, "threshold": None}, "AI: cardiomegaly suspected"),
+        (
+            {"decision": Decision.ABSENT, "probability": 0.01},
+            "AI: cardiomegaly not found, 1.0 % (cut-off 40 %)",
+        ),
+        # only a calibrated model speaks in per cent
+        (
+            {"model": replace(MODEL, calibrated=False)},
+            "AI: cardiomegaly suspected, score 0.83 (cut-off 0.40)",
+        ),
+        # in words where it was measured how far to trust it
+        (
+            {"certainty": "low certainty", "reliability": "of 10 such calls, about 3 are right"},
+            "AI: cardiomegaly suspected, low certainty",
+        ),
+        # annotation to remove is no suspicion
+        ({"label": "Burned-in text", "code": BURNED_IN, "probability": None}, "AI: Burned-in text"),
     ],
 )
 def test_a_label_says_the_category_first_and_a_number_only_beside_its_cut_off(
-    decision: Decision, probability: float | None, threshold: float | None, said: str
+    changed: dict[str, Any], said: str
 ) -> None:
-    told = replace(finding(decision=decision), probability=probability, threshold=threshold)
-    assert label_text(told) == said
+    assert label_text(replace(finding(), **changed)) == said
 
 
-def test_a_label_says_how_far_to_trust_it_in_words_where_that_was_measured() -> None:
-    sure = replace(finding(), certainty="low certainty", reliability="of 10 such calls, about 3 are right")
-    assert label_text(sure) == "AI: cardiomegaly suspected, low certainty"
-
-
-def test_the_legend_has_only_the_notes_that_must_be_read_beside_every_picture() -> None:
+def test_the_legend_warns_names_the_model_and_has_the_notes_for_every_picture() -> None:
     everywhere = QualityNote("no outline", "The lung is white.", on_faces=True)
     lines = legend_of([finding()], [everywhere, QualityNote("age", "The patient's age is unknown.")])
-    assert "The lung is white." in lines
+    assert "The lung is white." in lines and "Model: model 1" in lines
     assert not any("age is unknown" in line for line in lines)
-
-
-def test_annotation_to_remove_is_no_suspicion() -> None:
-    told = replace(finding(), label="Burned-in text", code=BURNED_IN, probability=None)
-    assert label_text(told) == "AI: Burned-in text"
-
-
-def test_the_legend_warns_and_names_the_model() -> None:
-    lines = legend_of([finding((1.0, 1.0, 5.0, 5.0))])
     assert lines[-1] == "AI result - not for diagnostic use"
-    assert "Model: model 1" in lines
 
 
 def test_the_heat_map_changes_the_picture_where_it_is_hot_only() -> None:
@@ -193,19 +194,141 @@ def test_a_missing_heat_map_or_one_of_another_size_is_refused(asked: Finding) ->
         heatmap_overlay(np.zeros((10, 10), np.uint8), asked)
 
 
-def test_the_legend_says_whether_a_detector_or_an_activation_drew_the_box() -> None:
-    box = ((1.0, 2.0), (3.0, 4.0))
-
-    said = place_lines([Region("box", box, Origin.DETECTOR), Region("box", box, Origin.DETECTOR)])
-
-    assert said == ["box: detector, approximate place"]
-    assert place_lines([Region("box", box, Origin.ACTIVATION)]) == [
-        "box: class activation, approximate place"
-    ]
-    assert place_lines([Region("box", box, Origin.MARK)]) == []
-
-
-def test_an_outline_is_called_an_outline_and_no_box() -> None:
-    triangle = ((10.0, 10.0), (30.0, 10.0), (20.0, 30.0))
-
+def test_the_legend_says_what_drew_the_box_and_calls_an_outline_no_box() -> None:
+    box, triangle = ((1.0, 2.0), (3.0, 4.0)), ((10.0, 10.0), (30.0, 10.0), (20.0, 30.0))
+    said = {origin: place_lines([Region("box", box, origin)] * 2) for origin in Origin}
+    assert said[Origin.DETECTOR] == ["box: detector, approximate place"]
+    assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"]
+    assert said[Origin.MARK] == []
     assert place_lines([Region("polygon", triangle, Origin.DETECTOR)]) == [EDGE_IS_APPROXIMATE]
+
+
+Picture = npt.NDArray[np.uint8]
+
+
+BLUE = (0, 90, 200)  # no letter has it, nor its edges
+
+
+TITLE, HEAD, FOOT = "AI summary", ["Test, Ann", "ID: 1"], ["AI result"]
+
+
+def drawn(
+    shown: PagePicture | str = "no picture", results: Sequence[str] = (), **given: Sequence[str]
+) -> Picture:
+    usual = {"head": HEAD, "captions": ["View: PA"], "foot": FOOT} | given
+    return draw_page(TITLE, usual["head"], shown, usual["captions"], results, usual["foot"])
+
+
+def blue(rows: int, columns: int, *boxes: tuple[float, float, float, float]) -> PagePicture:
+    return PagePicture(np.full((rows, columns, 3), BLUE, np.uint8), [finding(*boxes)] if boxes else [])
+
+
+def place_of_picture(whole: Picture) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (exclusive) of what is exactly as blue as the picture."""
+    rows, columns = np.nonzero((whole == BLUE).all(axis=-1))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def words(count: int) -> list[str]:
+    return [f"image {number}: AI: Suspected: left pleural effusion." for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "upright"),
+    [
+        (256, 224, False),
+        (2500, 2048, False),
+        (3000, 100, False),
+        (1, 1, False),
+        (300, 800, True),
+        (100, 3000, True),
+    ],
+)
+def test_a_page_is_upright_below_a_wide_picture(rows: int, columns: int, upright: bool) -> None:
+    whole = drawn(blue(rows, columns), words(2))
+    assert whole.shape == ((1600, 1200, 3) if upright else (1200, 1600, 3))
+    assert whole.dtype == np.uint8
+    left, top, right, bottom = place_of_picture(whole)
+    assert (right - left) * rows == pytest.approx((bottom - top) * columns, abs=max(rows, columns))
+
+
+def test_letters_are_read_from_a_distance() -> None:
+    """Capitals of the smallest letters are 22 pixels high at least."""
+    column = drawn("no picture", ["H" * 12] * 60)[:, 700:].any(axis=(1, 2))[200:1000]
+    edges = np.flatnonzero(np.diff(column.astype(int)))
+    heights = edges[1::2] - edges[::2][: len(edges[1::2])]
+    assert len(set(heights[:5])) == 1 and heights[0] >= 22
+
+
+def test_more_words_take_more_room_and_none_is_cut_in_silence() -> None:
+    few, more, full, fuller = (drawn("no picture", words(count)) for count in (1, 6, 60, 61))
+    assert more[:, 700:].any(axis=-1).sum() > few[:, 700:].any(axis=-1).sum()
+    assert (full != fuller).any(), "the number of what is left out is another"
+
+
+def test_what_has_no_room_is_counted() -> None:
+    blocks = [["a"], ["b", "c"], ["d"], ["e"]]
+    assert page._cut(blocks, 5) == ["a", "b", "c", "d", "e"]
+    assert page._cut(blocks, 4) == ["a", "b", "c", "and 2 more: see the report"]
+    assert page._cut(blocks, 3) == ["a", "and 3 more: see the report"]
+    assert page._cut([["a", "b", "c", "d"], ["e"]], 3) == ["a", "b", "and 3 more lines: see the report"]
+    assert page._cut([], 3) == []
+
+
+@pytest.mark.parametrize(
+    "shown", [blue(400, 380, (10, 10, 90, 90), (100, 100, 300, 300)), blue(100, 3000), "none"]
+)
+@pytest.mark.parametrize("count", [1, 12, 100])
+def test_nothing_is_written_at_the_edges_or_over_the_picture(shown: PagePicture | str, count: int) -> None:
+    long = ["W" * 200, *words(count), "word " * 200]
+    whole = drawn(
+        shown, long, head=["Ü" * 64, "9" * 64, "word " * 90], foot=["m" * 300, "n" * 300], captions=["c" * 99]
+    )
+    for edge in (whole[:5], whole[-5:], whole[:, :20], whole[:, -20:]):
+        assert not edge.any()
+    if isinstance(shown, PagePicture):
+        left, top, right, bottom = place_of_picture(whole)
+        inside = whole[top:bottom, left:right]
+        assert not (inside == 255).all(axis=-1).any(), "no white letters in the picture"
+
+
+def test_boxes_are_drawn_where_they_are_in_the_picture() -> None:
+    """The box from a quarter to three quarters of the picture, which is enlarged."""
+    whole = drawn(blue(200, 200, (50, 50, 150, 150)))
+    left, top, right, bottom = place_of_picture(whole)
+    rows, columns = np.nonzero((whole[top:bottom, left:right] == (255, 214, 0)).all(axis=-1))
+    assert right - left > 400
+    shares = np.array([columns.min(), rows.min(), columns.max(), rows.max()]) / (right - left)
+    assert shares == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=0.01)
+
+
+def test_pixels_that_are_no_squares_are_shown_as_they_are_in_the_body() -> None:
+    shown = PagePicture(np.full((100, 200, 3), BLUE, np.uint8), pixel_height=2.0)
+    left, top, right, bottom = place_of_picture(drawn(shown))
+    assert right - left == bottom - top
+
+
+def test_letters_with_accents_greek_and_cyrillic_are_drawn_and_no_other() -> None:
+    """A letter that the font lacks would be an empty frame."""
+    font = ImageFont.truetype(page.FONT, page.LETTERS, layout_engine=ImageFont.Layout.BASIC)
+    frame = bytes(font.getmask("\uffff"))
+    given = [chr(one) for one in range(sys.maxunicode // 16) if drawable(chr(one)) and chr(one).isprintable()]
+    assert [one for one in given if bytes(font.getmask(one)) == frame] == []
+    assert all(map(drawable, ("Müller-Øster, Łukasz", "Иванова", "Παπαδόπουλος", "Nguyễn", "Mu\u0308ller")))
+    assert not any(map(drawable, ("홍길동", "洪吉洞", "عمر", "山田")))
+
+
+def test_the_layout_is_that_of_the_drawn_page() -> None:
+    """Where it says that text, pictures and lines are, the page has some; the picture is in it as it is."""
+    shown = PagePicture(np.full((300, 400), 90, np.uint8))
+    content = ("Title", ["Name, Given", "ID: 1"], shown, ["View: PA"], ["AI: nothing found."], ["foot"])
+    laid, drawn = page.lay_out_page(*content), page.draw_page(*content)
+    assert (laid.height, laid.width) == drawn.shape[:2]
+    assert [one.text for one in laid.texts][:3] == ["Title", "Name, Given", "ID: 1"]
+    for one in laid.texts:
+        letters = drawn[one.baseline - one.size // 2 : one.baseline, one.left : one.left + one.size]
+        assert letters.max() > 200, one
+    [(pixels, left, top)] = laid.pictures
+    rows, columns = pixels.shape[:2]
+    assert (drawn[top : top + rows, left : left + columns] == pixels).all()
+    assert laid.rules and all(drawn[row, page.MARGIN].any() for row in laid.rules)

@@ -100,23 +100,20 @@ def of_nodes(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-def endless(folder: Path, *, growing: bool = False) -> tuple[Path, Path]:
-    """The small network and its card, with a Loop before it that has no end; or one that takes all memory."""
+def endless(folder: Path) -> tuple[Path, Path]:
+    """The small network and its card, with a Loop before it that has no end."""
     model = small_models.network()
     true = helper.make_tensor("t", TensorProto.BOOL, [], [True])
-    inside, outside = (["m"], ["m"]) if not growing else (["m", "m"], ["m"])
     body = helper.make_graph(
         [
             helper.make_node("Constant", [], ["go"], value=true),
-            helper.make_node(
-                "Concat" if growing else "Identity", inside, ["n"], **({"axis": 1} if growing else {})
-            ),
+            helper.make_node("Identity", ["m"], ["n"]),
         ],
         "body",
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
             helper.make_tensor_value_info("c", TensorProto.BOOL, []),
-            helper.make_tensor_value_info(outside[0], TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("m", TensorProto.FLOAT, None),
         ],
         [
             helper.make_tensor_value_info("go", TensorProto.BOOL, []),
@@ -189,11 +186,3 @@ def archive_bomb(path: Path, size: int = 600_000_000) -> None:
         )
         for _ in range(size // len(block)):
             file.write(block)
-
-
-def archive_that_lies(path: Path) -> None:
-    """An ``.npz`` of 100 bytes whose array says that it has 10^12 numbers."""
-    with zipfile.ZipFile(path, "w") as archive, archive.open("a.npy", "w") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
-        )

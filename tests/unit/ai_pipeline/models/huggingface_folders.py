@@ -111,36 +111,6 @@ def dinov2(folder: Path, *, labels: int = 2, size: int = 224) -> Path:
     return folder
 
 
-def timm(folder: Path) -> Path:
-    """timm's ResNet-18 as timm writes it for the hub; what it holds comes from timm itself."""
-    import torch
-
-    from ai_pipeline.networks.foreign import timm_network
-
-    torch.manual_seed(4)
-    network = timm_network("resnet18", 3, 3)
-    _save(
-        folder,
-        {
-            "architecture": "resnet18",
-            "num_classes": 3,
-            "problem_type": "multi_label_classification",
-            "label_names": ["Mass", "Nodule", "Hernia"],
-            "pretrained_cfg": {
-                "input_size": [3, 224, 224],
-                "mean": [0.485, 0.456, 0.406],
-                "std": [0.229, 0.224, 0.225],
-                "crop_pct": 0.95,
-                "crop_mode": "center",
-                "interpolation": "bicubic",
-            },
-        },
-        None,
-        {name: value.numpy() for name, value in network.state_dict().items()},
-    )
-    return folder
-
-
 def change(folder: Path, name: str, **values: Any) -> None:
     """Change settings in a file of the folder; None takes one out."""
     path = folder / name

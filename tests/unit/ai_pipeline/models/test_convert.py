@@ -1,31 +1,40 @@
-"""Checkpoints of other projects become models that answer as those projects do; a pickle runs nothing."""
+"""Networks of others become files of ours that say the same; hostile checkpoints stay closed."""
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pickle
+import shutil
+import tarfile
+import warnings
+import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from ai_pipeline.chest.classifier import Classifier, probability
+from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.cli import app
-from ai_pipeline.errors import CardError
+from ai_pipeline.errors import CardError, UnreadableCheckpoint
 from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import convert as conversion
-from ai_pipeline.models.store import sandbox
-from ai_pipeline.models.store.conversion_request import Request
-from ai_pipeline.networks import foreign
-
-Expected = dict[str, npt.NDArray[Any]]
-FOURTEEN = ",".join(f"label {number}" for number in range(14))
+from ai_pipeline.models.store import label_map, sandbox
+from ai_pipeline.models.store.bundle import CARD, INFERENCE, METADATA
+from ai_pipeline.networks import foreign, nih
+from ai_pipeline.networks.checkpoints import read_state
+from tests.unit.ai_pipeline.models import huggingface_folders as folders
+from tests.unit.ai_pipeline.models.store_lab import contents, let_make, models, sha256
+from tests.unit.ai_pipeline.test_cli import ROOT, pasted
+from tests.unit.chests import drawn_chest
 
 
 def convert(checkpoint: Path, family: str, *more: str) -> Result:
@@ -33,170 +42,71 @@ def convert(checkpoint: Path, family: str, *more: str) -> Result:
     return CliRunner().invoke(app, words)
 
 
-def request(checkpoint: Path, **changes: Any) -> Request:
-    asked = Request(
-        checkpoint=str(checkpoint),
-        family="xrv",
-        architecture="densenet121-res224-all",
-        labels=(),
-        size=None,
-        softmax=False,
-        form="onnx",
-        seconds=300,
-    )
-    return asked.model_copy(update=changes)
+XRV, TIMM = ("--architecture", "densenet121-res224-all"), ("--architecture", "resnet18")
 
 
 @pytest.mark.usefixtures("confinement")
-def test_torchxrayvision_s_network_says_the_same_through_its_converted_file(
-    tmp_path: Path, made: Callable[[str], Expected]
-) -> None:
-    expected = made("torchxrayvision")
-
-    done = convert(tmp_path / "checkpoint.pt", "xrv", "--architecture", "densenet121-res224-all", "--trust")
-
+@pytest.mark.parametrize(
+    ("library", "words", "name", "labels", "of_input", "of_scores"),
+    [
+        # tolerances: of -1024..1024; of levels of which a grey one is .017 and .014
+        ("torchxrayvision", ("xrv", *XRV), "xrv-densenet121-res224-all", ["Fracture", "Lung Opacity",
+         "Enlarged Cardiomediastinum"], 1e-2, 1e-4),
+        ("timm", ("timm", *TIMM, "--labels", "Mass,Nodule,Other"), "timm-resnet18",
+         ["Mass", "Nodule", "Other"],
+         0.02, 2e-3),
+        ("ultralytics", ("ultralytics",), "ultralytics-checkpoint", ["dark", "light"], 0.02, 5e-3),
+        ("eva_x", ("eva-x",), "eva-x-tiny", list(nih.LABELS), 0.02, 5e-3),
+    ],
+)  # fmt: skip
+def test_a_network_of_others_says_the_same_through_its_converted_file(
+    tmp_path: Path, library: str, words: tuple[str, ...], name: str, labels: list[str], of_input: float,
+    of_scores: float,
+) -> None:  # fmt: skip
+    let_make(library, tmp_path)
+    with np.load(tmp_path / "expected.npz") as arrays:
+        expected = dict(arrays)
+    done = convert(next(tmp_path.glob("checkpoint.*")), *words, "--trust")
     assert done.exit_code == 0, done.output
-    card = find("xrv-densenet121-res224-all", tmp_path)
+    card = find(name, tmp_path)
+    assert [label.name for label in card.labels][-len(labels) :] == labels
+    assert not card.calibrated and not any(label.supported for label in card.labels)
+    assert ("AGPL-3.0" in card.licence) is (library == "ultralytics")
     assert card.input is not None
     values, _ = network_input(expected["image"], card.input)
-    np.testing.assert_allclose(values, expected["input"], atol=1e-2)  # of -1024..1024
+    np.testing.assert_allclose(values, expected["input"], atol=of_input)
     classifier = Classifier(card, threads=1)
-    found = classifier.analyse(expected["image"])
-    ours = [classifier.probability(found, index) for index in range(18)]
-    np.testing.assert_allclose(ours, expected["scores"][0], atol=1e-4)
-    assert np.ptp(ours) > 0.1  # else the comparison says nothing
-    assert [label.name for label in card.labels][-3:] == [
-        "Fracture",
-        "Lung Opacity",
-        "Enlarged Cardiomediastinum",
-    ]
-    assert not any(label.supported for label in card.labels)
-    assert not card.calibrated
-
-
-@pytest.mark.usefixtures("confinement")
-def test_timm_s_network_says_the_same_through_its_converted_file(
-    tmp_path: Path, made: Callable[[str], Expected]
-) -> None:
-    expected = made("timm")
-
-    done = convert(
-        tmp_path / "checkpoint.pth",
-        "timm",
-        "--architecture",
-        "resnet18",
-        "--labels",
-        "Mass,Nodule,Other",
-        "--trust",
-    )
-
-    assert done.exit_code == 0, done.output
-    card = find("timm-resnet18", tmp_path)
-    assert card.input is not None
-    values, _ = network_input(expected["image"], card.input)
-    np.testing.assert_allclose(values, expected["input"], atol=0.02)  # one grey level is .017
-    found = Classifier(card, threads=1).analyse(expected["image"])
-    np.testing.assert_allclose(found.logits, expected["scores"][0], atol=2e-3)
-    assert found.places is not None
-    assert found.places.shape == (3, 7, 7)
-
-
-@pytest.mark.usefixtures("confinement")
-def test_chexnet_s_old_checkpoints_become_safetensors_that_torch_runs_alike(
-    tmp_path: Path, made: Callable[[str], Expected]
-) -> None:
-    expected = made("chexnet")
-
-    done = convert(
-        tmp_path / "checkpoint.pth.tar",
-        "torchvision",
-        "--architecture",
-        "densenet121",
-        "--labels",
-        FOURTEEN,
-        "--to",
-        "safetensors",
-        "--trust",
-    )
-
-    assert done.exit_code == 0, done.output
-    classifier = Classifier(find("torchvision-densenet121", tmp_path), threads=1)
-    outputs = classifier._engine(expected["input"])
-    np.testing.assert_allclose(outputs["logits"], expected["scores"], atol=1e-4)
-    mean = outputs["places"].mean((2, 3)) - outputs["logits"]
-    np.testing.assert_allclose(mean, mean[:1], atol=1e-3)  # class activation: but for the bias the logit
-
-
-@pytest.mark.usefixtures("confinement")
-def test_an_ultralytics_classifier_says_the_same_through_its_converted_file(
-    tmp_path: Path, made: Callable[[str], Expected]
-) -> None:
-    expected = made("ultralytics")
-
-    done = convert(tmp_path / "checkpoint.pt", "ultralytics", "--trust")
-
-    assert done.exit_code == 0, done.output
-    card = find("ultralytics-checkpoint", tmp_path)
-    assert [label.name for label in card.labels] == ["dark", "light"]
-    assert "AGPL-3.0" in card.licence
-    assert card.input is not None
-    values, _ = network_input(expected["image"], card.input)
-    np.testing.assert_allclose(values, expected["input"], atol=0.02)
-    classifier = Classifier(card, threads=1)
-    found = classifier.analyse(expected["image"])
-    ours = [classifier.probability(found, index) for index in range(2)]
-    np.testing.assert_allclose(ours, expected["scores"][0], atol=5e-3)
+    found, outputs = classifier.analyse(expected["image"]), expected["scores"][0]
+    probabilities = [classifier.probability(found, index) for index in range(len(card.labels))]
+    ours = probabilities if library in {"torchxrayvision", "ultralytics"} else found.logits
+    np.testing.assert_allclose(ours, outputs, atol=of_scores)
+    assert np.ptp(outputs) > 0.1  # else the comparison says nothing
 
 
 def test_without_trust_a_pickle_is_not_opened(tmp_path: Path) -> None:
-    checkpoint = _bomb(tmp_path)
-
-    done = convert(checkpoint, "xrv", "--architecture", "densenet121-res224-all")
-
+    done = convert(_bomb(tmp_path), "xrv", *XRV)
     assert done.exit_code == 2
     assert "a pickle is code" in " ".join(done.output.replace("│", " ").split())
 
 
-def test_the_help_says_that_a_pickle_is_code() -> None:
-    done = CliRunner().invoke(app, ["models", "convert", "--help"])
-
-    assert "a pickle is code" in " ".join(done.output.split())
-
-
 @pytest.mark.usefixtures("confinement")
 def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path) -> None:
-    done = convert(_bomb(tmp_path), "xrv", "--architecture", "densenet121-res224-all", "--trust")
-
-    assert done.exit_code == 65
-    assert "no parameters" in done.output
-    assert not (tmp_path / "ran").exists()
-    assert not list(tmp_path.glob("*.onnx"))
+    done = convert(_bomb(tmp_path), "xrv", *XRV, "--trust")
+    assert done.exit_code == 65 and "no parameters" in done.output
+    assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("*.onnx"))
 
 
 def test_parameters_of_another_network_are_refused_in_one_line(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
     torch.save({"conv0.weight": torch.zeros(1, 1, 1, 1), "classifier.weight": torch.zeros(18, 4)}, checkpoint)
-
-    done = convert(checkpoint, "xrv", "--architecture", "densenet121-res224-all", "--trust")
-
-    assert done.exit_code == 65
-    assert len(done.output.strip().splitlines()) == 1
-
-
-@pytest.mark.usefixtures("confinement")
-def test_a_conversion_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint.pt"
-    checkpoint.touch()
-
-    with pytest.raises(CardError, match="longer than 0 s"):
-        conversion.convert(request(checkpoint, seconds=0), tmp_path, trust=True)
+    done = convert(checkpoint, "xrv", *XRV, "--trust")
+    assert done.exit_code == 65 and len(done.output.strip().splitlines()) == 1
 
 
 def test_nothing_is_converted_where_no_walls_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "walls", lambda: "none")
-
-    with pytest.raises(CardError, match="Debian package bubblewrap"):
-        conversion.convert(request(_bomb(tmp_path)), tmp_path, trust=True)
+    done = convert(_bomb(tmp_path), "xrv", *XRV, "--trust")
+    assert done.exit_code != 0 and "Debian package bubblewrap" in " ".join(done.output.split())
 
 
 def test_an_answer_that_is_a_link_or_no_answer_is_refused(tmp_path: Path) -> None:
@@ -207,40 +117,6 @@ def test_an_answer_that_is_a_link_or_no_answer_is_refused(tmp_path: Path) -> Non
     for name in ("secret", "link", "pipe", "missing"):
         with pytest.raises(CardError, match="not one"):
             conversion._answer(tmp_path / name)
-
-
-@pytest.mark.parametrize("form", ["onnx", "safetensors"])
-def test_landlock_alone_lets_a_conversion_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
-    monkeypatch.setattr(sandbox, "_bubblewrap", lambda: "")
-    monkeypatch.setattr(sandbox, "require", lambda: None)  # of root, who may be running this
-    if sandbox.walls() != "landlock":
-        pytest.skip("this kernel has no Landlock of 6.2")
-    network = foreign.timm_network("densenet121", 2, 3)
-    torch.save(network.state_dict(), tmp_path / "checkpoint.pt")
-    asked = request(
-        tmp_path / "checkpoint.pt",
-        family="torchvision",
-        architecture="densenet121",
-        labels=("A", "B"),
-        form=form,
-    )
-
-    made = conversion.convert(asked, tmp_path / "out", trust=True)
-
-    assert made.answer.labels == ("A", "B")
-    assert (tmp_path / "out" / f"torchvision-densenet121.{form}").is_file()
-
-
-def test_an_operating_point_becomes_one_half_and_the_ends_stay() -> None:
-    label = find("chest-efficientnet-lite0").labels[0]
-    bent = type(label)(**{**_fields(label), "slope": 1.0, "intercept": 0.0, "operating_point": 0.2})
-    logit = float(np.log(0.2 / 0.8))
-
-    assert probability(bent, logit) == pytest.approx(0.5)
-    assert probability(bent, -50.0) == pytest.approx(0.0, abs=1e-9)
-    assert probability(bent, 50.0) == pytest.approx(1.0)
 
 
 def _bomb(folder: Path) -> Path:
@@ -255,5 +131,211 @@ def _bomb(folder: Path) -> Path:
     return path
 
 
-def _fields(label: Any) -> dict[str, Any]:
-    return {name: getattr(label, name) for name in label.__slots__}
+def torchscript(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, its files are not gone
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+
+
+def legacy_tar(path: Path) -> None:
+    """The format of torch before 0.1.10, which is unpacked into a folder before any of it is read."""
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            data = pickle.dumps({"little_endian": True} if name == "sys_info" else 0)
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def numbers_with(path: Path, name: str) -> None:
+    """Numbers as any other, with one file by which ``torch.load`` knows a program."""
+    torch.save({"weight": torch.ones(2)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        folder = archive.namelist()[0].partition("/")[0]
+        archive.writestr(f"{folder}/{name}", pickle.dumps(()))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (torchscript, "is TorchScript, which is a program"),
+        (partial(numbers_with, name="constants.pkl"), "is TorchScript, which is a program"),
+        (partial(numbers_with, name="code/__torch__.py"), "is TorchScript, which is a program"),
+        (legacy_tar, "is a tar of torch before 0.1.10"),
+    ],
+)
+def test_a_checkpoint_that_torch_would_run_or_unpack_is_refused_before_torch_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], told: str
+) -> None:
+    make(tmp_path / "checkpoint.pt")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch saw it"))
+    with pytest.raises(UnreadableCheckpoint, match=told):
+        read_state(tmp_path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_numbers_in_either_format_are_read(tmp_path: Path, new: bool) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "c.pt", _use_new_zipfile_serialization=new)
+    assert read_state(tmp_path / "c.pt")["weight"].tolist() == [1.0, 1.0]
+
+
+def test_pickles_are_opened_only_where_the_confined_process_does_it() -> None:
+    texts = {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+        for package in ("ai_pipeline", "ai_training", "dicom_node")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    networks, confined = "ai_pipeline/networks", "ai_pipeline/models/store/conversion_process.py"
+    adapters, checkpoints, foreign, nih, huggingface = (
+        f"{networks}/{name}.py" for name in ("adapters", "checkpoints", "foreign", "nih", "huggingface")
+    )
+    expected = {
+        "weights_only=False": {checkpoints, foreign},
+        "torch.jit.load": set(),
+        "read_state(": {checkpoints, adapters, nih, huggingface},
+        "ultralytics_classifier(": {foreign, adapters},
+        "huggingface.adapt": {adapters},
+        "nih.eva_x": {adapters},
+        "networks.adapters import": {confined},
+    }
+    assert {call: {name for name, text in texts.items() if call in text} for call in expected} == expected
+
+
+VIT = (4.13851, -1.70189, -1.95903, 2.39544, 0.59395)
+pytestmark = pytest.mark.usefixtures("confinement")
+
+
+def refused(folder: Path, *more: str | Path) -> str:
+    done = models("add", folder, "--accept-licence", *more)
+    assert done.exit_code in {2, 65}, done.output
+    return " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_vit_of_transformers_says_the_same_with_the_site_s_labels(store: Path, tmp_path: Path) -> None:
+    folder, labels = folders.vit(tmp_path / "vit"), tmp_path / "labels.toml"
+    labels.write_text(folders.MAP)
+    words = ("--label-map", labels, "--id", "vit-s", "--licence", "MIT")
+    done = models("add", folder, "--accept-licence", *words, "--sha256", sha256(folder / "model.safetensors"))
+    assert done.exit_code == 0 and "Licence: MIT" in done.output
+    files = {"vit-s/1/card.toml", "vit-s/1/vit-s.onnx", "vit-s/1/origin.json"}
+    assert contents(store) == {"vit-s", "vit-s/1", *files}
+    assert json.loads((store / "vit-s/1/origin.json").read_text())["source"] == "vit"
+    card = find("vit-s", store)
+    assert [label.name for label in card.labels] == ["Effusion", "Cardiomegaly", "Free air", "Pneumothorax"]
+    assert [label.code.value for label in card.labels] == ["60046008", "8186001", "48661000", "36118008"]
+    found = Classifier(card, threads=1).analyse(folders.picture())
+    np.testing.assert_allclose(found.logits, np.delete(VIT, 2), atol=1e-3)
+
+
+def test_all_mistakes_of_a_label_map_are_named_at_once(store: Path, tmp_path: Path) -> None:
+    folder = folders.vit(tmp_path / "vit", width=12, depth=1)
+    (tmp_path / "labels.toml").write_text(
+        '"Pleural Effusion" = "Efusion"\n'
+        '"Enlarged heart" = "Cardiomegaly"\n'
+        'Pneumothorax = "cardiomegaly"\n'
+        'Pneumoperitoneum = { name = "Free air", code = { value = "12345678901234567", scheme = "SCT" } }\n'
+    )
+    said = refused(folder, "--label-map", tmp_path / "labels.toml")
+    for mistake in (
+        '"Pleural Effusion" = "Efusion" is none of the node\'s labels (Atelectasis, Cardiomegaly',
+        'two labels become "Cardiomegaly"',
+        '"Pneumoperitoneum" code.value',
+        '"Pneumoperitoneum" code.meaning is missing',
+    ):
+        assert mistake in said
+    assert contents(store) == set()
+
+
+def test_the_label_map_in_the_documentation_works_as_pasted(tmp_path: Path) -> None:
+    text = pasted("docs/models-convert.md", "toml", '"Pleural Effusion" = "Effusion"')
+    (tmp_path / "labels.toml").write_text(text)
+
+    found = label_map.read(tmp_path / "labels.toml")
+
+    assert {name: label and label.name for name, label in found.items()} == {
+        "Pleural Effusion": "Effusion",
+        "Enlarged heart": "Cardiomegaly",
+        "No Finding": None,
+        "Pneumoperitoneum": "Free air",
+    }
+
+
+def test_weights_of_another_sha_256_or_too_large_are_refused(store: Path, tmp_path: Path) -> None:
+    folder = folders.vit(tmp_path / "vit", width=120, depth=1)
+
+    assert "another file, or altered; refused" in refused(folder, "--sha256", "0" * 64)
+    assert "larger than 1 MiB" in refused(folder, "--most", "1")
+    assert contents(store) == set()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def libraries() -> None:
+    foreign.offer_torchvision_operators()
+
+
+MODEL = "chest-efficientnet-lite0"
+
+
+def command(*words: str | Path, fails: int = 0) -> str:
+    done = models(*words)
+    assert done.exit_code == fails, done.output
+    return " ".join(done.output.split())
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped classifier as a bundle."""
+    out = tmp_path_factory.mktemp("bundles") / "chest"
+    command("bundle", MODEL, "--out", out)
+    return out
+
+
+def test_monai_runs_the_bundle_and_finds_what_the_node_finds(bundle: Path, tmp_path: Path) -> None:
+    picture, _ = drawn_chest(260)
+    cv2.imwrite(str(tmp_path / "chest.png"), picture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's, at import
+        parser = pytest.importorskip("monai.bundle").ConfigParser()
+        parser.read_config(str(bundle / INFERENCE))
+        parser.read_meta(str(bundle / METADATA))
+        parser.update(
+            {
+                "bundle_root": str(bundle),
+                "images": [str(tmp_path / "chest.png")],
+                "output_file": str(tmp_path / "predictions.json"),
+            }
+        )
+        parser.parse()
+        parser.get_parsed_content("run", eval_expr=True)
+    [(_, found)] = json.loads((tmp_path / "predictions.json").read_text()).items()
+    classifier = Classifier(find(MODEL), threads=1)
+    assert list(found) == [label.name for label in classifier.card.labels]
+    np.testing.assert_allclose(list(found.values()), classifier.analyse(picture).logits, atol=1e-4)
+
+
+def test_a_bundle_comes_in_with_the_card_and_the_files_that_went_out(bundle: Path, tmp_path: Path) -> None:
+    command("add", bundle, "--accept-licence", "--models-dir", tmp_path)
+    shipped = find(MODEL)
+    card = load(tmp_path / MODEL / shipped.version / "card.toml")
+    assert [part.sha256 for part in card.weights] == [part.sha256 for part in shipped.weights]
+    assert (card.labels, card.input, card.gate) == (shipped.labels, shipped.input, shipped.gate)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "step", "why"),
+    [
+        ({"network_data_format": None}, "Resized", "network_data_format: Field required"),
+        ({"version": 3}, "Resized", "version: "),
+        ({}, "ScaleIntensityd", "no card can say what ScaleIntensity does"),
+    ],
+)
+def test_a_bundle_that_no_card_can_describe_is_refused(
+    bundle: Path, tmp_path: Path, metadata: dict[str, Any], step: str, why: str
+) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "b")
+    (folder / CARD).unlink()
+    facts = json.loads((folder / METADATA).read_text()) | metadata
+    (folder / METADATA).write_text(json.dumps({k: v for k, v in facts.items() if v is not None}))
+    (folder / INFERENCE).write_text(json.dumps({"preprocessing": {"transforms": [{"_target_": step}]}}))
+    assert why in command("add", folder, "--models-dir", tmp_path / "models", fails=65)
+    assert not (tmp_path / "models").exists()

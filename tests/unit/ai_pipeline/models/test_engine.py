@@ -1,19 +1,41 @@
-"""The backends say the same, and say it again."""
+"""Cards, the reference of a model's scores, and how networks run on what the preprocessing makes."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import onnx
+import onnxruntime
 import pytest
+import tomlkit
+from pydicom.sr.codedict import codes
 
-from ai_pipeline.errors import NoNumber
-from ai_pipeline.models import engine
-from ai_pipeline.models.registry import find
+from ai_pipeline.burnin.find.text import TextReader
+from ai_pipeline.contract import Code
+from ai_pipeline.errors import CardError, NoNumber, NoProvider
+from ai_pipeline.models import engine, registry
+from ai_pipeline.models.card import Chain, Input
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.reference import (
+    BINS,
+    Reference,
+    Verdict,
+    by_chance,
+    reference_of,
+    stability_index,
+    verdict,
+)
+from ai_pipeline.models.registry import Card, Label, cards, find, read
 from tests.unit.ai_training.small_models import ratio
 
 CARD = find("chest-efficientnet-lite0")
@@ -23,7 +45,7 @@ CARD = find("chest-efficientnet-lite0")
 def images() -> npt.NDArray[np.float32]:
     assert CARD.input is not None
     side = CARD.input.size
-    return np.random.default_rng(7).normal(size=(3, 3, side, side)).astype(np.float32)
+    return np.random.default_rng(7).normal(size=(2, 3, side, side)).astype(np.float32)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
@@ -40,24 +62,11 @@ def test_backends_agree_on_the_shipped_model(
         np.testing.assert_allclose(theirs[name], ours[name], atol=2e-4, rtol=1e-3)
 
 
-def test_a_network_is_loaded_once_per_process() -> None:
-    assert engine.load(CARD, "classifier") is engine.load(CARD, "classifier")
-
-
-def test_the_same_image_gives_the_same_bits_alone_and_again(images: npt.NDArray[np.float32]) -> None:
-    network = engine.load(CARD, "classifier")
-
-    np.testing.assert_array_equal(network(images[:1])["logits"], network(images[:1])["logits"])
-
-
 def test_logits_are_the_linear_head_on_the_mean_feature_map(images: npt.NDArray[np.float32]) -> None:
-    onnx = pytest.importorskip("onnx")
     outputs = engine.load(CARD, "classifier")(images)
     graph = onnx.load(str(CARD.file("classifier").path)).graph
     head = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name.startswith("head.")}
-
     expected = outputs["features"].mean((2, 3)) @ head["head.weight"].T + head["head.bias"]
-
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-3)
 
 
@@ -92,3 +101,304 @@ def test_numbers_too_small_to_be_quick_count_as_zero() -> None:
     tiny, small = json.loads(done.stdout)
     assert tiny == 0.0
     assert small == pytest.approx(2e-30)
+
+
+NETWORKS = [
+    (card, weights) for card in cards() for weights in card.weights if weights.path.suffix == engine.ONNX
+]
+
+
+@pytest.fixture(params=["cuda", "openvino"])
+def elsewhere(request: pytest.FixtureRequest) -> str:
+    if missing := engine.lacking(request.param):
+        pytest.skip(missing)
+    return str(request.param)
+
+
+@pytest.mark.parametrize(("card", "weights"), NETWORKS, ids=[f"{c.id}/{w.role}" for c, w in NETWORKS])
+def test_every_shipped_network_answers_there_as_on_the_cpu(
+    elsewhere: str, card: engine.Card, weights: engine.Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = engine.OnnxRuntime(read(weights), 1)
+    random = np.random.default_rng(7)
+    shapes = [one.shape for one in ours._session.get_inputs()]
+    sizes = [[side if isinstance(side, int) else 64 for side in sides] for _, *sides in shapes]
+    inputs = [random.random((1, *size), np.float32) for size in sizes]
+    monkeypatch.setenv(engine.INFERENCE, elsewhere)
+    answers, theirs = ours(*inputs), engine.OnnxRuntime(read(weights), 1)(*inputs)
+    for name, answer in answers.items():
+        scale = max(float(np.abs(answer).max()), 1.0)
+        furthest = float(np.abs(theirs[name] - answer).max())
+        print(f"{card.id}/{weights.role} {name}: {furthest:.2g} of {scale:.2g}")
+        assert furthest <= 1e-3 * scale, name
+
+
+def test_text_is_read_there_as_on_the_cpu(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.zeros((200, 600), np.uint8)
+    cv2.putText(picture, "DOE JANE 1970", (40, 110), cv2.FONT_HERSHEY_SIMPLEX, 1.2, 220, 2)
+    on_cpu = TextReader()
+    monkeypatch.setenv(engine.INFERENCE, elsewhere)
+    ours, theirs = (
+        [(reader.read(picture, box).text, box.box) for box in reader.find(picture)]
+        for reader in (on_cpu, TextReader())
+    )
+    assert ours and theirs == ours
+
+
+@pytest.mark.parametrize("where", ["cuda", "openvino"])
+def test_a_provider_that_is_not_installed_is_named_with_the_remedy(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setenv(engine.INFERENCE, where)
+    with pytest.raises(NoProvider, match=f"has no {re.escape(engine.PROVIDERS[where][0])}.*or choose cpu"):
+        engine.session(b"", 1)
+    assert "choose from cpu, cuda, openvino" in engine.lacking("tpu")
+
+
+CHAIN = Input(160, 3, (127.0,), (128.0,), "MONOCHROME2", Chain())
+
+
+XRV = Input(224, 1, (127.5,), (127.5 / 1024,), "MONOCHROME2", Chain(), preprocess="xrv")
+
+
+IMAGENET = Input(
+    224,
+    3,
+    (123.675, 116.28, 103.53),
+    (58.395, 57.12, 57.375),
+    "MONOCHROME2",
+    Chain(),
+    preprocess="imagenet",
+    crop=0.875,
+    interpolation="bicubic",
+)
+
+
+SQUASHED = Input(
+    224, 3, (0.0,), (255.0,), "MONOCHROME2", Chain(), preprocess="imagenet", crop=1.0, squash=True
+)
+
+
+WAYS = {"chain": CHAIN, "xrv": XRV, "imagenet": IMAGENET, "squashed": SQUASHED}
+
+
+def picture(rows: int, columns: int) -> npt.NDArray[np.uint8]:
+    """A bright disc on black, well inside the middle square."""
+    image = np.zeros((rows, columns), np.uint8)
+    centre = (columns // 2 + columns // 10, rows // 2 - rows // 10)
+    return np.asarray(cv2.circle(image, centre, min(rows, columns) // 12, 255, -1), np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(600, 500), (500, 900), (2500, 2048), (100, 150)])
+@pytest.mark.parametrize("wanted", WAYS.values(), ids=WAYS)
+def test_the_map_leads_to_where_the_disc_is(wanted: Input, shape: tuple[int, int]) -> None:
+    image = picture(*shape)
+
+    values, to_model = network_input(image, wanted)
+
+    assert values.shape == (1, wanted.channels, wanted.size, wanted.size)
+    assert values.dtype == np.float32
+    ((x, y),) = to_model([_centre(image.astype(np.float64))])
+    plain = values[0, 0] - values.min()
+    assert _centre(plain) == pytest.approx((x, y), abs=1.0)
+    ((back_x, back_y),) = to_model.inverse()([(x, y)])
+    assert (back_x, back_y) == pytest.approx(_centre(image.astype(np.float64)), abs=1e-6)
+
+
+def test_levels_are_what_torchxrayvision_and_imagenet_call_them() -> None:
+    image = np.zeros((300, 300), np.uint8)
+    image[:, 150:] = 255
+    values, _ = network_input(image, XRV)
+    assert (values.min(), values.max()) == pytest.approx((-1024.0, 1024.0))
+    means, spreads = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    white, _ = network_input(np.full((300, 300), 255, np.uint8), IMAGENET)
+    np.testing.assert_allclose(white[0, :, 0, 0], (1 - means) / spreads, rtol=1e-5)
+
+
+def _centre(values: npt.NDArray[np.floating]) -> tuple[float, float]:
+    weight = values / values.sum()
+    rows, columns = (np.arange(size) + 0.5 for size in values.shape)
+    return float((weight.sum(0) * columns).sum()), float((weight.sum(1) * rows).sum())
+
+
+CHEST = "chest-efficientnet-lite0"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder of one's own with a copy of the chest model."""
+    for file in (
+        registry.SHIPPED / f"{CHEST}.toml",
+        *(registry.SHIPPED.parent / "weights").glob(f"{CHEST}.*"),
+    ):
+        shutil.copy(file, tmp_path / file.name)
+    return tmp_path
+
+
+def test_every_shipped_card_can_be_read_and_the_chest_weights_are_what_it_says() -> None:
+    assert CHEST in {card.id for card in registry.cards()}
+    registry.verify(registry.find(CHEST))
+
+
+def test_a_model_without_a_card_is_refused() -> None:
+    with pytest.raises(CardError, match="no card, no model"):
+        registry.find("someone-elses-model")
+
+
+def test_a_card_in_ones_own_folder_replaces_the_shipped_one(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = models / f"{CHEST}.toml"
+    shipped = registry.load(card).version
+    card.write_text(card.read_text().replace(f'version = "{shipped}"', 'version = "site-7"', 1))
+    found = registry.find(CHEST, models)
+    assert (found.version, found.file("classifier").path.parent) == ("site-7", models)
+    monkeypatch.setenv(registry.MODELS_DIR, str(models))
+    assert registry.find(CHEST).path.parent == models
+
+
+def test_a_card_of_brackets_is_refused(models: Path) -> None:
+    card = models / f"{CHEST}.toml"
+    card.write_text("a = " + "[" * 5000)
+
+    with pytest.raises(CardError, match="is not TOML"):
+        registry.load(card)
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "@x", "A\nB", "Nowak^Anna", "A\u0000B", ""])
+@pytest.mark.parametrize("key", ["name", "meaning"])
+def test_a_label_whose_text_results_may_not_show_is_refused(models: Path, key: str, text: str) -> None:
+    card = models / f"{CHEST}.toml"
+    values = tomlkit.parse(card.read_text())
+    label = values["labels"][0]  # type: ignore[index]
+    (label if key == "name" else label["code"])[key] = text  # type: ignore[index]
+    card.write_text(tomlkit.dumps(values))
+
+    with pytest.raises(CardError, match=r"labels\[0\]"):
+        registry.load(card)
+
+
+def test_every_label_says_where_its_code_comes_from() -> None:
+    assert all(label.code_source and len(label.code.meaning) <= 64 for label in registry.find(CHEST).labels)
+
+
+def test_codes_that_the_standard_has_are_written_as_the_standard_writes_them() -> None:
+    labels = {label.name: label.code for label in registry.find(CHEST).labels}
+    standard = {
+        "Effusion": codes.SCT.PleuralEffusion,
+        "Infiltration": codes.DCM.Infiltrate,
+        "Pneumothorax": codes.SCT.Pneumothorax,
+        "Edema": codes.SCT.PulmonaryEdema,
+    }
+    for name, code in standard.items():
+        ours = labels[name]
+        assert (ours.value, ours.scheme, ours.meaning) == (code.value, code.scheme_designator, code.meaning)
+    # pydicom's dictionary calls the enlarged septal foramen by this name
+    assert labels["Cardiomegaly"].value == "8186001"
+
+
+def test_only_labels_with_enough_test_images_and_better_than_chance_are_supported() -> None:
+    card = registry.find(CHEST)
+    figures = card.details["metrics"]["labels"]
+    elsewhere = card.details["external"]["auc"]
+
+    for label in card.labels:
+        lows = [figures[label.name]["auc"][1], elsewhere.get(label.name, (1, 1, 1))[1]]
+        assert label.supported == (figures[label.name]["positives"] >= 15 and min(lows) > 0.5)
+
+
+@pytest.mark.parametrize("package", ["evilmod.sub", "evilmod", "../evilmod", ""])
+def test_the_package_of_a_card_is_not_imported_to_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    (tmp_path / "evilmod").mkdir()
+    for name in ("__init__", "sub"):
+        (tmp_path / "evilmod" / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (registry.SHIPPED / "burnin-text.toml").read_text(encoding="utf-8")
+    card = tmp_path / "evil.toml"
+    card.write_text(text.replace('package = "rapidocr"', f'package = "{package}"'), encoding="utf-8")
+    with contextlib.suppress(CardError):
+        registry.verify(registry.load(card))
+    assert not (tmp_path / "ran").exists()
+    assert not [name for name in sys.modules if name.startswith("evilmod")]
+
+
+TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+def a_card(reference: object = None) -> Card:
+    labels = tuple(
+        Label(name, Code("1", "99TEST", name), "test", None, True, 0.5, 0.5) for name in ("A", "B")
+    )
+    details = {} if reference is None else {"reference": reference}
+    return Card("m", "1", "t", "a", "l", "i", (), Path("m.toml"), "0" * 64, labels=labels, details=details)
+
+
+def a_reference(**changes: object) -> dict[str, object]:
+    return {"set": "val", "images": 1000, "refused": 0.05, "deciles": {"A": TENTHS}, **changes}
+
+
+def test_a_value_on_an_edge_belongs_to_the_upper_bin_and_a_card_without_a_reference_has_none() -> None:
+    reference = reference_of(a_card(a_reference()))
+    assert reference is not None
+    values = (0.0, 0.0999, 0.1, 0.55, 0.9, 1.0)
+    assert [reference.bin("A", value) for value in values] == [0, 0, 1, 5, 9, 9]
+    assert reference.bin("B", 0.5) is None and reference_of(a_card()) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("val", "deciles is missing"),
+        (a_reference(deciles=None), "deciles is missing"),
+        (a_reference(images=0), "images must be"),
+        (a_reference(refused=2), "share from 0 to 1"),
+        (a_reference(deciles={"C": TENTHS}), "no such label"),
+        (a_reference(deciles={"A": TENTHS[1:]}), "nine rising"),
+        (a_reference(deciles={"A": [*TENTHS[:8], 1.2]}), "nine rising"),
+        (a_reference(deciles={"A": [0.1, *TENTHS[:8]]}), "two are the same"),
+    ],
+)
+def test_a_faulty_reference_is_refused_with_its_place(table: object, text: str) -> None:
+    with pytest.raises(CardError, match=text) as caught:
+        reference_of(a_card(table))
+    assert str(caught.value).startswith("m.toml: reference")
+
+
+def test_the_index_is_that_of_its_definition() -> None:
+    assert stability_index([20] * BINS) == pytest.approx(0.0)
+    # By hand, with half an image more in each bin: 100 images in two bins of 50, shares 50.5 and .5 of 105.
+    full, empty = 50.5 / 105, 0.5 / 105
+    by_hand = 2 * (full - 0.1) * np.log(full / 0.1) + 8 * (empty - 0.1) * np.log(empty / 0.1)
+    assert stability_index([50, 50, *[0] * 8]) == pytest.approx(by_hand)
+
+
+def test_few_images_get_no_index() -> None:
+    assert verdict([49, *[0] * 9]) is Verdict.TOO_FEW
+    assert verdict([50, *[0] * 9]) is Verdict.DRIFTED
+
+
+@pytest.mark.parametrize("images", [50, 1000])
+def test_unchanged_images_are_hardly_ever_called_drifted(images: int) -> None:
+    """Of 2,000 samples from the reference itself, with deciles of 1,000 images: under 2 % above chance."""
+    random = np.random.default_rng(7)
+    above = 0
+    for _ in range(2000):
+        edges = np.quantile(random.uniform(size=1000), TENTHS)
+        binned = np.bincount(np.searchsorted(edges, random.uniform(size=images), "right"), minlength=BINS)
+        above += stability_index(binned.tolist()) > by_chance(images, 1000)
+    assert above / 2000 < 0.02
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"), [(0.0, Verdict.STABLE), (0.35, Verdict.WATCH), (1.0, Verdict.DRIFTED)]
+)
+def test_a_shift_of_the_logits_is_called_by_its_size(shift: float, expected: Verdict) -> None:
+    random = np.random.default_rng(3)
+    edges = np.quantile(random.normal(size=1000), TENTHS)
+    reference = Reference("val", 1000, 0.0, {"A": tuple(edges)})
+    values = random.normal(size=1000) + shift
+    binned = np.bincount([reference.bin("A", value) for value in values], minlength=BINS)
+    assert verdict(binned.tolist(), 1000) is expected

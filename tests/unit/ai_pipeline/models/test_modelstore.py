@@ -1,30 +1,47 @@
-"""The store of models: what comes in is the file that was meant, and what runs is what somebody activated."""
+"""Models of a site: added by hash and licence, looked into, activated and rolled back; detectors too."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import pickle
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import ssl
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
+import onnx
 import pytest
-from PIL import Image
-from typer.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
 
-from ai_pipeline.chest.card import CARD, CLASSIFIER
-from ai_pipeline.chest.trial import drawn_chest
-from ai_pipeline.cli import app
+from ai_pipeline.chest import card as chest
+from ai_pipeline.chest.card import BOXES, CLASSIFIER
+from ai_pipeline.chest.detector import SiteDetector
+from ai_pipeline.chest.pipeline import ChestXray
+from ai_pipeline.contract import Origin
 from ai_pipeline.errors import CardError
+from ai_pipeline.models.card import Card
+from ai_pipeline.models.detections import MOST_ROWS, detections
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import SHIPPED as SHIPPED_CARDS
 from ai_pipeline.models.registry import find, load
-from ai_pipeline.models.store import folder, sandbox
+from ai_pipeline.models.store import folder, formats
+from ai_pipeline.models.store.inspection import inspect
 from ai_pipeline.pipelines import create
+from tests.certificates_lab import self_signed
 from tests.unit.ai_pipeline.chest.test_chest import Shown, quiet
 from tests.unit.ai_pipeline.models import hostile_models
-from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, models, sha256
+from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, let_make, models, sha256
+from tests.unit.ai_pipeline.test_cli import pasted
 from tests.unit.ai_training import small_models
 
 
@@ -45,46 +62,19 @@ def test_a_model_is_added_beside_its_card_and_nothing_uses_it_yet(
     assert folder.active(CLASSIFIER).id == SHIPPED
 
 
-def test_another_user_reads_what_was_added_and_put_into_use(tmp_path: Path, model: tuple[Path, Path]) -> None:
-    """The admin adds models, the node runs as a user of its own; ai-pipeline keeps patients' data private."""
-    store = tmp_path / "new" / "models"
-    own = os.umask(0o077)
-    try:
-        assert add(*model, "--models-dir", str(store)).exit_code == 0
-        name = find(load(model[1]).name, store).name
-        assert models("activate", name, "--models-dir", store).exit_code == 0
-    finally:
-        os.umask(own)
-    read = [path for path in (store, *store.rglob("*")) if path.name != ".lock"]
-    assert len(read) == 7
-    assert [path for path in read if path.stat().st_mode & 0o044 != 0o044] == []
-    assert [path for path in read if path.stat().st_mode & 0o022] == []
-
-
-def test_versions_stand_side_by_side_and_one_is_active(store: Path, tmp_path: Path) -> None:
+def test_versions_stand_side_by_side_one_is_active_and_rollback_goes_back_to_the_shipped_model(
+    store: Path, tmp_path: Path
+) -> None:
     for version in ("1", "2"):
-        file, card = small_models.write(tmp_path / version, version=version, slope=float(version))
-        assert add(file, card).exit_code == 0
-    assert models("activate", "small@2").exit_code == 0
-
-    rows = {(row["id"], row["version"]): row["active"] for row in json.loads(models("list", "--json").output)}
-
-    assert rows[("small", "1")] == "" and rows[("small", "2")] == "chest_xray"
-    assert folder.active(CLASSIFIER).name == "small@2"
-
-
-def test_rollback_goes_back_step_by_step_to_the_shipped_model(store: Path, tmp_path: Path) -> None:
-    for version in ("1", "2"):
-        add(*small_models.write(tmp_path / version, version=version))
+        assert add(*small_models.write(tmp_path / version, version=version)).exit_code == 0
         assert models("activate", f"small@{version}").exit_code == 0
-
-    assert models("rollback").exit_code == 0
-    assert folder.active(CLASSIFIER).name == "small@1"
-    assert models("rollback").exit_code == 0
-    assert folder.active(CLASSIFIER).id == SHIPPED
+    rows = {(row["id"], row["version"]): row["active"] for row in json.loads(models("list", "--json").output)}
+    assert rows[("small", "1")] == "" and rows[("small", "2")] == "chest_xray"
+    for before in ("small@1", find(SHIPPED).name):
+        assert models("rollback").exit_code == 0
+        assert folder.active(CLASSIFIER).name == before
     last = models("rollback")
-    assert last.exit_code == 65
-    assert "nothing to roll back" in last.output
+    assert last.exit_code == 65 and "nothing to roll back" in last.output
     steps = [event.by for event in folder.uses(store)["chest_xray"].history]
     assert steps == ["activate", "activate", "rollback", "rollback"]
 
@@ -131,7 +121,6 @@ def test_a_model_that_is_set_but_gone_is_an_error_and_never_another_model(
     add(*model)
     models("activate", "small")
     shutil.rmtree(store / "small")
-
     with pytest.raises(CardError, match="models rollback"):
         create("chest_xray").warm_up()
 
@@ -140,13 +129,15 @@ def test_altered_weights_are_found_and_cannot_be_activated(store: Path, model: t
     add(*model)
     file = store / "small" / "1" / "small.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
-
     verified = models("verify", "--json")
-    activated = models("activate", "small")
-
-    assert verified.exit_code == activated.exit_code == 65
+    assert verified.exit_code == 65
     assert [row["ok"] for row in json.loads(verified.output) if row["id"] == "small"] == [False]
-    assert "SHA-256" in activated.output
+    not_activated(store, "SHA-256")
+
+
+def not_activated(store: Path, told: str, *words: str) -> None:
+    done = models("activate", "small", *words)
+    assert done.exit_code == 65 and told in done.output
     assert not (store / "active.json").exists()
 
 
@@ -154,11 +145,7 @@ def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path
     file, card = model
     card.write_text(card.read_text().replace("size = 64", "size = 32"))
     add(file, card)
-
-    done = models("activate", "small")
-
-    assert done.exit_code == 65
-    assert "does not run" in done.output
+    not_activated(store, "does not run")
 
 
 @pytest.mark.parametrize(
@@ -173,132 +160,40 @@ def test_a_model_that_gives_no_number_for_a_picture_is_not_activated_and_the_pic
     store: Path, tmp_path: Path, low: float, high: float, picture: str
 ) -> None:
     add(*hostile_models.without_number(tmp_path / "made", low, high))
-
-    done = models("activate", "small")
-
-    assert done.exit_code == 65
-    assert f"small@1 gives no number for {picture}" in done.output
-    assert not (store / "active.json").exists()
-
-
-def test_the_command_says_that_a_model_gave_no_number(store: Path, tmp_path: Path) -> None:
-    add(*hostile_models.without_number(tmp_path / "made", 0.15, 0.22))
-    # As it was before such models were refused.
-    folder.activate(CARD, CLASSIFIER, find("small", store), store)
-    film = tmp_path / "film.png"
-    Image.fromarray(drawn_chest(512, 512)).save(film)
-
-    done = CliRunner().invoke(
-        app,
-        [
-            "run",
-            str(film),
-            "--pipeline",
-            "chest_xray",
-            "--modality",
-            "DX",
-            "--view",
-            "PA",
-            "--body-part",
-            "CHEST",
-            "--json",
-            "--out",
-            str(tmp_path / "out"),
-        ],
-    )
-
-    record = json.loads(done.stdout)
-    assert done.exit_code == 65
-    assert record["reason"] == "the model gave no number"
-    assert (record["accepted"], record["findings"]) == (False, [])
-
-
-def test_the_hash_is_printed_as_a_model_comes_in_and_as_it_is_put_into_use(
-    store: Path, model: tuple[Path, Path]
-) -> None:
-    told = f"SHA-256 {sha256(model[0])}  small.onnx"
-
-    assert told in add(*model).output
-    assert told in models("activate", "small").output
+    not_activated(store, f"small@1 gives no number for {picture}")
 
 
 def test_a_model_that_never_ends_is_not_activated(store: Path, tmp_path: Path) -> None:
     add(*hostile_models.endless(tmp_path / "made"))
-
-    done = models("activate", "small", "--seconds", "8")
-
-    assert done.exit_code == 65
-    assert "does not run: it took longer than 8 s" in done.output
-    assert not (store / "active.json").exists()
-
-
-def test_a_model_that_takes_all_memory_is_not_activated(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sandbox, "MEMORY", 3 << 30)  # else it takes a minute to fill
-    add(*hostile_models.endless(tmp_path / "made", growing=True))
-
-    done = models("activate", "small")
-
-    assert done.exit_code == 65
-    assert "does not run" in done.output
-    assert not (store / "active.json").exists()
+    not_activated(store, "does not run: it took longer than 5 s", "--seconds", "5")
 
 
 def test_a_model_with_weights_elsewhere_that_lies_in_the_folder_already_is_not_activated(store: Path) -> None:
-    file = store / "small.onnx"
-    network = small_models.network()
+    file, network = store / "small.onnx", small_models.network()
     network.graph.node.insert(0, hostile_models.sparse_constant().graph.node[0])
     file.write_bytes(network.SerializeToString())
     small_models.write_card(file)
-
-    done = models("activate", "small")
-
-    assert done.exit_code == 65
-    assert "in other files" in done.output
-
-
-def test_ten_at_once_lose_no_line_of_history(store: Path, model: tuple[Path, Path]) -> None:
-    add(*model)
-    card = find("small")
-    with ThreadPoolExecutor(10) as pool:
-        list(pool.map(lambda _: folder.activate(CARD, CLASSIFIER, card, store), range(10)))
-
-    use = folder.uses(store)["chest_xray"]
-    assert len(use.history) == 10
-    assert use.stack == ("small@1",)
+    not_activated(store, "in other files")
 
 
 def test_the_same_version_cannot_be_added_twice(store: Path, model: tuple[Path, Path]) -> None:
     add(*model)
     before = sha256(store / "small" / "1" / "card.toml")
-
     again = add(*model)
-
-    assert again.exit_code == 65
-    assert "another version" in again.output
+    assert again.exit_code == 65 and "another version" in again.output
     assert sha256(store / "small" / "1" / "card.toml") == before
 
 
-def test_what_a_killed_process_left_is_cleared_away_a_day_later(
-    store: Path, model: tuple[Path, Path]
+def test_without_a_card_or_agreement_to_the_licence_or_a_hash_nothing_is_added(
+    store: Path, model: tuple[Path, Path], server: Served
 ) -> None:
-    left, fresh = store / ".incoming-left", store / ".incoming-fresh"
-    for path in (left, fresh):
-        (path / "half").mkdir(parents=True)
-    os.utime(left, (0, 0))
-
-    assert add(*model).exit_code == 0
-
-    assert not left.exists()
-    assert fresh.exists()
-
-
-def test_no_card_no_model(store: Path, model: tuple[Path, Path]) -> None:
-    done = models("add", model[0], "--accept-licence")
-
-    assert done.exit_code == 2
-    assert "no card, no model" in done.output
+    file, card = model
+    alone = models("add", file, "--accept-licence")
+    assert alone.exit_code == 2 and "no card, no model" in alone.output
+    done = models("add", f"{server.url}/model.onnx", "--sha256", sha256(file), "--card", card)
+    assert done.exit_code == 2 and "--accept-licence" in done.output
+    assert add(f"{server.url}/model.onnx", card).exit_code == 2
+    assert server.asked == 0 and contents(store) == set()
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/b", ".hidden", ""])
@@ -314,17 +209,405 @@ def test_an_id_cannot_leave_the_folder(store: Path, model: tuple[Path, Path], na
 def test_a_card_cannot_name_a_file_elsewhere(store: Path, model: tuple[Path, Path]) -> None:
     file, card = model
     card.write_text(card.read_text().replace('file = "small.onnx"', 'file = "../small.onnx"'))
-
     done = add(file, card)
+    assert done.exit_code == 65 and "beside the card" in done.output
 
+
+class Served(ThreadingHTTPServer):
+    """A web server on this machine that hands out one file, and counts who asks."""
+
+    body: bytes = b""
+    asked: int = 0
+    tls: bool = False
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.server_port}"
+
+
+class Answers(BaseHTTPRequestHandler):
+    """``/model.onnx`` the file, ``/broken`` half of it, ``/moved`` to plain http elsewhere, else 404."""
+
+    server: Served
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        place, body = self.path.partition("?")[0], self.server.body
+        self.send_response({"/model.onnx": 200, "/broken": 200, "/moved": 302}.get(place, 404))
+        self.send_header("Location", "http://example.org/model.onnx")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if place == "/broken" else body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.fixture
+def server(model: tuple[Path, Path]) -> Iterator[Served]:
+    with served(model[0]) as one:
+        yield one
+
+
+@contextmanager
+def served(file: Path, certificate: tuple[Path, Path] | None = None) -> Iterator[Served]:
+    """Serve a file while the block runs; over TLS with ``certificate``."""
+    server = Served(("127.0.0.1", 0), Answers)
+    server.body = file.read_bytes()
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.tls = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_file_from_the_web_is_taken_over_https_of_a_known_host_and_its_address_kept_without_secrets(
+    store: Path, model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = self_signed(tmp_path, "model host")
+    with served(model[0], certificate) as host:
+        given = f"{host.url}/model.onnx?token=geheim", model[1], "--sha256", sha256(model[0])
+        unknown = add(*given)
+        assert unknown.exit_code == 65 and "certificate" in unknown.output and contents(store) == set()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        done = add(*given)
+    assert done.exit_code == 0, done.output
+    origin = json.loads((store / "small" / "1" / "origin.json").read_text())
+    assert (origin["source"], origin["licence"]) == (f"{host.url}/model.onnx", "Apache-2.0")
+    assert sha256(store / "small" / "1" / "small.onnx") == sha256(model[0])
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("{}/moved", "is not https"),
+        ("{}/gone", "answered 404"),
+        ("{}/broken", "broke off"),
+        ("http://example.org/model.onnx", "is not https"),
+    ],
+)
+def test_a_download_that_fails_leaves_nothing_and_says_why(
+    store: Path, model: tuple[Path, Path], server: Served, address: str, told: str
+) -> None:
+    done = add(address.format(server.url), model[1], "--sha256", sha256(model[0]))
+    assert done.exit_code == 65 and told in done.output
+    assert contents(store) == set()
+
+
+def test_another_file_than_the_one_meant_is_refused(
+    store: Path, model: tuple[Path, Path], server: Served
+) -> None:
+    server.body = small_models.network(slope=9.0).SerializeToString()
+    done = add(f"{server.url}/model.onnx", model[1], "--sha256", sha256(model[0]))
+    assert done.exit_code == 65 and "refused" in done.output
+    assert contents(store) == set()
+
+
+def test_weights_in_another_file_are_refused_because_no_hash_covers_them(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    outside = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+    onnx.save(small_models.network(), str(path), **outside)
+    assert (tmp_path / "weights.bin").exists()
+
+    with pytest.raises(CardError, match="in other files"):
+        formats.check(path)
+
+
+@pytest.mark.parametrize("domain", ["com.microsoft", "mine"])
+def test_operators_that_are_not_onnx_s_own_are_refused(tmp_path: Path, domain: str) -> None:
+    model = small_models.network()
+    model.graph.node[1].domain = domain
+    model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+
+    with pytest.raises(CardError, match=f"the operator {domain}"):
+        formats.check(path)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".npz"])
+def test_what_is_not_what_its_name_says_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"\x80\x04this is something else" * 10)
+
+    with pytest.raises(CardError, match="model"):
+        formats.check(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl", ".keras"])
+def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(pickle.dumps({"weights": [1.0]}))
+
+    with pytest.raises(CardError, match="models convert"):
+        formats.check(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (hostile_models.sparse_constant, "in other files"),
+        (hostile_models.sparse_list, "in other files"),
+        (hostile_models.external_without_saying_so, "in other files"),
+        (hostile_models.deep_in_branches, "in other files"),
+        (hostile_models.foreign_operator_deep_inside, "the operator mine.Own"),
+        (hostile_models.function_named_like_a_kernel, "functions of its own|the operator com.microsoft"),
+        (hostile_models.function_that_is_not_called, "functions of its own"),
+        (hostile_models.unknown_field, "does not know"),
+        (hostile_models.opaque_type, "does not know"),
+    ],
+)
+def test_a_model_that_is_more_than_a_network_is_refused(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto | bytes], told: str
+) -> None:
+    made = make()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made if isinstance(made, bytes) else made.SerializeToString())
+
+    with pytest.raises(CardError, match=told):
+        formats.check(path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((SHIPPED_CARDS.parent / "weights").iterdir()), ids=lambda path: path.name
+)
+def test_every_shipped_model_could_be_added(path: Path) -> None:
+    formats.check(path)
+
+
+def test_an_archive_that_grows_a_thousandfold_is_refused_before_it_is_inflated(tmp_path: Path) -> None:
+    path = tmp_path / "gate.npz"
+    hostile_models.archive_bomb(path)
+    assert path.stat().st_size < 600_000
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(CardError, match="would grow beyond 256 MiB"):
+            formats.check(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_is_looked_into_apart_and_its_fault_comes_back_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(hostile_models.sparse_constant().SerializeToString())
+    good, _ = small_models.write(tmp_path / "good")
+
+    inspect([good])
+    with pytest.raises(CardError, match=r"^model\.onnx keeps its weights in other files"):
+        inspect([good, path])
+
+
+CARD = """\
+id = "site-yolo"
+version = "1"
+task = "boxes of findings on frontal chest X-rays"
+architecture = "YOLO11n"
+licence = "AGPL-3.0"
+intended_use = "To be evaluated on this site's images. Not for diagnostic use."
+limits = ["Nobody has evaluated it."]
+
+[[weights]]
+role = "detector"
+file = "yolo.onnx"
+sha256 = "{sha256}"
+
+[input]
+size = 320
+channels = 3
+mean = 0.0
+scale = 255.0
+photometric = "MONOCHROME2"
+preprocess = "letterbox"
+
+[box_output]
+layout = "yolo"
+score = 0.25
+overlap = 0.45
+most = 20
+"""
+
+
+LABEL = """
+[[labels]]
+name = "{name}"
+code = {{ value = "60046008", scheme = "SCT", meaning = "{name}", source = "SNOMED CT" }}
+supported = false
+threshold = 0.5
+absent_below = 0.5
+detector = true
+"""
+
+
+NAMES = ("Effusion", "Cardiomegaly", "Pneumothorax")
+
+
+def write_card(where: Path, network: Path, **changes: str) -> Path:
+    text = CARD.format(sha256=hashlib.sha256(network.read_bytes()).hexdigest())
+    for key, value in changes.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"{key} = "))
+        text = text.replace(line, f"{key} = {value}")
+    path = where / "site-yolo.toml"
+    path.write_text(text + "".join(LABEL.format(name=name) for name in NAMES))
+    return path
+
+
+def constant(where: Path, output: npt.NDArray[np.float32], side: int = 320) -> Path:
+    """A network that says ``output`` of every picture."""
+    nodes = [
+        helper.make_node("ReduceMax", ["images"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "zero"], ["nothing"]),
+        helper.make_node("Add", ["said", "nothing"], ["output0"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "constant",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, side, side])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, list(output.shape))],
+        [
+            numpy_helper.from_array(output, "said"),
+            numpy_helper.from_array(np.zeros((), np.float32), "zero"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    path = where / "yolo.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def in_source(card: Card, found: Any, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    assert card.input is not None
+    back = network_input(np.zeros(shape, np.uint8), card.input)[1].inverse()
+    rows = [[*back([one.corners[:2]])[0], *back([one.corners[2:]])[0], one.score, one.label] for one in found]
+    return np.array(rows)
+
+
+def test_yolo_11_draws_what_ultralytics_draws(tmp_path: Path) -> None:
+    let_make("yolo11", tmp_path)
+    with np.load(tmp_path / "expected.npz") as arrays:
+        expected = dict(arrays)
+    card = load(write_card(tmp_path, tmp_path / "yolo.onnx"))
+    assert card.input is not None
+    values, _ = network_input(expected["image"], card.input)
+    np.testing.assert_allclose(values, expected["input"], atol=1e-6)
+    theirs = expected["boxes"]
+    assert len(theirs) == 20  # as many as may be: more were found
+    ours = in_source(card, SiteDetector(card, threads=1).detections(values), expected["image"].shape)
+    ours[:, :4] = ours[:, :4].clip(0, (840, 700, 840, 700))  # as Ultralytics does
+    np.testing.assert_allclose(ours[:, :4], theirs[:, :4], atol=0.05)
+    np.testing.assert_allclose(ours[:, 4:], theirs[:, 4:], atol=1e-4)
+
+
+def test_the_card_in_the_documentation_works_as_pasted(store: Path, tmp_path: Path) -> None:
+    network = constant(tmp_path, np.zeros((1, 5, 3), np.float32), side=640).rename(
+        tmp_path / "site-yolo.onnx"
+    )
+    card = tmp_path / "site-yolo.toml"
+    text = pasted("docs/models-detector.md", "toml", 'id = "site-yolo"')
+    card.write_text(text.replace("0" * 64, hashlib.sha256(network.read_bytes()).hexdigest()))
+
+    assert add(network, card).exit_code == 0
+    assert models("activate", "site-yolo@1", "--pipeline", BOXES.name).exit_code == 0
+
+
+@pytest.mark.data
+def test_the_chest_pipeline_draws_the_boxes_of_the_site_s_detector(
+    store: Path, tmp_path: Path, data: Path
+) -> None:
+    boxes = np.zeros((1, 7, 3), np.float32)
+    boxes[0, :, 0] = (100, 200, 60, 80, 0.9, 0, 0)  # an effusion
+    boxes[0, :, 1] = (102, 201, 60, 80, 0.8, 0, 0)  # the same once more
+    boxes[0, :, 2] = (180, 190, 90, 90, 0, 0.7, 0)  # the heart
+    network = constant(tmp_path, boxes)
+    assert add(network, write_card(tmp_path, network)).exit_code == 0
+    picture = Shown(cv2.imread(str(data / "cxr_nih" / "images" / "00002763_031.jpg"), cv2.IMREAD_GRAYSCALE))
+    before = _drawn(picture)
+
+    done = models("activate", "site-yolo@1", "--pipeline", BOXES.name)
+
+    assert done.exit_code == 0, done.output
+    factor = 512 / 320
+    by_site = {
+        "site-yolo",
+        ("Effusion", *(factor * edge for edge in (70, 160, 130, 240))),
+        ("Cardiomegaly", *(factor * edge for edge in (135, 145, 225, 235))),
+    }
+    assert _drawn(picture) == by_site | {"chest-anatomy-unet", "chest-efficientnet-lite0", "burnin-text"}
+    assert models("rollback", "--pipeline", BOXES.name).exit_code == 0
+    assert _drawn(picture) == before
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        ((1, 8, 5), {}),
+        ((1, 7, MOST_ROWS + 1), {}),
+        ((7, 5), {}),
+        ((2, 7, 5), {}),
+        ((1, 5, 7), {"layout": '"yolo-rows"'}),
+    ],
+)
+def test_an_output_of_another_layout_is_refused_before_it_is_used(
+    store: Path, tmp_path: Path, shape: tuple[int, ...], changes: dict[str, str]
+) -> None:
+    network = constant(tmp_path, np.zeros(shape, np.float32))
+    assert add(network, write_card(tmp_path, network, **changes)).exit_code == 0
+    done = models("activate", "site-yolo@1", "--pipeline", BOXES.name)
     assert done.exit_code == 65
-    assert "beside the card" in done.output
+    assert "name another layout in [box_output], or list its labels" in " ".join(done.output.split())
 
 
-def test_the_program_itself_lists_what_the_store_holds(store: Path, model: tuple[Path, Path]) -> None:
-    add(*model)
-    command = [sys.executable, "-m", "ai_pipeline", "models", "list", "--json"]
+def test_a_detector_and_a_classifier_are_not_taken_for_one_another(
+    store: Path, tmp_path: Path, model: tuple[Path, Path]
+) -> None:
+    network = constant(tmp_path, np.zeros((1, 7, 3), np.float32))
+    card = write_card(tmp_path, network)
+    assert add(*model).exit_code == add(network, card).exit_code == 0
 
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    as_classifier = models("activate", "site-yolo@1")
+    as_detector = models("activate", "small@1", "--pipeline", BOXES.name)
 
-    assert {"small", SHIPPED} <= {row["id"] for row in json.loads(done.stdout)}
+    assert "it draws boxes, with --pipeline chest_xray_boxes" in as_classifier.output
+    assert "has no table [box_output]" in as_detector.output
+    silent = load(card)
+    silent = replace(silent, labels=tuple(replace(label, detector=False) for label in silent.labels))
+    with pytest.raises(CardError, match="write detector = true at those"):
+        folder.activate(chest.CARD, BOXES, silent, store)
+    strange = replace(silent, labels=tuple(replace(label, name="Tube") for label in load(card).labels[:1]))
+    with pytest.raises(CardError, match="finds no Tube: call the labels of site-yolo@1 as it does"):
+        folder.activate(chest.CARD, BOXES, strange, store)
+
+
+def test_rows_that_are_no_boxes_are_left_out(tmp_path: Path) -> None:
+    nan = np.nan
+    rows = [
+        [10, 10, 20, 20, 0.9, 1],
+        [nan, 1, 2, 3, 0.9, 1],
+        [1, 1, 2, 2, nan, 0],
+        [1, 1, 2, 2, 0.9, 7],
+        [1, 1, 2, 2, 0.9, -1],
+        [1, 1, 2, 2, 0.1, 0],
+    ]
+    network = constant(tmp_path, np.zeros((1, 7, 3), np.float32))
+    found = detections(
+        load(write_card(tmp_path, network, layout='"yolo-rows"')), np.array([rows], np.float32)
+    )
+    assert [(one.corners, one.label) for one in found] == [((10, 10, 20, 20), 1)]
+
+
+def _drawn(picture: Shown) -> set[Any]:
+    """The names of the models, and each box with its label."""
+    result = ChestXray().run([picture], quiet, {"all_labels": True, "operating_point": "sensitive"})
+    boxes = [(finding.label, region) for finding in result.findings for region in finding.regions]
+    assert all(region.origin is Origin.DETECTOR for _, region in boxes)
+    rounded = {(label, *(round(edge, 3) for edge in region.bounds)) for label, region in boxes}
+    return rounded | {model.id for model in result.models}

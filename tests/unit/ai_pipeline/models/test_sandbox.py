@@ -242,15 +242,3 @@ def test_landlock_and_seccomp_are_enough_for_a_user(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(seccomp, "known", lambda: True)
 
     sandbox.require()
-
-
-def test_a_package_that_is_installed_editable_brings_nothing_that_lies_beside_it() -> None:
-    import ai_pipeline
-
-    package = Path(ai_pipeline.__file__).parent
-    paths = sandbox._outermost(sandbox._interpreter())
-
-    assert any(path == package or path in package.parents for path in paths)
-    if package.parent.name != "site-packages":
-        assert package in paths
-        assert not set(paths) & set(package.parents)

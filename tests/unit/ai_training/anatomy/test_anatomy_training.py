@@ -16,16 +16,23 @@ import torch
 from ai_pipeline.chest.anatomy import AnatomyModel
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_training.anatomy import fit
-from ai_training.anatomy.data import EXCHANGED, AnatomyBatches, Augment, anatomy_images, augment, plain
-from ai_training.anatomy.evaluate import dice, evaluate, missed_targets
-from ai_training.anatomy.export import ID
-from ai_training.anatomy.plots import bland_altman
-from ai_training.errors import DataMissing, ExperimentError
+from ai_training import anatomy
+from ai_training.anatomy import (
+    EXCHANGED,
+    ID,
+    AnatomyBatches,
+    Augment,
+    anatomy_images,
+    augment,
+    dice,
+    evaluate,
+    plain,
+)
+from ai_training.base import DataMissing
 from ai_training.networks.outlines import ORGANS, SIDE, OutlineNetwork
 from tests.unit.chests import drawn_chest
 
-SMALL = fit.AnatomyRecipe(iterations=2, batch=2, validate_every=1, threads=1, workers=0)
+SMALL = anatomy.AnatomyRecipe(iterations=2, batch=2, validate_every=1, threads=1, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit.train(data, tmp_path_factory.mktemp("run"), SMALL)
+    return anatomy.train(data, tmp_path_factory.mktemp("run"), SMALL)
 
 
 def test_the_exported_network_says_what_the_trained_one_says(data: Path, trained: Path) -> None:
@@ -71,20 +78,12 @@ def test_the_card_is_one_that_the_registry_reads_and_the_file_is_small(trained: 
     assert card.file("anatomy").path.stat().st_size < 10e6
 
 
-def test_a_run_goes_on_from_its_checkpoint_but_not_from_another_recipe(data: Path, trained: Path) -> None:
-    other = fit.AnatomyRecipe(iterations=2, batch=2, validate_every=1, threads=1, workers=0, seed=2)
-
-    assert fit.train(data, trained.parent, SMALL, resume=True) == trained
-    with pytest.raises(ExperimentError):
-        fit.train(data, trained.parent, other, resume=True)
-
-
 def test_the_loss_falls_towards_the_truth(data: Path) -> None:
     images, organs = AnatomyBatches(anatomy_images(data, "train"), Augment(), 2, 1)[0]
 
     assert images.shape == (2, 3, SIDE, SIDE)
-    right = fit.loss_of(20 * organs - 10, organs, 1.0)
-    wrong = fit.loss_of(10 - 20 * organs, organs, 1.0)
+    right = anatomy.loss_of(20 * organs - 10, organs, 1.0)
+    wrong = anatomy.loss_of(10 - 20 * organs, organs, 1.0)
     assert right < 0.1 < wrong
 
 
@@ -117,7 +116,7 @@ def test_equal_masks_have_a_dice_of_one_and_strange_ones_of_none() -> None:
     assert dice(organs, organs & False).tolist() == [0, 0, 0]
 
 
-def test_the_figures_are_those_of_a_perfect_reader(data: Path, trained: Path, tmp_path: Path) -> None:
+def test_the_figures_are_those_of_a_perfect_reader(data: Path, trained: Path) -> None:
     card = registry.find(ID, trained.parent)
     assert card.input is not None
     truths = iter([np.stack([plain(image)[1]] * 3) for image in anatomy_images(data, "test")])
@@ -127,9 +126,6 @@ def test_the_figures_are_those_of_a_perfect_reader(data: Path, trained: Path, tm
 
     assert result["images"] == 2
     assert all(value[0] > 0.97 for value in result["dice"].values())
-    assert missed_targets(result) == []
-    assert missed_targets(result | {"dice": {"heart": [0.9]}}) == ["Dice of heart"]
-    assert bland_altman(tmp_path, result).stat().st_size > 1000
 
 
 def test_without_the_set_it_says_what_is_missing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from ai_pipeline.models.preprocess import normalise, prepare
 from ai_pipeline.models.registry import Card, find
-from ai_training.detect.locating import yolo
+from ai_training import yolo
 from ai_training.sets.images import TruthBox
 
 SIDE = 96  # pixels that the network sees
@@ -33,7 +33,7 @@ def pictures(folder: Path) -> list[TruthBox]:
         path = folder / f"{number}.png"
         cv2.imwrite(str(path), grey)
         label = ("Mass", "Effusion")[number % 2]
-        # The lists give pixels of 1,024 squares (ai_training.detect.locating.truth).
+        # The lists give pixels of 1,024 squares (ai_training.sets.images).
         edges = (edge * 8.0 for edge in (left, top, left + 40, top + 50))
         boxes.append(TruthBox(path.name, label, *edges, "train", path=path, patient=str(number)))
     return boxes

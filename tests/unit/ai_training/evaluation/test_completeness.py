@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from completeness import CutFilm, fit, measured
 
 from ai_pipeline.chest.completeness import Completeness, Edge, Judge
-from ai_training.evaluation.completeness import CutFilm, fit, measured
 
 WHOLE, CUT = (0.05, 0.1, 0.0, 0.2, 0.1, 0.95), (0.0, 0.0, 0.6, 0.7, 0.5, 0.8)
 

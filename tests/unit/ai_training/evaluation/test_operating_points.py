@@ -11,15 +11,14 @@ import pytest
 pytest.importorskip("sklearn")
 
 from ai_pipeline.models.registry import Card, find
+from ai_training.evaluation.figures import Scored, scored
 from ai_training.evaluation.operating_points import (
     FALSE_ALARMS,
     choose_points,
     likelihood_ratio,
     measured,
     sensitive_cuts,
-    specific_cuts,
 )
-from ai_training.evaluation.scored import Scored, scored
 from ai_training.metrics import Floats, patient_weights
 from ai_training.sets.images import LABELS, ChestImage
 
@@ -128,35 +127,6 @@ def test_a_likelihood_ratio_is_a_number_where_nobody_was_called() -> None:
     assert likelihood_ratio(truth > 0, truth, weights).value == pytest.approx((1.5 / 2) / (0.5 / 4))
 
 
-def test_images_that_count_twice_are_as_two() -> None:
-    random = np.random.default_rng(7)
-    chance, truth = random.random((200, 3)), (random.random((200, 3)) < 0.2).astype(np.float64)
-    healthy = ~(truth > 0).any(1)
-    weight = np.where(np.arange(200) < 50, 2.0, 1.0)
-    floors = np.full(3, 0.3)
-    twice = [np.concatenate([values, values[:50]]) for values in (chance, truth)]
-    doubled = np.concatenate([healthy, healthy[:50]])
-
-    cuts = specific_cuts(chance, truth, healthy, weight, floors, [0, 1])
-
-    np.testing.assert_allclose(cuts, specific_cuts(*twice, doubled, np.ones(250), floors, [0, 1]))
-    called = (twice[0][doubled][:, :2] >= cuts[:2]).any(1).mean()
-    assert FALSE_ALARMS - 0.03 < called <= FALSE_ALARMS
-
-
-def test_all_labels_are_called_at_the_same_multiple_of_their_usual_odds(card: Card) -> None:
-    found = images(card, 9)
-    table = choose_points(found, SHOWN)["specific"]["labels"]
-    ratios = []
-    for k, label in enumerate(found.labels):
-        cut, rate = table[label.name]["threshold"][0], found.truth[:, k].mean()
-        if cut > label.threshold:
-            ratios.append(cut / (1 - cut) / (rate / (1 - rate)))
-
-    assert len(ratios) > 2
-    np.testing.assert_allclose(ratios, ratios[0], rtol=1e-3)
-
-
 def test_a_sensitive_cut_is_the_highest_that_finds_nine_of_ten() -> None:
     truth: Floats = np.repeat([1.0, 0.0], [30, 300])
     chance = np.concatenate([np.linspace(0.6, 1.0, 30), np.linspace(0.0, 0.59, 300)])
@@ -164,12 +134,3 @@ def test_a_sensitive_cut_is_the_highest_that_finds_nine_of_ten() -> None:
     (cut,) = sensitive_cuts(truth, chance, np.ones((1, 330)))
 
     assert (chance >= cut)[truth > 0].mean() == pytest.approx(0.9)
-
-
-def test_a_sensitive_cut_calls_at_most_half_of_the_others() -> None:
-    truth: Floats = np.repeat([1.0, 0.0], [30, 300])
-    chance = np.random.default_rng(8).random(330)
-
-    (cut,) = sensitive_cuts(truth, chance, np.ones((1, 330)))
-
-    assert (chance >= cut)[truth <= 0].mean() == pytest.approx(0.5, abs=0.01)

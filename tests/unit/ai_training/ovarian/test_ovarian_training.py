@@ -15,25 +15,12 @@ import onnxruntime
 import torch
 from torch.export import Dim
 
-from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.models.registry import find
 from ai_pipeline.ovarian.classifier import OvarianClassifier
-from ai_training.errors import DataMissing, ExperimentError
-from ai_training.evaluation.plots import differences
-from ai_training.networks.ovarian import CystEnsemble
-from ai_training.onnx_file import export, store_in_half
-from ai_training.ovarian import (
-    calibration,
-    figures,
-    fit,
-    gate,
-    outline_fit,
-    predictions,
-    study,
-    study_figures,
-    trained_on_cleaned,
-)
-from ai_training.ovarian.predictions import HeldOut
+from ai_training.base import DataMissing, ExperimentError
+from ai_training.cards import export, store_in_half
+from ai_training.ovarian import evaluate, fit
+from ai_training.ovarian.fit import CystEnsemble, HeldOut
 from ai_training.sets.ovarian import FOLDS, LABELS, folds, ovarian_frames, reduced
 
 SMALL = fit.OvarianRecipe(size=64, epochs=0.01, batch=4, copies=1)
@@ -84,49 +71,6 @@ def test_each_fold_is_scored_by_a_network_that_has_not_seen_it(data: Path, tmp_p
     network = fit.ensemble(tmp_path, SMALL, [1], "0")
     pixels = reduced([frame.rgb() for frame in frames])[folds(frames) == 0]
     assert np.allclose(fit.outputs_of(network, pixels, SMALL.size)[0], logits, atol=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore:The least populated class")
-def test_networks_that_learn_from_cleaned_frames_are_scored_on_cleaned_frames(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = ovarian_frames(data)
-    two = study.CLEANED[:2]  # of the ways to clean, the networks of each learn alike
-    fillers = {name: study.ways()[name] for name in two}
-    monkeypatch.setattr(trained_on_cleaned, "CLEANED", two)
-    monkeypatch.setattr(trained_on_cleaned, "ways", lambda: fillers)
-    path = trained_on_cleaned.run(data, tmp_path, SMALL)
-    with np.load(path) as found:
-        assert tuple(found["names"]) == two
-        assert found["files"].tolist() == [frame.name for frame in frames]
-        logits = found["logits"]
-    assert np.isfinite(logits).all()
-    network = fit.ensemble(tmp_path / "cleaned" / "1", SMALL, [1], "0")
-    pixels = np.load(tmp_path / "cleaned" / "pixels.npy")[1][folds(frames) == 0]
-    seen = fit.outputs_of(network, pixels, SMALL.size)[0]
-    assert np.allclose(seen, logits[1][folds(frames) == 0], atol=0.02)
-
-    monkeypatch.setattr(fit, "lower_of", None)  # what is whole is left
-    assert np.array_equal(np.load(trained_on_cleaned.run(data, tmp_path, SMALL))["logits"], logits)
-
-    made = HeldOut(frames, folds(frames), logits[:1].astype(np.float64))
-    table = study_figures.trained_on_cleaned(made, path.parent)["rows"]
-    assert list(table) == [study.ORIGINAL, *two]
-    assert table[two[0]]["difference"] == [0, 0, 0]
-    assert study_figures.trained_on_cleaned(made, tmp_path) == {}
-
-
-def test_another_network_is_compared_with_one_seed_of_what_ships(data: Path, tmp_path: Path) -> None:
-    frames = ovarian_frames(data)
-    fold = np.arange(len(frames)) // len(LABELS) % 2
-    truth = np.array([frame.label for frame in frames])
-    right = held_out(data, 4.0 * np.eye(len(LABELS))[truth], fold)
-    predictions.write(held_out(data, np.zeros((len(frames), len(LABELS))), fold), tmp_path)
-    (tmp_path / predictions.TABLE).rename(tmp_path / "convnext_atto.csv")
-    rows = study_figures.other_networks(right, tmp_path)["rows"]
-    assert list(rows) == [fit.NAME, "convnext_atto"]
-    assert rows["convnext_atto"]["difference"][0] == -0.5
-    assert study_figures.other_networks(right, data) == {}
 
 
 def test_a_network_of_timm_learns_from_scratch_by_the_same_recipe() -> None:
@@ -191,8 +135,8 @@ def test_frozen_blocks_keep_their_weights_and_statistics() -> None:
 
 def test_the_outline_network_sees_frame_and_mask_in_the_same_place(data: Path) -> None:
     frames = [frame for frame in ovarian_frames(data) if frame.label == 7]
-    pictures, masks = outline_fit.pairs_of(frames)
-    batches = outline_fit.OutlineBatches(outline_fit.OutlineRecipe(batch=3), pictures, masks)
+    pictures, masks = fit.pairs_of(frames)
+    batches = fit.OutlineBatches(fit.OutlineRecipe(batch=3), pictures, masks)
     images, wanted = batches[5]
     bright = images[:, 0] > images[:, 0].amax((1, 2), keepdim=True) * 0.6
     assert ((bright == (wanted[:, 0] > 0.5)).float().mean() > 0.93).item()
@@ -207,12 +151,12 @@ def test_predictions_come_back_as_they_were_written(data: Path, tmp_path: Path) 
     frames = ovarian_frames(data)
     logits = np.random.default_rng(1).normal(size=(len(frames), len(LABELS))).round(4)
     made = held_out(data, logits, np.arange(len(frames)) % FOLDS)
-    predictions.write(made, tmp_path)
-    found = predictions.read(frames[::-1], tmp_path)
+    fit.write_predictions(made, tmp_path)
+    found = fit.read_predictions(frames[::-1], tmp_path)
     assert np.array_equal(found.logits[0], logits[::-1])
     assert found.folds.tolist() == made.folds[::-1].tolist()
     with pytest.raises(DataMissing, match="no prediction"):
-        predictions.read(
+        fit.read_predictions(
             (*frames, ovarian_frames(data)[0].__class__("new", Path(), Path(), 0, "", "", 0)), tmp_path
         )
 
@@ -224,50 +168,52 @@ def test_calibration_undoes_a_wrong_scale_and_shift() -> None:
     right = logits + random.normal(size=logits.shape)
     wrong = 3.0 * right + np.array([2.0, 0.0, -2.0])
     folds = np.arange(3000) % 5
-    found = calibration.cross_fitted(wrong, truth, folds)
+    found = fit.cross_fitted(wrong, truth, folds)
     sure, hits = found.max(1), found.argmax(1) == truth
     assert abs(sure.mean() - hits.mean()) < 0.03
-    cut = calibration.answer_threshold(found, truth)
-    assert hits[sure >= cut].mean() >= calibration.RIGHT
-    assert (found[np.arange(3000), truth] < calibration.absence_threshold(found, truth)).mean() <= 0.02
+    cut = fit.answer_threshold(found, truth)
+    assert hits[sure >= cut].mean() >= fit.RIGHT
+    assert (found[np.arange(3000), truth] < fit.absence_threshold(found, truth)).mean() <= 0.02
 
 
 def test_figures_of_perfect_predictions_are_perfect_and_of_none_are_chance(data: Path) -> None:
     truth = np.array([frame.label for frame in ovarian_frames(data)])
     fold = np.arange(len(truth)) // len(LABELS) % 2
-    perfect = figures.classification(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold))
+    perfect = evaluate.classification(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold))
     assert perfect["macro_auc"] == [1.0, 1.0, 1.0]
     assert perfect["accuracy"][0] == 1.0
     assert perfect["binary"]["malignant"]["recall"][0] == 1.0
     assert np.array(perfect["confusion"]).trace() == len(truth)
-    nothing = figures.classification(held_out(data, np.zeros((len(truth), len(LABELS))), fold))
+    nothing = evaluate.classification(held_out(data, np.zeros((len(truth), len(LABELS))), fold))
     assert nothing["macro_auc"][0] == 0.5
 
 
 def test_a_gate_parts_what_it_was_shown(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     inside, outside = (random.normal(shift, 1, (440, 64)).astype(np.float32) for shift in (0.0, 3.0))
-    made = gate.fit(inside[:400], {"others": outside[:400]})
+    made = fit.fit_gate(inside[:400], {"others": outside[:400]})
     assert (made.distance(inside[400:]) <= 1).mean() > 0.8
     assert (made.distance(outside[400:]) <= 1).mean() == 0.0
     rows = [
-        (gate.FRAMES, str(row), 0, value) for row, value in enumerate(made.distance(inside[400:]).tolist())
+        (fit.FRAMES, str(row), 0, value) for row, value in enumerate(made.distance(inside[400:]).tolist())
     ]
-    gate.write([*rows, ("others", "a", 0, 3.0)], tmp_path / "g.csv")
-    assert gate.threshold(tmp_path / "g.csv") <= max(row[3] for row in rows)
+    fit.write_gate([*rows, ("others", "a", 0, 3.0)], tmp_path / "g.csv")
+    assert fit.gate_limit(tmp_path / "g.csv") <= max(row[3] for row in rows)
 
 
 def test_the_gate_that_ships_is_judged_on_other_pictures(tmp_path: Path) -> None:
     classifier = OvarianClassifier(find("ovarian-efficientnet-lite0"))
     assert classifier.card.gate is not None
     limit = classifier.card.gate.threshold
-    gate.write([(gate.FRAMES, "a", 0, limit - 0.01), (gate.FRAMES, "b", 1, limit + 0.01)], tmp_path / "g.csv")
+    fit.write_gate(
+        [(fit.FRAMES, "a", 0, limit - 0.01), (fit.FRAMES, "b", 1, limit + 0.01)], tmp_path / "g.csv"
+    )
     folder = tmp_path / "us_breast"
     (folder / "images").mkdir(parents=True)
     cv2.imwrite(str(folder / "images" / "0.png"), np.full((200, 300, 3), 128, np.uint8))
     (folder / "manifest.csv").write_text("file,split\nimages/0.png,test\n")
-    found = gate.figures(tmp_path / "g.csv", classifier, tmp_path)
-    assert found[gate.FRAMES]["passed"][0] == 0.5
+    found = fit.gate_figures(tmp_path / "g.csv", classifier, tmp_path)
+    assert found[fit.FRAMES]["passed"][0] == 0.5
     assert found["us_breast"]["pictures"] == 1
     assert found["us_breast"]["passed"][0] == 0.0
 
@@ -275,47 +221,8 @@ def test_the_gate_that_ships_is_judged_on_other_pictures(tmp_path: Path) -> None
 def test_a_normal_ovary_is_never_called(data: Path) -> None:
     truth = np.array([frame.label for frame in ovarian_frames(data)])
     fold = np.arange(len(truth)) // len(LABELS) % 2
-    found = figures.answer_figures(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold), 0.5, 0.01)
+    found = evaluate.answer_figures(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold), 0.5, 0.01)
     assert set(found["by_class"]) == set(LABELS) - {"Ovary_Normal", "High-grade_Serous_Cystadenoma"}
     assert all(row["right"][0] == 1.0 for row in found["by_class"].values())
     assert found["would_be_normal"]["frames"] == (truth == LABELS.index("Ovary_Normal")).sum()
     assert found["answered"][0] == 0.75
-
-
-def test_the_study_compares_the_frames_that_were_scored(data: Path, tmp_path: Path) -> None:
-    frames = ovarian_frames(data)
-    fold = np.arange(len(frames)) // len(LABELS) % 2
-    truth = np.array([frame.label for frame in frames])
-    logits = np.full((len(study.VARIANTS), len(frames), len(LABELS)), np.nan)
-    scored = np.arange(len(frames)) % 3 != 0  # an interrupted run leaves a part
-    logits[:, scored] = 4.0 * np.eye(len(LABELS))[truth[scored]]
-    logits[study.VARIANTS.index("marks only"), scored] = 0.0
-    names, files = np.array(study.VARIANTS), np.array([frame.name for frame in frames])
-    shares = np.full((*logits.shape[:2], 2), 0.25)
-    np.savez(tmp_path / predictions.STUDY, names=names, files=files, logits=logits, shares=shares)
-    found = study_figures.figures(held_out(data, np.zeros((len(frames), len(LABELS))), fold), tmp_path)
-    table = found["all_frames"]
-    assert table["frames"] == scored.sum()
-    assert table["rows"][study.OURS]["difference"] == [0.0, 0.0, 0.0]
-    assert table["rows"]["marks only"]["difference"][0] == -0.5
-    assert table["rows"][study.ORIGINAL]["activation_in_lesion"] == 0.25
-    assert study_figures.figures(held_out(data, logits[0], fold), data) == {}
-
-    result = {"study": found, "trained_on_cleaned": {}}
-    drawn = study_figures.compared(result)
-    assert list(drawn["tested on"]) == list(study.CLEANED)
-    assert list(drawn["no yellow marks"]) == [study.MARKED, study.MARKED_CLEANED]
-    plot = cv2.imread(str(differences(tmp_path / "study.png", drawn, found["margin"])))
-    assert (plot == (178, 114, 0)).all(-1).any()  # blue: the first table's intervals
-
-
-def test_every_variant_of_a_frame_is_shown_with_its_marks(data: Path) -> None:
-    tools = shared_tools()
-    frame = ovarian_frames(data)[2]
-    assert set(study.squares(frame, 2, tools, 64)) == set(study.VARIANTS)
-    made = study.variants(frame, tools)
-    original, marks = made[study.ORIGINAL]
-    lesion = frame.lesion()
-    assert (made["lesion blacked out"][0][lesion] == 0).all()
-    for name in study.CLEANED:
-        assert np.array_equal(made[name][0][~marks], original[~marks])

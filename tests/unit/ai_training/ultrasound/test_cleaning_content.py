@@ -13,10 +13,17 @@ pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
 
 from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-from ai_training.sets.files import rows
-from ai_training.ultrasound.content import scores
-from ai_training.ultrasound.content.marked import Content, MarkedContent, MarkedObject, ink
-from ai_training.ultrasound.content.scores import FrameOutcome, ObjectOutcome, summary
+from ai_training.sets.images import rows
+from ai_training.ultrasound import content
+from ai_training.ultrasound.content import (
+    Content,
+    FrameOutcome,
+    MarkedContent,
+    MarkedObject,
+    ObjectOutcome,
+    ink,
+    summary,
+)
 
 DATA = Path(__file__).resolve().parents[3] / "data"
 TOOLS: Any = SimpleNamespace(models=())
@@ -75,10 +82,10 @@ def test_what_is_made_up_beside_plain_background_is_seen() -> None:
     after = picture.copy()
     after[mask] = 90
     frame = MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
-    background, made_up = scores._made_up(frame, after, mask)
+    background, made_up = content._made_up(frame, after, mask)
     assert int(background.sum()) == int(made_up.sum()) == 200
     after[mask] = 0
-    assert not scores._made_up(frame, after, mask)[1].any()
+    assert not content._made_up(frame, after, mask)[1].any()
 
 
 def test_ink_is_what_the_class_says() -> None:
@@ -100,11 +107,11 @@ def test_a_frame_that_is_withheld_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     """A refusal is an outcome, not an end."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise scores.CleaningFailed("too much would be filled")
+        raise content.CleaningFailed("too much would be filled")
 
-    monkeypatch.setattr(scores, "clean", refuse)
+    monkeypatch.setattr(content, "clean", refuse)
     picture = np.zeros((20, 20, 3), np.uint8)
     objects = (MarkedObject(Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
     frame = MarkedContent("x", source=None, frame=1, picture=picture, objects=objects)  # type: ignore[arg-type]
-    found = scores._outcome(frame, TOOLS, CleaningPolicy.CLINICAL, None)
+    found = content._outcome(frame, TOOLS, CleaningPolicy.CLINICAL, None)
     assert (found.withheld, found.objects) == ("too much would be filled", ())

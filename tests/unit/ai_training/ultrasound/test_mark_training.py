@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +16,21 @@ import torch
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_training.networks.marks import CLASSES, MarkNetwork
-from ai_training.ultrasound.marks import fit as marks
-from ai_training.ultrasound.marks.data import (
+from ai_training.ultrasound import marks
+from ai_training.ultrasound.marks import (
     ANY_MARK,
+    CLASSES,
+    ID,
     IGNORED,
     MarkBatches,
+    MarkNetwork,
     Mix,
     crop,
-    real_frames,
+    export_finder,
     targets_of,
+    write_finder_card,
 )
-from ai_training.ultrasound.marks.export import ID, export_finder, write_finder_card
-from ai_training.ultrasound.overlays import TRAIN, MarkClass, burn_in, clean_frames
+from ai_training.ultrasound.overlays import TRAIN, MarkClass, burn_in
 from tests.unit.ai_training.ultrasound.test_overlays import speckle
 
 SMALL = marks.MarkRecipe(
@@ -163,42 +164,13 @@ def test_batches_depend_on_seed_and_iteration_alone(data: Path) -> None:
 
 @pytest.mark.data
 def test_real_frames_teach_coloured_marks_and_nothing_unknown(data: Path) -> None:
-    frames = real_frames(data)
+    frames = marks.real_frames(data)
     picture, targets = frames[0].sample()
 
     assert len(frames) > 150
     assert picture.shape[:2] == targets.shape
     assert set(np.unique(targets)) <= {0, IGNORED, ANY_MARK}
     assert 10 < (targets == ANY_MARK).sum() < 0.1 * targets.size
-
-
-@pytest.mark.data
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(marks, "export_finder", lambda _network, path: path.write_bytes(b""))
-    monkeypatch.setattr(marks, "clean_frames", lambda split: clean_frames(split)[:4])  # to validate on
-    torch.set_num_threads(1)
-    lines: list[str] = []
-    marks.train(data, tmp_path / "one", SMALL, report=lambda _share, what: lines.append(what))
-
-    class Stop(Exception):
-        pass
-
-    def stop(share: float, _what: str) -> None:
-        if share > 0.7:
-            raise Stop
-
-    with pytest.raises(Stop):
-        marks.train(data, tmp_path / "two", SMALL, report=stop)
-    card = marks.train(data, tmp_path / "two", SMALL, resume=True)
-
-    histories = [(tmp_path / name / "history.json").read_text() for name in ("one", "two")]
-    assert histories[0] == histories[1]
-    assert card.name == f"{ID}.toml"
-    assert [line for line in lines if line.endswith("\n")]
-    with pytest.raises(ValueError, match="another recipe"):
-        marks.train(data, tmp_path / "two", replace(SMALL, seed=2), resume=True)
 
 
 def _maps(marked: np.ndarray) -> MarkMaps:

@@ -17,7 +17,7 @@ pytest.importorskip("HersheyFonts")
 
 from ai_pipeline.burnin.find.text import TextReader
 from ai_pipeline.contract import Meaning
-from ai_training.sets.files import rows
+from ai_training.sets.images import rows
 from ai_training.ultrasound.overlays import (
     HELD_OUT,
     TRAIN,
@@ -27,15 +27,18 @@ from ai_training.ultrasound.overlays import (
     burn_in,
     clean_frames,
 )
-from ai_training.ultrasound.overlays import frame_list as frames
-from ai_training.ultrasound.overlays.burning import store
-from ai_training.ultrasound.overlays.canvas import Canvas, Stamp
-from ai_training.ultrasound.overlays.device import Storing
-from ai_training.ultrasound.overlays.drawings import GLYPHS
-from ai_training.ultrasound.overlays.layouts import LAYOUTS
-from ai_training.ultrasound.overlays.styles import korean_faces, latin_faces
-from ai_training.ultrasound.overlays.typesetting import Hand, font_list, write
-from ai_training.ultrasound.overlays.words import VOCABULARY
+from ai_training.ultrasound.overlays.burning import LAYOUTS, Storing, store
+from ai_training.ultrasound.overlays.graphics import GLYPHS
+from ai_training.ultrasound.overlays.writing import (
+    VOCABULARY,
+    Canvas,
+    Hand,
+    Stamp,
+    font_list,
+    korean_faces,
+    latin_faces,
+    write,
+)
 
 FONTS = {
     "SourceSansPro-Regular.ttf": "b77f3a70",
@@ -165,15 +168,6 @@ def test_each_layout_and_each_caliper_belongs_to_one_family() -> None:
 
 
 @FAMILIES
-def test_fonts_are_recorded_by_name_and_digest(family: StyleFamily) -> None:
-    listed = font_list(latin_faces(family))
-
-    assert len(listed) == len(family.strokes) + sum(1 + bool(font.bold) for font in family.fonts)
-    assert all("/" not in row["file"] for row in listed)
-    assert all(len(row["sha256"]) == 64 for row in listed if row["file"] != "Hershey-Fonts")
-
-
-@FAMILIES
 def test_every_font_comes_from_a_package_and_has_every_letter_that_is_written(family: StyleFamily) -> None:
     packages = Path(np.__file__).parents[1]
     latin = {chr(code) for code in range(32, 127)} | set("²°")
@@ -233,44 +227,11 @@ def test_burned_names_can_be_read() -> None:
     assert not reader.find(canvas.clean)
 
 
-def test_the_largest_rectangle_is_found() -> None:
-    free = np.ones((6, 9), np.bool_)
-    free[2, 3] = free[5, 8] = False
-
-    assert frames.largest_rectangle(free) == (4, 0, 9, 5)
-    assert frames.largest_rectangle(np.zeros((3, 3), np.bool_)) == (0, 0, 0, 0)
-
-
-def test_a_frame_with_text_gives_the_part_without_it() -> None:
-    picture = speckle(rows=300, columns=360)
-    canvas = Canvas(picture)
-    hand = Hand(latin_faces(TRAIN)[0], 16, (255, 255, 0))
-    canvas.burn(write(canvas, "R-CYST 2.34cm", (20, 20), hand), MarkClass.TEXT, Meaning.MEASUREMENT)
-
-    box = frames.clean_part(canvas.picture, (0, 0), TextReader(threads=1))
-
-    assert box is not None
-    left, top, right, bottom = box
-    assert not canvas.owners[top:bottom, left:right].any()
-    assert (right - left) * (bottom - top) > 0.4 * picture.shape[0] * picture.shape[1]
-
-
-def test_faint_colour_and_lone_dots_count_as_marks() -> None:
-    picture = np.full((150, 150, 3), 15, np.uint8)
-    outlined, dotted = picture.copy(), picture.copy()
-    cv2.line(outlined, (20, 20), (120, 90), (15, 70, 15), 1)
-    cv2.circle(dotted, (75, 75), 2, (240, 240, 240), -1)
-
-    assert not frames.looks_marked(picture)
-    assert frames.looks_marked(outlined)
-    assert frames.looks_marked(dotted)
-
-
 @pytest.mark.data
 def test_the_listed_frames_keep_their_published_split(data: Path) -> None:
     published = {
         (source, row["file"]): row["split"]
-        for source in frames.SETS
+        for source in ("us_fetal_head", "us_breast", "us_ovarian")
         for row in rows(data / source / "manifest.csv")
     }
     listed = [frame for split in ("train", "val", "test") for frame in clean_frames(split)]

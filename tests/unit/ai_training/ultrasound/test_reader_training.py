@@ -12,7 +12,19 @@ pytest.importorskip("onnx")
 pytest.importorskip("HersheyFonts")
 
 import cv2
+import reader
 import torch
+from reader import (
+    ID,
+    PACKAGES,
+    ReaderGraph,
+    ReaderNetwork,
+    ReaderRecipe,
+    batch_of,
+    distance,
+    export_reader,
+    synthetic_line,
+)
 
 from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.find.line_network import HEIGHT, LineReader
@@ -20,14 +32,9 @@ from ai_pipeline.burnin.find.symbols import SYMBOLS, known
 from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_training.errors import DataMissing
-from ai_training.networks.reader import ReaderGraph, ReaderNetwork
-from ai_training.sets.files import rows
+from ai_training.base import DataMissing
+from ai_training.sets.images import rows
 from ai_training.ultrasound.overlays import clean_frames
-from ai_training.ultrasound.reader import evaluate, fit
-from ai_training.ultrasound.reader.export import ID, export_reader
-from ai_training.ultrasound.reader.fit import ReaderRecipe, distance
-from ai_training.ultrasound.reader.lines import PACKAGES, batch_of, synthetic_line
 from tests.unit.ai_pipeline.phantoms import burn, linear_echo
 
 TRANSCRIBED = Path(__file__).parents[4] / "tests" / "data" / "lines"
@@ -61,8 +68,8 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_reader_that_was_trained_is_the_one_that_the_node_runs(
     frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "VALIDATED", 2)
-    card = fit.train(frames, tmp_path, TINY)
+    monkeypatch.setattr(reader, "VALIDATED", 2)
+    card = reader.train(frames, tmp_path, TINY)
     registry.verify(found := registry.find(ID, tmp_path))
     assert (ID, found.path) == (LINES, card)
     assert found.details["symbols"]["read"] == SYMBOLS
@@ -120,7 +127,7 @@ def test_the_written_lines_are_lines() -> None:
 
 def test_without_its_images_a_reader_is_not_measured(tmp_path: Path) -> None:
     with pytest.raises(DataMissing):
-        evaluate.evaluate_reader(tmp_path, TRANSCRIBED, shared_tools().reader, 1)
+        reader.evaluate_reader(tmp_path, TRANSCRIBED, shared_tools().reader, 1)
 
 
 @pytest.mark.data
@@ -128,7 +135,7 @@ def test_readers_are_measured_on_real_lines(data: Path, tmp_path: Path) -> None:
     some = [row for row in rows(TRANSCRIBED / "lines.csv") if row["set"] == "us_ovarian"][:6]
     lines = [",".join(some[0]), *(",".join(row.values()) for row in some)]
     (tmp_path / "lines.csv").write_text("\n".join(lines) + "\n", "utf-8")
-    result = evaluate.evaluate_reader(data, tmp_path, shared_tools().reader, 2)
+    result = reader.evaluate_reader(data, tmp_path, shared_tools().reader, 2)
     assert result["lines"] == 6 and result["names_dates_numbers"] > 0
     assert {"ours", "rapidocr"} <= set(result["readers"])
     for figures in result["readers"].values():

@@ -1,0 +1,463 @@
+"""Pictures and cines that cleaning was not made for: the name goes or nothing leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.encaps import encapsulate, generate_frames
+from typer.testing import CliRunner
+
+from ai_pipeline.burnin import cine as cines
+from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+from ai_pipeline.burnin.annotation.pixels import Picture
+from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.cli import app
+from ai_pipeline.contract import ImageKind, SourceImage
+from ai_pipeline.errors import CleaningFailed, PixelError
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.pipelines import create
+from tests.ultrasound_lab import BORN, ENCODINGS, NAME, NUMBER, SECRETS, Reader, told, write
+from tests.unit.ai_pipeline import phantoms
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, silent, stacked, write_dicom
+
+WHITE = (255, 255, 255)
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return Reader()
+
+
+def cleaned_or_nothing(
+    image: SourceImage, policy: CleaningPolicy = CleaningPolicy.CLINICAL
+) -> CleaningResult | None:
+    """The result, its pixels outside the mask proven to be the source's; None where nothing leaves."""
+    try:
+        result = clean(image, silent, policy=policy)
+    except CleaningFailed as refusal:
+        assert told(str(refusal).upper()) == []
+        return None
+    assert result.image.verified
+    for index in range(image.header.frames):
+        mask = np.asarray(result.mask.frames[index]) > 0
+        assert np.array_equal(result.image.frames[index][~mask], image.stored(index)[~mask])
+    return result
+
+
+def shown(image: ArrayImage, result: CleaningResult, frame: int = 0) -> Picture:
+    """A cleaned frame as a viewer shows it."""
+    after = ArrayImage(np.asarray(result.image.frames), image.modality, image.photometric, image.bits_stored)
+    return after.display(frame)
+
+
+def covered(before: np.ndarray, burned: np.ndarray, result: CleaningResult, frame: int = 0) -> float:
+    """Share of what was written that the mask holds."""
+    written = before != burned if before.ndim == 2 else (before != burned).any(axis=2)
+    return float((np.asarray(result.mask.frames[frame]) > 0)[written].mean())
+
+
+def page(paper: int, ink: int) -> Picture:
+    """A worksheet: text from edge to edge."""
+    made: Picture = np.full((360, 480), paper, np.uint8)
+    for line, text in enumerate((NAME, "BORN " + BORN, "ID " + NUMBER) * 6):
+        made = burn(made, f"{text}   {text}", (2, 20 * line), ink, 17)
+    return made
+
+
+def spectrum() -> tuple[Picture, np.ndarray, dict[str, tuple[slice, slice]]]:
+    """Colour flow above, a Doppler spectrum below with its velocities; where flow and labels are."""
+    above, vessel = flow(echo(size=(300, 480)))
+    made = np.concatenate([above, np.zeros((160, 480, 3), np.uint8)])
+    generator = np.random.default_rng(3)
+    for column in range(30, 420):
+        height = 18 + round(60 * abs(np.sin(column / 31.0)) ** 3)
+        made[400 - height : 400, column] = generator.integers(70, 230, (height, 1))
+    made[300:400] = cv2.GaussianBlur(made[300:400], (5, 5), 1.2)
+    made[400, 30:420] = 90
+    labels = {}
+    for text, row in (("60", 322), ("40", 345), ("20", 368), ("-20", 415), ("cm/s", 438)):
+        before = made
+        made = burn(made, text, (430, row), WHITE, 14)
+        labels[text] = phantoms.burned_box(before, made)
+    flows = np.zeros(made.shape[:2], np.bool_)
+    flows[:300] = vessel
+    return made, flows, labels
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (0, 90)], ids=["paper", "screen", "faint"])
+def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int, reader: Reader) -> None:
+    image = ArrayImage(page(paper, ink)[None])
+    result = cleaned_or_nothing(image)
+    assert result is None or reader.secrets(shown(image, result)) == []
+
+
+CLEAN_PICTURES: dict[str, Callable[[], ArrayImage]] = {
+    "grey": lambda: ArrayImage(echo(11)[None]),
+    "colour flow": lambda: ArrayImage(flow(echo(12))[0][None], photometric="RGB"),
+    "16 bit": lambda: ArrayImage((echo(13).astype(np.uint16) * 257)[None], bits_stored=16),
+    "black": lambda: ArrayImage(np.zeros((1, 240, 320), np.uint8)),
+    "white": lambda: ArrayImage(np.full((1, 240, 320, 3), 255, np.uint8), photometric="RGB"),
+}
+
+
+@pytest.mark.parametrize("kind", CLEAN_PICTURES)
+def test_a_picture_without_text_comes_back_as_it_was(kind: str) -> None:
+    image = CLEAN_PICTURES[kind]()
+    result = clean(image, silent)
+    assert result.image.frames.tobytes() == image.frames.tobytes()
+    assert not result.mask.frames.any()
+    assert not any(mark.removed for mark in result.marks)
+
+
+@pytest.mark.parametrize("kind", ["colour flow", "16 bit"])
+def test_research_takes_hardly_anything_from_a_clean_picture(kind: str) -> None:
+    result = cleaned_or_nothing(CLEAN_PICTURES[kind](), CleaningPolicy.RESEARCH)
+    assert result is not None and (result.mask.frames > 0).mean() <= 0.002
+
+
+def test_noise_is_left_alone_or_refused() -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (1, 240, 320), np.uint8)
+    result = cleaned_or_nothing(ArrayImage(noise))
+    assert result is None or (result.mask.frames > 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("policy", [CleaningPolicy.CLINICAL, CleaningPolicy.RESEARCH])
+def test_flow_and_spectrum_are_not_eaten_and_an_axis_label_is_whole_or_gone(policy: CleaningPolicy) -> None:
+    made, flows, labels = spectrum()
+    image = ArrayImage(burn(made, NAME, (8, 4), WHITE, 16)[None], photometric="RGB")
+    result = cleaned_or_nothing(image, policy)
+    assert result is not None
+    mask = result.mask.frames[0] > 0
+    assert mask[flows].mean() <= 0.02 and mask[300:, 30:420].mean() <= 0.02
+    for place in labels.values():
+        share = mask[place][made[place].max(axis=2) > 128].mean()
+        assert share == 0.0 or share >= 0.95
+
+
+def turned(before: Picture, way: int) -> Picture:
+    """The name written so that it stands upright only once the picture is turned."""
+    return np.rot90(burn(np.rot90(before, way).copy(), NAME, (30, 40), 255, 18), -way).copy()
+
+
+def in_other_letters() -> tuple[Picture, Picture]:
+    burned = echo()
+    for text, place in (
+        ("홍길동", (10, 8)),
+        ("김민준 여 1970-01-02", (150, 180)),
+        ("王小明 山田 太郎", (10, 330)),
+    ):
+        burned = burn(burned, text, place, 255, 22, font_file=phantoms.KOREAN_FONT)
+    return echo(), burned
+
+
+HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
+    "on the sector's edge": lambda: (echo(), burn(echo(), NAME, (40, 150), 255, 18)),
+    "white and grey on bright tissue": lambda: (
+        bright(),
+        burn(burn(bright(), NAME, (120, 150), 255, 18), NAME, (120, 220), 120, 18),
+    ),
+    "dark on light": lambda: (light(), burn(light(), NAME, (12, 10), 0, 18)),
+    "upside down, at the picture's edge, very small": lambda: (
+        echo(),
+        burn(
+            burn(burn(echo(), NAME, (120, 20), 255, 18, upside_down=True), NAME, (0, -4), 255, 18),
+            NAME,
+            (8, 40),
+            255,
+            9,
+        ),
+    ),
+    "upwards and downwards": lambda: (echo(), turned(turned(echo(), 1), 3)),
+    "very large": lambda: (echo(), burn(echo(), "KOWALSKA", (8, 8), 255, 60)),
+    "dark grey on black": lambda: (echo(), burn(echo(), NAME, (8, 8), 28, 18)),
+    "in a tall strip": lambda: in_a_strip((700, 160)),
+    "in other letters": in_other_letters,
+    "by hand in the banner and on tissue": lambda: (
+        echo(),
+        handwritten(handwritten(echo(), "Maria Kowalska", (12, 10), 26), "Maria Kowalska", (150, 180), 26),
+    ),
+}
+
+
+def in_a_strip(shape: tuple[int, int]) -> tuple[Picture, Picture]:
+    before = np.random.default_rng(4).integers(0, 60, shape).astype(np.uint8)
+    return before, burn(before, NAME, (20, 3), 255, 16)
+
+
+def light() -> Picture:
+    return np.asarray(255 - echo(), np.uint8)
+
+
+def bright() -> Picture:
+    """Tissue of 170 to 230."""
+    return np.asarray(170 + echo() * 0.3, np.uint8)
+
+
+@pytest.mark.parametrize("place", HARD_PLACES)
+def test_a_name_goes_wherever_and_however_it_is_written(place: str, reader: Reader) -> None:
+    before, burned = HARD_PLACES[place]()
+    image = ArrayImage(burned[None])
+    result = cleaned_or_nothing(image)
+    assert result is not None and covered(before, burned, result) >= 0.95
+    assert reader.secrets(shown(image, result)) == [] and (result.mask.frames > 0).mean() < 0.2
+
+
+def test_a_name_goes_from_a_strip_of_hardly_more_than_it_or_nothing_leaves() -> None:
+    before, burned = in_a_strip((24, 900))
+    result = cleaned_or_nothing(ArrayImage(burned[None]))
+    assert result is None or covered(before, burned, result) >= 0.95
+
+
+def handwritten(picture: Picture, text: str, place: tuple[int, int], size: int) -> Picture:
+    """Joined strokes (Hershey's script), slanted and a little unsteady, as on a touch screen."""
+    from HersheyFonts import HersheyFonts
+
+    font = HersheyFonts()
+    font.load_default_font("scripts")
+    font.normalize_rendering(size)
+    made, generator = picture.copy(), np.random.default_rng(2)
+    for stroke in font.strokes_for_text(text):
+        points = np.array(stroke) + generator.normal(0, 0.4, (len(stroke), 2))
+        points[:, 1] += points[:, 0] * 0.03
+        # normalize_rendering puts the base line at 0.
+        placed = np.rint((points + np.array((place[0], place[1] + size))) * 8).astype(np.int32)
+        cv2.polylines(made, [placed], False, 255, 2, cv2.LINE_AA, 3)
+    return made
+
+
+def test_a_photo_loses_the_name_and_hardly_anything_else() -> None:
+    from sklearn.datasets import load_sample_image
+
+    photo = np.asarray(load_sample_image("flower.jpg"))[::2, ::2]
+    burned = burn(photo, NAME, (20, 12), WHITE, 16)
+    result = cleaned_or_nothing(ArrayImage(burned[None], modality="XC", photometric="RGB"))
+    assert result is not None
+    assert covered(photo, burned, result) >= 0.95
+    assert (result.mask.frames > 0)[0, 40:].mean() < 0.02
+
+
+def test_a_name_in_a_chest_x_ray_goes_when_asked_for(reader: Reader) -> None:
+    y, x = np.mgrid[0:320, 0:400]
+    before = 1800 + 1200 * np.sin(x / 80.0) * np.cos(y / 110.0)
+    ink = burn(np.zeros(before.shape, np.uint8), f"{NAME} {BORN}", (20, 280), 255, 18)
+    burned = np.where(ink > 100, 4095, before).astype(np.uint16)
+    image = ArrayImage(burned[None], modality="DX", bits_stored=12)
+    assert reader.secrets(image.display()) != []
+    cleaned, mask = create("ultrasound").run([image], silent, {"any_modality": True}).images
+    assert (cleaned.kind, mask.kind) == (ImageKind.CLEANED, ImageKind.MASK)
+    after = ArrayImage(np.asarray(cleaned.frames), modality="DX", bits_stored=12)
+    assert reader.secrets(after.display()) == []
+    outside = np.asarray(mask.frames[0]) == 0
+    assert np.array_equal(cleaned.frames[0][outside], burned[outside])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 300), (16, 16), (1, 1, 3)])
+def test_tiny_pictures_are_left_alone_or_refused(shape: tuple[int, ...]) -> None:
+    samples = np.random.default_rng(4).integers(0, 60, shape).astype(np.uint8)
+    image = ArrayImage(samples[None], photometric="RGB" if len(shape) == 3 else "MONOCHROME2")
+    result = cleaned_or_nothing(image)
+    assert result is None or not result.mask.frames.any()
+
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "no width": {"WindowCenter": 128, "WindowWidth": 0},
+    "not a number": {"WindowCenter": float("nan"), "WindowWidth": float("nan")},
+    "far away": {"WindowCenter": 1e9, "WindowWidth": 1},
+    "brighter than the name": {"WindowCenter": 3000, "WindowWidth": 100},
+    "no slope": {"RescaleSlope": 0, "RescaleIntercept": 0},
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.filterwarnings("ignore:Value .* is not valid")
+def test_no_window_hides_a_name_that_another_window_shows(
+    window: str, tmp_path: Path, reader: Reader
+) -> None:
+    burned = burn(echo(size=SMALL), NAME, (10, 8), 200, 18)
+    attributes = {"BitsStored": 12, "HighBit": 11, **WINDOWS[window]}
+    path = write_dicom(tmp_path / "window.dcm", burned.astype(np.uint16)[None], **attributes)
+    try:
+        result = cleaned_or_nothing(open_dicom(path))
+    except PixelError as error:
+        assert told(str(error).upper()) == []
+        return
+    assert result is None or reader.secrets(np.asarray(result.image.frames[0]).astype(np.uint8)) == []
+
+
+def test_a_still_that_takes_more_memory_than_there_may_be_is_refused_by_its_size_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = ArrayImage(np.broadcast_to(np.uint8(0), (1, 5000, 8000)))
+    monkeypatch.setattr(ArrayImage, "stored", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2304 << 20, 2304 << 20))
+    with pytest.raises(CleaningFailed, match="8000 × 5000 pixels: to clean it takes 3500 MiB"):
+        clean(image, silent)
+
+
+def test_a_small_still_is_cleaned_whatever_memory_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (512 << 20, 512 << 20))
+    assert clean(ArrayImage(echo(size=SMALL)[None]), silent).image.verified
+
+
+SIZE = (480, 640)
+
+
+SMALL = (160, 240)
+
+
+LONG, WARM = 48, 16  # frames; the first are a window
+
+
+@pytest.mark.parametrize(("shown_in", "colour"), [(0, False), (3, True), (5, False)])
+def test_a_name_in_one_frame_goes_whichever_it_is(
+    shown_in: int, colour: bool, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cines, "WINDOW", 4)
+    frames = [flow(frame)[0] if colour else frame for frame in cine(6, size=SMALL)]
+    frames[shown_in] = burn(frames[shown_in], NAME, (60, 80), (255, 255, 255) if colour else 255, 16)
+    image = ArrayImage(stacked(frames), photometric="RGB" if colour else "MONOCHROME2")
+    assert frames_with_secrets(image.frames, [shown_in], reader) == [shown_in]
+    assert left_over(image, [shown_in], reader) == []
+
+
+TEXTS = (NAME, "BORN " + BORN, "ID " + NUMBER)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda frame, number: burn(frame, NAME, (10 + 9 * number, 20 + 11 * number), 255, 16),
+        lambda frame, number: burn(frame, NAME, (8, 10), 80 * number, 16),
+        lambda frame, number: burn(frame, TEXTS[number % 3], (8, 10), 255, 16),
+    ],
+    ids=["moves", "fades in", "takes turns with others"],
+)
+def test_a_name_that_moves_or_fades_in_or_takes_turns_goes_from_every_frame(
+    written: Callable[[Picture, int], Picture], reader: Reader
+) -> None:
+    frames = [written(frame, number) for number, frame in enumerate(cine(4, size=SMALL))]
+    assert left_over(ArrayImage(stacked(frames)), (1, 2, 3), reader) == []
+
+
+def left_over(image: ArrayImage, numbers: Sequence[int], reader: Reader) -> list[int]:
+    """Frames in which a secret can be read after cleaning; none where nothing leaves."""
+    try:
+        result = clean(image, silent)
+    except CleaningFailed:
+        return []
+    frames, masks = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
+    assert np.array_equal(frames[~masks], image.frames[~masks])
+    return frames_with_secrets(frames, numbers, reader)
+
+
+def frames_with_secrets(frames: np.ndarray, numbers: Sequence[int], reader: Reader) -> list[int]:
+    return [number for number in numbers if reader.secrets(np.asarray(frames[number]))]
+
+
+@pytest.mark.parametrize(
+    "left", [0.02, 0.5, 0.97], ids=["its header", "half of it", "all but its last bytes"]
+)
+def test_of_a_cine_with_a_damaged_frame_nothing_leaves(left: float, tmp_path: Path) -> None:
+    path, _ = write(ENCODINGS["cine-jpeg-ybr-full-422"], tmp_path)
+    ds = dcmread(path)
+    frames = list(generate_frames(ds.PixelData, number_of_frames=ds.NumberOfFrames))
+    frames[2] = frames[2][: int(len(frames[2]) * left)]
+    ds.PixelData = encapsulate(frames)
+    ds.save_as(path)
+    with pytest.raises(PixelError):
+        create("ultrasound").run([open_dicom(path)], silent, {})
+
+
+def test_of_a_cine_that_ends_too_early_nothing_leaves(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "short.dcm", stacked([burn(frame, NAME) for frame in cine(6)]))
+    path.write_bytes(path.read_bytes()[:-100_000])
+    with pytest.raises(PixelError):
+        clean(open_dicom(path), silent)
+
+
+MEASURE = """
+import re, sys, threading, time
+from pathlib import Path
+from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.images.decode import open_dicom
+
+def anonymous():  # what belongs to the process alone: the pages of the temporary file can be given back
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+def watch():
+    while True:
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.01)
+
+peak, peaks = [0.0], []
+threading.Thread(target=watch, daemon=True).start()
+for path in sys.argv[1:]:
+    clean(open_dicom(Path(path)), lambda share, what: None)
+    peaks.append(peak[0])
+print(peaks[1] - peaks[0])
+"""
+
+
+# The allocator gives freed arrays back at once, so that what is measured is what is held.
+GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own account of memory")
+def test_a_long_cine_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+    base = np.stack(
+        [burn(flow(echo(seed, SIZE))[0], NAME, (12, 10), (255, 255, 255), 22) for seed in range(4)]
+    )
+    short = write_dicom(tmp_path / "short.dcm", np.tile(base, (WARM // 4, 1, 1, 1)))
+    long = write_dicom(tmp_path / "long.dcm", np.tile(base, (LONG // 4, 1, 1, 1)))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(short), str(long)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | GIVING_BACK,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    whole = LONG * base[0].nbytes / 2**20
+    assert float(done.stdout) < 0.4 * whole, f"of {whole:.0f} MiB"
+
+
+def test_nothing_that_the_pipeline_says_repeats_a_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    files = [write(ENCODINGS[name], tmp_path)[0] for name in ("still-jpeg-rgb", "cine-grey")]
+    result = create("ultrasound").run([open_dicom(file) for file in files], silent, {})
+    assert len(result.images) == 4
+    said = [repr(result), caplog.text, *capfd.readouterr()]
+    assert [secret for secret in SECRETS for text in said if secret in text] == []
+
+
+def test_no_name_stands_in_the_json_or_in_what_the_command_prints(tmp_path: Path) -> None:
+    files = [str(write(ENCODINGS[name], tmp_path)[0]) for name in ("still-jpeg-rgb", "cine-rle-palette")]
+    ran = CliRunner().invoke(app, ["run", *files, "--out", str(tmp_path / "out"), "--json"])
+    assert ran.exit_code == 0, ran.output
+    records = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [record["accepted"] for record in records] == [True, True]
+    assert [secret for secret in SECRETS if secret in ran.output] == []
+    for path in (tmp_path / "out").rglob("*"):
+        assert [secret for secret in SECRETS if secret in path.name] == []
+
+
+def test_no_error_names_anybody() -> None:
+    with pytest.raises(CleaningFailed) as refusal:
+        create("ultrasound").run([ArrayImage(page(255, 0)[None])], silent, {})
+    chain = [refusal.value, refusal.value.__cause__, refusal.value.__context__]
+    assert [secret for secret in SECRETS for error in chain if secret in repr(error)] == []

@@ -1,0 +1,557 @@
+"""Which films are taken (header, pixels, gate and stamps), and when a finding is called in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from unittest.mock import Mock
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.text import shared_reader
+from ai_pipeline.chest import stamps
+from ai_pipeline.chest.anatomy import Anatomy
+from ai_pipeline.chest.calls import operating_points, prevalence
+from ai_pipeline.chest.calls.operating_points import OperatingPoint
+from ai_pipeline.chest.calls.words import Words, words_of
+from ai_pipeline.chest.card import CLASSIFIER
+from ai_pipeline.chest.classifier import decide, probability
+from ai_pipeline.chest.domain_gate import CHILD, UNKNOWN, Kind
+from ai_pipeline.chest.intended_use import notes, refused_by_header, refused_by_pixels
+from ai_pipeline.chest.stamp_rules import NOT_READ, StampRules, follow, heart_on_left
+from ai_pipeline.chest.stamps import Marker, Stamps, read_stamps, stamps_in
+from ai_pipeline.contract import Decision, ImageHeader
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.exposure import Exposure
+from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
+from ai_pipeline.models.registry import Card, Label, find
+from ai_pipeline.summary import MOST
+from ai_training.chest import gates
+from tests.unit.ai_pipeline.phantoms import ArrayImage, echo
+from tests.unit.chests import drawn_chest
+
+CHEST = ImageHeader(
+    "DX", "1.2.840.10008.5.1.4.1.1.1.1", 512, 512, 1, "MONOCHROME2", 8, "CHEST", "PA", age_years=50
+)
+
+
+READABLE = Exposure(0.0, 120.0)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"SeriesDescription": "Chest LAT"}, "a view that is not frontal"),
+        ({"AcquisitionDeviceProcessingDescription": "LATERAL THORAX 0-15cm"}, "a view that is not frontal"),
+        ({"ViewCodeSequence": "399198007 SCT right lateral"}, "a view that is not frontal"),
+        ({"ProtocolName": "chest_obl"}, "a view that is not frontal"),
+        ({"PatientOrientation": "A\\F"}, "Patient Orientation is that of a lateral view"),
+        ({"PatientOrientation": "PL\\F"}, "Patient Orientation is that of a lateral view"),
+    ],
+)
+def test_a_lateral_view_is_refused_where_the_header_tells(attributes: dict[str, str], reason: str) -> None:
+    said = str(refused_by_header(replace(CHEST, view_position="", attributes=attributes)))
+
+    assert reason in said
+    assert not any(value in said for value in attributes.values()), "free text may hold a name"
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"SeriesDescription": "Chest PA and LAT"},
+        {"SeriesDescription": "CHEST", "PatientOrientation": "L\\F"},
+        {"ViewCodeSequence": "272479007 SCT postero-anterior projection"},
+        {"AnatomicRegionSequence": "51185008 SCT Chest"},
+        {},
+    ],
+)
+def test_a_frontal_view_is_taken(attributes: dict[str, str]) -> None:
+    assert refused_by_header(replace(CHEST, view_position="", attributes=attributes)) is None
+
+
+def test_view_position_counts_more_than_a_description_and_another_region_is_refused() -> None:
+    assert refused_by_header(replace(CHEST, attributes={"SeriesDescription": "LAT"})) is None
+    knee = replace(CHEST, body_part="", attributes={"AnatomicRegionSequence": "72696002 SCT Knee"})
+    assert "another part of the body" in str(refused_by_header(knee))
+
+
+@pytest.mark.parametrize(
+    ("share", "refused", "noted"),
+    [(0.0, False, False), (0.12, False, True), (0.3, True, True), (1.0, True, True)],
+)
+def test_grey_levels_that_are_cut_off_are_told_or_refused(share: float, refused: bool, noted: bool) -> None:
+    picture = np.random.default_rng(1).integers(20, 230, (200, 200)).astype(np.uint8)
+    picture[np.random.default_rng(2).random(picture.shape) < share] = 255
+    found = Exposure.from_image(picture)
+    assert found.clipped == pytest.approx(share, abs=0.02)
+    assert (found.refusal is not None, found.note is not None) == (refused, noted)
+
+
+def test_a_refusal_says_what_the_gate_saw() -> None:
+    turned = str(refused_by_pixels(False, Kind(Pose(90).name, 0.9), READABLE))
+    child = str(refused_by_pixels(False, Kind(CHILD, 0.9), READABLE))
+
+    assert "shown turned by 90° clockwise, but put upright it does not look like one either" in turned
+    assert "small child" in child
+    assert "do not look like a frontal chest X-ray" in str(refused_by_pixels(False, UNKNOWN, READABLE))
+    assert refused_by_pixels(True, UNKNOWN, READABLE) is None
+    assert "clipped" in str(refused_by_pixels(True, UNKNOWN, Exposure(0.5, 200.0)))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "mirrored"),
+    [("L\\F", False), ("R\\F", True), ("R\\H", False), ("F\\R", False), ("", False)],
+)
+def test_left_and_right_exchanged_are_told_by_patient_orientation(orientation: str, mirrored: bool) -> None:
+    image = ArrayImage(np.zeros((1, 20, 20), np.uint8), "DX", attributes={"PatientOrientation": orientation})
+
+    assert ("mirrored" in {note.name for note in notes(image, UPRIGHT, READABLE)}) is mirrored
+
+
+Grey = npt.NDArray[np.uint8]
+
+
+Floats = npt.NDArray[np.float32]
+
+
+def thumbnails(pictures: Sequence[Grey]) -> Floats:
+    """10 × 10 pixels of each picture: a network's features for these tests."""
+    small = [cv2.resize(picture, (10, 10), interpolation=cv2.INTER_AREA) for picture in pictures]
+    return np.stack(small).reshape(len(pictures), -1).astype(np.float32) / 128
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> gates.FittedGate:
+    """On drawn chests of adults in two splits, and ultrasound."""
+    folder = tmp_path_factory.mktemp("drawn")
+    (folder / "us_breast").mkdir()
+    lines, others = ["file,split,patient_id,age,sex,view,Effusion"], ["file,split"]
+    for split, seed in ((split, seed) for split in ("train", "val") for seed in range(60)):
+        cv2.imwrite(str(folder / f"{split}{seed}.png"), chest(seed + 1000 * (split == "val")))
+        lines.append(f"{split}{seed}.png,{split},{split}{seed},50,F,PA,{seed % 2}")
+    for seed in range(30):
+        cv2.imwrite(str(folder / "us_breast" / f"{seed}.png"), echo(seed, (96, 128)))
+        others.append(f"{seed}.png,train")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    (folder / "us_breast" / "manifest.csv").write_text("\n".join(others))
+    return gates.fit(folder, thumbnails)
+
+
+def chest(seed: int) -> Grey:
+    """Two dark lungs, a bright spine, a heart on the picture's right; each seed another chest."""
+    random = np.random.default_rng(seed)
+    picture = np.full((128, 128), 150.0, np.float32)
+    picture[:, :8] = picture[:, -8:] = picture[:6] = 15
+    wide, high = random.uniform(17, 23), random.uniform(34, 42)
+    for x in (42, 86):
+        centre = (int(x + random.integers(-3, 4)), int(56 + random.integers(-4, 5)))
+        cv2.ellipse(picture, centre, (int(wide), int(high)), 0, 0, 360, random.uniform(40, 70), -1)
+    cv2.ellipse(picture, (76, 84), (18, 15), 20, 0, 360, 190, -1)
+    cv2.rectangle(picture, (60, 0), (68, 128), 205, -1)
+    return np.asarray(np.clip(picture + random.normal(0, 6, picture.shape), 0, 255), np.uint8)
+
+
+def test_new_chests_pass_and_what_the_head_was_shown_or_not_is_refused(fitted: gates.FittedGate) -> None:
+    new = thumbnails([chest(seed) for seed in range(5000, 5100)])
+    assert np.mean(fitted.gate.distance(new) <= fitted.threshold) >= 0.95
+    random = np.random.default_rng(1)
+    foreign = [
+        *(echo(seed, (96, 128)) for seed in range(900, 920)),
+        *(random.integers(0, 256, (128, 128)).astype(np.uint8) for _ in range(5)),
+        np.zeros((128, 128), np.uint8),
+        np.asarray((np.indices((128, 128)).sum(0) // 32 % 2) * 255, np.uint8),
+    ]
+    assert np.all(fitted.gate.distance(thumbnails(foreign)) > fitted.threshold)
+
+
+@pytest.mark.parametrize("pose", POSES[1:], ids=[pose.name for pose in POSES[1:]])
+def test_every_pose_is_named_and_refused_as_shown(fitted: gates.FittedGate, pose: Pose) -> None:
+    features = thumbnails([shown(chest(seed), pose) for seed in range(5000, 5050)])
+    assert np.mean(fitted.gate.distance(features) > fitted.threshold) >= 0.95
+    assert np.mean([fitted.gate.kind(row[None]).pose == pose for row in features]) >= 0.95
+
+
+SIDE = 640
+
+
+def stamped(*texts: tuple[str, float, float], size: int = 26) -> np.ndarray:
+    """A drawn chest with white words whose top left corner is at shares of its width and height."""
+    image = Image.fromarray(cv2.GaussianBlur(drawn_chest(SIDE)[0], (0, 0), 3) // 2)
+    for text, x, y in texts:
+        font = ImageFont.load_default(size)
+        ImageDraw.Draw(image).text((x * SIDE, y * SIDE), text, fill=235, font=font)
+    return np.array(image)
+
+
+def outlined() -> Anatomy:
+    return Anatomy(drawn_chest(SIDE)[1], Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+
+
+def read(picture: np.ndarray) -> Stamps:
+    return stamps_in(picture, outlined(), shared_reader())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("AP", ("AP",)),
+        ("A.P. 10:35", ("AP",)),
+        ("Portable", ("PORTABLE",)),
+        ("APPORTABLE", ("AP", "PORTABLE")),
+        ("AP SEMI-ERECT", ("AP", "SEMIERECT")),
+        ("Semi Upright", ("SEMIUPRIGHT",)),
+        ("L AP", ("L", "AP")),
+        ("DR ERECT", ("ERECT",)),
+        ("L SMITH", ()),
+        ("PITTSBURGH PA", ()),
+        ("PAUL", ()),
+        ("PORTABLES", ()),
+        ("l", ()),
+        ("", ()),
+    ],
+)
+def test_whole_words_of_the_table_count_and_nothing_else(text: str, words: tuple[str, ...]) -> None:
+    assert stamps.words_of(Line(text, 0.99, legible=True)) == words
+
+
+def test_projection_position_and_side_are_read_from_the_margins() -> None:
+    words = (("PORTABLE", 0.03, 0.03), ("AP", 0.9, 0.9), ("SUPINE", 0.03, 0.92), ("L", 0.93, 0.04))
+    found = read(stamped(*words))
+    assert (found.projection, found.position, found.portable, found.mirrored) == ("AP", "supine", True, False)
+    assert found.is_ap and found.marker is not None and found.marker.letter == "L"
+    assert (found.marker.x, found.marker.y) == pytest.approx((0.94, 0.07), abs=0.03)
+
+
+def test_a_name_leaves_nothing() -> None:
+    assert read(stamped(("SMITH JOHN", 0.03, 0.03), ("L SMITH", 0.75, 0.92))) == Stamps()
+
+
+def test_words_between_the_lungs_are_not_read() -> None:
+    picture = stamped(("PORTABLE", 0.4, 0.35))
+
+    assert read(picture) == Stamps()
+    assert stamps_in(picture, None, shared_reader()).portable
+
+
+def test_a_mirrored_word_shows_a_mirrored_picture() -> None:
+    found = read(np.ascontiguousarray(stamped(("PORTABLE", 0.03, 0.03))[:, ::-1]))
+
+    assert found == Stamps(portable=True, mirrored=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_ap"),
+    [
+        (Stamps(projection="AP"), True),
+        (Stamps(portable=True), True),
+        (Stamps(position="supine"), True),
+        (Stamps(position="semi-erect"), True),
+        (Stamps(position="erect"), False),
+        (Stamps(projection="PA"), False),
+        (Stamps(), False),
+    ],
+)
+def test_what_was_taken_in_bed_counts_as_ap(said: Stamps, is_ap: bool) -> None:
+    assert said.is_ap is is_ap
+
+
+def test_a_failing_reader_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stamps, "_reader", Mock(side_effect=FileNotFoundError("no such model")))
+    assert read_stamps(stamped(), None) is None
+    assert capfd.readouterr() == ("", "")
+
+
+L_ON_RIGHT, L_ON_LEFT = Marker("L", 0.9, 0.1), Marker("L", 0.1, 0.1)
+
+
+def anatomy(share: float = 0.7) -> Anatomy:
+    """Lungs from column 10 to 90 of 100, and a heart of 40 columns of which a share lies right of 50."""
+    masks = np.zeros((3, 100, 100), np.bool_)
+    masks[1, 20:80, 10:40] = masks[2, 20:80, 60:90] = True
+    right = round(40 * share)
+    masks[0, 50:75, 10 + right : 50 + right] = True
+    return Anatomy(masks, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+
+
+def rules(
+    stamps: Stamps | None,
+    view: str = "PA",
+    orientation: str = "",
+    heart: float = 0.7,
+    pose: Pose = UPRIGHT,
+) -> StampRules:
+    attributes = {"PatientOrientation": orientation}
+    picture = np.zeros((1, 100, 100), np.uint8)
+    image = ArrayImage(picture, modality="DX", attributes=attributes, view_position=view)
+    return follow(image, stamps, anatomy(heart), pose)
+
+
+@pytest.mark.parametrize(
+    ("view", "stamps", "projection", "note"),
+    [
+        ("PA", Stamps("AP"), "AP", "Stamped AP, while the header says PA: judged as AP."),
+        ("PA", Stamps(portable=True), "AP", "Stamped PORTABLE, while the header says PA: judged as AP."),
+        (
+            "PA",
+            Stamps("PA", portable=True),
+            "AP",
+            "Stamped PORTABLE, while the header says PA: judged as AP.",
+        ),
+        ("", Stamps("PA"), "PA", "The header gives no View Position; stamped PA: judged as PA."),
+        (
+            "",
+            Stamps(portable=True),
+            "AP",
+            "The header gives no View Position; stamped PORTABLE: judged as AP.",
+        ),
+        ("", Stamps(position="erect"), "", None),
+        ("AP", Stamps("PA"), "AP", None),
+        ("PA", Stamps("PA"), "PA", None),
+        ("PA", Stamps(), "PA", None),
+        ("PA", None, "PA", NOT_READ),
+    ],
+)
+def test_the_projection_is_the_stamped_one_where_the_header_has_none_or_says_pa(
+    view: str, stamps: Stamps | None, projection: str, note: str | None
+) -> None:
+    found = rules(stamps, view)
+
+    assert found.projection == projection
+    assert [one.text for one in found.notes] == ([note] if note else [])
+    assert found.sides
+
+
+@pytest.mark.parametrize(
+    ("stamps", "heart", "orientation", "words"),
+    [
+        (Stamps(marker=L_ON_RIGHT), 0.7, "L\\F", None),
+        (Stamps(marker=L_ON_RIGHT), 0.45, "L\\F", None),
+        (Stamps(), 0.7, "R\\F", None),
+        (Stamps(marker=Marker("L", 0.45, 0.1)), 0.7, "L\\F", None),
+        (Stamps(marker=L_ON_LEFT), 0.7, "L\\F", "Side marker and heart disagree"),
+        (Stamps(marker=L_ON_RIGHT), 0.3, "L\\F", "Side marker and heart disagree"),
+        (Stamps(marker=L_ON_LEFT), 0.3, "L\\F", "Side marker and heart lie on the wrong side"),
+        (Stamps(marker=Marker("R", 0.9, 0.1)), 0.45, "", "The side marker lies on the wrong side"),
+        (Stamps(marker=L_ON_RIGHT), 0.7, "R\\F", "Side marker and Patient Orientation disagree"),
+        (Stamps(), 0.3, "L\\F", "The heart lies on the wrong side"),
+        (Stamps("AP", mirrored=True), 0.7, "L\\F", "The stamps are mirrored"),
+    ],
+)
+def test_no_side_is_given_where_the_film_may_be_mirrored(
+    stamps: Stamps, heart: float, orientation: str, words: str | None
+) -> None:
+    found = rules(stamps, "AP", orientation, heart)
+    notes = [note for note in found.notes if note.on_faces]
+
+    assert found.sides is (words is None)
+    assert len(notes) == (words is not None)
+    for note in notes:
+        assert note.text.startswith(words or "")
+        assert note.text.endswith("sides are not given.")
+        assert len(note.text) <= MOST
+
+
+def test_the_heart_is_shared_by_the_middle_of_the_thorax() -> None:
+    assert heart_on_left(anatomy(0.7).masks) == pytest.approx(0.7, abs=0.02)
+    assert heart_on_left(anatomy(0.7).masks[:, :, ::-1]) == pytest.approx(0.3, abs=0.02)
+    assert heart_on_left(np.zeros((3, 8, 8), np.bool_)) is None
+
+
+SPECIFIC, BALANCED, SENSITIVE = OperatingPoint
+
+
+CHOSEN: dict[str, Any] = {
+    "specific": {"labels": {"Effusion": {"threshold": [0.5, 0.4, 0.6], "absent_below": 0.1}}},
+    "sensitive": {"labels": {"Effusion": {"threshold": [0.05, 0.04, 0.06], "absent_below": 0.05}}},
+}
+
+
+MEASURED: dict[str, Any] = {
+    "specific": {
+        "without_finding_called": [0.094, 0.07, 0.12],
+        "labels": {"Effusion": {"present_ratio": [9.0, 4.0, 16.0], "absent_ratio": [0.5, 0.4, 0.6]}},
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def card(shipped: Card) -> Card:
+    metrics = {**shipped.details["metrics"], "operating_points": MEASURED}
+    return replace(shipped, details={**shipped.details, "operating_points": CHOSEN, "metrics": metrics})
+
+
+@pytest.fixture(scope="module")
+def without(card: Card) -> Card:
+    """A card that has no operating points, as one of a site's own."""
+    return replace(card, details={"metrics": {}})
+
+
+def test_few_false_alarms_are_the_default_where_the_card_has_them(card: Card, without: Card) -> None:
+    assert operating_points.chosen(card, None) is SPECIFIC
+    assert operating_points.chosen(card, SENSITIVE) is SENSITIVE
+    assert operating_points.chosen(without, None) is BALANCED
+
+
+def test_a_point_moves_the_thresholds_of_the_labels_that_it_has(card: Card) -> None:
+    at = {point: operating_points.labels_at(card, point) for point in OperatingPoint}
+    effusion = {point: next(one for one in labels if one.name == "Effusion") for point, labels in at.items()}
+
+    assert (effusion[SPECIFIC].threshold, effusion[SPECIFIC].absent_below) == (0.5, 0.1)
+    assert (effusion[SENSITIVE].threshold, effusion[SENSITIVE].absent_below) == (0.05, 0.05)
+    assert at[BALANCED] == card.labels
+    assert [label for label in at[SPECIFIC] if label.name != "Effusion"] == [
+        label for label in card.labels if label.name != "Effusion"
+    ]
+
+
+def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card: Card, without: Card) -> None:
+    note = operating_points.note(card, SPECIFIC)
+
+    assert note.text == (
+        "specific: few false alarms, more findings missed. "
+        "Of 100 films without any finding, about 9 get one (7 to 12)."
+    )
+    assert (
+        operating_points.note(without, BALANCED).text == "balanced: between few false alarms and few misses."
+    )
+
+
+@pytest.mark.parametrize(
+    ("prevalence", "said"),
+    [
+        (0.1, "of 10 such calls, about 5 are right (3 to 6)"),
+        (0.02, "of 10 such calls, about 2 are right (1 to 2)"),
+        (0.01, "of 100 such calls, about 8 are right (4 to 14)"),
+        (0.0001, "of 100 such calls, fewer than 1 is right"),
+        (0.999, "of 10 such calls, about 10 are right"),
+    ],
+)
+def test_a_call_s_worth_follows_the_site_s_prevalence(card: Card, prevalence: float, said: str) -> None:
+    told = operating_points.reliability(card, SPECIFIC, "Effusion", Decision.PRESENT, prevalence)
+
+    assert told == said
+
+
+def test_an_image_is_unsure_where_nearly_all_labels_lie_between_the_points(card: Card, without: Card) -> None:
+    names = [label.name for label in card.labels if label.supported]
+    cuts = {"sensitive": 0.1, "specific": 0.6}
+    points: dict[str, Any] = {
+        point: {"labels": {name: {"threshold": [cut, cut, cut], "absent_below": 0.1} for name in names}}
+        for point, cut in cuts.items()
+    }
+    deciding = replace(card, details={"operating_points": {**points, "unsure": {"least_between": 6}}})
+    between = dict.fromkeys((label.name for label in card.labels), 0.3)
+
+    assert len(names) == 7
+    assert operating_points.unsure(deciding, between)
+    assert operating_points.unsure(deciding, {**between, names[0]: 0.6})
+    assert not operating_points.unsure(deciding, {**between, names[0]: 0.6, names[1]: 0.09})
+    assert not operating_points.unsure(replace(card, details={"operating_points": points}), between)
+    assert not operating_points.unsure(without, between)
+
+
+def test_nothing_is_said_of_what_was_not_measured_or_not_decided(card: Card, without: Card) -> None:
+    for case in (
+        (card, SENSITIVE, "Effusion", Decision.PRESENT),
+        (card, SPECIFIC, "Mass", Decision.PRESENT),
+        (card, SPECIFIC, "Effusion", Decision.INDETERMINATE),
+        (without, SPECIFIC, "Effusion", Decision.PRESENT),
+    ):
+        assert operating_points.reliability(*case, 0.1) == ""
+
+
+@pytest.fixture(scope="module")
+def calibrated_card(shipped: Card) -> Card:
+    calibration = {"prevalence": {"Effusion": 0.104, "Mass": 0.064}}
+    return replace(shipped, details={**shipped.details, "calibration": calibration})
+
+
+@pytest.mark.parametrize("site", [0.001, 0.05, 0.104, 0.6])
+def test_a_rarer_disease_is_less_likely_by_bayes_rule_and_no_decision_changes(
+    calibrated_card: Card, site: float
+) -> None:
+    ours, theirs = _label(calibrated_card, {}), _label(calibrated_card, {"Effusion": site})
+    for logit in np.linspace(-6, 6, 241).tolist():
+        here, there = probability(ours, logit), probability(theirs, logit)
+        odds = here / (1 - here) / (0.104 / 0.896) * (site / (1 - site))
+        assert there == pytest.approx(odds / (1 + odds))
+        assert decide(ours, here) is decide(theirs, there)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "remedy"),
+    [
+        ({"Fracture": 0.05}, "has no label 'Fracture'; it has: Atelectasis"),
+        ({"Effusion": 0}, "must be a share above 0 and below 1, not 0"),
+        ({"Hernia": 0.01}, "does not say at which prevalence of Hernia"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_runs(
+    calibrated_card: Card, wanted: dict[str, float], remedy: str
+) -> None:
+    assert remedy in str(prevalence.fault(calibrated_card, wanted))
+    with pytest.raises(ValueError, match="option prevalence"):
+        prevalence.at_site(calibrated_card, calibrated_card.labels, wanted)
+
+
+def _label(card: Card, wanted: dict[str, float]) -> Label:
+    labels = prevalence.at_site(card, card.labels, wanted)
+    return next(label for label in labels if label.name == "Effusion")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Card:
+    return find(CLASSIFIER.shipped, None)
+
+
+def with_figures(card: Card, **figures: list[float]) -> Card:
+    table: dict[str, Any] = {"specific": {"labels": {"Effusion": figures}}}
+    return replace(card, details={**card.details, "metrics": {"operating_points": table}})
+
+
+@pytest.mark.parametrize(
+    ("ratio", "sensitivity", "words"),
+    [
+        ([9.0, 5.0, 16.0], [0.8, 0.6, 0.9], Words(suspected=True, not_found=True)),
+        ([9.0, 5.0, 16.0], [0.8, 0.4, 0.9], Words(suspected=True, not_found=False)),
+        ([9.0, 1.5, 16.0], [0.8, 0.6, 0.9], Words(suspected=False, not_found=True)),  # few calls measured
+        ([3.0, 2.5, 4.0], [0.8, 0.6, 0.9], Words(suspected=False, not_found=True)),  # one in four is right
+        ([3.0, 2.5, 4.0], [0.3, 0.2, 0.4], Words(suspected=False, not_found=False)),
+    ],
+)
+def test_words_follow_from_sensitivity_and_from_how_many_calls_are_right(
+    shipped: Card, ratio: list[float], sensitivity: list[float], words: Words
+) -> None:
+    card = with_figures(shipped, present_ratio=ratio, sensitivity=sensitivity)
+    assert words_of(card, OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
+
+
+def test_a_label_without_figures_is_never_not_found(shipped: Card) -> None:
+    words = words_of(replace(shipped, details={}), OperatingPoint.BALANCED, "Effusion", None)
+    assert words == Words(suspected=True, not_found=False)
+
+
+def test_what_no_word_allows_cannot_be_excluded() -> None:
+    words = Words(suspected=False, not_found=False)
+    assert {words.limited(decision) for decision in Decision} == {Decision.INDETERMINATE}
+    assert [Words(suspected=True, not_found=True).limited(one) for one in Decision] == list(Decision)
+
+
+def test_the_shipped_model_is_silent_on_what_it_misses_or_mostly_calls_wrongly(shipped: Card) -> None:
+    rates = shipped.details["calibration"]["prevalence"]
+    words = {
+        label.name: words_of(shipped, OperatingPoint.SPECIFIC, label.name, rates[label.name])
+        for label in shipped.labels
+        if label.supported
+    }
+    assert {name for name, one in words.items() if one.suspected} == {"Atelectasis", "Effusion"}
+    assert not any(one.not_found for one in words.values())

@@ -1,0 +1,96 @@
+"""The measurement of stamps: drawn words lie where they should, shares are of the films that were asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from stamps import (
+    TURNED,
+    StampCase,
+    StampModels,
+    figures,
+    measure,
+)
+
+from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.text import TextBox
+from ai_pipeline.chest.anatomy import Anatomy
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.orientation import UPRIGHT, Pose
+from ai_training.sets.images import ChestImage
+from ai_training.ultrasound.overlays.writing import TRAIN
+from tests.unit.chests import drawn_chest
+
+FACES = [face for font in TRAIN.fonts for face in font.faces()]
+SIDE = 512
+
+
+@dataclass
+class Reads:
+    """Reads "AP" in the top left corner and, of all other pictures than its own film, nothing."""
+
+    film: np.ndarray
+
+    def find(self, picture: np.ndarray, scale: float = 1.0) -> list[TextBox]:
+        corners = np.array([[8, 8], [40, 8], [40, 24], [8, 24]], np.float32)
+        return [TextBox(corners, 0.9)] if np.array_equal(picture, self.film) else []
+
+    def read(self, picture: np.ndarray, box: TextBox) -> Line:
+        return Line("AP", 0.99, legible=True)
+
+
+@dataclass
+class Classifies:
+    """Takes a picture whose bright corner is not at the top left for one that was turned by 180°."""
+
+    def analyse(self, picture: np.ndarray) -> Any:
+        @dataclass
+        class Found:
+            pose: Pose
+
+        return Found(UPRIGHT if picture[0, 0] == 255 else TURNED)
+
+
+@dataclass
+class Outlines:
+    def outline(self, picture: np.ndarray, pose: Pose = UPRIGHT) -> Anatomy:
+        masks = drawn_chest(SIDE)[1]
+        mirrored = picture[0, 0] != 255
+        heart = np.roll(masks[0], SIDE // (-8 if mirrored else 8), axis=1)
+        return Anatomy(np.stack([heart, *masks[1:]]), Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+
+
+def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
+    picture = drawn_chest(SIDE)[0]
+    picture[0, 0] = 255
+    models = StampModels(cast(Any, Classifies()), cast(Any, Outlines()), Reads(picture))
+    image = ChestImage(Path("film.jpg"), (), None, "p1", "val", "", "", 50.0, "F", "AP")
+
+    case = measure(image, picture, models, FACES)
+
+    assert case.holds["AP films with a projection read"]
+    assert case.holds["projection as the label says"]
+    assert case.holds["mirrored film noticed"]
+    assert case.holds["film turned over noticed"]
+    assert not case.holds["film as it is called mirrored"]
+    assert not case.holds["film turned by 180° called mirrored"]
+    assert case.drawn not in {"AP", "PA", "AP PORTABLE"}, "the film has a projection of its own"
+    assert (case.holds["drawn stamp read right"], case.holds["drawn stamp read wrong"]) == (False, False)
+
+
+def test_a_share_counts_the_films_that_were_asked() -> None:
+    cases = [
+        StampCase("a", "AP", (0.2, 0.4), {"read": True, "drawn stamp read right": True}),
+        StampCase("b", "AP", (0.4, 0.6), {"drawn stamp read right": False}),
+        StampCase("b", "", (0.3, 0.5), {"read": False}),
+    ]
+
+    found = figures(cases)
+
+    assert (found["films"], found["patients"]) == (3, 2)
+    assert found["shares"]["read"] == {"share": [0.5, 0.0, 1.0], "films": 2}
+    assert found["drawn"]["AP"]["films"] == 2
+    assert found["seconds"] == {"model": 0.3, "stamps": 0.5}

@@ -1,0 +1,1156 @@
+"""What the verbs of the command line do, print and refuse."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pexpect
+import pytest
+from pydicom import examples
+from sqlalchemy import select, update
+
+from ai_pipeline.contract import Meaning, PipelineResult, Reading
+from ai_pipeline.models.registry import cards
+from dicom_node.cli.common.options import moment
+from dicom_node.config import loading, sample
+from dicom_node.config.loading import load
+from dicom_node.demo.pacs import EmbeddedPacs
+from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
+from dicom_node.errors import ExitCode
+from dicom_node.jobs.worker.readings import ReadingRecord
+from dicom_node.model.kinds import Counted
+from dicom_node.model.lifecycle import JobState
+from dicom_node.monitoring import counts
+from dicom_node.monitoring.counts import CountedModel
+from dicom_node.services import audit, deliveries, users
+from dicom_node.store import database as store
+from dicom_node.store import migrate
+from dicom_node.store.database import Database
+from dicom_node.store.tables import EventRow, Instance, Job, Study
+from dicom_node.store.transitions import utc_now
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.rows import NOW, a_job, an_association
+from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from tests.unit.cli.conftest import BROKEN, CONFIG, CONFLICT, DELIVERED, Run, audited, event, in_database
+from tests.unit.jobs.worker_lab import Obedient
+from tests.unit.monitoring.scoring_lab import write_card
+
+LISTS = ("associations", "studies", "jobs", "outbox", "events")
+
+
+def test_studies_list_has_the_keys_that_others_build_on(run: Run, filled: Path) -> None:
+    rows = run("studies", "list", "--config", filled, "--json").json
+    assert [row["study_instance_uid"] for row in rows] == [DELIVERED, BROKEN, CONFLICT]
+    first = rows[0]
+    assert first["state"] == "delivered"
+    assert first["reason"] == ""
+    assert first["patient_id"] == "P1"
+    assert first["modalities"] == ["US"], "own results that came back do not count"
+    assert first["instances"] == 1
+    assert first["revision"] == 1
+    assert first["last_received_at"] == "2026-01-02T03:12:00.000Z"
+    assert [(r["kind"], r["sop_instance_uid"], r["deliveries"]) for r in first["results"]] == [
+        ("sr", "2.25.1.sr", {"pacs": "confirmed"}),
+        ("sc", "2.25.1.sc", {"pacs": "confirmed"}),
+    ]
+
+
+def test_withdrawn_results_are_told_with_who_and_why(run: Run, filled: Path) -> None:
+    assert (
+        run(
+            "studies",
+            "withdraw",
+            DELIVERED,
+            "--reason",
+            "quality",
+            "--because",
+            "wrong side",
+            "--config",
+            filled,
+        ).status
+        == 0
+    )
+    shown = run("studies", "show", DELIVERED, "--config", filled)
+    assert shown.out.count("by command line: wrong side (quality)") == 2
+    listed = run("studies", "list", "--config", filled).out.splitlines()
+    assert ["2 withdrawn" in line for line in listed if DELIVERED in line or BROKEN in line] == [True, False]
+    [row] = [
+        row for row in run("studies", "list", "--config", filled, "--json").json if row["study"] == DELIVERED
+    ]
+    assert [result["withdrawn"]["because"] for result in row["results"]] == ["wrong side"] * 2
+    with in_database(filled) as session:
+        told = [row["fields"] for row in audit.rows(session) if row["action"] == "result_withdrawn"]
+    assert [(fields["reason"], fields["because"]) for fields in told] == [("quality", "wrong side")]
+    assert "because" not in audited(filled)[0][1], "what is sent to other systems has no words of a person"
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["studies list", f"studies show {BROKEN}", "jobs list", "jobs show 1", "outbox list", "events list",
+     "associations list",
+     "peers list", "models list", "models verify"],
+)  # fmt: skip
+def test_every_key_is_in_the_reference(run: Run, filled: Path, verb: str) -> None:
+    reference = Path(__file__).resolve().parents[3] / "docs" / "reference"
+    listed = "".join((reference / f"{name}.md").read_text(encoding="utf-8") for name in ("lists", "settings"))
+    printed = run(*verb.split(), "--config", filled, "--json").json
+    keys = set().union(*printed) if isinstance(printed, list) else set(printed)
+    assert keys, verb
+    assert [key for key in sorted(keys) if f"`{key}`" not in listed] == []
+
+
+@pytest.mark.parametrize("group", LISTS)
+def test_an_empty_list_is_an_empty_array(run: Run, site: Path, group: str) -> None:
+    assert run("db", "upgrade", "--config", site).status == 0
+    assert run(group, "list", "--config", site, "--json").json == []
+    assert run(group, "list", "--config", site).out == ""
+
+
+def test_a_study_is_shown_with_all_that_happened(run: Run, filled: Path) -> None:
+    row = run("studies", "show", BROKEN, "--config", filled, "--json").json
+    assert [job["rule"] for job in row["jobs"]] == ["chest", "ultrasound"]
+    assert {item["outcome"] for item in row["received"]} == {"new"}
+    assert [event["number"] for event in row["events"]] == [3006]
+    text = run("studies", "show", BROKEN, "--config", filled).out
+    for expected in ("decoder: truncated", "the PACS refuses it", "2.25.2.sr", "job failed for good"):
+        assert expected in text
+
+
+def test_a_study_is_run_again_and_a_rule_is_replayed(run: Run, filled: Path) -> None:
+    config = ("--config", filled)
+    replay = ("rules", "replay", "--since", "2026-01-02T03:00Z", *config)
+    [row] = run(*replay, "--dry-run", "--json").json
+    assert (row["study_instance_uid"], row["rule"], row["queued"]) == (DELIVERED, "ultrasound", False)
+    assert run("studies", "show", DELIVERED, *config, "--json").json["state"] == "delivered"
+    assert run(*replay, "--json").json == [row | {"queued": True, "reason": ""}]
+    shown = run("studies", "show", DELIVERED, *config, "--json").json
+    assert (shown["state"], [job["state"] for job in shown["jobs"]]) == ("queued", ["queued", "succeeded"])
+    assert [event["number"] for event in shown["events"] if event["number"] > 3000][:1] == [3033]
+
+    assert BROKEN in run("studies", "rerun", "99.1", "99.2", *config).out
+    refused = run("studies", "rerun", BROKEN, CONFLICT, *config)
+    assert (refused.status, refused.out) == (1, "")
+    assert "is in quarantine: `dicom-node studies release` releases it" in refused.err
+    assert run("studies", "rerun", "1.2.3.4", *config).status == 66
+
+
+def test_a_failed_job_is_retried_and_cancelled_by_hand(run: Run, filled: Path) -> None:
+    assert run("jobs", "retry", 3, "--config", filled).status == 0
+    shown = run("jobs", "show", 3, "--config", filled, "--json").json
+    assert (shown["state"], shown["reason"]) == ("queued", "")
+    study = run("studies", "show", BROKEN, "--config", filled, "--json").json
+    assert study["state"] == "queued"
+    again = run("jobs", "retry", 3, "--config", filled)
+    assert (again.status, again.err) == (1, "dicom-node: job 3 is queued: it cannot be queued again\n")
+    assert run("jobs", "cancel", 3, "--config", filled).status == 0
+    assert run("jobs", "list", "--state", "cancelled", "--config", filled, "--json").json[0]["job"] == 3
+    assert run("jobs", "cancel", 99, "--config", filled).status == 66
+
+
+def test_dead_letters_are_sent_again_by_hand(run: Run, filled: Path) -> None:
+    dead = run("outbox", "list", "--state", "dead", "--config", filled, "--json").json
+    assert [row["destination"] for row in dead] == ["pacs", "pacs"]
+    assert run("outbox", "retry", dead[0]["delivery"], "--config", filled).status == 0
+    assert "1 delivery" in run("outbox", "retry", "--dead", "--config", filled).out
+    assert run("outbox", "list", "--state", "dead", "--config", filled, "--json").json == []
+    assert run("outbox", "retry", "--config", filled).status == 64
+    assert run("outbox", "retry", 999, "--config", filled).status == 66
+
+
+def test_deliveries_are_discarded_with_a_reason_and_sent_to_a_further_peer(run: Run, filled: Path) -> None:
+    [dead, *_] = run("outbox", "list", "--state", "dead", "--json", "--config", filled).json
+    number, study = dead["delivery"], dead["study_instance_uid"]
+    discard = ("outbox", "discard", number, "--config", filled, "--because")
+    assert run(*discard, "x").status == 65
+    assert run(*discard, "the PACS was replaced").status == 0
+    [row] = run("outbox", "list", "--state", "discarded", "--json", "--config", filled).json
+    assert (row["delivery"], row["discarded_because"]) == (number, "the PACS was replaced")
+    assert run(*discard, "once more").status == 1
+    assert run("outbox", "discard", "--because", "why", "--config", filled).status == 64
+    assert run("studies", "send", study, "--to", "pacs", "--config", filled).status == 1
+    assert run("studies", "send", study, "--to", "nobody", "--config", filled).status == 66
+    withdraw = ("studies", "withdraw", study, "--config", filled, "--reason", "quality", "--because")
+    assert run(*withdraw, "x").status == 65
+    assert run(*withdraw, "no use", "--result", "1.2.3").status == 66
+    done = run(*withdraw, "no use")
+    assert (done.status, "Withdrawn" in done.out) == (0, True)
+    assert run(*withdraw, "no use").status == 1
+
+
+def test_a_study_that_refuses_keeps_no_other_from_being_withdrawn(run: Run, filled: Path) -> None:
+    rows = run("outbox", "list", "--json", "--config", filled).json
+    [study, *_] = dict.fromkeys(row["study_instance_uid"] for row in rows)
+    why = ("--config", filled, "--reason", "quality", "--because", "no use")
+    assert run("studies", "withdraw", study, "9.9.9", "--result", "1.2", *why).status == 64
+    done = run("studies", "withdraw", "9.9.9", study, *why)
+    assert (done.status, "9.9.9" in done.out, study in done.out) == (1, True, True)
+    assert run("studies", "withdraw", study, *why).status == 1
+
+
+def test_received_images_are_deleted_where_nothing_needs_them(run: Run, filled: Path) -> None:
+    done = run("studies", "delete", CONFLICT, "--json", "--config", filled)
+    assert (done.status, [row["deleted"] for row in done.json]) == (1, [False])
+    assert "quarantine" in done.json[0]["reason"]
+    assert run("studies", "delete", "9.9.9", "--config", filled).status == 66
+
+
+def test_a_study_is_released_from_quarantine(run: Run, filled: Path) -> None:
+    assert run("studies", "release", CONFLICT, "--config", filled).status == 0
+    row = run("studies", "show", CONFLICT, "--config", filled, "--json").json
+    assert row["state"] == "receiving"
+    assert run("studies", "release", CONFLICT, "--config", filled).status == 1
+
+
+NOON = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90s", NOON - timedelta(seconds=90)),
+        ("30m", NOON - timedelta(minutes=30)),
+        ("2h", NOON - timedelta(hours=2)),
+        ("3d", NOON - timedelta(days=3)),
+        ("2026-01-02T03:12Z", datetime(2026, 1, 2, 3, 12, tzinfo=UTC)),
+        ("2026-01-02T03:12+02:00", datetime(2026, 1, 2, 1, 12, tzinfo=UTC)),
+        ("2026-01-02", datetime(2026, 1, 2).astimezone(UTC)),
+        ("3:12", NOON.astimezone().replace(hour=3, minute=12).astimezone(UTC)),
+        ("", None),
+    ],
+)
+def test_times_are_understood_as_people_write_them(text: str, expected: datetime | None) -> None:
+    assert moment(text, NOON) == expected
+
+
+def test_associations_are_listed_with_what_came_of_them(run: Run, filled: Path) -> None:
+    rows = run("associations", "list", "--config", filled, "--json").json
+    assert [(row["association"], row["outcome"], row["objects"]) for row in rows] == [
+        ("a-2", "open", 0),
+        ("a-1", "released", 2),
+    ]
+    assert rows[0]["closed_at"] is None
+    since = run("associations", "list", "--since", "2026-01-02T03:12:00Z", "--config", filled, "--json").json
+    assert [row["association"] for row in since] == ["a-2"]
+
+
+@pytest.mark.parametrize("group", ["studies", "jobs", "outbox", "events", "associations"])
+def test_a_list_goes_on_with_a_mistake_that_does_not_concern_the_database(
+    run: Run, filled: Path, group: str
+) -> None:
+    wanted = run(group, "list", "--json", "--config", filled).json
+    filled.write_text(filled.read_text().replace('may = ["receive"]', 'may = ["recieve"]'))
+    ran = run(group, "list", "--json", "--config", filled)
+    assert (ran.status, ran.json) == (0, wanted)
+    assert "mistakes (1): dicom-node check" in ran.err
+
+
+def test_a_list_refuses_a_mistake_about_the_database(run: Run, filled: Path) -> None:
+    filled.write_text(filled.read_text().replace("data_dir =", "data_folder ="))
+    ran = run("studies", "list", "--config", filled)
+    assert (ran.status, ran.out) == (78, "")
+    assert "node.data_folder" in ran.err
+
+
+def set_in_workers(config: Path, key: str, folder: Path) -> None:
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("[listener]", f'[workers]\n{key} = "{folder}"\n[listener]'), "utf-8")
+
+
+HOSTILE = "[/red] [bold red]JOHN[/]\x1b[2J\x9b31m\u202e\nFORGED :smile:"
+
+
+SHOWN = r"[/red] [bold red]JOHN[/]\x1b[2J\x9b31m\u202e\nFORGED :smile:"
+
+
+LONG_UID = "1.2.840.113619.2.5.1762583153.215519.978957063.1234567890.98765.1"
+
+
+@pytest.fixture
+def hostile(filled: Path) -> Path:
+    """A caller without any right chose its AE title, a modality its patient's ID."""
+    with in_database(filled) as session:
+        row = an_association("evil", NOW)
+        row.calling_ae = HOSTILE
+        session.add(row)
+        session.add(event(1004, NOW, calling_ae=HOSTILE))
+        study = session.query(Study).filter_by(study_instance_uid=DELIVERED).one()
+        study.patient_id, study.study_instance_uid = HOSTILE, LONG_UID
+    return filled
+
+
+@pytest.mark.parametrize("group", ["associations", "events", "studies"])
+def test_markup_and_control_characters_are_shown_and_not_obeyed(run: Run, hostile: Path, group: str) -> None:
+    printed = run(group, "list", "--config", hostile)
+    assert (printed.status, printed.err) == (0, "")
+    assert SHOWN in printed.out
+    as_json = run(group, "list", "--config", hostile, "--json")
+    assert not {"\x1b", "\x9b", "\u202e"} & set(printed.out + as_json.out)
+    assert HOSTILE in texts(as_json.json)
+
+
+def texts(value: object) -> str:
+    """All texts of a JSON document, as they are."""
+    if isinstance(value, dict):
+        return " ".join(map(texts, value.values()))
+    return " ".join(map(texts, value)) if isinstance(value, list) else str(value)
+
+
+def test_a_uid_can_be_pasted_back_from_a_narrow_terminal(run: Run, hostile: Path) -> None:
+    shown = at_a_terminal("studies", "list", "--config", str(hostile))
+    assert "\x9b" not in shown and "\u202e" not in shown
+    [uid] = [word for word in shown.split() if word.startswith("…")]
+    assert LONG_UID.endswith(uid[1:])
+    for verb in (
+        "studies show {}",
+        "jobs list --study {}",
+        "outbox list --study {}",
+        "events list --study {}",
+    ):
+        printed = run(*verb.format(uid).split(), "--config", hostile, "--json")
+        assert printed.status == 0, printed.err
+        assert printed.json, verb
+    details = at_a_terminal("studies", "show", uid, "--config", str(hostile))
+    assert LONG_UID in details.split(), "not broken over two lines"
+
+
+def at_a_terminal(*words: str, columns: int = 60) -> str:
+    """What a verb writes to a terminal of this width."""
+    environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
+    for name in ("COLUMNS", "LINES"):
+        environment.pop(name, None)
+    process = pexpect.spawn(
+        sys.executable, ["-m", "dicom_node", *words], env=environment, dimensions=(24, columns), timeout=300
+    )
+    written: bytes = process.read()
+    process.close()
+    assert process.exitstatus == 0, written
+    return written.decode("utf-8")
+
+
+def held_jobs(config: Path, number: int) -> list[int]:
+    """The numbers of jobs that a limit holds."""
+    with in_database(config) as session:
+        study = session.query(Study).filter_by(study_instance_uid=DELIVERED).one()
+        jobs = [a_job(study, JobState.HELD, rule=f"rule {place}") for place in range(number)]
+        session.add_all(jobs)
+        session.flush()
+        return [job.id for job in jobs]
+
+
+def states(config: Path, numbers: list[int]) -> set[JobState]:
+    with in_database(config) as session:
+        return set(session.scalars(select(Job.state).where(Job.id.in_(numbers))))
+
+
+def test_several_jobs_are_retried_put_first_and_cancelled_by_one_command(run: Run, filled: Path) -> None:
+    numbers = held_jobs(filled, 3)
+    done = run("jobs", "retry", *numbers, "--config", filled)
+    assert (done.status, done.err) == (0, "")
+    assert f"Jobs {', '.join(map(str, numbers))} are queued." in done.out
+    assert states(filled, numbers) == {JobState.QUEUED}
+    assert run("jobs", "first", *numbers, "--config", filled).status == 0
+    assert run("jobs", "cancel", *numbers, "--config", filled).status == 0
+    assert states(filled, numbers) == {JobState.CANCELLED}
+
+
+def test_commands_at_once_wait_for_each_other(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of eight ended with "the database is locked": they had waited as long as the node's threads do."""
+    monkeypatch.setattr(store.Database.__init__, "__kwdefaults__", {"busy_seconds": 0.05})
+    settings = load([filled])
+    with closing(sqlite3.connect(settings.node.data_dir / "node.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(8) as commands:
+            sent = [commands.submit(deliveries.send_study, settings, DELIVERED, "pacs") for _ in range(8)]
+            time.sleep(1.5)
+            assert not any(one.done() for one in sent)
+            other.execute("ROLLBACK")
+            ended = {type(one.exception(30)).__name__ for one in sent}
+    assert ended == {"NotAllowedNow"}, "the pacs has all of it; no word of a lock"
+
+
+HEAVY = {"alembic", "numpy", "onnxruntime", "PIL", "psycopg", "pydicom", "pynetdicom", "requests", "torch"}
+
+
+PROGRAM = """
+import sys
+from dicom_node import cli
+try:
+    cli.main(sys.argv[1:])
+finally:
+    print("LOADED", *sorted(sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "noun"), [("studies list", "studies"), ("events list", "events"), ("jobs retry 3", "jobs")]
+)
+def test_a_list_imports_neither_pydicom_nor_other_nouns(filled: Path, words: str, noun: str) -> None:
+    command = [sys.executable, "-c", PROGRAM, *words.split(), "--config", str(filled)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    loaded = set(done.stdout.rpartition("LOADED")[2].split())
+    assert HEAVY & {name.partition(".")[0] for name in loaded} == set()
+    assert "dicom_node.store.tables" in loaded  # it did its work
+    nouns = {name for name in loaded if name.startswith("dicom_node.cli.") and name.count(".") == 3}
+    assert {name for name in nouns if ".common." not in name} == {f"dicom_node.cli.records.{noun}"}
+
+
+SECRET = "KIM [bold] 김영희"
+
+
+@pytest.fixture
+def read(filled: Path) -> str:
+    """An image of the delivered study in which a name was read; its UID."""
+    given = loading.load([filled])
+    database = Database(given.database_url)
+    with database.read() as session:
+        chosen = select(Instance.sop_instance_uid).join(Study).where(Study.study_instance_uid == DELIVERED)
+        uid = session.scalars(chosen.order_by(Instance.id)).first() or ""
+    said = Reading(uid, 2, "text", Meaning.IDENTITY, (4.0, 2.0, 90.0, 14.0), 0.9712, True, SECRET)
+    ReadingRecord(database, given).take(Obedient(), {}, [uid], PipelineResult(readings=(said,)))
+    database.dispose()
+    return uid
+
+
+def test_the_look_is_in_the_audit_and_the_list_of_events_and_the_text_is_not(
+    run: Run, filled: Path, read: str
+) -> None:
+    run("studies", "readings", DELIVERED, "--config", filled)
+    listed = run("events", "list", "--config", filled, "--number", "4010", "--json")
+    [event] = listed.json
+    assert event["study_instance_uid"] == DELIVERED
+    assert event["fields"]["readings"] == 1
+    assert "KIM" not in listed.out
+    assert audited(filled) == [("study_seen", {"readings": True})]
+
+
+TODAY = datetime.now(UTC).date()
+
+
+EVEN, SHIFTED, FEW = [30] * 10, [0] * 8 + [100, 200], [1] * 10
+
+
+@pytest.fixture
+def counted(filled: Path) -> Path:
+    """A node whose peer us1 sends images as ever, and which gets others from somewhere."""
+    folder = filled.parent / "models"
+    write_card(folder)
+    set_in_workers(filled, "models_dir", folder)
+    [card] = [card for card in cards(folder) if card.id == "scoring"]
+    model = CountedModel(card.id, card.version, card.sha256)
+    with in_database(filled) as session:
+        for sender, bins, days in (("US1", EVEN, 0), ("US1", SHIFTED, 50), ("", SHIFTED, 1), ("OLD", FEW, 2)):
+            day = TODAY - timedelta(days=days)
+            outcomes = {Counted.ANALYSED: sum(bins), Counted.REFUSED_PIXELS: 12, Counted.REFUSED_HEADER: 3}
+            counts.add_images(session, model, day, {(sender, o): n for o, n in outcomes.items()})
+            counts.add_scores(session, model, day, {(sender, "Shown", n): i for n, i in enumerate(bins)})
+    return filled
+
+
+def test_each_model_and_sender_is_one_row(run: Run, counted: Path) -> None:
+    other, old, us1 = run("models", "drift", "--config", counted, "--json").json
+    assert [row["calling_ae"] for row in (other, old, us1)] == ["other", "OLD", "US1"]
+    assert [row["verdict"] for row in (other, old, us1)] == ["drifted", "too few", "stable"]
+    assert (us1["analysed"], us1["refused_pixels"], us1["refused_header"], us1["reoriented"]) == (
+        300,
+        12,
+        3,
+        0,
+    )
+    assert us1["refusal_rate"] == pytest.approx([0.0385, 0.0221, 0.066], abs=1e-4)
+    assert us1["reference"] == {"set": "validation", "images": 1000, "refused": 0.05}
+    assert us1["since"] == (TODAY - timedelta(days=30)).isoformat()
+    shown, hidden = us1["scores"]
+    assert (shown["label"], shown["psi"], shown["verdict"], shown["bins"]) == ("Shown", 0.0, "stable", EVEN)
+    assert (hidden["images"], hidden["psi"], hidden["bins"]) == (0, None, None)
+    assert old["scores"][0]["bins"] is None, "few images would nearly tell single scores"
+
+
+def test_a_card_without_reference_says_so(run: Run, counted: Path) -> None:
+    folder = counted.parent / "models"
+    before = run("models", "drift", "--config", counted, "--json", "--peer", "us1").json
+    write_card(folder, reference="")
+    [card] = [card for card in cards(folder) if card.id == "scoring"]
+    model = CountedModel(card.id, card.version, card.sha256)
+    with in_database(counted) as session:
+        counts.add_images(session, model, TODAY, {("US1", Counted.ANALYSED): 70})
+    rows = run("models", "drift", "--config", counted, "--json", "--peer", "us1").json
+    [plain] = [row for row in rows if row["card_sha256"] == card.sha256]
+    assert (plain["verdict"], plain["note"]) == (
+        "no reference",
+        "no reference in the card: PSI cannot be given",
+    )
+    [replaced] = [row for row in rows if row["card_sha256"] != card.sha256]
+    assert replaced["note"] == "this card is not installed any more"
+    assert replaced["scores"][0]["psi"] == before[0]["scores"][0]["psi"]
+    assert "no reference in the card" in run("models", "drift", "--config", counted).out
+
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Typed(io.StringIO):
+        def readline(self, *_: object) -> str:
+            return PASSWORD + "\n"
+
+    monkeypatch.setattr(sys, "stdin", Typed())
+
+
+def test_users_are_added_listed_changed_and_removed(run: Run, filled: Path, typed: None) -> None:
+    def of_anna(*words: str) -> dict[str, object]:
+        assert run("users", *words, "--config", filled).status == 0
+        [row] = [
+            row for row in run("users", "list", "--json", "--config", filled).json if row["name"] == "anna"
+        ]
+        return {key: row[key] for key in ("role", "disabled", "sessions")}
+
+    assert of_anna("add", "anna", "--role", "viewer")["role"] == "viewer"
+    assert of_anna("change", "anna", "--role", "reader", "--disable") == {
+        "role": "reader",
+        "disabled": True,
+        "sessions": 0,
+    }
+    assert "disabled" in run("users", "list", "--config", filled).out
+    assert not of_anna("change", "anna", "--enable")["disabled"]
+    assert run("users", "change", "anna", "--config", filled).status == ExitCode.USAGE
+    of_anna("password", "anna")
+    assert run("users", "remove", "anna", "--config", filled).status == 0
+    assert run("users", "list", "--json", "--config", filled).json == []
+    with in_database(filled) as session:
+        rows = [(row["actor"], row["action"]) for row in audit.rows(session)]
+    assert {("command line", word) for word in ("user_removed", "password_set", "user_added")} <= set(rows)
+
+
+@pytest.mark.parametrize(
+    "password", ["", "elevenchars", "x" * 257, "anna12345678"], ids=["none", "short", "long", "the name"]
+)
+def test_a_password_that_is_easy_to_guess_is_refused(
+    run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(password + "\n"))
+    done = run("users", "add", "anna", "--role", "viewer", "--config", filled)
+    assert done.status == ExitCode.DATA
+    assert not password or password not in done.err
+    assert run("users", "list", "--json", "--config", filled).json == []
+
+
+def test_tokens_are_made_listed_and_taken_back(run: Run, filled: Path, typed: None) -> None:
+    assert run("users", "add", "anna", "--role", "viewer", "--config", filled).status == 0
+    made = run("tokens", "add", "anna", "--for", "the dashboard", "--days", 30, "--config", filled)
+    assert (made.status, made.out.strip().startswith("dn_")) == (0, True)
+    [row] = run("tokens", "list", "--json", "--config", filled).json
+    assert (row["user"], row["purpose"], row["used_at"]) == ("anna", "the dashboard", None)
+    assert run("tokens", "remove", row["token"], "--config", filled).status == 0
+    assert run("tokens", "remove", row["token"], "--config", filled).status == 66
+    assert run("tokens", "add", "ben", "--for", "nothing", "--config", filled).status == 66
+    assert run("tokens", "list", "--json", "--config", filled).json == []
+
+
+def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run, site: Path) -> None:
+    node = Inbox(site.parent / "var")
+    node.receive(*(ultrasound("one", number=number) for number in (1, 2)))
+    node.settle()
+    node.close()
+    assert run("spool", "compare", "--config", site).out == "Spool and database agree.\n"
+    assert run("spool", "reindex", "--config", site).out == "Nothing to put back.\n"
+    for path in (site.parent / "var").glob("node.db*"):
+        path.unlink()
+    Inbox(site.parent / "var").close()  # as a start makes a new one
+
+    compared = run("spool", "compare", "--config", site)
+    assert compared.status == ExitCode.FAILED
+    assert "2 " in compared.out and "spool reindex" in compared.out
+    put_back = run("spool", "reindex", "--config", site)
+    assert put_back.out == "2 of 2 objects put back\nThe node takes them in like any other.\n"
+    assert audited(site) == [("spool_reindexed", {"objects": 2})]
+    assert run("spool", "compare", "--config", site).status == ExitCode.OK
+
+
+US = examples.get_path("rgb_color")
+
+
+CINE = examples.get_path("ybr_color")
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    running = EmbeddedPacs(tmp_path / "pacs")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def site_with_pacs(tmp_path: Path, pacs: EmbeddedPacs) -> Path:
+    path = tmp_path / "node.toml"
+    path.write_text(CONFIG.format(folder=tmp_path, port=11112, pacs=pacs.port), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def chest(tmp_path: Path) -> Path:
+    dataset = chest_radiograph(
+        chest_phantom(), view="PA", sex="F", age_years=50, description="phantom", exposed="20200102030405"
+    )
+    path = tmp_path / "chest.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_echo_says_whether_a_peer_answers(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:
+    assert run("echo", "pacs", "--config", site_with_pacs).status == 0
+    pacs.stop()
+    silent = run("echo", "pacs", "--config", site_with_pacs)
+    assert silent.status == ExitCode.UNAVAILABLE
+    assert "127.0.0.1" in silent.err
+    unknown = run("echo", "ris", "--config", site_with_pacs)
+    assert (unknown.status, "configured: pacs, us1" in unknown.err) == (ExitCode.NOT_FOUND, True)
+    portless = run("echo", "us1", "--config", site_with_pacs)
+    assert portless.status == ExitCode.UNAVAILABLE and "missing: add it" in portless.err
+
+
+def test_send_keeps_each_file_as_it_is(
+    run: Run, site_with_pacs: Path, pacs: EmbeddedPacs, tmp_path: Path
+) -> None:
+    folder = tmp_path / "to-send"
+    folder.mkdir()
+    for path in (US, CINE):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "notes.txt").write_text("no DICOM", encoding="utf-8")
+    printed = run("send", "pacs", folder, "--config", site_with_pacs, "--json")
+    assert printed.status == ExitCode.FAILED, "one file is no DICOM"
+    rows = {Path(row["file"]).name: row for row in printed.json}
+    assert rows["notes.txt"]["text"] == "no DICOM file (Part 10)"
+    assert {rows[path.name]["status"] for path in (US, CINE)} == {"0000"}
+    for path in (US, CINE):
+        [held] = [data for data in held_by(pacs) if rows[path.name]["sop_instance_uid"].encode() in data]
+        assert path.read_bytes()[-10000:] == held[-10000:], "data set, bit for bit"
+
+
+def held_by(pacs: EmbeddedPacs) -> list[bytes]:
+    return [path.read_bytes() for path in pacs._folder.glob("*.dcm")]
+
+
+def test_peers_are_listed_without_their_passwords(run: Run, site_with_pacs: Path) -> None:
+    text = site_with_pacs.read_text(encoding="utf-8")
+    site_with_pacs.write_text(text.replace('may = ["receive"]', 'may = ["receive"]\npassword = "hunter2"'))
+    printed = run("peers", "list", "--config", site_with_pacs, "--json")
+    assert [row["name"] for row in printed.json] == ["pacs", "us1"]
+    assert "hunter2" not in printed.out
+    assert "hunter2" not in run("peers", "list", "--config", site_with_pacs).out
+
+
+def test_peers_test_tries_what_delivery_needs(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:
+    printed = run("peers", "test", "--config", site_with_pacs, "--json")
+    assert printed.status == 0, printed.out
+    assert {row["check"] for row in printed.json} >= {"echo", "query", "sr", "gsps"}
+    pacs.stop()
+    assert run("peers", "test", "pacs", "--config", site_with_pacs).status == ExitCode.UNAVAILABLE
+
+
+def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, chest: Path) -> None:
+    def told(*options: object) -> dict[str, tuple[bool, str]]:
+        rows = run("rules", "try", *options, "--config", site, "--json").json
+        return {row["rule"]: (row["applies"], row["reason"]) for row in rows}
+
+    us = told(US, "--from", "us1")
+    assert us["ultrasound"] == (True, "all conditions hold")
+    assert us["chest"] == (False, "modality US does not match CR or DX")
+    assert told(US, "--from", "US1") == us, "by its AE title, too"
+    assert told(US)["ultrasound"] == (False, "calling ae is empty, not US1")
+    applies, reason = told(chest)["chest"]
+    assert applies
+    assert reason.startswith("held: the study is") and "takes 7" in reason
+
+
+def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
+    text = site.read_text(encoding="utf-8").replace("port = 11112", f"port = {pacs.port}\ncolour = 1")
+    options = "options = { heatmap = 1, prevalence = { Fracture = 0.1 } }"
+    text = text.replace('pipeline = "chest_xray"', f'pipeline = "chest_xray"\n{options}')
+    former = 'name = "less"\nwhen = { modality = "US" }\npipeline = "ultrasound"\nsend_to = ["pacs"]\n'
+    text = text.replace('pipeline = "ultrasound"', 'pipeline = "ultrasnd"')
+    text += f"[[rules]]\n{former}options = {{ despeckle = true }}\n"
+    text += '[listener.tls]\ncertificate = "none.pem"\nprivate_key = "none.key"\n'
+    text = text.replace('ae_title = "US1"', 'ae_title = "US1"\nassume_charset = "latin"')
+    site.write_text(text, encoding="utf-8")
+    printed = run("check", "--config", site)
+    assert printed.status == 78
+    for expected in (
+        "listener.colour",
+        f"listener.port = 127.0.0.1:{pacs.port}: cannot be listened on",
+        "listener.tls.certificate = none.pem: the certificate is missing: there is no such file",
+        "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; did you mean ultrasound?",
+        "rules.chest.options.heatmap: chest_xray has no such option; did you mean heatmaps?",
+        "rules.less.options.despeckle: ultrasound has no such option; leave it out (`ai-pipeline run --desp",
+        "rules.chest.options.prevalence = {'Fracture': 0.1}: chest-efficientnet-lite0@",
+        "peers.us1.assume_charset = 'latin'",
+    ):
+        assert expected in printed.err
+    assert "warning peer pacs" in printed.out, "a PACS that is away is no mistake"
+
+
+def test_check_says_when_a_database_is_missing_whose_objects_are_there(run: Run, site: Path) -> None:
+    assert "will be made at the next start\n" in run("check", "--config", site).out
+    received = site.parent / "var" / "spool" / "objects" / "one.dcm"
+    received.parent.mkdir(parents=True)
+    received.touch()
+    printed = run("check", "--config", site)
+    assert "start the node, then run dicom-node spool reindex" in printed.out + printed.err
+
+
+def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:
+    folder = Path(__file__).resolve().parents[3] / "config"
+    for name in ("node", "peers", "rules"):
+        assert run("config", "sample", name).out == (folder / f"{name}.toml").read_text(encoding="utf-8")
+    whole = "\n".join((folder / f"{name}.toml").read_text(encoding="utf-8") for name in sample.FILES)
+    assert run("config", "sample", "--all").out == whole
+
+
+def test_an_unknown_option_ends_with_64(run: Run) -> None:
+    assert run("studies", "list", "--colour").status == ExitCode.USAGE
+    assert run("fly").status == ExitCode.USAGE
+    assert run("studies", "list").status == ExitCode.USAGE, "no configuration was given"
+
+
+def test_a_reload_with_other_files_than_the_nodes_is_refused(run: Run, site: Path) -> None:
+    """The node would read its own files again, and the others count as taken over."""
+    other = site.with_name("d.toml")
+    other.write_bytes(site.read_bytes())
+    lock = site.parent / "var" / "all.lock"
+    lock.parent.mkdir()
+    with lock.open("w+") as held, subprocess.Popen(["sleep", "60"], stdin=held) as node:
+        lock.write_text(f"{node.pid}\n{site}", encoding="utf-8")
+        refused = run("reload", "--config", other)
+        assert node.poll() is None, "it was asked"
+        node.kill()
+    assert (refused.status, refused.out) == (1, "")
+    assert f"the node runs with {site}, not with {other}" in refused.err
+
+
+OBJECTS = ("spool/objects/ab/1.dcm", "results/cd/2.dcm", "deidentified/ef/3.dcm")
+
+
+@pytest.fixture
+def saved(run: Run, filled: Path, tmp_path: Path) -> Path:
+    """A backup, made while somebody writes."""
+    key = filled.parent / "var" / "keys" / "site.key"
+    key.parent.mkdir()
+    key.write_text("ab" * 32, encoding="ascii")
+    key.chmod(0o600)
+    for place in OBJECTS:
+        image = filled.parent / "var" / place
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(b"image")
+    with Database(f"sqlite:///{filled.parent / 'var' / 'node.db'}").write():
+        done = run("backup", tmp_path / "saved", "--objects", "--config", filled)
+    assert (done.status, "verified" in done.out) == (0, True), done.err
+    return tmp_path / "saved"
+
+
+def test_a_lost_node_is_back_with_its_studies_its_key_and_its_objects(
+    run: Run, filled: Path, saved: Path
+) -> None:
+    var = filled.parent / "var"
+    var.rename(filled.parent / "lost")
+    assert run("restore", saved, "--config", filled).status == 0
+    assert DELIVERED in run("studies", "list", "--config", filled).out
+    assert (var / "keys" / "site.key").read_text() == "ab" * 32
+    assert (var / "keys" / "site.key").stat().st_mode & 0o777 == 0o600
+    assert [(var / place).read_bytes() for place in OBJECTS] == [b"image"] * 3
+
+
+def test_a_backup_without_the_key_is_whole_and_leaves_the_present_key(
+    run: Run, filled: Path, saved: Path, tmp_path: Path
+) -> None:
+    apart = tmp_path / "apart"
+    assert run("backup", apart, "--without-key", "--config", filled).status == 0
+    assert b"ab" * 32 not in b"".join(file.read_bytes() for file in apart.rglob("*") if file.is_file())
+    assert run("restore", apart, "--config", filled).status == 0
+    assert (filled.parent / "var" / "keys" / "site.key").read_text() == "ab" * 32
+
+
+def test_device_rules_come_back_and_those_made_since_stay(run: Run, filled: Path, tmp_path: Path) -> None:
+    drawn, own = filled.parent / "var" / "device_rules", tmp_path / "own"
+    for folder in (drawn, own):
+        folder.mkdir()
+        (folder / "room3.toml").write_text("first", encoding="utf-8")
+    assert run("backup", tmp_path / "saved", "--config", filled).status == 0
+    (drawn / "room3.toml").write_text("second", encoding="utf-8")
+    (drawn / "since.toml").write_text("new", encoding="utf-8")
+    assert run("restore", tmp_path / "saved", "--config", filled).status == 0
+    assert (drawn / "room3.toml").read_text() == "first"
+    assert [kept.read_text() for kept in drawn.glob("room3.toml.before-*")] == ["second"]
+    assert sorted(path.name for path in drawn.glob("*.toml")) == ["room3.toml", "since.toml"]
+    filled.write_text(filled.read_text() + f'[workers]\ndevice_rules_dir = "{own}"\n', encoding="utf-8")
+    assert run("backup", tmp_path / "other", "--config", filled).status == 0
+    (own / "room3.toml").unlink()
+    assert run("restore", tmp_path / "other", "--config", filled).status == 0
+    assert (own / "room3.toml").read_text() == "first"
+
+
+def test_nothing_is_restored_under_a_node_that_runs(run: Run, filled: Path, saved: Path) -> None:
+    with (filled.parent / "var" / "worker-1.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = run("restore", saved, "--config", filled)
+    assert refused.status == ExitCode.FAILED
+    assert "stop it first" in refused.err
+
+
+def test_a_backup_that_is_not_whole_is_refused_and_named(run: Run, filled: Path, saved: Path) -> None:
+    assert run("restore", saved, "--verify", "--config", filled).status == 0
+    (saved / "site.key").write_text("cd" * 32, encoding="ascii")
+    for words in (["--verify"], []):
+        refused = run("restore", saved, *words, "--config", filled)
+        assert refused.status == ExitCode.DATA
+        assert "site.key differs from the saved file" in refused.err
+
+
+def test_a_manifest_that_names_files_elsewhere_is_refused(run: Run, filled: Path, saved: Path) -> None:
+    manifest = saved / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"site.key"', '"../site.key"'), encoding="utf-8")
+    assert run("restore", saved, "--verify", "--config", filled).status == ExitCode.DATA
+
+
+def test_a_database_of_a_newer_program_is_refused(run: Run, filled: Path, tmp_path: Path) -> None:
+    with sqlite3.connect(filled.parent / "var" / "node.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    refused = run("backup", tmp_path / "saved", "--config", filled)
+    assert refused.status == ExitCode.DATA
+    assert "newer" in refused.err
+
+
+def test_of_a_postgresql_it_says_how_to_save_it(run: Run, site: Path, tmp_path: Path) -> None:
+    text = site.read_text().replace("[node]", '[node]\ndatabase_url = "postgresql+psycopg://u:hunter2@h/n"')
+    site.write_text(text, encoding="utf-8")
+    done = run("backup", tmp_path / "saved", "--config", site)
+    assert done.status == 0
+    assert "pg_dump" in done.out
+    assert "hunter2" not in done.out
+
+
+VERBS = [
+    ["studies", "list"],
+    ["jobs", "list"],
+    ["outbox", "list"],
+    ["outbox", "retry", "--dead"],
+    ["events", "list"],
+    ["associations", "list"],
+    ["models", "drift"],
+    ["spool", "compare"],
+    ["db", "upgrade"],
+    ["check"],
+    ["serve", "--role", "worker"],
+]
+
+
+def no_database(file: Path) -> None:
+    file.write_bytes(b"this is no database, but somebody's letter\n" * 100)
+
+
+def overwritten(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write(b"\xff" * 60_000)
+
+
+def cut(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.truncate(5000)
+
+
+def configured(folder: Path, url: str = "") -> Path:
+    config = folder / "node.toml"
+    lines = [f'data_dir = "{folder}"', f'database_url = "{url}"']
+    config.write_text("\n".join(["[node]", *lines, "[workers]", "processes = 0"]), encoding="utf-8")
+    return config
+
+
+def in_one_process(verbs: list[list[str]], config: Path, folder: Path) -> list[tuple[list[str], int, str]]:
+    """Run verbs one after the other in one interpreter: status and standard error of each."""
+    program = (
+        "import contextlib, io, json, sys\n"
+        "from dicom_node import cli\n"
+        "said = []\n"
+        "for verb in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as err:\n"
+        "        try: cli.main([*verb, '--config', sys.argv[2]])\n"
+        "        except SystemExit as end: said.append((verb, int(end.code or 0), err.getvalue()))\n"
+        "print('\\n' + json.dumps(said))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(verbs), str(config)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    rows: list[tuple[list[str], int, str]] = json.loads(done.stdout.splitlines()[-1])
+    assert rows
+    return rows
+
+
+@pytest.mark.parametrize("damage", [no_database, overwritten, cut])
+def test_a_damaged_file_is_told_with_what_to_do(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
+    migrate.upgrade(database)
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.dispose()
+    damage(tmp_path / "node.db")
+    for verb, status, said in in_one_process(VERBS, configured(tmp_path), tmp_path):
+        assert status == (ExitCode.CONFIG if verb == ["check"] else ExitCode.DATA), (verb, said)
+        assert "is damaged" in said, verb
+        assert "Traceback" not in said, verb
+
+
+def test_a_postgresql_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://node:hunter2@127.0.0.1:9/node"
+    for verb, status, said in in_one_process(VERBS, configured(tmp_path, url), tmp_path):
+        assert status == (ExitCode.CONFIG if verb == ["check"] else ExitCode.UNAVAILABLE), (verb, said)
+        assert "does not answer" in said, verb
+        assert "Traceback" not in said, verb
+        assert "hunter2" not in said, verb
+
+
+FAULTY = """
+source = "room 3"
+[[rule]]
+name = "ours"
+match = { manufacturer = "Maker" }
+rectangles = [{ left = 0, top = 0, right = 2.0, bottom = 20 }]
+"""
+
+
+@pytest.fixture
+def rules(site: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "device-rules"
+    folder.mkdir()
+    set_in_workers(site, "device_rules_dir", folder)
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["check", "serve"])
+def test_a_faulty_rule_stops_the_node_with_file_key_and_remedy(
+    run: Run, site: Path, rules: Path, verb: str
+) -> None:
+    (rules / "room3.toml").write_text(FAULTY, encoding="utf-8")
+    printed = run(verb, "--config", site)
+
+    assert printed.status == 78
+    place = f"{rules / 'room3.toml'}: rule[0].rectangles[0].right (rule ours)"
+    assert f"workers.device_rules_dir = {place}: must be pixels" in " ".join(printed.err.split())
+
+
+def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    answers = {
+        "AE title": ["A TITLE THAT IS TOO LONG", "NODE1"],
+        "Folder": [str(data)],
+        "PACS": ["PACS", "PACS@192.0.2.10:104"],
+        "Machines": ["US1@192.0.2.21, XR 2@192.0.2.22"],
+        "Console": ["anna"],
+        "Password": [PASSWORD],
+        "Repeat": [PASSWORD],
+    }
+    command = ["-m", "dicom_node", "init", "--to", str(tmp_path / "etc")]
+    terminal = pexpect.spawn(sys.executable, command, encoding="utf-8", timeout=300)
+    terminal.logfile_read = seen = io.StringIO()
+    while questions := [question for question, left in answers.items() if left]:
+        question = questions[terminal.expect([rf"(?s){question}.*: $" for question in questions])]
+        if question in ("Password", "Repeat"):
+            assert terminal.waitnoecho(60)  # what is typed before is thrown away
+        terminal.sendline(answers[question].pop(0))
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    status, shown = terminal.exitstatus, seen.getvalue()
+    assert status == 0, shown
+    assert "has more than 16 characters" in shown and "write AE@HOST:PORT" in shown
+    assert PASSWORD not in shown
+    settings = loading.load([tmp_path / "etc" / "node.toml"])
+    assert (settings.node.ae_title, settings.node.data_dir) == ("NODE1", data)
+    assert [(peer.name, peer.ae_title, peer.host, peer.port) for peer in settings.peers] == [
+        ("pacs", "PACS", "192.0.2.10", 104),
+        ("us1", "US1", "192.0.2.21", None),
+        ("xr-2", "XR 2", "192.0.2.22", None),
+    ]
+    assert [rule.send_to for rule in settings.rules] == [("pacs",), ("pacs",)]
+    assert [(row["name"], row["role"]) for row in users.list_users(settings)] == [("anna", "admin")]
+    unit = (tmp_path / "etc" / "dicom-node.service").read_text()
+    assert f"ReadWritePaths={data}\nWorkingDirectory={data}\n" in unit
+    assert f"DICOM_NODE_CONFIG={tmp_path}/etc/node.toml\n" in unit
+    assert f"ExecStart={Path(sys.executable).with_name('dicom-node')} serve\n" in unit
+    for path in (data / "node.db", tmp_path / "etc" / "node.toml"):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_options_and_defaults_ask_nothing_and_what_is_there_stays(run: Run, tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "etc"
+    command = ("init", "--defaults", "--to", folder, "--data-dir", data)
+    done = run(*command)
+    assert done.status == 0, done.err
+    assert not loading.load([folder / "node.toml"]).console.enabled
+    before = (folder / "node.toml").read_bytes()
+    assert run(*command, "--ae-title", "OTHER").status == ExitCode.CANNOT_CREATE
+    (folder / "node.toml").rename(tmp_path / "kept")
+    assert run(*command).status == ExitCode.CANNOT_CREATE, "the unit is there"
+    (folder / "dicom-node.service").unlink()
+    (data / "spool").mkdir()
+    assert run(*command).status == ExitCode.CANNOT_CREATE, "the data folder holds a node"
+    assert (tmp_path / "kept").read_bytes() == before
+    assert not (folder / "node.toml").exists()
+
+
+HIDE = """
+from importlib.machinery import PathFinder
+HIDDEN = {"cv2", "onnxruntime", "rapidocr", "onnx", "safetensors", "torch", "sklearn", "skimage", "scipy"}
+HIDDEN |= {"psycopg", "psycopg_binary", "psycopg2", "procrastinate"}
+find = PathFinder.find_spec
+PathFinder.find_spec = classmethod(
+    lambda cls, name, *where: None if name.split(".")[0] in HIDDEN else find(name, *where)
+)
+"""
+
+
+@pytest.fixture
+def without_extras(tmp_path: Path) -> dict[str, str]:
+    """The environment of an interpreter that does not find what the extras bring."""
+    (tmp_path / "hide").mkdir()
+    (tmp_path / "hide" / "sitecustomize.py").write_text(HIDE)
+    return {**os.environ, "PYTHONPATH": str(tmp_path / "hide")}
+
+
+def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def configuration(folder: Path, processes: int) -> Path:
+    file = folder / "node.toml"
+    file.write_text(
+        f"""
+node.data_dir = "{folder / "var"}"
+listener.port = 0
+spool.minimum_free_mib = 0
+workers.processes = {processes}
+peers = [{{ name = "pacs", ae_title = "PACS", host = "127.0.0.1", port = 9, may = ["send"] }}]
+""".replace("listener.port = 0\n", "")
+    )
+    return file
+
+
+@pytest.mark.parametrize("verb", ["check", "serve"])
+def test_a_node_with_workers_says_what_to_install(
+    tmp_path: Path, without_extras: dict[str, str], verb: str
+) -> None:
+    done = run(without_extras, "dicom_node", verb, "--config", str(configuration(tmp_path, 1)))
+    assert done.returncode == 78
+    assert "install '.[ai]'" in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 6
+    none = run(without_extras, "dicom_node", "check", "--config", str(configuration(tmp_path, 0)))
+    assert "Traceback" not in none.stderr and "[ai]" not in none.stdout + none.stderr
+
+
+def test_a_worker_and_the_pipelines_say_what_to_install(
+    tmp_path: Path, without_extras: dict[str, str]
+) -> None:
+    worker = run(without_extras, "dicom_node.jobs.worker", "--config", str(configuration(tmp_path, 1)))
+    image = write_dicom(tmp_path / "image.dcm", echo()[None])
+    alone = run(without_extras, "ai_pipeline", "run", str(image), "--out", str(tmp_path / "out"))
+    for done in (worker, alone):
+        assert done.returncode == 78
+        assert "install '.[ai]'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["check", "serve", "db upgrade", "studies list"])
+@pytest.mark.parametrize(
+    ("scheme", "remedy"),
+    [
+        ("postgresql+psycopg", "pip install 'dicom-ai-node[postgres]'"),
+        ("postgresql", "must begin with postgresql+psycopg://"),
+    ],
+)
+def test_a_node_with_postgresql_says_what_to_install(
+    tmp_path: Path, without_extras: dict[str, str], verb: str, scheme: str, remedy: str
+) -> None:
+    file = configuration(tmp_path, 0)
+    url = f"node.database_url = '{scheme}://node:hunter2@127.0.0.1:9/node'\n"
+    file.write_text(url + file.read_text())
+    done = run(without_extras, "dicom_node", *verb.split(), "--config", str(file))
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert remedy in said and "Traceback" not in said and "hunter2" not in said
+
+
+@pytest.mark.parametrize("pipeline", ["chest_xray", "chest_xray_boxes"])
+def test_check_says_when_the_model_that_was_activated_is_gone(
+    run: Run, site: Path, tmp_path: Path, pipeline: str
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    set_in_workers(site, "models_dir", models)
+    assert "is to use" not in run("check", "--config", site).err
+
+    use = {pipeline: {"stack": ["gone@2"], "history": []}}
+    (models / "active.json").write_text(json.dumps(use), encoding="utf-8")
+    printed = run("check", "--config", site)
+
+    assert printed.status == 78
+    assert f"{pipeline} is to use gone@2" in printed.err
+    assert "models rollback" in printed.err
+
+
+NAMES = ["CANARY", "Canary^Jane", "4711-PID", "19560807", "hunter2", "tweety", DELIVERED, "SYLVESTER"]
+
+
+def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path) -> None:
+    peers = (
+        '\n[[peers]]\nname = "web"\nae_title = "WEB"\nmay = ["receive"]\ntransport = "dicomweb"\n'
+        'url = "https://127.0.0.1:9/CANARY"\nusername = "tweety"\npassword = "hunter2"\n'
+        '[[rules]]\nname = "odd"\nwhen = { study_description = "CANARY" }\n'
+        'pipeline = "ultrasound"\nsend_to = ["web"]\n'
+    )
+    with filled.open("a", encoding="utf-8") as config:
+        config.write(peers)
+    with in_database(filled) as session:
+        session.execute(update(Study).values(patient_id="4711-PID", reason="Canary^Jane"))
+        for number in (1004, 2005, 3006, 5004, 5020, 9999):
+            fields: dict[str, object] = {
+                "calling_ae": "SYLVESTER",
+                "reason": "Canary^Jane",
+                "study": DELIVERED,
+                "state": "CANARY X",
+                "patient": 19560807,
+                "destination": "pacs",
+                "objects": 3,
+                "path": "/CANARY/4711-PID",
+            }
+            session.add(EventRow(at=utc_now(), number=number, fields=fields))
+
+    done = run("support-bundle", tmp_path / "bundle.zip", "--config", filled)
+    assert done.status == 0, done.err
+    assert (tmp_path / "bundle.zip").stat().st_mode & 0o077 == 0
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as bundle:
+        parts = {name: bundle.read(name).decode() for name in bundle.namelist()}
+    for name, text in parts.items():
+        assert [canary for canary in NAMES if canary in text] == [], name
+    told = [event for event in json.loads(parts["events.json"]) if event["number"] == 5020]
+    assert told[0]["fields"] == {"calling_ae": "other", "destination": "pacs", "objects": 3}
+    assert json.loads(parts["versions.json"])["pydicom"] != "not installed"
+    assert json.loads(parts["counts.json"])

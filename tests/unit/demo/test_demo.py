@@ -1,0 +1,154 @@
+"""The parts of the demonstration."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
+from threading import Thread
+
+import pytest
+from pydicom import dcmread, examples
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+
+from dicom_node.demo import inputs, public_film
+from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs, Pacs, start
+from dicom_node.errors import FaultyInput, PeerUnreachable
+from dicom_node.scu import modality
+from dicom_node.scu.modality import Callee, Sent
+from tests.ports import serving
+
+STILL = Path(examples.get_path("rgb_color"))
+
+
+CINE = Path(examples.get_path("ybr_color"))
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    running = EmbeddedPacs(tmp_path / "pacs")
+    yield running
+    running.stop()
+
+
+def send(pacs: Pacs, *files: Path) -> list[Sent]:
+    return modality.send(Callee(AE_TITLE, "127.0.0.1", pacs.port, "US1"), files, lambda _sent: None)
+
+
+@pytest.mark.debian("orthanc")
+def test_the_demonstrations_orthanc_serves_nobody_but_the_demonstration(tmp_path: Path) -> None:
+    """It cannot listen on one address alone, and may hold images of the user's own."""
+    pacs = start(tmp_path / "pacs")
+    try:
+        assert [item.stored for item in send(pacs, STILL)] == [True]
+        with pytest.raises(PeerUnreachable):
+            modality.send(Callee(AE_TITLE, "127.0.0.1", pacs.port, "STRANGER"), [STILL], lambda _sent: None)
+        assert associates(pacs.port, "127.0.0.1") and not associates(pacs.port, "127.0.0.2")
+    finally:
+        pacs.stop()
+
+
+def associates(port: int, source: str) -> bool:
+    ae = AE(ae_title="AINODE")
+    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
+    association = ae.associate("127.0.0.1", port, ae_title=AE_TITLE, bind_address=(source, 0))
+    accepted = bool(association.is_established)
+    association.abort()
+    return accepted
+
+
+def test_every_study_of_the_demonstration_has_one_patient(tmp_path: Path) -> None:
+    studies = inputs.shipped(tmp_path, None)
+    assert sorted(study.modality for study in studies) == ["DX", "US", "US", "US"]
+    assert len({study.study_instance_uid for study in studies}) == len(studies)
+    for study in studies:
+        headers = [dcmread(path, stop_before_pixels=True) for path in study.files]
+        assert {str(header.StudyInstanceUID) for header in headers} == {study.study_instance_uid}
+        assert len({str(header.get("PatientID", "")) for header in headers}) == 1
+
+
+def test_without_public_images_the_chest_is_a_phantom_that_says_so(tmp_path: Path) -> None:
+    chest = inputs.shipped(tmp_path, tmp_path / "nothing")[-1]
+    assert "SYNTHETIC" in chest.origin
+    header = dcmread(chest.files[0], stop_before_pixels=True)
+    assert header.SeriesDescription == "SYNTHETIC PHANTOM"
+    assert str(header.PatientName).startswith("Invented^")
+
+
+@pytest.mark.data
+def test_a_public_chest_x_ray_is_one_that_no_model_was_trained_on(tmp_path: Path, data: Path) -> None:
+    chest = inputs.shipped(tmp_path, data)[-1]
+    assert "NIH ChestX-ray14" in chest.origin
+    name = chest.origin.split()[2]
+    [row] = [line for line in (data / "cxr_nih" / "manifest.csv").read_text().splitlines() if name in line]
+    assert ",test," in row
+    assert not str(dcmread(chest.files[0]).PatientName).startswith("0"), "an invented patient"
+
+
+@pytest.mark.debian("dicom3tools")
+def test_the_chest_is_a_valid_dx_image(tmp_path: Path) -> None:
+    chest = inputs.shipped(tmp_path, None)[-1].files[0]
+    done = subprocess.run(["dciodvfy", chest], capture_output=True, text=True, check=False)
+    said = (done.stdout + done.stderr).splitlines()
+    assert [line for line in said if line.startswith(("Error", "Warning"))] == []
+
+
+def test_own_files_are_sent_by_study_and_the_rest_is_passed_over(tmp_path: Path) -> None:
+    for path in (STILL, Path(examples.get_path("jpeg2k")), CINE):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "notes.txt").write_text("no DICOM", encoding="utf-8")
+    studies = inputs.own(tmp_path)
+    assert sorted(len(study.files) for study in studies) == [1, 2]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FaultyInput, match="holds no DICOM file"):
+        inputs.own(empty)
+
+
+FILM = b"stands for the film, whose sha256 the test names"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a web server on this machine that has the film, and ``other`` bytes beside it."""
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "film").write_bytes(FILM)
+    (served / "other").write_bytes(FILM + b"!")
+    monkeypatch.setattr(public_film, "get_cached_filehash", lambda _: hashlib.sha256(FILM).hexdigest())
+    with serving(partial(SimpleHTTPRequestHandler, directory=served)) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_a_public_film_is_fetched_once(store: str, tmp_path: Path) -> None:
+    target = tmp_path / "input" / "film.dcm"
+    assert public_film.public_film(target, f"{store}/film") == target
+    assert target.read_bytes() == FILM
+    assert public_film.public_film(target, f"{store}/gone") == target, "it lies there already"
+
+
+def test_other_bytes_and_no_answer_leave_nothing(store: str, tmp_path: Path) -> None:
+    for url in (f"{store}/other", f"{store}/gone", "http://127.0.0.1:9/film"):
+        assert public_film.public_film(tmp_path / "film.dcm", url) is None
+    assert not (tmp_path / "film.dcm").exists()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"who is there?\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz"]
+)
+def test_what_speaks_no_http_leaves_nothing(tmp_path: Path, answer: bytes) -> None:
+    class Answer(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
+
+    with TCPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/film"
+        assert public_film.public_film(tmp_path / "film.dcm", url) is None

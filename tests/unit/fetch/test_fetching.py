@@ -1,0 +1,670 @@
+"""Studies that are fetched: what is missing, priors, and worklist items."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from sqlalchemy import select, update
+
+from dicom_node import fetch, scu
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.dicom.identity import Patient
+from dicom_node.events import (
+    ARCHIVE_ANSWERED,
+    ARCHIVE_NOT_AWAITED,
+    ARCHIVE_WAIT_ENDED,
+    FETCH_STARTED,
+    STUDIES_MISSING,
+    WORKITEM_PASSED,
+    WORKITEM_STOPPED,
+    WORKLIST_AWAY,
+    WORKLIST_BACK,
+)
+from dicom_node.fetch import Cancellations, Worklist, fetcher
+from dicom_node.model.kinds import FetchPurpose
+from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
+from dicom_node.scu import open_archive
+from dicom_node.store import fetches
+from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job
+from dicom_node.store.transitions import move_fetch, settle_study, utc_now
+from dicom_node.studies.fetched import OTHER_PATIENT
+from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside, peer
+from tests.hostile.valve import valve_before
+from tests.inbox_lab import CONFIG, Inbox
+from tests.modality import chest, ultrasound
+from tests.pacs_lab import free_port, run_pacs
+from tests.rows import a_job, a_result, a_study
+from tests.waiting import wait_until
+from tests.worklist_lab import (
+    CANCELED,
+    COMPLETED,
+    HANG,
+    IN_PROGRESS,
+    LOSE,
+    SCHEDULED,
+    Manager,
+    code,
+    instances,
+    ups_pull,
+    ups_rs,
+    work_item,
+)
+
+PRIORS = {"priors": {"peer": "archive"}}
+
+
+COMPLETE = {"complete_from": "archive"}
+
+
+TODAY = f"{datetime.now().astimezone():%Y%m%d}"
+
+
+@pytest.fixture(autouse=True)
+def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call to an archive or a manager ends up to this much later than its answer."""
+    monkeypatch.setattr(fetcher, "_WATCH_SECONDS", 0.01)
+
+
+def inbox_with(folder: Path, port: int, rule: dict[str, Any], url: str = "", **assembly: float) -> Inbox:
+    films = {**CONFIG["rules"][0], "when": {"modality": "DX"}, "name": "films", "max_study_age_days": 7}
+    others = [dict(one) for one in CONFIG["peers"]]
+    others[-1]["ae_title"] = "RESULTS"
+    config = {
+        **CONFIG,
+        "assembly": {**CONFIG["assembly"], **assembly},
+        "peers": [*others, peer(port)],
+        "rules": [{**films, **rule}],
+        "outbox": {"answer_seconds": 1, "retry_seconds": 0.01, "retry_limit_seconds": 0.01},
+    }
+    return Inbox(folder, config, url=url)
+
+
+def asked(inbox: Inbox) -> None:
+    """Ask, and fetch what is to be fetched."""
+    archive = inbox.settings.peer("archive")
+    fetch.Questions(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
+    fetch.Fetcher(inbox.database, inbox.settings, archive, "tests").run_once(threading.Event())
+
+
+def numbers(inbox: Inbox) -> list[tuple[int, str]]:
+    mine = (ARCHIVE_ANSWERED, ARCHIVE_WAIT_ENDED, ARCHIVE_NOT_AWAITED)
+    rows = [row for row in inbox.events() if row.number in {one.number for one in mine}]
+    return [(row.number, str(row.fields.get("reason", ""))) for row in rows]
+
+
+def today(image: Dataset) -> Dataset:
+    image.StudyDate = TODAY
+    return image
+
+
+def prior_of(image: Dataset, name: str, day: str = "20250101") -> Dataset:
+    prior = film(name)
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+        setattr(prior, keyword, image.get(keyword))
+    prior.StudyDate = day
+    return prior
+
+
+def rows_of(inbox: Inbox) -> list[Fetch]:
+    with inbox.database.read() as session:
+        rows = list(fetches.listed(session))
+        session.expunge_all()
+        return rows
+
+
+def study_of_two() -> tuple[Dataset, Dataset, Dataset]:
+    one, two = today(film("whole")), today(chest("whole", film("whole").pixel_array, number=2))
+    two.StudyInstanceUID = one.StudyInstanceUID
+    answer = answer_for(one, StudyDate=TODAY)
+    answer.NumberOfStudyRelatedInstances = 2
+    return one, two, answer
+
+
+def test_what_did_not_come_is_fetched_before_the_study_is_complete(tmp_path: Path) -> None:
+    one, two, answer = study_of_two()
+    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
+        inbox = inbox_with(tmp_path, pacs.port, COMPLETE)
+        inbox.receive(one)
+        inbox.index()
+        assert inbox.assemble(10) == 1  # it is to be asked for
+        assert inbox.study(one.StudyInstanceUID).state is StudyState.RECEIVING
+        asked(inbox)
+        assert inbox.assemble(10) == 0
+        inbox.index()
+        asked(inbox)
+        inbox.settle()
+    [job] = inbox.jobs()
+    assert (job.study_revision, len(job.source_uids)) == (1, 2)
+    assert [number for number, _ in numbers(inbox)] == [2058, 2059]
+    assert [row.purpose for row in rows_of(inbox)] == [FetchPurpose.INSTANCES]
+
+
+def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.fetch.arriving._INDEXED", timedelta())
+    one, two, answer = study_of_two()
+    answer.NumberOfStudyRelatedInstances = 5
+    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
+        inbox = inbox_with(tmp_path, pacs.port, COMPLETE)
+        inbox.receive(one, two)
+        inbox.settle()
+        asked(inbox)
+        inbox.index()
+        time.sleep(0.01)
+        asked(inbox)
+        inbox.settle()
+    assert numbers(inbox)[-1] == (2060, "2 of 5 instances came")
+    assert len(inbox.jobs()) == 1
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "away"])
+def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(
+    tmp_path: Path, hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.scu.association._ASSOCIATE_SECONDS", 0.6)
+    one, _, answer = study_of_two()
+    with (
+        run_pacs(FakeArchive(free_port(), answers=[answer]), classes=()) as pacs,
+        valve_before(pacs.port) as valve,
+    ):
+        valve.from_peer = 0
+        inbox = inbox_with(tmp_path, valve.port if hangs else free_port(), COMPLETE, archive_seconds=60)
+        inbox.receive(one)
+        inbox.index()
+        inbox.assemble(10)
+        asked(inbox)
+        assert inbox.assemble(65) == 0
+        assert inbox.assemble(75) == 1
+        with inbox.database.write() as session:
+            session.connection().exec_driver_sql("UPDATE archive_question SET until = '2026-01-01 00:00:00'")
+        asked(inbox)
+    assert len(inbox.jobs()) == 1
+    assert numbers(inbox) == [(2060, "no answer in time")]
+
+
+def priors_come(inbox: Inbox, image: Dataset) -> None:
+    inbox.receive(image)
+    inbox.index()
+    asked(inbox)
+    inbox.settle()
+
+
+def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path) -> None:
+    new = today(film("new"))
+    prior = prior_of(new, "prior")
+    answer = answer_for(prior, StudyDate="20250101")
+    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[prior]), classes=()) as pacs:
+        inbox = inbox_with(tmp_path, pacs.port, PRIORS)
+        priors_come(inbox, new)
+        asked(inbox)
+    jobs = {job.source_uids[0]: job for job in inbox.jobs()}
+    assert set(jobs) == {new.SOPInstanceUID, prior.SOPInstanceUID}  # the prior is old, and wanted
+    assert 50 < (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() <= 60
+    assert (jobs[prior.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
+    [row] = rows_of(inbox)
+    assert (row.purpose, row.state, row.urgent, row.rule) == (
+        FetchPurpose.PRIOR,
+        FetchState.FETCHED,
+        True,
+        "films",
+    )
+    with inbox.database.write() as session:
+        fetches.here(session, [prior.StudyInstanceUID])[prior.StudyInstanceUID].state = StudyState.DELIVERED
+    asked(inbox)
+    jobs = {job.source_uids[0]: job for job in inbox.jobs()}
+    assert (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
+    assert [number for number, _ in numbers(inbox)] == [2058, 2059]  # and no priors of the prior
+
+
+def test_a_kill_between_answer_and_fetch_has_nothing_fetched_twice(tmp_path: Path) -> None:
+    new = today(film("new"))
+    prior = prior_of(new, "prior")
+    archive = FakeArchive(free_port(), answers=[answer_for(prior, StudyDate="20250101")], gives=[prior])
+    with run_pacs(archive, classes=()) as pacs:
+        inbox = inbox_with(tmp_path, pacs.port, PRIORS)
+        priors_come(inbox, new)
+        inbox.reopen()
+        asked(inbox)
+        inbox.receive(today(chest("new", new.pixel_array, number=2)))  # revision 2 asks again
+        inbox.index()
+        asked(inbox)
+    assert archive.asked == [prior.StudyInstanceUID]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"PatientID": "OTHER"}, {"PatientName": "Some^Body"}, {"IssuerOfPatientID": "B"}]
+)
+def test_answers_for_another_patient_are_not_fetched(tmp_path: Path, wrong: dict[str, str]) -> None:
+    new = today(film("new"))
+    new.IssuerOfPatientID = "A"
+    answer = answer_for(prior_of(new, "prior"), StudyDate="20250101", **wrong)
+    with run_pacs(FakeArchive(free_port(), answers=[answer]), classes=()) as pacs:
+        inbox = inbox_with(tmp_path, pacs.port, PRIORS)
+        priors_come(inbox, new)
+    assert rows_of(inbox) == []
+    assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1  # nothing to wait for
+
+
+def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: Path) -> None:
+    new = today(film("new"))
+    prior = prior_of(new, "prior")
+    answer = answer_for(prior, StudyDate="20250101", PatientName="")
+    prior.PatientName = "Somebody^Else"
+    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[prior]), classes=()) as pacs:
+        inbox = inbox_with(tmp_path, pacs.port, PRIORS)
+        priors_come(inbox, new)
+        inbox.settle()
+    study = inbox.study(prior.StudyInstanceUID)
+    assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
+
+
+DELIVERED = StudyState.DELIVERED
+
+
+def why(inbox: Inbox, days: int = 1) -> dict[str, str]:
+    found = fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), days)
+    return {one.found.study_instance_uid: one.why for one in found}
+
+
+def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) -> None:
+    never, part, whole, failed = (film(name) for name in ("never", "part", "whole", "failed"))
+    answers = [answer_for(image, StudyDate=TODAY) for image in (never, part, whole, failed)]
+    answers[1].NumberOfStudyRelatedInstances = 2
+    answers[2].NumberOfStudyRelatedInstances = 1
+    other = answer_for(film("other"), StudyDate=TODAY, ModalitiesInStudy="MG")
+    with run_pacs(FakeArchive(free_port(), answers=[*answers, other]), classes=()) as pacs:
+        inbox = inbox_beside(tmp_path, pacs.port, missing_days=1)
+        inbox.receive(part, whole, failed)
+        inbox.settle()
+        with inbox.database.write() as session:
+            here = fetches.here(session, [image.StudyInstanceUID for image in (part, whole, failed)])
+            for image, state in ((part, DELIVERED), (whole, DELIVERED), (failed, StudyState.FAILED)):
+                here[image.StudyInstanceUID].state, here[image.StudyInstanceUID].reason = state, "a reason"
+        assert why(inbox) == {
+            never.StudyInstanceUID: "it never came",
+            part.StudyInstanceUID: "incomplete: 1 of 2 objects came",
+            failed.StudyInstanceUID: "failed: a reason",
+        }
+        assert fetch.report_missing(inbox.database, inbox.settings) == 3
+        [event] = [row for row in inbox.events() if row.number == STUDIES_MISSING.number]
+        assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
+        rows = fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1)
+        with inbox.database.write() as session:
+            for row in rows:
+                if row.fetchable:
+                    fetch.fetch_missing(session, "archive", row)
+        assert set(why(inbox)) == {failed.StudyInstanceUID}  # the others are on their way
+
+
+def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
+    image = film("once")
+    with run_pacs(FakeArchive(free_port(), answers=[answer_for(image)]), classes=()) as pacs:
+        inbox = inbox_beside(tmp_path, pacs.port)
+        archive = open_archive(inbox.settings.peer("archive"), inbox.settings)
+        asked = fetch.questions(date(2024, 3, 1), date(2024, 3, 3), ["DX"])
+        assert len(asked) == 3
+        first = fetch.ask(inbox.database, archive, "archive", asked)
+        again = fetch.ask(inbox.database, archive, "archive", asked)
+    assert (first.wanted, again.wanted, first.first, again.first) == (1, 1, 1, 1)
+    with inbox.database.write() as session:
+        assert fetch.cancel(session, "archive") == 1
+        assert fetch.cancel(session, "archive") == 0
+        assert fetch.ask_again(session, "archive") == 1
+        [row] = fetches.listed(session)
+        assert row.state is FetchState.WAITING
+
+
+def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothing(tmp_path: Path) -> None:
+    inbox = inbox_beside(tmp_path, free_port(), fetch_per_minute=60)
+    paced = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "test")
+    now = datetime.now(UTC)
+
+    def pause(per_minute: float, last: datetime | None) -> float:
+        return paced._pause(Fetch(per_minute=per_minute), last, now)
+
+    assert pause(0, None) == 0
+    assert pause(0, now) == 1
+    assert pause(600, now) == 1
+    assert pause(6, now - timedelta(seconds=4)) == 6
+    assert pause(0, now - timedelta(seconds=5)) <= 0
+    assert pause(0, now + timedelta(hours=3)) == 1
+
+
+@pytest.mark.debian("postgresql")
+def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_that_moment(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = film("raced")
+    inbox = inbox_with(tmp_path, free_port(), {}, url=postgres_url)
+    now = utc_now()
+    named = {"peer": "archive", "patient_id": "SOMEBODY-ELSE", "patient": str(Patient())}
+    with inbox.database.write() as session:
+        session.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
+    inbox.receive(image)
+    inbox.index()
+
+    def patients_while_the_retrieval_starts(*given: Any) -> list[Patient]:
+        with inbox.database.write() as session:
+            if (row := session.scalars(select(Fetch)).one()).state is FetchState.WAITING:
+                move_fetch(session, row, FETCH_STARTED, attempts=1)
+        return []
+
+    monkeypatch.setattr("dicom_node.studies.fetched.intake.patients", patients_while_the_retrieval_starts)
+    inbox.assemble(300)
+    study = inbox.study(image.StudyInstanceUID)
+    assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
+    assert [row.state for row in rows_of(inbox)] == [FetchState.OTHER_PATIENT]
+    inbox.close()
+
+
+ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 1, "may": ["query"],
+           "retrieve": "get"}  # fmt: skip
+
+
+WANTS = {"worklist": ["110004^DCM"], "worklist_seconds": 2, "worklist_hours": 1}
+
+
+class Site:
+    """A node's database, and the manager whose work it takes."""
+
+    def __init__(self, folder: Path, manager: Manager, at: dict[str, Any], **settings: Any) -> None:
+        ris = {"name": "ris", "ae_title": "MANAGER", "may": [], **at, **WANTS, **settings}
+        outbox = {"answer_seconds": 1, "retry_seconds": 0.01, "retry_limit_seconds": 0.01}
+        config = {**CONFIG, "peers": [*CONFIG["peers"], ARCHIVE, ris], "outbox": outbox}
+        self.inbox, self.manager = Inbox(folder, config), manager
+        self.restart()
+
+    def restart(self, open_manager: Callable[..., Any] = scu.open_worklist) -> None:
+        settings = self.inbox.settings
+        self.worklist = Worklist(self.inbox.database, settings, settings.peer("ris"), "me", open_manager)
+
+    def turn(self, times: int = 1) -> None:
+        """As if the next moment had come for everything."""
+        for _ in range(times):
+            with self.inbox.database.write() as session:
+                session.execute(update(ClaimedWorkitem).values(next_at=utc_now()))
+            self.worklist._search_at = 0.0
+            self.worklist.run_once(threading.Event())
+
+    def hours_pass(self, hours: float) -> None:
+        with self.inbox.database.write() as session:
+            for row in session.scalars(select(ClaimedWorkitem)):
+                row.began_at -= timedelta(hours=hours)
+                row.checked_at -= timedelta(hours=hours)
+                row.decided_at = row.decided_at and row.decided_at - timedelta(hours=hours)
+
+    def study(self, name: str = "a study", **item: Any) -> str:
+        """A study here that an item asks for; the item's UID."""
+        uid = str(ultrasound(name).StudyInstanceUID)
+        with self.inbox.database.write() as session:
+            session.add(study := a_study(uid, StudyState.QUEUED))
+            session.flush()
+            session.add(a_job(study, JobState.QUEUED))
+        return self.manager.add(work_item(uid, **item))
+
+    def deliver(self, state: DeliveryState = DeliveryState.CONFIRMED) -> None:
+        """The jobs of all studies have succeeded, with a report in this state at the PACS."""
+        named = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34", "series_instance_uid": "1.2.9"}
+        with self.inbox.database.write() as session:
+            for job in session.scalars(select(Job).where(Job.state != JobState.SUCCEEDED)):
+                job.state = JobState.SUCCEEDED
+                session.add(made := a_result(job, sop_instance_uid=f"1.2.{job.id}", **named))
+                session.flush()
+                session.add(Delivery(result_id=made.id, destination="pacs", state=state, next_at=utc_now()))
+                session.flush()
+                settle_study(session, job.study_id)
+
+    def row(self) -> ClaimedWorkitem:
+        with self.inbox.database.read() as session:
+            [row] = session.scalars(select(ClaimedWorkitem))
+            session.expunge(row)
+            return row
+
+    def events(self) -> list[int]:
+        return [event.number for event in self.inbox.events()]
+
+    def reasons(self, number: int) -> list[str]:
+        return [str(event.fields.get("reason")) for event in self.inbox.events() if event.number == number]
+
+
+SERVICES: dict[str, tuple[Callable[[Manager], Any], dict[str, Any], str]] = {
+    "UPS-RS": (ups_rs, {"transport": "dicomweb"}, "url"),
+    "UPS Pull": (ups_pull, {"host": "127.0.0.1"}, "port"),
+}
+
+
+@contextmanager
+def by(service: str, folder: Path, **settings: Any) -> Iterator[Site]:
+    (serve, at, key), manager = SERVICES[service], Manager()
+    with serve(manager) as address:
+        site = Site(folder, manager, {**at, key: address}, **settings)
+        yield site
+        site.inbox.close()
+
+
+@pytest.fixture(params=["UPS-RS", "UPS Pull"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    with by(request.param, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Site]:
+    with by("UPS-RS", tmp_path) as made:
+        yield made
+
+
+def test_an_item_is_claimed_reported_and_completed_when_its_results_are_confirmed(site: Site) -> None:
+    uid = site.study()
+    site.turn(2)
+    assert site.manager.done() == ["claim", "update 30"]
+    site.deliver(DeliveryState.UNCONFIRMED)
+    site.turn(2)
+    assert (site.manager.done()[2:], site.manager.state(uid)) == (["update 90"], IN_PROGRESS)
+    with site.inbox.database.write() as session:
+        session.execute(update(Delivery).values(state=DeliveryState.CONFIRMED))
+        settle_study(session, 1)
+    site.turn(3)
+    assert site.manager.done()[3:] == ["update 100", COMPLETED]
+    [performed] = site.manager.items[uid].UnifiedProcedureStepPerformedProcedureSequence
+    [output] = performed.OutputInformationSequence
+    [named] = output.ReferencedSOPSequence
+    [place] = output.DICOMRetrievalSequence
+    assert (output.SeriesInstanceUID, named.ReferencedSOPInstanceUID) == ("1.2.9", "1.2.1")
+    assert place.RetrieveAETitle == "PACS"
+    assert performed.PerformedWorkitemCodeSequence[0].CodeValue == "110004"
+    assert site.row().state is WorkitemState.COMPLETED
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_at_any_call_claims_once_and_completes_once(web: Site, when: str) -> None:
+    class Killed(BaseException):
+        """As by a signal: nothing catches it."""
+
+    calls = fatal = 0
+
+    def call(real: Callable[..., Any], *given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == fatal and when == "before":
+            raise Killed
+        answer = real(*given)
+        if calls == fatal:
+            raise Killed
+        return answer
+
+    def opened(peer: PeerSettings, settings: Settings) -> Any:
+        manager = scu.open_worklist(peer, settings)
+        for name in ("search", "read", "change_state", "update"):
+            setattr(manager, name, partial(call, getattr(manager, name)))
+        return manager
+
+    for fatal in range(1, 9):
+        calls, before = 0, len(web.manager.log)
+        uid = web.study(f"study {fatal}")
+        web.restart(opened)
+        for step in range(10):
+            if step == 5:
+                web.deliver()
+            try:
+                web.turn()
+            except Killed:
+                web.restart()
+        mine = [name for name, status in web.manager.log[before:] if status == 0]
+        assert (web.manager.state(uid), mine.count("claim"), mine.count(COMPLETED)) == (COMPLETED, 1, 1)
+
+
+@pytest.mark.parametrize("operation", ["claim", "update", COMPLETED])
+def test_a_lost_answer_is_settled_by_what_the_manager_says(site: Site, operation: str) -> None:
+    site.manager.fault = lambda name, times: LOSE if name == operation and times == 1 else ""
+    uid = site.study()
+    site.turn(4)
+    site.deliver()
+    site.turn(4)
+    assert site.manager.done().count("claim") == 1
+    assert (site.manager.state(uid), site.row().state) == (COMPLETED, WorkitemState.COMPLETED)
+
+
+def test_what_another_performer_claims_is_left_to_it(site: Site) -> None:
+    uid = site.study()
+    real = site.manager.search
+
+    def late(keys: dict[str, str]) -> list[Dataset]:
+        found = [deepcopy(item) for item in real(keys)]
+        if site.manager.state(uid) == SCHEDULED:
+            site.manager.claimed_by_another(uid)
+        return found
+
+    site.manager.search = late  # type: ignore[method-assign]
+    site.turn(3)
+    site.deliver()
+    site.turn(3)
+    assert site.row().state is WorkitemState.LOST
+    assert (site.manager.state(uid), site.manager.done()) == (IN_PROGRESS, ["claim"])
+
+
+@pytest.mark.parametrize(
+    ("jobs", "reason"), [(JobState.FAILED, "110501"), (JobState.NOT_APPLICABLE, "110522"), (None, "110533")]
+)
+def test_what_cannot_be_done_is_cancelled_with_a_code(site: Site, jobs: JobState | None, reason: str) -> None:
+    uid = site.study()
+    site.turn(2)
+    with site.inbox.database.write() as session:
+        if jobs is not None:
+            session.execute(update(Job).values(state=jobs))
+            settle_study(session, 1)
+    if jobs is None:
+        site.hours_pass(1.1)
+    site.turn(3)
+    [progress] = site.manager.items[uid].ProcedureStepProgressInformationSequence
+    [why] = progress.ProcedureStepDiscontinuationReasonCodeSequence
+    assert (site.manager.state(uid), why.CodeValue, why.CodingSchemeDesignator) == (CANCELED, reason, "DCM")
+    assert site.row().state is WorkitemState.CANCELED
+
+
+def test_an_input_that_is_not_here_is_fetched_from_a_peer_that_is_known(site: Site) -> None:
+    item = work_item("1.2.3", PatientID="P1", InputInformationSequence=[instances("1.2.3", "ARCHIVE")])
+    uid = site.manager.add(item)
+    site.manager.add(work_item("1.2.4", InputInformationSequence=[instances("1.2.4", "SOMEBODY")]))
+    away = instances("1.2.5", url="http://169.254.169.254/studies/1.2.5")
+    site.manager.add(work_item("1.2.5", InputInformationSequence=[away]))
+    site.manager.add(work_item("1.2.6", InputInformationSequence=[instances("1.2.6"), instances("1.2.7")]))
+    site.turn(3)
+    with site.inbox.database.read() as session:
+        [fetch] = session.scalars(select(Fetch))
+        assert (fetch.study_instance_uid, fetch.peer, fetch.patient_id, fetch.urgent) == (
+            "1.2.3",
+            "archive",
+            "P1",
+            True,
+        )
+    assert site.manager.done() == ["claim", "update 0"]
+    assert len(site.reasons(WORKITEM_PASSED.number)) == 3
+    with site.inbox.database.write() as session:
+        session.execute(update(Fetch).values(state=FetchState.FAILED))
+    site.turn(3)
+    assert site.manager.state(uid) == CANCELED
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"ScheduledWorkitemCodeSequence": [code("110001", "DCM", "Image Processing")]},
+        {"ScheduledStationNameCodeSequence": [code("OTHER", "99X", "Other")]},
+        {"InputReadinessState": "INCOMPLETE"},
+        {"ProcedureStepState": COMPLETED},
+        {"PatientID": "ANOTHER"},
+        {"InputInformationSequence": []},
+    ],
+)
+def test_what_is_not_for_the_node_is_not_claimed(web: Site, other: dict[str, Any]) -> None:
+    web.study(**other)
+    web.turn(2)
+    assert web.manager.log == []
+
+
+@pytest.mark.parametrize("fault", [HANG, "500", "401", LOSE])
+def test_a_manager_that_does_not_answer_is_an_event_once_and_nothing_is_lost(web: Site, fault: str) -> None:
+    uid = web.study()
+    web.turn(2)
+    web.manager.fault = lambda name, times: fault if name in ("read", "search", COMPLETED) else ""
+    web.turn(2)
+    assert web.events().count(WORKLIST_AWAY.number) == 1
+    web.manager.fault = lambda name, times: ""
+    web.turn()
+    assert web.events().count(WORKLIST_BACK.number) == 1
+    web.deliver()
+    web.turn(3)
+    assert web.manager.state(uid) == COMPLETED
+
+
+@contextmanager
+def listening(site: Site) -> Iterator[Cancellations]:
+    stop = threading.Event()
+    mine = Cancellations(site.inbox.database, site.inbox.settings, site.inbox.settings.peer("ris"))
+    thread = threading.Thread(target=mine.run_once, args=(stop,))
+    thread.start()
+    try:
+        yield mine
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("fetched", [True, False])
+def test_an_item_is_cancelled_with_its_fetch_when_the_manager_asks(web: Site, fetched: bool) -> None:
+    uid, other = web.study("one"), web.study("two")
+    web.turn(2)
+    with web.inbox.database.write() as session:
+        session.execute(update(ClaimedWorkitem).values(fetch_asked=fetched))
+        study = web.manager.items[uid].InputInformationSequence[0].StudyInstanceUID
+        now = utc_now() + timedelta(hours=1)
+        session.add(Fetch(peer="archive", study_instance_uid=study, asked_at=now, next_at=now))
+    with listening(web):
+        wait_until(lambda: set(web.manager.subscribed) == {uid, other}, seconds=30)
+        web.manager.frames.put(b"\x89\x02hi")  # a ping
+        for event in (["nothing"], {"00001000": 1}, {"00001002": {"Value": [2]}}, {"a": "b" * 300}):
+            web.manager.tell(event)
+        for asked in ("1.2.3", uid, uid):
+            web.manager.request_cancel(asked)
+        wait_until(lambda: WORKITEM_STOPPED.number in web.events(), seconds=30)
+    web.turn(3)
+    assert (web.manager.state(uid), web.manager.state(other)) == (CANCELED, IN_PROGRESS)
+    assert web.events().count(WORKITEM_STOPPED.number) == 1
+    states = sorted(job.state for job in web.inbox.jobs())
+    # What came for the item alone is not analysed; a study that somebody sent is.
+    assert states == ([JobState.CANCELLED, JobState.QUEUED] if fetched else [JobState.QUEUED] * 2)
+    assert [row.state for row in rows_of(web.inbox)] == [
+        FetchState.CANCELLED if fetched else FetchState.WAITING
+    ]

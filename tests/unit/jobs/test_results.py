@@ -1,0 +1,913 @@
+"""What a job's results hold: for a person first, de-identified, compared, after a purge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pydicom
+import pytest
+from highdicom.sr import MeasurementReport, srread
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import delete, select, update
+
+from ai_pipeline import pipelines
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Code,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    Meaning,
+    Measurement,
+    ModelRef,
+    PipelineCard,
+    PipelineResult,
+    Progress,
+    Reading,
+    SourceImage,
+)
+from ai_pipeline.images.dates import date_of
+from dicom_node import preflight, sitekey
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.errors import ConfigurationError, FaultyInput, NotAllowedNow, ReadingsSealed
+from dicom_node.events import RESULTS_ACCEPTED, RESULTS_HELD
+from dicom_node.jobs.worker import readings
+from dicom_node.model.deidentified import is_deidentified
+from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.model.lifecycle import DeliveryState, HeldState, JobState, StudyState
+from dicom_node.notifications.gather import Gatherer
+from dicom_node.outbox import held
+from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.results.sr import reading
+from dicom_node.services import assessments, audit, deliveries, results, studies
+from dicom_node.services.assessments import FindingAssessed
+from dicom_node.services.audit import Person
+from dicom_node.services.results import withdraw
+from dicom_node.store.database import Database
+from dicom_node.store.tables import (
+    AnnotationReading,
+    Delivery,
+    HeldResult,
+    Instance,
+    Notification,
+    Result,
+    Study,
+)
+from dicom_node.store.transitions import utc_now
+from dicom_node.studies.purge import purge, purge_results
+from tests.inbox_lab import Inbox
+from tests.modality import quick_ultrasound, ultrasound
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
+from tests.result_images import CR, EFFUSION, grey_image, write_image
+from tests.unit.console.illustrated import illustrated
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, register, work
+from tests.validators import dciodvfy_errors
+from tests.waiting import wait_until
+
+Make = Callable[..., Inbox]
+ANNA = Person("anna", "10.0.0.1")
+
+
+D = DeliveryState
+
+
+def settings(node: Inbox, *, assess_first: bool = True, do: str = "find", **peer: Any) -> Settings:
+    made = configuration(do)
+    made["rules"][0]["assess_first"] = assess_first
+    made["peers"][1] |= peer
+    made["outbox"] = {"retry_seconds": 0.1, "assess_hours": 4}
+    return Settings.model_validate({**made, "node": {"data_dir": node.folder}})
+
+
+@pytest.fixture
+def node(open_inbox: Make) -> Inbox:
+    register()
+    node = open_inbox(configuration())
+    node.settings = settings(node)
+    node.reopen()
+    return node
+
+
+def analysed(node: Inbox, number: int = 1) -> str:
+    """One more image of the study, and its jobs; returns the study's UID."""
+    image = ultrasound("one", number=number)
+    node.settle(image)
+    work(node)
+    return str(image.StudyInstanceUID)
+
+
+def states(node: Inbox) -> list[DeliveryState]:
+    return [row.state for row in node.rows(Delivery)]
+
+
+def mark(node: Inbox, uid: str) -> str:
+    with node.database.read() as session:
+        return str(assessments.held_results(session, node.settings, node.study(uid).id)["as_of"])
+
+
+def finding(node: Inbox, uid: str) -> dict[str, Any]:
+    with node.database.read() as session:
+        return assessments.findings_of_study(session, node.settings, uid)[0]
+
+
+def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        peer = pacs.peer()
+        node.settings = settings(node, host=peer.host, port=peer.port, ae_title=peer.ae_title)
+        uid = analysed(node)
+        assert states(node) == [D.UNASSESSED] * 2
+        assert node.study(uid).state is StudyState.UNASSESSED
+        # As after a kill of everything: another database object, another sender.
+        other = Database(node.settings.database_url)
+        sender = DeliveryWorker(other, node.settings)
+        assert [sender.run_once() for _ in range(3)] == [0, 0, 0]
+        assert pacs.received == []
+        assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+        assert node.study(uid).state is StudyState.DELIVERING
+        wait_until(lambda: sender.run_once() == 0 and set(states(node)) == {D.CONFIRMED})
+        other.dispose()
+        assert len(pacs.received) == 2 and node.study(uid).state is StudyState.DELIVERED
+    with node.database.read() as session:
+        [row] = [row for row in audit.rows(session) if row["action"] == AuditAction.RESULTS_ASSESSED]
+        [said] = assessments.all_assessments(session)
+    assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
+    assert (said["verdict"], said["actor"], said["version"]) == ("accepted", "anna", "1")
+    assert {RESULTS_HELD.number, RESULTS_ACCEPTED.number} <= {event.number for event in node.events()}
+
+
+def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: Inbox) -> None:
+    uid = analysed(node)
+    with pytest.raises(FaultyInput):
+        assessments.reject_results(node.settings, uid, ANNA, because=" ")
+    assert assessments.reject_results(node.settings, uid, ANNA, because="wrong side") == 2
+    assert node.study(uid).state is StudyState.CANCELLED
+    studies.rerun_rules(node.settings, [uid])
+    work(node)
+    assert states(node) == [D.DISCARDED] * 2, "the same results stay rejected"
+    with pytest.raises(NotAllowedNow, match="rejected"):
+        deliveries.retry(node.settings, [1])
+    with pytest.raises(NotAllowedNow):
+        deliveries.send_study(node.settings, uid, "pacs")
+    with pytest.raises(NotAllowedNow, match="rejected already"):
+        assessments.reject_results(node.settings, uid, ANNA, because="again")
+    with pytest.raises(NotAllowedNow, match="--rejected"):
+        assessments.accept_results(node.settings, uid, ANNA)
+    assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+    assert states(node) == [D.PENDING] * 2
+    with pytest.raises(NotAllowedNow, match="waits for"):
+        assessments.accept_results(node.settings, uid, ANNA)
+
+
+def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: Inbox) -> None:
+    uid = analysed(node)
+    deliveries.discard(node.settings, [1], because="wrong destination")
+    assessments.reject_results(node.settings, uid, ANNA, because="wrong side")
+    assessments.accept_results(node.settings, uid, ANNA, rejected=True)
+    assert states(node) == [D.DISCARDED, D.PENDING]
+    other = analysed(node, 2)
+    assessments.reject_results(node.settings, other, ANNA, because="wrong side")
+    results.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
+    with pytest.raises(NotAllowedNow, match="waits for"):
+        assessments.accept_results(node.settings, uid, ANNA, rejected=True)
+
+
+def test_a_rule_without_assessment_frees_nothing_of_another_rule(node: Inbox) -> None:
+    second = node.settings.peers[1].model_copy(update={"name": "second"})
+    held_rule = node.settings.rules[0]
+    free = held_rule.model_copy(update={"name": "other", "send_to": ("second",), "assess_first": False})
+    peers = (*node.settings.peers, second)
+    node.settings = node.settings.model_copy(update={"peers": peers, "rules": (held_rule, free)})
+    node.reopen()
+    uid = analysed(node)
+    assert sorted(states(node)) == [D.PENDING] * 2 + [D.UNASSESSED] * 2 and len(node.rows(HeldResult)) == 2
+    with node.database.write() as session:
+        session.execute(delete(HeldResult))  # as an earlier version left it
+    with pytest.raises(NotAllowedNow, match="studies accept"):
+        deliveries.retry(node.settings, [1])
+    studies.rerun_rules(node.settings, [uid])
+    work(node)
+    assert assessments.accept_results(node.settings, uid, ANNA) == 2
+    assert states(node) == [D.PENDING] * 4
+
+
+@pytest.mark.parametrize(("peer", "warnings"), [("pacs", 1), ("second", 0), ("alias", 1)])
+def test_a_rule_that_sends_at_once_what_another_holds_is_warned_of(
+    tmp_path: Path, peer: str, warnings: int
+) -> None:
+    made = configuration() | {"node": {"data_dir": str(tmp_path)}}
+    made["peers"].append({**made["peers"][1], "name": "second", "port": 2})
+    made["peers"].append({**made["peers"][1], "name": "alias"})
+    made["rules"][0]["assess_first"] = True
+    made["rules"].append({**made["rules"][0], "name": "other", "send_to": [peer], "assess_first": False})
+    tried = preflight.check_data(made).tried
+    assert [one.ok for one in tried if one.subject == "rule other" and "holds" in one.text] == [
+        False
+    ] * warnings
+
+
+def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
+    uid = analysed(node)
+    with pytest.raises(NotAllowedNow, match="studies accept"):
+        deliveries.retry(node.settings, [1])
+    made = node.settings.peers[1].model_copy(update={"name": "second"})
+    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers, made)})
+    with pytest.raises(NotAllowedNow, match="studies accept"):
+        deliveries.send_study(node.settings, uid, "second")
+    assert deliveries.retry(node.settings) == 0
+    assert states(node) == [D.UNASSESSED] * 2
+
+
+def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
+    uid = analysed(node)
+    seen = mark(node, uid)
+    node.index(changed(ultrasound("one", number=2), StudyInstanceUID=uid))
+    with pytest.raises(NotAllowedNow, match="receiving"):
+        assessments.accept_results(node.settings, uid, ANNA, as_of=seen)
+    node.settle()
+    work(node)
+    assert states(node).count(D.UNASSESSED) == 3, "the new report, and both pictures"
+    with pytest.raises(NotAllowedNow, match="changed since you saw them"):
+        assessments.accept_results(node.settings, uid, ANNA, as_of=seen)
+    assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
+    assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
+    with node.database.read() as session:
+        assert {row.supersedes for row in session.scalars(select(Result))} == {""}, "the first never left"
+
+
+def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbox) -> None:
+    uid = analysed(node)
+    node.settings = settings(node, assess_first=False)
+    assert states(node) == [D.UNASSESSED] * 2, "not by the change alone"
+    studies.rerun_rules(node.settings, [uid])
+    work(node)
+    assert states(node) == [D.PENDING] * 2 and node.rows(HeldResult) == []
+
+
+def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox) -> None:
+    uid = analysed(node)
+    assessments.accept_results(node.settings, uid, ANNA)
+    second = node.settings.peers[1].model_copy(update={"name": "second"})
+    failing = settings(node, do="stumble")
+    for one in (node.settings, failing):
+        node.settings = one.model_copy(update={"peers": (*one.peers, second)})
+        if one is not failing:
+            assert deliveries.send_study(node.settings, uid, "second") == 2
+    node.reopen()
+    studies.rerun_rules(node.settings, [uid])
+    work(node)
+    assert sorted(states(node)) == [D.CANCELLED] * 4 + [D.PENDING] * 4
+
+
+def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> None:
+    uid = analysed(node)
+    about, study = finding(node, uid), node.study(uid).id
+
+    def assess(verdict: ReaderVerdict, by: Person, because: str = "") -> None:
+        which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
+        given = FindingAssessed(**which, verdict=verdict, because=because)
+        assessments.assess(node.settings, study, given, by)
+
+    for verdict in (ReaderVerdict.REJECTED, ReaderVerdict.MODIFIED):
+        with pytest.raises(FaultyInput):
+            assess(verdict, ANNA)
+        assess(verdict, ANNA, "a rib")
+        with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
+            assessments.accept_results(node.settings, uid, ANNA)
+        assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
+    assess(ReaderVerdict.ACCEPTED, Person("eva"))
+    assert assessments.accept_results(node.settings, uid, ANNA) == 2
+    with node.database.read() as session:
+        rows = assessments.all_assessments(session)
+    assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
+    assert {row["report_uid"] for row in rows} == {about["report_uid"]} != {""}
+
+
+def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
+    uid = analysed(node)
+    killed = patch.object(held, "settle_study", side_effect=RuntimeError("killed"))
+    with killed, pytest.raises(RuntimeError, match="killed"):
+        assessments.accept_results(node.settings, uid, ANNA)
+    assert states(node) == [D.UNASSESSED] * 2
+    assert [row.state for row in node.rows(HeldResult)] == [HeldState.WAITING] * 2
+
+
+@pytest.mark.parametrize(
+    ("assessed", "told"), [(assessments.accept_results, 1), (assessments.reject_results, 0)]
+)
+def test_findings_are_told_once_they_were_accepted(
+    node: Inbox, assessed: Callable[..., int], told: int
+) -> None:
+    rule = {"name": "ward", "findings": ["*"], "url": "http://localhost/", "every_minutes": 0}
+    made = NotificationSettings.model_validate(rule)
+    node.settings = node.settings.model_copy(update={"notifications": (made,)})
+    gatherer = Gatherer(node.database, node.settings)
+    gatherer.run_once()
+    uid = analysed(node)
+    assert gatherer.run_once() == 0
+    assessed(node.settings, uid, ANNA, **{} if told else {"because": "wrong side"})
+    assert gatherer.run_once() == told
+    rows = [row.content["groups"][0]["events"][0] for row in node.rows(Notification)]
+    assert [row["findings"] for row in rows] == [["Mark"]] * told
+
+
+STUDY = 1
+
+
+@pytest.fixture
+def purging(open_inbox: Make) -> Inbox:
+    return open_inbox(illustrated())
+
+
+def analysed_with_pictures(purging: Inbox, number: int = 1) -> str:
+    image = ultrasound("one", number=number)
+    purging.settle(image)
+    work(purging)
+    return str(image.StudyInstanceUID)
+
+
+def purged(purging: Inbox) -> dict[Path, bytes]:
+    """Confirm and delete images and results; what the files of the results were."""
+    confirm(purging)
+    files = {file: file.read_bytes() for file in (purging.folder / "results").rglob("*.dcm")}
+    studies.delete_received(purging.settings, [STUDY])
+    spool = purging.settings.spool.model_copy(update={"result_days": 1})
+    settings = purging.settings.model_copy(update={"spool": spool})
+    assert purge_results(purging.database, settings, utc_now() + timedelta(days=2)) == len(files) > 3
+    assert not any(file.exists() for file in files)
+    return files
+
+
+def wanted_by_another(purging: Inbox, station: str = "AINODE") -> None:
+    peers, [rule] = purging.settings.peers, purging.settings.rules
+    rule = rule.model_copy(update={"send_to": ("pacs", "second")})
+    made = peers[1].model_copy(update={"name": "second", "ae_title": "SECOND"})
+    general = purging.settings.node.model_copy(update={"station_name": station})
+    changed = {"peers": (*peers, made), "rules": (rule,), "node": general}
+    purging.settings = purging.settings.model_copy(update=changed)
+    purging.reopen()
+
+
+def states_at(purging: Inbox, destination: str) -> list[tuple[DeliveryState, str]]:
+    return [(row.state, row.reason) for row in purging.rows(Delivery) if row.destination == destination]
+
+
+def test_what_was_deleted_is_made_again_byte_for_byte_for_a_further_destination(purging: Inbox) -> None:
+    analysed_with_pictures(purging)
+    uid = analysed_with_pictures(purging, number=2)  # results of two jobs, at two times
+    files = purged(purging)
+    wanted_by_another(purging)
+    analysed_with_pictures(purging)
+    analysed_with_pictures(purging, number=2)
+    studies.rerun_rules(purging.settings, [uid])
+    work(purging)
+    here = {purging.folder / row.path for row in purging.rows(Result) if not row.purged}
+    second = states_at(purging, "second")
+    assert {state for state, _ in second} == {DeliveryState.PENDING}
+    assert len(second) == len(here) >= len(files) - 1
+    assert {file: file.read_bytes() for file in here} == {file: files[file] for file in here}
+    assert {state for state, _ in states_at(purging, "pacs")} == {DeliveryState.CONFIRMED}
+    assert 4005 in [event.number for event in purging.events()]
+
+
+def test_results_of_late_images_say_when_their_series_began(purging: Inbox) -> None:
+    for number in (1, 2):
+        analysed_with_pictures(purging, number)
+    series: dict[str, list[Dataset]] = {}
+    for file in (purging.folder / "results").rglob("*.dcm"):
+        made = dcmread(file)
+        series.setdefault(str(made.SeriesInstanceUID), []).append(made)
+    shared = [objects for objects in series.values() if len(objects) > 1]
+    assert shared
+    for objects in shared:
+        assert len({(made.SeriesDate, made.SeriesTime) for made in objects}) == 1
+        assert len({made.InstanceCreationTime for made in objects}) > 1
+
+
+def test_what_would_be_another_object_now_is_sent_nowhere_and_its_delivery_says_why(purging: Inbox) -> None:
+    uid = analysed_with_pictures(purging)
+    files = purged(purging)
+    wanted_by_another(purging, station="OTHER")
+    analysed_with_pictures(purging)
+    studies.rerun_rules(purging.settings, [uid])
+    work(purging)
+    second = states_at(purging, "second")
+    assert len(second) == len(files)
+    assert all(state is DeliveryState.CANCELLED and "result_days" in reason for state, reason in second)
+    assert [event.number for event in purging.events()].count(4006) == len(files)
+    assert not any(file.exists() for file in files)
+    assert {job.state for job in purging.jobs()} <= {JobState.SUCCEEDED, JobState.CANCELLED}
+    assert purging.study(uid).state is StudyState.DELIVERED
+
+
+RATIO = Code("CARDIOTHORACIC", "99TEST", "Cardiothoracic ratio")
+
+
+HEAD = Code("11984-2", "LN", "Head Circumference")
+
+
+UNIT, MM = Code("{ratio}", "UCUM", "ratio"), Code("mm", "UCUM", "mm")
+
+
+class Measuring(Obedient):
+    """Reads what it is to measure and to suspect from the Series Description: ``0.51 effusion``."""
+
+    card = PipelineCard(name="measuring", version="1")
+    version = "1"
+
+    def models(self) -> tuple[ModelRef, ...]:
+        return (ModelRef("measuring", self.version, "0" * 64, "1" * 64),)
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        [image], [model] = images, self.models()
+        words = image.header.attributes["SeriesDescription"].split()
+        fetus = "1" if "fetus" in words else ""
+        quantity, unit, error = (HEAD, MM, 8.0) if fetus else (RATIO, UNIT, 0.05)
+        number = Measurement(
+            image.uid,
+            quantity.meaning,
+            quantity,
+            float(words[0]),
+            unit,
+            (((10.0, 10.0), (60.0, 10.0)),),
+            model,
+            fetus=fetus,
+            statement="A number",
+            error=error,
+        )
+        score, decision = (0.7, Decision.PRESENT) if "effusion" in words else (0.1, Decision.ABSENT)
+        finding = Finding("Effusion", EFFUSION, score, 0.5, decision, image.uid, model)
+        return PipelineResult((finding,), measurements=(number,), models=(model,))
+
+
+def settings_compare(folder: Path, **rule: Any) -> Settings:
+    made = configuration()
+    del made["rules"][0]["options"]
+    made["rules"][0] |= {"pipeline": "measuring", "compare": True} | rule
+    made["peers"][1]["results"] = ["sr", "sc", "summary", "gsps"]
+    return Settings.model_validate({**made, "node": {"data_dir": folder}})
+
+
+@pytest.fixture
+def comparing(open_inbox: Make, monkeypatch: pytest.MonkeyPatch) -> Inbox:
+    entry = EntryPoint("measuring", f"{__name__}:Measuring", pipelines.GROUP)
+    monkeypatch.setitem(pipelines.PIPELINES, "measuring", entry)
+    comparing = open_inbox()
+    comparing.settings = settings_compare(comparing.folder)
+    comparing.reopen()
+    return comparing
+
+
+def take(comparing: Inbox, day: str, words: str, **given: Any) -> Path:
+    """Receive and analyse one film of a study of that day; the file of its report."""
+    file = comparing.folder.parent / f"{len(comparing.rows(Study))}.dcm"
+    about = {"StudyDate": day, "SeriesDescription": words, "PatientID": "P1"} | given
+    image = pydicom.dcmread(write_image(file, CR, grey_image(), **about))
+    comparing.settle(image)
+    work(comparing)
+    study = comparing.study(image.StudyInstanceUID).id
+    [report] = [row for row in comparing.rows(Result) if (row.study_id, row.kind) == (study, ResultKind.SR)]
+    return comparing.folder / report.path
+
+
+def compared(report: Path) -> list[str]:
+    return [line for line in reading.short_result(report) if line.startswith("Before, ")]
+
+
+def test_the_newest_earlier_study_counts_and_a_difference_within_the_error_is_no_change(
+    comparing: Inbox,
+) -> None:
+    take(comparing, "20260101", "0.70")
+    take(comparing, "20230302", "0.40")
+    take(comparing, "20240302", "0.51 effusion")
+    [line] = compared(take(comparing, "20250102", "0.56"))
+    assert line == (
+        "Before, 2024-03-02: cardiothoracic ratio was 0.51, no change (±0.05)."
+        " No longer suspected: pleural effusion."
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PatientID": "P2"},
+        {"IssuerOfPatientID": "ANOTHER"},
+        {"IssuerOfPatientID": ""},
+        {"PatientBirthDate": "19800101"},
+        {"PatientName": "Somebody^Else"},
+        {"ViewPosition": "AP"},
+        {"ViewPosition": ""},
+        {"BodyPartExamined": "SHOULDER"},
+        {"StudyDate": "20250102"},
+        {"StudyDate": ""},
+    ],
+    ids=str,
+)
+def test_nothing_else_is_compared_with(comparing: Inbox, other: dict[str, str]) -> None:
+    take(comparing, "20240302", "0.51", **other)
+    assert compared(take(comparing, "20250102", "0.60 effusion")) == []
+
+
+def test_another_model_version_is_said_and_not_compared(
+    comparing: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(comparing, "20240302", "0.51")
+    monkeypatch.setattr(Measuring, "version", "2")
+    [line] = compared(take(comparing, "20250102", "0.60 effusion"))
+    assert "cardiothoracic ratio by another model version, not compared" in line
+    assert "+" not in line
+    assert "Newly suspected" not in line
+
+
+def test_a_fetus_grows_and_is_not_compared_with_its_sister(comparing: Inbox) -> None:
+    take(comparing, "20240302", "300 fetus")
+    take(comparing, "20241001", "180 fetus")
+    [line] = compared(take(comparing, "20241201", "260 fetus"))
+    assert line == "Before, 2024-10-01: head circumference was 180 mm."
+    assert "head" not in " ".join(compared(take(comparing, "20241220", "100 fetus")))
+
+
+def test_without_the_rule_or_a_prior_nothing_changes(comparing: Inbox) -> None:
+    first = pydicom.dcmread(take(comparing, "20240302", "0.51")).SOPInstanceUID
+    comparing.settings = settings_compare(comparing.folder, compare=False)
+    comparing.reopen()
+    alone = take(comparing, "20250102", "0.60")
+    assert compared(alone) == []
+    assert "PertinentOtherEvidenceSequence" not in pydicom.dcmread(alone)
+    assert first != pydicom.dcmread(alone).SOPInstanceUID
+
+
+def test_a_report_that_waits_for_a_person_is_not_compared_with(comparing: Inbox) -> None:
+    comparing.settings = settings_compare(comparing.folder, assess_first=True)
+    comparing.reopen()
+    take(comparing, "20240302", "0.51")
+    assert compared(take(comparing, "20250102", "0.60")) == []
+
+
+def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> None:
+    earlier = take(comparing, "20240302", "0.51")
+    report = take(comparing, "20250102", "0.60 effusion")
+    assert dciodvfy_errors(report) == []
+    document, quoted = srread(report), pydicom.dcmread(earlier)
+    assert isinstance(document.content, MeasurementReport)
+    others = {uid for _, _, uid, _ in document.get_evidence()} - {
+        uid for _, _, uid, _ in document.get_evidence(current_procedure_only=True)
+    }
+    image = str(
+        quoted.CurrentRequestedProcedureEvidenceSequence[0]
+        .ReferencedSeriesSequence[0]
+        .ReferencedSOPSequence[0]
+        .ReferencedSOPInstanceUID
+    )
+    assert others == {str(quoted.SOPInstanceUID), image}
+    text = str(document)
+    assert "Time Point" in text
+    assert "2024-03-02" in text
+    _, numbers = reading.stated(earlier)
+    assert numbers[0].tracking_uid in text
+    # Today's numbers alone are read back as this report's own.
+    assert [row["number"] for row in reading.measurements(report)] == ["0.6 {ratio}"]
+
+
+def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:
+    take(comparing, "20240302", "0.51")
+    with comparing.database.write() as session:
+        for row in session.scalars(select(Study)):
+            row.study_date = "2024'); "[:8]
+        for one in session.scalars(select(Instance)):
+            one.attributes = {**one.attributes, "ViewPosition": "PA\\AP" * 1000}
+    assert compared(take(comparing, "20250102", "0.60")) == []
+    for text in ("20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"):
+        assert date_of(text) is None
+
+
+PATIENT = b"ID-one"
+
+
+class Scrubber(Obedient):
+    """Says that each image is clean, unless it is told to say nothing of the kind."""
+
+    card = replace(Obedient.card, name="scrubber")
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        verified = options["do"] == "clean"
+        pictures = []
+        for image in images:
+            mask = np.zeros((1, image.header.rows, image.header.columns), np.uint8)
+            mask[0, 4:20, 8:60] = 1
+            frames = image.stored()[None]
+            pictures.append(DerivedImage(ImageKind.CLEANED, image.uid, frames, "RGB", "x", verified=verified))
+            pictures.append(DerivedImage(ImageKind.MASK, image.uid, mask, "MONOCHROME2", "mask"))
+        return PipelineResult(tuple(map(self._finding, images)), tuple(pictures), models=(MODEL,))
+
+
+@pytest.fixture
+def make(open_inbox: Make) -> Make:
+    """Makes a node without a network that sends to these peers."""
+    pipelines.PIPELINES["scrubber"] = EntryPoint("scrubber", f"{__name__}:Scrubber", pipelines.GROUP)
+
+    def make(
+        do: str = "clean",
+        send_to: Sequence[str] = ("pacs", "archive"),
+        registry: Mapping[str, Any] = {},
+        **pacs: Any,
+    ) -> Inbox:
+        config = configuration(do)
+        config["rules"][0].update(pipeline="scrubber", send_to=list(send_to))
+        config["peers"][1].update(pacs)
+        archive = {"name": "archive", "ae_title": "ARCHIVE", "deidentify": True}
+        config["peers"].append({**config["peers"][1], **archive, "results": ["cleaned", "seg", "sr"]})
+        config["peers"].append({**config["peers"][2], "name": "registry", "ae_title": "REGISTRY", **registry})
+        return open_inbox(config)
+
+    return make
+
+
+def analysed_deidentified(node: Inbox, *images: Dataset) -> dict[str, list[Result]]:
+    """Receive, assemble, run; the results by the destination that they wait for."""
+    node.settle(*images)
+    work(node)
+    return waiting_for(node)
+
+
+def waiting_for(node: Inbox) -> dict[str, list[Result]]:
+    with node.database.read() as session:
+        rows: dict[str, list[Result]] = {}
+        for delivery in session.scalars(select(Delivery).join(Delivery.result).order_by(Delivery.id)):
+            rows.setdefault(delivery.destination, []).append(delivery.result)
+        session.expunge_all()
+    return rows
+
+
+def test_each_destination_gets_its_own_objects_and_only_those(make: Make) -> None:
+    node = make(results=["sr", "sc", "cleaned", "seg"])
+    waiting = analysed_deidentified(node, ultrasound("one"))
+    assert sorted(row.kind for row in waiting["pacs"]) == ["cleaned", "sc", "seg", "sr"]
+    assert sorted(row.kind for row in waiting["archive"]) == ["cleaned", "seg", "sr"]
+    for name, rows in waiting.items():
+        for row in rows:
+            data = (node.folder / row.path).read_bytes()
+            hidden = name == "archive"
+            assert row.deidentified == hidden == is_deidentified(dcmread(node.folder / row.path))
+            assert (PATIENT in data) is not hidden
+
+
+def test_a_late_image_replaces_the_report_of_each_side_by_one_of_its_own(make: Make) -> None:
+    node = make(results=["sr"])
+    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    analysed_deidentified(node, first)
+    waiting = analysed_deidentified(node, late)
+    for rows in waiting.values():
+        old, new = (row for row in rows if row.kind == "sr")
+        assert (old.supersedes, new.supersedes) == ("", old.sop_instance_uid)
+    report = dcmread(node.folder / [row for row in waiting["archive"] if row.kind == "sr"][1].path)
+    before = report.PredecessorDocumentsSequence[0]
+    assert before.StudyInstanceUID == report.StudyInstanceUID != first.StudyInstanceUID
+
+
+def test_a_report_on_an_image_that_came_after_the_purge_replaces_none_on_either_side(make: Make) -> None:
+    node = make(results=["sr"])
+    first, late = (ultrasound("one", number=number) for number in (1, 2))
+    analysed_deidentified(node, first)
+    confirm(node)
+    studies.delete_by_uid(node.settings, [first.StudyInstanceUID])
+    for rows in analysed_deidentified(node, late).values():
+        old, new = (row for row in rows if row.kind == "sr")
+        assert (old.supersedes, new.supersedes) == ("", "")
+        assert b"No longer here: image 1 of this study" in (node.folder / new.path).read_bytes()
+
+
+def test_an_archive_is_told_what_it_retains(make: Make) -> None:
+    retaining = {"pseudonym_domain": "own", "retain": ["patient_characteristics"]}
+    node = make(send_to=["archive", "registry"], registry=retaining)
+    waiting = analysed_deidentified(node, changed(ultrasound("one"), PatientSex="F"))
+    sexes = {
+        name: {dcmread(node.folder / row.path).PatientSex for row in rows} for name, rows in waiting.items()
+    }
+    assert sexes == {"archive": {""}, "registry": {"F"}}
+
+
+def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:
+    node = make("not-verify", results=["sr"])
+    waiting = analysed_deidentified(node, ultrasound("one"))
+    assert [row.kind for row in waiting["pacs"]] == ["sr"]
+    assert "archive" not in waiting
+    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED]
+    assert 4004 in {event.number for event in node.events()}
+
+
+def test_a_job_for_the_archive_alone_builds_nothing_that_names_the_patient(make: Make) -> None:
+    node = make(send_to=["archive"])
+    assert len(analysed_deidentified(node, ultrasound("one"))["archive"]) == 3
+    assert list(node.folder.glob("results/**/*.dcm")) == []
+
+
+class Marker(Obedient):
+    """Finds burned-in text in every image."""
+
+    card = replace(Obedient.card, name="marker")
+
+    def _finding(self, image: SourceImage) -> Finding:
+        return replace(super()._finding(image), label="text", code=BURNED_IN)
+
+
+def test_boxes_go_to_the_destination_that_asks_for_them_and_to_no_other(open_inbox: Make) -> None:
+    pipelines.PIPELINES["marker"] = EntryPoint("marker", f"{__name__}:Marker", pipelines.GROUP)
+    config = configuration()
+    config["rules"][0].update(pipeline="marker", send_to=["pacs", "demo"])
+    config["peers"][1]["results"] = ["sr", "gsps"]
+    demo = {"name": "demo", "ae_title": "DEMO", "burned_in_boxes": True, "results": ["sr", "gsps", "heatmap"]}
+    config["peers"].append({**config["peers"][1], **demo})
+    node = open_inbox(config)
+    found: dict[str, set[tuple[str, bool]]] = {}
+    for destination, rows in analysed_deidentified(node, ultrasound("one")).items():
+        drawn = {(row.kind, "Graphic Data" in str(dcmread(node.folder / row.path))) for row in rows}
+        found[destination] = drawn
+    assert found["pacs"] == {("sr", False), ("gsps", False)}
+    assert found["demo"] == {("sr", True), ("gsps", True)}
+
+
+@pytest.mark.parametrize("results", [["cleaned", "sr"], ["cleaned"]])
+def test_a_destination_that_may_not_know_the_patient_cannot_ask_for_boxes(results: list[str]) -> None:
+    with pytest.raises(ValueError, match="leave out burned_in_boxes"):
+        PeerSettings.model_validate(
+            {"name": "x", "ae_title": "X", "deidentify": True, "results": results, "burned_in_boxes": True}
+        )
+
+
+JAPANESE = ["", "ISO 2022 IR 87"]
+
+
+def sets(node: Inbox, name: str) -> set[tuple[str, str]]:
+    """Kind and character set of what goes to this destination."""
+    found = set()
+    for row in waiting_for(node)[name]:
+        charset = dcmread(node.folder / row.path).SpecificCharacterSet
+        found.add((str(row.kind), charset if isinstance(charset, str) else "\\".join(charset)))
+    return found
+
+
+@pytest.mark.parametrize("do", ["find", "not_decode"])
+def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: Make) -> None:
+    register()
+    config = configuration(do)
+    config["peers"][1] |= {"iocm": True, "results": ["sr"]}
+    config["peers"].append({**config["peers"][1], "name": "old", "ae_title": "OLD", "charset": "source"})
+    config["rules"][0]["send_to"] = ["pacs", "old"]
+    node = open_inbox(config)
+    image = quick_ultrasound("one")
+    image.SpecificCharacterSet, image.PatientName = JAPANESE, "Yamada^Tarou=山田^太郎"
+    analysed_deidentified(node, image)
+    charsets = {"pacs": "ISO_IR 192", "old": "\\".join(JAPANESE)}
+    for name, charset in charsets.items():
+        assert sets(node, name) == {("sr", charset)}
+    confirm(node)
+    uid = str(image.StudyInstanceUID)
+    by_hand = withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="wrong film")
+    assert by_hand == {}
+    for name, charset in charsets.items():
+        assert sets(node, name) == {("sr", charset), ("rejection", charset)}
+
+
+SECRET = "KIM, YOUNG-HEE 김영희"
+
+
+READ_STUDY = str(ultrasound("one").StudyInstanceUID)
+
+
+class Reads(Obedient):
+    """Reads a name and a caliper in every image."""
+
+    card = replace(Obedient.card, name="reads")
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        result = super().run(images, report, options)
+        return replace(result, readings=tuple(reading for image in images for reading in read_in(image.uid)))
+
+
+def read_in(uid: str) -> tuple[Reading, Reading]:
+    return (
+        Reading(uid, None, "text", Meaning.IDENTITY, (4.0, 2.0, 90.0, 14.0), 0.97, True, SECRET),
+        Reading(uid, None, "caliper", Meaning.MEASUREMENT, (30.0, 40.0, 39.0, 49.0), 0.8, False),
+    )
+
+
+@pytest.fixture
+def make_reader(open_inbox: Make) -> Make:
+    pipelines.PIPELINES["reads"] = EntryPoint("reads", f"{__name__}:Reads", pipelines.GROUP)
+
+    def make_reader(**privacy: bool) -> Inbox:
+        made = {**configuration(), "privacy": privacy}
+        made["rules"][0]["pipeline"] = "reads"
+        return open_inbox(made)
+
+    return make_reader
+
+
+@pytest.fixture
+def reader(make_reader: Make) -> Inbox:
+    return make_reader()
+
+
+def analysed_readings(reader: Inbox, *numbers: int) -> None:
+    reader.settle(*(ultrasound("one", number=number) for number in numbers or (1,)))
+    assert work(reader) == 1
+    assert reader.jobs()[-1].state is JobState.SUCCEEDED
+
+
+def shown(reader: Inbox) -> list[dict[str, Any]]:
+    return readings.show(reader.database, reader.settings, READ_STUDY)
+
+
+def test_a_job_keeps_what_it_read_for_those_with_the_key(reader: Inbox) -> None:
+    analysed_readings(reader)
+    name, caliper = shown(reader)
+    assert (name["text"], name["meaning"], name["removed"]) == (SECRET, "identity", True)
+    assert name["bounds"] == [4.0, 2.0, 90.0, 14.0]
+    assert (caliper["kind"], caliper["text"], caliper["removed"]) == ("caliper", "", False)
+    assert json.dumps([name, caliper])
+
+
+def test_the_text_lies_in_no_file_of_the_node(reader: Inbox, caplog: pytest.LogCaptureFixture) -> None:
+    analysed_readings(reader)
+    shown(reader)
+    reader.database.dispose()
+    files = [path for path in reader.folder.rglob("*") if path.is_file()]
+    assert files
+    for part in ("YOUNG-HEE", "김영희"):
+        assert not [path.name for path in files if part.encode() in path.read_bytes()]
+        assert part not in caplog.text
+
+
+def test_a_site_may_keep_nothing(make_reader: Make) -> None:
+    reader = make_reader(keep_readings=False)
+    analysed_readings(reader)
+    assert reader.rows(AnnotationReading) == []
+
+
+def test_each_look_is_an_event_without_the_text(reader: Inbox) -> None:
+    analysed_readings(reader)
+    shown(reader)
+    event = reader.events()[-1]
+    assert event.number == 4010
+    assert (event.fields["study"], event.fields["readings"]) == (READ_STUDY, 2)
+    assert event.fields["user"]
+    assert "YOUNG" not in json.dumps([each.fields for each in reader.events()])
+
+
+def test_with_another_key_or_none_nothing_is_shown_and_no_key_is_made(reader: Inbox) -> None:
+    analysed_readings(reader)
+    path = sitekey.path_of(reader.folder)
+    kept = path.read_bytes()
+    path.write_text("ab" * 32)
+    with pytest.raises(ReadingsSealed, match="another site key"):
+        shown(reader)
+    path.unlink()
+    with pytest.raises(ReadingsSealed, match="missing"):
+        shown(reader)
+    assert not path.exists()
+    path.write_bytes(kept)
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="others may read it"):
+        shown(reader)
+
+
+def test_a_text_that_is_moved_to_another_image_cannot_be_opened(reader: Inbox) -> None:
+    analysed_readings(reader, 1, 2)
+    first, *_, last = reader.rows(AnnotationReading)
+    assert first.instance_id != last.instance_id
+    with reader.database.write() as session:
+        session.get_one(AnnotationReading, first.id).instance_id = last.instance_id
+    with pytest.raises(ReadingsSealed):
+        shown(reader)
+
+
+def test_readings_leave_with_the_study(reader: Inbox) -> None:
+    analysed_readings(reader)
+    with reader.database.write() as session:
+        session.execute(update(Delivery).values(state=DeliveryState.CANCELLED))
+    assert purge(reader.database, reader.settings, utc_now() + timedelta(days=13)) == 0
+    assert len(reader.rows(AnnotationReading)) == 2
+    with reader.database.write() as session:
+        session.execute(update(Study).values(state=StudyState.DELIVERED))
+    assert purge(reader.database, reader.settings, utc_now() + timedelta(days=15)) == 1
+    assert reader.rows(AnnotationReading) == []
+    assert shown(reader) == []

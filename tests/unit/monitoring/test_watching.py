@@ -1,0 +1,415 @@
+"""Disk, machines and counts of what models made of images: what is told, once."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from sqlalchemy import func, select
+
+from ai_pipeline.contract import ModelRef, Scores
+from ai_pipeline.models.reference import Verdict
+from ai_pipeline.models.registry import load
+from dicom_console.views.metrics import gauges
+from dicom_node import jobs
+from dicom_node.events import DELIVERY_DEAD, PROCESS_BACK, PROCESS_LOST, SCORES_DRIFTED, Event
+from dicom_node.jobs.worker import persist as release
+from dicom_node.model.kinds import Counted
+from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.monitoring import counts, processes
+from dicom_node.monitoring.counts import CountedModel
+from dicom_node.monitoring.disk import forecast, note_free_space
+from dicom_node.monitoring.drift import Drift, drift, report_drift, wilson, window
+from dicom_node.monitoring.past import forget_past
+from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife
+from dicom_node.monitoring.tally import Tallies
+from dicom_node.store.database import Database
+from dicom_node.store.tables import (
+    Association,
+    Base,
+    DiskSample,
+    EventRow,
+    ImageCount,
+    NotifiedEvent,
+    ScoreCount,
+)
+from dicom_node.store.transitions import append, utc_now
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
+from tests.rows import an_association
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import work
+from tests.unit.monitoring.scoring_lab import Scoring, scoring, write_card
+
+GIB = 2**30
+DAY = timedelta(days=1)
+NOW = utc_now()
+
+
+def test_a_disk_that_fills_says_for_how_many_days_it_will_do(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(gib: float) -> None:
+        usage = shutil._ntuple_diskusage(0, 0, int(gib * GIB))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+    minimum = inbox.settings.spool.minimum_free_mib / 1024
+    for days, gib in ((40, 900.0), (6, 100 + minimum), (1, 60 + minimum)):
+        free(gib)
+        note_free_space(inbox.database, inbox.settings, NOW - days * DAY)
+    free(40 + minimum)
+    with inbox.database.read() as session:
+        found = forecast(session, inbox.settings, NOW)
+        assert found is not None
+        assert (found.bytes_a_day, found.days) == (10 * GIB, pytest.approx(4))
+        assert str(found) == "it fills by 10240 MiB a day: enough for 4 days"
+        shown = {gauge.name: gauge.value for gauge in gauges(session, inbox.settings)}
+        assert shown["disk_days_left"] == pytest.approx(4, rel=0.01)
+        assert session.scalar(select(func.count()).select_from(DiskSample)) == 2  # of 40 days ago none
+
+
+def test_old_events_and_ended_associations_go_and_the_rest_stays(inbox: Inbox) -> None:
+    old, new = NOW - 401 * DAY, NOW - 399 * DAY
+    with inbox.database.write() as session:
+        for at in (old, old, new):
+            append(session, Event(DELIVERY_DEAD, at))
+        for name, closed in (("a", old), ("b", new), ("c", None)):
+            session.add(an_association(name, old, closed))
+        session.flush()
+        told = session.scalars(select(EventRow.id)).first()
+        session.add(NotifiedEvent(rule="somebody", event_id=told))
+    assert forget_past(inbox.database, inbox.settings, NOW) == 2
+    with inbox.database.read() as session:
+        assert [row.at for row in session.scalars(select(EventRow).order_by(EventRow.id))] == [old, new]
+        assert session.scalars(select(Association.id).order_by(Association.id)).all() == ["b", "c"]
+
+
+EVEN = [30] * 10
+SHIFTED = [0, 0, 0, 0, 10, 20, 40, 60, 80, 90]
+TODAY = datetime.now(UTC)  # events bear the time at which they are made
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Inbox]:
+    write_card(tmp_path / "models")
+    node = Inbox(tmp_path / "var", scoring(tmp_path / "models"))
+    yield node
+    node.close()
+
+
+def count(
+    node: Inbox,
+    shown: Sequence[int],
+    hidden: Sequence[int] = EVEN,
+    *,
+    sender: str = "MODALITY",
+    days: int = 0,
+) -> None:
+    """As if images of these bins had been analysed so many days ago."""
+    assert node.settings.workers.models_dir is not None
+    ref = load(node.settings.workers.models_dir / "scoring.toml").ref
+    model, day = CountedModel(ref.id, ref.version, ref.card_sha256), TODAY.date() - timedelta(days=days)
+    binned = {"Shown": shown, "Hidden": hidden}
+    with node.database.write() as session:
+        counts.add_images(
+            session,
+            model,
+            day,
+            {(sender, Counted.ANALYSED): sum(shown), (sender, Counted.REFUSED_PIXELS): 10},
+        )
+        scores = {(sender, label, n): images for label, row in binned.items() for n, images in enumerate(row)}
+        counts.add_scores(session, model, day, scores)
+
+
+def found(node: Inbox) -> list[Drift]:
+    with node.database.read() as session:
+        return drift(session, node.settings.workers.models_dir, window(node.settings, TODAY))
+
+
+def told(node: Inbox) -> list[dict[str, object]]:
+    return [dict(row.fields) for row in node.events() if row.number == SCORES_DRIFTED.number]
+
+
+def test_days_are_added_up_and_senders_kept_apart(node: Inbox) -> None:
+    count(node, EVEN)
+    count(node, EVEN, days=1)
+    count(node, SHIFTED, sender="")
+    count(node, SHIFTED, days=31)
+    other, modality = found(node)
+    assert (other.calling_ae, other.verdict) == ("", Verdict.DRIFTED)
+    assert (modality.calling_ae, modality.verdict) == ("MODALITY", Verdict.STABLE)
+    assert modality.images == {Counted.ANALYSED: 600, Counted.REFUSED_PIXELS: 20}
+    assert [(label.label, label.images) for label in modality.labels] == [("Shown", 600), ("Hidden", 600)]
+    assert modality.refusal_rate == pytest.approx((20 / 620, 0.0210, 0.0493), abs=1e-4)
+
+
+def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
+    count(node, SHIFTED)
+    count(node, SHIFTED, sender="")
+    count(node, EVEN, sender="PACS")
+    assert report_drift(node.database, node.settings, TODAY) == 2
+    assert report_drift(node.database, node.settings, TODAY) == 0
+    first, second = told(node)
+    assert {first["calling"], second["calling"]} == {"MODALITY", ""}
+    assert (first["labels"], first["images"], first["model"]) == ("Shown", 300, "scoring")
+    assert report_drift(node.database, node.settings, TODAY + timedelta(days=1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "interval"),
+    [(0, 10, (0.0, 0.2775)), (10, 100, (0.0552, 0.1744)), (5, 10, (0.2366, 0.7634)), (10, 10, (0.7225, 1.0))],
+)
+def test_a_share_has_its_wilson_interval(part: int, whole: int, interval: tuple[float, float]) -> None:
+    share = wilson(part, whole)
+    assert share is not None
+    assert share == pytest.approx((part / whole, *interval), abs=1e-4)
+    assert wilson(0, 0) is None
+
+
+LISTENER = [Sign("main", 11), Sign("listener", 12, 2.0)]
+
+
+class SiteOfTwo:
+    """``a`` and ``b`` tell of their processes when time passes; ``now`` is the database's time."""
+
+    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.database = database
+        self.now: datetime = utc_now()
+        monkeypatch.setattr(processes, "database_time", lambda _session: self.now)
+        self.a, self.b = self.node("A", "listener-1"), self.node("B", "listener-2")
+
+    def node(self, machine: str, place: str) -> SignsOfLife:
+        """A node that has just started there."""
+        life = SignsOfLife(self.database, place, f"{machine}/{place}")
+        life._machine = machine
+        return life
+
+    def pass_time(self, seconds: float, *living: SignsOfLife, signs: list[Sign] = LISTENER) -> None:
+        """So much time, in which these nodes tell of themselves every ten seconds."""
+        end = self.now + timedelta(seconds=seconds)
+        while self.now < end:
+            self.now += timedelta(seconds=min(SIGN_SECONDS, (end - self.now).total_seconds()))
+            for node in living:
+                node.report(signs, ["listener-1", "listener-2"])
+
+
+@pytest.fixture
+def site(database: Database, monkeypatch: pytest.MonkeyPatch) -> SiteOfTwo:
+    """Two nodes on machines A and B with one database, and the clock of that database."""
+    return SiteOfTwo(database, monkeypatch)
+
+
+def lost_and_back(site: SiteOfTwo) -> list[tuple[int, str, str]]:
+    with site.database.read() as session:
+        rows = session.scalars(select(EventRow).order_by(EventRow.id))
+        return sorted((row.number, row.fields["machine"], row.fields["process"]) for row in rows)
+
+
+def shown(site: SiteOfTwo) -> dict[tuple[str, str], dict[str, Any]]:
+    with site.database.read() as session:
+        return {(row["machine"], row["process"]): row for row in processes.processes(session)}
+
+
+def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> None:
+    site.pass_time(60, site.a, site.b)
+    assert {row["state"] for row in shown(site).values()} == {"alive"}
+    site.pass_time(60, site.a)
+    found = shown(site)
+    assert found["B", "main"]["state"] == found["B", "listener"]["state"] == "lost"
+    assert found["B", "listener"]["silent_seconds"] == 62
+    assert found["A", "listener"]["state"] == "alive"
+    lost = [(PROCESS_LOST.number, "B", "listener"), (PROCESS_LOST.number, "B", "main")]
+    assert lost_and_back(site) == lost
+    site.pass_time(20, site.a, site.node("B", "listener-2"))
+    assert lost_and_back(site) == [*lost, *((PROCESS_BACK.number, *names) for _, *names in lost)]
+    assert {row["state"] for row in shown(site).values()} == {"alive"}
+
+
+def test_a_process_that_hangs_or_died_is_lost_though_its_node_lives(site: SiteOfTwo) -> None:
+    site.pass_time(30, site.a)
+    since = shown(site)["A", "listener"]["since"]
+    for hangs in (Sign("listener", 12, 45.0), Sign("listener", None, 0.0)):
+        site.pass_time(60, site.a, signs=[Sign("main", 11), hangs])
+        assert shown(site)["A", "listener"]["state"] == "lost"
+    assert lost_and_back(site) == [(PROCESS_LOST.number, "A", "listener")]
+    site.pass_time(10, site.a, signs=[Sign("main", 11), Sign("listener", 13)])
+    assert shown(site)["A", "listener"]["pid"] == 13
+    assert shown(site)["A", "listener"]["since"] > since
+
+
+def test_nobody_is_missed_who_left_in_good_order_or_was_taken_out_of_the_settings(site: SiteOfTwo) -> None:
+    site.pass_time(30, site.a, site.b, signs=[*LISTENER, Sign("worker-2", 14)])
+    site.b.leave()
+    site.b.report(LISTENER, [])  # of a timer that had begun before
+    site.pass_time(60, site.a)
+    assert set(shown(site)) == {("A", "main"), ("A", "listener")}
+    assert lost_and_back(site) == []
+
+
+def test_after_a_time_without_database_nobody_counts_as_lost(site: SiteOfTwo) -> None:
+    site.pass_time(30, site.a, site.b)
+    site.pass_time(600)
+    site.pass_time(10, site.a)  # the first one that the database has again
+    site.pass_time(30, site.a, site.b)
+    assert lost_and_back(site) == []
+
+
+def test_a_clock_that_was_an_hour_ahead_hides_no_loss(site: SiteOfTwo) -> None:
+    site.pass_time(30, site.a, site.b)
+    site.now -= timedelta(hours=1)
+    site.pass_time(90, site.a)
+    assert {machine for _, machine, _ in lost_and_back(site)} == {"B"}
+    assert shown(site)["A", "main"]["state"] == "alive"
+
+
+Make = Callable[..., Inbox]
+MODALITY = "MODALITY"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """Makes a node without a network, whose only rule asks the scoring pipeline; on either database."""
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    made: list[Inbox] = []
+
+    def make(do: str = "find", configure: Callable[[dict[str, Any]], None] = lambda _: None) -> Inbox:
+        write_card(tmp_path / "models")
+        config = scoring(tmp_path / "models", do)
+        configure(config)
+        made.append(Inbox(tmp_path / "var", config, url))
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.close()
+
+
+def aged(name: str, years: int, number: int = 1, **values: Any) -> Dataset:
+    return changed(ultrasound(name, number=number), PatientAge=f"{years:03d}Y", **values)
+
+
+def analysed(node: Inbox, *images: Dataset, calling: str = MODALITY) -> None:
+    node.receive(*images, calling=calling)
+    node.settle()
+    work(node)
+
+
+def images(node: Inbox) -> dict[tuple[str, str], int]:
+    """Images by sender and outcome."""
+    with node.database.read() as session:
+        rows = session.scalars(select(ImageCount))
+        return {(row.calling_ae, row.outcome.value): row.images for row in rows}
+
+
+def scores(node: Inbox, label: str = "Shown") -> dict[int, int]:
+    """Images by bin."""
+    with node.database.read() as session:
+        rows = session.scalars(select(ScoreCount).where(ScoreCount.label == label))
+        return {row.bin: row.images for row in rows}
+
+
+def test_scores_of_all_labels_are_counted_also_of_those_that_are_not_reported(make: Make) -> None:
+    node = make()
+    analysed(node, aged("a", 55, 1), aged("a", 57, 2), aged("a", 91, 3))
+    assert images(node) == {(MODALITY, "analysed"): 3}
+    assert scores(node, "Shown") == {5: 2, 9: 1}
+    assert scores(node, "Hidden") == {4: 2, 0: 1}
+
+
+def test_refused_images_count_by_the_gate_that_refused_them(make: Make) -> None:
+    node = make()
+    analysed(node, aged("one", 55, 1), aged("one", 50, 2, BodyPartExamined="NOISE"))
+    analysed(node, aged("leg", 50, BodyPartExamined="LEG"))
+    counted = {(MODALITY, "analysed"): 1, (MODALITY, "refused_pixels"): 1, (MODALITY, "refused_header"): 1}
+    assert images(node) == counted
+    assert scores(node) == {5: 1}
+    [_, refused] = node.jobs()
+    with node.database.write() as session:
+        jobs.retry(session, refused.id)
+    work(node)
+    assert images(node) == counted, "a person asked again: the answer was counted before"
+
+
+def test_two_rules_that_ask_the_same_model_count_an_image_once(make: Make) -> None:
+    def twice(config: dict[str, Any]) -> None:
+        config["rules"].append({**config["rules"][0], "name": "again"})
+
+    node = make(configure=twice)
+    analysed(node, aged("two", 55))
+    assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED] * 2
+    assert images(node) == {(MODALITY, "analysed"): 1}
+
+
+def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make()
+    put, lost = release.put_in_place, []
+
+    def put_in_place(*files: Any) -> None:
+        """The last step before the commit: the counts are written, and then the worker is gone."""
+        if not lost:
+            lost.append(True)
+            raise OSError("lost")
+        put(*files)
+
+    monkeypatch.setattr(release, "put_in_place", put_in_place)
+    analysed(node, aged("lost", 55))
+    [job] = node.jobs()
+    assert (job.state, job.tries, lost) == (JobState.SUCCEEDED, 2, [True])
+    assert images(node) == {(MODALITY, "analysed"): 1}
+    assert scores(node) == {5: 1}
+
+
+def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(make: Make) -> None:
+    node = make()
+    sent = [aged("race", 5 + 10 * number, number) for number in range(10)]
+    node.receive(*sent)
+    node.index()
+    [model] = Scoring(models_dir=node.settings.workers.models_dir).models()
+    given = [Scores(ds.SOPInstanceUID, model, {"Shown": 0.55, "Hidden": 0.15}) for ds in sent]
+    start = threading.Barrier(8)
+
+    def count(number: int) -> None:
+        mine = given[number:] + given[:number]  # each begins with another image
+        tally = Tallies(node.settings.workers.models_dir).count(mine, ())
+        start.wait()
+        with node.database.write() as session:
+            tally.count(session, node.settings)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(8)))  # raises what a thread raised
+    assert images(node) == {(MODALITY, "analysed"): 10}
+    assert (scores(node), scores(node, "Hidden")) == ({5: 10}, {1: 10})
+
+
+@pytest.mark.parametrize("fault", ["no card", "no reference", "faulty reference"])
+def test_a_reference_that_is_missing_or_faulty_fails_no_job(
+    make: Make, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make()
+    folder = node.settings.workers.models_dir
+    assert folder is not None
+    if fault == "no card":
+        gone = (ModelRef("scoring", "0", "0" * 64, "f" * 64),)
+        monkeypatch.setattr(Scoring, "models", lambda _: gone)
+    else:
+        write_card(folder, reference="" if fault == "no reference" else "\n[reference]\nimages = 0\n")
+    analysed(node, aged("faulty", 55))
+    assert node.study(aged("faulty", 55).StudyInstanceUID).state is StudyState.DELIVERING
+    assert (images(node), scores(node)) == ({(MODALITY, "analysed"): 1}, {})
+
+
+def test_the_counts_know_no_patient_no_study_and_no_image() -> None:
+    tables = {name: set(table.columns.keys()) for name, table in Base.metadata.tables.items()}
+    key = {"day", "card_sha256", "calling_ae", "images"}
+    assert tables["image_count"] == key | {"outcome", "model", "version"}
+    assert tables["score_count"] == key | {"label", "bin"}
+    assert tables["counted_image"] == {"card_sha256", "instance_id", "day"}, "an image, and no score"

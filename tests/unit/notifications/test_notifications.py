@@ -1,0 +1,436 @@
+"""Messages about events: gathered, written, sent until they are taken."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from dicom_node import events
+from dicom_node.config.notifications import MailSettings, NotificationSettings
+from dicom_node.errors import FaultyInput, NotAllowedNow
+from dicom_node.events import (
+    DELIVERY_DEAD,
+    DISK_LOW,
+    JOB_FAILED,
+    JOB_SUCCEEDED,
+    NODE_STARTED,
+    NOTIFICATION_GIVEN_UP,
+    PEER_SILENT,
+    EventType,
+)
+from dicom_node.model.kinds import NotificationState
+from dicom_node.notifications.mail import send_mail
+from dicom_node.notifications.message import LONGEST_TEXT, Message, TemplateEvent, check_templates, written
+from dicom_node.notifications.occasions import EVENTS
+from dicom_node.notifications.sender import Notifier
+from dicom_node.notifications.silence import report_silence
+from dicom_node.notifications.webhook import call_webhook
+from dicom_node.preflight import check
+from dicom_node.services import notifications
+from dicom_node.store.tables import EventRow, Job, Notification
+from dicom_node.store.transitions import record, utc_now
+from tests.certificates_lab import self_signed
+from tests.inbox_lab import CONFIG, Inbox
+from tests.modality import ultrasound
+from tests.rows import a_result
+from tests.smtp_lab import MailServer, WebServer
+from tests.unit.config.test_settings import write
+from tests.unit.inbox.objects import changed
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with WebServer().running() as server:
+        yield server
+
+
+def node(folder: Path, *rules: dict[str, Any], **other: Any) -> Inbox:
+    return Inbox(folder, {**CONFIG, **other, "notifications": list(rules)})
+
+
+def hook(web: WebServer, **other: Any) -> dict[str, Any]:
+    return {"name": "hook", "on": ["failure", "disk"], "url": web.url, "every_minutes": 0, **other}
+
+
+def happens(inbox: Inbox, event: EventType, study: int | None = None, **fields: Any) -> None:
+    with inbox.database.write() as session:
+        record(session, event, study, **fields)
+
+
+def notifier(inbox: Inbox) -> Notifier:
+    made = Notifier(inbox.database, inbox.settings, "a test")
+    made.run_once()
+    return made
+
+
+def rows(inbox: Inbox) -> list[Notification]:
+    with inbox.database.read() as session:
+        found = list(session.scalars(select(Notification).order_by(Notification.id)))
+        session.expunge_all()
+        return found
+
+
+def test_what_happens_is_told_once_and_not_what_was_before(tmp_path: Path, web: WebServer) -> None:
+    inbox = node(tmp_path, hook(web))
+    happens(inbox, JOB_FAILED, reason="before")
+    first = notifier(inbox)
+    happens(inbox, JOB_FAILED, reason="after")
+    happens(inbox, DELIVERY_DEAD)  # nobody asked for that
+    for again in (first, Notifier(inbox.database, inbox.settings, "a test")):
+        again.run_once()
+    [(_, body)] = web.calls
+    assert [group["number"] for group in body["groups"]] == [JOB_FAILED.number]
+    assert body["groups"][0]["events"][0]["fields"] == {"reason": "after"}
+    assert "after" in body["text"]
+
+
+def test_an_event_that_appears_behind_others_is_told(tmp_path: Path, web: WebServer) -> None:
+    """On PostgreSQL a transaction may commit after one with a higher number."""
+    inbox = node(tmp_path, hook(web))
+    made = notifier(inbox)
+    happens(inbox, JOB_FAILED)
+    with inbox.database.write() as session:
+        before = session.scalars(select(EventRow.id)).one()
+        session.add(EventRow(id=before + 2, at=utc_now(), number=JOB_FAILED.number, fields={}))
+    made.run_once()
+    with inbox.database.write() as session:
+        session.add(EventRow(id=before + 1, at=utc_now(), number=JOB_FAILED.number, fields={}))
+    made.run_once()
+    assert [body["total"] for _, body in web.calls] == [2, 1]
+
+
+def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> None:
+    inbox = node(tmp_path, hook(web, every_minutes=60))
+    made = notifier(inbox)
+    happens(inbox, JOB_FAILED)
+    made.run_once()
+    with inbox.database.write() as session:
+        for number in range(200):
+            record(session, DISK_LOW, free_mib=number)
+    made.run_once()
+    assert len(web.calls) == 1
+    with inbox.database.write() as session:
+        told = session.scalars(select(Notification)).one()
+        told.created_at = told.created_at.replace(year=2020)
+    made.run_once()
+    _, body = web.calls[1]
+    [group] = body["groups"]
+    assert (group["count"], len(group["events"])) == (200, 5)
+    assert "and 195 more" in body["text"]
+
+
+def test_a_server_that_is_away_gets_the_same_later(tmp_path: Path, web: WebServer) -> None:
+    inbox = node(tmp_path, hook(web), outbox={"retry_seconds": 0.01})
+    made = notifier(inbox)
+    happens(inbox, JOB_FAILED)
+    web.status = 503
+    made.run_once()
+    assert [(row.state, row.attempts) for row in rows(inbox)] == [(NotificationState.PENDING, 1)]
+    web.status = 200
+    wait_until(lambda: made.run_once() == 1, 60, "tried again")
+    [row] = rows(inbox)
+    assert (row.state, row.attempts) == (NotificationState.SENT, 2)
+    assert len({headers["Idempotency-Key"] for headers, _ in web.calls}) == 1
+    assert web.calls[0][1] == web.calls[1][1]
+
+
+def test_a_crash_after_handing_over_repeats_the_key(
+    tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = node(tmp_path, hook(web))
+    made = notifier(inbox)
+    happens(inbox, JOB_FAILED)
+    monkeypatch.setattr(made, "_note", lambda *_: (_ for _ in ()).throw(SystemExit))
+    with pytest.raises(SystemExit):
+        made.run_once()
+    Notifier(inbox.database, inbox.settings, "a test").run_once()
+    assert len(web.calls) == 2
+    assert len({body["id"] for _, body in web.calls}) == 1
+
+
+def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Path, web: WebServer) -> None:
+    inbox = node(tmp_path, hook(web, on=["failure", "dead_letter"]), outbox={"retry_seconds": 0.01})
+    made = notifier(inbox)
+    happens(inbox, JOB_FAILED)
+    web.status = 404
+    wait_until(lambda: made.run_once() == 0 and rows(inbox)[-1].state == "failed", 60, "given up")
+    assert len(web.calls) == 3
+    [told] = [row for row in inbox.events() if row.number == NOTIFICATION_GIVEN_UP.number]
+    assert told.fields["notification"] == "hook"
+    assert len(rows(inbox)) == 1, "that it cannot be sent is not sent"
+    web.status = 200
+    number = rows(inbox)[0].id
+    notifications.send_again(inbox.settings, [number])
+    made.run_once()
+    assert rows(inbox)[0].state is NotificationState.SENT
+    with pytest.raises(NotAllowedNow):
+        notifications.send_again(inbox.settings, [number])
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_patients_are_named_only_where_the_settings_say_so(
+    tmp_path: Path, web: WebServer, named: bool
+) -> None:
+    template = tmp_path / "template.txt"
+    template.write_text("{{ groups[0].events[0].patient_id }}")
+    inbox = node(tmp_path / "var", hook(web, names_patients=named, template=str(template)))
+    inbox.receive(changed(ultrasound("one"), PatientID="SECRET-1"))
+    inbox.settle()
+    made = notifier(inbox)
+    happens(inbox, JOB_FAILED, 1)
+    made.run_once()
+    [(_, body)] = web.calls
+    assert ("SECRET-1" in str(body)) is named
+    if not named:
+        assert "no attribute 'patient_id'" in body["text"], "the template's mistake is told"
+        assert "job failed for good" in body["text"], "and ours is sent instead"
+
+
+def test_findings_that_were_asked_for_are_told(
+    tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dicom_node.results.sr import reading
+
+    said = {"a.dcm": [("Pneumothorax", "present"), ("Mass", "present")], "b.dcm": [("Mass", "absent")]}
+    monkeypatch.setattr(
+        reading,
+        "findings",
+        lambda report: [{"finding": name, "decision": word} for name, word in said[report.name]],
+    )
+    lines = ("AI: Suspected: pneumothorax and lung mass.", "Not assessed: nodule of lung.")
+    monkeypatch.setattr(reading, "short_result", lambda report: lines if said[report.name] else ())
+    inbox = node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
+    inbox.receive(ultrasound("one"))
+    inbox.settle()
+    made = notifier(inbox)
+    with inbox.database.write() as session:
+        job = session.scalars(select(Job)).one()
+        number = job.id
+        for name in ("a.dcm", "b.dcm", "c.dcm"):
+            session.add(a_result(job, sop_instance_uid=name, path=name))
+    happens(inbox, JOB_SUCCEEDED, 1, job=number)
+    made.run_once()
+    [(_, body)] = web.calls
+    [event] = body["groups"][0]["events"]
+    assert event["findings"] == ["Pneumothorax", "(the report cannot be read)"]
+    assert event["result"] == [*lines, "(the report cannot be read)"]
+    first = body["text"].splitlines()[1:4]
+    assert [line.strip() for line in first] == event["result"], "the message begins with the short result"
+
+
+def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> None:
+    peers = [{**CONFIG["peers"][0], "silent_hours": 1e-9}, *CONFIG["peers"][1:]]
+    inbox = node(tmp_path, peers=peers)
+    assert report_silence(inbox.database, inbox.settings) == 0
+    happens(inbox, NODE_STARTED)
+    for _ in range(2):
+        report_silence(inbox.database, inbox.settings)
+    inbox.receive(ultrasound("one"))
+    inbox.index()
+    for _ in range(2):
+        report_silence(inbox.database, inbox.settings)
+    told = [row.fields["peer"] for row in inbox.events() if row.number == PEER_SILENT.number]
+    assert told == ["modality", "modality"]
+
+
+AT = "2026-01-02T03:04:05Z"
+
+
+def rule(**other: Any) -> NotificationSettings:
+    return NotificationSettings.model_validate({"name": "n", "on": ["disk"], "url": "https://h/x", **other})
+
+
+def test_ours_names_events_fields_and_findings() -> None:
+    told = [
+        TemplateEvent(5004, AT, {"destination": "pacs", "status": ""}),
+        TemplateEvent(3003, AT, {"job": 1}, ["Mass"]),
+    ]
+    said = written(rule(), "NODE", told)
+    assert said.subject == "NODE: Suspected: Mass and 1 more"
+    for word in ("delivery given up", "(5004)", "destination=pacs", "Mass", "notification n"):
+        assert word in said.text
+    assert "status" not in said.text
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ groups.append(1) }}",
+        "{{ unknown }}",
+        "{% for",
+        "{{ 1 / 0 }}",
+        "{% for a in range(99999) %}{{ groups }}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ range(10 ** 9) | list }}",
+        "{% include '/etc/passwd' %}",
+        "x" * 70_000,
+    ],
+)
+def test_a_template_that_fails_or_reaches_out_is_told_and_ours_is_sent(tmp_path: Path, template: str) -> None:
+    file = write(tmp_path / "template.txt", template)
+    given = rule(template=file)
+    with pytest.raises(FaultyInput):
+        check_templates(given)
+    said = written(given, "NODE", [TemplateEvent(6006, AT, {"free_mib": 3})])
+    assert "free_mib=3" in said.text
+    assert "template" in said.text
+    assert len(said.text) < LONGEST_TEXT
+
+
+def test_check_finds_templates_that_fail_and_events_that_are_none(tmp_path: Path) -> None:
+    text = f'''[node]
+data_dir = "{tmp_path / "var"}"
+[[notifications]]
+name = "n"
+events = [1, 3006]
+subject = "{{{{ nobody }}}}"
+url = "http://h/KEY"
+[[notifications]]
+name = "m"
+on = ["disk"]
+to = ["a@example.org"]
+'''
+    found = check([write(tmp_path / "node.toml", text)])
+    keys = {problem.key for problem in found.problems}
+    assert {"notifications.n.events", "notifications.n.subject", "notifications.m.to"} <= keys
+    said = " ".join([*map(str, found.problems), *(line.text for line in found.tried)])
+    assert "unencrypted" in said
+    assert "KEY" not in said
+
+
+def test_errors_of_the_node_belong_to_an_occasion() -> None:
+    import logging
+
+    named = {kind for kinds in EVENTS.values() for kind in kinds}
+    left = {kind.number for kind in events.all_types() if kind.level >= logging.ERROR and kind not in named}
+    assert left == set()
+
+
+MESSAGE = Message("Müller: a job failed", "It failed.\n.\nEnd.\n", {"total": 1})
+TO = ("anna@example.org", "bert@example.org")
+
+
+def mail_settings(server: MailServer, **other: Any) -> MailSettings:
+    given = {"host": "127.0.0.1", "port": server.port, "security": "none", "sender": "node@example.org"}
+    return MailSettings.model_validate({**given, **other})
+
+
+def hook_with_login(server: WebServer, **other: Any) -> NotificationSettings:
+    return NotificationSettings.model_validate(
+        {"name": "hook", "on": ["disk"], "url": server.url, "token": "T0KEN", **other}
+    )
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return self_signed(tmp_path_factory.mktemp("tls"), "mail")[0].parent
+
+
+def context(folder: Path) -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return made
+
+
+def test_an_email_comes_whole_and_says_what_it_is() -> None:
+    with MailServer().running() as server:
+        assert send_mail(mail_settings(server), TO, MESSAGE, "k-1").taken
+    [mail] = server.mails
+    assert server.recipients == [list(TO)]
+    assert (mail["Subject"], mail["Message-ID"]) == (MESSAGE.subject, "<k-1@example.org>")
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert mail.get_content().replace("\r\n", "\n") == MESSAGE.text
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+def test_a_password_goes_over_tls_to_a_server_that_is_known(certificate: Path, security: str) -> None:
+    server = MailServer(tls=context(certificate), starttls=security == "starttls")
+    with server.running():
+        login = {"security": security, "username": "node", "password": "S3CRET"}
+        trusted = mail_settings(server, **login, authorities=certificate / "cert.pem")
+        assert send_mail(trusted, TO, MESSAGE, "k").taken
+        assert server.logins == ["\0node\0S3CRET"]
+        server.starttls = security == "starttls"
+        answer = send_mail(mail_settings(server, **login), TO, MESSAGE, "k")
+    assert (answer.taken, answer.for_good) == (False, False)
+    assert "not trusted" in answer.text
+    assert len(server.logins) == len(server.mails) == 1
+
+
+def test_without_the_tls_that_was_asked_for_nothing_is_sent() -> None:
+    with MailServer().running() as server:
+        answer = send_mail(mail_settings(server, security="starttls"), TO, MESSAGE, "k")
+    assert (answer.taken, server.mails) == (False, [])
+    assert "starttls" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "for_good"),
+    [
+        ("DATA", "554 SECRET-WORDS", True),
+        ("DATA", "451 SECRET-WORDS", False),
+        ("RCPT", "550 SECRET-WORDS", True),
+        ("RCPT", "450 SECRET-WORDS", False),
+        ("MAIL", "530 SECRET-WORDS", True),
+        ("EHLO", "not SMTP", False),
+    ],
+)
+def test_a_refusal_is_told_without_the_words_of_the_server(command: str, said: str, for_good: bool) -> None:
+    with MailServer(answers={command: said, "HELO": said}).running() as server:
+        answer = send_mail(mail_settings(server), TO, MESSAGE, "k")
+    assert (answer.taken, answer.for_good) == (False, for_good), answer
+    assert "SECRET" not in answer.text
+
+
+@pytest.mark.parametrize("bad", [{"seconds_between_bytes": 0.1}, {"talks_without_end": True}])
+def test_a_server_that_trickles_or_never_ends_is_cut_off(bad: dict[str, Any]) -> None:
+    with MailServer(**bad).running() as server:
+        began = time.monotonic()
+        answer = send_mail(mail_settings(server, seconds=0.6), TO, MESSAGE, "k")
+    assert not answer.taken
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"sender": ""},
+        {"sender": "Node <node@example.org>"},
+        {"sender": "node@example.org\nBcc: x@example.org"},
+        {"username": "u", "password": "SECRET"},
+    ],
+)
+def test_settings_that_would_harm_are_mistakes(mistake: dict[str, str]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        mail_settings(MailServer(port=25), **mistake)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_webhook_gets_json_and_the_key_of_its_notification() -> None:
+    with WebServer().running() as server:
+        assert call_webhook(hook_with_login(server), 5, MESSAGE, "k-1").taken
+    [(headers, body)] = server.calls
+    assert (headers["Idempotency-Key"], headers["Authorization"]) == ("k-1", "Bearer T0KEN")
+    assert body == {"id": "k-1", "subject": MESSAGE.subject, "text": MESSAGE.text, "total": 1}
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with WebServer().running() as other, WebServer(status=307, location=other.url).running() as server:
+        answer = call_webhook(hook_with_login(server), 5, MESSAGE, "k")
+    assert (answer.taken, answer.for_good, other.calls) == (False, True, [])
+
+
+def test_address_and_token_of_a_webhook_are_shown_nowhere() -> None:
+    rule = hook_with_login(WebServer(port=1))
+    for shown in (repr(rule), str(rule), rule.model_dump_json()):
+        assert "KEY-IN-URL" not in shown
+        assert "T0KEN" not in shown

@@ -1,0 +1,763 @@
+"""Deliveries: how they move, what may leave, outages, and commitment that the node itself reports."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import delete, select, update
+
+from dicom_node import events
+from dicom_node.config.notifications import NotificationSettings
+from dicom_node.config.sections import OutboxSettings
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.errors import NotAllowedNow
+from dicom_node.events import (
+    COMMITMENT_ASKED,
+    DELIVERY_OVERDUE,
+    DESTINATION_AWAY,
+    DESTINATION_BACK,
+    THREAD_FAILED,
+)
+from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
+from dicom_node.model.kinds import Occasion, Outcome, ResultKind
+from dicom_node.model.lifecycle import DeliveryState, StudyState
+from dicom_node.notifications.gather import Gatherer
+from dicom_node.outbox import delivery_worker, retry, retry_all
+from dicom_node.outbox.commitment_answers import CommitmentAnswers
+from dicom_node.outbox.moves import Moves
+from dicom_node.outbox.outages import outages, report_outages
+from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
+from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu.destination import Check
+from dicom_node.store import deliveries, requested
+from dicom_node.store.tables import (
+    Delivery,
+    EventRow,
+    Notification,
+    Original,
+    ReceivedObject,
+    RequestedCommitment,
+    Result,
+    Study,
+)
+from dicom_node.store.transitions import utc_now
+from tests.inbox_lab import CONFIG, Inbox
+from tests.modality import DIGITAL_XRAY, ULTRASOUND, ultrasound
+from tests.outbox_lab import Outbox
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
+from tests.unit.inbox.objects import changed
+from tests.waiting import wait_until
+
+NOW = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
+
+
+PEER = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=1, may=("receive",))
+
+
+S = DeliveryState
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    outbox = Outbox(tmp_path, [PEER], confirm_seconds=1800, refusals=3)
+    outbox.add_study(["pacs"], [ResultKind.SR])
+    return outbox
+
+
+def put(outbox: Outbox, **values: Any) -> None:
+    """Bring the one delivery into this condition."""
+    with outbox.database.write() as session:
+        delivery = session.get_one(Delivery, 1)
+        for key, value in values.items():
+            setattr(delivery, key, value)
+
+
+def enter(outbox: Outbox, entry: Callable[[Moves, Delivery], None], peer: PeerSettings = PEER) -> Delivery:
+    """Enter one answer; the delivery afterwards."""
+    with outbox.database.write() as session:
+        delivery = session.get_one(Delivery, 1)
+        entry(Moves(session, peer, outbox.settings.outbox, NOW), delivery)
+    return delivery
+
+
+def asked(presence: Presence) -> Callable[[Moves, Delivery], None]:
+    return lambda moves, delivery: moves.asked(delivery, Confirmation(presence, "its answer"))
+
+
+def test_stored_is_not_yet_delivered(outbox: Outbox) -> None:
+    put(outbox, state=S.SENDING, attempts=1)
+    report = SendReport(SendStatus.STORED, "0000", "stored")
+    delivery = enter(outbox, lambda moves, row: moves.sent(row, report))
+    assert (delivery.state, delivery.sent_at, delivery.confirmed_at) == (S.UNCONFIRMED, NOW, None)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "answers", "states", "refusals"),
+    [
+        (29, [Presence.NOT_FOUND], [S.UNCONFIRMED], 0),
+        (31, [Presence.NOT_FOUND], [S.PENDING], 1),
+        (None, [Presence.NOT_FOUND], [S.PENDING], 0),
+        (None, [Presence.UNKNOWN] * 3, [S.UNCONFIRMED, S.UNCONFIRMED, S.PENDING], 0),
+        (0, [Presence.DIFFERENT], [S.DEAD], 0),
+    ],
+    ids=["acknowledged", "half an hour ago", "in doubt", "in doubt, nobody answers", "another under our UID"],
+)
+def test_what_is_sent_again_by_the_answer_of_the_peer(
+    outbox: Outbox, minutes: int | None, answers: list[Presence], states: list[DeliveryState], refusals: int
+) -> None:
+    put(outbox, state=S.UNCONFIRMED, sent_at=None if minutes is None else NOW - timedelta(minutes=minutes))
+    rows = [enter(outbox, asked(answer)) for answer in answers]
+    assert ([row.state for row in rows], rows[-1].refusals) == (states, refusals)
+    assert minutes is not None or len(rows) > 1 or rows[-1].next_at == NOW, "at once"
+
+
+@pytest.mark.parametrize(("confirm", "state"), [("query", S.UNCONFIRMED), ("none", S.PENDING)])
+def test_a_lost_sender_leaves_a_question_or_where_none_can_be_asked_a_second_sending(
+    outbox: Outbox, confirm: str, state: DeliveryState
+) -> None:
+    put(outbox, state=S.SENDING, attempts=1)
+    peer = PEER.model_copy(update={"confirm": confirm})
+    assert enter(outbox, lambda moves, row: moves.sender_lost(row), peer).state is state
+
+
+def test_waiting_cures_neither_two_refusals_nor_resets_them(outbox: Outbox) -> None:
+    refused = SendReport(SendStatus.REFUSED, "C000", "cannot understand")
+    away = SendReport(SendStatus.UNREACHABLE, "", "no connection")
+    states = []
+    for report in (refused, away, refused, away, refused):
+        put(outbox, state=S.SENDING)
+        states.append(enter(outbox, lambda moves, row, report=report: moves.sent(row, report)).state)
+    assert states == [S.PENDING] * 4 + [S.DEAD]
+
+
+def test_a_result_is_put_into_the_outbox_once(outbox: Outbox) -> None:
+    with outbox.database.write() as session:
+        result = session.get_one(Result, 1)
+        assert deliveries.add(session, result, "pacs").id == 1
+        assert deliveries.add(session, result, "other").id == 2
+
+
+@pytest.mark.parametrize("state", [S.DEAD, S.CANCELLED, S.DISCARDED])
+def test_a_person_sends_again_what_was_given_up_or_left_out(outbox: Outbox, state: DeliveryState) -> None:
+    put(outbox, state=state, refusals=3, attempts=7, next_at=NOW)
+    with outbox.database.write() as session:
+        retry(session, 1)
+        delivery = session.get_one(Delivery, 1)
+        assert (delivery.state, delivery.refusals, delivery.attempts) == (S.PENDING, 0, 7)
+        assert delivery.next_at <= utc_now()
+
+
+@pytest.mark.parametrize("state", [S.SENDING, S.CONFIRMED])
+def test_a_person_cannot_retry_what_is_on_its_way_or_there(outbox: Outbox, state: DeliveryState) -> None:
+    put(outbox, state=state, lease_until=utc_now() + timedelta(hours=1))
+    with outbox.database.write() as session, pytest.raises(NotAllowedNow):
+        retry(session, 1)
+
+
+def quarantine(outbox: Outbox) -> None:
+    with outbox.database.write() as session:
+        session.get_one(Study, 1).state = StudyState.QUARANTINED
+
+
+def test_nothing_of_a_quarantined_study_leaves(outbox: Outbox) -> None:
+    quarantine(outbox)
+    outbox.worker().run_once()
+    assert outbox.states() == {"cancelled": 1}
+    with outbox.database.read() as session:
+        [delivery] = session.scalars(select(Delivery))
+        assert delivery.withdrawn
+        assert delivery.reason == "withdrawn: the study is in quarantine"
+
+
+def test_a_person_releases_a_quarantined_study_before_its_deliveries(outbox: Outbox) -> None:
+    put(outbox, state=S.DEAD)
+    quarantine(outbox)
+    with outbox.database.write() as session:
+        assert retry_all(session) == []
+        with pytest.raises(NotAllowedNow, match="quarantine"):
+            retry(session, 1)
+
+
+@pytest.mark.parametrize("ahead", ["next_at", "lease_until"])
+def test_a_clock_put_back_a_day_holds_no_delivery(outbox: Outbox, ahead: str) -> None:
+    now = utc_now()
+    put(outbox, **{"next_at": now, "lease_until": None, ahead: now + timedelta(minutes=30)})
+    with outbox.database.read() as session:
+        assert deliveries.due_destinations(session, now) == []
+        assert deliveries.due_destinations(session, now - timedelta(days=1)) == ["pacs"]
+
+
+@pytest.fixture
+def corrected(outbox: Outbox) -> Outbox:
+    """A received object that the peer has confirmed (delivery 2), and its corrected version (delivery 1)."""
+    with outbox.database.write() as session:
+        study = session.scalars(select(Study)).one()
+        session.execute(delete(Delivery))
+        titles = {"calling_ae": "US1", "called_ae": "AINODE"}
+        for number in (2, 1):
+            received = ReceivedObject(
+                spool_name=f"v{number}", path=f"v{number}", study_id=study.id, sop_instance_uid="1.2.3",
+                outcome=Outcome.NEW, association="a", bytes=1, received_at=NOW, **titles,
+            )  # fmt: skip
+            named = {"sop_instance_uid": "1.2.3", "sop_class_uid": "1.2", "series_instance_uid": "1.3"}
+            original = Original(study_id=study.id, received=received, **named)
+            session.add(Delivery(id=number, original=original, destination="pacs", next_at=NOW))
+            session.flush()
+        session.get_one(Delivery, 2).state = S.CONFIRMED
+        session.get_one(Delivery, 2).sent_at = NOW
+    return outbox
+
+
+def test_a_corrected_object_is_not_taken_as_delivered_by_a_peer_that_has_the_version_before(
+    corrected: Outbox,
+) -> None:
+    put(corrected, state=S.SENDING, attempts=1)
+    assert enter(corrected, lambda moves, row: moves.sender_lost(row)).state is S.PENDING
+    put(corrected, state=S.SENDING)
+    known = SendReport(SendStatus.VERIFY, "0111", "duplicate SOP instance")
+    delivery = enter(corrected, lambda moves, row: moves.sent(row, known))
+    assert (delivery.state, delivery.reason) == (
+        S.DEAD,
+        "the destination keeps the version of this object that it has: a person replaces it there",
+    )
+    put(corrected, state=S.SENDING)
+    orthanc = PEER.model_copy(update={"transport": "orthanc"})  # it compares what is stored
+    assert enter(corrected, lambda moves, row: moves.sent(row, known), orthanc).state is S.UNCONFIRMED
+
+
+def test_an_outdated_version_is_not_sent_after_the_newer_one(corrected: Outbox) -> None:
+    put(corrected, state=S.CONFIRMED)
+    with corrected.database.write() as session:
+        session.get_one(Delivery, 2).state = S.PENDING
+    assert corrected.worker().run_once() == 0
+    assert [row["state"] for row in corrected.rows()] == ["confirmed", "cancelled"]
+
+
+def nothing(outbox: Outbox, folder: Path, uid: str) -> None:
+    """Leave the object as it is."""
+
+
+def move(outbox: Outbox, folder: Path, uid: str) -> Path:
+    """Put the file where de-identified results lie."""
+    old = outbox.file_of(uid)
+    new = folder / DEIDENTIFIED_FOLDER / old.name
+    new.parent.mkdir(exist_ok=True)
+    shutil.move(old, new)
+    with outbox.database.write() as session:
+        row = session.scalars(select(Result).where(Result.sop_instance_uid == uid)).one()
+        row.path = str(new.relative_to(folder))
+        row.sha256 = hashlib.sha256(new.read_bytes()).hexdigest()
+        row.deidentified = True
+    return new
+
+
+def mark(outbox: Outbox, folder: Path, uid: str, *methods: str) -> None:
+    """Let the object say that it is de-identified, and by which ``methods``, in a study of its own."""
+    path = outbox.file_of(uid)
+    ds = dcmread(path)
+    codes = [Dataset() for _ in methods or ("113100",)]
+    for code, method in zip(codes, methods or ("113100",), strict=True):
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = method, "DCM", "Method"
+    ds.PatientIdentityRemoved, ds.DeidentificationMethodCodeSequence = "YES", codes
+    ds.StudyInstanceUID = "2.25.4711"
+    ds.save_as(path)
+    move(outbox, folder, uid)
+
+
+SEALED = {"deidentify": True, "results": ("cleaned", "seg", "sr")}
+
+
+@pytest.mark.parametrize(
+    ("peer", "make", "refused"),
+    [
+        (SEALED, nothing, "names the patient"),
+        (SEALED, move, ""),
+        (SEALED, mark, None),
+        (SEALED | {"pseudonym_domain": "own"}, mark, "pseudonyms of another domain"),
+        (SEALED | {"retain": []}, lambda *where: mark(*where, "113100", "113105"), ""),
+        (SEALED | {"retain": ["device"]}, lambda *where: mark(*where, "113100", "113105"), ""),
+        (SEALED | {"retain": ["descriptors"]}, lambda *where: mark(*where, "113100", "113105"), None),
+        ({}, mark, ""),
+    ],
+    ids=["an original", "an original in the folder of the deidentified", "its own study",
+         "pseudonyms of a former domain", "keeps more", "keeps others", "keeps what it may", "another peer"],
+)  # fmt: skip
+def test_a_deidentified_object_goes_to_the_peer_that_it_was_made_for_and_nothing_else_does(
+    tmp_path: Path, peer: dict[str, Any], make: Callable[[Outbox, Path, str], object], refused: str | None
+) -> None:
+    with run_pacs(Pacs(free_port())) as pacs:
+        outbox = Outbox(tmp_path, [pacs.peer("archive", **peer)])
+        (uid,) = outbox.add_study(["archive"], [ResultKind.SR])
+        make(outbox, tmp_path, uid)
+        outbox.run_until("confirmed" if refused is None else "dead")
+        assert pacs.received == pacs.questions == ([uid] if refused is None else [])
+        assert (refused or "") in outbox.rows()[0]["reason"]
+
+
+SETTINGS = OutboxSettings(retry_seconds=2, retry_limit_seconds=300)
+
+
+@given(st.integers(min_value=0, max_value=10_000))
+def test_a_retry_waits_at_least_half_its_turn_and_never_over_the_limit(attempts: int) -> None:
+    full = min(2 * 2 ** max(attempts - 1, 0), 300)
+    assert full / 2 <= wait_before_retry(attempts, SETTINGS).total_seconds() <= full
+
+
+@given(st.integers(min_value=1, max_value=1000))
+def test_questions_become_rarer(queries: int) -> None:
+    now, later = (wait_before_question(number, SETTINGS) for number in (queries, queries + 1))
+    assert now <= later
+
+
+PEERS = [
+    PeerSettings(name=name, ae_title=name.upper(), host="127.0.0.1", port=1, may=("send", "receive"))
+    for name in ("pacs", "archive")
+]
+
+
+AWAY = SendReport(SendStatus.UNREACHABLE, "", "cannot connect to PACS")
+
+
+@dataclass
+class Peer:
+    """One that may be away."""
+
+    is_away: bool = True
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        return [AWAY if self.is_away else SendReport(SendStatus.STORED, "0000", "")] * len(objects)
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        return [Confirmation(Presence.FOUND, "")] * len(objects)
+
+    def close(self) -> None:
+        return None
+
+
+@pytest.fixture
+def pacs() -> Peer:
+    return Peer()
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, pacs: Peer) -> Outbox:
+    """Three results wait for a PACS that was tried, and are in the archive."""
+    interrupted = Outbox(tmp_path, PEERS, retry_seconds=60, retry_limit_seconds=60)
+    interrupted.add_study(["pacs", "archive"])
+    ends = {"pacs": pacs, "archive": Peer(is_away=False)}
+    interrupted.worker(open_destination=lambda peer, _: ends[peer.name]).run_once()
+    return interrupted
+
+
+def pass_minutes(interrupted: Outbox, minutes: int) -> None:
+    """As if all that had been so long ago."""
+    ago = utc_now() - timedelta(minutes=minutes)
+    with interrupted.database.write() as session:
+        session.execute(update(EventRow).values(at=ago))
+        session.execute(update(Delivery).values(next_at=utc_now()))
+
+
+def come_back(interrupted: Outbox, pacs: Peer) -> None:
+    pass_minutes(interrupted, 1)
+    pacs.is_away = False
+    interrupted.run_until("confirmed", worker=interrupted.worker(open_destination=lambda *_: pacs))
+
+
+def test_an_outage_says_since_when_and_what_waits(interrupted: Outbox, pacs: Peer) -> None:
+    with interrupted.database.read() as session:
+        [found] = outages(session)
+        assert (found.destination, found.waiting, found.reason) == ("pacs", 3, AWAY.text)
+        assert utc_now() - found.since < timedelta(minutes=1)
+    come_back(interrupted, pacs)
+    with interrupted.database.read() as session:
+        assert outages(session) == []
+
+
+def test_what_waits_no_more_is_no_outage(interrupted: Outbox, pacs: Peer) -> None:
+    """A person discarded all days ago; a first try of today that fails is an outage of today."""
+    with interrupted.database.write() as session:
+        for row in session.scalars(select(Delivery).where(Delivery.destination == "pacs")):
+            deliveries.discard(session, row, "not wanted")
+    pass_minutes(interrupted, 10_000)
+    interrupted.add_study(["pacs"])
+    interrupted.worker(open_destination=lambda *_: pacs).run_once()
+    with interrupted.database.read() as session:
+        [found] = outages(session)
+        assert utc_now() - found.since < timedelta(minutes=1)
+    assert report_outages(interrupted.database, interrupted.settings) == 0
+
+
+def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Outbox, pacs: Peer) -> None:
+    settings = interrupted.settings
+    rule = NotificationSettings(name="hook", on=(Occasion.OUTAGE,), url="https://x", every_minutes=0)
+    gatherer = Gatherer(interrupted.database, settings.model_copy(update={"notifications": (rule,)}))
+    gatherer.run_once()
+    assert report_outages(interrupted.database, settings) == 0, "it lasts for a moment only"
+    pass_minutes(interrupted, 16)
+    assert [report_outages(interrupted.database, settings) for _ in range(3)] == [1, 0, 0]
+    gatherer.run_once()
+    come_back(interrupted, pacs)
+    for _ in range(2):
+        report_outages(interrupted.database, settings)
+    gatherer.run_once()
+    numbers = interrupted.numbers()
+    assert (numbers[DESTINATION_AWAY.number], numbers[DESTINATION_BACK.number]) == (1, 1)
+    with interrupted.database.read() as session:
+        told = [row.text for row in session.query(Notification).order_by(Notification.id)]
+    assert len(told) == 2
+    assert AWAY.text in told[0]
+    assert DESTINATION_BACK.text in told[1]
+
+
+def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery_worker, "_FAILED_SECONDS", 0.01)
+    outbox, stop, tries = Outbox(tmp_path, [PEER]), threading.Event(), []
+
+    def open_destination(_: PeerSettings, __: Settings) -> Destination:
+        tries.append(1)
+        raise KeyError("DOE^JANE")
+
+    outbox.add_study(["pacs"])
+    outbox.add_study(["pacs"])
+    worker = outbox.worker(open_destination=open_destination)
+    running = threading.Thread(target=worker.run_forever, args=(stop,))
+    with caplog.at_level(logging.ERROR):
+        running.start()
+        try:
+            wait_until(lambda: len(tries) == 2, 60, "the second study, in a round after the defect")
+        finally:
+            stop.set()
+            running.join()
+    with outbox.database.read() as session:
+        told = [row.fields for row in session.scalars(select(EventRow)) if row.number == THREAD_FAILED.number]
+    assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
+    assert "defect while delivering" in caplog.messages
+
+
+class Blocked:
+    """A destination that answers only when it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        assert self.let_go.wait(60)
+        return [SendReport(SendStatus.RETRY, "", "away")] * len(objects)
+
+    def close(self) -> None:
+        """Deaf."""
+
+
+def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_path: Path) -> None:
+    outbox, stop, opened = Outbox(tmp_path, [PEER]), threading.Event(), [Blocked()]
+    ends = iter([opened[0]])
+
+    def open_destination(_: PeerSettings, __: Settings) -> Destination:
+        if (first := next(ends, None)) is None:
+            opened.append(first := Blocked())
+        return first
+
+    for _ in range(3):
+        outbox.add_study(["pacs"])
+    worker = outbox.worker(open_destination=open_destination)
+    running = threading.Thread(target=worker.run_forever, args=(stop,))
+    running.start()
+    try:
+        wait_until(lambda: outbox.states()["sending"] == 3, 60, "the first study at the first destination")
+        abandoned = worker._threads["pacs"]
+        worker._routes["pacs"].overdue_at = 0.0
+        wait_until(lambda: len(opened) == 2, 60, "the second study at the second one")
+        assert outbox.numbers()[DELIVERY_OVERDUE.number] == 1
+        opened[0].let_go.set()
+        abandoned.join(10)
+        assert not abandoned.is_alive()
+        assert len(opened) == 2, "two send to one PACS at once"
+    finally:
+        stop.set()
+        for one in opened:
+            one.let_go.set()
+        running.join()
+
+
+ASKING = {"name": "modality", "ae_title": "MODALITY", "host": "127.0.0.1", "port": 104, "may": ["send"],
+          "commit_after": "delivered", "commit_hours": 12}  # fmt: skip
+
+
+ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port": 4243, "may": ["receive"]}
+
+
+NO_SUCH, CONFLICT, FAILED = "0112", "0119", "0110"
+
+
+@dataclass
+class Takes:
+    """Reports that a modality was given, and what it says to each."""
+
+    says: Callable[[int], str] = lambda times: ""
+    reports: list[tuple[Dataset, int]] = field(default_factory=list)
+
+    def __call__(self, peer: PeerSettings, settings: Settings) -> Takes:
+        return self
+
+    def report(self, information: Dataset, event_type: int) -> str:
+        self.reports.append((information, event_type))
+        return self.says(len(self.reports))
+
+    def check(self) -> Check:
+        raise AssertionError
+
+    def close(self) -> None:
+        pass
+
+
+def asking(folder: Path, **of_archive: Any) -> Inbox:
+    rule = CONFIG["rules"][0] | {"forward": ["archive"]}
+    peers = [ASKING, *CONFIG["peers"][1:], ARCHIVE | of_archive]
+    return Inbox(folder, {**CONFIG, "peers": peers, "rules": [rule]})
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Iterator[Inbox]:
+    inbox = asking(tmp_path)
+    yield inbox
+    inbox.close()
+
+
+def ask(inbox: Inbox, *lines: str, transaction: str = "2.25.1") -> None:
+    """As the listener journals it."""
+    fields: dict[str, Any] = {"transaction": transaction, "calling": "MODALITY", "peer": "modality"}
+    inbox.tell(COMMITMENT_ASKED, **fields, objects=list(lines))  # type: ignore[arg-type]
+    inbox.index()
+
+
+def of(image: Dataset) -> str:
+    return f"{image.SOPInstanceUID} {image.SOPClassUID}"
+
+
+def there(name: str, inbox: Inbox, calling: str = "MODALITY") -> Dataset:
+    """An image that the node took from this sender and the archive has confirmed."""
+    image = ultrasound(name)
+    inbox.receive(image, calling=calling)
+    inbox.settle()
+    archive_confirms(inbox)
+    return image
+
+
+def archive_confirms(inbox: Inbox) -> None:
+    with inbox.database.write() as session:
+        mine = update(Delivery).where(Delivery.original_id.is_not(None))
+        session.execute(mine.values(state=DeliveryState.CONFIRMED, confirmed_at=utc_now()))
+
+
+def hours_pass(inbox: Inbox, hours: float) -> None:
+    with inbox.database.write() as session:
+        for row in session.scalars(select(RequestedCommitment)).all():
+            row.asked_at -= timedelta(hours=hours)
+            if row.decided_at:
+                row.decided_at -= timedelta(hours=hours)
+            row.next_at = utc_now() - timedelta(seconds=1)
+
+
+def answers(inbox: Inbox, takes: Takes) -> CommitmentAnswers:
+    return CommitmentAnswers(
+        inbox.database, inbox.settings, inbox.settings.peer("modality"), "me", open_reporter=takes
+    )
+
+
+def rows(inbox: Inbox) -> list[RequestedCommitment]:
+    with inbox.database.read() as session:
+        found = list(session.scalars(select(RequestedCommitment).order_by(RequestedCommitment.id)))
+        session.expunge_all()
+        return found
+
+
+def state(inbox: Inbox) -> tuple[str, list[str]]:
+    (row,) = rows(inbox)
+    return row.state.value, [line.split(" ")[1] for line in row.failed]
+
+
+def judged(inbox: Inbox) -> tuple[str, list[str]]:
+    """The state once a modality that takes all has been reported to."""
+    answers(inbox, Takes()).run_once()
+    return state(inbox)
+
+
+def number(inbox: Inbox, kind: events.EventType) -> int:
+    return [event.number for event in inbox.events()].count(kind.number)
+
+
+def test_success_is_reported_when_the_archive_has_confirmed_and_once(inbox: Inbox) -> None:
+    image, takes = ultrasound("asked"), Takes()
+    inbox.receive(image)
+    ask(inbox, of(image))
+    inbox.settle()
+    assert answers(inbox, takes).run_once() == 0
+    hours_pass(inbox, 1)
+    assert answers(inbox, takes).run_once() == 0
+    assert (state(inbox), takes.reports) == (("waiting", []), [])
+    archive_confirms(inbox)
+    hours_pass(inbox, 0)
+    assert answers(inbox, takes).run_once() == 1
+    ((report, event_type),) = takes.reports
+    assert (report.TransactionUID, event_type) == ("2.25.1", 1)
+    (item,) = report.ReferencedSOPSequence
+    assert (item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID) == (image.SOPInstanceUID, ULTRASOUND)
+    assert "FailedSOPSequence" not in report
+    hours_pass(inbox, 1)
+    assert answers(inbox, takes).run_once() == 0
+    assert state(inbox) == ("reported", [])
+    for kind in (events.COMMITMENT_ASKED, events.COMMITMENT_DECIDED, events.COMMITMENT_ANSWERED):
+        assert number(inbox, kind) == 1
+
+
+def test_all_objects_of_a_request_are_reported_together(inbox: Inbox) -> None:
+    image, takes = there("known", inbox), Takes()
+    ask(inbox, of(image), f"1.2.3 {ULTRASOUND}")
+    assert answers(inbox, takes).run_once() == 0, "it may not be indexed yet"
+    hours_pass(inbox, 0.1)
+    assert answers(inbox, takes).run_once() == 1
+    ((report, event_type),) = takes.reports
+    assert event_type == 2
+    assert [item.ReferencedSOPInstanceUID for item in report.ReferencedSOPSequence] == [image.SOPInstanceUID]
+    (item,) = report.FailedSOPSequence
+    assert (item.ReferencedSOPInstanceUID, item.FailureReason) == ("1.2.3", 0x0112)
+    assert item.ReferencedSOPClassUID == ULTRASOUND
+
+
+@pytest.mark.parametrize(
+    ("sender", "of_class", "failure"), [("QUICK", ULTRASOUND, NO_SUCH), ("MODALITY", DIGITAL_XRAY, CONFLICT)]
+)
+def test_what_another_device_sent_is_unknown_to_this_one_and_another_class_is_a_conflict(
+    inbox: Inbox, sender: str, of_class: str, failure: str
+) -> None:
+    ask(inbox, f"{there('asked', inbox, sender).SOPInstanceUID} {of_class}")
+    hours_pass(inbox, 0.1)
+    assert judged(inbox) == ("reported", [failure])
+
+
+CHANGED_AFTER_THE_ARCHIVE_HAD_IT: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "a conflict, twice": [({"PixelData": bytes(240 * 180 * 3)}, "MODALITY")] * 2,
+    "set aside, twice": [({"PatientID": ""}, "MODALITY")] * 2,
+    "a correction": [({"PatientName": "Correct^Name"}, "MODALITY")],
+    "another side": [({"Laterality": "R"}, "MODALITY")],
+    "a time of sending": [({"InstanceCreationTime": "120000"}, "MODALITY")],
+    "a conflict, then the first again from elsewhere": [
+        ({"PixelData": bytes(240 * 180 * 3)}, "MODALITY"),
+        ({}, "QUICK"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "sent", CHANGED_AFTER_THE_ARCHIVE_HAD_IT.values(), ids=CHANGED_AFTER_THE_ARCHIVE_HAD_IT
+)
+def test_a_version_that_the_archive_does_not_have_is_not_committed(
+    inbox: Inbox, sent: list[tuple[dict[str, Any], str]]
+) -> None:
+    image = there("version", inbox)
+    for values, sender in sent:
+        inbox.receive(changed(image, **values), calling=sender)
+        inbox.settle()
+    ask(inbox, of(image))
+    assert judged(inbox) == ("waiting", [])
+    hours_pass(inbox, 13)
+    assert judged(inbox) == ("reported", [FAILED])
+
+
+def test_a_corrected_version_is_committed_once_the_archive_has_confirmed_it(inbox: Inbox) -> None:
+    image = there("version", inbox)
+    inbox.receive(changed(image, Laterality="R"))
+    inbox.settle()
+    ask(inbox, of(image))
+    assert judged(inbox) == ("waiting", [])
+    archive_confirms(inbox)
+    hours_pass(inbox, 0)
+    assert judged(inbox) == ("reported", [])
+
+
+@pytest.mark.parametrize("why", ["archive away", "quarantined"])
+def test_what_no_archive_confirmed_in_its_time_is_a_failure(inbox: Inbox, why: str) -> None:
+    image = ultrasound("never")
+    inbox.receive(image)
+    inbox.settle()
+    if why == "quarantined":
+        inbox.receive(changed(ultrasound("never", number=2), PatientID="SOMEBODY-ELSE"))
+        inbox.settle()
+    ask(inbox, of(image))
+    for hours in (11, 1.1):
+        assert judged(inbox) == ("waiting", [])
+        hours_pass(inbox, hours)
+    assert judged(inbox) == ("reported", [FAILED])
+
+
+def test_what_no_rule_forwards_is_a_failure_once_its_study_is_complete(inbox: Inbox) -> None:
+    image = ultrasound("left out")
+    image.Modality = "OT"
+    inbox.receive(image)
+    ask(inbox, of(image))
+    assert judged(inbox) == ("waiting", [])
+    inbox.settle()
+    hours_pass(inbox, 0)
+    assert judged(inbox) == ("reported", [FAILED])
+
+
+def test_a_report_is_tried_until_the_modality_takes_it(inbox: Inbox) -> None:
+    image = there("away", inbox)
+    ask(inbox, of(image))
+    ask(inbox, of(image), transaction="2.25.2")
+    takes = Takes(says=lambda times: "nobody answers" if times < 3 else "")
+    assert answers(inbox, takes).run_once() == 0
+    assert len(takes.reports) == 1, "who is away is not called for the next report too"
+    assert answers(inbox, takes).run_once() == 0
+    hours_pass(inbox, 1)
+    assert answers(inbox, takes).run_once() == 2
+    assert [row.state for row in rows(inbox)] == ["reported"] * 2
+
+
+def test_a_kill_between_the_report_and_its_note_costs_the_same_report_again(inbox: Inbox) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(_: int) -> str:
+        raise Killed
+
+    ask(inbox, f"1.2.3 {ULTRASOUND}")
+    hours_pass(inbox, 0.1)
+    takes = Takes(says=killed)
+    with pytest.raises(Killed):
+        answers(inbox, takes).run_once()
+    takes.says = lambda _: ""
+    assert answers(inbox, takes).run_once() == 1
+    (first, _), (second, _) = takes.reports
+    assert first == second
+    assert answers(inbox, takes).run_once() == 0
+
+
+def test_the_same_transaction_is_taken_once_and_not_too_many_wait(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requested, "MOST_OPEN", 2)
+    for transaction in ("2.25.1", "2.25.1", "2.25.2", "2.25.3"):
+        ask(inbox, f"1.2.3 {ULTRASOUND}", transaction=transaction)
+    assert [row.transaction_uid for row in rows(inbox)] == ["2.25.1", "2.25.2"]
+    refused = [event.fields["reason"] for event in inbox.events() if event.number == 1071]
+    assert refused == [
+        "its Transaction UID was used before",
+        "too many requests of this peer wait for a report",
+    ]

@@ -1,0 +1,493 @@
+"""The listener's parts: contexts, deadlines, places, messages, policy, requests."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.uid import UID, UID_dictionary
+from pynetdicom.dsutils import decode
+from pynetdicom.pdu import A_ASSOCIATE_RQ, P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
+
+from ai_pipeline.errors import CodestreamFault
+from ai_pipeline.images.codestreams import check_decodable
+from dicom_node.config.settings import Settings
+from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.scp import statuses
+from dicom_node.scp.command import (
+    N_CREATE_RQ,
+    MalformedCommand,
+    NormalizedAnswer,
+    NormalizedCommand,
+    StoreCommand,
+    command_field,
+    encode_normalized_response,
+    encode_store_response,
+    read_elements,
+    read_store_command,
+)
+from dicom_node.scp.connection import limits
+from dicom_node.scp.connection.deadline import Deadline, DeadlineSocket
+from dicom_node.scp.connection.pdus import MalformedRequest, PData, check_request
+from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, refusals, refused_class
+from dicom_node.scp.entrance import OTHERS, Entrance, Failure, Failures, network
+from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, Proposal
+from dicom_node.scp.statuses import REJECTIONS, STATUSES
+from dicom_node.scp.storage_service import StoreRequest
+from tests.certificates_lab import Authority
+from tests.node_lab import in_background
+
+# Pixel data elsewhere, real-time video, never for the network.
+NOT_FOR_STORAGE = ("JPIP", "SMPTE", "RFC 2557", "XML", "Papyrus")
+
+
+def test_ultrasound_and_x_ray_are_there_with_their_retired_uids() -> None:
+    wanted = {"6.1", "3.1", "6", "3", "1", "1.1", "1.1.1", "7", "7.1", "7.2", "7.3", "7.4"}
+    uids = {one.uid for one in STORAGE_CLASSES}
+    assert {f"1.2.840.10008.5.1.4.1.1.{end}" for end in wanted} <= uids
+
+
+def test_every_syntax_of_the_standard_is_accepted_that_can_carry_an_object() -> None:
+    standard = {
+        uid
+        for uid, entry in UID_dictionary.items()
+        if entry[1] == "Transfer Syntax" and not entry[0].startswith(NOT_FOR_STORAGE)
+    }
+    assert {one.uid for one in TRANSFER_SYNTAXES} == standard
+
+
+def test_what_is_called_decoded_here_is_and_nothing_else() -> None:
+    for one in TRANSFER_SYNTAXES:
+        if one.kind in (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT):
+            with pytest.raises(CodestreamFault, match="cannot be decoded"):
+                check_decodable(UID(one.uid))
+        else:
+            check_decodable(UID(one.uid))
+
+
+def test_the_table_needs_nothing_that_pynetdicom_adds_to_the_dictionary_of_pydicom() -> None:
+    """The process that inspects objects, and workers, do not import pynetdicom."""
+    program = (
+        "import sys; from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES as table;"
+        "assert 'pynetdicom' not in sys.modules;"
+        "print(*(f'{one.uid}={one.name}' for one in table), sep=chr(10))"
+    )
+    alone = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert alone.stdout.splitlines() == [f"{one.uid}={one.name}" for one in TRANSFER_SYNTAXES]
+
+
+def test_statuses_and_rejections_are_told_apart_by_their_codes() -> None:
+    assert [one.code for one in STATUSES] == [0x0000, 0xA700, 0x0122, 0xA900, 0x0124, 0xC000, 0xC001]
+    assert len({(one.result, one.source, one.reason) for one in REJECTIONS}) == len(REJECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "shown"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2"),  # with its name
+        ("1.3.46.670589.2.5.1.1", "1.3.46.670589.2.5.1.1"),
+        ("1.2.Doe^John.3.4", ""),
+    ],
+)
+def test_the_class_of_a_refused_context_is_found_again(proposed: str, shown: str) -> None:
+    (refusal,) = refusals([(proposed, ["1.2.840.10008.1.2"])], [])
+    assert refused_class(refusal) == shown
+
+
+def reading_from(connection: socket.socket) -> DeadlineSocket:
+    made = DeadlineSocket.__new__(DeadlineSocket)
+    made.socket, made._limits = connection, {}
+    return made
+
+
+@contextmanager
+def connected() -> Iterator[tuple[DeadlineSocket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.settimeout(3)
+        yield reading_from(ours), theirs
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1, 100, 200, 300, 600, 1000])
+def test_a_deadline_of_any_length_can_be_set(seconds: float) -> None:
+    with connected() as (reader, sender):
+        for _ in range(200):
+            reader.deadline = Deadline(seconds)
+            sender.sendall(b"abc")
+            assert reader.recv(3) == b"abc"
+
+
+def test_a_silent_peer_is_given_up_at_its_deadline() -> None:
+    with connected() as (reader, sender):
+        sender.sendall(b"ab")
+        reader.deadline = Deadline(0.2)
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            reader.recv(3)
+    assert 0.1 < time.monotonic() - began < 60
+
+
+def test_a_thread_that_is_woken_never_reads_ciphertext(tmp_path: Path) -> None:
+    """All that is sent are zeros; it is woken while more of them wait in the system than it has read."""
+    authority = Authority(tmp_path, "ours")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.certify("listener"))
+    client = ssl.create_default_context(cafile=str(authority.certificate))
+    for _ in range(20):
+        with connected() as (reader, theirs), over_tls(reader, theirs, context, client) as sender:
+            data = bytearray(10**6)
+            reading = in_background(lambda data=data, reader=reader: fill(reader, data))
+            with suppress(OSError):
+                sender.sendall(bytes(300_000))
+            reader.interrupt()
+            reading.join(10)
+            assert not reading.is_alive()
+        assert not any(data)
+
+
+def fill(reader: DeadlineSocket, data: bytearray) -> None:
+    reader.deadline = Deadline(5)
+    with suppress(OSError):
+        reader.recv_into(memoryview(data))
+
+
+@contextmanager
+def over_tls(
+    reader: DeadlineSocket, theirs: socket.socket, server: ssl.SSLContext, client: ssl.SSLContext
+) -> Iterator[ssl.SSLSocket]:
+    def accept() -> None:
+        reader.socket.settimeout(3)
+        reader.socket = server.wrap_socket(reader.socket, server_side=True)
+
+    accepting = in_background(accept)
+    with client.wrap_socket(theirs, server_hostname="127.0.0.1") as sender:
+        accepting.join(10)
+        with reader.socket:
+            yield sender
+
+
+@pytest.mark.parametrize(
+    ("address", "counts_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_an_address_is_what_one_machine_cannot_choose(address: str, counts_as: str) -> None:
+    assert network(address) == counts_as
+
+
+def test_places_are_kept_for_peers() -> None:
+    entrance = Entrance()
+    entrance.know(["192.0.2.1"])
+    strangers = [entrance.enter(f"10.0.{number}.1") for number in range(200)]
+    assert sum(strangers) == limits.WAITING
+    assert [entrance.enter("192.0.2.1") for _ in range(2)] == [True, True]
+    entrance.leave("10.0.0.1")
+    assert not entrance.enter("10.0.0.1")  # the peer has that place
+    for _ in range(2):
+        entrance.leave("192.0.2.1")
+    assert entrance.enter("10.0.0.1")
+
+
+def test_one_address_does_not_take_all_places() -> None:
+    entrance = Entrance()
+    assert sum(entrance.enter("10.0.0.1") for _ in range(200)) == limits.WAITING_OF_ONE_ADDRESS
+    assert entrance.enter("10.0.0.2")
+
+
+def test_failures_are_told_at_once_and_then_once_a_minute() -> None:
+    now = [0.0]
+    failures = Failures(lambda: now[0])
+    failures.add("10.0.0.1", Failure.TOO_LATE)
+    assert failures.due() == [("10.0.0.1", {Failure.TOO_LATE: 1})]
+    for _ in range(3):
+        failures.add("10.0.0.1", Failure.NO_PLACE)
+    assert failures.due() == []
+    now[0] = 60.0
+    assert failures.due() == [("10.0.0.1", {Failure.NO_PLACE: 3})]
+    assert failures.due() == []
+
+
+def test_a_thousand_addresses_make_no_thousand_events() -> None:
+    failures = Failures(lambda: 0.0)
+    for number in range(5000):
+        failures.add(f"10.{number >> 8}.{number & 255}.1", Failure.TOO_LATE)
+    told = dict(failures.due())
+    assert len(told) <= limits.ADDRESSES_A_MINUTE + 1
+    assert sum(counts[Failure.TOO_LATE] for counts in told.values()) == 5000
+    assert told[OTHERS][Failure.TOO_LATE] > 4000
+    assert failures.due() == []
+
+
+def test_an_address_is_listed_so_often_a_minute() -> None:
+    now = [0.0]
+    failures = Failures(lambda: now[0])
+    assert sum(failures.may_list("10.0.0.1") for _ in range(200)) == limits.LISTED_A_MINUTE
+    now[0] = 61.0
+    assert failures.may_list("10.0.0.1")
+
+
+COMMENTS = st.text(st.characters(exclude_categories=("C",)), max_size=80)  # ours have no control characters
+
+
+UIDS = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){1,6}", fullmatch=True)
+
+
+@given(UIDS, UIDS, st.integers(0, 65535), st.sampled_from(statuses.STATUSES), COMMENTS)
+def test_pynetdicom_reads_our_response(
+    cls: str, uid: str, number: int, status: statuses.Status, comment: str
+) -> None:
+    encoded = encode_store_response(StoreCommand(number, cls, uid, 0, True), status, comment)
+    ds = decode(BytesIO(encoded), True, True)
+    assert (ds.AffectedSOPClassUID, ds.AffectedSOPInstanceUID) == (cls, uid)
+    assert (ds.MessageIDBeingRespondedTo, ds.Status) == (number, status.code)
+    assert (ds.CommandField, ds.CommandDataSetType) == (0x8001, 0x0101)
+    assert ds.CommandGroupLength == len(encoded) - 12
+    assert len(ds.get("ErrorComment", "")) <= 64
+
+
+@pytest.mark.parametrize(
+    "status", {*statuses.STEP_STATUSES, *statuses.REQUEST_STATUSES, *statuses.REPORT_STATUSES}
+)
+def test_each_failure_of_a_normalized_request_says_what_is_wrong(status: statuses.Status) -> None:
+    asked = NormalizedCommand(N_CREATE_RQ, 1, "1.2", "1.2.3", False)
+    ds = decode(BytesIO(encode_normalized_response(asked, NormalizedAnswer(status))), True, True)
+    assert bool(ds.get("ErrorComment")) is bool(status.code)
+    said = NormalizedAnswer(status, "more exactly")
+    ds = decode(BytesIO(encode_normalized_response(asked, said)), True, True)
+    assert ds.ErrorComment == "more exactly"
+
+
+def test_a_data_set_without_end_is_cut_off() -> None:
+    request = StoreRequest(1, StoreCommand(1, "1.2", "1.2.3", 0, True), largest=10)
+    request.write(bytes(11))
+    request.size = limits.DISCARDED
+    with pytest.raises(MalformedCommand):
+        request.write(b"x")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_command_or_malformed(data: bytes) -> None:
+    try:
+        elements = read_elements(data)
+        command_field(elements)
+        read_store_command(elements)
+    except MalformedCommand:
+        pass
+
+
+@pytest.mark.parametrize("uid", ["", "1.2 .3", "x", "1" * 65])
+def test_what_is_no_uid_names_no_instance(uid: str) -> None:
+    assert not StoreCommand(1, "1.2", uid, 0, True).names_an_instance
+
+
+@given(st.lists(st.tuples(st.integers(0, 255), st.binary(min_size=1, max_size=50)), min_size=1, max_size=5))
+def test_fragments_are_those_that_pynetdicom_sees(values: list[tuple[int, bytes]]) -> None:
+    primitive = P_DATA()
+    primitive.presentation_data_value_list.extend(values)
+    encoded = P_DATA_TF(primitive).encode()
+    stock = P_DATA_TF()
+    stock.decode(encoded)
+    ours = PData(bytearray(encoded[6:])).to_primitive().presentation_data_value_list
+    assert [(context, bytes(value)) for context, value in ours] == values
+    assert stock.to_primitive().presentation_data_value_list == values
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_fragments_or_an_error(body: bytes) -> None:
+    try:
+        values = PData(bytearray(body)).to_primitive().presentation_data_value_list
+    except ValueError:
+        return
+    again = b"".join(struct.pack(">IB", len(value) + 1, context) + value for context, value in values)
+    assert again == body
+
+
+US = "1.2.840.10008.5.1.4.1.1.6.1"
+
+
+def policy(peers: tuple[dict[str, Any], ...] = (), **listener: Any) -> AEPolicy:
+    return AEPolicy.from_settings(Settings.model_validate({"listener": listener, "peers": peers}))
+
+
+def proposal(
+    calling: str = "US1", called: str = "AINODE", address: str = "192.0.2.7", classes: tuple[str, ...] = (US,)
+) -> Proposal:
+    return Proposal(calling, called, address, classes)
+
+
+US1 = {"name": "us1", "ae_title": "US1"}
+
+
+EVERYTHING = {
+    "tls": {"certificate": "c.pem", "private_key": "k.pem", "trusted": "ca.pem"},
+    "further_ae_titles": ["AI2"],
+    "further_storage_classes": ["1.2.3"],
+}
+
+
+@pytest.mark.parametrize("one", [policy(), policy((US1,), **EVERYTHING)])
+def test_a_policy_comes_back_from_json_as_it_was(one: AEPolicy) -> None:
+    assert AEPolicy.from_json(one.to_json()) == one
+
+
+def test_a_new_file_is_read_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    policy().write(path)
+    file = PolicyFile(path)
+    policy((US1,)).write(path)
+    assert file.current() == policy((US1,))
+    path.write_text("{", encoding="utf-8")
+    assert file.current() == policy((US1,))
+    path.unlink()
+    assert file.current() == policy((US1,))
+    policy().write(path)
+    assert file.current() == policy()
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.json"]
+
+
+UNKNOWN = statuses.CALLING_AE_NOT_RECOGNISED
+OPEN = policy(unknown_callers="accept")
+AT = {**US1, "host": "192.0.2.1", "check_address": True}
+PACS = {"name": "pacs", "ae_title": "PACS", "host": "h", "port": 104, "may": ["receive"]}
+ECHO = (VERIFICATION,)
+MAY, MAY_NOT = Permission("us1", may_send=True), Permission("", may_send=False)
+
+
+@pytest.mark.parametrize(
+    ("one", "asked", "verdict"),
+    [
+        (OPEN, proposal("STRANGER"), Permission("", may_send=True)),
+        (OPEN, proposal("CONSOLE"), UNKNOWN),
+        (OPEN, proposal(" CONSOLE "), UNKNOWN),
+        (OPEN, proposal("CONSOLE", classes=ECHO), MAY_NOT),
+        (OPEN, proposal(" CONSOLE ", classes=ECHO), MAY_NOT),
+        (policy((AT,), unknown_callers="accept"), proposal("US1", address="192.0.2.1"), MAY),
+        (policy((AT,), unknown_callers="accept"), proposal("US1", address="192.0.2.7"), UNKNOWN),
+        (policy((US1, PACS)), proposal("US1"), MAY),
+        (policy((US1, PACS)), proposal("PACS"), Permission("pacs", may_send=False)),
+        (policy((PACS | {"ae_title": "US1"}, US1)), proposal("US1"), MAY),
+        (policy((US1,)), proposal("US1 "), MAY),
+        (policy(echo_from="anyone"), proposal("STRANGER", classes=ECHO), MAY_NOT),
+        (policy(echo_from="peers"), proposal("STRANGER", classes=ECHO), UNKNOWN),
+        (policy(echo_from="anyone"), proposal("STRANGER", classes=(VERIFICATION, US)), UNKNOWN),
+        (policy(echo_from="anyone"), proposal("STRANGER", classes=(US,)), UNKNOWN),
+        (policy(echo_from="anyone"), proposal("STRANGER", classes=()), UNKNOWN),
+    ],
+)
+def test_who_may_send_under_a_title_and_a_stranger_may_at_most_verify(
+    one: AEPolicy, asked: Proposal, verdict: Permission | statuses.Rejection
+) -> None:
+    assert one.decide(asked) == verdict
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "accepted"),
+    [
+        ("192.0.2.7", "192.0.2.7", True),
+        ("192.0.2.7", "192.0.2.8", False),
+        ("192.0.2.7", "::ffff:192.0.2.7", True),
+        ("localhost", "127.0.0.1", True),
+        ("no.such.host.invalid", "192.0.2.7", False),
+        ("2001:db8::1", "2001:db8:0::1", True),
+    ],
+)
+def test_the_address_counts_where_it_is_asked_for(host: str, address: str, accepted: bool) -> None:
+    peer = US1 | {"host": host, "check_address": True}
+    verdict = policy((peer,)).decide(proposal(address=address))
+    assert isinstance(verdict, Permission) == accepted
+    assert isinstance(policy((US1 | {"host": host},)).decide(proposal(address=address)), Permission)
+
+
+def test_limits_hold_per_peer_and_for_all() -> None:
+    one = replace(policy((US1 | {"maximum_associations": 2},)), maximum_associations=3)
+    counts = [(MAY, {"us1": 1}), (MAY, {"us1": 2}), (MAY_NOT, {"us1": 2}), (MAY_NOT, {"us1": 2, "": 1})]
+    assert [one.has_room(who, there, 0) for who, there in counts] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(("may_send", "of_one_address", "of_all"), [(False, 3, 10), (True, 20, 50)])
+def test_strangers_leave_places_to_peers_and_to_each_other(
+    may_send: bool, of_one_address: int, of_all: int
+) -> None:
+    one, stranger = policy((US1,)), Permission("", may_send=may_send)
+    assert one.has_room(stranger, {"": of_all - 1}, of_one_address - 1)
+    assert not one.has_room(stranger, {"": of_one_address}, of_one_address)
+    assert not one.has_room(stranger, {"": of_all}, 0)
+    assert one.has_room(Permission("us1", may_send=True), {"": of_all}, 0)
+
+
+_CONTEXT = b"1.2.840.10008.3.1.1.1"
+
+
+_UNKNOWN = [kind for kind in range(256) if kind not in (0x10, 0x20, 0x30, 0x40, *range(0x50, 0x59))]
+
+
+def item(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(value)) + value
+
+
+def request(
+    called: bytes = b"AINODE", calling: bytes = b"US1", chance: Random | None = None, version: bytes = b"OLD"
+) -> memoryview:
+    """A request; with ``chance`` items of unknown type stand among the known ones at each level."""
+
+    def level(*items: bytes) -> bytes:
+        among = list(items)
+        for _ in range(chance.randrange(4) if chance else 0):
+            strange = item(chance.choice(_UNKNOWN), chance.randbytes(chance.randrange(9)))
+            among.insert(chance.randrange(len(among) + 1), strange)
+        return b"".join(among)
+
+    syntaxes = level(item(0x30, b"1.2.840.10008.1.1"), item(0x40, b"1.2.840.10008.1.2"))
+    user = level(item(0x51, struct.pack(">I", 16384)), item(0x52, b"1.2.3"), item(0x55, version))
+    items = level(item(0x10, _CONTEXT), item(0x20, b"\1\0\0\0" + syntaxes), item(0x50, user))
+    return memoryview(struct.pack(">H2x16s16s32x", 1, called.ljust(16), calling.ljust(16)) + items)
+
+
+@pytest.mark.parametrize(
+    "title", [b"US1\0", b"US1".ljust(16, b"\0"), b" US1 \0\0", b"US1\0US2", b"US1 \0 \0"]
+)
+def test_a_title_ends_at_a_nul(title: bytes) -> None:
+    head, pdu = check_request(request(b"AINODE" + bytes(10), title))
+    decoded = A_ASSOCIATE_RQ()
+    decoded.decode(bytes(pdu))
+    assert (head.calling, head.called) == ("US1", "AINODE")
+    assert (decoded.calling_ae_title, decoded.called_ae_title) == ("US1", "AINODE")
+
+
+@pytest.mark.parametrize("title", [b"\0US1", bytes(16), b"US\\1\0"])
+def test_a_title_without_letters_before_the_nul_is_none(title: bytes) -> None:
+    assert check_request(request(calling=title))[0].calling in ("", "US\\x5c1")
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_items_of_unknown_type_are_skipped(seed: int) -> None:
+    assert check_request(request(chance=Random(seed))) == check_request(request())
+
+
+@pytest.mark.parametrize("version", [b"OLD\0", b"A version of 1998", b"V\xc9RSION"])
+def test_whatever_a_version_is_called_the_request_is_read(version: bytes) -> None:
+    A_ASSOCIATE_RQ().decode(bytes(check_request(request(version=version))[1]))
+
+
+def test_many_unknown_items_are_too_many() -> None:
+    with pytest.raises(MalformedRequest, match="too many"):
+        check_request(memoryview(bytes(request()) + item(0x99, b"") * 1000))

@@ -1,0 +1,395 @@
+"""Peers as they are spoken to: associations, DICOMweb, Orthanc, folders; and what their answers mean."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+
+from dicom_node.config.addresses import LocalAddress, is_local, remote_address
+from dicom_node.config.settings import ConsoleSettings, PeerSettings, Settings
+from dicom_node.scu import http, open_destination, orthanc
+from dicom_node.scu.destination import Presence, SendStatus
+from dicom_node.scu.dicomweb import DicomwebDestination, _refused, _stored
+from dicom_node.scu.dimse import DimseDestination
+from dicom_node.scu.multipart import LONGEST_HEAD, MalformedMultipart, Parts, boundary_of
+from dicom_node.scu.orthanc import OrthancDestination
+from dicom_node.scu.statuses import http_report, store_report
+from tests.modality import ultrasound
+from tests.outbox_lab import outgoing
+from tests.ports import Quiet, serving
+
+LIMIT = 2**20
+
+
+BLOCK = b" " * 2**16
+
+
+class Endless(Quiet):
+    """Answers everything with blanks, until the other side has enough or sixteen times the limit is sent."""
+
+    squeezed = False
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/dicom+json")
+        if type(self).squeezed:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        body = gzip.compress(BLOCK * 256) if type(self).squeezed else BLOCK
+        try:
+            for _ in range(1 if type(self).squeezed else 256):
+                self.wfile.write(body)
+        except ConnectionError:
+            pass
+
+    do_POST = do_GET
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "gzip"])
+def endless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(http, "MAXIMUM_ANSWER_BYTES", LIMIT)
+    monkeypatch.setattr(Endless, "squeezed", request.param)
+    with serving(Endless) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+Made = Callable[[PeerSettings, Settings], DicomwebDestination | OrthancDestination]
+
+
+@pytest.mark.parametrize("make", [DicomwebDestination, OrthancDestination])
+def test_an_endless_answer_is_no_answer(endless: str, tmp_path: Path, make: Made) -> None:
+    kind = "orthanc" if make is OrthancDestination else "dicomweb"
+    peer = PeerSettings(name="pacs", ae_title="PACS", transport=kind, url=endless, may=["receive"])
+    destination = make(peer, Settings(peers=[peer]))
+    item = outgoing(ultrasound("one"), tmp_path, "0" * 64)
+
+    [report] = destination.send([item])
+    [answer] = destination.confirm([item])
+
+    assert report.status is SendStatus.UNREACHABLE  # blanks that were read to their end: no JSON, RETRY
+    assert answer.presence is Presence.UNKNOWN
+    assert not destination.test()[0].ok
+    destination.close()
+
+
+def response(uid: str = "1.2.3", **sequences: int | None) -> Dataset:
+    """``failed=0x0110`` or ``warned=0xB000``: a response about one object."""
+    answer, item = Dataset(), Dataset()
+    item.ReferencedSOPInstanceUID = uid
+    if (reason := sequences.get("failed")) is not None:
+        item.FailureReason = reason
+        answer.FailedSOPSequence = [item]
+    else:
+        if (warning := sequences.get("warned")) is not None:
+            item.WarningReason = warning
+        answer.ReferencedSOPSequence = [item]
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (response(uid="1.2.4"), SendStatus.VERIFY),
+        (response(), SendStatus.STORED),
+        (response(warned=0xB000), SendStatus.WARNED),
+        (response(failed=0x0110), SendStatus.RETRY),
+        (response(failed=0xA700), SendStatus.RETRY),
+        (response(failed=0x0122), SendStatus.REFUSED),
+        (response(failed=0xC000), SendStatus.REFUSED),
+        (response(failed=0x0111), SendStatus.VERIFY),
+        (Dataset(), SendStatus.VERIFY),
+    ],
+)
+def test_an_accepted_request_says_what_became_of_the_object(answer: Dataset, status: SendStatus) -> None:
+    assert _stored(answer, "1.2.3").status is status
+
+
+def conflict(body: bytes) -> requests.HTTPError:
+    answer = requests.Response()
+    answer.status_code = 409
+    answer._content = body
+    return requests.HTTPError(response=answer)
+
+
+def test_a_conflict_is_judged_by_its_reason() -> None:
+    report = _refused(conflict(json.dumps(response(failed=0xA700).to_json_dict()).encode()))
+    assert report is not None
+    assert report.status is SendStatus.RETRY
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"[]", b'"text"', b"{}"])
+def test_a_conflict_without_a_readable_reason_is_left_to_its_http_status(body: bytes) -> None:
+    assert _refused(conflict(body)) is None
+
+
+LOCAL = (
+    "127.0.0.1", "127.255.0.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "169.254.0.1", "224.0.0.1",
+    "255.255.255.255", "100.100.100.200", "168.63.129.16", "192.0.0.192", "::1", "::", "fe80::1",
+    "fe80::1%eth0", "ff02::1", "fd00:ec2::254", "fd20:ce::254", "::ffff:127.0.0.1", "::127.0.0.1",
+    "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::",
+)  # fmt: skip
+
+
+def test_an_address_of_the_machine_its_link_or_a_metadata_service_is_known_and_others_are_not() -> None:
+    assert [address for address in LOCAL if not is_local(address)] == []
+    remote = ["10.0.0.1", "192.168.1.20", "8.8.8.8", "fd00::1", "2001:db8::1"]
+    assert [remote_address(address) for address in remote if not is_local(address)] == remote
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost", "0"])
+def test_other_ways_to_write_it_are_found_out(host: str) -> None:
+    with pytest.raises(LocalAddress):
+        remote_address(host)
+
+
+@contextmanager
+def watched() -> Iterator[tuple[int, list[object]]]:
+    """A port of this machine, and who connected to it."""
+    came: list[object] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def take() -> None:
+            try:
+                while True:
+                    connection, place = listening.accept()
+                    came.append(place)
+                    connection.close()
+            except OSError:
+                return
+
+        threading.Thread(target=take, daemon=True).start()
+        yield listening.getsockname()[1], came
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def keys(transport: str, host: str, port: int) -> dict[str, Any]:
+    place = {"host": host, "port": port} if transport == "dimse" else {"url": f"http://{host}:{port}"}
+    return {"name": "pacs", "ae_title": "PACS", "may": ["receive"], "transport": transport, **place}
+
+
+@pytest.mark.parametrize("transport", ["dimse", "orthanc", "dicomweb"])
+@pytest.mark.parametrize(("entered", "allowed"), [(True, False), (True, True), (False, False)])
+def test_what_a_name_leads_to_is_looked_at_when_it_is_called(
+    tmp_path: Path, transport: str, entered: bool, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name server that says another address at each question (DNS rebinding): the first is remote."""
+    item = outgoing(ultrasound("local"), tmp_path)
+    real = socket.getaddrinfo
+
+    def name_server(host: object, *rest: Any, **further: Any) -> Any:
+        return real("127.0.0.1" if host == "pacs.example.org" else host, *rest, **further)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", name_server)
+    with watched() as (port, came):
+        peer = PeerSettings.model_validate({**keys(transport, "pacs.example.org", port), "entered": entered})
+        destination = open_destination(peer, Settings(console=ConsoleSettings(local_peers=allowed)))
+        [sent] = destination.send([item])
+        [check, *_] = destination.test()
+    assert sent.status is SendStatus.UNREACHABLE and not check.ok
+    if entered and not allowed:
+        assert came == []
+        assert "console.local_peers" in sent.text and "console.local_peers" in check.text
+    else:
+        assert came and "console.local_peers" not in sent.text
+
+
+def test_the_checked_address_is_the_one_that_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name server is asked once: a second answer, another address, is never used."""
+    real, asked = socket.getaddrinfo, []
+
+    def name_server(host: object, *rest: Any, **further: Any) -> Any:
+        if host == "pacs.example.org":
+            asked.append(host)
+            host = "127.0.0.1" if len(asked) > 1 else "192.0.2.1"  # which no network has (RFC 5737)
+        return real(host, *rest, **further)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", name_server)
+    monkeypatch.setattr("dicom_node.scu.http.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("dicom_node.scu.orthanc.CONNECT_SECONDS", 0.2)
+    with watched() as (port, came):
+        peer = PeerSettings.model_validate({**keys("orthanc", "pacs.example.org", port), "entered": True})
+        [check] = open_destination(peer, Settings()).test()
+    assert not check.ok and came == [] and len(asked) == 1
+
+
+PARTS = [b"first\r\n--not a boundary", b"", b"\r\n" * 50, bytes(range(256)) * 300]
+
+
+MESSAGE = b"a preamble\r\n" + b"".join(
+    b"--b0\r\nContent-Type: application/dicom\r\n\r\n" + part + b"\r\n" for part in PARTS
+)
+
+
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[at : at + size] for at in range(0, len(data), size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 10**6])
+def test_each_part_comes_whole(size: int) -> None:
+    found = [b"".join(part) for part in Parts(pieces(MESSAGE + b"--b0--\r\n", size), b"b0")]
+    assert found == PARTS
+
+
+def test_a_part_that_is_not_read_is_passed_over() -> None:
+    assert len(list(Parts(pieces(MESSAGE + b"--b0--", 100), b"b0"))) == len(PARTS)
+
+
+@pytest.mark.parametrize("cut", [5, 30, 70, len(MESSAGE)])
+def test_an_answer_that_ends_early_is_no_whole_one(cut: int) -> None:
+    with pytest.raises(MalformedMultipart):
+        [b"".join(part) for part in Parts(pieces(MESSAGE[:cut], 10), b"b0")]
+
+
+def test_headers_that_do_not_end_are_cut_off() -> None:
+    def endless() -> Iterator[bytes]:
+        yield b"--b0\r\n"
+        for number in range(LONGEST_HEAD):
+            assert number < LONGEST_HEAD / 2
+            yield b"X: 1\r\n"
+
+    with pytest.raises(MalformedMultipart, match="do not end"):
+        [b"".join(part) for part in Parts(endless(), b"b0")]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "boundary"),
+    [
+        ('multipart/related; type="application/dicom"; boundary="a b"', b"a b"),
+        ("multipart/related; boundary=xyz; type=application/dicom", b"xyz"),
+    ],
+)
+def test_the_boundary_is_read(content_type: str, boundary: bytes) -> None:
+    assert boundary_of(content_type) == boundary
+
+
+@pytest.mark.parametrize("content_type", ["", "text/html", "multipart/related", "text/html; boundary=a"])
+def test_what_is_not_multipart_is_refused(content_type: str) -> None:
+    with pytest.raises(MalformedMultipart):
+        boundary_of(content_type)
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def told(server: socket.socket) -> str:
+    port = server.getsockname()[1]
+    peer = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=port, may=["receive"])
+    check = DimseDestination(peer, Settings(peers=[peer])).echo()
+    assert not check.ok
+    return check.text.replace(f"PACS at 127.0.0.1:{port}", "it")
+
+
+def test_a_peer_that_hangs_is_told_with_the_time_waited(listening: socket.socket) -> None:
+    assert re.fullmatch(r"connected to it, no answer for [1-9] s", told(listening))
+
+
+def test_a_peer_that_hangs_up_is_told_so(listening: socket.socket) -> None:
+    def hang_up() -> None:
+        listening.accept()[0].close()
+
+    hangs_up = threading.Thread(target=hang_up, daemon=True)
+    hangs_up.start()
+    assert told(listening).startswith("connected to it, ")
+    hangs_up.join()
+
+
+def test_a_peer_that_is_away_cannot_be_connected_to(listening: socket.socket) -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        assert told(unheard) == "cannot connect to it"
+
+
+class Changing:
+    """Sends another file first, and one without an end when it is asked again."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def find(self, *_: Any, **__: Any) -> list[str]:
+        return ["one"]
+
+    def get_instance_file(self, *_: Any, **__: Any) -> Iterator[bytes]:
+        self.sent.append(0)
+        for _block in range(1 if len(self.sent) == 1 else 200):
+            self.sent[-1] += 1
+            yield bytes(2**20) if len(self.sent) > 1 else b"another"
+
+
+def test_a_file_that_grows_without_end_when_it_is_read_again_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing = Changing()
+    monkeypatch.setattr(orthanc, "_client", lambda _peer: changing)
+    peer = PeerSettings(name="pacs", ae_title="PACS", transport="orthanc", url="http://127.0.0.1:9")
+    item = outgoing(ultrasound("one"), tmp_path, "0" * 64)
+    destination = OrthancDestination(peer, Settings(peers=[peer]))
+    [answer] = destination.confirm([item])
+    destination.close()
+    assert answer.presence is Presence.DIFFERENT
+    assert changing.sent[0] == 1 and changing.sent[1] < 5
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (0x0000, SendStatus.STORED),
+        (0xB000, SendStatus.WARNED),
+        (0xB006, SendStatus.WARNED),
+        (0xB007, SendStatus.WARNED),
+        (0xB123, SendStatus.WARNED),
+        (0x0111, SendStatus.VERIFY),
+        (0x0110, SendStatus.RETRY),
+        (0xA700, SendStatus.RETRY),
+        (0xA7FF, SendStatus.RETRY),
+        (0x0122, SendStatus.REFUSED),
+        (0x0124, SendStatus.REFUSED),
+        (0xA800, SendStatus.REFUSED),
+        (0xA900, SendStatus.REFUSED),
+        (0xC000, SendStatus.REFUSED),
+        (0xCFFF, SendStatus.REFUSED),
+        (None, SendStatus.RETRY),  # the association was lost
+    ],
+)
+def test_store_statuses(code: int | None, status: SendStatus) -> None:
+    report = store_report(code)
+    assert (report.status, report.code) == (status, "" if code is None else f"{code:04X}")
+
+
+@given(st.integers(min_value=0, max_value=0xFFFF))
+def test_only_success_and_warnings_count_as_stored(code: int) -> None:
+    stored = store_report(code).status in (SendStatus.STORED, SendStatus.WARNED)
+    # PS3.7 C: 0000 success; 0001, 0107, 0116 and Bxxx warnings.
+    assert stored == (code in (0x0000, 0x0001, 0x0107, 0x0116) or 0xB000 <= code <= 0xBFFF)
+
+
+@pytest.mark.parametrize(
+    ("status", "codes"),
+    [
+        (SendStatus.RETRY, [401, 403, 404, 408, 429, 500, 502, 503, 507]),
+        (SendStatus.REFUSED, [400, 406, 409, 413, 415, 422]),
+    ],
+)
+def test_http_statuses_that_may_pass_and_that_waiting_does_not_cure(
+    status: SendStatus, codes: list[int]
+) -> None:
+    assert {http_report(code).status for code in codes} == {status}

@@ -1,0 +1,748 @@
+"""A real Orthanc: asked and delivered to by each transport, withdrawn from, forwarding, fetched from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    generate_uid,
+)
+from sqlalchemy import select
+
+from dicom_node.config.settings import ListenerSettings, PeerSettings, Settings, TlsSettings
+from dicom_node.dicom.identity import Patient
+from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
+from dicom_node.errors import FaultyInput, PeerUnreachable
+from dicom_node.events import RESULT_NOT_REMOVED, RESULT_REMOVED
+from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.outbox.removals import Removals
+from dicom_node.results import BuiltObject
+from dicom_node.scp.contexts import accepted_classes
+from dicom_node.scu import (
+    RemovalAnswer,
+    Remover,
+    RetrieveStatus,
+    StudyQuery,
+    open_archive,
+    open_destination,
+    open_remover,
+)
+from dicom_node.scu.destination import Outgoing, Presence, SendStatus
+from dicom_node.services.results import show, withdraw_by_uid
+from dicom_node.store.accounts import Removal
+from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.transitions import utc_now
+from tests.asking_modality import AskingModality, ask
+from tests.certificates_lab import Authority
+from tests.golden_lab import objects
+from tests.modality import chest, ultrasound, ultrasound_from
+from tests.node_lab import PROGRAM, Node, running, site_config, store
+from tests.outbox_lab import Outbox, a_result
+from tests.pacs_lab import Pacs, run_pacs
+from tests.ports import free_port
+from tests.waiting import wait_until
+from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
+
+pytestmark = pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+TAKING = {"may": ("receive",)}
+TAKING_BACK = TAKING | {"withdraw": "delete"}
+WAYS = ("get", "dicomweb")
+PIXELS = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+DAY = date(2024, 3, 2)
+
+
+class Sink:
+    """Remembers what is taken; ``refuses``: SOP Instance UIDs that are not."""
+
+    sop_classes = accepted_classes()
+    largest_bytes = 2**24
+
+    def __init__(self, refuses: str = "") -> None:
+        self.taken: list[str] = []
+        self._refuses = refuses
+
+    def take_object(self, sop_class: str, instance: str, syntax: str, data: Iterable[bytes]) -> None:
+        if instance == self._refuses:
+            raise FaultyInput("not taken")
+        assert b"".join(data)
+        self.taken.append(instance)
+
+    def take_file(self, pieces: Iterable[bytes]) -> None:
+        read = dcmread(BytesIO(b"".join(pieces)))
+        self.take_object(read.SOPClassUID, read.SOPInstanceUID, "", [read.PixelData])
+
+
+def stored(orthanc: Orthanc, image: Dataset, day: str = "") -> Dataset:
+    """Uploaded as it is, or as of that day."""
+    image.StudyDate = day or image.get("StudyDate", "")
+    buffer = BytesIO()
+    dcmwrite(buffer, image, enforce_file_format=True)
+    orthanc.upload(buffer.getvalue())
+    return image
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    allowed = {"DicomAlwaysAllowGet": True, "DicomAlwaysAllowMove": True}
+    with start_orthanc(tmp_path_factory.mktemp("orthanc"), plugins=[DICOMWEB], config=allowed) as orthanc:
+        yield orthanc
+
+
+@pytest.fixture(scope="module")
+def films(orthanc: Orthanc) -> list[Dataset]:
+    """Two films of one study on the day, one the day after, and an ultrasound image on the day."""
+    first, second = (stored(orthanc, chest("fetched", PIXELS, number=one), "20240302") for one in (1, 2))
+    later = stored(orthanc, chest("later", PIXELS), "20240303")
+    return [first, second, later, stored(orthanc, ultrasound_from("other", PIXELS), "20240302")]
+
+
+def peer(orthanc: Orthanc, way: str, **settings: object) -> PeerSettings:
+    """Asked or delivered to by this way, which is its name."""
+    known = {
+        "name": way,
+        "ae_title": orthanc.ae_title,
+        "host": "127.0.0.1",
+        "port": orthanc.dicom_port,
+        "may": ("send", "query"),
+        "transport": way if way in ("orthanc", "dicomweb") else "dimse",
+        "retrieve": "get" if way == "get" else "move",
+        "url": orthanc.url + ("/dicom-web" if way == "dicomweb" else ""),
+    }
+    return PeerSettings.model_validate({**known, **settings})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_day_of_a_modality_is_found(orthanc: Orthanc, films: list[Dataset], way: str) -> None:
+    found = open_archive(peer(orthanc, way), Settings()).find(StudyQuery(DAY, DAY, "DX"))
+    [study] = found.studies
+    assert (study.study_instance_uid, study.study_date) == (films[0].StudyInstanceUID, "20240302")
+    assert study.patient_id == films[0].PatientID
+    name = str(films[0].PatientName)
+    same = Patient.from_values("", "", name, films[0].PatientBirthDate, films[0].PatientSex)
+    assert not study.patient.disagrees(same)
+    assert study.patient.disagrees(Patient.from_values("", "", "Somebody^Else", "", ""))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_objects_of_a_study_come(orthanc: Orthanc, films: list[Dataset], way: str) -> None:
+    """What is not taken is counted, and a study that is not there is absent."""
+    archive, study = open_archive(peer(orthanc, way), Settings()), films[0].StudyInstanceUID
+    sink, choosy = Sink(), Sink(refuses=films[0].SOPInstanceUID)
+    outcome, incomplete = archive.retrieve(study, sink), archive.retrieve(study, choosy)
+    assert (outcome.status, outcome.objects) == (RetrieveStatus.RETRIEVED, 2), outcome
+    assert sorted(sink.taken) == sorted(image.SOPInstanceUID for image in films[:2])
+    assert (incomplete.status, incomplete.objects) == (RetrieveStatus.INCOMPLETE, 1), incomplete
+    none = archive.retrieve("1.2.3.4.5", Sink())
+    assert none.status in (RetrieveStatus.ABSENT, RetrieveStatus.REFUSED, RetrieveStatus.RETRY), none
+    assert none.objects == 0
+
+
+@pytest.mark.parametrize("way", ["move", *WAYS])
+def test_an_archive_that_is_away_is_named_so(tmp_path: Path, orthanc: Orthanc, way: str) -> None:
+    nowhere = free_port()
+    away = peer(orthanc, way, port=nowhere, url=f"http://127.0.0.1:{nowhere}")
+    archive = open_archive(away, Settings())
+    with pytest.raises(PeerUnreachable, match=way):
+        archive.find(StudyQuery(DAY, DAY))
+    assert archive.retrieve("1.2.3", Sink()).status is RetrieveStatus.UNREACHABLE
+    assert not any(check.ok for check in archive.test())
+
+
+def test_a_peer_that_does_not_know_us_refuses_to_move(orthanc: Orthanc, films: list[Dataset]) -> None:
+    outcome = open_archive(peer(orthanc, "move"), Settings()).retrieve(films[0].StudyInstanceUID, Sink())
+    assert outcome.status in (RetrieveStatus.REFUSED, RetrieveStatus.RETRY), outcome
+
+
+TRANSPORTS = ("dimse", "orthanc", "dicomweb")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_same_object_by_all_ways_is_there_once(tmp_path: Path, orthanc: Orthanc, transport: str) -> None:
+    """And as it was built, whichever is the first; `peers test` finds no fault."""
+    ways = [transport, *(other for other in TRANSPORTS if other != transport)]
+    outbox = Outbox(tmp_path, [peer(orthanc, way, **TAKING) for way in ways])
+    checks = open_destination(outbox.settings.peers[0], outbox.settings).test()
+    assert checks and [check for check in checks if not check.ok] == []
+    sent = outbox.add_study(ways)
+    outbox.run_until("confirmed")
+    assert outbox.study_states() == ["delivered"]
+    assert [uid for uid in orthanc.instances() if uid in sent] == sorted(sent)
+    for uid in sent:
+        assert dcmread(BytesIO(orthanc.fetch(uid))) == dcmread(outbox.file_of(uid))
+
+
+def test_already_stored_is_not_believed_when_another_object_bears_the_uid(
+    tmp_path: Path, orthanc: Orthanc
+) -> None:
+    outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", **TAKING)])
+    (uid,) = outbox.add_study(["orthanc"], [ResultKind.SC])
+    other = dcmread(outbox.file_of(uid))
+    other.InstanceNumber = 77
+    stored(orthanc, other)
+    outbox.run_until("dead")
+    assert "another object" in outbox.rows()[0]["reason"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_object_that_orthanc_lost_is_not_confirmed(
+    tmp_path: Path, orthanc: Orthanc, transport: str
+) -> None:
+    outbox = Outbox(
+        tmp_path,
+        [peer(orthanc, transport, **TAKING)],
+        confirm_seconds=0.1,
+        retry_seconds=0.02,
+    )
+    (uid,) = outbox.add_study([transport], [ResultKind.SR])
+    outbox.run_until("confirmed")
+    orthanc.call("DELETE", f"/instances/{orthanc.id_of(uid)}")
+    with outbox.database.write() as session:
+        session.get_one(Delivery, 1).state = DeliveryState.UNCONFIRMED
+    outbox.run_until("confirmed")
+    assert outbox.rows()[0]["attempts"] == 2
+    there = orthanc.fetch(uid)
+    if transport != "dimse":  # C-STORE leaves the file header to the receiver
+        assert there == outbox.file_of(uid).read_bytes()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(
+    tmp_path: Path, orthanc: Orthanc, transport: str
+) -> None:
+    outbox = Outbox(tmp_path, [peer(orthanc, transport, **TAKING)], retry_limit_seconds=0.3)
+    sent = [uid for _ in range(3) for uid in outbox.add_study([transport])]
+    worker = outbox.worker()
+    worker.run_once()
+    orthanc.kill()
+    for _ in range(5):
+        sent += outbox.add_study([transport])
+        worker.run_once()
+        time.sleep(0.1)
+    assert outbox.states()["pending"] >= 15
+    orthanc.start()
+    outbox.run_until("confirmed", worker=worker)
+    assert [uid for uid in orthanc.instances() if uid in sent] == sorted(sent)
+
+
+def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
+    ours, foreign = Authority(tmp_path, "ca"), Authority(tmp_path, "foreign")
+    (certificate, key), (own, own_key) = ours.certify("orthanc"), ours.certify("node")
+    config = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(certificate),
+        "DicomTlsPrivateKey": str(key),
+        "DicomTlsTrustedCertificates": str(ours.certificate),
+        "DicomTlsRemoteCertificateRequired": True,
+    }
+    with start_orthanc(tmp_path / "orthanc", config=config) as orthanc:
+        outbox = Outbox(tmp_path, [peer(orthanc, "dimse", tls=True, **TAKING)])
+        (uid,) = outbox.add_study(["dimse"], [ResultKind.SR])
+        for known, state in ((foreign, "pending"), (ours, "confirmed")):
+            tls = TlsSettings(certificate=own, private_key=own_key, trusted=known.certificate)
+            listener = ListenerSettings(tls=tls)
+            outbox.settings = outbox.settings.model_copy(update={"listener": listener})
+            time.sleep(0.3)
+            outbox.worker().run_once()
+            assert outbox.states() == {state: 1}, outbox.rows()
+        assert orthanc.fetch(uid)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltObject:
+    made = objects(tmp_path_factory.mktemp("objects"))
+    return next(one for _, one in made if one.kind is ResultKind.PDF)
+
+
+@pytest.mark.parametrize("transport", ["dimse", "orthanc", "dicomweb"])
+def test_orthanc_takes_the_document_and_gives_out_the_pdf(
+    tmp_path: Path, orthanc: Orthanc, built: BuiltObject, transport: str
+) -> None:
+    assert built.data is not None
+    path = tmp_path / "page.dcm"
+    path.write_bytes(built.data)
+    document = dcmread(path)
+    item = Outgoing(
+        built.sop_class_uid,
+        built.sop_instance_uid,
+        str(document.StudyInstanceUID),
+        built.series_instance_uid,
+        path,
+        hashlib.sha256(built.data).hexdigest(),
+    )
+    destination = open_destination(peer(orthanc, transport, results=["pdf"], **TAKING), Settings())
+    try:
+        assert [check for check in destination.test() if not check.ok] == []
+        [report] = destination.send([item])
+        assert report.status is SendStatus.STORED, report.text
+        [answer] = destination.confirm([item])
+        assert answer.presence is Presence.FOUND
+    finally:
+        destination.close()
+    given = orthanc.call("GET", f"/instances/{orthanc.id_of(item.sop_instance_uid)}/pdf")
+    assert given.rstrip(b"\0") == bytes(document.EncapsulatedDocument).rstrip(b"\0")
+    orthanc.call("DELETE", f"/instances/{orthanc.id_of(item.sop_instance_uid)}")
+
+
+NOTHING = {"reason": RejectionReason.QUALITY, "because": "of the wrong side"}
+
+
+def dicomweb_of(url: str) -> PeerSettings:
+    known = {"name": "pacs", "ae_title": "PACS", "transport": "dicomweb", "url": url, **TAKING_BACK}
+    return PeerSettings.model_validate(known)
+
+
+def delivered(outbox: Outbox) -> list[str]:
+    sent = outbox.add_study(["pacs"])
+    outbox.run_until("confirmed")
+    return sent
+
+
+def withdraw(outbox: Outbox, uids: list[str] | None = None) -> dict[str, list[str]]:
+    with outbox.database.read() as session:
+        study = str(session.scalars(select(Study.study_instance_uid)).one())
+    return withdraw_by_uid(outbox.settings, study, uids, **NOTHING)  # type: ignore[arg-type]
+
+
+def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
+    with outbox.database.read() as session:
+        found = show(session, outbox.settings, 1)
+    return {"removals": found["removals"], "by_hand": found["by_hand"]}
+
+
+def states(outbox: Outbox) -> set[str]:
+    return {str(row["state"]) for row in shown(outbox)["removals"]}
+
+
+def removals(outbox: Outbox, **how: object) -> Removals:
+    return Removals(outbox.database, outbox.settings, "a test", **how)  # type: ignore[arg-type]
+
+
+def run_until(outbox: Outbox, *wanted: str) -> None:
+    worker = removals(outbox)
+
+    def done() -> bool:
+        worker.run_once()
+        return states(outbox) <= set(wanted)
+
+    wait_until(done, 30, "/".join(wanted))
+
+
+def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
+    tmp_path: Path, orthanc: Orthanc
+) -> None:
+    """What is gone already counts as gone."""
+    outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)])
+    first, gone, replaced = delivered(outbox)
+    assert withdraw(outbox, [first]) == {}
+    assert states(outbox) == {"asked"} and first in orthanc.instances()
+    run_until(outbox, "gone")
+    assert first not in orthanc.instances() and {gone, replaced} <= set(orthanc.instances())
+    [row] = shown(outbox)["removals"]
+    assert (row["destination"], row["sop_instance_uid"], row["reason"]) == ("pacs", first, "")
+    assert outbox.numbers()[RESULT_REMOVED.number] == 1
+    for uid in (gone, replaced):
+        orthanc.call("DELETE", f"/instances/{orthanc.id_of(uid)}")
+    other = dcmread(outbox.file_of(replaced))
+    other.InstanceNumber = 77
+    stored(orthanc, other)
+    withdraw(outbox)
+    run_until(outbox, "gone", "by_hand")
+    found = {row["sop_instance_uid"]: row for row in shown(outbox)["removals"]}
+    assert (found[gone]["state"], found[replaced]["state"]) == ("gone", "by_hand")
+    assert "another object" in str(found[replaced]["reason"]) and replaced in orthanc.instances()
+    assert shown(outbox)["by_hand"] == {"pacs": [replaced]}
+    assert outbox.numbers()[RESULT_NOT_REMOVED.number] == 1
+
+
+def test_a_node_that_dies_between_deletion_and_question_asks_again(tmp_path: Path, orthanc: Orthanc) -> None:
+    outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)])
+    delivered(outbox)
+    withdraw(outbox)
+
+    class Killed(BaseException):
+        """As kill -9: nothing of the worker goes on."""
+
+    class Dying:
+        def __init__(self, real: Remover) -> None:
+            self.real = real
+
+        def remove(self, item: Outgoing) -> RemovalAnswer:
+            assert self.real.remove(item).gone
+            raise Killed
+
+        def close(self) -> None:
+            self.real.close()
+
+    dying = removals(outbox, open_remover=lambda one, settings: Dying(open_remover(one, settings)))
+    with pytest.raises(Killed):
+        dying.run_once()
+    assert states(outbox) == {"asked"}
+    run_until(outbox, "gone")
+
+
+class Server:
+    """Answers as told: ``delete`` and ``find`` are statuses, ``body`` is what a search finds."""
+
+    def __init__(self) -> None:
+        self.delete, self.find, self.body = 200, 200, b"[]"
+        self.deleted: list[str] = []
+        me = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self, status: int, body: bytes) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(status)
+                self.send_header("Content-Type", "application/dicom+json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                self._answer(me.find, me.body)
+
+            def do_POST(self) -> None:
+                self._answer(me.find, me.body)
+
+            def do_DELETE(self) -> None:
+                me.deleted.append(self.path)
+                if me.delete == 200:
+                    me.body = b"[]"
+                self._answer(me.delete, b"")
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever)
+    thread.start()
+    yield server
+    server.http.shutdown()
+    thread.join()
+    server.http.server_close()
+
+
+@pytest.fixture
+def at_server(tmp_path: Path, server: Server) -> Outbox:
+    """A result that the DICOMweb server has, withdrawn."""
+    outbox = Outbox(tmp_path, [dicomweb_of(server.url)])
+    outbox.add_study(["pacs"], [ResultKind.SC])
+    with outbox.database.write() as session:
+        result = session.scalars(select(Result)).one()
+        for delivery in result.deliveries:
+            delivery.sent_at = utc_now()
+        server.body = json.dumps(
+            [
+                {
+                    "00080016": {"vr": "UI", "Value": [result.sop_class_uid]},
+                    "00080018": {"vr": "UI", "Value": [result.sop_instance_uid]},
+                }
+            ]
+        ).encode()
+    withdraw(outbox)
+    return outbox
+
+
+@pytest.mark.parametrize("status", [401, 403, 405, 501])
+def test_a_server_that_refuses_leaves_it_to_a_person(at_server: Outbox, server: Server, status: int) -> None:
+    server.delete = status
+    run_until(at_server, "by_hand")
+    found = shown(at_server)
+    assert str(status) in str(found["removals"][0]["reason"])
+    assert list(found["by_hand"]) == ["pacs"]
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 302])
+def test_a_server_in_trouble_is_asked_again(at_server: Outbox, server: Server, status: int) -> None:
+    server.delete = status
+    worker = removals(at_server)
+    assert worker.run_once() == 1
+    [row] = shown(at_server)["removals"]
+    assert (row["state"], row["attempts"]) == ("asked", 1) and row["reason"]
+    server.delete = 200
+    run_until(at_server, "gone")
+
+
+def test_what_never_left_is_not_asked_for(tmp_path: Path, server: Server) -> None:
+    outbox = Outbox(tmp_path, [dicomweb_of(server.url)])
+    outbox.add_study(["pacs"])
+    withdraw(outbox)
+    with outbox.database.read() as session:
+        assert session.scalars(select(Removal)).all() == []
+    assert removals(outbox).run_once() == 0
+
+
+FORWARDED = (
+    *(UltrasoundImageStorage, UltrasoundMultiFrameImageStorage),
+    *(ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation),
+)
+KEPT = (CTImageStorage, Comprehensive3DSRStorage, SecondaryCaptureImageStorage)
+FOLDER = Path(__file__).resolve().parents[2] / "orthanc"
+
+
+@contextmanager
+def existing_orthanc(
+    folder: Path,
+    node_port: int,
+    *,
+    node_host: str = "127.0.0.1",
+) -> Iterator[Orthanc]:
+    """An Orthanc with our configuration and script; ports, folders and the pace of retries are the test's."""
+    config = json.loads((FOLDER / "orthanc.json").read_text(encoding="utf-8"))
+    for key in ("StorageDirectory", "IndexDirectory", "DicomPort", "HttpPort", "LuaScripts"):
+        del config[key]
+    config["DicomModalities"]["ainode"] |= {"Host": node_host, "Port": node_port}
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "forward-to-node.lua"
+    text = (FOLDER / script.name).read_text(encoding="utf-8")
+    script.write_text(text.replace("RETRY_SECONDS = 30", "RETRY_SECONDS = 1"), encoding="utf-8")
+    with start_orthanc(folder, lua=[script], config=config) as orthanc:
+        yield orthanc
+
+
+def storescu(orthanc: Orthanc, file: Path, calling: str = "US1") -> None:
+    command = ["storescu", "--required", "-aet", calling, "-aec", orthanc.ae_title]
+    subprocess.run([*command, "127.0.0.1", str(orthanc.dicom_port), str(file)], check=True)
+
+
+def an_object(folder: Path, sop_class: UID, **attributes: Any) -> Path:
+    ds = a_result(sop_class, generate_uid(), 16)
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    path = folder / f"{ds.SOPInstanceUID}.dcm"
+    dcmwrite(path, ds, enforce_file_format=True)
+    return path
+
+
+def of_our_equipment() -> dict[str, Any]:
+    item = Dataset()
+    item.Manufacturer, item.ManufacturerModelName = MANUFACTURER, MODEL_NAME
+    return {"ContributingEquipmentSequence": [item]}
+
+
+def mark_of(orthanc: Orthanc, sop_instance_uid: str) -> str | None:
+    """The metadata that the script wrote."""
+    metadata = orthanc.get(f"/instances/{orthanc.id_of(sop_instance_uid)}/metadata?expand")
+    mark: str | None = metadata.get("AiNode")
+    return mark
+
+
+def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Path) -> None:
+    """Images go to the node, which is away at first; other objects stay."""
+    node = Pacs(free_port(), ae_title="AINODE")
+    with existing_orthanc(tmp_path, node.port) as pacs:
+        others, images = ([an_object(tmp_path, one) for one in classes] for classes in (KEPT, FORWARDED))
+        for file in (*others, *images):
+            storescu(pacs, file)
+        wait_until(lambda: [mark_of(pacs, file.stem) for file in images] == ["waiting"] * len(images))
+        with run_pacs(node):
+            # Any HTTP request is the clock: here the questions of the test.
+            wait_until(lambda: [mark_of(pacs, file.stem) for file in images] == ["forwarded"] * len(images))
+            assert sorted(node.received) == sorted(file.stem for file in images)
+            assert [mark_of(pacs, file.stem) for file in others] == [None] * len(others)
+            outbox = Outbox(tmp_path / "node", [Pacs(pacs.dicom_port, ae_title=pacs.ae_title).peer()])
+            results = outbox.add_study(["pacs"])
+            outbox.run_until("confirmed")
+            cleaned_by_dimse = an_object(tmp_path, UltrasoundImageStorage)
+            storescu(pacs, cleaned_by_dimse, calling="AINODE")
+            cleaned_by_rest = an_object(tmp_path, UltrasoundImageStorage, **of_our_equipment())
+            pacs.upload(cleaned_by_rest.read_bytes())
+            time.sleep(1)
+            pacs.get("/system")
+            another = an_object(tmp_path, UltrasoundImageStorage)
+            storescu(pacs, another)
+            wait_until(lambda: another.stem in node.received)
+        assert node.received[len(images) :] == [another.stem]
+        for uid in (*results, cleaned_by_dimse.stem, cleaned_by_rest.stem):
+            assert mark_of(pacs, uid) == "result"
+
+
+def test_a_stranger_who_says_that_it_is_the_node_keeps_no_image_from_it(tmp_path: Path) -> None:
+    """AE title and Device UID are public; the node's host is a name here: of the loopback, but another."""
+    with (
+        run_pacs(Pacs(free_port(), ae_title="AINODE")) as node,
+        existing_orthanc(tmp_path, node.port, node_host="localhost") as pacs,
+    ):
+        by_title, by_device, by_rest = (
+            an_object(tmp_path, UltrasoundImageStorage, **more)
+            for more in ({}, of_our_equipment(), of_our_equipment())
+        )
+        storescu(pacs, by_title, calling="AINODE")
+        storescu(pacs, by_device)
+        pacs.upload(by_rest.read_bytes())
+        claimed = [by_title.stem, by_device.stem, by_rest.stem]
+        wait_until(lambda: sorted(node.received) == sorted(claimed))
+        wait_until(lambda: [mark_of(pacs, uid) for uid in claimed] == ["forwarded"] * 3)
+        log = pacs.log.read_text(encoding="utf-8")
+        assert log.count("says that it is of the node and does not come from there") == 3
+
+
+RULE = PROGRAM.replace('modality = "US"', 'modality = "DX"').replace("sleep 0.2; ", "")
+RULE = RULE.replace("max_study_age_days = 0", "max_study_age_days = 7")  # old ones are held, but by request
+ASKED = ("--peer", "pacs", "--modality", "DX", "--from", "2024-03-01", "--to", "2024-03-03")
+
+
+def fill(orthanc: Orthanc, studies: int) -> list[str]:
+    """Studies of two films each, spread over three days; returns their UIDs."""
+    days = {number: f"2024030{number % 3 + 1}" for number in range(studies)}
+    films = [
+        stored(orthanc, chest(f"old{number}", PIXELS, number=film), day)
+        for number, day in days.items()
+        for film in (1, 2)
+    ]
+    return [str(film.StudyInstanceUID) for film in films[::2]]
+
+
+def reports(orthanc: Orthanc) -> Counter[str]:
+    """How many structured reports each study has there."""
+    found: Counter[str] = Counter()
+    for series in orthanc.get("/series?expand"):
+        if series["MainDicomTags"].get("Modality") == "SR":
+            study = orthanc.get(f"/studies/{series['ParentStudy']}")
+            found[study["MainDicomTags"]["StudyInstanceUID"]] += len(series["Instances"])
+    return found
+
+
+def starts(node: Node) -> list[datetime]:
+    """When the peer was asked for a study, in order."""
+    rows = node.cli("events", "list", "--number", "2051", "--limit", "0")
+    return sorted(datetime.fromisoformat(row["at"]) for row in rows)
+
+
+def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) -> None:
+    """Two studies a second at most, across the kills too."""
+    port = free_port()
+    known = {"node": ("AINODE", "127.0.0.1", port)}
+    with start_orthanc(tmp_path / "orthanc", modalities=known) as orthanc:
+        uids = fill(orthanc, 12)
+        config = site_config(
+            orthanc.dicom_port, RULE, ae_title=orthanc.ae_title, of_pacs="fetch_per_minute = 120"
+        )
+        config = config.replace('may = ["send", "receive"]', 'may = ["send", "receive", "query"]')
+        with running(Node(tmp_path / "node", config, port=port)) as node:
+            assert node.run("fetch", *ASKED, "--no-wait").returncode == 0
+            for killed_at in (3, 6, 9):
+                wait_until(lambda at=killed_at: len(starts(node)) >= at, 120, "the next studies")
+                node.kill()
+                node.start()
+            done = node.run("fetch", *ASKED)
+            assert done.returncode == 0, done.stderr
+            assert [row["state"] for row in node.cli("fetches", "list")] == ["fetched"] * 12
+            assert node.cli("fetches", "missing", "pacs", "--days", "1") == []
+            assert node.run("check").returncode == 0
+            wait_until(lambda: sum(reports(orthanc).values()) >= 12, 120, "a report for each")
+            time.sleep(2)
+            assert reports(orthanc) == Counter(dict.fromkeys(uids, 1))
+            jobs = node.cli("jobs", "list", "--limit", "0")
+            states = Counter(row["state"] for row in jobs)
+            assert states.pop("succeeded") == 12
+            assert {*states} <= {"cancelled"}  # begun on the first film of two, after a kill between them
+            asked = starts(node)
+            gaps = [(later - sooner).total_seconds() for sooner, later in pairwise(asked)]
+            assert min(gaps) >= 0.4, gaps  # a start is written down a moment after it was timed
+            assert (asked[-1] - asked[0]).total_seconds() >= 0.5 * (len(asked) - 1) - 0.1
+
+
+def a_node(folder: Path, archive: int, modality: int, *, hours: float = 24, calling: str = "US1") -> Node:
+    """One whose rule forwards to the archive; results go nowhere that matters."""
+    rule = PROGRAM.replace("send_to", 'forward = ["pacs"]\nsend_to')
+    asking = (
+        f'[[peers]]\nname = "us1"\nae_title = "{calling}"\nhost = "127.0.0.1"\nport = {modality}\n'
+        f'commit_after = "delivered"\ncommit_hours = {hours}\n'
+    )
+    config = site_config(archive, asking + rule, ae_title="ORTHANC", senders=())
+    return Node(folder, config)
+
+
+def test_what_the_archive_has_is_committed_also_after_a_kill_and_while_the_modality_is_away(
+    tmp_path: Path,
+) -> None:
+    modality, port = AskingModality(), free_port()
+    sent = [ultrasound("asked", number=one) for one in (1, 2, 3)]
+    uids = [str(image.SOPInstanceUID) for image in sent]
+    node = a_node(tmp_path / "node", port, modality.port)
+    with running(node):
+        assert store(node.port, sent, "US1") == [0] * 3
+        assert ask(node.port, "2.25.1", uids) == 0x0000
+        node.kill()  # at once
+        node.start()
+        with modality.listening():
+            assert modality.reports == [], "no archive has them"
+        with start_orthanc(tmp_path / "archive", config={"DicomPort": port}) as orthanc:
+            wait_until(lambda: set(uids) <= set(orthanc.instances()), 120, "in the archive")
+            wait_until(lambda: len(node.cli("events", "list", "--number", "1072")) == 1, 120, "decided")
+            node.kill()
+            node.start()
+            modality.answer = lambda times: 0x0213 if times == 1 else 0x0000  # it cannot keep it yet
+            with modality.listening():
+                wait_until(lambda: len(modality.reports) == 2, 120, "the report, twice")
+                wait_until(lambda: bool(node.cli("events", "list", "--number", "1073")), 60, "noted")
+                node.kill()
+                node.start()
+                assert ask(node.port, "2.25.2", uids) == 0x0000
+                wait_until(lambda: len(modality.reports) == 3, 120, "the next report")
+            first, again, second = modality.said()
+            assert first == again == ("2.25.1", uids, {})
+            assert second == ("2.25.2", uids, {})
+
+
+def test_an_orthanc_that_sends_gets_its_report(tmp_path: Path) -> None:
+    own, port = free_port(), free_port()
+    node = a_node(tmp_path / "node", port, own, calling="MODALITY")
+    to_node = {"AET": "AINODE", "Host": "127.0.0.1", "Port": node.port}
+    config = {"DicomPort": own, "DicomModalities": {"node": to_node}}
+    with (
+        start_orthanc(tmp_path / "archive", config={"DicomPort": port}) as pacs,
+        start_orthanc(tmp_path / "modality", ae_title="MODALITY", config=config) as orthanc,
+        running(node),
+    ):
+        sent = [stored(orthanc, ultrasound("asked", number=one)) for one in (1, 2)]
+        there = [item["ID"] for item in orthanc.get("/instances?expand")]
+        body = json.dumps({"Resources": there, "StorageCommitment": True, "Synchronous": False}).encode()
+        job = json.loads(orthanc.call("POST", "/modalities/node/store", body))["ID"]
+
+        def content() -> dict[str, Any]:
+            found: dict[str, Any] = orthanc.get(f"/jobs/{job}")
+            return found
+
+        wait_until(lambda: content()["State"] == "Success", 60, "sent", shown=content)
+        transaction = content()["Content"]["StorageCommitmentTransactionUID"]
+
+        def said() -> dict[str, Any]:
+            found: dict[str, Any] = orthanc.get(f"/storage-commitment/{transaction}")
+            return found
+
+        wait_until(lambda: said()["Status"] != "Pending", 120, "the report", shown=said)
+        assert said()["Status"] == "Success"
+        uids = {str(image.SOPInstanceUID) for image in sent}
+        assert uids <= set(pacs.instances()), "beside the report, which may be there by now"
