@@ -12,7 +12,7 @@ DOCS := .venv-docs
 MERMAID := 11.12.1 198b19442f86f0b46a17e56d3abf744c3a28a3427e66fa8dada3b589a77babcc
 # The lock names packages, versions and hashes, never where they come from: of the public index, no others.
 LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= $(TOOLS)/bin/pip-compile --quiet \
-	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra ldap --extra s3 --extra hl7 --extra pdf --extra telemetry --extra fhir --constraint constraints.txt \
+	--generate-hashes --build-deps-for wheel --extra ai --extra postgres --extra console --extra oidc --extra s3 --extra hl7 --extra pdf --extra telemetry --extra fhir --constraint constraints.txt \
 	--strip-extras --allow-unsafe --no-annotate --no-header --no-emit-options --no-emit-index-url
 # Processes that run tests side by side, one more than two cores, as many tests wait for processes; each takes up to
 # 2 GB. Large arrays go back to the system when they are freed: by itself glibc keeps more and more of them.
@@ -23,10 +23,13 @@ ONE_CORE := PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=4194304 \
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 \
 	$(BIN)/python -m pytest
 PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Tests that train networks and studies; `make test` leaves them to `make test-training`.
+TRAINED := $(addprefix --ignore=tests/unit/ai_training/,anatomy chest detect fetal ovarian ultrasound \
+	test_despeckle.py test_head.py test_published_training.py test_studies.py)
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo help check affected test tests lint docs generated studies-smoke site hostile bench released-schema version dist lock sbom audit clean
+.PHONY: demo help check affected test tests test-training lint budget docs generated site hostile kills bench released-schema version dist lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
@@ -44,12 +47,19 @@ test: $(VENV)/.test  ## everything: lint and types beside all tests
 	@$(MAKE) --no-print-directory --jobs=2 lint tests
 
 tests: $(VENV)/.test  ## the tests of test alone; PYTEST_ARGS=… goes to pytest, WORKERS=3 run side by side
-	$(PYTEST) $(PYTEST_ARGS)
+	$(BIN)/python -m compileall -q ai_pipeline ai_training benchmarks dicom_console dicom_node  # once, not in each
+	$(PYTEST) --costs=build/costs.csv $(TRAINED) $(PYTEST_ARGS)
 
-lint: $(VENV)/.test  ## ruff and mypy
+test-training: $(VENV)/.test  ## all tests of ai_training and of its studies
+	$(PYTEST) tests/unit/ai_training $(PYTEST_ARGS)
+
+lint: $(VENV)/.test budget  ## ruff, mypy, and the budget
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lowers the numbers to what is there
+	$(BIN)/python -m tests.budget $(if $(WRITE),--write)
 
 docs: generated $(DOCS)/.installed  ## the documentation as pages in build/docs, to be read without a network; dead links fail
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
@@ -58,14 +68,14 @@ generated: $(VENV)/.test  ## write anew what the program writes: samples in conf
 	for part in node peers rules notifications; do $(BIN)/dicom-node config sample $$part >config/$$part.toml; done
 	$(BIN)/python docs/generate.py
 
-studies-smoke: $(VENV)/.test  ## every study of chest X-rays at toy length, on drawn chests
-	$(BIN)/python -m pytest -n0 tests/unit/ai_training/studies/test_smoke.py $(PYTEST_ARGS)
-
 site: $(VENV)/.test  ## a site of two listeners, two workers, PostgreSQL and Orthanc as processes, until Ctrl-C
 	$(BIN)/python -m tests.site_lab
 
 hostile: $(VENV)/.test  ## 100,000 mutated objects and messages, every bomb, slow and silent peers, thirty kills
 	$(BIN)/python -m pytest tests/hostile tests/faults/test_kill.py --hostile-rounds 50000 $(PYTEST_ARGS)
+
+kills: $(VENV)/.test  ## 1,000 random kills of a site with PostgreSQL and Orthanc while persons decide; its ledger must balance (50 minutes)
+	$(BIN)/python -m tests.faults.kills --kills 1000
 
 bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom; the turnaround, inference, cleaning
 	$(BIN)/python benchmarks/receive.py

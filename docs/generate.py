@@ -1,7 +1,7 @@
 """Writes what documentation can be written by the program itself.
 
-``python docs/generate.py`` renews ``docs/conformance.md``, ``docs/licences.md`` and the marked parts of the
-pages in ``MARKED``; ``--check`` only says what is out of date (``tests/test_docs.py`` runs it).
+``python docs/generate.py`` renews ``docs/licences.md`` and the marked parts of the pages in ``MARKED`` and of
+``docs/conformance.md``; ``--check`` only says what is out of date (``tests/test_docs.py`` runs it).
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from typer.main import get_command
 from ai_pipeline import pipelines
 from ai_pipeline.contract import PipelineCard
 from ai_pipeline.pipelines import PIPELINES
-from dicom_node import __version__, events
+from dicom_node import events
 from dicom_node.cli import INTERRUPTED, app
 from dicom_node.config.docstrings import documented_fields
-from dicom_node.config.ldap import LdapSettings
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.sample import toml_value
@@ -72,12 +71,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def documents() -> dict[Path, str]:
     """Each generated document as it should be."""
-    from conformance import conformance_statement  # beside this file
-    from licences import licences
+    from licences import licences  # beside this file
+    from statement import PARTS
 
+    marked = {**MARKED, "conformance.md": PARTS}
     return {
-        **{DOCS / name: with_parts(_text(DOCS / name), parts) for name, parts in MARKED.items()},
-        DOCS / "conformance.md": conformance_statement(__version__),
+        **{DOCS / name: with_parts(_text(DOCS / name), parts) for name, parts in marked.items()},
         DOCS / "licences.md": licences(),
     }
 
@@ -117,7 +116,7 @@ def settings_part() -> str:
             if name == "listener":
                 sections.append(("[listener.tls]", TlsSettings))
             if name == "console":
-                sections += [("[console.oidc]", OidcSettings), ("[console.ldap]", LdapSettings)]
+                sections += [("[console.oidc]", OidcSettings)]
     sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
     sections.append(("then of a rule", ResultSettings))
     sections.append(("[[notifications]]", NotificationSettings))
