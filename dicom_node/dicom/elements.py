@@ -92,11 +92,23 @@ class Walk:
     def elements(self) -> Iterator[Element]:
         """The first element of each tag, as far as the data set is sound. Without sequences that are none."""
         try:
+            self._pass_file_header()
             self._compare_encoding()
             yield from self._data_set(self.size, self._is_implicit, is_delimited=False)
         except _Damage as damage:
             if not self._is_padding():
                 self._note(str(damage))
+
+    def _pass_file_header(self) -> None:
+        """Go to what stands behind the header of a file (PS3.10 7.1), which some senders leave before it."""
+        if self._peek(132)[128:] == b"DICM":
+            self._note("a whole file with its preamble (PS3.10 7.1) is in the place of the data set")
+            self._at += 132
+        while self.is_little_endian and self._peek(2) == b"\2\0":
+            element = self._head(self.size, is_implicit=False)
+            self._note(_misplaced(element))
+            self._at += element.length
+        self._begun = self._at
 
     def _compare_encoding(self) -> None:
         """Go by the first element, as parsers do, where the transfer syntax says something else of VRs."""
@@ -139,7 +151,7 @@ class Walk:
                 wrong = "twice" if tag in seen else f"after {named(last)}, out of order (PS3.5 7.1)"
                 self._note(f"{element} is given {wrong}{_in(inside)}")
             if inside is None and tag >> 16 in _NOT_IN_DATA_SETS:
-                self._note(f"{element} is in the data set, where its group has no place (PS3.10 7.1)")
+                self._note(_misplaced(element))
             length = self._value(element, end, inside)
             if length is not None and tag not in seen:
                 yield element if length == element.length else element._replace(length=length)
@@ -312,6 +324,10 @@ def named(tag: int) -> str:
         return f"{dictionary_description(tag)} {number}"
     except KeyError:
         return f"the private attribute {number}" if tag >> 16 & 1 else number
+
+
+def _misplaced(element: Element) -> str:
+    return f"{element} is in the data set, where its group has no place (PS3.10 7.1)"
 
 
 def _in(inside: Element | None) -> str:

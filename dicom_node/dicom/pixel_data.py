@@ -34,9 +34,12 @@ class PixelData:
 
 
 def hash_pixel_data(pixels: PixelData) -> str:
-    """SHA-256 of the value as received. Raises FaultyObject if its fragments have no end."""
+    """SHA-256 of the value as received. Raises FaultyObject if its fragments have no end.
+
+    The same bytes in big endian are other samples, so they have another hash.
+    """
     length = _fragments_length(pixels) if pixels.length is None else pixels.length
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"" if pixels.little_endian else b"big endian")
     pixels.file.seek(pixels.start)
     while length > 0:
         block = pixels.file.read(min(length, _BLOCK))

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final
 
 from pydicom import config
@@ -116,7 +117,7 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
     notes = _Notes(set(), set(unread), set())
     for keyword in {*emptied}.intersection(unread):
         setattr(header, keyword, None)
-    for keyword in _without_meaning(header):
+    for keyword in _without_meaning(header, notes):
         notes.left_out.add(keyword)
         del header[keyword]
     for element in list(header):
@@ -141,16 +142,25 @@ class _Notes:
     kept: set[str]
 
 
-def _without_meaning(header: Dataset) -> list[str]:
-    """Windows without a width (PS3.3 C.11.2.1.2), and frame times of another number of frames (C.7.6.5)."""
-    widths, times, frames = (
+def _without_meaning(header: Dataset, notes: _Notes) -> list[str]:
+    """Windows without a width (PS3.3 C.11.2.1.2), and frame times of another number of frames (C.7.6.5).
+
+    The windows before the first one without stay.
+    """
+    centres, widths, times, frames = (
         _values(header[keyword]) if keyword in header else ()
-        for keyword in ("WindowWidth", "FrameTimeVector", "NumberOfFrames")
+        for keyword in ("WindowCenter", "WindowWidth", "FrameTimeVector", "NumberOfFrames")
     )
+    pairs = zip(centres, widths, strict=False)
+    sound = list(takewhile(lambda pair: decimal(pair[0]) is not None and (decimal(pair[1]) or 0) > 0, pairs))
     found = []
-    if any((decimal(width) or 0.0) <= 0 for width in widths):
+    if len(sound) < max(len(centres), len(widths)):
         window = "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"
         found = [keyword for keyword in window if keyword in header]
+    if sound and found:
+        header.WindowCenter, header.WindowWidth = (list(part) for part in zip(*sound, strict=True))
+        notes.repaired.update(window[:2])
+        found = found[2:]
     if times and len(times) != (whole(*frames[:1]) if frames else 1):
         found.append("FrameTimeVector")
     return found

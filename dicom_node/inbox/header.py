@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -33,7 +34,8 @@ class Arrival:
     """The arrival of an object, stored in the private information of its Part 10 header (PS3.10 7.1).
 
     ``association`` is the node's own identifier of the association; ``priority`` the C-STORE priority of
-    PS3.7 9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC.
+    PS3.7 9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC. ``senders``: whose studies the user of the
+    console sees who stored it, () for all.
     """
 
     association: str
@@ -42,6 +44,7 @@ class Arrival:
     address: str
     priority: int
     received_at: datetime
+    senders: Sequence[str] = ()
 
 
 def encode_header(
@@ -142,6 +145,7 @@ def _encode_arrival(arrival: Arrival) -> bytes:
         "called_ae": arrival.called_ae,
         "address": arrival.address,
         "priority": arrival.priority,
+        **({"senders": arrival.senders} if arrival.senders else {}),
         "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
     }
     return _JSON.encode(fields).encode("ascii")

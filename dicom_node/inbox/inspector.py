@@ -12,7 +12,6 @@ import select
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +70,25 @@ class Inspector:
             raise OSError(found["error"], "the file cannot be read")
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
-    def same_image(self, one: Path, other: Path) -> bool | None:
-        """Whether two files decode to the same samples; None if one does not decode within the limits."""
-        with suppress(OSError):
+    def fresh(self) -> Inspector:
+        """Another one with the same limits, for second tries."""
+        return Inspector(self._limits)
+
+    def same_image(self, one: Path, other: Path, *, again: bool = False) -> bool | None:
+        """Whether two files decode to the same samples; None if one does not decode within the limits.
+
+        Raises ReaderLost, unless it is tried ``again``, with more time.
+        """
+        try:
             size = one.stat().st_size + other.stat().st_size
-            for times in (1, _LONGER):
-                with suppress(ReaderLost):
-                    same: bool | None = self._ask({"same": [str(one), str(other)]}, size, times)["same"]
-                    return same
-        return None
+            same: bool | None = self._ask({"same": [str(one), str(other)]}, size, _LONGER if again else 1)[
+                "same"
+            ]
+        except (OSError, ReaderLost) as error:
+            if isinstance(error, ReaderLost) and not again:
+                raise
+            return None
+        return same
 
     def close(self) -> None:
         """End the process."""

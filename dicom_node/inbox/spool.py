@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import heapq
 import itertools
 import os
 import re
@@ -23,7 +24,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import zip_longest
 from pathlib import Path
 
 from dicom_node.errors import SpoolError, SpoolFull
@@ -307,16 +307,41 @@ def marked(name: str) -> str:
     return f"-s{found[1]}" if found else ""
 
 
-def in_turn(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files in the order of indexing: the first of each sender, then the second of each, and so on.
+class Turns:
+    """Whose file is indexed next: a file of the sender whose files took the least time so far.
 
-    Each sender's files stay in order.
+    So neither a flood of one sender nor its slow objects hold up those of others.
     """
-    by_sender: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        by_sender[marked(path.name)].append(path)
-    for turn in zip_longest(*by_sender.values()):
-        yield from (path for path in turn if path is not None)
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}  # by mark, of senders of whom something waits
+
+    def in_turn(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """The files, each sender's in their order; whoever begins to wait begins with the least time.
+
+        Small differences do not count: then the first of each sender comes, the second of each, and so on.
+        """
+        by_sender: defaultdict[str, list[Path]] = defaultdict(list)
+        for path in paths:
+            by_sender[marked(path.name)].append(path)
+        least = min((self._seconds[mark] for mark in by_sender if mark in self._seconds), default=0.0)
+        self._seconds = {mark: self._seconds.get(mark, least) for mark in by_sender}
+        turns = [(self._tenths(mark), 0, n, mark) for n, mark in enumerate(by_sender)]
+        heapq.heapify(turns)
+        while turns:
+            _, done, place, mark = turns[0]
+            yield by_sender[mark][done]
+            if done + 1 < len(by_sender[mark]):
+                heapq.heapreplace(turns, (self._tenths(mark), done + 1, place, mark))
+            else:
+                heapq.heappop(turns)
+
+    def took(self, path: Path, seconds: float) -> None:
+        """Count the time that this file took."""
+        self._seconds[marked(path.name)] += seconds
+
+    def _tenths(self, mark: str) -> int:
+        return int(10 * self._seconds[mark])
 
 
 class WaitingObjects:

@@ -322,8 +322,7 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
         _with_depth(hd.VOILUT(**_table(source, table)), table) for table in header.get("VOILUTSequence") or []
     ]
     centres, widths = (_decimals(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
-    # PS3.3 C.11.2.1.2.1: a width is at least 1; some images hold 0 for "none".
-    if not centres or len(centres) != len(widths) or widths[0] <= 0:
+    if not centres or len(centres) != len(widths):
         return SoftcopyVOILUTTransformation(voi_luts=luts) if luts else _full_range(source)
     explanations = _values(header.get("WindowCenterWidthExplanation"))
     # The first is the one that the image is shown with; DCMTK's check wants one in a presentation state.
@@ -331,7 +330,8 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
         window_center=centres[0],
         window_width=widths[0],
         window_explanation=explanations[0] if len(explanations) == len(centres) else None,
-        voi_lut_function=header.get("VOILUTFunction") or None,
+        # A width under 1 can only be meant so (PS3.3 C.11.2.1.2.1).
+        voi_lut_function=header.get("VOILUTFunction") or ("LINEAR_EXACT" if float(widths[0]) < 1 else None),
         voi_luts=luts or None,
     )
 

@@ -120,7 +120,7 @@ def refuse_another(session: Session, settings: Settings, about: Described) -> No
 
 def _row(session: Session, identifier: str) -> RegisteredPatient | None:
     """Whoever asks: pictures of somebody else are refused also to a user who sees no registration."""
-    with sight.all_senders():
+    with sight.seen_by():
         return session.scalar(select(RegisteredPatient).where(RegisteredPatient.patient_id == identifier))
 
 

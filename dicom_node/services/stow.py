@@ -155,7 +155,9 @@ class StowRequest:
         if not self._waiting.has_room(CONSOLE_AE_TITLE, limits.waiting_objects, limits.waiting_mib * 2**20):
             raise _Refused(NO_ROOM)
         ours, now = self._settings.node.ae_title, datetime.now(UTC)
-        arrival = Arrival(self._association, CONSOLE_AE_TITLE, ours, self._by.address, _MEDIUM, now)
+        arrival = Arrival(
+            self._association, CONSOLE_AE_TITLE, ours, self._by.address, _MEDIUM, now, sight.SENDERS.get()
+        )
         return self._spool.open(arrival, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
 
     def judge(self, study_uid: str, instance_uid: str) -> None:

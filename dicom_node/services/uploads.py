@@ -222,6 +222,7 @@ class _Upload:
             self._address,
             _MEDIUM,
             datetime.now(UTC),
+            sight.SENDERS.get(),
         )
         store(self._spool.open(arrival, sop_class, instance, syntax), pieces, largest)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, event, false, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 
 from dicom_node.store.accounts import AuditRow, RegisteredPatient, Removal, Withdrawal
@@ -44,8 +44,8 @@ SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
 
 _Condition = Callable[[Sequence[str]], ColumnElement[bool]]
 # Tables of Core, to which the conditions themselves are not added.
-_instance, _result, _original, _delivery, _study, _step_study = (
-    one.__table__ for one in (Instance, Result, Original, Delivery, Study, StepStudy)
+_instance, _received, _result, _original, _delivery, _study, _step_study = (
+    one.__table__ for one in (Instance, ReceivedObject, Result, Original, Delivery, Study, StepStudy)
 )
 
 
@@ -77,13 +77,25 @@ def _steps(senders: Sequence[str]) -> Select[Any]:
     return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
 
 
+def _names_no_other(senders: Sequence[str]) -> ColumnElement[bool]:
+    """Of events before a study is here, of fetches, work items and associations: none of other senders."""
+    calling, study, *others = (
+        EventRow.fields[field].as_string()
+        for field in ("calling", "study", "studies", "instance", "workitem")
+    )
+    names_nobody = and_(*(field.is_(None) for field in (calling, study, *others)))
+    return or_(calling.in_(senders), study.in_(_uids(senders)), names_nobody)
+
+
 _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     Study: lambda senders: Study.id.in_(_studies(senders)),
     ReceivedObject: lambda senders: or_(
         ReceivedObject.study_id.in_(_studies(senders)),
         ReceivedObject.study_id.is_(None) & ReceivedObject.calling_ae.in_(senders),
     ),
-    EventRow: lambda senders: or_(EventRow.study_id.is_(None), EventRow.study_id.in_(_studies(senders))),
+    EventRow: lambda senders: or_(
+        EventRow.study_id.in_(_studies(senders)), EventRow.study_id.is_(None) & _names_no_other(senders)
+    ),
     AuditRow: lambda senders: or_(AuditRow.study_id.is_(None), AuditRow.study_id.in_(_studies(senders))),
     Association: Association.calling_ae.in_,
     RequestedCommitment: RequestedCommitment.calling_ae.in_,
@@ -118,9 +130,9 @@ def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[boo
 
 
 @contextmanager
-def all_senders() -> Iterator[None]:
-    """Look at all studies meanwhile: for checks, whose rows are shown to nobody."""
-    before = SENDERS.set(())
+def seen_by(senders: Sequence[str] = ()) -> Iterator[None]:
+    """Look meanwhile at what a user with these senders sees; at all for checks, shown to nobody."""
+    before = SENDERS.set(tuple(senders))
     try:
         yield
     finally:
@@ -131,18 +143,19 @@ def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
     """Whether the study, or an object with one of these SOP Instance UIDs, is here, and the user may not see
     it.
     """
-    asked: Sequence[tuple[InstrumentedAttribute[Any], Sequence[str]]] = (
-        (Study.study_instance_uid, [study_uid]),
-        (Instance.sop_instance_uid, instance_uids),
-        (ReceivedObject.sop_instance_uid, instance_uids),
-        (Result.sop_instance_uid, instance_uids),
+    by_others = _received.c.calling_ae.not_in(SENDERS.get())  # of a faulty object no study may be seen
+    study_of_others = exists().where(_received.c.study_id == _study.c.id, by_others)
+    asked: Sequence[tuple[InstrumentedAttribute[Any], Sequence[str], ColumnElement[bool]]] = (
+        (Study.study_instance_uid, [study_uid], study_of_others),
+        (Instance.sop_instance_uid, instance_uids, true()),
+        (ReceivedObject.sop_instance_uid, instance_uids, by_others),
+        (Result.sop_instance_uid, instance_uids, true()),
     )
-    for attribute, uids in asked:
+    for attribute, uids, of_others in asked:
         column = attribute.property.columns[0]
-        here = session.scalar(select(func.count()).select_from(column.table).where(column.in_(uids)))
-        if here != session.scalar(
-            select(func.count()).select_from(attribute.class_).where(attribute.in_(uids))
-        ):
+        chosen = select(func.count()).where(column.in_(uids), of_others)
+        seen = chosen.select_from(attribute.class_)
+        if session.scalar(chosen.select_from(column.table)) != session.scalar(seen):
             return True
     return False
 

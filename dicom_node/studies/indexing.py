@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from dicom_node.jobs import forward_late
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import READ_FROM_WORK, StudyState
 from dicom_node.object_store.files import Files
-from dicom_node.store import intake, steps
+from dicom_node.store import intake, sight, steps
 from dicom_node.store.database import Database
 from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.results import is_result
@@ -50,17 +50,24 @@ _BAD = (Outcome.CONFLICT, Outcome.QUARANTINED)
 _CHANGES_NOTHING = (Outcome.DUPLICATE, Outcome.SET_ASIDE)
 _COMPARED = 20  # versions of one object that a new one is compared with at most
 _LOOK_BACK = 3  # objects that show how a sender uses associations
+NOT_SEEN = "its study, or the object, is here from senders that the user who stored it does not see"
 _ONE_ENTRY = timedelta(hours=1)  # a sender's faulty objects without a study are one entry for so long
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A spooled file with its arrival and its content. ``size`` in bytes, file header included."""
+    """A spooled file with its arrival and its content. ``size`` in bytes, file header included.
+
+    By the path of an indexed file: ``copies``, whether it has the same bytes; ``same_image``, whether it
+    decodes to the same samples, None where one of both does not decode.
+    """
 
     path: Path
     arrival: Arrival
     found: Inspected
     size: int
+    copies: dict[str, bool] = field(default_factory=dict)
+    same_image: dict[str, bool | None] = field(default_factory=dict)
 
     @property
     def spool_name(self) -> str:
@@ -81,25 +88,27 @@ class Indexing:
         self._mpps = any(peer.mpps for peer in settings.peers)
         self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
         self.names = PatientNames(settings.node.data_dir, make_key=True)
-        self._same: dict[tuple[str, Path], bool | None] = {}
-        self._copies: dict[tuple[str, Path], bool] = {}
 
-    def compare_ahead(self, database: Database, arrived: Sequence[Arrived]) -> None:
-        """Compare and decode objects that were received before, before the database is locked for writing."""
-        self._same.clear()
-        self._copies.clear()
-        differing: list[tuple[str, Arrived]] = []
-        with database.read() as session:
-            for item in arrived:
-                with suppress(StoreAway):  # it waits: indexing says so
-                    self._kept_copy(session, item)
-                former = intake.instance(session, item.found.sop_instance_uid)
-                if former and not item.found.fault and former.pixels_sha256 != item.found.pixels_sha256:
-                    differing.append((former.path, item))
-        with database.read() as session:
-            for path, item in differing:
-                with suppress(StoreAway):
-                    self._same_image(session, path, item)
+    def compare_ahead(
+        self, database: Database, item: Arrived, batch: Sequence[Arrived] = (), again: Inspector | None = None
+    ) -> None:
+        """Compare with objects that were received before, before the database is locked for writing.
+
+        ``batch``: those that are to be indexed before it. Raises ReaderLost, unless it is tried ``again``,
+        by this inspector.
+        """
+        uid, pixels = item.found.sop_instance_uid, item.found.pixels_sha256
+        with database.read() as session, suppress(StoreAway):  # it waits: indexing says so
+            self._kept_copy(session, item)
+            former = intake.instance(session, uid)
+            known = [(former.path, former.pixels_sha256)] if former else []
+            for one in batch:
+                if one.found.sop_instance_uid == uid and not one.found.fault:
+                    place = self._files.relative(self._place(one, bad=False))
+                    known.append((place, one.found.pixels_sha256))
+            for path, sha256 in known if not item.found.fault else ():
+                if sha256 != pixels:
+                    self._compare(session, path, item, again)
 
     def index(self, session: Session, item: Arrived) -> Path:
         """Write the object's rows; returns the path for its file, or of a stored file with the same bytes.
@@ -107,6 +116,9 @@ class Indexing:
         Raises IntegrityError if another process indexed it first, StoreAway if it must be compared with an
         object that another machine has not uploaded yet.
         """
+        if _is_hidden(session, item):
+            requested = item.found.transfer_syntax_uid, item.found.sop_class_uid
+            item = replace(item, found=Inspected(*requested, fault=NOT_SEEN))
         found = item.found
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
         kept = self._kept_copy(session, item)
@@ -171,13 +183,12 @@ class Indexing:
         return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
-        key = (kept, item.path)
-        if key not in self._copies:
+        if kept not in item.copies:
             try:
-                self._copies[key] = same_object(self._where(session, kept, item), item.path)
+                item.copies[kept] = same_object(self._where(session, kept, item), item.path)
             except (OSError, struct.error, NotInSpool):  # gone or truncated: then this one is stored
-                self._copies[key] = False
-        return self._copies[key]
+                item.copies[kept] = False
+        return item.copies[kept]
 
     def _where(self, session: Session, kept: str, item: Arrived) -> Path:
         """An indexed file; one of the same batch was not moved yet."""
@@ -204,19 +215,15 @@ class Indexing:
             before.issuer_of_patient_id,
             former.calling_ae,
         )
-        same_image = partial(self._same_image, session, former.path, item)
+        same_image = partial(_compared, former.path, item)
         return judge(item.found, item.arrival.calling_ae, version, (), same_image)
 
-    def _same_image(self, session: Session, former_path: str, item: Arrived) -> bool | None:
-        """Whether both versions decode to the same samples; None when one does not decode or is purged."""
-        key = (former_path, item.path)
-        if key not in self._same:
-            try:
-                former = self._where(session, former_path, item)
-                self._same[key] = self._inspector.same_image(former, item.path)
-            except NotInSpool:
-                self._same[key] = None
-        return self._same[key]
+    def _compare(self, session: Session, former: str, item: Arrived, again: Inspector | None) -> None:
+        """Note whether both decode to the same samples; None when one does not decode or is purged."""
+        item.same_image[former] = None
+        with suppress(NotInSpool):
+            path, inspector = self._where(session, former, item), again or self._inspector
+            item.same_image[former] = inspector.same_image(path, item.path, again=bool(again))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
         if item.found.own or is_result(session, item.found.sop_instance_uid):
@@ -378,6 +385,21 @@ class Indexing:
             spool_name=item.spool_name if reason else "",
             reason=reason,
         )
+
+
+def _is_hidden(session: Session, item: Arrived) -> bool:
+    """Whether a person who sees some senders only stored it into what is of others: it changes nothing."""
+    if not item.arrival.senders:
+        return False
+    with sight.seen_by(item.arrival.senders):
+        return sight.is_hidden(session, item.found.study_instance_uid, item.found.sop_instance_uid)
+
+
+def _compared(former: str, item: Arrived) -> bool | None:
+    """Nothing is decoded while the database is locked: what was not compared ahead is tried again."""
+    if former not in item.same_image:
+        raise StoreAway("it was not compared yet")
+    return item.same_image[former]
 
 
 def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> bool:

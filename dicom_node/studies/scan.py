@@ -11,10 +11,11 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from sqlalchemy.exc import DataError, IntegrityError
@@ -26,7 +27,7 @@ from dicom_node.inbox.header import Arrival, read_arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, ReaderLost, unread
 from dicom_node.inbox.journal import journal_folders
-from dicom_node.inbox.spool import Spool, in_turn, marked
+from dicom_node.inbox.spool import Spool, Turns, marked
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake
@@ -64,13 +65,21 @@ class Indexer:
         self._journals: dict[Path, JournalIngest] = {}
         self._inspector = inspector or Inspector(settings.inspection)
         self._crashes = CrashRecord(spool.crash_record)
+        # Second tries take minutes: they are made one after the other beside the indexing of other files.
+        self._slow, self._slow_crashes = (
+            self._inspector.fresh(),
+            CrashRecord(spool.crash_record.with_name("open-again")),
+        )
+        self._pool = ThreadPoolExecutor(1, "second tries")
+        self._again: dict[Path, Future[Arrived | None]] = {}
+        self._turns = Turns()
+        self._oldest: Sequence[Path] = ()  # that waits, of each sender
         self._files = Files(settings)
         self._indexing = Indexing(spool, settings, self._inspector)
         self.behind: frozenset[str] = frozenset()
         """Marks of senders of whom more waits than was indexed in the last round, or is to be read again."""
         self._watched: Sequence[Path] = ()
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
-        self._doubtful: set[Path] = set()  # at which the inspector was lost: read again when no other waits
 
     def waiting(self) -> int:
         """The number of spooled files that wait to be indexed."""
@@ -93,18 +102,16 @@ class Indexer:
         for folder in folders:
             self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
         pending = self._spool.pending()
-        self._doubtful.intersection_update(pending)
-        files = in_turn(path for path in pending if path not in self._doubtful and not self._waits(path))
+        self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
+        ready = [path for path, again in self._again.items() if again.done()]
+        waiting = (path for path in pending if path not in self._again and not self._waits(path))
+        files = chain(ready, self._turns.in_turn(waiting))
         done = 0
         while arrived := list(self._batch(files)):
             done += self._index(arrived)
             if time.monotonic() > end:
                 break
-        rest = list(files)
-        again = next((path for path in self._doubtful if not self._waits(path)), None)
-        if again and not rest:
-            done += self._index(list(self._read([again])))
-        self.behind = frozenset(marked(path.name) for path in (*rest, *self._doubtful))
+        self.behind = frozenset(marked(path.name) for path in (*files, *self._again))
         return done
 
     def forget_cursors(self) -> None:
@@ -116,18 +123,33 @@ class Indexer:
 
     def leave(self) -> None:
         """End as planned, though the disk may stall: no object is blamed for the end of this process."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._slow.close()
+        self._slow_crashes.clear()
         self._crashes.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
         """The next ones: as many as fit into one transaction, and no more after a while."""
-        end = time.monotonic() + _BATCH_SECONDS
-        for item in self._read(islice(files, _BATCH)):
-            yield item
-            if time.monotonic() > end:
+        end, batch = time.monotonic() + _BATCH_SECONDS, list[Arrived]()
+        for path in islice(files, _BATCH):
+            begun, again = time.monotonic(), self._again.pop(path, None)
+            item = again.result() if again else self._opened(path, batch)
+            now = time.monotonic()
+            if not again:
+                self._turns.took(path, now - begun)
+            if item and item.arrival.senders and self._is_early(path):
+                self._unreadable[path] = now + _STORE_SECONDS
+            elif item:
+                batch.append(item)
+                yield item
+            if now > end and batch:
                 return
 
+    def _is_early(self, path: Path) -> bool:
+        """Whether older objects of others wait: nobody knows whose the study is until they are indexed."""
+        return any(one < path and marked(one.name) != marked(path.name) for one in self._oldest)
+
     def _index(self, arrived: Sequence[Arrived]) -> int:
-        self._indexing.compare_ahead(self._database, arrived)
         with self._database.write() as session:
             if self._files.bucket:  # machines that share a folder share its lock
                 stored_rows.one_indexer(session)
@@ -136,40 +158,52 @@ class Indexer:
             self._move(item)
         return len(placed)
 
-    def _read(self, batch: Iterable[Path]) -> Iterator[Arrived]:
-        for path in batch:
-            try:
-                size = path.stat().st_size
-                try:
-                    arrival = read_arrival(path)
-                except (SpoolError, ValueError, TypeError, KeyError):
-                    yield Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
-                    continue
-                yield Arrived(path, arrival, self._inspect(path, arrival), size)
-            except ReaderLost as lost:
-                _LOGGER.warning("spooled file %s is read once more, alone: %s", path.name, lost)
-                self._doubtful.add(path)
-            except OSError as error:
-                _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
-                self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
-            except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
-                fault = f"cannot be indexed ({type(error).__name__})"
-                yield Arrived(path, read_arrival(path), Inspected(fault=fault), size)
+    def _opened(
+        self, path: Path, batch: Sequence[Arrived] = (), again: Inspector | None = None
+    ) -> Arrived | None:
+        """The file as it is to be indexed after ``batch``; None where it is read again later."""
+        try:
+            item = self._read(path, again)
+            self._indexing.compare_ahead(self._database, item, batch, again)
+        except ReaderLost as lost:
+            _LOGGER.warning("spooled file %s is read once more, alone: %s", path.name, lost)
+            self._again[path] = self._pool.submit(self._opened, path, again=self._slow)
+        except OSError as error:
+            _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
+            self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
+        else:
+            return item
+        return None
 
-    def _inspect(self, path: Path, arrival: Arrival) -> Inspected:
+    def _read(self, path: Path, again: Inspector | None) -> Arrived:
+        size = path.stat().st_size
+        try:
+            arrival = read_arrival(path)
+        except (SpoolError, ValueError, TypeError, KeyError):
+            return Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
+        try:
+            return Arrived(path, arrival, self._inspect(path, arrival, again), size)
+        except (OSError, ReaderLost):
+            raise
+        except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
+            fault = f"cannot be indexed ({type(error).__name__})"
+            return Arrived(path, arrival, Inspected(fault=fault), size)
+
+    def _inspect(self, path: Path, arrival: Arrival, again: Inspector | None) -> Inspected:
         """Open the object, unless the node died twice while it was open; once may have another cause.
 
         Raises ReaderLost at the first try.
         """
         charset = self._assumed.get(arrival.calling_ae, "")
-        if self._crashes.count(path.name) > 1:
+        crashes = self._slow_crashes if again else self._crashes
+        if crashes.count(path.name) > 1:
             return unread(path, "the node died twice while it was being read")
-        self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
-        with self._crashes.noted(path.name):
-            if path not in self._doubtful:
-                return self._inspector.inspect_once(path, charset)
-            self._doubtful.remove(path)
-            return self._inspector.inspect_again(path, charset)
+        if not again:
+            self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
+        with crashes.noted(path.name):
+            return (
+                again.inspect_again(path, charset) if again else self._inspector.inspect_once(path, charset)
+            )
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
         """Write the rows of one file; None when another process writes them, or it is tried again later."""

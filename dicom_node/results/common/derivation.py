@@ -26,6 +26,8 @@ _LOSSY_METHODS: Final = {
 }
 # What states the shape of pixels beside their size; Pixel Aspect Ratio is for images without (PS3.3 C.7.6.3).
 _SPACINGS: Final = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+_LONGEST_PIXEL: Final = 100
+"""Times its width, or height; the whole numbers of a larger ratio may be none that VR IS can hold."""
 ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
 """SCImage wants one, and knows no compound ones ("PF"); :func:`set_orientation` writes the true one."""
 
@@ -81,7 +83,7 @@ def pixel_height(source: Source) -> float:
 def pixel_aspect(source: Source) -> list[int]:
     """Height and width of a pixel as Pixel Aspect Ratio (0028,0034) states them."""
     ratio = Fraction(pixel_height(source)).limit_denominator(1000)
-    return [max(ratio.numerator, 1), ratio.denominator]
+    return [ratio.numerator, ratio.denominator]
 
 
 def copy_aspect(picture: Dataset, source: Source) -> None:
@@ -91,10 +93,14 @@ def copy_aspect(picture: Dataset, source: Source) -> None:
 
 
 def _pair(source: Source, keyword: str) -> tuple[float, float] | None:
-    """Two positive numbers, height first. A spacing of 0 (seen in CR) is none."""
+    """Two positive numbers, height first. A spacing of 0 (seen in CR) is none, nor one that makes lines of
+    pixels.
+    """
     given = value_of(source.header, keyword)
     numbers = [decimal(one) or 0.0 for one in given] if isinstance(given, MultiValue) else []
-    return (numbers[0], numbers[1]) if len(numbers) == 2 and min(numbers) > 0 else None
+    if len(numbers) != 2 or min(numbers) <= 0 or max(numbers) > _LONGEST_PIXEL * min(numbers):
+        return None
+    return numbers[0], numbers[1]
 
 
 def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:

@@ -89,7 +89,11 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     second = Dataset()  # the Study Instance UID again, where only some parsers look
     second.StudyInstanceUID, second.file_meta = secret.StudyInstanceUID, new.file_meta
     twice = part_10(changed(new, SOPInstanceUID="1.2.826.0.1.3680043.10.543.79")) + encoded(second)
-    files = [added, part_10(new), part_10(changed(new, StudyInstanceUID="")), taken_over, twice]
+    waiting = ultrasound("waiting")  # received, and not in the database yet
+    inbox.receive(waiting, calling="ROOM9")
+    into_waiting = part_10(changed(waiting, SOPInstanceUID="1.2.826.0.1.3680043.10.543.80"))
+    no_study_uid = part_10(changed(new, StudyInstanceUID=""))
+    files = [added, part_10(new), no_study_uid, taken_over, twice, into_waiting]
     for name, senders in (("elsewhere", ["ROOM1"]), ("limited", ["CONSOLE"])):
         users.add_user(console.settings, name, UserRole.OPERATOR, PASSWORD, senders=senders)
     browser = console.browser()
@@ -102,10 +106,12 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
         "its study is one that you do not see, or the object is",
         "its Study and SOP Instance UID are not in its first MiB",
     )
-    assert outcomes(browser) == [hidden, no_study, hidden, "taken", "taken"]
+    assert outcomes(browser) == [hidden, no_study, hidden, "taken", "taken", "taken"]
     before = inbox.study(secret.StudyInstanceUID)
-    inbox.settle()
-    assert inbox.outcomes() == ["new", "new", "quarantined"]
+    while inbox.spool.pending():
+        inbox.settle()
+    assert inbox.outcomes() == ["new", "new", "new", "quarantined", "quarantined"]
+    assert inbox.study(waiting.StudyInstanceUID).state is not StudyState.QUARANTINED
     assert inbox.study(secret.StudyInstanceUID).state is before.state is not StudyState.QUARANTINED
     assert inbox.study(new.StudyInstanceUID).state is StudyState.QUARANTINED
 

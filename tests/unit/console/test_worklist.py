@@ -18,6 +18,7 @@ from dicom_console.views import patients, search
 from dicom_console.views.search import Search
 from dicom_console.views.trends import DatedNumber, trends
 from dicom_node.errors import FaultyInput
+from dicom_node.events import FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
 from dicom_node.model.kinds import ObjectRole, RejectionReason
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
@@ -28,7 +29,7 @@ from dicom_node.store import sight
 from dicom_node.store.accounts import AuditRow, Feedback, RegisteredPatient, Withdrawal
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Base, Delivery, Instance, Job, Result, Study, StudyName
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.transitions import record, utc_now
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, routes
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -427,6 +428,11 @@ def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: I
         study = session.scalars(select(Study)).one()
         secrets = [study.study_instance_uid, study.patient_id, study.accession_number]
         secrets += [row.sop_instance_uid for row in (*study.instances, *study.results)]
+        sender = study.instances[0].calling_ae
+    with node.database.write() as session:  # of no study here: a fetch, a list, a refused object
+        record(session, FETCH_ASKED, study=secrets[0], peer="pacs")
+        record(session, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
+        record(session, STORE_REFUSED, calling=sender, instance=secrets[-1])
     tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
     shown: dict[str, set[str]] = {}
     for name, token in tokens.items():

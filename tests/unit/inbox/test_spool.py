@@ -21,7 +21,7 @@ from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, Event
 from dicom_node.inbox import journal
 from dicom_node.inbox.header import Arrival, read_arrival
 from dicom_node.inbox.journal import JournalReader, JournalWriter
-from dicom_node.inbox.spool import Spool, WaitingObjects, in_turn, mark_of
+from dicom_node.inbox.spool import Spool, Turns, WaitingObjects, mark_of
 from tests.inbox_lab import spooled
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -362,9 +362,12 @@ def test_senders_take_turns_and_each_keeps_its_order(tmp_path: Path) -> None:
     flood = [put(tmp_path, "FLOODER", number) for number in range(50)]
     good = [put(tmp_path, "US1", number) for number in range(100, 102)]
     by_hand = [tmp_path / "by-hand.dcm"]
-    found = list(in_turn([*flood, *good, *by_hand]))
+    turns = Turns()
+    found = list(turns.in_turn([*flood, *good, *by_hand]))
     assert found[:5] == [flood[0], good[0], by_hand[0], flood[1], good[1]]
     assert found[5:] == flood[2:]
+    turns.took(flood[0], 20)  # a round ends after a slow object: the next one is another sender's
+    assert list(turns.in_turn([*flood[1:], *good]))[:2] == good
 
 
 def test_a_sender_with_too_many_objects_or_bytes_has_no_room_and_others_have(tmp_path: Path) -> None:

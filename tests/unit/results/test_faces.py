@@ -614,6 +614,7 @@ def test_the_shape_of_pixels_is_said_where_the_iod_wants_it(
         ({"ImagerPixelSpacing": [0.2, 0.1]}, 2),
         ({"ImagerPixelSpacing": [0.2, 0.1], "PixelSpacing": [0.15, 0.2]}, 3 / 4),
         ({"ImagerPixelSpacing": [0, 0]}, 1),
+        ({"ImagerPixelSpacing": [1e12, 1]}, 1),
     ],
 )
 def test_a_viewer_draws_the_pixels_of_a_presentation_state_in_their_shape(
