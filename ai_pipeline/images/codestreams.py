@@ -55,7 +55,9 @@ _NATIVE = {
 }  # fmt: skip
 END = b"\xff\xd9"
 PADDING = 64
-"""Bytes at the end, zeros not counted, in which the end marker is looked for: some makers write after it."""
+"""Bytes at the end, fill not counted, in which the end marker is looked for: some makers write after it."""
+_FILL = b"\0\xff "
+"""Bytes with which writers fill a fragment up."""
 MOST_SCANS = 64
 """Scans of a JPEG: each passes over the whole image, whatever its length (a progressive one has ten)."""
 MOST_TILES = 16_384
@@ -112,7 +114,7 @@ def check_decodable(syntax: UID) -> None:
 
 def is_cut(frame: bytes, syntax: UID) -> bool:
     """Whether a frame lacks its end; False where the transfer syntax cannot tell."""
-    return syntax in WITH_END and END not in frame.rstrip(b"\0")[-PADDING:]
+    return syntax in WITH_END and END not in frame.rstrip(_FILL)[-PADDING:]
 
 
 def declared(frame: bytes, syntax: UID) -> Declared:

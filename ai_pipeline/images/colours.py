@@ -63,10 +63,10 @@ def of_jpeg(segments: Iterable[tuple[int, bytes]], photometric: str) -> frozense
             says.add(content[11] != 0)
         elif marker in _FRAMES:
             lossless = marker in _LOSSLESS
-            identifiers, factors = content[6::3], content[7::3]
+            identifiers, sizes = content[6::3], [(one >> 4) * (one & 15) for one in content[7::3]]
             if identifiers.upper() == b"RGB":
                 says.add(False)
-            if len(set(factors)) > 1:
+            if sizes and sizes[0] > min(sizes):
                 says.add(True)
     if any(marker == _JFIF and content.startswith(b"JFIF") for marker, content in segments) and not lossless:
         says.add(True)

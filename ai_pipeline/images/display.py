@@ -193,7 +193,7 @@ def _has_table(dataset: Dataset) -> bool:
     """Whether there is a VOI LUT that can be used; some objects have an empty one."""
     try:
         return bool(dataset.get("VOILUTSequence")) and bool(_table(dataset.VOILUTSequence[0], dataset))
-    except ValueError:
+    except (TypeError, ValueError):
         return False
 
 

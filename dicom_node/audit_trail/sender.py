@@ -57,9 +57,14 @@ class AuditSender:
         return sent
 
     def send_last(self) -> None:
-        """Send the record of the node's stop, at its end: its event may be read when it is ``LATE`` old."""
+        """Send the record of the node's stop, at its end: its event may be read when it is ``LATE`` old.
+
+        Others may wait before it, or the pause after a failure not be over.
+        """
         time.sleep(LATE.total_seconds())
-        self.run_once()
+        self._next_at = 0.0
+        while self.run_once():
+            pass
 
     def _note_own_events(self) -> None:
         with self._database.read() as session:

@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, fromstring
@@ -280,10 +281,15 @@ def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None
         background.start()
         with inbox.database.write() as session:
             record(session, NODE_STARTED)
+            for _ in range(120):  # more than are read at once wait before it
+                record(session, ASSOCIATION_REJECTED, calling="STRANGER")
             record(session, NODE_STOPPING)
         background.stop()
+        assert background._audit is not None
+        background._audit._next_at = inf  # as after a failure
         background.send_last_audit()
-    assert actions(repository.messages()) == ["node_started", "node_stopping"]
+    sent = actions(repository.messages())
+    assert (sent[0], sent[-1], len(sent)) == ("node_started", "node_stopping", 122)
 
 
 def _read(message: bytes) -> dict[str, Any]:

@@ -372,6 +372,16 @@ def test_of_a_tag_that_stands_twice_the_first_counts(syntax: str, encode, first:
             "(0008,1150) is given after",
         ),
         (explicit(0x00020010, b"UI", b"1.20") + REAL + UID, EXPLICIT, "(0002,0010) is in the data set"),
+        (
+            explicit(0x00020010, b"UI", b"1.20") + implicit(ID, b"REAL") + implicit(STUDY, b"1.25"),
+            IMPLICIT,
+            "(0002,0010) is in the data set",
+        ),
+        (
+            b"II*\0" + bytes(124) + b"DICM" + explicit(0x00020001, b"OB", b"\0\1") + REAL + UID,
+            EXPLICIT,
+            "a whole file with its preamble",
+        ),
         (explicit(REFERENCES, b"SQ", b"US ABDOMEN") + REAL + UID, EXPLICIT, "text where a sequence belongs"),
         (explicit(REFERENCES, b"UN", b"ABC") + REAL + UID, EXPLICIT, "(0008,1140) has text where a sequence"),
         (

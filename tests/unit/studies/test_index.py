@@ -12,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import closing
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import product
@@ -203,6 +204,14 @@ def test_other_pixels_under_the_same_uid_are_a_conflict_and_nothing_is_overwritt
     assert inbox.file_of(image.SOPInstanceUID).PixelData == image.PixelData
     assert (inbox.folder / "spool" / "quarantine" / f"{name}.dcm").exists()
     assert [job.state for job in inbox.jobs()] == [JobState.CANCELLED]
+
+
+def test_the_same_bytes_in_big_endian_are_other_pixels(inbox: Inbox) -> None:
+    image = small_xray("one")
+    other = deepcopy(image)
+    other.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    inbox.index(image, other)
+    assert inbox.outcomes() == ["new", "conflict"]
 
 
 def test_another_study_uid_under_the_same_sop_uid_quarantines_both_studies(inbox: Inbox) -> None:

@@ -36,7 +36,7 @@ from pydicom.uid import (
 from ai_pipeline.chest.explain import Activation, BoxTemplates, heatmap
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import HeaderError, PixelError
-from ai_pipeline.images import resolutions
+from ai_pipeline.images import colours, resolutions
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.decode import (
     DicomImage,
@@ -298,6 +298,11 @@ def test_a_jpeg_2000_without_transform_is_what_the_header_says_or_the_pixels_sho
         assert_colours(relabelled(path, photometric), photometric)
 
 
+def test_components_with_more_samples_than_the_first_are_no_chrominance() -> None:
+    of_frame = b"\x08\0\x08\0\x08\3" + bytes((1, 0x11, 0, 2, 0x22, 0, 3, 0x11, 0))
+    assert colours.of_jpeg([(0xC0, of_frame)], "RGB") == colours.UNKNOWN
+
+
 def test_a_picture_whose_colours_nobody_can_know_is_left_out(tmp_path: Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(np.full((240, 320, 3), (90, 160, 40), np.uint8)).save(stream, "JPEG", subsampling=0)
@@ -394,6 +399,8 @@ def test_an_end_without_a_frame_or_a_frame_without_an_end_is_a_fault(tmp_path: P
         still(tmp_path, b"")
     with pytest.raises(PixelError, match="frame 1 of 1 is cut off"):
         still(tmp_path, STREAMS[0][:-20] + b"\0" * 500).stored()
+    for fill in (b"\0", b"\xff", b" "):
+        assert close_to(still(tmp_path, STREAMS[0] + fill * 500), 0)
 
 
 def test_more_fragments_than_any_image_has_are_refused(
