@@ -215,16 +215,12 @@ def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[s
             except BlockingIOError:
                 continue
             # In place, so that it needs no space on a full disk where it was written before.
-            file.write(_holder(files))
+            file.write("\n".join(map(str, (os.getpid(), *(path.absolute() for path in files)))).encode())
             file.truncate()
             yield place
             return
     whom = f"{_MAXIMUM_NODES} {role} nodes work" if many else "another node works"
     raise AlreadyRunning(f"{whom} on {data_dir}: stop one, or set another node.data_dir")
-
-
-def _holder(files: Sequence[Path]) -> bytes:
-    return "\n".join(map(str, (os.getpid(), *(path.absolute() for path in files)))).encode()
 
 
 def running(data_dir: Path) -> dict[str, int]:

@@ -56,8 +56,6 @@ _NATIVE = {
 END = b"\xff\xd9"
 PADDING = 64
 """Bytes at the end, fill not counted, in which the end marker is looked for: some makers write after it."""
-_FILL = b"\0\xff "
-"""Bytes with which writers fill a fragment up."""
 MOST_SCANS = 64
 """Scans of a JPEG: each passes over the whole image, whatever its length (a progressive one has ten)."""
 MOST_TILES = 16_384
@@ -113,8 +111,8 @@ def check_decodable(syntax: UID) -> None:
 
 
 def is_cut(frame: bytes, syntax: UID) -> bool:
-    """Whether a frame lacks its end; False where the transfer syntax cannot tell."""
-    return syntax in WITH_END and END not in frame.rstrip(_FILL)[-PADDING:]
+    """Whether a frame lacks its end, fill not counted; False where the transfer syntax cannot tell."""
+    return syntax in WITH_END and END not in frame.rstrip(b"\0\xff ")[-PADDING:]
 
 
 def declared(frame: bytes, syntax: UID) -> Declared:

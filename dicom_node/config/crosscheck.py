@@ -185,13 +185,10 @@ def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterato
             elif len(pattern.replace("*", "")) > longest:
                 yield name, pattern, f"never holds: a value has at most {longest} characters"
             elif name == "modality" and (pattern != pattern.strip() or not _CODE_STRING.fullmatch(pattern)):
-                yield name, pattern, f"a modality is a code in capital letters; {_near_modality(pattern)}"
+                near = did_you_mean(pattern.strip(" *?"), _MODALITIES, "such as")
+                yield name, pattern, f"a modality is a code in capital letters; {near}"
             elif remedy := _never_calls(name, pattern, settings, read):
                 yield name, pattern, remedy
-
-
-def _near_modality(pattern: str) -> str:
-    return did_you_mean(pattern.strip(" *?"), _MODALITIES, "such as")
 
 
 def _never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -> str:

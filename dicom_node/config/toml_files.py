@@ -174,7 +174,9 @@ class TomlFiles:
         if isinstance(value, list) and isinstance(known, list):
             for item in value:
                 number = len(known)
-                self._origins[key, number] = (file, (key, _count(self._origins, key, file)))
+                places = self._origins.values()
+                before = sum(len(local) == 2 and local[0] == key and of == file for of, local in places)
+                self._origins[key, number] = (file, (key, before))
                 known.append(item)  # first as it is, so that a mistake found in it can be named
                 known[number] = self._expand(item, (key, number), file)
         elif key in self.data:
@@ -310,10 +312,6 @@ def _begun(lines: list[str], count: int) -> tuple[int, dict[str, Any]]:
         with suppress(tomllib.TOMLDecodeError):
             return whole, tomllib.loads("\n".join(lines[:whole]))
     return 0, {}
-
-
-def _count(origins: dict[Place, tuple[Path, Place]], key: str, file: Path) -> int:
-    return sum(len(local) == 2 and local[0] == key and of == file for of, local in origins.values())
 
 
 def _has(item: Any, key: str) -> bool:

@@ -32,6 +32,7 @@ _NOT_IN_DATA_SETS: Final = (0x0000, 0x0002)  # of commands (PS3.7 6.3.1), of hea
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _ITEM_IN_BYTES: Final = b"\xfe\xff\x00\xe0"
 _UNDEFINED: Final = 0xFFFFFFFF
+_MISPLACED: Final = " is in the data set, where its group has no place (PS3.10 7.1)"
 _TRUNCATED: Final = "the data set is truncated"
 
 
@@ -106,9 +107,8 @@ class Walk:
             self._at += 132
         while self.is_little_endian and self._peek(2) == b"\2\0":
             element = self._head(self.size, is_implicit=False)
-            self._note(_misplaced(element))
+            self._note(f"{element}{_MISPLACED}")
             self._at += element.length
-        self._begun = self._at
 
     def _compare_encoding(self) -> None:
         """Go by the first element, as parsers do, where the transfer syntax says something else of VRs."""
@@ -151,7 +151,7 @@ class Walk:
                 wrong = "twice" if tag in seen else f"after {named(last)}, out of order (PS3.5 7.1)"
                 self._note(f"{element} is given {wrong}{_in(inside)}")
             if inside is None and tag >> 16 in _NOT_IN_DATA_SETS:
-                self._note(_misplaced(element))
+                self._note(f"{element}{_MISPLACED}")
             length = self._value(element, end, inside)
             if length is not None and tag not in seen:
                 yield element if length == element.length else element._replace(length=length)
@@ -324,10 +324,6 @@ def named(tag: int) -> str:
         return f"{dictionary_description(tag)} {number}"
     except KeyError:
         return f"the private attribute {number}" if tag >> 16 & 1 else number
-
-
-def _misplaced(element: Element) -> str:
-    return f"{element} is in the data set, where its group has no place (PS3.10 7.1)"
 
 
 def _in(inside: Element | None) -> str:

@@ -153,10 +153,9 @@ def _without_meaning(header: Dataset, notes: _Notes) -> list[str]:
     )
     pairs = zip(centres, widths, strict=False)
     sound = list(takewhile(lambda pair: decimal(pair[0]) is not None and (decimal(pair[1]) or 0) > 0, pairs))
-    found = []
-    if len(sound) < max(len(centres), len(widths)):
-        window = "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"
-        found = [keyword for keyword in window if keyword in header]
+    window = "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"
+    is_sound = len(sound) == max(len(centres), len(widths))
+    found = [] if is_sound else [keyword for keyword in window if keyword in header]
     if sound and found:
         header.WindowCenter, header.WindowWidth = (list(part) for part in zip(*sound, strict=True))
         notes.repaired.update(window[:2])

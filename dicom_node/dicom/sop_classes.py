@@ -29,11 +29,6 @@ def role_of(
         return ObjectRole.SOURCE
     if sop_class_uid in SECONDARY_CAPTURES:
         return ObjectRole.SOURCE if takes_secondary_captures else ObjectRole.NON_SOURCE
-    if sop_class_uid in further_sources and not _is_made(sop_class_uid):
-        return ObjectRole.SOURCE
-    return ObjectRole.NON_SOURCE
-
-
-def _is_made(sop_class_uid: str) -> bool:
-    """Presentation state, segmentation, registration, document, radiotherapy or waveform."""
-    return sop_class_uid.removeprefix(_STORAGE).startswith(_MADE)
+    # Presentation state, segmentation, registration, document, radiotherapy or waveform.
+    is_made = sop_class_uid.removeprefix(_STORAGE).startswith(_MADE)
+    return ObjectRole.SOURCE if sop_class_uid in further_sources and not is_made else ObjectRole.NON_SOURCE

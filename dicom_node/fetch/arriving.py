@@ -72,7 +72,8 @@ class Questions:
         """Ask each question that is due, and stop waiting for a study that has arrived or will not arrive."""
         with self._database.read() as session:
             opened = [
-                (row.id, _is_due(row, utc_now())) for row in questions.open_of(session, self._peer.name)
+                (row.id, row.answered_at is None and row.next_at is not None and row.next_at <= utc_now())
+                for row in questions.open_of(session, self._peer.name)
             ]
         for number, is_due in opened:
             name = f"questions to {self._peer.name}"
@@ -106,10 +107,6 @@ class Questions:
                     enter(session, row)
         except IntegrityError:  # another process wrote the same study down: looked at again in a moment
             return
-
-
-def _is_due(row: ArchiveQuestion, now: datetime) -> bool:
-    return row.answered_at is None and row.next_at is not None and row.next_at <= now
 
 
 def _put_off(session: Session, row: ArchiveQuestion) -> None:

@@ -17,7 +17,7 @@ from dicom_node.model.lifecycle import OPEN_FETCHES, StudyState
 from dicom_node.scu import FoundStudy
 from dicom_node.store import fetches
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Fetch, Study
+from dicom_node.store.tables import Study
 from dicom_node.store.transitions import move_fetch, record, utc_now
 
 _BATCH = 500  # studies of one query
@@ -113,13 +113,10 @@ def _without_result(
         if row is not None and row.state in OPEN_FETCHES:
             continue
         if known is None:
-            yield MissingStudy(study, rule, _never_came(row))
+            why = "it never came" if row is None else f"fetching it: {row.state} {row.reason}".rstrip()
+            yield MissingStudy(study, rule, why)
         elif why := _lacks(session, peer, study, known):
             yield MissingStudy(study, rule, why, fetchable=why.startswith("incomplete"))
-
-
-def _never_came(row: Fetch | None) -> str:
-    return "it never came" if row is None else f"fetching it: {row.state} {row.reason}".rstrip()
 
 
 def _lacks(session: Session, peer: PeerSettings, study: FoundStudy, known: Study) -> str:

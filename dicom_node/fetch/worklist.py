@@ -396,9 +396,6 @@ class Worklist:
             )
         return outputs
 
-    def _is_late(self, row: ClaimedWorkitem) -> bool:
-        return row.decided_at is not None and utc_now() - row.decided_at >= self._limit
-
     def _lose(self, row: ClaimedWorkitem, reason: str) -> None:
         self._stop_study(row)
         self._move(row, WORKITEM_LOST, reason=reason[:255], ended_at=utc_now())
@@ -443,7 +440,8 @@ class Worklist:
         """Try again later; or, after ``worklist_hours``, no more."""
         with self._database.write() as session:
             current = workitems.number(session, row.id)
-            if current.state is WorkitemState.ENDING and self._is_late(row):
+            is_late = row.decided_at is not None and utc_now() - row.decided_at >= self._limit
+            if current.state is WorkitemState.ENDING and is_late:
                 values = {"reason": reason[:255], "ended_at": utc_now()}
                 move_workitem(session, current, WORKITEM_GIVEN_UP, **values)
                 return

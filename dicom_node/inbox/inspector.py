@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.dicom.identity import Patient
@@ -80,15 +80,12 @@ class Inspector:
         Raises ReaderLost, unless it is tried ``again``, with more time.
         """
         try:
-            size = one.stat().st_size + other.stat().st_size
-            same: bool | None = self._ask({"same": [str(one), str(other)]}, size, _LONGER if again else 1)[
-                "same"
-            ]
+            size, times = one.stat().st_size + other.stat().st_size, _LONGER if again else 1
+            return cast("bool | None", self._ask({"same": [str(one), str(other)]}, size, times)["same"])
         except (OSError, ReaderLost) as error:
             if isinstance(error, ReaderLost) and not again:
                 raise
             return None
-        return same
 
     def close(self) -> None:
         """End the process."""

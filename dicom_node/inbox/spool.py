@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import heapq
 import itertools
 import os
 import re
@@ -136,13 +135,14 @@ class Spool:
 
     def remove_leftovers(self) -> int:
         """Delete half-written files of a killed listener of this place, before a new one accepts objects."""
-        leftovers = [path for path in self._incoming.glob(".*") if self._is_ours(path.name)]
+        leftovers = [
+            path
+            for path in self._incoming.glob(".*")
+            if (path.name.startswith(self._place) if self._place else not _OF_A_PLACE.match(path.name))
+        ]
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
         return len(leftovers)
-
-    def _is_ours(self, name: str) -> bool:
-        return name.startswith(self._place) if self._place else not _OF_A_PLACE.match(name)
 
 
 class IncomingObject:
@@ -326,22 +326,17 @@ class Turns:
             by_sender[marked(path.name)].append(path)
         least = min((self._seconds[mark] for mark in by_sender if mark in self._seconds), default=0.0)
         self._seconds = {mark: self._seconds.get(mark, least) for mark in by_sender}
-        turns = [(self._tenths(mark), 0, n, mark) for n, mark in enumerate(by_sender)]
-        heapq.heapify(turns)
-        while turns:
-            _, done, place, mark = turns[0]
-            yield by_sender[mark][done]
-            if done + 1 < len(by_sender[mark]):
-                heapq.heapreplace(turns, (self._tenths(mark), done + 1, place, mark))
-            else:
-                heapq.heappop(turns)
+        done = Counter[str]()
+        while by_sender:
+            mark = min(by_sender, key=lambda mark: (int(10 * self._seconds[mark]), done[mark]))
+            yield by_sender[mark][done[mark]]
+            done[mark] += 1
+            if done[mark] == len(by_sender[mark]):
+                del by_sender[mark]
 
     def took(self, path: Path, seconds: float) -> None:
         """Count the time that this file took."""
         self._seconds[marked(path.name)] += seconds
-
-    def _tenths(self, mark: str) -> int:
-        return int(10 * self._seconds[mark])
 
 
 class WaitingObjects:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.config.settings import Settings
 from dicom_node.events import ORIGINALS_FORWARDED
 from dicom_node.jobs.rules import RuleDecision
 from dicom_node.model.kinds import ObjectRole
@@ -66,14 +66,11 @@ def forward_late(session: Session, study: Study, instance: Instance, settings: S
 def _forward(session: Session, instance: Instance, name: str, settings: Settings) -> bool:
     """Whether it is queued anew; not for a peer that may not have it, or that sent it."""
     peer = next((one for one in settings.peers if one.name == name), None)
-    if peer is None or "receive" not in peer.may or peer.deidentify or _sent_it(peer, instance):
+    # It would come back to where it is.
+    sent_it = peer and instance.calling_ae.strip().casefold() in {one.casefold() for one in peer.titles}
+    if peer is None or "receive" not in peer.may or peer.deidentify or sent_it:
         return False
     return deliveries.forward(session, _original(session, instance), name)
-
-
-def _sent_it(peer: PeerSettings, instance: Instance) -> bool:
-    """Whether the peer sent the image itself: it would come back to where it is."""
-    return instance.calling_ae.strip().casefold() in {title.casefold() for title in peer.titles}
 
 
 def _original(session: Session, instance: Instance) -> Original:

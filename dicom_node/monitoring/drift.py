@@ -99,7 +99,13 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
         fresh = counts.images_since(session, moment.date() - timedelta(days=1))
     with database.write() as session:
         reported = _reported(session, datetime.combine(moment.date(), time(), UTC))
-        news = [item for item in found if (item.model, item.calling_ae) in fresh and _is_news(item, reported)]
+        news = [
+            item
+            for item in found
+            if (item.model, item.calling_ae) in fresh
+            and _drifted(item)
+            and (item.model.card_sha256, item.calling_ae) not in reported
+        ]
         for item in news:
             _record(session, item)
     return len(news)
@@ -175,10 +181,6 @@ def _labels(scores: Mapping[str, Mapping[int, int]], reference: Reference | None
             by_chance=by_chance(images, of_reference) if enough else None,
             verdict=verdict(binned, of_reference),
         )
-
-
-def _is_news(item: Drift, reported: set[tuple[object, object]]) -> bool:
-    return bool(_drifted(item)) and (item.model.card_sha256, item.calling_ae) not in reported
 
 
 def _drifted(item: Drift) -> list[LabelDrift]:

@@ -87,7 +87,7 @@ class PerformedSteps:
             calling = str(fields["calling"])
             status, uid = StepStatus.IN_PROGRESS, command.sop_instance_uid
             step = KnownStep(
-                uid, peer, calling, status, 0, change.studies, change.objects or (), _has(change)
+                uid, peer, calling, status, 0, change.studies, change.objects or (), tuple(sorted(change.has))
             )
         elif known is None:
             return NormalizedAnswer(statuses.STEP_UNKNOWN)
@@ -117,10 +117,6 @@ def _changed(known: KnownStep, change: StepChange) -> KnownStep:
     if step.status is not StepStatus.IN_PROGRESS and missing:
         raise performed_step.faulty(performed_step.EMPTY, *missing)
     return step
-
-
-def _has(change: StepChange) -> tuple[str, ...]:
-    return tuple(sorted(change.has))
 
 
 def _told(step: KnownStep) -> dict[str, FieldValue]:

@@ -150,7 +150,7 @@ class DimseArchive(DimseCaller):
     def _get(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         taken = _Taken(sink, self._connections.cut)
         with self.associate(
-            [*_contexts(_MODELS["get"]), *_storage_contexts(sink)],
+            [*_contexts(_MODELS["get"]), *(build_context(uid, GET_SYNTAXES) for uid in _classes(sink))],
             service="query",
             handlers=[(evt.EVT_C_STORE, taken.on_store)],
             roles=[build_role(uid, scp_role=True) for uid in _classes(sink)],
@@ -158,7 +158,7 @@ class DimseArchive(DimseCaller):
         ) as association:
             if isinstance(association, NoAssociation):
                 return _none(association)
-            if not _accepts(association, _MODELS["get"]):
+            if all(one.abstract_syntax != _MODELS["get"] for one in association.accepted_contexts):
                 return Retrieved(RetrieveStatus.REFUSED, 0, "the peer does not accept C-GET")
             with self.waiting(association, self._peer.retrieve_seconds):
                 answers = _until_cut(association.send_c_get, _whole_study(study_instance_uid), _MODELS["get"])
@@ -235,10 +235,6 @@ def _until_cut(send: Callable[..., Iterator[Any]], *request: Any) -> Iterator[tu
         yield Dataset(), None
 
 
-def _accepts(association: Association, model: Any) -> bool:
-    return any(context.abstract_syntax == model for context in association.accepted_contexts)
-
-
 def _none(association: NoAssociation) -> Retrieved:
     status = RetrieveStatus.REFUSED if association.takes_nothing else RetrieveStatus.UNREACHABLE
     return Retrieved(status, 0, association.text)
@@ -250,10 +246,6 @@ def _contexts(model: Any) -> list[PresentationContext]:
 
 def _classes(sink: ObjectSink) -> Sequence[str]:
     return list(sink.sop_classes)[: _MOST_CONTEXTS - 1]
-
-
-def _storage_contexts(sink: ObjectSink) -> list[PresentationContext]:
-    return [build_context(uid, GET_SYNTAXES) for uid in _classes(sink)]
 
 
 def _question(query: StudyQuery) -> Dataset:

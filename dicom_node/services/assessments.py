@@ -364,7 +364,14 @@ def as_csv(found: Iterable[View]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    writer.writerows({name: _no_formula(value) for name, value in row.items()} for row in found)
+    # With a ' before what spreadsheets would work out (OWASP, CSV Injection).
+    writer.writerows(
+        {
+            name: f"'{value}" if isinstance(value, str) and value.startswith(_BEGIN_FORMULAS) else value
+            for name, value in row.items()
+        }
+        for row in found
+    )
     return text.getvalue()
 
 
@@ -552,11 +559,6 @@ def _keep(
         row.report_uid = finding["report_uid"]
         for name, value in groups.get(row.report_uid, {}).items():
             setattr(row, name, value)
-
-
-def _no_formula(value: Any) -> Any:
-    """With a ' before what spreadsheets would work out (OWASP, CSV Injection)."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_BEGIN_FORMULAS) else value
 
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:

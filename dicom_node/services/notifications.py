@@ -73,7 +73,11 @@ def list_notifications(
         chosen = chosen.where(Notification.id < before)
     names = ("rule", "state", "reason", "attempts", "created_at", "next_at", "sent_at")
     return [
-        {"notification": row.id, **columns(row, *names), "events": _events(row)}
+        {
+            "notification": row.id,
+            **columns(row, *names),
+            "events": [f"{group['text']} × {group['count']}" for group in row.content.get("groups", ())],
+        }
         for row in session.scalars(chosen)
     ]
 
@@ -111,8 +115,3 @@ def _find(settings: Settings, name: str) -> NotificationSettings:
             return rule
     known = [rule.name for rule in settings.notifications]
     raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, known, 'configured')}")
-
-
-def _events(row: Notification) -> list[str]:
-    """The events of a notification, as words, and how often each happened."""
-    return [f"{group['text']} × {group['count']}" for group in row.content.get("groups", ())]

@@ -154,26 +154,28 @@ class StowRequest:
             raise _Refused(NO_SUCH_SYNTAX)
         if not self._waiting.has_room(CONSOLE_AE_TITLE, limits.waiting_objects, limits.waiting_mib * 2**20):
             raise _Refused(NO_ROOM)
-        ours, now = self._settings.node.ae_title, datetime.now(UTC)
         arrival = Arrival(
-            self._association, CONSOLE_AE_TITLE, ours, self._by.address, _MEDIUM, now, sight.SENDERS.get()
+            self._association,
+            CONSOLE_AE_TITLE,
+            self._settings.node.ae_title,
+            self._by.address,
+            _MEDIUM,
+            datetime.now(UTC),
+            sight.SENDERS.get(),
         )
         return self._spool.open(arrival, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
 
     def judge(self, study_uid: str, instance_uid: str) -> None:
         """Raise _Refused if this object is not accepted; each UID "" if the first bytes do not contain it."""
         is_limited = bool(sight.SENDERS.get())
-        if not study_uid and (self._study_uid or is_limited):
+        if (not study_uid and (self._study_uid or is_limited)) or (is_limited and not instance_uid):
             raise _Refused(NO_OBJECT)
         if self._study_uid and study_uid != self._study_uid:
             raise _Refused(OTHER_STUDY)
-        if not is_limited:
-            return
-        if not instance_uid:
-            raise _Refused(NO_OBJECT)
-        with self._database.read() as session:
-            if sight.is_hidden(session, study_uid, instance_uid):
-                raise _Refused(NOT_ITS_STUDY)
+        if is_limited:
+            with self._database.read() as session:
+                if sight.is_hidden(session, study_uid, instance_uid):
+                    raise _Refused(NOT_ITS_STUDY)
 
     def count(self, size: int) -> None:
         """Count an object of ``size`` bytes that waits to be indexed."""

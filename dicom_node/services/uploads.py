@@ -198,12 +198,15 @@ class _Upload:
     def _refuse_hidden(self, head: bytes, meta: FileMeta) -> None:
         """Raise FaultyInput where the study or the object is here, and the person does not see it."""
         syntax = transfer_syntax(meta.transfer_syntax_uid)
-        instance = read_sop_uids(head, syntax, HEAD)[1] if syntax else ""
-        study = read_study_uids(head, syntax, HEAD)[0] if syntax else ""
-        if not (study and instance):
+        uids = (
+            (read_study_uids(head, syntax, HEAD)[0], read_sop_uids(head, syntax, HEAD)[1])
+            if syntax
+            else ("",)
+        )
+        if not all(uids):
             raise FaultyInput("its Study and SOP Instance UID are not in its first MiB")
         with self._database.read() as session:
-            if sight.is_hidden(session, study, instance, meta.sop_instance_uid):
+            if sight.is_hidden(session, *uids, meta.sop_instance_uid):
                 raise FaultyInput("its study is one that you do not see, or the object is")
 
     def _take_picture(self, file: BinaryIO, about: Described | None) -> None:
@@ -329,7 +332,10 @@ class Described:
             wrong.append(f"Modality: one of {', '.join(MODALITIES)}")
         if (sex := fields.get("PatientSex", "")) not in SEXES:
             wrong.append("Sex: F, M, O or nothing")
-        dates = {keyword: _da(fields.get(keyword, "")) for keyword in ("PatientBirthDate", "StudyDate")}
+        dates = {
+            keyword: (as_da(text) if (text := fields.get(keyword, "")) else "")
+            for keyword in ("PatientBirthDate", "StudyDate")
+        }
         wrong += [f"{keyword}: no date" for keyword, date in dates.items() if date is None]
         if wrong:
             raise FaultyInput("; ".join(wrong))
@@ -357,7 +363,8 @@ def secondary_capture(
     data = file.read(PICTURE_MIB * 2**20 + 1)
     if len(data) > PICTURE_MIB * 2**20:
         raise FaultyInput(f"a picture has at most {PICTURE_MIB} MiB")
-    samples = _samples(data, about.modality, limits)
+    # Decoded by a process that can do nothing else.
+    samples = np.ascontiguousarray(picture_of(data, about.modality, limits, NONE_GIVEN).samples)
     instance = derived_uid("upload", upload, "instance", str(number))
     now = datetime.now().astimezone()
     made = Dataset()
@@ -383,11 +390,6 @@ def secondary_capture(
     return Built(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, encoded.getvalue())
 
 
-def _samples(data: bytes, modality: str, limits: ImageLimits) -> PixelArray:
-    """Decoded by a process that can do nothing else."""
-    return np.ascontiguousarray(picture_of(data, modality, limits, NONE_GIVEN).samples)
-
-
 def _set_pixels(made: Dataset, samples: PixelArray) -> None:
     bits = 8 * samples.dtype.itemsize
     made.SamplesPerPixel = 3 if samples.ndim == 3 else 1
@@ -400,8 +402,3 @@ def _set_pixels(made: Dataset, samples: PixelArray) -> None:
     pixels = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
     made.PixelData = pixels + b"\0" * (len(pixels) % 2)
     made["PixelData"].VR = "OW" if bits > 8 else "OB"
-
-
-def _da(text: str) -> str | None:
-    """DA of a date, "" of none, None of what is no date."""
-    return as_da(text) if text else ""

@@ -187,7 +187,8 @@ def set_password(settings: Settings, name: str, password: str, by: Person = COMM
 
 def find(session: Session, name: str) -> UserAccount | None:
     """The user with this name; case is ignored."""
-    return session.scalar(select(UserAccount).where(UserAccount.name.ilike(_literally(name), escape="\\")))
+    literally = re.sub(r"([\\%_])", r"\\\1", name)
+    return session.scalar(select(UserAccount).where(UserAccount.name.ilike(literally, escape="\\")))
 
 
 @cache
@@ -238,9 +239,9 @@ class SignInAttempt:
 
 def attempt_of(session: Session, user: UserAccount | None, name: str, address: str) -> SignInAttempt:
     """An attempt, before its password is checked. Raises SignInRefused after too many attempts."""
-    attempt = SignInAttempt(
-        Person(user.name if user else "", address), {} if user else {"typed": _bucket(name)}
-    )
+    # One of 65,536 for a name that is no user's: too few to guess from the audit what was typed.
+    bucket = hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
+    attempt = SignInAttempt(Person(user.name if user else "", address), {} if user else {"typed": bucket})
     refuse_too_many(session, address, _of_name(attempt.by.name, attempt.typed))
     return attempt
 
@@ -493,18 +494,6 @@ def _refuse_weak(name: str, password: str) -> None:
         raise FaultyInput(f"a password has {SHORTEST} to {LONGEST} characters: four words are good and easy")
     if name.casefold() in password.casefold() and len(password) - len(name) < SHORTEST:
         raise FaultyInput("the password is little more than the name: take another")
-
-
-def _literally(name: str) -> str:
-    return re.sub(r"([\\%_])", r"\\\1", name)
-
-
-def _bucket(name: str) -> str:
-    """One of 65,536 for a name that is no user's, so that it is counted like one that is.
-
-    Too few to guess from the audit what was typed: it may be a password.
-    """
-    return hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
 
 
 def _of_name(known: str, typed: Mapping[str, Any]) -> ColumnElement[bool]:

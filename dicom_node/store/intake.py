@@ -373,12 +373,9 @@ def _is_late(latest: datetime) -> ColumnElement[bool]:
 def _is_quiet(
     now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
 ) -> ColumnElement[bool]:
-    quiet = _is_due(now) & ~_is_held(silent_since)
+    is_due = (Study.state == StudyState.RECEIVING) & (Study.due_at <= now)
+    quiet = is_due & ~_is_held(silent_since)
     return quiet if at_once is None else quiet | at_once
-
-
-def _is_due(now: datetime) -> ColumnElement[bool]:
-    return (Study.state == StudyState.RECEIVING) & (Study.due_at <= now)
 
 
 def _is_held(silent_since: datetime) -> ColumnElement[bool]:

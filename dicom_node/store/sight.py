@@ -61,14 +61,6 @@ def _results(senders: Sequence[str]) -> Select[Any]:
     return select(_result.c.id).where(_result.c.study_id.in_(_studies(senders)))
 
 
-def _originals(senders: Sequence[str]) -> Select[Any]:
-    return select(_original.c.id).where(_original.c.study_id.in_(_studies(senders)))
-
-
-def _deliveries(senders: Sequence[str]) -> Select[Any]:
-    return select(_delivery.c.id).where(_delivery.c.result_id.in_(_results(senders)))
-
-
 def _uids(senders: Sequence[str]) -> Select[Any]:
     return select(_study.c.study_instance_uid).where(_study.c.id.in_(_studies(senders)))
 
@@ -100,10 +92,13 @@ _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
     Association: Association.calling_ae.in_,
     RequestedCommitment: RequestedCommitment.calling_ae.in_,
     Delivery: lambda senders: or_(
-        Delivery.result_id.in_(_results(senders)), Delivery.original_id.in_(_originals(senders))
+        Delivery.result_id.in_(_results(senders)),
+        Delivery.original_id.in_(select(_original.c.id).where(_original.c.study_id.in_(_studies(senders)))),
     ),
     Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
-    Removal: lambda senders: Removal.delivery_id.in_(_deliveries(senders)),
+    Removal: lambda senders: Removal.delivery_id.in_(
+        select(_delivery.c.id).where(_delivery.c.result_id.in_(_results(senders)))
+    ),
     Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),
     ClaimedWorkitem: lambda senders: ClaimedWorkitem.study_instance_uid.in_(_uids(senders)),
     PerformedStep: lambda senders: PerformedStep.id.in_(_steps(senders)),

@@ -57,9 +57,9 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
     with database.read() as session:
         elsewhere = stored_rows.waiting_paths(session)  # maybe, on the way from another machine
     there = in_store | elsewhere
-    missing = sum(
-        path not in there and not _is_there(files.data_dir / path, spool) for path in _indexed(database)
-    )
+    paths = (files.data_dir / path for path in _indexed(database) if path not in there)
+    # at its place, or still on the way to it
+    missing = sum(not (one.is_file() or spool.is_pending(one.name) or one.is_file()) for one in paths)
     return Difference(sorted(unknown, key=lambda path: path.name), left_over, missing)
 
 
@@ -105,11 +105,6 @@ def _only_there(in_store: set[str], files: Files) -> Iterator[Path]:
 
 def _objects(number: int) -> str:
     return f"{number} object{'s' if number != 1 else ''}"
-
-
-def _is_there(path: Path, spool: Spool) -> bool:
-    """At its place, or still on the way to it."""
-    return path.is_file() or spool.is_pending(path.name) or path.is_file()
 
 
 def _indexed(database: Database) -> Iterator[str]:

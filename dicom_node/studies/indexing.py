@@ -116,7 +116,10 @@ class Indexing:
         Raises IntegrityError if another process indexed it first, StoreAway if it must be compared with an
         object that another machine has not uploaded yet.
         """
-        if _is_hidden(session, item):
+        with sight.seen_by(item.arrival.senders):
+            uids = item.found.study_instance_uid, item.found.sop_instance_uid
+            is_hidden = bool(item.arrival.senders) and sight.is_hidden(session, *uids)
+        if is_hidden:  # by a person who sees some senders only: it changes nothing of others
             requested = item.found.transfer_syntax_uid, item.found.sop_class_uid
             item = replace(item, found=Inspected(*requested, fault=NOT_SEEN))
         found = item.found
@@ -385,14 +388,6 @@ class Indexing:
             spool_name=item.spool_name if reason else "",
             reason=reason,
         )
-
-
-def _is_hidden(session: Session, item: Arrived) -> bool:
-    """Whether a person who sees some senders only stored it into what is of others: it changes nothing."""
-    if not item.arrival.senders:
-        return False
-    with sight.seen_by(item.arrival.senders):
-        return sight.is_hidden(session, item.found.study_instance_uid, item.found.sop_instance_uid)
 
 
 def _compared(former: str, item: Arrived) -> bool | None:

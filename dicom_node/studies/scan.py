@@ -66,10 +66,7 @@ class Indexer:
         self._inspector = inspector or Inspector(settings.inspection)
         self._crashes = CrashRecord(spool.crash_record)
         # Second tries take minutes: they are made one after the other beside the indexing of other files.
-        self._slow, self._slow_crashes = (
-            self._inspector.fresh(),
-            CrashRecord(spool.crash_record.with_name("open-again")),
-        )
+        self._slow = self._inspector.fresh()
         self._pool = ThreadPoolExecutor(1, "second tries")
         self._again: dict[Path, Future[Arrived | None]] = {}
         self._turns = Turns()
@@ -125,7 +122,6 @@ class Indexer:
         """End as planned, though the disk may stall: no object is blamed for the end of this process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._slow.close()
-        self._slow_crashes.clear()
         self._crashes.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
@@ -137,17 +133,11 @@ class Indexer:
             now = time.monotonic()
             if not again:
                 self._turns.took(path, now - begun)
-            if item and item.arrival.senders and self._is_early(path):
-                self._unreadable[path] = now + _STORE_SECONDS
-            elif item:
+            if item:
                 batch.append(item)
                 yield item
             if now > end and batch:
                 return
-
-    def _is_early(self, path: Path) -> bool:
-        """Whether older objects of others wait: nobody knows whose the study is until they are indexed."""
-        return any(one < path and marked(one.name) != marked(path.name) for one in self._oldest)
 
     def _index(self, arrived: Sequence[Arrived]) -> int:
         with self._database.write() as session:
@@ -165,6 +155,8 @@ class Indexer:
         try:
             item = self._read(path, again)
             self._indexing.compare_ahead(self._database, item, batch, again)
+        except StoreAway:
+            self._unreadable[path] = time.monotonic() + _STORE_SECONDS
         except ReaderLost as lost:
             _LOGGER.warning("spooled file %s is read once more, alone: %s", path.name, lost)
             self._again[path] = self._pool.submit(self._opened, path, again=self._slow)
@@ -176,11 +168,16 @@ class Indexer:
         return None
 
     def _read(self, path: Path, again: Inspector | None) -> Arrived:
+        """Raises StoreAway, ReaderLost, OSError."""
         size = path.stat().st_size
         try:
             arrival = read_arrival(path)
         except (SpoolError, ValueError, TypeError, KeyError):
             return Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
+        # Older objects of other senders that wait may be of the same study.
+        others = [one for one in self._oldest if marked(one.name) != marked(path.name)]
+        if arrival.senders and min([path, *others]) < path:
+            raise StoreAway("nobody knows yet whose the study is")
         try:
             return Arrived(path, arrival, self._inspect(path, arrival, again), size)
         except (OSError, ReaderLost):
@@ -195,15 +192,13 @@ class Indexer:
         Raises ReaderLost at the first try.
         """
         charset = self._assumed.get(arrival.calling_ae, "")
-        crashes = self._slow_crashes if again else self._crashes
-        if crashes.count(path.name) > 1:
+        if self._crashes.count(path.name) > 1:
             return unread(path, "the node died twice while it was being read")
-        if not again:
-            self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
-        with crashes.noted(path.name):
-            return (
-                again.inspect_again(path, charset) if again else self._inspector.inspect_once(path, charset)
-            )
+        if again:
+            return again.inspect_again(path, charset)
+        self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
+        with self._crashes.noted(path.name):
+            return self._inspector.inspect_once(path, charset)
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
         """Write the rows of one file; None when another process writes them, or it is tried again later."""

@@ -83,11 +83,13 @@ def _span(trace_id: str, span: StudySpan) -> Span:
 
 
 def _attributes(values: Mapping[str, str | int]) -> list[KeyValue]:
-    return [KeyValue(key=key, value=_value(value)) for key, value in values.items() if value != ""]
-
-
-def _value(value: str | int) -> AnyValue:
-    return AnyValue(string_value=value) if isinstance(value, str) else AnyValue(int_value=value)
+    return [
+        KeyValue(
+            key=key, value=AnyValue(string_value=one) if isinstance(one, str) else AnyValue(int_value=one)
+        )
+        for key, one in values.items()
+        if one != ""
+    ]
 
 
 def _nanoseconds(at: datetime) -> int:

@@ -100,7 +100,11 @@ class AtWork:
         return f"limit of {self.memory_mib} MiB"
 
     def _losses(self, file: Path) -> int:
-        return sum(line == self._token() or _died_alone(line) for line in _lines(file))
+        """Workers that died while their nodes lived on: a power cut is not the image's fault."""
+        return sum(
+            line == self._token() or (owners.is_dead(line) and not owners.is_dead_with_its_node(line))
+            for line in _lines(file)
+        )
 
     def _add(self, file: Path, line: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -120,8 +124,3 @@ def _lines(file: Path) -> list[str]:
         return file.read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         return []
-
-
-def _died_alone(line: str) -> bool:
-    """A worker that died while its node lived on: a power cut is not the image's fault."""
-    return owners.is_dead(line) and not owners.is_dead_with_its_node(line)

@@ -26,8 +26,6 @@ _LOSSY_METHODS: Final = {
 }
 # What states the shape of pixels beside their size; Pixel Aspect Ratio is for images without (PS3.3 C.7.6.3).
 _SPACINGS: Final = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-_LONGEST_PIXEL: Final = 100
-"""Times its width, or height; the whole numbers of a larger ratio may be none that VR IS can hold."""
 ORIENTATION_FOR_HIGHDICOM: Final = ("L", "F")
 """SCImage wants one, and knows no compound ones ("PF"); :func:`set_orientation` writes the true one."""
 
@@ -98,9 +96,9 @@ def _pair(source: Source, keyword: str) -> tuple[float, float] | None:
     """
     given = value_of(source.header, keyword)
     numbers = [decimal(one) or 0.0 for one in given] if isinstance(given, MultiValue) else []
-    if len(numbers) != 2 or min(numbers) <= 0 or max(numbers) > _LONGEST_PIXEL * min(numbers):
-        return None
-    return numbers[0], numbers[1]
+    # The whole numbers of a larger ratio may be none that VR IS can hold.
+    is_shape = len(numbers) == 2 and 0 < max(numbers) <= 100 * min(numbers)
+    return (numbers[0], numbers[1]) if is_shape else None
 
 
 def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:

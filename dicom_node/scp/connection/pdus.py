@@ -111,11 +111,9 @@ def is_ae_title(title: str) -> bool:
 def _title(body: memoryview, offset: int) -> str:
     """Some senders end a title with a NUL, as a string in C, in place of padding it with spaces."""
     field = bytes(body[offset : offset + 16]).partition(b"\0")[0]
-    return "".join(_character(byte) for byte in field).strip()
-
-
-def _character(byte: int) -> str:
-    return chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}"
+    return "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in field
+    ).strip()
 
 
 def _known_items(body: memoryview) -> tuple[str, bytes]:
