@@ -193,11 +193,8 @@ def _output(
             if length > LONGEST_TEXT:
                 raise FaultyInput(f"the {what} makes more than {LONGEST_TEXT} characters")
     except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, RecursionError) as error:
+        # What Jinja2 says of a template; other errors may quote values.
+        said = getattr(error, "message", None) if isinstance(error, TemplateError) else None
         line = f" (line {number})" if (number := getattr(error, "lineno", None)) else ""
-        raise FaultyInput(f"the {what} fails: {type(error).__name__}{line}: {_words(error)}") from None
+        raise FaultyInput(f"the {what} fails: {type(error).__name__}{line}: {said or ''}") from None
     return "".join(pieces)
-
-
-def _words(error: Exception) -> str:
-    """What Jinja2 says of a template; other errors may quote values."""
-    return str(error.message) if isinstance(error, TemplateError) and error.message else ""

@@ -22,7 +22,11 @@ def call_webhook(rule: NotificationSettings, seconds: float, message: Message, k
     try:
         with connections.within(seconds), BoundedSession(connections) as session:
             answer = session.post(
-                rule.url.get_secret_value(), json=body, headers=headers, timeout=seconds, auth=_as_it_is
+                rule.url.get_secret_value(),
+                json=body,
+                headers=headers,
+                timeout=seconds,
+                auth=lambda request: request,  # instead of a login that ~/.netrc may have for this host
             )
     except requests.RequestException as error:
         status = status_of(error)
@@ -37,8 +41,3 @@ def call_webhook(rule: NotificationSettings, seconds: float, message: Message, k
         return Answer(True, "")
     for_good = answer.status_code < 500 and answer.status_code not in _LATER
     return Answer(False, f"the server answers {answer.status_code}", for_good=for_good)
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Instead of a login that ~/.netrc may have for this host."""
-    return request

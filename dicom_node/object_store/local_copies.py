@@ -36,7 +36,9 @@ class LocalCopies:
             for batch in (free[at : at + _BATCH] for at in range(0, len(free), _BATCH)):
                 purged = self._purged([file for _, _, file in batch])
                 for _, size, file in batch:
-                    if file.stem in purged or (total > self._most and self._is_kept(file, size)):
+                    place = str(file.relative_to(self._data_dir))
+                    # Asked for at the moment of its deletion: nothing goes that the store does not show.
+                    if file.stem in purged or (total > self._most and self._bucket.size(place) == size):
                         file.unlink(missing_ok=True)
                         total, done = total - size, done + 1
         return done
@@ -54,7 +56,3 @@ class LocalCopies:
         built = [file.stem for file in files if (self._data_dir / "spool") not in file.parents]
         with self._database.read() as session:
             return stored_rows.purged(session, received, built)
-
-    def _is_kept(self, file: Path, size: int) -> bool:
-        """Asked for at the moment of its deletion: nothing goes that the store does not show."""
-        return self._bucket.size(str(file.relative_to(self._data_dir))) == size

@@ -236,7 +236,8 @@ def _of_address(settings: Settings, asked: str, seen: _SearchedRecords) -> dict[
 def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedRecords) -> dict[str, Any]:
     mine = [row for row in seen.associations if caller.is_meant(row)]
     theirs = [event for event in seen.events if caller.is_meant(event["fields"])]
-    through = [row for row in mine if _got_through(settings, row)]
+    # Not by an echo alone, which anybody may send: a peer's association, or one that brought objects.
+    through = [row for row in mine if row["objects"] or row["calling_ae"] in _titles_of(settings)]
     found: dict[str, Any] = {
         "asked": asked,
         "peer": next((peer.name for peer in caller.peers), None),
@@ -336,11 +337,6 @@ def _outdated(rows: list[dict[str, Any]], successes: Sequence[Record]) -> list[d
             for success in successes
         )
     return rows
-
-
-def _got_through(settings: Settings, association: Record) -> bool:
-    """Not by an echo alone, which anybody may send: a peer's association, or one that brought objects."""
-    return bool(association["objects"]) or association["calling_ae"] in _titles_of(settings)
 
 
 def _advice(

@@ -30,18 +30,14 @@ class ServiceRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _checked_reason(text: object) -> object:
-    """Check a reason that is a text; a refused one raises an error that says why."""
-    return checked_reason(text) if isinstance(text, str) else text
-
-
 class Because(ServiceRequest):
     """The reason that a person gives for a change; it must not contain names."""
 
     because: Annotated[
         str,
         Field(min_length=SHORTEST_REASON, max_length=LONGEST_REASON, pattern=PRINTABLE),
-        BeforeValidator(_checked_reason),
+        # A refused one raises an error that says why.
+        BeforeValidator(lambda text: checked_reason(text) if isinstance(text, str) else text),
     ]
 
 

@@ -140,8 +140,10 @@ def _bring_forward(session: Session) -> None:
 
 def _offer(session: Session, job: Job) -> int | None:
     ahead = job.run_at - datetime.now(UTC)
+    # The lowest class whose seconds are at least so many.
+    work = min(max(math.ceil(_STEPS * math.log2(max(job.cost_seconds, 1.0))), 0), _MOST_WORK)
     ticket = jobs.Job(
-        queue=f"{job.pipeline}/{job.priority}/{_work_class(job.cost_seconds)}",
+        queue=f"{job.pipeline}/{job.priority}/{work}",
         priority=_priority(job),
         lock=_lock(job),
         queueing_lock=None,
@@ -172,11 +174,6 @@ def _priority(job: Job) -> int:
     """Higher is sooner: STAT before all others, then whose turn is earlier, by the second."""
     turn = min(max((job.turn_at - _SINCE).total_seconds(), 0), _LONGEST_TURN)
     return (_LONGEST_TURN if job.priority > 0 else 0) - int(turn)
-
-
-def _work_class(seconds: float) -> int:
-    """The lowest number whose :func:`_most_seconds` are at least so many."""
-    return min(max(math.ceil(_STEPS * math.log2(max(seconds, 1.0))), 0), _MOST_WORK)
 
 
 def _most_seconds(work_class: int) -> float:

@@ -77,7 +77,9 @@ class JournalIngest:
                 intake.lose_associations(session, set(listeners), utc_now())
 
     def _listeners(self) -> list[str]:
-        return [_listener(path) for path in sorted(self._folder.glob("*.jsonl"))]
+        """Which wrote the journal files, whose names are time-listener-number."""
+        names = (path.stem for path in sorted(self._folder.glob("*.jsonl")))
+        return [name.split("-", 1)[-1].rsplit("-", 1)[0] for name in names]
 
     def _ended_listeners(self) -> list[str]:
         """Checked now and then, logged once: an association that hangs must not hold its studies open."""
@@ -180,11 +182,6 @@ def _keep_step(session: Session, event: Event) -> None:
     shown = {name: fields[name] for name in names} | {"objects": len(report.objects)}
     for uid in report.studies:
         record(session, event.type, known.get(uid), study=uid, **shown)
-
-
-def _listener(path: Path) -> str:
-    """Which listener wrote a journal file: its name is time-listener-number."""
-    return path.stem.split("-", 1)[-1].rsplit("-", 1)[0]
 
 
 def _opened(event: Event, association: str) -> Association:

@@ -120,8 +120,7 @@ class Indexing:
             uids = item.found.study_instance_uid, item.found.sop_instance_uid
             is_hidden = bool(item.arrival.senders) and sight.is_hidden(session, *uids)
         if is_hidden:  # by a person who sees some senders only: it changes nothing of others
-            requested = item.found.transfer_syntax_uid, item.found.sop_class_uid
-            item = replace(item, found=Inspected(*requested, fault=NOT_SEEN))
+            item = replace(item, found=Inspected(item.found.transfer_syntax_uid, fault=NOT_SEEN))
         found = item.found
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
         kept = self._kept_copy(session, item)

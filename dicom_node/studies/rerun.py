@@ -94,7 +94,11 @@ def _missed(session: Session, settings: Settings, since: datetime) -> list[_Miss
     found = []
     for study in intake.settled_studies(session, since):
         sources = _sources(session, study.id)
-        had = {_work_of(job) for job in _last_jobs(session, study)}
+        # What tells one job from another, whatever its rule is called.
+        had = {
+            (job.pipeline, _text(job.options), tuple(sorted(job.destinations)), tuple(job.source_uids))
+            for job in _last_jobs(session, study)
+        }
         decisions = decide_study(session, study, sources, settings)
         if any(not decision.held_reason and _work(decision) not in had for decision in decisions):
             found.append(
@@ -149,11 +153,6 @@ def _last_jobs(session: Session, study: Study) -> list[Job]:
 def _work(decision: RuleDecision) -> _Work:
     rule = decision.rule
     return (rule.pipeline, _text(rule.options), tuple(sorted(rule.send_to)), decision.source_uids)
-
-
-def _work_of(job: Job) -> _Work:
-    """What tells one job from another, whatever its rule is called."""
-    return (job.pipeline, _text(job.options), tuple(sorted(job.destinations)), tuple(job.source_uids))
 
 
 def _text(options: Any) -> str:

@@ -54,7 +54,7 @@ def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
                 data=body,
                 headers=headers,
                 timeout=settings.seconds,
-                auth=_as_it_is,
+                auth=lambda request: request,  # instead of a login that ~/.netrc may have for this host
                 verify=trusted,
             )
     except requests.HTTPError:
@@ -94,8 +94,3 @@ def _attributes(values: Mapping[str, str | int]) -> list[KeyValue]:
 
 def _nanoseconds(at: datetime) -> int:
     return round(at.timestamp() * 1_000_000) * 1000
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Instead of a login that ~/.netrc may have for this host."""
-    return request
