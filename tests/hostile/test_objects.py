@@ -124,8 +124,8 @@ def send(inbox: Inbox, bomb: bytes, syntax: str = ExplicitVRLittleEndian, name: 
 def outcomes(inbox: Inbox) -> list[str]:
     """Index the bomb and a good image behind it; what became of them."""
     inbox.receive(ultrasound("good"))
-    inbox.index()
-    assert inbox.spool.pending() == []
+    while inbox.spool.pending():  # a second try is made beside the others
+        inbox.index()
     return inbox.outcomes()
 
 
@@ -184,15 +184,14 @@ def test_a_deflated_bomb_is_inflated_to_its_limit_and_no_further(make: Make) -> 
 def test_what_passes_the_count_still_has_a_limit_of_time(make: Make) -> None:
     inbox = make(maximum_items=10**9, seconds=0.2, memory_mib=4096)
     send(inbox, empty_items(500_000))
-    inbox.index()
-    assert inbox.outcomes() == ["quarantined"]
+    assert outcomes(inbox) == ["new", "quarantined"]
     assert "inspection.seconds" in inbox.study(None).reason
 
 
 def test_what_passes_the_count_still_has_a_limit_of_memory(make: Make) -> None:
     inbox = make(maximum_header_mib=1000, memory_mib=64)
     send(inbox, large_value(80 * 2**20))
-    assert outcomes(inbox) == ["quarantined", "new"]
+    assert outcomes(inbox) == ["new", "quarantined"]
 
 
 def test_what_was_open_when_the_node_died_twice_is_quarantined_and_once_is_not(inbox: Inbox) -> None:
