@@ -96,7 +96,7 @@ class GreyDisplay:
     def _shares(self, values: PixelArray, stored: PixelArray) -> Values:
         """Return each value's place between black (0) and white (1)."""
         if self.choice == "VOI LUT":
-            bits = _table(self.dataset.VOILUTSequence[0], self.dataset)[2]
+            bits = lut_of(self.dataset.VOILUTSequence[0], self.dataset)[2]
             signed = self._full_range()[0] < 0
             looked_up = _by_table(values, "VOILUTSequence", self.dataset, signed=signed)
             return _clipped(looked_up / (2.0**bits - 1.0))
@@ -183,7 +183,7 @@ def _by_table(
     the right one.
     """
     (item, *_) = dataset[sequence].value
-    table, first, _ = _table(item, dataset)
+    table, first, _ = lut_of(item, dataset)
     first -= 0x1_0000 if signed and first > 0x7FFF else 0
     places = np.rint(values).astype(np.int64) - first
     return table[np.clip(places, 0, len(table) - 1)]
@@ -192,18 +192,21 @@ def _by_table(
 def _has_table(dataset: Dataset) -> bool:
     """Whether there is a VOI LUT that can be used; some objects have an empty one."""
     try:
-        return bool(dataset.get("VOILUTSequence")) and bool(_table(dataset.VOILUTSequence[0], dataset))
-    except (TypeError, ValueError):
+        return bool(dataset.get("VOILUTSequence")) and bool(lut_of(dataset.VOILUTSequence[0], dataset))
+    except ValueError:
         return False
 
 
-def _table(item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.integer[Any]], int, int]:
+def lut_of(item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.integer[Any]], int, int]:
     """The entries of a LUT, the first value mapped (16 bits) and the bits of an entry.
 
     Raises ValueError, which says that pixel data cannot be shown.
     """
     described, data = value_of(item, "LUTDescriptor"), value_of(item, "LUTData")
-    numbers = [whole(one, least=-0x8000, most=0xFFFF) for one in cast("list[object]", described or [])]
+    numbers = [
+        whole(one, least=-0x8000, most=0xFFFF)
+        for one in (described if isinstance(described, MultiValue | list) else ())
+    ]
     if len(numbers) != 3 or None in numbers or data is None:
         raise ValueError(
             "decoded grey levels cannot be shown: LUT Descriptor (0028,3002) or LUT Data is none"
@@ -213,7 +216,7 @@ def _table(item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.integer[Any]
     if isinstance(data, bytes):
         words = "<u2" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">u2"
         data = np.frombuffer(data, "u1" if len(data) in {entries, entries + 1} else words)
-    table = np.atleast_1d(np.asarray(data))[:entries] & 0xFFFF
+    table = np.atleast_1d(np.asarray(data, np.int64))[:entries] & 0xFFFF
     if len(table) < entries or not 1 <= bits <= 16:
         raise ValueError(
             "decoded grey levels cannot be shown: LUT Data (0028,3006) is not as its descriptor says"

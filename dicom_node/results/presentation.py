@@ -27,6 +27,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import Finding, Measurement, PixelArray, QualityNote
+from ai_pipeline.images.display import lut_of
 from ai_pipeline.images.numbers import decimal, decimal_of
 from ai_pipeline.summary import measurement_text, result_lines
 from dicom_node.dicom.header import quiet_pydicom
@@ -304,9 +305,9 @@ def _grey_pipeline(source: Source) -> dict[str, Any]:
 def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
     header = source.header
     tables = header.get("ModalityLUTSequence")
-    if tables:
+    if tables and (table := _table(source, tables[0])):
         kind = str(tables[0].get("ModalityLUTType") or "US")
-        lut = hd.ModalityLUT(lut_type=kind, **_table(source, tables[0]))
+        lut = hd.ModalityLUT(lut_type=kind, **table)
         return hd.ModalityLUTTransformation(modality_lut=_with_depth(lut, tables[0]))
     return hd.ModalityLUTTransformation(
         rescale_intercept=decimal_of(header, "RescaleIntercept", 0.0),
@@ -319,7 +320,9 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
     """The image's VOI LUTs or windows; without any the whole range, or a viewer would choose its own."""
     header = source.header
     luts = [
-        _with_depth(hd.VOILUT(**_table(source, table)), table) for table in header.get("VOILUTSequence") or []
+        _with_depth(hd.VOILUT(**lut), table)
+        for table in header.get("VOILUTSequence") or []
+        if (lut := _table(source, table))
     ]
     centres, widths = (_decimals(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
     if not centres or len(centres) != len(widths):
@@ -338,7 +341,7 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
 
 def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
     tables = source.header.get("ModalityLUTSequence")
-    if tables:
+    if tables and _table(source, tables[0]):
         width = 2.0 ** int(tables[0].LUTDescriptor[2])
         return SoftcopyVOILUTTransformation(window_center=width / 2, window_width=width)
     bits = int(source.header.BitsStored)
@@ -360,21 +363,15 @@ def _decimals(value: Any) -> tuple[Any, ...]:
     return values if all(decimal(one) is not None for one in values) else ()
 
 
-def _table(source: Source, table: Dataset) -> dict[str, Any]:
-    """LUT Data (0028,3006) as numbers, whatever its VR and the byte order of the source."""
-    entries, first = int(table.LUTDescriptor[0]) % 2**16 or 2**16, int(table.LUTDescriptor[1])
-    data = table.LUTData
-    numbers: PixelArray
-    if not isinstance(data, bytes):
-        numbers = np.asarray(data, np.uint16)
-    elif len(data) < 2 * entries:
-        numbers = np.frombuffer(data, np.uint8)[:entries]
-    else:
-        little = source.header.original_encoding[1]
-        numbers = np.frombuffer(data, "<u2" if little else ">u2").astype(np.uint16)
+def _table(source: Source, table: Dataset) -> dict[str, Any] | None:
+    """A LUT for highdicom; None for one by which no picture can be shown."""
+    try:
+        numbers, first, _ = lut_of(table, source.header)
+    except ValueError:
+        return None
     return {
-        "first_mapped_value": first % 2**16,  # signed or not, as the pixels are (PS3.3 C.11.1.1)
-        "lut_data": numbers,
+        "first_mapped_value": first,  # signed or not, as the pixels are (PS3.3 C.11.1.1)
+        "lut_data": numbers.astype(np.uint16),
         "lut_explanation": table.get("LUTExplanation") or None,
     }
 

@@ -272,9 +272,10 @@ def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
     table = Dataset()
     table.LUTDescriptor = [4, 0, 12]
     table.add_new("LUTData", "US", [0, 1000, 3000, 4095])
-    path = write_image(
-        tmp_path / "dx.dcm", DX, grey_image(), VOILUTSequence=[table], WindowCenter=None, WindowWidth=None
-    )
+    none = Dataset()
+    none.LUTDescriptor, none.LUTData = [1, 0, 99], 5  # none that could be shown
+    attributes = {"VOILUTSequence": [none, table], "WindowCenter": None, "WindowWidth": None}
+    path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **attributes)
     [lut] = one(ResultKind.GSPS, source(path), saying()).SoftcopyVOILUTSequence[0].VOILUTSequence
     assert list(lut.LUTDescriptor) == [4, 0, 12]
     assert np.frombuffer(lut.LUTData, "<u2").tolist() == [0, 1000, 3000, 4095]

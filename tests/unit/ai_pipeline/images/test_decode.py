@@ -721,6 +721,17 @@ def test_the_first_value_of_a_lut_is_signed_as_the_samples_are(
     assert np.abs(shown - wanted).max() <= 1
 
 
+def test_a_lut_of_bytes_is_read() -> None:
+    item, attributes = Dataset(), Dataset()
+    item.LUTDescriptor = [256, 0, 8]
+    item.add_new("LUTData", "OW", bytes(range(256)))
+    attributes.VOILUTSequence, attributes.BitsStored = [item], 8
+    attributes.file_meta = FileMetaDataset()
+    attributes.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(GreyDisplay.from_dataset(attributes).show(stored), stored)
+
+
 EVERY_POSE = (*POSES, Pose(mirrored=True), Pose(90, mirrored=True), Pose(270, True, True))
 
 
