@@ -55,7 +55,7 @@ _NATIVE = {
 }  # fmt: skip
 END = b"\xff\xd9"
 PADDING = 64
-"""Bytes at the end, fill not counted, in which the end marker is looked for: some makers write after it."""
+"""Bytes at the end of an RLE frame that some makers write after it."""
 MOST_SCANS = 64
 """Scans of a JPEG: each passes over the whole image, whatever its length (a progressive one has ten)."""
 MOST_TILES = 16_384
@@ -111,8 +111,11 @@ def check_decodable(syntax: UID) -> None:
 
 
 def is_cut(frame: bytes, syntax: UID) -> bool:
-    """Whether a frame lacks its end, fill not counted; False where the transfer syntax cannot tell."""
-    return syntax in WITH_END and END not in frame.rstrip(b"\0\xff ")[-PADDING:]
+    """Whether a frame lacks its end; False where the transfer syntax cannot tell.
+
+    No scan can hold the marker (T.81 F.1.2.3, T.87 A.1); what some makers write after it does not matter.
+    """
+    return syntax in WITH_END and frame.find(END, frame.rfind(bytes((0xFF, _SCAN)))) < 0
 
 
 def declared(frame: bytes, syntax: UID) -> Declared:
