@@ -26,6 +26,7 @@ from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, built_docum
 from dicom_node.results.common.equipment import contributing_equipment, device_observer, general_equipment
 from dicom_node.results.common.fetus import fetus_of_reports, subject_context
 from dicom_node.results.common.identity import document_uid
+from dicom_node.results.common.source import without_identity
 
 # CID 7011: the titles that IOCM takes for reasons of a person.
 _TITLES: Final[Mapping[RejectionReason, Code]] = {
@@ -67,7 +68,7 @@ def build_rejection(
         )
         content[0].ContentSequence = ContentSequence(by_relationship)
     note = KeyObjectSelectionDocument(
-        evidence=objects,
+        evidence=[without_identity(one) for one in objects],
         content=content,
         series_instance_uid=derived_uid("rejection series", *parts),
         series_number=SERIES_NUMBERS[ResultKind.REJECTION],

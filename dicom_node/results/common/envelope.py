@@ -18,7 +18,7 @@ from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSI
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import iods
-from dicom_node.results.common.concepts import FORMER_REGIONS, coding_schemes
+from dicom_node.results.common.concepts import FORMER_REGIONS, code_alone, coding_schemes
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
 from dicom_node.results.common.identity import series_uid
@@ -255,7 +255,9 @@ def _body_part(source: Source) -> str:
 def _named_region(source: Source) -> str:
     """Anatomic Region Sequence (0008,2218) as a Body Part Examined (PS3.16 Annex L), "" where it is none."""
     today = {former.value: value for value, former in FORMER_REGIONS.items()}
-    named = (str(item.get("CodeValue")) for item in source.header.get("AnatomicRegionSequence") or [])
+    named = (
+        str(code_alone(item).get("CodeValue")) for item in source.header.get("AnatomicRegionSequence") or []
+    )
     return next(filter(None, (iods.body_part(today.get(value, value)) for value in named)), "")
 
 
