@@ -90,7 +90,6 @@ def build_assessment(
         about = dcmread(report)
     at = max(one.at for one in said)
     context = ResultContext.of_person("assessment", at, installation, station)
-    offset = str(about.get("TimezoneOffsetFromUTC") or "")
     parts = (str(about.SOPInstanceUID), person, *(str(part) for one in said for part in _shaping(one)))
     document = Comprehensive3DSR(
         evidence=[without_identity(about)],
@@ -110,7 +109,9 @@ def build_assessment(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
         coding_schemes=concepts.coding_schemes(),
-        contributing_equipment=contributing_equipment(context, offset, ResultKind.ASSESSMENT),
+        contributing_equipment=contributing_equipment(
+            context, str(about.get("TimezoneOffsetFromUTC") or ""), ResultKind.ASSESSMENT
+        ),
         **general_equipment(context),
     )
     _take_over(document, about)

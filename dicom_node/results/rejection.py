@@ -53,7 +53,6 @@ def build_rejection(
         objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
     context = ResultContext.of_person("withdrawal", at, installation, station)
     first = objects[0]
-    offset = str(first.get("TimezoneOffsetFromUTC") or "")
     parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
     content = KeyObjectSelection(
         document_title=_TITLES[reason],
@@ -76,7 +75,9 @@ def build_rejection(
         instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
-        contributing_equipment=contributing_equipment(context, offset, ResultKind.REJECTION),
+        contributing_equipment=contributing_equipment(
+            context, str(first.get("TimezoneOffsetFromUTC") or ""), ResultKind.REJECTION
+        ),
         **general_equipment(context),
     )
     for keyword in COPIED:

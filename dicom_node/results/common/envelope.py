@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
@@ -273,11 +274,7 @@ def _copy_requests(dataset: Dataset, source: Source) -> None:
 
 def _request(attributes: Dataset) -> Dataset:
     """What identifies the request and its procedure (PS3.3 Table 10-9), as far as it has a value."""
-    request = Dataset()
-    for keyword in _REQUEST:
-        if attributes.get(keyword):
-            request[keyword] = deepcopy(attributes[keyword])
-    return request
+    return Dataset({Tag(word): deepcopy(attributes[word]) for word in _REQUEST if attributes.get(word)})
 
 
 def is_unpaired(part: str) -> bool:

@@ -117,11 +117,8 @@ def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | 
 
 
 def _target(context: ResultContext, source: Source) -> CodedConcept | None:
-    for region in _regions(context, source):
-        where = organs.region_of(region.value) or region
-        if (known := _common_region(where)) is not None:
-            return known
-    return None
+    named = _regions(context, source)
+    return next(filter(None, (_common_region(organs.region_of(one.value) or one) for one in named)), None)
 
 
 def _common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
@@ -188,15 +185,12 @@ def _entry(context: ResultContext, source: Source) -> ContentItem:
 def _descriptors(context: ResultContext, source: Source) -> Iterator[ContentItem]:
     for item in ImageLibraryEntryDescriptors(source.stand_in):
         # CID 29 has no "Other": of a secondary capture the modality is left out.
-        if item.ConceptNameCodeSequence[0].CodeValue != codes.DCM.Modality.value or not _is_other(item):
+        name = item.ConceptNameCodeSequence[0].CodeValue
+        if name != codes.DCM.Modality.value or item.ConceptCodeSequence[0].CodeValue != "OT":
             yield item
     yield CodeContentItem(concepts.TARGET_REGION, target_of(context, source), _HAS_ACQ_CONTEXT)
     if (view := view_of(source)) is not None:
         yield CodeContentItem(concepts.IMAGE_VIEW, view, _HAS_ACQ_CONTEXT)
-
-
-def _is_other(item: ContentItem) -> bool:
-    return bool(item.ConceptCodeSequence[0].CodeValue == "OT")
 
 
 def _container(name: object, items: Sequence[ContentItem]) -> ContainerContentItem:
