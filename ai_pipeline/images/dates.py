@@ -10,8 +10,7 @@ import re
 from datetime import date
 from typing import Final
 
-# No year before 1000: 0001-01-01 is what .NET writes where it knows no date.
-_DAY: Final = r"[1-9]\d{7}|[1-9]\d{3}(?P<mark>[./-])\d{1,2}(?P=mark)\d{1,2}"
+_DAY: Final = r"\d{8}|\d{4}(?P<mark>[./-])\d{1,2}(?P=mark)\d{1,2}"
 _TIME: Final = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d+))?)?)?", re.ASCII)
 _YEAR_OR_MONTH: Final = re.compile(r"\d{4}(0[1-9]|1[0-2])?", re.ASCII)
 _DATE_TIME: Final = re.compile(
@@ -35,7 +34,7 @@ def date_of(text: str) -> date | None:
 def as_da(text: str) -> str | None:
     """The text as DA (YYYYMMDD); None if it names no day."""
     day = date_of(text)
-    return f"{day:%Y%m%d}" if day else None
+    return f"{day:%Y%m%d}".zfill(8) if day else None
 
 
 def as_tm(text: str) -> str | None:

@@ -515,7 +515,6 @@ def test_what_can_be_put_right_is_put_right(keyword: str, given: str, right: str
     ("keyword", "value"),
     [
         ("StudyDate", "20251332"),
-        ("StudyDate", "00010101"),
         ("StudyTime", "99:00"),
         ("AcquisitionDateTime", "yesterday"),
         ("PatientWeight", "1e999"),
