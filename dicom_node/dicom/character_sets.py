@@ -41,7 +41,7 @@ _RESET_IN_NAME: Final = re.compile(rb"[\t\n\f\r\\=^]")
 # pydicom 3.0 takes escape sequences of ISO 2022 IR 58 for text, and lacks Latin alphabet No. 9 (PS3.3
 # C.12.1.1.2).
 _READ_BY_PYTHON: Final = ("iso2022_jp", "iso2022_jp_2")
-pydicom_sets.handled_encodings = _READ_BY_PYTHON  # type: ignore[assignment]
+pydicom_sets.handled_encodings = _READ_BY_PYTHON
 python_encoding.update({"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"})
 CODES_TO_ENCODINGS[b"\x1b-b"], ENCODINGS_TO_CODES["iso8859_15"] = "iso8859_15", b"\x1b-b"
 
