@@ -13,7 +13,9 @@ from typing import Final
 _DAY: Final = r"\d{8}|\d{4}(?P<mark>[./-])\d{1,2}(?P=mark)\d{1,2}"
 _TIME: Final = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d+))?)?)?", re.ASCII)
 _YEAR_OR_MONTH: Final = re.compile(r"\d{4}(0[1-9]|1[0-2])?", re.ASCII)
-_DATE_TIME: Final = re.compile(rf"({_DAY})(?:[T ]?([\d:]+(?:\.\d+)?))?([+-]\d{{2}}:?\d{{2}})?", re.ASCII)
+_DATE_TIME: Final = re.compile(
+    rf"({_DAY})(?:[T ]?([\d:]+(?:\.\d+)?))?([+-](?:0\d|1[0-4]):?[0-5]\d)?", re.ASCII
+)
 
 
 def date_of(text: str) -> date | None:

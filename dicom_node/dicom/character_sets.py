@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pydicom import charset as pydicom_sets
 from pydicom import config
 from pydicom.charset import (
     CODES_TO_ENCODINGS,
+    ENCODINGS_TO_CODES,
     convert_encodings,
     default_encoding,
     encode_string,
-    handled_encodings,
     python_encoding,
 )
 from pydicom.dataset import Dataset
@@ -37,6 +38,12 @@ _PARTS: Final = re.compile(rb"^[^\x1b]+|\x1b[^\x1b]*")
 # PS3.5 6.1.2.5.3: here the code elements return to the first set.
 _RESET: Final = re.compile(rb"[\t\n\f\r\\]")
 _RESET_IN_NAME: Final = re.compile(rb"[\t\n\f\r\\=^]")
+# pydicom 3.0 takes escape sequences of ISO 2022 IR 58 for text, and lacks Latin alphabet No. 9 (PS3.3
+# C.12.1.1.2).
+_READ_BY_PYTHON: Final = ("iso2022_jp", "iso2022_jp_2")
+pydicom_sets.handled_encodings = _READ_BY_PYTHON
+python_encoding.update({"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"})
+CODES_TO_ENCODINGS[b"\x1b-b"], ENCODINGS_TO_CODES["iso8859_15"] = "iso8859_15", b"\x1b-b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +89,8 @@ class CharacterSet:
         codec = _codec(CODES_TO_ENCODINGS[part[:length]])
         if codec not in (*self.codecs, "ascii"):
             raise LookupError("an escape sequence of a set that is not named")
-        if codec in handled_encodings:
-            return part.decode(codec)  # Python reads these escape sequences itself
+        if codec in _READ_BY_PYTHON:
+            return part.decode(codec)  # with its escape sequence
         text = part[length:]
         found = reset.search(text)
         end = found.start() if found else len(text)
@@ -108,8 +115,7 @@ def terms(text: str) -> tuple[str, ...]:
 def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
     """Whether every text of a data set, written in this character set, is read back as it is.
 
-    pydicom writes "?" for other letters, ISO 8859-1 for the default repertoire, and no escape sequences of
-    ISO 2022 IR 58.
+    pydicom writes "?" for other letters, and ISO 8859-1 for the default repertoire.
     """
     encodings, read = convert_encodings(list(charset)), CharacterSet.from_terms(charset)
     before = config.settings.writing_validation_mode

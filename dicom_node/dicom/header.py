@@ -194,7 +194,7 @@ def _text_element(
     tag: BaseTag, vr: str, wanted: str, value: bytes, charset: CharacterSet
 ) -> DataElement | None:
     try:
-        text = charset.decode(value, vr).rstrip("\0 ")
+        text = charset.decode(value.rstrip(b"\0 "), vr).rstrip("\0 ")  # padding is of no multi-byte set
     except (UnicodeError, LookupError) as error:
         raise DecodedDifferently(
             f"{keyword_for_tag(tag)} {tag} cannot be decoded with its Specific Character Set (0008,0005): "

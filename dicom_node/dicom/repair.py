@@ -30,6 +30,7 @@ _UID: Final = re.compile(r"([01]\.[1-3]?\d|2\.(0|[1-9]\d*))(\.(0|[1-9]\d*))*")
 _AGE: Final = re.compile(r"(\d{1,3}) ?([DWMY])")
 _CODE_STRING: Final = re.compile(r"[A-Z0-9 _]{1,16}")
 _DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_OFFSET: Final = re.compile(r"-((0\d|1[01]):?[0-5]\d|12:?00)|\+((0\d|1[0-3]):?[0-5]\d|14:?00)")
 _WHOLE: Final = re.compile(r"[+-]?\d{1,11}")
 
 # Values that PS3.3 enumerates, of the attributes that results take over.
@@ -242,7 +243,7 @@ def _is_allowed(multiplicity: str, count: int) -> bool:
 
 def _put_right(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
     """Whether the element has values that DICOM allows, now; its keyword is noted if it had others before."""
-    right = _RIGHT.get(element.VR)
+    right = _RIGHT.get(element.keyword, _RIGHT.get(element.VR))
     allowed = _ENUMERATED.get(element.keyword)
     if right is None or element.value in (None, ""):
         return True
@@ -290,6 +291,10 @@ def _decimal(text: str) -> str | None:
     return text if len(text) <= 16 else str(format_number_as_ds(float(text)))
 
 
+def _offset(text: str) -> str | None:
+    return text.replace(":", "").replace("-0000", "+0000") if _OFFSET.fullmatch(text) else None
+
+
 _RIGHT: Final[dict[str, Callable[[str], str | None]]] = {
     "AS": _age,
     "CS": _code_string,
@@ -298,5 +303,6 @@ _RIGHT: Final[dict[str, Callable[[str], str | None]]] = {
     "DT": as_dt,
     "IS": _whole_number,
     "TM": as_tm,
+    "TimezoneOffsetFromUTC": _offset,
 }
-"""By value representation: the text as PS3.5 6.2 wants it, None where its meaning is unclear."""
+"""By value representation or keyword: the text as PS3.5 6.2 wants it, None where its meaning is unclear."""

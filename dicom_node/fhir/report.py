@@ -149,7 +149,7 @@ class ReportTransaction:
             for item in self._document.ContentSequence
             if item.ValueType == "CODE" and item.ConceptNameCodeSequence[0].get("CodeValue") == _PROCEDURE
             for code in item.ConceptCodeSequence
-            if code.get("CodingSchemeDesignator") == "LN"
+            if code.get("CodingSchemeDesignator") == "LN" and "CodeValue" in code
         ]
 
     def _orders(self) -> list[Resource]:

@@ -35,7 +35,6 @@ _SCHEMES: Final[Mapping[str, str]] = {"UMLS": "UML"}
 _KNOWN_SCHEMES: Final = frozenset({"SCT", "SRT", "LN", "DCM", "RADLEX", "UCUM", "UML"})
 _DICOM_STUDY: Final = Code("113014", "DCM", "DICOM Study")
 _DESCRIPTION: Final = "113012"  # Key Object Description (DCM), PS3.16 TID 2010
-_LOINC: Final = "LN"
 _FINDING_SITE: Final = Code("363698007", "SCT", "Finding Site")  # PS3.16 TID 1410
 _LATERALITY: Final = Code("272741003", "SCT", "Laterality")
 _STUDY_INSTANCE_UID: Final = Code("110180", "DCM", "Study Instance UID")
@@ -267,7 +266,7 @@ def _quantity(stated: StatedNumber) -> list[Code]:
     """
     value, scheme = stated.code
     quantity = Code(value, scheme, stated.meaning)
-    if not stated.sites or scheme in (_LOINC, concepts.SCHEME):
+    if not stated.sites or scheme in ("LN", concepts.SCHEME):
         return [quantity]
     words = ", ".join(meaning for _, _, meaning in stated.sites)
     named = "\n".join([value, scheme, *(part for site in stated.sites for part in site[:2])])

@@ -28,6 +28,7 @@ from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
+from dicom_node.dicom.character_sets import CharacterSet, terms
 from dicom_node.errors import ConfigProblem
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import Role
@@ -230,7 +231,7 @@ def _check_peer(peer: PeerSettings) -> Found:
                 remedy = "without deidentify = true it says nothing: add that, or leave this out"
                 shown = repr(value) if isinstance(value, str) else ", ".join(value)
                 yield f"peers.{peer.name}.{key}", shown, remedy
-    if peer.assume_charset and peer.assume_charset not in python_encoding:
+    if peer.assume_charset and not CharacterSet.from_terms(terms(peer.assume_charset)).known:
         remedy = f"is no defined term of PS3.3 C.12.1.1.2; {did_you_mean(peer.assume_charset, _CHARSETS)}"
         yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy
 

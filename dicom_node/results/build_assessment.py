@@ -35,7 +35,6 @@ from highdicom.sr import (
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from dicom_node.dicom.header import quiet_pydicom
@@ -49,6 +48,7 @@ from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, built_document
 from dicom_node.results.common.equipment import contributing_equipment, device_observer, general_equipment
 from dicom_node.results.common.identity import document_uid
+from dicom_node.results.common.source import without_identity
 
 _DISCLAIMER: Final = "A person's assessment of an AI result - not for diagnostic use"
 _CONTAINS: Final = RelationshipTypeValues.CONTAINS
@@ -90,10 +90,9 @@ def build_assessment(
         about = dcmread(report)
     at = max(one.at for one in said)
     context = ResultContext.of_person("assessment", at, installation, station)
-    offset = str(about.get("TimezoneOffsetFromUTC") or "")
     parts = (str(about.SOPInstanceUID), person, *(str(part) for one in said for part in _shaping(one)))
     document = Comprehensive3DSR(
-        evidence=[about],
+        evidence=[without_identity(about)],
         content=_content(context, about, said, person),
         series_instance_uid=derived_uid("assessment series", str(about.StudyInstanceUID), person),
         series_number=SERIES_NUMBERS[ResultKind.ASSESSMENT],
@@ -103,12 +102,16 @@ def build_assessment(
         is_final=False,
         is_verified=False,
         requested_procedures=deepcopy(about.get("ReferencedRequestSequence")) or None,
-        performed_procedure_codes=[_code(item) for item in about.get("PerformedProcedureCodeSequence") or []],
+        performed_procedure_codes=[
+            CodedConcept.from_dataset(item) for item in about.get("PerformedProcedureCodeSequence") or []
+        ],
         previous_versions=[_former(about, former, person)] if former else None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
         coding_schemes=concepts.coding_schemes(),
-        contributing_equipment=contributing_equipment(context, offset, ResultKind.ASSESSMENT),
+        contributing_equipment=contributing_equipment(
+            context, str(about.get("TimezoneOffsetFromUTC") or ""), ResultKind.ASSESSMENT
+        ),
         **general_equipment(context),
     )
     _take_over(document, about)
@@ -124,7 +127,7 @@ def _content(
     content = MeasurementReport(
         observation_context=_observers(context, person),
         procedure_reported=[
-            _code(item.ConceptCodeSequence[0])
+            CodedConcept.from_dataset(item.ConceptCodeSequence[0])
             for item in about.ContentSequence
             if _concept(item) == _PROCEDURE
         ],
@@ -202,10 +205,6 @@ def _former(about: Dataset, uid: str, person: str) -> Dataset:
 
 def _text(value: str) -> TextContentItem:
     return TextContentItem(name=concepts.COMMENT, value=value, relationship_type=_CONTAINS)
-
-
-def _code(item: Dataset) -> Code:
-    return Code(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
 
 
 def _concept(item: Dataset) -> str:

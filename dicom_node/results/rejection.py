@@ -26,6 +26,7 @@ from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, built_docum
 from dicom_node.results.common.equipment import contributing_equipment, device_observer, general_equipment
 from dicom_node.results.common.fetus import fetus_of_reports, subject_context
 from dicom_node.results.common.identity import document_uid
+from dicom_node.results.common.source import without_identity
 
 # CID 7011: the titles that IOCM takes for reasons of a person.
 _TITLES: Final[Mapping[RejectionReason, Code]] = {
@@ -52,7 +53,6 @@ def build_rejection(
         objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
     context = ResultContext.of_person("withdrawal", at, installation, station)
     first = objects[0]
-    offset = str(first.get("TimezoneOffsetFromUTC") or "")
     parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
     content = KeyObjectSelection(
         document_title=_TITLES[reason],
@@ -67,7 +67,7 @@ def build_rejection(
         )
         content[0].ContentSequence = ContentSequence(by_relationship)
     note = KeyObjectSelectionDocument(
-        evidence=objects,
+        evidence=[without_identity(one) for one in objects],
         content=content,
         series_instance_uid=derived_uid("rejection series", *parts),
         series_number=SERIES_NUMBERS[ResultKind.REJECTION],
@@ -75,7 +75,9 @@ def build_rejection(
         instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
-        contributing_equipment=contributing_equipment(context, offset, ResultKind.REJECTION),
+        contributing_equipment=contributing_equipment(
+            context, str(first.get("TimezoneOffsetFromUTC") or ""), ResultKind.REJECTION
+        ),
         **general_equipment(context),
     )
     for keyword in COPIED:

@@ -10,7 +10,9 @@ from typing import Final
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.coding import Code as DicomCode
+from pydicom.tag import Tag
 
 from ai_pipeline import contract
 from ai_pipeline.contract import Code, CodingScheme, Decision, Finding
@@ -140,6 +142,11 @@ ASSESSMENTS: Final[Mapping[ReaderVerdict, DicomCode]] = MappingProxyType(
         ReaderVerdict.MISSING: DicomCode("MISSING", SCHEME, "There, and not reported by AI"),
     }
 )
+_OF_CODE: Final = (
+    "CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion",
+    "CodeMeaning",
+)  # fmt: skip
+_SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})
 PRIVATE: Final = (
     AI_RESULT, FINDINGS, NONE_FOUND, NONE_SUSPECTED, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE,
     BURNED_IN, BURNED_IN_MEASUREMENT, CUT_OFF, READ_FROM_IMAGE,
@@ -166,6 +173,17 @@ def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIden
 def coded(code: Code) -> CodedConcept:
     """The concept of a model card in highdicom's type, which puts long values into Long Code Value."""
     return CodedConcept(code.value, code.scheme, code.meaning[:64])
+
+
+def code_alone(item: Dataset) -> Dataset:
+    """The code of an item, one of SNOMED RT in SNOMED CT (PS3.16 8.1).
+
+    Modifiers and private attributes of a source have no place in a content item.
+    """
+    value = mapping["SRT"].get(str(item.get("CodeValue")))
+    if value and item.get("CodingSchemeDesignator") in _SNOMED_RT:
+        return CodedConcept(value, "SCT", str(item.CodeMeaning))
+    return Dataset({Tag(word): item[word] for word in _OF_CODE if word in item})
 
 
 def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:

@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
@@ -18,7 +19,7 @@ from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSI
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import iods
-from dicom_node.results.common.concepts import FORMER_REGIONS, coding_schemes
+from dicom_node.results.common.concepts import FORMER_REGIONS, code_alone, coding_schemes
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
 from dicom_node.results.common.identity import series_uid
@@ -255,7 +256,9 @@ def _body_part(source: Source) -> str:
 def _named_region(source: Source) -> str:
     """Anatomic Region Sequence (0008,2218) as a Body Part Examined (PS3.16 Annex L), "" where it is none."""
     today = {former.value: value for value, former in FORMER_REGIONS.items()}
-    named = (str(item.get("CodeValue")) for item in source.header.get("AnatomicRegionSequence") or [])
+    named = (
+        str(code_alone(item).get("CodeValue")) for item in source.header.get("AnatomicRegionSequence") or []
+    )
     return next(filter(None, (iods.body_part(today.get(value, value)) for value in named)), "")
 
 
@@ -271,11 +274,7 @@ def _copy_requests(dataset: Dataset, source: Source) -> None:
 
 def _request(attributes: Dataset) -> Dataset:
     """What identifies the request and its procedure (PS3.3 Table 10-9), as far as it has a value."""
-    request = Dataset()
-    for keyword in _REQUEST:
-        if attributes.get(keyword):
-            request[keyword] = deepcopy(attributes[keyword])
-    return request
+    return Dataset({Tag(word): deepcopy(attributes[word]) for word in _REQUEST if attributes.get(word)})
 
 
 def is_unpaired(part: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, Final
+from typing import Any
 
 from highdicom import ContributingEquipment
 from highdicom.sr import (
@@ -30,8 +30,6 @@ from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.fetus import subject_context
 from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid
 from dicom_node.results.common.times import dicom_datetime
-
-_HIGHDICOM: Final = "highdicom"
 
 
 def general_equipment(context: ResultContext) -> dict[str, Any]:
@@ -94,7 +92,7 @@ def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
     """
     dataset.DeviceUID = context.installation.device_uid
     for item in dataset.ContributingEquipmentSequence:
-        if item.get("ManufacturerModelName") == _HIGHDICOM:
+        if item.get("ManufacturerModelName") == "highdicom":
             item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
 
 

@@ -13,7 +13,7 @@ from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.source import Source
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "10"
+BUILDER_VERSION: Final = "11"
 
 
 def object_uid(context: ResultContext, kind: ResultKind, sources: Sequence[Source], *parts: str) -> str:

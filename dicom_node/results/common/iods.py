@@ -6,7 +6,10 @@ Only this module imports these tables, which are private in highdicom: it is pin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import cache
+from typing import Final
 
 from highdicom._standard_utils import (
     check_required_attributes,
@@ -18,6 +21,19 @@ from highdicom._standard_utils import (
 )
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
+
+_OTHER_WORDS: Final = {
+    "UPPERLIMB": ("ARM", "UPEXM", "UPPEREXTREMITY"),
+    "LOWERLIMB": ("LEG", "LOWEXM", "LOWEREXTREMITY"),
+    "FOREARM": ("LOWERARM",),
+    "THIGH": ("UPPERLEG",),
+    "CSPINE": ("CERVICALSPINE",),
+    "TSPINE": ("THORACICSPINE", "DORSALSPINE"),
+    "LSPINE": ("LUMBARSPINE",),
+    "SSPINE": ("SACRUM",),
+    "SINUS": ("SINUSES", "PARANASALSINUS"),
+    "PELVIS": ("FETUS",),  # as of placenta and amniotic fluid
+}
 
 
 def is_known(sop_class_uid: str) -> bool:
@@ -57,17 +73,24 @@ def missing_attribute(dataset: Dataset, module: str) -> str:
 
 
 def region(body_part: object) -> CodedConcept | None:
-    """The code of a Body Part Examined (0018,0015), in any case; None if it has no code."""
-    known = get_anatomic_region_map().get(str(body_part or "").upper())
-    return known[0] if known else None
+    """The code of a Body Part Examined (0018,0015), as senders write it; None if it has no code."""
+    word, known = re.sub("[ _]", "", str(body_part or "").upper()), _body_parts()
+    return known.get(word) or known.get(word.removesuffix("S"))
 
 
 def body_part(code_value: object) -> str:
     """The Body Part Examined (PS3.16 Annex L) of a SNOMED CT code, "" if there is none."""
-    known = get_anatomic_region_map()
-    return next((part for part, (code, *_) in known.items() if code.value == code_value), "")
+    return next((part for part, code in _body_parts().items() if code.value == code_value), "")
 
 
 def regions() -> list[CodedConcept]:
     """The SNOMED CT codes of all body parts that DICOM names."""
-    return [code for code, *_ in get_anatomic_region_map().values()]
+    return list(_body_parts().values())
+
+
+@cache
+def _body_parts() -> dict[str, CodedConcept]:
+    """Codes by Body Part Examined; those of former editions and of senders come last."""
+    known = {part: code for part, (code, *_) in get_anatomic_region_map().items()}
+    known["SINUS"] = CodedConcept("2095001", "SCT", "Paranasal sinus")  # PS3.16 CID 4031
+    return known | {word: known[part] for part, words in _OTHER_WORDS.items() for word in words}

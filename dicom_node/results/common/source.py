@@ -7,8 +7,11 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 
 from ai_pipeline.contract import JudgedView
 from ai_pipeline.images.numbers import value_of, whole_of
@@ -46,6 +49,11 @@ _IMAGE_KEYWORDS: Final = (
 _PATIENT_ID: Final = ("PatientID", "IssuerOfPatientID")
 _PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
 _NONE: Final = Repairs()
+# Type 2 in every IOD, so highdicom asks for them.
+_FOR_HIGHDICOM: Final = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # highdicom knows the classes of today's standard; a retired class is built as its successor and the
 # reference is put right afterwards (results.envelope).
@@ -186,23 +194,17 @@ def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -
     return Source(stored, header, _stand_in(header, stored.image.header.frames), repairs)
 
 
+def without_identity(document: Dataset) -> Dataset:
+    """A copy for highdicom's constructors, which refuse some names; identity is copied afterwards."""
+    empty = {Tag(word): DataElement(word, dictionary_VR(word), None) for word in _FOR_HIGHDICOM}
+    return Dataset({**dict(document.items()), **empty})
+
+
 def _stand_in(header: Dataset, frames: int) -> Dataset:
-    stand_in = Dataset()
+    stand_in = without_identity(Dataset())
     stand_in.SOPClassUID = _class_for_highdicom(header, frames)
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
         setattr(stand_in, keyword, header[keyword].value)
-    for keyword in (
-        "PatientID",
-        "PatientName",
-        "PatientBirthDate",
-        "PatientSex",
-        "AccessionNumber",
-        "StudyID",
-        "StudyDate",
-        "StudyTime",
-        "ReferringPhysicianName",
-    ):
-        setattr(stand_in, keyword, None)
     for keyword in (
         "SamplesPerPixel",
         "PhotometricInterpretation",

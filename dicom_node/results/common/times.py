@@ -9,7 +9,7 @@ import re
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
-_OFFSET: Final = re.compile(r"([+-])(\d{2})(\d{2})")
+_OFFSET: Final = re.compile(r"([+-])([01]\d)([0-5]\d)")
 
 
 def dicom_date(moment: datetime, offset: str) -> str:
@@ -30,14 +30,18 @@ def dicom_datetime(moment: datetime, offset: str) -> str:
     return _local(moment, offset).strftime("%Y%m%d%H%M%S.%f")
 
 
+def zone_of(offset: str) -> timezone | None:
+    """The time zone with this Timezone Offset From UTC (0008,0201); None for a text that is no offset."""
+    match = _OFFSET.fullmatch(offset)
+    if match is None:
+        return None
+    shift = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return timezone(-shift if match[1] == "-" else shift)
+
+
 def _local(moment: datetime, offset: str) -> datetime:
     """In the source's Timezone Offset From UTC (0008,0201); without one, in this machine's zone.
 
     An offset of our own choice would be a lie about the copied Study Date and Time, which it also governs.
     """
-    match = _OFFSET.fullmatch(offset)
-    if match is None:
-        return moment.astimezone()
-    sign, hours, minutes = match.groups()
-    shift = timedelta(hours=int(hours), minutes=int(minutes))
-    return moment.astimezone(timezone(-shift if sign == "-" else shift))
+    return moment.astimezone(zone_of(offset))

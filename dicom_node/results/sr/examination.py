@@ -30,7 +30,6 @@ from dicom_node.results.common.source import Source
 
 _LOCAL: Final = re.compile(r"99|L$")  # PS3.3 8.2: designators of local schemes
 _RADIOGRAPHS: Final = frozenset({"CR", "DX", "MG"})
-_SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})  # PS3.16 8.1: the same codes
 
 
 def region_of(context: ResultContext, source: Source) -> CodedConcept | DicomCode | None:
@@ -118,17 +117,13 @@ def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | 
 
 
 def _target(context: ResultContext, source: Source) -> CodedConcept | None:
-    for region in _regions(context, source):
-        where = organs.region_of(region.value) or region
-        if (known := _common_region(where)) is not None:
-            return known
-    return None
+    named = _regions(context, source)
+    return next(filter(None, (_common_region(organs.region_of(one.value) or one) for one in named)), None)
 
 
 def _common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
-    """The member of CID 4031 with this code, of SNOMED CT or RT, in words of the standard."""
-    scheme = "SRT" if region.scheme_designator in _SNOMED_RT else region.scheme_designator
-    given = DicomCode(region.value, scheme, region.meaning)  # pydicom knows RT's codes for CT's
+    """The member of CID 4031 with this code, in words of the standard."""
+    given = DicomCode(region.value, region.scheme_designator, region.meaning)
     member = next((code for code in _common_regions() if given in _codes_of(code)), None)
     if member is None:
         return None
@@ -153,18 +148,8 @@ def _codes_of(member: DicomCode) -> Sequence[DicomCode]:
 
 def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
     """The codes of a sequence; a content item cannot state one without its scheme (a URN)."""
-    items = [_one_code(item) for item in header.get(keyword) or []]
+    items = [concepts.code_alone(item) for item in header.get(keyword) or []]
     return [CodedConcept.from_dataset(item) for item in items if "CodingSchemeDesignator" in item]
-
-
-def _one_code(item: Dataset) -> Dataset:
-    """The code alone: modifiers and private attributes of the source have no place in a content item."""
-    wanted = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion")
-    code = Dataset()
-    for keyword in (*wanted, "CodeMeaning"):
-        if keyword in item:
-            code[keyword] = item[keyword]
-    return code
 
 
 _HAS_ACQ_CONTEXT: Final = RelationshipTypeValues.HAS_ACQ_CONTEXT
@@ -200,15 +185,12 @@ def _entry(context: ResultContext, source: Source) -> ContentItem:
 def _descriptors(context: ResultContext, source: Source) -> Iterator[ContentItem]:
     for item in ImageLibraryEntryDescriptors(source.stand_in):
         # CID 29 has no "Other": of a secondary capture the modality is left out.
-        if item.ConceptNameCodeSequence[0].CodeValue != codes.DCM.Modality.value or not _is_other(item):
+        name = item.ConceptNameCodeSequence[0].CodeValue
+        if name != codes.DCM.Modality.value or item.ConceptCodeSequence[0].CodeValue != "OT":
             yield item
     yield CodeContentItem(concepts.TARGET_REGION, target_of(context, source), _HAS_ACQ_CONTEXT)
     if (view := view_of(source)) is not None:
         yield CodeContentItem(concepts.IMAGE_VIEW, view, _HAS_ACQ_CONTEXT)
-
-
-def _is_other(item: ContentItem) -> bool:
-    return bool(item.ConceptCodeSequence[0].CodeValue == "OT")
 
 
 def _container(name: object, items: Sequence[ContentItem]) -> ContainerContentItem:

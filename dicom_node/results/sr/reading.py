@@ -175,7 +175,9 @@ def _of_group(group: Dataset) -> list[dict[str, Any]]:
     subject = next((item.ConceptCodeSequence[0] for item in coded if _name(item).CodeValue == _FINDING), None)
     decided = [
         (
-            subject if subject is not None and _is_presence(item) else _name(item),
+            subject
+            if subject is not None and _name(item).CodeValue == concepts.PRESENCE.value
+            else _name(item),
             item.ConceptCodeSequence[0],
         )
         for item in coded
@@ -218,10 +220,6 @@ def _stated(numbers: Mapping[str, str]) -> str:
     cut_offs = [value for name, value in numbers.items() if name.startswith("AI cut-off")]
     others = [value for name, value in numbers.items() if not name.startswith("AI cut-off")]
     return " ".join([*others, *(f"(cut-off {value})" for value in cut_offs)]) if len(others) == 1 else ""
-
-
-def _is_presence(item: Dataset) -> bool:
-    return bool(_name(item).CodeValue == concepts.PRESENCE.value)
 
 
 def _code(concept: Dataset) -> list[str]:

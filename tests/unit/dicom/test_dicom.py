@@ -31,7 +31,7 @@ from dicom_node.dicom.repair import Repairs, repair
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
 from dicom_node.errors import DecodedDifferently
 from dicom_node.inbox.inspection import inspect
-from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
 from tests.result_images import ANALYSED_AT, CR, INSTALLATION, context, grey_image, source, write_image
 
 LENGTH, CHARSET_LENGTH = 64, 48
@@ -74,6 +74,10 @@ KNOWN = [
     ("\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7", "Hong^Gildong=洪^吉洞"),
     ("\\ISO 2022 IR 87", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "Yamada^Tarou=山田^太郎"),
     ("ISO 2022 IR 13\\ISO 2022 IR 87", b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田"),
+    ("\\ISO 2022 IR 58", b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab", "Zhang^XiaoDong=张^小东"),
+    ("\\ISO 2022 IR 87", b"Yamada=\x1b$B;3ED", "Yamada=山田"),  # nothing ends the last group
+    ("ISO_IR 203", b"M\xfcller^\xa4", "Müller^€"),
+    ("ISO 2022 IR 6\\ISO 2022 IR 203", b"Muster^\x1b-b\xa4", "Muster^€"),
 ]
 
 
@@ -158,18 +162,24 @@ def test_a_name_is_the_same_in_the_inbox_and_in_results(charset: str, raw: bytes
     assert inspect(path).identity["PatientName"] == built_name(path) == name
 
 
-@pytest.mark.parametrize(("charset", "raw", "name"), [*KNOWN, *OF_RESULTS])
-def test_results_in_their_sources_character_set_are_withdrawn_in_it(
+@pytest.mark.parametrize(
+    ("charset", "raw", "name"), [*KNOWN, *OF_RESULTS, ("ISO_IR 100", b"A^B\\C^D", "A^B\\C^D")]
+)
+def test_results_in_their_sources_character_set_are_withdrawn_and_assessed_in_it(
     charset: str, raw: bytes, name: str, tmp_path: Path
 ) -> None:
     report, of_source = tmp_path / "report.dcm", context(kinds=[ResultKind.SR], charset="source")
     made = results.build(of_source, [source(received(charset, raw))], PipelineResult())
     report.write_bytes(made[0].data or b"")
     said = (RejectionReason.QUALITY, "wrong film", ANALYSED_AT, "AINODE", INSTALLATION)
-    note = results.build_rejection([report], *said)
-    for one in (made[0], note):
-        assert one.data is not None
-        read = pydicom.dcmread(io.BytesIO(one.data))
+    verdict = ("Cyst", ("1", "99X"), "", "a model", "1", ReaderVerdict.MISSING, "", ANALYSED_AT)
+    by = ([results.FindingAssessment(*verdict)], "ann", "AINODE", INSTALLATION, "")
+    for one in (
+        made[0],
+        results.build_rejection([report], *said),
+        results.build_assessment(report, *by),
+    ):
+        read = pydicom.dcmread(io.BytesIO(one.data or b""))
         assert named(read) == terms(charset)
         bears = read.get_item("PatientName").value
         assert CharacterSet.from_terms(named(read)).decode(bears, "PN").rstrip() == name
@@ -177,7 +187,7 @@ def test_results_in_their_sources_character_set_are_withdrawn_in_it(
 
 @pytest.mark.parametrize(
     ("charset", "text"),
-    [("\\ISO 2022 IR 87", "für"), ("\\ISO 2022 IR 58", "张"), ("ISO_IR 100", "\u2013"), ("", "ü")],
+    [("\\ISO 2022 IR 87", "für"), ("\\ISO 2022 IR 58", "홍"), ("ISO_IR 100", "\u2013"), ("", "ü")],
 )
 def test_a_character_set_holds_only_what_is_read_back_from_it(charset: str, text: str) -> None:
     dataset = pydicom.Dataset()
@@ -502,6 +512,7 @@ def header_with(keyword: str, value: Any) -> Dataset:
         ("PatientAge", "75Y", "075Y"),
         ("BodyPartExamined", "Chest", "CHEST"),
         ("PatientSex", "f", "F"),
+        ("TimezoneOffsetFromUTC", "+05:30", "+0530"),
     ],
 )
 def test_what_can_be_put_right_is_put_right(keyword: str, given: str, right: str) -> None:
@@ -521,6 +532,9 @@ def test_what_can_be_put_right_is_put_right(keyword: str, given: str, right: str
         ("BodyPartExamined", "ABDOM/RAD"),
         ("SmokingStatus", "0000"),
         ("ImageLaterality", "0000"),
+        ("TimezoneOffsetFromUTC", "+2500"),
+        ("TimezoneOffsetFromUTC", "UTC"),
+        ("AcquisitionDateTime", "20250102101500+2500"),
     ],
 )
 def test_what_means_nothing_is_left_out_or_emptied(keyword: str, value: str) -> None:
