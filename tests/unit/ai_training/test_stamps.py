@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -47,20 +48,15 @@ class Classifies:
     """Takes a picture whose bright corner is not at the top left for one that was turned by 180°."""
 
     def analyse(self, picture: np.ndarray) -> Any:
-        @dataclass
-        class Found:
-            pose: Pose
-
-        return Found(UPRIGHT if picture[0, 0] == 255 else TURNED)
+        return SimpleNamespace(pose=UPRIGHT if picture[0, 0] == 255 else TURNED)
 
 
 @dataclass
 class Outlines:
     def outline(self, picture: np.ndarray, pose: Pose = UPRIGHT) -> Anatomy:
-        masks = drawn_chest(SIDE)[1]
-        mirrored = picture[0, 0] != 255
-        heart = np.roll(masks[0], SIDE // (-8 if mirrored else 8), axis=1)
-        return Anatomy(np.stack([heart, *masks[1:]]), Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+        heart, *lungs = drawn_chest(SIDE)[1]
+        moved = np.roll(heart, SIDE // (8 if picture[0, 0] == 255 else -8), axis=1)
+        return Anatomy(np.stack([moved, *lungs]), Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
 
 
 def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
@@ -68,17 +64,16 @@ def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
     picture[0, 0] = 255
     models = StampModels(cast(Any, Classifies()), cast(Any, Outlines()), Reads(picture))
     image = ChestImage(Path("film.jpg"), (), None, "p1", "val", "", "", 50.0, "F", "AP")
-
     case = measure(image, picture, models, FACES)
-
-    assert case.holds["AP films with a projection read"]
-    assert case.holds["projection as the label says"]
-    assert case.holds["mirrored film noticed"]
-    assert case.holds["film turned over noticed"]
-    assert not case.holds["film as it is called mirrored"]
-    assert not case.holds["film turned by 180° called mirrored"]
+    assert {what for what, holds in case.holds.items() if holds} >= {
+        *("AP films with a projection read", "projection as the label says"),
+        *("mirrored film noticed", "film turned over noticed"),
+    }
+    assert {what for what, holds in case.holds.items() if not holds} >= {
+        *("film as it is called mirrored", "film turned by 180° called mirrored"),
+        *("drawn stamp read right", "drawn stamp read wrong"),
+    }
     assert case.drawn not in {"AP", "PA", "AP PORTABLE"}, "the film has a projection of its own"
-    assert (case.holds["drawn stamp read right"], case.holds["drawn stamp read wrong"]) == (False, False)
 
 
 def test_a_share_counts_the_films_that_were_asked() -> None:
@@ -87,10 +82,7 @@ def test_a_share_counts_the_films_that_were_asked() -> None:
         StampCase("b", "AP", (0.4, 0.6), {"drawn stamp read right": False}),
         StampCase("b", "", (0.3, 0.5), {"read": False}),
     ]
-
     found = figures(cases)
-
-    assert (found["films"], found["patients"]) == (3, 2)
+    assert (found["films"], found["patients"], found["drawn"]["AP"]["films"]) == (3, 2, 2)
     assert found["shares"]["read"] == {"share": [0.5, 0.0, 1.0], "films": 2}
-    assert found["drawn"]["AP"]["films"] == 2
     assert found["seconds"] == {"model": 0.3, "stamps": 0.5}

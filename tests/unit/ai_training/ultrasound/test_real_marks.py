@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tomlkit
@@ -13,9 +15,11 @@ pytest.importorskip("HersheyFonts")
 
 from dataclasses import replace
 
+from ai_pipeline.burnin.annotation.pixels import index_of
 from ai_pipeline.models.registry import find
 from ai_training.cards import add_figures
 from ai_training.pages import PAGES, figure_lines
+from ai_training.sets.images import rows
 from ai_training.ultrasound import removal
 from ai_training.ultrasound.legible import EngineCount, LegibleOutcome, counted
 from ai_training.ultrasound.overlays import CleanFrame, MarkClass, clean_frames
@@ -38,44 +42,44 @@ MARKS = Path(__file__).resolve().parents[3] / "data" / "marks"
 PICTURE = np.zeros((60, 80, 3), np.uint8)
 
 
+CLEAN = [(CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)), PICTURE) for name in "ab"]
+
+
 def frame(name: str, stratum: str) -> MarkedFrame:
     """A text of 100 pixels and a caliper of 20."""
-    owners = np.zeros(PICTURE.shape[:2], np.uint8)
-    owners[10:20, 10:20] = 1
-    owners[40:44, 60:65] = 2
     marks = (RealMark(1, MarkClass.TEXT, (10, 10, 20, 20)), RealMark(2, MarkClass.CALIPER, (60, 40, 65, 44)))
+    owners = np.zeros(PICTURE.shape[:2], np.uint8)
+    for mark in marks:
+        owners[index_of(mark.box)] = mark.number
     return MarkedFrame(name, stratum, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
 
 
 def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
     mask = np.zeros(PICTURE.shape[:2], np.bool_)
-    mask[10:20, 10:15] = True
-    mask[50:54, 5:10] = True  # 20 pixels of picture
+    mask[10:20, 10:15] = mask[50:54, 5:10] = True  # of the second none is marked
     return mask
 
 
-def test_a_mark_is_found_from_half_of_its_pixels_on() -> None:
+def test_a_mark_is_found_from_half_of_its_pixels_on_and_a_missed_one_gets_a_picture(tmp_path: Path) -> None:
     frames = [frame("a", YELLOW), frame("b", NO_YELLOW)]
     tallies = removal.score_frames(frames, [Masker(NETWORK, half_of_the_text)])
     row = removal.summary(frames, tallies)["rows"][NETWORK]
-
-    assert row["recall"][0] == 0.5
     assert row["by_class"]["text"] == {"objects": 2, "recall": [1.0, pytest.approx(0.158, abs=1e-3), 1.0]}
-    assert row["by_class"]["caliper"]["recall"][0] == 0.0
+    assert (row["recall"][0], row["by_class"]["caliper"]["recall"][0]) == (0.5, 0.0)
     assert set(row["by_stratum"]) == {YELLOW, NO_YELLOW}
     assert row["precision"][0] == pytest.approx(50 / 70, abs=1e-4)
     around = 16 * 16 + 10 * 11  # both marks with three pixels around them
     assert row["false_area"][0] == pytest.approx(20 / (60 * 80 - around), abs=1e-4)
     assert [missed.mark.kind for missed in tallies[NETWORK].missed] == [MarkClass.CALIPER] * 2
+    removal.show_missed(tmp_path / "marks", tallies[NETWORK])
+    assert sorted(path.name for path in (tmp_path / "marks").iterdir()) == ["a-2.png", "b-2.png"]
 
 
 def test_a_frame_that_the_node_refuses_counts_as_nothing_found() -> None:
     frames = [frame("a", YELLOW)]
     tallies = removal.score_frames(frames, [Masker(NODE, lambda _picture: None)])
     row = removal.summary(frames, tallies)["rows"][NODE]
-
-    assert row["recall"][0] == 0.0
-    assert row["refused"] == ["a"]
+    assert (row["recall"][0], row["refused"]) == (0.0, ["a"])
 
 
 def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
@@ -85,40 +89,26 @@ def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
 
 
 def test_clean_frames_are_measured_for_the_network_and_the_node_alone() -> None:
-    clean = [(CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)), PICTURE) for name in "ab"]
     ways = [Masker(NETWORK, half_of_the_text), Masker("text boxes", half_of_the_text)]
-    result = removal.clean_areas(clean, ways)
-
-    assert list(result["rows"]) == [NETWORK]
-    assert result["rows"][NETWORK]["area"][0] == pytest.approx(70 / 4800, abs=1e-4)
-    assert result["rows"][NETWORK]["frames_touched"] == 2
-
-
-def test_every_missed_mark_gets_a_picture(tmp_path: Path) -> None:
-    tallies = removal.score_frames([frame("a", YELLOW)], [Masker(NETWORK, half_of_the_text)])
-    removal.show_missed(tmp_path / "marks", tallies[NETWORK])
-
-    assert [path.name for path in (tmp_path / "marks").iterdir()] == ["a-2.png"]
+    [(name, row)] = removal.clean_areas(CLEAN, ways)["rows"].items()
+    assert (name, row["frames_touched"]) == (NETWORK, 2)
+    assert row["area"][0] == pytest.approx(70 / 4800, abs=1e-4)
 
 
 def test_figures_are_added_to_a_card_and_the_rest_of_it_stays(tmp_path: Path) -> None:
     card = tmp_path / "card.toml"
     card.write_text('# why\nid = "x"\n\n[metrics.validation]\ndice = 0.9\n')
-    add_figures(card, {"drawn": {"network": {"recall": [0.9, 0.8, 1.0]}}})
-    add_figures(card, {"drawn": {"network": {"recall": [0.8, 0.7, 0.9]}}})
-    read = tomlkit.parse(card.read_text()).unwrap()
-
+    for recall in ([0.9, 0.8, 1.0], [0.8, 0.7, 0.9]):
+        add_figures(card, {"drawn": {"network": {"recall": recall}}})
+    metrics = {"validation": {"dice": 0.9}, "drawn": {"network": {"recall": [0.8, 0.7, 0.9]}}}
+    assert tomlkit.parse(card.read_text()).unwrap()["metrics"] == metrics
     assert card.read_text().startswith("# why")
-    assert read["metrics"]["validation"]["dice"] == 0.9
-    assert read["metrics"]["drawn"]["network"]["recall"] == [0.8, 0.7, 0.9]
 
 
 @pytest.mark.data
 def test_the_hand_drawn_frames_hold_all_listed_marks(data: Path) -> None:
     frames = list(drawn_frames(data, MARKS))
-
-    assert len(frames) >= 60
-    assert sum(len(found.marks) for found in frames) == 617
+    assert (len(frames) >= 60, sum(len(found.marks) for found in frames)) == (True, 617)
     assert {found.stratum for found in frames} == {YELLOW, NO_YELLOW}
     for found in frames:
         assert {mark.number for mark in found.marks} == set(np.unique(found.owners)) - {0}
@@ -133,31 +123,76 @@ def test_every_part_that_turned_out_to_be_marked_is_a_listed_one() -> None:
 @pytest.mark.data
 def test_coloured_marks_are_known_on_validation_frames_only(data: Path) -> None:
     found = next(coloured_frames(data))
-
-    assert found.marks
-    assert found.known[found.owners > 0].all()
-    assert found.known.mean() < 1
+    assert found.marks and found.known[found.owners > 0].all() and found.known.mean() < 1
 
 
 def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_card(tmp_path: Path) -> None:
     frames = [frame("a", YELLOW), frame("b", NO_YELLOW)]
     ways = [Masker(NETWORK, half_of_the_text), Masker(NODE, half_of_the_text)]
     drawn = removal.summary(frames, removal.score_frames(frames, ways))
-    parts = [CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)) for name in "ab"]
-    clean = removal.clean_areas([(part, PICTURE) for part in parts], ways)
-    outcome = LegibleOutcome(
-        0, "a", 4, released=True, seconds=1.0, counts={"rapidocr": EngineCount(4)}, texts=3
-    )
+    clean, counts = removal.clean_areas(CLEAN, ways), {"rapidocr": EngineCount(4)}
+    outcome = LegibleOutcome(0, "a", 4, released=True, seconds=1.0, counts=counts, texts=3)
     card = tmp_path / "card.toml"
     card.write_text('id = "x"\n')
     add_figures(card, marks_figures({"split": "test", "drawn": drawn, "clean": clean}))
     add_figures(card, legible_figures(counted([outcome], "test", "clinical")))
-    metrics = tomlkit.parse(card.read_text()).unwrap()["metrics"]
-    shown = replace(
-        find("ultrasound-marks-unet"), details={"detector": {"threshold": 0.4}, "metrics": metrics}
-    )
+    details = {"detector": {"threshold": 0.4}, **tomlkit.parse(card.read_text()).unwrap()}
+    shown = replace(find("ultrasound-marks-unet"), details=details)
     page = "\n".join(figure_lines(next(p for p in PAGES if p.file == "ultrasound.md"), shown))
-    assert "| network | 0.500 [" in page
-    assert "* marks: 4" in page
-    assert "| network | 0.01458" in page
-    assert "| rapidocr | 4 | 0 | 0.5271 | 0 |" in page
+    for line in (
+        "| network | 0.500 [",
+        "* marks: 4",
+        "| network | 0.01458",
+        "| rapidocr | 4 | 0 | 0.5271 | 0 |",
+    ):
+        assert line in page
+
+
+CLASSES = {"text": 1, "caliper": 2, "marker": 3, "scale": 4, "logo": 5}
+
+
+def mask_of(row: dict[str, str], where: Path = MARKS) -> np.ndarray:
+    return cv2.imread(str(where / f"{row['set']}__{Path(row['file']).stem}.png"), cv2.IMREAD_UNCHANGED)
+
+
+def test_sixty_frames_are_drawn_and_fifteen_of_them_without_yellow_marks() -> None:
+    frames = list(rows(MARKS / "frames.csv"))
+    assert len(frames) >= 60
+    assert sum(frame["stratum"] != "yellow" for frame in frames) >= 15
+    for frame in frames:
+        assert set(np.unique(mask_of(frame))) <= {0, *CLASSES.values()}, frame["file"]
+
+
+def test_every_listed_object_is_in_its_mask() -> None:
+    objects = list(rows(MARKS / "objects.csv"))
+    assert {row["class"] for row in objects} == set(CLASSES)
+    for row in objects:
+        left, top, right, bottom = (int(row[side]) for side in ("left", "top", "right", "bottom"))
+        part = mask_of(row)[top:bottom, left:right]
+        assert part.shape == (bottom - top, right - left) and part.any(), row
+
+
+def test_every_pixel_of_a_mask_belongs_to_one_listed_object() -> None:
+    objects = list(rows(MARKS / "objects.csv"))
+    for frame in rows(MARKS / "frames.csv"):
+        listed = {int(row["object_id"]) for row in objects if row["file"] == frame["file"]}
+        owners = mask_of(frame, MARKS / "owners")
+        assert np.array_equal(owners > 0, mask_of(frame) > 0), frame["file"]
+        assert set(np.unique(owners)) == {0, *listed}, frame["file"]
+
+
+@pytest.mark.data
+def test_masks_and_list_are_what_the_shapes_give(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("frames.csv", "shapes", "draw.py"):
+        (tmp_path / name).symlink_to(MARKS / name)
+    draw = runpy.run_path(str(MARKS / "draw.py"))
+    monkeypatch.setitem(draw["make"].__globals__, "HERE", tmp_path)
+    draw["make"](data)
+    assert (tmp_path / "objects.csv").read_text() == (MARKS / "objects.csv").read_text()
+    for made in tmp_path.rglob("*.png"):
+        pictures = (
+            cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (made, MARKS / made.relative_to(tmp_path))
+        )
+        assert np.array_equal(*pictures), made.name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 pytest.importorskip("torch")
 pytest.importorskip("HersheyFonts")
@@ -21,56 +21,50 @@ from ai_training.text import figures_text
 EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
 
 
-@pytest.fixture
-def app() -> typer.Typer:
+def run(*words: str | Path) -> Result:
     app = typer.Typer()
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
-    return app
+    return CliRunner().invoke(app, list(map(str, words)))
 
 
-def test_training_without_images_ends_with_one_line(app: typer.Typer, tmp_path: Path) -> None:
-    choices = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "0", "--threads", "1"]
-    result = CliRunner().invoke(app, ["train", "marks", *choices])
-
-    assert result.exit_code == EXIT_DATA
-    assert len(result.stderr.strip().splitlines()) == 1
-
-
-def test_measuring_a_detector_that_is_not_there_says_so(app: typer.Typer, tmp_path: Path) -> None:
-    choices = ["--data", str(tmp_path), "--models-dir", str(tmp_path / "none")]
-    result = CliRunner().invoke(app, ["evaluate", "marks", *choices])
-
-    assert result.exit_code == EXIT_CONFIG
-
-
-@pytest.mark.parametrize("option", [("--split", "train"), ("--style", "gothic")])
-def test_a_wrong_choice_is_wrong_usage(app: typer.Typer, tmp_path: Path, option: tuple[str, str]) -> None:
-    result = CliRunner().invoke(app, ["evaluate", "marks", "--data", str(tmp_path), *option])
-
-    assert result.exit_code == EXIT_USAGE
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("train", "marks", "--out", "out", "--workers", "0", "--threads", "1"), EXIT_DATA),
+        (("evaluate", "marks", "--models-dir", "none"), EXIT_CONFIG),
+        (("evaluate", "marks", "--split", "train"), EXIT_USAGE),
+        (("evaluate", "marks", "--style", "gothic"), EXIT_USAGE),
+    ],
+    ids=["no images", "no detector", "no such split", "no such style"],
+)
+def test_what_is_missing_or_wrong_is_told_by_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], status: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*words, "--data", tmp_path)
+    assert done.exit_code == status
+    assert status != EXIT_DATA or len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.data
 def test_the_filling_of_the_node_is_measured_beside_the_plain_one(data: Path) -> None:
     result = verbs._filling(data, shared_tools(), 2, silent)
-
-    assert {row["mask"] for row in result["rows"]} == {"given", "detected"}
-    for row in result["rows"]:
-        value, low, high = row["inside"]["psnr"]
-        assert low <= value <= high
-    assert result["reference"] == "navier-stokes"
+    assert ({row["mask"] for row in result["rows"]}, result["reference"]) == (
+        {"given", "detected"},
+        "navier-stokes",
+    )
+    intervals = [row["inside"]["psnr"] for row in result["rows"]]
+    assert all(low <= value <= high for value, low, high in intervals)
     assert any("difference" in row["inside"] for row in result["rows"])
 
 
 @pytest.mark.data
-def test_the_table_of_inpainters_names_places_figures_and_intervals(app: typer.Typer, data: Path) -> None:
-    choices = ["--data", str(data), "--split", "val", "--pictures", "2", "--threads", "1", "--json"]
-    result = CliRunner().invoke(app, ["evaluate", "inpaint", *choices])
-
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    printed = figures_text(told)
-    for part in ("telea", "difference", "uncleaned", "psnr", "kid"):
-        assert part in printed
+def test_the_table_of_inpainters_names_places_figures_and_intervals(data: Path) -> None:
+    choices = ("--data", data, "--split", "val", "--pictures", "2", "--threads", "1", "--json")
+    done = run("evaluate", "inpaint", *choices)
+    assert done.exit_code == 0, done.output
+    printed = figures_text(told := json.loads(done.stdout))
+    parts = ("telea", "difference", "uncleaned", "psnr", "kid")
+    assert [part for part in parts if part not in printed] == []
     assert {len(row["inside"]["psnr"]) for row in told["rows"]} == {3}
