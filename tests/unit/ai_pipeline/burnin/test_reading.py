@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import cast
+from unittest.mock import Mock
 
 import numpy as np
 import numpy.typing as npt
@@ -78,21 +79,15 @@ def test_what_it_does_not_prove_is_judged_by_rapidocr(small: Line, large: Line, 
 
 
 def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_nearly_level_line() -> None:
-    seen: list[Picture] = []
-
-    class Small:
-        def read(self, crop: Picture) -> Line:
-            seen.append(crop)
-            return line("Gn")
-
-    reader = shared_reader().beside(cast(LineReader, Small()))
+    small = Mock()
+    small.read.return_value = line("Gn")
+    reader = shared_reader().beside(cast(LineReader, small))
     picture = np.random.default_rng(1).integers(0, 255, PICTURE.shape).astype(np.uint8)
-    assert reader.read_small(picture, box(20, 30, 80, 40, slope=1.0)).text == "Gn"
-    assert np.array_equal(seen[-1], picture[30:41, 20:80])
-    reader.read_small(picture, box(20, 30, 80, 40, slope=20.0))
-    assert seen[-1].shape[:2] == (10, 63)  # along the slope
-    reader.read_small(picture, box(20, 10, 30, 70))
-    assert seen[-1].shape[:2] == (10, 60)  # along the vertical line
+    places = (box(20, 30, 80, 40, slope=1.0), box(20, 30, 80, 40, slope=20.0), box(20, 10, 30, 70))
+    assert {reader.read_small(picture, place).text for place in places} == {"Gn"}
+    level, sloping, upright = (call.args[0] for call in small.read.mock_calls)
+    assert np.array_equal(level, picture[30:41, 20:80])
+    assert (sloping.shape[:2], upright.shape[:2]) == ((10, 63), (10, 60))  # each along its line
     assert not shared_reader().read_small(picture, box(20, 30, 80, 40)).legible  # it has none
 
 
@@ -107,10 +102,8 @@ def test_a_name_in_a_box_of_two_lines_is_read_by_itself() -> None:
         def read(self, _view: Picture, box: TextBox, _least: int) -> Line:
             return line("Gn -1.4" if box.height > 15 else "Kim")
 
-    reader = Page(NOTHING_READ, NOTHING_READ)
-    found = find_texts(
-        PICTURE, cast(TextReader, reader), np.zeros(PICTURE.shape, np.bool_), no_waves(PICTURE.shape)
-    )
+    reader, known = cast(TextReader, Page(NOTHING_READ, NOTHING_READ)), np.zeros(PICTURE.shape, np.bool_)
+    found = find_texts(PICTURE, reader, known, no_waves(PICTURE.shape))
     assert [(text.line.text, text.meaning) for text in found] == [
         ("Gn -1.4", Meaning.ACOUSTIC),
         ("Kim", Meaning.IDENTITY),
@@ -273,13 +266,8 @@ def test_dark_is_minus_one_faint_letters_stand_out_and_colour_is_its_brightest_c
 
 def reading(outputs: Sequence[str], sure: float, crop: npt.NDArray[np.uint8]) -> tuple[Line, int]:
     """What is read, and how often the network was run."""
-    runs = []
-
-    def run(lines: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-        runs.append(lines.shape)
-        return {"symbols": shares(outputs, sure)[None]}
-
-    return LineReader(run).read(crop), len(runs)
+    run = Mock(return_value={"symbols": shares(outputs, sure)[None]})
+    return LineReader(run).read(crop), run.call_count
 
 
 @pytest.mark.parametrize("shape", [(0, 40), (40, 0), (2, 40), (40, 2), (2, 40, 3)])
