@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("torch")
-
 import torch
 from arms import folded, restore_normalisation
 from safetensors.torch import save_file

@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
-
-pytest.importorskip("torch")
-pytest.importorskip("sklearn")
-
 import torch
+from typer.testing import CliRunner
 
 from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.cli import app, mount_commands

@@ -7,13 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import finetune
 import numpy as np
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("sklearn")
-
-import finetune
 import segmenters
 import study
 from arms import (

@@ -19,11 +19,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import tomlkit
-
-pytest.importorskip("iterstrat")
-pytest.importorskip("torch")
-pytest.importorskip("sklearn")
-
 from typer.testing import CliRunner
 
 from ai_pipeline.chest.boxes import PARTS, ScoredBox

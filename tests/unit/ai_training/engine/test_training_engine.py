@@ -14,15 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
-
-pytest.importorskip("torch")
-
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import Dataset
+from typer.testing import CliRunner
 
 from ai_training.base import ExperimentError
 from ai_training.cli import console

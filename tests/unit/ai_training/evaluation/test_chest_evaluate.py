@@ -11,9 +11,6 @@ from typing import Any
 import cv2
 import pytest
 import tomlkit
-
-pytest.importorskip("sklearn")
-
 import typer
 from typer.testing import CliRunner, Result
 

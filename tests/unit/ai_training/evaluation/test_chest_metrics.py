@@ -7,9 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-
-pytest.importorskip("sklearn")
-
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ai_pipeline.models.reference import BINS

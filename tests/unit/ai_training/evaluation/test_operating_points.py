@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn")
-
 from ai_pipeline.models.registry import Card, find
 from ai_training.evaluation.figures import Scored, scored
 from ai_training.evaluation.operating_points import (

@@ -6,12 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("onnx")
-
 import onnxruntime
+import pytest
 import torch
 from torch.export import Dim
 

@@ -13,12 +13,17 @@ import cv2
 import numpy as np
 import pytest
 import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
 from ai_pipeline.models.registry import Chain
 from ai_training.anatomy import anatomy_images
 from ai_training.base import DataMissing
+from ai_training.cli.console import verb
+from ai_training.cli.verbs import split
 from ai_training.fetal import head_images
-from ai_training.sets.chest import chest_set, label_matrix, reduced_images
+from ai_training.sets.chest import SHARES, chest_set, label_matrix, reduced_images, split_by_patient, table
 from ai_training.sets.images import LABELS, ImageSet, read_grey
 from ai_training.sets.layout import BREAST, CHEST, FETAL, OVARY, near_duplicates, years
 from ai_training.sets.ovarian import ovarian_frames
@@ -26,16 +31,6 @@ from ai_training.sets.published import BESIDE, LAYOUTS, named, read_data, read_s
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training.published_lab import drawn_chest_set, nih_download
 from tests.unit.heads import HEAD
-
-pytest.importorskip("iterstrat")
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from typer.testing import CliRunner, Result
-
-from ai_training.cli.console import verb
-from ai_training.cli.verbs import split
-from ai_training.sets.chest import SHARES, split_by_patient, table
 
 
 @pytest.fixture(scope="module")

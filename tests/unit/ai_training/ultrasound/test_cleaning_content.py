@@ -10,9 +10,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("HersheyFonts")
-
 from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_training.sets.images import rows
 from ai_training.ultrasound import content

@@ -8,11 +8,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("onnx")
-pytest.importorskip("HersheyFonts")
-
 import torch
 from inpaint import ARCHITECTURES, Filler, OciGan, export_filler, file_id, write_filler_card
 

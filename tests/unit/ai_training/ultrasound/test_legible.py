@@ -10,9 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("HersheyFonts")
-
 from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.cleaning import CleaningResult

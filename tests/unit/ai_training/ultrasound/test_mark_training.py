@@ -6,11 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("onnx")
-pytest.importorskip("HersheyFonts")
-
 import torch
 
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps

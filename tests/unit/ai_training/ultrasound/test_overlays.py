@@ -12,9 +12,6 @@ import numpy.typing as npt
 import pytest
 from fontTools.ttLib import TTFont
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("HersheyFonts")
-
 from ai_pipeline.burnin.find.text import TextReader
 from ai_pipeline.contract import Meaning
 from ai_training.sets.images import rows

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("onnx")
-pytest.importorskip("HersheyFonts")
-
-import cv2
 import reader
 import torch
 from reader import (

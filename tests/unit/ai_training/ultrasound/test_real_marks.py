@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tomlkit
-
-pytest.importorskip("torch")
-pytest.importorskip("HersheyFonts")
-
-from dataclasses import replace
 
 from ai_pipeline.burnin.annotation.pixels import index_of
 from ai_pipeline.models.registry import find

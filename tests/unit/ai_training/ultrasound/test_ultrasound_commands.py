@@ -9,9 +9,6 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-pytest.importorskip("torch")
-pytest.importorskip("HersheyFonts")
-
 from ai_pipeline.burnin.tools import shared_tools
 from ai_training.base import silent
 from ai_training.cli import verbs
