@@ -71,9 +71,8 @@ def dicom(
         ds.PhotometricInterpretation, ds.PresentationLUTShape = "MONOCHROME1", "INVERSE"
     with warnings.catch_warnings(action="ignore"):  # RSNA writes ages without Y
         ds.PatientAge, ds.PatientSex, ds.PatientID = age, sex, patient
-    for name in ("PatientAge", "PatientSex", "PatientID"):
-        if not getattr(ds, name):
-            delattr(ds, name)
+    for name in [name for name in ("PatientAge", "PatientSex", "PatientID") if not getattr(ds, name)]:
+        delattr(ds, name)
     ds.save_as(path, enforce_file_format=True)
 
 
@@ -207,30 +206,23 @@ def vindr(folder: Path, images: int = 16) -> Path:
 
     All readers see an effusion on every second film, one of three cardiomegaly. The first film is oblong.
     """
-    for part in ("train", "test"):
+    for part, count, readers in (("train", images, ("R1", "R8", "R10")), ("test", 4, ("",))):
         labels, boxes = [], []
-        readers = ("R1", "R8", "R10") if part == "train" else ("",)
-        for number in range(images if part == "train" else 4):
-            image = f"{part}{number:04x}"
-            pixels = film(number, columns=64 if number == 0 else None)
-            dicom(
-                folder / part / f"{image}.dicom",
-                pixels,
-                age="" if number % 4 else "061Y",
-                inverted=number % 3 == 0,
-            )
-            for reader in readers:
-                seen = {"Pleural effusion": number % 2 == 0, "Cardiomegaly": reader == "R8"}
-                marks = [int(seen.get(name, False)) for name in VINDR_LABELS[:-1]]
-                by = (reader,) if reader else ()
-                labels.append((image, *by, *marks, int(not any(marks))))
-                shift = len(reader)
-                found = [(name, *(edge + shift for edge in BOX)) for name, there in seen.items() if there]
-                boxes += [(image, *by, *box) for box in found or [("No finding", "", "", "", "")]]
-        by = ("rad_id",) if part == "train" else ()
-        table(folder / f"annotations/image_labels_{part}.csv", ("image_id", *by, *VINDR_LABELS), labels)
-        columns = ("image_id", *by, "class_name", "x_min", "y_min", "x_max", "y_max")
-        table(folder / f"annotations/annotations_{part}.csv", columns, boxes)
+        for number, reader in product(range(count), readers):
+            image, by = f"{part}{number:04x}", (reader,) if reader else ()
+            seen = {"Pleural effusion": number % 2 == 0, "Cardiomegaly": reader == "R8"}
+            marks = [int(seen.get(name, False)) for name in VINDR_LABELS[:-1]]
+            labels.append((image, *by, *marks, int(not any(marks))))
+            found = [(name, *(edge + len(reader) for edge in BOX)) for name, there in seen.items() if there]
+            boxes += [(image, *by, *box) for box in found or [("No finding", "", "", "", "")]]
+        for number in range(count):
+            age, columns = "" if number % 4 else "061Y", None if number else 64
+            pixels = film(number, columns=columns)
+            dicom(folder / part / f"{part}{number:04x}.dicom", pixels, age=age, inverted=number % 3 == 0)
+        rad = ("rad_id",) if part == "train" else ()
+        table(folder / f"annotations/image_labels_{part}.csv", ("image_id", *rad, *VINDR_LABELS), labels)
+        header = ("image_id", *rad, "class_name", "x_min", "y_min", "x_max", "y_max")
+        table(folder / f"annotations/annotations_{part}.csv", header, boxes)
     return folder
 
 

@@ -231,9 +231,7 @@ def test_projection_position_and_side_are_read_from_the_margins() -> None:
 
 def test_words_between_the_lungs_are_not_read() -> None:
     picture = stamped(("PORTABLE", 0.4, 0.35))
-
-    assert read(picture) == Stamps()
-    assert stamps_in(picture, None, shared_reader()).portable
+    assert read(picture) == Stamps() and stamps_in(picture, None, shared_reader()).portable
 
 
 def test_a_mirrored_word_shows_a_mirrored_picture_and_a_name_leaves_nothing() -> None:
@@ -346,9 +344,10 @@ def test_no_side_is_given_where_the_film_may_be_mirrored(
 
 
 def test_the_heart_is_shared_by_the_middle_of_the_thorax() -> None:
-    assert heart_on_left(anatomy(0.7).masks) == pytest.approx(0.7, abs=0.02)
-    assert heart_on_left(anatomy(0.7).masks[:, :, ::-1]) == pytest.approx(0.3, abs=0.02)
-    assert heart_on_left(np.zeros((3, 8, 8), np.bool_)) is None
+    masks = anatomy(0.7).masks
+    assert heart_on_left(masks) == pytest.approx(0.7, abs=0.02)
+    assert heart_on_left(masks[:, :, ::-1]) == pytest.approx(0.3, abs=0.02)
+    assert heart_on_left(masks & False) is None
 
 
 SPECIFIC, BALANCED, SENSITIVE = OperatingPoint
@@ -381,9 +380,8 @@ def without(card: Card) -> Card:
 
 
 def test_few_false_alarms_are_the_default_where_the_card_has_them(card: Card, without: Card) -> None:
-    assert operating_points.chosen(card, None) is SPECIFIC
-    assert operating_points.chosen(card, SENSITIVE) is SENSITIVE
-    assert operating_points.chosen(without, None) is BALANCED
+    asked = ((card, None), (card, SENSITIVE), (without, None))
+    assert [operating_points.chosen(*one) for one in asked] == [SPECIFIC, SENSITIVE, BALANCED]
 
 
 def test_a_point_moves_the_thresholds_of_the_labels_that_it_has(card: Card) -> None:
@@ -439,13 +437,13 @@ def test_an_image_is_unsure_where_nearly_all_labels_lie_between_the_points(card:
 
 
 def test_nothing_is_said_of_what_was_not_measured_or_not_decided(card: Card, without: Card) -> None:
-    for case in (
+    cases = (
         (card, SENSITIVE, "Effusion", Decision.PRESENT),
         (card, SPECIFIC, "Mass", Decision.PRESENT),
         (card, SPECIFIC, "Effusion", Decision.INDETERMINATE),
         (without, SPECIFIC, "Effusion", Decision.PRESENT),
-    ):
-        assert operating_points.reliability(*case, 0.1) == ""
+    )
+    assert {operating_points.reliability(*case, 0.1) for case in cases} == {""}
 
 
 @pytest.fixture(scope="module")
@@ -527,10 +525,7 @@ def test_what_no_word_allows_cannot_be_excluded() -> None:
 
 def test_the_shipped_model_is_silent_on_what_it_misses_or_mostly_calls_wrongly(shipped: Card) -> None:
     rates = shipped.details["calibration"]["prevalence"]
-    words = {
-        label.name: words_of(shipped, OperatingPoint.SPECIFIC, label.name, rates[label.name])
-        for label in shipped.labels
-        if label.supported
-    }
+    names = [label.name for label in shipped.labels if label.supported]
+    words = {name: words_of(shipped, OperatingPoint.SPECIFIC, name, rates[name]) for name in names}
     assert {name for name, one in words.items() if one.suspected} == {"Atelectasis", "Effusion"}
     assert not any(one.not_found for one in words.values())

@@ -12,15 +12,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.chest import pipeline, ratio, stamps
+from ai_pipeline.chest import ratio, stamps
 from ai_pipeline.chest.anatomy import Anatomy
 from ai_pipeline.chest.card import CLASSIFIER
-from ai_pipeline.chest.completeness import (
-    Completeness,
-    Edge,
-    missing_notes,
-    without_missing,
-)
+from ai_pipeline.chest.completeness import Completeness, Edge, missing_notes, without_missing
 from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.chest.places import NO_PLACE
 from ai_pipeline.contract import (
@@ -42,6 +37,7 @@ from ai_pipeline.images.decode import open_dicom, open_image
 from ai_pipeline.images.orientation import POSES, Pose, shown, upright
 from ai_pipeline.models.registry import find
 from ai_pipeline.summary import short_result
+from tests.unit.ai_pipeline.phantoms import silent
 
 CHEST = ImageHeader(
     modality="DX",
@@ -78,16 +74,15 @@ class Shown:
     def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
         return self.pixels
 
+    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:
+        return np.asarray(samples, np.uint8)
+
 
 @pytest.fixture(scope="module")
 def chest() -> ChestXray:
     pipeline = ChestXray()
     pipeline.warm_up()
     return pipeline
-
-
-def quiet(share: float, what: str) -> None:
-    """A progress report that nobody reads."""
 
 
 @pytest.mark.parametrize(
@@ -141,7 +136,7 @@ def test_for_presentation_is_taken_and_for_processing_of_the_same_exposure_passe
 def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name: str) -> None:
     image = open_dicom(data / "dicom" / "files" / f"{name}.dcm")
     assert chest.accepts([image]) == Accept((image.uid,))
-    result = chest.run([image], quiet, {"heatmaps": True, "all_labels": True})
+    result = chest.run([image], silent, {"heatmaps": True, "all_labels": True})
     present = [finding for finding in result.findings if finding.decision is Decision.PRESENT]
     rows, columns = image.header.rows, image.header.columns
     assert present and all(one.evidence and one.evidence.values.shape == (rows, columns) for one in present)
@@ -175,14 +170,14 @@ EVERYTHING = {"all_labels": True, "heatmaps": True}
 @pytest.fixture(scope="module")
 def plain(chest: ChestXray, data: Path) -> PipelineResult:
     """What is found on the film: not square, so that rows and columns cannot be confused."""
-    return chest.run([Shown(_nih(data)[:480])], quiet, EVERYTHING)
+    return chest.run([Shown(_nih(data)[:480])], silent, EVERYTHING)
 
 
 def test_a_finding_is_the_same_whatever_the_size_of_the_picture(
     chest: ChestXray, data: Path, plain: PipelineResult
 ) -> None:
     large = cv2.resize(_nih(data)[:480], (2048, 1920), interpolation=cv2.INTER_CUBIC)
-    again = chest.run([Shown(np.asarray(large, np.uint8))], quiet, {"all_labels": True})
+    again = chest.run([Shown(np.asarray(large, np.uint8))], silent, {"all_labels": True})
     ours, theirs = ([one.probability for one in result.findings] for result in (plain, again))
     assert ours == pytest.approx(theirs, abs=0.05)
 
@@ -190,7 +185,7 @@ def test_a_finding_is_the_same_whatever_the_size_of_the_picture(
 def test_labels_that_know_too_little_are_not_assessed_but_on_request(
     chest: ChestXray, data: Path, plain: PipelineResult
 ) -> None:
-    result = chest.run([Shown(_nih(data))], quiet, {})
+    result = chest.run([Shown(_nih(data))], silent, {})
     found = {finding.label: finding.probability for finding in result.findings}
     assert found.keys() == {"Atelectasis", "Effusion"} and len(plain.findings) == 13  # all but pneumothorax
     assert not any(one.decision is Decision.ABSENT or one.evidence for one in result.findings)
@@ -208,7 +203,7 @@ def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as
 ) -> None:
     turned = Shown(shown(_nih(data)[:480], pose))
     assert chest.accepts([turned]) == Accept((turned.uid,))
-    after = chest.run([turned], quiet, EVERYTHING)
+    after = chest.run([turned], silent, EVERYTHING)
     (note,) = texts(after, "mended")
     assert pose.sentence in note and [scores.reoriented for scores in after.scores] == [True]
     to_upright = upright(turned.pixels, pose)[1]
@@ -238,7 +233,7 @@ def test_a_rule_s_prevalence_moves_probability_and_threshold_and_is_told(
     said = replace(card, details={**card.details, "calibration": calibration})
     monkeypatch.setattr(chest._model(), "card", said)
     here, moved = (
-        chest.run([Shown(_nih(data))], quiet, {"all_labels": True, **options})
+        chest.run([Shown(_nih(data))], silent, {"all_labels": True, **options})
         for options in ({}, {"prevalence": {"Effusion": 0.02}})
     )
     for one, other in zip(here.findings, moved.findings, strict=True):
@@ -255,7 +250,7 @@ def test_a_rule_s_prevalence_moves_probability_and_threshold_and_is_told(
 def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     chest: ChestXray, data: Path, name: str, warned: bool
 ) -> None:
-    result = chest.run([Shown(_nih(data, name))], quiet, {})
+    result = chest.run([Shown(_nih(data, name))], silent, {})
     assert result.measurements
     assert any(note.text == ratio.EFFUSION_NOTE for note in result.quality) is warned
 
@@ -266,7 +261,7 @@ def test_nothing_is_excluded_on_a_chest_with_a_white_lung(
 ) -> None:
     image = Shown(_nih(data, name), replace(CHEST, view_position="AP"))
     assert chest.accepts([image]) == Accept((image.uid,))
-    notes = [note for note in chest.run([image], quiet, {}).quality if note.name == "unsure"]
+    notes = [note for note in chest.run([image], silent, {}).quality if note.name == "unsure"]
     assert [note.on_faces for note in notes if "usual chest" in note.text] == [True] * (not usual)
 
 
@@ -285,7 +280,7 @@ def sick(chest: ChestXray, data: Path) -> PipelineResult:
     """Of films with an effusion or an atelectasis, whose header says how they lie."""
     names = ("00000181_061.jpg", "00004387_000.jpg", "00010828_039.jpg")
     films = [Shown(_nih(data, name), LYING, uid=f"1.2.{name[:8]}") for name in names]
-    return chest.run(films, quiet, {"heatmaps": True})
+    return chest.run(films, silent, {"heatmaps": True})
 
 
 def test_only_labels_that_passed_get_a_box_and_a_detector_drew_it(sick: PipelineResult) -> None:
@@ -325,7 +320,7 @@ def film(data: Path, text: str = "") -> npt.NDArray[np.uint8]:
 
 def result_of(chest: ChestXray, pixels: np.ndarray, view: str) -> PipelineResult:
     image = Shown(np.ascontiguousarray(pixels), replace(LYING, view_position=view))
-    return chest.run([image], quiet, {"outlines": True})
+    return chest.run([image], silent, {"outlines": True})
 
 
 def texts(result: PipelineResult, name: str) -> list[str]:
@@ -349,15 +344,6 @@ def test_a_mirrored_film_has_no_sides(chest: ChestXray, data: Path) -> None:
     assert note.endswith("sides are not given.") and not texts(result, "place")
     assert not any(finding.side for finding in result.findings)
     assert ImageKind.ORGANS not in {picture.kind for picture in result.images}
-
-
-def test_a_film_is_analysed_where_stamps_cannot_be_read(
-    chest: ChestXray, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "read_stamps", lambda *_: None)
-    result = result_of(chest, film(data), "AP")
-    assert texts(result, "stamps") == ["Stamps were not read."] and result.findings
-    assert stamps.MODEL not in {model.id for model in result.models}
 
 
 SIDE = 400

@@ -72,15 +72,11 @@ def test_heart_and_thorax_are_measured_with_their_lines() -> None:
 @pytest.mark.parametrize("pose", [pose for pose in POSES if not pose.inverted or pose.turned == 0])
 def test_lines_lie_on_the_organs_however_the_picture_is_shown(pose: Pose) -> None:
     picture, organs = drawn_chest(480, heart=0.44)
-    seen = shown(picture, pose)
-    masks = [shown(organ.astype(np.uint8), replace(pose, inverted=False)) for organ in organs]
-    turned = pose.turned in {90, 270}
-
-    heart = ratio_of(seen, pose).measurements[1]
-
+    organ, turned = shown(organs[0].astype(np.uint8), replace(pose, inverted=False)), pose.turned in {90, 270}
+    heart = ratio_of(shown(picture, pose), pose).measurements[1]
     [line] = heart.lines
     along = sorted(point[1 if turned else 0] for point in (line[0], line[-1]))
-    occupied = np.flatnonzero(masks[0].any(axis=1 if turned else 0))
+    occupied = np.flatnonzero(organ.any(axis=1 if turned else 0))
     assert along == pytest.approx([occupied[0], occupied[-1] + 1], abs=4)
     assert heart.value == pytest.approx(along[1] - along[0], abs=0.1)
 
@@ -264,12 +260,11 @@ def test_the_box_lies_where_the_maps_speak_for_it() -> None:
 
 
 def test_a_drawn_box_counts_as_much_as_it_is_trusted() -> None:
-    trusting = BoxHead(_head().candidates, trust=6.0)
+    plain, trusting = _head(), BoxHead(_head().candidates, trust=6.0)
     maps, nothing = np.zeros((1, len(PARTS), 14, 14), np.float32), np.zeros((0, 5), np.float32)
     drawn = np.array([[0.62, 0.6, 0.9, 0.9, 0.3], [0.1, 0.1, 0.4, 0.4, 0.03]], np.float32)
-
     assert trusting.find(maps, "Mass", drawn).corners == pytest.approx((0.6, 0.6, 0.9, 0.9))
-    assert _head().find(maps, "Mass", drawn) == _head().find(maps, "Mass")
+    assert plain.find(maps, "Mass", drawn) == plain.find(maps, "Mass")
     assert trusting.find(maps, "Mass", nothing) == trusting.find(maps, "Mass")
     assert BoxHead.from_bytes(trusting.to_bytes()).trust == 6.0
 

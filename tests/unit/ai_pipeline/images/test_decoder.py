@@ -272,9 +272,7 @@ def test_the_process_serves_on_when_its_service_is_asked_to_stop(tmp_path: Path,
     assert process is not None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         process.send_signal(number)
-
-    assert decodes(tmp_path)
-    assert hostile._process is process
+    assert decodes(tmp_path) and hostile._process is process
 
 
 def test_where_it_cannot_start_the_image_is_not_blamed(
@@ -292,12 +290,10 @@ def test_the_memory_of_a_frame_serves_the_next_one_when_nobody_looks_at_it() -> 
     if one.lacks():
         pytest.skip("this machine cannot take all system calls from a decoder")
     (first, first_samples), (second, second_samples) = _picture(1), _picture(2)
-    samples = one.decode("picture", first, 360 * 480)
-    before = one._kept
-    other = one.decode("picture", second, 360 * 480)
-    assert one._kept is not before  # somebody looks at it yet
+    samples, before = one.decode("picture", first, 360 * 480), one._kept
+    other, last = one.decode("picture", second, 360 * 480), one._kept
+    assert last is not before  # somebody looks at it yet
     assert (bytes(samples), bytes(other)) == (first_samples, second_samples)
-    last = one._kept
     del samples, other
     assert bytes(one.decode("picture", first, 360 * 480)) == first_samples and one._kept is last
     one.close()
@@ -353,12 +349,10 @@ def test_memory_that_is_not_for_the_next_frame_is_given_back(
 
 
 def test_threads_take_turns() -> None:
-    frames = [_picture(seed) for seed in range(4)]
+    frames, samples = zip(*map(_picture, range(4)), strict=True)
     with ThreadPoolExecutor(4) as threads:
-        decoded = threads.map(
-            lambda frame: codestreams.DECODER.decode("picture", frame[0], 360 * 480), frames
-        )
-    assert [bytes(one) for one in decoded] == [samples for _, samples in frames]
+        decoded = threads.map(lambda frame: codestreams.DECODER.decode("picture", frame, 360 * 480), frames)
+    assert tuple(map(bytes, decoded)) == samples
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

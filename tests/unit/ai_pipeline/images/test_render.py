@@ -54,11 +54,10 @@ def with_heatmap(values: npt.NDArray[np.float32]) -> Finding:
 def test_words_stand_below_the_picture_and_cover_nothing_of_it(shape: tuple[int, ...]) -> None:
     display = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
     rows, columns = shape[:2]
-    values = np.zeros((rows, columns), np.float32)
-    for drawn in (annotate(display, [finding()]), heatmap_overlay(display, with_heatmap(values))):
-        assert drawn.dtype == np.uint8
-        expected = display if display.ndim == 3 else display[:, :, None]
-        assert np.array_equal(drawn[:rows, :columns], np.broadcast_to(expected, (rows, columns, 3)))
+    expected = np.broadcast_to(display.reshape(rows, columns, -1), (rows, columns, 3))
+    cold = with_heatmap(np.zeros((rows, columns), np.float32))
+    for drawn in (annotate(display, [finding()]), heatmap_overlay(display, cold)):
+        assert drawn.dtype == np.uint8 and np.array_equal(drawn[:rows, :columns], expected)
         assert (drawn[rows + 1 :] > 150).all(axis=2).sum() > 100  # letters
 
 
@@ -90,11 +89,9 @@ def test_several_boxes_are_numbered_and_many_are_counted() -> None:
     ]
     assert _box_captions([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
     boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
-    drawn = annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])
-    yellow = (drawn == YELLOW).all(axis=2)
+    between = (annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])[251:271] == YELLOW).all(axis=2)
     # The first stands below its box, at the left; the second above its own, at the right, where it is free.
-    assert yellow[251:271, :30].any() and yellow[251:271, 370:400].any()
-    assert not yellow[251:271, 30:370].any()
+    assert between[:, :30].any() and between[:, 370:400].any() and not between[:, 30:370].any()
 
 
 def test_a_box_is_drawn_on_the_edge_pixels_of_its_area() -> None:
@@ -150,18 +147,16 @@ def test_a_label_says_the_category_first_and_a_number_only_beside_its_cut_off(
 def test_the_legend_warns_names_the_model_and_has_the_notes_for_every_picture() -> None:
     everywhere = QualityNote("no outline", "The lung is white.", on_faces=True)
     lines = legend_of([finding()], [everywhere, QualityNote("age", "The patient's age is unknown.")])
-    assert "The lung is white." in lines and "Model: model 1" in lines
+    assert {"The lung is white.", "Model: model 1"} <= set(lines)
     assert not any("age is unknown" in line for line in lines)
     assert lines[-1] == "AI result - not for diagnostic use"
 
 
 def test_the_heat_map_changes_the_picture_where_it_is_hot_only() -> None:
-    display = np.full((400, 400), 100, np.uint8)
     values = np.zeros((400, 400), np.float32)
     values[150:250, 100:200] = 1.0
-    drawn = heatmap_overlay(display, with_heatmap(values))
-    assert not np.array_equal(drawn[200, 150], (100, 100, 100))
-    assert np.array_equal(drawn[300, 150], (100, 100, 100))
+    drawn = heatmap_overlay(np.full((400, 400), 100, np.uint8), with_heatmap(values))
+    assert (drawn[200, 150] != 100).any() and (drawn[300, 150] == 100).all()
 
 
 def test_the_colour_bar_shows_the_colours_as_they_look_over_grey() -> None:
@@ -255,14 +250,8 @@ def test_letters_are_read_from_a_distance() -> None:
     """Capitals of the smallest letters are 22 pixels high at least."""
     column = drawn("no picture", ["H" * 12] * 60)[:, 700:].any(axis=(1, 2))[200:1000]
     edges = np.flatnonzero(np.diff(column.astype(int)))
-    heights = edges[1::2] - edges[::2][: len(edges[1::2])]
-    assert len(set(heights[:5])) == 1 and heights[0] >= 22
-
-
-def test_more_words_take_more_room_and_none_is_cut_in_silence() -> None:
-    few, more, full, fuller = (drawn("no picture", words(count)) for count in (1, 6, 60, 61))
-    assert more[:, 700:].any(axis=-1).sum() > few[:, 700:].any(axis=-1).sum()
-    assert (full != fuller).any(), "the number of what is left out is another"
+    heights = edges[1:11:2] - edges[:10:2]
+    assert len(set(heights)) == 1 and heights[0] >= 22
 
 
 def test_what_has_no_room_is_counted() -> None:

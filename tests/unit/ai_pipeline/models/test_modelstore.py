@@ -37,9 +37,10 @@ from ai_pipeline.models.store import folder, formats
 from ai_pipeline.models.store.inspection import inspect
 from ai_pipeline.pipelines import create
 from tests.certificates_lab import self_signed
-from tests.unit.ai_pipeline.chest.test_chest import Shown, quiet
+from tests.unit.ai_pipeline.chest.test_chest import Shown
 from tests.unit.ai_pipeline.models import hostile_models
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, let_make, models, sha256
+from tests.unit.ai_pipeline.phantoms import silent
 from tests.unit.ai_pipeline.test_cli import pasted
 from tests.unit.ai_training import small_models
 
@@ -79,7 +80,7 @@ def active(store: Path, model: tuple[Path, Path]) -> Path:
 @pytest.mark.usefixtures("active")
 def test_the_pipeline_runs_the_active_model_and_says_that_it_has_no_gate() -> None:
     picture = Shown(np.full((512, 640), 200, np.uint8))
-    result = create("chest_xray").run([picture], quiet, {"all_labels": True})
+    result = create("chest_xray").run([picture], silent, {"all_labels": True})
     found = {one.label: one.probability for one in result.findings}
     expected = {"Effusion": 200 / 255, "Lung Lesion": -200 / 255}
     assert found == pytest.approx(
@@ -93,7 +94,7 @@ def test_the_pipeline_runs_the_active_model_and_says_that_it_has_no_gate() -> No
 def test_a_heat_map_lies_where_the_network_saw_it_in_a_picture_that_was_cropped() -> None:
     pixels = np.zeros((512, 1024), np.uint8)
     pixels[320:384, 640:704] = 255  # one cell of the map: 64 × 64 pixels of the middle square
-    result = create("chest_xray").run([Shown(pixels)], quiet, {"all_labels": True, "heatmaps": True})
+    result = create("chest_xray").run([Shown(pixels)], silent, {"all_labels": True, "heatmaps": True})
     (heat,) = [one.evidence for one in result.findings if one.label == "Effusion"]
     assert heat is not None and heat.method == "class activation"
     row, column = np.unravel_index(int(heat.values.argmax()), pixels.shape)
@@ -519,7 +520,7 @@ def test_rows_that_are_no_boxes_are_left_out(tmp_path: Path) -> None:
 
 def _drawn(picture: Shown) -> set[Any]:
     """The names of the models, and each box with its label."""
-    result = ChestXray().run([picture], quiet, {"all_labels": True, "operating_point": "sensitive"})
+    result = ChestXray().run([picture], silent, {"all_labels": True, "operating_point": "sensitive"})
     boxes = [(finding.label, region) for finding in result.findings for region in finding.regions]
     assert all(region.origin is Origin.DETECTOR for _, region in boxes)
     rounded = {(label, *(round(edge, 3) for edge in region.bounds)) for label, region in boxes}

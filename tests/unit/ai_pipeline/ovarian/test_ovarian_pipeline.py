@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from ai_pipeline.contract import (
     Accept,
     Code,
     Decision,
-    ImageHeader,
     ImageKind,
     PipelineResult,
-    PixelArray,
     Refuse,
     UltrasoundRegion,
 )
@@ -34,31 +31,13 @@ from ai_pipeline.ovarian.outline import dice, of_mask
 from ai_pipeline.ovarian.pipeline import Ovarian
 from ai_pipeline.ovarian.pixel_gate import NOT_LIKE
 from ai_pipeline.shown import without_research
+from tests.unit.ai_pipeline.chest.test_chest import Shown
 from tests.unit.ai_pipeline.phantoms import image_header, silent
 
 HIDDEN = "High-grade_Serous_Cystadenoma"
 
 
 PELVIS = image_header(body_part="PELVIS")
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """An image in memory."""
-
-    pixels: npt.NDArray[np.uint8]
-    header: ImageHeader = field(default=PELVIS)
-    uid: str = "1.2.3"
-    series_uid: str = "1.2"
-
-    def stored(self, frame: int = 0) -> PixelArray:
-        return self.pixels
-
-    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
-        return self.pixels
-
-    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:
-        return np.asarray(samples, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +62,7 @@ AS_PELVIS = GivenAttributes(body_part="PELVIS")
 @pytest.mark.parametrize("highest", [256, 1], ids=["noise", "black"])
 def test_what_looks_like_no_frame_is_refused_by_its_pixels(ovarian: Ovarian, highest: int) -> None:
     grey = np.random.default_rng(0).integers(0, highest, (480, 640, 1), np.uint8)
-    answer = ovarian.accepts([Frame(grey.repeat(3, axis=2))])
+    answer = ovarian.accepts([Shown(grey.repeat(3, axis=2), PELVIS)])
     assert isinstance(answer, Refuse) and answer.reason == NOT_LIKE
     assert [one.by.value for one in answer.refused] == ["pixels"]
 
@@ -93,7 +72,7 @@ def test_an_image_that_cannot_be_cleaned_gets_no_result(
 ) -> None:
     monkeypatch.setattr(module, "clean", Mock(side_effect=CleaningFailed("text may be left")))
     with pytest.raises(CleaningFailed):
-        ovarian.run([Frame(np.zeros((200, 200, 3), np.uint8))], silent, {})
+        ovarian.run([Shown(np.zeros((200, 200, 3), np.uint8), PELVIS)], silent, {})
 
 
 @pytest.mark.data
@@ -121,7 +100,7 @@ def test_nothing_is_called_or_outlined_where_the_lesion_was_blacked_out(
     image = open_image(frame, "US", AS_PELVIS)
     rows, columns = image.header.rows, image.header.columns
     box = (columns // 4, rows // 4, columns * 3 // 4, rows * 3 // 4)
-    hidden = Frame(image.display(), replace(image.header, removed_by_hand=(box,)))
+    hidden = Shown(image.display(), replace(image.header, removed_by_hand=(box,)))
     result = ovarian.run([hidden], silent, {"heatmaps": True})
     assert {one.decision for one in result.findings} == {Decision.INDETERMINATE}
     assert not any(one.regions or one.evidence for one in result.findings)

@@ -138,7 +138,8 @@ def test_the_source_alone_is_a_classifier_where_sources_differ() -> None:
 def test_the_report_is_a_page_with_its_pictures(result: dict[str, Any], tmp_path: Path) -> None:
     page = write_report(tmp_path / "report", result)
     pictures = {path.name: cv2.imread(str(path)) for path in page.parent.glob("*.png")}
-    assert "Not for diagnostic use." in (text := page.read_text())
+    text = page.read_text()
+    assert "Not for diagnostic use." in text
     assert set(pictures) == {"precision-recall-nih.png", "reliability-nih.png", "roc-nih.png"}
     for name, picture in pictures.items():
         assert f"({name})" in text and picture is not None and picture.std() > 5  # something is drawn
