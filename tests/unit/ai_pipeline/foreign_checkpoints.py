@@ -47,8 +47,7 @@ def timm(folder: Path) -> None:
     from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
-    network = timm.create_model("resnet18", pretrained=False, num_classes=3).eval()
-    shown = image()
+    network, shown = timm.create_model("resnet18", pretrained=False, num_classes=3).eval(), image()
     transform = create_transform(**resolve_data_config({}, model=network))
     pixels = transform(Image.fromarray(shown).convert("RGB"))[None]
     _spread(network.get_classifier(), network.forward_head(network.forward_features(pixels), pre_logits=True))
@@ -134,8 +133,7 @@ def yolo11(folder: Path) -> None:
     from ultralytics.utils.nms import non_max_suppression
     from ultralytics.utils.ops import scale_boxes
 
-    network = DetectionModel("yolo11n.yaml", nc=3, verbose=False).float()
-    shown = image()
+    network, shown = DetectionModel("yolo11n.yaml", nc=3, verbose=False).float(), image()
     boxed = LetterBox((320, 320), auto=False)(image=np.repeat(shown[:, :, None], 3, 2))
     pixels = torch.from_numpy(np.ascontiguousarray(boxed.transpose(2, 0, 1)[None])).float() / 255
     _learn_norms(network, pixels)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -21,7 +20,7 @@ from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.display import GreyDisplay, colour_display
 from tests.unit.inbox.objects import changed
 
-Picture = npt.NDArray[np.uint8]
+Picture = np.ndarray
 KOREAN_FONT = sans_path()
 NAME = "KIM^MINJUN 1970-01-02"
 
@@ -29,8 +28,7 @@ NAME = "KIM^MINJUN 1970-01-02"
 def image_header(**values: Any) -> ImageHeader:
     """Of an ultrasound still in colour, but for what is given."""
     known = {"modality": "US", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.6.1", "rows": 480, "columns": 640}
-    pixels = {"frames": 1, "photometric": "RGB", "bits_stored": 8}
-    return ImageHeader(**known | pixels | values)
+    return ImageHeader(**known | {"frames": 1, "photometric": "RGB", "bits_stored": 8} | values)
 
 
 @dataclass(slots=True)
@@ -111,7 +109,7 @@ def linear_echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
     return picture
 
 
-def flow(picture: Picture) -> tuple[Picture, npt.NDArray[np.bool_]]:
+def flow(picture: Picture) -> tuple[Picture, np.ndarray]:
     """The picture in RGB with a vessel of colour flow in it, and where the flow is."""
     colour = np.repeat(picture[:, :, None], 3, axis=2)
     rows, columns = picture.shape
@@ -119,8 +117,7 @@ def flow(picture: Picture) -> tuple[Picture, npt.NDArray[np.bool_]]:
     vessel = ((x - columns * 0.5) / 70) ** 2 + ((y - rows * 0.55) / 22) ** 2 < 1
     shade = (np.sin(x / 9.0) * 40 + 170).astype(np.uint8)
     red = np.stack([shade, shade // 4, 0 * shade], axis=2)
-    blue = (x > columns * 0.55)[..., None]
-    colour[vessel] = np.where(blue, red[..., ::-1], red)[vessel]
+    colour[vessel] = np.where((x > columns * 0.55)[..., None], red[..., ::-1], red)[vessel]
     return colour, vessel
 
 

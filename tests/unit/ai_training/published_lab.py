@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from ai_training.sets.images import LABELS
@@ -22,7 +21,7 @@ from tests.modality import chest
 from tests.unit.chests import drawn_chest
 from tests.unit.heads import HEAD, drawn_head
 
-Grey = npt.NDArray[np.uint8]
+Grey = np.ndarray
 BOX = (20.0, 30.0, 50.0, 60.0)
 VINDR_LABELS = (
     "Aortic enlargement",
@@ -168,8 +167,7 @@ def chexpert(folder: Path, patients: int = 16) -> Path:
     for part, numbers in (("train", range(1, patients + 1)), ("valid", range(64541, 64545))):
         rows = []
         for number in numbers:
-            study = f"{part}/patient{number:05d}/study1"
-            marks = dict.fromkeys(FINDINGS, "")
+            study, marks = f"{part}/patient{number:05d}/study1", dict.fromkeys(FINDINGS, "")
             marks["Cardiomegaly"], marks["Pleural Effusion"] = ("1.0", "0.0") if number % 2 else ("", "1.0")
             marks["Pneumonia"] = "-1.0" if part == "train" else "0.0"
             sex = "Unknown" if number == 3 else ("Male", "Female")[number % 2]

@@ -78,8 +78,7 @@ def write_card(file: Path, *, model_id: str = "small", version: str = "1") -> Pa
         licence="Apache-2.0",
         difference=0.0,
     )
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    card = file.parent / f"{model_id}.toml"
+    digest, card = hashlib.sha256(file.read_bytes()).hexdigest(), file.parent / f"{model_id}.toml"
     text = card_text(answer, model_id=model_id, version=version, licence="", file=file.name, sha256=digest)
     card.write_text(text, encoding="utf-8")
     return card

@@ -39,8 +39,7 @@ def verbs() -> None:
 def site(tmp_path_factory: pytest.TempPathFactory, films: Path) -> Path:
     """A folder with the store ``models``, in which small@1 was accepted, and what that left in ``out``."""
     where = tmp_path_factory.mktemp("store")
-    made = with_textures(where / "made")
-    assert add(*made, "--models-dir", str(where / "models")).exit_code == 0
+    assert add(*with_textures(where / "made"), "--models-dir", str(where / "models")).exit_code == 0
     done = accept(where, films / "manifest.csv")
     assert done.exit_code == 0, done.output
     (where / "said").write_text(done.output)

@@ -63,8 +63,7 @@ def test_the_published_speckle_is_a_factor_of_mean_one() -> None:
 
 
 def test_physical_speckle_is_fully_developed_and_keeps_the_power() -> None:
-    noisy = scattered(GREY * 0.8, np.random.default_rng(1))
-    power = amplitude(noisy).astype(np.float64) ** 2
+    power = amplitude(scattered(GREY * 0.8, np.random.default_rng(1))).astype(np.float64) ** 2
 
     assert power.mean() == pytest.approx(float(amplitude(GREY * 0.8)[0, 0]) ** 2, rel=0.1)
     assert power.mean() ** 2 / power.var() == pytest.approx(1, abs=0.15)  # exponential: one look

@@ -70,8 +70,7 @@ def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int,
     result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
     after, mask = parts(result)
     assert (after.dtype, result.image.photometric) == (dtype, photometric)
-    assert mask.any() and np.array_equal(after[~mask], deep[~mask])
-    assert legible(image.show(after)) == []
+    assert mask.any() and np.array_equal(after[~mask], deep[~mask]) and legible(image.show(after)) == []
 
 
 def test_calipers_stay_on_an_x_ray() -> None:
@@ -109,8 +108,7 @@ def test_where_text_cannot_be_got_rid_of_nothing_leaves_and_the_places_are_said(
     with pytest.raises(CleaningFailed, match="still found") as failed:
         clean(ArrayImage(echo(size=SMALL)[None], by_hand=by_hand), silent, tools=stubborn)
     assert failed.value.places
-    for left, top, right, bottom in failed.value.places:
-        assert 0 <= left < right <= 320 and 0 <= top < bottom <= 240
+    assert all(0 <= x < right <= 320 and 0 <= y < low <= 240 for x, y, right, low in failed.value.places)
 
 
 @pytest.mark.debian("tesseract-ocr")
@@ -216,8 +214,7 @@ def test_clinical_takes_the_name_and_leaves_what_a_reader_needs(cleaned_by: Clea
     words = " ".join(legible(after))
     assert [text for text in ("KIM", "1967", "MI", "3.45") if text in words] == ["MI", "3.45"]
     said = {one.text.replace(" ", ""): (one.meaning, one.removed) for one in result.readings}
-    assert said["MI0.9"] == (Meaning.ACOUSTIC, False)
-    assert said["1D3.45cm"] == (Meaning.MEASUREMENT, False)
+    assert said["MI0.9"] == (Meaning.ACOUSTIC, False) and said["1D3.45cm"] == (Meaning.MEASUREMENT, False)
     assert not mask[140:200, 160:330].any() and "kept" in {note.name for note in result.notes}
 
 
@@ -341,8 +338,7 @@ def test_a_name_over_tissue_goes_by_its_strokes_and_neither_it_nor_its_mask_can_
     assert not (changed & ~dilated(burned != picture, 9)).any()  # tissue beside the strokes is as it was
     assert mask[changed].all() and "in_doubt" not in {note.name for note in result.notes}
     assert legible(burned, 2) and not legible(cleaned, 2)
-    for shown in (mask, ~mask):
-        assert not legible(np.where(shown, 255, 0).astype(np.uint8), 2)
+    assert not any(legible(np.where(shown, 255, 0).astype(np.uint8), 2) for shown in (mask, ~mask))
 
 
 @pytest.mark.parametrize(("words", "turns"), [("27 Apr 1984", 1), ("82460173", 3)])

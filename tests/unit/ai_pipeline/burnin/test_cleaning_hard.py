@@ -146,8 +146,10 @@ def turned(before: Picture, way: int) -> Picture:
 
 
 def in_other_letters() -> tuple[Picture, Picture]:
-    burned = echo()
-    lines = {"홍길동": (10, 8), "김민준 여 1970-01-02": (150, 180), "王小明 山田 太郎": (10, 330)}
+    burned, lines = (
+        echo(),
+        {"홍길동": (10, 8), "김민준 여 1970-01-02": (150, 180), "王小明 山田 太郎": (10, 330)},
+    )
     for text, place in lines.items():
         burned = burn(burned, text, place, 255, 22, font_file=phantoms.KOREAN_FONT)
     return echo(), burned

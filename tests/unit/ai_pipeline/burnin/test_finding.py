@@ -53,11 +53,9 @@ def nothing(picture: Picture) -> Mask:
 @pytest.mark.parametrize("form", PICTURES)
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
-    picture = on(BACKGROUNDS[background], PICTURES[form])
-    truth = shown(PICTURES[form])
+    picture, truth = on(BACKGROUNDS[background], PICTURES[form]), shown(PICTURES[form])
     area = find_area(picture, nothing(picture))
-    assert (area & truth).sum() >= 0.97 * truth.sum()
-    assert not (area & ~dilated(truth, 7)).any()
+    assert (area & truth).sum() >= 0.97 * truth.sum() and not (area & ~dilated(truth, 7)).any()
 
 
 @pytest.mark.parametrize(
@@ -103,8 +101,7 @@ def test_where_no_area_is_found_nothing_is_made_up() -> None:
 
 
 def test_tissue_shows_between_the_strokes_of_letters() -> None:
-    picture = linear_echo()
-    burned = burn(picture, "KIM MINJUN", (110, 150), 255, 18)
+    burned = burn(linear_echo(), "KIM MINJUN", (110, 150), 255, 18)
     assert find_area(burned, strokes(burned))[150:170, 110:200].all()
 
 
@@ -116,8 +113,7 @@ def test_regions_bound_the_area_where_they_hold_the_tissue(
     picture[0:60, 0:60] = linear_echo(2, (720, 960))[300:360, 450:510]  # a thumbnail
     free = find_area(picture, nothing(picture))
     area = find_area(picture, nothing(picture), (UltrasoundRegion(region),))
-    assert free[20:40, 20:40].all()
-    assert area[20:40, 20:40].any() != bounds and area[150, 240]
+    assert free[20:40, 20:40].all() and area[20:40, 20:40].any() != bounds and area[150, 240]
 
 
 def test_the_background_beside_a_hole_is_a_panels_or_the_pictures() -> None:
@@ -175,17 +171,14 @@ def found(picture: Picture, shown: Mask) -> Mask:
 )
 def test_letters_of_any_faint_level_are_found(form: str, background: str, level: int) -> None:
     picture, shown = written(form, BACKGROUNDS[background], (level, level, level))
-    mask = found(picture, shown)
-    letters = (picture != BACKGROUNDS[background]).any(axis=2) & ~shown
-    assert letters.any() and mask[letters].all()
-    assert not (mask & dilated(shown, 5)).any()
+    mask, letters = found(picture, shown), (picture != BACKGROUNDS[background]).any(axis=2) & ~shown
+    assert letters.any() and mask[letters].all() and not (mask & dilated(shown, 5)).any()
 
 
 @pytest.mark.parametrize("contrast", [(0, 0, 6), (5, 0, 0), (4, 4, 0), (-6, 6, 0)])
 def test_coloured_letters_are_found_in_any_channel(contrast: tuple[int, ...]) -> None:
     picture, shown = written("convex", BACKGROUNDS["blue"], contrast)
-    letters = (picture != BACKGROUNDS["blue"]).any(axis=2) & ~shown
-    assert found(picture, shown)[letters].all()
+    assert found(picture, shown)[((picture != BACKGROUNDS["blue"]).any(axis=2) & ~shown)].all()
 
 
 @pytest.mark.parametrize("quality", [75, 92])
@@ -200,8 +193,7 @@ def test_letters_that_were_compressed_are_found(quality: int, level: int) -> Non
 def test_letters_that_8_bits_do_not_show_are_found_in_the_stored_levels(dtype: type) -> None:
     tissue = PICTURES["convex"]
     letters = (inked(tissue.shape) >= 128) & (tissue == 0)
-    samples = tissue.astype(dtype) * 128 + letters.astype(dtype) * 3
-    assert found(samples, tissue > 0)[letters].all()
+    assert found(tissue.astype(dtype) * 128 + letters.astype(dtype) * 3, tissue > 0)[letters].all()
 
 
 def test_dim_tissue_beside_the_area_and_noise_are_no_letters() -> None:
@@ -216,8 +208,7 @@ def test_what_compression_leaves_around_a_known_line_is_no_writing_unless_it_con
     tissue = PICTURES["linear"]
     shown, faint = tissue > 0, inked(tissue.shape) // 32
     bright = burn(tissue, "Gn -2", (8, 10), 255, 18)
-    known = dilated((bright > 0) & ~shown, 5)
-    assert not faint_writing(compressed(bright, 85), shown, known)[0].any()
+    assert not faint_writing(compressed(bright, 85), shown, dilated((bright > 0) & ~shown, 5))[0].any()
     continued = np.maximum(burn(tissue, "|", (60, 4), 255, 18), np.where(shown, 0, faint))
     rule = dilated((continued > 100) & ~shown, 3)
     mask, _ = faint_writing(continued, shown, rule)
@@ -294,8 +285,7 @@ def with_ecg(picture: Picture, colour: tuple[int, int, int] = GREEN, row: int = 
     rgb, x = np.repeat(picture[..., None], 3, axis=2), np.arange(30, 450)
     beat = (x % 90).astype(float)
     y = row - 32 * np.exp(-(((beat - 30) / 2.0) ** 2)) - 5 * np.exp(-(((beat - 55) / 6.0) ** 2))
-    points = np.stack([x, np.rint(y)], axis=1).astype(np.int32)
-    cv2.polylines(rgb, [points[:, None]], False, colour, 2)
+    cv2.polylines(rgb, [np.stack([x, np.rint(y)], axis=1).astype(np.int32)[:, None]], False, colour, 2)
     return rgb, (rgb != picture[..., None]).any(axis=2)
 
 

@@ -226,8 +226,7 @@ def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
     first=st.booleans(),
 )
 def test_a_number_of_a_person_is_identity(number: str, known: str, first: bool) -> None:
-    text = f"{number} {known}" if first else f"{known} {number}"
-    shown = meaning_of(text.strip(), 1.0)
+    shown = meaning_of((f"{number} {known}" if first else f"{known} {number}").strip(), 1.0)
     setting = number[:2] in {"DR", "FR", "AO", "GN"} and len(number.strip("ADFGNOR ")) <= 3
     assert shown is Meaning.IDENTITY or setting
 
@@ -266,8 +265,7 @@ GOES = (
 
 def test_what_is_allowed_stays_where_it_is_surely_read_and_nothing_beside_it_or_like_it() -> None:
     stays = [text for text in STAYS + GOES if meaning_of(text, 0.99, ALLOWED) is not Meaning.IDENTITY]
-    assert stays == list(STAYS)
-    assert meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
+    assert stays == list(STAYS) and meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
     texts = ("07.01.2026", "10:32:11", "R-CY", "RT3")
     assert [text for text in texts if meaning_of(text, 0.99) is not Meaning.IDENTITY] == []
 
@@ -513,8 +511,7 @@ def test_the_law_of_the_tolerance(angle: float, length: float, off: float, unit:
     ids=["fits two pairs", "two of one pair", "read with doubt", "rounded to a centimetre"],
 )
 def test_a_length_in_doubt_is_not_told(readings: Callable[[], list[Reading]]) -> None:
-    ends = [caliper(100, 100), caliper(200, 100)]
-    assert measurements_of([*readings(), *ends], header()) == ()
+    assert measurements_of([*readings(), *[caliper(100, 100), caliper(200, 100)]], header()) == ()
 
 
 def test_two_diameters_are_told_apart() -> None:

@@ -154,8 +154,7 @@ def test_on_other_pictures_than_ultrasound_only_text_is_taken(plan: Plan) -> Non
     found = scene()
     found.banner = filled((0, 0, COLUMNS, 10))
     made = plan(found, RESEARCH, graphics=False)
-    assert not made.banner.any() and not made.mask[place(CROSS)].any()
-    assert made.mask[place(NAME)].all()
+    assert not made.banner.any() and not made.mask[place(CROSS)].any() and made.mask[place(NAME)].all()
 
 
 def test_a_banner_is_blacked_out_but_for_what_stays(plan: Plan) -> None:
@@ -314,8 +313,7 @@ def test_a_curve_is_never_filled(plan: Plan, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(planning, "_waves", lambda *_: Waves(nothing(), curve))
     for policy in CleaningPolicy:
         mask = plan(scene(), policy).mask
-        assert not (mask & curve).any()
-        assert mask[place(NAME)].any()
+        assert not (mask & curve).any() and mask[place(NAME)].any()
     assert plan(scene(), RESEARCH).mask[30, 30]
 
 

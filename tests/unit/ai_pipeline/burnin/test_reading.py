@@ -7,7 +7,6 @@ from typing import cast
 from unittest.mock import Mock
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, dilated
@@ -63,8 +62,7 @@ def judged(reader: Reader, flow: float = 0.0) -> tuple[str, str, Meaning]:
 
 def test_what_the_reader_of_small_letters_proves_is_read_once_but_in_a_spectrum_it_proves_nothing() -> None:
     reader = Reader(line("Gn -1.4"), line("Kim"))
-    assert judged(reader) == ("Gn -1.4", "Gn -1.4", Meaning.ACOUSTIC)
-    assert reader.asked == 0
+    assert judged(reader) == ("Gn -1.4", "Gn -1.4", Meaning.ACOUSTIC) and reader.asked == 0
     assert judged(reader, flow=1.0)[2] is Meaning.IDENTITY
 
 
@@ -74,8 +72,7 @@ def test_what_the_reader_of_small_letters_proves_is_read_once_but_in_a_spectrum_
 )
 def test_what_it_does_not_prove_is_judged_by_rapidocr(small: Line, large: Line, meaning: Meaning) -> None:
     reader = Reader(small, large)
-    assert judged(reader) == (large.text, small.text, meaning)
-    assert reader.asked == 1
+    assert judged(reader) == (large.text, small.text, meaning) and reader.asked == 1
 
 
 def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_nearly_level_line() -> None:
@@ -118,15 +115,13 @@ def test_an_upright_line_is_followed_to_both_of_its_ends(found: tuple[int, int],
 
         def read(self, _view: Picture, box: TextBox, _least: int = 1) -> Line:
             _, top, _, bottom = box.box
-            shown = (min(bottom, 120) - max(top, 20)) // 10
-            return line("HANSENPETRA"[:shown] + "I" * (top < 10))
+            return line("HANSENPETRA"[: ((min(bottom, 120) - max(top, 20)) // 10)] + "I" * (top < 10))
 
     rows = found[::-1] if runs_up else found
     corners = [(40, rows[0]), (40, rows[1]), (30, rows[1]), (30, rows[0])]
     place = Candidate(np.zeros((200, 120), np.uint8), TextBox(np.array(corners, np.float32), 0.9), 0.0)
     left, top, right, bottom = place.followed(cast(TextReader, Letters(NOTHING_READ, NOTHING_READ))).box.box
-    assert (left, right) == (30, 40)
-    assert top <= 30 and 110 <= bottom <= 150
+    assert (left, right) == (30, 40) and top <= 30 and 110 <= bottom <= 150
 
 
 @pytest.mark.parametrize("turns", [1, 3])
@@ -204,8 +199,7 @@ def test_strokes_are_found_over_speckle_and_pixels_beside_them_are_not(level: in
 def test_all_letters_go_whatever_the_mark_network_has_drawn(drawn: Callable[[Mask], Mask]) -> None:
     picture, ink = written(50, 255)
     found = letter_strokes([text()], drawn(ink), picture, 0.15)
-    assert found[ink].mean() >= 0.99 and found[drawn(ink)].all()
-    assert not (found & ~dilated(ink, 7)).any()
+    assert found[ink].mean() >= 0.99 and found[drawn(ink)].all() and not (found & ~dilated(ink, 7)).any()
 
 
 def test_strokes_of_other_places_are_not_taken_nor_any_beyond_the_picture() -> None:
@@ -217,7 +211,7 @@ def test_strokes_of_other_places_are_not_taken_nor_any_beyond_the_picture() -> N
     assert not strokes_in(picture, level_box((400, 300, 450, 320), 0.9)).any()
 
 
-def shares(outputs: Sequence[str], sure: float = 0.9) -> npt.NDArray[np.float32]:
+def shares(outputs: Sequence[str], sure: float = 0.9) -> np.ndarray:
     """``[columns, symbols]``; "" is the blank."""
     found = np.full((len(outputs), len(SYMBOLS) + 1), (1 - sure) / len(SYMBOLS), np.float32)
     for column, symbol in enumerate(outputs):
@@ -264,7 +258,7 @@ def test_dark_is_minus_one_faint_letters_stand_out_and_colour_is_its_brightest_c
     assert np.array_equal(prepared(blue), prepared(crop))
 
 
-def reading(outputs: Sequence[str], sure: float, crop: npt.NDArray[np.uint8]) -> tuple[Line, int]:
+def reading(outputs: Sequence[str], sure: float, crop: np.ndarray) -> tuple[Line, int]:
     """What is read, and how often the network was run."""
     run = Mock(return_value={"symbols": shares(outputs, sure)[None]})
     return LineReader(run).read(crop), run.call_count
@@ -293,5 +287,4 @@ def test_a_line_is_legible_with_a_letter_that_is_read_surely(
 
 def test_unknown_letters_count_and_no_line_is_shown_in_a_repr() -> None:
     line = Line(known("Gn 한글 -"), 0.9, legible=True)
-    assert line.text == f"Gn {UNKNOWN * 2} -" and line.letters == 4
-    assert "Gn" not in repr(line)
+    assert line.text == f"Gn {UNKNOWN * 2} -" and line.letters == 4 and "Gn" not in repr(line)

@@ -74,8 +74,7 @@ def test_a_written_length_that_its_calipers_confirm_is_handed_back_when_asked_fo
 
 
 def test_other_modalities_are_refused_unless_asked_for() -> None:
-    pipeline = create("ultrasound")
-    image = ArrayImage(echo()[None], modality="CT")
+    pipeline, image = create("ultrasound"), ArrayImage(echo()[None], modality="CT")
     assert pipeline.accepts([image]) == Refuse("modality CT is not ultrasound")
     assert isinstance(pipeline.accepts([image], {"any_modality": True}), Accept)
 
@@ -88,8 +87,7 @@ def test_every_model_that_runs_has_a_card_and_its_weights() -> None:
 @pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian"])
 def test_models_are_named_without_loading_them(name: str, tmp_path: Path) -> None:
     """``check`` and a node's main process only name them."""
-    assert create(name, device_rules=tmp_path).models()
-    assert (None, tmp_path) not in tools._LOADED
+    assert create(name, device_rules=tmp_path).models() and (None, tmp_path) not in tools._LOADED
 
 
 @pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian", "chest_xray"])
@@ -100,8 +98,7 @@ def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: 
     for model, card in ((model, registry.find(model.id).path) for model in run):
         text = card.read_text("utf-8").replace(f'version = "{model.version}"', 'version = "99.0"', 1)
         (tmp_path / card.name).write_text(text, "utf-8")
-    assert registry.find(run[0].id, tmp_path).version == "99.0"
-    assert pipeline.models() == run
+    assert registry.find(run[0].id, tmp_path).version == "99.0" and pipeline.models() == run
 
 
 def test_a_misspelt_policy_is_a_fault_and_not_the_mild_one() -> None:
@@ -145,8 +142,7 @@ def test_the_command_prints_one_record_per_input_writes_pictures_and_ends_with_6
     "arguments", [["--pipeline", "none"], ["--option", "speed=1"], ["--option", "clean=="]]
 )
 def test_wrong_usage_is_exit_2(tmp_path: Path, arguments: list[str]) -> None:
-    file = write_dicom(tmp_path / "still.dcm", echo(3, SMALL)[None])
-    assert run(file, *arguments).exit_code == 2
+    assert run(write_dicom(tmp_path / "still.dcm", echo(3, SMALL)[None]), *arguments).exit_code == 2
 
 
 def test_the_command_prints_a_table_for_people(tmp_path: Path) -> None:
@@ -396,8 +392,7 @@ def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: st
     grey = picture if picture.ndim == 2 else picture.max(axis=2)
     assert np.median(grey[bottom - 2]) > 30 > np.median(grey[bottom + 1])
     mask, marks = find_device_banner(image.header, picture, meanings={Meaning.IDENTITY})
-    assert len(marks) == len(boxes)
-    assert mask[:bottom, :500].all()
+    assert len(marks) == len(boxes) and mask[:bottom, :500].all()
 
 
 def test_a_coloured_surrounding_goes_whole() -> None:

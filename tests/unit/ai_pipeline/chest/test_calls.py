@@ -10,7 +10,6 @@ from unittest.mock import Mock
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
@@ -121,10 +120,10 @@ def test_left_and_right_exchanged_are_told_by_patient_orientation(orientation: s
     assert ("mirrored" in {note.name for note in notes(image, UPRIGHT, READABLE)}) is mirrored
 
 
-Grey = npt.NDArray[np.uint8]
+Grey = np.ndarray
 
 
-Floats = npt.NDArray[np.float32]
+Floats = np.ndarray
 
 
 def thumbnails(pictures: Sequence[Grey]) -> Floats:
@@ -260,8 +259,7 @@ def test_a_failing_reader_stops_nothing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stamps, "_reader", Mock(side_effect=FileNotFoundError("no such model")))
-    assert read_stamps(stamped(), None) is None
-    assert capfd.readouterr() == ("", "")
+    assert read_stamps(stamped(), None) is None and capfd.readouterr() == ("", "")
 
 
 L_ON_RIGHT, L_ON_LEFT = Marker("L", 0.9, 0.1), Marker("L", 0.1, 0.1)
@@ -277,8 +275,7 @@ def anatomy(share: float = 0.7) -> Anatomy:
 
 
 def rules(stamps: Stamps | None, view: str = "PA", orientation: str = "", heart: float = 0.7) -> StampRules:
-    attributes = {"PatientOrientation": orientation}
-    picture = np.zeros((1, 100, 100), np.uint8)
+    attributes, picture = {"PatientOrientation": orientation}, np.zeros((1, 100, 100), np.uint8)
     image = ArrayImage(picture, modality="DX", attributes=attributes, view_position=view)
     return follow(image, stamps, anatomy(heart), UPRIGHT)
 
@@ -460,8 +457,7 @@ def test_a_rarer_disease_is_less_likely_by_bayes_rule_and_no_decision_changes(
     for logit in np.linspace(-6, 6, 241).tolist():
         here, there = probability(ours, logit), probability(theirs, logit)
         odds = here / (1 - here) / (0.104 / 0.896) * (site / (1 - site))
-        assert there == pytest.approx(odds / (1 + odds))
-        assert decide(ours, here) is decide(theirs, there)
+        assert there == pytest.approx(odds / (1 + odds)) and decide(ours, here) is decide(theirs, there)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
@@ -58,7 +57,7 @@ CHEST = ImageHeader(
 class Shown:
     """An image in memory."""
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: np.ndarray
     header: ImageHeader = field(default=CHEST)
     uid: str = "1.2.3"
     series_uid: str = "1.2"
@@ -71,10 +70,10 @@ class Shown:
     def stored(self, frame: int = 0) -> PixelArray:
         return self.pixels
 
-    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
+    def display(self, frame: int = 0, shorter_side: int = 0) -> np.ndarray:
         return self.pixels
 
-    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:
+    def show(self, samples: PixelArray, frame: int = 0) -> np.ndarray:
         return np.asarray(samples, np.uint8)
 
 
@@ -118,7 +117,7 @@ NOISE = np.random.default_rng(3).integers(0, 256, (512, 512)).astype(np.uint8)
     ids=["noise", "black", "gradient", "text"],
 )
 def test_what_is_no_chest_is_refused_by_its_pixels(
-    chest: ChestXray, picture: npt.NDArray[Any], reason: str
+    chest: ChestXray, picture: np.ndarray, reason: str
 ) -> None:
     answer = chest.accepts([Shown(picture.astype(np.uint8))])
     assert isinstance(answer, Refuse) and reason in answer.reason
@@ -265,7 +264,7 @@ def test_nothing_is_excluded_on_a_chest_with_a_white_lung(
     assert [note.on_faces for note in notes if "usual chest" in note.text] == [True] * (not usual)
 
 
-def _nih(data: Path, name: str = "00000032_037.jpg") -> npt.NDArray[np.uint8]:
+def _nih(data: Path, name: str = "00000032_037.jpg") -> np.ndarray:
     """An image of ``cxr_nih``; by default with cardiomegaly in both label and box."""
     return np.asarray(cv2.imread(str(data / "cxr_nih" / "images" / name), cv2.IMREAD_GRAYSCALE), np.uint8)
 
@@ -312,7 +311,7 @@ def test_a_refusal_names_the_gate_and_the_model(chest: ChestXray, data: Path) ->
     assert isinstance(beside, Accept) and [refusal.source_uid for refusal in beside.refused] == ["2"]
 
 
-def film(data: Path, text: str = "") -> npt.NDArray[np.uint8]:
+def film(data: Path, text: str = "") -> np.ndarray:
     image = Image.fromarray(_nih(data))
     ImageDraw.Draw(image).text((400, 480), text, fill=255, font=ImageFont.load_default(18))
     return np.array(image)

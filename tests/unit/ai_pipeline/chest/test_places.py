@@ -35,8 +35,7 @@ def by_darkness(values: np.ndarray) -> dict[str, np.ndarray]:
     """An engine that knows a drawn chest's organs by their grey, wherever they are."""
     grey = values[:, 0] * 128 + 127
     bright, dark = grey > 195, grey < 115
-    columns = np.arange(SIDE) + 0.5
-    right = dark & (columns < SIDE / 2)
+    right = dark & ((np.arange(SIDE) + 0.5) < SIDE / 2)
     return {"organs": np.stack([bright, right, dark & ~right], axis=1).astype(np.float32)}
 
 
@@ -62,8 +61,7 @@ def test_heart_and_thorax_are_measured_with_their_lines() -> None:
         ("Heart width", "{pixels}"),
         ("Thoracic width", "{pixels}"),
     ]
-    assert ratio.lines == heart.lines + thorax.lines
-    assert heart.value == pytest.approx(0.4 * 480, abs=6)
+    assert ratio.lines == heart.lines + thorax.lines and heart.value == pytest.approx(0.4 * 480, abs=6)
     assert heart.value / thorax.value == pytest.approx(ratio.value, abs=0.001)
     assert ratio.value == pytest.approx(0.5, abs=0.02)
     assert (ratio.model, heart.site.meaning) == (MODEL.ref, "Heart")  # type: ignore[union-attr]
@@ -168,8 +166,7 @@ def found(masks: np.ndarray, *more: np.ndarray) -> Anatomy:
 @pytest.mark.parametrize("heart", [0.3, 0.4, 0.5])
 def test_the_ratio_is_the_width_of_the_heart_over_that_of_the_lungs(heart: float) -> None:
     measured = found(drawn_chest(SIDE, heart=heart)[1]).measured
-    assert measured is not None
-    assert measured.ratio == pytest.approx(heart / 0.8, abs=0.02)
+    assert measured is not None and measured.ratio == pytest.approx(heart / 0.8, abs=0.02)
     assert measured.heart.length == pytest.approx(heart * SIDE, abs=2)
     assert measured.thorax.points[0][0] == pytest.approx(0.1 * SIDE, abs=1.5)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import openjpeg
 import pytest
 from PIL import Image
@@ -697,15 +696,14 @@ def test_turned_90_means_clockwise() -> None:
     assert shown(np.array([[1, 2], [3, 4]], np.uint8), Pose(90)).tolist() == [[3, 1], [4, 2]]
 
 
-def film(path: Path, samples: npt.NDArray[Any] = RAMP, syntax: str = JPEG2000Lossless) -> Path:
+def film(path: Path, samples: np.ndarray = RAMP, syntax: str = JPEG2000Lossless) -> Path:
     """A grey image of 12 bits in a file."""
     return write_dicom(path, samples.astype(np.uint16)[None], syntax, BitsStored=12, HighBit=11)
 
 
-def decoded(path: Path, times: int) -> npt.NDArray[Any] | None:
+def decoded(path: Path, times: int) -> np.ndarray | None:
     image = open_dicom(path)
-    codestream = Fragments.find(path, image.pixels_at, 1).frame(0)
-    return resolutions.decoded(codestream, image.header, times)
+    return resolutions.decoded(Fragments.find(path, image.pixels_at, 1).frame(0), image.header, times)
 
 
 @pytest.mark.parametrize("rows", [400, 403])
@@ -789,7 +787,7 @@ def test_tiles_are_decoded_in_full_because_each_is_halved_by_itself(
     ids=["more than 16 bits", "padding", "signed"],
 )
 def test_what_halving_would_mix_up_is_decoded_in_full(
-    tmp_path: Path, samples: npt.NDArray[Any], attributes: dict[str, Any]
+    tmp_path: Path, samples: np.ndarray, attributes: dict[str, Any]
 ) -> None:
     image = open_dicom(write_dicom(tmp_path / "film.dcm", samples[None], **attributes))
     assert image.display(shorter_side=150).shape[:2] == RAMP.shape

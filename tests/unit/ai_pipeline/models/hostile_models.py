@@ -69,8 +69,7 @@ def foreign_operator_deep_inside() -> onnx.ModelProto:
 
 def function_named_like_a_kernel() -> onnx.ModelProto:
     """A local function with the name of one of the run time's own kernels, and a call of it."""
-    opsets = [helper.make_opsetid("", 17)]
-    body = [helper.make_node("Identity", ["x"], ["y"])]
+    opsets, body = [helper.make_opsetid("", 17)], [helper.make_node("Identity", ["x"], ["y"])]
     function = helper.make_function("com.microsoft", "FusedMatMul", ["x"], ["y"], body, opsets)
     model = of_nodes([helper.make_node("FusedMatMul", ["images"], ["c"], domain="com.microsoft")])
     model.functions.append(function)
@@ -79,8 +78,7 @@ def function_named_like_a_kernel() -> onnx.ModelProto:
 
 
 def function_that_is_not_called() -> onnx.ModelProto:
-    model = small_models.network()
-    body = [helper.make_node("Identity", ["x"], ["y"])]
+    model, body = small_models.network(), [helper.make_node("Identity", ["x"], ["y"])]
     model.functions.append(helper.make_function("", "Relu", ["x"], ["y"], body, model.opset_import))
     return model
 
@@ -92,8 +90,7 @@ def unknown_field() -> bytes:
 
 def opaque_type() -> onnx.ModelProto:
     model = small_models.network()
-    value = model.graph.value_info.add(name="o")
-    value.type.opaque_type.domain = "mine"
+    model.graph.value_info.add(name="o").type.opaque_type.domain = "mine"
     return model
 
 

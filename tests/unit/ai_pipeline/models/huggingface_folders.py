@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save_file
 
 WIDTH, DEPTH, HEADS = 384, 12, 6  # ViT-S
@@ -24,10 +23,10 @@ name = "Free air"
 code = { value = "48661000", scheme = "SCT", meaning = "Pneumoperitoneum" }
 """
 
-Arrays = dict[str, npt.NDArray[np.float32]]
+Arrays = dict[str, np.ndarray]
 
 
-def picture() -> npt.NDArray[np.uint8]:
+def picture() -> np.ndarray:
     """A picture with structure at every scale, wider than high."""
     rows, columns = np.mgrid[0:300, 0:400]
     waves = np.sin(rows / 17.0) * np.cos(columns / 11.0) + np.sin((rows + 2 * columns) / 97.0)
@@ -162,7 +161,7 @@ def _parameters(
     }
 
 
-def network_input_of(adapted: Any, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def network_input_of(adapted: Any, image: np.ndarray) -> np.ndarray:
     """``image`` as the card of an adapted network would have it."""
     from ai_pipeline.models.card import Chain, Input
     from ai_pipeline.models.inputs import network_input

@@ -18,7 +18,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -51,8 +50,7 @@ def test_a_model_is_added_beside_its_card_and_nothing_uses_it_yet(
     done = add(*model)
     assert done.exit_code == 0 and "Licence: Apache-2.0" in done.output
     files = {f"small/1/{name}" for name in ("card.toml", "small.onnx", "origin.json")}
-    assert contents(store) == {"small", "small/1", *files}
-    assert folder.active(CLASSIFIER).id == SHIPPED
+    assert contents(store) == {"small", "small/1", *files} and folder.active(CLASSIFIER).id == SHIPPED
 
 
 def test_versions_stand_side_by_side_one_is_active_and_rollback_goes_back_to_the_shipped_model(
@@ -119,8 +117,7 @@ def test_altered_weights_are_found_and_cannot_be_activated(store: Path, model: t
 
 def not_activated(store: Path, told: str, *words: str) -> None:
     done = models("activate", "small", *words)
-    assert done.exit_code == 65 and told in done.output
-    assert not (store / "active.json").exists()
+    assert done.exit_code == 65 and told in done.output and not (store / "active.json").exists()
 
 
 def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path, Path]) -> None:
@@ -160,8 +157,7 @@ def test_a_model_with_weights_elsewhere_that_lies_in_the_folder_already_is_not_a
 
 def test_the_same_version_cannot_be_added_twice(store: Path, model: tuple[Path, Path]) -> None:
     add(*model)
-    before = (store / "small" / "1" / "card.toml").read_bytes()
-    again = add(*model)
+    before, again = (store / "small" / "1" / "card.toml").read_bytes(), add(*model)
     assert again.exit_code == 65 and "another version" in again.output
     assert (store / "small" / "1" / "card.toml").read_bytes() == before
 
@@ -395,13 +391,12 @@ NAMES = ("Effusion", "Cardiomegaly", "Pneumothorax")
 
 
 def write_card(where: Path, network: Path, layout: str = "yolo") -> Path:
-    path = where / "site-yolo.toml"
-    text = CARD.format(sha256=sha256(network), layout=layout)
+    path, text = where / "site-yolo.toml", CARD.format(sha256=sha256(network), layout=layout)
     path.write_text(text + "".join(LABEL.format(name=name) for name in NAMES))
     return path
 
 
-def constant(where: Path, output: npt.NDArray[np.float32], side: int = 320) -> Path:
+def constant(where: Path, output: np.ndarray, side: int = 320) -> Path:
     """A network that says ``output`` of every picture."""
     nodes = [
         helper.make_node("ReduceMax", ["images"], ["most"], keepdims=0),

@@ -182,8 +182,7 @@ def test_what_takes_too_long_is_ended_with_all_its_threads(walls: str, scratch: 
 
     ended = run(code, scratch, seconds=4)
 
-    assert ended.status is None
-    assert not still_written(scratch / "alive")
+    assert ended.status is None and not still_written(scratch / "alive")
 
 
 def test_it_can_neither_take_all_memory_nor_fill_ours_with_complaints(walls: str, scratch: Path) -> None:
@@ -202,8 +201,7 @@ def test_it_can_neither_take_all_memory_nor_fill_ours_with_complaints(walls: str
 
     ended = run(code, scratch)
 
-    assert ended == sandbox.Ended(65, "the reason?[0m")
-    assert (scratch / "said").read_text() == "memory\n"
+    assert ended == sandbox.Ended(65, "the reason?[0m") and (scratch / "said").read_text() == "memory\n"
 
 
 @pytest.mark.parametrize(

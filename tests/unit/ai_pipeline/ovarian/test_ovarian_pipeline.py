@@ -82,8 +82,7 @@ def test_a_frame_is_cleaned_classified_and_outlined(
     image = open_image(frame, "US", AS_PELVIS)
     assert isinstance(ovarian.accepts([image]), Accept) and found.drawn_on == "cleaned"
     kinds = {picture.kind: picture for picture in found.images}
-    assert ImageKind.MASK in kinds and kinds[ImageKind.CLEANED].verified
-    assert len(found.findings) == 8
+    assert ImageKind.MASK in kinds and kinds[ImageKind.CLEANED].verified and len(found.findings) == 8
     assert sum(one.probability or 0.0 for one in found.findings) == pytest.approx(1.0, abs=1e-3)
     assert sum(one.decision is Decision.PRESENT for one in found.findings) <= 1
     regions = [region for one in found.findings for region in one.regions]
@@ -127,8 +126,7 @@ def test_fetal_heads_are_not_classified_also_where_they_look_like_a_cyst(
     ovarian: Ovarian, data: Path
 ) -> None:
     heads = data / "us_fetal_head"
-    like_a_cyst = [next(heads.rglob(name)) for name in ("019_HC.jpg", "019_2HC.jpg")]
-    reasons = []
+    like_a_cyst, reasons = [next(heads.rglob(name)) for name in ("019_HC.jpg", "019_2HC.jpg")], []
     for file in (*sorted((heads / "images").glob("*.jpg"))[:8], *like_a_cyst):
         answer = ovarian.accepts([open_image(file, "US", AS_PELVIS)])
         assert isinstance(answer, Refuse), file.name

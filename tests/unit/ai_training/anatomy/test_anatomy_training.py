@@ -56,8 +56,7 @@ def test_the_exported_network_says_what_the_trained_one_says(data: Path, trained
         ours = torch.sigmoid(network.eval()(torch.from_numpy(values[None])))[0].numpy()
     theirs = OnnxRuntime((trained.parent / f"{ID}.onnx").read_bytes(), 1)(np.stack([values] * 3))["organs"]
 
-    assert theirs.shape == (3, 3, SIDE, SIDE)
-    assert np.abs(theirs[0] - ours).max() < 1e-4
+    assert theirs.shape == (3, 3, SIDE, SIDE) and np.abs(theirs[0] - ours).max() < 1e-4
 
 
 def test_the_card_is_one_that_the_registry_reads_and_the_file_is_small(trained: Path) -> None:

@@ -73,8 +73,7 @@ def test_the_merged_head_says_what_both_heads_say_in_units_of_their_spread() -> 
 
 def _material(count: int) -> Material:
     images = tuple(_image(str(number), "val" if number % 3 == 2 else "train") for number in range(count))
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 64, 64)).astype(np.uint8)
-    return Material(images, pixels)
+    return Material(images, np.random.default_rng(0).integers(0, 256, (count, 64, 64)).astype(np.uint8))
 
 
 def _image(name: str, split: str = "train") -> ChestImage:

@@ -205,8 +205,7 @@ def test_a_label_gets_boxes_only_when_they_surely_beat_the_priors_and_hit_more_o
 ) -> None:
     verdict = passes(entry)
 
-    assert verdict["passes"] is passed
-    assert why in verdict["why"]
+    assert verdict["passes"] is passed and why in verdict["why"]
 
 
 def test_folds_find_what_is_planted_and_learn_from_the_other_folds_alone(
@@ -267,8 +266,7 @@ def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
 ) -> None:
     monkeypatch.setattr(console, "find_spec", lambda _package: None)
     result = CliRunner().invoke(train_app, ["detect", "--data", str(tmp_path), "--out", str(tmp_path)])
-    assert result.exit_code == console.EXIT_CONFIG
-    assert "extra 'yolo'" in result.output
+    assert result.exit_code == console.EXIT_CONFIG and "extra 'yolo'" in result.output
 
 
 def test_the_test_figures_stand_in_the_card(tmp_path: Path) -> None:
@@ -343,6 +341,5 @@ def test_one_epoch_on_ten_pictures_becomes_a_file_that_runs_without_torch(tmp_pa
     apart = (np.abs(found[:, None] - in_torch[None]) / (*[0.05] * 4, 1e-4, 0.5)).max(
         axis=2
     )  # pixels, score, label
-    assert apart.min(axis=0).max() < 1 and apart.min(axis=1).max() < 1
-    assert set(found[:, 5]) <= {0.0, 1.0}
+    assert apart.min(axis=0).max() < 1 and apart.min(axis=1).max() < 1 and set(found[:, 5]) <= {0.0, 1.0}
     assert np.ptp(found[:, 4]) > 1e-3  # else the comparison says nothing

@@ -40,8 +40,7 @@ class _Numbers(Dataset[tuple[Tensor, Tensor]]):
 class _Toy(RecipeRun[Recipe]):
     """Draws from all global random numbers, as a network with dropout and a careless loss would."""
 
-    CHOSEN_BY = "choice"
-    MEMORY = torch.contiguous_format
+    CHOSEN_BY, MEMORY = "choice", torch.contiguous_format
     choices: Iterator[float] | None = None
 
     def new_network(self) -> nn.Module:
@@ -163,8 +162,7 @@ def test_what_is_not_here_ends_a_command_before_it_reads(
 
     result = CliRunner().invoke(app, ["toy", "--out", str(tmp_path), *arguments])
 
-    assert result.exit_code == EXIT_CONFIG
-    assert said in result.output
+    assert result.exit_code == EXIT_CONFIG and said in result.output
 
 
 def test_off_a_terminal_there_is_a_line_a_minute_beside_milestones(

@@ -1,4 +1,4 @@
-"""``ai-pipeline evaluate chest``: its figures are of adults, by source, repeatable, and those of the card."""
+"""``ai-pipeline evaluate chest``: figures are of adults, by source, repeatable, and those of the cards and pages."""
 
 from __future__ import annotations
 
@@ -70,8 +70,7 @@ def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[
 def test_what_it_returns_is_json_and_text(result: dict[str, Any]) -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     text = figures_text(result)
-    assert text.endswith("Not for diagnostic use.")
-    assert "None" not in text and "nan" not in text
+    assert text.endswith("Not for diagnostic use.") and "None" not in text and "nan" not in text
 
 
 def test_every_interval_holds_its_value(result: dict[str, Any]) -> None:
@@ -156,8 +155,7 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
 
     assert card.details["metrics"]["mean_auc"] == result["main"]["mean_auc"]
     assert page.index("Not for diagnostic use") < page.index("Intended use")
-    assert "| nih | sex | F |" in page
-    assert "None" not in page
+    assert "| nih | sex | F |" in page and "None" not in page
 
 
 def test_the_verb_prints_the_same_as_json_and_writes_the_report(
@@ -212,3 +210,44 @@ def test_the_evaluation_prints_the_figures_of_the_card(
 def _image(source: str, effusion: int) -> ChestImage:
     labels = tuple(int(label == "Effusion") * effusion for label in LABELS)
     return ChestImage(Path("a.png"), labels, None, "p", "train", source, source, 50.0, "F", "PA")
+
+
+MOST_WORDS = 3000
+
+
+def test_the_pages_about_the_models_are_those_of_the_shipped_cards() -> None:
+    written = [cardpage.DOCS / cardpage.CARDS, *sorted((cardpage.DOCS / "models").iterdir())]
+    found = {path.relative_to(cardpage.DOCS).as_posix(): path.read_text("utf-8") for path in written}
+    assert found == cardpage.pages(), "run python -m ai_training.pages"
+    assert {name: len(text.split()) for name, text in found.items() if len(text.split()) > MOST_WORDS} == {}
+
+
+def test_each_row_of_plain_values_is_a_line() -> None:
+    figures = {
+        "model": "made",
+        "mean_auc": [0.71234, 0.65, None],
+        "nothing": [None, None, None],
+        "labels": [{"label": "Mass", "auc": 0.5, "deep": {"a": 1}}, {"label": "Nodule", "auc": 1.0}],
+        "gate": {"threshold": 0.9, "kinds": {"chest_x": {"passed": True}, "other": {"passed": False}}},
+        "left_out": {},
+    }
+
+    assert figures_text(figures).splitlines() == [
+        "model: made",
+        "mean auc: 0.7123, 0.65, –",
+        "nothing: –, –, –",
+        "labels:",
+        "  1 Mass:",
+        "    label: Mass",
+        "    auc: 0.5",
+        "    deep: a 1",
+        "  2 Nodule: label Nodule; auc 1",
+        "gate:",
+        "  threshold: 0.9",
+        "  kinds:",
+        "    chest x: passed yes",
+        "    other: passed no",
+        "left out: none",
+        "",
+        "Not for diagnostic use.",
+    ]

@@ -51,8 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns = ("patient_id", "pixel_mm_at_512", "head_circumference_mm", "split")
     for name in (HEADS, PLANES, *OTHERS):
         shown = picture if name in {HEADS, PLANES} else np.where(head, np.uint8(60), picture)
-        mask = head.astype(np.uint8) * 255
-        splits = enumerate(("train", "val", "test") * 2)
+        mask, splits = head.astype(np.uint8) * 255, enumerate(("train", "val", "test") * 2)
         lab.public(folder / name, columns, [(shown, mask, f"p{n}", MM, size, split) for n, split in splits])
     return folder
 

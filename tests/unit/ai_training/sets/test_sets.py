@@ -89,8 +89,7 @@ def test_boxes_are_read_by_place_and_renamed(download: Path) -> None:
     boxes = {box.label: box for box in chest_set(download).boxes}
 
     assert set(boxes) == {"Infiltration", "Effusion"}  # not Infiltrate, and not of an image that is not there
-    assert boxes["Infiltration"].split == "test"
-    assert boxes["Effusion"].right == pytest.approx(300.0)
+    assert boxes["Infiltration"].split == "test" and boxes["Effusion"].right == pytest.approx(300.0)
 
 
 @pytest.mark.parametrize(
@@ -357,8 +356,7 @@ def test_vindr_counts_votes_and_keeps_one_of_boxes_in_one_place(laid_out: Callab
     assert (box.label, box.corners, box.side) == ("Effusion", (22.0, 32.0, 52.0, 62.0), 96.0)
     [box] = oblong.boxes  # 64 columns lie in the middle of a square of 96
     assert box.corners == (38.0, 32.0, 68.0, 62.0)
-    assert (oblong.age, by_name["train0004"].age) == (61.0, 61.0)
-    assert math.isnan(other.age)
+    assert (oblong.age, by_name["train0004"].age) == (61.0, 61.0) and math.isnan(other.age)
     assert all(image.adult for image in chest_set(laid_out("vindr-cxr")).images)
     assert {image.name for image in found.images if image.split == "test"} == {
         f"test000{n}" for n in range(4)
@@ -379,8 +377,7 @@ def test_rsna_has_several_rows_an_image_and_several_images_a_person(
     found = chest_set(laid_out("rsna"))
 
     assert (len(found.images), len({image.patient for image in found.images})) == (20, 10)
-    assert found.labels == ("Pneumonia",)
-    assert len(found.boxes) == 2 * 10
+    assert found.labels == ("Pneumonia",) and len(found.boxes) == 2 * 10
     assert [image.age for image in found.images if not image.adult] == [9.0]
     alone = chest_set(lab.rsna(tmp_path, images=6, mapping=False))
     assert len({image.patient for image in alone.images}) == 6

@@ -70,8 +70,7 @@ def test_a_picture_that_was_not_cleaned_is_found_out(
 ) -> None:
     outcome = outcome_of(burned, result_of(burned.image, burned.mask > 0), [reader], tmp_path)
     count = outcome.counts["rapidocr"]
-    assert len(count.left) == count.before > 2
-    assert count.elsewhere and list(tmp_path.glob("left-*.png"))
+    assert len(count.left) == count.before > 2 and count.elsewhere and list(tmp_path.glob("left-*.png"))
 
 
 def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reader: legible.RapidOcr) -> None:
@@ -132,8 +131,7 @@ def test_a_line_is_turned_level_before_it_is_read(angle: float, reader: legible.
 
 
 def test_nothing_left_of_five_hundred_means_at_most_six_in_a_thousand() -> None:
-    assert at_most(0, 500) == pytest.approx(0.006, abs=1e-4)
-    assert at_most(0, 0) == at_most(3, 3) == 1.0
+    assert at_most(0, 500) == pytest.approx(0.006, abs=1e-4) and at_most(0, 0) == at_most(3, 3) == 1.0
 
 
 def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

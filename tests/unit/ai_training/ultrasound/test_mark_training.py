@@ -66,8 +66,7 @@ def test_the_card_is_one_that_the_registry_reads(exported: tuple[MarkNetwork, Pa
 
 
 def test_grey_pictures_are_found_in_as_well(exported: tuple[MarkNetwork, Path]) -> None:
-    grey = speckle()[..., 0]
-    finder = marks.torch_finder(exported[0])
+    grey, finder = speckle()[..., 0], marks.torch_finder(exported[0])
 
     assert np.array_equal(finder.find(grey).marked, finder.find(np.repeat(grey[..., None], 3, 2)).marked)
 
@@ -113,8 +112,7 @@ def test_scores_tell_a_perfect_mask_from_an_empty_one() -> None:
 @pytest.mark.data
 def test_batches_depend_on_seed_and_iteration_alone(data: Path) -> None:
     whole, resumed = (MarkBatches(data, Mix(pictures=2, crops=1, side=64), 4) for _ in range(2))
-    begun = whole[0]
-    assert all(map(torch.equal, whole[2], resumed[2])) and not torch.equal(begun[0], whole[2][0])
+    assert all(map(torch.equal, whole[2], resumed[2])) and not torch.equal(whole[0][0], whole[2][0])
 
 
 @pytest.mark.data
@@ -122,8 +120,7 @@ def test_real_frames_teach_coloured_marks_and_nothing_unknown(data: Path) -> Non
     frames = marks.real_frames(data)
     picture, targets = frames[0].sample()
 
-    assert len(frames) > 150
-    assert picture.shape[:2] == targets.shape
+    assert len(frames) > 150 and picture.shape[:2] == targets.shape
     assert set(np.unique(targets)) <= {0, IGNORED, ANY_MARK}
     assert 10 < (targets == ANY_MARK).sum() < 0.1 * targets.size
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from fontTools.ttLib import TTFont
 
@@ -62,7 +61,7 @@ FONTS = {
 FAMILIES = pytest.mark.parametrize("family", [TRAIN, HELD_OUT], ids=lambda family: family.name)
 
 
-def speckle(seed: int = 0, rows: int = 200, columns: int = 260) -> npt.NDArray[np.uint8]:
+def speckle(seed: int = 0, rows: int = 200, columns: int = 260) -> np.ndarray:
     """A grey picture with something in every pixel."""
     noise = np.random.default_rng(seed).rayleigh(60, (rows, columns)).astype(np.float32)
     grey = np.clip(cv2.GaussianBlur(noise, (0, 0), 1.2), 20, 220).astype(np.uint8)
@@ -83,8 +82,7 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another(family: S
 
 def test_the_mask_is_just_what_changed(burned: list[BurnIn]) -> None:
     for picture in burned:
-        changed = (picture.drawn != picture.plain).any(axis=2)
-        assert np.array_equal(picture.mask > 0, changed)
+        assert np.array_equal(picture.mask > 0, (picture.drawn != picture.plain).any(axis=2))
         assert set(np.unique(picture.mask)) <= {0, 255}
 
 
@@ -177,8 +175,7 @@ def test_white_on_white_is_no_object() -> None:
 
 
 def test_compression_changes_pixels_outside_the_mask_and_is_the_same_for_both() -> None:
-    storing = Storing(1.0, cv2.INTER_LINEAR, 70, whole_chroma=False)
-    picture = speckle()
+    storing, picture = Storing(1.0, cv2.INTER_LINEAR, 70, whole_chroma=False), speckle()
 
     assert not np.array_equal(storing.compressed(picture), picture)
     assert np.array_equal(replace(storing, quality=None).compressed(picture), picture)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from ai_pipeline.burnin.tools import shared_tools
 from ai_training.base import silent
 from ai_training.cli import verbs
 from ai_training.cli.verbs import evaluate_app, train_app
-from ai_training.text import figures_text
 
 EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
 
@@ -54,14 +52,3 @@ def test_the_filling_of_the_node_is_measured_beside_the_plain_one(data: Path) ->
     intervals = [row["inside"]["psnr"] for row in result["rows"]]
     assert all(low <= value <= high for value, low, high in intervals)
     assert any("difference" in row["inside"] for row in result["rows"])
-
-
-@pytest.mark.data
-def test_the_table_of_inpainters_names_places_figures_and_intervals(data: Path) -> None:
-    choices = ("--data", data, "--split", "val", "--pictures", "2", "--threads", "1", "--json")
-    done = run("evaluate", "inpaint", *choices)
-    assert done.exit_code == 0, done.output
-    printed = figures_text(told := json.loads(done.stdout))
-    parts = ("telea", "difference", "uncleaned", "psnr", "kid")
-    assert [part for part in parts if part not in printed] == []
-    assert {len(row["inside"]["psnr"]) for row in told["rows"]} == {3}
