@@ -1,4 +1,4 @@
-"""Studies of films: drawn stamps lie where they should, films that are cut off are recognised, shares are of all asked."""
+"""Studies of films: drawn stamps lie where they should, cut films are recognised, shares are of those asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ai-pipeline evaluate chest``: figures are of adults, by source, repeatable, and those of the cards and pages."""
+"""``ai-pipeline evaluate chest``: figures are of adults, by source, repeatable, and on cards and pages."""
 
 from __future__ import annotations
 

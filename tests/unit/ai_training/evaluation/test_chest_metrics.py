@@ -1,4 +1,4 @@
-"""Figures are what they say: scikit-learn's, by patient, inside sources; operating points keep what they promise."""
+"""Figures are scikit-learn's, by patient, inside sources; operating points keep what they promise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cleaning takes of marks and of content in real frames is counted as drawn, what it misses or makes up told."""
+"""What cleaning takes of marks and content in real frames is counted as drawn, what it misses is told."""
 
 from __future__ import annotations
 
