@@ -1,4 +1,4 @@
-"""Studies of films: drawn stamps lie where they should, cut films are recognised, shares are of those asked."""
+"""Studies of films: drawn stamps lie where they should, cut films are recognised, shares are of all films."""
 
 from __future__ import annotations
 

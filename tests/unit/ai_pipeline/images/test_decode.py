@@ -806,7 +806,7 @@ DAMAGE: dict[str, Callable[[bytes, int], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_ends_as_it_does_in_full(tmp_path: Path, damage: str) -> None:
     path = film(tmp_path / "film.dcm")
-    stream = bytes(dcmread(path).PixelData)[16:]
+    (stream,) = generate_frames(dcmread(path).PixelData, number_of_frames=1)
     damaged = DAMAGE[damage](stream, stream.index(b"\xff\x52"))
     changed(dcmread(path), PixelData=encapsulate([damaged])).save_as(path)
 
