@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ai_pipeline.networks.foreign import offer_torchvision_operators
 
@@ -44,7 +45,6 @@ def torchxrayvision(folder: Path) -> None:
 def timm(folder: Path) -> None:
     """A training script's dictionary around the parameters of timm's ResNet-18 with three outputs."""
     import timm
-    from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
     network, shown = timm.create_model("resnet18", pretrained=False, num_classes=3).eval(), image()
@@ -93,7 +93,6 @@ def eva_x(folder: Path) -> None:
 
 def _official_input(mean: float, spread: float) -> torch.Tensor:
     """The transform of both repositories' ``build_transform`` for evaluation."""
-    from PIL import Image
     from torchvision import transforms
 
     steps = [
@@ -108,7 +107,6 @@ def _official_input(mean: float, spread: float) -> torch.Tensor:
 def ultralytics(folder: Path) -> None:
     """A YOLO11 classifier of two labels with random weights, as Ultralytics saves it."""
     os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
-    from PIL import Image
     from ultralytics.data.augment import classify_transforms
     from ultralytics.nn.tasks import ClassificationModel
 

@@ -28,7 +28,7 @@ from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
-from ai_pipeline.contract import Meaning, PixelArray, UltrasoundRegion
+from ai_pipeline.contract import Meaning, PixelArray
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
@@ -78,12 +78,6 @@ def test_calipers_stay_on_an_x_ray() -> None:
     image = ArrayImage(marked[None], modality="DX", photometric="RGB")
     marks = clean(image, silent, policy=CleaningPolicy.RESEARCH).marks
     assert {mark.kind for mark in marks} == {AnnotationKind.TEXT}
-
-
-def test_regions_that_do_not_fit_the_image_are_not_believed() -> None:
-    picture = echo(4, SMALL)
-    image = ArrayImage(picture[None], regions=(UltrasoundRegion((0, 0, 900, 90)),))
-    assert np.array_equal(clean(image, silent, policy=CleaningPolicy.RESEARCH).image.frames[0], picture)
 
 
 class SeesText(TextReader):

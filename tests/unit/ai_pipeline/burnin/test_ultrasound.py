@@ -55,12 +55,6 @@ def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
     ]
 
 
-def test_a_cine_says_in_which_frame() -> None:
-    frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(2)]
-    result = create("ultrasound").run([ArrayImage(stacked(frames))], silent, {})
-    assert {finding.frame for finding in result.findings} == {1}
-
-
 def test_a_written_length_that_its_calipers_confirm_is_handed_back_when_asked_for() -> None:
     picture = burn(np.repeat(echo()[..., None], 3, axis=2), "KIM MINJUN", (10, 8), (255, 255, 255), 18)
     for place in ((163, 144), (283, 174)):  # 124 pixels of 0.2 mm apart

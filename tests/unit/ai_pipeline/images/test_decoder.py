@@ -27,7 +27,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from ai_pipeline.confinement import landlock
-from ai_pipeline.errors import CodestreamFault, NoDecoder, OutOfMemory, PixelError
+from ai_pipeline.errors import NoDecoder, OutOfMemory, PixelError
 from ai_pipeline.images import codestreams, decoder, decoder_process
 from ai_pipeline.images.decode import DicomImage, open_dicom, open_picture
 from ai_pipeline.images.decoder import Decoder
@@ -398,12 +398,9 @@ def test_pictures_of_every_kind_become_the_samples_that_pillow_gives(tmp_path: P
 
 
 def test_a_picture_that_is_cut_off_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "cut.png"
-    path.write_bytes(_picture(1)[0][:5000])
+    (tmp_path / "cut.png").write_bytes(_picture(1)[0][:5000])
     with pytest.raises(PixelError, match="truncated"):
-        open_picture(path, "US")
-    with pytest.raises(CodestreamFault, match="gif"):  # there is no decoder of this name
-        codestreams.DECODER.decode("gif", b"", 1)
+        open_picture(tmp_path / "cut.png", "US")
 
 
 def jp2(codestream: bytes, *boxes: bytes) -> bytes:
