@@ -32,8 +32,7 @@ def torchxrayvision(folder: Path) -> None:
     import torchxrayvision as xrv
 
     known = xrv.models.model_urls["densenet121-res224-all"]
-    network = xrv.models.DenseNet(op_threshs=torch.tensor(known["op_threshs"])).eval()
-    shown = image()
+    network, shown = xrv.models.DenseNet(op_threshs=torch.tensor(known["op_threshs"])).eval(), image()
     pixels = xrv.datasets.normalize(shown, 255)[None]
     cropped = xrv.datasets.XRayResizer(224, engine="cv2")(xrv.datasets.XRayCenterCrop()(pixels))
     taken = torch.from_numpy(cropped)[None]

@@ -86,8 +86,7 @@ def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
     rows, columns = size
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float64)
-    depth = np.hypot(x - columns / 2, y + rows * 0.1)
-    angle = np.arctan2(x - columns / 2, y + rows * 0.1)
+    depth, angle = np.hypot(x - columns / 2, y + rows * 0.1), np.arctan2(x - columns / 2, y + rows * 0.1)
     inside = (np.abs(angle) < 0.6) & (depth > rows * 0.2) & (depth < rows * 1.0)
     speckle = generator.rayleigh(42.0, size)
     blurred = np.asarray(

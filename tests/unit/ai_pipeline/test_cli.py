@@ -192,8 +192,7 @@ def test_numbers_that_tell_nothing_stay(beside: Finding) -> None:
 
 
 def finding(name: str, decision: Decision = Decision.PRESENT, **changed: Any) -> Finding:
-    made = Finding(name, Code("1", "99TEST", name), 0.5, 0.4, decision, "1.2", MODEL)
-    return replace(made, **changed)
+    return replace(Finding(name, Code("1", "99TEST", name), 0.5, 0.4, decision, "1.2", MODEL), **changed)
 
 
 def ratio(statement: str = "") -> Measurement:
@@ -237,8 +236,7 @@ def test_of_classes_that_exclude_each_other_one_is_suggested_or_none() -> None:
 
 
 def test_burned_in_annotation_and_research_say_nothing_of_the_patient() -> None:
-    burned = finding("Burned-in text", code=BURNED_IN)
-    hidden = finding("Cancer", research_only=True)
+    burned, hidden = finding("Burned-in text", code=BURNED_IN), finding("Cancer", research_only=True)
     assert short_result([burned], [], []) == (
         "AI: burned-in annotation found; this AI does not assess the image.",
     )
@@ -268,8 +266,7 @@ def test_lines_are_few_and_short_and_every_name_is_there_or_counted(
     notes = [QualityNote("not assessed", "…", names=tuple(skipped))]
     lines = short_result(findings, [ratio("Heart enlarged, cardiothoracic ratio 0.56")], notes)
     assert len(lines) <= 3 and all(len(line) <= MOST for line in lines)
-    suspected = any(decision is Decision.PRESENT for _, decision, _ in given_)
-    assert ("Suspected: " in "".join(lines)) is suspected
+    assert ("Suspected: " in "".join(lines)) is any(decision is Decision.PRESENT for _, decision, _ in given_)
     assert ("Not assessed: " in "".join(lines)) is bool(skipped)
 
 

@@ -114,8 +114,7 @@ def nih_download(
     random, rows = np.random.default_rng(7), []
     lists: dict[str, list[str]] = {"train_val": [], "test": []}
     for number, film in product(range(1, patients + 1), range(films)):
-        name = f"{number:08d}_{film:03d}.png"
-        found = NIH_FINDINGS[(number + film) % len(NIH_FINDINGS)]
+        name, found = f"{number:08d}_{film:03d}.png", NIH_FINDINGS[(number + film) % len(NIH_FINDINGS)]
         person = (number, NIH_AGES.get(number, 30 + number % 50), "MF"[number % 2])
         rows.append((name, found, film, *person, "PA" if number % 3 else "AP", 2682, 2749, 0.143, 0.143, ""))
         lists["train_val" if number <= patients * 3 // 4 else "test"].append(name)

@@ -43,8 +43,7 @@ def ratio() -> bytes:
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("one", "other")]
     result = helper.make_tensor_value_info("ratio", TensorProto.FLOAT, [1])
     node = helper.make_node("Div", ["one", "other"], ["ratio"])
-    graph = helper.make_graph([node], "ratio", given, [result])
-    opsets = [helper.make_opsetid("", 17)]
+    graph, opsets = helper.make_graph([node], "ratio", given, [result]), [helper.make_opsetid("", 17)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 

@@ -71,8 +71,7 @@ def with_textures(where: Path) -> tuple[Path, Path]:
     """The small model, which also hands out 16 maps of textures as its features."""
     network, kernels = small_models.network(slope=8.0), np.random.default_rng(5).normal(0, 1, (16, 1, 8, 8))
     network.graph.initializer.append(numpy_helper.from_array(kernels.astype(np.float32), "kernels"))
-    node = helper.make_node("Conv", ["images", "kernels"], ["textures"], strides=[8, 8])
-    network.graph.node.append(node)
+    network.graph.node.append(helper.make_node("Conv", ["images", "kernels"], ["textures"], strides=[8, 8]))
     network.graph.output.append(helper.make_tensor_value_info("textures", TensorProto.FLOAT, ["n", 16, 8, 8]))
     where.mkdir()
     (file := where / "small.onnx").write_bytes(network.SerializeToString())

@@ -57,8 +57,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(encoder: Path, data: Path, out: Path, *more: str) -> Result:
-    words = ["--encoder", str(encoder), "--data", str(data), "--out", str(out), *more]
-    return CliRunner().invoke(app, words)
+    return CliRunner().invoke(app, ["--encoder", str(encoder), "--data", str(data), "--out", str(out), *more])
 
 
 def test_the_frozen_encoder_gives_the_embedding_that_transformers_gives(encoder: Path) -> None:

@@ -99,8 +99,7 @@ def films(number: int, seed: int) -> list[CutFilm]:
 
     def film(name: str, edge: Edge | None) -> CutFilm:
         def figures(cut: bool) -> tuple[float, ...]:
-            values = np.array(CUT if cut else WHOLE) + random.normal(0, 0.03, 6)
-            return tuple(np.clip(values, 0, 1).tolist())
+            return tuple(np.clip(np.array(CUT if cut else WHOLE) + random.normal(0, 0.03, 6), 0, 1).tolist())
 
         rows = {one: [figures(one is edge)] for one in (Edge.TOP, Edge.BOTTOM)}
         sides = [figures(edge is Edge.SIDE), figures(False)]

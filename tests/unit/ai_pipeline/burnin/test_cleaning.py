@@ -170,8 +170,7 @@ def test_standing_marks_and_a_name_in_one_frame_are_removed_and_nothing_else() -
 def test_a_cine_without_marks_is_unchanged() -> None:
     image = ArrayImage(stacked(cine(3, size=TINY)))
     result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
-    assert np.array_equal(result.image.frames, image.frames)
-    assert isinstance(result.image.frames, np.memmap)
+    assert np.array_equal(result.image.frames, image.frames) and isinstance(result.image.frames, np.memmap)
 
 
 def test_a_cancelled_cine_stops() -> None:

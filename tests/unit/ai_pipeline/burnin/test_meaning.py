@@ -481,8 +481,7 @@ def test_only_a_length_with_its_unit_is_a_measurement(text: str, parsed: tuple[f
 def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
     (one,) = measurements_of([said("D 2.00 cm"), caliper(100, 100), caliper(160, 180)], header())
     assert (one.value, one.unit.value, one.quantity.value) == (2.0, "cm", "410668003")
-    assert one.lines == (((100.0, 100.0), (160.0, 180.0)),)
-    assert (one.source_uid, one.model) == ("1.2.3", None)
+    assert one.lines == (((100.0, 100.0), (160.0, 180.0)),) and (one.source_uid, one.model) == ("1.2.3", None)
 
 
 @settings(max_examples=200, deadline=None)

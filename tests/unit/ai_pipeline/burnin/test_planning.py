@@ -194,8 +194,7 @@ def test_a_speck_is_no_letter_to_a_clinic_and_goes_for_research(plan: Plan) -> N
 
 def test_the_rim_of_what_stays_stays(plan: Plan) -> None:
     rim = filled((200, 44, 260, 46))
-    found = Found(texts=[text(SETTING, Meaning.ACOUSTIC)], drawn={TEXT: rim})
-    assert not plan(found, CLINICAL).mask.any()
+    assert not plan(Found(texts=[text(SETTING, Meaning.ACOUSTIC)], drawn={TEXT: rim}), CLINICAL).mask.any()
     assert plan(Found(drawn={TEXT: rim}), CLINICAL).mask[place((200, 44, 260, 46))].all()
 
 

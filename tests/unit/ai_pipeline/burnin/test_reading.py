@@ -173,8 +173,7 @@ def test_two_of_three_witnesses_or_one_reader_that_is_sure(
 
 
 def speckle(level: int) -> Picture:
-    random = np.random.default_rng(7)
-    return np.clip(random.normal(level, level / 10, (90, 180)), 0, 255).astype(np.uint8)
+    return np.clip(np.random.default_rng(7).normal(level, level / 10, (90, 180)), 0, 255).astype(np.uint8)
 
 
 def written(level: int, colour: int) -> tuple[Picture, Mask]:

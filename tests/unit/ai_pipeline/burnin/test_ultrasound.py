@@ -140,8 +140,7 @@ def test_wrong_usage_is_exit_2(tmp_path: Path, arguments: list[str]) -> None:
 
 
 def test_the_command_prints_a_table_for_people(tmp_path: Path) -> None:
-    file = write_dicom(tmp_path / "still.dcm", burn(echo(size=SMALL))[None])
-    result = run(file, "--out", tmp_path / "out")
+    result = run(write_dicom(tmp_path / "still.dcm", burn(echo(size=SMALL))[None]), "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert "Burned-in text" in result.output and "Not for diagnostic use" in result.output
 
@@ -287,8 +286,7 @@ def test_the_note_names_the_rules(tmp_path: Path) -> None:
 
 def test_a_rule_of_the_site_replaces_the_shipped_one_and_can_switch_it_off(tmp_path: Path) -> None:
     epiq = {"Manufacturer": "Philips Medical Systems", "ManufacturerModelName": "EPIQ 5G"}
-    image = write_dicom(tmp_path / "epiq.dcm", np.zeros((1, 768, 1024), np.uint8), **epiq)
-    name = open_dicom(image).header
+    name = open_dicom(write_dicom(tmp_path / "epiq.dcm", np.zeros((1, 768, 1024), np.uint8), **epiq)).header
     assert [found.rule for found in device_boxes(name, (768, 1024))] == ["philips-epiq-768x1024"]
     off = RULE.replace("ours", "philips-epiq-768x1024").partition("rectangles")[0] + "rectangles = []\n"
     assert device_boxes(name, (768, 1024), folder_with(tmp_path, off)) == ()

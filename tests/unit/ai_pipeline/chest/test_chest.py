@@ -250,8 +250,7 @@ def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     chest: ChestXray, data: Path, name: str, warned: bool
 ) -> None:
     result = chest.run([Shown(_nih(data, name))], silent, {})
-    assert result.measurements
-    assert any(note.text == ratio.EFFUSION_NOTE for note in result.quality) is warned
+    assert result.measurements and any(note.text == ratio.EFFUSION_NOTE for note in result.quality) is warned
 
 
 @pytest.mark.parametrize(("name", "usual"), [("00020482_032.jpg", False), ("00000032_037.jpg", True)])
@@ -355,8 +354,7 @@ def drawn_chest() -> np.ndarray:
     organs = np.array([(225, 55, 190, 305), (130, 60, 60, 320), (290, 60, 60, 320)])
     middle, across, top, bottom = organs.T[..., None, None]
     inside = ((columns - middle) / across) ** 2 + ((rows - bottom) / (bottom - top)) ** 2 <= 1
-    base = rows <= bottom - 25 * np.abs(columns - middle) / across * (columns > middle)
-    return np.asarray(inside & base)
+    return np.asarray(inside & (rows <= bottom - 25 * np.abs(columns - middle) / across * (columns > middle)))
 
 
 def missing(top: int, bottom: int, left: int, right: int, border: int = 0) -> tuple[Edge, ...]:

@@ -42,8 +42,7 @@ def cleaned(frames: np.ndarray, photometric: str = "MONOCHROME2", *, verified: b
 
 
 def despeckled(frames: np.ndarray, photometric: str = "MONOCHROME2", **header: Any) -> np.ndarray:
-    image = cleaned(frames, photometric)
-    return np.asarray(WHOLE.despeckle(image, replace(HEADER, **header), silent).frames)
+    return np.asarray(WHOLE.despeckle(cleaned(frames, photometric), replace(HEADER, **header), silent).frames)
 
 
 def speckled(*shape: int, white: int = 255) -> np.ndarray:

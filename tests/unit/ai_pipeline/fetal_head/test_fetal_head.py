@@ -99,8 +99,7 @@ def test_lengths_are_millimetres_only_where_the_image_says_how_large_its_pixels_
 
 
 def test_pixels_that_are_not_square_are_measured_in_millimetres() -> None:
-    flat = biometry.in_millimetres(HEAD, (0.1, 0.2))
-    points = np.array(HEAD.polygon(720)) * [0.2, 0.1]
+    flat, points = biometry.in_millimetres(HEAD, (0.1, 0.2)), np.array(HEAD.polygon(720)) * [0.2, 0.1]
     around = np.linalg.norm(np.diff(np.vstack([points, points[:1]]), axis=0), axis=1).sum()
     assert flat.circumference == pytest.approx(around, rel=1e-3)
 
@@ -146,8 +145,7 @@ def test_a_real_head_on_the_command_line_and_what_is_none(data: Path, tmp_path: 
     assert around["value"] == pytest.approx(float(row["head_circumference_mm"]), abs=8)
     assert (around["unit"], len(around["points"])) == ("mm", 72)
     assert {"annotated", "organs"} <= {image["kind"] for image in head["images"]}
-    assert (breast["accepted"], breast["measurements"]) == (False, [])
-    assert "no fetal head" in breast["reason"]
+    assert (breast["accepted"], breast["measurements"]) == (False, []) and "no fetal head" in breast["reason"]
 
 
 HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

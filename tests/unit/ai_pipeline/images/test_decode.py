@@ -295,8 +295,7 @@ def test_a_jpeg_2000_is_rgb_if_it_was_transformed_else_what_the_header_says_or_t
 
 
 def test_a_picture_whose_colours_nobody_can_know_is_left_out(tmp_path: Path) -> None:
-    plain = encoded(np.full((240, 320, 3), (90, 160, 40), np.uint8), subsampling=0)
-    bare = plain.replace(b"JFIF", b"----")
+    bare = encoded(np.full((240, 320, 3), (90, 160, 40), np.uint8), subsampling=0).replace(b"JFIF", b"----")
     path = encapsulated(tmp_path / "x.dcm", SOURCE[None], [bare], JPEGBaseline8Bit)
     with pytest.raises(PixelError, match="contradict each other"):
         open_dicom(path).stored()
@@ -403,8 +402,7 @@ def test_zeros_before_the_end_of_a_jpeg_ls_are_passed_over(tmp_path: Path, zeros
     written = dcmread(write_dicom(tmp_path / "x.dcm", FRAMES[:1], JPEGLSLossless)).PixelData
     (frame,) = generate_frames(written, number_of_frames=1)
     scan, end, _ = frame.rpartition(b"\xff\xd9")
-    padded = scan + b"\0" * zeros + end
-    assert np.array_equal(still(tmp_path, padded, JPEGLSLossless).stored(), FRAMES[0])
+    assert np.array_equal(still(tmp_path, scan + b"\0" * zeros + end, JPEGLSLossless).stored(), FRAMES[0])
 
 
 @pytest.mark.parametrize(
@@ -827,8 +825,7 @@ PLAIN_RGB = jpeg(rgb=True, markers=False, identifiers=b"\1\2\3")
     [(PLAIN_RGB[:2] + JFIF + PLAIN_RGB[2:], "RGB"), (BARE[:2] + ADOBE_RGB + BARE[2:], "YBR_FULL_422")],
 )
 def test_pixels_may_show_that_the_header_is_right(tmp_path: Path, stream: bytes, photometric: str) -> None:
-    path = encapsulated(tmp_path / "x.dcm", SOURCE[None], [stream], JPEGBaseline8Bit)
-    assert_colours(path, photometric)
+    assert_colours(encapsulated(tmp_path / "x.dcm", SOURCE[None], [stream], JPEGBaseline8Bit), photometric)
 
 
 @pytest.mark.parametrize(

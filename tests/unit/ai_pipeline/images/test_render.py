@@ -192,8 +192,7 @@ def test_the_legend_says_what_drew_the_box_and_calls_an_outline_no_box() -> None
     box, triangle = ((1.0, 2.0), (3.0, 4.0)), ((10.0, 10.0), (30.0, 10.0), (20.0, 30.0))
     said = {origin: place_lines([Region("box", box, origin)] * 2) for origin in Origin}
     assert said[Origin.DETECTOR] == ["box: detector, approximate place"]
-    assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"]
-    assert said[Origin.MARK] == []
+    assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"] and said[Origin.MARK] == []
     assert place_lines([Region("polygon", triangle, Origin.DETECTOR)]) == [EDGE_IS_APPROXIMATE]
 
 

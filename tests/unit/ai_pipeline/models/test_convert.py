@@ -228,8 +228,7 @@ def test_all_mistakes_of_a_label_map_are_named_at_once(store: Path, tmp_path: Pa
         'Pneumothorax = "cardiomegaly"\n'
         'Pneumoperitoneum = { name = "Free air", code = { value = "12345678901234567", scheme = "SCT" } }\n'
     )
-    folder = folders.vit(tmp_path / "vit", width=12, depth=1)
-    said = refused(folder, "--label-map", tmp_path / "labels.toml")
+    said = refused(folders.vit(tmp_path / "vit", width=12, depth=1), "--label-map", tmp_path / "labels.toml")
     mistakes = (
         '"Pleural Effusion" = "Efusion" is none of the node\'s labels (Atelectasis, Cardiomegaly',
         'two labels become "Cardiomegaly"',

@@ -194,8 +194,7 @@ def test_the_map_leads_to_where_the_disc_is(wanted: Input, shape: tuple[int, int
 
 
 def test_levels_are_what_torchxrayvision_and_imagenet_call_them() -> None:
-    halves = np.repeat(np.array([[0, 255]], np.uint8), 150, axis=1).repeat(300, axis=0)
-    values, _ = network_input(halves, XRV)
+    values, _ = network_input(np.repeat(np.array([[0, 255]], np.uint8), 150, axis=1).repeat(300, axis=0), XRV)
     assert (values.min(), values.max()) == pytest.approx((-1024.0, 1024.0))
     means, spreads = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     white, _ = network_input(np.full((300, 300), 255, np.uint8), IMAGENET)
@@ -287,8 +286,7 @@ def test_the_package_of_a_card_is_not_imported_to_find_it(
     for name in ("__init__", "sub"):
         (tmp_path / "evilmod" / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    text = (registry.SHIPPED / "burnin-text.toml").read_text(encoding="utf-8")
-    card = tmp_path / "evil.toml"
+    text, card = (registry.SHIPPED / "burnin-text.toml").read_text(encoding="utf-8"), tmp_path / "evil.toml"
     card.write_text(text.replace('package = "rapidocr"', f'package = "{package}"'), encoding="utf-8")
     with contextlib.suppress(CardError):
         registry.verify(registry.load(card))

@@ -115,8 +115,7 @@ def test_what_a_site_gets_does_not_tell_the_malignant_class_unless_a_rule_asks_f
     shown = without_research(found).findings
     assert {one.label for one in found.findings} - {one.label for one in shown} == {HIDDEN}
     assert all((one.probability is None) == (one.decision is not Decision.PRESENT) for one in shown)
-    image = open_image(frame, "US", AS_PELVIS)
-    asked = ovarian.run([image], silent, {"malignancy": True, "outlines": False})
+    asked = ovarian.run([open_image(frame, "US", AS_PELVIS)], silent, {"malignancy": True, "outlines": False})
     assert not any(one.research_only for one in asked.findings)
     assert not any(one.kind is ImageKind.ORGANS for one in asked.images)
 

@@ -36,8 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for number, split in enumerate(["train", "val", "test"] * 2):
         picture, organs = drawn_chest(200 + 8 * number)
-        bits = np.packbits(organs, axis=0, bitorder="little")[0]
-        rows.append((picture, bits, f"p{number}", "", split))
+        rows.append((picture, np.packbits(organs, axis=0, bitorder="little")[0], f"p{number}", "", split))
     columns = ("patient", "ctr", "split")
     return lab.public(tmp_path_factory.mktemp("data") / "cxr_anatomy", columns, rows).parent
 

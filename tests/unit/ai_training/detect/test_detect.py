@@ -128,8 +128,7 @@ def _box(number: int, side: str) -> TruthBox:
 
 def _planted(count: int = 40) -> tuple[list[TruthBox], np.ndarray]:
     """Boxes on either side, and maps of which one channel lights up inside the box."""
-    random = np.random.default_rng(3)
-    boxes = [_box(n, "left" if n % 2 else "right") for n in range(count)]
+    random, boxes = np.random.default_rng(3), [_box(n, "left" if n % 2 else "right") for n in range(count)]
     maps = random.normal(0, 0.3, (count, 6, CELLS, CELLS)).astype(np.float32)
     for box, own in zip(boxes, maps, strict=True):
         left, top, right, bottom = (round(edge * CELLS) for edge in corners(box))
@@ -226,12 +225,10 @@ def test_folds_find_what_is_planted_and_learn_from_the_other_folds_alone(
     card = find("chest-efficientnet-lite0")
     predictions = cross_validated(case, card, (tmp_path, yolo.YoloRecipe()), lambda _share, _what: None)
     figures = figures_of(case, predictions, decide=True)
-    assert drawn_from == [0, 1, 2, 3, 4]
-    assert list(figures["arms"]) == ["fusion", "constant", "centre", "head"]
+    assert drawn_from == [0, 1, 2, 3, 4] and list(figures["arms"]) == ["fusion", "constant", "centre", "head"]
     (row,) = figures["labels"]
     assert (row["label"], row["boxes"], row["passes"]) == ("Mass", 40, True)
-    assert figures["arms"]["fusion"]["pointing"][0] > 0.9
-    assert figures["arms"]["constant"]["pointing"][0] < 0.6
+    assert figures["arms"]["fusion"]["pointing"][0] > 0.9 and figures["arms"]["constant"]["pointing"][0] < 0.6
 
 
 def test_what_a_yolo_draws_near_a_candidate_counts(fitted: tuple[list[TruthBox], FittedHead]) -> None:

@@ -109,8 +109,7 @@ def test_the_limits_hold_by_how_much_the_reference_runs_inside_its_mask(data: Pa
     limits = fit_limits(data, HeadModel(by_brightness, OPEN, REF))
 
     assert limits.inset == pytest.approx(0.5, abs=0.1)  # one pixel of 512, of 256 a half
-    assert limits.roundness[0] < HEAD.short / HEAD.long < limits.roundness[1]
-    assert 0.5 <= limits.present <= 1
+    assert limits.roundness[0] < HEAD.short / HEAD.long < limits.roundness[1] and 0.5 <= limits.present <= 1
 
 
 def test_the_figures_are_those_of_a_good_reader_and_the_gate_counts_each_set(data: Path) -> None:

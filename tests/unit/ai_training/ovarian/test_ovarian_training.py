@@ -32,8 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cv2.ellipse(mask, (64, 48), (12 + 4 * label, 10 + 3 * label), 0, 0, 360, 255, -1)
         picture[mask > 0] = 25 * label + 40
         group = number // len(LABELS) // 2
-        split = ("train", "train", "val")[group]
-        rows.append((picture, mask, LABELS[label], f"g{label}-{group}", split, 0))
+        rows.append((picture, mask, LABELS[label], f"g{label}-{group}", ("train", "train", "val")[group], 0))
     columns = ("label", "group", "split", "yellow_overlay_px")
     return lab.public(tmp_path_factory.mktemp("data") / "us_ovarian", columns, rows).parent
 
@@ -80,8 +79,7 @@ def test_the_exported_graph_says_where_each_logit_comes_from_and_a_mirrored_pict
     with torch.inference_mode():
         (logits, features, places), (again, _, turned) = pair(images), pair(images.flip(3))
     bias = torch.stack([network.head.bias for network in pair.networks]).mean(0)
-    assert features.shape == (2, 1280, 2, 2)
-    assert torch.allclose(places.mean((2, 3)) + bias, logits, atol=1e-4)
+    assert features.shape == (2, 1280, 2, 2) and torch.allclose(places.mean((2, 3)) + bias, logits, atol=1e-4)
     assert torch.allclose(logits, again, atol=1e-4) and torch.allclose(places, turned.flip(3), atol=1e-4)
 
 
@@ -129,8 +127,7 @@ def test_predictions_come_back_as_they_were_written(data: Path, tmp_path: Path) 
     made = held_out(data, logits, np.arange(len(frames)) % FOLDS)
     fit.write_predictions(made, tmp_path)
     found = fit.read_predictions(frames[::-1], tmp_path)
-    assert np.array_equal(found.logits[0], logits[::-1])
-    assert found.folds.tolist() == made.folds[::-1].tolist()
+    assert np.array_equal(found.logits[0], logits[::-1]) and found.folds.tolist() == made.folds[::-1].tolist()
     with pytest.raises(DataMissing, match="no prediction"):
         fit.read_predictions((*frames, type(frames[0])("new", Path(), Path(), 0, "", "", 0)), tmp_path)
 

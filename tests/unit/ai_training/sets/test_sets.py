@@ -70,10 +70,8 @@ def test_one_folder_of_images_gives_the_same_table(download: Path, tmp_path: Pat
 
 def test_val_is_the_same_however_much_is_unpacked(download: Path, tmp_path: Path) -> None:
     part = shutil.copytree(download, tmp_path / "part", ignore=shutil.ignore_patterns("images_002"))
-    whole = {image.path.name: image.split for image in chest_set(download).images}
-    found = chest_set(part)
-    assert len(found.images) == 40
-    assert all(whole[image.path.name] == image.split for image in found.images)
+    whole, found = {image.path.name: image.split for image in chest_set(download).images}, chest_set(part)
+    assert len(found.images) == 40 and all(whole[image.path.name] == image.split for image in found.images)
     assert any("40 of 80 listed images are not there" in note for note in found.notes)
 
 
@@ -112,8 +110,7 @@ def test_the_cache_of_reduced_images_knows_two_sets_of_the_same_names(download: 
 
 
 def test_a_manifest_of_ones_own_is_read(tmp_path: Path) -> None:
-    manifest = _manifest(tmp_path, [("a.jpg", "p1", "70", "1", ""), ("b.png", "p2", "15", "", "1")])
-    found = chest_set(manifest)
+    found = chest_set(_manifest(tmp_path, [("a.jpg", "p1", "70", "1", ""), ("b.png", "p2", "15", "", "1")]))
     assert found.labels == ("Effusion", "Mass") and chest_set(tmp_path).images == found.images
     assert [image.adult for image in found.images] == [True, False]
     assert label_matrix(found.images)[:, LABELS.index("Effusion")].tolist() == [1.0, 0.0]
@@ -213,8 +210,7 @@ def test_the_verb_does_not_replace_a_manifest_unless_told_to(download: Path, tmp
     out.write_text("precious")
     refused = _run("--data", download, "--out", out)
     assert (refused.exit_code, out.read_text()) == (66, "precious") and "--force" in refused.output
-    assert _run("--data", download, "--out", out, "--force").exit_code == 0
-    assert out.read_text() != "precious"
+    assert _run("--data", download, "--out", out, "--force").exit_code == 0 and out.read_text() != "precious"
 
 
 def _run(*arguments: object) -> Result:
@@ -298,8 +294,7 @@ def test_a_wrong_folder_is_told_what_was_looked_for(tmp_path: Path, kind: str) -
     with pytest.raises(DataMissing, match=str(tmp_path)) as refused:
         read_set(tmp_path, kind)
     for layout in LAYOUTS:
-        looked_for = kind in layout.kinds and bool(layout.needs)
-        assert (f"{layout.name}: " in str(refused.value)) == looked_for
+        assert (f"{layout.name}: " in str(refused.value)) == (kind in layout.kinds and bool(layout.needs))
 
 
 def test_a_layout_can_be_named_and_must_fit(laid_out: Callable[[str], Path], tmp_path: Path) -> None:
@@ -329,8 +324,7 @@ def test_chexpert_uncertain_is_neither_blank_is_absent_and_lateral_is_left_out(
     assert math.isnan(one["Hernia"]) and "Hernia" not in found.labels  # CheXpert does not know it
     assert {i.patient for i in found.images if i.split == "test"} == {f"patient645{n}" for n in range(41, 45)}
     assert {image.sex for image in found.images} == {"M", "F", ""}
-    truth = label_matrix(found.images, unknown=np.nan)[:, LABELS.index("Pneumonia")]
-    assert np.isnan(truth).sum() == 16
+    assert np.isnan(label_matrix(found.images, unknown=np.nan)[:, LABELS.index("Pneumonia")]).sum() == 16
 
 
 def test_mimic_keeps_its_splits_and_counts_everyone_as_an_adult(laid_out: Callable[[str], Path]) -> None:
@@ -471,8 +465,7 @@ def test_otu_keeps_its_official_part_for_measuring_and_near_duplicates_out_of_it
     assert by_name["8"].labels == {"High-grade_Serous_Cystadenoma"}
     assert by_name["8"].masks["lesion"].paths[0].name == "8_binary.PNG"
     frames = ovarian_frames(laid_out("otu-2d"))
-    assert [frame.label for frame in frames[:8]] == list(range(8))
-    assert 0.05 < frames[0].lesion().mean() < 0.2
+    assert [frame.label for frame in frames[:8]] == list(range(8)) and 0.05 < frames[0].lesion().mean() < 0.2
 
 
 def test_jsrt_is_learned_from_with_the_masks_of_scr(laid_out: Callable[[str], Path]) -> None:

@@ -140,8 +140,7 @@ def test_the_two_families_share_nothing() -> None:
 
 @FAMILIES
 def test_every_font_comes_from_a_package_and_has_every_letter_that_is_written(family: StyleFamily) -> None:
-    packages = Path(np.__file__).parents[1]
-    latin = {chr(code) for code in range(32, 127)} | set("²°")
+    packages, latin = Path(np.__file__).parents[1], {chr(code) for code in range(32, 127)} | set("²°")
     hangul = {letter for name, texts in VOCABULARY.items() if "korean" in name for letter in "".join(texts)}
     for faces, letters in ((latin_faces(family), latin), (korean_faces(family), latin | hangul)):
         for face in faces:
@@ -159,8 +158,7 @@ def test_the_fonts_are_these_and_no_others() -> None:
 
 
 def test_a_bar_under_text_stays_in_the_clean_picture() -> None:
-    canvas = Canvas(speckle())
-    hand = Hand(latin_faces(HELD_OUT)[0], 14, (255, 255, 0), box=(0, 0, 90))
+    canvas, hand = Canvas(speckle()), Hand(latin_faces(HELD_OUT)[0], 14, (255, 255, 0), box=(0, 0, 90))
     canvas.burn(write(canvas, "DOE", (40, 40), hand), MarkClass.TEXT, Meaning.IDENTITY, "DOE")
 
     left, top, right, bottom = canvas.objects[0].box

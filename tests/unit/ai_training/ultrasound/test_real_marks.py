@@ -246,8 +246,7 @@ def test_ink_is_what_the_class_says() -> None:
     picture[10:20, 10:12] = 200  # a stroke
     picture[30:50, 30:50, 0] = 200  # a coloured patch
     letters = ink(Content.SETTING, picture, within)
-    assert letters[15, 10] and not letters[40, 40]
-    assert int(ink(Content.FLOW, picture, within).sum()) == 400
+    assert letters[15, 10] and not letters[40, 40] and int(ink(Content.FLOW, picture, within).sum()) == 400
     assert ink(Content.GREY_BAR, picture, within).all()
     picture[:, 55:57] = 200
     ticks = ink(Content.RULER, picture, within)
