@@ -180,19 +180,21 @@ def test_every_pose_is_named_and_refused_as_shown(fitted: gates.FittedGate, pose
     assert np.mean([fitted.gate.kind(row[None]).pose == pose for row in features]) >= 0.95
 
 
-SIDE = 640
+FILM_SIDE = 640
 
 
 def stamped(*texts: tuple[str, float, float], size: int = 26) -> np.ndarray:
     """A drawn chest with white words whose top left corner is at shares of its width and height."""
-    image = Image.fromarray(cv2.GaussianBlur(drawn_chest(SIDE)[0], (0, 0), 3) // 2)
+    image = Image.fromarray(cv2.GaussianBlur(drawn_chest(FILM_SIDE)[0], (0, 0), 3) // 2)
     for text, x, y in texts:
-        ImageDraw.Draw(image).text((x * SIDE, y * SIDE), text, fill=235, font=ImageFont.load_default(size))
+        ImageDraw.Draw(image).text(
+            (x * FILM_SIDE, y * FILM_SIDE), text, fill=235, font=ImageFont.load_default(size)
+        )
     return np.array(image)
 
 
 def read(picture: np.ndarray) -> Stamps:
-    outlined = Anatomy(drawn_chest(SIDE)[1], Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+    outlined = Anatomy(drawn_chest(FILM_SIDE)[1], Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
     return stamps_in(picture, outlined, shared_reader())
 
 
