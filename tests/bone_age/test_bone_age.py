@@ -92,10 +92,9 @@ def results(node: Inbox) -> dict[ResultKind, Dataset]:
 
 
 def run(site: Path, module: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"}
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, words)],
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"},
         capture_output=True,
         text=True,
         timeout=300,

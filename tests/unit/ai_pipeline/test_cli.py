@@ -61,8 +61,7 @@ def pasted(document: str, language: str, first: str) -> str:
 
 
 def test_help_and_version_are_where_people_look() -> None:
-    for words in (["-h"], ["run", "-h"]):
-        assert CliRunner().invoke(app, words).exit_code == 0
+    assert [CliRunner().invoke(app, words).exit_code for words in (["-h"], ["run", "-h"])] == [0, 0]
     assert re.fullmatch(r"ai-pipeline \d+\.\d+.*\n", CliRunner().invoke(app, ["--version"]).output)
 
 

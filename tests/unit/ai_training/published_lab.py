@@ -77,8 +77,7 @@ def dicom(
 
 def table(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "wt", newline="", encoding="utf-8") as file:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "wt", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     return path
 

@@ -119,8 +119,7 @@ def test_clinical_takes_the_name_and_leaves_the_rest(plan: Plan) -> None:
     assert made.kept[place(SETTING)].all() and not made.not_tissue[place(NAME)].any()
     assert made.not_tissue[place(SETTING)].all() and made.not_tissue[place(CROSS)].all()
     assert not made.banner.any()
-    told = [(mark.kind, mark.box, mark.meaning, mark.removed, mark.confidence) for mark in made.marks]
-    assert told == [
+    assert [(mark.kind, mark.box, mark.meaning, mark.removed, mark.confidence) for mark in made.marks] == [
         (CALIPER, CROSS, Meaning.MEASUREMENT, False, 0.7),
         (TEXT, NAME, Meaning.IDENTITY, True, 0.9),
         (TEXT, SETTING, Meaning.ACOUSTIC, False, 0.9),

@@ -55,8 +55,7 @@ def ratio_of(
 
 def test_heart_and_thorax_are_measured_with_their_lines() -> None:
     ratio, heart, thorax = ratio_of(drawn_chest(480, heart=0.4)[0]).measurements
-    named = [(one.name, one.unit.value) for one in (ratio, heart, thorax)]
-    assert named == [
+    assert [(one.name, one.unit.value) for one in (ratio, heart, thorax)] == [
         ("Cardiothoracic ratio", "{ratio}"),
         ("Heart width", "{pixels}"),
         ("Thoracic width", "{pixels}"),

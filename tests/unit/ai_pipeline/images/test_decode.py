@@ -893,13 +893,11 @@ def test_a_faulty_attribute_of_greys_is_as_none(tmp_path: Path, shift: int, faul
 
 
 def test_a_palette_of_signed_samples_begins_at_a_signed_value(tmp_path: Path) -> None:
-    samples = (DEEP // 16).astype(np.int16) - 128
-    palettes = {f"{one}PaletteColorLookupTableData": bytes(range(256)) for one in ("Red", "Green", "Blue")}
     path = write_dicom(
         tmp_path / "x.dcm",
-        samples[None].astype(np.int8),
+        ((DEEP // 16).astype(np.int16) - 128)[None].astype(np.int8),
         PhotometricInterpretation="PALETTE COLOR",
-        **palettes,
+        **{f"{one}PaletteColorLookupTableData": bytes(range(256)) for one in ("Red", "Green", "Blue")},
     )
     dataset = dcmread(path)
     for tag in (0x00281101, 0x00281102, 0x00281103):

@@ -106,9 +106,8 @@ def endless(folder: Path) -> tuple[Path, Path]:
     true = helper.make_tensor("t", TensorProto.BOOL, [], [True])
     inputs = [("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("m", TensorProto.FLOAT, None)]
     outputs = [("go", TensorProto.BOOL, []), ("n", TensorProto.FLOAT, None)]
-    go_on = helper.make_node("Constant", [], ["go"], value=true)
     body = helper.make_graph(
-        [go_on, helper.make_node("Identity", ["m"], ["n"])],
+        [helper.make_node("Constant", [], ["go"], value=true), helper.make_node("Identity", ["m"], ["n"])],
         "body",
         [info(*one) for one in inputs],
         [info(*one) for one in outputs],

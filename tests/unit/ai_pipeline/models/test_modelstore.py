@@ -493,9 +493,8 @@ def test_a_detector_and_a_classifier_are_not_taken_for_one_another(
     assert "it draws boxes, with --pipeline chest_xray_boxes" in as_classifier.output
     assert "has no table [box_output]" in as_detector.output
     labels = load(card).labels
-    silent = [replace(label, detector=False) for label in labels]
     for wrong, told in (
-        (silent, "write detector = true at those"),
+        ([replace(label, detector=False) for label in labels], "write detector = true at those"),
         ([replace(labels[0], name="Tube")], "finds no Tube: call the labels of site-yolo@1 as it does"),
     ):
         with pytest.raises(CardError, match=told):

@@ -182,8 +182,7 @@ def card() -> Card:
 def images(card: Card, seed: int, count: int = IMAGES) -> Scored:
     """Two images a patient, half of them without any finding, and a classifier that is better than chance."""
     random = np.random.default_rng(seed)
-    ill = random.random((count, 1)) < 0.5
-    truth = ((random.random((count, 14)) < 0.25) & ill).astype(np.float32)
+    truth = ((random.random((count, 1)) < 0.5) & (random.random((count, 14)) < 0.25)).astype(np.float32)
     rest = ("val", "a", "b", 50.0, "F", "PA")
     made = [ChestImage(Path(f"{n}.png"), tuple(row), None, str(n // 2), *rest) for n, row in enumerate(truth)]
     return scored(made, random.normal(size=(count, 14)) * 4 + 5 * truth, card.labels, LABELS)
