@@ -41,8 +41,8 @@ def cleaned(frames: np.ndarray, photometric: str = "MONOCHROME2", *, verified: b
     return DerivedImage(ImageKind.CLEANED, "1.2.3", frames, photometric, "text", verified=verified)  # type: ignore[arg-type]
 
 
-def despeckled(frames: np.ndarray, photometric: str = "MONOCHROME2", **header: Any) -> np.ndarray:
-    return np.asarray(WHOLE.despeckle(cleaned(frames, photometric), replace(HEADER, **header), silent).frames)
+def despeckled(frames: np.ndarray, kind: str = "MONOCHROME2", **header: Any) -> np.ndarray:
+    return np.asarray(WHOLE.despeckle(cleaned(frames, kind), replace(HEADER, **header), silent).frames)
 
 
 def speckled(*shape: int, white: int = 255) -> np.ndarray:
