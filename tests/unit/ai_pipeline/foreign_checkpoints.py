@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ai_pipeline.networks.foreign import offer_torchvision_operators
 
@@ -31,33 +32,27 @@ def torchxrayvision(folder: Path) -> None:
     import torchxrayvision as xrv
 
     known = xrv.models.model_urls["densenet121-res224-all"]
-    network = xrv.models.DenseNet(op_threshs=torch.tensor(known["op_threshs"])).eval()
-    shown = image()
+    network, shown = xrv.models.DenseNet(op_threshs=torch.tensor(known["op_threshs"])).eval(), image()
     pixels = xrv.datasets.normalize(shown, 255)[None]
-    pixels = xrv.datasets.XRayResizer(224, engine="cv2")(xrv.datasets.XRayCenterCrop()(pixels))
-    _spread(network.classifier, network.features2(torch.from_numpy(pixels)[None]))
+    cropped = xrv.datasets.XRayResizer(224, engine="cv2")(xrv.datasets.XRayCenterCrop()(pixels))
+    taken = torch.from_numpy(cropped)[None]
+    _spread(network.classifier, network.features2(taken))
     torch.save(network, folder / "checkpoint.pt", _use_new_zipfile_serialization=False)
-    with torch.inference_mode():
-        scores = network(torch.from_numpy(pixels)[None])
-    _save(folder, shown, pixels[None], scores)
+    _save(folder, shown, taken, network)
 
 
 def timm(folder: Path) -> None:
     """A training script's dictionary around the parameters of timm's ResNet-18 with three outputs."""
     import timm
-    from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
-    network = timm.create_model("resnet18", pretrained=False, num_classes=3).eval()
-    shown = image()
+    network, shown = timm.create_model("resnet18", pretrained=False, num_classes=3).eval(), image()
     transform = create_transform(**resolve_data_config({}, model=network))
     pixels = transform(Image.fromarray(shown).convert("RGB"))[None]
     _spread(network.get_classifier(), network.forward_head(network.forward_features(pixels), pre_logits=True))
     state = {f"module.{name}": value for name, value in network.state_dict().items()}
     torch.save({"epoch": 3, "args": {"lr": 0.1}, "state_dict": state}, folder / "checkpoint.pth")
-    with torch.inference_mode():
-        scores = network(pixels)
-    _save(folder, shown, pixels.numpy(), scores)
+    _save(folder, shown, pixels, network)
 
 
 def eva_x(folder: Path) -> None:
@@ -92,14 +87,11 @@ def eva_x(folder: Path) -> None:
     cosines = network.rope.get_embed()[:, 64:]  # beside the sines
     state |= {"rope.freqs_cos": cosines, "blocks.0.attn.rope.freqs_cos": cosines}
     torch.save({"model": state, "epoch": 3, "args": {"lr": 0.1}}, folder / "checkpoint.pth")
-    with torch.inference_mode():
-        scores = network(pixels)
-    _save(folder, image(), pixels.numpy(), scores)
+    _save(folder, image(), pixels, network)
 
 
 def _official_input(mean: float, spread: float) -> torch.Tensor:
     """The transform of both repositories' ``build_transform`` for evaluation."""
-    from PIL import Image
     from torchvision import transforms
 
     steps = [
@@ -114,7 +106,6 @@ def _official_input(mean: float, spread: float) -> torch.Tensor:
 def ultralytics(folder: Path) -> None:
     """A YOLO11 classifier of two labels with random weights, as Ultralytics saves it."""
     os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
-    from PIL import Image
     from ultralytics.data.augment import classify_transforms
     from ultralytics.nn.tasks import ClassificationModel
 
@@ -124,11 +115,9 @@ def ultralytics(folder: Path) -> None:
     shown = image()
     pixels = classify_transforms(size=64)(Image.fromarray(shown).convert("RGB"))[None]
     _learn_norms(network, pixels)
-    with torch.inference_mode():
-        scores, _ = network(pixels)
     saved = {"epoch": -1, "ema": None, "model": network, "train_args": {"imgsz": 64}}
     torch.save(saved | {"license": "AGPL-3.0 (https://ultralytics.com/license)"}, folder / "checkpoint.pt")
-    _save(folder, shown, pixels.numpy(), scores)
+    _save(folder, shown, pixels, network)
 
 
 def yolo11(folder: Path) -> None:
@@ -141,8 +130,7 @@ def yolo11(folder: Path) -> None:
     from ultralytics.utils.nms import non_max_suppression
     from ultralytics.utils.ops import scale_boxes
 
-    network = DetectionModel("yolo11n.yaml", nc=3, verbose=False).float()
-    shown = image()
+    network, shown = DetectionModel("yolo11n.yaml", nc=3, verbose=False).float(), image()
     boxed = LetterBox((320, 320), auto=False)(image=np.repeat(shown[:, :, None], 3, 2))
     pixels = torch.from_numpy(np.ascontiguousarray(boxed.transpose(2, 0, 1)[None])).float() / 255
     _learn_norms(network, pixels)
@@ -180,8 +168,12 @@ def _spread(head: Any, pooled: torch.Tensor) -> None:
     torch.nn.init.normal_(head.bias)
 
 
-def _save(folder: Path, shown: Any, pixels: Any, scores: torch.Tensor) -> None:
-    np.savez(folder / "expected.npz", image=shown, input=pixels, scores=scores.numpy())
+def _save(folder: Path, shown: Any, pixels: torch.Tensor, network: Any) -> None:
+    """The picture, what the library makes of it, and what the network says of that."""
+    with torch.inference_mode():
+        said = network(pixels)
+    scores = said[0] if isinstance(said, tuple) else said
+    np.savez(folder / "expected.npz", image=shown, input=pixels.numpy(), scores=scores.numpy())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -19,8 +18,9 @@ from pylopdf_fonts_ko import sans_path
 from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.display import GreyDisplay, colour_display
+from tests.unit.inbox.objects import changed
 
-Picture = npt.NDArray[np.uint8]
+Picture = np.ndarray
 KOREAN_FONT = sans_path()
 NAME = "KIM^MINJUN 1970-01-02"
 
@@ -28,8 +28,7 @@ NAME = "KIM^MINJUN 1970-01-02"
 def image_header(**values: Any) -> ImageHeader:
     """Of an ultrasound still in colour, but for what is given."""
     known = {"modality": "US", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.6.1", "rows": 480, "columns": 640}
-    pixels = {"frames": 1, "photometric": "RGB", "bits_stored": 8}
-    return ImageHeader(**known | pixels | values)
+    return ImageHeader(**known | {"frames": 1, "photometric": "RGB", "bits_stored": 8} | values)
 
 
 @dataclass(slots=True)
@@ -73,10 +72,13 @@ class ArrayImage:
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:
         if samples.ndim == 3:
             return colour_display(samples, self.bits_stored)
-        header = Dataset()
-        header.BitsStored, header.PhotometricInterpretation = self.bits_stored, self.photometric
-        header.PixelRepresentation = int(samples.dtype.kind == "i")
-        return GreyDisplay.from_dataset(header).show(samples)
+        return GreyDisplay.from_dataset(
+            data_set(
+                BitsStored=self.bits_stored,
+                PhotometricInterpretation=self.photometric,
+                PixelRepresentation=int(samples.dtype.kind == "i"),
+            )
+        ).show(samples)
 
 
 def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
@@ -84,8 +86,7 @@ def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
     rows, columns = size
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float64)
-    depth = np.hypot(x - columns / 2, y + rows * 0.1)
-    angle = np.arctan2(x - columns / 2, y + rows * 0.1)
+    depth, angle = np.hypot(x - columns / 2, y + rows * 0.1), np.arctan2(x - columns / 2, y + rows * 0.1)
     inside = (np.abs(angle) < 0.6) & (depth > rows * 0.2) & (depth < rows * 1.0)
     speckle = generator.rayleigh(42.0, size)
     blurred = np.asarray(
@@ -107,16 +108,15 @@ def linear_echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
     return picture
 
 
-def flow(picture: Picture) -> tuple[Picture, npt.NDArray[np.bool_]]:
+def flow(picture: Picture) -> tuple[Picture, np.ndarray]:
     """The picture in RGB with a vessel of colour flow in it, and where the flow is."""
     colour = np.repeat(picture[:, :, None], 3, axis=2)
     rows, columns = picture.shape
     y, x = np.mgrid[0:rows, 0:columns]
     vessel = ((x - columns * 0.5) / 70) ** 2 + ((y - rows * 0.55) / 22) ** 2 < 1
     shade = (np.sin(x / 9.0) * 40 + 170).astype(np.uint8)
-    colour[vessel] = np.stack([shade, shade // 4, np.zeros_like(shade)], axis=2)[vessel]
-    blue = vessel & (x > columns * 0.55)
-    colour[blue] = np.stack([np.zeros_like(shade), shade // 4, shade], axis=2)[blue]
+    red = np.stack([shade, shade // 4, 0 * shade], axis=2)
+    colour[vessel] = np.where((x > columns * 0.55)[..., None], red[..., ::-1], red)[vessel]
     return colour, vessel
 
 
@@ -132,11 +132,9 @@ def burn(
 ) -> Picture:
     """Write ``text`` into a copy of the picture, as a scanner would."""
     font = ImageFont.truetype(str(font_file), size) if font_file else ImageFont.load_default(size)
-    image = Image.fromarray(picture)
-    if upside_down:
-        image = image.rotate(180)
+    image = Image.fromarray(picture).rotate(180 if upside_down else 0)
     ImageDraw.Draw(image).text(place, text, fill=colour, font=font)
-    return np.asarray(image.rotate(180) if upside_down else image).copy()
+    return np.asarray(image.rotate(180 if upside_down else 0)).copy()
 
 
 def burned_box(picture: Picture, burned: Picture) -> tuple[slice, slice]:
@@ -150,26 +148,36 @@ def silent(share: float, what: str) -> None:
     """A progress report that nobody reads."""
 
 
+def data_set(**values: Any) -> Dataset:
+    """A data set of these attributes."""
+    return changed(Dataset(), **values)
+
+
 def write_dicom(
     path: Path, samples: PixelArray, syntax: str = ExplicitVRLittleEndian, **attributes: Any
 ) -> Path:
     """Write ``[frames, rows, columns(, 3)]`` as a Part 10 file; attributes override."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.3.1", generate_uid()
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
-    dataset.PatientName, dataset.PatientID, dataset.Modality = "Secret^Name", "SECRETID", "US"
-    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = samples.shape[:3]
-    dataset.SamplesPerPixel = 3 if samples.ndim == 4 else 1
-    dataset.PhotometricInterpretation = "RGB" if samples.ndim == 4 else "MONOCHROME2"
-    if samples.ndim == 4:
-        dataset.PlanarConfiguration = 0
-    dataset.BitsAllocated = dataset.BitsStored = samples.dtype.itemsize * 8
-    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(samples.dtype.kind == "i")
-    dataset.add_new("PixelData", "OW" if dataset.BitsAllocated > 8 else "OB", samples.tobytes())
-    for keyword, value in attributes.items():
-        setattr(dataset, keyword, value)
+    colour, bits = samples.ndim == 4, samples.dtype.itemsize * 8
+    known = {
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.3.1",
+        **{f"{one}InstanceUID": generate_uid() for one in ("SOP", "Study", "Series")},
+        "PatientName": "Secret^Name",
+        "PatientID": "SECRETID",
+        "Modality": "US",
+        **dict(zip(("NumberOfFrames", "Rows", "Columns"), samples.shape, strict=False)),
+        "SamplesPerPixel": 3 if colour else 1,
+        "PhotometricInterpretation": "RGB" if colour else "MONOCHROME2",
+        **({"PlanarConfiguration": 0} if colour else {}),
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": int(samples.dtype.kind == "i"),
+    }
+    plain = Dataset()
+    plain.file_meta = FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    plain.add_new("PixelData", "OW" if bits > 8 else "OB", samples.tobytes())
+    dataset = changed(plain, **known | attributes)
     if syntax != ExplicitVRLittleEndian:
         dataset.compress(syntax)
     dataset.save_as(path, enforce_file_format=True)

@@ -43,8 +43,7 @@ def ratio() -> bytes:
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("one", "other")]
     result = helper.make_tensor_value_info("ratio", TensorProto.FLOAT, [1])
     node = helper.make_node("Div", ["one", "other"], ["ratio"])
-    graph = helper.make_graph([node], "ratio", given, [result])
-    opsets = [helper.make_opsetid("", 17)]
+    graph, opsets = helper.make_graph([node], "ratio", given, [result]), [helper.make_opsetid("", 17)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 
@@ -78,8 +77,7 @@ def write_card(file: Path, *, model_id: str = "small", version: str = "1") -> Pa
         licence="Apache-2.0",
         difference=0.0,
     )
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    card = file.parent / f"{model_id}.toml"
+    digest, card = hashlib.sha256(file.read_bytes()).hexdigest(), file.parent / f"{model_id}.toml"
     text = card_text(answer, model_id=model_id, version=version, licence="", file=file.name, sha256=digest)
     card.write_text(text, encoding="utf-8")
     return card

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("torch")
-
 import torch
 from arms import folded, restore_normalisation
 from safetensors.torch import save_file
@@ -56,21 +53,15 @@ def state_of(rename: Any) -> dict[str, Tensor]:
 )
 def test_parameters_are_found_by_the_names_that_files_give_them(rename: Any) -> None:
     state, network = state_of(rename), NamedLayer()
-
     assert fill(network, state, "it") == ()
-
-    given = list(state.values())
-    assert all(torch.equal(*pair) for pair in zip(network.state_dict().values(), given, strict=True))
+    assert all(map(torch.equal, network.state_dict().values(), state.values()))
 
 
 def test_a_refusal_says_the_file_what_was_expected_and_what_was_found() -> None:
-    state = state_of(str)
-    state["classifier.weight"] = torch.zeros(7, 2)
+    state = state_of(str) | {"classifier.weight": torch.zeros(7, 2)}
     state["other.bias"] = state.pop("classifier.bias")
-
     with pytest.raises(CannotAdapt) as refused:
         fill(NamedLayer(), state, "a layer", file="own.pt")
-
     assert str(refused.value) == (
         "own.pt does not hold the parameters of a layer: 1 of 4 are missing (classifier.bias); 1 are not "
         "known (other.bias); 1 have another shape (classifier.weight: expected 2×2, found 7×2)"
@@ -102,12 +93,9 @@ def test_a_file_of_the_user_is_opened_by_torch_s_reader_of_numbers_alone(tmp_pat
 )
 def test_a_backbone_gives_a_map_of_each_of_its_strides(name: str, strides: tuple[int, ...]) -> None:
     made = unfilled(name, 64, 96).train()
-
     maps = made(torch.zeros(2, 3, 64, 96))
-
-    assert made.strides == strides
     wanted = [(2, c, 64 // s, 96 // s) for c, s in zip(made.channels, strides, strict=True)]
-    assert [tuple(one.shape) for one in maps] == wanted
+    assert made.strides == strides and [tuple(one.shape) for one in maps] == wanted
 
 
 def test_a_transformer_s_places_are_resized_and_another_network_is_refused(tmp_path: Path) -> None:
@@ -130,44 +118,34 @@ def test_a_classifier_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: 
     network = classifier(name, RANDOM, 4, 64).eval()
     narrow, images = network.narrowed([2, 0]), torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
-        expected = [part.numpy() for part in narrow(images)]
-        every = network(images)[0].numpy()
-
+        expected, every = [part.numpy() for part in narrow(images)], network(images)[0].numpy()
     export_onnx(narrow, 64, tmp_path / "network.onnx")
-
     found = OnnxRuntime((tmp_path / "network.onnx").read_bytes(), 1)(images.numpy())
     for output, wanted in zip(("logits", "features", "places"), expected, strict=True):
         np.testing.assert_allclose(found[output], wanted, atol=1e-4)
     np.testing.assert_allclose(expected[0], every[:, [2, 0]], atol=1e-5)
-    assert expected[2].shape == (3, 2, 4, 4)
-    assert np.ptp(expected[0]) > 0
+    assert expected[2].shape == (3, 2, 4, 4) and np.ptp(expected[0]) > 0
 
 
 @pytest.mark.parametrize("name", ["timm/test_convnext", "timm/test_vit"])
 def test_an_outline_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: Path) -> None:
-    network = HeadNetwork(outline_network(name, RANDOM, 1, 64, 96))
-    graph, images = HeadGraph(network).eval(), torch.randn(2, 3, 64, 96)
+    graph = HeadGraph(HeadNetwork(outline_network(name, RANDOM, 1, 64, 96))).eval()
+    images, shapes = torch.randn(2, 3, 64, 96), {"images": {0: Dim("pictures", max=16)}}
     with torch.inference_mode():
-        head, present = (part.numpy() for part in graph(images))
-
-    shapes = {"images": {0: Dim("pictures", max=16)}}
+        expected = dict(zip(("head", "present"), (part.numpy() for part in graph(images)), strict=True))
     export(graph, (images,), shapes, ("head", "present"), tmp_path / "head.onnx")
-
     found = OnnxRuntime((tmp_path / "head.onnx").read_bytes(), 1)(images.numpy())
-    assert head.shape == (2, 64, 96)
-    np.testing.assert_allclose(found["head"], head, atol=1e-4)
-    np.testing.assert_allclose(found["present"], present, atol=1e-4)
+    assert expected["head"].shape == (2, 64, 96)
+    for output, wanted in expected.items():
+        np.testing.assert_allclose(found[output], wanted, atol=1e-4)
 
 
 def test_norms_that_a_file_has_folded_are_restored_without_another_answer() -> None:
-    network = classifier("timm/mobilenetv2_050", RANDOM, 2, 32).eval()
-    images = torch.randn(4, 3, 32, 32)
+    network, images = classifier("timm/mobilenetv2_050", RANDOM, 2, 32).eval(), torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
         before = network(images)[0]
-
     assert folded(network)
     restore_normalisation(network, images)
-
     assert not folded(network)
     with torch.inference_mode():
         torch.testing.assert_close(network.eval()(images)[0], before, atol=1e-3, rtol=1e-3)

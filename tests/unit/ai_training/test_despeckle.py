@@ -36,6 +36,7 @@ from ai_training.ultrasound.speckle import (
     spread,
     texture,
 )
+from tests.unit.ai_training import published_lab as lab
 from tests.unit.heads import drawn_head
 
 GREY = np.full((160, 160), 0.6, np.float32)
@@ -49,14 +50,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn_heads(folder: Path) -> Path:
     """A set of one drawn frame in each split."""
     picture, head = drawn_head()
-    (folder / HEADS).mkdir()
-    rows = ["file,mask,patient_id,pixel_mm_at_512,head_circumference_mm,split"]
-    for split in ("train", "val", "test"):
-        cv2.imwrite(str(folder / HEADS / f"{split}.png"), picture)
-        cv2.imwrite(str(folder / HEADS / f"{split}-mask.png"), head.astype(np.uint8) * 255)
-        rows.append(f"{split}.png,{split}-mask.png,{split},0.2,120,{split}")
-    (folder / HEADS / "manifest.csv").write_text("\n".join(rows))
-    return folder
+    columns = ("patient_id", "pixel_mm_at_512", "head_circumference_mm", "split")
+    rows = [(picture, head.astype(np.uint8) * 255, part, 0.2, 120, part) for part in ("train", "val", "test")]
+    return lab.public(folder / HEADS, columns, rows).parent
 
 
 def test_the_published_speckle_is_a_factor_of_mean_one() -> None:
@@ -67,8 +63,7 @@ def test_the_published_speckle_is_a_factor_of_mean_one() -> None:
 
 
 def test_physical_speckle_is_fully_developed_and_keeps_the_power() -> None:
-    noisy = scattered(GREY * 0.8, np.random.default_rng(1))
-    power = amplitude(noisy).astype(np.float64) ** 2
+    power = amplitude(scattered(GREY * 0.8, np.random.default_rng(1))).astype(np.float64) ** 2
 
     assert power.mean() == pytest.approx(float(amplitude(GREY * 0.8)[0, 0]) ** 2, rel=0.1)
     assert power.mean() ** 2 / power.var() == pytest.approx(1, abs=0.15)  # exponential: one look
@@ -98,25 +93,16 @@ def test_structure_is_one_for_equal_pictures_and_less_for_blurred_ones() -> None
 
 @pytest.mark.parametrize("loss", list(DespeckleLoss))
 def test_every_loss_is_least_at_the_truth(loss: DespeckleLoss) -> None:
-    truth = torch.rand(1, 1, 192, 192)
-    perception = Perception() if "perceptual" in loss else None
-
+    truth, perception = torch.rand(1, 1, 192, 192), Perception() if "perceptual" in loss else None
     right, wrong = (loss_of(made, truth, loss, perception) for made in (truth, truth.flip(-1)))
-
-    assert right.item() == pytest.approx(0, abs=1e-3)
-    assert wrong > right + 0.01
+    assert right.item() == pytest.approx(0, abs=1e-3) and wrong > right + 0.01
 
 
 def test_a_blur_raises_the_looks_and_loses_edges() -> None:
     picture, head = drawn_head()
     before = scattered(picture.astype(np.float32) / 255 * 0.7, np.random.default_rng(4))
-
-    same = texture(before, before, head)
-    blur = texture(before, cv2.GaussianBlur(before, (0, 0), 4), head)
-
-    assert same.edges == pytest.approx(1)
-    assert blur.enl > 2 * same.enl
-    assert blur.edges < 0.8
+    same, blur = (texture(before, after, head) for after in (before, cv2.GaussianBlur(before, (0, 0), 4)))
+    assert same.edges == pytest.approx(1) and blur.edges < 0.8 and blur.enl > 2 * same.enl
 
 
 @pytest.mark.parametrize("loss", [DespeckleLoss.L1_MS_SSIM, DespeckleLoss.TASK])

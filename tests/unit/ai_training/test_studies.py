@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-
-import numpy as np
-import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("sklearn")
+from typing import Any
 
 import finetune
+import numpy as np
+import pytest
 import segmenters
 import study
 from arms import (
@@ -38,7 +35,7 @@ from ai_pipeline.networks.foreign import torchvision_network
 from ai_training.base import DataMissing, ExperimentError
 from ai_training.sets.chest import label_matrix
 from ai_training.sets.images import LABELS, ChestImage
-from tests.unit.ai_training.drawn_chests import drawn_chest_set
+from tests.unit.ai_training.published_lab import drawn_chest_set
 from tests.unit.ai_training.test_despeckle import drawn_heads
 
 FOLDER = Path(study.__file__).parent
@@ -63,11 +60,9 @@ def test_every_study_runs_from_its_file_to_its_report(path: Path, data: Path, tm
     done = CliRunner().invoke(study.app, command)
     assert done.exit_code == 0, done.output
     arms = [arm.name for arm in load(path).toy().arms]
-    found = json.loads((tmp_path / "figures.json").read_text())
+    found, page = json.loads((tmp_path / "figures.json").read_text()), (tmp_path / "report.md").read_text()
     assert [arm["name"] for arm in found["arms"]] == arms
-    page = (tmp_path / "report.md").read_text()
-    assert "Not for diagnostic use" in page
-    assert all(f"| {name} |" in page for name in arms)
+    assert "Not for diagnostic use" in page and all(f"| {name} |" in page for name in arms)
     assert (tmp_path / "arms.png").stat().st_size > 1000
 
 
@@ -102,8 +97,7 @@ def test_arms_without_their_weights_are_left_out_with_those_that_need_them(tmp_p
         "[arms.after]\nnetwork = { initial = 'arm:file' }\n[arms.beside]\nagainst = 'file'\n"
     )
     left_out = load(tmp_path / "study.toml").without_weights(tmp_path)
-    assert set(left_out) == {"file", "after", "beside"}
-    assert "own.pt" in left_out["file"]
+    assert set(left_out) == {"file", "after", "beside"} and "own.pt" in left_out["file"]
 
 
 def test_a_folder_of_another_study_is_refused(data: Path, tmp_path: Path) -> None:
@@ -116,19 +110,15 @@ def test_patients_are_shared_by_training_and_test_only_where_an_arm_says_so(data
     made = ChestStudy(name="x", arms=(Arm(network=StudyNetwork(size=32)),))
     material = StudyMaterial.gather(data, made, data / "cache")
 
-    def dealt(**how: object) -> tuple[list[int], Counter[str], Counter[str]]:
+    def dealt(**how: object) -> tuple[list[int], Counter[str], set[str]]:
         train, test = material.rows(Arm(split=Split.model_validate(how)))
-        patients = [Counter(material.images[row].patient for row in rows) for rows in (train, test)]
-        return test.tolist(), *patients
+        learned, held = (Counter(material.images[row].patient for row in rows) for rows in (train, test))
+        return test.tolist(), learned, learned.keys() & held.keys()
 
-    asked, train, test = dealt(by="image")
-    assert train.keys() & test.keys()
-    apart, train, test = dealt(by="image", shared_patients=False, per_patient=1)
-    assert apart == asked
-    assert not train.keys() & test.keys()
-    assert max(train.values()) == 1
-    _, train, test = dealt(by="patient")
-    assert not train.keys() & test.keys()
+    asked, _, shared = dealt(by="image")
+    apart, learned, none = dealt(by="image", shared_patients=False, per_patient=1)
+    assert shared and apart == asked and not none and max(learned.values()) == 1
+    assert not dealt(by="patient")[2]
     with pytest.raises(DataMissing, match="0 images"):
         dealt(by="patient", train=0.0)
 
@@ -152,21 +142,22 @@ def test_a_better_arm_is_called_better_an_equal_one_a_tie_and_seeds_apart_widen_
     made = (Arm(name="one", task=EDEMA), Arm(name="other", task=EDEMA, against="one"))
     two = ChestStudy(name="drawn", seeds=(1, 2), arms=made)
 
-    def said(strength: float, seed: int, rows: int = 240) -> HeldAnswers:
-        noise = np.random.default_rng(seed).normal(size=rows)
-        logits = (strength * material.labels(EDEMA)[:rows, 0] + noise)[:, None].astype(np.float32)
-        return HeldAnswers(np.arange(rows), logits, 1.0, 10)
+    def said(*answers: tuple[float, int], rows: int = 240) -> tuple[HeldAnswers, ...]:
+        """Of strength and seed."""
+        truth = material.labels(EDEMA)[:rows, 0]
+        logits = [k * truth + np.random.default_rng(seed).normal(size=rows) for k, seed in answers]
+        return tuple(HeldAnswers(np.arange(rows), one[:, None].astype(np.float32), 1.0, 10) for one in logits)
 
-    weak = (said(0.5, 1), said(0.5, 2))
-    answers = {"one": weak, "other": (said(2.5, 3), said(2.5, 4))}
-    _, better = compare(two, material, answers)
-    _, tie = compare(two, material, {"one": weak, "other": (said(0.5, 5), said(0.5, 6))})
-    assert (better.verdict, tie.verdict) == ("better than one", "tie with one")
-    alike, apart = (said(1.0, 1), said(1.0, 1)), (said(0.0, 1), said(2.0, 1))
-    rows = [compare(two, material, {"one": held, "other": alike})[0] for held in (alike, apart)]
-    assert rows[1].auc.high - rows[1].auc.low > 2 * (rows[0].auc.high - rows[0].auc.low)
+    def found(one: tuple[HeldAnswers, ...], other: tuple[HeldAnswers, ...]) -> Any:
+        return compare(two, material, {"one": one, "other": other})
+
+    weak, alike, apart = said((0.5, 1), (0.5, 2)), said((1.0, 1), (1.0, 1)), said((0.0, 1), (2.0, 1))
+    assert found(weak, said((2.5, 3), (2.5, 4)))[1].verdict == "better than one"
+    assert found(weak, said((0.5, 5), (0.5, 6)))[1].verdict == "tie with one"
+    narrow, wide = (found(held, alike)[0].auc for held in (alike, apart))
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
     with pytest.raises(ExperimentError, match="different images"):
-        compare(two, material, {"one": (said(1, 1),), "other": (said(1, 1, rows=200),)})
+        found(said((1, 1)), said((1, 1), rows=200))
 
 
 def test_copies_of_training_images_are_found_and_the_distance_tells_sets_apart() -> None:
@@ -184,29 +175,25 @@ def test_fine_tuning_measures_on_held_out_patients_and_on_another_set(tmp_path: 
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert (found["learned"], found["held_out"]["images"], found["external"]["images"]) == (24, 48, 24)
-
-    torn = tmp_path / "torn.csv"
-    torn.write_text(table.read_text().replace(",p1,", ",p0,"))
+    table.write_text(table.read_text().replace(",p1,", ",p0,"))
     with pytest.raises(DataMissing, match="in more than one split"):
-        finetune.read_local(torn, "Cardiomegaly", 32)
+        finetune.read_local(table, "Cardiomegaly", 32)
 
 
 def test_segmenters_are_taught_and_looked_at_after_every_filter(tmp_path: Path) -> None:
     recipe = SegmenterRecipe(iterations=1, batch=1, seeds=(1,))
     result = segmenters.compare(drawn_heads(tmp_path), recipe, {"half": lambda picture: picture / 2})
+    after = {"raw", "half", *(f"Gaussian blur of {s} pixels" for s in BLURS)}
     for runs in result["segmenters"].values():
-        assert set(runs) == set(TAUGHT_BY)
-        for seen in runs.values():
-            assert set(seen) == {"raw", "half", *(f"Gaussian blur of {s} pixels" for s in BLURS)}
+        assert {taught: set(seen) for taught, seen in runs.items()} == dict.fromkeys(TAUGHT_BY, after)
         assert runs["raw"]["raw"]["difference"] == [0, 0, 0]
 
 
 def test_measures_of_a_disc_and_of_one_that_is_larger() -> None:
-    rows, columns = np.mgrid[:96, :144]
-    distance = np.hypot(rows - 48, columns - 72)
+    distance = np.hypot(*(np.mgrid[:96, :144] - np.array([[[48]], [[72]]])))
     same, wide = (
-        dict(zip(MEASURES, measures(found, distance <= 30, 0.5), strict=True))
-        for found in (distance <= 30, distance <= 33)
+        dict(zip(MEASURES, measures(distance <= radius, distance <= 30, 0.5), strict=True))
+        for radius in (30, 33)
     )
     assert same == {"dice": 1, "iou": 1, "boundary": 0, "area": 1, "circumference": 0}
     assert wide["boundary"] == pytest.approx(1.5, abs=0.2)

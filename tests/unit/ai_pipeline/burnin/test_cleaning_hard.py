@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import resource
@@ -15,15 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from HersheyFonts import HersheyFonts
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
-from typer.testing import CliRunner
 
 from ai_pipeline.burnin import cine as cines
 from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
-from ai_pipeline.cli import app
 from ai_pipeline.contract import ImageKind, SourceImage
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -31,6 +30,7 @@ from ai_pipeline.pipelines import create
 from tests.ultrasound_lab import BORN, ENCODINGS, NAME, NUMBER, SECRETS, Reader, told, write
 from tests.unit.ai_pipeline import phantoms
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, silent, stacked, write_dicom
+from tests.unit.inbox.objects import changed
 
 WHITE = (255, 255, 255)
 
@@ -49,17 +49,15 @@ def cleaned_or_nothing(
     except CleaningFailed as refusal:
         assert told(str(refusal).upper()) == []
         return None
-    assert result.image.verified
-    for index in range(image.header.frames):
-        mask = np.asarray(result.mask.frames[index]) > 0
-        assert np.array_equal(result.image.frames[index][~mask], image.stored(index)[~mask])
+    frames, mask = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
+    source = np.stack([image.stored(index) for index in range(image.header.frames)])
+    assert result.image.verified and np.array_equal(frames[~mask], source[~mask])
     return result
 
 
 def shown(image: ArrayImage, result: CleaningResult, frame: int = 0) -> Picture:
     """A cleaned frame as a viewer shows it."""
-    after = ArrayImage(np.asarray(result.image.frames), image.modality, image.photometric, image.bits_stored)
-    return after.display(frame)
+    return image.show(np.asarray(result.image.frames[frame]))
 
 
 def covered(before: np.ndarray, burned: np.ndarray, result: CleaningResult, frame: int = 0) -> float:
@@ -76,24 +74,20 @@ def page(paper: int, ink: int) -> Picture:
     return made
 
 
-def spectrum() -> tuple[Picture, np.ndarray, dict[str, tuple[slice, slice]]]:
+def spectrum() -> tuple[Picture, np.ndarray, list[tuple[slice, slice]]]:
     """Colour flow above, a Doppler spectrum below with its velocities; where flow and labels are."""
     above, vessel = flow(echo(size=(300, 480)))
-    made = np.concatenate([above, np.zeros((160, 480, 3), np.uint8)])
-    generator = np.random.default_rng(3)
+    made, generator = np.concatenate([above, np.zeros((160, 480, 3), np.uint8)]), np.random.default_rng(3)
     for column in range(30, 420):
         height = 18 + round(60 * abs(np.sin(column / 31.0)) ** 3)
         made[400 - height : 400, column] = generator.integers(70, 230, (height, 1))
     made[300:400] = cv2.GaussianBlur(made[300:400], (5, 5), 1.2)
     made[400, 30:420] = 90
-    labels = {}
+    labels = []
     for text, row in (("60", 322), ("40", 345), ("20", 368), ("-20", 415), ("cm/s", 438)):
-        before = made
-        made = burn(made, text, (430, row), WHITE, 14)
-        labels[text] = phantoms.burned_box(before, made)
-    flows = np.zeros(made.shape[:2], np.bool_)
-    flows[:300] = vessel
-    return made, flows, labels
+        before, made = made, burn(made, text, (430, row), WHITE, 14)
+        labels.append(phantoms.burned_box(before, made))
+    return made, np.pad(vessel, ((0, 160), (0, 0))), labels
 
 
 @pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (0, 90)], ids=["paper", "screen", "faint"])
@@ -117,8 +111,7 @@ def test_a_picture_without_text_comes_back_as_it_was(kind: str) -> None:
     image = CLEAN_PICTURES[kind]()
     result = clean(image, silent)
     assert result.image.frames.tobytes() == image.frames.tobytes()
-    assert not result.mask.frames.any()
-    assert not any(mark.removed for mark in result.marks)
+    assert not result.mask.frames.any() and not any(mark.removed for mark in result.marks)
 
 
 @pytest.mark.parametrize("kind", ["colour flow", "16 bit"])
@@ -141,7 +134,7 @@ def test_flow_and_spectrum_are_not_eaten_and_an_axis_label_is_whole_or_gone(poli
     assert result is not None
     mask = result.mask.frames[0] > 0
     assert mask[flows].mean() <= 0.02 and mask[300:, 30:420].mean() <= 0.02
-    for place in labels.values():
+    for place in labels:
         share = mask[place][made[place].max(axis=2) > 128].mean()
         assert share == 0.0 or share >= 0.95
 
@@ -152,23 +145,23 @@ def turned(before: Picture, way: int) -> Picture:
 
 
 def in_other_letters() -> tuple[Picture, Picture]:
-    burned = echo()
-    for text, place in (
-        ("홍길동", (10, 8)),
-        ("김민준 여 1970-01-02", (150, 180)),
-        ("王小明 山田 太郎", (10, 330)),
-    ):
+    burned, lines = (
+        echo(),
+        {"홍길동": (10, 8), "김민준 여 1970-01-02": (150, 180), "王小明 山田 太郎": (10, 330)},
+    )
+    for text, place in lines.items():
         burned = burn(burned, text, place, 255, 22, font_file=phantoms.KOREAN_FONT)
     return echo(), burned
 
 
+BRIGHT = np.asarray(170 + echo() * 0.3, np.uint8)  # tissue of 170 to 230
 HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
     "on the sector's edge": lambda: (echo(), burn(echo(), NAME, (40, 150), 255, 18)),
     "white and grey on bright tissue": lambda: (
-        bright(),
-        burn(burn(bright(), NAME, (120, 150), 255, 18), NAME, (120, 220), 120, 18),
+        BRIGHT,
+        burn(burn(BRIGHT, NAME, (120, 150), 255, 18), NAME, (120, 220), 120, 18),
     ),
-    "dark on light": lambda: (light(), burn(light(), NAME, (12, 10), 0, 18)),
+    "dark on light": lambda: (255 - echo(), burn(255 - echo(), NAME, (12, 10), 0, 18)),
     "upside down, at the picture's edge, very small": lambda: (
         echo(),
         burn(
@@ -196,15 +189,6 @@ def in_a_strip(shape: tuple[int, int]) -> tuple[Picture, Picture]:
     return before, burn(before, NAME, (20, 3), 255, 16)
 
 
-def light() -> Picture:
-    return np.asarray(255 - echo(), np.uint8)
-
-
-def bright() -> Picture:
-    """Tissue of 170 to 230."""
-    return np.asarray(170 + echo() * 0.3, np.uint8)
-
-
 @pytest.mark.parametrize("place", HARD_PLACES)
 def test_a_name_goes_wherever_and_however_it_is_written(place: str, reader: Reader) -> None:
     before, burned = HARD_PLACES[place]()
@@ -222,12 +206,9 @@ def test_a_name_goes_from_a_strip_of_hardly_more_than_it_or_nothing_leaves() -> 
 
 def handwritten(picture: Picture, text: str, place: tuple[int, int], size: int) -> Picture:
     """Joined strokes (Hershey's script), slanted and a little unsteady, as on a touch screen."""
-    from HersheyFonts import HersheyFonts
-
-    font = HersheyFonts()
+    font, made, generator = HersheyFonts(), picture.copy(), np.random.default_rng(2)
     font.load_default_font("scripts")
     font.normalize_rendering(size)
-    made, generator = picture.copy(), np.random.default_rng(2)
     for stroke in font.strokes_for_text(text):
         points = np.array(stroke) + generator.normal(0, 0.4, (len(stroke), 2))
         points[:, 1] += points[:, 0] * 0.03
@@ -235,17 +216,6 @@ def handwritten(picture: Picture, text: str, place: tuple[int, int], size: int) 
         placed = np.rint((points + np.array((place[0], place[1] + size))) * 8).astype(np.int32)
         cv2.polylines(made, [placed], False, 255, 2, cv2.LINE_AA, 3)
     return made
-
-
-def test_a_photo_loses_the_name_and_hardly_anything_else() -> None:
-    from sklearn.datasets import load_sample_image
-
-    photo = np.asarray(load_sample_image("flower.jpg"))[::2, ::2]
-    burned = burn(photo, NAME, (20, 12), WHITE, 16)
-    result = cleaned_or_nothing(ArrayImage(burned[None], modality="XC", photometric="RGB"))
-    assert result is not None
-    assert covered(photo, burned, result) >= 0.95
-    assert (result.mask.frames > 0)[0, 40:].mean() < 0.02
 
 
 def test_a_name_in_a_chest_x_ray_goes_when_asked_for(reader: Reader) -> None:
@@ -257,8 +227,7 @@ def test_a_name_in_a_chest_x_ray_goes_when_asked_for(reader: Reader) -> None:
     assert reader.secrets(image.display()) != []
     cleaned, mask = create("ultrasound").run([image], silent, {"any_modality": True}).images
     assert (cleaned.kind, mask.kind) == (ImageKind.CLEANED, ImageKind.MASK)
-    after = ArrayImage(np.asarray(cleaned.frames), modality="DX", bits_stored=12)
-    assert reader.secrets(after.display()) == []
+    assert reader.secrets(image.show(np.asarray(cleaned.frames[0]))) == []
     outside = np.asarray(mask.frames[0]) == 0
     assert np.array_equal(cleaned.frames[0][outside], burned[outside])
 
@@ -288,12 +257,9 @@ def test_no_window_hides_a_name_that_another_window_shows(
     burned = burn(echo(size=SMALL), NAME, (10, 8), 200, 18)
     attributes = {"BitsStored": 12, "HighBit": 11, **WINDOWS[window]}
     path = write_dicom(tmp_path / "window.dcm", burned.astype(np.uint16)[None], **attributes)
-    try:
+    with contextlib.suppress(PixelError):
         result = cleaned_or_nothing(open_dicom(path))
-    except PixelError as error:
-        assert told(str(error).upper()) == []
-        return
-    assert result is None or reader.secrets(np.asarray(result.image.frames[0]).astype(np.uint8)) == []
+        assert result is None or reader.secrets(np.asarray(result.image.frames[0]).astype(np.uint8)) == []
 
 
 def test_a_still_that_takes_more_memory_than_there_may_be_is_refused_by_its_size_before_it_is_decoded(
@@ -353,13 +319,8 @@ def test_a_name_that_moves_or_fades_in_or_takes_turns_goes_from_every_frame(
 
 def left_over(image: ArrayImage, numbers: Sequence[int], reader: Reader) -> list[int]:
     """Frames in which a secret can be read after cleaning; none where nothing leaves."""
-    try:
-        result = clean(image, silent)
-    except CleaningFailed:
-        return []
-    frames, masks = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
-    assert np.array_equal(frames[~masks], image.frames[~masks])
-    return frames_with_secrets(frames, numbers, reader)
+    result = cleaned_or_nothing(image)
+    return frames_with_secrets(np.asarray(result.image.frames), numbers, reader) if result else []
 
 
 def frames_with_secrets(frames: np.ndarray, numbers: Sequence[int], reader: Reader) -> list[int]:
@@ -374,8 +335,7 @@ def test_of_a_cine_with_a_damaged_frame_nothing_leaves(left: float, tmp_path: Pa
     ds = dcmread(path)
     frames = list(generate_frames(ds.PixelData, number_of_frames=ds.NumberOfFrames))
     frames[2] = frames[2][: int(len(frames[2]) * left)]
-    ds.PixelData = encapsulate(frames)
-    ds.save_as(path)
+    changed(ds, PixelData=encapsulate(frames)).save_as(path)
     with pytest.raises(PixelError):
         create("ultrasound").run([open_dicom(path)], silent, {})
 
@@ -443,17 +403,6 @@ def test_nothing_that_the_pipeline_says_repeats_a_name(
     assert len(result.images) == 4
     said = [repr(result), caplog.text, *capfd.readouterr()]
     assert [secret for secret in SECRETS for text in said if secret in text] == []
-
-
-def test_no_name_stands_in_the_json_or_in_what_the_command_prints(tmp_path: Path) -> None:
-    files = [str(write(ENCODINGS[name], tmp_path)[0]) for name in ("still-jpeg-rgb", "cine-rle-palette")]
-    ran = CliRunner().invoke(app, ["run", *files, "--out", str(tmp_path / "out"), "--json"])
-    assert ran.exit_code == 0, ran.output
-    records = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert [record["accepted"] for record in records] == [True, True]
-    assert [secret for secret in SECRETS if secret in ran.output] == []
-    for path in (tmp_path / "out").rglob("*"):
-        assert [secret for secret in SECRETS if secret in path.name] == []
 
 
 def test_no_error_names_anybody() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,12 +28,12 @@ from ai_pipeline.burnin.decide.meaning import (
 from ai_pipeline.burnin.decide.measurements import TOLERANCE_PIXELS, measurements_of, parse_length
 from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
 from ai_pipeline.burnin.decide.whole_lines import around, by_best_reading, by_their_block
-from ai_pipeline.burnin.decide.writing import Text
+from ai_pipeline.burnin.decide.writing import Text, level_box
 from ai_pipeline.burnin.find.line_network import Line
-from ai_pipeline.burnin.find.text import TextBox, paint
+from ai_pipeline.burnin.find.text import paint
 from ai_pipeline.contract import ImageHeader, Meaning, Reading
 from ai_pipeline.images.header import calibrated_regions, read_header
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, echo, image_header, silent
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, data_set, echo, image_header, silent
 
 HARMLESS = {
     Meaning.ACOUSTIC: (
@@ -198,11 +199,10 @@ def test_a_name_alone_is_identity() -> None:
 def test_a_name_beside_harmless_text_makes_all_of_it_identity(
     name: str, known: str, write: Callable[[str], str], joint: str, first: bool
 ) -> None:
-    parts = (write(name), known) if first else (known, write(name))
-    text = joint.join(parts)
-    if name.upper() in ALSO_NAMES and meaning_of(known, 1.0) is Meaning.ORIENTATION:
-        return  # "LIVER LONG": the noun says what the word is
-    assert meaning_of(text, 1.0) is Meaning.IDENTITY
+    text = joint.join((write(name), known) if first else (known, write(name)))
+    # "LIVER LONG": the noun says what the word is
+    a_word = name.upper() in ALSO_NAMES and meaning_of(known, 1.0) is Meaning.ORIENTATION
+    assert a_word or meaning_of(text, 1.0) is Meaning.IDENTITY
 
 
 @settings(max_examples=250, deadline=None)
@@ -226,8 +226,7 @@ def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
     first=st.booleans(),
 )
 def test_a_number_of_a_person_is_identity(number: str, known: str, first: bool) -> None:
-    text = f"{number} {known}" if first else f"{known} {number}"
-    shown = meaning_of(text.strip(), 1.0)
+    shown = meaning_of((f"{number} {known}" if first else f"{known} {number}").strip(), 1.0)
     setting = number[:2] in {"DR", "FR", "AO", "GN"} and len(number.strip("ADFGNOR ")) <= 3
     assert shown is Meaning.IDENTITY or setting
 
@@ -266,16 +265,15 @@ GOES = (
 
 def test_what_is_allowed_stays_where_it_is_surely_read_and_nothing_beside_it_or_like_it() -> None:
     stays = [text for text in STAYS + GOES if meaning_of(text, 0.99, ALLOWED) is not Meaning.IDENTITY]
-    assert stays == list(STAYS)
-    assert meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
+    assert stays == list(STAYS) and meaning_of("R-CY", 0.8, ALLOWED) is Meaning.IDENTITY
     texts = ("07.01.2026", "10:32:11", "R-CY", "RT3")
     assert [text for text in texts if meaning_of(text, 0.99) is not Meaning.IDENTITY] == []
 
 
 def test_dates_are_those_of_the_header_and_none_of_a_newborn() -> None:
     assert ALLOWED.dates == {date(2026, 1, 7), date(2026, 1, 8)}
-    assert Allowed.from_options([], "keep", replace(HEADER, age_years=0.0)).dates == frozenset()
-    assert Allowed.from_options([], "keep", replace(HEADER, age_years=None)).dates == frozenset()
+    for age in (0.0, None):
+        assert Allowed.from_options([], "keep", replace(HEADER, age_years=age)).dates == frozenset()
     assert Allowed.from_options([], "remove", HEADER) == Allowed()
 
 
@@ -294,9 +292,9 @@ def test_a_faulty_option_is_told(options: dict[str, object], option: str, remedy
 
 
 def test_under_research_nothing_stays_and_the_options_say_so() -> None:
-    found = UltrasoundOptions.faults({"policy": "research", "dates": "keep", "keep_words": ["R-CY"]})
-    assert sorted(found) == ["dates", "keep_words"]
-    assert UltrasoundOptions.faults({"dates": "keep", "keep_words": ["R-CY"]}) == {}
+    keep = {"dates": "keep", "keep_words": ["R-CY"]}
+    assert sorted(UltrasoundOptions.faults({"policy": "research", **keep})) == ["dates", "keep_words"]
+    assert UltrasoundOptions.faults(keep) == {}
 
 
 def test_in_a_picture_the_date_of_the_examination_stays_and_the_name_goes() -> None:
@@ -304,8 +302,7 @@ def test_in_a_picture_the_date_of_the_examination_stays_and_the_name_goes() -> N
     picture = burn(picture, "07.01.2026 10:32:11", (250, 330), 255, 18)
     readings = clean(ArrayImage(picture[None]), silent, allowed=ALLOWED).readings
     removed = {one.text[:10]: one.removed for one in readings}
-    assert removed["07.01.2026"] is False
-    assert any("KIM" in text and gone for text, gone in removed.items())
+    assert removed["07.01.2026"] is False and any("KIM" in text and removed[text] for text in removed)
 
 
 SHAPE = (200, 300)
@@ -315,10 +312,13 @@ LINE: Box = (100, 40, 180, 60)
 
 
 def text(words: str, box: Box = LINE, *, confidence: float = 0.95, legible: bool = True) -> Text:
-    left, top, right, bottom = box
-    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
     meaning = meaning_of(words, confidence) if legible else Meaning.IDENTITY
-    return Text(TextBox(corners, 0.9), Line(words, confidence, legible=legible), meaning)
+    return Text(level_box(box, 0.9), Line(words, confidence, legible=legible), meaning)
+
+
+def block(*lines: tuple[str, int], left: int = 100, right: int = 180, high: int = 18) -> list[Text]:
+    """Lines below each other, each with its top."""
+    return [text(words, (left, top, right, top + high)) for words, top in lines]
 
 
 def meanings(texts: list[Text]) -> list[Meaning]:
@@ -331,16 +331,18 @@ def test_a_worse_reading_of_a_setting_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("proven", "other"),
-    [("45", "45Y"), ("MI 1.2", "MI 1.2 JK"), ("MI 1.2", "KIM MI"), ("12.3cm", "LEE JI"), ("D 12cm", "12.03")],
+    ("proven", "other", "place"),
+    [
+        ("45", "45Y", LINE),
+        ("MI 1.2", "MI 1.2 JK", LINE),
+        ("MI 1.2", "KIM MI", LINE),
+        ("12.3cm", "LEE JI", LINE),
+        ("D 12cm", "12.03", LINE),
+        ("MI 1.2 TIS 0.4", "M 1.2", (150, 40, 240, 60)),  # beside it
+    ],
 )
-def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, other: str) -> None:
-    assert by_best_reading([text(proven), text(other)])[1].meaning is Meaning.IDENTITY
-
-
-def test_a_name_beside_a_setting_is_no_second_reading_of_it() -> None:
-    found = by_best_reading([text("MI 1.2 TIS 0.4"), text("M 1.2", (150, 40, 240, 60))])
-    assert found[1].meaning is Meaning.IDENTITY
+def test_a_reading_that_says_more_or_else_is_no_second_reading(proven: str, other: str, place: Box) -> None:
+    assert by_best_reading([text(proven), text(other, place)])[1].meaning is Meaning.IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -355,9 +357,8 @@ def test_a_name_beside_a_setting_is_no_second_reading_of_it() -> None:
 def test_what_stands_between_two_settings_is_one(
     between: str, above: str, below: str, meaning: Meaning
 ) -> None:
-    block = [text(above, (80, 20, 180, 38)), text(between, (150, 40, 180, 58))]
-    block += [text(below, (120, 60, 180, 78))] if below else []
-    assert by_their_block(block)[1].meaning is meaning
+    lines = [(above, 20), (between, 40), (below, 60)]
+    assert by_their_block(block(*(one for one in lines if one[0])))[1].meaning is meaning
 
 
 NO_SETTINGS = (
@@ -368,23 +369,19 @@ NO_SETTINGS = (
 
 
 def test_no_initials_age_or_number_between_two_settings_is_one() -> None:
-    def meaning(between: str) -> Meaning:
-        lines = (("Gn -3", 20), (between, 40), ("FF3/E2", 60))
-        return by_their_block([text(words, (120, top, 180, top + 18)) for words, top in lines])[1].meaning
-
-    assert [between for between in NO_SETTINGS if meaning(between) is not Meaning.IDENTITY] == []
+    meanings = {
+        between: by_their_block(block(("Gn -3", 20), (between, 40), ("FF3/E2", 60)))[1].meaning
+        for between in NO_SETTINGS
+    }
+    assert [between for between, found in meanings.items() if found is not Meaning.IDENTITY] == []
 
 
 @pytest.mark.parametrize("name", ["KIM MINJUN", "01.02.", "Fr. Omid"])
 @pytest.mark.parametrize("place", [(80, 40, 146, 58), (80, 75, 300, 93)])
 def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str, place: Box) -> None:
-    block = [
-        text("Gn -3", (150, 20, 180, 38)),
-        text("95", (150, 40, 180, 58)),
-        text("DR 60", (150, 60, 190, 78)),
-    ]
-    assert by_their_block(block)[1].meaning is Meaning.ACOUSTIC
-    assert by_their_block([*block, text(name, place)])[1].meaning is Meaning.IDENTITY
+    lines = block(("Gn -3", 20), ("95", 40), ("DR 60", 60), left=150)
+    assert by_their_block(lines)[1].meaning is Meaning.ACOUSTIC
+    assert by_their_block([*lines, text(name, place)])[1].meaning is Meaning.IDENTITY
 
 
 @pytest.mark.parametrize("between", ["95", "FR 92", "P Low"])
@@ -399,15 +396,14 @@ def test_a_name_beside_an_age_or_in_another_column_proves_the_contrary(name: str
     ],
 )
 def test_presets_frame_counters_and_results_prove_no_setting(between: str, lines: tuple[str, ...]) -> None:
-    block = [text(words.format(between), (120, 20 * n, 180, 20 * n + 18)) for n, words in enumerate(lines)]
-    assert by_their_block(block)[1].meaning is Meaning.IDENTITY
+    found = by_their_block(block(*((words.format(between), 20 * n) for n, words in enumerate(lines))))
+    assert found[1].meaning is Meaning.IDENTITY
 
 
 @pytest.mark.parametrize(("name", "meaning"), [([("KIM", 50)], Meaning.IDENTITY), ([], Meaning.ACOUSTIC)])
 def test_a_name_within_reach_proves_the_contrary(name: list[tuple[str, int]], meaning: Meaning) -> None:
-    lines = [("Har-high", 15), ("95", 30), ("Gn 10", 45), *name]  # boxes of close lines overlap
-    block = [text(words, (100, top, 160, top + 19)) for words, top in lines]
-    assert by_their_block(block)[1].meaning is meaning
+    lines = block(("Har-high", 15), ("95", 30), ("Gn 10", 45), *name, high=19)  # boxes of close lines overlap
+    assert by_their_block(lines)[1].meaning is meaning
 
 
 def mask_around(residue: Box, *, spare: bool, stays: Mask | None = None) -> Mask:
@@ -441,19 +437,15 @@ def test_a_line_is_not_spared_that_does_not_stay_whole() -> None:
 
 
 def test_a_model_below_its_makers_name_is_a_logo() -> None:
-    block = [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
-    assert meanings(by_their_block(block)) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
+    lines = [text("Voluson", (20, 20, 60, 32)), text("E6", (30, 34, 50, 46)), text("E6", (200, 34, 220, 46))]
+    assert meanings(by_their_block(lines)) == [Meaning.LOGO, Meaning.LOGO, Meaning.IDENTITY]
 
 
 def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
-    block = [
-        text("Gn 60", (100, 40, 150, 60)),
-        text("C 61", (100, 62, 150, 82)),
-        text("3/3/4", (100, 84, 150, 104)),
-    ]
-    assert meanings(by_their_block(block)) == [Meaning.ACOUSTIC] * 3
-    assert meanings(by_their_block(block[2:])) == [Meaning.IDENTITY]
-    below_a_name = [text("KIM MINJUN", (100, 40, 150, 60)), *block[1:]]
+    _, *rest = lines = block(("Gn 60", 40), ("C 61", 62), ("3/3/4", 84), right=150, high=20)
+    below_a_name = [text("KIM MINJUN", (100, 40, 150, 60)), *rest]
+    assert meanings(by_their_block(lines)) == [Meaning.ACOUSTIC] * 3
+    assert meanings(by_their_block(rest[1:])) == [Meaning.IDENTITY]
     assert meanings(by_their_block(below_a_name)) == [Meaning.IDENTITY] * 3
 
 
@@ -487,11 +479,9 @@ def test_only_a_length_with_its_unit_is_a_measurement(text: str, parsed: tuple[f
 
 
 def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
-    found = measurements_of([said("D 2.00 cm"), caliper(100, 100), caliper(160, 180)], header())
-    (one,) = found
+    (one,) = measurements_of([said("D 2.00 cm"), caliper(100, 100), caliper(160, 180)], header())
     assert (one.value, one.unit.value, one.quantity.value) == (2.0, "cm", "410668003")
-    assert one.lines == (((100.0, 100.0), (160.0, 180.0)),)
-    assert (one.source_uid, one.model) == ("1.2.3", None)
+    assert one.lines == (((100.0, 100.0), (160.0, 180.0)),) and (one.source_uid, one.model) == ("1.2.3", None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -503,13 +493,10 @@ def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
 )
 def test_the_law_of_the_tolerance(angle: float, length: float, off: float, unit: str) -> None:
     """Centres within a pixel are confirmed whichever way they lie; a tenth off is not."""
-    shown = length if unit == "mm" else length / 10
     reach = (length + off * MM) / MM
     ends = [caliper(400, 300), caliper(400 + reach * math.cos(angle), 300 + reach * math.sin(angle))]
-    text = f"D {shown:.1f} mm" if unit == "mm" else f"D {shown:.2f} cm"
-    assert len(measurements_of([said(text), *ends], header())) == 1
-    wrong = f"D {shown * 1.1:.1f} mm" if unit == "mm" else f"D {shown * 1.1:.2f} cm"
-    assert measurements_of([said(wrong), *ends], header()) == ()
+    texts = (f"D {one:.1f} mm" if unit == "mm" else f"D {one / 10:.2f} cm" for one in (length, length * 1.1))
+    assert [len(measurements_of([said(text), *ends], header())) for text in texts] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -523,8 +510,7 @@ def test_the_law_of_the_tolerance(angle: float, length: float, off: float, unit:
     ids=["fits two pairs", "two of one pair", "read with doubt", "rounded to a centimetre"],
 )
 def test_a_length_in_doubt_is_not_told(readings: Callable[[], list[Reading]]) -> None:
-    ends = [caliper(100, 100), caliper(200, 100)]
-    assert measurements_of([*readings(), *ends], header()) == ()
+    assert measurements_of([*readings(), *[caliper(100, 100), caliper(200, 100)]], header()) == ()
 
 
 def test_two_diameters_are_told_apart() -> None:
@@ -559,8 +545,7 @@ def test_regions_are_calibrated_by_their_deltas() -> None:
 
 @pytest.mark.parametrize("regions", [False, True])
 def test_pixel_spacing_counts_where_there_are_no_regions(regions: bool) -> None:
-    given = image([region((0, 0, 799, 599), units=4)] if regions else [])
-    given.PixelSpacing = [0.2, 0.2]
+    given = image([region((0, 0, 799, 599), units=4)] * regions, PixelSpacing=[0.2, 0.2])
     readings = [said("D 2.00 cm"), caliper(100, 100), caliper(200, 100)]
     assert bool(measurements_of(readings, read_header(given))) is not regions
 
@@ -568,8 +553,8 @@ def test_pixel_spacing_counts_where_there_are_no_regions(regions: bool) -> None:
 def test_a_cine_tells_a_measurement_once_and_pairs_no_calipers_of_different_frames() -> None:
     first = [said("D 2.00 cm"), caliper(100, 100), caliper(200, 100)]
     frames = [replace(reading, frame=frame) for frame in (1, 76) for reading in first]
+    torn = [replace(reading, frame=frame) for reading, frame in zip(first, (1, 1, 2), strict=True)]
     assert [one.frame for one in measurements_of(frames, header())] == [1]
-    torn = [replace(first[0], frame=1), replace(first[1], frame=1), replace(first[2], frame=2)]
     assert measurements_of(torn, header()) == ()
 
 
@@ -593,20 +578,16 @@ def header() -> ImageHeader:
 def region(
     box: tuple[int, int, int, int], *, units: int = 3, delta: tuple[float, float] = (0.02, 0.02)
 ) -> Dataset:
-    item = Dataset()
-    item.RegionLocationMinX0, item.RegionLocationMinY0 = box[:2]
-    item.RegionLocationMaxX1, item.RegionLocationMaxY1 = box[2:]
+    corners = zip(("MinX0", "MinY0", "MaxX1", "MaxY1"), box, strict=True)
+    item = data_set(**{f"RegionLocation{name}": place for name, place in corners})
     item.PhysicalUnitsXDirection = item.PhysicalUnitsYDirection = units
     item.PhysicalDeltaX, item.PhysicalDeltaY = delta
     return item
 
 
-def image(regions: list[Dataset]) -> Dataset:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.Modality, dataset.PhotometricInterpretation = "US", "MONOCHROME2"
-    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.BitsStored = 600, 800, 8, 8
-    if regions:
-        dataset.SequenceOfUltrasoundRegions = regions
-    return dataset
+def image(regions: list[Dataset], **more: Any) -> Dataset:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    size = {"Rows": 600, "Columns": 800, "BitsAllocated": 8, "BitsStored": 8}
+    known = {"file_meta": meta, "Modality": "US", "PhotometricInterpretation": "MONOCHROME2", **size}
+    return data_set(**known, **({"SequenceOfUltrasoundRegions": regions} if regions else {}), **more)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ import pytest
 from ai_pipeline.burnin import planning
 from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
-from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text
+from ai_pipeline.burnin.annotation.pixels import index_of as place
+from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.line_network import Line
-from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan, RemovalTask
 from ai_pipeline.burnin.tools import Tools
@@ -31,11 +32,6 @@ SETTING: Box = (200, 20, 260, 40)
 CROSS: Box = (150, 120, 160, 130)
 
 
-def place(box: Box) -> tuple[slice, slice]:
-    left, top, right, bottom = box
-    return slice(top, bottom), slice(left, right)
-
-
 def nothing() -> Mask:
     return np.zeros((ROWS, COLUMNS), np.bool_)
 
@@ -47,14 +43,8 @@ def filled(*boxes: Box) -> Mask:
     return mask
 
 
-def box_of(box: Box, confidence: float = 0.9) -> TextBox:
-    left, top, right, bottom = box
-    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
-    return TextBox(corners, confidence)
-
-
 def text(box: Box, meaning: Meaning, *, legible: bool = True, words: str = "MI 0.9") -> Text:
-    return Text(box_of(box), Line(words, 0.8, legible=legible), meaning)
+    return Text(level_box(box, 0.9), Line(words, 0.8, legible=legible), meaning)
 
 
 @dataclass
@@ -124,19 +114,16 @@ def scene() -> Found:
 
 def test_clinical_takes_the_name_and_leaves_the_rest(plan: Plan) -> None:
     made = plan(scene(), CLINICAL)
-
-    assert made.mask[place(NAME)].all()
+    assert made.mask[place(NAME)].all() and not made.kept[place(NAME)].any()
     assert not made.mask[place(SETTING)].any() and not made.mask[place(CROSS)].any()
-    assert made.kept[place(SETTING)].all() and not made.kept[place(NAME)].any()
+    assert made.kept[place(SETTING)].all() and not made.not_tissue[place(NAME)].any()
     assert made.not_tissue[place(SETTING)].all() and made.not_tissue[place(CROSS)].all()
-    assert not made.not_tissue[place(NAME)].any() and not made.banner.any()
-    told = [(mark.kind, mark.box, mark.meaning, mark.removed) for mark in made.marks]
-    assert told == [
-        (CALIPER, CROSS, Meaning.MEASUREMENT, False),
-        (TEXT, NAME, Meaning.IDENTITY, True),
-        (TEXT, SETTING, Meaning.ACOUSTIC, False),
+    assert not made.banner.any()
+    assert [(mark.kind, mark.box, mark.meaning, mark.removed, mark.confidence) for mark in made.marks] == [
+        (CALIPER, CROSS, Meaning.MEASUREMENT, False, 0.7),
+        (TEXT, NAME, Meaning.IDENTITY, True, 0.9),
+        (TEXT, SETTING, Meaning.ACOUSTIC, False, 0.9),
     ]
-    assert [mark.confidence for mark in made.marks] == [0.7, 0.9, 0.9]
 
 
 def test_research_takes_all_of_it(plan: Plan) -> None:
@@ -149,17 +136,11 @@ def test_research_takes_all_of_it(plan: Plan) -> None:
 def test_what_was_read_is_told_with_its_place_and_fate(plan: Plan) -> None:
     found = scene()
     found.texts.append(text((10, 150, 60, 166), Meaning.IDENTITY, legible=False))
-    name, setting, cross = plan(found, CLINICAL).readings
-
-    assert (name.text, name.meaning, name.removed, name.bounds) == (
-        "KIM",
-        Meaning.IDENTITY,
-        True,
-        (20.0, 20.0, 120.0, 60.0),
-    )
+    name, setting, cross = readings = plan(found, CLINICAL).readings
+    assert (name.text, name.meaning, name.removed, name.bounds) == ("KIM", Meaning.IDENTITY, True, NAME)
     assert (setting.text, setting.removed, setting.confidence) == ("MI 0.9", False, 0.8)
-    assert (cross.kind, cross.text, cross.bounds) == ("caliper", "", (150.0, 120.0, 160.0, 130.0))
-    assert {reading.source_uid for reading in (name, setting, cross)} == {""}
+    assert (cross.kind, cross.text, cross.bounds) == ("caliper", "", CROSS)
+    assert {reading.source_uid for reading in readings} == {""}
 
 
 def test_a_mask_reaches_a_share_of_the_line_beyond_its_box(plan: Plan) -> None:
@@ -172,8 +153,7 @@ def test_on_other_pictures_than_ultrasound_only_text_is_taken(plan: Plan) -> Non
     found = scene()
     found.banner = filled((0, 0, COLUMNS, 10))
     made = plan(found, RESEARCH, graphics=False)
-    assert not made.banner.any() and not made.mask[place(CROSS)].any()
-    assert made.mask[place(NAME)].all()
+    assert not made.banner.any() and not made.mask[place(CROSS)].any() and made.mask[place(NAME)].all()
 
 
 def test_a_banner_is_blacked_out_but_for_what_stays(plan: Plan) -> None:
@@ -183,8 +163,7 @@ def test_a_banner_is_blacked_out_but_for_what_stays(plan: Plan) -> None:
     assert made.banner[place(NAME)].all() and not made.banner[place(SETTING)].any()
     assert not made.mask[:62].any() and made.kept[place(SETTING)].all()
     # The name lies in the banner, which is told as one mark; the setting is told by itself.
-    boxes = [mark.box for mark in made.marks if mark.kind is TEXT]
-    assert boxes == [SETTING]
+    assert [mark.box for mark in made.marks if mark.kind is TEXT] == [SETTING]
     assert AnnotationKind.BANNER in {mark.kind for mark in made.marks}
 
 
@@ -196,19 +175,15 @@ def test_where_a_device_writes_names_nothing_stays_whatever_was_read(plan: Plan)
 
 
 def test_a_banner_mark_that_stays_is_no_identity_that_is_told_removed(plan: Plan) -> None:
-    found = scene()
-    found.banner = filled((0, 0, COLUMNS, 5))
-    found.texts = [text((0, 0, COLUMNS, 6), Meaning.ACOUSTIC)]
-    made = plan(found, CLINICAL)
-    assert not made.banner.any()
-    assert AnnotationKind.BANNER not in {mark.kind for mark in made.marks}
+    whole: Box = (0, 0, COLUMNS, 6)
+    made = plan(Found(texts=[text(whole, Meaning.ACOUSTIC)], banner=filled((0, 0, COLUMNS, 5))), CLINICAL)
+    assert not made.banner.any() and AnnotationKind.BANNER not in {mark.kind for mark in made.marks}
 
 
 @pytest.mark.parametrize("policy", CleaningPolicy)
 def test_drawn_text_that_nobody_could_read_goes_as_a_block(plan: Plan, policy: CleaningPolicy) -> None:
-    letters = filled(*((left, 150, left + 4, 162) for left in range(20, 60, 8)))
     # what lies between the letters too
-    assert plan(Found(drawn={TEXT: letters}), policy).mask[150:162, 20:56].all()
+    assert plan(Found(drawn={TEXT: filled(*LETTERS)}), policy).mask[150:162, 20:56].all()
 
 
 def test_a_speck_is_no_letter_to_a_clinic_and_goes_for_research(plan: Plan) -> None:
@@ -218,24 +193,20 @@ def test_a_speck_is_no_letter_to_a_clinic_and_goes_for_research(plan: Plan) -> N
 
 def test_the_rim_of_what_stays_stays(plan: Plan) -> None:
     rim = filled((200, 44, 260, 46))
-    found = Found(texts=[text(SETTING, Meaning.ACOUSTIC)], drawn={TEXT: rim})
-    assert not plan(found, CLINICAL).mask.any()
+    assert not plan(Found(texts=[text(SETTING, Meaning.ACOUSTIC)], drawn={TEXT: rim}), CLINICAL).mask.any()
     assert plan(Found(drawn={TEXT: rim}), CLINICAL).mask[place((200, 44, 260, 46))].all()
 
 
-@pytest.mark.parametrize(("share", "whole"), [(0.2, False), (0.1, True)])
+@pytest.mark.parametrize(
+    ("meaning", "share", "whole"),
+    [(Meaning.ACOUSTIC, 0.2, False), (Meaning.ACOUSTIC, 0.1, True), (Meaning.IDENTITY, 0.2, True)],
+)
 def test_of_harmless_text_the_letters_alone_are_filled_where_they_were_drawn(
-    plan: Plan, share: float, whole: bool
+    plan: Plan, meaning: Meaning, share: float, whole: bool
 ) -> None:
     strokes = filled((200, 20, 200 + round(60 * share), 40))
-    mask = plan(Found(texts=[text(SETTING, Meaning.ACOUSTIC)], drawn={TEXT: strokes}), RESEARCH).mask
-    assert mask[strokes].all()
-    assert mask[30, 240] == whole
-
-
-def test_a_name_goes_whole_however_its_letters_were_drawn(plan: Plan) -> None:
-    strokes = filled((20, 20, 60, 60))
-    assert plan(Found(texts=[text(NAME, Meaning.IDENTITY)], drawn={TEXT: strokes}), RESEARCH).mask[40, 110]
+    mask = plan(Found(texts=[text(SETTING, meaning)], drawn={TEXT: strokes}), RESEARCH).mask
+    assert mask[strokes].all() and mask[30, 240] == whole
 
 
 @pytest.mark.parametrize(
@@ -250,24 +221,18 @@ def test_a_pair_of_crosses_is_no_word(plan: Plan, legible: bool, letters: int, s
         assert (not plan(found, CLINICAL).mask[place(CROSS)].any()) == stays
 
 
-def test_around_crosses_that_stay_nothing_is_taken(plan: Plan) -> None:
+def test_around_crosses_that_stay_nothing_is_taken_also_at_the_edge_of_the_picture(plan: Plan) -> None:
     around: Box = (145, 115, 165, 135)
     found = Found(texts=[text(around, Meaning.IDENTITY, legible=False)], drawn={CALIPER: filled(CROSS)})
     made = plan(found, CLINICAL)
     assert made.kept[115 - 5 : 135 + 5, 145 - 5 : 165 + 5].all()  # .3 of 20 rows
-    assert not made.mask.any()
-    assert plan(found, RESEARCH).mask[place(CROSS)].all()
-
-
-def test_crosses_at_the_edge_of_the_picture_are_no_word_either(plan: Plan) -> None:
-    at_edge = filled((0, 0, 10, 10))
-    found = Found(texts=[text((-5, -5, 14, 14), Meaning.IDENTITY, legible=False)], drawn={CALIPER: at_edge})
-    assert not plan(found, CLINICAL).mask.any()
+    assert not made.mask.any() and plan(found, RESEARCH).mask[place(CROSS)].all()
+    at_edge = text((-5, -5, 14, 14), Meaning.IDENTITY, legible=False)
+    assert not plan(Found(texts=[at_edge], drawn={CALIPER: filled((0, 0, 10, 10))}), CLINICAL).mask.any()
 
 
 def test_letters_banner_and_device_bar_need_not_be_read(plan: Plan) -> None:
-    found = scene()
-    found.drawn[TEXT], found.banner, found.device = filled(NAME), filled((0, 0, 9, 9)), filled(SETTING)
+    found = Found(drawn={TEXT: filled(NAME)}, banner=filled((0, 0, 9, 9)), device=filled(SETTING))
     plan(found, CLINICAL)
     assert (found.known == (found.drawn[TEXT] | found.banner | found.device)).all()
 
@@ -277,10 +242,10 @@ def test_unread_text_where_nothing_is_drawn_is_identity_and_goes(plan: Plan) -> 
     assert plan(found, CLINICAL).mask[place(NAME)].all()
 
 
-def on_tissue(words: str = "KIM", *, legible: bool = True) -> Found:
+def on_tissue() -> Found:
     """A name of which the mark network has drawn three strokes, all of it in the image area."""
     letters = filled(*((left, 22, left + 10, 58) for left in (30, 60, 90)))
-    name = text(NAME, Meaning.IDENTITY, words=words, legible=legible)
+    name = text(NAME, Meaning.IDENTITY, words="KIM")
     return Found(texts=[name], drawn={TEXT: letters}, area=filled((0, 0, 150, 100)))
 
 
@@ -293,35 +258,27 @@ def test_in_the_image_area_only_strokes_of_proven_letters_are_filled(plan: Plan)
     assert plan(found, RESEARCH).mask[place(NAME)].all()
 
 
-def test_a_name_over_the_areas_edge_goes_by_its_strokes_within_and_whole_without(plan: Plan) -> None:
+@pytest.mark.parametrize("rim", [0, round(planning.RIM * ROWS)])
+def test_a_name_over_the_areas_edge_goes_by_its_strokes_within_and_whole_without(
+    plan: Plan, rim: int
+) -> None:
+    """In the rim only what differs from the background may be tissue."""
     found = on_tissue()
-    found.area = filled((0, 0, 70, 100))
+    found.area, found.dim_tissue = filled((0, 0, 70, 100)), filled((0, 0, (70 + rim) * (rim > 0), ROWS))
     mask = plan(found, CLINICAL).mask
-    assert mask[20:60, 70:120].all()
-    assert np.array_equal(mask[:, :70], found.drawn[TEXT][:, :70])
+    assert mask[20:60, 70 + rim : 120].all()
+    assert np.array_equal(mask[:, : 70 + rim], found.drawn[TEXT][:, : 70 + rim])
 
 
 @pytest.mark.parametrize(("share", "goes"), [(0.9, True), (0.2, False)])
 def test_letters_that_were_taken_for_a_curve_go_and_a_curve_behind_letters_stays(
     plan: Plan, share: float, goes: bool
 ) -> None:
-    read = Line("70910529", 0.99, legible=True)
-    found = Found(texts=[Text(box_of(NAME), read, Meaning.IDENTITY)])
     left, top, right, bottom = NAME
     below = (left, round(bottom - share * (bottom - top)), right, bottom)
-    found.traces = filled(below, (left, bottom, left + 4, ROWS), (0, ROWS - 60, COLUMNS, ROWS))
-    mask = plan(found, CLINICAL).mask
-    assert mask[place(below)].any() == goes
-
-
-def test_in_the_rim_only_what_differs_from_the_background_may_be_tissue(plan: Plan) -> None:
-    found = on_tissue()
-    found.area = filled((0, 0, 70, 100))
-    rim = round(planning.RIM * ROWS)
-    found.dim_tissue = filled((0, 0, 70 + rim, ROWS))
-    mask = plan(found, CLINICAL).mask
-    assert mask[20:60, 70 + rim : 120].all()
-    assert np.array_equal(mask[:, : 70 + rim], found.drawn[TEXT][:, : 70 + rim])
+    curve = filled(below, (left, bottom, left + 4, ROWS), (0, ROWS - 60, COLUMNS, ROWS))
+    name = Text(level_box(NAME, 0.9), Line("70910529", 0.99, legible=True), Meaning.IDENTITY)
+    assert plan(Found(texts=[name], traces=curve), CLINICAL).mask[place(below)].any() == goes
 
 
 def test_what_may_be_letters_and_is_not_proven_stays_and_is_listed(plan: Plan) -> None:
@@ -337,15 +294,16 @@ def test_what_may_be_letters_and_is_not_proven_stays_and_is_listed(plan: Plan) -
     assert plan(found, RESEARCH).mask[place(NAME)].all() and plan(found, RESEARCH).in_doubt == ()
 
 
+LETTERS: tuple[Box, ...] = tuple((left, 150, left + 4, 162) for left in range(20, 60, 8))
+
+
 def test_a_line_that_the_mark_network_alone_has_drawn_is_read(plan: Plan) -> None:
-    letters = filled(*((left, 150, left + 4, 162) for left in range(20, 60, 8)))
-    found = Found(drawn={TEXT: letters}, small=Line("KIM M", 0.9, legible=True))
-    assert plan(found, CLINICAL).readings[0].text == "KIM M"
-    found.small = Line("Gn -2", 0.97, legible=True)
-    made = plan(found, CLINICAL)
-    assert not made.mask.any() and made.kept[letters].all()
-    found.small = Line("K", 0.97, legible=True)  # one letter is no line
-    assert plan(found, CLINICAL).readings == ()
+    name, setting, one_letter = (
+        plan(Found(drawn={TEXT: filled(*LETTERS)}, small=Line(words, confidence, legible=True)), CLINICAL)
+        for words, confidence in (("KIM M", 0.9), ("Gn -2", 0.97), ("K", 0.97))
+    )
+    assert name.readings[0].text == "KIM M" and one_letter.readings == ()
+    assert not setting.mask.any() and setting.kept[filled(*LETTERS)].all()
 
 
 def test_a_curve_is_never_filled(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,39 +311,28 @@ def test_a_curve_is_never_filled(plan: Plan, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(planning, "_waves", lambda *_: Waves(nothing(), curve))
     for policy in CleaningPolicy:
         mask = plan(scene(), policy).mask
-        assert not (mask & curve).any()
-        assert mask[place(NAME)].any()
+        assert not (mask & curve).any() and mask[place(NAME)].any()
     assert plan(scene(), RESEARCH).mask[30, 30]
 
 
 def test_too_much_of_the_picture_is_no_picture_but_a_banner_is_not_counted(plan: Plan) -> None:
-    large: Box = (0, 0, COLUMNS, 100)
-    found = Found(texts=[text(large, Meaning.IDENTITY)])
+    found = Found(texts=[text((0, 0, COLUMNS, 100), Meaning.IDENTITY)])
     with pytest.raises(CleaningFailed, match="of the picture"):
         plan(found, CLINICAL)
     found.banner = filled((0, 0, COLUMNS, 120))
     assert plan(found, CLINICAL).banner[:110].all()
-
-
-def test_the_largest_share_is_two_fifths() -> None:
     planning.check_share(filled((0, 0, COLUMNS, 80)))
     with pytest.raises(CleaningFailed, match="at most 40%"):
         planning.check_share(filled((0, 0, COLUMNS, 81)))
 
 
 def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = scene(), Found(texts=[text(SETTING, Meaning.IDENTITY, words="LEE")])
-    plans = iter([plan(first, CLINICAL), plan(second, CLINICAL)])
-    graphics: list[bool] = []
-
-    def next_plan(*_: object, **how: bool) -> RemovalPlan:
-        graphics.append(how["graphics"])
-        return next(plans)
-
-    monkeypatch.setattr(planning, "plan_removal", next_plan)
+    second = Found(texts=[text(SETTING, Meaning.IDENTITY, words="LEE")])
+    planned = Mock(side_effect=[plan(scene(), CLINICAL), plan(second, CLINICAL)])
+    monkeypatch.setattr(planning, "plan_removal", planned)
     made = plan(scene(), CLINICAL, views=2)
-    assert graphics == [True, False]  # what is drawn is seen in the first view
-
+    # what is drawn is seen in the first view
+    assert [call.kwargs["graphics"] for call in planned.mock_calls] == [True, False]
     assert made.mask[place(NAME)].all() and made.mask[place(SETTING)].all()
     assert not made.kept.any() and not (made.not_tissue & made.mask).any()
     assert made.not_tissue[place(CROSS)].all()
@@ -395,23 +342,25 @@ def test_what_one_view_takes_no_other_keeps(plan: Plan, monkeypatch: pytest.Monk
 
 def test_views_may_take_too_much_together(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     halves = ((0, 0, 150, 120), (150, 0, COLUMNS, 120))
-    plans = iter([plan(Found(texts=[text(half, Meaning.IDENTITY)]), CLINICAL) for half in halves])
-    monkeypatch.setattr(planning, "plan_removal", lambda *_, **__: next(plans))
+    plans = [plan(Found(texts=[text(half, Meaning.IDENTITY)]), CLINICAL) for half in halves]
+    monkeypatch.setattr(planning, "plan_removal", Mock(side_effect=plans))
     with pytest.raises(CleaningFailed, match="of the picture"):
         plan(scene(), CLINICAL, views=2)
 
 
 def test_a_drawn_word_that_the_text_detector_has_is_told_once(plan: Plan) -> None:
-    found = scene()
-    found.marks = (Annotation(TEXT, (22, 22, 118, 58), 0.6), Annotation(TEXT, (20, 150, 60, 170), 0.6))
-    found.drawn[TEXT] = filled((20, 150, 60, 170))
-    boxes = [mark.box for mark in plan(found, CLINICAL).marks if mark.kind is TEXT]
-    assert boxes == [(20, 150, 60, 170), NAME, SETTING]
+    found, other = scene(), (20, 150, 60, 170)
+    found.marks = (Annotation(TEXT, (22, 22, 118, 58), 0.6), Annotation(TEXT, other, 0.6))
+    found.drawn[TEXT] = filled(other)
+    assert [mark.box for mark in plan(found, CLINICAL).marks if mark.kind is TEXT] == [other, NAME, SETTING]
 
 
 def test_marks_are_cut_to_the_picture() -> None:
-    beyond = box_of((-5, -5, 20, 20), 1.2), box_of((COLUMNS + 5, 10, COLUMNS + 50, 20))
-    (mark,) = planning.box_marks(beyond, (ROWS, COLUMNS))
-    assert (mark.kind, mark.box, mark.confidence) == (TEXT, (0, 0, 20, 20), 1.0)
-    (mark,) = planning.box_marks([box_of((280, 190, 320, 220))], (ROWS, COLUMNS))
-    assert mark.box == (280, 190, COLUMNS, ROWS)
+    beyond = [
+        level_box((-5, -5, 20, 20), 1.2),
+        level_box((COLUMNS + 5, 10, COLUMNS + 50, 20), 0.9),
+        level_box((280, 190, 320, 220), 0.9),
+    ]
+    marks = planning.box_marks(beyond, (ROWS, COLUMNS))
+    cut = [((0, 0, 20, 20), 1.0), ((280, 190, COLUMNS, ROWS), 0.9)]
+    assert [(mark.kind, mark.box, mark.confidence) for mark in marks] == [(TEXT, *one) for one in cut]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import cast
+from unittest.mock import Mock
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, dilated
@@ -62,8 +62,7 @@ def judged(reader: Reader, flow: float = 0.0) -> tuple[str, str, Meaning]:
 
 def test_what_the_reader_of_small_letters_proves_is_read_once_but_in_a_spectrum_it_proves_nothing() -> None:
     reader = Reader(line("Gn -1.4"), line("Kim"))
-    assert judged(reader) == ("Gn -1.4", "Gn -1.4", Meaning.ACOUSTIC)
-    assert reader.asked == 0
+    assert judged(reader) == ("Gn -1.4", "Gn -1.4", Meaning.ACOUSTIC) and reader.asked == 0
     assert judged(reader, flow=1.0)[2] is Meaning.IDENTITY
 
 
@@ -73,26 +72,19 @@ def test_what_the_reader_of_small_letters_proves_is_read_once_but_in_a_spectrum_
 )
 def test_what_it_does_not_prove_is_judged_by_rapidocr(small: Line, large: Line, meaning: Meaning) -> None:
     reader = Reader(small, large)
-    assert judged(reader) == (large.text, small.text, meaning)
-    assert reader.asked == 1
+    assert judged(reader) == (large.text, small.text, meaning) and reader.asked == 1
 
 
 def test_a_reader_of_small_letters_is_given_rows_and_columns_of_pixels_of_a_nearly_level_line() -> None:
-    seen: list[Picture] = []
-
-    class Small:
-        def read(self, crop: Picture) -> Line:
-            seen.append(crop)
-            return line("Gn")
-
-    reader = shared_reader().beside(cast(LineReader, Small()))
+    small = Mock()
+    small.read.return_value = line("Gn")
+    reader = shared_reader().beside(cast(LineReader, small))
     picture = np.random.default_rng(1).integers(0, 255, PICTURE.shape).astype(np.uint8)
-    assert reader.read_small(picture, box(20, 30, 80, 40, slope=1.0)).text == "Gn"
-    assert np.array_equal(seen[-1], picture[30:41, 20:80])
-    reader.read_small(picture, box(20, 30, 80, 40, slope=20.0))
-    assert seen[-1].shape[:2] == (10, 63)  # along the slope
-    reader.read_small(picture, box(20, 10, 30, 70))
-    assert seen[-1].shape[:2] == (10, 60)  # along the vertical line
+    places = (box(20, 30, 80, 40, slope=1.0), box(20, 30, 80, 40, slope=20.0), box(20, 10, 30, 70))
+    assert {reader.read_small(picture, place).text for place in places} == {"Gn"}
+    level, sloping, upright = (call.args[0] for call in small.read.mock_calls)
+    assert np.array_equal(level, picture[30:41, 20:80])
+    assert (sloping.shape[:2], upright.shape[:2]) == ((10, 63), (10, 60))  # each along its line
     assert not shared_reader().read_small(picture, box(20, 30, 80, 40)).legible  # it has none
 
 
@@ -107,10 +99,8 @@ def test_a_name_in_a_box_of_two_lines_is_read_by_itself() -> None:
         def read(self, _view: Picture, box: TextBox, _least: int) -> Line:
             return line("Gn -1.4" if box.height > 15 else "Kim")
 
-    reader = Page(NOTHING_READ, NOTHING_READ)
-    found = find_texts(
-        PICTURE, cast(TextReader, reader), np.zeros(PICTURE.shape, np.bool_), no_waves(PICTURE.shape)
-    )
+    reader, known = cast(TextReader, Page(NOTHING_READ, NOTHING_READ)), np.zeros(PICTURE.shape, np.bool_)
+    found = find_texts(PICTURE, reader, known, no_waves(PICTURE.shape))
     assert [(text.line.text, text.meaning) for text in found] == [
         ("Gn -1.4", Meaning.ACOUSTIC),
         ("Kim", Meaning.IDENTITY),
@@ -125,15 +115,13 @@ def test_an_upright_line_is_followed_to_both_of_its_ends(found: tuple[int, int],
 
         def read(self, _view: Picture, box: TextBox, _least: int = 1) -> Line:
             _, top, _, bottom = box.box
-            shown = (min(bottom, 120) - max(top, 20)) // 10
-            return line("HANSENPETRA"[:shown] + "I" * (top < 10))
+            return line("HANSENPETRA"[: ((min(bottom, 120) - max(top, 20)) // 10)] + "I" * (top < 10))
 
     rows = found[::-1] if runs_up else found
     corners = [(40, rows[0]), (40, rows[1]), (30, rows[1]), (30, rows[0])]
     place = Candidate(np.zeros((200, 120), np.uint8), TextBox(np.array(corners, np.float32), 0.9), 0.0)
     left, top, right, bottom = place.followed(cast(TextReader, Letters(NOTHING_READ, NOTHING_READ))).box.box
-    assert (left, right) == (30, 40)
-    assert top <= 30 and 110 <= bottom <= 150
+    assert (left, right) == (30, 40) and top <= 30 and 110 <= bottom <= 150
 
 
 @pytest.mark.parametrize("turns", [1, 3])
@@ -185,8 +173,7 @@ def test_two_of_three_witnesses_or_one_reader_that_is_sure(
 
 
 def speckle(level: int) -> Picture:
-    random = np.random.default_rng(7)
-    return np.clip(random.normal(level, level / 10, (90, 180)), 0, 255).astype(np.uint8)
+    return np.clip(np.random.default_rng(7).normal(level, level / 10, (90, 180)), 0, 255).astype(np.uint8)
 
 
 def written(level: int, colour: int) -> tuple[Picture, Mask]:
@@ -211,8 +198,7 @@ def test_strokes_are_found_over_speckle_and_pixels_beside_them_are_not(level: in
 def test_all_letters_go_whatever_the_mark_network_has_drawn(drawn: Callable[[Mask], Mask]) -> None:
     picture, ink = written(50, 255)
     found = letter_strokes([text()], drawn(ink), picture, 0.15)
-    assert found[ink].mean() >= 0.99 and found[drawn(ink)].all()
-    assert not (found & ~dilated(ink, 7)).any()
+    assert found[ink].mean() >= 0.99 and found[drawn(ink)].all() and not (found & ~dilated(ink, 7)).any()
 
 
 def test_strokes_of_other_places_are_not_taken_nor_any_beyond_the_picture() -> None:
@@ -224,7 +210,7 @@ def test_strokes_of_other_places_are_not_taken_nor_any_beyond_the_picture() -> N
     assert not strokes_in(picture, level_box((400, 300, 450, 320), 0.9)).any()
 
 
-def shares(outputs: Sequence[str], sure: float = 0.9) -> npt.NDArray[np.float32]:
+def shares(outputs: Sequence[str], sure: float = 0.9) -> np.ndarray:
     """``[columns, symbols]``; "" is the blank."""
     found = np.full((len(outputs), len(SYMBOLS) + 1), (1 - sure) / len(SYMBOLS), np.float32)
     for column, symbol in enumerate(outputs):
@@ -271,15 +257,10 @@ def test_dark_is_minus_one_faint_letters_stand_out_and_colour_is_its_brightest_c
     assert np.array_equal(prepared(blue), prepared(crop))
 
 
-def reading(outputs: Sequence[str], sure: float, crop: npt.NDArray[np.uint8]) -> tuple[Line, int]:
+def reading(outputs: Sequence[str], sure: float, crop: np.ndarray) -> tuple[Line, int]:
     """What is read, and how often the network was run."""
-    runs = []
-
-    def run(lines: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.float32]]:
-        runs.append(lines.shape)
-        return {"symbols": shares(outputs, sure)[None]}
-
-    return LineReader(run).read(crop), len(runs)
+    run = Mock(return_value={"symbols": shares(outputs, sure)[None]})
+    return LineReader(run).read(crop), run.call_count
 
 
 @pytest.mark.parametrize("shape", [(0, 40), (40, 0), (2, 40), (40, 2), (2, 40, 3)])
@@ -305,5 +286,4 @@ def test_a_line_is_legible_with_a_letter_that_is_read_surely(
 
 def test_unknown_letters_count_and_no_line_is_shown_in_a_repr() -> None:
     line = Line(known("Gn 한글 -"), 0.9, legible=True)
-    assert line.text == f"Gn {UNKNOWN * 2} -" and line.letters == 4
-    assert "Gn" not in repr(line)
+    assert line.text == f"Gn {UNKNOWN * 2} -" and line.letters == 4 and "Gn" not in repr(line)

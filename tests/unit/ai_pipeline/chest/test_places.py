@@ -35,8 +35,7 @@ def by_darkness(values: np.ndarray) -> dict[str, np.ndarray]:
     """An engine that knows a drawn chest's organs by their grey, wherever they are."""
     grey = values[:, 0] * 128 + 127
     bright, dark = grey > 195, grey < 115
-    columns = np.arange(SIDE) + 0.5
-    right = dark & (columns < SIDE / 2)
+    right = dark & ((np.arange(SIDE) + 0.5) < SIDE / 2)
     return {"organs": np.stack([bright, right, dark & ~right], axis=1).astype(np.float32)}
 
 
@@ -55,32 +54,26 @@ def ratio_of(
 
 
 def test_heart_and_thorax_are_measured_with_their_lines() -> None:
-    picture, _ = drawn_chest(480, heart=0.4)
-
-    measured = ratio_of(picture).measurements
-
-    assert [one.name for one in measured] == ["Cardiothoracic ratio", "Heart width", "Thoracic width"]
-    ratio, heart, thorax = measured
+    ratio, heart, thorax = ratio_of(drawn_chest(480, heart=0.4)[0]).measurements
+    assert [(one.name, one.unit.value) for one in (ratio, heart, thorax)] == [
+        ("Cardiothoracic ratio", "{ratio}"),
+        ("Heart width", "{pixels}"),
+        ("Thoracic width", "{pixels}"),
+    ]
+    assert ratio.lines == heart.lines + thorax.lines and heart.value == pytest.approx(0.4 * 480, abs=6)
+    assert heart.value / thorax.value == pytest.approx(ratio.value, abs=0.001)
     assert ratio.value == pytest.approx(0.5, abs=0.02)
-    assert ratio.lines == heart.lines + thorax.lines
-    assert heart.value == pytest.approx(0.4 * 480, abs=6)
-    assert (heart.unit.value, ratio.unit.value) == ("{pixels}", "{ratio}")
-    assert ratio.value == pytest.approx(heart.value / thorax.value, abs=0.001)
     assert (ratio.model, heart.site.meaning) == (MODEL.ref, "Heart")  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("pose", [pose for pose in POSES if not pose.inverted or pose.turned == 0])
 def test_lines_lie_on_the_organs_however_the_picture_is_shown(pose: Pose) -> None:
     picture, organs = drawn_chest(480, heart=0.44)
-    seen = shown(picture, pose)
-    masks = [shown(organ.astype(np.uint8), replace(pose, inverted=False)) for organ in organs]
-    turned = pose.turned in {90, 270}
-
-    heart = ratio_of(seen, pose).measurements[1]
-
+    organ, turned = shown(organs[0].astype(np.uint8), replace(pose, inverted=False)), pose.turned in {90, 270}
+    heart = ratio_of(shown(picture, pose), pose).measurements[1]
     [line] = heart.lines
     along = sorted(point[1 if turned else 0] for point in (line[0], line[-1]))
-    occupied = np.flatnonzero(masks[0].any(axis=1 if turned else 0))
+    occupied = np.flatnonzero(organ.any(axis=1 if turned else 0))
     assert along == pytest.approx([occupied[0], occupied[-1] + 1], abs=4)
     assert heart.value == pytest.approx(along[1] - along[0], abs=0.1)
 
@@ -111,16 +104,6 @@ def test_widths_are_in_millimetres_only_where_the_header_can_be_trusted(
     assert (in_unit.unit.value, in_unit.value) == (unit, pytest.approx(in_pixels.value * spacing, abs=0.1))
 
 
-def test_a_reader_is_told_where_fluid_may_have_been_taken_for_heart() -> None:
-    picture, _ = drawn_chest(480)
-    image = ArrayImage(picture[None], modality="DX", view_position="PA")
-    anatomy = MODEL.outline(picture, UPRIGHT)
-    for effusion in (False, True):
-        found = measure(image, anatomy, UPRIGHT, MODEL, Projections.PA, effusion=effusion)
-        assert found.measurements
-        assert [note.text for note in found.notes[1:]] == [EFFUSION_NOTE] * effusion
-
-
 @pytest.mark.parametrize(
     ("heart", "view", "effusion", "statement"),
     [
@@ -137,39 +120,34 @@ def test_the_statement_says_what_a_reader_would_surely_agree_with(
 ) -> None:
     picture, _ = drawn_chest(480, heart=0.8 * heart)  # the lungs take .8 of the width
     image = ArrayImage(picture[None], modality="DX", view_position=view)
-    anatomy = MODEL.outline(picture, UPRIGHT)
-    found = measure(image, anatomy, UPRIGHT, MODEL, Projections.ALL, effusion=effusion)
+    found = measure(image, MODEL.outline(picture), UPRIGHT, MODEL, Projections.ALL, effusion=effusion)
     said = found.measurements[0].statement
-    assert said.startswith(statement)
-    assert len(said) <= 110
-    assert found.judges_size is (view == "PA")
+    assert said.startswith(statement) and len(said) <= 110
+    assert (found.judges_size, "not comparable" in said) == (view == "PA", view == "AP")
     assert ("too large" in said) is (effusion and heart > 0.5)
-    assert ("not comparable" in said) is (view == "AP")
+    assert [note.text for note in found.notes[1:]] == [EFFUSION_NOTE] * effusion
 
 
 @pytest.mark.parametrize("projection", ["AP", ""])
 def test_other_projections_are_measured_only_where_a_rule_wants_it_and_say_so(projection: str) -> None:
     picture, _ = drawn_chest(480)
     refused = ratio_of(picture, view=projection)
+    wanted, frontal = (ratio_of(picture, wanted=Projections.ALL, view=view) for view in (projection, "PA"))
     assert refused.measurements == () and "PA" in refused.notes[0].text
-    wanted = ratio_of(picture, wanted=Projections.ALL, view=projection)
     assert wanted.measurements and "Not comparable" in wanted.notes[0].text
-    assert "Not comparable" not in ratio_of(picture, wanted=Projections.ALL).notes[0].text
+    assert "Not comparable" not in frontal.notes[0].text
     nothing = ratio_of(np.full((480, 480), 170, np.uint8))
     assert nothing.measurements == () and nothing.notes[0].text.startswith("not measured: ")
 
 
 def test_a_box_is_on_an_organ_only_if_it_lies_on_its_outline() -> None:
     picture, _ = drawn_chest(480)
-    for pose in (UPRIGHT, Pose(90), Pose(180)):
-        anatomy = MODEL.outline(shown(picture, pose), pose)
-        corners = {Pose(): (0, 0, 40, 40), Pose(90): (440, 0, 480, 40), Pose(180): (440, 440, 480, 480)}[pose]
-        assert not anatomy.touches(corners, (HEART, RIGHT_LUNG, LEFT_LUNG))
-    upright = MODEL.outline(picture)
-    assert upright.touches((220, 280, 280, 320), (HEART,))
-    assert not upright.touches((220, 280, 280, 320), (RIGHT_LUNG,))
-    assert upright.touches((-50, 150, 120, 250), (RIGHT_LUNG,))
-    assert not upright.touches((-50, 150, 120, 250), (LEFT_LUNG,))
+    for pose, left, top in ((UPRIGHT, 0, 0), (Pose(90), 440, 0), (Pose(180), 440, 440)):
+        corner, anatomy = (left, top, left + 40, top + 40), MODEL.outline(shown(picture, pose), pose)
+        assert not anatomy.touches(corner, (HEART, RIGHT_LUNG, LEFT_LUNG))
+    upright, heart, right = MODEL.outline(picture), (220, 280, 280, 320), (-50, 150, 120, 250)
+    assert upright.touches(heart, (HEART,)) and not upright.touches(heart, (RIGHT_LUNG,))
+    assert upright.touches(right, (RIGHT_LUNG,)) and not upright.touches(right, (LEFT_LUNG,))
 
 
 SAME = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -187,8 +165,7 @@ def found(masks: np.ndarray, *more: np.ndarray) -> Anatomy:
 @pytest.mark.parametrize("heart", [0.3, 0.4, 0.5])
 def test_the_ratio_is_the_width_of_the_heart_over_that_of_the_lungs(heart: float) -> None:
     measured = found(drawn_chest(SIDE, heart=heart)[1]).measured
-    assert measured is not None
-    assert measured.ratio == pytest.approx(heart / 0.8, abs=0.02)
+    assert measured is not None and measured.ratio == pytest.approx(heart / 0.8, abs=0.02)
     assert measured.heart.length == pytest.approx(heart * SIDE, abs=2)
     assert measured.thorax.points[0][0] == pytest.approx(0.1 * SIDE, abs=1.5)
 
@@ -196,18 +173,13 @@ def test_the_ratio_is_the_width_of_the_heart_over_that_of_the_lungs(heart: float
 def test_lines_lie_in_the_source_whatever_its_size() -> None:
     picture, organs = drawn_chest(600)
     _, to_model = network_input(picture[:480], INPUT)
-    _, at_model = drawn_chest(SIDE)
     rows = round(480 * SIDE / 600)
-    padded = np.zeros((3, SIDE, SIDE), np.float32)
-    top = (SIDE - rows) // 2
-    padded[:, top : top + rows] = at_model[:, :rows]
-
+    padded, top = np.zeros((3, SIDE, SIDE), np.float32), (SIDE - rows) // 2
+    padded[:, top : top + rows] = drawn_chest(SIDE)[1][:, :rows]
     measured = anatomy_of(padded[None], [SAME], to_model, TOLERANCE).measured
-
     assert measured is not None
-    columns = np.flatnonzero(organs[0].any(axis=0))
-    assert measured.heart.points[0][0] == pytest.approx(columns[0], abs=5)
-    assert measured.heart.points[-1][0] == pytest.approx(columns[-1] + 1, abs=5)
+    columns, ends = np.flatnonzero(organs[0].any(axis=0)), measured.heart.points
+    assert (ends[0][0], ends[-1][0]) == pytest.approx((columns[0], columns[-1] + 1), abs=5)
 
 
 def spoilt(change: str) -> list[np.ndarray]:
@@ -217,15 +189,14 @@ def spoilt(change: str) -> list[np.ndarray]:
     small[1, : round(0.55 * SIDE)] = False
     tail[0, 118:124, 80:135] = True
     narrow, wide = (drawn_chest(SIDE, heart=heart)[1] for heart in (0.36, 0.44))
-    made = {
+    return {
         "no lung": [organs * np.array([1, 0, 1], bool)[:, None, None]],
         "mirrored": [organs[:, :, ::-1]],
         "a small lung": [small],
         "cut off": [np.roll(organs, -round(0.13 * SIDE), axis=2)],
         "small changes": [narrow, narrow, wide],
         "not that of a heart": [tail],
-    }
-    return made[change]
+    }[change]
 
 
 @pytest.mark.parametrize(
@@ -242,13 +213,9 @@ def test_outlines_that_are_no_chest_are_not_measured(change: str, fault: str) ->
 
 def test_a_chest_with_one_white_lung_is_no_place_for_boxes() -> None:
     _, organs = drawn_chest(SIDE)
-    white = organs.copy()
-    white[2] = 0
+    white = organs * np.array([1, 1, 0], bool)[:, None, None]
     white[2, 30:50, 115:125] = True
-
-    assert found(organs).is_chest
-    assert not found(white).is_chest
-    assert not found(np.zeros_like(organs)).is_chest
+    assert [found(masks).is_chest for masks in (organs, white, organs & False)] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -264,8 +231,7 @@ def test_outlines_lie_in_the_image_where_the_grid_says(way: Affine) -> None:
 
     drawn = Anatomy(masks, way, None).in_image(180, 220)
 
-    assert drawn.shape == (3, 180, 220)
-    assert not drawn[[0, 2]].any()
+    assert drawn.shape == (3, 180, 220) and not drawn[[0, 2]].any()
     rows, columns = np.nonzero(drawn[1])
     edges = (columns.min(), columns.max() + 1, rows.min(), rows.max() + 1)
     assert edges == pytest.approx((left, right, top, bottom), abs=1)
@@ -284,45 +250,37 @@ def _maps(row: int, column: int) -> np.ndarray:
 
 
 def test_the_box_lies_where_the_maps_speak_for_it() -> None:
-    head = _head()
-
-    assert head.find(_maps(10, 10), "Mass").corners == pytest.approx((0.6, 0.6, 0.9, 0.9))
-    found = head.find(_maps(3, 3), "Mass")
-    assert found.corners[0] < 0.2
-    assert found.corners[0] <= found.point[0] <= found.corners[2]
+    low, high = (_head().find(_maps(at, at), "Mass") for at in (10, 3))
+    assert low.corners == pytest.approx((0.6, 0.6, 0.9, 0.9))
+    assert high.corners[0] < 0.2 and high.corners[0] <= high.point[0] <= high.corners[2]
 
 
 def test_a_drawn_box_counts_as_much_as_it_is_trusted() -> None:
-    trusting = BoxHead(_head().candidates, trust=6.0)
+    plain, trusting = _head(), BoxHead(_head().candidates, trust=6.0)
     maps, nothing = np.zeros((1, len(PARTS), 14, 14), np.float32), np.zeros((0, 5), np.float32)
     drawn = np.array([[0.62, 0.6, 0.9, 0.9, 0.3], [0.1, 0.1, 0.4, 0.4, 0.03]], np.float32)
-
     assert trusting.find(maps, "Mass", drawn).corners == pytest.approx((0.6, 0.6, 0.9, 0.9))
-    assert _head().find(maps, "Mass", drawn) == _head().find(maps, "Mass")
+    assert plain.find(maps, "Mass", drawn) == plain.find(maps, "Mass")
     assert trusting.find(maps, "Mass", nothing) == trusting.find(maps, "Mass")
     assert BoxHead.from_bytes(trusting.to_bytes()).trust == 6.0
 
 
 def test_a_yolos_rows_are_told_by_label_in_shares_of_the_picture() -> None:
     rows = np.array([[-4, 22.4, 112, 224, 0.5, 1.0], [0, 0, 224, 224, 0.2, 0.0]], np.float32)
-
     drawn = detections_by_label(rows, ("Effusion", "Mass", "Nodule"), 224)
-
     assert drawn["Mass"].tolist() == pytest.approx(np.array([[0, 0.1, 0.5, 1.0, 0.5]]))
-    assert drawn["Effusion"].shape == (1, 5)
-    assert drawn["Nodule"].shape == (0, 5)
+    assert (drawn["Effusion"].shape, drawn["Nodule"].shape) == ((1, 5), (0, 5))
 
 
 def test_a_region_is_in_the_source_and_says_that_a_detector_drew_it() -> None:
     # A source of 1,000 × 800 that fills 224 × 179 of the model's square, 22 pixels from its top.
     to_model = Affine(0.224, 0, 0, 0, 0.224, 22.4)
-
-    found = region(ScoredBox((0.5, 0.05, 0.75, 0.5), (0.6, 0.3), 0.5), 224, to_model, 800, 1000)
-
-    assert found is not None
+    inside, above = (0.5, 0.05, 0.75, 0.5), (0.5, 0.0, 0.75, 0.05)
+    found, none = (
+        region(ScoredBox(box, (0.6, 0.3), 0.5), 224, to_model, 800, 1000) for box in (inside, above)
+    )
+    assert found is not None and found.origin is Origin.DETECTOR and none is None
     assert found.bounds == pytest.approx((500, 0, 750, 400), abs=0.01)
-    assert found.origin is Origin.DETECTOR
-    assert region(ScoredBox((0.5, 0.0, 0.75, 0.05), (0.6, 0.0), 0.5), 224, to_model, 800, 1000) is None
 
 
 SIZE = 160
@@ -349,11 +307,8 @@ def test_the_heat_maps_peak_is_the_hot_cell_in_the_source(rows: int, columns: in
     _, to_model = prepare(np.zeros((rows, columns), np.uint8), Chain(), SIZE)
     places = np.zeros((10, 10), np.float32)
     places[4, 6] = 8.0
-
     heat = heatmap(activation(places, SIZE, to_model, rows, columns)).values
-
-    assert heat.shape == (rows, columns)
-    assert heat.dtype == np.float32
+    assert (heat.shape, heat.dtype) == ((rows, columns), np.float32)
     assert 0.0 <= heat.min() <= heat.max() <= 1.0
     down, across = np.unravel_index(int(heat.argmax()), heat.shape)
     (expected,) = to_model.inverse()([(6.5 * 16, 4.5 * 16)])
@@ -361,17 +316,13 @@ def test_the_heat_maps_peak_is_the_hot_cell_in_the_source(rows: int, columns: in
 
 
 def test_the_box_follows_the_hot_cell_into_source_coordinates() -> None:
-    left, right = (0.1, 0.4, 0.3, 0.6), (0.6, 0.4, 0.8, 0.6)
-    boxes = np.array([left, right], np.float32)
+    boxes = np.array([(0.1, 0.4, 0.3, 0.6), (0.6, 0.4, 0.8, 0.6)], np.float32)
     templates = BoxTemplates(np.zeros(2, np.int64), boxes, np.full(2, 0.04, np.float32))
     _, to_model = prepare(np.zeros((1000, 1000), np.uint8), Chain(), SIZE)
     places = np.zeros((10, 10), np.float32)
     places[4:6, 6:8] = 5.0
-
     region = templates.box(activation(places, SIZE, to_model, 1000, 1000), 0)
-
-    assert region is not None
-    assert region.bounds == pytest.approx((600, 400, 800, 600), abs=0.1)
+    assert region is not None and region.bounds == pytest.approx((600, 400, 800, 600), abs=0.1)
 
 
 PLEURA = Code("3120008", "SCT", "Pleura")

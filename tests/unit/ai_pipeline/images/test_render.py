@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import ImageDraw, ImageFont
 
@@ -46,7 +45,7 @@ def finding(*boxes: tuple[float, float, float, float], decision: Decision = Deci
     return Finding("Cardiomegaly", code, 0.83, 0.4, decision, "1.2", MODEL, regions=regions)
 
 
-def with_heatmap(values: npt.NDArray[np.float32]) -> Finding:
+def with_heatmap(values: np.ndarray) -> Finding:
     return replace(finding(), evidence=Heatmap(values, "CAM"))
 
 
@@ -54,11 +53,10 @@ def with_heatmap(values: npt.NDArray[np.float32]) -> Finding:
 def test_words_stand_below_the_picture_and_cover_nothing_of_it(shape: tuple[int, ...]) -> None:
     display = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
     rows, columns = shape[:2]
-    values = np.zeros((rows, columns), np.float32)
-    for drawn in (annotate(display, [finding()]), heatmap_overlay(display, with_heatmap(values))):
-        assert drawn.dtype == np.uint8
-        expected = display if display.ndim == 3 else display[:, :, None]
-        assert np.array_equal(drawn[:rows, :columns], np.broadcast_to(expected, (rows, columns, 3)))
+    expected = np.broadcast_to(display.reshape(rows, columns, -1), (rows, columns, 3))
+    cold = with_heatmap(np.zeros((rows, columns), np.float32))
+    for drawn in (annotate(display, [finding()]), heatmap_overlay(display, cold)):
+        assert drawn.dtype == np.uint8 and np.array_equal(drawn[:rows, :columns], expected)
         assert (drawn[rows + 1 :] > 150).all(axis=2).sum() > 100  # letters
 
 
@@ -90,11 +88,9 @@ def test_several_boxes_are_numbered_and_many_are_counted() -> None:
     ]
     assert _box_captions([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
     boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
-    drawn = annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])
-    yellow = (drawn == YELLOW).all(axis=2)
+    between = (annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])[251:271] == YELLOW).all(axis=2)
     # The first stands below its box, at the left; the second above its own, at the right, where it is free.
-    assert yellow[251:271, :30].any() and yellow[251:271, 370:400].any()
-    assert not yellow[251:271, 30:370].any()
+    assert between[:, :30].any() and between[:, 370:400].any() and not between[:, 30:370].any()
 
 
 def test_a_box_is_drawn_on_the_edge_pixels_of_its_area() -> None:
@@ -150,18 +146,16 @@ def test_a_label_says_the_category_first_and_a_number_only_beside_its_cut_off(
 def test_the_legend_warns_names_the_model_and_has_the_notes_for_every_picture() -> None:
     everywhere = QualityNote("no outline", "The lung is white.", on_faces=True)
     lines = legend_of([finding()], [everywhere, QualityNote("age", "The patient's age is unknown.")])
-    assert "The lung is white." in lines and "Model: model 1" in lines
+    assert {"The lung is white.", "Model: model 1"} <= set(lines)
     assert not any("age is unknown" in line for line in lines)
     assert lines[-1] == "AI result - not for diagnostic use"
 
 
 def test_the_heat_map_changes_the_picture_where_it_is_hot_only() -> None:
-    display = np.full((400, 400), 100, np.uint8)
     values = np.zeros((400, 400), np.float32)
     values[150:250, 100:200] = 1.0
-    drawn = heatmap_overlay(display, with_heatmap(values))
-    assert not np.array_equal(drawn[200, 150], (100, 100, 100))
-    assert np.array_equal(drawn[300, 150], (100, 100, 100))
+    drawn = heatmap_overlay(np.full((400, 400), 100, np.uint8), with_heatmap(values))
+    assert (drawn[200, 150] != 100).any() and (drawn[300, 150] == 100).all()
 
 
 def test_the_colour_bar_shows_the_colours_as_they_look_over_grey() -> None:
@@ -198,12 +192,11 @@ def test_the_legend_says_what_drew_the_box_and_calls_an_outline_no_box() -> None
     box, triangle = ((1.0, 2.0), (3.0, 4.0)), ((10.0, 10.0), (30.0, 10.0), (20.0, 30.0))
     said = {origin: place_lines([Region("box", box, origin)] * 2) for origin in Origin}
     assert said[Origin.DETECTOR] == ["box: detector, approximate place"]
-    assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"]
-    assert said[Origin.MARK] == []
+    assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"] and said[Origin.MARK] == []
     assert place_lines([Region("polygon", triangle, Origin.DETECTOR)]) == [EDGE_IS_APPROXIMATE]
 
 
-Picture = npt.NDArray[np.uint8]
+Picture = np.ndarray
 
 
 BLUE = (0, 90, 200)  # no letter has it, nor its edges
@@ -247,7 +240,6 @@ def words(count: int) -> list[str]:
 def test_a_page_is_upright_below_a_wide_picture(rows: int, columns: int, upright: bool) -> None:
     whole = drawn(blue(rows, columns), words(2))
     assert whole.shape == ((1600, 1200, 3) if upright else (1200, 1600, 3))
-    assert whole.dtype == np.uint8
     left, top, right, bottom = place_of_picture(whole)
     assert (right - left) * rows == pytest.approx((bottom - top) * columns, abs=max(rows, columns))
 
@@ -256,23 +248,19 @@ def test_letters_are_read_from_a_distance() -> None:
     """Capitals of the smallest letters are 22 pixels high at least."""
     column = drawn("no picture", ["H" * 12] * 60)[:, 700:].any(axis=(1, 2))[200:1000]
     edges = np.flatnonzero(np.diff(column.astype(int)))
-    heights = edges[1::2] - edges[::2][: len(edges[1::2])]
-    assert len(set(heights[:5])) == 1 and heights[0] >= 22
-
-
-def test_more_words_take_more_room_and_none_is_cut_in_silence() -> None:
-    few, more, full, fuller = (drawn("no picture", words(count)) for count in (1, 6, 60, 61))
-    assert more[:, 700:].any(axis=-1).sum() > few[:, 700:].any(axis=-1).sum()
-    assert (full != fuller).any(), "the number of what is left out is another"
+    heights = edges[1:11:2] - edges[:10:2]
+    assert len(set(heights)) == 1 and heights[0] >= 22
 
 
 def test_what_has_no_room_is_counted() -> None:
     blocks = [["a"], ["b", "c"], ["d"], ["e"]]
-    assert page._cut(blocks, 5) == ["a", "b", "c", "d", "e"]
-    assert page._cut(blocks, 4) == ["a", "b", "c", "and 2 more: see the report"]
-    assert page._cut(blocks, 3) == ["a", "and 3 more: see the report"]
+    cut = {
+        5: ["a", "b", "c", "d", "e"],
+        4: ["a", "b", "c", "and 2 more: see the report"],
+        3: ["a", "and 3 more: see the report"],
+    }
+    assert {lines: page._cut(blocks, lines) for lines in cut} == cut
     assert page._cut([["a", "b", "c", "d"], ["e"]], 3) == ["a", "b", "and 3 more lines: see the report"]
-    assert page._cut([], 3) == []
 
 
 @pytest.mark.parametrize(
@@ -284,8 +272,7 @@ def test_nothing_is_written_at_the_edges_or_over_the_picture(shown: PagePicture 
     whole = drawn(
         shown, long, head=["Ü" * 64, "9" * 64, "word " * 90], foot=["m" * 300, "n" * 300], captions=["c" * 99]
     )
-    for edge in (whole[:5], whole[-5:], whole[:, :20], whole[:, -20:]):
-        assert not edge.any()
+    assert not any(edge.any() for edge in (whole[:5], whole[-5:], whole[:, :20], whole[:, -20:]))
     if isinstance(shown, PagePicture):
         left, top, right, bottom = place_of_picture(whole)
         inside = whole[top:bottom, left:right]
@@ -296,10 +283,9 @@ def test_boxes_are_drawn_where_they_are_in_the_picture() -> None:
     """The box from a quarter to three quarters of the picture, which is enlarged."""
     whole = drawn(blue(200, 200, (50, 50, 150, 150)))
     left, top, right, bottom = place_of_picture(whole)
-    rows, columns = np.nonzero((whole[top:bottom, left:right] == (255, 214, 0)).all(axis=-1))
-    assert right - left > 400
+    rows, columns = np.nonzero((whole[top:bottom, left:right] == YELLOW).all(axis=-1))
     shares = np.array([columns.min(), rows.min(), columns.max(), rows.max()]) / (right - left)
-    assert shares == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=0.01)
+    assert right - left > 400 and shares == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=0.01)
 
 
 def test_pixels_that_are_no_squares_are_shown_as_they_are_in_the_body() -> None:
@@ -324,7 +310,6 @@ def test_the_layout_is_that_of_the_drawn_page() -> None:
     content = ("Title", ["Name, Given", "ID: 1"], shown, ["View: PA"], ["AI: nothing found."], ["foot"])
     laid, drawn = page.lay_out_page(*content), page.draw_page(*content)
     assert (laid.height, laid.width) == drawn.shape[:2]
-    assert [one.text for one in laid.texts][:3] == ["Title", "Name, Given", "ID: 1"]
     for one in laid.texts:
         letters = drawn[one.baseline - one.size // 2 : one.baseline, one.left : one.left + one.size]
         assert letters.max() > 200, one

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -24,19 +22,18 @@ def external_tensor(name: str = "w") -> onnx.TensorProto:
 
 def sparse_constant() -> onnx.ModelProto:
     """A Constant whose ``sparse_value`` has its values in another file."""
+    return of_nodes([helper.make_node("Constant", [], ["c"], sparse_value=sparse_tensor())])
+
+
+def sparse_tensor() -> onnx.SparseTensorProto:
     indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
-    sparse = helper.make_sparse_tensor(external_tensor(), indices, [4])
-    return of_nodes([helper.make_node("Constant", [], ["c"], sparse_value=sparse)])
+    return helper.make_sparse_tensor(external_tensor(), indices, [4])
 
 
 def sparse_list() -> onnx.ModelProto:
     """An attribute that is a list of sparse tensors; no operator takes one."""
-    node = helper.make_node("Identity", ["images"], ["c"])
-    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
-    sparse = helper.make_sparse_tensor(external_tensor(), indices, [4])
-    node.attribute.append(
-        onnx.AttributeProto(name="s", type=onnx.AttributeProto.SPARSE_TENSORS, sparse_tensors=[sparse])
-    )
+    node, kind = helper.make_node("Identity", ["images"], ["c"]), onnx.AttributeProto.SPARSE_TENSORS
+    node.attribute.append(onnx.AttributeProto(name="s", type=kind, sparse_tensors=[sparse_tensor()]))
     return of_nodes([node])
 
 
@@ -58,6 +55,13 @@ def deep_in_branches() -> onnx.ModelProto:
     return of_nodes([helper.make_node("If", ["images"], ["c"], then_branch=outer, else_branch=outer)])
 
 
+def foreign_operator(domain: str) -> onnx.ModelProto:
+    model = small_models.network()
+    model.graph.node[1].domain = domain
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    return model
+
+
 def foreign_operator_deep_inside() -> onnx.ModelProto:
     inner = helper.make_graph([helper.make_node("Own", [], ["d"], domain="mine")], "g", [], [])
     return of_nodes([helper.make_node("If", ["images"], ["c"], then_branch=inner, else_branch=inner)])
@@ -65,8 +69,7 @@ def foreign_operator_deep_inside() -> onnx.ModelProto:
 
 def function_named_like_a_kernel() -> onnx.ModelProto:
     """A local function with the name of one of the run time's own kernels, and a call of it."""
-    opsets = [helper.make_opsetid("", 17)]
-    body = [helper.make_node("Identity", ["x"], ["y"])]
+    opsets, body = [helper.make_opsetid("", 17)], [helper.make_node("Identity", ["x"], ["y"])]
     function = helper.make_function("com.microsoft", "FusedMatMul", ["x"], ["y"], body, opsets)
     model = of_nodes([helper.make_node("FusedMatMul", ["images"], ["c"], domain="com.microsoft")])
     model.functions.append(function)
@@ -75,8 +78,7 @@ def function_named_like_a_kernel() -> onnx.ModelProto:
 
 
 def function_that_is_not_called() -> onnx.ModelProto:
-    model = small_models.network()
-    body = [helper.make_node("Identity", ["x"], ["y"])]
+    model, body = small_models.network(), [helper.make_node("Identity", ["x"], ["y"])]
     model.functions.append(helper.make_function("", "Relu", ["x"], ["y"], body, model.opset_import))
     return model
 
@@ -88,46 +90,36 @@ def unknown_field() -> bytes:
 
 def opaque_type() -> onnx.ModelProto:
     model = small_models.network()
-    value = model.graph.value_info.add(name="o")
-    value.type.opaque_type.domain = "mine"
+    model.graph.value_info.add(name="o").type.opaque_type.domain = "mine"
     return model
 
 
 def of_nodes(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1])
-    out = helper.make_tensor_value_info("c", TensorProto.FLOAT, [1])
+    images, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("images", "c"))
     graph = helper.make_graph(nodes, "hostile", [images], [out])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
 def endless(folder: Path) -> tuple[Path, Path]:
     """The small network and its card, with a Loop before it that has no end."""
-    model = small_models.network()
+    model, info = small_models.network(), helper.make_tensor_value_info
     true = helper.make_tensor("t", TensorProto.BOOL, [], [True])
+    inputs = [("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("m", TensorProto.FLOAT, None)]
+    outputs = [("go", TensorProto.BOOL, []), ("n", TensorProto.FLOAT, None)]
     body = helper.make_graph(
-        [
-            helper.make_node("Constant", [], ["go"], value=true),
-            helper.make_node("Identity", ["m"], ["n"]),
-        ],
+        [helper.make_node("Constant", [], ["go"], value=true), helper.make_node("Identity", ["m"], ["n"])],
         "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("m", TensorProto.FLOAT, None),
-        ],
-        [
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("n", TensorProto.FLOAT, None),
-        ],
+        [info(*one) for one in inputs],
+        [info(*one) for one in outputs],
     )
-    start = [
+    nodes = [
         helper.make_node("Constant", [], ["yes"], value=true),
         helper.make_node("Loop", ["", "yes", "images"], ["looped"], body=body),
         helper.make_node("ReduceMean", ["looped"], ["mean"], keepdims=1),
         helper.make_node("Add", ["images", "mean"], ["added"]),
+        *model.graph.node,
     ]
-    model.graph.node[0].input[0] = "added"
-    nodes = [*start, *model.graph.node]
+    nodes[4].input[0] = "added"
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
     return _written(model, folder)
@@ -136,53 +128,32 @@ def endless(folder: Path) -> tuple[Path, Path]:
 def without_number(folder: Path, low: float, high: float) -> tuple[Path, Path]:
     """The small network and its card, whose scores are NaN of pictures with a standard deviation (0 to 1)
     between ``low`` and ``high``, as of one that divides by something that may be nothing."""
-    model = small_models.network()
+    model, axes = small_models.network(), {"axes": [1, 2, 3], "keepdims": 0}
     model.graph.node[3].output[0] = "sound"
-    axes = {"axes": [1, 2, 3], "keepdims": 0}
-    model.graph.node.extend(
-        [
-            helper.make_node("ReduceMean", ["images"], ["mean"], **axes),
-            helper.make_node("Mul", ["images", "images"], ["squares"]),
-            helper.make_node("ReduceMean", ["squares"], ["mean_square"], **axes),
-            helper.make_node("Mul", ["mean", "mean"], ["square_mean"]),
-            helper.make_node("Sub", ["mean_square", "square_mean"], ["variance_"]),
-            helper.make_node("Abs", ["variance_"], ["variance"]),
-            helper.make_node("Sub", ["variance", "low"], ["above"]),
-            helper.make_node("Sub", ["variance", "high"], ["below"]),
-            helper.make_node("Mul", ["above", "below"], ["outside"]),
-            helper.make_node("Sqrt", ["outside"], ["root"]),  # NaN of what is negative
-            helper.make_node("Mul", ["root", "nothing"], ["none_or_nan"]),
-            helper.make_node("Unsqueeze", ["none_or_nan", "last"], ["column"]),
-            helper.make_node("Add", ["sound", "column"], ["logits"]),
-        ]
-    )
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        ("ReduceMean", ["images"], "mean", axes),
+        ("Mul", ["images", "images"], "squares", {}),
+        ("ReduceMean", ["squares"], "mean_square", axes),
+        ("Mul", ["mean", "mean"], "square_mean", {}),
+        ("Sub", ["mean_square", "square_mean"], "variance_", {}),
+        ("Abs", ["variance_"], "variance", {}),
+        ("Sub", ["variance", "low"], "above", {}),
+        ("Sub", ["variance", "high"], "below", {}),
+        ("Mul", ["above", "below"], "outside", {}),
+        ("Sqrt", ["outside"], "root", {}),  # NaN of what is negative
+        ("Mul", ["root", "nothing"], "none_or_nan", {}),
+        ("Unsqueeze", ["none_or_nan", "last"], "column", {}),
+        ("Add", ["sound", "column"], "logits", {}),
+    ]
+    model.graph.node.extend(helper.make_node(kind, given, [made], **how) for kind, given, made, how in steps)
     numbers = {"low": low**2, "high": high**2, "nothing": 0.0}
-    model.graph.initializer.extend(
-        helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in numbers.items()
-    )
-    model.graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [1]))
+    floats = [helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in numbers.items()]
+    model.graph.initializer.extend([*floats, helper.make_tensor("last", TensorProto.INT64, [1], [1])])
     return _written(model, folder)
 
 
 def _written(model: onnx.ModelProto, folder: Path) -> tuple[Path, Path]:
     """The model and the card of the small network, with this model's hash."""
-    file, card = small_models.write(folder)
-    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    file, _ = small_models.write(folder)
     file.write_bytes(model.SerializeToString())
-    text = card.read_text(encoding="utf-8").replace(before, hashlib.sha256(file.read_bytes()).hexdigest())
-    card.write_text(text, encoding="utf-8")
-    return file, card
-
-
-def archive_bomb(path: Path, size: int = 600_000_000) -> None:
-    """An ``.npz`` of zeros: 1,000 times as large when it is inflated."""
-    block = bytes(1 << 20)
-    with (
-        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("a.npy", "w", force_zip64=True) as file,
-    ):
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "|u1", "fortran_order": False, "shape": (size // len(block) * len(block),)}
-        )
-        for _ in range(size // len(block)):
-            file.write(block)
+    return file, small_models.write_card(file)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save_file
 
 WIDTH, DEPTH, HEADS = 384, 12, 6  # ViT-S
@@ -24,10 +23,10 @@ name = "Free air"
 code = { value = "48661000", scheme = "SCT", meaning = "Pneumoperitoneum" }
 """
 
-Arrays = dict[str, npt.NDArray[np.float32]]
+Arrays = dict[str, np.ndarray]
 
 
-def picture() -> npt.NDArray[np.uint8]:
+def picture() -> np.ndarray:
     """A picture with structure at every scale, wider than high."""
     rows, columns = np.mgrid[0:300, 0:400]
     waves = np.sin(rows / 17.0) * np.cos(columns / 11.0) + np.sin((rows + 2 * columns) / 97.0)
@@ -70,14 +69,12 @@ def vit(folder: Path, *, width: int = WIDTH, depth: int = DEPTH) -> Path:
     return folder
 
 
-def dinov2(folder: Path, *, labels: int = 2, size: int = 224) -> Path:
-    """Dinov2ForImageClassification of two labels that exclude one another, or with ``labels=0`` Dinov2Model;
-    trained at 518 pixels, used at ``size``."""
-    kind = "Dinov2ForImageClassification" if labels else "Dinov2Model"
+def dinov2(folder: Path, size: int = 224) -> Path:
+    """Dinov2Model, trained at 518 pixels, used at ``size``."""
     _save(
         folder,
         {
-            "architectures": [kind],
+            "architectures": ["Dinov2Model"],
             "model_type": "dinov2",
             "hidden_act": "gelu",
             "hidden_size": WIDTH,
@@ -106,77 +103,65 @@ def dinov2(folder: Path, *, labels: int = 2, size: int = 224) -> Path:
             "image_mean": [0.5307, 0.5307, 0.5307],
             "image_std": [0.2583, 0.2583, 0.2583],
         },
-        _parameters("dinov2", side=37, patch=14, labels=labels),
+        _parameters("dinov2", side=37, patch=14, labels=0),
     )
     return folder
 
 
-def change(folder: Path, name: str, **values: Any) -> None:
-    """Change settings in a file of the folder; None takes one out."""
-    path = folder / name
-    settings = json.loads(path.read_text()) | values
-    path.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
-
-
-def _save(folder: Path, config: dict[str, Any], taken: dict[str, Any] | None, arrays: Arrays) -> None:
+def _save(folder: Path, config: dict[str, Any], taken: dict[str, Any], arrays: Arrays) -> None:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    if taken is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps(taken))
+    for name, settings in (("config", config), ("preprocessor_config", taken)):
+        (folder / f"{name}.json").write_text(json.dumps(settings))
     save_file(arrays, folder / "model.safetensors")
+
+
+Row = tuple[str, tuple[int, ...], float, float]
+"""Of a parameter: name, shape, spread, mean."""
 
 
 def _parameters(
     kind: str, *, side: int, patch: int, labels: int, width: int = WIDTH, depth: int = DEPTH
 ) -> Arrays:
     """By transformers' names, in transformers' order."""
-    random = np.random.default_rng(7)
-    prefix = f"{kind}." if labels else ""
-    made: Arrays = {}
+    random, prefix = np.random.default_rng(7), f"{kind}." if labels else ""
 
-    def normal(name: str, *shape: int, scale: float = 0.02, around: float = 0.0) -> None:
-        made[name] = around + scale * random.standard_normal(shape, np.float32)
+    def linear(name: str, rows: int, columns: int, scale: float = 0.05) -> list[Row]:
+        return [(f"{name}.weight", (rows, columns), scale, 0.0), (f"{name}.bias", (rows,), 0.02, 0.0)]
 
-    def linear(name: str, rows: int, columns: int, scale: float = 0.05) -> None:
-        normal(f"{name}.weight", rows, columns, scale=scale)
-        normal(f"{name}.bias", rows)
+    def norm(name: str) -> list[Row]:
+        return [(f"{name}.weight", (width,), 0.02, 1.0), (f"{name}.bias", (width,), 0.02, 0.0)]
 
-    def norm(name: str) -> None:
-        normal(f"{name}.weight", width, around=1.0)
-        normal(f"{name}.bias", width)
-
-    normal(f"{prefix}embeddings.cls_token", 1, 1, width, scale=1.0)
-    if kind == "dinov2":
-        normal(f"{prefix}embeddings.mask_token", 1, width)
-    normal(f"{prefix}embeddings.position_embeddings", 1, 1 + side**2, width, scale=0.5)
-    normal(f"{prefix}embeddings.patch_embeddings.projection.weight", width, 3, patch, patch, scale=0.05)
-    normal(f"{prefix}embeddings.patch_embeddings.projection.bias", width)
-    for number in range(depth):
-        layer = f"{prefix}encoder.layer.{number}"
-        for part in ("query", "key", "value"):
-            linear(f"{layer}.attention.attention.{part}", width, width)
-        linear(f"{layer}.attention.output.dense", width, width)
+    def layer(name: str) -> list[Row]:
+        names = [f"attention.{part}" for part in ("query", "key", "value")] + ["output.dense"]
+        attention = [row for part in names for row in linear(f"{name}.attention.{part}", width, width)]
         if kind == "vit":
-            linear(f"{layer}.intermediate.dense", 4 * width, width)
-            linear(f"{layer}.output.dense", width, 4 * width)
-            norm(f"{layer}.layernorm_before")
-            norm(f"{layer}.layernorm_after")
-        else:
-            norm(f"{layer}.norm1")
-            norm(f"{layer}.norm2")
-            normal(f"{layer}.layer_scale1.lambda1", width, around=0.7)
-            normal(f"{layer}.layer_scale2.lambda1", width, around=0.7)
-            linear(f"{layer}.mlp.fc1", 4 * width, width)
-            linear(f"{layer}.mlp.fc2", width, 4 * width)
-    norm(f"{prefix}layernorm")
-    if labels:
-        linear(
-            "classifier", labels, width * (2 if kind == "dinov2" else 1), scale=0.1 if kind == "vit" else 0.02
-        )
-    return made
+            wide = linear(f"{name}.intermediate.dense", 4 * width, width)
+            narrow = linear(f"{name}.output.dense", width, 4 * width)
+            return (
+                attention + wide + narrow + norm(f"{name}.layernorm_before") + norm(f"{name}.layernorm_after")
+            )
+        scales: list[Row] = [(f"{name}.layer_scale{n}.lambda1", (width,), 0.02, 0.7) for n in (1, 2)]
+        dense = linear(f"{name}.mlp.fc1", 4 * width, width) + linear(f"{name}.mlp.fc2", width, 4 * width)
+        return attention + norm(f"{name}.norm1") + norm(f"{name}.norm2") + scales + dense
+
+    first = f"{prefix}embeddings"
+    rows: list[Row] = [
+        (f"{first}.cls_token", (1, 1, width), 1.0, 0.0),
+        *([(f"{first}.mask_token", (1, width), 0.02, 0.0)] if kind == "dinov2" else []),
+        (f"{first}.position_embeddings", (1, 1 + side**2, width), 0.5, 0.0),
+        (f"{first}.patch_embeddings.projection.weight", (width, 3, patch, patch), 0.05, 0.0),
+        (f"{first}.patch_embeddings.projection.bias", (width,), 0.02, 0.0),
+        *(row for number in range(depth) for row in layer(f"{prefix}encoder.layer.{number}")),
+        *norm(f"{prefix}layernorm"),
+        *(linear("classifier", labels, width, 0.1) if labels else []),
+    ]
+    return {
+        name: around + scale * random.standard_normal(shape, np.float32)
+        for name, shape, scale, around in rows
+    }
 
 
-def network_input_of(adapted: Any, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def network_input_of(adapted: Any, image: np.ndarray) -> np.ndarray:
     """``image`` as the card of an adapted network would have it."""
     from ai_pipeline.models.card import Chain, Input
     from ai_pipeline.models.inputs import network_input

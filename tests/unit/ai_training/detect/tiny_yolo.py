@@ -24,8 +24,7 @@ PICTURES = 10
 
 def pictures(folder: Path) -> list[TruthBox]:
     """Dark noise with one bright rectangle, of one label or the other."""
-    random = np.random.default_rng(4)
-    boxes = []
+    random, boxes = np.random.default_rng(4), []
     for number in range(PICTURES):
         grey = random.integers(0, 60, (128, 128), np.uint8)
         left, top = (int(value) for value in random.integers(10, 60, 2))
@@ -53,8 +52,7 @@ def main(folder: Path) -> None:
     assert card.input is not None
     boxes = pictures(folder)
     yolo.train_yolo(boxes, card, folder, yolo.YoloRecipe(size=SIDE, epochs=1, batch=5))
-    grey = cv2.imread(str(boxes[0].path), cv2.IMREAD_GRAYSCALE)
-    picture, _ = prepare(grey, card.input.chain, SIDE)
+    picture, _ = prepare(cv2.imread(str(boxes[0].path), cv2.IMREAD_GRAYSCALE), card.input.chain, SIDE)
     values = normalise(picture[None], card.input.mean[0], card.input.scale[0])
     with torch.inference_mode():
         said = yolo._Seeing(networks[0], card).float().eval()(torch.from_numpy(values))

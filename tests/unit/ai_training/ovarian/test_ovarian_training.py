@@ -6,12 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
-
-pytest.importorskip("torch")
-pytest.importorskip("onnx")
-
 import onnxruntime
+import pytest
 import torch
 from torch.export import Dim
 
@@ -22,6 +18,7 @@ from ai_training.cards import export, store_in_half
 from ai_training.ovarian import evaluate, fit
 from ai_training.ovarian.fit import CystEnsemble, HeldOut
 from ai_training.sets.ovarian import FOLDS, LABELS, folds, ovarian_frames, reduced
+from tests.unit.ai_training import published_lab as lab
 
 SMALL = fit.OvarianRecipe(size=64, epochs=0.01, batch=4, copies=1)
 
@@ -29,36 +26,23 @@ SMALL = fit.OvarianRecipe(size=64, epochs=0.01, batch=4, copies=1)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six drawn frames of every class, two of a group, as the public set is laid out."""
-    folder = tmp_path_factory.mktemp("data")
-    own = folder / "us_ovarian"
-    for name in ("images", "masks"):
-        (own / name).mkdir(parents=True)
-    rows = ["file,mask,label,group,split,yellow_overlay_px"]
-    random = np.random.default_rng(0)
-    for number in range(6 * len(LABELS)):
-        label = number % len(LABELS)
-        picture = random.integers(0, 60, (96, 128, 3), np.uint8)
-        mask = np.zeros((96, 128), np.uint8)
+    random, rows = np.random.default_rng(0), []
+    for number, label in ((number, number % len(LABELS)) for number in range(6 * len(LABELS))):
+        picture, mask = random.integers(0, 60, (96, 128, 3), np.uint8), np.zeros((96, 128), np.uint8)
         cv2.ellipse(mask, (64, 48), (12 + 4 * label, 10 + 3 * label), 0, 0, 360, 255, -1)
         picture[mask > 0] = 25 * label + 40
-        cv2.imwrite(str(own / f"images/{number}.jpg"), picture)
-        cv2.imwrite(str(own / f"masks/{number}.png"), mask)
-        split = ("train", "train", "val")[number // len(LABELS) // 2]
-        group = f"g{label}-{number // len(LABELS) // 2}"
-        row = (f"images/{number}.jpg", f"masks/{number}.png", LABELS[label], group, split, "0")
-        rows.append(",".join(row))
-    (own / "manifest.csv").write_text("\n".join(rows))
-    return folder
+        group = number // len(LABELS) // 2
+        rows.append((picture, mask, LABELS[label], f"g{label}-{group}", ("train", "train", "val")[group], 0))
+    columns = ("label", "group", "split", "yellow_overlay_px")
+    return lab.public(tmp_path_factory.mktemp("data") / "us_ovarian", columns, rows).parent
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
 def test_a_group_lies_in_one_fold(data: Path) -> None:
     frames = ovarian_frames(data)
-    by_group: dict[str, set[int]] = {}
-    for frame, fold in zip(frames, folds(frames), strict=True):
-        by_group.setdefault(frame.group, set()).add(int(fold))
-    assert all(len(found) == 1 for found in by_group.values())
-    assert set.union(*by_group.values()) == set(range(FOLDS))
+    homes = {(frame.group, int(fold)) for frame, fold in zip(frames, folds(frames), strict=True)}
+    assert len(homes) == len({group for group, _ in homes})
+    assert {fold for _, fold in homes} == set(range(FOLDS))
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
@@ -75,10 +59,9 @@ def test_each_fold_is_scored_by_a_network_that_has_not_seen_it(data: Path, tmp_p
 
 def test_a_network_of_timm_learns_from_scratch_by_the_same_recipe() -> None:
     recipe = fit.recipe(architecture="convnext_atto")
-    assert (recipe.frozen, recipe.copies) == (0, 0)
     logits, features = fit.cyst_classifier(recipe.architecture, 64, 0, len(LABELS))(torch.zeros(2, 3, 64, 64))
-    assert logits.shape == (2, len(LABELS))
-    assert features.shape == (2, 320, 2, 2)
+    assert (recipe.frozen, recipe.copies) == (0, 0)
+    assert (logits.shape, features.shape) == ((2, len(LABELS)), (2, 320, 2, 2))
     with pytest.raises(ExperimentError, match="knows no network"):
         fit.cyst_classifier("resnet_of_nobody", 64, 0, len(LABELS))
 
@@ -89,12 +72,15 @@ def pair() -> CystEnsemble:
     return CystEnsemble([fit.cyst_classifier(fit.NAME, 64, 11, len(LABELS)) for _ in range(2)]).eval()
 
 
-def test_the_exported_graph_says_where_each_logit_comes_from(pair: CystEnsemble) -> None:
+def test_the_exported_graph_says_where_each_logit_comes_from_and_a_mirrored_picture_the_same_mirrored(
+    pair: CystEnsemble,
+) -> None:
+    images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        logits, features, places = pair(torch.randn(2, 3, 64, 64))
+        (logits, features, places), (again, _, turned) = pair(images), pair(images.flip(3))
     bias = torch.stack([network.head.bias for network in pair.networks]).mean(0)
-    assert features.shape == (2, 1280, 2, 2)
-    assert torch.allclose(places.mean((2, 3)) + bias, logits, atol=1e-4)
+    assert features.shape == (2, 1280, 2, 2) and torch.allclose(places.mean((2, 3)) + bias, logits, atol=1e-4)
+    assert torch.allclose(logits, again, atol=1e-4) and torch.allclose(places, turned.flip(3), atol=1e-4)
 
 
 def test_what_is_stored_in_half_precision_says_the_same_in_half_the_bytes(
@@ -113,34 +99,22 @@ def test_what_is_stored_in_half_precision_says_the_same_in_half_the_bytes(
         assert np.abs(one - wanted).max() <= 0.01 * max(1.0, float(np.abs(wanted).max()))
 
 
-def test_a_mirrored_picture_gets_the_same_answer_with_its_places_mirrored(pair: CystEnsemble) -> None:
-    images = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        logits, _, places = pair(images)
-        again, _, turned = pair(images.flip(3))
-    assert torch.allclose(logits, again, atol=1e-4)
-    assert torch.allclose(places, turned.flip(3), atol=1e-4)
-
-
 def test_frozen_blocks_keep_their_weights_and_statistics() -> None:
     network = fit.cyst_classifier(fit.NAME, 64, 11, len(LABELS)).train()
-    before = {name: value.clone() for name, value in network.trunk.network._blocks[:11].state_dict().items()}
-    logits, _ = network(torch.randn(2, 3, 64, 64))
-    logits.sum().backward()
-    after = network.trunk.network._blocks[:11].state_dict()
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert not any(part.requires_grad for part in network.trunk.network._blocks[:11].parameters())
-    assert network.trunk.network._blocks[12]._project_conv.weight.grad is not None
+    frozen, learning = network.trunk.network._blocks[:11], network.trunk.network._blocks[12]
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    network(torch.randn(2, 3, 64, 64))[0].sum().backward()
+    assert all(torch.equal(value, frozen.state_dict()[name]) for name, value in before.items())
+    assert not any(part.requires_grad for part in frozen.parameters())
+    assert learning._project_conv.weight.grad is not None
 
 
 def test_the_outline_network_sees_frame_and_mask_in_the_same_place(data: Path) -> None:
-    frames = [frame for frame in ovarian_frames(data) if frame.label == 7]
-    pictures, masks = fit.pairs_of(frames)
-    batches = fit.OutlineBatches(fit.OutlineRecipe(batch=3), pictures, masks)
-    images, wanted = batches[5]
+    pairs = fit.pairs_of([frame for frame in ovarian_frames(data) if frame.label == 7])
+    batches = fit.OutlineBatches(fit.OutlineRecipe(batch=3), *pairs)
+    (images, wanted), (again, _) = batches[5], batches[5]
     bright = images[:, 0] > images[:, 0].amax((1, 2), keepdim=True) * 0.6
-    assert ((bright == (wanted[:, 0] > 0.5)).float().mean() > 0.93).item()
-    assert torch.equal(images, batches[5][0])
+    assert ((bright == (wanted[:, 0] > 0.5)).float().mean() > 0.93).item() and torch.equal(images, again)
 
 
 def held_out(data: Path, logits: np.ndarray, fold: np.ndarray) -> HeldOut:
@@ -153,76 +127,65 @@ def test_predictions_come_back_as_they_were_written(data: Path, tmp_path: Path) 
     made = held_out(data, logits, np.arange(len(frames)) % FOLDS)
     fit.write_predictions(made, tmp_path)
     found = fit.read_predictions(frames[::-1], tmp_path)
-    assert np.array_equal(found.logits[0], logits[::-1])
-    assert found.folds.tolist() == made.folds[::-1].tolist()
+    assert np.array_equal(found.logits[0], logits[::-1]) and found.folds.tolist() == made.folds[::-1].tolist()
     with pytest.raises(DataMissing, match="no prediction"):
-        fit.read_predictions(
-            (*frames, ovarian_frames(data)[0].__class__("new", Path(), Path(), 0, "", "", 0)), tmp_path
-        )
+        fit.read_predictions((*frames, type(frames[0])("new", Path(), Path(), 0, "", "", 0)), tmp_path)
 
 
 def test_calibration_undoes_a_wrong_scale_and_shift() -> None:
     random = np.random.default_rng(2)
     truth = random.integers(0, 3, 3000)
-    logits = np.eye(3)[truth] * 1.5 + random.gumbel(size=(3000, 3)) * 0.0
-    right = logits + random.normal(size=logits.shape)
-    wrong = 3.0 * right + np.array([2.0, 0.0, -2.0])
-    folds = np.arange(3000) % 5
-    found = fit.cross_fitted(wrong, truth, folds)
+    right = np.eye(3)[truth] * 1.5 + random.normal(size=(3000, 3))
+    found = fit.cross_fitted(3.0 * right + np.array([2.0, 0.0, -2.0]), truth, np.arange(3000) % 5)
     sure, hits = found.max(1), found.argmax(1) == truth
     assert abs(sure.mean() - hits.mean()) < 0.03
-    cut = fit.answer_threshold(found, truth)
-    assert hits[sure >= cut].mean() >= fit.RIGHT
+    assert hits[sure >= fit.answer_threshold(found, truth)].mean() >= fit.RIGHT
     assert (found[np.arange(3000), truth] < fit.absence_threshold(found, truth)).mean() <= 0.02
 
 
-def test_figures_of_perfect_predictions_are_perfect_and_of_none_are_chance(data: Path) -> None:
+@pytest.fixture(scope="module")
+def perfect(data: Path) -> HeldOut:
     truth = np.array([frame.label for frame in ovarian_frames(data)])
-    fold = np.arange(len(truth)) // len(LABELS) % 2
-    perfect = evaluate.classification(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold))
-    assert perfect["macro_auc"] == [1.0, 1.0, 1.0]
-    assert perfect["accuracy"][0] == 1.0
-    assert perfect["binary"]["malignant"]["recall"][0] == 1.0
-    assert np.array(perfect["confusion"]).trace() == len(truth)
-    nothing = evaluate.classification(held_out(data, np.zeros((len(truth), len(LABELS))), fold))
-    assert nothing["macro_auc"][0] == 0.5
+    return held_out(data, 6.0 * np.eye(len(LABELS))[truth], np.arange(len(truth)) // len(LABELS) % 2)
+
+
+def test_figures_of_perfect_predictions_are_perfect_and_of_none_are_chance(
+    data: Path, perfect: HeldOut
+) -> None:
+    best = evaluate.classification(perfect)
+    assert (best["macro_auc"], best["accuracy"][0]) == ([1.0, 1.0, 1.0], 1.0)
+    assert best["binary"]["malignant"]["recall"][0] == 1.0
+    assert np.array(best["confusion"]).trace() == len(perfect.frames)
+    nothing = held_out(data, np.zeros_like(perfect.logits[0]), perfect.folds)
+    assert evaluate.classification(nothing)["macro_auc"][0] == 0.5
+
+
+def test_a_normal_ovary_is_never_called(perfect: HeldOut) -> None:
+    found = evaluate.answer_figures(perfect, 0.5, 0.01)
+    assert set(found["by_class"]) == set(LABELS) - {"Ovary_Normal", "High-grade_Serous_Cystadenoma"}
+    assert all(row["right"][0] == 1.0 for row in found["by_class"].values())
+    assert (found["would_be_normal"]["frames"], found["answered"][0]) == (6, 0.75)
 
 
 def test_a_gate_parts_what_it_was_shown(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     inside, outside = (random.normal(shift, 1, (440, 64)).astype(np.float32) for shift in (0.0, 3.0))
     made = fit.fit_gate(inside[:400], {"others": outside[:400]})
-    assert (made.distance(inside[400:]) <= 1).mean() > 0.8
-    assert (made.distance(outside[400:]) <= 1).mean() == 0.0
-    rows = [
-        (fit.FRAMES, str(row), 0, value) for row, value in enumerate(made.distance(inside[400:]).tolist())
-    ]
+    own, others = made.distance(inside[400:]), made.distance(outside[400:])
+    assert (own <= 1).mean() > 0.8 and (others <= 1).mean() == 0.0
+    rows = [(fit.FRAMES, str(row), 0, value) for row, value in enumerate(own.tolist())]
     fit.write_gate([*rows, ("others", "a", 0, 3.0)], tmp_path / "g.csv")
-    assert fit.gate_limit(tmp_path / "g.csv") <= max(row[3] for row in rows)
+    assert fit.gate_limit(tmp_path / "g.csv") <= own.max()
 
 
 def test_the_gate_that_ships_is_judged_on_other_pictures(tmp_path: Path) -> None:
     classifier = OvarianClassifier(find("ovarian-efficientnet-lite0"))
     assert classifier.card.gate is not None
     limit = classifier.card.gate.threshold
-    fit.write_gate(
-        [(fit.FRAMES, "a", 0, limit - 0.01), (fit.FRAMES, "b", 1, limit + 0.01)], tmp_path / "g.csv"
-    )
-    folder = tmp_path / "us_breast"
-    (folder / "images").mkdir(parents=True)
-    cv2.imwrite(str(folder / "images" / "0.png"), np.full((200, 300, 3), 128, np.uint8))
-    (folder / "manifest.csv").write_text("file,split\nimages/0.png,test\n")
+    rows = [(fit.FRAMES, "a", 0, limit - 0.01), (fit.FRAMES, "b", 1, limit + 0.01)]
+    fit.write_gate(rows, tmp_path / "g.csv")
+    grey = np.full((200, 300, 3), 128, np.uint8)
+    lab.public(tmp_path / "us_breast", ("split",), [(grey, grey, "test")])
     found = fit.gate_figures(tmp_path / "g.csv", classifier, tmp_path)
     assert found[fit.FRAMES]["passed"][0] == 0.5
-    assert found["us_breast"]["pictures"] == 1
-    assert found["us_breast"]["passed"][0] == 0.0
-
-
-def test_a_normal_ovary_is_never_called(data: Path) -> None:
-    truth = np.array([frame.label for frame in ovarian_frames(data)])
-    fold = np.arange(len(truth)) // len(LABELS) % 2
-    found = evaluate.answer_figures(held_out(data, 6.0 * np.eye(len(LABELS))[truth], fold), 0.5, 0.01)
-    assert set(found["by_class"]) == set(LABELS) - {"Ovary_Normal", "High-grade_Serous_Cystadenoma"}
-    assert all(row["right"][0] == 1.0 for row in found["by_class"].values())
-    assert found["would_be_normal"]["frames"] == (truth == LABELS.index("Ovary_Normal")).sum()
-    assert found["answered"][0] == 0.75
+    assert (found["us_breast"]["pictures"], found["us_breast"]["passed"][0]) == (1, 0.0)
