@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from dicom_node.model.kinds import ObjectRole, RejectionReason
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.results import StatedNumber
-from dicom_node.services import audit, studies, users
+from dicom_node.services import audit, results, studies, users
 from dicom_node.services.results import withdraw_by_uid
 from dicom_node.store import sight
 from dicom_node.store.accounts import AuditRow, Feedback, RegisteredPatient, Withdrawal
@@ -144,14 +145,8 @@ def test_a_study_that_fails_stops_no_other_and_has_its_row(
     console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(inbox.database)
-
-    outcomes = iter([None, RuntimeError("a defect"), None])
-
-    def withdraw(*_: object, **__: object) -> None:
-        if error := next(outcomes):
-            raise error
-
-    monkeypatch.setattr("dicom_node.services.results.withdraw", withdraw)
+    withdraw = Mock(spec=results.withdraw, side_effect=[{}, RuntimeError("a defect"), {}])
+    monkeypatch.setattr(results, "withdraw", withdraw)
     wanted = {"studies": [1, 2, 3], "change": "withdraw", "because": "of another patient"}
     status, answer = Program(console, UserRole.OPERATOR).ask("POST", "/studies/change", json=wanted)
     assert status == 200 and isinstance(answer, dict)
