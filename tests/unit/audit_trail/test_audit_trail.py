@@ -202,8 +202,7 @@ def node(folder: Path, port: int, **other: Any) -> Inbox:
 
 
 def note(inbox: Inbox, action: AuditAction, study: int | None = None) -> None:
-    with inbox.database.write() as session:
-        audit.note(session, Person("anna", "192.0.2.7"), action, study_id=study)
+    inbox.write(audit.note, Person("anna", "192.0.2.7"), action, study_id=study)
 
 
 def actions(messages: list[bytes]) -> list[str | None]:
@@ -236,20 +235,18 @@ def test_starts_transfers_queries_and_refused_callers_are_audited_too(
     """PS3.15 A.5.3.1, A.5.3.7, A.5.3.10, A.5.3.11: what no person did."""
     with Repository(certificate).running() as repository:
         inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
-        with inbox.database.write() as session:
-            record(session, NODE_STARTED)
+        inbox.write(record, NODE_STARTED)
         inbox.opened("a1")
         inbox.receive(changed(ultrasound("one"), PatientID="P-1"), association="a1")
         inbox.released("a1")
         inbox.tell(ASSOCIATION_REJECTED, calling="STRANGER", meaning="calling AE title not recognized")
         inbox.settle()
-        with inbox.database.write() as session:
-            for uid in ("1.2.1", "1.2.2"):
-                record(session, DELIVERY_SENT, 1, destination="pacs", instance=uid)
-            record(session, STUDY_RERUN, 1)
-            record(session, STUDY_COMPLETE, 1)  # the rules again: nothing was received
-            record(session, ARCHIVE_ANSWERED, 1, peer="pacs", asked="prior", found=2, fetched=1)
-            record(session, NODE_STOPPING)
+        for uid in ("1.2.1", "1.2.2"):
+            inbox.write(record, DELIVERY_SENT, 1, destination="pacs", instance=uid)
+        inbox.write(record, STUDY_RERUN, 1)
+        inbox.write(record, STUDY_COMPLETE, 1)  # the rules again: nothing was received
+        inbox.write(record, ARCHIVE_ANSWERED, 1, peer="pacs", asked="prior", found=2, fetched=1)
+        inbox.write(record, NODE_STOPPING)
         sender = AuditSender(inbox.database, inbox.settings, "a test")
         sent: list[int] = []
         wait_until(lambda: sent.append(sender.run_once()) or sum(sent) >= 6, 60, "sent")
@@ -278,9 +275,8 @@ def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None
             inbox.database, inbox.settings, Role.CONSOLE, "all", say=lambda *_, **__: None, database_file=0
         )
         background.start()
-        with inbox.database.write() as session:
-            record(session, NODE_STARTED)
-            record(session, NODE_STOPPING)
+        inbox.write(record, NODE_STARTED)
+        inbox.write(record, NODE_STOPPING)
         background.stop()
         background.send_last_audit()
     assert actions(repository.messages()) == ["node_started", "node_stopping"]
@@ -404,13 +400,11 @@ def test_a_record_without_a_valid_message_is_an_event_and_holds_up_no_others(tmp
         receiver.bind(("127.0.0.1", 0))
         receiver.settimeout(5)
         inbox = node(tmp_path, receiver.getsockname()[1], transport="udp")
-        with inbox.database.write() as session:
-            audit.note(session, Person("anna"), AuditAction.CONFIG_RELOADED, files="x" * 70_000)
+        inbox.write(audit.note, Person("anna"), AuditAction.CONFIG_RELOADED, files="x" * 70_000)
         note(inbox, AuditAction.SIGNED_OUT)
         sender = AuditSender(inbox.database, inbox.settings, "a test")
         assert sender.run_once() == 1 and sender.run_once() == 0
         assert actions([receiver.recv(65535)]) == ["signed_out"]
     [event] = inbox.events()
     assert (event.number, event.fields["record"]) == (AUDIT_NOT_MADE.number, 1)
-    with inbox.database.read() as session:
-        assert session.scalars(select(AuditRow.reported).order_by(AuditRow.id)).all() == [False, True]
+    assert inbox.scalars(select(AuditRow.reported).order_by(AuditRow.id)) == [False, True]

@@ -77,8 +77,7 @@ def states(to_assess: Inbox) -> set[str]:
 
 def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab, to_assess: Inbox) -> None:
     viewer, reader = assessing.browser(UserRole.VIEWER), assessing.browser(UserRole.READER)
-    viewer.get("/studies/1")
-    assert "wait for an assessment" in viewer.text and "Accept and send" not in viewer.text
+    assert "wait for an assessment" in viewer.page("/studies/1") and "Accept and send" not in viewer.text
     assert viewer.post("/studies/1/accept", as_of="x") == 403
     reader.get("/studies/1")
     seen = reader.field("as_of")
@@ -86,8 +85,7 @@ def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab, to_assess: Inbox) -
     assert states(to_assess) == {"unassessed"}
     assert reader.post("/studies/1/accept", as_of=seen) == 303
     assert states(to_assess) == {"pending"}
-    reader.get("/studies/1")
-    assert "wait for an assessment" not in reader.text
+    assert "wait for an assessment" not in reader.page("/studies/1")
     assert re.search(r"results accepted by reader", reader.text)
     assert re.search(r'class="state confirmed">accepted</span> <small>reader', reader.text)
 
@@ -137,8 +135,7 @@ def site(node: Inbox) -> Inbox:
 
 
 def say(node: Inbox, verdict: ReaderVerdict, by: Person = ANNA, place: int = 0, why: str = "") -> None:
-    with node.database.read() as session:
-        about = assessments.findings_of_study(session, node.settings, study_of(node))[place]
+    about = node.read(assessments.findings_of_study, node.settings, study_of(node))[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
     given = FindingAssessed(**which, verdict=verdict, because=why)
     assessments.assess(node.settings, 1, given, by)
@@ -157,9 +154,8 @@ def objects(node: Inbox, kind: ResultKind) -> list[Path]:
 
 
 def deliveries(node: Inbox) -> list[tuple[str, str]]:
-    with node.database.read() as session:
-        chosen = select(Delivery).join(Result).where(Result.kind == ResultKind.ASSESSMENT)
-        return [(row.destination, row.state.value) for row in session.scalars(chosen.order_by(Delivery.id))]
+    chosen = select(Delivery).join(Result).where(Result.kind == ResultKind.ASSESSMENT)
+    return [(row.destination, row.state.value) for row in node.scalars(chosen.order_by(Delivery.id))]
 
 
 def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: Inbox) -> None:
@@ -243,8 +239,7 @@ def test_peers_without_the_report_get_none_and_a_rerun_takes_none_back(site: Inb
 def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
-    with site.database.read() as session:
-        [report] = session.scalars(select(Result.id).where(Result.kind == ResultKind.SR))
+    [report] = site.scalars(select(Result.id).where(Result.kind == ResultKind.SR))
     reason = RejectionReason.QUALITY
     results.withdraw(site.settings, study_of(site), [report], reason=reason, because="other patient")
     assert deliveries(site) == [("pacs", "discarded")]
@@ -303,15 +298,15 @@ def test_a_reader_judges_each_finding_and_may_think_again(console_feedback: Cons
     assert right["tracking_uid"] == wrong["tracking_uid"] != other["tracking_uid"]
     for given in (right, other, wrong):
         assert browser.post("/studies/1/feedback", **given) == 303
-    browser.get("/studies/1")
-    assert re.findall(r'class="state \w+">(\w+)</span> <small>(reader[^<]*)<', browser.text) == [
+    assert re.findall(
+        r'class="state \w+">(\w+)</span> <small>(reader[^<]*)<', browser.page("/studies/1")
+    ) == [
         ("rejected", "reader: a rib"),
         ("accepted", "reader"),
     ]
     admin = console_feedback.browser(UserRole.ADMIN)
     assert admin.post("/studies/1/feedback", **right) == 303
-    with console_feedback.database.read() as session:
-        [row] = assessments.counts_by_finding(session, "obedient", "1")
+    [row] = console_feedback.read(assessments.counts_by_finding, "obedient", "1")
     assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
     noted = console_feedback.audited("feedback_given")
     assert len(noted) == 4
@@ -324,8 +319,7 @@ def test_a_reader_says_once_that_a_finding_is_missing(console_feedback: ConsoleL
     said = {"verdict": "missing", "finding": "Cardiomegaly | obedient 1"}
     for given in ({"tracking_uid": stuffed}, {}):
         assert browser.post("/studies/1/feedback", **said, **given) == 303
-    with console_feedback.database.read() as session:
-        [row] = assessments.all_assessments(session)
+    [row] = console_feedback.read(assessments.all_assessments)
     assert row["tracking_uid"] == ""
 
 
@@ -352,8 +346,7 @@ def test_only_what_the_report_or_the_model_knows_is_kept(
 ) -> None:
     browser = console_feedback.browser(UserRole.READER)
     assert browser.post("/studies/1/feedback", **fields) == status
-    with console_feedback.database.read() as session:
-        assert assessments.all_assessments(session) == []
+    assert console_feedback.read(assessments.all_assessments) == []
 
 
 def test_the_model_counts_it_and_gives_it_as_csv(console_feedback: ConsoleLab) -> None:

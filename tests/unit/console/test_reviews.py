@@ -90,10 +90,8 @@ def test_images_that_are_withheld_widened_or_in_doubt_wait_with_their_places(
     assert len(cleaned(desk)) == 3, "all but what is withheld are sent"
     browser = desk_console.at("/reviews", UserRole.OPERATOR)
     assert "text is still found" in browser.text and "may hold letters" in browser.text
-    assert browser.get("/reviews/2") == 200
-    assert 'points="8,4 120,4 120,20 8,20 8,4 "' in browser.text
-    browser.get("/")
-    assert "images to look at" in browser.text
+    assert 'points="8,4 120,4 120,20 8,20 8,4 "' in browser.page("/reviews/2")
+    assert "images to look at" in browser.page("/")
 
 
 def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_stayed(
@@ -104,8 +102,7 @@ def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_sta
         left = session.scalars(select(Result).where(Result.kind == ResultKind.CLEANED)).one()
         same = {key: getattr(left, key) for key in Result.__table__.columns.keys()}  # noqa: SIM118
         session.add(Result(**same | {"id": None, "sop_instance_uid": "2.25.9"}))
-    browser = desk_console.at("/reviews/1", UserRole.OPERATOR)
-    assert "A cleaned image of it went to pacs" in browser.text
+    assert "A cleaned image of it went to pacs" in desk_console.at("/reviews/1", UserRole.OPERATOR).text
 
 
 def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: Inbox) -> None:
@@ -152,8 +149,9 @@ def test_an_image_that_fails_the_proof_with_its_boxes_stays_here_and_waits_again
     work(desk)
     assert cleaned(desk) == []
     assert [row.verdict for row in rows(desk)] == [ReviewVerdict.DRAWN, None]
-    browser.get("/reviews/2")
-    assert 'name="right" min="0" max="240" value="40"' in browser.text, "what was drawn is still there"
+    assert 'name="right" min="0" max="240" value="40"' in browser.page("/reviews/2"), (
+        "what was drawn is still there"
+    )
     browser.post("/reviews/2/boxes", act="clean", **BOX)
     work(desk)
     assert len(cleaned(desk)) == 1 and waiting(desk) == []
@@ -267,10 +265,11 @@ def node_masks(open_with_users: Callable[..., Inbox], monkeypatch: pytest.Monkey
 
 def test_each_organ_is_a_picture_of_its_own_and_may_be_switched_on(node_masks: Inbox) -> None:
     browser = ConsoleLab(node_masks.settings, node_masks.database).browser(UserRole.VIEWER)
-    assert browser.get("/studies/images/1") == 200
-    assert 'data-shows="AI Heart"' in browser.text and 'data-shows="AI Left lung"' in browser.text
-    with node_masks.database.read() as session:
-        number = session.scalars(select(Result.id).where(Result.kind == ResultKind.SEG)).first()
+    assert (
+        'data-shows="AI Heart"' in browser.page("/studies/images/1")
+        and 'data-shows="AI Left lung"' in browser.text
+    )
+    number = node_masks.scalars(select(Result.id).where(Result.kind == ResultKind.SEG))[0]
     assert browser.get(f"/studies/results/{number}/masks/2") == 200
     picture = np.asarray(Image.open(io.BytesIO(browser.content)))
     assert picture.shape == (160, 220, 4)
@@ -329,8 +328,7 @@ def test_a_purged_or_broken_file_is_not_found(browser: Browser, inbox: Inbox) ->
         file = inbox.settings.node.data_dir / row.path
     file.write_bytes(file.read_bytes()[:600])
     assert browser.get("/studies/images/1/1/samples") == 404
-    with inbox.database.write() as session:
-        session.get_one(Instance, 1).purged = True
+    inbox.put(Instance, 1, purged=True)
     assert browser.get("/studies/images/1/1/samples") == 404
 
 
@@ -399,8 +397,7 @@ def result(node_viewer: Inbox, kind: ResultKind) -> Result:
 
 
 def test_an_image_has_its_layers_and_marks(node_viewer: Inbox) -> None:
-    with node_viewer.database.read() as session:
-        still, moving = (images.view(session, node_viewer.settings, number) for number in (1, 2))
+    still, moving = (node_viewer.read(images.view, node_viewer.settings, number) for number in (1, 2))
     assert (still["before"], still["after"], moving["before"], moving["after"]) == (None, 2, 1, None)
     for shown, frames in ((still, []), (moving, [2])):
         names = ["Cleaned", "Heat map: Mark", "Drawn into the picture"]
@@ -418,10 +415,8 @@ def test_every_page_of_a_study_says_whose_it_is_and_a_heat_map_what_it_is_of(nod
     heatmap = result(node_viewer, ResultKind.HEATMAP).id
     below = ["images/1", "images/1?layer=1", f"results/{heatmap}", f"results/{heatmap}/content", "1/withdraw"]
     for page in below:
-        assert browser.get(f"/studies/{page}") == 200
-        assert re.search(r'class="whose"><b>\w+.*ID-one', browser.text), page
-    browser.get("/studies/1")
-    assert browser.text.count("heat map: Mark") == 4, "a tile and a row for each of two"
+        assert re.search(r'class="whose"><b>\w+.*ID-one', browser.page(f"/studies/{page}")), page
+    assert browser.page("/studies/1").count("heat map: Mark") == 4, "a tile and a row for each of two"
     assert "AI score of Mark" not in browser.text and "<small>score</small>" in browser.text
 
 
@@ -457,8 +452,7 @@ def test_the_timeline_goes_from_the_association_to_the_confirmation(node_viewer:
         for delivery in session.scalars(select(Delivery)):
             delivery.sent_at = delivery.confirmed_at = utc_now()
         results = len(session.scalars(select(Result)).all())
-    with node_viewer.database.read() as session:
-        steps = timeline.timeline(session, 1)
+    steps = node_viewer.read(timeline.timeline, 1)
     told = [re.sub(r"\d+", "N", step["what"]) for step in steps]
     assert told == [
         "MODALITY opened an association",
@@ -491,14 +485,15 @@ def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, 
     arrive(inbox, image, other_pixels(image))
     browser = console.at("/studies/1", UserRole.OPERATOR)
     assert 'href="/studies/1/versions"' in browser.text
-    browser.get("/studies/1/versions")
-    assert re.findall(r"<dd>(MODALITY|QUICK)</dd>", browser.text) == ["MODALITY", "QUICK"]
+    assert re.findall(r"<dd>(MODALITY|QUICK)</dd>", browser.page("/studies/1/versions")) == [
+        "MODALITY",
+        "QUICK",
+    ]
     seen = browser.field("as_of")
     pictures = re.findall(r'src="(/studies/received/[^"]+)"', browser.text)
     shown = [(browser.get(address), browser.content)[1] for address in pictures]
     assert len(set(shown)) == len(shown) == 2
-    assert browser.post("/studies/1/release") == 409
-    assert "choose first" in browser.text
+    assert browser.post("/studies/1/release") == 409 and "choose first" in browser.text
     assert browser.post("/studies/1/release", take1="2") == 409  # nobody says what was looked at
     assert browser.post("/studies/1/release", take1="2", as_of=seen) == 303
     assert inbox.study(image.StudyInstanceUID).state is StudyState.RECEIVING
@@ -513,8 +508,7 @@ def test_of_two_patients_one_is_taken_and_answers_about_the_other_do_not_count(
     image = ultrasound("one")
     arrive(inbox, image, changed(other_pixels(image), PatientName="Else^Some", PatientID="P-2"))  # type: ignore[arg-type]
     browser = console.at("/studies/1/versions", UserRole.OPERATOR)
-    assert "Which patient is right?" in browser.text
-    assert "Some" in browser.text
+    assert "Which patient is right?" in browser.text and "Some" in browser.text
     takes = {"take1": "1", "take3": "9-2", "take9": "junk"}
     assert browser.post("/studies/1/release", **takes, as_of=browser.field("as_of")) == 303
     assert inbox.study(image.StudyInstanceUID).patient_id == "ID-one"

@@ -99,13 +99,12 @@ def test_an_unknown_name_looks_like_a_wrong_password(console: ConsoleLab) -> Non
     ids=["a name from one address", "an address", "a name"],
 )
 def test_after_so_many_refusals_nothing_is_looked_at(
-    console: ConsoleLab, refusals: object, limit: int
+    console: ConsoleLab, refusals: Callable[[int], Person], limit: int
 ) -> None:
     def refuse(numbers: range) -> None:
         with console.database.write() as session:
             for number in numbers:
-                by = refusals(number + 10)  # type: ignore[operator]
-                audit.note(session, by, AuditAction.SIGN_IN_REFUSED)
+                audit.note(session, refusals(number + 10), AuditAction.SIGN_IN_REFUSED)
 
     refuse(range(limit - 1))
     users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1")
@@ -201,8 +200,7 @@ def test_who_is_removed_is_signed_out(console: ConsoleLab) -> None:
     users.remove_user(console.settings, "viewer")
     assert browser.get("/") == 303
     assert browser.sign_in("viewer") == 403
-    with console.database.read() as session:
-        names = list(session.scalars(select(UserAccount.name)))
+    names = console.scalars(select(UserAccount.name))
     assert sorted(names) == ["admin", "operator", "reader"]
 
 
@@ -221,8 +219,7 @@ def test_a_person_sees_and_ends_the_own_sessions_only(console: ConsoleLab) -> No
     here = signed_in(console, UserRole.VIEWER, "Mozilla/5.0 (X11; Linux x86_64) Firefox/144.0")
     there = signed_in(console, UserRole.VIEWER, "Mozilla/5.0 (Windows NT 10.0) Firefox/143.0")
     other = signed_in(console, UserRole.READER, "Mozilla/5.0 (Windows NT 10.0) Firefox/142.0")
-    assert here.get("/sessions") == 200
-    assert "Firefox 144, Linux" in here.text and "Firefox 143, Windows" in here.text
+    assert "Firefox 144, Linux" in here.page("/sessions") and "Firefox 143, Windows" in here.text
     assert "Firefox 142" not in here.text and here.text.count("this browser") == 1
     [number] = [
         row["session"] for row in users.list_sessions(console.settings, "viewer") if "143" in row["browser"]
@@ -237,12 +234,10 @@ def test_a_person_sees_and_ends_the_own_sessions_only(console: ConsoleLab) -> No
 def test_no_list_has_a_token(console: ConsoleLab) -> None:
     browser = console.browser(UserRole.ADMIN)
     token = browser.client.cookies[console.cookie]
-    with console.database.read() as session:
-        hashed = session.scalars(select(UserSession.token_sha256)).one()
+    hashed = console.scalars(select(UserSession.token_sha256))[0]
     browser.get("/users")
     shown = browser.text + str(users.list_sessions(console.settings))
-    browser.get("/sessions")
-    assert not any(secret in shown + browser.text for secret in (token, hashed))
+    assert not any(secret in shown + browser.page("/sessions") for secret in (token, hashed))
 
 
 def test_who_was_idle_for_too_long_is_not_listed_and_nobody_is_found_by_a_wrong_number(
@@ -609,8 +604,7 @@ def test_a_user_is_added_and_signs_in(console: ConsoleLab) -> None:
     assert (of(console, "anna")["role"], may_sign_in(console, "anna", WORDS)) == ("reader", True)
     [added] = console.audited("user_added")[:1]
     assert added["user"] == "anna" and WORDS not in str(added)
-    admin.get("/users")
-    assert "anna" in admin.text and "last seen" in admin.text
+    assert "anna" in admin.page("/users") and "last seen" in admin.text
 
 
 @pytest.mark.parametrize(
@@ -746,8 +740,7 @@ def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> No
 @pytest.mark.parametrize("csrf", ["", "0" * 64, "ü"])
 def test_a_change_needs_the_token_of_its_form(console: ConsoleLab, csrf: str) -> None:
     browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/outbox/retry-dead", csrf) == 403
-    assert "too old" in browser.text
+    assert browser.post("/outbox/retry-dead", csrf) == 403 and "too old" in browser.text
 
 
 @pytest.mark.parametrize(

@@ -48,19 +48,17 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
         session.get_one(Study, 1).state = StudyState.DELIVERED
         later = received + timedelta(seconds=7)
         session.execute(update(Delivery).values(state=DeliveryState.CONFIRMED, confirmed_at=later))
-    with node.database.read() as session:
-        [row] = search.search(session, Search())[0]
-        first = session.scalars(select(Instance).order_by(Instance.id)).first()
-        assert first is not None
-        delivered = session.scalars(select(Delivery)).all()
-        assert row["cover"] == first.id
-        assert row["description"] == first.attributes.get("StudyDescription", "")
+    [row] = node.read(search.search, Search())[0]
+    first = node.scalars(select(Instance).order_by(Instance.id))[0]
+    assert first is not None
+    delivered = node.rows(Delivery)
+    assert row["cover"] == first.id
+    assert row["description"] == first.attributes.get("StudyDescription", "")
     assert row["short_result"] and all(line.strip() for line in row["short_result"])
     assert row["seconds"] == (7.0 if delivered else None)
     uid = str(ultrasound("one").StudyInstanceUID)
     withdraw_by_uid(node.settings, uid, None, reason=RejectionReason.QUALITY, because="the other side")
-    with node.database.read() as session:
-        assert search.search(session, Search())[0][0]["short_result"] == []
+    assert node.read(search.search, Search())[0][0]["short_result"] == []
 
 
 def test_the_thumbnail_is_small_and_of_images_that_are_here(console_of_node: ConsoleLab, node: Inbox) -> None:
@@ -69,11 +67,9 @@ def test_the_thumbnail_is_small_and_of_images_that_are_here(console_of_node: Con
     assert found
     assert browser.get(found[0]) == 200
     assert max(Image.open(io.BytesIO(browser.content)).size) == 96
-    with node.database.write() as session:
-        session.execute(update(Instance).values(purged=True))
+    node.put(Instance, purged=True)
     assert browser.get(found[0]) == 404
-    browser.get("/studies")
-    assert "/thumbnail" not in browser.text
+    assert "/thumbnail" not in browser.page("/studies")
     assert Browser(console_of_node.app).get(found[0]) == 303  # to the sign-in
 
 
@@ -114,8 +110,7 @@ def test_several_studies_are_retried_and_the_others_say_why_not(console: Console
     form = {"csrf": browser.token(), "change": "retry", "study": ["1", "2"], "filters": "modality=US"}
     answer = browser.client.post("/studies/change", data=form)
     assert (answer.status_code, answer.headers["location"]) == (303, "/studies?modality=US")
-    with inbox.database.read() as session:
-        states = [job.state for job in session.scalars(select(Job).order_by(Job.id))]
+    states = [job.state for job in inbox.scalars(select(Job).order_by(Job.id))]
     assert states == [JobState.QUEUED, JobState.QUEUED, JobState.RUNNING]
     assert [noted["change"] for noted in console.audited("job_changed")] == ["retry", "retry"]
     answer = browser.client.post("/studies/change", data=form | {"study": ["1", "3"]})
@@ -160,9 +155,8 @@ def test_several_studies_are_withdrawn_with_one_reason(node: Inbox, console_of_n
     assert "1 refused" in browser.client.post("/studies/change", data=form).text  # without a reason
     answer = browser.client.post("/studies/change", data=form | {"because": "of another patient"})
     assert answer.status_code == 303
-    with node.database.read() as session:
-        assert search.search(session, Search())[0][0]["withdrawn"] == "all"
-        assert session.scalars(select(Result)).first() is not None
+    assert node.read(search.search, Search())[0][0]["withdrawn"] == "all"
+    assert node.rows(Result)[0] is not None
 
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -258,13 +252,11 @@ def test_few_and_many_studies_are_found_alike_in_both_databases(
 
 def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox) -> None:
     def found(name: str) -> list[int]:
-        with node.database.read() as session:
-            return [row["id"] for row in search.search(session, Search(finding=name))[0]]
+        return [row["id"] for row in node.read(search.search, Search(finding=name))[0]]
 
     def told() -> list[str]:
-        with node.database.read() as session:
-            [row] = search.search(session, Search())[0]
-            return list(row["findings"])
+        [row] = node.read(search.search, Search())[0]
+        return list(row["findings"])
 
     assert told() == ["Mark"]
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([1], [], [])
@@ -317,8 +309,7 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox)
     assert console.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
     files = set(node.folder.glob("spool/**/*.dcm"))
     assert files
-    assert admin.post("/patients/1/delete") == 200
-    assert "keeps its images: it is delivering" in admin.text
+    assert admin.post("/patients/1/delete") == 200 and "keeps its images: it is delivering" in admin.text
     with node.database.write() as session:
         for delivery in session.scalars(select(Delivery)):
             delivery.state, delivery.confirmed_at = DeliveryState.CONFIRMED, NOW
@@ -327,22 +318,16 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox)
     assert "1 of 1 studies: received images deleted" in admin.text
     assert not [file for file in files if file.exists()]
     assert list(node.folder.glob("results/**/*.dcm"))
-    admin.get("/studies/1")
-    assert "purged" in admin.text
-    admin.get("/peers/pacs")
-    assert "It has taken results, the newest at" in admin.text
-    admin.get("/patients/1")
-    assert "Delete them" not in admin.text, "nothing is here"
-    assert admin.post("/patients/1/delete") == 200
-    assert "were deleted before" in admin.text
-    with node.database.read() as session:
-        noted = [row for row in audit.rows(session) if row["action"] == "objects_deleted"]
+    assert "purged" in admin.page("/studies/1")
+    assert "It has taken results, the newest at" in admin.page("/peers/pacs")
+    assert "Delete them" not in admin.page("/patients/1"), "nothing is here"
+    assert admin.post("/patients/1/delete") == 200 and "were deleted before" in admin.text
+    noted = [row for row in node.read(audit.rows) if row["action"] == "objects_deleted"]
     assert [(row["actor"], row["study_id"]) for row in noted] == [("admin", 1)]
 
 
 def test_a_study_in_quarantine_keeps_its_images(node: Inbox) -> None:
-    with node.database.write() as session:
-        session.get_one(Study, 1).state = StudyState.QUARANTINED
+    node.put(Study, 1, state=StudyState.QUARANTINED)
     [row] = studies.delete_received(node.settings, [1])
     assert (row["deleted"], "quarantine" in row["reason"]) == (False, True)
 
@@ -377,8 +362,7 @@ def limited(node: Inbox) -> ConsoleLab:
     """With the DICOMweb addresses, and an operator each for the sender of the study and for another room."""
     served = node.settings.console.model_copy(update={"dicomweb": True, "dicomweb_store": True})
     limited = ConsoleLab(node.settings.model_copy(update={"console": served}), node.database)
-    with node.database.read() as session:
-        sender = session.scalars(select(Instance.calling_ae)).first()
+    sender = node.scalars(select(Instance.calling_ae))[0]
     for name, title in (("here", sender), ("elsewhere", "ROOM9")):
         users.add_user(limited.settings, name, UserRole.OPERATOR, PASSWORD, senders=[title])
     return limited
@@ -392,15 +376,14 @@ def signed_in(limited: ConsoleLab, name: str) -> Browser:
 
 def addresses(app: FastAPI, node: Inbox) -> Iterator[tuple[str, str]]:
     """Method and path of each endpoint, with the numbers and UIDs of the study that is here."""
-    with node.database.read() as session:
-        study = session.scalars(select(Study)).one()
-        known = {
-            "number": [study.id, *session.scalars(select(Instance.id)), *session.scalars(select(Result.id))],
-            "uid": study.study_instance_uid,
-            "study": study.study_instance_uid,
-            "series": study.instances[0].series_instance_uid,
-            "instance": study.instances[0].sop_instance_uid,
-        }
+    study = node.rows(Study)[0]
+    known = {
+        "number": [study.id, *node.scalars(select(Instance.id)), *node.scalars(select(Result.id))],
+        "uid": study.study_instance_uid,
+        "study": study.study_instance_uid,
+        "series": study.instances[0].series_instance_uid,
+        "instance": study.instances[0].sop_instance_uid,
+    }
     for route in routes(app.routes):
         for method in sorted(route.methods - {"HEAD"}):
             for number in known["number"]:
@@ -418,10 +401,9 @@ def test_each_table_belongs_to_studies_or_to_the_node() -> None:
 
 
 def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:
-    with node.database.read() as session:
-        study = session.scalars(select(Study)).one()
-        secrets = [study.study_instance_uid, study.patient_id, study.accession_number]
-        secrets += [row.sop_instance_uid for row in (*study.instances, *study.results)]
+    study = node.rows(Study)[0]
+    secrets = [study.study_instance_uid, study.patient_id, study.accession_number]
+    secrets += [row.sop_instance_uid for row in (*study.instances, *study.results)]
     tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
     shown: dict[str, set[str]] = {}
     for name, token in tokens.items():
@@ -496,11 +478,9 @@ def test_a_list_is_noted_once_for_each_person_until_some_minutes_are_over(
 ) -> None:
     reader, admin = (console_of_node.browser(role) for role in (UserRole.READER, UserRole.ADMIN))
     for browser in (reader, reader, admin):
-        assert browser.get(path) == 200
-        assert "ID-one" in browser.text
+        assert "ID-one" in browser.page(path)
     assert noted(console_of_node, "list_seen") == [("admin", {"list": name}), ("reader", {"list": name})]
-    with console_of_node.database.write() as session:
-        session.execute(update(AuditRow).values(at=utc_now() - timedelta(minutes=6)))
+    console_of_node.put(AuditRow, at=utc_now() - timedelta(minutes=6))
     reader.get(path)
     assert len(noted(console_of_node, "list_seen")) == 3
 

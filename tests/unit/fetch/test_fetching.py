@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from dicom_node import fetch, scu
 from dicom_node.config.settings import PeerSettings, Settings
@@ -35,7 +35,7 @@ from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.scu import open_archive
 from dicom_node.store import fetches
-from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job
+from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.store.transitions import move_fetch, settle_study, utc_now
 from dicom_node.studies.fetched import OTHER_PATIENT
 from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside, peer
@@ -218,8 +218,7 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
         True,
         "films",
     )
-    with inbox.database.write() as session:
-        fetches.here(session, [prior.StudyInstanceUID])[prior.StudyInstanceUID].state = StudyState.DELIVERED
+    inbox.put(Study, inbox.study(prior.StudyInstanceUID).id, state=StudyState.DELIVERED)
     asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
     assert (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
@@ -286,10 +285,8 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
         inbox = inbox_beside(tmp_path, pacs.port, missing_days=1)
         inbox.receive(part, whole, failed)
         inbox.settle()
-        with inbox.database.write() as session:
-            here = fetches.here(session, [image.StudyInstanceUID for image in (part, whole, failed)])
-            for image, state in ((part, DELIVERED), (whole, DELIVERED), (failed, StudyState.FAILED)):
-                here[image.StudyInstanceUID].state, here[image.StudyInstanceUID].reason = state, "a reason"
+        for image, state in ((part, DELIVERED), (whole, DELIVERED), (failed, StudyState.FAILED)):
+            inbox.put(Study, inbox.study(image.StudyInstanceUID).id, state=state, reason="a reason")
         assert why(inbox) == {
             never.StudyInstanceUID: "it never came",
             part.StudyInstanceUID: "incomplete: 1 of 2 objects came",
@@ -299,10 +296,9 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
         [event] = [row for row in inbox.events() if row.number == STUDIES_MISSING.number]
         assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
         rows = fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1)
-        with inbox.database.write() as session:
-            for row in rows:
-                if row.fetchable:
-                    fetch.fetch_missing(session, "archive", row)
+        for row in rows:
+            if row.fetchable:
+                inbox.write(fetch.fetch_missing, "archive", row)
         assert set(why(inbox)) == {failed.StudyInstanceUID}  # the others are on their way
 
 
@@ -316,12 +312,11 @@ def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
         first = fetch.ask(inbox.database, archive, "archive", asked)
         again = fetch.ask(inbox.database, archive, "archive", asked)
     assert (first.wanted, again.wanted, first.first, again.first) == (1, 1, 1, 1)
-    with inbox.database.write() as session:
-        assert fetch.cancel(session, "archive") == 1
-        assert fetch.cancel(session, "archive") == 0
-        assert fetch.ask_again(session, "archive") == 1
-        [row] = fetches.listed(session)
-        assert row.state is FetchState.WAITING
+    assert inbox.write(fetch.cancel, "archive") == 1
+    assert inbox.write(fetch.cancel, "archive") == 0
+    assert inbox.write(fetch.ask_again, "archive") == 1
+    [row] = inbox.write(fetches.listed)
+    assert row.state is FetchState.WAITING
 
 
 def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothing(tmp_path: Path) -> None:
@@ -348,8 +343,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     inbox = inbox_with(tmp_path, free_port(), {}, url=postgres_url)
     now = utc_now()
     named = {"peer": "archive", "patient_id": "SOMEBODY-ELSE", "patient": str(Patient())}
-    with inbox.database.write() as session:
-        session.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
+    inbox.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
     inbox.receive(image)
     inbox.index()
 
@@ -391,8 +385,7 @@ class Site:
     def turn(self, times: int = 1) -> None:
         """As if the next moment had come for everything."""
         for _ in range(times):
-            with self.inbox.database.write() as session:
-                session.execute(update(ClaimedWorkitem).values(next_at=utc_now()))
+            self.inbox.put(ClaimedWorkitem, next_at=utc_now())
             self.worklist._search_at = 0.0
             self.worklist.run_once(threading.Event())
 
@@ -471,9 +464,8 @@ def test_an_item_is_claimed_reported_and_completed_when_its_results_are_confirme
     site.deliver(DeliveryState.UNCONFIRMED)
     site.turn(2)
     assert (site.manager.done()[2:], site.manager.state(uid)) == (["update 90"], IN_PROGRESS)
-    with site.inbox.database.write() as session:
-        session.execute(update(Delivery).values(state=DeliveryState.CONFIRMED))
-        settle_study(session, 1)
+    site.inbox.put(Delivery, state=DeliveryState.CONFIRMED)
+    site.inbox.write(settle_study, 1)
     site.turn(3)
     assert site.manager.done()[3:] == ["update 100", COMPLETED]
     [performed] = site.manager.items[uid].UnifiedProcedureStepPerformedProcedureSequence
@@ -559,10 +551,9 @@ def test_what_another_performer_claims_is_left_to_it(site: Site) -> None:
 def test_what_cannot_be_done_is_cancelled_with_a_code(site: Site, jobs: JobState | None, reason: str) -> None:
     uid = site.study()
     site.turn(2)
-    with site.inbox.database.write() as session:
-        if jobs is not None:
-            session.execute(update(Job).values(state=jobs))
-            settle_study(session, 1)
+    if jobs is not None:
+        site.inbox.put(Job, state=jobs)
+        site.inbox.write(settle_study, 1)
     if jobs is None:
         site.hours_pass(1.1)
     site.turn(3)
@@ -580,18 +571,16 @@ def test_an_input_that_is_not_here_is_fetched_from_a_peer_that_is_known(site: Si
     site.manager.add(work_item("1.2.5", InputInformationSequence=[away]))
     site.manager.add(work_item("1.2.6", InputInformationSequence=[instances("1.2.6"), instances("1.2.7")]))
     site.turn(3)
-    with site.inbox.database.read() as session:
-        [fetch] = session.scalars(select(Fetch))
-        assert (fetch.study_instance_uid, fetch.peer, fetch.patient_id, fetch.urgent) == (
-            "1.2.3",
-            "archive",
-            "P1",
-            True,
-        )
+    [fetch] = site.inbox.rows(Fetch)
+    assert (fetch.study_instance_uid, fetch.peer, fetch.patient_id, fetch.urgent) == (
+        "1.2.3",
+        "archive",
+        "P1",
+        True,
+    )
     assert site.manager.done() == ["claim", "update 0"]
     assert len(site.reasons(WORKITEM_PASSED.number)) == 3
-    with site.inbox.database.write() as session:
-        session.execute(update(Fetch).values(state=FetchState.FAILED))
+    site.inbox.put(Fetch, state=FetchState.FAILED)
     site.turn(3)
     assert site.manager.state(uid) == CANCELED
 
@@ -646,11 +635,10 @@ def listening(site: Site) -> Iterator[Cancellations]:
 def test_an_item_is_cancelled_with_its_fetch_when_the_manager_asks(web: Site, fetched: bool) -> None:
     uid, other = web.study("one"), web.study("two")
     web.turn(2)
-    with web.inbox.database.write() as session:
-        session.execute(update(ClaimedWorkitem).values(fetch_asked=fetched))
-        study = web.manager.items[uid].InputInformationSequence[0].StudyInstanceUID
-        now = utc_now() + timedelta(hours=1)
-        session.add(Fetch(peer="archive", study_instance_uid=study, asked_at=now, next_at=now))
+    web.inbox.put(ClaimedWorkitem, fetch_asked=fetched)
+    study = web.manager.items[uid].InputInformationSequence[0].StudyInstanceUID
+    now = utc_now() + timedelta(hours=1)
+    web.inbox.add(Fetch(peer="archive", study_instance_uid=study, asked_at=now, next_at=now))
     with listening(web):
         wait_until(lambda: set(web.manager.subscribed) == {uid, other}, seconds=30)
         web.manager.frames.put(b"\x89\x02hi")  # a ping

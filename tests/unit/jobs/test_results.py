@@ -17,7 +17,7 @@ import pytest
 from highdicom.sr import MeasurementReport, srread
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select
 
 from ai_pipeline import pipelines
 from ai_pipeline.contract import (
@@ -114,13 +114,11 @@ def states(node: Inbox) -> list[DeliveryState]:
 
 
 def mark(node: Inbox, uid: str) -> str:
-    with node.database.read() as session:
-        return str(assessments.held_results(session, node.settings, node.study(uid).id)["as_of"])
+    return str(node.read(assessments.held_results, node.settings, node.study(uid).id)["as_of"])
 
 
 def finding(node: Inbox, uid: str) -> dict[str, Any]:
-    with node.database.read() as session:
-        return assessments.findings_of_study(session, node.settings, uid)[0]
+    return node.read(assessments.findings_of_study, node.settings, uid)[0]
 
 
 def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
@@ -140,9 +138,8 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         wait_until(lambda: sender.run_once() == 0 and set(states(node)) == {D.CONFIRMED})
         other.dispose()
         assert len(pacs.received) == 2 and node.study(uid).state is StudyState.DELIVERED
-    with node.database.read() as session:
-        [row] = [row for row in audit.rows(session) if row["action"] == AuditAction.RESULTS_ASSESSED]
-        [said] = assessments.all_assessments(session)
+    [row] = [row for row in node.read(audit.rows) if row["action"] == AuditAction.RESULTS_ASSESSED]
+    [said] = node.read(assessments.all_assessments)
     assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
     assert (said["verdict"], said["actor"], said["version"]) == ("accepted", "anna", "1")
     assert {RESULTS_HELD.number, RESULTS_ACCEPTED.number} <= {event.number for event in node.events()}
@@ -243,8 +240,7 @@ def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
         assessments.accept_results(node.settings, uid, ANNA, as_of=seen)
     assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
     assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
-    with node.database.read() as session:
-        assert {row.supersedes for row in session.scalars(select(Result))} == {""}, "the first never left"
+    assert {row.supersedes for row in node.rows(Result)} == {""}, "the first never left"
 
 
 def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbox) -> None:
@@ -289,8 +285,7 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
         assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
     assess(ReaderVerdict.ACCEPTED, Person("eva"))
     assert assessments.accept_results(node.settings, uid, ANNA) == 2
-    with node.database.read() as session:
-        rows = assessments.all_assessments(session)
+    rows = node.read(assessments.all_assessments)
     assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
     assert {row["report_uid"] for row in rows} == {about["report_uid"]} != {""}
 
@@ -894,20 +889,17 @@ def test_a_text_that_is_moved_to_another_image_cannot_be_opened(reader: Inbox) -
     analysed_readings(reader, 1, 2)
     first, *_, last = reader.rows(AnnotationReading)
     assert first.instance_id != last.instance_id
-    with reader.database.write() as session:
-        session.get_one(AnnotationReading, first.id).instance_id = last.instance_id
+    reader.put(AnnotationReading, first.id, instance_id=last.instance_id)
     with pytest.raises(ReadingsSealed):
         shown(reader)
 
 
 def test_readings_leave_with_the_study(reader: Inbox) -> None:
     analysed_readings(reader)
-    with reader.database.write() as session:
-        session.execute(update(Delivery).values(state=DeliveryState.CANCELLED))
+    reader.put(Delivery, state=DeliveryState.CANCELLED)
     assert purge(reader.database, reader.settings, utc_now() + timedelta(days=13)) == 0
     assert len(reader.rows(AnnotationReading)) == 2
-    with reader.database.write() as session:
-        session.execute(update(Study).values(state=StudyState.DELIVERED))
+    reader.put(Study, state=StudyState.DELIVERED)
     assert purge(reader.database, reader.settings, utc_now() + timedelta(days=15)) == 1
     assert reader.rows(AnnotationReading) == []
     assert shown(reader) == []

@@ -319,12 +319,11 @@ def inbox(open_inbox: Configured) -> Inbox:
 
 def rows(inbox: Inbox) -> list[tuple[str, str, str]]:
     """UID, destination and state of each delivery of an original."""
-    with inbox.database.read() as session:
-        return [
-            (row.item.sop_instance_uid, row.destination, row.state.value)
-            for row in session.scalars(select(Delivery).order_by(Delivery.id))
-            if row.original
-        ]
+    return [
+        (row.item.sop_instance_uid, row.destination, row.state.value)
+        for row in inbox.scalars(select(Delivery).order_by(Delivery.id))
+        if row.original
+    ]
 
 
 def states(inbox: Inbox) -> list[str]:
@@ -332,9 +331,8 @@ def states(inbox: Inbox) -> list[str]:
 
 
 def jobs_succeed(inbox: Inbox) -> None:
-    with inbox.database.write() as session:
-        session.execute(update(Job).values(state=JobState.SUCCEEDED, finished_at=utc_now()))
-        settle_study(session, 1)
+    inbox.put(Job, state=JobState.SUCCEEDED, finished_at=utc_now())
+    inbox.write(settle_study, 1)
 
 
 def all_become(inbox: Inbox, state: DeliveryState) -> None:
@@ -354,8 +352,7 @@ def test_each_image_that_the_rule_takes_is_forwarded_once(inbox: Inbox) -> None:
     wanted = [(first.SOPInstanceUID, "archive", "pending"), (second.SOPInstanceUID, "archive", "pending")]
     assert rows(inbox) == wanted
     assert [event.number for event in inbox.events()].count(events.ORIGINALS_FORWARDED.number) == 1
-    with inbox.database.write() as session:
-        rerun(session, 1, inbox.settings)
+    inbox.write(rerun, 1, inbox.settings)
     assert rows(inbox) == wanted, "a rerun neither withdraws nor repeats it"
     all_become(inbox, S.CONFIRMED)
     inbox.settle(late)
@@ -369,9 +366,8 @@ def test_a_corrected_version_is_forwarded_too_and_an_unsent_one_before_it_is_not
     assert states(inbox) == ["cancelled"]
     inbox.settle()
     assert states(inbox) == ["cancelled", "pending"]
-    with inbox.database.read() as session:
-        newest = session.scalars(select(Original).order_by(Original.id.desc())).first()
-        assert newest and newest.path == inbox.instance(image.SOPInstanceUID).path
+    newest = inbox.scalars(select(Original).order_by(Original.id.desc()))[0]
+    assert newest and newest.path == inbox.instance(image.SOPInstanceUID).path
 
 
 def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(inbox: Inbox) -> None:
@@ -382,11 +378,9 @@ def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(
     jobs_succeed(inbox)
     assert purge(inbox.database, inbox.settings, utc_now() + timedelta(days=15)) == 2
     inbox.index(image)
-    with inbox.database.write() as session:
-        rerun(session, 1, inbox.settings)
+    inbox.write(rerun, 1, inbox.settings)
     assert states(inbox) == ["confirmed"]
-    with inbox.database.read() as session:
-        assert not session.scalars(select(Original)).one().purged, "its file is the new one"
+    assert not inbox.rows(Original)[0].purged, "its file is the new one"
 
 
 def test_a_corrected_report_of_a_modality_is_forwarded_anew(inbox: Inbox) -> None:
@@ -414,8 +408,7 @@ def test_nothing_of_a_study_in_quarantine_is_forwarded_until_it_is_released(inbo
     assert delivery.state is S.CANCELLED
     with pytest.raises(NotAllowedNow, match="quarantine"), inbox.database.write() as session:
         outbox.retry(session, delivery.id)
-    with inbox.database.write() as session:
-        release_study(session, 1)
+    inbox.write(release_study, 1)
     inbox.settle()
     assert rows(inbox) == [(first.SOPInstanceUID, "archive", "pending")], "the other is another patient's"
 
@@ -438,12 +431,10 @@ def test_the_study_says_failed_while_an_image_is_a_dead_letter(inbox: Inbox) -> 
     jobs_succeed(inbox)
     all_become(inbox, S.DEAD)
     assert inbox.rows(Study)[0].state is StudyState.FAILED
-    with inbox.database.write() as session:
-        assert outbox.retry_all(session) == [1]
+    assert inbox.write(outbox.retry_all) == [1]
     assert inbox.rows(Study)[0].state is StudyState.DELIVERING
     all_become(inbox, S.DEAD)
-    with inbox.database.write() as session:
-        assert outbox.discard_all(session, "nobody wants it", "archive") == [1]
+    assert inbox.write(outbox.discard_all, "nobody wants it", "archive") == [1]
 
 
 def test_a_late_report_of_the_device_is_forwarded_and_starts_no_job(inbox: Inbox) -> None:

@@ -335,8 +335,7 @@ def test_a_worker_killed_in_a_job_is_replaced_without_waiting_for_its_lease(make
         victim.kill()
         victim.wait()
     [job] = node.jobs()
-    with node.database.write() as session:
-        session.get_one(Job, job.id).options = {"do": "find"}
+    node.put(Job, job.id, options={"do": "find"})
     with worker_of(node):
         wait_until(in_state(node, JobState.SUCCEEDED))
     assert node.jobs()[0].attempts == 2

@@ -86,9 +86,8 @@ def test_old_events_and_ended_associations_go_and_the_rest_stays(inbox: Inbox) -
         told = session.scalars(select(EventRow.id)).first()
         session.add(NotifiedEvent(rule="somebody", event_id=told))
     assert forget_past(inbox.database, inbox.settings, NOW) == 2
-    with inbox.database.read() as session:
-        assert [row.at for row in session.scalars(select(EventRow).order_by(EventRow.id))] == [old, new]
-        assert session.scalars(select(Association.id).order_by(Association.id)).all() == ["b", "c"]
+    assert [row.at for row in inbox.scalars(select(EventRow).order_by(EventRow.id))] == [old, new]
+    assert inbox.scalars(select(Association.id).order_by(Association.id)) == ["b", "c"]
 
 
 EVEN = [30] * 10
@@ -129,8 +128,7 @@ def count(
 
 
 def found(node: Inbox) -> list[Drift]:
-    with node.database.read() as session:
-        return drift(session, node.settings.workers.models_dir, window(node.settings, TODAY))
+    return node.read(drift, node.settings.workers.models_dir, window(node.settings, TODAY))
 
 
 def told(node: Inbox) -> list[dict[str, object]]:
@@ -207,14 +205,12 @@ def site(database: Database, monkeypatch: pytest.MonkeyPatch) -> SiteOfTwo:
 
 
 def lost_and_back(site: SiteOfTwo) -> list[tuple[int, str, str]]:
-    with site.database.read() as session:
-        rows = session.scalars(select(EventRow).order_by(EventRow.id))
-        return sorted((row.number, row.fields["machine"], row.fields["process"]) for row in rows)
+    rows = site.scalars(select(EventRow).order_by(EventRow.id))
+    return sorted((row.number, row.fields["machine"], row.fields["process"]) for row in rows)
 
 
 def shown(site: SiteOfTwo) -> dict[tuple[str, str], dict[str, Any]]:
-    with site.database.read() as session:
-        return {(row["machine"], row["process"]): row for row in processes.processes(session)}
+    return {(row["machine"], row["process"]): row for row in site.read(processes.processes)}
 
 
 def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> None:
@@ -303,16 +299,14 @@ def analysed(node: Inbox, *images: Dataset, calling: str = MODALITY) -> None:
 
 def images(node: Inbox) -> dict[tuple[str, str], int]:
     """Images by sender and outcome."""
-    with node.database.read() as session:
-        rows = session.scalars(select(ImageCount))
-        return {(row.calling_ae, row.outcome.value): row.images for row in rows}
+    rows = node.rows(ImageCount)
+    return {(row.calling_ae, row.outcome.value): row.images for row in rows}
 
 
 def scores(node: Inbox, label: str = "Shown") -> dict[int, int]:
     """Images by bin."""
-    with node.database.read() as session:
-        rows = session.scalars(select(ScoreCount).where(ScoreCount.label == label))
-        return {row.bin: row.images for row in rows}
+    rows = node.scalars(select(ScoreCount).where(ScoreCount.label == label))
+    return {row.bin: row.images for row in rows}
 
 
 def test_scores_of_all_labels_are_counted_also_of_those_that_are_not_reported(make: Make) -> None:
@@ -331,8 +325,7 @@ def test_refused_images_count_by_the_gate_that_refused_them(make: Make) -> None:
     assert images(node) == counted
     assert scores(node) == {5: 1}
     [_, refused] = node.jobs()
-    with node.database.write() as session:
-        jobs.retry(session, refused.id)
+    node.write(jobs.retry, refused.id)
     work(node)
     assert images(node) == counted, "a person asked again: the answer was counted before"
 
@@ -381,8 +374,7 @@ def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(make: Mak
         mine = given[number:] + given[:number]  # each begins with another image
         tally = Tallies(node.settings.workers.models_dir).count(mine, ())
         start.wait()
-        with node.database.write() as session:
-            tally.count(session, node.settings)
+        node.write(tally.count, node.settings)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(count, range(8)))  # raises what a thread raised

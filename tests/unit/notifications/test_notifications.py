@@ -61,8 +61,7 @@ def hook(web: WebServer, **other: Any) -> dict[str, Any]:
 
 
 def happens(inbox: Inbox, event: EventType, study: int | None = None, **fields: Any) -> None:
-    with inbox.database.write() as session:
-        record(session, event, study, **fields)
+    inbox.write(record, event, study, **fields)
 
 
 def notifier(inbox: Inbox) -> Notifier:
@@ -101,8 +100,7 @@ def test_an_event_that_appears_behind_others_is_told(tmp_path: Path, web: WebSer
         before = session.scalars(select(EventRow.id)).one()
         session.add(EventRow(id=before + 2, at=utc_now(), number=JOB_FAILED.number, fields={}))
     made.run_once()
-    with inbox.database.write() as session:
-        session.add(EventRow(id=before + 1, at=utc_now(), number=JOB_FAILED.number, fields={}))
+    inbox.add(EventRow(id=before + 1, at=utc_now(), number=JOB_FAILED.number, fields={}))
     made.run_once()
     assert [body["total"] for _, body in web.calls] == [2, 1]
 

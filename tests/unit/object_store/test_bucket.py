@@ -78,13 +78,11 @@ def handing(node: Inbox, site: Site, say: Any = lambda *_, **__: None) -> HandOv
 
 
 def waiting(node: Inbox) -> int:
-    with node.database.read() as session:
-        return stored_rows.oldest_waiting(session)[0]
+    return node.read(stored_rows.oldest_waiting)[0]
 
 
 def fetched(node: Inbox, path: str) -> Path:
-    with node.database.read() as session:
-        return node.files.here(session, path)
+    return node.read(node.files.here, path)
 
 
 def path_of(node: Inbox) -> str:
@@ -101,8 +99,7 @@ def test_a_study_is_worked_on_when_another_machine_can_have_it(site: Site) -> No
     b = site.machine("b")
     assert work(b) == 1, "its image is fetched"
     assert fetched(b, path_of(b)).read_bytes() == (site.a.folder / path_of(b)).read_bytes()
-    with site.a.database.read() as session:
-        result = session.scalars(select(Result.path)).first()
+    result = site.a.scalars(select(Result.path))[0]
     assert result
     assert fetched(site.a, result).read_bytes() == (b.folder / result).read_bytes()
     assert not [key for key in site.stored() if str(IMAGE.PatientID) in key or "Name" in key]
@@ -223,13 +220,11 @@ def test_a_job_waits_for_the_store_and_loses_no_try(site: Site) -> None:
     (job,) = site.a.jobs()
     assert (job.state, job.tries) == (JobState.QUEUED, 0)
     assert "object store" in job.reason
-    with site.a.database.write() as session:
-        session.get_one(Job, job.id).run_at = utc_now()
+    site.a.put(Job, job.id, run_at=utc_now())
     time.sleep(1.1)  # it is not asked again at once
     assert work(site.a) == 1
-    with site.a.database.read() as session:
-        rows = session.scalars(select(Result)).all()
-        assert rows and {site.bucket().size(row.path) for row in rows} == {row.bytes for row in rows}
+    rows = site.a.rows(Result)
+    assert rows and {site.bucket().size(row.path) for row in rows} == {row.bytes for row in rows}
 
 
 def test_a_machine_with_another_site_key_is_refused(site: Site) -> None:
@@ -303,9 +298,8 @@ def elsewhere(tmp_path: Path, s3: S3, pacs: Pacs) -> Iterator[Inbox]:
 
 
 def the_delivery(node: Inbox) -> tuple[DeliveryState, str, int]:
-    with node.database.read() as session:
-        row = session.scalars(select(Delivery)).one()
-        return row.state, row.reason, row.refusals
+    row = node.rows(Delivery)[0]
+    return row.state, row.reason, row.refusals
 
 
 def test_a_delivery_waits_for_the_bucket(elsewhere: Inbox, s3: S3, pacs: Pacs) -> None:
@@ -330,8 +324,7 @@ def test_a_delivery_waits_for_the_bucket(elsewhere: Inbox, s3: S3, pacs: Pacs) -
 def test_a_result_that_the_bucket_lost_is_a_dead_letter(
     elsewhere: Inbox, s3: S3, pacs: Pacs, tmp_path: Path
 ) -> None:
-    with elsewhere.database.read() as session:
-        s3.bucket(tmp_path.name).delete(*session.scalars(select(Result.path)))
+    s3.bucket(tmp_path.name).delete(*elsewhere.scalars(select(Result.path)))
     outbox = DeliveryWorker(elsewhere.database, elsewhere.settings)
     wait_until(lambda: outbox.run_once() > 0, 60, "it is tried")
     state, reason, _ = the_delivery(elsewhere)

@@ -169,36 +169,32 @@ def test_a_person_cannot_retry_what_is_on_its_way_or_there(outbox: Outbox, state
 
 
 def quarantine(outbox: Outbox) -> None:
-    with outbox.database.write() as session:
-        session.get_one(Study, 1).state = StudyState.QUARANTINED
+    outbox.put(Study, 1, state=StudyState.QUARANTINED)
 
 
 def test_nothing_of_a_quarantined_study_leaves(outbox: Outbox) -> None:
     quarantine(outbox)
     outbox.worker().run_once()
     assert outbox.states() == {"cancelled": 1}
-    with outbox.database.read() as session:
-        [delivery] = session.scalars(select(Delivery))
-        assert delivery.withdrawn
-        assert delivery.reason == "withdrawn: the study is in quarantine"
+    [delivery] = outbox.rows(Delivery)
+    assert delivery.withdrawn
+    assert delivery.reason == "withdrawn: the study is in quarantine"
 
 
 def test_a_person_releases_a_quarantined_study_before_its_deliveries(outbox: Outbox) -> None:
     put(outbox, state=S.DEAD)
     quarantine(outbox)
-    with outbox.database.write() as session:
-        assert retry_all(session) == []
-        with pytest.raises(NotAllowedNow, match="quarantine"):
-            retry(session, 1)
+    assert outbox.write(retry_all) == []
+    with pytest.raises(NotAllowedNow, match="quarantine"):
+        outbox.write(retry, 1)
 
 
 @pytest.mark.parametrize("ahead", ["next_at", "lease_until"])
 def test_a_clock_put_back_a_day_holds_no_delivery(outbox: Outbox, ahead: str) -> None:
     now = utc_now()
     put(outbox, **{"next_at": now, "lease_until": None, ahead: now + timedelta(minutes=30)})
-    with outbox.database.read() as session:
-        assert deliveries.due_destinations(session, now) == []
-        assert deliveries.due_destinations(session, now - timedelta(days=1)) == ["pacs"]
+    assert outbox.read(deliveries.due_destinations, now) == []
+    assert outbox.read(deliveries.due_destinations, now - timedelta(days=1)) == ["pacs"]
 
 
 @pytest.fixture
@@ -241,8 +237,7 @@ def test_a_corrected_object_is_not_taken_as_delivered_by_a_peer_that_has_the_ver
 
 def test_an_outdated_version_is_not_sent_after_the_newer_one(corrected: Outbox) -> None:
     put(corrected, state=S.CONFIRMED)
-    with corrected.database.write() as session:
-        session.get_one(Delivery, 2).state = S.PENDING
+    corrected.put(Delivery, 2, state=S.PENDING)
     assert corrected.worker().run_once() == 0
     assert [row["state"] for row in corrected.rows()] == ["confirmed", "cancelled"]
 
@@ -366,9 +361,8 @@ def interrupted(tmp_path: Path, pacs: Peer) -> Outbox:
 def pass_minutes(interrupted: Outbox, minutes: int) -> None:
     """As if all that had been so long ago."""
     ago = utc_now() - timedelta(minutes=minutes)
-    with interrupted.database.write() as session:
-        session.execute(update(EventRow).values(at=ago))
-        session.execute(update(Delivery).values(next_at=utc_now()))
+    interrupted.put(EventRow, at=ago)
+    interrupted.put(Delivery, next_at=utc_now())
 
 
 def come_back(interrupted: Outbox, pacs: Peer) -> None:
@@ -378,13 +372,11 @@ def come_back(interrupted: Outbox, pacs: Peer) -> None:
 
 
 def test_an_outage_says_since_when_and_what_waits(interrupted: Outbox, pacs: Peer) -> None:
-    with interrupted.database.read() as session:
-        [found] = outages(session)
-        assert (found.destination, found.waiting, found.reason) == ("pacs", 3, AWAY.text)
-        assert utc_now() - found.since < timedelta(minutes=1)
+    [found] = interrupted.read(outages)
+    assert (found.destination, found.waiting, found.reason) == ("pacs", 3, AWAY.text)
+    assert utc_now() - found.since < timedelta(minutes=1)
     come_back(interrupted, pacs)
-    with interrupted.database.read() as session:
-        assert outages(session) == []
+    assert interrupted.read(outages) == []
 
 
 def test_what_waits_no_more_is_no_outage(interrupted: Outbox, pacs: Peer) -> None:
@@ -395,9 +387,8 @@ def test_what_waits_no_more_is_no_outage(interrupted: Outbox, pacs: Peer) -> Non
     pass_minutes(interrupted, 10_000)
     interrupted.add_study(["pacs"])
     interrupted.worker(open_destination=lambda *_: pacs).run_once()
-    with interrupted.database.read() as session:
-        [found] = outages(session)
-        assert utc_now() - found.since < timedelta(minutes=1)
+    [found] = interrupted.read(outages)
+    assert utc_now() - found.since < timedelta(minutes=1)
     assert report_outages(interrupted.database, interrupted.settings) == 0
 
 
@@ -444,8 +435,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
         finally:
             stop.set()
             running.join()
-    with outbox.database.read() as session:
-        told = [row.fields for row in session.scalars(select(EventRow)) if row.number == THREAD_FAILED.number]
+    told = [row.fields for row in outbox.rows(EventRow) if row.number == THREAD_FAILED.number]
     assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
     assert "defect while delivering" in caplog.messages
 

@@ -428,20 +428,19 @@ def filled(folder: Path, database_url: str = "") -> Outbox:
     peer: Any = SimpleNamespace(send=lambda _: away, close=lambda: None)
     outbox.worker(open_destination=lambda *_: peer).run_once()
     now, titles = utc_now(), {"calling_ae": "US1", "called_ae": "AINODE"}
-    with outbox.database.write() as session:
-        session.add(Association(id="a", listener="l", address="192.0.2.21", opened_at=now, **titles))
-        session.add(
-            ReceivedObject(
-                spool_name="s",
-                path="x",
-                study_id=1,
-                outcome="new",
-                association="a",
-                bytes=1,
-                received_at=now,
-                **titles,
-            )
+    outbox.add(Association(id="a", listener="l", address="192.0.2.21", opened_at=now, **titles))
+    outbox.add(
+        ReceivedObject(
+            spool_name="s",
+            path="x",
+            study_id=1,
+            outcome="new",
+            association="a",
+            bytes=1,
+            received_at=now,
+            **titles,
         )
+    )
     return outbox
 
 
@@ -453,8 +452,7 @@ def plans(outbox: Outbox, ask: Callable[[Session], object]) -> dict[str, str]:
         asked.append((statement, parameters))
 
     event.listen(outbox.database.engine, "before_cursor_execute", note)
-    with outbox.database.read() as session:
-        ask(session)
+    outbox.read(ask)
     event.remove(outbox.database.engine, "before_cursor_execute", note)
     with outbox.database.engine.connect() as connection:
         return {
@@ -484,28 +482,24 @@ def test_events_of_an_open_association_are_found_in_any_time_zone_of_the_server(
     with outbox.database.write() as session:
         session.execute(text(f"ALTER DATABASE {name} SET timezone = 'America/New_York'"))
     outbox.database.dispose()  # for connections from now on
-    with outbox.database.write() as session:
-        record(session, events.STORE_REFUSED, association="a")
-    with outbox.database.read() as session:
-        shown = views.list_events(session, study_instance_uid=uid_of(outbox))
+    outbox.write(record, events.STORE_REFUSED, association="a")
+    shown = outbox.read(views.list_events, study_instance_uid=uid_of(outbox))
     assert events.STORE_REFUSED.number in {row["number"] for row in shown}
     outbox.database.dispose()
 
 
 def uid_of(outbox: Outbox) -> str:
-    with outbox.database.read() as session:
-        return str(session.get_one(Study, 1).study_instance_uid)
+    return str(outbox.get(Study, 1).study_instance_uid)
 
 
 def found(inbox: Inbox, asked: str) -> set[str]:
     names = PatientNames(inbox.settings.node.data_dir)
-    with inbox.database.read() as session:
-        sets = [
-            set(session.scalars(select(StudyName.study_id).where(StudyName.word == word)))
-            for word in names.hashes(asked)
-        ]
-        numbers = set.intersection(*sets) if sets else set()
-        return set(names.of(session, numbers).values())
+    sets = [
+        set(inbox.scalars(select(StudyName.study_id).where(StudyName.word == word)))
+        for word in names.hashes(asked)
+    ]
+    numbers = set.intersection(*sets) if sets else set()
+    return set(inbox.read(names.of, numbers).values())
 
 
 def test_a_study_is_found_by_words_of_its_patients_name_and_the_database_alone_shows_none(
@@ -530,8 +524,7 @@ def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(tmp_pat
     inbox = Inbox(tmp_path / "var")
     inbox.receive(ultrasound("one"))
     inbox.settle()
-    with inbox.database.read() as session:
-        assert [row.sealed_name for row in session.scalars(select(Study))] == [b""]
+    assert [row.sealed_name for row in inbox.rows(Study)] == [b""]
     assert found(inbox, "one") == set()
     inbox.close()
 
@@ -543,8 +536,7 @@ def test_another_key_or_none_opens_no_name(inbox: Inbox, *, other: bool) -> None
     path = path_of(inbox.settings.node.data_dir)
     path.unlink()
     names = PatientNames(inbox.settings.node.data_dir, make_key=other)
-    with inbox.database.read() as session:
-        assert set(names.of(session, [1]).values()) == {""}
+    assert set(inbox.read(names.of, [1]).values()) == {""}
     assert path.exists() == other  # who only reads makes no key
 
 
@@ -561,9 +553,8 @@ def away(database: Database) -> Iterator[None]:
 
 
 def stored(inbox: Inbox) -> list[tuple[int, datetime, dict[str, Any]]]:
-    with inbox.database.read() as session:
-        rows = session.scalars(select(EventRow).order_by(EventRow.at))
-        return [(row.number, row.at, dict(row.fields)) for row in rows]
+    rows = inbox.scalars(select(EventRow).order_by(EventRow.at))
+    return [(row.number, row.at, dict(row.fields)) for row in rows]
 
 
 def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
@@ -725,8 +716,7 @@ def test_a_study_goes_its_way_under_these_rights(
 
         def all_confirmed() -> bool:
             outbox.run_once()
-            with worker.database.read() as session:
-                return set(session.scalars(select(Delivery.state))) == {DeliveryState.CONFIRMED}
+            return set(worker.scalars(select(Delivery.state))) == {DeliveryState.CONFIRMED}
 
         wait_until(all_confirmed, 60, "all results confirmed")
         report_drift(worker.database, worker.settings)

@@ -303,10 +303,9 @@ class Life:
             choice.release(study, asked)
 
     def rerun(self) -> None:
-        with self.inbox.database.write() as session:
-            if (study := intake.study(session, self.uid)) is not None:
-                with suppress(NotAllowedNow):
-                    rerun.rerun(session, study.id, self.inbox.settings)
+        if (study := self.inbox.write(intake.study, self.uid)) is not None:
+            with suppress(NotAllowedNow):
+                self.inbox.write(rerun.rerun, study.id, self.inbox.settings)
 
     def bring_to_an_end(self) -> None:
         self.quiet()
@@ -504,13 +503,11 @@ def test_reports_of_two_listeners_are_read_in_any_order(with_steps: Inbox) -> No
         (0, IN_PROGRESS, 0, []),
         (1, COMPLETED, 61, ["1.1", "1.2"]),
     ):
-        with with_steps.database.write() as session:
-            steps.keep(session, report(number, status, seconds, objects))
-    with with_steps.database.read() as session:
-        (row,) = session.scalars(select(PerformedStep)).all()
-        assert (row.status, steps.named(session, row.id)) == (StepStatus.COMPLETED, 2)
-        assert row.ended_at is not None
-        assert row.ended_at - row.begun_at > timedelta(seconds=59)
+        with_steps.write(steps.keep, report(number, status, seconds, objects))
+    (row,) = with_steps.rows(PerformedStep)
+    assert (row.status, with_steps.read(steps.named, row.id)) == (StepStatus.COMPLETED, 2)
+    assert row.ended_at is not None
+    assert row.ended_at - row.begun_at > timedelta(seconds=59)
 
 
 def test_a_restart_of_the_indexer_reads_no_report_twice_and_leaves_none_out(
@@ -540,8 +537,7 @@ def test_the_same_in_postgresql(open_inbox: Callable[..., Inbox], postgres_url: 
     assert is_complete(with_steps, sent[0])
     assert all(row.study_id for row in with_steps.events() if row.number in (1080, 1081))
     forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
-    with with_steps.database.read() as session:
-        assert not session.scalars(select(StepObject)).first()
+    assert with_steps.rows(StepObject) == []
 
 
 def blank(image: Dataset) -> Dataset:
@@ -747,8 +743,7 @@ def test_what_waits_for_another_destination_is_withdrawn_when_the_rule_names_a_n
     work(node)
     states = sorted({(peer, state) for _, peer, state in sent(node)})
     assert states == [("pacs", "pending"), ("second", "cancelled")], "what is wanted again is sent again"
-    with node.database.read() as session:
-        assert len(session.scalars(select(Result)).all()) == 2, "results were built once"
+    assert len(node.rows(Result)) == 2, "results were built once"
 
 
 def test_a_job_that_runs_is_stopped_and_the_new_one_waits_for_it(node: Inbox) -> None:
@@ -761,9 +756,8 @@ def test_a_job_that_runs_is_stopped_and_the_new_one_waits_for_it(node: Inbox) ->
     assert queue.claim("elsewhere/1/1/y") is None, "two jobs of one rule and study do not run together"
     with pytest.raises(JobCancelled):
         queue.heartbeat(running, 0.5, "analysing")
-    with node.database.write() as session:
-        queue.complete_if_owner(session, running, JobState.CANCELLED)
-        settle_study(session, running.study_id)
+    node.write(queue.complete_if_owner, running, JobState.CANCELLED)
+    node.write(settle_study, running.study_id)
     assert node.study(image.StudyInstanceUID).state is StudyState.QUEUED
     work(node)
     assert [job.state for job in node.jobs()] == [JobState.CANCELLED, JobState.SUCCEEDED]
@@ -774,8 +768,7 @@ def test_what_may_not_be_run_again_is_refused_with_a_sentence_and_nothing_is_que
     conflict = analysed_rerun(node, "conflict")
     node.settle(changed(ultrasound("conflict", number=2), PatientID="SOMEBODY-ELSE"))
     purged = analysed_rerun(node, "purged")
-    with node.database.write() as session:
-        intake.mark_purged(session, node.study(purged).id)
+    node.write(intake.mark_purged, node.study(purged).id)
     coming = ultrasound("coming")
     node.index(coming)
     for uid, sentence in (
@@ -813,8 +806,7 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     rows = rules.replay(second, since, dry_run=False)
     assert [(row["study_instance_uid"], row["queued"]) for row in rows] == [(ovary, True), (purged, False)]
     assert node.study(ovary).state is StudyState.QUEUED and node.study(breast).revision == 1
-    with node.database.read() as session:
-        told = [(row["study"], row["actor"], row["fields"]) for row in audit.rows(session)]
+    told = [(row["study"], row["actor"], row["fields"]) for row in node.read(audit.rows)]
     assert told == [(ovary, "command line", {"replay": True})], "neither foreseen nor refused ones"
     work(node, second)
     assert {peer for _, peer, _ in sent(node)} == {"pacs", "second"}

@@ -27,7 +27,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select
 
 from dicom_node import events
 from dicom_node.config.sections import InspectionSettings
@@ -231,8 +231,7 @@ def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbo
     (job,) = inbox.jobs()
     known, copied = own_result(image), own_result(image)
     copied.SOPInstanceUID = f"{known.SOPInstanceUID}.7"
-    with inbox.database.write() as session:
-        session.add(a_result(job, sop_instance_uid=known.SOPInstanceUID))
+    inbox.add(a_result(job, sop_instance_uid=known.SOPInstanceUID))
     inbox.settle(known, copied)
     told = {row.fields["instance"]: row.number for row in inbox.events() if row.number in (2006, 2007)}
     assert told == {known.SOPInstanceUID: 2006, copied.SOPInstanceUID: 2007}
@@ -355,9 +354,8 @@ def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -
     flood(inbox, 40)
     flood(inbox, 3, "QUICK")
     inbox.indexer.run_once()
-    with inbox.database.read() as session:
-        shown = views.list_studies(session)
-        kept = session.scalars(select(ReceivedObject.outcome)).all()
+    shown = inbox.read(views.list_studies)
+    kept = inbox.scalars(select(ReceivedObject.outcome))
     assert kept == [Outcome.QUARANTINED] * 43, "each object is kept and known"
     assert [study["state"] for study in shown] == [StudyState.QUARANTINED] * 2
     assert sorted(study["reason"].split("; and ")[1] for study in shown) == [
@@ -466,8 +464,7 @@ def test_a_data_set_does_not_replace_what_the_listener_wrote_of_its_arrival(inbo
     inbox.settle()
     study = inbox.study(image.StudyInstanceUID)
     assert study.state is StudyState.QUARANTINED and "(0002,0000) is in the data set" in study.reason
-    with inbox.database.read() as session:
-        assert session.scalars(select(ReceivedObject.calling_ae)).all() == ["MODALITY"]
+    assert inbox.scalars(select(ReceivedObject.calling_ae)) == ["MODALITY"]
 
 
 @pytest.mark.parametrize("vr", ["OB", "SQ"])
@@ -809,9 +806,8 @@ def test_what_a_copy_with_another_identity_is_depends_on_its_sender(inbox: Inbox
 def test_a_copy_without_identity_takes_neither_the_job_nor_the_place_of_a_purged_image(inbox: Inbox) -> None:
     image = ultrasound("purged")
     inbox.settle(image)
-    with inbox.database.write() as session:
-        session.execute(update(Instance).values(purged=True))
-        session.execute(update(ReceivedObject).values(purged=True))
+    inbox.put(Instance, purged=True)
+    inbox.put(ReceivedObject, purged=True)
     before = inbox.instance(image.SOPInstanceUID)
     for _ in range(2):
         inbox.settle(changed(image, **NOBODY), calling="QUICK")

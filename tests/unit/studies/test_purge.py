@@ -151,8 +151,7 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
         settle(*of)
 
     monkeypatch.setattr(by_hand, "settle_study", meanwhile)
-    with node.database.write() as session:
-        by_hand.retry(session, number)
+    node.write(by_hand.retry, number)
     other.join()
     with node.database.read() as session:
         again = session.get_one(Delivery, number)

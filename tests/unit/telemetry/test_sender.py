@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from dicom_console.views import metrics
 from dicom_node.model.lifecycle import DeliveryState, StudyState
@@ -55,8 +55,7 @@ def traces(node: Inbox) -> TraceSender:
 
 
 def dropped(node: Inbox) -> float:
-    with node.database.read() as session:
-        [found] = [one for one in metrics.gauges(session, node.settings) if one.name == "traces_dropped"]
+    [found] = [one for one in node.read(metrics.gauges, node.settings) if one.name == "traces_dropped"]
     return found.value
 
 
@@ -110,8 +109,7 @@ def test_a_collector_that_hangs_is_cut_off(node: Inbox, collector: Collector) ->
 def test_what_is_sent_twice_is_one_trace_with_the_same_spans(node: Inbox, collector: Collector) -> None:
     deliver(node, "one")
     assert traces(node).run_once() == 1
-    with node.database.write() as session:
-        session.execute(update(StudyTrace).values(until=None))  # killed before it could note it
+    node.put(StudyTrace, until=None)  # killed before it could note it
     assert traces(node).run_once() == 1
     assert {*Counter(span.span_id for span in collector.spans()).values()} == {2}
     assert traces(node).run_once() == 0
