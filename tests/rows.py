@@ -10,9 +10,9 @@ from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import JobState, StudyState
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Association, Base, Job, Result, Study
+from dicom_node.store.tables import Association, Base, Delivery, Job, Result, Study
 
 Asked, Answer = ParamSpec("Asked"), TypeVar("Answer")
 Row = TypeVar("Row", bound=Any)
@@ -50,6 +50,15 @@ class Stored:
         """Give the row of this number these values, or all rows."""
         chosen = update(table) if number is None else update(table).filter_by(id=number)
         self.write(Session.execute, chosen.values(**values))
+
+    def delivery(
+        self, job: Job, state: DeliveryState, kind: ResultKind = ResultKind.SR, **values: Any
+    ) -> Result:
+        """A result of the job, in this state of its delivery to the PACS; returns the result."""
+        result = a_result(job, kind, **values)
+        self.add(result)
+        self.add(Delivery(result_id=result.id, destination="pacs", state=state, next_at=NOW))
+        return result
 
     def get(self, table: type[Row], number: int) -> Row:
         """The row of this number."""

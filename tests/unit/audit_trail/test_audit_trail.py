@@ -213,8 +213,7 @@ def actions(messages: list[bytes]) -> list[str | None]:
 def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path, certificate: Path) -> None:
     with Repository(certificate).running() as repository:
         inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
-        inbox.receive(changed(ultrasound("one"), PatientID="P-1"))
-        inbox.settle()
+        inbox.settle(changed(ultrasound("one"), PatientID="P-1"))
         sender = AuditSender(inbox.database, inbox.settings, "a test")
         note(inbox, AuditAction.SIGNED_IN)
         note(inbox, AuditAction.STUDY_SEEN, 1)

@@ -464,8 +464,7 @@ def test_tokens_are_made_listed_and_taken_back(run: Run, filled: Path, typed: No
 
 def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run, site: Path) -> None:
     node = Inbox(site.parent / "var")
-    node.receive(*(ultrasound("one", number=number) for number in (1, 2)))
-    node.settle()
+    node.settle(*(ultrasound("one", number=number) for number in (1, 2)))
     node.close()
     assert run("spool", "compare", "--config", site).out == "Spool and database agree.\n"
     assert run("spool", "reindex", "--config", site).out == "Nothing to put back.\n"

@@ -134,8 +134,7 @@ def test_what_did_not_come_is_fetched_before_the_study_is_complete(tmp_path: Pat
     one, two, answer = study_of_two()
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
         inbox = inbox_with(tmp_path, pacs.port, COMPLETE)
-        inbox.receive(one)
-        inbox.index()
+        inbox.index(one)
         assert inbox.assemble(10) == 1  # it is to be asked for
         assert inbox.study(one.StudyInstanceUID).state is StudyState.RECEIVING
         asked(inbox)
@@ -155,8 +154,7 @@ def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: 
     answer.NumberOfStudyRelatedInstances = 5
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
         inbox = inbox_with(tmp_path, pacs.port, COMPLETE)
-        inbox.receive(one, two)
-        inbox.settle()
+        inbox.settle(one, two)
         asked(inbox)
         inbox.index()
         time.sleep(0.01)
@@ -179,8 +177,7 @@ def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(
     ):
         valve.from_peer = 0
         inbox = inbox_with(tmp_path, valve.port if hangs else free_port(), COMPLETE, archive_seconds=60)
-        inbox.receive(one)
-        inbox.index()
+        inbox.index(one)
         inbox.assemble(10)
         asked(inbox)
         assert inbox.assemble(65) == 0
@@ -193,8 +190,7 @@ def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(
 
 
 def priors_come(inbox: Inbox, image: Dataset) -> None:
-    inbox.receive(image)
-    inbox.index()
+    inbox.index(image)
     asked(inbox)
     inbox.settle()
 
@@ -283,8 +279,7 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
     other = answer_for(film("other"), StudyDate=TODAY, ModalitiesInStudy="MG")
     with run_pacs(FakeArchive(free_port(), answers=[*answers, other]), classes=()) as pacs:
         inbox = inbox_beside(tmp_path, pacs.port, missing_days=1)
-        inbox.receive(part, whole, failed)
-        inbox.settle()
+        inbox.settle(part, whole, failed)
         for image, state in ((part, DELIVERED), (whole, DELIVERED), (failed, StudyState.FAILED)):
             inbox.put(Study, inbox.study(image.StudyInstanceUID).id, state=state, reason="a reason")
         assert why(inbox) == {
@@ -344,8 +339,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     now = utc_now()
     named = {"peer": "archive", "patient_id": "SOMEBODY-ELSE", "patient": str(Patient())}
     inbox.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
-    inbox.receive(image)
-    inbox.index()
+    inbox.index(image)
 
     def patients_while_the_retrieval_starts(*given: Any) -> list[Patient]:
         with inbox.database.write() as session:

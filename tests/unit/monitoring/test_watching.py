@@ -265,8 +265,7 @@ def aged(name: str, years: int, number: int = 1, **values: Any) -> Dataset:
 
 
 def analysed(node: Inbox, *images: Dataset, calling: str = MODALITY) -> None:
-    node.receive(*images, calling=calling)
-    node.settle()
+    node.settle(*images, calling=calling)
     work(node)
 
 
@@ -323,8 +322,7 @@ def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(
 ) -> None:
     node = make(url=request.getfixturevalue(url) if url else "")
     sent = [aged("race", 5 + 10 * number, number) for number in range(10)]
-    node.receive(*sent)
-    node.index()
+    node.index(*sent)
     [model] = Scoring(models_dir=node.settings.workers.models_dir).models()
     given = [Scores(ds.SOPInstanceUID, model, {"Shown": 0.55, "Hidden": 0.15}) for ds in sent]
     start = threading.Barrier(8)

@@ -180,8 +180,7 @@ def test_patients_are_named_only_where_the_settings_say_so(
     template = tmp_path / "template.txt"
     template.write_text("{{ groups[0].events[0].patient_id }}")
     inbox = node(tmp_path / "var", hook(web, names_patients=named, template=str(template)))
-    inbox.receive(changed(ultrasound("one"), PatientID="SECRET-1"))
-    inbox.settle()
+    inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"))
     made = notifier(inbox)
     happens(inbox, JOB_FAILED, 1)
     made.run_once()
@@ -206,8 +205,7 @@ def test_findings_that_were_asked_for_are_told(
     lines = ("AI: Suspected: pneumothorax and lung mass.", "Not assessed: nodule of lung.")
     monkeypatch.setattr(reading, "short_result", lambda report: lines if said[report.name] else ())
     inbox = node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
-    inbox.receive(ultrasound("one"))
-    inbox.settle()
+    inbox.settle(ultrasound("one"))
     made = notifier(inbox)
     with inbox.database.write() as session:
         job = session.scalars(select(Job)).one()
@@ -231,8 +229,7 @@ def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> 
     happens(inbox, NODE_STARTED)
     for _ in range(2):
         report_silence(inbox.database, inbox.settings)
-    inbox.receive(ultrasound("one"))
-    inbox.index()
+    inbox.index(ultrasound("one"))
     for _ in range(2):
         report_silence(inbox.database, inbox.settings)
     told = [row.fields["peer"] for row in inbox.events() if row.number == PEER_SILENT.number]

@@ -90,8 +90,7 @@ def path_of(node: Inbox) -> str:
 
 
 def test_a_study_is_worked_on_when_another_machine_can_have_it(site: Site) -> None:
-    site.a.receive(IMAGE)
-    site.a.settle()
+    site.a.settle(IMAGE)
     assert (waiting(site.a), site.a.jobs()) == (1, []), "it is complete, but on this disk only"
     assert handing(site.a, site).run_once() == 1
     site.a.settle()
@@ -106,8 +105,7 @@ def test_a_study_is_worked_on_when_another_machine_can_have_it(site: Site) -> No
 
 
 def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(site: Site) -> None:
-    site.a.receive(IMAGE, ultrasound("another", size=(48, 40)))
-    site.a.index()
+    site.a.index(IMAGE, ultrasound("another", size=(48, 40)))
     told: list[EventType] = []
     stop = threading.Event()
     handing_over = handing(site.a, site, lambda event, **_: told.append(event))
@@ -127,8 +125,7 @@ def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(site: Si
 
 
 def test_a_node_that_is_killed_in_an_upload_begins_it_again(site: Site, tmp_path: Path) -> None:
-    site.a.receive(IMAGE)
-    site.a.index()
+    site.a.index(IMAGE)
     site.a.database.dispose()
     given = tmp_path / "settings.json"
     given.write_text(site.a.settings.for_children(), encoding="utf-8")
@@ -159,8 +156,7 @@ def test_a_node_that_is_killed_in_an_upload_begins_it_again(site: Site, tmp_path
 
 
 def test_a_damaged_and_a_lost_object_are_errors_and_are_not_kept(site: Site, tmp_path: Path) -> None:
-    site.a.receive(IMAGE)
-    site.a.index()
+    site.a.index(IMAGE)
     handing(site.a, site).run_once()
     b, path = site.machine("b"), path_of(site.a)
     other = tmp_path / "other"
@@ -176,8 +172,7 @@ def test_a_damaged_and_a_lost_object_are_errors_and_are_not_kept(site: Site, tmp
 
 
 def test_what_is_purged_is_gone_everywhere(site: Site) -> None:
-    site.a.receive(IMAGE)
-    site.a.index()
+    site.a.index(IMAGE)
     handing(site.a, site).run_once()
     site.a.settle()
     b = site.machine("b")
@@ -193,8 +188,7 @@ def test_what_is_purged_is_gone_everywhere(site: Site) -> None:
 
 
 def test_a_database_of_yesterday_and_the_bucket_give_the_same_content(site: Site) -> None:
-    site.a.receive(IMAGE)
-    site.a.index()
+    site.a.index(IMAGE)
     handing(site.a, site).run_once()
     later = site.machine("later", database="restored.db")
     assert len(compare(later.database, later.spool, later.files).unknown) == 1
@@ -208,8 +202,7 @@ def test_a_database_of_yesterday_and_the_bucket_give_the_same_content(site: Site
 
 
 def test_a_job_waits_for_the_store_and_loses_no_try(site: Site) -> None:
-    site.a.receive(IMAGE)
-    site.a.index()
+    site.a.index(IMAGE)
     handing(site.a, site).run_once()
     site.a.settle()
     site.s3.stop()
@@ -287,8 +280,7 @@ def elsewhere(tmp_path: Path, s3: S3, pacs: Pacs) -> Iterator[Inbox]:
     config["peers"][1] |= {"port": pacs.port, "results": ["sr"]}
     url = f"sqlite:///{tmp_path / 'site.db'}"
     here, there = (Inbox(tmp_path / name, config, url=url) for name in ("here", "there"))
-    here.receive(ultrasound("one", size=(48, 40)))
-    here.index()
+    here.index(ultrasound("one", size=(48, 40)))
     HandOver(here.database, here.settings, s3.bucket(tmp_path.name), lambda *_: None).run_once()
     here.settle()
     assert work(here) == 1

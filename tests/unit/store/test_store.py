@@ -522,8 +522,7 @@ def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(tmp_pat
     path.parent.mkdir(mode=0o700, parents=True)
     path.write_text("no key", encoding="utf-8")
     inbox = Inbox(tmp_path / "var")
-    inbox.receive(ultrasound("one"))
-    inbox.settle()
+    inbox.settle(ultrasound("one"))
     assert [row.sealed_name for row in inbox.rows(Study)] == [b""]
     assert found(inbox, "one") == set()
     inbox.close()
@@ -531,8 +530,7 @@ def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(tmp_pat
 
 @pytest.mark.parametrize("other", [True, False])
 def test_another_key_or_none_opens_no_name(inbox: Inbox, *, other: bool) -> None:
-    inbox.receive(changed(ultrasound("one"), PatientName="Nowak^Anna"))
-    inbox.settle()
+    inbox.settle(changed(ultrasound("one"), PatientName="Nowak^Anna"))
     path = path_of(inbox.settings.node.data_dir)
     path.unlink()
     names = PatientNames(inbox.settings.node.data_dir, make_key=other)
@@ -705,8 +703,7 @@ def test_a_study_goes_its_way_under_these_rights(
         listener.receive(ultrasound("mixed", size=(48, 40)), changed(other, PatientID="SOMEBODY-ELSE"))
         listener.released("1")
         listener.settle()
-        listener.receive(ultrasound("one", number=3, size=(48, 40)))
-        listener.settle()
+        listener.settle(ultrasound("one", number=3, size=(48, 40)))
         assert listener.study(other.StudyInstanceUID).state is StudyState.QUARANTINED
         JobQueue(worker.database, worker.settings.workers).reap()
         analyses = Worker(worker.settings, worker.database)

@@ -43,8 +43,7 @@ def node(tmp_path: Path, collector: Collector) -> Iterator[Inbox]:
 
 
 def deliver(node: Inbox, name: str) -> None:
-    node.receive(ultrasound(name, size=(48, 40)))
-    node.settle()
+    node.settle(ultrasound(name, size=(48, 40)))
     work(node)
     confirm(node)
 
@@ -116,8 +115,7 @@ def test_what_is_sent_twice_is_one_trace_with_the_same_spans(node: Inbox, collec
 
 
 def test_a_dead_letter_is_a_failed_span_of_a_failed_study(node: Inbox, collector: Collector) -> None:
-    node.receive(ultrasound("one", size=(48, 40)))
-    node.settle()
+    node.settle(ultrasound("one", size=(48, 40)))
     work(node)
     with node.database.write() as session:
         for row in session.scalars(select(Delivery)):
