@@ -51,7 +51,7 @@ from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, event_numbers, job_row, lose
 from tests.unit.jobs.queue_lab import study_state as state_of_study
-from tests.unit.jobs.worker_lab import configuration, register
+from tests.unit.jobs.worker_lab import configuration
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -469,7 +469,6 @@ def test_the_estimate_counts_frames_and_pixels_and_trusts_no_header() -> None:
 def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register()
     monkeypatch.setattr(worker_module, "_LOOK_SECONDS", -1.0)
     node = Inbox(tmp_path / "var", configuration())
     node.settle(*(ultrasound("long", number=number) for number in range(1, 7)))

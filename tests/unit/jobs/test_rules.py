@@ -32,7 +32,7 @@ from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.outbox_lab import outgoing
 from tests.unit.inbox.objects import changed, report
-from tests.unit.jobs.worker_lab import configuration, register, work
+from tests.unit.jobs.worker_lab import configuration, work
 
 TODAY = date(2026, 3, 1)
 
@@ -191,7 +191,6 @@ def made(node: Inbox, *then: dict[str, Any], do: str = "find", **rule: Any) -> S
 
 @pytest.fixture
 def node(open_inbox: Configured) -> Inbox:
-    register()
     return open_inbox(configuration())
 
 

@@ -39,7 +39,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.result_images import US, source, speckle, write_image
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import Obedient, configuration, confirm, register, work
+from tests.unit.jobs.worker_lab import Obedient, configuration, confirm, work
 from tests.waiting import wait_until
 
 Make = Callable[..., Inbox]
@@ -48,7 +48,6 @@ Make = Callable[..., Inbox]
 @pytest.fixture
 def make(open_inbox: Make, tmp_path: Path) -> Make:
     """Makes a node without a network, whose only rule does as told."""
-    register()
 
     def make(do: str = "find", rule: Mapping[str, object] = {}, **workers: object) -> Inbox:
         made = configuration(do, tmp_path / "runs", **workers)

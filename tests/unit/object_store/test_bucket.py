@@ -37,7 +37,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.s3_lab import S3, SECRET
-from tests.unit.jobs.worker_lab import Worker, configuration, confirm, register, work
+from tests.unit.jobs.worker_lab import Worker, configuration, confirm, work
 from tests.waiting import wait_until
 
 IMAGE = ultrasound("handed-over", size=(48, 40))
@@ -47,7 +47,6 @@ class Site:
     """Machines with a folder each, one database and one bucket; the first one is ``a``."""
 
     def __init__(self, folder: Path, s3: S3) -> None:
-        register()
         self.s3, self.folder = s3, folder
         self.config = {**configuration(), "object_store": s3.settings(folder.name)}
         self.open: list[Inbox] = []
@@ -274,7 +273,6 @@ def pacs() -> Iterator[Pacs]:
 @pytest.fixture
 def elsewhere(tmp_path: Path, s3: S3, pacs: Pacs) -> Iterator[Inbox]:
     """A machine that delivers, of a site where another one has worked."""
-    register()
     config = configuration() | {"object_store": s3.settings(tmp_path.name)}
     config["outbox"] = {"retry_seconds": 0.05, "retry_limit_seconds": 0.2}
     config["peers"][1] |= {"port": pacs.port, "results": ["sr"]}

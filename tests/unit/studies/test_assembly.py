@@ -56,7 +56,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
 from tests.unit.inbox.objects import changed, own_result, report, secondary_capture
-from tests.unit.jobs.worker_lab import configuration, confirm, register, work
+from tests.unit.jobs.worker_lab import configuration, confirm, work
 
 
 def state(inbox: Inbox, uid: str) -> StudyState:
@@ -614,7 +614,6 @@ SECOND = {"name": "second", "ae_title": "SECOND", "host": "127.0.0.1", "port": 4
 
 @pytest.fixture
 def node(open_inbox: Callable[..., Inbox]) -> Inbox:
-    register()
     return open_inbox(configuration())
 
 
