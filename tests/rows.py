@@ -21,7 +21,8 @@ Row = TypeVar("Row", bound=Any)
 class Stored:
     """Its database, each question and each change in a transaction of its own."""
 
-    database: Database
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     def read(
         self, question: Callable[Concatenate[Session, Asked], Answer], *asked: Asked.args, **how: Asked.kwargs
