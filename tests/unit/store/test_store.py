@@ -100,7 +100,7 @@ from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.rows import Stored, a_job, a_result, a_study
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import Worker, configuration, register
+from tests.unit.jobs.worker_lab import Worker, configuration
 from tests.waiting import wait_until
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -470,9 +470,10 @@ def test_events_of_an_open_association_are_found_in_any_time_zone_of_the_server(
 
 
 def found(inbox: Inbox, asked: str) -> set[str]:
-    words = PatientNames(inbox.settings.node.data_dir).hashes(asked)
+    names = PatientNames(inbox.settings.node.data_dir)
+    words = set(names.hashes(asked))
     held = {(row.study_id, row.word) for row in inbox.rows(StudyName)}
-    numbers = {number for number, _ in held if words and {(number, word) for word in words} <= held}
+    numbers = {number for number, _ in held if words and all((number, word) in held for word in words)}
     return set(inbox.read(names.of, numbers).values())
 
 
@@ -636,7 +637,6 @@ def send_traces(node: Inbox) -> None:
 def test_a_study_goes_its_way_under_these_rights(
     tmp_path: Path, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register()
     with run_pacs(Pacs(free_port())) as pacs:
         config = configuration()
         config["peers"][1]["port"] = pacs.port
