@@ -363,8 +363,7 @@ def test_senders_take_turns_and_each_keeps_its_order(tmp_path: Path) -> None:
     good = [put(tmp_path, "US1", number) for number in range(100, 102)]
     by_hand = [tmp_path / "by-hand.dcm"]
     found = list(in_turn([*flood, *good, *by_hand]))
-    assert found[:5] == [flood[0], good[0], by_hand[0], flood[1], good[1]]
-    assert found[5:] == flood[2:]
+    assert (found[:5], found[5:]) == ([flood[0], good[0], by_hand[0], flood[1], good[1]], flood[2:])
 
 
 def test_a_sender_with_too_many_objects_or_bytes_has_no_room_and_others_have(tmp_path: Path) -> None:

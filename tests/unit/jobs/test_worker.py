@@ -220,8 +220,7 @@ def test_a_name_corrected_while_the_job_runs_releases_nothing_with_the_old_name(
     assert claimed is not None
     node.index(changed(image, PatientName="Right^Name"))
     worker._runner.run(claimed, lambda share, what: None)
-    assert node.rows(Result) == []
-    assert node.jobs()[0].state is JobState.CANCELLED
+    assert (node.rows(Result), node.jobs()[0].state) == ([], JobState.CANCELLED)
     node.assemble(1)
     work(node)
     assert {str(report.PatientName) for report in reports(node)} == {"Right^Name"}

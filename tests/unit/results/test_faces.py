@@ -515,8 +515,7 @@ def test_the_side_is_that_of_the_source_where_the_part_has_one(
         if made.Modality in ("SR", "SEG", "DOC"):
             assert "Laterality" not in made
         else:
-            assert made.get("Laterality") == side
-            assert made.get("BodyPartExamined") == part
+            assert (made.get("Laterality"), made.get("BodyPartExamined")) == (side, part)
 
 
 @pytest.mark.parametrize(

@@ -485,8 +485,7 @@ def test_a_name_that_its_character_set_does_not_decode_is_quarantined_but_for_a_
     data, sop_class, uid, syntax = latin_name_without_character_set("known")
     inbox.receive_bytes(data, sop_class, uid, syntax, calling="LATIN")
     inbox.index()
-    assert inbox.outcomes() == ["quarantined", "new"]
-    assert inbox.instance(uid).assumed_charset == "ISO_IR 100"
+    assert (inbox.outcomes(), inbox.instance(uid).assumed_charset) == (["quarantined", "new"], "ISO_IR 100")
 
 
 def latin_name_without_character_set(name: str) -> tuple[bytes, str, str, str]:
