@@ -32,6 +32,7 @@ from dicom_node.store.tables import Base, Delivery, Instance, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, routes
 from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_job, a_study
 
 UID = str(ultrasound("one").StudyInstanceUID)
