@@ -15,17 +15,13 @@ from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Job, Study
 from dicom_node.store.transitions import settle_study, utc_now
+from tests.rows import Stored, a_study
 
 WORKERS = WorkerSettings(lease_seconds=2, attempts=3, retry_seconds=0)
 
 
 def add_study(database: Database, name: str = "1") -> int:
-    now = utc_now()
-    study = Study(
-        study_instance_uid=f"1.2.{name}", state=StudyState.QUEUED, first_received_at=now, last_received_at=now
-    )
-    with database.write() as session:
-        session.add(study)
+    Stored(database).add(study := a_study(f"1.2.{name}", StudyState.QUEUED, utc_now()))
     return study.id
 
 
@@ -79,20 +75,15 @@ def lose(database: Database, job_id: int, *, shown_ahead: bool = False) -> None:
 
 
 def job_row(database: Database, job_id: int) -> Job:
-    with database.read() as session:
-        row = session.get_one(Job, job_id)
-        session.expunge(row)
-        return row
+    return Stored(database).get(Job, job_id)
 
 
 def study_state(database: Database, study_id: int) -> StudyState:
-    with database.read() as session:
-        return session.get_one(Study, study_id).state
+    return Stored(database).get(Study, study_id).state
 
 
 def event_numbers(database: Database) -> list[int]:
-    with database.read() as session:
-        return [row.number for row in session.query(EventRow).order_by(EventRow.id)]
+    return [row.number for row in Stored(database).rows(EventRow)]
 
 
 def work(url: str, seconds: float, owner: str) -> None:
