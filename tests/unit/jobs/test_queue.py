@@ -194,7 +194,8 @@ def test_a_failed_attempt_is_tried_again_with_its_reason_and_one_handed_back_is_
     study = add_study(database)
     number = add_job(database, study)
     queue.hand_back(claimed(queue))
-    assert (job := claimed(queue)).tries == 1
+    job = claimed(queue)
+    assert job.tries == 1
     queue.retry_at(job, utc_now() - timedelta(seconds=1), "the disk was full")
     row = job_row(database, number)
     assert (row.state, row.reason) == (JobState.QUEUED, "the disk was full")
