@@ -294,8 +294,10 @@ def test_an_id_is_registered_once_and_not_for_another_than_its_studies(
     inbox.settle(changed(ultrasound("one"), PatientID="P-77", PatientName="SECRET^ANNA^", PatientSex="F"))
     unborn = ANNA | {"PatientBirthDate": ""}
     for given, status, said in (
-        (ANNA | {"PatientName": "Other^Name"}, 400, "studies here"), (unborn, 303, ""), (unborn, 400, "already"),
-    ):  # fmt: skip
+        (ANNA | {"PatientName": "Other^Name"}, 400, "studies here"),
+        (unborn, 303, ""),
+        (unborn, 400, "already"),
+    ):
         assert browser.post("/patients/register", **given) == status
         assert said in browser.text
 

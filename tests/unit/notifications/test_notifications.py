@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import select
 
 from dicom_node import events
 from dicom_node.config.notifications import MailSettings, NotificationSettings
@@ -34,7 +33,7 @@ from dicom_node.notifications.silence import report_silence
 from dicom_node.notifications.webhook import call_webhook
 from dicom_node.preflight import check
 from dicom_node.services import notifications
-from dicom_node.store.tables import EventRow, Job, Notification
+from dicom_node.store.tables import EventRow, Notification
 from dicom_node.store.transitions import record, utc_now
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
@@ -70,13 +69,6 @@ def notifier(inbox: Inbox) -> Notifier:
     return made
 
 
-def rows(inbox: Inbox) -> list[Notification]:
-    with inbox.database.read() as session:
-        found = list(session.scalars(select(Notification).order_by(Notification.id)))
-        session.expunge_all()
-        return found
-
-
 def test_what_happens_is_told_once_and_not_what_was_before(tmp_path: Path, web: WebServer) -> None:
     inbox = node(tmp_path, hook(web))
     happens(inbox, JOB_FAILED, reason="before")
@@ -96,9 +88,8 @@ def test_an_event_that_appears_behind_others_is_told(tmp_path: Path, web: WebSer
     inbox = node(tmp_path, hook(web))
     made = notifier(inbox)
     happens(inbox, JOB_FAILED)
-    with inbox.database.write() as session:
-        before = session.scalars(select(EventRow.id)).one()
-        session.add(EventRow(id=before + 2, at=utc_now(), number=JOB_FAILED.number, fields={}))
+    before = inbox.events()[0].id
+    inbox.add(EventRow(id=before + 2, at=utc_now(), number=JOB_FAILED.number, fields={}))
     made.run_once()
     inbox.add(EventRow(id=before + 1, at=utc_now(), number=JOB_FAILED.number, fields={}))
     made.run_once()
@@ -115,9 +106,7 @@ def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> Non
             record(session, DISK_LOW, free_mib=number)
     made.run_once()
     assert len(web.calls) == 1
-    with inbox.database.write() as session:
-        told = session.scalars(select(Notification)).one()
-        told.created_at = told.created_at.replace(year=2020)
+    inbox.put(Notification, created_at=utc_now().replace(year=2020))
     made.run_once()
     _, body = web.calls[1]
     [group] = body["groups"]
@@ -131,13 +120,13 @@ def test_a_server_that_is_away_gets_the_same_later(tmp_path: Path, web: WebServe
     happens(inbox, JOB_FAILED)
     web.status = 503
     made.run_once()
-    assert [(row.state, row.attempts) for row in rows(inbox)] == [(NotificationState.PENDING, 1)]
+    told = lambda: [(row.state, row.attempts) for row in inbox.rows(Notification)]
+    assert told() == [(NotificationState.PENDING, 1)]
     web.status = 200
     wait_until(lambda: made.run_once() == 1, 60, "tried again")
-    [row] = rows(inbox)
-    assert (row.state, row.attempts) == (NotificationState.SENT, 2)
-    assert len({headers["Idempotency-Key"] for headers, _ in web.calls}) == 1
-    assert web.calls[0][1] == web.calls[1][1]
+    assert told() == [(NotificationState.SENT, 2)]
+    (first, body), (second, again) = web.calls
+    assert (first["Idempotency-Key"], body) == (second["Idempotency-Key"], again)
 
 
 def test_a_crash_after_handing_over_repeats_the_key(
@@ -159,16 +148,18 @@ def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Pa
     made = notifier(inbox)
     happens(inbox, JOB_FAILED)
     web.status = 404
-    wait_until(lambda: made.run_once() == 0 and rows(inbox)[-1].state == "failed", 60, "given up")
+    wait_until(
+        lambda: made.run_once() == 0 and inbox.rows(Notification)[-1].state == "failed", 60, "given up"
+    )
     assert len(web.calls) == 3
     [told] = [row for row in inbox.events() if row.number == NOTIFICATION_GIVEN_UP.number]
     assert told.fields["notification"] == "hook"
-    assert len(rows(inbox)) == 1, "that it cannot be sent is not sent"
+    assert len(inbox.rows(Notification)) == 1, "that it cannot be sent is not sent"
     web.status = 200
-    number = rows(inbox)[0].id
+    number = inbox.rows(Notification)[0].id
     notifications.send_again(inbox.settings, [number])
     made.run_once()
-    assert rows(inbox)[0].state is NotificationState.SENT
+    assert inbox.rows(Notification)[0].state is NotificationState.SENT
     with pytest.raises(NotAllowedNow):
         notifications.send_again(inbox.settings, [number])
 
@@ -207,12 +198,9 @@ def test_findings_that_were_asked_for_are_told(
     inbox = node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
     inbox.settle(ultrasound("one"))
     made = notifier(inbox)
-    with inbox.database.write() as session:
-        job = session.scalars(select(Job)).one()
-        number = job.id
-        for name in ("a.dcm", "b.dcm", "c.dcm"):
-            session.add(a_result(job, sop_instance_uid=name, path=name))
-    happens(inbox, JOB_SUCCEEDED, 1, job=number)
+    [job] = inbox.jobs()
+    inbox.add(*(a_result(job, sop_instance_uid=name, path=name) for name in ("a.dcm", "b.dcm", "c.dcm")))
+    happens(inbox, JOB_SUCCEEDED, 1, job=job.id)
     made.run_once()
     [(_, body)] = web.calls
     [event] = body["groups"][0]["events"]
