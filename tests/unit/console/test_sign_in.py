@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from select import poll
@@ -101,37 +101,14 @@ def test_who_was_not_refused_signs_in_beside_many_refusals_of_the_same_address(c
     assert console.browser().sign_in("admin") == 403, "refused once, and the address is suspect"
 
 
-@pytest.mark.parametrize(
-    ("sender", "passed", "visitor"),
-    [
-        ("10.0.0.1", "192.0.2.7", "192.0.2.7"),
-        ("10.0.0.1", "203.0.113.9, 192.0.2.7", "192.0.2.7"),  # the first was written by the visitor
-        ("10.0.0.1", "192.0.2.7,10.1.2.3", "192.0.2.7"),  # two proxies
-        ("::ffff:10.0.0.1", "2001:db8::7", "2001:db8::7"),
-        ("10.0.0.1", "192.0.2.7:49152", "192.0.2.7"),
-        ("10.0.0.1", "[2001:db8::7]:49152, 10.1.2.3:443", "2001:db8::7"),
-        ("10.0.0.1", "", "10.0.0.1"),
-        ("10.0.0.1", "unknown", "10.0.0.1"),
-        ("10.0.0.1", "192.0.2.7, <script>", "10.0.0.1"),
-        ("192.0.2.8", "192.0.2.7", "192.0.2.8"),  # no proxy
-    ],
-)
-def test_the_word_of_a_trusted_proxy_counts_and_nobody_elses(
-    console: ConsoleLab, sender: str, passed: str, visitor: str
-) -> None:
-    proxies = ConsoleSettings(trusted_proxies=("10.0.0.1", "10.1.0.0/16")).trusted_proxies
-    console.change("console", trusted_proxies=proxies, hosts=("testserver",))
+def test_the_word_of_a_trusted_proxy_is_the_address_of_the_visitor(console: ConsoleLab) -> None:
+    proxies = ConsoleSettings(trusted_proxies=("10.0.0.1",)).trusted_proxies
+    console.change("console", trusted_proxies=proxies)
     app = create_app(console.settings, console.database)
-    browser = Browser(app)
-    browser.client = TestClient(
-        app,
-        client=(sender, 1),
-        headers={"x-forwarded-for": passed} if passed else {},
-        base_url="http://localhost",
-        follow_redirects=False,
-    )
+    browser, headers = Browser(app), {"x-forwarded-for": "203.0.113.9, 192.0.2.7"}
+    browser.client = TestClient(app, client=("10.0.0.1", 1), headers=headers, base_url="http://localhost")
     browser.sign_in("viewer", WRONG)
-    assert console.audit_rows()[0]["address"] == visitor
+    assert console.audit_rows()[0]["address"] == "192.0.2.7"
 
 
 def test_a_name_that_is_no_user_s_is_refused_like_one_that_is(console: ConsoleLab) -> None:
@@ -690,18 +667,22 @@ def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> No
     assert "secret" not in browser.text
 
 
-@pytest.mark.parametrize("csrf", ["", "0" * 64, "ü"])
-def test_a_change_needs_the_token_of_its_form(console: ConsoleLab, csrf: str) -> None:
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/outbox/retry-dead", csrf) == 403 and "too old" in browser.text
-
-
 @pytest.mark.parametrize(
-    ("origin", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 303)]
+    ("csrf", "origin", "status"),
+    [
+        ("", "same-origin", 403),
+        ("0" * 64, "same-origin", 403),
+        ("ü", "same-origin", 403),
+        (None, "cross-site", 403),
+        (None, "same-site", 403),
+        (None, "same-origin", 303),
+    ],
 )
-def test_a_form_of_another_site_is_refused(console: ConsoleLab, origin: str, status: int) -> None:
+def test_a_change_needs_the_token_of_its_form_on_a_page_of_this_site(
+    console: ConsoleLab, csrf: str | None, origin: str, status: int
+) -> None:
     browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/outbox/retry-dead", headers={"Sec-Fetch-Site": origin}) == status
+    assert browser.post("/outbox/retry-dead", csrf, headers={"Sec-Fetch-Site": origin}) == status
 
 
 @pytest.mark.parametrize(
@@ -766,19 +747,19 @@ POST = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCooki
 
 
 @pytest.mark.parametrize(
-    "pieces",
-    [(), (b"GET / HT",), (b"GET /sign-in HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /sl")],
-    ids=["silent", "half a head", "a second one that ends half-way"],
+    ("pieces", "answer"),
+    [
+        ((), b""),
+        ((b"GET / HT",), b""),
+        ((b"GET /sign-in HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /sl"), b""),
+        ((POST + b"application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n", b"csrf"), b" 408 "),
+    ],
+    ids=["silent", "half a head", "a second one that ends half-way", "half a body"],
 )
-def test_a_request_that_does_not_come_is_cut_off(port: int, pieces: tuple[bytes, ...]) -> None:
+def test_a_request_that_does_not_come_is_cut_off(port: int, pieces: tuple[bytes, ...], answer: bytes) -> None:
     began = time.monotonic()
-    until_closed(port, *pieces)
+    assert answer in until_closed(port, *pieces)
     assert time.monotonic() - began < 20
-
-
-def test_a_body_that_does_not_come_is_cut_off(port: int) -> None:
-    head = POST + b"application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n"
-    assert b" 408 " in until_closed(port, head, b"csrf")
 
 
 def test_a_form_that_is_too_large_is_refused(console: ConsoleLab) -> None:
@@ -793,35 +774,29 @@ SHEET = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MORE_THAN_FITS = 100  # answers of 17 KB: more than system and console keep for a connection
 
 
-def asking(port: int, stack: ExitStack) -> socket.socket:
+@contextmanager
+def asking(port: int) -> Iterator[socket.socket]:
     """A connection that asks again and again, and has read nothing yet."""
-    connection = stack.enter_context(socket.socket())
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect(("127.0.0.1", port))
-    connection.setblocking(False)
-    with suppress(BlockingIOError):
-        connection.send(SHEET * MORE_THAN_FITS)
-    return connection
-
-
-def is_cut(connection: socket.socket) -> bool:
-    """Looked up without reading."""
-    watch = poll()
-    watch.register(connection, 0)
-    return bool(watch.poll(0))
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", port))
+        connection.setblocking(False)
+        with suppress(BlockingIOError):
+            connection.send(SHEET * MORE_THAN_FITS)
+        yield connection
 
 
 def test_who_takes_no_answer_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ANSWER_SECONDS", 0.3)
-    with ExitStack() as stack:
-        connection = asking(port, stack)
-        wait_until(lambda: is_cut(connection), 30, "the end of the connection")
+    watch = poll()
+    with asking(port) as connection:
+        watch.register(connection, 0)
+        wait_until(lambda: bool(watch.poll(0)), 30, "the end of the connection, looked up without reading")
 
 
 def test_an_answer_that_is_taken_slowly_comes_whole(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ANSWER_SECONDS", 1.0)
-    with ExitStack() as stack:
-        connection = asking(port, stack)
+    with asking(port) as connection:
         connection.setblocking(True)
         took, answers = time.monotonic(), b""
         while answers.count(b"HTTP/1.1 200") < MORE_THAN_FITS:

@@ -351,3 +351,28 @@ def test_studies_without_a_result_are_shown_and_fetched(console: ConsoleLab) -> 
         assert browser.post("/fetches/archive/missing", fetch="true") == 303
         assert console.browser(UserRole.VIEWER).post("/fetches/archive/missing") == 403
     assert [row.state for row in fetches.listed(console.settings)] == ["waiting"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "said"),
+    [
+        ("/patients/register", ANNA, "sees some only"),
+        ("/patients/register", ANNA | {"PatientID": "P-78"}, "sees some only"),
+        ("/upload", ANNA | {"PatientName": "Other^Anna", "Modality": "US"}, "another name"),
+        ("/fetches", FORM, "sees some only"),
+        ("/fetches/archive/missing", {"fetch": "true"}, "sees some only"),
+    ],
+)
+def test_what_is_of_all_senders_is_refused(
+    console: ConsoleLab, path: str, fields: dict[str, str], said: str
+) -> None:
+    archive = PeerSettings.model_validate(peer(1, ae_title="ARCHIVE"))
+    console.take(console.settings.model_copy(update={"peers": (*console.settings.peers, archive)}))
+    assert console.browser(UserRole.OPERATOR).post("/patients/register", **ANNA) == 303
+    users.add_user(console.settings, "limited", UserRole.OPERATOR, PASSWORD, senders=["CONSOLE"])
+    browser = console.browser()
+    browser.sign_in("limited")
+    status = (
+        browser.upload(("a.png", picture()), **fields) if path == "/upload" else browser.post(path, **fields)
+    )
+    assert status in (400, 409) and said in browser.text

@@ -19,6 +19,7 @@ from pydicom import config
 from pydicom.charset import python_encoding
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from ai_pipeline.contract import PipelineResult
@@ -610,3 +611,39 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
         assert (read.PatientSex, read.PatientName) == ("", "Mononym")
         assert "SmokingStatus" not in read
         assert read.StudyInstanceUID == "999.999.2"
+
+
+_HEAD = bytes(128) + b"DICM" + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, ExplicitVRLittleEndian.encode())
+
+
+def _element(tag: int, vr: bytes, value: bytes) -> bytes:
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+@pytest.mark.parametrize(
+    ("vr", "value", "uid"),
+    [
+        (b"UI", b"1.2.34", "1.2.34"),
+        (b"UI", b"1.2.3\0", "1.2.3"),
+        (b"LO", b"1.2.3 ", "1.2.3"),
+        (b"UI", b" 1.2.3", ""),
+        (b"UI", b"\x001.2.3", ""),
+        (b"UI", b"1.2.3\n", ""),
+        (b"AE", b"  1.2.3 ", ""),
+        (b"LO", b"1.2\x1b(B.3", ""),
+        (b"PN", b"1.2.3==", ""),
+        (b"FD", struct.pack("<d", 1.2), ""),
+    ],
+    ids=repr,
+)
+def test_the_heads_of_uploads_and_the_inspection_read_the_same_uids(
+    tmp_path: Path, vr: bytes, value: bytes, uid: str
+) -> None:
+    charset = _element(0x00080005, b"CS", b"\\ISO 2022 IR 6 ")
+    instance, study = _element(0x00080018, vr, value), _element(0x0020000D, vr, value)
+    data, path = charset + instance + study, tmp_path / "object.dcm"
+    path.write_bytes(_HEAD + data)
+    found, syntax = inspect(path), transfer_syntax(ExplicitVRLittleEndian)
+    assert syntax is not None
+    assert (found.sop_instance_uid, found.study_instance_uid) == (uid, uid)
+    assert (read_sop_uids(data, syntax)[1], read_study_uids(data, syntax, 0)[0]) == (uid, uid)

@@ -43,9 +43,10 @@ from dicom_node.store import views
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Study
 from dicom_node.store.transitions import steady_now, utc_now
+from dicom_node.studies import scan
 from dicom_node.studies.comparison import compare, reconcile, reindex
 from dicom_node.studies.purge import purge
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies.scan import CrashRecord, Indexer
 from tests.inbox_lab import Inbox, encoded
 from tests.modality import ULTRASOUND, ultrasound
 from tests.rows import a_result
@@ -805,6 +806,25 @@ def test_the_purge_reaches_what_outlived_it_and_never_what_was_never_indexed(inb
     reindex(inbox.database, inbox.spool, inbox.files, lambda _done, _of: None)
     inbox.index()
     assert inbox.study(unknown.StudyInstanceUID).state is StudyState.RECEIVING
+
+
+
+
+@pytest.mark.parametrize(("end", "blamed"), [("killed", 2), ("stopped", 0), ("reloaded", 0)])
+def test_only_a_death_of_the_node_is_blamed_on_the_object_that_was_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, blamed: int
+) -> None:
+    stalled = []
+    for number in range(2):
+        if end != "reloaded":
+            monkeypatch.setattr(scan, "_THIS_PROCESS", f"process {number}")
+        record = CrashRecord(tmp_path / "open")
+        stalled.append(record.noted("healthy.dcm"))
+        stalled[-1].__enter__()  # reading does not end before the node does
+        if end == "stopped":
+            record.clear()
+    monkeypatch.setattr(scan, "_THIS_PROCESS", scan._THIS_PROCESS if end == "reloaded" else "process 2")
+    assert CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
 
 
 if __name__ == "__main__":
