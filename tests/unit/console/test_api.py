@@ -87,9 +87,6 @@ def test_a_token_ends_with_its_time_its_removal_or_its_user(console: ConsoleLab)
 PEER: dict[str, Any] = {"ae_title": "US2", "may": ["send"], "quiet_seconds": 7}
 
 
-RULE: dict[str, Any] = {"when": {"station": "ROOM2"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
-
-
 @pytest.fixture
 def asked_nodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Each time that nodes are asked to take the configuration over."""
@@ -111,21 +108,6 @@ def test_an_admins_program_adds_changes_and_removes_a_peer(
     assert gone == [409, 204, 404] and len(asked_nodes) == 3
     actions = [row["action"] for row in console.audit_rows()]
     assert actions[:3] == [AuditAction.PEER_REMOVED, AuditAction.PEER_SAVED, AuditAction.PEER_SAVED]
-
-
-def test_a_rule_is_tried_saved_listed_and_removed(
-    console: ConsoleLab, inbox: Inbox, asked_nodes: list[object]
-) -> None:
-    inbox.settle(ultrasound("one"))
-    admin = Program(console, UserRole.ADMIN)
-    status, tried = admin.ask("POST", "/rules/second/try", json=RULE | {"when": {"modality": "US"}})
-    assert status == 200 and [row["name"] for row in tried[0]["then"]["rules"]] == ["ultrasound", "second"]
-    assert tried[0]["changes"] and asked_nodes == []
-    assert admin.ask("PUT", "/rules/second", json=RULE)[0] == 200
-    assert "second" in console.read(entered.listed, "rules")
-    status, listed = admin.ask("GET", "/rules")
-    assert status == 200 and {row["name"]: row["version"] for row in listed}["ultrasound"] is None
-    assert admin.ask("DELETE", "/rules/second") == (204, None)
 
 
 @pytest.mark.parametrize(

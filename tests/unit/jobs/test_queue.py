@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -54,9 +52,6 @@ from tests.unit.inbox.objects import changed
 from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, event_numbers, job_row, lose
 from tests.unit.jobs.queue_lab import study_state as state_of_study
 from tests.unit.jobs.worker_lab import configuration
-from tests.waiting import wait_until
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -255,43 +250,6 @@ def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, 
     assert (job.attempt, job.tries, job.gives_up) == (5, 1, False)
     with pytest.raises(NotAllowedNow):
         Stored(database).write(jobs.retry, number)
-
-
-def test_a_killed_worker_loses_no_job_and_none_is_completed_twice(database: Database) -> None:
-    study = add_study(database)
-    numbers = [add_job(database, study, f"rule{n}") for n in range(30)]
-    url = database.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.unit.jobs.queue_lab", url, "0.1"]
-
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-    victim, survivor = start(), start()
-    assert victim.stdout is not None
-    seen = [line for line, _ in zip(victim.stdout, range(6), strict=False)]
-    while not seen[-1].startswith("claimed"):  # killed in the middle of a job
-        seen.append(victim.stdout.readline())
-    os.kill(victim.pid, signal.SIGKILL)
-    seen += victim.stdout.readlines()
-    victim.wait()
-    again = start()
-    try:
-        states = lambda: [job_row(database, number).state for number in numbers]
-        wait_until(lambda: set(states()) == {JobState.SUCCEEDED}, what="all jobs done", progress=states)
-    finally:
-        for process in (survivor, again):
-            process.kill()
-    for process in (survivor, again):
-        assert process.stdout is not None
-        seen += process.stdout.readlines()
-        process.wait()
-        process.stdout.close()
-    victim.stdout.close()
-    completed = Counter(line.split()[1] for line in seen if line.startswith("completed"))
-    assert max(completed.values()) == 1
-    # A process may die between its commit and its print: the victim, and whichever did the last job.
-    assert len(completed) >= len(numbers) - 2
-    assert state_of_study(database, study) is StudyState.DELIVERED
 
 
 def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Database) -> None:

@@ -316,19 +316,6 @@ def test_a_worker_that_ends_hands_a_long_job_back_uncounted(
     assert (job.state, job.tries, job.attempts) == (JobState.QUEUED, 0, 1)
 
 
-def test_a_worker_killed_in_a_job_is_replaced_without_waiting_for_its_lease(make: Make) -> None:
-    node = received(make("sleep", lease_seconds=600), ultrasound("one"))
-    with worker_of(node) as victim:
-        wait_until(in_state(node, JobState.RUNNING))
-        victim.kill()
-        victim.wait()
-    [job] = node.jobs()
-    node.put(Job, job.id, options={"do": "find"})
-    with worker_of(node):
-        wait_until(in_state(node, JobState.SUCCEEDED))
-    assert node.jobs()[0].attempts == 2
-
-
 def test_a_successor_under_another_configuration_keeps_the_pipelines_that_rules_still_name(
     make: Make,
 ) -> None:

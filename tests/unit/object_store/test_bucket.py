@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -125,33 +121,6 @@ def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(site: Si
     stop.set()
     thread.join()
     assert (told, waiting(site.a)) == ([STORE_AWAY, STORE_BACK], 0)
-
-
-def test_a_node_that_is_killed_in_an_upload_begins_it_again(site: Site, tmp_path: Path) -> None:
-    site.a.index(IMAGE)
-    site.a.database.dispose()
-    given = tmp_path / "settings.json"
-    given.write_text(site.a.settings.for_children(), encoding="utf-8")
-    program = (
-        "import pathlib, sys; from dicom_node.config.settings import Settings\n"
-        "from dicom_node.object_store.bucket import bucket_of\n"
-        "from dicom_node.store.database import Database\n"
-        "from dicom_node.object_store.handover import HandOver\n"
-        "settings = Settings.model_validate_json(pathlib.Path(sys.argv[1]).read_text())\n"
-        "store = bucket_of(settings.object_store.model_copy(update={'seconds': 60.0}))\n"
-        "print('begins', flush=True)\n"
-        "HandOver(Database(settings.database_url), settings, store, print).run_once()\n"
-        "print('done', flush=True)"
-    )
-    command = [sys.executable, "-c", program, given]
-    with stopped(site.s3), subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
-        assert killed.stdout is not None and killed.stdout.readline() == b"begins\n"
-        time.sleep(0.5)
-        os.kill(killed.pid, signal.SIGKILL)
-        assert killed.stdout.read() == b""
-    assert waiting(site.a) == 1
-    assert handing(site.a, site).run_once() == 1
-    assert site.bucket().size(path_of(site.a)) == (site.a.folder / path_of(site.a)).stat().st_size
 
 
 def test_a_damaged_and_a_lost_object_are_errors_and_are_not_kept(site: Site, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import multiprocessing
 import os
 import re
 import socket
@@ -12,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -147,25 +147,17 @@ def test_times_come_back_aware_and_naive_ones_are_refused(database: Database) ->
         stored.add(a_study("1.9", at=NOW.replace(tzinfo=None)))
 
 
-def _complete(url: str, study_id: int, wins: multiprocessing.SimpleQueue[bool]) -> None:
-    database = Database(url)
-    with database.write() as session:
-        study = session.get_one(Study, study_id)
-        wins.put(study.state is StudyState.RECEIVING and move_study(session, study, STUDY_COMPLETE))
-    database.dispose()
+def test_of_many_at_once_one_wins_a_move(database: Database) -> None:
+    stored = Stored(database)
+    stored.add(study := a_study("1.2.3", StudyState.RECEIVING))
 
+    def complete(_: int) -> bool:
+        with database.write() as session:
+            row = session.get_one(Study, study.id)
+            return row.state is StudyState.RECEIVING and bool(move_study(session, row, STUDY_COMPLETE))
 
-def test_of_many_processes_one_wins_a_move(database: Database) -> None:
-    Stored(database).add(study := a_study("1.2.3", StudyState.RECEIVING))
-    context = multiprocessing.get_context("spawn")
-    wins: multiprocessing.SimpleQueue[bool] = context.SimpleQueue()
-    url = database.url.render_as_string(hide_password=False)
-    racers = [context.Process(target=_complete, args=(url, study.id, wins)) for _ in range(4)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(60)
-    assert sorted(wins.get() for _ in racers) == [False, False, False, True]
+    with ThreadPoolExecutor(4) as racers:
+        assert sorted(racers.map(complete, range(4))) == [False, False, False, True]
 
 
 def test_a_database_error_does_not_quote_the_patient(database: Database) -> None:

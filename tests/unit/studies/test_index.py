@@ -254,23 +254,6 @@ def test_an_own_result_that_a_pacs_changed_on_its_way_back_is_no_conflict(inbox:
     assert (study.state, study.revision, study.patient_id) == (StudyState.QUEUED, 1, image.PatientID)
 
 
-@pytest.mark.debian("postgresql")
-def test_the_index_works_on_postgresql_too(open_inbox: Callable[..., Inbox], postgres_url: str) -> None:
-    inbox = open_inbox(url=postgres_url)
-    image, late = (ultrasound("postgres", number=number) for number in (1, 2))
-    inbox.opened("a1")
-    inbox.index(image, image, own_result(image), report(image), association="a1")
-    assert inbox.assemble(300) == 0
-    inbox.released("a1")
-    inbox.settle()
-    assert inbox.study(image.StudyInstanceUID).state is StudyState.QUEUED
-    inbox.settle(late, *(changed(one, PatientName="Corrected^Name") for one in (image, late)))
-    inbox.index(changed(image, PixelData=bytes(len(image.PixelData))))
-    revised = ["revision", "revision"]
-    assert inbox.outcomes() == ["new", "duplicate", "new", "new", "new", *revised, "conflict"]
-    assert [job.state.value for job in inbox.jobs()] == ["cancelled", "cancelled"]
-
-
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -806,8 +789,6 @@ def test_the_purge_reaches_what_outlived_it_and_never_what_was_never_indexed(inb
     reindex(inbox.database, inbox.spool, inbox.files, lambda _done, _of: None)
     inbox.index()
     assert inbox.study(unknown.StudyInstanceUID).state is StudyState.RECEIVING
-
-
 
 
 @pytest.mark.parametrize(("end", "blamed"), [("killed", 2), ("stopped", 0), ("reloaded", 0)])
