@@ -437,12 +437,5 @@ def test_a_broken_key_is_refused_and_not_made_anew(tmp_path: Path, content: str)
     assert path_of(tmp_path).read_text(encoding="ascii") == content
 
 
-def test_no_text_of_a_key_shows_it(tmp_path: Path) -> None:
-    key = load_or_create(tmp_path)
-    secret = path_of(tmp_path).read_text(encoding="ascii").strip()
-    assert repr(key) == str(key) == f"{key}" == "SiteKey()"
-    assert secret not in repr(vars(SiteKey))
-
-
 def _derived(data_dir: Path) -> bytes:
     return load_or_create(data_dir).derive("same")

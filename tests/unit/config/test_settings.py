@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import re
 import tomllib
@@ -27,7 +26,6 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
 from dicom_node.config.toml_files import _line, _tables
 from dicom_node.errors import ConfigurationError, ExitCode
-from dicom_node.events import CONFIGURATION_REFUSED, happened
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.viewers import VIEWERS
 
@@ -82,11 +80,6 @@ def _without_proxies_and_models_as_they_ship() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def configured(tmp_path: Path) -> Path:
-    return write(tmp_path / "node.toml", SITE)
-
-
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
@@ -96,16 +89,6 @@ def mistakes(*files: Path) -> list[str]:
     with pytest.raises(ConfigurationError) as caught:
         load(files)
     return [str(problem) for problem in caught.value.problems]
-
-
-def test_a_small_configuration_gets_sensible_defaults(configured: Path) -> None:
-    settings = load([configured])
-    assert settings.peer("pacs").results == tuple(map(ResultKind, ("sr", "gsps", "sc", "cleaned")))
-    assert settings.peer("us1").quiet_seconds == 1
-    assert (settings.rules[0].when.modality, settings.rules[1].when.modality) == (("US",), ("CR", "DX"))
-    assert (settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us) == (5, 30)
-    assert settings.spool.keep_days == 14
-    assert settings.database_url.startswith("sqlite:///")
 
 
 def test_peers_and_rules_may_stand_in_files_of_their_own(tmp_path: Path) -> None:
@@ -660,13 +643,6 @@ def test_an_error_about_settings_shows_no_secret(settings: Settings) -> None:
         Settings.model_validate(given)
     told = "".join(traceback.format_exception(raised.value))
     assert "passwort" in told and SECRET not in told
-
-
-def test_events_and_logs_show_no_secret(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    event = happened(CONFIGURATION_REFUSED, keys=", ".join(map(str, settings.fixed.values())))
-    with caplog.at_level(logging.DEBUG):
-        logging.getLogger(__name__).info("%s %r %s", settings, settings.peers, event)
-    assert SECRET not in caplog.text and SECRET not in repr(event)
 
 
 def test_children_of_the_node_get_the_whole(settings: Settings) -> None:

@@ -231,18 +231,6 @@ def rule(**other: Any) -> NotificationSettings:
     return NotificationSettings.model_validate({"name": "n", "on": ["disk"], "url": "https://h/x", **other})
 
 
-def test_ours_names_events_fields_and_findings() -> None:
-    told = [
-        TemplateEvent(5004, AT, {"destination": "pacs", "status": ""}),
-        TemplateEvent(3003, AT, {"job": 1}, ["Mass"]),
-    ]
-    said = written(rule(), "NODE", told)
-    assert said.subject == "NODE: Suspected: Mass and 1 more"
-    for word in ("delivery given up", "(5004)", "destination=pacs", "Mass", "notification n"):
-        assert word in said.text
-    assert "status" not in said.text
-
-
 @pytest.mark.parametrize(
     "template",
     [

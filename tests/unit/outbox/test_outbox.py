@@ -6,7 +6,8 @@ import hashlib
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,10 +40,11 @@ from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import delivery_worker, retry, retry_all
 from dicom_node.outbox.commitment_answers import CommitmentAnswers
+from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.moves import Moves
 from dicom_node.outbox.outages import outages, report_outages
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
-from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.destination import Check
 from dicom_node.store import deliveries, requested
 from dicom_node.store.tables import (
@@ -383,27 +385,29 @@ def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Out
     assert AWAY.text in first and DESTINATION_BACK.text in second
 
 
+@contextmanager
+def delivering(worker: DeliveryWorker, *let_go: threading.Event) -> Iterator[None]:
+    """While a worker runs; at the end everything is let go."""
+    stop = threading.Event()
+    running = threading.Thread(target=worker.run_forever, args=(stop,))
+    running.start()
+    try:
+        yield
+    finally:
+        for event in (stop, *let_go):
+            event.set()
+        running.join()
+
+
 def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(delivery_worker, "_FAILED_SECONDS", 0.01)
-    outbox, stop, tries = Outbox(tmp_path, [PEER]), threading.Event(), []
-
-    def open_destination(_: PeerSettings, __: Settings) -> Destination:
-        tries.append(1)
-        raise KeyError("DOE^JANE")
-
-    outbox.add_study(["pacs"])
-    outbox.add_study(["pacs"])
-    worker = outbox.worker(open_destination=open_destination)
-    running = threading.Thread(target=worker.run_forever, args=(stop,))
-    with caplog.at_level(logging.ERROR):
-        running.start()
-        try:
-            wait_until(lambda: len(tries) == 2, 60, "the second study, in a round after the defect")
-        finally:
-            stop.set()
-            running.join()
+    outbox, failing = Outbox(tmp_path, [PEER]), Mock(side_effect=KeyError("DOE^JANE"))
+    for _ in range(2):
+        outbox.add_study(["pacs"])
+    with caplog.at_level(logging.ERROR), delivering(outbox.worker(open_destination=failing)):
+        wait_until(lambda: failing.call_count == 2, 60, "the second study, in a round after the defect")
     told = [row.fields for row in outbox.rows(EventRow) if row.number == THREAD_FAILED.number]
     assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
     assert "defect while delivering" in caplog.messages
@@ -412,7 +416,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
 class Blocked:
     """A destination that answers only when it is let go."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: object) -> None:
         self.let_go = threading.Event()
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
@@ -424,34 +428,20 @@ class Blocked:
 
 
 def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_path: Path) -> None:
-    outbox, stop, opened = Outbox(tmp_path, [PEER]), threading.Event(), [Blocked()]
-    ends = iter([opened[0]])
-
-    def open_destination(_: PeerSettings, __: Settings) -> Destination:
-        if (first := next(ends, None)) is None:
-            opened.append(first := Blocked())
-        return first
-
+    outbox, first, second = Outbox(tmp_path, [PEER]), Blocked(), Blocked()
+    opened = Mock(side_effect=[first, second])
     for _ in range(3):
         outbox.add_study(["pacs"])
-    worker = outbox.worker(open_destination=open_destination)
-    running = threading.Thread(target=worker.run_forever, args=(stop,))
-    running.start()
-    try:
+    worker = outbox.worker(open_destination=opened)
+    with delivering(worker, first.let_go, second.let_go):
         wait_until(lambda: outbox.states()["sending"] == 3, 60, "the first study at the first destination")
         abandoned = worker._threads["pacs"]
         worker._routes["pacs"].overdue_at = 0.0
-        wait_until(lambda: len(opened) == 2, 60, "the second study at the second one")
+        wait_until(lambda: opened.call_count == 2, 60, "the second study at the second one")
         assert outbox.numbers()[DELIVERY_OVERDUE.number] == 1
-        opened[0].let_go.set()
+        first.let_go.set()
         abandoned.join(10)
-        assert not abandoned.is_alive()
-        assert len(opened) == 2, "two send to one PACS at once"
-    finally:
-        stop.set()
-        for one in opened:
-            one.let_go.set()
-        running.join()
+        assert not abandoned.is_alive() and opened.call_count == 2, "two send to one PACS at once"
 
 
 ASKING = {"name": "modality", "ae_title": "MODALITY", "host": "127.0.0.1", "port": 104, "may": ["send"],
@@ -621,16 +611,6 @@ def test_a_version_that_the_archive_does_not_have_is_not_committed(
     assert judged(inbox) == ("waiting", [])
     hours_pass(inbox, 13)
     assert judged(inbox) == ("reported", [FAILED])
-
-
-def test_a_corrected_version_is_committed_once_the_archive_has_confirmed_it(inbox: Inbox) -> None:
-    image = there("version", inbox)
-    inbox.settle(changed(image, Laterality="R"))
-    ask(inbox, of(image))
-    assert judged(inbox) == ("waiting", [])
-    archive_confirms(inbox)
-    hours_pass(inbox, 0)
-    assert judged(inbox) == ("reported", [])
 
 
 @pytest.mark.parametrize("further", [[], [changed(ultrasound("never", number=2), PatientID="SOMEBODY-ELSE")]])

@@ -28,6 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from dicom_node import events
 from dicom_node.config.sections import InspectionSettings
@@ -41,7 +42,7 @@ from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import views
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Instance, ReceivedObject, Study
+from dicom_node.store.tables import Delivery, Instance, Job, ReceivedObject, Study
 from dicom_node.store.transitions import steady_now, utc_now
 from dicom_node.studies import scan
 from dicom_node.studies.comparison import compare, reconcile, reindex
@@ -725,20 +726,19 @@ def test_a_lost_database_is_named_and_its_studies_come_back(inbox: Inbox) -> Non
     faulty = changed(ultrasound("faulty"), Rows=0)
     inbox.settle(*images, faulty)
     again = lose_database(inbox)
-    reconcile(again.database, again.spool, again.files)
+    stores = again.database, again.spool, again.files
+    reconcile(*stores)
     [event] = again.events()
     assert (event.number, event.fields["unknown"], event.fields["missing"]) == (2030, 5, 0)
     assert "spool reindex" in event.fields["remedy"]
     told: list[tuple[int, int]] = []
-    assert reindex(again.database, again.spool, again.files, lambda *at: told.append(at)) == 5
-    assert told[-1] == (5, 5)
+    assert reindex(*stores, lambda *at: told.append(at)) == 5 and told[-1] == (5, 5)
     again.settle()
     for image in images:
         study = again.study(image.StudyInstanceUID)
         assert (study.state, study.revision) == (StudyState.QUEUED, 1)
     assert again.study(faulty.StudyInstanceUID).state is StudyState.QUARANTINED
-    assert not str(compare(again.database, again.spool, again.files))
-    assert reindex(again.database, again.spool, again.files, lambda _done, _of: None) == 0
+    assert not str(compare(*stores)) and reindex(*stores, lambda _done, _of: None) == 0
     assert len(again.outcomes()) == 5
     again.close()
 
@@ -769,14 +769,11 @@ def test_a_row_whose_file_is_gone_is_named(inbox: Inbox) -> None:
 def test_the_purge_reaches_what_outlived_it_and_never_what_was_never_indexed(inbox: Inbox) -> None:
     known, unknown = ultrasound("known"), ultrasound("unknown")
     inbox.settle(known, unknown)
-    with inbox.database.write() as session:
-        study = session.query(Study).filter_by(study_instance_uid=known.StudyInstanceUID).one()
-        for job in study.jobs:
-            session.delete(job)
-        study.state = StudyState.NOT_APPLICABLE
-        lost = session.query(Study).filter_by(study_instance_uid=unknown.StudyInstanceUID).one()
-        session.execute(delete(Instance).where(Instance.study_id == lost.id))
-        session.execute(delete(ReceivedObject).where(ReceivedObject.study_id == lost.id))
+    inbox.write(Session.execute, delete(Job))
+    inbox.put(Study, inbox.study(known.StudyInstanceUID).id, state=StudyState.NOT_APPLICABLE)
+    lost = inbox.study(unknown.StudyInstanceUID).id
+    for table in (Instance, ReceivedObject):
+        inbox.write(Session.execute, delete(table).where(table.study_id == lost))
     path = inbox.folder / inbox.instance(known.SOPInstanceUID).path
     held = path.read_bytes()
     assert purge(inbox.database, inbox.settings, utc_now() + timedelta(days=1000)) == 1
