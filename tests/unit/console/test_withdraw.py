@@ -21,7 +21,6 @@ from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.scu.destination import Check
 from dicom_node.services import assessments, audit, deliveries
 from dicom_node.services import results as withdrawal
 from dicom_node.services.assessments import FindingAssessed
@@ -134,36 +133,23 @@ def test_what_is_being_sent_is_waited_for(site: ConsoleLab) -> None:
     assert not [row for row in site.rows(Result) if row.kind is ResultKind.REJECTION]
 
 
-class Forgetful:
-    """A destination that shows only what it was sent since the test began."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-
-    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        self.sent += [one.sop_instance_uid for one in objects]
-        return [SendReport(SendStatus.STORED, "0000") for _ in objects]
-
-    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        known = [one.sop_instance_uid in self.sent for one in objects]
-        return [Confirmation(Presence.FOUND if found else Presence.NOT_FOUND) for found in known]
-
-    def test(self) -> list[Check]:
-        return []
-
-    def close(self) -> None:
-        pass
-
-
 def delivered(site: ConsoleLab) -> list[str]:
-    """What leaves from now on, until nothing is due."""
-    destination = Forgetful()
-    worker = DeliveryWorker(
-        site.database, site.settings, open_destination=lambda _peer, _settings: destination
-    )
+    """What leaves from now on, until nothing is due, to a destination that shows only what it got by that."""
+    sent: list[str] = []
+
+    def send(objects: Sequence[Outgoing]) -> list[SendReport]:
+        sent.extend(one.sop_instance_uid for one in objects)
+        return [SendReport(SendStatus.STORED, "0000")] * len(objects)
+
+    def confirm(objects: Sequence[Outgoing]) -> list[Confirmation]:
+        known = {True: Presence.FOUND, False: Presence.NOT_FOUND}
+        return [Confirmation(known[one.sop_instance_uid in sent]) for one in objects]
+
+    destination = Mock(send=send, confirm=confirm)
+    worker = DeliveryWorker(site.database, site.settings, open_destination=lambda *_: destination)
     for _ in range(6):
         worker.run_once()
-    return destination.sent
+    return sent
 
 
 def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(site: ConsoleLab) -> None:

@@ -345,24 +345,6 @@ def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(make: Ma
     assert ResultKind.SR in {row.kind for row in node.rows(Result)}
 
 
-@pytest.mark.parametrize(
-    ("program", "seconds", "told"),
-    [
-        ("raise SystemExit('Test^one')", 60, "the program ended with 1"),
-        ("import time; time.sleep(60)", 1, "the program took longer than its 1 s"),
-        ("pass", 60, "the program left no findings.json that can be read"),
-    ],
-)
-def test_the_pacs_is_told_that_a_program_failed(make: Make, program: str, seconds: int, told: str) -> None:
-    options = {"command": [sys.executable, "-c", program], "model": "m", "version": "1", "seconds": seconds}
-    node = make(rule={"pipeline": "command", "options": options}, attempts=1)
-    analysed(node, ultrasound("one"))
-    [job] = node.jobs()
-    assert (job.state, job.reason) == (JobState.FAILED, told)
-    [report] = reports(node)
-    assert f"AI did not run: {told}" in [item.get("TextValue") for item in report.ContentSequence]
-
-
 class Says(Obedient):
     """Finds two things in every image, one for research only."""
 
