@@ -101,21 +101,6 @@ def test_peers_and_rules_may_stand_in_files_of_their_own(tmp_path: Path) -> None
     assert load(files) == load([write(tmp_path / "all.toml", SITE)])
 
 
-def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
-    text = SITE.replace("port = 11112", "port = 70000").replace('ae_title = "US1"', 'ae_title = "ORTHANC"')
-    text = text.replace('modality = "US"', 'modalty = "US"').replace('"pacs"]', '"pax"]')
-    found = mistakes(write(tmp_path / "node.toml", text))
-    for expected in (
-        "listener.port = 70000",
-        "rules.ultrasound.when.modalty: unknown key: did you mean modality?",
-        "peers.us1.ae_title = 'ORTHANC': peer pacs, who may send too, bears the same AE title",
-        "rules.ultrasound.send_to = 'pax': no such peer; did you mean pacs?",
-        "rules.chest.send_to = 'pax': no such peer",
-    ):
-        assert any(expected in line for line in found), (expected, found)
-    assert len(found) == 5
-
-
 def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SITE_AE", "FROMENV")
     monkeypatch.delenv("SITE_HOST", raising=False)
@@ -416,7 +401,7 @@ def test_a_mistake_brings_no_second_one(
     assert expected in found
 
 
-def test_mistakes_stand_in_order_of_line_and_what_is_known_stands_once(tmp_path: Path, site: str) -> None:
+def test_all_mistakes_are_told_at_once_in_order_and_what_is_known_once(tmp_path: Path, site: str) -> None:
     text = site.replace('ae_title = "ORTHANC"', 'ae_title = "US1"').replace("quiet_seconds", "quiet_second")
     text = text.replace('host = "127.0.0.1"', "host = 1", 1)
     found = found_in(tmp_path / "node.toml", text)
@@ -621,7 +606,6 @@ def settings(tmp_path: Path) -> Settings:
 def test_settings_show_no_secret_in_any_form(settings: Settings) -> None:
     changed = settings.model_copy(update={"peers": settings.peers[:1]})
     for one in (settings, changed, *settings.peers, settings.node):
-        assert isinstance(one, BaseModel)
         shown = (
             repr(one),
             str(one),

@@ -210,18 +210,12 @@ def test_without_a_cleaned_image_there_is_nothing_to_send(tmp_path: Path) -> Non
     assert (made.objects, made.withheld) == ((), ())
 
 
-def test_two_studies_of_a_patient_have_one_pseudonym_and_two_patients_have_two(tmp_path: Path) -> None:
-    first, second, other = (
-        read_result(deidentified(write_named(tmp_path / "us.dcm", patient=patient, study=study)).objects[0])
-        for patient, study in (("1", "1"), ("1", "2"), ("2", "3"))
-    )
-    assert first.PatientID == second.PatientID != other.PatientID
-    assert len({ds.StudyInstanceUID for ds in (first, second, other)}) == 3
-
-
-def test_the_same_number_of_another_hospital_is_another_patient() -> None:
+def test_a_patient_has_one_pseudonym_and_the_same_number_of_another_hospital_another() -> None:
     pseudonyms = Pseudonyms.of(HERE)
-    assert pseudonyms.patient("1", "A", "1.2") != pseudonyms.patient("1", "B", "1.2")
+    assert pseudonyms.patient("1", "A", "1.2") not in (
+        pseudonyms.patient("1", "B", "1.2"),
+        pseudonyms.patient("2", "A", "1.2"),
+    )
     assert pseudonyms.patient("1", "A", "1.2") == pseudonyms.patient(" 1 ", "A", "1.3")
     assert pseudonyms.patient("", "", "1.2") != pseudonyms.patient("", "", "1.3")
 

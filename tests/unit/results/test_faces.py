@@ -774,9 +774,7 @@ def test_no_name_breaks_it(tmp_path: Path, name: str) -> None:
     assert data.count(b"%%EOF") == 1 and data.count(b"/Type /Page\n") == 1
 
 
-def test_the_same_page_is_the_same_bytes(tmp_path: Path) -> None:
-    image = numbered_film(tmp_path)
-    assert pdf_in(made(image)) == pdf_in(made(image))
+def test_the_same_page_is_the_same_bytes() -> None:
     mine = as_pdf(drawn_page("Müller, Änne"), "x", datetime(2025, 1, 2, tzinfo=UTC))
     assert b"D:20250102000000Z" in mine
     elsewhere = os.environ | {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"}

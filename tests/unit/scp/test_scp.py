@@ -182,7 +182,7 @@ def test_an_address_is_what_one_machine_cannot_choose(address: str, counts_as: s
     assert network(address) == counts_as
 
 
-def test_places_are_kept_for_peers() -> None:
+def test_places_are_kept_for_peers_and_one_address_does_not_take_all() -> None:
     entrance = Entrance()
     entrance.know(["192.0.2.1"])
     strangers = [entrance.enter(f"10.0.{number}.1") for number in range(200)]
@@ -193,12 +193,9 @@ def test_places_are_kept_for_peers() -> None:
     for _ in range(2):
         entrance.leave("192.0.2.1")
     assert entrance.enter("10.0.0.1")
-
-
-def test_one_address_does_not_take_all_places() -> None:
-    entrance = Entrance()
-    assert sum(entrance.enter("10.0.0.1") for _ in range(200)) == limits.WAITING_OF_ONE_ADDRESS
-    assert entrance.enter("10.0.0.2")
+    alone = Entrance()
+    assert sum(alone.enter("10.0.0.1") for _ in range(200)) == limits.WAITING_OF_ONE_ADDRESS
+    assert alone.enter("10.0.0.2")
 
 
 def test_failures_are_told_at_once_and_then_once_a_minute() -> None:
