@@ -22,6 +22,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, users
 from dicom_node.store.database import Database
+from tests.rows import Stored
 
 PASSWORD = "correct horse battery"
 
@@ -49,6 +50,11 @@ class Browser:
     def get(self, path: str) -> int:
         """The status of the answer."""
         return self._keep(self.client.get(path))
+
+    def page(self, path: str) -> str:
+        """The text of a page, which is there."""
+        assert self.get(path) == 200, (path, self.status)
+        return self.text
 
     def post(
         self, path: str, csrf: str | None = None, headers: Mapping[str, str] | None = None, **fields: str
@@ -92,7 +98,7 @@ class Browser:
         return self.status
 
 
-class ConsoleLab:
+class ConsoleLab(Stored):
     """A console whose users bear the names of their roles (:func:`add_users`)."""
 
     def __init__(self, settings: Settings, database: Database) -> None:

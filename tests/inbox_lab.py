@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
-from sqlalchemy import select
 
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.config.settings import Settings
@@ -28,8 +27,8 @@ from dicom_node.store.tables import EnteredTable, EventRow, Instance, Job, Recei
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.scan import Indexer
+from tests.rows import Stored
 
-Row = TypeVar("Row", bound=Any)
 CONFIG: dict[str, Any] = {
     "assembly": {"quiet_seconds": 5, "quiet_seconds_us": 30},
     "console": {"local_peers": True},
@@ -85,7 +84,7 @@ def spooled(
 
 
 @dataclass
-class Inbox:
+class Inbox(Stored):
     """A node's inbox in a folder; ``later`` and ``settle`` move its clock, which tests cannot wait for."""
 
     folder: Path
@@ -197,13 +196,6 @@ class Inbox:
     def outcomes(self) -> list[str]:
         """What became of each object, in the order of reception."""
         return [row.outcome.value for row in self.rows(ReceivedObject)]
-
-    def rows(self, table: type[Row]) -> list[Row]:
-        """All of a table, in the order in which they came."""
-        with self.database.read() as session:
-            found = list(session.scalars(select(table).order_by(*table.__table__.primary_key)))
-            session.expunge_all()
-            return found
 
     def jobs(self) -> list[Job]:
         return self.rows(Job)

@@ -31,6 +31,7 @@ from dicom_node.store import deliveries, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
+from tests.rows import Stored
 from tests.waiting import wait_until
 
 SOP_CLASSES = {
@@ -41,7 +42,7 @@ SOP_CLASSES = {
 THREE_FACES = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
 
 
-class Outbox:
+class Outbox(Stored):
     """A node's database and results folder with nothing else of the node."""
 
     def __init__(
@@ -115,41 +116,27 @@ class Outbox:
 
     def states(self) -> Counter[str]:
         """How many deliveries stand in each state."""
-        with self.database.read() as session:
-            return Counter(str(state) for state in session.scalars(select(Delivery.state)))
+        return Counter(map(str, self.scalars(select(Delivery.state))))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All deliveries, in short."""
-        with self.database.read() as session:
-            return [
-                {
-                    "id": row.id,
-                    "destination": row.destination,
-                    "state": str(row.state),
-                    "status": row.status,
-                    "reason": row.reason,
-                    "attempts": row.attempts,
-                    "refusals": row.refusals,
-                    "queries": row.queries,
-                }
-                for row in session.scalars(select(Delivery).order_by(Delivery.id))
-            ]
+    def rows(self, table: type[Any] | None = None) -> list[Any]:
+        """All of a table; without one all deliveries, in short."""
+        if table is not None:
+            return super().rows(table)
+        names = ("id", "destination", "state", "status", "reason", "attempts", "refusals", "queries")
+        return [{name: getattr(row, name) for name in names} for row in super().rows(Delivery)]
 
     def study_states(self) -> list[str]:
         """States of all studies."""
-        with self.database.read() as session:
-            return [str(state) for state in session.scalars(select(Study.state).order_by(Study.id))]
+        return [str(row.state) for row in self.rows(Study)]
 
     def numbers(self) -> Counter[int]:
         """How many events of each number happened."""
-        with self.database.read() as session:
-            return Counter(session.scalars(select(EventRow.number)))
+        return Counter(self.scalars(select(EventRow.number)))
 
     def file_of(self, sop_instance_uid: str) -> Path:
         """The result file of an object."""
-        with self.database.read() as session:
-            path = session.scalar(select(Result.path).where(Result.sop_instance_uid == sop_instance_uid))
-        return self.settings.node.data_dir / str(path)
+        [path] = self.scalars(select(Result.path).filter_by(sop_instance_uid=sop_instance_uid))
+        return self.settings.node.data_dir / path
 
     def _shown(self) -> str:
         return f"{self.states()} {self.rows()[:3]}"

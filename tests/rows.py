@@ -2,12 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Select, select, update
+from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store.tables import Association, Job, Result, Study
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Association, Base, Delivery, Job, Result, Study
+
+Asked, Answer = ParamSpec("Asked"), TypeVar("Answer")
+Row = TypeVar("Row", bound=Any)
+
+
+class Stored:
+    """Its database, each question and each change in a transaction of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def read(
+        self, question: Callable[Concatenate[Session, Asked], Answer], *asked: Asked.args, **how: Asked.kwargs
+    ) -> Answer:
+        """What a function that reads answers, a generator to its end."""
+        with self.database.read() as session:
+            answer: Any = question(session, *asked, **how)
+            if isinstance(answer, Iterator):
+                answer = iter(list(answer))
+            session.expunge_all()
+            return answer
+
+    def write(
+        self, change: Callable[Concatenate[Session, Asked], Answer], *asked: Asked.args, **how: Asked.kwargs
+    ) -> Answer:
+        """What a function that changes something answers."""
+        with self.database.write() as session:
+            return change(session, *asked, **how)
+
+    def add(self, *rows: Base) -> None:
+        """Add rows; each has its number then."""
+        with self.database.write() as session:
+            session.add_all(rows)
+
+    def put(self, table: type[Base], number: int | None = None, **values: Any) -> None:
+        """Give the row of this number these values, or all rows."""
+        chosen = update(table) if number is None else update(table).filter_by(id=number)
+        self.write(Session.execute, chosen.values(**values))
+
+    def delivery(
+        self, job: Job, state: DeliveryState, kind: ResultKind = ResultKind.SR, **values: Any
+    ) -> Result:
+        """A result of the job, in this state of its delivery to the PACS; returns the result."""
+        result = a_result(job, kind, **values)
+        self.add(result)
+        self.add(Delivery(result_id=result.id, destination="pacs", state=state, next_at=NOW))
+        return result
+
+    def get(self, table: type[Row], number: int) -> Row:
+        """The row of this number."""
+        return self.read(Session.get_one, table, number)
+
+    def rows(self, table: type[Row]) -> list[Row]:
+        """All of a table, in the order in which they came."""
+        return self.scalars(select(table).order_by(*table.__table__.primary_key))
+
+    def scalars(self, chosen: Select[tuple[Answer]]) -> list[Answer]:
+        """What is chosen."""
+        return list(self.read(lambda session: session.scalars(chosen).all()))
+
 
 NOW = datetime(2026, 1, 2, 3, 12, tzinfo=UTC)
 

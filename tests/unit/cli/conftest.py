@@ -24,13 +24,12 @@ from dicom_node.store import migrate
 from dicom_node.store.accounts import AuditRow
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
-    Delivery,
     EventRow,
     Instance,
     ReceivedObject,
     Study,
 )
-from tests.rows import NOW, a_job, a_result, a_study, an_association
+from tests.rows import NOW, Stored, a_job, a_study, an_association
 
 DELIVERED, BROKEN, CONFLICT = "1.2.840.99.1", "1.2.840.99.2", "1.2.840.99.3"
 
@@ -109,37 +108,27 @@ def filled(site: Path) -> Path:
     """The same with three studies: delivered, failed with a dead delivery, in quarantine."""
     database = Database(f"sqlite:///{site.parent / 'var' / 'node.db'}")
     migrate.upgrade(database)
-    with database.write() as session:
-        studies = [
-            a_study(DELIVERED, StudyState.DELIVERED, NOW),
-            a_study(BROKEN, StudyState.FAILED, NOW - timedelta(hours=1), reason="the PACS refuses it"),
-            a_study(CONFLICT, StudyState.QUARANTINED, NOW - timedelta(days=2), reason="two patients"),
-        ]
-        session.add_all(studies)
-        session.flush()
-        for study in studies:
-            session.add_all(received(study))
-        for study, state in ((studies[0], DeliveryState.CONFIRMED), (studies[1], DeliveryState.DEAD)):
-            job = a_job(study, JobState.SUCCEEDED)
-            session.add(job)
-            session.flush()
-            results = [a_result(job, kind) for kind in (ResultKind.SR, ResultKind.SC)]
-            session.add_all(results)
-            session.flush()
-            session.add_all(
-                Delivery(result_id=r.id, destination="pacs", state=state, next_at=NOW) for r in results
-            )
-        session.add(a_job(studies[1], JobState.FAILED, rule="chest", reason="decoder: truncated"))
-        session.add_all(
-            [
-                an_association("a-1", NOW - timedelta(minutes=5), closed_at=NOW, objects=2),
-                an_association("a-2", NOW),
-            ]
-        )
-        session.add(event(ASSOCIATION_ACCEPTED.number, NOW, association="a-1"))
-        session.add(event(ASSOCIATION_ACCEPTED.number, NOW, association="a-9"))
-        session.add(event(JOB_FAILED.number, NOW + timedelta(seconds=5), studies[1].id, job=3))
-        session.add(event(9999, NOW + timedelta(seconds=6)))
+    stored = Stored(database)
+    studies = [
+        a_study(DELIVERED, StudyState.DELIVERED, NOW),
+        a_study(BROKEN, StudyState.FAILED, NOW - timedelta(hours=1), reason="the PACS refuses it"),
+        a_study(CONFLICT, StudyState.QUARANTINED, NOW - timedelta(days=2), reason="two patients"),
+    ]
+    stored.add(*studies)
+    stored.add(*(row for study in studies for row in received(study)))
+    for study, state in ((studies[0], DeliveryState.CONFIRMED), (studies[1], DeliveryState.DEAD)):
+        stored.add(job := a_job(study, JobState.SUCCEEDED))
+        for kind in (ResultKind.SR, ResultKind.SC):
+            stored.delivery(job, state, kind)
+    stored.add(
+        a_job(studies[1], JobState.FAILED, rule="chest", reason="decoder: truncated"),
+        an_association("a-1", NOW - timedelta(minutes=5), closed_at=NOW, objects=2),
+        an_association("a-2", NOW),
+        event(ASSOCIATION_ACCEPTED.number, NOW, association="a-1"),
+        event(ASSOCIATION_ACCEPTED.number, NOW, association="a-9"),
+        event(JOB_FAILED.number, NOW + timedelta(seconds=5), studies[1].id, job=3),
+        event(9999, NOW + timedelta(seconds=6)),
+    )
     database.dispose()
     return site
 
@@ -161,42 +150,18 @@ def audited(site: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def received(study: Study) -> list[Any]:
-    number = study.study_instance_uid[-1] if study.study_instance_uid else "0"
+    number = (study.study_instance_uid or "0")[-1]
+    titles = {"calling_ae": "US1", "called_ae": "AINODE", "path": "x", "bytes": 1, "received_at": NOW}
     rows: list[Any] = []
     for series, (modality, role) in enumerate((("US", ObjectRole.SOURCE), ("SR", ObjectRole.OWN))):
         uid = f"1.2.3.{number}.{series}"
-        rows.append(
-            Instance(
-                study_id=study.id,
-                sop_instance_uid=uid,
-                sop_class_uid="1.2.840.10008.5.1.4.1.1.6.1",
-                series_instance_uid="1.2",
-                transfer_syntax_uid="1.2.840.10008.1.2.1",
-                modality=modality,
-                role=role,
-                path="x",
-                bytes=1,
-                identity_sha256="",
-                attributes={},
-                calling_ae="US1",
-                called_ae="AINODE",
-                received_at=NOW,
-            )
-        )
-        rows.append(
-            ReceivedObject(
-                spool_name=uid,
-                path="x",
-                study_id=study.id,
-                sop_instance_uid=uid,
-                outcome=Outcome.NEW,
-                association=f"a-{number}",
-                calling_ae="US1",
-                called_ae="AINODE",
-                bytes=1,
-                received_at=NOW,
-            )
-        )
+        known = {"study_id": study.id, "sop_instance_uid": uid, **titles}
+        classes = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.6.1", "series_instance_uid": "1.2"}
+        kept = {"transfer_syntax_uid": "1.2.840.10008.1.2.1", "identity_sha256": "", "attributes": {}}
+        rows += [
+            Instance(**known, **classes, **kept, modality=modality, role=role),
+            ReceivedObject(**known, spool_name=uid, outcome=Outcome.NEW, association=f"a-{number}"),
+        ]
     return rows
 
 

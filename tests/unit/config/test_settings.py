@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import re
 import tomllib
@@ -27,7 +26,6 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
 from dicom_node.config.toml_files import _line, _tables
 from dicom_node.errors import ConfigurationError, ExitCode
-from dicom_node.events import CONFIGURATION_REFUSED, happened
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.viewers import VIEWERS
 
@@ -82,11 +80,6 @@ def _without_proxies_and_models_as_they_ship() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def configured(tmp_path: Path) -> Path:
-    return write(tmp_path / "node.toml", SITE)
-
-
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
@@ -98,17 +91,6 @@ def mistakes(*files: Path) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_a_small_configuration_gets_sensible_defaults(configured: Path) -> None:
-    settings = load([configured])
-    assert settings.peer("pacs").results == tuple(map(ResultKind, ("sr", "gsps", "sc", "cleaned")))
-    assert settings.peer("us1").quiet_seconds == 1
-    assert settings.rules[0].when.modality == ("US",)
-    assert settings.rules[1].when.modality == ("CR", "DX")
-    assert (settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us) == (5, 30)
-    assert settings.spool.keep_days == 14
-    assert settings.database_url.startswith("sqlite:///")
-
-
 def test_peers_and_rules_may_stand_in_files_of_their_own(tmp_path: Path) -> None:
     head, first, second = SITE.partition("[[peers]]")
     peers, rule, rest = (first + second).partition("[[rules]]")
@@ -117,21 +99,6 @@ def test_peers_and_rules_may_stand_in_files_of_their_own(tmp_path: Path) -> None
         for name, text in (("node.toml", head), ("peers.toml", peers), ("rules.toml", rule + rest))
     ]
     assert load(files) == load([write(tmp_path / "all.toml", SITE)])
-
-
-def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
-    text = SITE.replace("port = 11112", "port = 70000").replace('ae_title = "US1"', 'ae_title = "ORTHANC"')
-    text = text.replace('modality = "US"', 'modalty = "US"').replace('"pacs"]', '"pax"]')
-    found = mistakes(write(tmp_path / "node.toml", text))
-    for expected in (
-        "listener.port = 70000",
-        "rules.ultrasound.when.modalty: unknown key: did you mean modality?",
-        "peers.us1.ae_title = 'ORTHANC': peer pacs, who may send too, bears the same AE title",
-        "rules.ultrasound.send_to = 'pax': no such peer; did you mean pacs?",
-        "rules.chest.send_to = 'pax': no such peer",
-    ):
-        assert any(expected in line for line in found), (expected, found)
-    assert len(found) == 5
 
 
 def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,7 +401,7 @@ def test_a_mistake_brings_no_second_one(
     assert expected in found
 
 
-def test_mistakes_stand_in_order_of_line_and_what_is_known_stands_once(tmp_path: Path, site: str) -> None:
+def test_all_mistakes_are_told_at_once_in_order_and_what_is_known_once(tmp_path: Path, site: str) -> None:
     text = site.replace('ae_title = "ORTHANC"', 'ae_title = "US1"').replace("quiet_seconds", "quiet_second")
     text = text.replace('host = "127.0.0.1"', "host = 1", 1)
     found = found_in(tmp_path / "node.toml", text)
@@ -466,8 +433,7 @@ send_to = ["p"]
     found = " ".join(found_in(tmp_path / "node.toml", text))
     assert "pasword: unknown key: did you mean password?" in found
     assert "'${SECRET}${SECRET}${SECRET}'" in found, "as it was written"
-    assert "postgresql+nodriver://***@db/node" in found
-    assert "hunter2" not in found
+    assert "postgresql+nodriver://***@db/node" in found and "hunter2" not in found
     settings, _ = examine([write(tmp_path / "ok.toml", text.replace('pasword = "hunter2"\n', ""))])
     assert settings is not None
     peer = settings.peer("p")
@@ -498,8 +464,7 @@ send_to = ["p"]
 def test_whatever_may_be_a_login_or_a_token_is_masked(tmp_path: Path, lines: str, expected: str) -> None:
     peer = f'[[peers]]\nname = "p"\nae_title = "P"\n{lines}\n'
     found = " ".join(found_in(tmp_path / "node.toml", f'[node]\ndata_dir = "{tmp_path}"\n{peer}'))
-    assert expected in found
-    assert "SECRET" not in found
+    assert expected in found and "SECRET" not in found
 
 
 @pytest.mark.parametrize(
@@ -641,7 +606,6 @@ def settings(tmp_path: Path) -> Settings:
 def test_settings_show_no_secret_in_any_form(settings: Settings) -> None:
     changed = settings.model_copy(update={"peers": settings.peers[:1]})
     for one in (settings, changed, *settings.peers, settings.node):
-        assert isinstance(one, BaseModel)
         shown = (
             repr(one),
             str(one),
@@ -665,17 +629,9 @@ def test_an_error_about_settings_shows_no_secret(settings: Settings) -> None:
     assert "passwort" in told and SECRET not in told
 
 
-def test_events_and_logs_show_no_secret(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    event = happened(CONFIGURATION_REFUSED, keys=", ".join(map(str, settings.fixed.values())))
-    with caplog.at_level(logging.DEBUG):
-        logging.getLogger(__name__).info("%s %r %s", settings, settings.peers, event)
-    assert SECRET not in caplog.text and SECRET not in repr(event)
-
-
 def test_children_of_the_node_get_the_whole(settings: Settings) -> None:
     again = Settings.model_validate_json(settings.for_children())
-    assert again == settings
-    assert again.database_url == f"postgresql+psycopg://node:{SECRET}@db/node"
+    assert (again, again.database_url) == (settings, f"postgresql+psycopg://node:{SECRET}@db/node")
     assert [peer.password.get_secret_value() for peer in again.peers] == [SECRET, SECRET]
     assert pickle.loads(pickle.dumps(settings)) == settings
 

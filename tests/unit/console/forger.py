@@ -6,12 +6,10 @@ import base64
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -20,6 +18,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from dicom_node.config.oidc import OidcSettings
 from tests.console_lab import Browser
+from tests.ports import Quiet, serving
 
 CLIENT, SECRET = "dicom-ai-node", "a secret of console and forger"
 KEY, STRANGER = RSAKey.generate_key(2048, {"kid": "1"}), RSAKey.generate_key(2048, {"kid": "1"})
@@ -117,31 +116,21 @@ def forging() -> Iterator[Forger]:
     """It, on a port of this machine."""
     forger = Forger()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, said = forger.answer(self.path, body, self.headers.get("Authorization", ""))
             self.send_response(status)
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
-            try:
+            with suppress(OSError):  # who asked has gone: it reads no more than it may
                 self.wfile.write(said)
-            except OSError:
-                return  # who asked has gone: it reads no more than it may
 
         do_POST = do_GET
 
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    forger.issuer = f"http://127.0.0.1:{running.server_address[1]}"
-    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
+    with serving(Handler) as port:
+        forger.issuer = f"http://127.0.0.1:{port}"
         yield forger
-    finally:
-        running.shutdown()
-        running.server_close()
 
 
 def unsigned(claims: dict[str, Any]) -> str:

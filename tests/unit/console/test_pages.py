@@ -20,7 +20,7 @@ import pytest
 from babel.messages import Message
 from babel.messages.pofile import read_po
 from pydantic import SecretStr
-from sqlalchemy import JSON, Column, Enum, LargeBinary, String, Table, Text, select, update
+from sqlalchemy import JSON, Column, Enum, LargeBinary, String, Table, Text
 from sqlalchemy.exc import IntegrityError
 
 from dicom_console import catalogues
@@ -31,7 +31,7 @@ from dicom_console.views.problems import problems
 from dicom_console.views.search import Order, Search
 from dicom_console.web import languages
 from dicom_node import events
-from dicom_node.config.settings import ConsoleSettings, Settings
+from dicom_node.config.settings import Settings
 from dicom_node.events import JOB_FAILED, STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE, Event, EventType
 from dicom_node.model.kinds import AssociationOutcome, AuditAction, ReaderVerdict, ResultKind, StepStatus
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -65,29 +65,18 @@ from tests.console_lab import ConsoleLab, Program, routes
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.ports import free_port
-from tests.rows import NOW, a_job, a_result, a_study
+from tests.rows import NOW, Stored, a_job, a_study
 from tests.smtp_lab import WebServer
 from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import changed
 
 
-def actions(console: ConsoleLab, *, by: str) -> list[str]:
-    """What this user did, the newest first."""
-    with console.database.read() as session:
-        return [row["action"] for row in audit.rows(session) if row["actor"] == by]
-
-
 def a_dead_delivery(console: ConsoleLab) -> None:
     """The first job's picture, given up."""
-    with console.database.write() as session:
-        job = session.scalars(select(Job)).first()
-        assert job is not None
-        job.state = JobState.SUCCEEDED
-        result = a_result(job, ResultKind.SC)
-        session.add(result)
-        session.flush()
-        session.get_one(Study, job.study_id).state = StudyState.FAILED
-        session.add(Delivery(result_id=result.id, destination="pacs", state=DeliveryState.DEAD, next_at=NOW))
+    job = console.rows(Job)[0]
+    console.delivery(job, DeliveryState.DEAD, ResultKind.SC)
+    console.put(Job, job.id, state=JobState.SUCCEEDED)
+    console.put(Study, job.study_id, state=StudyState.FAILED)
 
 
 def test_the_overview_counts_what_needs_a_person(console: ConsoleLab, inbox: Inbox) -> None:
@@ -112,37 +101,27 @@ def test_the_overview_counts_what_needs_a_person(console: ConsoleLab, inbox: Inb
         assert browser.get(address) == 200, address
 
 
-def test_a_name_that_is_a_script_is_text(console: ConsoleLab, inbox: Inbox) -> None:
-    script = "<script>alert(1)</script>"
-    inbox.settle(changed(ultrasound("one"), PatientName=script, PatientID=script, AccessionNumber="<i>"))
-    browser = console.browser(UserRole.VIEWER)
-    for path in ("/studies", "/studies/1"):
-        browser.get(path)
-        assert "&lt;script&gt;alert(1)" in browser.text
-        assert "<script>" not in browser.text
-        assert "<i>" not in browser.text
-
-
 def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox: Inbox) -> None:
-    inbox.settle(
-        changed(ultrasound("one"), PatientID="SECRET-1", AccessionNumber="ACC1"),
-        changed(ultrasound("two"), PatientID="SECRET-22", AccessionNumber="ACC2"),
-    )
+    for number, name in ((1, "Nowak^Anna"), (22, "Kim^Min-jun")):
+        about = {"PatientID": f"SECRET-{number}", "AccessionNumber": f"ACC{number}"}
+        inbox.receive(changed(ultrasound(name), PatientName=name, **about))
+    inbox.settle()
     browser = console.browser(UserRole.VIEWER)
     for field, wanted, found in (
-        ("patient", "SECRET-1", {"SECRET-1"}),
-        ("patient", "SECRET-", set()),
         ("patient", "SECRET-*", {"SECRET-1", "SECRET-22"}),
-        ("patient", "%*", set()),
-        ("accession", "ACC2", {"SECRET-22"}),
+        ("patient", "SECRET-", set()),
+        ("accession", "ACC22", {"SECRET-22"}),
+        ("name", "anna NOWAK", {"SECRET-1"}),
+        ("name", "Now", set()),
     ):
         browser.post("/studies/search", **{field: wanted})
-        assert wanted not in browser.headers["location"]
+        assert (
+            wanted not in browser.headers["location"] and "nowak" not in browser.headers["location"].lower()
+        )
         browser.follow()
         assert set(re.findall(r"<small>(SECRET-\d+)</small>", browser.text)) == found, wanted
-    browser.get("/studies")
-    assert set(re.findall(r"<small>(SECRET-\d+)</small>", browser.text)) == {"SECRET-1", "SECRET-22"}
-    assert actions(console, by="viewer").count("study_searched") == 5
+    searched = [row["searched_by"] for row in console.audited("study_searched")]
+    assert searched == [["name"], ["name"], ["accession"], ["patient"], ["patient"]]
     assert "SECRET" not in str(console.audit_rows())
 
 
@@ -166,46 +145,41 @@ def test_pages_together_show_each_study_once(database: Database, order: Order) -
 
 
 def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLab, inbox: Inbox) -> None:
-    inbox.settle(changed(ultrasound("one"), PatientName="Müller^Änne", SpecificCharacterSet="ISO_IR 100"))
+    header = {"PatientName": "Müller^Änne", "PatientID": "<i>P", "SpecificCharacterSet": "ISO_IR 100"}
+    inbox.settle(changed(ultrasound("one"), **header))
     a_dead_delivery(console)
     browser = console.browser(UserRole.VIEWER)
-    assert browser.get("/studies/1") == 200
-    for shown in ("Müller, Änne", "MODALITY", "object indexed", "/studies/images/1/1?longest=320"):
-        assert shown in browser.text, shown
-    assert 'class="state dead"' in browser.text
-    assert "Run the rules again" not in browser.text
-    assert actions(console, by="viewer").count("study_seen") == 1
-    browser.get("/studies/1")
-    assert actions(console, by="viewer").count("study_seen") == 1  # within minutes
+    for _ in range(2):
+        text = browser.page("/studies/1")
+    assert "<i>P" not in text + browser.page("/studies"), "markup in a header is text"
+    for shown in (
+        "Müller, Änne",
+        "&lt;i&gt;P",
+        "MODALITY",
+        "object indexed",
+        "/studies/images/1/1?longest=320",
+    ):
+        assert shown in text, shown
+    assert 'class="state dead"' in text and "Run the rules again" not in text
+    assert len(console.audited("study_seen")) == 1  # within minutes
 
 
 def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, inbox: Inbox) -> None:
-    with database.write() as session:
-        study = a_study("1.2.3", StudyState.DELIVERING, patient_id="P%1", accession_number="A1")
-        session.add(study)
-        session.flush()
-        job = a_job(study, JobState.QUEUED)
-        session.add(job)
-        session.flush()
-        result = a_result(job, ResultKind.SC)
-        session.add(result)
-        session.flush()
-        session.add(
-            Delivery(result_id=result.id, destination="pacs", state=DeliveryState.PENDING, next_at=NOW)
-        )
-        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study.id)
-        found = study.id
-    with database.read() as session:
-        dated = Search(accession="A1", since="20260102", until="20260102")
-        for wanted in (Search(patient="P%1"), Search(patient="P%*"), dated):
-            assert [row["id"] for row in search.search(session, wanted)[0]] == [found]
-        assert search.search(session, Search(patient="p%1", modality="US"))[0] == []
-        [shown] = listing.show(session, inbox.settings, found)["results"]
-        assert shown["deliveries"][0]["state"] == "pending"
-        assert overview.overview(session, inbox.settings)["deliveries"]["open"] == 1
-        numbers = {one.name: one.value for one in metrics.gauges(session, inbox.settings) if not one.labels}
-        assert numbers["jobs_oldest_seconds"] > 0
-        assert audit.rows(session)[0]["study"] == "1.2.3"
+    stored = Stored(database)
+    stored.add(study := a_study("1.2.3", StudyState.DELIVERING, patient_id="P%1", accession_number="A1"))
+    stored.add(job := a_job(study, JobState.QUEUED))
+    stored.delivery(job, DeliveryState.PENDING, ResultKind.SC)
+    stored.write(audit.note, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study.id)
+    dated = Search(accession="A1", since="20260102", until="20260102")
+    for wanted in (Search(patient="P%1"), Search(patient="P%*"), dated):
+        assert [row["id"] for row in stored.read(search.search, wanted)[0]] == [study.id]
+    assert stored.read(search.search, Search(patient="p%1", modality="US"))[0] == []
+    [shown] = stored.read(listing.show, inbox.settings, study.id)["results"]
+    assert shown["deliveries"][0]["state"] == "pending"
+    assert stored.read(overview.overview, inbox.settings)["deliveries"]["open"] == 1
+    gauges = stored.read(metrics.gauges, inbox.settings)
+    assert {one.name: one.value for one in gauges if not one.labels}["jobs_oldest_seconds"] > 0
+    assert stored.read(audit.rows)[0]["study"] == "1.2.3"
 
 
 _TITLE, _ADDRESS = "GE CT^1", "192.0.2.77"
@@ -292,13 +266,16 @@ def fill(database: Database) -> None:
                 session.add(EventRow(at=utc_now(), number=kind.number, study_id=1, fields=fields))
 
 
-def test_each_page_is_shown_with_every_kind_of_row(node: Inbox) -> None:
+@pytest.mark.parametrize("language", ["de"])
+def test_each_page_is_shown_with_every_kind_of_row_and_in_each_language(node: Inbox, language: str) -> None:
     fill(node.database)
     config = illustrated()
     config["peers"] += _PEERS
     settings = Settings.model_validate({**config, "node": {"data_dir": node.folder}})
     console = ConsoleLab(settings, node.database)
     browser = console.browser(UserRole.ADMIN)
+    assert browser.post("/language", language=language, back="/studies") == 303
+    assert browser.headers["location"] == "/studies"
     names = [peer.name for peer in settings.peers]
     paths = {f"/peers/why?caller={caller}" for caller in (*names, "GE+CT^1", _ADDRESS)}
     for route in routes(console.app.routes):
@@ -307,7 +284,10 @@ def test_each_page_is_shown_with_every_kind_of_row(node: Inbox) -> None:
                 for number in range(1, 25) if route.path.endswith("/{number}") else [1]:
                     path = route.path.replace("{name}", name).replace("{number}", str(number))
                     paths.add(re.sub(r"\{\w+\}", "1", path))
-    assert [path for path in sorted(paths) if browser.get(path) == 500] == []
+    for path in sorted(paths):
+        assert browser.get(path) != 500, path
+        if browser.status == 200 and browser.headers["content-type"].startswith("text/html"):
+            assert f'<html lang="{language}">' in browser.text and "%(" not in browser.text, path
 
 
 NIGHT = datetime(2026, 3, 1, 3, 12, tzinfo=UTC)
@@ -320,26 +300,25 @@ def at(minutes: float) -> datetime:
 @pytest.fixture
 def site(console: ConsoleLab) -> ConsoleLab:
     """A night: US1 is rejected, a day before a stranger was; US1 sends two objects."""
-    with console.database.write() as session:
-        rejected = {"calling": "US1", "address": "192.0.2.21", "reason": "called AE title not recognised"}
-        append(session, Event(events.ASSOCIATION_REJECTED, at(1), rejected))
-        append(session, Event(events.ASSOCIATION_REJECTED, at(-1440), {"calling": "STRANGER"}))
-        append(session, Event(events.LISTENER_STARTED, at(-2), {"port": 11112}))
-        append(session, Event(events.ECHOED, at(2), {"calling": "CT9"}))
-        for name, opened in (("a", at(3)), ("b", at(-1440))):
-            session.add(
-                Association(
-                    id=name,
-                    listener="one",
-                    calling_ae="US1",
-                    called_ae="AINODE",
-                    address="192.0.2.21",
-                    opened_at=opened,
-                    closed_at=opened + timedelta(seconds=4),
-                    outcome=AssociationOutcome.RELEASED,
-                    objects=2,
-                )
+    rejected = {"calling": "US1", "address": "192.0.2.21", "reason": "called AE title not recognised"}
+    console.write(append, Event(events.ASSOCIATION_REJECTED, at(1), rejected))
+    console.write(append, Event(events.ASSOCIATION_REJECTED, at(-1440), {"calling": "STRANGER"}))
+    console.write(append, Event(events.LISTENER_STARTED, at(-2), {"port": 11112}))
+    console.write(append, Event(events.ECHOED, at(2), {"calling": "CT9"}))
+    for name, opened in (("a", at(3)), ("b", at(-1440))):
+        console.add(
+            Association(
+                id=name,
+                listener="one",
+                calling_ae="US1",
+                called_ae="AINODE",
+                address="192.0.2.21",
+                opened_at=opened,
+                closed_at=opened + timedelta(seconds=4),
+                outcome=AssociationOutcome.RELEASED,
+                objects=2,
             )
+        )
     return console
 
 
@@ -361,11 +340,10 @@ def test_events_and_associations_around_a_time_the_oldest_first_or_those_of_a_pe
 
 
 def test_who_was_refused_is_listed_before_anybody_is_named(console: ConsoleLab) -> None:
-    with console.database.write() as session:
-        for minutes, reason in ((3, "too many"), (1, "called AE title not recognised")):
-            fields = {"calling": "CT9", "address": "192.0.2.9", "reason": reason}
-            when = datetime.now(UTC) - timedelta(minutes=minutes)
-            append(session, Event(events.ASSOCIATION_REJECTED, when, fields))
+    for minutes, reason in ((3, "too many"), (1, "called AE title not recognised")):
+        fields = {"calling": "CT9", "address": "192.0.2.9", "reason": reason}
+        when = datetime.now(UTC) - timedelta(minutes=minutes)
+        console.write(append, Event(events.ASSOCIATION_REJECTED, when, fields))
     browser = console.at("/peers/why", UserRole.VIEWER)
     assert browser.text.count(">CT9<") == 1 and ">2<" in browser.text
     assert "not recognised" in browser.text and "too many" not in browser.text
@@ -373,15 +351,14 @@ def test_who_was_refused_is_listed_before_anybody_is_named(console: ConsoleLab) 
 
 
 def test_what_happened_again_and_again_is_one_line(site: ConsoleLab) -> None:
-    with site.database.write() as session:
-        for number in range(40):
-            fields = {
-                "destination": "pacs",
-                "reason": "no answer",
-                "delivery": number,
-                "instance": f"2.25.{number}",
-            }
-            append(session, Event(events.DELIVERY_RETRIED, at(number / 60), fields))
+    for number in range(40):
+        fields = {
+            "destination": "pacs",
+            "reason": "no answer",
+            "delivery": number,
+            "instance": f"2.25.{number}",
+        }
+        site.write(append, Event(events.DELIVERY_RETRIED, at(number / 60), fields))
     page = shown(site)
     assert page.count("delivery failed, will be tried again") == 1 and "40 times" in page
 
@@ -400,13 +377,11 @@ PACS = {"destination": "pacs"}
 
 def happened(inbox: Inbox, kind: EventType, minutes_ago: float, **fields: Any) -> None:
     at = utc_now() - timedelta(minutes=minutes_ago)
-    with inbox.database.write() as session:
-        session.add(EventRow(at=at, number=kind.number, fields=fields))
+    inbox.add(EventRow(at=at, number=kind.number, fields=fields))
 
 
 def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
-    with inbox.database.read() as session:
-        return problems(session, inbox.settings, disk_is_low=disk_is_low)
+    return inbox.read(problems, inbox.settings, disk_is_low=disk_is_low)
 
 
 @pytest.mark.parametrize(
@@ -450,64 +425,34 @@ def test_a_rejected_caller_is_told_in_words_until_it_got_through(console: Consol
     happened(inbox, events.ASSOCIATION_REJECTED, 5, **numbers, **who)
     [row] = found(inbox)
     assert (row["fields"], row["caller"], row["over"]) == (who, "US9", None)
-    browser = console.at("/", UserRole.VIEWER)
-    assert '<a href="/peers/why?caller=US9">Why?</a>' in browser.text
+    assert '<a href="/peers/why?caller=US9">Why?</a>' in console.at("/", UserRole.VIEWER).text
     opened = {"calling_ae": "US9", "called_ae": "AINODE", "address": "192.0.2.9"}
     for name, minutes in (("before", 9), ("after", 1)):
         at = utc_now() - timedelta(minutes=minutes)
-        with inbox.database.write() as session:
-            session.add(Association(id=name, listener="l-1", opened_at=at, **opened))
+        inbox.add(Association(id=name, listener="l-1", opened_at=at, **opened))
         assert bool(found(inbox)[0]["over"]) == (name == "after")
 
 
-def test_a_quarantined_study_is_a_problem_until_it_is_released(inbox: Inbox) -> None:
-    sent = ultrasound("one")
-    inbox.settle(sent)
-    number = inbox.study(str(sent.StudyInstanceUID)).id
-    with inbox.database.write() as session:
-        record(session, events.STUDY_QUARANTINED, number)
-        session.get_one(Study, number).state = StudyState.QUARANTINED
-    assert found(inbox)[0]["over"] is None
-    with inbox.database.write() as session:
-        session.get_one(Study, number).state = StudyState.RECEIVING
-    assert found(inbox)[0]["over"] == ""
-
-
-def test_the_overview_marks_it(console: ConsoleLab, inbox: Inbox) -> None:
-    happened(inbox, events.PROCESS_LOST, 5, **WORKER)
-    browser = console.at("/", UserRole.VIEWER)
-    assert ">solved" not in browser.text and 'class="over"' not in browser.text
-    happened(inbox, events.PROCESS_BACK, 1, **WORKER)
-    browser.get("/")
-    assert '<li class="over">' in browser.text
-    assert ">solved " in browser.text and events.PROCESS_BACK.text in browser.text
+def test_a_quarantined_study_is_a_problem_until_it_is_released(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.settle(ultrasound("one"))
+    inbox.write(record, events.STUDY_QUARANTINED, 1)
+    for state, over, mark in ((StudyState.QUARANTINED, None, False), (StudyState.RECEIVING, "", True)):
+        inbox.put(Study, 1, state=state)
+        assert found(inbox)[0]["over"] == over
+        assert ('<li class="over">' in console.at("/", UserRole.VIEWER).text) is mark
 
 
 @pytest.fixture
 def busy(node: Inbox) -> Inbox:
     """Its results were delivered 40 s after the last image, and a reader agreed with one finding of two."""
-    with node.database.write() as session:
-        study = session.scalars(select(Study)).one()
-        session.execute(
-            update(Delivery).values(
-                state=DeliveryState.CONFIRMED, confirmed_at=study.last_received_at + timedelta(seconds=40)
-            )
-        )
-        for place, verdict in enumerate((ReaderVerdict.ACCEPTED, ReaderVerdict.REJECTED)):
-            session.add(
-                Feedback(
-                    at=utc_now(),
-                    actor="r",
-                    study_id=study.id,
-                    finding=f"F{place}",
-                    decision="present",
-                    verdict=verdict,
-                    model="m",
-                    version="1",
-                )
-            )
-        for number in (events.DELIVERY_RETRIED, events.DELIVERY_RETRIED, events.DELIVERY_DEAD):
-            session.add(EventRow(at=utc_now(), number=number.number, fields={"destination": "pacs"}))
+    [study] = node.rows(Study)
+    confirmed_at = study.last_received_at + timedelta(seconds=40)
+    node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=confirmed_at)
+    said = {"at": utc_now(), "actor": "r", "study_id": study.id, "decision": "present"}
+    for place, verdict in enumerate((ReaderVerdict.ACCEPTED, ReaderVerdict.REJECTED)):
+        node.add(Feedback(**said, finding=f"F{place}", verdict=verdict, model="m", version="1"))
+    for kind in (events.DELIVERY_RETRIED, events.DELIVERY_RETRIED, events.DELIVERY_DEAD):
+        node.add(EventRow(at=utc_now(), number=kind.number, fields={"destination": "pacs"}))
     return node
 
 
@@ -517,16 +462,14 @@ def total(series: Series) -> float:
 
 @pytest.mark.parametrize("days", SPANS)
 def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
-    with busy.database.read() as session:
-        found = activity(session, days)
-        reports = len(set(session.scalars(select(ReportedFinding.result_id))))
+    found = busy.read(activity, days)
+    reports = {row.result_id for row in busy.rows(ReportedFinding)}
     assert total(found.received) == 1
-    assert len(found.hours) == len(found.received.values)
-    assert found.times == sorted(found.times)
+    assert len(found.hours) == len(found.received.values) and found.times == sorted(found.times)
     median, p95 = found.turnaround
     assert 30 <= max(value for value in median.values if value is not None) <= 45
     assert max(value for value in p95.values if value is not None) <= 45
-    assert sum(map(total, found.findings)) >= reports
+    assert sum(map(total, found.findings)) >= len(reports)
     assert [total(one) for one in found.alarms] == [1.0]
     assert [(one.name, total(one)) for one in found.agreement] == [("m@1", 0.5)]
     assert {"peer": "pacs", "given_up": 1, "failed": 2, "associations": 0} in found.failures
@@ -536,10 +479,8 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
     console = ConsoleLab(busy.settings, busy.database)
     browser = console.browser(UserRole.VIEWER)
     for days in NAMES:
-        assert browser.get(f"/trends?days={days}") == 200
-        assert browser.text.count("<svg") == 5
-    assert browser.get("/trends?days=8") == 409
-    assert browser.get("/trends?days=x") == 400
+        assert browser.page(f"/trends?days={days}").count("<svg") == 5
+    assert (browser.get("/trends?days=8"), browser.get("/trends?days=x")) == (409, 400)
     status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
     assert status == 200
     assert sum(found["received"]["values"]) == 1
@@ -552,23 +493,18 @@ def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: p
 
     def counted() -> dict[str, float]:
         answer = console.browser().client.get("/metrics", headers={"Authorization": "Bearer t0ken"})
-        assert answer.status_code == 200
         lines = (line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, value in lines if "_seconds_count" in name or "_bucket" in name}
 
-    assert not [
-        name for name in counted() if "turnaround" in name
-    ]  # what was before the console is not counted
-    with busy.database.write() as session:
-        number = len(session.scalars(select(Delivery)).all())
-        session.execute(update(Delivery).values(confirmed_at=utc_now() + timedelta(milliseconds=1)))
-        session.execute(update(Job).values(finished_at=utc_now() + timedelta(milliseconds=1)))
-        [rule] = session.scalars(select(Job.rule))
-    for _ in range(2):
-        found = counted()
-    label = f'{{modality="US",peer="pacs",rule="{rule}"}}'
-    assert found[f"dicom_node_turnaround_seconds_count{label}"] == number
-    assert found[f'dicom_node_job_seconds_count{{modality="US",rule="{rule}"}}'] == 1
+    before = [name for name in counted() if "turnaround" in name]
+    assert before == [], "what was before the console is not counted"
+    busy.put(Delivery, confirmed_at=utc_now() + timedelta(milliseconds=1))
+    busy.put(Job, finished_at=utc_now() + timedelta(milliseconds=1))
+    found = [counted() for _ in range(2)][-1]
+    label = f'{{modality="US",peer="pacs",rule="{busy.jobs()[0].rule}"}}'
+    assert found[f"dicom_node_turnaround_seconds_count{label}"] == len(busy.rows(Delivery))
+    of_rule = label.replace('peer="pacs",', "")
+    assert found[f"dicom_node_job_seconds_count{of_rule}"] == 1
 
 
 FILE = Path(__file__).resolve().parents[3] / "config" / "alerts.yaml"
@@ -603,23 +539,17 @@ def filled(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Inbox:
     """A node that has received a study and delivered its result, with a disk that lasts."""
     monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 400.0))
     inbox.settle(ultrasound("one"))
-    with inbox.database.write() as session:
-        [job] = inbox.jobs()
-        result = a_result(job, created_at=utc_now())
-        session.add(result)
-        session.flush()
-        sent = {"state": DeliveryState.CONFIRMED, "next_at": utc_now()}
-        session.add(Delivery(result_id=result.id, destination="pacs", **sent))
+    inbox.delivery(inbox.jobs()[0], DeliveryState.CONFIRMED, created_at=utc_now())
+    inbox.put(Delivery, next_at=utc_now())
     return inbox
 
 
 def raised(inbox: Inbox, rules: dict[str, str], settings: Settings | None = None) -> set[str]:
     """The alerts whose expression holds now. Fails where one asks for what there is not."""
-    with inbox.database.read() as session:
-        numbers = {
-            (one.name, *(one.labels[0] if one.labels else (None, None))): one.value
-            for one in metrics.gauges(session, settings or inbox.settings)
-        }
+    numbers = {
+        (one.name, *(one.labels[0] if one.labels else (None, None))): one.value
+        for one in inbox.read(metrics.gauges, settings or inbox.settings)
+    }
     found = set()
     for alert, expression in rules.items():
         asked = _EXPRESSION.fullmatch(expression)
@@ -634,25 +564,15 @@ def test_each_alert_is_raised_by_what_it_is_for(
     filled: Inbox, rules: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = utc_now()
-    a_day_ago = now - timedelta(days=1)
+    a_day_ago, an_hour_ago = now - timedelta(days=1), now - timedelta(hours=1)
     [result] = filled.rows(Result)
-    held = HeldResult(result_id=result.id, study_id=result.study_id, since=now - timedelta(2))
-    lost = {"machine": "b", "place": "worker-1", "name": "main", "pid": 1, "version": "1"}
-    with filled.database.write() as session:
-        session.add(SiteProcess(**lost, since=now, seen_at=now, lost=False))
-
-    def change(table: type[Any], **values: Any) -> None:
-        with filled.database.write() as session:
-            session.execute(update(table).values(**values))
-
+    place = {"machine": "b", "place": "worker-1", "name": "main", "pid": 1, "version": "1"}
+    filled.add(SiteProcess(**place, since=now, seen_at=now, lost=False))
+    not_handed_over = {"received_at": an_hour_ago, "sha256": ""}
+    handed_over = {"received_at": now, "sha256": "0" * 64}
     for table, wrong, alert, right in (
         (ReceivedObject, {"received_at": a_day_ago}, "NothingIsReceived", {}),
-        (
-            ReceivedObject,
-            {"received_at": now - timedelta(hours=1), "sha256": ""},
-            "ObjectsAreNotHandedOver",
-            {"received_at": now, "sha256": "0" * 64},
-        ),
+        (ReceivedObject, not_handed_over, "ObjectsAreNotHandedOver", handed_over),
         (Job, {"created_at": a_day_ago}, "JobsWaitLong", {"created_at": now}),
         (Delivery, {"state": DeliveryState.DEAD}, "DeadLetters", {"state": DeliveryState.CONFIRMED}),
         (Study, {"state": StudyState.FAILED}, "StudiesFailed", {}),
@@ -661,15 +581,14 @@ def test_each_alert_is_raised_by_what_it_is_for(
         (Result, {"created_at": a_day_ago}, None, {}),
         (Delivery, {"state": DeliveryState.PENDING}, "ResultsWaitLong", {}),
     ):
-        change(table, **wrong)
+        filled.put(table, **wrong)
         assert raised(filled, rules) == ({alert} if alert else set())
         if right:
-            change(table, **right)
-    with filled.database.write() as session:
-        session.add(held)
-    change(Delivery, state=DeliveryState.UNASSESSED)
+            filled.put(table, **right)
+    filled.add(HeldResult(result_id=result.id, study_id=result.study_id, since=now - timedelta(2)))
+    filled.put(Delivery, state=DeliveryState.UNASSESSED)
     assert raised(filled, rules) == {"ResultsWaitForAPerson"}
-    change(Delivery, state=DeliveryState.CONFIRMED)
+    filled.put(Delivery, state=DeliveryState.CONFIRMED)
     filled.receive(ultrasound("two"))
     assert raised(filled, rules) == set()
     [waiting] = filled.spool.pending()
@@ -677,16 +596,13 @@ def test_each_alert_is_raised_by_what_it_is_for(
     assert raised(filled, rules) == {"ObjectsAreNotIndexed"}
     filled.index()
     monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 3.0))
-    full = filled.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
-    assert raised(filled, rules, filled.settings.model_copy(update={"spool": full})) == {
-        "DiskFillsUp",
-        "DiskIsFull",
-    }
+    spool = filled.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
+    full = filled.settings.model_copy(update={"spool": spool})
+    assert raised(filled, rules, full) == {"DiskFillsUp", "DiskIsFull"}
 
 
 def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:
-    with filled.database.read() as session:
-        found = list(metrics.gauges(session, filled.settings))
+    found = list(filled.read(metrics.gauges, filled.settings))
     numbers, labels = {one.name for one in found}, {key for one in found for key, _ in one.labels}
     labels |= {"machine", "place", "process"}  # of processes, of which none runs here
     labels |= {"peer", "rule"}  # of histograms (of the trends below)
@@ -715,14 +631,12 @@ def site_plain_lists(console: ConsoleLab, inbox: Inbox) -> ConsoleLab:
 
 
 def test_what_happened_to_a_study_has_nothing_of_another_one(site_plain_lists: ConsoleLab) -> None:
-    with site_plain_lists.database.write() as session:
-        titles = {"calling_ae": "US1", "called_ae": "AINODE", "address": "192.0.2.21"}
-        now = utc_now()  # the listener stopped, and the association's own end is told after that
-        session.add(Association(id="a", listener="l", opened_at=now, closed_at=now, **titles))
-        record(session, events.OBJECT_CONFLICT, 2, association="a", instance="1.2")
-        record(session, events.ASSOCIATION_ABORTED, None, association="a")
-    with site_plain_lists.database.read() as session:
-        shown = list_events(session, study_instance_uid=FIRST)
+    titles = {"calling_ae": "US1", "called_ae": "AINODE", "address": "192.0.2.21"}
+    now = utc_now()  # the listener stopped, and the association's own end is told after that
+    site_plain_lists.add(Association(id="a", listener="l", opened_at=now, closed_at=now, **titles))
+    site_plain_lists.write(record, events.OBJECT_CONFLICT, 2, association="a", instance="1.2")
+    site_plain_lists.write(record, events.ASSOCIATION_ABORTED, None, association="a")
+    shown = site_plain_lists.read(list_events, study_instance_uid=FIRST)
     assert events.ASSOCIATION_ABORTED.number in {row["number"] for row in shown}
     assert {row["study_instance_uid"] for row in shown} == {FIRST, None}
 
@@ -749,20 +663,12 @@ OHIF = "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"
 WEASIS = "weasis://$dicom:rs --request accession={accession}"
 
 
-def page(inbox: Inbox, accession: str) -> str:
-    inbox.settle(changed(ultrasound("one"), AccessionNumber=accession))
-    own = ConsoleSettings(open_in={"OHIF": OHIF, "Weasis": WEASIS})
-    settings = inbox.settings.model_copy(update={"console": own})
-    browser = ConsoleLab(settings, inbox.database).browser(UserRole.VIEWER)
-    browser.get("/studies/1")
-    return browser.text
-
-
-@pytest.mark.usefixtures("console")
-def test_each_viewer_is_a_link_with_the_numbers_of_the_study(inbox: Inbox) -> None:
-    shown = page(inbox, "A 1&x")
-    uid = ultrasound("one").StudyInstanceUID
-    assert f'href="https://ohif.example.org/viewer?StudyInstanceUIDs={uid}"' in shown
+def test_each_viewer_is_a_link_with_the_numbers_of_the_study(console: ConsoleLab, inbox: Inbox) -> None:
+    image = changed(ultrasound("one"), AccessionNumber="A 1&x")
+    inbox.settle(image)
+    console.change("console", open_in={"OHIF": OHIF, "Weasis": WEASIS})
+    shown = console.at("/studies/1", UserRole.VIEWER).text
+    assert f'href="https://ohif.example.org/viewer?StudyInstanceUIDs={image.StudyInstanceUID}"' in shown
     assert "accession=A%201%26x" in shown and "Open in Weasis" in shown
     assert 'rel="noopener noreferrer"' in shown
 
@@ -820,22 +726,6 @@ def test_the_language_is_the_chosen_one_else_the_browsers(chosen: str, accepted:
     assert languages.wanted(chosen, accepted) == language
 
 
-@pytest.mark.parametrize("language", TRANSLATED[:1])
-def test_every_page_is_shown_in_each_language(language: str, node: Inbox) -> None:
-    console = ConsoleLab(node.settings, node.database)
-    browser = console.browser(UserRole.ADMIN)
-    assert browser.post("/language", language=language, back="/studies") == 303
-    assert browser.headers["location"] == "/studies"
-    for route in routes(console.app.routes):
-        path = re.sub(r"\{(\w+)\}", "1", route.path.replace("{name}", "pacs"))
-        if "GET" not in route.methods or path.startswith(("/api/", "/live", "/sign-in/oidc", "/dicomweb")):
-            continue
-        assert browser.get(path) != 500, path
-        if browser.status == 200 and browser.headers["content-type"].startswith("text/html"):
-            assert f'<html lang="{language}">' in browser.text, path
-            assert "%(" not in browser.text, path
-
-
 IMAGES = [ultrasound("stepped", number=number) for number in (1, 2, 3)]
 
 
@@ -846,39 +736,33 @@ def report(inbox: Inbox) -> None:
     """Two of three images arrive; one step has ended, one goes on."""
     inbox.settle(*IMAGES[:2])
     uids = [str(image.SOPInstanceUID) for image in IMAGES]
-    with inbox.database.write() as session:
-        for uid, status, named in (
-            ("1.2.1", StepStatus.COMPLETED, uids),
-            ("1.2.2", StepStatus.IN_PROGRESS, []),
-        ):
-            one = steps.StepReport(uid, "modality", "MODALITY", status, 1, [STUDY], named, utc_now())
-            steps.keep(session, one)
+    for uid, status, named in (
+        ("1.2.1", StepStatus.COMPLETED, uids),
+        ("1.2.2", StepStatus.IN_PROGRESS, []),
+    ):
+        one = steps.StepReport(uid, "modality", "MODALITY", status, 1, [STUDY], named, utc_now())
+        inbox.write(steps.keep, one)
 
 
 def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) -> None:
     browser = console.browser(UserRole.VIEWER)
     inbox.settle(ultrasound("without"))
     report(inbox)
-    assert browser.get("/studies/1") == 200
-    assert "Performed procedure steps" not in browser.text
-    assert browser.get("/studies/2") == 200
-    table = browser.text.partition("Performed procedure steps")[2].partition("</section>")[0]
+    assert "Performed procedure steps" not in browser.page("/studies/1")
+    table = browser.page("/studies/2").partition("Performed procedure steps")[2].partition("</section>")[0]
     rows = [row for row in table.split("<tr>") if "MODALITY" in row]
     assert ["COMPLETED" in row for row in rows] == [True, False]
     assert '<td data-label="objects">3</td><td data-label="missing">1</td>' in rows[0]
     assert "MODALITY reported its procedure step COMPLETED" in browser.text
-    assert "MODALITY began a procedure step" in browser.text
 
 
 def test_the_timeline_says_by_what_a_study_was_complete(inbox: Inbox) -> None:
     report(inbox)
-    with inbox.database.write() as session:
-        record(session, STEPS_NOT_AWAITED, 1, steps=2, going_on=1, missing=1)
-        record(session, STUDY_COMPLETE, 1)
-        record(session, STEPS_FULFILLED, 1, steps=2)
-        record(session, STUDY_COMPLETE, 1)
-    with inbox.database.read() as session:
-        found = [row for row in timeline.timeline(session, 1) if row["what"].startswith("complete")]
+    inbox.write(record, STEPS_NOT_AWAITED, 1, steps=2, going_on=1, missing=1)
+    inbox.write(record, STUDY_COMPLETE, 1)
+    inbox.write(record, STEPS_FULFILLED, 1, steps=2)
+    inbox.write(record, STUDY_COMPLETE, 1)
+    found = [row for row in inbox.read(timeline.timeline, 1) if row["what"].startswith("complete")]
     assert [row["what"].partition(":")[2].split()[:3] for row in found] == [
         ["nothing", "more", "came"],
         ["all", "that", "its"],
@@ -901,8 +785,7 @@ def told(console: ConsoleLab, inbox: Inbox, web: WebServer) -> ConsoleLab:
     node = Inbox(inbox.folder, given)
     notifier = Notifier(node.database, node.settings, "a test")
     notifier.run_once()
-    with node.database.write() as session:
-        record(session, JOB_FAILED)
+    node.write(record, JOB_FAILED)
     web.status = 404
     notifier.run_once()
     node.close()
@@ -914,8 +797,7 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     assert browser.get("/notifications") == 200
     for word in ("hook", "failure", "job failed for good × 1", "the server answers 404", "Send again"):
         assert word in browser.text
-    assert browser.post("/notifications/hook/test") == 200
-    assert "the server answers 404" in browser.text
+    assert browser.post("/notifications/hook/test") == 200 and "the server answers 404" in browser.text
     web.status = 200
     browser.post("/notifications/hook/test")
     assert "taken by the server" in browser.text
@@ -928,32 +810,29 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     assert actions[:3] == ["notified_again", "notifier_tested", "notifier_tested"]
 
 
-def problems_settings(folder: Path, role: Role = Role.ALL, **keys: object) -> dict[str, str]:
-    """Key → remedy."""
-    settings = Settings.model_validate({"node": {"data_dir": folder}, "console": {"enabled": True, **keys}})
+CERTIFIED = {"tls": {"certificate": "none.pem", "private_key": "none.key"}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "role", "told"),
+    [
+        *(({"host": host}, Role.ALL, {}) for host in ("127.0.0.1", "::1", "localhost", "127.8.9.1")),
+        *(
+            ({"host": host}, Role.ALL, {"console.host": "[console.tls]"})
+            for host in ("0.0.0.0", "192.0.2.1", "::")
+        ),
+        ({"host": "0.0.0.0", "enabled": False}, Role.ALL, {}),
+        ({"host": "0.0.0.0"}, Role.WORKER, {}),
+        ({"host": "console.example.org"}, Role.ALL, {"console.host": "is not an address of this machine"}),
+        (CERTIFIED, Role.ALL, {"console.tls.certificate": "", "console.tls.private_key": ""}),
+    ],
+)
+def test_the_address_of_a_console_needs_tls_unless_it_is_of_this_machine(
+    tmp_path: Path, keys: dict[str, object], role: Role, told: dict[str, str]
+) -> None:
+    given = {"enabled": True, "port": free_port(), **keys}
+    settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "console": given})
     found = [*console.check_console(settings, role), *console.probe_console(settings, role)]
-    return {one[0]: one[2] for one in found if not isinstance(one, Tried)}
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.9.1"])
-def test_this_machine_needs_no_tls(tmp_path: Path, host: str) -> None:
-    assert "console.host" not in problems_settings(tmp_path, host=host, port=free_port())
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
-def test_another_address_needs_tls(tmp_path: Path, host: str) -> None:
-    assert "[console.tls]" in problems_settings(tmp_path, host=host)["console.host"]
-    assert problems_settings(tmp_path, host=host, enabled=False) == {}
-    assert problems_settings(tmp_path, Role.WORKER, host=host) == {}
-
-
-def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
-    said = problems_settings(tmp_path, host="console.example.org")["console.host"]
-    assert "is not an address of this machine" in said
-
-
-def test_certificates_that_are_not_there_are_told(tmp_path: Path) -> None:
-    found = problems_settings(
-        tmp_path, port=free_port(), tls={"certificate": "none.pem", "private_key": "none.key"}
-    )
-    assert set(found) == {"console.tls.certificate", "console.tls.private_key"}
+    remedies = {one[0]: one[2] for one in found if not isinstance(one, Tried)}
+    assert set(remedies) == set(told)
+    assert all(word in remedies[key] for key, word in told.items())

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from socketserver import BaseRequestHandler, TCPServer
-from threading import Thread
 
 import pytest
 from pydicom import dcmread, examples
@@ -137,18 +135,3 @@ def test_other_bytes_and_no_answer_leave_nothing(store: str, tmp_path: Path) -> 
     for url in (f"{store}/other", f"{store}/gone", "http://127.0.0.1:9/film"):
         assert public_film.public_film(tmp_path / "film.dcm", url) is None
     assert not (tmp_path / "film.dcm").exists()
-
-
-@pytest.mark.parametrize(
-    "answer", [b"who is there?\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz"]
-)
-def test_what_speaks_no_http_leaves_nothing(tmp_path: Path, answer: bytes) -> None:
-    class Answer(BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.recv(4096)
-            self.request.sendall(answer)
-
-    with TCPServer(("127.0.0.1", 0), Answer) as server:
-        Thread(target=server.handle_request, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/film"
-        assert public_film.public_film(tmp_path / "film.dcm", url) is None

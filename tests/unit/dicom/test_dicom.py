@@ -19,6 +19,7 @@ from pydicom import config
 from pydicom.charset import python_encoding
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from ai_pipeline.contract import PipelineResult
@@ -243,10 +244,9 @@ def test_what_is_cut_off_is_not_guessed() -> None:
 
 def test_a_data_set_in_another_syntax_than_negotiated_is_read_as_the_inspection_reads_it() -> None:
     implicit, explicit = transfer_syntax("1.2.840.10008.1.2"), transfer_syntax("1.2.840.10008.1.2.1")
-    assert implicit is not None
-    assert explicit is not None
-    assert read_sop_uids(encoded(implicit), explicit) == (US, INSTANCE)
-    assert read_sop_uids(encoded(explicit), implicit) == (US, INSTANCE)
+    assert implicit and explicit
+    for real, said in ((implicit, explicit), (explicit, implicit)):
+        assert read_sop_uids(encoded(real), said) == (US, INSTANCE)
 
 
 def test_random_bytes_show_nothing_and_raise_nothing() -> None:
@@ -282,15 +282,13 @@ def test_the_study_is_found_behind_sequences_and_never_in_one(
 
 
 def test_hostile_nesting_shows_nothing() -> None:
-    explicit = transfer_syntax("1.2.840.10008.1.2.1")
-    assert explicit is not None
+    syntax = transfer_syntax("1.2.840.10008.1.2.1")
+    assert syntax
     opened = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     study = b"\x20\x00\x0d\x00UI\x06\x00" + b"9.9.9\0" + b"\x20\x00\x0e\x00UI\x02\x00" + b"1\0"
-    closed = b"\xfe\xff\xdd\xe0\0\0\0\0"
     unknown = b"\x08\x00\x10\x11UN\0\0\xff\xff\xff\xff"
-    assert read_study_uids(opened * 50_000 + study, explicit, 2**20) == ("", "")
-    assert read_study_uids(closed + study, explicit, 2**20) == ("", "")
-    assert read_study_uids(unknown + study, explicit, 2**20) == ("", "")
+    for before in (opened * 50_000, SEQUENCE_END, unknown):
+        assert read_study_uids(before + study, syntax, 2**20) == ("", "")
 
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -635,3 +633,39 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
         assert (read.PatientSex, read.PatientName) == ("", "Mononym")
         assert "SmokingStatus" not in read
         assert read.StudyInstanceUID == "999.999.2"
+
+
+_HEAD = bytes(128) + b"DICM" + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, ExplicitVRLittleEndian.encode())
+
+
+def _element(tag: int, vr: bytes, value: bytes) -> bytes:
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+@pytest.mark.parametrize(
+    ("vr", "value", "uid"),
+    [
+        (b"UI", b"1.2.34", "1.2.34"),
+        (b"UI", b"1.2.3\0", "1.2.3"),
+        (b"LO", b"1.2.3 ", "1.2.3"),
+        (b"UI", b" 1.2.3", ""),
+        (b"UI", b"\x001.2.3", ""),
+        (b"UI", b"1.2.3\n", ""),
+        (b"AE", b"  1.2.3 ", ""),
+        (b"LO", b"1.2\x1b(B.3", ""),
+        (b"PN", b"1.2.3==", ""),
+        (b"FD", struct.pack("<d", 1.2), ""),
+    ],
+    ids=repr,
+)
+def test_the_heads_of_uploads_and_the_inspection_read_the_same_uids(
+    tmp_path: Path, vr: bytes, value: bytes, uid: str
+) -> None:
+    charset = _element(0x00080005, b"CS", b"\\ISO 2022 IR 6 ")
+    instance, study = _element(0x00080018, vr, value), _element(0x0020000D, vr, value)
+    data, path = charset + instance + study, tmp_path / "object.dcm"
+    path.write_bytes(_HEAD + data)
+    found, syntax = inspect(path), transfer_syntax(ExplicitVRLittleEndian)
+    assert syntax is not None
+    assert (found.sop_instance_uid, found.study_instance_uid) == (uid, uid)
+    assert (read_sop_uids(data, syntax)[1], read_study_uids(data, syntax, 0)[0]) == (uid, uid)

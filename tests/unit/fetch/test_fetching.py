@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from dicom_node import fetch, scu
 from dicom_node.config.settings import PeerSettings, Settings
@@ -34,8 +34,7 @@ from dicom_node.fetch import Cancellations, Worklist, fetcher
 from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.scu import open_archive
-from dicom_node.store import fetches
-from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job
+from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.store.transitions import move_fetch, settle_study, utc_now
 from dicom_node.studies.fetched import OTHER_PATIENT
 from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside, peer
@@ -43,7 +42,7 @@ from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import chest, ultrasound
 from tests.pacs_lab import free_port, run_pacs
-from tests.rows import a_job, a_result, a_study
+from tests.rows import a_job, a_study
 from tests.waiting import wait_until
 from tests.worklist_lab import (
     CANCELED,
@@ -98,8 +97,8 @@ def asked(inbox: Inbox) -> None:
 
 def numbers(inbox: Inbox) -> list[tuple[int, str]]:
     mine = (ARCHIVE_ANSWERED, ARCHIVE_WAIT_ENDED, ARCHIVE_NOT_AWAITED)
-    rows = [row for row in inbox.events() if row.number in {one.number for one in mine}]
-    return [(row.number, str(row.fields.get("reason", ""))) for row in rows]
+    told = {one.number for one in mine}
+    return [(row.number, str(row.fields.get("reason", ""))) for row in inbox.events() if row.number in told]
 
 
 def today(image: Dataset) -> Dataset:
@@ -115,13 +114,6 @@ def prior_of(image: Dataset, name: str, day: str = "20250101") -> Dataset:
     return prior
 
 
-def rows_of(inbox: Inbox) -> list[Fetch]:
-    with inbox.database.read() as session:
-        rows = list(fetches.listed(session))
-        session.expunge_all()
-        return rows
-
-
 def study_of_two() -> tuple[Dataset, Dataset, Dataset]:
     one, two = today(film("whole")), today(chest("whole", film("whole").pixel_array, number=2))
     two.StudyInstanceUID = one.StudyInstanceUID
@@ -134,8 +126,7 @@ def test_what_did_not_come_is_fetched_before_the_study_is_complete(tmp_path: Pat
     one, two, answer = study_of_two()
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
         inbox = inbox_with(tmp_path, pacs.port, COMPLETE)
-        inbox.receive(one)
-        inbox.index()
+        inbox.index(one)
         assert inbox.assemble(10) == 1  # it is to be asked for
         assert inbox.study(one.StudyInstanceUID).state is StudyState.RECEIVING
         asked(inbox)
@@ -146,7 +137,7 @@ def test_what_did_not_come_is_fetched_before_the_study_is_complete(tmp_path: Pat
     [job] = inbox.jobs()
     assert (job.study_revision, len(job.source_uids)) == (1, 2)
     assert [number for number, _ in numbers(inbox)] == [2058, 2059]
-    assert [row.purpose for row in rows_of(inbox)] == [FetchPurpose.INSTANCES]
+    assert [row.purpose for row in inbox.rows(Fetch)] == [FetchPurpose.INSTANCES]
 
 
 def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +146,7 @@ def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: 
     answer.NumberOfStudyRelatedInstances = 5
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
         inbox = inbox_with(tmp_path, pacs.port, COMPLETE)
-        inbox.receive(one, two)
-        inbox.settle()
+        inbox.settle(one, two)
         asked(inbox)
         inbox.index()
         time.sleep(0.01)
@@ -179,8 +169,7 @@ def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(
     ):
         valve.from_peer = 0
         inbox = inbox_with(tmp_path, valve.port if hangs else free_port(), COMPLETE, archive_seconds=60)
-        inbox.receive(one)
-        inbox.index()
+        inbox.index(one)
         inbox.assemble(10)
         asked(inbox)
         assert inbox.assemble(65) == 0
@@ -193,8 +182,7 @@ def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(
 
 
 def priors_come(inbox: Inbox, image: Dataset) -> None:
-    inbox.receive(image)
-    inbox.index()
+    inbox.index(image)
     asked(inbox)
     inbox.settle()
 
@@ -211,15 +199,14 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
     assert set(jobs) == {new.SOPInstanceUID, prior.SOPInstanceUID}  # the prior is old, and wanted
     assert 50 < (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() <= 60
     assert (jobs[prior.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
-    [row] = rows_of(inbox)
+    [row] = inbox.rows(Fetch)
     assert (row.purpose, row.state, row.urgent, row.rule) == (
         FetchPurpose.PRIOR,
         FetchState.FETCHED,
         True,
         "films",
     )
-    with inbox.database.write() as session:
-        fetches.here(session, [prior.StudyInstanceUID])[prior.StudyInstanceUID].state = StudyState.DELIVERED
+    inbox.put(Study, inbox.study(prior.StudyInstanceUID).id, state=StudyState.DELIVERED)
     asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
     assert (jobs[new.SOPInstanceUID].run_at - utc_now()).total_seconds() < 1
@@ -251,7 +238,7 @@ def test_answers_for_another_patient_are_not_fetched(tmp_path: Path, wrong: dict
     with run_pacs(FakeArchive(free_port(), answers=[answer]), classes=()) as pacs:
         inbox = inbox_with(tmp_path, pacs.port, PRIORS)
         priors_come(inbox, new)
-    assert rows_of(inbox) == []
+    assert inbox.rows(Fetch) == []
     assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1  # nothing to wait for
 
 
@@ -284,12 +271,9 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
     other = answer_for(film("other"), StudyDate=TODAY, ModalitiesInStudy="MG")
     with run_pacs(FakeArchive(free_port(), answers=[*answers, other]), classes=()) as pacs:
         inbox = inbox_beside(tmp_path, pacs.port, missing_days=1)
-        inbox.receive(part, whole, failed)
-        inbox.settle()
-        with inbox.database.write() as session:
-            here = fetches.here(session, [image.StudyInstanceUID for image in (part, whole, failed)])
-            for image, state in ((part, DELIVERED), (whole, DELIVERED), (failed, StudyState.FAILED)):
-                here[image.StudyInstanceUID].state, here[image.StudyInstanceUID].reason = state, "a reason"
+        inbox.settle(part, whole, failed)
+        for image, state in ((part, DELIVERED), (whole, DELIVERED), (failed, StudyState.FAILED)):
+            inbox.put(Study, inbox.study(image.StudyInstanceUID).id, state=state, reason="a reason")
         assert why(inbox) == {
             never.StudyInstanceUID: "it never came",
             part.StudyInstanceUID: "incomplete: 1 of 2 objects came",
@@ -299,45 +283,35 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
         [event] = [row for row in inbox.events() if row.number == STUDIES_MISSING.number]
         assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
         rows = fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1)
-        with inbox.database.write() as session:
-            for row in rows:
-                if row.fetchable:
-                    fetch.fetch_missing(session, "archive", row)
+        for row in rows:
+            if row.fetchable:
+                inbox.write(fetch.fetch_missing, "archive", row)
         assert set(why(inbox)) == {failed.StudyInstanceUID}  # the others are on their way
 
 
 def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
-    image = film("once")
-    with run_pacs(FakeArchive(free_port(), answers=[answer_for(image)]), classes=()) as pacs:
+    with run_pacs(FakeArchive(free_port(), answers=[answer_for(film("once"))]), classes=()) as pacs:
         inbox = inbox_beside(tmp_path, pacs.port)
         archive = open_archive(inbox.settings.peer("archive"), inbox.settings)
         asked = fetch.questions(date(2024, 3, 1), date(2024, 3, 3), ["DX"])
         assert len(asked) == 3
-        first = fetch.ask(inbox.database, archive, "archive", asked)
-        again = fetch.ask(inbox.database, archive, "archive", asked)
-    assert (first.wanted, again.wanted, first.first, again.first) == (1, 1, 1, 1)
-    with inbox.database.write() as session:
-        assert fetch.cancel(session, "archive") == 1
-        assert fetch.cancel(session, "archive") == 0
-        assert fetch.ask_again(session, "archive") == 1
-        [row] = fetches.listed(session)
-        assert row.state is FetchState.WAITING
+        for _ in range(2):
+            found = fetch.ask(inbox.database, archive, "archive", asked)
+            assert (found.wanted, found.first) == (1, 1)
+    assert [inbox.write(fetch.cancel, "archive") for _ in range(2)] == [1, 0]
+    assert inbox.write(fetch.ask_again, "archive") == 1
+    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.WAITING]
 
 
 def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothing(tmp_path: Path) -> None:
     inbox = inbox_beside(tmp_path, free_port(), fetch_per_minute=60)
     paced = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "test")
-    now = datetime.now(UTC)
-
-    def pause(per_minute: float, last: datetime | None) -> float:
-        return paced._pause(Fetch(per_minute=per_minute), last, now)
-
-    assert pause(0, None) == 0
-    assert pause(0, now) == 1
-    assert pause(600, now) == 1
-    assert pause(6, now - timedelta(seconds=4)) == 6
-    assert pause(0, now - timedelta(seconds=5)) <= 0
-    assert pause(0, now + timedelta(hours=3)) == 1
+    for per_minute, seconds_ago, pause in (
+        (0, None, 0), (0, 0, 1), (600, 0, 1), (6, 4, 6), (0, 5, -4), (0, -10_800, 1),
+    ):  # fmt: skip
+        now = datetime.now(UTC)
+        last = None if seconds_ago is None else now - timedelta(seconds=seconds_ago)
+        assert paced._pause(Fetch(per_minute=per_minute), last, now) == pause
 
 
 @pytest.mark.debian("postgresql")
@@ -348,10 +322,8 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     inbox = inbox_with(tmp_path, free_port(), {}, url=postgres_url)
     now = utc_now()
     named = {"peer": "archive", "patient_id": "SOMEBODY-ELSE", "patient": str(Patient())}
-    with inbox.database.write() as session:
-        session.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
-    inbox.receive(image)
-    inbox.index()
+    inbox.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
+    inbox.index(image)
 
     def patients_while_the_retrieval_starts(*given: Any) -> list[Patient]:
         with inbox.database.write() as session:
@@ -363,7 +335,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     inbox.assemble(300)
     study = inbox.study(image.StudyInstanceUID)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
-    assert [row.state for row in rows_of(inbox)] == [FetchState.OTHER_PATIENT]
+    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.OTHER_PATIENT]
     inbox.close()
 
 
@@ -391,50 +363,32 @@ class Site:
     def turn(self, times: int = 1) -> None:
         """As if the next moment had come for everything."""
         for _ in range(times):
-            with self.inbox.database.write() as session:
-                session.execute(update(ClaimedWorkitem).values(next_at=utc_now()))
+            self.inbox.put(ClaimedWorkitem, next_at=utc_now())
             self.worklist._search_at = 0.0
             self.worklist.run_once(threading.Event())
-
-    def hours_pass(self, hours: float) -> None:
-        with self.inbox.database.write() as session:
-            for row in session.scalars(select(ClaimedWorkitem)):
-                row.began_at -= timedelta(hours=hours)
-                row.checked_at -= timedelta(hours=hours)
-                row.decided_at = row.decided_at and row.decided_at - timedelta(hours=hours)
 
     def study(self, name: str = "a study", **item: Any) -> str:
         """A study here that an item asks for; the item's UID."""
         uid = str(ultrasound(name).StudyInstanceUID)
-        with self.inbox.database.write() as session:
-            session.add(study := a_study(uid, StudyState.QUEUED))
-            session.flush()
-            session.add(a_job(study, JobState.QUEUED))
+        self.inbox.add(study := a_study(uid, StudyState.QUEUED))
+        self.inbox.add(a_job(study, JobState.QUEUED))
         return self.manager.add(work_item(uid, **item))
 
     def deliver(self, state: DeliveryState = DeliveryState.CONFIRMED) -> None:
         """The jobs of all studies have succeeded, with a report in this state at the PACS."""
         named = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34", "series_instance_uid": "1.2.9"}
-        with self.inbox.database.write() as session:
-            for job in session.scalars(select(Job).where(Job.state != JobState.SUCCEEDED)):
-                job.state = JobState.SUCCEEDED
-                session.add(made := a_result(job, sop_instance_uid=f"1.2.{job.id}", **named))
-                session.flush()
-                session.add(Delivery(result_id=made.id, destination="pacs", state=state, next_at=utc_now()))
-                session.flush()
-                settle_study(session, job.study_id)
+        for job in self.inbox.jobs():
+            if job.state is not JobState.SUCCEEDED:
+                self.inbox.put(Job, job.id, state=JobState.SUCCEEDED)
+                self.inbox.delivery(job, state, sop_instance_uid=f"1.2.{job.id}", **named)
+                self.inbox.write(settle_study, job.study_id)
 
     def row(self) -> ClaimedWorkitem:
-        with self.inbox.database.read() as session:
-            [row] = session.scalars(select(ClaimedWorkitem))
-            session.expunge(row)
-            return row
+        [row] = self.inbox.rows(ClaimedWorkitem)
+        return row
 
     def events(self) -> list[int]:
         return [event.number for event in self.inbox.events()]
-
-    def reasons(self, number: int) -> list[str]:
-        return [str(event.fields.get("reason")) for event in self.inbox.events() if event.number == number]
 
 
 SERVICES: dict[str, tuple[Callable[[Manager], Any], dict[str, Any], str]] = {
@@ -471,15 +425,13 @@ def test_an_item_is_claimed_reported_and_completed_when_its_results_are_confirme
     site.deliver(DeliveryState.UNCONFIRMED)
     site.turn(2)
     assert (site.manager.done()[2:], site.manager.state(uid)) == (["update 90"], IN_PROGRESS)
-    with site.inbox.database.write() as session:
-        session.execute(update(Delivery).values(state=DeliveryState.CONFIRMED))
-        settle_study(session, 1)
+    site.inbox.put(Delivery, state=DeliveryState.CONFIRMED)
+    site.inbox.write(settle_study, 1)
     site.turn(3)
     assert site.manager.done()[3:] == ["update 100", COMPLETED]
     [performed] = site.manager.items[uid].UnifiedProcedureStepPerformedProcedureSequence
     [output] = performed.OutputInformationSequence
-    [named] = output.ReferencedSOPSequence
-    [place] = output.DICOMRetrievalSequence
+    [named], [place] = output.ReferencedSOPSequence, output.DICOMRetrievalSequence
     assert (output.SeriesInstanceUID, named.ReferencedSOPInstanceUID) == ("1.2.9", "1.2.1")
     assert place.RetrieveAETitle == "PACS"
     assert performed.PerformedWorkitemCodeSequence[0].CodeValue == "110004"
@@ -559,12 +511,12 @@ def test_what_another_performer_claims_is_left_to_it(site: Site) -> None:
 def test_what_cannot_be_done_is_cancelled_with_a_code(site: Site, jobs: JobState | None, reason: str) -> None:
     uid = site.study()
     site.turn(2)
-    with site.inbox.database.write() as session:
-        if jobs is not None:
-            session.execute(update(Job).values(state=jobs))
-            settle_study(session, 1)
-    if jobs is None:
-        site.hours_pass(1.1)
+    if jobs is not None:
+        site.inbox.put(Job, state=jobs)
+        site.inbox.write(settle_study, 1)
+    else:
+        ago = site.row().began_at - timedelta(hours=1.1)
+        site.inbox.put(ClaimedWorkitem, began_at=ago, checked_at=ago)
     site.turn(3)
     [progress] = site.manager.items[uid].ProcedureStepProgressInformationSequence
     [why] = progress.ProcedureStepDiscontinuationReasonCodeSequence
@@ -580,18 +532,16 @@ def test_an_input_that_is_not_here_is_fetched_from_a_peer_that_is_known(site: Si
     site.manager.add(work_item("1.2.5", InputInformationSequence=[away]))
     site.manager.add(work_item("1.2.6", InputInformationSequence=[instances("1.2.6"), instances("1.2.7")]))
     site.turn(3)
-    with site.inbox.database.read() as session:
-        [fetch] = session.scalars(select(Fetch))
-        assert (fetch.study_instance_uid, fetch.peer, fetch.patient_id, fetch.urgent) == (
-            "1.2.3",
-            "archive",
-            "P1",
-            True,
-        )
+    [fetch] = site.inbox.rows(Fetch)
+    assert (fetch.study_instance_uid, fetch.peer, fetch.patient_id, fetch.urgent) == (
+        "1.2.3",
+        "archive",
+        "P1",
+        True,
+    )
     assert site.manager.done() == ["claim", "update 0"]
-    assert len(site.reasons(WORKITEM_PASSED.number)) == 3
-    with site.inbox.database.write() as session:
-        session.execute(update(Fetch).values(state=FetchState.FAILED))
+    assert site.events().count(WORKITEM_PASSED.number) == 3
+    site.inbox.put(Fetch, state=FetchState.FAILED)
     site.turn(3)
     assert site.manager.state(uid) == CANCELED
 
@@ -646,11 +596,10 @@ def listening(site: Site) -> Iterator[Cancellations]:
 def test_an_item_is_cancelled_with_its_fetch_when_the_manager_asks(web: Site, fetched: bool) -> None:
     uid, other = web.study("one"), web.study("two")
     web.turn(2)
-    with web.inbox.database.write() as session:
-        session.execute(update(ClaimedWorkitem).values(fetch_asked=fetched))
-        study = web.manager.items[uid].InputInformationSequence[0].StudyInstanceUID
-        now = utc_now() + timedelta(hours=1)
-        session.add(Fetch(peer="archive", study_instance_uid=study, asked_at=now, next_at=now))
+    web.inbox.put(ClaimedWorkitem, fetch_asked=fetched)
+    study = web.manager.items[uid].InputInformationSequence[0].StudyInstanceUID
+    now = utc_now() + timedelta(hours=1)
+    web.inbox.add(Fetch(peer="archive", study_instance_uid=study, asked_at=now, next_at=now))
     with listening(web):
         wait_until(lambda: set(web.manager.subscribed) == {uid, other}, seconds=30)
         web.manager.frames.put(b"\x89\x02hi")  # a ping
@@ -665,6 +614,6 @@ def test_an_item_is_cancelled_with_its_fetch_when_the_manager_asks(web: Site, fe
     states = sorted(job.state for job in web.inbox.jobs())
     # What came for the item alone is not analysed; a study that somebody sent is.
     assert states == ([JobState.CANCELLED, JobState.QUEUED] if fetched else [JobState.QUEUED] * 2)
-    assert [row.state for row in rows_of(web.inbox)] == [
+    assert [row.state for row in web.inbox.rows(Fetch)] == [
         FetchState.CANCELLED if fetched else FetchState.WAITING
     ]

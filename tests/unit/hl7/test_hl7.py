@@ -283,11 +283,6 @@ def test_a_patient_without_a_name_has_a_name_of_type_unspecified(tmp_path: Path)
     assert [text(patient, number) for number in (3, 5, 7)] == ["PID-CR^^^HOSPITAL^PI", "^^^^^^U", ""]
 
 
-def test_local_schemes_begin_with_99(tmp_path: Path) -> None:
-    [coded] = [row for row in rows(read(a_report(tmp_path))) if row[0] == "CWE"]
-    assert coded[1] == "1^A finding^99SITE"
-
-
 def test_null_of_hl7_is_never_sent(tmp_path: Path) -> None:
     """A value "" in quotes tells a receiver to delete what it has."""
     message = read(a_report(tmp_path, PatientName='""^""', StudyDescription='""'))

@@ -1,31 +1,24 @@
-"""Studies and jobs made directly, and a worker process that only sleeps: to try the queue alone."""
+"""Studies and jobs made directly, to try the queue alone."""
 
 from __future__ import annotations
 
-import sys
-import time
 from datetime import timedelta
 
 from sqlalchemy import text
 
 from dicom_node.config.sections import WorkerSettings
-from dicom_node.jobs.lease import new_owner
-from dicom_node.jobs.queue import JobQueue, enqueue
+from dicom_node.jobs.queue import enqueue
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Job, Study
-from dicom_node.store.transitions import settle_study, utc_now
+from dicom_node.store.transitions import utc_now
+from tests.rows import Stored, a_study
 
 WORKERS = WorkerSettings(lease_seconds=2, attempts=3, retry_seconds=0)
 
 
 def add_study(database: Database, name: str = "1") -> int:
-    now = utc_now()
-    study = Study(
-        study_instance_uid=f"1.2.{name}", state=StudyState.QUEUED, first_received_at=now, last_received_at=now
-    )
-    with database.write() as session:
-        session.add(study)
+    Stored(database).add(study := a_study(f"1.2.{name}", StudyState.QUEUED, utc_now()))
     return study.id
 
 
@@ -79,42 +72,12 @@ def lose(database: Database, job_id: int, *, shown_ahead: bool = False) -> None:
 
 
 def job_row(database: Database, job_id: int) -> Job:
-    with database.read() as session:
-        row = session.get_one(Job, job_id)
-        session.expunge(row)
-        return row
+    return Stored(database).get(Job, job_id)
 
 
 def study_state(database: Database, study_id: int) -> StudyState:
-    with database.read() as session:
-        return session.get_one(Study, study_id).state
+    return Stored(database).get(Study, study_id).state
 
 
 def event_numbers(database: Database) -> list[int]:
-    with database.read() as session:
-        return [row.number for row in session.query(EventRow).order_by(EventRow.id)]
-
-
-def work(url: str, seconds: float, owner: str) -> None:
-    """Claim, sleep, complete, for ever; prints the number of each job that it completes."""
-    database = Database(url)
-    queue = JobQueue(database, WORKERS)
-    print("ready", flush=True)
-    while True:
-        job = queue.claim(owner)
-        if job is None:
-            time.sleep(0.02)
-            continue
-        print(f"claimed {job.id}", flush=True)
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, 0.5))
-            queue.heartbeat(job, 0.0, "sleeping")
-        with database.write() as session:
-            queue.complete_if_owner(session, job, JobState.SUCCEEDED)
-            settle_study(session, job.study_id)
-        print(f"completed {job.id}", flush=True)
-
-
-if __name__ == "__main__":
-    work(sys.argv[1], float(sys.argv[2]), new_owner())
+    return [row.number for row in Stored(database).rows(EventRow)]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import combinations_with_replacement as combinations
 from itertools import product
@@ -48,13 +47,11 @@ from dicom_node.store.tables import Job, Study
 from dicom_node.store.transitions import settle_study, utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
+from tests.rows import Stored, a_job
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, event_numbers, job_row, lose
 from tests.unit.jobs.queue_lab import study_state as state_of_study
-from tests.unit.jobs.worker_lab import configuration, register
-from tests.waiting import wait_until
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.unit.jobs.worker_lab import configuration
 
 
 @pytest.fixture
@@ -68,11 +65,6 @@ def complete(database: Database, queue: JobQueue, job: ClaimedJob) -> None:
         settle_study(session, job.study_id)
 
 
-def _cancel(database: Database, number: int) -> None:
-    with database.write() as session:
-        jobs.cancel(session, number)
-
-
 def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
     job = queue.claim(owner)
     assert job is not None
@@ -80,24 +72,9 @@ def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
 
 
 def test_a_job_exists_only_when_the_callers_transaction_commits(database: Database, queue: JobQueue) -> None:
-    study = add_study(database)
+    study, now = Stored(database).get(Study, add_study(database)), utc_now()
     with pytest.raises(ZeroDivisionError), database.write() as session:
-        now = utc_now()
-        enqueue(
-            session,
-            Job(
-                study_id=study,
-                study_revision=1,
-                rule="r",
-                pipeline="p",
-                destinations=[],
-                source_uids=[],
-                state=JobState.QUEUED,
-                run_at=now,
-                created_at=now,
-                reason="",
-            ),
-        )
+        enqueue(session, a_job(study, JobState.QUEUED, run_at=now, created_at=now))
         raise ZeroDivisionError
     assert queue.claim("me") is None
 
@@ -143,8 +120,7 @@ def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: 
     time.sleep(0.02)
     queue.heartbeat(job, 0.5, "inpainting")
     row = job_row(database, number)
-    assert before is not None and row.lease_until is not None and row.lease_until > before
-    assert (row.share_done, row.doing) == (0.5, "inpainting")
+    assert row.lease_until > before and (row.share_done, row.doing) == (0.5, "inpainting")
 
 
 def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_no_more(
@@ -207,21 +183,20 @@ def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Databas
         assert queue.reap() == 1
 
 
-def test_a_failed_attempt_is_tried_again_with_its_reason(database: Database, queue: JobQueue) -> None:
+def test_a_failed_attempt_is_tried_again_with_its_reason_and_one_handed_back_is_not_counted(
+    database: Database, queue: JobQueue
+) -> None:
     study = add_study(database)
     number = add_job(database, study)
-    queue.retry_at(claimed(queue), utc_now() - timedelta(seconds=1), "the disk was full")
+    queue.hand_back(claimed(queue))
+    job = claimed(queue)
+    assert job.tries == 1
+    queue.retry_at(job, utc_now() - timedelta(seconds=1), "the disk was full")
     row = job_row(database, number)
     assert (row.state, row.reason) == (JobState.QUEUED, "the disk was full")
     assert state_of_study(database, study) is StudyState.QUEUED
-    assert claimed(queue).tries == 2
-
-
-def test_a_job_handed_back_is_not_counted(database: Database, queue: JobQueue) -> None:
-    number = add_job(database, add_study(database))
-    queue.hand_back(claimed(queue))
     job = claimed(queue)
-    assert (job.id, job.attempt, job.tries) == (number, 2, 1)
+    assert (job.attempt, job.tries) == (3, 2)
 
 
 def test_after_the_last_try_as_many_only_tell_of_it_and_then_the_job_has_failed(
@@ -229,13 +204,9 @@ def test_after_the_last_try_as_many_only_tell_of_it_and_then_the_job_has_failed(
 ) -> None:
     study = add_study(database)
     number = add_job(database, study)
-    for tries in (1, 2, 3):
+    for tries in range(1, 7):
         job = claimed(queue)
-        assert (job.tries, job.gives_up) == (tries, False)
-        lose(database, number)
-    for tries in (4, 5, 6):
-        job = claimed(queue)
-        assert (job.tries, job.gives_up) == (tries, True)
+        assert (job.tries, job.gives_up) == (tries, tries > 3)
         lose(database, number)
     assert queue.claim("me") is None
     row = job_row(database, number)
@@ -246,26 +217,23 @@ def test_after_the_last_try_as_many_only_tell_of_it_and_then_the_job_has_failed(
 def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
-    _cancel(database, number)
+    Stored(database).write(jobs.cancel, number)
     assert job_row(database, number).state is JobState.CANCELLED
     assert state_of_study(database, study) is StudyState.CANCELLED
     assert queue.claim("me") is None
-    with pytest.raises(NotAllowedNow):
-        _cancel(database, number)
-    with pytest.raises(NotFound):
-        _cancel(database, number + 1000)
+    for wrong, error in ((number, NotAllowedNow), (number + 1000, NotFound)):
+        with pytest.raises(error):
+            Stored(database).write(jobs.cancel, wrong)
 
 
 def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     job = claimed(queue)
-    _cancel(database, number)
-    with pytest.raises(JobCancelled):
-        queue.heartbeat(job, 0.1, "")
-    with pytest.raises(JobCancelled):
-        complete(database, queue, job)
-    with database.write() as session:
-        queue.complete_if_owner(session, job, JobState.CANCELLED)
+    Stored(database).write(jobs.cancel, number)
+    for call in (lambda: queue.heartbeat(job, 0.1, ""), lambda: complete(database, queue, job)):
+        with pytest.raises(JobCancelled):
+            call()
+    Stored(database).write(queue.complete_if_owner, job, JobState.CANCELLED)
     row = job_row(database, number)
     assert (row.state, row.reason) == (JobState.CANCELLED, "cancelled by a person")
 
@@ -276,61 +244,21 @@ def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, 
     for _ in range(3):
         queue.retry_at(claimed(queue), utc_now() - timedelta(seconds=1), "no")
     queue.fail(claimed(queue), "no")
-    with database.write() as session:
-        jobs.retry(session, number)
+    Stored(database).write(jobs.retry, number)
     assert state_of_study(database, study) is StudyState.QUEUED
     job = claimed(queue)
     assert (job.attempt, job.tries, job.gives_up) == (5, 1, False)
-    with pytest.raises(NotAllowedNow), database.write() as session:
-        jobs.retry(session, number)
-
-
-def test_a_killed_worker_loses_no_job_and_none_is_completed_twice(database: Database) -> None:
-    study = add_study(database)
-    numbers = [add_job(database, study, f"rule{n}") for n in range(30)]
-    url = database.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.unit.jobs.queue_lab", url, "0.1"]
-
-    def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-    victim, survivor = start(), start()
-    assert victim.stdout is not None
-    seen = [line for line, _ in zip(victim.stdout, range(6), strict=False)]
-    while not seen[-1].startswith("claimed"):  # killed in the middle of a job
-        seen.append(victim.stdout.readline())
-    os.kill(victim.pid, signal.SIGKILL)
-    seen += victim.stdout.readlines()
-    victim.wait()
-    again = start()
-    try:
-        states = lambda: [job_row(database, number).state for number in numbers]
-        wait_until(lambda: set(states()) == {JobState.SUCCEEDED}, what="all jobs done", progress=states)
-    finally:
-        for process in (survivor, again):
-            process.kill()
-    for process in (survivor, again):
-        assert process.stdout is not None
-        seen += process.stdout.readlines()
-        process.wait()
-        process.stdout.close()
-    victim.stdout.close()
-    completed = Counter(line.split()[1] for line in seen if line.startswith("completed"))
-    assert max(completed.values()) == 1
-    # A process may die between its commit and its print: the victim, and whichever did the last job.
-    assert len(completed) >= len(numbers) - 2
-    assert state_of_study(database, study) is StudyState.DELIVERED
+    with pytest.raises(NotAllowedNow):
+        Stored(database).write(jobs.retry, number)
 
 
 def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Database) -> None:
-    assert leases.acquire(database, "scheduler", "a", 60)
-    assert leases.acquire(database, "scheduler", "a", 60)
-    assert not leases.acquire(database, "scheduler", "b", 60)
+    take = lambda owner, seconds=60: leases.acquire(database, "scheduler", owner, seconds)
+    assert [take("a"), take("a"), take("b")] == [True, True, False]
     leases.release(database, "scheduler", "b")
-    assert not leases.acquire(database, "scheduler", "b", 60)
+    assert not take("b")
     leases.release(database, "scheduler", "a")
-    assert leases.acquire(database, "scheduler", "b", 0)
-    assert leases.acquire(database, "scheduler", "a", 60)
+    assert take("b", 0) and take("a")
 
 
 POSTGRESQL_ONLY = pytest.mark.parametrize(
@@ -339,8 +267,8 @@ POSTGRESQL_ONLY = pytest.mark.parametrize(
 
 
 def rows(database: Database, statement: str) -> list[tuple[object, ...]]:
-    with database.read() as session:
-        return [tuple(row) for row in session.execute(text(statement))]
+    found = Stored(database).read(lambda session: session.execute(text(statement)).all())
+    return [tuple(row) for row in found]
 
 
 def in_procrastinate(database: Database) -> list[tuple[object, ...]]:
@@ -351,17 +279,14 @@ def in_procrastinate(database: Database) -> list[tuple[object, ...]]:
 def test_a_job_and_its_ticket_come_and_go_in_one_transaction(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     assert in_procrastinate(database) == [(str(number), "todo")]
-    job = queue.claim("elsewhere/1/1/a")
-    assert job is not None
+    job = claimed(queue)
     assert in_procrastinate(database) == [(str(number), "doing")]
     with pytest.raises(ZeroDivisionError), database.write() as session:
         queue.complete_if_owner(session, job, JobState.SUCCEEDED)
         raise ZeroDivisionError
     assert in_procrastinate(database) == [(str(number), "doing")]
-    with database.write() as session:
-        queue.complete_if_owner(session, job, JobState.SUCCEEDED)
-    assert in_procrastinate(database) == []
-    assert rows(database, "SELECT id FROM procrastinate_workers") == []
+    Stored(database).write(queue.complete_if_owner, job, JobState.SUCCEEDED)
+    assert in_procrastinate(database) == rows(database, "SELECT id FROM procrastinate_workers") == []
 
 
 @POSTGRESQL_ONLY
@@ -370,14 +295,10 @@ def test_a_newer_revision_is_not_held_up_by_the_retry_of_an_older_one(
 ) -> None:
     study = add_study(database)
     old = add_job(database, study)
-    first = queue.claim("elsewhere/1/1/a")
-    assert first is not None
-    queue.retry_at(first, utc_now() + timedelta(minutes=30), "the disk was full")
+    queue.retry_at(claimed(queue), utc_now() + timedelta(minutes=30), "the disk was full")
     new = add_job(database, study, revision=2)
-    with database.write() as session:
-        jobs.cancel(session, old)
-    job = queue.claim("elsewhere/1/1/a")
-    assert job is not None and job.id == new
+    Stored(database).write(jobs.cancel, old)
+    assert claimed(queue).id == new
 
 
 @POSTGRESQL_ONLY
@@ -386,12 +307,11 @@ def test_procrastinate_alone_would_let_a_former_holder_end_a_job_and_the_fence_d
 ) -> None:
     """Its jobs have no number of an attempt: whoever knows the job may finish it. Ours have."""
     number = add_job(database, add_study(database))
-    former = queue.claim("elsewhere/1/1/a")
-    ticket = job_row(database, number).ticket
+    former = claimed(queue)
     lose(database, number)
-    assert former is not None and ticket is not None and queue.claim("elsewhere/2/1/b") is not None
-    with pytest.raises(LeaseLost), database.write() as session:
-        queue.complete_if_owner(session, former, JobState.SUCCEEDED)
+    claimed(queue, "elsewhere/2/1/b")
+    with pytest.raises(LeaseLost):
+        complete(database, queue, former)
     ticket = job_row(database, number).ticket
     assert ticket is not None
     with database.write() as session:  # what a worker of procrastinate does at its end, in time or late
@@ -405,15 +325,12 @@ def test_procrastinate_alone_would_let_a_former_holder_end_a_job_and_the_fence_d
 
 @POSTGRESQL_ONLY
 def test_a_job_that_somebody_else_changes_is_not_waited_for(database: Database, queue: JobQueue) -> None:
-    study = add_study(database)
-    number = add_job(database, study)
+    number, started = add_job(database, add_study(database)), time.monotonic()
     with database.write() as session:
         session.get_one(Job, number, with_for_update=True)
-        started = time.monotonic()
         assert queue.claim("elsewhere/1/1/a") is None
         assert time.monotonic() - started < 20
-    job = queue.claim("elsewhere/1/1/a")
-    assert job is not None and job.id == number
+    assert claimed(queue).id == number
 
 
 def test_the_tables_of_procrastinate_are_those_of_our_migration() -> None:
@@ -467,23 +384,19 @@ def test_the_estimate_counts_frames_and_pixels_and_trusts_no_header() -> None:
 
 
 def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register()
     monkeypatch.setattr(worker_module, "_LOOK_SECONDS", -1.0)
-    node = Inbox(tmp_path / "var", configuration())
+    node = open_inbox(configuration())
     node.settle(*(ultrasound("long", number=number) for number in range(1, 7)))
     node.settle(changed(ultrasound("short"), BodyPartExamined="BREAST"))
     long, short = node.jobs()
     assert long.cost_seconds > 4 * short.cost_seconds > 4
-    with node.database.write() as session:
-        session.get_one(Job, long.id).turn_at -= timedelta(days=1)
+    node.put(Job, long.id, turn_at=long.turn_at - timedelta(days=1))
     assert Worker(node.settings, node.database).run_once()
     ended = [event.fields["job"] for event in node.events() if event.number == 3003]
     assert ended == [short.id, long.id]
-    assert {job.tries for job in node.jobs()} == {1}
-    assert job_row(node.database, long.id).state is JobState.SUCCEEDED
-    node.close()
+    assert {(job.tries, job.state) for job in node.jobs()} == {(1, JobState.SUCCEEDED)}
 
 
 Jobs = tuple[JobState, ...]
@@ -548,11 +461,9 @@ def test_claims_at_the_same_time_get_each_job_once_and_no_more_than_may_run_at_o
     queue = JobQueue(database, WORKERS.model_copy(update=given))
     running: set[int] = set()
     taken: list[int] = []
-    together, lock, at_the_same_time = threading.Barrier(4), threading.Lock(), [0]
+    lock, at_the_same_time, deadline = threading.Lock(), [0], time.monotonic() + 60
 
-    def work() -> None:
-        together.wait()
-        deadline = time.monotonic() + 60
+    def work(_: int) -> None:
         while len(taken) < len(numbers) and time.monotonic() < deadline:
             if (job := queue.claim("elsewhere/1/1/x")) is not None:
                 with lock:
@@ -565,10 +476,6 @@ def test_claims_at_the_same_time_get_each_job_once_and_no_more_than_may_run_at_o
                     running.remove(job.id)
                 complete(database, queue, job)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(taken) == numbers
-    assert max(at_the_same_time) <= most
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    assert sorted(taken) == numbers and max(at_the_same_time) <= most

@@ -155,6 +155,7 @@ def register() -> None:
 
 def configuration(do: str = "find", log: Path | None = None, **workers: Any) -> dict[str, Any]:
     """One rule with the pipeline, one PACS; ``workers`` are settings of that section."""
+    register()
     return {
         "assembly": {"quiet_seconds": 0, "quiet_seconds_us": 0},
         "workers": {"retry_seconds": 0, **workers},

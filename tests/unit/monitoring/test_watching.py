@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 from pydicom.dataset import Dataset
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from ai_pipeline.contract import ModelRef, Scores
 from ai_pipeline.models.reference import Verdict
@@ -39,11 +40,12 @@ from dicom_node.store.tables import (
     ImageCount,
     NotifiedEvent,
     ScoreCount,
+    Study,
 )
 from dicom_node.store.transitions import append, utc_now
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.rows import an_association
+from tests.rows import Stored, an_association
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import work
 from tests.unit.monitoring.scoring_lab import Scoring, scoring, write_card
@@ -56,81 +58,56 @@ NOW = utc_now()
 def test_a_disk_that_fills_says_for_how_many_days_it_will_do(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def free(gib: float) -> None:
-        usage = shutil._ntuple_diskusage(0, 0, int(gib * GIB))
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-
     minimum = inbox.settings.spool.minimum_free_mib / 1024
-    for days, gib in ((40, 900.0), (6, 100 + minimum), (1, 60 + minimum)):
-        free(gib)
-        note_free_space(inbox.database, inbox.settings, NOW - days * DAY)
-    free(40 + minimum)
-    with inbox.database.read() as session:
-        found = forecast(session, inbox.settings, NOW)
-        assert found is not None
-        assert (found.bytes_a_day, found.days) == (10 * GIB, pytest.approx(4))
-        assert str(found) == "it fills by 10240 MiB a day: enough for 4 days"
-        shown = {gauge.name: gauge.value for gauge in gauges(session, inbox.settings)}
-        assert shown["disk_days_left"] == pytest.approx(4, rel=0.01)
-        assert session.scalar(select(func.count()).select_from(DiskSample)) == 2  # of 40 days ago none
+    for days, gib in ((40, 900.0), (6, 100 + minimum), (1, 60 + minimum), (0, 40 + minimum)):
+        usage = shutil._ntuple_diskusage(0, 0, int(gib * GIB))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        if days:
+            note_free_space(inbox.database, inbox.settings, NOW - days * DAY)
+    found = inbox.read(forecast, inbox.settings, NOW)
+    assert str(found) == "it fills by 10240 MiB a day: enough for 4 days"
+    shown = {gauge.name: gauge.value for gauge in inbox.read(gauges, inbox.settings)}
+    assert shown["disk_days_left"] == pytest.approx(4, rel=0.01)
+    assert len(inbox.rows(DiskSample)) == 2, "that of 40 days ago is none"
 
 
 def test_old_events_and_ended_associations_go_and_the_rest_stays(inbox: Inbox) -> None:
     old, new = NOW - 401 * DAY, NOW - 399 * DAY
-    with inbox.database.write() as session:
-        for at in (old, old, new):
-            append(session, Event(DELIVERY_DEAD, at))
-        for name, closed in (("a", old), ("b", new), ("c", None)):
-            session.add(an_association(name, old, closed))
-        session.flush()
-        told = session.scalars(select(EventRow.id)).first()
-        session.add(NotifiedEvent(rule="somebody", event_id=told))
+    for at in (old, old, new):
+        inbox.write(append, Event(DELIVERY_DEAD, at))
+    inbox.add(*(an_association(name, old, end) for name, end in (("a", old), ("b", new), ("c", None))))
+    inbox.add(NotifiedEvent(rule="somebody", event_id=inbox.events()[0].id))
     assert forget_past(inbox.database, inbox.settings, NOW) == 2
-    with inbox.database.read() as session:
-        assert [row.at for row in session.scalars(select(EventRow).order_by(EventRow.id))] == [old, new]
-        assert session.scalars(select(Association.id).order_by(Association.id)).all() == ["b", "c"]
+    assert [row.at for row in inbox.events()] == [old, new]
+    assert [row.id for row in inbox.rows(Association)] == ["b", "c"]
 
 
 EVEN = [30] * 10
 SHIFTED = [0, 0, 0, 0, 10, 20, 40, 60, 80, 90]
+MODALITY = "MODALITY"
 TODAY = datetime.now(UTC)  # events bear the time at which they are made
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Inbox]:
-    write_card(tmp_path / "models")
-    node = Inbox(tmp_path / "var", scoring(tmp_path / "models"))
-    yield node
-    node.close()
+def node(make: Make) -> Inbox:
+    return make()
 
 
 def count(
-    node: Inbox,
-    shown: Sequence[int],
-    hidden: Sequence[int] = EVEN,
-    *,
-    sender: str = "MODALITY",
-    days: int = 0,
+    node: Inbox, shown: Sequence[int], hidden: Sequence[int] = EVEN, *, sender: str = MODALITY, days: int = 0
 ) -> None:
     """As if images of these bins had been analysed so many days ago."""
-    assert node.settings.workers.models_dir is not None
-    ref = load(node.settings.workers.models_dir / "scoring.toml").ref
-    model, day = CountedModel(ref.id, ref.version, ref.card_sha256), TODAY.date() - timedelta(days=days)
-    binned = {"Shown": shown, "Hidden": hidden}
-    with node.database.write() as session:
-        counts.add_images(
-            session,
-            model,
-            day,
-            {(sender, Counted.ANALYSED): sum(shown), (sender, Counted.REFUSED_PIXELS): 10},
-        )
-        scores = {(sender, label, n): images for label, row in binned.items() for n, images in enumerate(row)}
-        counts.add_scores(session, model, day, scores)
+    ref = load(node.folder.parent / "models" / "scoring.toml").ref
+    about = CountedModel(ref.id, ref.version, ref.card_sha256), TODAY.date() - timedelta(days=days)
+    images = {(sender, Counted.ANALYSED): sum(shown), (sender, Counted.REFUSED_PIXELS): 10}
+    binned = (("Shown", shown), ("Hidden", hidden))
+    scores = {(sender, label, n): images for label, row in binned for n, images in enumerate(row)}
+    node.write(counts.add_images, *about, images)
+    node.write(counts.add_scores, *about, scores)
 
 
 def found(node: Inbox) -> list[Drift]:
-    with node.database.read() as session:
-        return drift(session, node.settings.workers.models_dir, window(node.settings, TODAY))
+    return node.read(drift, node.settings.workers.models_dir, window(node.settings, TODAY))
 
 
 def told(node: Inbox) -> list[dict[str, object]]:
@@ -163,20 +140,22 @@ def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "whole", "interval"),
-    [(0, 10, (0.0, 0.2775)), (10, 100, (0.0552, 0.1744)), (5, 10, (0.2366, 0.7634)), (10, 10, (0.7225, 1.0))],
+    ("part", "whole", "expected"),
+    [
+        (0, 0, None),
+        (0, 10, (0.0, 0.0, 0.2775)),
+        (10, 100, (0.1, 0.0552, 0.1744)),
+        (10, 10, (1.0, 0.7225, 1.0)),
+    ],
 )
-def test_a_share_has_its_wilson_interval(part: int, whole: int, interval: tuple[float, float]) -> None:
-    share = wilson(part, whole)
-    assert share is not None
-    assert share == pytest.approx((part / whole, *interval), abs=1e-4)
-    assert wilson(0, 0) is None
+def test_a_share_has_its_wilson_interval(part: int, whole: int, expected: tuple[float, ...] | None) -> None:
+    assert wilson(part, whole) == pytest.approx(expected, abs=1e-4)
 
 
 LISTENER = [Sign("main", 11), Sign("listener", 12, 2.0)]
 
 
-class SiteOfTwo:
+class SiteOfTwo(Stored):
     """``a`` and ``b`` tell of their processes when time passes; ``now`` is the database's time."""
 
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,14 +186,12 @@ def site(database: Database, monkeypatch: pytest.MonkeyPatch) -> SiteOfTwo:
 
 
 def lost_and_back(site: SiteOfTwo) -> list[tuple[int, str, str]]:
-    with site.database.read() as session:
-        rows = session.scalars(select(EventRow).order_by(EventRow.id))
-        return sorted((row.number, row.fields["machine"], row.fields["process"]) for row in rows)
+    rows = site.scalars(select(EventRow).order_by(EventRow.id))
+    return sorted((row.number, row.fields["machine"], row.fields["process"]) for row in rows)
 
 
 def shown(site: SiteOfTwo) -> dict[tuple[str, str], dict[str, Any]]:
-    with site.database.read() as session:
-        return {(row["machine"], row["process"]): row for row in processes.processes(session)}
+    return {(row["machine"], row["process"]): row for row in site.read(processes.processes)}
 
 
 def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> None:
@@ -223,8 +200,7 @@ def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> No
     site.pass_time(60, site.a)
     found = shown(site)
     assert found["B", "main"]["state"] == found["B", "listener"]["state"] == "lost"
-    assert found["B", "listener"]["silent_seconds"] == 62
-    assert found["A", "listener"]["state"] == "alive"
+    assert (found["B", "listener"]["silent_seconds"], found["A", "listener"]["state"]) == (62, "alive")
     lost = [(PROCESS_LOST.number, "B", "listener"), (PROCESS_LOST.number, "B", "main")]
     assert lost_and_back(site) == lost
     site.pass_time(20, site.a, site.node("B", "listener-2"))
@@ -270,25 +246,17 @@ def test_a_clock_that_was_an_hour_ahead_hides_no_loss(site: SiteOfTwo) -> None:
 
 
 Make = Callable[..., Inbox]
-MODALITY = "MODALITY"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.debian("postgresql"))])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    """Makes a node without a network, whose only rule asks the scoring pipeline; on either database."""
-    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    made: list[Inbox] = []
+@pytest.fixture
+def make(tmp_path: Path, open_inbox: Make) -> Make:
+    """Makes a node without a network, whose only rule asks the scoring pipeline."""
 
-    def make(do: str = "find", configure: Callable[[dict[str, Any]], None] = lambda _: None) -> Inbox:
+    def make(do: str = "find", url: str = "") -> Inbox:
         write_card(tmp_path / "models")
-        config = scoring(tmp_path / "models", do)
-        configure(config)
-        made.append(Inbox(tmp_path / "var", config, url))
-        return made[-1]
+        return open_inbox(scoring(tmp_path / "models", do), url=url)
 
-    yield make
-    for node in made:
-        node.close()
+    return make
 
 
 def aged(name: str, years: int, number: int = 1, **values: Any) -> Dataset:
@@ -296,83 +264,64 @@ def aged(name: str, years: int, number: int = 1, **values: Any) -> Dataset:
 
 
 def analysed(node: Inbox, *images: Dataset, calling: str = MODALITY) -> None:
-    node.receive(*images, calling=calling)
-    node.settle()
+    node.settle(*images, calling=calling)
     work(node)
 
 
 def images(node: Inbox) -> dict[tuple[str, str], int]:
     """Images by sender and outcome."""
-    with node.database.read() as session:
-        rows = session.scalars(select(ImageCount))
-        return {(row.calling_ae, row.outcome.value): row.images for row in rows}
+    return {(row.calling_ae, row.outcome.value): row.images for row in node.rows(ImageCount)}
 
 
 def scores(node: Inbox, label: str = "Shown") -> dict[int, int]:
     """Images by bin."""
-    with node.database.read() as session:
-        rows = session.scalars(select(ScoreCount).where(ScoreCount.label == label))
-        return {row.bin: row.images for row in rows}
+    return {row.bin: row.images for row in node.rows(ScoreCount) if row.label == label}
 
 
-def test_scores_of_all_labels_are_counted_also_of_those_that_are_not_reported(make: Make) -> None:
-    node = make()
+def test_scores_of_all_labels_are_counted_also_of_those_that_are_not_reported(node: Inbox) -> None:
     analysed(node, aged("a", 55, 1), aged("a", 57, 2), aged("a", 91, 3))
     assert images(node) == {(MODALITY, "analysed"): 3}
-    assert scores(node, "Shown") == {5: 2, 9: 1}
-    assert scores(node, "Hidden") == {4: 2, 0: 1}
+    assert (scores(node, "Shown"), scores(node, "Hidden")) == ({5: 2, 9: 1}, {4: 2, 0: 1})
 
 
-def test_refused_images_count_by_the_gate_that_refused_them(make: Make) -> None:
-    node = make()
+def test_refused_images_count_by_the_gate_that_refused_them(node: Inbox) -> None:
     analysed(node, aged("one", 55, 1), aged("one", 50, 2, BodyPartExamined="NOISE"))
     analysed(node, aged("leg", 50, BodyPartExamined="LEG"))
-    counted = {(MODALITY, "analysed"): 1, (MODALITY, "refused_pixels"): 1, (MODALITY, "refused_header"): 1}
-    assert images(node) == counted
-    assert scores(node) == {5: 1}
-    [_, refused] = node.jobs()
-    with node.database.write() as session:
-        jobs.retry(session, refused.id)
+    counted = dict.fromkeys(((MODALITY, by) for by in ("analysed", "refused_pixels", "refused_header")), 1)
+    assert (images(node), scores(node)) == (counted, {5: 1})
+    node.write(jobs.retry, node.jobs()[1].id)
     work(node)
     assert images(node) == counted, "a person asked again: the answer was counted before"
 
 
-def test_two_rules_that_ask_the_same_model_count_an_image_once(make: Make) -> None:
-    def twice(config: dict[str, Any]) -> None:
-        config["rules"].append({**config["rules"][0], "name": "again"})
-
-    node = make(configure=twice)
+def test_two_rules_that_ask_the_same_model_count_an_image_once(node: Inbox) -> None:
+    [rule] = node.settings.rules
+    again = rule.model_copy(update={"name": "again"})
+    node.settings = node.settings.model_copy(update={"rules": (rule, again)})
+    node.reopen()
     analysed(node, aged("two", 55))
     assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED] * 2
     assert images(node) == {(MODALITY, "analysed"): 1}
 
 
 def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    node: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = make()
-    put, lost = release.put_in_place, []
-
-    def put_in_place(*files: Any) -> None:
-        """The last step before the commit: the counts are written, and then the worker is gone."""
-        if not lost:
-            lost.append(True)
-            raise OSError("lost")
-        put(*files)
-
-    monkeypatch.setattr(release, "put_in_place", put_in_place)
+    """The last step before the commit fails once: the counts are written, and then the worker is gone."""
+    lost = Mock(side_effect=[OSError("lost"), DEFAULT], wraps=release.put_in_place)
+    monkeypatch.setattr(release, "put_in_place", lost)
     analysed(node, aged("lost", 55))
-    [job] = node.jobs()
-    assert (job.state, job.tries, lost) == (JobState.SUCCEEDED, 2, [True])
-    assert images(node) == {(MODALITY, "analysed"): 1}
-    assert scores(node) == {5: 1}
+    assert [(job.state, job.tries) for job in node.jobs()] == [(JobState.SUCCEEDED, 2)]
+    assert (images(node), scores(node)) == ({(MODALITY, "analysed"): 1}, {5: 1})
 
 
-def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(make: Make) -> None:
-    node = make()
+@pytest.mark.parametrize("url", ["", pytest.param("postgres_url", marks=pytest.mark.debian("postgresql"))])
+def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(
+    make: Make, request: pytest.FixtureRequest, url: str
+) -> None:
+    node = make(url=request.getfixturevalue(url) if url else "")
     sent = [aged("race", 5 + 10 * number, number) for number in range(10)]
-    node.receive(*sent)
-    node.index()
+    node.index(*sent)
     [model] = Scoring(models_dir=node.settings.workers.models_dir).models()
     given = [Scores(ds.SOPInstanceUID, model, {"Shown": 0.55, "Hidden": 0.15}) for ds in sent]
     start = threading.Barrier(8)
@@ -381,8 +330,7 @@ def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(make: Mak
         mine = given[number:] + given[:number]  # each begins with another image
         tally = Tallies(node.settings.workers.models_dir).count(mine, ())
         start.wait()
-        with node.database.write() as session:
-            tally.count(session, node.settings)
+        node.write(tally.count, node.settings)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(count, range(8)))  # raises what a thread raised
@@ -390,20 +338,17 @@ def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(make: Mak
     assert (scores(node), scores(node, "Hidden")) == ({5: 10}, {1: 10})
 
 
-@pytest.mark.parametrize("fault", ["no card", "no reference", "faulty reference"])
+@pytest.mark.parametrize("reference", [None, "", "\n[reference]\nimages = 0\n"])
 def test_a_reference_that_is_missing_or_faulty_fails_no_job(
-    make: Make, fault: str, monkeypatch: pytest.MonkeyPatch
+    node: Inbox, reference: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = make()
-    folder = node.settings.workers.models_dir
-    assert folder is not None
-    if fault == "no card":
+    if reference is None:
         gone = (ModelRef("scoring", "0", "0" * 64, "f" * 64),)
         monkeypatch.setattr(Scoring, "models", lambda _: gone)
     else:
-        write_card(folder, reference="" if fault == "no reference" else "\n[reference]\nimages = 0\n")
+        write_card(node.folder.parent / "models", reference=reference)
     analysed(node, aged("faulty", 55))
-    assert node.study(aged("faulty", 55).StudyInstanceUID).state is StudyState.DELIVERING
+    assert [study.state for study in node.rows(Study)] == [StudyState.DELIVERING]
     assert (images(node), scores(node)) == ({(MODALITY, "analysed"): 1}, {})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -161,8 +162,9 @@ def test_a_report_with_this_fault_does_not_leave(made: Made, said: str) -> None:
     report = made.read()
     with quiet_pydicom():
         BREAKS[said](report)
-    with pytest.raises(ResultRefused, match=said):
+    with pytest.raises(ResultRefused, match=said) as refused:
         made.release(report)
+    assert not re.search("Else|Test", str(refused.value)), "it names nobody"
 
 
 PICTURE_BREAKS: dict[str, tuple[str, Break]] = {
@@ -220,15 +222,6 @@ def test_bytes_behind_the_pixels_do_not_leave(picture: Made) -> None:
         gate.check(picture.data + bytes(2), picture.read(), picture.context, ResultKind.SC, picture.sources)
 
 
-def test_the_message_of_the_gate_holds_no_name(made: Made) -> None:
-    report = made.read()
-    report.PatientName = "Else^Someone"
-    with pytest.raises(ResultRefused) as caught:
-        gate.check(made.data, report, made.context, ResultKind.SR, made.sources)
-    assert "Else" not in str(caught.value)
-    assert "Test" not in str(caught.value)
-
-
 def _cleaned(uid: str, pixels: npt.NDArray[np.uint16], *, verified: bool = True) -> PipelineResult:
     image = DerivedImage(ImageKind.CLEANED, uid, pixels, "MONOCHROME2", "x", verified=verified)
     return PipelineResult(images=(image,))
@@ -243,6 +236,8 @@ FAR = Region("box", ((5000.0, 10.0), (6000.0, 20.0)), Origin.DETECTOR)
         (lambda uid: _cleaned(uid, grey_image(), verified=False), "not verified"),
         (lambda uid: _cleaned(uid, np.ascontiguousarray(grey_image()[1:])), "its source"),
         (lambda uid: PipelineResult(findings=(finding(NODULE, 0.5, uid, regions=(FAR,)),)), "outside"),
+        (lambda _: PipelineResult(findings=(finding(NODULE, 0.5, "1.2.3", (1, 1, 9, 9)),)), ""),
+        (lambda uid: PipelineResult(findings=(finding(NODULE, 0.5, uid, (1, 1, 9, 9), frame=4),)), ""),
     ],
 )
 def test_a_result_with_this_fault_is_not_built(
@@ -250,16 +245,6 @@ def test_a_result_with_this_fault_is_not_built(
 ) -> None:
     with pytest.raises(ResultRefused, match=said):
         results.build(context(), [film], wrong(film.image.uid))
-
-
-def test_a_finding_on_no_source_or_no_frame_does_not_leave(tmp_path: Path) -> None:
-    one = source(write_image(tmp_path / "us.dcm", US_MULTI_FRAME, speckle(frames=3)))
-    for wrong in (
-        finding(NODULE, 0.5, "1.2.3", (1, 1, 9, 9)),
-        finding(NODULE, 0.5, one.image.uid, (1, 1, 9, 9), frame=4),
-    ):
-        with pytest.raises(ResultRefused):
-            results.build(context(), [one], PipelineResult(findings=(wrong,)))
 
 
 BREAKS_DEIDENTIFIED: dict[str, tuple[Break, str]] = {
@@ -329,8 +314,7 @@ def test_an_object_with_this_fault_does_not_leave(
         ds.save_as(buffer)
     with pytest.raises(ResultRefused, match=said) as caught:
         release(buffer.getvalue(), ds)
-    assert SECRET not in str(caught.value)
-    assert BIRTH_DATE not in str(caught.value)
+    assert SECRET not in str(caught.value) and BIRTH_DATE not in str(caught.value)
 
 
 def test_common_words_of_a_header_hold_nothing_up(tmp_path: Path) -> None:

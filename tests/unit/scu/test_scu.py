@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +86,15 @@ def test_an_endless_answer_is_no_answer(endless: str, tmp_path: Path, make: Made
     destination.close()
 
 
-def response(uid: str = "1.2.3", **sequences: int | None) -> Dataset:
-    """``failed=0x0110`` or ``warned=0xB000``: a response about one object."""
+def response(uid: str = "1.2.3", *, failed: int | None = None, warned: int | None = None) -> Dataset:
+    """A response about one object."""
     answer, item = Dataset(), Dataset()
     item.ReferencedSOPInstanceUID = uid
-    if (reason := sequences.get("failed")) is not None:
-        item.FailureReason = reason
-        answer.FailedSOPSequence = [item]
+    if failed is not None:
+        item.FailureReason, answer.FailedSOPSequence = failed, [item]
     else:
-        if (warning := sequences.get("warned")) is not None:
-            item.WarningReason = warning
+        if warned is not None:
+            item.WarningReason = warned
         answer.ReferencedSOPSequence = [item]
     return answer
 
@@ -118,22 +117,20 @@ def test_an_accepted_request_says_what_became_of_the_object(answer: Dataset, sta
     assert _stored(answer, "1.2.3").status is status
 
 
-def conflict(body: bytes) -> requests.HTTPError:
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (json.dumps(response(failed=0xA700).to_json_dict()).encode(), SendStatus.RETRY),
+        *((body, None) for body in (b"", b"<html>no</html>", b"[]", b'"text"', b"{}")),
+    ],
+)
+def test_a_conflict_is_judged_by_its_reason_and_without_one_by_its_http_status(
+    body: bytes, status: SendStatus | None
+) -> None:
     answer = requests.Response()
-    answer.status_code = 409
-    answer._content = body
-    return requests.HTTPError(response=answer)
-
-
-def test_a_conflict_is_judged_by_its_reason() -> None:
-    report = _refused(conflict(json.dumps(response(failed=0xA700).to_json_dict()).encode()))
-    assert report is not None
-    assert report.status is SendStatus.RETRY
-
-
-@pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"[]", b'"text"', b"{}"])
-def test_a_conflict_without_a_readable_reason_is_left_to_its_http_status(body: bytes) -> None:
-    assert _refused(conflict(body)) is None
+    answer.status_code, answer._content = 409, body
+    report = _refused(requests.HTTPError(response=answer))
+    assert (report and report.status) is status
 
 
 LOCAL = (
@@ -272,16 +269,12 @@ def test_headers_that_do_not_end_are_cut_off() -> None:
     [
         ('multipart/related; type="application/dicom"; boundary="a b"', b"a b"),
         ("multipart/related; boundary=xyz; type=application/dicom", b"xyz"),
+        *((other, None) for other in ("", "text/html", "multipart/related", "text/html; boundary=a")),
     ],
 )
-def test_the_boundary_is_read(content_type: str, boundary: bytes) -> None:
-    assert boundary_of(content_type) == boundary
-
-
-@pytest.mark.parametrize("content_type", ["", "text/html", "multipart/related", "text/html; boundary=a"])
-def test_what_is_not_multipart_is_refused(content_type: str) -> None:
-    with pytest.raises(MalformedMultipart):
-        boundary_of(content_type)
+def test_the_boundary_of_what_is_multipart_is_read(content_type: str, boundary: bytes | None) -> None:
+    with nullcontext() if boundary else pytest.raises(MalformedMultipart):
+        assert boundary_of(content_type) == boundary
 
 
 @pytest.fixture

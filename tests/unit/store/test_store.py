@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import multiprocessing
 import os
 import re
 import socket
@@ -12,11 +11,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -98,20 +98,13 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.rows import a_job, a_result, a_study
+from tests.rows import Stored, a_job, a_result, a_study
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import Worker, configuration, register
+from tests.unit.jobs.worker_lab import Worker, configuration
 from tests.waiting import wait_until
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 POSTGRESQL = pytest.mark.debian("postgresql")
-
-
-def stored_study(database: Database, uid: str = "1.2.3") -> Study:
-    study = Study(study_instance_uid=uid, first_received_at=NOW, last_received_at=NOW)
-    with database.write() as session:
-        session.add(study)
-    return study
 
 
 def test_the_migrations_make_just_the_tables_of_the_program(filled_database: Database) -> None:
@@ -142,45 +135,34 @@ def test_an_empty_database_is_brought_up_to_date_once_and_a_foreign_one_is_refus
 
 def test_sqlite_keeps_an_acknowledged_commit_through_a_power_cut(filled_database: Database) -> None:
     with filled_database.read() as session:
-        assert session.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
-        assert session.execute(text("PRAGMA synchronous")).scalar_one() == 2
-        assert session.execute(text("PRAGMA busy_timeout")).scalar_one() == 10_000
+        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("busy_timeout", 10_000)):
+            assert session.execute(text(f"PRAGMA {pragma}")).scalar_one() == value
 
 
 def test_times_come_back_aware_and_naive_ones_are_refused(database: Database) -> None:
-    stored_study(database)
-    with database.read() as session:
-        assert session.scalars(select(Study)).one().first_received_at == NOW
-    with pytest.raises(Exception, match="without zone"), database.write() as session:
-        session.add(
-            Study(study_instance_uid="1.9", first_received_at=NOW.replace(tzinfo=None), last_received_at=NOW)
-        )
+    stored = Stored(database)
+    stored.add(a_study("1.2.3", at=NOW))
+    assert [row.first_received_at for row in stored.rows(Study)] == [NOW]
+    with pytest.raises(Exception, match="without zone"):
+        stored.add(a_study("1.9", at=NOW.replace(tzinfo=None)))
 
 
-def _complete(url: str, study_id: int, wins: multiprocessing.SimpleQueue[bool]) -> None:
-    database = Database(url)
-    with database.write() as session:
-        study = session.get_one(Study, study_id)
-        wins.put(study.state is StudyState.RECEIVING and move_study(session, study, STUDY_COMPLETE))
-    database.dispose()
+def test_of_many_at_once_one_wins_a_move(database: Database) -> None:
+    stored = Stored(database)
+    stored.add(study := a_study("1.2.3", StudyState.RECEIVING))
 
+    def complete(_: int) -> bool:
+        with database.write() as session:
+            row = session.get_one(Study, study.id)
+            return row.state is StudyState.RECEIVING and bool(move_study(session, row, STUDY_COMPLETE))
 
-def test_of_many_processes_one_wins_a_move(database: Database) -> None:
-    study = stored_study(database)
-    context = multiprocessing.get_context("spawn")
-    wins: multiprocessing.SimpleQueue[bool] = context.SimpleQueue()
-    url = database.url.render_as_string(hide_password=False)
-    racers = [context.Process(target=_complete, args=(url, study.id, wins)) for _ in range(4)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(60)
-    assert sorted(wins.get() for _ in racers) == [False, False, False, True]
+    with ThreadPoolExecutor(4) as racers:
+        assert sorted(racers.map(complete, range(4))) == [False, False, False, True]
 
 
 def test_a_database_error_does_not_quote_the_patient(database: Database) -> None:
-    with pytest.raises(IntegrityError) as caught, database.write() as session:
-        session.add_all(a_study("1", patient_id="SECRET") for _ in range(2))
+    with pytest.raises(IntegrityError) as caught:
+        Stored(database).add(*(a_study("1", patient_id="SECRET") for _ in range(2)))
     assert "SECRET" not in str(caught.value)
 
 
@@ -404,11 +386,10 @@ def test_an_event_that_another_process_commits_wakes_who_waits(database: Databas
 def test_who_waits_ends_with_the_stop_or_when_the_time_has_passed() -> None:
     changes, stop = Changes(), threading.Event()
     changes.wait(changes.count, 2 * SHORTEST, stop)
-    waiter = threading.Thread(target=changes.wait, args=(changes.count, LONG, stop))
-    waiter.start()
-    stop.set()
-    waiter.join(LONG / 2)
-    assert not waiter.is_alive()
+    threading.Timer(SHORTEST, stop.set).start()
+    began = time.monotonic()
+    changes.wait(changes.count, LONG, stop)
+    assert time.monotonic() - began < LONG / 2
 
 
 def test_pauses_grow_while_nothing_is_found_and_stay_short_where_nobody_announces() -> None:
@@ -424,51 +405,41 @@ def filled(folder: Path, database_url: str = "") -> Outbox:
     pacs = PeerSettings(name="pacs", ae_title="PACS", host="127.0.0.1", port=1, may=("receive",))
     outbox = Outbox(folder, [pacs], database_url=database_url)
     outbox.add_study(["pacs"])
-    away = [SendReport(SendStatus.UNREACHABLE, "", "away")] * 3
-    peer: Any = SimpleNamespace(send=lambda _: away, close=lambda: None)
+    peer = Mock(**{"send.return_value": [SendReport(SendStatus.UNREACHABLE, "", "away")] * 3})
     outbox.worker(open_destination=lambda *_: peer).run_once()
-    now, titles = utc_now(), {"calling_ae": "US1", "called_ae": "AINODE"}
-    with outbox.database.write() as session:
-        session.add(Association(id="a", listener="l", address="192.0.2.21", opened_at=now, **titles))
-        session.add(
-            ReceivedObject(
-                spool_name="s",
-                path="x",
-                study_id=1,
-                outcome="new",
-                association="a",
-                bytes=1,
-                received_at=now,
-                **titles,
-            )
-        )
+    titles, received = (
+        {"calling_ae": "US1", "called_ae": "AINODE"},
+        {"path": "x", "outcome": "new", "bytes": 1},
+    )
+    outbox.add(Association(id="a", listener="l", address="192.0.2.21", opened_at=NOW, **titles))
+    received |= {"spool_name": "s", "study_id": 1, "association": "a", "received_at": utc_now()}
+    outbox.add(ReceivedObject(**received, **titles))
     return outbox
 
 
 def plans(outbox: Outbox, ask: Callable[[Session], object]) -> dict[str, str]:
     """The plan of each statement of what is asked."""
-    asked: list[tuple[str, Any]] = []
+    asked: dict[str, Any] = {}
 
     def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-        asked.append((statement, parameters))
+        asked[statement] = parameters
 
     event.listen(outbox.database.engine, "before_cursor_execute", note)
-    with outbox.database.read() as session:
-        ask(session)
+    outbox.read(ask)
     event.remove(outbox.database.engine, "before_cursor_execute", note)
     with outbox.database.engine.connect() as connection:
         return {
             statement: " | ".join(
                 row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
             )
-            for statement, parameters in asked
+            for statement, parameters in asked.items()
             if statement.startswith("SELECT")
         }
 
 
 def test_events_of_a_study_are_looked_for_by_study_and_time(tmp_path: Path) -> None:
     outbox = filled(tmp_path)
-    uid = uid_of(outbox)
+    uid = outbox.rows(Study)[0].study_instance_uid
     found = plans(outbox, lambda session: views.list_events(session, study_instance_uid=uid))
     [plan] = [plan for statement, plan in found.items() if "FROM event" in statement]
     assert "ix_event_study_id" in plan and "ix_event_at" in plan
@@ -480,32 +451,22 @@ def test_events_of_an_open_association_are_found_in_any_time_zone_of_the_server(
     tmp_path: Path, postgres_url: str
 ) -> None:
     outbox = filled(tmp_path, postgres_url)
-    name = outbox.database.url.database
-    with outbox.database.write() as session:
-        session.execute(text(f"ALTER DATABASE {name} SET timezone = 'America/New_York'"))
+    zone = f"ALTER DATABASE {outbox.database.url.database} SET timezone = 'America/New_York'"
+    outbox.write(Session.execute, text(zone))
     outbox.database.dispose()  # for connections from now on
-    with outbox.database.write() as session:
-        record(session, events.STORE_REFUSED, association="a")
-    with outbox.database.read() as session:
-        shown = views.list_events(session, study_instance_uid=uid_of(outbox))
+    outbox.write(record, events.STORE_REFUSED, association="a")
+    uid = outbox.rows(Study)[0].study_instance_uid
+    shown = outbox.read(views.list_events, study_instance_uid=uid)
     assert events.STORE_REFUSED.number in {row["number"] for row in shown}
     outbox.database.dispose()
 
 
-def uid_of(outbox: Outbox) -> str:
-    with outbox.database.read() as session:
-        return str(session.get_one(Study, 1).study_instance_uid)
-
-
 def found(inbox: Inbox, asked: str) -> set[str]:
     names = PatientNames(inbox.settings.node.data_dir)
-    with inbox.database.read() as session:
-        sets = [
-            set(session.scalars(select(StudyName.study_id).where(StudyName.word == word)))
-            for word in names.hashes(asked)
-        ]
-        numbers = set.intersection(*sets) if sets else set()
-        return set(names.of(session, numbers).values())
+    words = set(names.hashes(asked))
+    held = {(row.study_id, row.word) for row in inbox.rows(StudyName)}
+    numbers = {number for number, _ in held if words and all((number, word) in held for word in words)}
+    return set(inbox.read(names.of, numbers).values())
 
 
 def test_a_study_is_found_by_words_of_its_patients_name_and_the_database_alone_shows_none(
@@ -523,96 +484,71 @@ def test_a_study_is_found_by_words_of_its_patients_name_and_the_database_alone_s
     assert "nowak" not in dump and b"nowak".hex() not in dump
 
 
-def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(tmp_path: Path) -> None:
+def test_without_the_key_no_name_is_stored_and_studies_come_all_the_same(
+    tmp_path: Path, open_inbox: Callable[..., Inbox]
+) -> None:
     path = path_of(tmp_path / "var")
     path.parent.mkdir(mode=0o700, parents=True)
     path.write_text("no key", encoding="utf-8")
-    inbox = Inbox(tmp_path / "var")
-    inbox.receive(ultrasound("one"))
-    inbox.settle()
-    with inbox.database.read() as session:
-        assert [row.sealed_name for row in session.scalars(select(Study))] == [b""]
+    inbox = open_inbox()
+    inbox.settle(ultrasound("one"))
+    assert [row.sealed_name for row in inbox.rows(Study)] == [b""]
     assert found(inbox, "one") == set()
-    inbox.close()
 
 
 @pytest.mark.parametrize("other", [True, False])
 def test_another_key_or_none_opens_no_name(inbox: Inbox, *, other: bool) -> None:
-    inbox.receive(changed(ultrasound("one"), PatientName="Nowak^Anna"))
-    inbox.settle()
+    inbox.settle(changed(ultrasound("one"), PatientName="Nowak^Anna"))
     path = path_of(inbox.settings.node.data_dir)
     path.unlink()
     names = PatientNames(inbox.settings.node.data_dir, make_key=other)
-    with inbox.database.read() as session:
-        assert set(names.of(session, [1]).values()) == {""}
+    assert set(inbox.read(names.of, [1]).values()) == {""}
     assert path.exists() == other  # who only reads makes no key
 
 
-@contextmanager
-def away(database: Database) -> Iterator[None]:
-    """Nothing connects, as when the server is stopped."""
-
-    def refuse(*_: object) -> None:
-        raise OperationalError("", {}, Exception("connection refused"))
-
-    event.listen(database.engine, "begin", refuse, insert=True)
-    yield
-    event.remove(database.engine, "begin", refuse)
-
-
-def stored(inbox: Inbox) -> list[tuple[int, datetime, dict[str, Any]]]:
-    with inbox.database.read() as session:
-        rows = session.scalars(select(EventRow).order_by(EventRow.at))
-        return [(row.number, row.at, dict(row.fields)) for row in rows]
-
-
 def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
-    queue, beats = JobQueue(inbox.database, WorkerSettings()), threading.Semaphore(0)
-
-    def beat(*_: object) -> NoReturn:
-        beats.release()
-        raise OperationalError("", {}, Exception("connection refused"))
-
-    queue.heartbeat = beat  # type: ignore[method-assign]
+    queue = JobQueue(inbox.database, WorkerSettings())
+    away = OperationalError("", {}, Exception("connection refused"))
+    queue.heartbeat = beat = Mock(side_effect=away)  # type: ignore[method-assign]
     times = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60}
     job = Mock(spec=ClaimedJob, id=1)
     with JobHeartbeat(queue, job, stopping=threading.Event(), abandon=lambda *_: None, **times):
-        for _ in range(5):
-            assert beats.acquire(timeout=60)
+        wait_until(lambda: beat.call_count == 5, 60, "five beats")
     assert caplog.messages == ["the database does not answer (OperationalError): its work waits"]
 
 
-def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_back(inbox: Inbox) -> None:
+def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_back(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     say = OwnEvents(inbox.database).say
     background = Background(inbox.database, inbox.settings, Role.ALL, "here", say, inode(inbox.database))
-    with away(inbox.database):
+    away = OperationalError("", {}, Exception("connection refused"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", Mock(side_effect=away))
         for _ in range(3):
-            background._indexing_failed(OperationalError("", {}, Exception("refused")))
-    background._indexing_goes_on()
-    background._indexing_goes_on()
-    (first, began, why), (last, ended, fields) = stored(inbox)
-    assert (first, last) == (INDEXING_FAILED.number, INDEXING_BACK.number)
-    assert why == {"reason": "OperationalError"} and began <= ended
-    assert abs(datetime.fromisoformat(fields["since"]) - began) < timedelta(seconds=5)
+            background._indexing_failed(away)
+    for _ in range(2):
+        background._indexing_goes_on()
+    began, ended = inbox.events()
+    assert (began.number, ended.number) == (INDEXING_FAILED.number, INDEXING_BACK.number)
+    assert began.fields == {"reason": "OperationalError"} and began.at <= ended.at
+    assert abs(datetime.fromisoformat(ended.fields["since"]) - began.at) < timedelta(seconds=5)
 
 
-def warnings(folder: Path, url: str) -> list[str]:
-    config = folder / "node.toml"
-    config.write_text(
-        f'[node]\ndata_dir = "{folder / "var"}"\ndatabase_url = "{url}"\n[workers]\nprocesses = 0\n',
-        encoding="utf-8",
+def warnings(folder: Path, url: str) -> str:
+    given = f'node = {{ data_dir = "{folder / "var"}", database_url = "{url}" }}\nworkers.processes = 0\n'
+    (folder / "node.toml").write_text(given, encoding="utf-8")
+    return "\n".join(
+        line.text for line in preflight.check_and_probe([folder / "node.toml"]).tried if not line.ok
     )
-    return [line.text for line in preflight.check_and_probe([config]).tried if not line.ok]
 
 
 @POSTGRESQL
 def test_a_server_that_forgets_what_it_committed_is_told(postgres_url: str, tmp_path: Path) -> None:
     migrate.upgrade(Database(postgres_url))
-    told = warnings(tmp_path, postgres_url)
-    assert any(line.startswith("fsync and synchronous_commit off") for line in told)
+    assert "fsync and synchronous_commit off" in warnings(tmp_path, postgres_url)
     commits = make_url(postgres_url).update_query_dict({"options": "-csynchronous_commit=on"})
-    told = warnings(tmp_path, str(commits))
-    assert any(line.startswith("fsync off") for line in told)
+    assert "fsync off" in warnings(tmp_path, str(commits))
 
 
 @pytest.mark.parametrize(
@@ -622,16 +558,11 @@ def test_several_servers_together_get_the_time_of_one(query: str, seconds: int) 
     """Longer, and the leases of jobs and deliveries would end while it is waited."""
     at = "" if "host" in query else "127.0.0.1"
     database = Database(f"postgresql+psycopg://me@{at}/node{query}")
-    told: dict[str, Any] = {}
-
-    @event.listens_for(database.engine, "do_connect")
-    def stop(_dialect: object, _record: object, _words: object, named: dict[str, Any]) -> None:
-        told.update(named)
-        raise ConnectionAbortedError
-
+    connect = Mock(side_effect=ConnectionAbortedError)
+    event.listen(database.engine, "do_connect", lambda *asked: connect(**asked[3]))
     with pytest.raises(ConnectionAbortedError):
         database.engine.connect()
-    assert int(told["connect_timeout"]) == seconds
+    assert int(connect.call_args.kwargs["connect_timeout"]) == seconds
 
 
 OPTIONS = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
@@ -698,7 +629,6 @@ def send_traces(node: Inbox) -> None:
 def test_a_study_goes_its_way_under_these_rights(
     tmp_path: Path, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    register()
     with run_pacs(Pacs(free_port())) as pacs:
         config = configuration()
         config["peers"][1]["port"] = pacs.port
@@ -714,8 +644,7 @@ def test_a_study_goes_its_way_under_these_rights(
         listener.receive(ultrasound("mixed", size=(48, 40)), changed(other, PatientID="SOMEBODY-ELSE"))
         listener.released("1")
         listener.settle()
-        listener.receive(ultrasound("one", number=3, size=(48, 40)))
-        listener.settle()
+        listener.settle(ultrasound("one", number=3, size=(48, 40)))
         assert listener.study(other.StudyInstanceUID).state is StudyState.QUARANTINED
         JobQueue(worker.database, worker.settings.workers).reap()
         analyses = Worker(worker.settings, worker.database)
@@ -725,8 +654,7 @@ def test_a_study_goes_its_way_under_these_rights(
 
         def all_confirmed() -> bool:
             outbox.run_once()
-            with worker.database.read() as session:
-                return set(session.scalars(select(Delivery.state))) == {DeliveryState.CONFIRMED}
+            return set(worker.scalars(select(Delivery.state))) == {DeliveryState.CONFIRMED}
 
         wait_until(all_confirmed, 60, "all results confirmed")
         report_drift(worker.database, worker.settings)
@@ -742,8 +670,7 @@ def test_a_study_goes_its_way_under_these_rights(
     add_users(console.settings)
     lab = ConsoleLab(console.settings, console.database)
     browser = lab.browser(UserRole.ADMIN)
-    with console.database.read() as session:
-        number = session.scalar(select(Study.id).where(Study.state == StudyState.DELIVERED))
+    [number] = [row.id for row in console.rows(Study) if row.state is StudyState.DELIVERED]
     for page in (
         "/",
         "/studies",
@@ -756,10 +683,8 @@ def test_a_study_goes_its_way_under_these_rights(
         "/reviews",
     ):
         assert browser.get(page) == 200, (page, browser.text)
-    with console.database.read() as session:
-        delivery = session.scalar(select(Delivery.id))
     with pytest.raises(Exception, match="confirmed already"):
-        deliveries.retry(console.settings, [delivery or 0])
+        deliveries.retry(console.settings, [console.rows(Delivery)[0].id])
 
     later = utc_now() + timedelta(days=1000)
     note_free_space(listener.database, listener.settings)

@@ -18,13 +18,12 @@ from dicom_node.errors import NotAllowedNow
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.outbox import by_hand
 from dicom_node.services import studies
-from dicom_node.store import deliveries, intake
+from dicom_node.store import intake
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.purge import purge, purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.rows import a_result
 from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import confirm, work
@@ -36,19 +35,14 @@ def ended(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -
     """A study with one result on which everything happened now; returns the id of its delivery."""
     image = ultrasound(name)
     inbox.settle(image, image, changed(image, InstanceCreationTime="120000"))
-    with inbox.database.write() as session:
-        job = inbox.jobs()[-1]
-        row = session.get_one(Job, job.id)
-        row.state, row.finished_at = JobState.SUCCEEDED, utc_now()
-        study = session.get_one(Study, job.study_id)
-        study.state = state
-        result = a_result(row, created_at=utc_now())
-        session.add(result)
-        session.flush()
-        sent = deliveries.add(session, result, "pacs")
-        sent.state = delivery
-        sent.confirmed_at = utc_now() if delivery is DeliveryState.CONFIRMED else None
-        return sent.id
+    job = inbox.jobs()[-1]
+    inbox.put(Job, job.id, state=JobState.SUCCEEDED, finished_at=utc_now())
+    inbox.put(Study, job.study_id, state=state)
+    inbox.delivery(job, delivery, created_at=utc_now())
+    sent = inbox.rows(Delivery)[-1].id
+    if delivery is DeliveryState.CONFIRMED:
+        inbox.put(Delivery, sent, confirmed_at=utc_now())
+    return sent
 
 
 def test_a_confirmed_study_is_purged_after_its_days_and_not_before(inbox: Inbox) -> None:
@@ -134,11 +128,9 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
     node: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studies.delete_received(node.settings, [STUDY])
-    with node.database.write() as session:
-        sent = session.scalars(select(Delivery).order_by(Delivery.id)).first()
-        assert sent is not None
-        sent.state = DeliveryState.DISCARDED
-        number, file = sent.id, node.folder / sent.result.path
+    [sent, *_] = node.rows(Delivery)
+    node.put(Delivery, sent.id, state=DeliveryState.DISCARDED)
+    file = node.folder / node.get(Result, sent.result_id).path
     settle = by_hand.settle_study
     other = threading.Thread(
         target=purge_results, args=(node.database, keeping(node, 1), utc_now() + 2 * DAYS)
@@ -151,12 +143,10 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
         settle(*of)
 
     monkeypatch.setattr(by_hand, "settle_study", meanwhile)
-    with node.database.write() as session:
-        by_hand.retry(session, number)
+    node.write(by_hand.retry, sent.id)
     other.join()
-    with node.database.read() as session:
-        again = session.get_one(Delivery, number)
-        assert (again.state, again.result.purged, file.is_file()) == (DeliveryState.PENDING, False, True)
+    kept = (node.get(Delivery, sent.id).state, node.get(Result, sent.result_id).purged, file.is_file())
+    assert kept == (DeliveryState.PENDING, False, True)
 
 
 LATER = 401 * DAYS
@@ -165,10 +155,8 @@ LATER = 401 * DAYS
 def with_file(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -> tuple[int, Path]:
     """As ``ended``, and the file of its result."""
     number = ended(inbox, name, state, delivery)
-    with inbox.database.write() as session:
-        result = session.get_one(Delivery, number).result
-        result.path = f"results/ab/{name}.dcm"
-        file = inbox.folder / result.path
+    file = inbox.folder / "results" / "ab" / f"{name}.dcm"
+    inbox.put(Result, inbox.get(Delivery, number).result_id, path=f"results/ab/{name}.dcm")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"result")
     return number, file

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
-from sqlalchemy import select, update
 
 from dicom_console.views import metrics
 from dicom_node.model.lifecycle import DeliveryState, StudyState
@@ -24,7 +22,7 @@ from dicom_node.telemetry.sender import TraceSender
 from tests.collector_lab import Collector, running_collector
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.jobs.worker_lab import configuration, confirm, register, work
+from tests.unit.jobs.worker_lab import configuration, confirm, work
 
 
 @pytest.fixture
@@ -34,17 +32,13 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture
-def node(tmp_path: Path, collector: Collector) -> Iterator[Inbox]:
-    register()
+def node(open_inbox: Callable[..., Inbox], collector: Collector) -> Inbox:
     telemetry = {"endpoint": collector.endpoint, "seconds": 0.5}
-    inbox = Inbox(tmp_path / "var", {**configuration(), "telemetry": telemetry})
-    yield inbox
-    inbox.close()
+    return open_inbox({**configuration(), "telemetry": telemetry})
 
 
 def deliver(node: Inbox, name: str) -> None:
-    node.receive(ultrasound(name, size=(48, 40)))
-    node.settle()
+    node.settle(ultrasound(name, size=(48, 40)))
     work(node)
     confirm(node)
 
@@ -55,8 +49,7 @@ def traces(node: Inbox) -> TraceSender:
 
 
 def dropped(node: Inbox) -> float:
-    with node.database.read() as session:
-        [found] = [one for one in metrics.gauges(session, node.settings) if one.name == "traces_dropped"]
+    [found] = [one for one in node.read(metrics.gauges, node.settings) if one.name == "traces_dropped"]
     return found.value
 
 
@@ -110,24 +103,18 @@ def test_a_collector_that_hangs_is_cut_off(node: Inbox, collector: Collector) ->
 def test_what_is_sent_twice_is_one_trace_with_the_same_spans(node: Inbox, collector: Collector) -> None:
     deliver(node, "one")
     assert traces(node).run_once() == 1
-    with node.database.write() as session:
-        session.execute(update(StudyTrace).values(until=None))  # killed before it could note it
+    node.put(StudyTrace, until=None)  # killed before it could note it
     assert traces(node).run_once() == 1
     assert {*Counter(span.span_id for span in collector.spans()).values()} == {2}
     assert traces(node).run_once() == 0
 
 
 def test_a_dead_letter_is_a_failed_span_of_a_failed_study(node: Inbox, collector: Collector) -> None:
-    node.receive(ultrasound("one", size=(48, 40)))
-    node.settle()
+    node.settle(ultrasound("one", size=(48, 40)))
     work(node)
-    with node.database.write() as session:
-        for row in session.scalars(select(Delivery)):
-            row.state, row.reason = DeliveryState.DEAD, "refused"
-        session.flush()
-        for number in session.scalars(select(Study.id)):
-            settle_study(session, number)
-        assert session.scalars(select(Study.state)).all() == [StudyState.FAILED]
+    node.put(Delivery, state=DeliveryState.DEAD, reason="refused")
+    node.write(settle_study, 1)
+    assert [row.state for row in node.rows(Study)] == [StudyState.FAILED]
     assert traces(node).run_once() == 1
     failed = {span.name for span in collector.spans() if span.status.code == Status.STATUS_CODE_ERROR}
     assert failed == {"study", "deliver pacs"}
