@@ -117,9 +117,8 @@ def test_the_patient_is_named_where_the_server_knows_exactly_one(tmp_path: Path,
 
 def test_an_id_of_another_issuer_is_nobodys_here(tmp_path: Path, server: FhirServer) -> None:
     server.create(PATIENT)
-    [report] = destination(server, patient_systems={"ELSEWHERE": SYSTEM}).send(
-        [outgoing_report(report_file(tmp_path))]
-    )
+    item = outgoing_report(report_file(tmp_path))
+    [report] = destination(server, patient_systems={"ELSEWHERE": SYSTEM}).send([item])
     [filed] = server.all_of("DiagnosticReport")
     assert report.status is SendStatus.STORED
     assert filed["subject"] == {

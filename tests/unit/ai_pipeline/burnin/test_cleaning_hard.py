@@ -370,7 +370,7 @@ def frames_with_secrets(frames: np.ndarray, numbers: Sequence[int], reader: Read
     "left", [0.02, 0.5, 0.97], ids=["its header", "half of it", "all but its last bytes"]
 )
 def test_of_a_cine_with_a_damaged_frame_nothing_leaves(left: float, tmp_path: Path) -> None:
-    path, _ = write(ENCODINGS["cine-jpeg-ybr-full-422"], tmp_path)
+    path = write(ENCODINGS["cine-jpeg-ybr-full-422"], tmp_path)
     ds = dcmread(path)
     frames = list(generate_frames(ds.PixelData, number_of_frames=ds.NumberOfFrames))
     frames[2] = frames[2][: int(len(frames[2]) * left)]
@@ -438,7 +438,7 @@ def test_nothing_that_the_pipeline_says_repeats_a_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    files = [write(ENCODINGS[name], tmp_path)[0] for name in ("still-jpeg-rgb", "cine-grey")]
+    files = [write(ENCODINGS[name], tmp_path) for name in ("still-jpeg-rgb", "cine-grey")]
     result = create("ultrasound").run([open_dicom(file) for file in files], silent, {})
     assert len(result.images) == 4
     said = [repr(result), caplog.text, *capfd.readouterr()]
@@ -446,7 +446,7 @@ def test_nothing_that_the_pipeline_says_repeats_a_name(
 
 
 def test_no_name_stands_in_the_json_or_in_what_the_command_prints(tmp_path: Path) -> None:
-    files = [str(write(ENCODINGS[name], tmp_path)[0]) for name in ("still-jpeg-rgb", "cine-rle-palette")]
+    files = [str(write(ENCODINGS[name], tmp_path)) for name in ("still-jpeg-rgb", "cine-rle-palette")]
     ran = CliRunner().invoke(app, ["run", *files, "--out", str(tmp_path / "out"), "--json"])
     assert ran.exit_code == 0, ran.output
     records = [json.loads(line) for line in ran.stdout.splitlines()]
