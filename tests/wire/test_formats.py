@@ -68,7 +68,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Site:
-    """Without forms that differ by a lossless syntax alone: tests/unit/ai_pipeline/images has their samples."""
+    """Without forms that differ by a lossless syntax alone: see tests/unit/ai_pipeline/images."""
     folder = tmp_path_factory.mktemp("formats")
     written = {name: write(encoding, folder) for name, encoding in ENCODINGS.items()}
     film = cv2.imread(str(data / "cxr_nih" / "images" / "00000032_037.jpg"), cv2.IMREAD_GRAYSCALE)
