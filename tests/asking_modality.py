@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom import AE, build_context, evt
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.dsutils import encode
@@ -18,7 +17,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from dicom_node.dicom import commitment
 from tests.modality import ULTRASOUND
 from tests.ports import free_port
-from tests.raw_requests import status_of
+from tests.raw_requests import associate_for, status_of
 
 
 @dataclass
@@ -75,10 +74,7 @@ def asked_for(transaction: str, objects: Mapping[str, str] | list[str]) -> Datas
 
 def associate_to_ask(port: int, calling: str = "US1") -> Association:
     """As the SCU, without role selection."""
-    ae = AE(ae_title=calling)
-    ae.dimse_timeout = 20
-    context = build_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
-    return ae.associate("127.0.0.1", port, [context], ae_title="AINODE")
+    return associate_for(StorageCommitmentPushModel, port, calling)
 
 
 def ask(

@@ -570,7 +570,7 @@ def _answers(site: Site) -> bool:
 
 @contextmanager
 def slow_senders(port: int, number: int, beginning: bytes) -> Iterator[Counter[str]]:
-    """So many connections of one address that send a beginning and then a byte now and then, for ever; what is
+    """So many connections of one address that send a beginning and then a byte now and then; what is
     answered or closed is begun again. Counts those that were open at once, and those that were cut.
     """
     counted, ended = Counter[str](), threading.Event()

@@ -45,13 +45,10 @@ from dicom_node.outbox.removals import Removals
 from dicom_node.results import BuiltObject
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scu import (
-    RemovalAnswer,
-    Remover,
     RetrieveStatus,
     StudyQuery,
     open_archive,
     open_destination,
-    open_remover,
 )
 from dicom_node.scu.destination import Outgoing, Presence, SendStatus
 from dicom_node.services.results import show, withdraw_by_uid
@@ -377,32 +374,6 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     assert "another object" in str(found[replaced]["reason"]) and replaced in orthanc.instances()
     assert shown(outbox)["by_hand"] == {"pacs": [replaced]}
     assert outbox.numbers()[RESULT_NOT_REMOVED.number] == 1
-
-
-def test_a_node_that_dies_between_deletion_and_question_asks_again(tmp_path: Path, orthanc: Orthanc) -> None:
-    outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)])
-    delivered(outbox)
-    withdraw(outbox)
-
-    class Killed(BaseException):
-        """As kill -9: nothing of the worker goes on."""
-
-    class Dying:
-        def __init__(self, real: Remover) -> None:
-            self.real = real
-
-        def remove(self, item: Outgoing) -> RemovalAnswer:
-            assert self.real.remove(item).gone
-            raise Killed
-
-        def close(self) -> None:
-            self.real.close()
-
-    dying = removals(outbox, open_remover=lambda one, settings: Dying(open_remover(one, settings)))
-    with pytest.raises(Killed):
-        dying.run_once()
-    assert states(outbox) == {"asked"}
-    run_until(outbox, "gone")
 
 
 @dataclass
