@@ -508,12 +508,12 @@ def test_links_lead_each_role_to_all_of_its_pages_and_to_no_others(walk: Walk, r
     waiting, known, seen, faults = ["/"], {"/"}, set(), []
     while waiting:
         place = waiting.pop(0)
-        seen.add(walk.of("GET", place).path)
-        answer = page.request.get(place)
+        answer, path = page.request.get(place), walk.of("GET", place).path
         assert answer.status == 200, place
-        if role is UserRole.ADMIN:
+        if role is UserRole.ADMIN and path not in seen:
             page.goto(place)
             faults += faults_of(page)
+        seen.add(path)
         for form in re.findall(r'<form [^>]*method="post"[^>]*action="([^"]+)"', answer.text()):
             needs = walk.of("POST", form).endpoint.needs  # type: ignore[attr-defined]
             assert needs == ANYONE or role.includes(needs), (place, form)
@@ -558,6 +558,7 @@ def draw(page: Page) -> None:
 
 def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.VIEWER)
+    page.goto("/")
     reached: list[str] = []
     while not "".join(reached[-1:]).endswith("studies failed"):
         page.keyboard.press("Tab")
