@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import highdicom as hd
@@ -29,7 +31,7 @@ from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.ultrasound_lab import ENCODINGS, SECRETS, Reader, decoded, write
 from tests.validators import dciodvfy_errors
-from tests.wire.orthanc_lab import Returned, objects_by_study, start_orthanc
+from tests.wire.orthanc_lab import start_orthanc
 
 pytestmark = [
     pytest.mark.debian("orthanc", "dcmtk", "dicom3tools"),
@@ -42,8 +44,22 @@ ENDS = ("delivered", "not_applicable", "quarantined", "failed")
 PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 
 
-class Case(Returned):
-    """An ultrasound as it was sent, and what came of it."""
+@dataclass(frozen=True)
+class Case:
+    """An image as it was sent, and what the PACS holds of its study afterwards."""
+
+    file: bytes
+    row: dict[str, Any]
+    held: dict[str, bytes] = field(repr=False)
+
+    @property
+    def source(self) -> Dataset:
+        return dcmread(io.BytesIO(self.file))
+
+    def results(self) -> list[Dataset]:
+        """All but the source."""
+        own = self.source.SOPInstanceUID
+        return [dcmread(io.BytesIO(data)) for uid, data in self.held.items() if uid != own]
 
     def cleaned(self) -> Dataset:
         """The one cleaned picture."""
@@ -83,13 +99,14 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Site:
             pacs.call("POST", "/modalities/node/store", json.dumps(ids).encode())
             rows = node.wait_for(ENDS, count=len(ids))
             shown = everything_shown(node)
-        held = objects_by_study(pacs)
-    studies = {
-        name: dcmread(path, stop_before_pixels=True).StudyInstanceUID for name, path in written.items()
-    }
+        held = {uid: pacs.fetch(uid) for uid in pacs.instances()}
+    study_of = lambda file: dcmread(file, stop_before_pixels=True).StudyInstanceUID
+    by_study: dict[str, dict[str, bytes]] = defaultdict(dict)
+    for uid, data_set in held.items():
+        by_study[study_of(io.BytesIO(data_set))][uid] = data_set
+    studies = {name: study_of(path) for name, path in written.items()}
     cases = {
-        name: Case(written[name].read_bytes(), rows[study], held.get(study, {}))
-        for name, study in studies.items()
+        name: Case(written[name].read_bytes(), rows[uid], by_study[uid]) for name, uid in studies.items()
     }
     return Site(cases, shown)
 

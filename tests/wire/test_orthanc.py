@@ -557,16 +557,6 @@ def fill(orthanc: Orthanc, studies: int) -> list[str]:
     return [str(film.StudyInstanceUID) for film in films[::2]]
 
 
-def reports(orthanc: Orthanc) -> Counter[str]:
-    """How many structured reports each study has there."""
-    found: Counter[str] = Counter()
-    for series in orthanc.get("/series?expand"):
-        if series["MainDicomTags"].get("Modality") == "SR":
-            study = orthanc.get(f"/studies/{series['ParentStudy']}")
-            found[study["MainDicomTags"]["StudyInstanceUID"]] += len(series["Instances"])
-    return found
-
-
 def starts(node: Node) -> list[datetime]:
     """When the peer was asked for a study, in order."""
     rows = node.cli("events", "list", "--number", "2051", "--limit", "0")
@@ -594,9 +584,9 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert [row["state"] for row in node.cli("fetches", "list")] == ["fetched"] * 8
             assert node.cli("fetches", "missing", "pacs", "--days", "1") == []
             assert node.run("check").returncode == 0
-            wait_until(lambda: set(reports(orthanc)) == set(uids), 120, "a report for each")
+            wait_until(lambda: set(orthanc.reports()) == set(uids), 120, "a report for each")
             assert node.stop() == 0
-            assert reports(orthanc) == Counter(dict.fromkeys(uids, 1))
+            assert orthanc.reports() == Counter(dict.fromkeys(uids, 1))
             jobs = node.cli("jobs", "list", "--limit", "0")
             states = Counter(row["state"] for row in jobs)
             assert states.pop("succeeded") == 8
