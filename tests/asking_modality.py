@@ -28,7 +28,6 @@ class AskingModality:
     port: int = field(default_factory=free_port)
     answer: Callable[[int], int] = lambda times: 0x0000
     reports: list[Dataset] = field(default_factory=list)
-    event_types: list[int] = field(default_factory=list)
 
     def said(self) -> list[tuple[str, list[str], dict[str, int]]]:
         """Of each report its Transaction UID, what is kept, and why what is not."""
@@ -45,14 +44,11 @@ class AskingModality:
         ]
 
     @contextmanager
-    def listening(self, *, takes_role: bool = True) -> Iterator[None]:
+    def listening(self) -> Iterator[None]:
         """Take reports as long as the scope lasts."""
         ae = AE(ae_title=self.ae_title)
         ae.require_called_aet = True
-        if takes_role:
-            ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
-        else:
-            ae.add_supported_context(StorageCommitmentPushModel)
+        ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
         server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
         try:
@@ -62,7 +58,6 @@ class AskingModality:
 
     def _on_report(self, event: Any) -> tuple[int, None]:
         self.reports.append(event.event_information)
-        self.event_types.append(event.request.EventTypeID)
         return self.answer(len(self.reports)), None
 
 
