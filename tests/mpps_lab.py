@@ -85,6 +85,11 @@ def change(port: int, uid: str, step: Dataset, calling: str = "US1") -> Dataset 
     return _ask(port, calling, lambda one: one.send_n_set(step, ModalityPerformedProcedureStep, uid))
 
 
+def status(answer: Dataset | None) -> int | None:
+    """None: there was no context, or no answer."""
+    return None if answer is None else answer.get("Status")
+
+
 def send_raw(port: int, encoded: bytes, uid: str = "1.2.99", calling: str = "US1") -> int | None:
     """N-CREATE of these bytes in Implicit VR Little Endian; None: the association was cut."""
     request = N_CREATE()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import json
 import select
 import socket
@@ -19,7 +18,6 @@ from typing import Any
 
 import pytest
 from fhir.resources.R4B.bundle import Bundle
-from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from werkzeug.wrappers import Request, Response
@@ -54,7 +52,7 @@ from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file
 from tests.hostile.valve import Valve, valve_before
 from tests.hostile.web import answering
 from tests.inbox_lab import Inbox
-from tests.modality import chest, ultrasound
+from tests.modality import chest, part_10, ultrasound
 from tests.node_lab import Node, running
 from tests.outbox_lab import Outbox, outgoing
 from tests.pacs_lab import Pacs, free_port, run_pacs
@@ -340,12 +338,6 @@ def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.Monk
     assert (outcome.status, len(sink.taken)) == (RetrieveStatus.RETRY, 3), outcome
 
 
-def file_of(image: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dcmwrite(buffer, image, enforce_file_format=True)
-    return buffer.getvalue()
-
-
 def wado(*parts: bytes, end: bytes = b"--b--") -> bytes:
     return b"".join(b"--b\r\nContent-Type: application/dicom\r\n\r\n" + one + b"\r\n" for one in parts) + end
 
@@ -359,7 +351,7 @@ def wado(*parts: bytes, end: bytes = b"--b--") -> bytes:
         (wado(b"no DICOM"), "multipart/related; boundary=b", RetrieveStatus.INCOMPLETE),
         (wado(HEAD + b"\xff" * 500), "multipart/related; boundary=b", RetrieveStatus.INCOMPLETE),
         (wado(HEAD + LONG * 20), "multipart/related; boundary=b", RetrieveStatus.INCOMPLETE),
-        (wado(file_of(film("cut")), end=b""), "multipart/related; boundary=b", RetrieveStatus.RETRY),
+        (wado(part_10(film("cut")), end=b""), "multipart/related; boundary=b", RetrieveStatus.RETRY),
     ],
     ids=["JSON", "nothing", "no part", "no DICOM", "no meta", "bad lengths", "no end"],
 )

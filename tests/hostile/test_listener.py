@@ -67,7 +67,7 @@ from tests.hostile.attacker import (
 )
 from tests.hostile.mutation import mutated
 from tests.modality import ultrasound
-from tests.mpps_lab import COMPLETED, IN_PROGRESS, begun, change, create, ended, send_raw, series
+from tests.mpps_lab import COMPLETED, IN_PROGRESS, begun, change, create, ended, send_raw, series, status
 from tests.mpps_lab import associate as associate_as_modality
 from tests.node_lab import Node, running, site_config, store
 from tests.ports import free_port
@@ -556,10 +556,6 @@ def test_a_flood_of_requests_is_refused_for_the_moment(tmp_path: Path) -> None:
         assert statuses == [0x0000] * limits.REQUESTS_A_MINUTE + [0x0213] * 2
         assert len(asked(listener)) == limits.REQUESTS_A_MINUTE
         assert len(listener.events(events.COMMITMENT_ASK_REFUSED)) == 2
-
-
-def status(answer: Dataset | None) -> int | None:
-    return None if answer is None else answer.get("Status")
 
 
 def taken(listener: Receiver) -> list[str]:

@@ -52,7 +52,7 @@ from dicom_node.store.tables import Instance, Job, Result, Study
 from tests.console_lab import ConsoleLab, add_users, quick_hasher, routes
 from tests.hostile.mutation import mutated
 from tests.inbox_lab import Inbox, encoded
-from tests.modality import quick_ultrasound, ultrasound
+from tests.modality import part_10, quick_ultrasound, ultrasound
 from tests.node_lab import ULTRASOUND, Node, running, site_config, store
 from tests.ports import free_port
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
@@ -467,9 +467,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Read]:
 
 
 def an_object() -> bytes:
-    data = io.BytesIO()
-    ultrasound("one").save_as(data, enforce_file_format=True)
-    return data.getvalue()
+    return part_10(ultrasound("one"))
 
 
 def zipped(content: bytes, how: int = zipfile.ZIP_DEFLATED, zeros: int = 0) -> bytearray:

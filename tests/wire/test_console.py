@@ -40,7 +40,7 @@ from dicom_node.store.transitions import utc_now
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, routes
 from tests.inbox_lab import Inbox
-from tests.modality import chest, ultrasound
+from tests.modality import chest, part_10, ultrasound
 from tests.node_lab import Node, in_background, running, store
 from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
 from tests.oidc_lab import hospital
@@ -867,9 +867,7 @@ def test_a_node_that_is_killed_keeps_what_it_answered_for_and_nothing_else(site:
     before, url = len(node.studies()), f"{site.address}/api/dicomweb/studies"
 
     def file_of(name: str) -> bytes:
-        data = io.BytesIO()
-        ultrasound(name).save_as(data, enforce_file_format=True)
-        return b"--B0\r\n\r\n" + data.getvalue()
+        return b"--B0\r\n\r\n" + part_10(ultrasound(name))
 
     def endless() -> Iterator[bytes]:
         yield file_of("two")

@@ -37,7 +37,7 @@ from dicom_node.store.tables import Delivery, Instance, Result, Study
 from tests.browser_lab import served_app
 from tests.console_lab import PASSWORD, ConsoleLab, audited
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import part_10, ultrasound
 from tests.unit.console.illustrated import FRAMES, analysed
 from tests.unit.inbox.objects import changed
 
@@ -361,12 +361,6 @@ def test_nobody_reads_without_a_token_and_nothing_is_there_without_the_setting(s
 
 
 TYPE = 'multipart/related; type="application/dicom"; boundary=B0'
-
-
-def part_10(ds: Dataset) -> bytes:
-    data = io.BytesIO()
-    ds.save_as(data, enforce_file_format=True)
-    return data.getvalue()
 
 
 def as_file(ds: Dataset) -> Dataset:

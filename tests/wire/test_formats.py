@@ -25,7 +25,7 @@ from pynetdicom.dsutils import decode
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind, TransferSyntax
 from tests.chest_lab import CHESTS
 from tests.chest_lab import write as write_chest
-from tests.modality import chest, ultrasound_from
+from tests.modality import chest, part_10, ultrasound_from
 from tests.node_lab import ULTRASOUND, Node, rule, running, site_config, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -166,19 +166,19 @@ def test_it_comes_back_cleaned_in_a_series_of_its_own_and_every_pixel_outside_th
     assert int(cleaned.get("NumberOfFrames") or 1) == int(source.get("NumberOfFrames") or 1)
     assert (cleaned.Rows, cleaned.Columns) == (source.Rows, source.Columns)
     assert (cleaned.PatientName, cleaned.PatientID) == (source.PatientName, source.PatientID)
-    before, after, mask = decoded(case.file), decoded(as_bytes(cleaned)), case.mask()
+    before, after, mask = decoded(case.file), decoded(part_10(cleaned)), case.mask()
     assert before.shape == after.shape and before.dtype == after.dtype
     assert np.array_equal(before[:, ~mask], after[:, ~mask])
     assert 0 < mask.mean() < 0.25
     for ds in case.results():
-        (tmp_path / "object.dcm").write_bytes(as_bytes(ds))
+        (tmp_path / "object.dcm").write_bytes(part_10(ds))
         assert dciodvfy_errors(tmp_path / "object.dcm") == []
 
 
 @pytest.mark.parametrize("case", ENCODINGS, indirect=True)
 def test_a_reader_finds_no_name_no_date_and_no_number(case: Case, reader: Reader) -> None:
     inverted = case.source.PhotometricInterpretation == "MONOCHROME1"
-    before, after = (shown(decoded(file), inverted) for file in (case.file, as_bytes(case.cleaned())))
+    before, after = (shown(decoded(file), inverted) for file in (case.file, part_10(case.cleaned())))
     assert reader.secrets(before[0]) == list(SECRETS)
     for frame in {0, len(after) // 2}:
         assert reader.secrets(after[frame]) == []
@@ -190,13 +190,6 @@ def test_nothing_that_the_node_says_repeats_what_was_burned_in(site: Site) -> No
     for case in site.cases.values():
         results = [data for data in case.held.values() if data != case.file]
         assert [secret for secret in SECRETS for data in results if secret.encode() in data] == []
-
-
-def as_bytes(ds: Dataset) -> bytes:
-    """The data set as a Part 10 file."""
-    file = io.BytesIO()
-    ds.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 def shown(samples: np.ndarray, inverted: bool) -> np.ndarray:

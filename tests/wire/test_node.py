@@ -35,7 +35,7 @@ from dicom_node.store.tables import Lease, Result
 from tests.collector_lab import running_collector, text
 from tests.inbox_lab import Inbox, spooled
 from tests.modality import ultrasound
-from tests.mpps_lab import WITH_STEPS, begun, change, create, ended
+from tests.mpps_lab import WITH_STEPS, begun, change, create, ended, status
 from tests.node_lab import Node, in_background, running, site_config, store, wait_until
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -254,10 +254,6 @@ ENDED = {0x0000, 0x0110}
 def stepping(quiet: float) -> str:
     """A node whose studies would be complete after their quiet time; results go nowhere."""
     return site_config(free_port(), quiet=quiet, senders=(), workers="attempts = 100", lease=5) + MODALITY
-
-
-def status(answer: Dataset | None) -> int | None:
-    return None if answer is None else answer.get("Status")
 
 
 def images_of(name: str, number: int = 2) -> list[Dataset]:

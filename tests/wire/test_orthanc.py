@@ -59,7 +59,7 @@ from tests.asking_modality import AskingModality, ask
 from tests.certificates_lab import Authority
 from tests.golden_lab import objects
 from tests.hostile.web import answering
-from tests.modality import chest, ultrasound, ultrasound_from
+from tests.modality import chest, part_10, ultrasound, ultrasound_from
 from tests.node_lab import PROGRAM, Node, running, site_config, store
 from tests.outbox_lab import Outbox, a_result
 from tests.pacs_lab import Pacs, run_pacs
@@ -99,9 +99,7 @@ class Sink:
 def stored(orthanc: Orthanc, image: Dataset, day: str = "") -> Dataset:
     """Uploaded as it is, or as of that day."""
     image.StudyDate = day or image.get("StudyDate", "")
-    buffer = BytesIO()
-    dcmwrite(buffer, image, enforce_file_format=True)
-    orthanc.upload(buffer.getvalue())
+    orthanc.upload(part_10(image))
     return image
 
 
