@@ -156,10 +156,10 @@ def test_pages_say_that_the_database_is_away_and_come_back(
             assert "The node still stores received images" in page.inner_text("main")
             assert "node.db" not in page.content() and "127.0.0.1" not in page.inner_text("main")
             inbox.receive(ultrasound("two"))
-        expect(page.locator("h1")).to_have_text("Studies", timeout=60_000)
+        expect(page.locator("h1")).to_have_text("Studies")
         assert [job.state.value for job in inbox.jobs()] == ["queued"]
         inbox.settle()
-        page.wait_for_selector("text=ID-two", timeout=60_000)
+        page.wait_for_selector("text=ID-two")
         page.context.close()
 
 
@@ -190,7 +190,6 @@ def test_a_page_shows_what_comes_while_one_looks_and_keeps_no_session_alive(
 
     def with_another_job(route: Route) -> None:
         """Give the page of before the next change, once the browser knows of the change."""
-        page.unroute("**/jobs")
         before = route.fetch()
         page.evaluate("source.addEventListener('message', (change) => { note.title = change.data; })")
         inbox.settle(ultrasound("three"))
@@ -198,15 +197,15 @@ def test_a_page_shows_what_comes_while_one_looks_and_keeps_no_session_alive(
         wait_until(known, 60, "the browser knows of the change")
         route.fulfill(response=before)
 
-    page.route("**/jobs", with_another_job)
+    page.route("**/jobs", with_another_job, times=1)
     inbox.settle(ultrasound("two"))
-    expect(page.locator("tbody tr")).to_have_count(3, timeout=60_000)
+    expect(page.locator("tbody tr")).to_have_count(3)
     assert page.evaluate("document.activeElement.innerText") == "Cancel"
     assert complaints == []
     with inbox.database.write() as session:
         [row] = session.scalars(select(UserSession))
         row.seen_at = utc_now().replace(year=utc_now().year - 1)
-    page.wait_for_url("**/sign-in", timeout=60_000)
+    page.wait_for_url("**/sign-in")
     page.context.close()
 
 
