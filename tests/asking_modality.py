@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom import AE, build_context, evt
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.dsutils import encode
@@ -18,7 +17,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from dicom_node.dicom import commitment
 from tests.modality import ULTRASOUND
 from tests.ports import free_port
-from tests.raw_requests import status_of
+from tests.raw_requests import associate_for, status_of
 
 
 @dataclass
@@ -29,7 +28,6 @@ class AskingModality:
     port: int = field(default_factory=free_port)
     answer: Callable[[int], int] = lambda times: 0x0000
     reports: list[Dataset] = field(default_factory=list)
-    event_types: list[int] = field(default_factory=list)
 
     def said(self) -> list[tuple[str, list[str], dict[str, int]]]:
         """Of each report its Transaction UID, what is kept, and why what is not."""
@@ -46,14 +44,11 @@ class AskingModality:
         ]
 
     @contextmanager
-    def listening(self, *, takes_role: bool = True) -> Iterator[None]:
+    def listening(self) -> Iterator[None]:
         """Take reports as long as the scope lasts."""
         ae = AE(ae_title=self.ae_title)
         ae.require_called_aet = True
-        if takes_role:
-            ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
-        else:
-            ae.add_supported_context(StorageCommitmentPushModel)
+        ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
         server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
         try:
@@ -63,7 +58,6 @@ class AskingModality:
 
     def _on_report(self, event: Any) -> tuple[int, None]:
         self.reports.append(event.event_information)
-        self.event_types.append(event.request.EventTypeID)
         return self.answer(len(self.reports)), None
 
 
@@ -75,10 +69,7 @@ def asked_for(transaction: str, objects: Mapping[str, str] | list[str]) -> Datas
 
 def associate_to_ask(port: int, calling: str = "US1") -> Association:
     """As the SCU, without role selection."""
-    ae = AE(ae_title=calling)
-    ae.dimse_timeout = 20
-    context = build_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
-    return ae.associate("127.0.0.1", port, [context], ae_title="AINODE")
+    return associate_for(StorageCommitmentPushModel, port, calling)
 
 
 def ask(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from dicom_console.web.limits import TimedProtocol
 from dicom_node.model.roles import UserRole
@@ -20,6 +20,8 @@ from tests.inbox_lab import Inbox
 from tests.waiting import wait_until
 
 _AUTOFOCUS = "Autofocus processing was blocked"
+_SECONDS = 120  # that a page may take: a slow machine is no fault
+expect.set_options(timeout=1000 * _SECONDS)
 
 
 @contextmanager
@@ -63,6 +65,7 @@ def signed_in(chromium: Chromium, address: str, role: UserRole, **how: object) -
     Not that a name was typed before it came to put the cursor there: that is a busy machine, no fault.
     """
     page = chromium.new_context(**how).new_page()  # type: ignore[arg-type]
+    page.set_default_timeout(1000 * _SECONDS)
     complaints: list[str] = []
     page.on("console", lambda said: None if _AUTOFOCUS in said.text else complaints.append(said.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context, build_role, evt
+from pydicom.uid import UID
+from pynetdicom import build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
@@ -18,7 +18,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.dicom.commitment import SOP_INSTANCE
 from tests.pacs_lab import Pacs
-from tests.raw_requests import status_of
+from tests.raw_requests import associate_for, status_of
 
 NO_SUCH_OBJECT = 0x0112
 SOP_CLASS = UID("1.2.840.10008.5.1.4.1.1.7")
@@ -115,11 +115,7 @@ def empty_sequences(depth: int) -> bytes:
 
 def associate(port: int, calling: str = "PACS", role: bool = True) -> Association:
     """To report on: as the SCP, where ``role``."""
-    ae = AE(ae_title=calling)
-    ae.dimse_timeout = 10
-    context = build_context(StorageCommitmentPushModel, ImplicitVRLittleEndian)
-    roles = [build_role(StorageCommitmentPushModel, scp_role=True)] if role else []
-    return ae.associate("127.0.0.1", port, [context], ae_title="AINODE", ext_neg=roles)
+    return associate_for(StorageCommitmentPushModel, port, calling, as_provider=role)
 
 
 def _item(uid: str, reason: int | None = None) -> Dataset:

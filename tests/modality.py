@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -68,6 +70,13 @@ def chest(name: str, pixels: np.ndarray, *, series: str = "1", number: int = 1) 
     ds.AnatomicRegionSequence = [region]
     set_pixels(ds, pixels, "MONOCHROME2", 12)
     return ds
+
+
+def part_10(ds: Dataset) -> bytes:
+    """The data set as a file."""
+    file = io.BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    return file.getvalue()
 
 
 def hash_of(*parts: str) -> int:

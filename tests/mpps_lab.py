@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
-from dicom_node.scu.transport import CallingAE
 from tests.inbox_lab import CONFIG
-from tests.raw_requests import status_of
+from tests.raw_requests import associate_for, status_of
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
 WITH_STEPS: dict[str, Any] = {
@@ -75,10 +72,7 @@ def series(objects: Sequence[tuple[str, str]]) -> Dataset:
 
 def associate(port: int, calling: str = "US1") -> Association:
     """An association for performed procedure steps, established or not."""
-    ae = CallingAE(ae_title=calling)
-    ae.dimse_timeout = 20
-    context = build_context(ModalityPerformedProcedureStep)
-    return ae.associate("127.0.0.1", port, [context], ae_title="AINODE")
+    return associate_for(ModalityPerformedProcedureStep, port, calling)
 
 
 def create(port: int, uid: str, step: Dataset, calling: str = "US1") -> Dataset | None:
@@ -91,15 +85,16 @@ def change(port: int, uid: str, step: Dataset, calling: str = "US1") -> Dataset 
     return _ask(port, calling, lambda one: one.send_n_set(step, ModalityPerformedProcedureStep, uid))
 
 
+def status(answer: Dataset | None) -> int | None:
+    """None: there was no context, or no answer."""
+    return None if answer is None else answer.get("Status")
+
+
 def send_raw(port: int, encoded: bytes, uid: str = "1.2.99", calling: str = "US1") -> int | None:
     """N-CREATE of these bytes in Implicit VR Little Endian; None: the association was cut."""
-    ae = CallingAE(ae_title=calling)
-    ae.dimse_timeout = 30
-    context = build_context(ModalityPerformedProcedureStep, ImplicitVRLittleEndian)
-    association = ae.associate("127.0.0.1", port, [context], ae_title="AINODE")
     request = N_CREATE()
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = ModalityPerformedProcedureStep, uid
-    return status_of(association, request, "AttributeList", encoded)
+    return status_of(associate(port, calling), request, "AttributeList", encoded)
 
 
 def _ask(port: int, calling: str, send: Callable[[Association], tuple[Dataset, Any]]) -> Dataset | None:

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,9 @@ ROLES = {"Radiology": UserRole.READER, "PACS-Admins": UserRole.ADMIN}
 
 @dataclass(frozen=True, slots=True)
 class Hospital:
-    """The provider. Who is there, and in which groups, is in a file that it reads at each sign-in."""
+    """The provider."""
 
     issuer: str
-    people: Path
-
-    def employ(self, people: Mapping[str, Sequence[str]]) -> None:
-        """The groups of each person, from now on."""
-        self.people.write_text(json.dumps(people), encoding="utf-8")
 
     def settings(self, **others: Any) -> OidcSettings:
         """How the console comes to it."""
@@ -47,9 +42,8 @@ class Hospital:
 def hospital(folder: Path, console: str) -> Iterator[Hospital]:
     """The provider, at another site than the console: "localhost" and "127.0.0.1" are two."""
     port = free_port()
-    people = folder / "people.json"
-    one = Hospital(f"http://localhost:{port}/o", people)
-    one.employ({"anna": ["Radiology"], "bert": []})
+    one = Hospital(f"http://localhost:{port}/o")
+    (folder / "people.json").write_text(json.dumps({"anna": ["Radiology"], "bert": []}), encoding="utf-8")
     command = [sys.executable, "-m", "tests.oidc_lab", str(folder), str(port), console]
     with (folder / "provider.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[1])

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from io import BytesIO
 
+from pydicom.uid import UID, ImplicitVRLittleEndian
+from pynetdicom import build_context, build_role
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION, N_CREATE, N_EVENT_REPORT
+
+from dicom_node.scu.transport import CallingAE
+
+
+def associate_for(
+    sop_class: UID, port: int, calling: str, *, as_provider: bool = False, seconds: float = 30
+) -> Association:
+    """For this class in Implicit VR Little Endian, established or not; ``as_provider``: its SCP asks."""
+    ae = CallingAE(ae_title=calling)
+    ae.dimse_timeout = seconds
+    roles = [build_role(sop_class, scp_role=True)] if as_provider else []
+    context = build_context(sop_class, ImplicitVRLittleEndian)
+    return ae.associate("127.0.0.1", port, [context], ae_title="AINODE", ext_neg=roles)
 
 
 def status_of(

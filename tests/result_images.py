@@ -18,6 +18,7 @@ from dicom_node.dicom.own_objects import Installation
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import ResultContext, SourceObject
+from tests.modality import set_pixels
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 CR, DX, US, US_MULTI_FRAME, US_RETIRED = (STORAGE + end for end in ("1", "1.1", "6.1", "3.1", "6"))
@@ -154,20 +155,8 @@ def _region(pixels: PixelArray) -> Dataset:
 
 
 def _set_pixels(dataset: Dataset, pixels: PixelArray) -> None:
-    colour = pixels.shape[-1] == 3
-    image = pixels.shape[:-1] if colour else pixels.shape
-    dataset.SamplesPerPixel = 3 if colour else 1
-    dataset.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    if colour:
-        dataset.PlanarConfiguration = 0
-    if len(image) == 3:
-        dataset.NumberOfFrames = image[0]
-        dataset.FrameTime = 40
-        dataset.FrameIncrementPointer = 0x00181063
-    dataset.Rows, dataset.Columns = image[-2:]
-    wide = pixels.dtype.itemsize > 1
-    dataset.BitsAllocated, dataset.BitsStored = (16, 12) if wide else (8, 8)
-    dataset.HighBit = dataset.BitsStored - 1
+    colour, wide = pixels.shape[-1] == 3, pixels.dtype.itemsize > 1
+    if pixels.ndim == (4 if colour else 3):
+        dataset.NumberOfFrames, dataset.FrameTime, dataset.FrameIncrementPointer = len(pixels), 40, 0x00181063
+    set_pixels(dataset, pixels, "RGB" if colour else "MONOCHROME2", 12 if wide else 8)
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
-    dataset["PixelData"].VR = "OW" if wide else "OB"

@@ -27,12 +27,11 @@ class Site:
     listeners: tuple[Node, ...]
     workers: tuple[Node, ...]
     pacs: Orthanc
-    consoles: tuple[Node, ...] = ()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """All, listeners first."""
-        return (*self.listeners, *self.workers, *self.consoles)
+        return (*self.listeners, *self.workers)
 
 
 @contextmanager
@@ -45,42 +44,23 @@ def running_site(
     more: str = "",
     *,
     apart: bool = False,
-    processes: int = 1,
-    archive: bool = False,
-    console: str = "",
-    lua: Sequence[Path] = (),
     alone: bool = False,
 ) -> Iterator[Site]:
     """Bring the database up to date, start Orthanc, listeners and workers; end them whatever happens.
 
-    ``more`` goes into each configuration. ``apart``: each node has a data folder of its own.
-    ``processes``: workers of each worker's machine. ``archive``: the PACS may be asked for studies.
-    ``console``: the table of a node with a console alone. ``lua``: scripts of Orthanc. ``alone``: nodes are
-    started as people start them.
+    ``more`` goes into each configuration. ``apart``: each node has a data folder of its own. ``alone``: nodes
+    are started as people start them.
     """
-    open_to_all = {"DicomAlwaysAllowFind": True, "DicomAlwaysAllowGet": True}
-    with start_orthanc(folder / "orthanc", config=open_to_all if archive else {}, lua=lua) as pacs:
-        config = site_config(
-            pacs.dicom_port,
-            rules,
-            results,
-            quiet,
-            processes=processes,
-            lease=5,
-            ae_title=pacs.ae_title,
-            of_pacs='retrieve = "get"\nfetch_per_minute = 600' if archive else "",
-        )
-        if archive:
-            config = config.replace('may = ["send", "receive"]', 'may = ["send", "receive", "query"]')
-        config += more
+    with start_orthanc(folder / "orthanc") as pacs:
+        config = site_config(pacs.dicom_port, rules, results, quiet, lease=5, ae_title=pacs.ae_title) + more
 
-        def node(role: str, number: int, own: str = "") -> Node:
+        def node(role: str, number: int) -> Node:
             name = f"{role}-{number}"
             place = folder / name if apart else folder
-            return Node(place, config + own, role=role, name=name, database_url=database_url, alone=alone)
+            return Node(place, config, role=role, name=name, database_url=database_url, alone=alone)
 
         listeners, workers = (tuple(node(role, n) for n in (1, 2)) for role in ("listener", "worker"))
-        site = Site(listeners, workers, pacs, (node("console", 1, console),) if console else ())
+        site = Site(listeners, workers, pacs)
         upgraded = listeners[0].run_apart("db", "upgrade")
         assert upgraded.returncode == 0, upgraded.stderr
         try:

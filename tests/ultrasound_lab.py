@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_color_lut, convert_color_space, pixel_array
 from pydicom.uid import (
     JPEG2000,
-    DeflatedExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLSLossless,
     RLELossless,
 )
 
@@ -42,14 +38,12 @@ class Encoding:
     """One way to store ultrasound.
 
     ``write`` makes pixel data of 8-bit samples ``[frames, rows, columns(, 3)]`` in a prepared data set.
-    ``truth``: what the pixels are when they are decoded; None where the encoding loses some.
     """
 
     name: str
     frames: int
     colour: bool
     write: Callable[[Dataset, np.ndarray], None]
-    truth: Callable[[np.ndarray], np.ndarray] | None = None
     after: Callable[[Path], None] | None = None
 
 
@@ -66,8 +60,7 @@ def picture(seed: int, size: tuple[int, int], *, colour: bool) -> np.ndarray:
     return burn(marked, "ID " + NUMBER, (columns // 3, round(rows * 0.78)), white, height)
 
 
-def write(encoding: Encoding, folder: Path) -> tuple[Path, np.ndarray]:
-    """Write the file; return it and the samples that went in, ``[frames, rows, columns(, 3)]``."""
+def write(encoding: Encoding, folder: Path) -> Path:
     samples = np.stack([picture(7 + frame, SIZE, colour=encoding.colour) for frame in range(encoding.frames)])
     ds = ultrasound_from(f"us-{encoding.name}", np.zeros((*SIZE, 3), np.uint8))
     del ds.PixelData, ds.PlanarConfiguration
@@ -80,7 +73,7 @@ def write(encoding: Encoding, folder: Path) -> tuple[Path, np.ndarray]:
     ds.save_as(path, enforce_file_format=True)
     if encoding.after is not None:
         encoding.after(path)
-    return path, samples
+    return path
 
 
 def decoded(file: Path | bytes) -> np.ndarray:
@@ -196,10 +189,6 @@ def _tints() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(table.astype(np.uint8) for table in (grey, grey * 9 // 10, 30 + grey // 3))  # type: ignore[return-value]
 
 
-def _looked_up(samples: np.ndarray) -> np.ndarray:
-    return np.stack([table[samples] for table in _tints()], axis=-1)
-
-
 def _lossless_jpeg(path: Path) -> None:
     """DCMTK's encoder: pydicom has none for JPEG Lossless."""
     packed = path.with_suffix(".packed")
@@ -207,22 +196,8 @@ def _lossless_jpeg(path: Path) -> None:
     packed.replace(path)
 
 
-def _same(samples: np.ndarray) -> np.ndarray:
-    return samples
-
-
-def _deep(samples: np.ndarray) -> np.ndarray:
-    return (samples.astype(np.int64) * (2**16 - 1) // 255).astype(np.uint16)
-
-
 def _inverted(ds: Dataset, samples: np.ndarray) -> None:
     _native(ds, 255 - samples, "MONOCHROME1")
-
-
-def _planar(ds: Dataset, samples: np.ndarray) -> None:
-    """All red samples, then all green and all blue ones (PS3.3 C.7.6.3.1.3)."""
-    _native(ds, samples)
-    ds.PlanarConfiguration, ds.PixelData = 1, samples.transpose(0, 3, 1, 2).tobytes()
 
 
 def _japanese(ds: Dataset, samples: np.ndarray) -> None:
@@ -235,38 +210,25 @@ def _with_overlay(ds: Dataset, samples: np.ndarray) -> None:
     add_overlay(ds)
 
 
-def _in_syntax(ds: Dataset, samples: np.ndarray, syntax: str) -> None:
-    _native(ds, samples)
-    ds.file_meta.TransferSyntaxUID = syntax
-
-
-def _encodings() -> Iterator[Encoding]:
-    """Every transfer syntax, every photometric interpretation and every depth, in stills or in cines."""
-    jpeg_2000 = partial(_compressed, syntax=JPEG2000Lossless, photometric="YBR_RCT")
-    lossy = partial(_compressed, syntax=JPEG2000, photometric="YBR_ICT", j2k_psnr=[46])
-    jpeg_ls, rle = partial(_compressed, syntax=JPEGLSLossless), partial(_compressed, syntax=RLELossless)
-    jpeg_422 = partial(_jpeg, subsampling="4:2:2")
-    yield Encoding("still-jpeg-rgb", 1, True, partial(_jpeg, keep_rgb=True))
-    yield Encoding("still-jpeg-lossless", 1, True, _native, _same, _lossless_jpeg)
-    yield Encoding("still-jpeg-ls", 1, True, jpeg_ls, _same)
-    yield Encoding("still-jpeg-2000-ict", 1, True, lossy)
-    yield Encoding("still-jpeg-2000-rct", 1, True, jpeg_2000, _same)
-    yield Encoding("still-rle-ybr-full", 1, True, partial(_ybr_full, syntax=RLELossless))
-    yield Encoding("still-rle-rgb", 1, True, rle, _same)
-    yield Encoding("still-palette-16", 1, False, partial(_palette, bits=16), _looked_up)
-    yield Encoding("still-inverted", 1, False, _inverted, lambda samples: 255 - samples)
-    yield Encoding("still-16-bit", 1, False, partial(_native, dtype="<u2", bits=16), _deep)
-    yield Encoding("still-planar", 1, True, _planar, _same)
-    yield Encoding("still-implicit", 1, True, partial(_in_syntax, syntax=ImplicitVRLittleEndian), _same)
-    yield Encoding(
-        "still-deflated", 1, True, partial(_in_syntax, syntax=DeflatedExplicitVRLittleEndian), _same
+ENCODINGS: Mapping[str, Encoding] = {
+    one.name: one
+    for one in (
+        Encoding("still-jpeg-rgb", 1, True, partial(_jpeg, keep_rgb=True)),
+        Encoding("still-jpeg-lossless", 1, True, _native, _lossless_jpeg),
+        Encoding(
+            "still-jpeg-2000-ict", 1, True,
+            partial(_compressed, syntax=JPEG2000, photometric="YBR_ICT", j2k_psnr=[46]),
+        ),
+        Encoding("still-rle-ybr-full", 1, True, partial(_ybr_full, syntax=RLELossless)),
+        Encoding("still-palette-16", 1, False, partial(_palette, bits=16)),
+        Encoding("still-inverted", 1, False, _inverted),
+        Encoding("still-16-bit", 1, False, partial(_native, dtype="<u2", bits=16)),
+        Encoding("still-japanese", 1, False, _japanese),
+        Encoding("still-overlay", 1, False, _with_overlay),
+        Encoding("cine-jpeg-ybr-full-422", FRAMES, True, partial(_jpeg, subsampling="4:2:2")),
+        Encoding("cine-rle-palette", FRAMES, False, partial(_palette, syntax=RLELossless)),
+        Encoding("cine-ybr-full-422", FRAMES, True, _ybr_full_422),
+        Encoding("cine-grey", FRAMES, False, _native),
     )
-    yield Encoding("still-japanese", 1, False, _japanese, _same)
-    yield Encoding("still-overlay", 1, False, _with_overlay, _same)
-    yield Encoding("cine-jpeg-ybr-full-422", FRAMES, True, jpeg_422)
-    yield Encoding("cine-rle-palette", FRAMES, False, partial(_palette, syntax=RLELossless), _looked_up)
-    yield Encoding("cine-ybr-full-422", FRAMES, True, _ybr_full_422)
-    yield Encoding("cine-grey", FRAMES, False, _native, _same)
-
-
-ENCODINGS: Mapping[str, Encoding] = {encoding.name: encoding for encoding in _encodings()}
+}  # fmt: skip
+"""Every photometric interpretation and depth, in stills or in cines. Lossless syntaxes are in tests/unit."""

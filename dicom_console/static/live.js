@@ -5,6 +5,7 @@ const note = document.getElementById("live");
 const address = document.querySelector("[data-from]")?.dataset.from ?? location.href;
 let source = null;
 let waiting = false;
+let missed = false; // a change of which the answer that is awaited may know nothing
 
 // What is not up to date says so in red, in sight wherever one has scrolled to.
 const say = (text, isOld = false) => {
@@ -33,6 +34,7 @@ const again = () => {
 };
 
 const refresh = async () => {
+  missed = waiting;
   if (waiting) return;
   waiting = true;
   try {
@@ -49,6 +51,7 @@ const refresh = async () => {
     again();
   } finally {
     waiting = false;
+    if (missed) refresh();
   }
 };
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from dicom_node import background
 from dicom_node.background import Background
 from dicom_node.decisions import copies
 from dicom_node.decisions.chain import DecisionChain
-from dicom_node.errors import LeaseLost, SpoolError
+from dicom_node.errors import SpoolError
 from dicom_node.events import CLOCK_PUT_BACK, EventType
 from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
-from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.model.kinds import RejectionReason
 from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
 from dicom_node.model.roles import Role
@@ -34,9 +32,8 @@ from dicom_node.services import assessments, audit, backup, decisions
 from dicom_node.services.audit import Person
 from dicom_node.services.results import withdraw
 from dicom_node.services.studies import release, versions
-from dicom_node.store import deliveries, migrate
+from dicom_node.store import deliveries
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.comparison import compare, reindex
@@ -48,20 +45,14 @@ from tests.modality import ultrasound
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.postgres_lab import Postgres
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study
-from tests.unit.jobs.worker_lab import Worker, configuration, register, work
+from tests.unit.jobs.worker_lab import configuration, register, work
 
 READER = Person("reader", "192.0.2.7")
 WHY = "that of Nowak"
 
 
 def opened(folder: Path, pacs: Pacs, *, assess_first: bool = False) -> Inbox:
-    register()
-    config = configuration()
-    config["outbox"] = {"retry_seconds": 0.05, "retry_limit_seconds": 0.2}
-    config["peers"][1] |= {"port": pacs.port, "results": ["sr", "sc"]}
-    config["rules"][0]["assess_first"] = assess_first
-    return Inbox(folder, config)
+    return node_on("", folder, pacs, assess_first=assess_first)
 
 
 @pytest.fixture
@@ -71,15 +62,8 @@ def pacs() -> Iterator[Pacs]:
 
 
 def analyse(node: Inbox, *names: str) -> None:
-    node.receive(*(ultrasound(name, size=(48, 40)) for name in names))
-    node.settle()
-    run_jobs(node)
-
-
-def run_jobs(node: Inbox) -> None:
-    worker = Worker(node.settings, node.database)
-    while worker.run_once():
-        pass
+    node.settle(*(ultrasound(name, size=(48, 40)) for name in names))
+    work(node)
 
 
 def deliver(node: Inbox) -> None:
@@ -102,13 +86,13 @@ def restored(node: Inbox, saved: Path, pacs: Pacs, *, assess_first: bool = False
 def reindexed(node: Inbox) -> None:
     reindex(node.database, node.spool, node.files, lambda *_: None)
     node.settle()
-    run_jobs(node)
+    work(node)
 
 
 def acts(node: Inbox) -> list[tuple[str, str]]:
     with node.database.read() as session:
-        rows = reversed(audit.rows(session))
-        return [(row["actor"], row["action"]) for row in rows if row["actor"] == "reader"]
+        rows = [(row["actor"], row["action"]) for row in reversed(audit.rows(session))]
+    return [row for row in rows if row[0] == "reader"]
 
 
 def withdrawn(node: Inbox) -> set[str]:
@@ -146,8 +130,7 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     deliver(node)
     assert (withdrawn(node), acts(node)) == (gone, audited)
     assert pacs.stored == in_pacs
-    with node.database.read() as session:
-        assert {row.because for row in session.scalars(select(Withdrawal))} == {WHY}
+    assert {row.because for row in node.rows(Withdrawal)} == {WHY}
     assert decisions.reconcile(node.settings) == [], "none twice"
     node.close()
     assert "Nowak" not in lines(node.folder)
@@ -285,51 +268,17 @@ def test_yesterdays_database_and_todays_spool_give_the_same_pacs_content(
         assert Counter(pacs.received) == times, "what the PACS has is not sent again"
         assert results_of(node) == set(content)
         assert not str(compare(node.database, node.spool, node.files))
-        with node.database.read() as session:
-            assert set(session.scalars(select(Study.state))) == {StudyState.DELIVERED}
+        assert {study.state for study in node.rows(Study)} == {StudyState.DELIVERED}
         node.close()
 
 
 HOUR = timedelta(hours=1)
 
 
-def claim(queue: JobQueue, owner: str) -> ClaimedJob:
-    job = queue.claim(owner)
-    assert job is not None
-    return job
-
-
-@pytest.mark.debian("postgresql")
-def test_a_worker_killed_before_the_clock_of_the_database_was_put_back_loses_its_job(
-    postgres_url: str,
-) -> None:
-    """Its last sign of life is of a time ahead; one that lives keeps its job meanwhile."""
-    database = Database(postgres_url)
-    migrate.upgrade(database)
-    queue = JobQueue(database, WORKERS)
-    for name in ("1", "2"):
-        add_job(database, add_study(database, name))
-    dead, living = claim(queue, "elsewhere/1/1/a"), claim(queue, "elsewhere/2/1/b")
-    with database.write() as session:
-        session.execute(text("UPDATE procrastinate_workers SET last_heartbeat = now() + interval '1 hour'"))
-    end = time.monotonic() + 2 * WORKERS.lease_seconds
-    taken = 0
-    while time.monotonic() < end and not taken:
-        taken = queue.reap()
-        queue.heartbeat(living, 0.5, "works")
-        time.sleep(0.1)
-    assert taken == 1
-    with pytest.raises(LeaseLost):
-        queue.heartbeat(dead, 0.5, "works")
-    assert claim(queue, "elsewhere/3/1/c").id == dead.id
-    database.dispose()
-
-
 def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
     inbox = Inbox(tmp_path / "var", configuration())
-    inbox.receive(ultrasound("one", size=(48, 40)))
-    inbox.settle()
+    inbox.settle(ultrasound("one", size=(48, 40)))
     with inbox.database.write() as session:
         session.query(Job).update({"run_at": utc_now() + HOUR})
     said: list[tuple[EventType, dict[str, Any]]] = []
@@ -397,20 +346,14 @@ def _close(on: Recorder, real: Callable[..., None], file: int) -> None:
         real(file)
 
 
-def _write(on: Recorder, real: Callable[..., int], file: int, data: Any) -> int:
+def _write(on: Recorder, real: Callable[..., int], file: int, data: Any, *at: int) -> int:
+    """``write``, and ``pwrite`` at a place."""
     if file not in on.files:
-        return real(file, data)
+        return real(file, data, *at)
     with on.lock:
-        at = os.lseek(file, 0, os.SEEK_CUR)
-        count = real(file, data)
-        on.note("write", on.files[file], (at, bytes(data)[:count]))
-    return count
-
-
-def _pwrite(on: Recorder, real: Callable[..., int], file: int, data: bytes, at: int) -> int:
-    with on.lock:
-        count = real(file, data, at)
-        on.note("write", on.files[file], (at, data[:count]))
+        place = at[0] if at else os.lseek(file, 0, os.SEEK_CUR)
+        count = real(file, data, *at)
+        on.note("write", on.files[file], (place, bytes(data)[:count]))
     return count
 
 
@@ -425,27 +368,26 @@ def _sync(on: Recorder, real: Callable[..., None], file: int) -> None:
     return None
 
 
-def _rename(on: Recorder, real: Callable[..., None], old: Any, new: Any, **further: Any) -> None:
-    with on.lock:
-        real(old, new, **further)
-        on.note("rename", Path(old).name, Path(new).name)
+def _named(kind: str) -> Callable[..., None]:
+    """A call that is noted with the names of its files."""
 
+    def call(on: Recorder, real: Callable[..., None], *paths: Any, **further: Any) -> None:
+        with on.lock:
+            real(*paths, **further)
+            on.note(kind, *(Path(path).name for path in paths))
 
-def _unlink(on: Recorder, real: Callable[..., None], path: Any, **further: Any) -> None:
-    with on.lock:
-        real(path, **further)
-        on.note("unlink", Path(path).name)
+    return call
 
 
 CALLS: dict[str, Callable[..., Any]] = {
     "open": _open,
     "close": _close,
     "write": _write,
-    "pwrite": _pwrite,
+    "pwrite": _write,
     "fdatasync": _sync,
     "fsync": _sync,
-    "rename": _rename,
-    "unlink": _unlink,
+    "rename": _named("rename"),
+    "unlink": _named("unlink"),
 }
 
 

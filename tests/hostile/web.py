@@ -1,39 +1,43 @@
-"""A web server that answers everything alike."""
+"""A web server that answers as a test says: werkzeug's."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.wrappers import Request, Response
+
+
+class _Quiet(WSGIRequestHandler):
+    def log(self, *_: object) -> None:
+        """Nothing to tell."""
 
 
 @contextmanager
-def answering(status: int = 200, body: bytes = b"", **headers: str) -> Iterator[tuple[str, list[str]]]:
-    """Its base URL and what was asked of it, as method and path; ``_`` in a header's name is a hyphen."""
+def answering(
+    answer: int | Callable[[Request], Response] = 200, body: bytes = b"", **headers: str
+) -> Iterator[tuple[str, list[str]]]:
+    """Its base URL and what was asked of it, as method and path.
+
+    ``answer``: what answers, or the status of all answers, with body and headers; ``_`` in a header's name is
+    a hyphen.
+    """
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            asked.append(f"{self.command} {self.path}")
-            left = int(self.headers.get("Content-Length") or 0)
-            while left and (piece := self.rfile.read(min(left, 65536))):
-                left -= len(piece)
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.end_headers()
-            self.wfile.write(body)
+    @Request.application
+    def application(request: Request) -> Response:
+        asked.append(f"{request.method} {request.environ['RAW_URI']}")
+        request.get_data()
+        if callable(answer):
+            return answer(request)
+        return Response(body, answer, {name.replace("_", "-"): value for name, value in headers.items()})
 
-        do_GET = do_POST = do_PUT = answer  # names that the library looks for
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Quiet)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{running.server_address[1]}", asked
+        yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
-        running.shutdown()
-        running.server_close()
+        server.shutdown()
+        server.server_close()

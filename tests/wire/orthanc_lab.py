@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 import subprocess
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -27,7 +22,7 @@ DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 class Orthanc:
     """One Orthanc on fixed ports; it can be stopped, killed and started again on the same storage."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], user: str = "") -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.ae_title: str = config["DicomAet"]
         self.dicom_port: int = config["DicomPort"]
@@ -36,7 +31,6 @@ class Orthanc:
         self.log = folder / "orthanc.log"
         self._config = folder / "orthanc.json"
         self._config.write_text(json.dumps(config, indent=1), encoding="utf-8")
-        self._headers = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"} if user else {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, seconds: float = 120) -> None:
@@ -65,18 +59,6 @@ class Orthanc:
     def _died(self) -> bool:
         return self._process is not None and self._process.poll() is not None
 
-    def stop(self) -> None:
-        """Stop it; what it stored stays. Its ports refuse connections from now on."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
     def kill(self) -> None:
         """kill -9: at once (a clean stop takes Orthanc 3.5 s)."""
         if self._process is None:
@@ -85,10 +67,14 @@ class Orthanc:
         self._process.wait()
         self._process = None
 
-    def restart(self) -> None:
-        """Stop and start again on the same storage and ports."""
-        self.stop()
-        self.start()
+    def reports(self) -> Counter[str]:
+        """How many SRs it holds, by Study Instance UID."""
+        named = {one["ID"]: one["MainDicomTags"]["StudyInstanceUID"] for one in self.get("/studies?expand")}
+        found: Counter[str] = Counter()
+        for series in self.get("/series?expand"):
+            if series["MainDicomTags"].get("Modality") == "SR":
+                found[named[series["ParentStudy"]]] += len(series["Instances"])
+        return found
 
     def instances(self) -> list[str]:
         """SOP Instance UIDs of all that it holds; a UID stands twice when it holds two copies."""
@@ -119,7 +105,7 @@ class Orthanc:
 
     def call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """One REST call. Raises urllib's errors."""
-        request = urllib.request.Request(self.url + path, data=body, method=method, headers=self._headers)
+        request = urllib.request.Request(self.url + path, data=body, method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
             data: bytes = answer.read()
             return data
@@ -134,13 +120,11 @@ def start_orthanc(
     lua: Sequence[Path] = (),
     plugins: Sequence[Path] = (),
     config: Mapping[str, Any] | None = None,
-    user: str = "",
 ) -> Iterator[Orthanc]:
     """Run an Orthanc as long as the scope lasts.
 
     ``modalities``: Orthanc's DicomModalities, name -> (AE title, host, port). ``lua``: script files.
     ``plugins``: shared libraries, such as :data:`DICOMWEB`. ``config``: further keys of its configuration.
-    ``user``: "name:password" for the calls of this class.
     """
     storage = str(folder / "storage")
     settings: dict[str, Any] = {
@@ -160,37 +144,9 @@ def start_orthanc(
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": True, "Host": "127.0.0.1"},
         **(config or {}),
     }
-    orthanc = Orthanc(folder, settings, user)
+    orthanc = Orthanc(folder, settings)
     try:
         orthanc.start()
         yield orthanc
     finally:
         orthanc.kill()
-
-
-@dataclass(frozen=True)
-class Returned:
-    """An image as it was sent, and what the PACS holds of its study afterwards."""
-
-    file: bytes
-    row: dict[str, Any]
-    held: dict[str, bytes] = field(repr=False)
-
-    @property
-    def source(self) -> Dataset:
-        return dcmread(BytesIO(self.file))
-
-    def results(self) -> list[Dataset]:
-        """All but the source."""
-        own = self.source.SOPInstanceUID
-        return [dcmread(BytesIO(data)) for uid, data in self.held.items() if uid != own]
-
-
-def objects_by_study(pacs: Orthanc) -> dict[str, dict[str, bytes]]:
-    """All files of the PACS by Study and SOP Instance UID."""
-    found: dict[str, dict[str, bytes]] = {}
-    for uid in pacs.instances():
-        data = pacs.fetch(uid)
-        study = dcmread(BytesIO(data), stop_before_pixels=True).StudyInstanceUID
-        found.setdefault(study, {})[uid] = data
-    return found

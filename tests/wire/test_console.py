@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import html
 import io
-import json
 import os
 import re
 import signal
@@ -12,21 +12,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
+from axe_playwright_python.sync_playwright import Axe
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Page, Route, expect
 from sqlalchemy import select
 
-from dicom_console.app import create_app
 from dicom_console.handlers import live
+from dicom_console.views import changes
 from dicom_console.web.access import ANYONE
 from dicom_node import services
 from dicom_node.config import loading
@@ -39,7 +40,7 @@ from dicom_node.store.transitions import utc_now
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, routes
 from tests.inbox_lab import Inbox
-from tests.modality import chest, ultrasound
+from tests.modality import chest, part_10, ultrasound
 from tests.node_lab import Node, in_background, running, store
 from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
 from tests.oidc_lab import hospital
@@ -49,48 +50,12 @@ from tests.unit.console.illustrated import FRAMES, analysed
 from tests.unit.console.scrubbed import image, scrubbing
 from tests.unit.jobs.worker_lab import work
 from tests.waiting import wait_until
-from tests.walked_lab import Walked, walked
-from tests.wire.walk_steps import accounts, because, draw, models, peers, press, rules
+from tests.walked_lab import OWN_MODEL, Walked, walked
 
 pytestmark = [
     *(pytest.mark.debian("chromium"), pytest.mark.timeout(600)),
     pytest.mark.filterwarnings("ignore:The string:UserWarning"),  # of a name; the node lets none be said
 ]
-LOOKS = [
-    {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
-    {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
-]
-NO_PAGES = re.compile(r"/(api|live|static|sign-in/oidc|dicomweb|metrics|readyz|healthz)")
-
-
-def addresses(node: Inbox) -> Iterator[str]:
-    """Of all pages, with the number of the study, image, result or job that is here."""
-    for route in routes(create_app(node.settings, node.database).routes):
-        if "GET" in route.methods and not NO_PAGES.match(route.path):
-            yield re.sub(r"\{\w+\}", "1", route.path.replace("{name}", "pacs").replace("{which}", "images"))
-
-
-@pytest.mark.parametrize("look", LOOKS, ids=["light and wide", "dark and narrow"])
-def test_no_page_has_what_axe_finds_fault_with(
-    look: dict[str, object], chromium: Chromium, pictures: tuple[Inbox, str]
-) -> None:
-    """WCAG 2.1 A and AA, and best practices."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    node, address = pictures
-    page, _ = signed_in(chromium, address, UserRole.ADMIN, **look)
-    found, looked_at = [], 0
-    for place in dict.fromkeys(addresses(node)):
-        answer = page.request.get(address + place)
-        if answer.status != 200 or not answer.headers.get("content-type", "").startswith("text/html"):
-            continue
-        page.goto(address + place)
-        looked_at += 1
-        for fault in Axe().run(page).response["violations"]:
-            nodes = [(one["target"], one["html"][:160]) for one in fault["nodes"][:2]]
-            found.append((place, fault["id"], len(fault["nodes"]), nodes))
-    assert looked_at > 20
-    assert found == [], json.dumps(found, indent=1)
 
 
 @pytest.fixture(scope="module")
@@ -144,20 +109,6 @@ def test_an_upload_shows_what_became_of_each_file(
     assert complaints == []
 
 
-def test_keys_alone_reach_everything(page: Page) -> None:
-    page.goto("/")
-    reached = []
-    for _ in range(25):
-        page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.innerText"))
-        shown = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        assert shown != "none", reached
-        if reached[-1].endswith("studies failed"):
-            break
-    assert reached[:3] == ["To the content", "DICOM AI node", "Overview"]
-    assert reached[-1].endswith("studies failed")
-
-
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Nobody else writes to this SQLite; what is there can be read."""
@@ -185,8 +136,8 @@ def test_pages_say_that_the_database_is_away_and_come_back(
     with ExitStack() as stack:
         server = stack.enter_context(start_postgres()) if kind == "postgres" else None
         inbox = Inbox(tmp_path / "var", url=server.new_database() if server else "")
-        inbox.receive(ultrasound("one"))
-        inbox.settle()
+        stack.callback(inbox.close)  # after the console, whose threads hold connections until it ends
+        inbox.settle(ultrasound("one"))
         address = stack.enter_context(served(inbox))
         page, _ = signed_in(chromium, address, UserRole.OPERATOR, base_url=address)
         page.goto("/jobs")
@@ -205,12 +156,11 @@ def test_pages_say_that_the_database_is_away_and_come_back(
             assert "The node still stores received images" in page.inner_text("main")
             assert "node.db" not in page.content() and "127.0.0.1" not in page.inner_text("main")
             inbox.receive(ultrasound("two"))
-        expect(page.locator("h1")).to_have_text("Studies", timeout=60_000)
+        expect(page.locator("h1")).to_have_text("Studies")
         assert [job.state.value for job in inbox.jobs()] == ["queued"]
         inbox.settle()
-        page.wait_for_selector("text=ID-two", timeout=60_000)
+        page.wait_for_selector("text=ID-two")
         page.context.close()
-        inbox.close()
 
 
 @pytest.fixture
@@ -224,37 +174,38 @@ def updating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     inbox.close()
 
 
-def test_a_page_that_updates_by_itself_keeps_no_session_alive(updating: tuple[Inbox, str]) -> None:
-    inbox, address = updating
-    console = ConsoleLab(inbox.settings, inbox.database)
-    name, token = console.cookie, console.browser(UserRole.VIEWER).client.cookies[console.cookie]
-    with requests.get(f"{address}/live", cookies={name: token}, stream=True, timeout=60) as stream:
-        assert stream.status_code == 200
-        with inbox.database.write() as session:
-            [row] = session.scalars(select(UserSession))
-            row.seen_at = utc_now().replace(year=utc_now().year - 1)
-        assert b"event: ended" in stream.iter_lines(chunk_size=1)
-    answer = requests.get(f"{address}/live", cookies={name: "nobody"}, allow_redirects=False, timeout=60)
-    assert answer.status_code == 303
-
-
-def test_a_study_appears_while_one_looks(chromium: Chromium, updating: tuple[Inbox, str]) -> None:
+def test_a_page_shows_what_comes_while_one_looks_and_keeps_no_session_alive(
+    chromium: Chromium, updating: tuple[Inbox, str]
+) -> None:
     inbox, address = updating
     page, complaints = signed_in(chromium, address, UserRole.OPERATOR, base_url=address)
     page.goto("/studies")
     page.wait_for_selector("text=Updates by itself")
     expect(page.locator("tbody tr")).to_have_count(0)
-    inbox.receive(ultrasound("one"))
-    inbox.settle()
+    inbox.settle(ultrasound("one"))
     page.wait_for_selector("text=ID-one")
     page.goto("/jobs")
     page.wait_for_selector("text=Updates by itself")
     page.focus("button:has-text('Cancel')")
-    inbox.receive(ultrasound("two"))
-    inbox.settle()
-    wait_until(lambda: page.locator("tbody tr").count() == 2, 60, "a second job")
+
+    def with_another_job(route: Route) -> None:
+        """Give the page of before the next change, once the browser knows of the change."""
+        before = route.fetch()
+        page.evaluate("source.addEventListener('message', (change) => { note.title = change.data; })")
+        inbox.settle(ultrasound("three"))
+        known = lambda: page.get_attribute("#live", "title") == changes.newest(inbox.database)
+        wait_until(known, 60, "the browser knows of the change")
+        route.fulfill(response=before)
+
+    page.route("**/jobs", with_another_job, times=1)
+    inbox.settle(ultrasound("two"))
+    expect(page.locator("tbody tr")).to_have_count(3)
     assert page.evaluate("document.activeElement.innerText") == "Cancel"
     assert complaints == []
+    with inbox.database.write() as session:
+        [row] = session.scalars(select(UserSession))
+        row.seen_at = utc_now().replace(year=utc_now().year - 1)
+    page.wait_for_url("**/sign-in")
     page.context.close()
 
 
@@ -406,7 +357,8 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
         act()
 
 
-def test_the_window_is_that_of_the_file_until_a_person_changes_it(page: Page) -> None:
+def test_a_reader_windows_enlarges_and_measures_a_film(page: Page) -> None:
+    """The window is that of the file until a person changes it; what is under the mouse is enlarged."""
     opened(page, 3)
     page.keyboard.press("w")
     drag(page, (0.5, 0.5), (0.5, 0.5))
@@ -419,13 +371,10 @@ def test_the_window_is_that_of_the_file_until_a_person_changes_it(page: Page) ->
         assert abs(grey(page, column) - shown(3000, 500, column)) <= 2
     drag(page, (0.3, 0.5), (0.6, 0.5))
     width = float(page.inner_text(".window").split(" / ")[1])
-    assert width > 600
-    assert abs(grey(page, 300) - shown(3000, width, 300)) <= 3
+    assert width > 600 and abs(grey(page, 300) - shown(3000, width, 300)) <= 3
     page.keyboard.press("0")
     assert page.inner_text(".window") == "1024 / 2048"
 
-
-def test_the_wheel_enlarges_what_is_under_the_mouse_and_a_drag_moves_it(page: Page) -> None:
     opened(page, 3)
     box = page.locator(".stage").bounding_box()
     assert box
@@ -439,83 +388,71 @@ def test_the_wheel_enlarges_what_is_under_the_mouse_and_a_drag_moves_it(page: Pa
     sampled(page)
     assert abs(grey(page, int(left + width / 2)) - shown(1024, 2048, int(left + width / 2))) <= 3
     drag(page, (0.5, 0.5), (0.6, 0.5))
-    moved = float(str(page.get_attribute(".stage", "viewBox")).split()[0])
-    assert moved < left
+    assert float(str(page.get_attribute(".stage", "viewBox")).split()[0]) < left, "a drag moves it"
     page.keyboard.press("0")
     assert page.get_attribute(".stage", "viewBox") == "0 0 400 200"
+    measured(page, 0.143, "mm at the detector")
 
 
-def test_a_length_is_in_millimetres_where_the_image_says_how_large_pixels_are(
-    page: Page,
-) -> None:
-    for number, unit in ((3, "mm at the detector"), (1, "pixels")):
-        opened(page, number)
-        page.keyboard.press("m")
-        drag(page, (0.4, 0.5), (0.6, 0.5))
-        line, words = (
-            page.locator(".lengths line"),
-            page.locator(".lengths text").inner_html(),
-        )
-        pixels = abs(float(str(line.get_attribute("x2"))) - float(str(line.get_attribute("x1"))))
-        value, said = words.split(" ", 1)
-        assert said == unit
-        assert abs(float(value) - (pixels * 0.143 if number == 3 else pixels)) < 0.6
-        page.keyboard.press("0")
-        expect(page.locator(".lengths line")).to_have_count(0)
+def measured(page: Page, size: float, unit: str) -> None:
+    """A length on the image that is open is in this unit, by pixels of this size."""
+    page.keyboard.press("m")
+    drag(page, (0.4, 0.5), (0.6, 0.5))
+    line, words = page.locator(".lengths line"), page.locator(".lengths text").inner_html()
+    pixels = abs(float(str(line.get_attribute("x2"))) - float(str(line.get_attribute("x1"))))
+    value, said = words.split(" ", 1)
+    assert said == unit and abs(float(value) - pixels * size) < 0.6
+    page.keyboard.press("0")
+    expect(page.locator(".lengths line")).to_have_count(0)
 
 
-def test_overlays_are_switched_one_by_one_and_lie_on_their_coordinates(page: Page) -> None:
+def test_marks_of_an_ultrasound_lie_on_their_coordinates_and_a_cine_plays(page: Page) -> None:
     opened(page, 1)
+    measured(page, 1, "pixels")
     mark = page.locator("g.mark")
-    assert mark.is_visible()
-    assert mark.locator("text").inner_html().startswith("Mark suspected, 0.75")
+    assert mark.is_visible() and mark.locator("text").inner_html().startswith("Mark suspected, 0.75")
     script = """() => { const m = document.querySelector(".stage").getScreenCTM();
       const p = new DOMPoint(20, 17.5).matrixTransform(m); return [p.x, p.y]; }"""
     x, y = page.evaluate(script)
     box = mark.locator("polyline").bounding_box()
     assert box  # from 10 to 30 and from 10 to 25, its line around it
-    centre = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    assert abs(centre[0] - x) < 2 and abs(centre[1] - y) < 2
+    assert abs(box["x"] + box["width"] / 2 - x) < 2 and abs(box["y"] + box["height"] / 2 - y) < 2
     page.uncheck("[data-shows=Mark]")
     assert not mark.is_visible()
     page.keyboard.press("b")
     assert mark.is_visible()
-
-
-def test_frames_of_a_cine_come_by_keys_and_play(page: Page) -> None:
     page.goto("/studies/images/2?frame=2")
     page.wait_for_selector(".tools >> visible=true")
-    assert page.locator("g.mark").is_visible()
+    assert mark.is_visible()
     page.keyboard.press(".")
     page.wait_for_selector(f"text=3 / {FRAMES}")
     assert page.locator(".received").get_attribute("href") == "/studies/images/2/3"
-    assert not page.locator("g.mark").is_visible()
+    assert not mark.is_visible()
     page.click("text=Play")
     page.wait_for_selector(f"text=1 / {FRAMES}")
     page.click("text=Play")
     assert page.get_attribute(".play", "aria-pressed") == "false"
 
 
-DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-NO_PAGES_console_walk = {
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+OUTLINE = "getComputedStyle(document.activeElement).outlineStyle"
+NO_PAGES = {
     *("/live", "/static/{name}", "/healthz", "/readyz", "/metrics"),
     *("/studies/{which}/{number}/{frame}", "/studies/{which}/{number}/{frame}/samples"),
     *("/studies/{number}/thumbnail", "/studies/results/{number}/masks/{segment}"),
     "/models/{identifier}/{version}/feedback.csv",
 }
-FETCHING = {"/fetches", "/fetches/{name}/again", "/fetches/{name}/cancel", "/fetches/{name}/missing"}
 EACH = {"/studies/{number}", "/peers/ward"}
 
 
 @dataclass
 class Walk:
-    """Browsers at one console, and which of its routes each role asked for."""
+    """Browsers at one console."""
 
     site: Walked
     address: str
     app: FastAPI
     chromium: Chromium
-    asked: dict[UserRole, set[tuple[str, str]]] = field(default_factory=dict)
 
     def table(self) -> Iterator[tuple[str, str, object]]:
         """Method, path and role of all that is for people."""
@@ -532,24 +469,8 @@ class Walk:
         )
 
     def page(self, role: UserRole, **how: object) -> tuple[Page, list[str]]:
-        """A page of a new browser; what it asks for is written down."""
-        page, complaints = signed_in(self.chromium, self.address, role, base_url=self.address, **how)
-        asked = self.asked.setdefault(role, set())
-
-        def note(request: Request) -> None:
-            if request.url.startswith(self.address):
-                asked.add((request.method, self.of(request.method, request.url).path))
-
-        page.on("request", note)
-        return page, complaints
-
-    def actions(self, role: UserRole) -> set[str]:
-        """What only this role and those above may do."""
-        return {path for method, path, needed in self.table() if method == "POST" and needed is role}
-
-    def done(self, role: UserRole) -> set[str]:
-        """The same, as far as its browser did it."""
-        return {path for method, path in self.asked[role] if method == "POST"} & self.actions(role)
+        """A page of a new browser."""
+        return signed_in(self.chromium, self.address, role, base_url=self.address, **how)
 
 
 @pytest.fixture(scope="module")
@@ -564,59 +485,85 @@ def walk(
             yield Walk(site, address, lab.app, chromium)
 
 
-def fits(page: Page, width: int) -> bool:
-    """Whether nothing is to be scrolled sideways but what has its own bar."""
-    return bool(page.evaluate("document.documentElement.scrollWidth") <= width)
-
-
-def offered(page: Page) -> tuple[list[str], list[str]]:
-    """Where links and forms of the page lead to."""
-    links, forms = (
-        page.eval_on_selector_all(selector, f"all => all.map(one => one.getAttribute('{name}'))")
-        for selector, name in (("a[href^='/']", "href"), ("form[method=post]", "action"))
-    )
-    return links, forms
+def faults_of(page: Page) -> list[tuple[object, ...]]:
+    """What axe finds (WCAG 2.1 A and AA, best practices), light and wide, then dark and narrow; and whether
+    more is to be scrolled sideways than has its own bar.
+    """
+    found: list[tuple[object, ...]] = []
+    for size, scheme in ((PHONE, "dark"), (DESKTOP, "light")):
+        page.set_viewport_size(size)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        if page.evaluate("document.documentElement.scrollWidth") > size["width"]:
+            found.append((page.url, scheme, "too wide"))
+        for fault in Axe().run(page).response["violations"]:
+            found.append((page.url, scheme, fault["id"], [one["html"][:160] for one in fault["nodes"][:2]]))
+    return found
 
 
 @pytest.mark.parametrize("role", [UserRole.VIEWER, UserRole.OPERATOR, UserRole.ADMIN])
 def test_links_lead_each_role_to_all_of_its_pages_and_to_no_others(walk: Walk, role: UserRole) -> None:
-    page, complaints = walk.page(role, viewport=DESKTOP)
-    waiting, known, seen = ["/"], {"/"}, set()
+    """An admin looks at all of them; for the others the pages are read."""
+    page, complaints = walk.page(role)
+    waiting, known, seen, faults = ["/"], {"/"}, set(), []
     while waiting:
         place = waiting.pop(0)
-        answer = page.goto(place)
-        assert answer is not None and answer.status == 200, place
-        path = walk.of("GET", place).path
+        answer, path = page.request.get(place), walk.of("GET", place).path
+        assert answer.status == 200, place
+        if role is UserRole.ADMIN and path not in seen:
+            page.goto(place)
+            faults += faults_of(page)
         seen.add(path)
-        assert fits(page, DESKTOP["width"]), place
-        if role is UserRole.ADMIN:
-            page.set_viewport_size(PHONE)
-            assert fits(page, PHONE["width"]), place
-            page.set_viewport_size(DESKTOP)
-        links, forms = offered(page)
-        for form in forms:
+        for form in re.findall(r'<form [^>]*method="post"[^>]*action="([^"]+)"', answer.text()):
             needs = walk.of("POST", form).endpoint.needs  # type: ignore[attr-defined]
             assert needs == ANYONE or role.includes(needs), (place, form)
-        for link in links:
+        for link in map(html.unescape, re.findall(r'<a [^>]*href="(/[^"]*)"', answer.text())):
             route = walk.of("GET", link)
             assert role.includes(route.endpoint.needs), (place, link)  # type: ignore[attr-defined]
             each = {link, route.path} & EACH and role is not UserRole.VIEWER
             which = link if each else route.path
-            if which not in known and route.path not in NO_PAGES_console_walk:
+            if which not in known and route.path not in NO_PAGES:
                 known.add(which)
                 waiting.append(link)
-    mine = {
+    pages = {
         path
         for method, path, needs in walk.table()
-        if method == "GET" and needs != ANYONE and role.includes(needs)
-    }  # type: ignore[arg-type]
-    assert seen == mine - NO_PAGES_console_walk
-    assert complaints == []
+        if method == "GET" and needs != ANYONE and role.includes(needs)  # type: ignore[arg-type]
+    }
+    assert seen == pages - NO_PAGES
+    assert faults == [] and complaints == []
     page.context.close()
+
+
+def press(page: Page, words: str) -> None:
+    """Press a button, and wait for the page that answers."""
+    with page.expect_navigation():
+        page.click(f"main button:text-is('{words}') >> visible=true >> nth=0")
+    assert page.locator("h1:text-is('That did not work')").count() == 0, page.inner_text("main")
+
+
+def because(page: Page, words: str) -> None:
+    """Open what asks for a reason, give one, and go on."""
+    page.click(f"main summary:text-is('{words}') >> visible=true >> nth=0")
+    page.fill("details[open] input[name=because]", "not of this patient")
+    press(page, words)
+
+
+def draw(page: Page) -> None:
+    """One box and the name of a rule."""
+    for edge, value in zip(("left", "top", "right", "bottom"), ("0", "0", "130", "30"), strict=True):
+        page.fill(f'input[name="{edge}"] >> nth=0', value)
+    page.fill('input[name="name"]', "room3")
 
 
 def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.VIEWER)
+    page.goto("/")
+    reached: list[str] = []
+    while not "".join(reached[-1:]).endswith("studies failed"):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.innerText"))
+        assert len(reached) < 40 and page.evaluate(OUTLINE) != "none", reached
+    assert reached[:3] == ["To the content", "DICOM AI node", "Overview"]
     page.goto("/studies")
     page.fill("input[name=patient]", "ID-o*")
     press(page, "Find")
@@ -639,7 +586,6 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     with page.expect_navigation():
         page.click("text=Sign out")
     assert "/sign-in" in page.url
-    assert walk.done(UserRole.VIEWER) == walk.actions(UserRole.VIEWER)
     assert complaints == []
 
 
@@ -666,7 +612,6 @@ def test_a_reader_assesses_rejects_accepts_and_sends_it(walk: Walk) -> None:
     with page.expect_download() as kept:
         page.click("text=All of it as CSV")
     assert "accepted" in Path(kept.value.path()).read_text(encoding="utf-8")
-    assert walk.done(UserRole.READER) == walk.actions(UserRole.READER)
     assert complaints == []
 
 
@@ -677,7 +622,6 @@ def test_an_operator_does_all_that_an_operator_may(walk: Walk, tmp_path: Path) -
     peers_rules_and_messages(walk, page)
     cleaning(walk, page)
     patients_and_uploads(page, tmp_path)
-    assert walk.done(UserRole.OPERATOR) == walk.actions(UserRole.OPERATOR) - FETCHING
     assert complaints == []
     page.context.close()
 
@@ -769,12 +713,12 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
     press(page, "Remove")
 
 
-def test_an_admin_changes_peers_rules_models_and_deletes(walk: Walk) -> None:
+def test_an_admin_puts_a_model_into_use_saves_a_device_rule_and_deletes(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.ADMIN, viewport=DESKTOP)
-    peers(page, walk.site.settings.peer("pacs").port)
-    rules(page)
-    models(page)
-    accounts(page)
+    page.goto(f"/models/{OWN_MODEL}")
+    press(page, "Let chest_xray use it")
+    page.goto("/models")
+    press(page, "Roll back to the model before")
     page.goto("/reviews")
     page.click("text=Look at it >> nth=0")
     draw(page)
@@ -786,8 +730,7 @@ def test_an_admin_changes_peers_rules_models_and_deletes(walk: Walk) -> None:
     page.click("summary:has-text('Delete the received images')")
     press(page, "Delete them")
     assert " of 1 studies: received images deleted" in page.inner_text("main")
-    assert walk.done(UserRole.ADMIN) == walk.actions(UserRole.ADMIN)
-    assert [one for one in complaints if "400 (Bad Request)" not in one] == []  # the mistake is one
+    assert complaints == []
 
 
 @contextmanager
@@ -893,7 +836,8 @@ def test_a_modality_and_a_rule_entered_in_a_browser_are_in_force_at_once(site: S
     assert site.complaints == []
 
 
-def test_a_study_that_was_received_is_shown_and_neither_patient_nor_password_in_the_log(site: Site) -> None:
+def test_a_study_is_shown_and_a_console_that_dies_comes_back_with_its_users_signed_in(site: Site) -> None:
+    """Neither patient nor password is in the log."""
     image, page = ultrasound("one"), site.page
     wait_until(lambda: len(site.node.studies()) == 1, 60, "the study")
     page.goto("/studies/1")
@@ -906,14 +850,11 @@ def test_a_study_that_was_received_is_shown_and_neither_patient_nor_password_in_
     log = site.node.log.read_text(encoding="utf-8")
     assert "[6020]" in log, "what the console's processes say is in it"
     assert [word for word in words if word in log] == []
-
-
-def test_a_console_that_dies_comes_back_and_users_stay_signed_in(site: Site) -> None:
     os.kill(site.process(), signal.SIGKILL)
     wait_until(lambda: site.node.cli("events", "list")[-1]["number"] == 6020, 60, "its event", step=0.5)
     wait_until(site.answers, 60, "the console again")
-    site.page.goto("/")
-    assert site.page.url == f"{site.address}/"
+    page.goto("/")
+    assert page.url == f"{site.address}/"
 
 
 def test_a_node_that_is_killed_keeps_what_it_answered_for_and_nothing_else(site: Site) -> None:
@@ -925,9 +866,7 @@ def test_a_node_that_is_killed_keeps_what_it_answered_for_and_nothing_else(site:
     before, url = len(node.studies()), f"{site.address}/api/dicomweb/studies"
 
     def file_of(name: str) -> bytes:
-        data = io.BytesIO()
-        ultrasound(name).save_as(data, enforce_file_format=True)
-        return b"--B0\r\n\r\n" + data.getvalue()
+        return b"--B0\r\n\r\n" + part_10(ultrasound(name))
 
     def endless() -> Iterator[bytes]:
         yield file_of("two")

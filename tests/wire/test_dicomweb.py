@@ -37,7 +37,7 @@ from dicom_node.store.tables import Delivery, Instance, Result, Study
 from tests.browser_lab import served_app
 from tests.console_lab import PASSWORD, ConsoleLab, audited
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
+from tests.modality import part_10, ultrasound
 from tests.unit.console.illustrated import FRAMES, analysed
 from tests.unit.inbox.objects import changed
 
@@ -59,6 +59,14 @@ class Served:
     def stored(self, number: int) -> Dataset:
         with self.node.database.read() as session:
             return dcmread(self.node.settings.node.data_dir / session.get_one(Instance, number).path)
+
+    def overwrite(self, number: int, image: Dataset) -> None:
+        with self.node.database.read() as session:
+            image.save_as(self.node.settings.node.data_dir / session.get_one(Instance, number).path)
+
+
+def place(image: Dataset) -> str:
+    return f"/studies/{STUDY}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}"
 
 
 @contextmanager
@@ -99,7 +107,7 @@ def test_a_viewer_finds_studies_series_and_instances(served: Served) -> None:
     assert {Dataset.from_json(row).SeriesInstanceUID for row in one} == {instances[0].SeriesInstanceUID}
 
 
-def test_studies_are_found_by_the_keys_of_the_standard(served: Served) -> None:
+def test_studies_series_and_instances_are_found_by_the_keys_of_the_standard(served: Served) -> None:
     for keys, number in (
         ({"PatientID": "ID-o*"}, 1),
         ({"PatientID": "ID-o?e"}, 1),
@@ -134,9 +142,6 @@ def test_studies_are_found_by_the_keys_of_the_standard(served: Served) -> None:
         ({"limit": "500"}, 1),
     ):
         assert len(served.get("/studies", params=keys).json()) == number, keys
-
-
-def test_series_and_instances_are_found_by_keys_too(served: Served) -> None:
     cine = served.stored(2)
     number, series = str(cine.InstanceNumber), str(cine.SeriesInstanceUID)
     for path, keys, found in (
@@ -191,7 +196,9 @@ def test_a_warning_says_what_is_ignored_fuzzy_or_left_out(served: Served) -> Non
         assert "Warning" not in served.get(path).headers
 
 
-def test_fields_that_are_asked_for_are_in_the_answer(served: Served) -> None:
+def test_fields_that_are_asked_for_are_in_the_answer_also_of_a_search_that_takes_too_long(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = served.stored(1)
     rows = served.get("/series?Modality=US&includefield=StationName,00080070&includefield=BodyPartExamined")
     assert [image.Manufacturer] in [row["00080070"]["Value"] for row in rows.json()]
@@ -199,11 +206,6 @@ def test_fields_that_are_asked_for_are_in_the_answer(served: Served) -> None:
     assert "00080070" not in answer.json()[0] and "ignored: Manufacturer" in answer.headers["Warning"]
     [row] = served.get(f"/instances?SOPInstanceUID={image.SOPInstanceUID}&includefield=all").json()
     assert row["00280010"]["Value"] == [image.Rows] and "7FE00010" not in row
-
-
-def test_a_search_that_would_take_too_long_ends_and_says_so(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr("dicom_console.views.qido.EXAMINED", 2)
     answer = served.get("/instances?InstanceNumber=1")
     assert answer.status_code == 200 and "Not all studies were searched" in answer.headers["Warning"]
@@ -211,8 +213,7 @@ def test_a_search_that_would_take_too_long_ends_and_says_so(
 
 
 def test_what_a_client_does_not_accept_is_not_sent(served: Served) -> None:
-    image = served.stored(1)
-    instance = f"/studies/{STUDY}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}"
+    instance = place(served.stored(1))
     for path, wanted, status, media in (
         ("/studies", "application/dicom+json", 200, "application/dicom+json"),
         ("/studies", "application/json;q=0.5", 200, "application/json"),
@@ -236,50 +237,33 @@ def test_what_a_client_does_not_accept_is_not_sent(served: Served) -> None:
         assert answer.headers["Content-Type"].startswith(media), (path, wanted)
 
 
-def test_raw_samples_are_no_jpeg(changing: Served) -> None:
-    image = changing.stored(1)
-    image.decompress() if image.file_meta.TransferSyntaxUID.is_encapsulated else None
-    image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    with changing.node.database.read() as session:
-        path = session.get_one(Instance, 1).path
-    image.save_as(changing.node.settings.node.data_dir / path)
-    frame = f"/studies/{STUDY}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}/frames/1"
-    assert changing.get(frame, 'multipart/related; type="image/jpeg"').status_code == 406
-    # Samples are the same in each syntax of Little Endian, and explicit is the default of octet-stream.
-    explicit = f'multipart/related; type="application/octet-stream"; transfer-syntax={ExplicitVRLittleEndian}'
-    answer = changing.get(frame, explicit)
-    assert answer.status_code == 200 and image.PixelData in answer.content
-    assert f"octet-stream; transfer-syntax={ExplicitVRLittleEndian}\r\n".encode() in answer.content
-    alone = changing.get(frame, "application/octet-stream")
-    assert alone.content == image.PixelData
-
-
 def test_frames_are_there_as_pictures(served: Served) -> None:
     cine = served.stored(2)
-    place = f"/studies/{STUDY}/series/{cine.SeriesInstanceUID}/instances/{cine.SOPInstanceUID}"
-    first, third = (served.get(f"{place}{path}", "image/png") for path in ("/rendered", "/frames/3/rendered"))
+    first, third = (
+        served.get(f"{place(cine)}{path}", "image/png") for path in ("/rendered", "/frames/3/rendered")
+    )
     assert [cv2.imdecode(np.frombuffer(one.content, np.uint8), 1).shape[:2] for one in (first, third)] == [
         (cine.Rows, cine.Columns)
     ] * 2
-    assert served.get(f"{place}/frames/4/rendered").status_code == 404
-    coarse = served.get(f"{place}/rendered?quality=1&window=1,2,linear", "image/jpeg")
+    assert served.get(f"{place(cine)}/frames/4/rendered").status_code == 404
+    coarse = served.get(f"{place(cine)}/rendered?quality=1&window=1,2,linear", "image/jpeg")
     assert len(coarse.content) < len(first.content) and "ignored: window" in coarse.headers["Warning"]
 
 
 def test_objects_leave_byte_for_byte_and_frames_as_they_are_stored(served: Served) -> None:
     client = served.client()
     cine = served.stored(2)
-    place = (STUDY, str(cine.SeriesInstanceUID), str(cine.SOPInstanceUID))
-    got = client.retrieve_instance(*place)
+    uids = (STUDY, str(cine.SeriesInstanceUID), str(cine.SOPInstanceUID))
+    got = client.retrieve_instance(*uids)
     assert got.PixelData == cine.PixelData and got.PatientName == cine.PatientName
-    frames = client.retrieve_instance_frames(*place, frame_numbers=[3, 1])
+    frames = client.retrieve_instance_frames(*uids, frame_numbers=[3, 1])
     size = len(cine.PixelData) // FRAMES
     expected = [cine.PixelData[2 * size : 3 * size], cine.PixelData[:size]]
     if cine.file_meta.TransferSyntaxUID.is_encapsulated:
         every = list(generate_frames(cine.PixelData, number_of_frames=FRAMES))
         expected = [every[2], every[0]]
     assert [bytes(one)[: len(other)] for one, other in zip(frames, expected, strict=True)] == expected
-    said = Dataset.from_json(client.retrieve_instance_metadata(*place))
+    said = Dataset.from_json(client.retrieve_instance_metadata(*uids))
     assert "PixelData" not in said and said.Rows == cine.Rows and said.PatientName == cine.PatientName
     whole = client.retrieve_study(STUDY)
     with served.node.database.read() as session:
@@ -287,36 +271,39 @@ def test_objects_leave_byte_for_byte_and_frames_as_they_are_stored(served: Serve
     assert {str(one.SOPInstanceUID) for one in whole} >= set(built) and len(whole) == 2 + len(built)
 
 
-def test_compressed_frames_are_codestreams_with_their_media_type(changing: Served) -> None:
+def test_frames_have_the_media_type_of_what_is_stored(changing: Served) -> None:
+    """Raw samples are no JPEG, compressed ones are code streams; those of one bit are cut within bytes."""
     image = changing.stored(1)
     image.decompress() if image.file_meta.TransferSyntaxUID.is_encapsulated else None
-    plain = image.PixelData
+    image.file_meta.TransferSyntaxUID, plain = ImplicitVRLittleEndian, image.PixelData
+    changing.overwrite(1, image)
+    frame = f"{place(image)}/frames/1"
+    assert changing.get(frame, 'multipart/related; type="image/jpeg"').status_code == 406
+    # Samples are the same in each syntax of Little Endian, and explicit is the default of octet-stream.
+    wants = f'multipart/related; type="application/octet-stream"; transfer-syntax={ExplicitVRLittleEndian}'
+    answer = changing.get(frame, wants)
+    assert answer.status_code == 200 and plain in answer.content
+    assert f"octet-stream; transfer-syntax={ExplicitVRLittleEndian}\r\n".encode() in answer.content
+    assert changing.get(frame, "application/octet-stream").content == plain
+
     image.compress(JPEGLSLossless, generate_instance_uid=False)
-    with changing.node.database.write() as session:
-        path = session.get_one(Instance, 1).path
-    image.save_as(changing.node.settings.node.data_dir / path)
-    place = f"/studies/{STUDY}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}"
-    answer = changing.get(f"{place}/frames/1", 'multipart/related; type="image/jls"; transfer-syntax=*')
+    changing.overwrite(1, image)
+    answer = changing.get(frame, 'multipart/related; type="image/jls"; transfer-syntax=*')
     assert answer.status_code == 200 and f"transfer-syntax={JPEGLSLossless}".encode() in answer.content
     assert next(generate_frames(image.PixelData, number_of_frames=1)).rstrip(b"\0") in answer.content
     assert plain not in answer.content
-    wants = f'multipart/related; type="application/octet-stream"; transfer-syntax={ExplicitVRLittleEndian}'
-    refused = changing.get(f"{place}/frames/1", wants)
+    refused = changing.get(frame, wants)
     assert refused.status_code == 406 and "transfer-syntax=*" in refused.json()["error"]
 
-
-def test_frames_of_a_segmentation_of_one_bit_are_cut_within_bytes(changing: Served) -> None:
-    image = changing.stored(2)
-    image.Rows, image.Columns, image.NumberOfFrames, image.SamplesPerPixel = 3, 3, 2, 1
-    image.BitsAllocated = image.BitsStored = 1
-    image.HighBit, image.PhotometricInterpretation = 0, "MONOCHROME2"
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.PixelData = bytes([0b11111111, 0b00000001, 0b10])  # nine ones, then eight zeros and a one
-    with changing.node.database.read() as session:
-        path = session.get_one(Instance, 2).path
-    image.save_as(changing.node.settings.node.data_dir / path)
-    place = (STUDY, str(image.SeriesInstanceUID), str(image.SOPInstanceUID))
-    first, second = changing.client().retrieve_instance_frames(*place, frame_numbers=[1, 2])
+    bits = changing.stored(2)
+    bits.Rows, bits.Columns, bits.NumberOfFrames, bits.SamplesPerPixel = 3, 3, 2, 1
+    bits.BitsAllocated = bits.BitsStored = 1
+    bits.HighBit, bits.PhotometricInterpretation = 0, "MONOCHROME2"
+    bits.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    bits.PixelData = bytes([0b11111111, 0b00000001, 0b10])  # nine ones, then eight zeros and a one
+    changing.overwrite(2, bits)
+    uids = (STUDY, str(bits.SeriesInstanceUID), str(bits.SOPInstanceUID))
+    first, second = changing.client().retrieve_instance_frames(*uids, frame_numbers=[1, 2])
     assert (bytes(first)[:2], bytes(second)[:2]) == (bytes([0xFF, 1]), bytes([0, 1]))
 
 
@@ -326,19 +313,14 @@ def test_what_a_person_withdrew_or_did_not_accept_is_not_shown(changing: Served)
             str(Dataset.from_json(one).SOPInstanceUID)
             for one in changing.client().search_for_instances(STUDY)
         }
-        with changing.node.database.read() as session:
-            return {
-                row.kind.value for row in session.scalars(select(Result)) if row.sop_instance_uid in shown
-            }
+        return {row.kind.value for row in changing.node.rows(Result) if row.sop_instance_uid in shown}
 
     assert ResultKind.SR.value in kinds()
     with changing.node.database.write() as session:
-        before = {row.id: row.state for row in session.scalars(select(Delivery))}
         session.execute(update(Delivery).values(state=DeliveryState.UNASSESSED))
-    assert before and kinds() == set()
+    assert kinds() == set()
     with changing.node.database.write() as session:
-        for number, state in before.items():
-            session.get_one(Delivery, number).state = state
+        session.execute(update(Delivery).values(state=DeliveryState.PENDING))
     withdraw_by_uid(
         changing.node.settings, STUDY, None, reason=RejectionReason.QUALITY, because="the other side"
     )
@@ -350,11 +332,10 @@ def test_what_a_person_withdrew_or_did_not_accept_is_not_shown(changing: Served)
 
 
 def test_what_cannot_be_read_is_refused_and_what_is_not_here_not_found(served: Served) -> None:
-    image = served.stored(1)
-    place = f"/studies/{STUDY}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}/frames"
+    frames = f"{place(served.stored(1))}/frames"
     for wrong in ("0x", "1-2", "-1", "1," * 200 + "1", "9" * 20):
-        assert served.get(f"{place}/{wrong}").status_code == 400
-    gone = (f"{place}/0", f"{place}/99999", "/studies/1.2.3", "/studies/..%2f..%2fetc/metadata")
+        assert served.get(f"{frames}/{wrong}").status_code == 400
+    gone = (f"{frames}/0", f"{frames}/99999", "/studies/1.2.3", "/studies/..%2f..%2fetc/metadata")
     within = (f"/studies/{STUDY}/instances/1.3", f"/studies/{STUDY}/series/1.2/instances/1.3/frames/1")
     for path in (*gone, *within, f"/studies/{'1' * 5000}"):
         assert served.get(path).status_code == 404
@@ -363,13 +344,12 @@ def test_what_cannot_be_read_is_refused_and_what_is_not_here_not_found(served: S
 
 
 def test_a_file_that_is_no_dicom_any_more_is_no_error_of_the_server(changing: Served) -> None:
-    with changing.node.database.read() as session:
-        image = session.get_one(Instance, 1)
-        series, file = image.series_instance_uid, changing.node.settings.node.data_dir / image.path
-        uid = image.sop_instance_uid
+    image = changing.node.rows(Instance)[0]
+    series, file = image.series_instance_uid, changing.node.settings.node.data_dir / image.path
     file.write_bytes(b"\0" * 200)
-    [row] = changing.get(f"/studies/{STUDY}/series/{series}/instances?SOPInstanceUID={uid}").json()
-    assert row["00080018"]["Value"] == [uid] and "00100010" not in row
+    named = f"/studies/{STUDY}/series/{series}/instances?SOPInstanceUID={image.sop_instance_uid}"
+    [row] = changing.get(named).json()
+    assert row["00080018"]["Value"] == [image.sop_instance_uid] and "00100010" not in row
     file.unlink()
     assert changing.get(f"/studies/{STUDY}/metadata").status_code == 404
 
@@ -381,12 +361,6 @@ def test_nobody_reads_without_a_token_and_nothing_is_there_without_the_setting(s
 
 
 TYPE = 'multipart/related; type="application/dicom"; boundary=B0'
-
-
-def part_10(ds: Dataset) -> bytes:
-    data = io.BytesIO()
-    ds.save_as(data, enforce_file_format=True)
-    return data.getvalue()
 
 
 def as_file(ds: Dataset) -> Dataset:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,21 +78,16 @@ class Site:
     def end_of(self, study_uid: str) -> dict[str, object]:
         """The study's row once it stands in an end state."""
         ends = ("delivered", "not_applicable", "quarantined", "failed")
-        studies: dict[str | None, dict[str, object]] = {}
+        row: dict[str, object] = {}
 
         def ended() -> bool:
-            studies.update(self.node.studies())
-            return study_uid in studies and studies[study_uid]["state"] in ends
+            row.update(self.node.studies().get(study_uid, {}))
+            return row.get("state") in ends
 
         wait_until(
-            ended,
-            300,
-            f"end of study {study_uid}",
-            step=0.3,
-            shown=lambda: self.node.log.read_text()[-1500:],
-            progress=lambda: {uid: row["state"] for uid, row in studies.items()},
+            ended, 300, f"end of study {study_uid}", 0.3, lambda: self.node.log.read_text()[-1500:], row.copy
         )
-        return studies[study_uid]
+        return row
 
 
 @pytest.fixture(scope="module")
@@ -142,26 +136,19 @@ def test_an_ultrasound_comes_back_as_report_overlay_picture_and_cleaned(site: Si
     assert {item["kind"] for item in row["results"]} >= {"sr", "gsps", "sc", "cleaned"}
 
 
-def test_a_study_sent_twice_makes_no_second_result_and_a_korean_name_comes_back_whole(site: Site) -> None:
+def test_what_comes_twice_or_back_starts_nothing_and_a_korean_name_comes_back_whole(site: Site) -> None:
     image = quick_ultrasound("twice")
     image.PatientName = "Hong^Gildong=洪^吉洞=홍^길동"
     site.send([image])
-    before = Counter(site.pacs.instances())
-    row = site.send([image, image])
-    assert Counter(site.pacs.instances()) == before
-    assert row["revision"] == 1
-    for ds in site.objects(image.StudyInstanceUID):
+    before, jobs = Counter(site.pacs.instances()), len(site.node.cli("jobs", "list"))
+    assert site.send([image, image])["revision"] == 1
+    results = site.objects(image.StudyInstanceUID)
+    for ds in results:
         assert ds.PatientName == image.PatientName
         assert ds.PatientName.phonetic == image.PatientName.phonetic
-
-
-def test_results_that_come_back_to_the_node_start_nothing(site: Site) -> None:
-    image = quick_ultrasound("return")
-    site.send([image])
-    results = site.objects(image.StudyInstanceUID)
-    jobs = len(site.node.cli("jobs", "list"))
     row = site.send(results, "PACS")
-    assert row["state"] == "delivered" and row["revision"] == 1
+    assert (row["state"], row["revision"]) == ("delivered", 1)
+    assert Counter(site.pacs.instances()) == before
     assert len(site.node.cli("jobs", "list")) == jobs
 
 
@@ -275,14 +262,11 @@ def test_a_dicomweb_workstation_finds_and_reads_every_result(department: Departm
 
 
 def test_highdicom_reads_the_report_that_came_over_dicomweb(department: Department) -> None:
-    client = DICOMwebClient(f"{department.pacs.url}/dicom-web")
+    client, data = DICOMwebClient(f"{department.pacs.url}/dicom-web"), BytesIO()
     uid = department.results["sr"]
     series = dcmread(BytesIO(department.pacs.fetch(uid))).SeriesInstanceUID
-    data = BytesIO()
     client.retrieve_instance(department.study, series, uid).save_as(data, enforce_file_format=True)
-    data.seek(0)
-    report = srread(data)
-    assert report.content.get_planar_roi_measurement_groups()
+    assert srread(BytesIO(data.getvalue())).content.get_planar_roi_measurement_groups()
 
 
 def _holds_all(department: Department, got: list[Dataset]) -> None:
@@ -352,36 +336,18 @@ def held_by_pacs(out: Path) -> Counter[str]:
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     # A suite that was started in the background ignores SIGINT, and so would its children.
     heed = ("env", "--default-signal=INT")
+    command = [*heed, sys.executable, "-u", "-m", "dicom_node", "demo", "--offline"]
     demo = subprocess.Popen(
-        [
-            *heed,
-            sys.executable,
-            "-u",
-            "-m",
-            "dicom_node",
-            "demo",
-            "--offline",
-            "--out",
-            str(tmp_path / "out"),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        [*command, "--out", tmp_path / "out"], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert demo.stdout is not None
-    children: list[psutil.Process] = []
-    for line in demo.stdout:
-        if line.startswith("Node:"):
-            children = psutil.Process(demo.pid).children(recursive=True)
-            break
+    assert any(line.startswith("Node:") for line in demo.stdout)
+    children = psutil.Process(demo.pid).children(recursive=True)
     assert len(children) >= 3, "node, listener, worker (and an Orthanc)"
     os.kill(demo.pid, signal.SIGINT)
     assert demo.wait(60) == 130
     demo.stdout.close()
-    end = time.monotonic() + 60
-    while time.monotonic() < end and any(child.is_running() for child in children):
-        time.sleep(0.1)
-    assert [child for child in children if child.is_running()] == []
+    assert psutil.wait_procs(children, 60)[1] == []
 
 
 EXAMPLES = wheels.ROOT / "examples"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,34 +13,24 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from dicom_node.config.settings import Settings
-from dicom_node.events import DELIVERY_IN_DOUBT
-from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
+from dicom_node.hl7 import control_id
+from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.scu import (
     Destination,
-    Outgoing,
     Presence,
     RemovalAnswer,
-    SendReport,
     SendStatus,
     open_destination,
     open_remover,
 )
-from tests.fhir_lab import SYSTEM, FhirServer, add_report, fhir_peer, outgoing_report, report_file, start_fhir
-from tests.hostile.valve import valve_before
-from tests.outbox_lab import Outbox
-from tests.wire.test_delivery import LEASE_SECONDS, worker_process
-
-pytest.importorskip("hl7apy", reason="needs the extra hl7")
-pytest.importorskip("hl7", reason="needs the extra test")
-
-from dicom_node.config.settings import ConsoleSettings, ListenerSettings, TlsSettings
-from dicom_node.hl7 import control_id
-from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.services import results
 from dicom_node.store.tables import Delivery, Study
 from tests.certificates_lab import Authority
+from tests.fhir_lab import SYSTEM, FhirServer, add_report, fhir_peer, outgoing_report, report_file, start_fhir
+from tests.hostile.valve import valve_before
 from tests.mllp_lab import LOSE, WRONG_MESSAGE, Receiver, run_receiver
+from tests.outbox_lab import Outbox
 
 KINDS = ("Device", "DiagnosticReport", "ImagingStudy", "Observation")
 ONE_REPORT = {"Device": 1, "DiagnosticReport": 1, "ImagingStudy": 1, "Observation": 3}
@@ -117,9 +106,8 @@ def test_the_patient_is_named_where_the_server_knows_exactly_one(tmp_path: Path,
 
 def test_an_id_of_another_issuer_is_nobodys_here(tmp_path: Path, server: FhirServer) -> None:
     server.create(PATIENT)
-    [report] = destination(server, patient_systems={"ELSEWHERE": SYSTEM}).send(
-        [outgoing_report(report_file(tmp_path))]
-    )
+    item = outgoing_report(report_file(tmp_path))
+    [report] = destination(server, patient_systems={"ELSEWHERE": SYSTEM}).send([item])
     [filed] = server.all_of("DiagnosticReport")
     assert report.status is SendStatus.STORED
     assert filed["subject"] == {
@@ -172,29 +160,6 @@ def test_an_answer_that_is_lost_makes_nothing_twice(tmp_path: Path, server: Fhir
         valve.open()
         outbox.run_until("confirmed")
     assert there(server) == ONE_REPORT
-
-
-def test_a_worker_that_is_killed_after_it_sent_asks_first(tmp_path: Path, server: FhirServer) -> None:
-    class Killed(BaseException):
-        """As kill -9: nothing of the worker goes on."""
-
-    class Dying:
-        def __init__(self, real: Destination) -> None:
-            self.real = real
-
-        def send(self, objects: list[Outgoing]) -> list[SendReport]:
-            self.real.send(objects)
-            raise Killed
-
-    outbox = Outbox(tmp_path, [fhir_peer(server.url)])
-    add_report(outbox)
-    dying: Any = lambda peer, settings: Dying(open_destination(peer, settings))
-    with pytest.raises(Killed):
-        DeliveryWorker(outbox.database, outbox.settings, open_destination=dying, lease_seconds=0.2).run_once()
-    threading.Event().wait(0.3)
-    outbox.run_until("confirmed")
-    assert outbox.numbers()[DELIVERY_IN_DOUBT.number] == 1
-    assert there(server) == ONE_REPORT and server.all_of("DiagnosticReport")[0]["meta"]
 
 
 REPORT = [ResultKind.SR]
@@ -346,28 +311,3 @@ def test_tls_needs_the_right_authority_on_both_sides(tmp_path: Path) -> None:
             outbox.worker().run_once()
             assert outbox.states() == {state: 1}, outbox.rows()
         assert "TLSv1" in check.text and len(receiver.received) == 1
-
-
-def test_a_worker_that_is_killed_before_the_acknowledgement_loses_nothing(
-    tmp_path: Path, ris: Receiver
-) -> None:
-    came = threading.Event()
-
-    def late(message: object, times: int) -> str:
-        came.set()
-        time.sleep(1.0)
-        return "AA"
-
-    ris.answer = late
-    outbox = Outbox(tmp_path, [ris.peer()])
-    [uid] = outbox.add_study(["ris"], REPORT)
-    with worker_process(outbox):
-        assert came.wait(60)
-        assert outbox.states() == {"sending": 1}
-    ris.answer = lambda message, times: "AA"
-    time.sleep(1.5)
-    outbox.run_until("confirmed", worker=outbox.worker(lease_seconds=LEASE_SECONDS))
-    assert ris.numbers() == [control_id(uid)] * 2, "the receiver recognises the repeat"
-    with outbox.database.read() as session:
-        [delivery] = session.scalars(select(Delivery))
-        assert delivery.sent_at is not None

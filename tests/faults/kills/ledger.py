@@ -5,24 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, or_, select
 
 from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
 from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, HeldResult, Instance, Job, ReceivedObject, Result, Study
+from dicom_node.store.tables import Delivery, HeldResult, Instance, ReceivedObject, Result, Study
 from tests.site_lab import Site
 
-PRIORS = "priors in the PACS, fetched, analysed, and results of them to send"
 _SETTLED_SECONDS = 300  # without any change
 _ENDED = {StudyState.DELIVERED, StudyState.QUARANTINED, StudyState.FAILED, StudyState.CANCELLED}
 
@@ -56,10 +55,8 @@ def wait_until_settled(site: Site, sent: Sent) -> None:
         time.sleep(1)
 
 
-def count(site: Site, sent: Sent, folder: Path, priors: Sequence[Dataset] = ()) -> dict[str, Any]:
+def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
     """Read the database, the spool and the PACS; ``folder``: that of the site, ``var`` lies in it.
-
-    ``priors``: what the PACS had before.
 
     An object that was set aside because its reader was killed has no SOP Instance UID in the database: it is
     read from its file.
@@ -74,19 +71,9 @@ def count(site: Site, sent: Sent, folder: Path, priors: Sequence[Dataset] = ()) 
         studies = {row.study_instance_uid: row.state for row in rows}
         failed = [row.reason for row in rows if row.state is StudyState.FAILED]
         deliveries = Counter(str(state) for state in session.scalars(select(Delivery.state)))
-        earlier = {str(one.SOPInstanceUID) for one in priors}
-        of_priors = select(Study.id).where(
-            Study.study_instance_uid.in_([one.StudyInstanceUID for one in priors])
-        )
-        mine = Result.study_id.in_(of_priors)
-        results = set(session.scalars(select(Result.sop_instance_uid).where(~mine)))
-        jobs = Counter(session.scalars(select(Job.study_id).where(Job.study_id.in_(of_priors))))
-        sent_of_priors = session.scalars(
-            select(func.count()).select_from(Delivery).join(Delivery.result).where(mine)
-        ).one()
+        results = set(session.scalars(select(Result.sop_instance_uid)))
         stopped = set(session.scalars(_stopped()))  # by a person: it may have arrived before, or not
-    held = Counter(uid for uid in site.pacs.instances() if uid not in earlier)
-    arrivals = [row for row in arrivals if row[0] not in earlier]
+    held = Counter(site.pacs.instances())
     aside = {uid for uid, outcome, _ in arrivals if outcome is Outcome.QUARANTINED}
     came = Counter(uid for uid, _, _ in arrivals)
     lost = set(sent.acknowledged) - set(roles) - aside
@@ -110,12 +97,6 @@ def count(site: Site, sent: Sent, folder: Path, priors: Sequence[Dataset] = ()) 
         "results": len(results),
         "deliveries": dict(deliveries),
         "in the PACS": held.total(),
-        PRIORS: [
-            len(earlier),
-            len(earlier & set(roles)),
-            jobs.total(),
-            sent_of_priors,
-        ],
         "results stopped by persons": len(stopped),
         "results not in the PACS": len(results - stopped - set(held)),
         "in the PACS twice or unknown": held.total() - len(results & set(held)),
@@ -156,9 +137,6 @@ def mistakes(ledger: dict[str, Any]) -> list[str]:
         ),
         "no acknowledgement without an arrival": lambda: not ledger["acknowledgements without an arrival"],
         "nothing arrived that nobody sent": lambda: not ledger["arrivals that nobody sent"],
-        "each prior fetched and analysed once, and nothing of it sent": lambda: (
-            len(set(ledger[PRIORS][:3])) == 1 and not ledger[PRIORS][3]
-        ),
         "nothing left in incoming": lambda: not ledger["left in incoming"],
         "each study delivered, failed, or in quarantine with its object": lambda: (
             set(studies) <= _ENDED

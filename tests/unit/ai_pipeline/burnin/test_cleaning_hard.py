@@ -331,7 +331,7 @@ def frames_with_secrets(frames: np.ndarray, numbers: Sequence[int], reader: Read
     "left", [0.02, 0.5, 0.97], ids=["its header", "half of it", "all but its last bytes"]
 )
 def test_of_a_cine_with_a_damaged_frame_nothing_leaves(left: float, tmp_path: Path) -> None:
-    path, _ = write(ENCODINGS["cine-jpeg-ybr-full-422"], tmp_path)
+    path = write(ENCODINGS["cine-jpeg-ybr-full-422"], tmp_path)
     ds = dcmread(path)
     frames = list(generate_frames(ds.PixelData, number_of_frames=ds.NumberOfFrames))
     frames[2] = frames[2][: int(len(frames[2]) * left)]
@@ -398,7 +398,7 @@ def test_nothing_that_the_pipeline_says_repeats_a_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    files = [write(ENCODINGS[name], tmp_path)[0] for name in ("still-jpeg-rgb", "cine-grey")]
+    files = [write(ENCODINGS[name], tmp_path) for name in ("still-jpeg-rgb", "cine-grey")]
     result = create("ultrasound").run([open_dicom(file) for file in files], silent, {})
     assert len(result.images) == 4
     said = [repr(result), caplog.text, *capfd.readouterr()]
