@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
@@ -159,68 +158,3 @@ def test_no_page_is_longer_than_a_quarter_of_an_hour() -> None:
         and (words := len(path.read_text(encoding="utf-8").split())) > 1500
     }
     assert sorted(long.keys() - REFERENCE) == []
-
-
-def test_every_page_of_the_navigation_is_there_and_every_page_has_a_place() -> None:
-    nav = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)["nav"]
-    named = [page for part in nav for pages in part.values() for page in places(pages)]
-    folders = tuple(page for page in named if page.endswith("/"))
-    made = {page for page in named if page.startswith("project/")} | {"connect/orthanc.md", "reference/api/"}
-    there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
-    assert {page for page in named if not page.endswith("/")} - made - there == set()
-    assert {page for page in there - {*named} if not page.startswith(folders)} == set()
-
-
-def places(pages: object) -> list[str]:
-    """The pages and folders of a part of the navigation."""
-    if isinstance(pages, str):
-        return [pages]
-    inner = pages.values() if isinstance(pages, dict) else pages
-    assert not isinstance(inner, str)
-    return [place for one in inner for place in places(one)]  # type: ignore[attr-defined]
-
-
-def test_every_choice_has_a_short_page() -> None:
-    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    choices = design.partition("## Choices that differ")[2].partition("\n## ")[0]
-    rows = [line for line in choices.splitlines() if line.startswith(("*", "  "))]
-    named = [re.fullmatch(r"\* \[(.+)\]\(decisions/(.+)\)", line) for line in rows]
-    assert all(named), "what is not a link goes into a page of docs/decisions"
-    titles = {match[2]: match[1] for match in named if match}
-    assert titles.keys() == {path.name for path in (ROOT / "docs" / "decisions").iterdir()}
-    for name, title in titles.items():
-        text = (ROOT / "docs" / "decisions" / name).read_text(encoding="utf-8")
-        assert re.findall(r"^#+ .*$", text, re.MULTILINE) == [
-            f"# {title}", "## What", "## Why", "## What would change our mind",
-        ], name  # fmt: skip
-        assert len(text.split()) <= 250, name
-
-
-def test_the_guide_for_contributors_is_short_and_names_what_is_there() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    assert len(text.split()) <= 700
-    for name in re.findall(r"[`\s]((?:\.ci|ai_pipeline|dicom_console|dicom_node|docs|tests)/[\w./-]*)", text):
-        assert (ROOT / name).exists(), name
-    for target in re.findall(r"`make ([a-z-]+)`", text):
-        assert target in targets(), target
-
-
-def targets() -> dict[str, str]:
-    """What ``make help`` shows."""
-    done = subprocess.run(["make", "help"], capture_output=True, text=True, check=True, cwd=ROOT)
-    return dict(re.findall(r"^make (\S+) +(\S.*)$", done.stdout, re.MULTILINE))
-
-
-def test_make_help_shows_every_target() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    named = re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)
-    phony = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split()
-    assert sorted(targets()) == sorted(named) == sorted(phony)
-
-
-def test_checks_before_a_commit_fetch_nothing() -> None:
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
-    assert [repository["repo"] for repository in hooks] == ["local"]
-    entries = [hook["entry"].split() for hook in hooks[0]["hooks"]]
-    assert [words[0] for words in entries] == [".venv/bin/ruff", ".venv/bin/ruff", ".venv/bin/mypy"]
-    assert {hook["language"] for hook in hooks[0]["hooks"]} == {"system"}
