@@ -555,10 +555,12 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
     text = text.replace('pipeline = "ultrasound"', 'pipeline = "ultrasnd"')
     text += f"[[rules]]\n{former}options = {{ despeckle = true }}\n"
     text += '[listener.tls]\ncertificate = "none.pem"\nprivate_key = "none.key"\n'
-    text = text.replace('ae_title = "US1"', 'ae_title = "US1"\nassume_charset = "latin"')
+    text = text.replace('ae_title = "US1"', 'ae_title = "US1"\nassume_charset = "latin"').replace(
+        'ae_title = "PACS"', "ae_title = \"PACS\"\nassume_charset = '\\ISO 2022 IR 149'"
+    )
     site.write_text(text, encoding="utf-8")
     printed = run("check", "--config", site)
-    assert printed.status == 78
+    assert (printed.status, "IR 149" in printed.err) == (78, False)
     for expected in (
         "listener.colour",
         f"listener.port = 127.0.0.1:{pacs.port}: cannot be listened on",
