@@ -89,13 +89,6 @@ def test_three_of_three_is_not_certainty() -> None:
     assert (found.value, found.low) == (1.0, pytest.approx(0.025 ** (1 / 3)))
 
 
-def test_calibration_error_is_zero_for_the_truth_and_large_for_the_opposite() -> None:
-    truth = np.repeat([0.0, 1.0], 50)
-
-    assert metrics.calibration_error(truth, truth) == 0.0
-    assert metrics.calibration_error(truth, 1 - truth) == 1.0
-
-
 def test_slope_and_intercept_are_those_of_the_curve_that_made_the_labels() -> None:
     random = np.random.default_rng(2)
     logit = random.normal(size=30000)
