@@ -46,7 +46,6 @@ def command(*words: object, fails: int = 0) -> str:
 def added(card: Path, store: Path) -> dict[str, Any]:
     """The card, whose model ``ai-pipeline models add`` has taken into ``store``."""
     network = card.with_suffix(".onnx")
-    assert b"site-packages" not in network.read_bytes(), "the exporter's notes name this machine's folders"
     command("models", "add", network, "--card", card, "--accept-licence", "--models-dir", store)
     assert "True" in command("models", "verify", "--models-dir", store)
     return tomllib.loads(card.read_text())
@@ -92,6 +91,7 @@ def test_chest_films_become_a_model_of_the_labels_that_they_have(
     other = on_backbone(tmp_path) if made is lab.rsna else ()
     card_file = trained_chest(made(tmp_path / "set"), tmp_path / "new", *other)
     card = added(card_file, tmp_path / "models")
+    assert b"site-packages" not in card_file.with_suffix(".onnx").read_bytes(), "names of folders here"
     assert not other or (starts_from_the_file(card) and card["id"] == "chest-timm-test_convnext")
     known = [label["name"] for label in card["labels"]]
     assert known == list(labels or (name for name in LABELS if name in known))

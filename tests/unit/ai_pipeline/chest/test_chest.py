@@ -139,9 +139,8 @@ def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name:
     present = [finding for finding in result.findings if finding.decision is Decision.PRESENT]
     rows, columns = image.header.rows, image.header.columns
     assert present and all(one.evidence and one.evidence.values.shape == (rows, columns) for one in present)
-    regions = [region for finding in present for region in finding.regions]
-    for left, top, right, bottom in (region.bounds for region in regions):
-        assert 0 <= left < right <= columns and 0 <= top < bottom <= rows
+    regions = [region.bounds for finding in present for region in finding.regions]
+    assert all(0 <= x < right <= columns and 0 <= y < bottom <= rows for x, y, right, bottom in regions)
     assert {"decode", "model", "total"} <= result.timings.keys()
     without = any(not finding.regions for finding in present)
     assert [bool(texts(result, name)) for name in ("box", NO_PLACE)] == [bool(regions), without]

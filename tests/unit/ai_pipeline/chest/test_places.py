@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel, anatomy_of
 from ai_pipeline.chest.boxes import PARTS, BoxHead, Candidates, ScoredBox, region
@@ -287,19 +285,6 @@ SIZE = 160
 
 
 SHAPES = [(512, 512), (2500, 2048), (300, 900)]
-
-
-numbers = st.floats(-3, 3).filter(lambda value: abs(value) > 0.05)
-
-
-affines = st.builds(
-    Affine, a=numbers, b=st.floats(-0.01, 0.01), c=numbers, d=st.floats(-0.01, 0.01), e=numbers, f=numbers
-)
-
-
-@given(there=affines)
-def test_the_inverse_undoes_every_affine(there: Affine) -> None:
-    assert there.inverse()(there([(3.0, -7.0)]))[0] == pytest.approx((3.0, -7.0), abs=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)

@@ -237,8 +237,10 @@ def served(file: Path, certificate: tuple[Path, Path] | None = None) -> Iterator
             server.socket = context.wrap_socket(server.socket, server_side=True)
             server.url = server.url.replace("http", "https")
         thread.submit(server.serve_forever, 0.02)
-        yield server
-        server.shutdown()
+        try:
+            yield server
+        finally:
+            server.shutdown()
 
 
 def test_a_file_from_the_web_is_taken_over_https_of_a_known_host_and_its_address_kept_without_secrets(

@@ -85,10 +85,9 @@ def test_a_frame_is_cleaned_classified_and_outlined(
     assert ImageKind.MASK in kinds and kinds[ImageKind.CLEANED].verified and len(found.findings) == 8
     assert sum(one.probability or 0.0 for one in found.findings) == pytest.approx(1.0, abs=1e-3)
     assert sum(one.decision is Decision.PRESENT for one in found.findings) <= 1
-    regions = [region for one in found.findings for region in one.regions]
-    assert len(regions) == (ImageKind.ORGANS in kinds)
-    for left, top, right, bottom in (region.bounds for region in regions):
-        assert 0 <= left < right <= image.header.columns and 0 <= top < bottom <= image.header.rows
+    bounds = [region.bounds for one in found.findings for region in one.regions]
+    assert len(bounds) == (ImageKind.ORGANS in kinds)
+    assert all(0 <= x < right <= image.header.columns for x, _, right, _ in bounds)
     assert "not assessed" in {note.name for note in found.quality}
 
 

@@ -42,7 +42,6 @@ from ai_training.detect import (
     figures_of,
     fit,
     folds,
-    means,
     passes,
     place_figures,
     trained,
@@ -292,12 +291,6 @@ def test_a_box_reaches_the_cuts_that_it_overlaps_enough() -> None:
     rows = place_figures([(0.0, 0.0, 0.2, 0.2)] * 3, said)
     wanted = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 2 / 3, 1 / 3, 0], [0] * len(PLACE_NAMES)])
     assert rows == pytest.approx(wanted)
-
-
-def test_the_interval_of_a_difference_is_paired() -> None:
-    worse = np.repeat(np.random.default_rng(0).random(80)[:, None], len(PLACE_NAMES), 1)
-    found = means((worse + 0.1) - worse, [str(n) for n in range(80)])
-    assert found["mean T"] == pytest.approx([0.1, 0.1, 0.1])
 
 
 ROOT = Path(__file__).resolve().parents[4]

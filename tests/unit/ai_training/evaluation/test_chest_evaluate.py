@@ -188,8 +188,7 @@ def test_the_evaluation_prints_the_figures_of_the_card(
     result = evaluate_chest(data, "test", cache=tmp_path)
     main, card = result["main"], find(MODEL).details["metrics"]
     assert main["mean_auc"] == pytest.approx(card["mean_auc"], abs=0.002)
-    counted = {row["label"]: row["auc"] for row in main["labels"] if row["positives"] >= 15}
-    for label, auc in counted.items():
+    for label, auc in {row["label"]: row["auc"] for row in main["labels"] if row["positives"] >= 15}.items():
         assert auc == pytest.approx(card["labels"][label]["auc"], abs=0.01)
     assert (main["images"], result["with_children"]["images"]) == (151, 160)
     assert main["difference_to_hog"][1] > 0 and result["boxes"]["pointing"]["difference"][0] > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -170,13 +169,6 @@ def test_white_on_white_is_no_object() -> None:
     canvas = Canvas(np.full((50, 60, 3), 255, np.uint8))
     canvas.burn([Stamp(np.full((50, 60), 255, np.uint8), (255, 255, 255))], MarkClass.LOGO, Meaning.LOGO)
     assert canvas.objects == [] and not canvas.owners.any()
-
-
-def test_compression_changes_pixels_outside_the_mask_and_is_the_same_for_both() -> None:
-    storing, picture = Storing(1.0, cv2.INTER_LINEAR, 70, whole_chroma=False), speckle()
-
-    assert not np.array_equal(storing.compressed(picture), picture)
-    assert np.array_equal(replace(storing, quality=None).compressed(picture), picture)
 
 
 def test_burned_names_can_be_read() -> None:
