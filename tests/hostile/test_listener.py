@@ -491,10 +491,7 @@ def encoded_as(kind: str, number: int, transaction: str = "2.25.4") -> bytes:
         (lambda kind: encoded_as(kind, OBJECTS[kind] + 1), 0x0115),
         (lambda kind: empty_sequences(900), 0x0115),
         (lambda kind: empty_sequences(MAXIMUM[kind] // 16), 0x0115),
-        (
-            lambda kind: encoded_as(kind, 1, "1.2.3.4.567890").replace(b"1.2.3.4.567890", b"Mustermann^Max"),
-            0x0115,
-        ),
+        (lambda kind: encoded_as(kind, 1, DIGITS).replace(DIGITS.encode(), b"Mustermann^Max"), 0x0115),
         (lambda kind: bytes(MAXIMUM[kind] + 2), None),
     ],
     ids=["empty", "cut", "many", "deep", "deeper", "name", "without end"],
