@@ -817,10 +817,7 @@ CERTIFIED = {"tls": {"certificate": "none.pem", "private_key": "none.key"}}
     ("keys", "role", "told"),
     [
         *(({"host": host}, Role.ALL, {}) for host in ("127.0.0.1", "::1", "localhost", "127.8.9.1")),
-        *(
-            ({"host": host}, Role.ALL, {"console.host": "[console.tls]"})
-            for host in ("0.0.0.0", "192.0.2.1", "::")
-        ),
+        *(({"host": host}, Role.ALL, {"console.host": "[console.tls]"}) for host in ("0.0.0.0", "::")),
         ({"host": "0.0.0.0", "enabled": False}, Role.ALL, {}),
         ({"host": "0.0.0.0"}, Role.WORKER, {}),
         ({"host": "console.example.org"}, Role.ALL, {"console.host": "is not an address of this machine"}),
