@@ -114,7 +114,7 @@ def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracki
 
 def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObject) -> None:
     """OHIF shows of a group only each NUM's concept, value and unit, and the finding site."""
-    calibrated, _ = groups_of(one(ResultKind.SR, cr, saying(finding(CARDIOMEGALY, 0.834, cr.image.uid, BOX))))
+    calibrated, *_ = groups_of(one(ResultKind.SR, cr, saying(finding(CARDIOMEGALY, 0.834, cr.image.uid, BOX))))
     [(name, number)] = values(calibrated, "NUM").items()
     measured = number.MeasuredValueSequence[0]
     shown = (name, float(measured.NumericValue), measured.MeasurementUnitsCodeSequence[0].CodeValue)
