@@ -915,10 +915,11 @@ def test_a_node_with_postgresql_says_what_to_install(
 
 
 def test_check_says_when_the_model_that_was_activated_is_gone(run: Run, site: Path, tmp_path: Path) -> None:
-    set_in_workers(site, "models_dir", tmp_path)
+    (models := tmp_path / "models").mkdir()
+    set_in_workers(site, "models_dir", models)
     assert "is to use" not in run("check", "--config", site).err
     use = {name: {"stack": ["gone@2"], "history": []} for name in ("chest_xray", "chest_xray_boxes")}
-    (tmp_path / "active.json").write_text(json.dumps(use), encoding="utf-8")
+    (models / "active.json").write_text(json.dumps(use), encoding="utf-8")
     printed = run("check", "--config", site)
     assert printed.status == 78 and "models rollback" in printed.err
     assert all(f"{name} is to use gone@2" in printed.err for name in use)

@@ -613,7 +613,6 @@ def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:
         named = re.findall(r"dicom_node_(\w+)", target["expr"])
         assert named and set(named) <= numbers, target
         assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels, target
-    assert len({panel["id"] for panel in content["panels"]}) == len(content["panels"])
     states = {value for one in found for key, value in one.labels if key == "state"}
     assert {state for one in asked for state in re.findall(r'state="(\w+)"', one["expr"])} <= states
 
@@ -817,10 +816,7 @@ CERTIFIED = {"tls": {"certificate": "none.pem", "private_key": "none.key"}}
     ("keys", "role", "told"),
     [
         *(({"host": host}, Role.ALL, {}) for host in ("127.0.0.1", "::1", "localhost", "127.8.9.1")),
-        *(
-            ({"host": host}, Role.ALL, {"console.host": "[console.tls]"})
-            for host in ("0.0.0.0", "192.0.2.1", "::")
-        ),
+        *(({"host": host}, Role.ALL, {"console.host": "[console.tls]"}) for host in ("0.0.0.0", "::")),
         ({"host": "0.0.0.0", "enabled": False}, Role.ALL, {}),
         ({"host": "0.0.0.0"}, Role.WORKER, {}),
         ({"host": "console.example.org"}, Role.ALL, {"console.host": "is not an address of this machine"}),

@@ -114,7 +114,7 @@ def test_nothing_that_was_withdrawn_leaves_again(site: ConsoleLab, node: Inbox) 
     assert [site.get(Delivery, number).state for number in (1, 2)] == [S.DISCARDED] * 2
     for way, says in (
         (lambda: deliveries.retry(site.settings, [2]), "withdrawn"),
-        (lambda: deliveries.send_study(site.settings, UID, "archive"), ""),
+        (lambda: deliveries.send_study(site.settings, UID, "archive"), "."),
     ):
         with pytest.raises(NotAllowedNow, match=says):
             way()

@@ -114,13 +114,13 @@ def test_report_and_presentation_state_hold_the_same_boxes_under_the_same_tracki
 
 def test_the_box_label_of_a_viewer_names_the_finding_and_says_ai(cr: SourceObject) -> None:
     """OHIF shows of a group only each NUM's concept, value and unit, and the finding site."""
-    calibrated, _ = groups_of(one(ResultKind.SR, cr, saying(finding(CARDIOMEGALY, 0.834, cr.image.uid, BOX))))
-    [(name, number)] = values(calibrated, "NUM").items()
+    group, *_ = groups_of(one(ResultKind.SR, cr, saying(finding(CARDIOMEGALY, 0.834, cr.image.uid, BOX))))
+    [(name, number)] = values(group, "NUM").items()
     measured = number.MeasuredValueSequence[0]
     shown = (name, float(measured.NumericValue), measured.MeasurementUnitsCodeSequence[0].CodeValue)
     assert shown == ("AI estimated probability of Cardiomegaly", 83.4, "%")
     assert number.ConceptNameCodeSequence[0].EquivalentCodeSequence[0].CodeValue == "111012"
-    (cut_off,) = values(calibrated, "CODE")["Presence"].ContentSequence  # what "suspected" was inferred from
+    (cut_off,) = values(group, "CODE")["Presence"].ContentSequence  # what "suspected" was inferred from
     assert (cut_off.RelationshipType, code_of(cut_off)) == ("INFERRED FROM", "CUTOFF")
     assert float(cut_off.MeasuredValueSequence[0].NumericValue) == 41.0
 

@@ -236,8 +236,8 @@ FAR = Region("box", ((5000.0, 10.0), (6000.0, 20.0)), Origin.DETECTOR)
         (lambda uid: _cleaned(uid, grey_image(), verified=False), "not verified"),
         (lambda uid: _cleaned(uid, np.ascontiguousarray(grey_image()[1:])), "its source"),
         (lambda uid: PipelineResult(findings=(finding(NODULE, 0.5, uid, regions=(FAR,)),)), "outside"),
-        (lambda _: PipelineResult(findings=(finding(NODULE, 0.5, "1.2.3", (1, 1, 9, 9)),)), ""),
-        (lambda uid: PipelineResult(findings=(finding(NODULE, 0.5, uid, (1, 1, 9, 9), frame=4),)), ""),
+        (lambda _: PipelineResult(findings=(finding(NODULE, 0.5, "1.2.3", (1, 1, 9, 9)),)), "."),
+        (lambda uid: PipelineResult(findings=(finding(NODULE, 0.5, uid, (1, 1, 9, 9), frame=4),)), "."),
     ],
 )
 def test_a_result_with_this_fault_is_not_built(

@@ -513,7 +513,7 @@ def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest
     times = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60}
     job = Mock(spec=ClaimedJob, id=1)
     with JobHeartbeat(queue, job, stopping=threading.Event(), abandon=lambda *_: None, **times):
-        wait_until(lambda: beat.call_count == 5, 60, "five beats")
+        wait_until(lambda: beat.call_count >= 5, 60, "five beats")
     assert caplog.messages == ["the database does not answer (OperationalError): its work waits"]
 
 

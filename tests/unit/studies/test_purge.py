@@ -45,20 +45,16 @@ def ended(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryState) -
     return sent
 
 
-def test_a_confirmed_study_is_purged_after_its_days_and_not_before(inbox: Inbox) -> None:
-    ended(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
-    assert purge(inbox.database, inbox.settings, utc_now() + 13 * DAYS) == 0
-    assert inbox.spool_files() == 2
-    assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS) == 2
-    assert inbox.spool_files() == 0
-    assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS) == 0
-    assert inbox.events()[-1].number == 2021
-
-
-def test_what_is_not_confirmed_stays_for_ever(inbox: Inbox) -> None:
+def test_a_confirmed_study_is_purged_after_its_days_and_no_other_ever(inbox: Inbox) -> None:
     ended(inbox, "dead", StudyState.FAILED, DeliveryState.DEAD)
     ended(inbox, "way", StudyState.DELIVERING, DeliveryState.UNCONFIRMED)
+    ended(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
+    assert purge(inbox.database, inbox.settings, utc_now() + 13 * DAYS) == 0
+    assert inbox.spool_files() == 6
+    assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS) == 2
+    assert inbox.spool_files() == 4
     assert purge(inbox.database, inbox.settings, utc_now() + 1000 * DAYS) == 0
+    assert inbox.events()[-1].number == 2021
 
 
 def test_a_purged_object_that_comes_again_is_a_duplicate_whose_file_is_used(inbox: Inbox) -> None:
