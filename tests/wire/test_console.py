@@ -64,6 +64,16 @@ def chromium() -> Iterator[Chromium]:
         yield browser
 
 
+@pytest.fixture(autouse=True)
+def _a_tests_own_pages_are_closed(chromium: Chromium) -> Iterator[None]:
+    """A cine that nobody looks at any more plays on, and takes half a core from the tests after it."""
+    before = chromium.contexts
+    yield
+    for context in chromium.contexts:
+        if context not in before:
+            context.close()
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inbox, str]]:
     """A node that analysed a still and a cine and received two films, and the address of its console."""
