@@ -126,6 +126,8 @@ def test_other_peers_get_theirs_meanwhile(tmp_path: Path, pacs: Pacs, valve: Val
         assert outbox.states()["sending"] == 1
 
 
+# pynetdicom leaves a socket that its peer has closed to the garbage collector
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("passes", [0, 10, 100, 300])
 def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
     tmp_path: Path, passes: int, monkeypatch: pytest.MonkeyPatch

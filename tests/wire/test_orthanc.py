@@ -616,6 +616,9 @@ def test_what_the_archive_has_is_committed_also_after_a_kill_and_while_the_modal
     with running(node):
         assert store(node.port, sent, "US1") == [0] * 3
         assert ask(node.port, "2.25.1", uids) == 0x0000
+        [journal] = tmp_path.glob("node/var/journal/*.jsonl")
+        # What a lost association brought is waited for, for minutes: let both be noted as released.
+        wait_until(lambda: journal.read_text().count('"event":1002') == 2, 60, "released")
         node.kill()  # at once
         node.start()
         with modality.listening():

@@ -287,8 +287,9 @@ def test_what_is_no_request_of_dicom_gets_no_association(
     """The PDU type of the answer, and of a rejection its result, source and reason."""
     with socket.create_connection(receiver.address, timeout=60) as connection:
         connection.sendall(request_)
-        connection.shutdown(socket.SHUT_WR)
-        answer = b"".join(iter(lambda: connection.recv(100), b""))
+        if answers is CUT:
+            connection.shutdown(socket.SHUT_WR)
+        answer = connection.recv(100)
     assert tuple(answer[:1] + answer[7:10] if answer[:1] == b"\3" else answer[:1]) in answers
 
 

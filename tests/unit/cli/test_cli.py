@@ -918,11 +918,11 @@ def test_check_says_when_the_model_that_was_activated_is_gone(run: Run, site: Pa
     (models := tmp_path / "models").mkdir()
     set_in_workers(site, "models_dir", models)
     assert "is to use" not in run("check", "--config", site).err
-    use = {name: {"stack": ["gone@2"], "history": []} for name in ("chest_xray", "chest_xray_boxes")}
+    use = {"chest_xray_boxes": {"stack": ["gone@2"], "history": []}}
     (models / "active.json").write_text(json.dumps(use), encoding="utf-8")
     printed = run("check", "--config", site)
     assert printed.status == 78 and "models rollback" in printed.err
-    assert all(f"{name} is to use gone@2" in printed.err for name in use)
+    assert "chest_xray_boxes is to use gone@2" in printed.err
 
 
 NAMES = ["CANARY", "Canary^Jane", "4711-PID", "19560807", "hunter2", "tweety", DELIVERED, "SYLVESTER"]

@@ -361,8 +361,9 @@ def test_a_corrected_version_is_forwarded_too_and_an_unsent_one_before_it_is_not
     assert states(inbox) == ["cancelled"]
     inbox.settle()
     assert states(inbox) == ["cancelled", "pending"]
-    newest = inbox.scalars(select(Original).order_by(Original.id.desc()))[0]
-    assert newest and newest.path == inbox.instance(image.SOPInstanceUID).path
+    with inbox.database.read() as session:
+        newest = session.scalars(select(Original).order_by(Original.id.desc())).first()
+        assert newest and newest.path == inbox.instance(image.SOPInstanceUID).path
 
 
 def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(inbox: Inbox) -> None:
@@ -375,7 +376,8 @@ def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(
     inbox.index(image)
     inbox.write(rerun, 1, inbox.settings)
     assert states(inbox) == ["confirmed"]
-    assert not inbox.rows(Original)[0].purged, "its file is the new one"
+    with inbox.database.read() as session:
+        assert not session.scalars(select(Original)).one().purged, "its file is the new one"
 
 
 def test_a_corrected_report_of_a_modality_is_forwarded_anew(inbox: Inbox) -> None:

@@ -100,7 +100,7 @@ def test_nothing_is_called_or_outlined_where_the_lesion_was_blacked_out(
     box = (columns // 4, rows // 4, columns * 3 // 4, rows * 3 // 4)
     hidden = Shown(image.display(), replace(image.header, removed_by_hand=(box,)))
     result = ovarian.run([hidden], silent, {"heatmaps": True})
-    assert {one.decision for one in result.findings} == {Decision.INDETERMINATE}
+    assert {one.decision for one in result.findings} <= {Decision.INDETERMINATE}
     assert not any(one.regions or one.evidence for one in result.findings)
     assert not any(one.kind is ImageKind.ORGANS for one in result.images)
     told = next(note for note in result.quality if note.name == "unsure")

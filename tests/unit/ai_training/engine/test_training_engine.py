@@ -118,9 +118,9 @@ def test_another_precision_or_recipe_does_not_go_on_from_a_checkpoint(tmp_path: 
 
 def test_a_run_stops_early_keeps_the_best_and_is_not_resumed_past_its_end(tmp_path: Path) -> None:
     recipe = Recipe(iterations=12, learning_rate=1e-2, validate_every=2, ema=0.9, threads=1, workers=0)
-    run, again = _Toy(tmp_path, recipe), _Toy(tmp_path, recipe)
-    run.choices = iter([0.5, 0.9, float("nan"), 0.7, 1.0])
     with carried_out(RunOptions(patience=2)):
+        run, again = _Toy(tmp_path, recipe), _Toy(tmp_path, recipe)
+        run.choices = iter([0.5, 0.9, float("nan"), 0.7, 1.0])
         run.finish()
         again.finish(resume=True)
     assert (run.done, again.done, run.best["iteration"]) == (8, 8, 4)
