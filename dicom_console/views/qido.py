@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from itertools import islice
 from typing import Final
 
@@ -350,6 +351,7 @@ def _fits(pattern: re.Pattern[str], text: str, vr: str = "PN") -> bool:
     return any(map(pattern.fullmatch, texts))
 
 
+@lru_cache(16)
 def _pattern(value: str, *, ignore_case: bool) -> re.Pattern[str]:
     """``*``: any characters; ``?``: one. It takes no more time for many of them: fnmatch never goes back."""
     return re.compile(fnmatch.translate(value.replace("[", "[[]")), re.IGNORECASE if ignore_case else 0)
