@@ -101,8 +101,10 @@ def ask(
 
     peer = _queried(settings, request.peer)
     if request.rule and settings.rule(request.rule) is None:
-        known = did_you_mean(request.rule, [rule.name for rule in settings.rules], "configured")
-        raise NotFound(f"no rule is called {request.rule!r}; {known}")
+        raise NotFound(
+            f"no rule is called {request.rule!r}; "
+            + did_you_mean(request.rule, [rule.name for rule in settings.rules], "configured")
+        )
     if not 0 <= (request.last - request.first).days <= LONGEST_RANGE:
         raise FaultyInput("the last day lies before the first, or 30 years after it")
     questions = fetch.questions(request.first, request.last, request.modalities)
