@@ -30,6 +30,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a child that died is st
 _STARTING = 90.0  # seconds in which a process that imports and loads need not show life, on a busy machine
 _MAXIMUM_NODES = 64  # of one role on one data folder
 _MOST_MISSED = 12  # signs of life in a row: a process that shows none is ended and started again
+_OURS = {"alive", "ready", "listening", "console", "cannot_start"}  # keys, of which a message has one
 _STEADY = 60.0  # seconds after which a child counts as healthy and the wait starts anew
 
 
@@ -85,11 +86,15 @@ class Child:
 
     def give(self, line: str) -> None:
         """Write a line to the process; it gets the line again after a restart."""
+        self._given = line
+        self._heard_at = time.monotonic() + _STARTING  # it loads what it now needs
+        # Beside: one that stands still reads no long line, and the node has to go on.
+        threading.Thread(target=self._pass_on, daemon=True).start()
+
+    def _pass_on(self) -> None:
         with self._lock:
-            self._given = line
-            self._heard_at = time.monotonic() + _STARTING  # it loads what it now needs
             if self._process:
-                _write(self._process, line)
+                _write(self._process, self._given)
 
     def retire(self) -> None:
         """Send SIGHUP, let the process end in its own time, and do not start it again."""
@@ -137,10 +142,10 @@ class Child:
                 bufsize=1,
                 env=self._environment,
             )
+            self._heard_at, self._busy_seconds = time.monotonic() + _STARTING, 0.0
+            threading.Thread(target=self._end_if_silent, args=(process,), daemon=True).start()
             if self._given:
                 _write(process, self._given)
-            self._heard_at, self._busy_seconds = time.monotonic() + _STARTING, 0.0
-        threading.Thread(target=self._end_if_silent, args=(process,), daemon=True).start()
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()
@@ -179,17 +184,19 @@ class Child:
 
 def _write(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it died
+    with suppress(BrokenPipeError, ValueError):  # it died; its pipe is closed already
         process.stdin.write(line + "\n")
 
 
 def _message_in(line: str) -> Mapping[str, Any]:
-    """The JSON message in a line that a process printed; empty for any other line, which a library wrote."""
+    """The JSON message in a line that a process printed; empty for any other line, which a library or a
+    pipeline wrote.
+    """
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):  # the second: a line of brackets alone
         return {}
-    return message if isinstance(message, dict) else {}
+    return message if isinstance(message, dict) and _OURS & message.keys() else {}
 
 
 def console_program() -> str:

@@ -88,7 +88,7 @@ class Decoder:
             except BaseException as error:  # after ^C too what this process says next would be of this frame
                 shared.close()
                 self._end()
-                if isinstance(error, ConnectionError | struct.error):
+                if isinstance(error, ConnectionError | TimeoutError | struct.error):
                     raise CodestreamFault(_KILLED) from None
                 raise
             memory = memoryview(shared.content)
@@ -150,7 +150,7 @@ class Decoder:
             control.close()
             self._end()
             raise NoDecoder(f"the process that decodes cannot start: try {' '.join(self._command)}")
-        control.settimeout(None)
+        control.settimeout(2 * SECONDS)  # one that stands still itself ends no frame
         self._control = control
         return control
 

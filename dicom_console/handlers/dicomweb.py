@@ -49,6 +49,14 @@ _MEDIA: Final = {  # of frames (PS3.18 Table 8.7.3-5)
     "1.2.840.10008.1.2.4.81": "image/jls",
     "1.2.840.10008.1.2.4.90": "image/jp2",
     "1.2.840.10008.1.2.4.91": "image/jp2",
+    "1.2.840.10008.1.2.4.92": "image/jpx",
+    "1.2.840.10008.1.2.4.93": "image/jpx",
+    "1.2.840.10008.1.2.4.110": "image/jxl",
+    "1.2.840.10008.1.2.4.111": "image/jxl",
+    "1.2.840.10008.1.2.4.112": "image/jxl",
+    "1.2.840.10008.1.2.4.201": "image/jphc",
+    "1.2.840.10008.1.2.4.202": "image/jphc",
+    "1.2.840.10008.1.2.4.203": "image/jphc",
     "1.2.840.10008.1.2.5": "image/dicom-rle",
 }
 _SAMPLES: Final = "application/octet-stream"
@@ -143,11 +151,8 @@ def _rendered(asked: Visit, frame: int, quality: int) -> Response:
     media = accept.one_of(asked.request, "image/jpeg", "image/png")
     [held, *_] = _held(asked)
     [path] = _files(asked, [held])
-    shown, settings = Shown(path, held.study, "image"), asked.site.settings
-    if media == "image/png":
-        data = pictures.png(shown, settings, frame)
-    else:
-        data = pictures.jpeg(shown, settings, frame, quality)
+    about = Shown(path, held.study, "image"), asked.site.settings, frame
+    data = pictures.png(*about) if media == "image/png" else pictures.jpeg(*about, quality)
     ignored = sorted({"viewport", "window", "annotation", "iccprofile"} & asked.request.query_params.keys())
     return Response(data, media_type=media, headers=_warnings(_ignored(ignored)))
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.utils import get_expected_length, pack_bits, unpack_bits
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from ai_pipeline.images.fragments import Fragments
+from ai_pipeline.images.numbers import DAMAGE, whole_of
 from dicom_console.views.search import NOT_SHOWN
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.header import quiet_pydicom
@@ -171,41 +172,42 @@ def transfer_syntax(path: Path) -> UID:
 def frames(path: Path, numbers: Sequence[int]) -> Iterator[bytes]:
     """The frames with these ``numbers`` (from 1) as stored: codestreams, or samples in Little Endian.
 
-    Before the first frame, raises NotFound if a frame does not exist, and NotAllowedNow if the samples are in
-    Big Endian.
+    Before the first frame, raises NotFound if a frame does not exist or cannot be told from the others, and
+    NotAllowedNow if the samples are in Big Endian.
     """
     dataset = _read(path, defer_size=_DEFERRED)
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    number = int(dataset.get("NumberOfFrames") or 1)
+    number = whole_of(dataset, "NumberOfFrames", 1, least=1)
     if "PixelData" not in dataset or any(not 1 <= one <= number for one in numbers):
         raise NotFound("there is no such frame")
     if syntax == ExplicitVRBigEndian:
         raise NotAllowedNow("frames in Big Endian are not sent: ask for the instance")
+    element = dataset.get_item("PixelData", keep_deferred=True)
+    try:
+        if syntax.is_encapsulated:
+            head = 8 if dataset.original_encoding[0] else 12  # tag, VR and length (PS3.5 7.1.2, 7.1.3)
+            found = Fragments.find(path, element.value_tell - head, number)
+            return (found.frame(one - 1) for one in numbers)
+        pixels, is_422 = int(dataset.Rows) * int(dataset.Columns), "_422" in dataset.PhotometricInterpretation
+        samples = 3 if element.length >= pixels * 3 * number else 2  # seen in the field: all of them
+        size = pixels * samples if is_422 else get_expected_length(dataset) // number
+    except DAMAGE:
+        raise NotFound("the frames of this object cannot be told apart") from None
+    if element.length < size * number:
+        raise NotFound("the pixel data of this object are cut off")
+    bits = pixels if dataset.BitsAllocated == 1 else size * 8
     if syntax == DeflatedExplicitVRLittleEndian:  # inflated in memory, within the limit of the listener
-        return _frames(partial(io.BytesIO, dataset.PixelData), 0, dataset, numbers)
-    start = dataset.get_item("PixelData", keep_deferred=True).value_tell
-    return _frames(partial(io.FileIO, path), start, dataset, numbers)
+        return _samples(partial(io.BytesIO, dataset.PixelData), 0, bits, numbers)
+    return _samples(partial(io.FileIO, path), element.value_tell, bits, numbers)
 
 
-def _frames(
-    opened: Callable[[], io.RawIOBase | io.BytesIO], start: int, dataset: Dataset, numbers: Sequence[int]
+def _samples(
+    opened: Callable[[], io.RawIOBase | io.BytesIO], start: int, bits: int, numbers: Sequence[int]
 ) -> Iterator[bytes]:
-    number = int(dataset.get("NumberOfFrames") or 1)
-    pixels = int(dataset.Rows) * int(dataset.Columns)
+    """Frames of so many bits, which follow each other also within a byte (PS3.5 8.1.1)."""
     with opened() as source:
-        source.seek(start)
-        if UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
-            for one in numbers:
-                source.seek(start)
-                yield get_frame(source, one - 1, number_of_frames=number)
-        elif dataset.BitsAllocated == 1:  # frames follow each other within a byte (PS3.5 8.1.1)
-            for one in numbers:
-                skipped, within = divmod((one - 1) * pixels, 8)
-                source.seek(start + skipped)
-                bits = unpack_bits(source.read((within + pixels + 7) // 8))
-                yield pack_bits(bits[within : within + pixels])
-        else:
-            size = get_expected_length(dataset) // number
-            for one in numbers:
-                source.seek(start + (one - 1) * size)
-                yield source.read(size)
+        for one in numbers:
+            skipped, within = divmod((one - 1) * bits, 8)
+            source.seek(start + skipped)
+            data = source.read((within + bits + 7) // 8)
+            yield data if bits % 8 == 0 else pack_bits(unpack_bits(data)[within : within + bits])

@@ -24,7 +24,7 @@ from pydantic import (
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
 from dicom_node.config.hl7_fields import checked_hl7_fields
-from dicom_node.config.mistakes import HOST, NAME
+from dicom_node.config.mistakes import HOST, NAME, did_you_mean
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.object_store import ObjectStoreSettings
 from dicom_node.config.oidc import OidcSettings, is_safe
@@ -686,11 +686,10 @@ class Settings(_Section):
 
     def peer(self, name: str) -> PeerSettings:
         """The peer ``name``. Raises UnknownPeer."""
-        for peer in self.peers:
-            if peer.name == name:
-                return peer
-        known = ", ".join(peer.name for peer in self.peers) or "none"
-        raise UnknownPeer(f"no peer is called {name!r}; configured: {known}")
+        peers = {peer.name: peer for peer in reversed(self.peers)}
+        if name not in peers:
+            raise UnknownPeer(f"no peer is called {name!r}; {did_you_mean(name, peers, 'configured')}")
+        return peers[name]
 
     def sender(self, asked: str) -> PeerSettings:
         """The peer with this name or AE title. Raises UnknownPeer."""

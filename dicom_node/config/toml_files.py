@@ -293,21 +293,25 @@ def _line_in(text: str, place: Place) -> int:
     Whatever stands before a statement is TOML itself, and holds the place or not: so the parser of the
     standard library finds the line, and no second one has to know the grammar.
     """
-    lines = text.split("\n")
-    while _at(tomllib.loads(text), place) is None:
+    before, holding = 0, text.count("\n") + 1
+    while _at(_begun(text, holding)[1], place) is None:
         place = place[:-1]
-    before, holding = 0, len(lines)  # the first ``before`` lines do not make it, the first ``holding`` do
-    while holding - before > 1:
+    while holding - before > 1:  # the first ``before`` lines do not make it, the first ``holding`` do
         middle = (before + holding) // 2
-        if _at(_begun(lines, middle)[1], place) is not None:
+        if _at(_begun(text, middle)[1], place) is not None:
             holding = middle
         else:
             before = middle
-    return _begun(lines, before)[0] + 1
+    return _begun(text, before)[0] + 1
 
 
-def _begun(lines: list[str], count: int) -> tuple[int, dict[str, Any]]:
-    """The whole statements in the first ``count`` lines: on how many lines, and what they say."""
+@lru_cache(maxsize=64)
+def _begun(text: str, count: int) -> tuple[int, dict[str, Any]]:
+    """The whole statements in the first ``count`` lines: on how many lines, and what they say.
+
+    Kept: a statement of many lines, such as ``peers = [`` with a table in each, may have many mistakes.
+    """
+    lines = text.split("\n")
     for whole in range(count, 0, -1):
         with suppress(tomllib.TOMLDecodeError):
             return whole, tomllib.loads("\n".join(lines[:whole]))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.kinds import AuditAction
@@ -100,7 +101,10 @@ def ask(
 
     peer = _queried(settings, request.peer)
     if request.rule and settings.rule(request.rule) is None:
-        raise NotFound(f"no rule is called {request.rule!r}")
+        raise NotFound(
+            f"no rule is called {request.rule!r}; "
+            + did_you_mean(request.rule, [rule.name for rule in settings.rules], "configured")
+        )
     if not 0 <= (request.last - request.first).days <= LONGEST_RANGE:
         raise FaultyInput("the last day lies before the first, or 30 years after it")
     questions = fetch.questions(request.first, request.last, request.modalities)

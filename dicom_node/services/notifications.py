@@ -110,8 +110,7 @@ def send_again(settings: Settings, numbers: Sequence[int], by: Person = COMMAND_
 
 
 def _find(settings: Settings, name: str) -> NotificationSettings:
-    for rule in settings.notifications:
-        if rule.name == name:
-            return rule
-    known = [rule.name for rule in settings.notifications]
-    raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, known, 'configured')}")
+    rules = {rule.name: rule for rule in settings.notifications}
+    if name not in rules:
+        raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rules, 'configured')}")
+    return rules[name]

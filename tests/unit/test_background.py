@@ -237,12 +237,22 @@ def test_a_child_that_cannot_be_started_for_want_of_memory_is_started_later(
 def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
     """Of a package of the site's own, in the worker that runs it."""
     code = (
-        "import sys; print({'score': 0.9}); print('[1]'); sys.stdout.flush()\n"
+        "import sys; print({'score': 0.9}); print('[1]\\n{\"busy_seconds\": \"x\"}'); sys.stdout.flush()\n"
         "sys.stdout.buffer.write(b'\\xff{\\n'); print('{\"ready\": true}', flush=True); input()"
     )
     with running_child(code) as (_, heard):
         wait_until(lambda: heard, 60, "the child is ready")
     assert heard == [{"ready": True}]
+
+
+@pytest.mark.parametrize("then", ["time.sleep(600)", "sys.exit(1)"])
+def test_a_line_for_a_child_that_stands_still_or_has_ended_holds_up_nobody(then: str) -> None:
+    code = f"import sys, time; print('{{\"ready\": true}}', flush=True); {then}"
+    with running_child(code) as (child, heard):
+        wait_until(lambda: len(heard) > ("exit" in then), 60, "the child is ready, or has ended")
+        begun = time.monotonic()
+        child.give("x" * 2**20)
+        assert time.monotonic() - begun < 30
 
 
 def test_a_child_that_shows_life_and_loads_on_does_not_count_as_silent() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -24,7 +25,7 @@ from dicom_node.config.loading import examine, load, load_to_read
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
-from dicom_node.config.toml_files import _line, _tables
+from dicom_node.config.toml_files import _begun, _line, _tables
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.viewers import VIEWERS
@@ -520,6 +521,15 @@ def test_the_line_of_a_mistake_is_looked_for_in_its_own_table(monkeypatch: pytes
         return sum(read)
 
     assert cost(80) < 3 * cost(40)
+
+
+def test_many_mistakes_in_one_long_statement_cost_as_much_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "peers = [\n" + "{ queit_seconds = 3 },\n" * 40 + "]"
+    _begun.cache_clear()
+    parse = Mock(wraps=tomllib.loads)
+    monkeypatch.setattr("dicom_node.config.toml_files.tomllib.loads", parse)
+    costs = [(_line(text, ("peers", n, "queit_seconds")), parse.call_count) for n in range(40)]
+    assert {*costs} == {costs[0]} and costs[0][0] == 1
 
 
 @pytest.fixture

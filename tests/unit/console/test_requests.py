@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
+import struct
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from fastapi import HTTPException, Request
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
+from pydicom.uid import JPEGBaseline8Bit
 
 from dicom_console.handlers import dicomweb
 from dicom_console.views import qido
+from dicom_console.views.dicomweb import frames
 from dicom_console.web import accept
 from dicom_console.web.accept import MediaRange
 from dicom_console.web.limits import address_of
+from dicom_node.errors import NotFound
 from dicom_node.model.roles import UserRole
 from tests.console_lab import ConsoleLab
+from tests.modality import ultrasound
 
 
 def test_the_first_value_of_a_key_counts_and_a_warning_names_the_key() -> None:
     given = [("ModalitiesInStudy", "US"), ("00080061", "CT"), ("PatientID", "A")]
     query = qido.query_of(qido.Level.STUDY, given)
     assert (query.value("ModalitiesInStudy"), query.ignored) == ("US", ("00080061",))
+
+
+def test_a_key_is_matched_whatever_an_object_has_in_its_place() -> None:
+    header = Dataset()
+    for keyword, vr, value in (
+        ("SeriesDate", "DA", b"2019.01.05"),
+        ("StudyDate", "DA", b"yesterday "),
+        ("Rows", "US", b"\1"),
+        ("RequestAttributesSequence", "LO", b"text"),
+        ("ReferringPhysicianName", "PN", b"Meyer^Hans^^=X^Y"),
+        ("SeriesDescription", "LO", b"a" * 64),
+    ):
+        header[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
+    for key, value, is_found in (
+        ("SeriesDate", "20190105", True),
+        ("SeriesDate", "-20180101", False),
+        ("StudyDate", "-20180101", False),
+        ("Rows", "1", False),
+        ("RequestAttributesSequence.ScheduledProcedureStepID", "1", False),
+        ("ReferringPhysicianName", "meyer^hans", True),
+        ("SeriesDescription", "*a" * 40 + "b", False),  # in no time
+    ):
+        [(path, wanted)] = qido.query_of(qido.Level.INSTANCE, [(key, value)]).keys.items()
+        assert qido._matches_at(header, path, wanted) is is_found, key
+
+
+def test_frames_are_told_apart_by_their_code_streams_and_none_is_promised_in_vain(tmp_path: Path) -> None:
+    image, streams = ultrasound("one"), [b"\xff\xd8" + bytes([n] * 10) + b"\xff\xd9" for n in range(3)]
+    image.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    offsets = struct.pack("<4sI3I", b"\xfe\xff\x00\xe0", 12, 0, 4, 6)  # wrong
+    image.add_new("PixelData", "OB", offsets + encapsulate(streams, has_bot=False)[8:])
+    for said in (3, 4):
+        image.NumberOfFrames = said
+        image.save_as(tmp_path / "cine.dcm", enforce_file_format=True)
+        if said == 3:
+            assert list(frames(tmp_path / "cine.dcm", [3, 1])) == [streams[2], streams[0]]
+    with pytest.raises(NotFound):
+        frames(tmp_path / "cine.dcm", [4])
 
 
 @pytest.mark.parametrize(("weight", "media"), [(0.5, "multipart/related"), (1.0, "application/dicom")])

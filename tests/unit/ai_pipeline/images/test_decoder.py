@@ -224,19 +224,22 @@ def test_a_worker_that_is_killed_leaves_no_decoder(tmp_path: Path, hostile: Deco
     assert gone(makes) and gone(spinning[0])
 
 
-@pytest.mark.parametrize("which", ["the frame's", "the one that makes it"])
-def test_a_decoder_that_was_killed_is_not_the_image_s_fault(
-    tmp_path: Path, hostile: Decoder, which: str
+@pytest.mark.parametrize("which", ["the frame's", "the one that makes it", "that one, stopped"])
+def test_a_decoder_that_was_killed_or_stands_still_is_not_the_image_s_fault(
+    tmp_path: Path, hostile: Decoder, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     image = taken_over(tmp_path, "spins")
-    hostile.start()
+    with monkeypatch.context() as brief:
+        brief.setattr(decoder, "SECONDS", 1.0 if "stopped" in which else 60.0)
+        hostile.start()
     assert hostile._process is not None
     makes = hostile._process.pid
 
     def kill() -> None:
         while not (spinning := children_of(makes)):
             time.sleep(0.02)
-        os.kill(spinning[0] if which == "the frame's" else makes, signal.SIGKILL)
+        how = signal.SIGSTOP if "stopped" in which else signal.SIGKILL
+        os.kill(spinning[0] if which == "the frame's" else makes, how)
 
     with ThreadPoolExecutor(1) as killer:
         killer.submit(kill)
