@@ -71,13 +71,12 @@ def _steps(senders: Sequence[str]) -> Select[Any]:
 
 def _names_no_other(senders: Sequence[str]) -> ColumnElement[bool]:
     """Of events before a study is here, of fetches, work items and associations: none of other senders."""
-
-    def field(name: str) -> ColumnElement[str]:
-        return EventRow.fields[name].as_string()  # a new one each time: SQLAlchemy compares those used twice
-
-    names = ("calling", "study", "studies", "instance", "workitem")
-    names_nobody = and_(*(field(name).is_(None) for name in names))
-    return or_(field("calling").in_(senders), field("study").in_(_uids(senders)), names_nobody)
+    calling, study, *others = (
+        EventRow.fields[field].as_string()
+        for field in ("calling", "study", "studies", "instance", "workitem")
+    )
+    names_nobody = and_(*(field.is_(None) for field in (calling, study, *others)))
+    return or_(calling.in_(senders), study.in_(_uids(senders)), names_nobody)
 
 
 _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {

@@ -38,11 +38,10 @@ class JournalIngest:
 
     def run_once(self) -> int:
         """Ingest the lines appended since the last run; returns their number."""
+        total, started = 0, self._cursor is None
         if self._cursor is None:
             self._cursor = self._read_cursor()
-            self._close_the_lost()
         gone = self._ended_listeners()  # before their last lines are read
-        total, started = 0, False
         while lines := self._reader.read(self._cursor):
             moved = {line.file: line.offset for line in lines}
             with self._database.write() as session:

@@ -329,7 +329,7 @@ def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: I
     with node.database.write() as session:  # of no study here: a fetch, a list, a refused object
         record(session, FETCH_ASKED, study=secrets[0], peer="pacs")
         record(session, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
-        record(session, STORE_REFUSED, calling=sender, instance=secrets[-1])
+        record(session, STORE_REFUSED, calling=sender, instance=secrets[-1], reason="")
     tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
     shown: dict[str, set[str]] = {}
     for name, token in tokens.items():
