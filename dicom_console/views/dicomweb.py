@@ -192,7 +192,7 @@ def frames(path: Path, numbers: Sequence[int]) -> Iterator[bytes]:
         samples = 3 if element.length >= pixels * 3 * number else 2  # seen in the field: all of them
         size = pixels * samples if is_422 else get_expected_length(dataset) // number
     except DAMAGE:
-        raise NotFound("the frames of this object cannot be told apart") from None
+        raise NotFound("where each frame of this object begins is not known") from None
     if element.length < size * number:
         raise NotFound("the pixel data of this object are cut off")
     bits = pixels if dataset.BitsAllocated == 1 else size * 8
