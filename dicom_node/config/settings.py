@@ -686,10 +686,10 @@ class Settings(_Section):
 
     def peer(self, name: str) -> PeerSettings:
         """The peer ``name``. Raises UnknownPeer."""
-        peers = {peer.name: peer for peer in reversed(self.peers)}
-        if name not in peers:
-            raise UnknownPeer(f"no peer is called {name!r}; {did_you_mean(name, peers, 'configured')}")
-        return peers[name]
+        names = [peer.name for peer in self.peers]
+        if name not in names:
+            raise UnknownPeer(f"no peer is called {name!r}; {did_you_mean(name, names, 'configured')}")
+        return self.peers[names.index(name)]
 
     def sender(self, asked: str) -> PeerSettings:
         """The peer with this name or AE title. Raises UnknownPeer."""
