@@ -253,8 +253,15 @@ def value(tag: str, vr: str, *values: object) -> dict[str, Any]:
 
 
 def url(asked: Visit, path: str) -> dict[str, Any]:
-    """The Retrieve URL of the object at ``path``, relative to the requested address."""
-    return value("00081190", "UR", f"{str(asked.request.base_url).rstrip('/')}{router.prefix}{path}")
+    """The Retrieve URL of the object at ``path``: at the console's own address, else at the requested one.
+
+    A proxy that ends TLS asks by another scheme and host than its viewers.
+    """
+    return value(
+        "00081190",
+        "UR",
+        f"{str(asked.site.settings.console.url or asked.request.base_url).rstrip('/')}{router.prefix}{path}",
+    )
 
 
 def _check_accepted(accepted: Sequence[MediaRange], media: str, stored: Iterable[UID]) -> None:

@@ -143,13 +143,21 @@ class ReportTransaction:
         return date_time(self._document, "StudyDate", "StudyTime")
 
     def _procedures(self) -> list[Resource]:
-        """What is reported, in codes of LOINC."""
-        return [
-            coding(self._systems, str(code.CodeValue), "LN", str(code.CodeMeaning))
+        """What was examined, in codes of LOINC: those of the source, else what is reported."""
+        performed = self._document.get("PerformedProcedureCodeSequence") or ()
+        reported = [
+            code
             for item in self._document.ContentSequence
             if item.ValueType == "CODE" and item.ConceptNameCodeSequence[0].get("CodeValue") == _PROCEDURE
             for code in item.ConceptCodeSequence
-            if code.get("CodingSchemeDesignator") == "LN" and "CodeValue" in code
+        ]
+        known = [
+            [code for code in codes if code.get("CodingSchemeDesignator") == "LN" and "CodeValue" in code]
+            for codes in (performed, reported)
+        ]
+        return [
+            coding(self._systems, str(code.CodeValue), "LN", str(code.CodeMeaning))
+            for code in known[0] or known[1]
         ]
 
     def _orders(self) -> list[Resource]:

@@ -5,7 +5,6 @@ The image library of the report (TID 1600 to 1603) states them for each analysed
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Final
@@ -28,7 +27,6 @@ from dicom_node.results.common import concepts, iods, organs
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.source import Source
 
-_LOCAL: Final = re.compile(r"99|L$")  # PS3.3 8.2: designators of local schemes
 _RADIOGRAPHS: Final = frozenset({"CR", "DX", "MG"})
 
 
@@ -55,10 +53,10 @@ def view_of(source: Source) -> CodedConcept | DicomCode | None:
 
 
 def procedures_reported(sources: Sequence[Source]) -> list[CodedConcept]:
-    """(121058, DCM): the procedures of the source in codes of a public scheme, else the kind of its views.
+    """(121058, DCM): the kind of the views, in codes of CID 100.
 
-    CID 100 is a baseline (TID 1207), so codes outside of it are allowed. Local codes are in Performed
-    Procedure Code Sequence only.
+    The codes of the source are in Performed Procedure Code Sequence: validators take no others than those
+    of CID 100 here, though it is a baseline (TID 1207).
     """
     return _once(sources, _reported)
 
@@ -66,10 +64,9 @@ def procedures_reported(sources: Sequence[Source]) -> list[CodedConcept]:
 def procedure_sites(
     context: ResultContext, sources: Sequence[Source], procedure: CodedConcept
 ) -> list[ContentItem]:
-    """The regions that the procedure reported was of, if it is a code of CID 100, which names none."""
-    if procedure not in (concepts.RADIOGRAPH, concepts.IMAGING_PROCEDURE):
-        return []
-    known = filter(None, (_target(context, source) for source in sources))
+    """The regions that the procedure reported was of: its code names none."""
+    same_kind = (source for source in sources if _reported(source)[0] == procedure)
+    known = filter(None, (_target(context, source) for source in same_kind))
     sites = {region.value: region for region in known}.values()
     return [CodeContentItem(concepts.PROCEDURE_SITE, region, _HAS_CONCEPT_MOD) for region in sites]
 
@@ -85,9 +82,7 @@ def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
 
 def _reported(source: Source) -> Sequence[CodedConcept | DicomCode]:
     radiograph = source.header.get("Modality") in _RADIOGRAPHS
-    given = _codes(source.header, "ProcedureCodeSequence")
-    public = [code for code in given if not _LOCAL.match(code.scheme_designator)]
-    return public or [concepts.RADIOGRAPH if radiograph else concepts.IMAGING_PROCEDURE]
+    return [concepts.RADIOGRAPH if radiograph else concepts.IMAGING_PROCEDURE]
 
 
 def _examination(source: Source) -> Sequence[CodedConcept | DicomCode]:

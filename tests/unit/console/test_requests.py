@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_network
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi import HTTPException, Request
@@ -75,6 +76,14 @@ def test_one_part_is_sent_as_the_client_prefers(weight: float, media: str) -> No
     dicom = "application/dicom"
     accepted = [MediaRange(dicom, False, "", weight), MediaRange(dicom, True, "", 0.7)]
     assert str(dicomweb._parts(accepted, dicom, ["1.2"], []).media_type).startswith(media)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("url", ["", "https://ai-node.example.org"])
+def test_a_retrieve_url_is_at_the_console_s_own_address_where_it_has_one(url: str) -> None:
+    request = SimpleNamespace(base_url="http://127.0.0.1:8080/")
+    site = SimpleNamespace(settings=SimpleNamespace(console=SimpleNamespace(url=url)))
+    [address] = dicomweb.url(SimpleNamespace(request=request, site=site), "/studies/1")["00081190"]["Value"]
+    assert address == f"{url or 'http://127.0.0.1:8080'}{dicomweb.router.prefix}/studies/1"
 
 
 def test_a_method_that_an_address_has_not_is_answered_with_those_that_it_has(console: ConsoleLab) -> None:

@@ -76,6 +76,16 @@ def test_the_report_says_what_it_is(tmp_path: Path) -> None:
     assert "Test^CR" not in json.dumps(resources(path))
 
 
+def test_the_report_has_the_procedure_of_the_source(tmp_path: Path) -> None:
+    path = report_file(tmp_path)
+    document = dcmread(path)
+    document.PerformedProcedureCodeSequence[0].CodingSchemeDesignator = "LN"
+    document.save_as(path)
+    [report] = of_kind(resources(path), "DiagnosticReport")
+    performed = document.PerformedProcedureCodeSequence[0].CodeValue
+    assert [one["code"] for one in report["code"]["coding"]] == [performed, "18748-4"]
+
+
 def test_findings_are_coded_with_presence_and_numbers(tmp_path: Path) -> None:
     heart, nodule, measured = of_kind(resources(report_file(tmp_path)), "Observation")
     assert heart["code"]["coding"] == [{"system": SCT, "code": "8186001", "display": "Cardiomegaly"}]
