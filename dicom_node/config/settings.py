@@ -134,8 +134,8 @@ class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
     url: Annotated[str, AfterValidator(checked_url)] = ""
-    """Its address for people, such as "https://ai-node.example.org": in links of notifications, Retrieve URLs of
-    DICOMweb, and where the provider of [console.oidc] sends browsers back to; empty: no links."""
+    """Its address for people, such as "https://ai-node.example.org": in links of notifications, Retrieve URLs
+    of DICOMweb, and where the provider of [console.oidc] sends browsers back to; empty: no links."""
     enabled: bool = False
     """Serve it where the node receives or has that role; needs dicom-ai-node-console, and users."""
     host: Host = "127.0.0.1"
