@@ -154,4 +154,4 @@ def _described_as_not_frontal(header: ImageHeader) -> bool:
 
 def _elsewhere(header: ImageHeader) -> bool:
     region = header.attributes.get("AnatomicRegionSequence", "").upper()
-    return bool(region) and not header.body_part and not _CHEST_WORDS.search(region)
+    return bool(region) and not _CHEST_WORDS.search(region)

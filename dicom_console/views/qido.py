@@ -63,7 +63,7 @@ _MODALITIES: Final[Mapping[str, tuple[ResultKind, ...]]] = {
     "OT": (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED),
 }
 """Results by Modality (0008,0060); pictures may have that of their source as well, which is there anyway."""
-_CONTROLS: Final = frozenset({"limit", "offset", "includefield", "fuzzymatching", "accept"})
+_CONTROLS: Final = frozenset({"limit", "offset", "includefield", "accept"})
 _DATE = re.compile(r"(\d{8})?(-?)(\d{8})?")
 _WILD: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})  # PS3.4 C.2.2.2.4
 _RANGED: Final = {"DA": as_da, "DT": as_dt, "TM": as_tm}
@@ -146,7 +146,7 @@ def query_of(level: Level, given: Iterable[tuple[str, str]]) -> Query:
                     fields.add(path[0])
                 else:
                     ignored.append(one)
-        elif name == "fuzzymatching":
+        elif name == "fuzzymatching" and value.casefold() in ("true", "false"):
             is_fuzzy = value.casefold() == "true"
         elif name not in _CONTROLS:
             path = _path(name)
@@ -397,7 +397,7 @@ def _checked(path: Path, value: str) -> str:
     if not value.strip("*"):  # universal matching
         return ""
     vr, keyword = _vr(path[-1]), keyword_for_tag(path[-1])
-    if vr == "DA" and not _DATE.fullmatch(value):
+    if vr == "DA" and not (_DATE.fullmatch(value) and all(map(as_da, filter(None, value.split("-"))))):
         raise FaultyInput(f"{keyword} is YYYYMMDD, or two dates with a - between them, of which one may lack")
     if vr == "TM" and not re.fullmatch(r"[\d:.]{0,17}-?[\d:.]{0,17}", value):
         raise FaultyInput(f"{keyword} is HHMMSS, or two times with a - between them, of which one may lack")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dicom_node.demo import verbs
-from dicom_node.demo.pacs import AE_TITLE, Pacs, free_port
+from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs, free_port
 from dicom_node.errors import DemoFailed
 
 QUIET_SECONDS = 1.0
@@ -87,7 +87,7 @@ port = {port}
 class DemoNode:
     """A process of ``dicom-node serve`` with a folder of its own."""
 
-    def __init__(self, folder: Path, pacs: Pacs) -> None:
+    def __init__(self, folder: Path, pacs: EmbeddedPacs) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.log = folder / "node.log"
@@ -150,7 +150,7 @@ class DemoNode:
 
 
 @contextmanager
-def running(folder: Path, pacs: Pacs) -> Iterator[DemoNode]:
+def running(folder: Path, pacs: EmbeddedPacs) -> Iterator[DemoNode]:
     """Start a node, wait until it is ready, and stop it at the end of the scope in any case."""
     node = DemoNode(folder, pacs)
     try:

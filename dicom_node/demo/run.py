@@ -15,7 +15,7 @@ from dicom_node.demo import inputs, pacs, returned, verbs
 from dicom_node.demo import node as nodes
 from dicom_node.demo.inputs import DemoStudy
 from dicom_node.demo.node import DemoNode
-from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pacs import EmbeddedPacs
 from dicom_node.errors import DemoFailed
 
 Say = Callable[[str], None]
@@ -67,12 +67,10 @@ def run(
         shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True, exist_ok=True)
     studies = inputs.own(own) if own else inputs.shipped(site / "input", data, offline=offline)
-    orthanc = pacs.orthanc_program()
-    place = site / ("orthanc" if orthanc else "embedded")  # a node believes what it delivered to one PACS
-    archive = pacs.start(place / "pacs")
+    archive = EmbeddedPacs(site / "pacs")
     try:
-        say(f"PACS: {archive.name}, AE title {pacs.AE_TITLE}, port {archive.port}")
-        with nodes.running(place / "node", archive) as node:
+        say(f"PACS: AE title {pacs.AE_TITLE}, port {archive.port}")
+        with nodes.running(site / "node", archive) as node:
             say(f"Node: AE title {nodes.NODE_AE_TITLE}, port {node.port}, log {node.log}")
             shown = [
                 _run_study(study, folder, node, archive, say)
@@ -106,7 +104,7 @@ def write_summary(out: Path, shown: Sequence[DemoResult]) -> None:
     (out / "summary.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _run_study(study: DemoStudy, folder: Path, node: DemoNode, archive: Pacs, say: Say) -> DemoResult:
+def _run_study(study: DemoStudy, folder: Path, node: DemoNode, archive: EmbeddedPacs, say: Say) -> DemoResult:
     say(f"{study.modality}: {len(study.files)} object(s) from {study.calling_ae}, {study.origin}")
     config, begun = node.modality(study.calling_ae), datetime.now(UTC)
     verbs.send(config, "pacs", study.files)  # as on a real site: the modality sends to both

@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
 
 from ai_pipeline.images.numbers import LARGEST_WHOLE, is_empty, value_of, whole
@@ -52,6 +53,8 @@ def hash_pixel_data(pixels: PixelData) -> str:
 
 def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: PixelData | None) -> None:
     """Raise FaultyObject if these attributes and this value cannot be an image (PS3.3 C.7.6.3)."""
+    if missing := [word for word in ("Rows", "Columns", "BitsAllocated") if dataset.get(word) is None]:
+        raise FaultyObject(f"{dictionary_description(missing[0])} is missing, which an image must have")
     rows, columns = (_number(dataset, keyword, 0) for keyword in ("Rows", "Columns"))
     if rows <= 0 or columns <= 0:
         raise FaultyObject(f"the image has {rows} × {columns} pixels")

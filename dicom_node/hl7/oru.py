@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -96,7 +97,9 @@ def withdrawal_of(note: Path, reports: Sequence[SentReport], context: MessageCon
 def _observations(
     path: Path, report: Dataset, context: MessageContext, status: str
 ) -> Iterator[SegmentFields]:
-    """The OBX of a report. Rows that belong together have one sub-ID (OBX-4)."""
+    """The OBX of a report. Rows that belong together have one sub-ID (OBX-4): the code of the first row and
+    its place among those with this code, so that a newer report answers the same rows.
+    """
     stated = [[_text(concepts.CONCLUSION, line)] for line in reading.short_result(path)]
     if statement := reading.statement(path):
         stated.append([_text(concepts.COMMENT, statement)])
@@ -107,10 +110,15 @@ def _observations(
     stated.append([_string(_STUDY_INSTANCE_UID, _value(report, "StudyInstanceUID"))])
     if context.link:
         stated.append([_link(context.link)])
-    rows = [(sub_id, row) for sub_id, together in enumerate(stated, start=1) for row in together]
+    seen = Counter[str]()
+    rows = []
+    for together in stated:
+        code = together[0].fields[3][0][0]
+        seen[code] += 1
+        rows += [(f"{code if len(code) < 17 else _hashed(code)}.{seen[code]}"[-20:], row) for row in together]
     for set_id, (sub_id, row) in enumerate(rows, start=1):
         row.put(1, str(set_id))
-        row.put(4, str(sub_id))
+        row.put(4, sub_id)
         row.put(11, status)
         row.put(19, _time(report, "Content"))
         yield row

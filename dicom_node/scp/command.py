@@ -181,7 +181,7 @@ def encode_store_response(command: StoreCommand, status: Status, comment: str) -
 
 def encode_echo_response(command: EchoCommand, status: Status) -> bytes:
     """The encoded C-ECHO-RSP."""
-    return _response(C_ECHO_RQ, command, status, ())
+    return _response(C_ECHO_RQ, command, status, [_comment(status.meaning)] if status.code else ())
 
 
 def encode_normalized_response(command: NormalizedCommand, answer: NormalizedAnswer) -> bytes:

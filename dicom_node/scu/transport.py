@@ -6,6 +6,8 @@ import contextlib
 import socket
 import ssl
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pynetdicom import AE
@@ -16,6 +18,7 @@ from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocke
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.scp.connection.pdus import A_ASSOCIATE_AC, check_answer
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
 
 _SILENCE_SECONDS = 120.0
@@ -49,7 +52,13 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
         connection.tls_args = tls_args
         assoc.dimse = _AnswersOnly(assoc, MAXIMUM_ANSWER_BYTES + self._largest_object)
         assoc.dul.daemon = True  # the interpreter would wait for it at its end
+        assoc.dul._decode_pdu = partial(_decoded, assoc.dul._decode_pdu)
         return connection
+
+
+def _decoded(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
+    """pynetdicom's objects of a PDU; it aborts at items of an answer that it does not know."""
+    return decode(check_answer(memoryview(pdu)) if pdu[0] == A_ASSOCIATE_AC else pdu)
 
 
 class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom ships no types

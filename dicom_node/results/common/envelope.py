@@ -18,7 +18,7 @@ from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import iods
+from dicom_node.results.common import iods, organs
 from dicom_node.results.common.concepts import FORMER_REGIONS, code_alone, coding_schemes
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
@@ -229,7 +229,7 @@ def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
 
     Empty says that the part may have a side and the source does not tell it.
     """
-    part = _body_part(source)
+    part = body_part_of(source)
     if part:
         dataset.BodyPartExamined = part
     if kind is not ResultKind.SEG and not is_unpaired(part):
@@ -238,7 +238,7 @@ def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
 
 def side_of(source: Source) -> str:
     """L or R if the image shows one side of a body part that is known to be paired, else empty."""
-    part = _body_part(source)
+    part = body_part_of(source)
     return _side(source) if part and not is_unpaired(part) else ""
 
 
@@ -249,8 +249,18 @@ def _side(source: Source) -> str:
     return sides.pop() if len(sides) == 1 and sides <= {"L", "R"} else ""
 
 
-def _body_part(source: Source) -> str:
-    return str(source.header.get("BodyPartExamined") or "") or _named_region(source)
+def body_part_of(source: Source) -> str:
+    """Body Part Examined (0018,0015), else Anatomic Region Sequence in its words; "" where the two contradict
+    each other.
+    """
+    named = str(source.header.get("BodyPartExamined") or "") or _named_region(source)
+    return "" if has_two_regions(source) else named
+
+
+def has_two_regions(source: Source) -> bool:
+    """Whether Body Part Examined names another region of the body than Anatomic Region Sequence."""
+    named = map(iods.region, (source.header.get("BodyPartExamined"), _named_region(source)))
+    return len({(organs.region_of(part.value) or part).value for part in named if part}) > 1
 
 
 def _named_region(source: Source) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Final
 
@@ -9,6 +10,7 @@ from highdicom.sr import CodedConcept
 
 from dicom_node.results.common import iods
 
+_BEFORE: Final = re.compile("(left|right|entire) ", re.IGNORECASE)
 # Body Part Examined (0018,0015) of the region, and those of its organs.
 _ORGANS: Final = {
     "HEAD": (
@@ -64,6 +66,12 @@ _ORGANS: Final = {
 def region_of(code_value: str) -> CodedConcept | None:
     """The region in which the organ with this SNOMED CT code lies; None for other codes."""
     return _regions().get(code_value)
+
+
+def region_in_words(meaning: str) -> CodedConcept | None:
+    """The region of a part that has its side, or that it is entire, before its name: "Left kidney"."""
+    part = iods.region(_BEFORE.sub("", meaning)) if _BEFORE.match(meaning) else None
+    return part and (_regions().get(part.value) or part)
 
 
 @cache

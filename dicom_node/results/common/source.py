@@ -14,6 +14,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import JudgedView
+from ai_pipeline.images.header import ImageHeader
 from ai_pipeline.images.numbers import value_of, whole_of
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, Patient, are_one_patient
@@ -103,11 +104,11 @@ class Source:
 
     @property
     def rows(self) -> int:
-        return int(self.header.Rows)
+        return self.stored.image.header.rows
 
     @property
     def columns(self) -> int:
-        return int(self.header.Columns)
+        return self.stored.image.header.columns
 
     @property
     def frames(self) -> int:
@@ -191,7 +192,7 @@ def _read(stored: SourceObject) -> Source:
 
 def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
     """A source image from its ``stored`` file and the header read from that file."""
-    return Source(stored, header, _stand_in(header, stored.image.header.frames), repairs)
+    return Source(stored, header, _stand_in(header, stored.image.header), repairs)
 
 
 def without_identity(document: Dataset) -> Dataset:
@@ -200,10 +201,11 @@ def without_identity(document: Dataset) -> Dataset:
     return Dataset({**dict(document.items()), **empty})
 
 
-def _stand_in(header: Dataset, frames: int) -> Dataset:
+def _stand_in(header: Dataset, image: ImageHeader) -> Dataset:
     stand_in = without_identity(Dataset())
-    stand_in.SOPClassUID = _class_for_highdicom(header, frames)
-    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
+    stand_in.SOPClassUID = _class_for_highdicom(header, image.frames)
+    stand_in.Rows, stand_in.Columns = image.rows, image.columns
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         setattr(stand_in, keyword, header[keyword].value)
     for keyword in (
         "SamplesPerPixel",
@@ -224,7 +226,7 @@ def _stand_in(header: Dataset, frames: int) -> Dataset:
         if header.get(keyword) not in (None, ""):
             setattr(stand_in, keyword, header[keyword].value)
     if iods.has_frames(stand_in.SOPClassUID):
-        stand_in.NumberOfFrames = frames
+        stand_in.NumberOfFrames = image.frames
     stand_in.Modality = _modality_for_highdicom(header)
     return stand_in
 

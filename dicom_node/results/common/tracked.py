@@ -164,8 +164,9 @@ def _tracked(
         how = concepts.READ_FROM_IMAGE.meaning.lower()
         parts, identifier = [str(place)], f"{name} {place}, image {source.number}: {how}"
     else:
-        parts = [measurement.model.id, name, str(measurement.frame or 0)]
-        identifier = f"AI {name}, image {source.number}"
+        parts = [measurement.model.id, name, str(measurement.frame or 0), *filter(None, [measurement.fetus])]
+        whose = f" of fetus {measurement.fetus}" if measurement.fetus else ""
+        identifier = f"AI {name}{whose}, image {source.number}"
     return TrackedMeasurement(
         measurement,
         tracking_uid(context, source, "measurement", *parts),

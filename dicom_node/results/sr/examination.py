@@ -25,6 +25,7 @@ from pydicom.sr.coding import Code as DicomCode
 
 from dicom_node.results.common import concepts, iods, organs
 from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.envelope import body_part_of, has_two_regions
 from dicom_node.results.common.source import Source
 
 _RADIOGRAPHS: Final = frozenset({"CR", "DX", "MG"})
@@ -48,7 +49,7 @@ def view_of(source: Source) -> CodedConcept | DicomCode | None:
     """
     if source.header.get("Modality") not in _RADIOGRAPHS:
         return None
-    given = [] if source.view in concepts.VIEWS else _codes(source.header, "ViewCodeSequence")
+    given = [] if source.view else _codes(source.header, "ViewCodeSequence")
     return given[0] if given else concepts.VIEWS.get(source.view)
 
 
@@ -91,8 +92,7 @@ def _examination(source: Source) -> Sequence[CodedConcept | DicomCode]:
         return [concepts.ULTRASONOGRAPHY]
     if modality not in _RADIOGRAPHS:
         return [concepts.IMAGING_PROCEDURE]
-    chest = str(source.header.get("BodyPartExamined") or "").upper() == "CHEST"
-    return [concepts.CHEST_RADIOGRAPHY if chest else concepts.RADIOGRAPHY]
+    return [concepts.CHEST_RADIOGRAPHY if body_part_of(source) == "CHEST" else concepts.RADIOGRAPHY]
 
 
 def _once(
@@ -103,17 +103,24 @@ def _once(
 
 
 def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | DicomCode]:
-    """Anatomic Region Sequence (0008,2218), Body Part Examined (PS3.16 Annex L), the pipeline's region."""
-    yield from _codes(source.header, "AnatomicRegionSequence")
-    if named := iods.region(source.header.get("BodyPartExamined")):
-        yield named
+    """Anatomic Region Sequence (0008,2218), Body Part Examined (PS3.16 Annex L), the pipeline's region.
+
+    The pipeline's alone where the two contradict each other.
+    """
+    if not has_two_regions(source):
+        yield from _codes(source.header, "AnatomicRegionSequence")
+        if named := iods.region(source.header.get("BodyPartExamined")):
+            yield named
     if context.region is not None:
         yield concepts.coded(context.region)
 
 
 def _target(context: ResultContext, source: Source) -> CodedConcept | None:
-    named = _regions(context, source)
-    return next(filter(None, (_common_region(organs.region_of(one.value) or one) for one in named)), None)
+    named = (
+        organs.region_of(one.value) or organs.region_in_words(str(one.meaning)) or one
+        for one in _regions(context, source)
+    )
+    return next(filter(None, map(_common_region, named)), None)
 
 
 def _common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:

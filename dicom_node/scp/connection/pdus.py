@@ -9,20 +9,22 @@ that it does not know.
 from __future__ import annotations
 
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from dicom_node.scp.connection import limits
 
-A_ASSOCIATE_RQ, P_DATA_TF = 0x01, 0x04
+A_ASSOCIATE_RQ, A_ASSOCIATE_AC, P_DATA_TF = 0x01, 0x02, 0x04
 _VERSION, _TITLES, _ITEMS = 0, 4, 68  # offsets after the PDU header
-_APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _USER_INFORMATION = 0x10, 0x20, 0x50
+_HEAD = 6  # bytes of that header
+_APPLICATION_CONTEXT, _PRESENTATION_CONTEXT, _CONTEXT_RESULT, _USER_INFORMATION = 0x10, 0x20, 0x21, 0x50
 _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _SYNTAXES = (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX)
-# Of a requestor (PS3.7 D.3.3, PS3.8 D.1) but 0x55: nothing reads the Implementation Version Name, and real
-# ones are padded with NUL, too long or not in ASCII.
-_USER_ITEMS = (0x51, 0x52, 0x53, 0x54, 0x56, 0x57, 0x58)
+# PS3.7 D.3.3, PS3.8 D.1. Nothing reads the Implementation Version Name (0x55), and real ones are padded with
+# NUL, too long or not in ASCII; nor extended negotiation (0x56, 0x57) or the identity in an answer (0x59).
+_USER_ITEMS = (0x51, 0x52, 0x53, 0x54)
+_USER_IDENTITY = 0x58
 _CONTEXT_HEAD = 4  # identifier and reserved bytes before the syntaxes
 
 
@@ -103,6 +105,27 @@ def check_request(body: memoryview) -> tuple[RequestHead, bytearray]:
     return head, bytearray(struct.pack(">BxI", A_ASSOCIATE_RQ, len(fields) + len(items)) + fields + items)
 
 
+def check_answer(pdu: memoryview) -> bytearray:
+    """An A-ASSOCIATE-AC with the items that PS3.8 9.3.3 defines: others are ignored and skipped (9.3.1).
+
+    Raises MalformedRequest.
+    """
+    kept = bytearray()
+    for kind, start, end in _items(pdu, _HEAD + _ITEMS, len(pdu)):
+        if kind == _CONTEXT_RESULT:
+            known = _of_kinds(pdu, _items(pdu, start + _CONTEXT_HEAD, end), _SYNTAXES)
+            kept += _item(kind, bytes(pdu[start : start + _CONTEXT_HEAD]) + known)
+        elif kind == _USER_INFORMATION:
+            kept += _item(kind, _of_kinds(pdu, _items(pdu, start, end), _USER_ITEMS))
+        elif kind == _APPLICATION_CONTEXT:
+            kept += _item(kind, pdu[start:end])
+    return (
+        bytearray(struct.pack(">BxI", A_ASSOCIATE_AC, _ITEMS + len(kept)))
+        + pdu[_HEAD : _HEAD + _ITEMS]
+        + kept
+    )
+
+
 def is_ae_title(title: str) -> bool:
     """Whether a title of ``RequestHead`` has only characters that VR AE allows."""
     return bool(title) and "\\" not in title
@@ -142,7 +165,8 @@ def _known_items(body: memoryview) -> tuple[str, bytes]:
             inner = list(islice(_items(body, start, end), limits.USER_ITEMS + 1))
             if len(inner) > limits.USER_ITEMS:
                 raise MalformedRequest("too many user information items")
-            kept += _item(kind, _of_kinds(body, inner, _USER_ITEMS))
+            read = [one for one in inner if one[0] != _USER_IDENTITY or _has_known_type(body, one)]
+            kept += _item(kind, _of_kinds(body, read, (*_USER_ITEMS, _USER_IDENTITY)))
         else:
             unknown += 1
         if contexts > limits.CONTEXTS or syntaxes > limits.CONTEXT_ITEMS or unknown > limits.USER_ITEMS:
@@ -152,7 +176,12 @@ def _known_items(body: memoryview) -> tuple[str, bytes]:
     return application_context, bytes(kept)
 
 
-def _of_kinds(body: memoryview, items: list[tuple[int, int, int]], kinds: Container[int]) -> bytes:
+def _has_known_type(body: memoryview, identity: tuple[int, int, int]) -> bool:
+    """Whether pynetdicom reads a user identity of this type (PS3.7 D.3.3.7): it aborts at others."""
+    return body[identity[1]] in range(1, 6)
+
+
+def _of_kinds(body: memoryview, items: Iterable[tuple[int, int, int]], kinds: Container[int]) -> bytes:
     return b"".join(_item(kind, body[start:end]) for kind, start, end in items if kind in kinds)
 
 

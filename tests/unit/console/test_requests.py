@@ -21,7 +21,7 @@ from dicom_console.views.dicomweb import frames
 from dicom_console.web import accept
 from dicom_console.web.accept import MediaRange
 from dicom_console.web.limits import address_of
-from dicom_node.errors import NotFound
+from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.roles import UserRole
 from tests.console_lab import ConsoleLab
 from tests.modality import ultrasound
@@ -29,8 +29,10 @@ from tests.modality import ultrasound
 
 def test_the_first_value_of_a_key_counts_and_a_warning_names_the_key() -> None:
     given = [("ModalitiesInStudy", "US"), ("00080061", "CT"), ("PatientID", "A")]
-    query = qido.query_of(qido.Level.STUDY, given)
-    assert (query.value("ModalitiesInStudy"), query.ignored) == ("US", ("00080061",))
+    query = qido.query_of(qido.Level.STUDY, [*given, ("fuzzymatching", "maybe")])
+    assert (query.value("ModalitiesInStudy"), query.ignored) == ("US", ("00080061", "fuzzymatching"))
+    with pytest.raises(FaultyInput, match="YYYYMMDD"):
+        qido.query_of(qido.Level.STUDY, [("StudyDate", "99999999")])
 
 
 def test_a_key_is_matched_whatever_an_object_has_in_its_place() -> None:

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread, examples
-from pynetdicom import AE
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_node.demo import inputs, public_film
-from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs, Pacs, start
-from dicom_node.errors import FaultyInput, PeerUnreachable
+from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs
+from dicom_node.errors import FaultyInput
 from dicom_node.scu import modality
 from dicom_node.scu.modality import Callee, Sent
 from tests.ports import serving
@@ -35,30 +33,8 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
     running.stop()
 
 
-def send(pacs: Pacs, *files: Path) -> list[Sent]:
+def send(pacs: EmbeddedPacs, *files: Path) -> list[Sent]:
     return modality.send(Callee(AE_TITLE, "127.0.0.1", pacs.port, "US1"), files, lambda _sent: None)
-
-
-@pytest.mark.debian("orthanc")
-def test_the_demonstrations_orthanc_serves_nobody_but_the_demonstration(tmp_path: Path) -> None:
-    """It cannot listen on one address alone, and may hold images of the user's own."""
-    pacs = start(tmp_path / "pacs")
-    try:
-        assert [item.stored for item in send(pacs, STILL)] == [True]
-        with pytest.raises(PeerUnreachable):
-            modality.send(Callee(AE_TITLE, "127.0.0.1", pacs.port, "STRANGER"), [STILL], lambda _sent: None)
-        assert associates(pacs.port, "127.0.0.1") and not associates(pacs.port, "127.0.0.2")
-    finally:
-        pacs.stop()
-
-
-def associates(port: int, source: str) -> bool:
-    ae = AE(ae_title="AINODE")
-    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
-    association = ae.associate("127.0.0.1", port, ae_title=AE_TITLE, bind_address=(source, 0))
-    accepted = bool(association.is_established)
-    association.abort()
-    return accepted
 
 
 def test_every_study_of_the_demonstration_has_one_patient(tmp_path: Path) -> None:

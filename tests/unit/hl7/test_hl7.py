@@ -114,7 +114,10 @@ def test_a_report_becomes_patient_order_and_observations(golden: dict[str, Path]
         ("ST", "110180^Study Instance UID^DCM", str(report.StudyInstanceUID), "", "P"),
         ("RP", "113014^DICOM Study^DCM", "https://ai/studies/3^^TEXT^HTML", "", "P"),
     ]
-    assert [text(row, 4) for row in message["OBX"]] == [str(number) for number in range(1, 9)]
+    assert [text(row, 4) for row in message["OBX"]] == [
+        *("121077.1", "121077.2", "121106.1", "8186001.1", "786838002.1", "CARDIOTHORACIC.1"),
+        *("110180.1", "113014.1"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["chest_xray-sr", "fetal_head-sr", "failure-sr", "command-sr", "rejection"])

@@ -497,7 +497,10 @@ HEADERS: dict[str, tuple[dict[str, Any], str | None]] = {
     "word of a former edition": ({"BodyPartExamined": "SACRUM"}, "54735007"),
     "word of two words": ({"BodyPartExamined": "L SPINE"}, "122496007"),
     "fetus": ({"BodyPartExamined": "FETUS"}, PELVIS),
-    "head in SNOMED RT": (region("T-D1100", "SRT", "Head", "CHEST"), HEAD_REGION),
+    "head in SNOMED RT": (region("T-D1100", "SRT", "Head"), HEAD_REGION),
+    "two regions": (region("72696002", "SCT", "Knee", "CHEST"), None),
+    "a part with its side": (region("18639004", "SCT", "Left kidney"), "113345001"),
+    "entire part": (region("83418008", "SCT", "Entire fetus"), PELVIS),
     "finer than a region, with a body part": (region("43799004", "SCT", "Thoracic cavity", "CHEST"), CHEST),
     "finer than a region": (region("43799004", "SCT", "Thoracic cavity"), None),
     "private": (region("X", "99SITE", "Box"), None),
@@ -535,6 +538,18 @@ def test_a_report_says_its_target_region(
         found[header] = regions_of(report)
     own = OWN.get(pipeline, WHOLE)
     assert found == {header: [HEADERS[header][1] or own] for header in headers}
+
+
+@pytest.mark.parametrize(
+    ("code", "part"), [("80891009", "HEART"), ("64033007", "KIDNEY"), ("34402009", "RECTUM")]
+)
+def test_an_organ_is_no_endoscopy_of_it(tmp_path: Path, code: str, part: str) -> None:
+    one = still(tmp_path, Laterality="L", **region(code, "SCT", "Organ"))
+    state = built(CTX, one, PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),)))[
+        ResultKind.GSPS
+    ]
+    assert iods.body_part(code) == state.BodyPartExamined == part
+    assert ("Laterality" in state) is (part == "KIDNEY")
 
 
 def test_the_report_of_a_failure_says_it_too(images: dict[tuple[str, str], results.SourceObject]) -> None:
@@ -851,6 +866,8 @@ def test_of_several_fetuses_each_group_names_its_own_and_the_document_none(frame
     first, second, third = result.measurements
     both = replace(result, measurements=(replace(first, fetus="A"), replace(second, fetus="B")))
     assert subjects(built(ONLY_REPORT, frame, both)[ResultKind.SR]) == [[], ["121026", "A"], ["121026", "B"]]
+    twins = replace(result, measurements=(replace(first, fetus="A"), replace(first, fetus="B")))
+    assert subjects(built(ONLY_REPORT, frame, twins)[ResultKind.SR]) == [[], ["121026", "A"], ["121026", "B"]]
     beside = replace(result, measurements=(first, replace(third, fetus="")))
     assert subjects(built(ONLY_REPORT, frame, beside)[ResultKind.SR]) == [[], ["121026", "1"], []]
 

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import UID, UID_dictionary
 from pynetdicom.dsutils import decode
-from pynetdicom.pdu import A_ASSOCIATE_RQ, P_DATA_TF
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
 from ai_pipeline.errors import CodestreamFault
@@ -43,7 +43,7 @@ from dicom_node.scp.command import (
 )
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.deadline import Deadline, DeadlineSocket
-from dicom_node.scp.connection.pdus import MalformedRequest, PData, check_request
+from dicom_node.scp.connection.pdus import MalformedRequest, PData, check_answer, check_request
 from dicom_node.scp.contexts import VERIFICATION, refusals, refused_class
 from dicom_node.scp.entrance import OTHERS, Entrance, Failure, Failures, network
 from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, Proposal
@@ -428,7 +428,11 @@ def item(kind: int, value: bytes) -> bytes:
 
 
 def request(
-    called: bytes = b"AINODE", calling: bytes = b"US1", chance: Random | None = None, version: bytes = b"OLD"
+    called: bytes = b"AINODE",
+    calling: bytes = b"US1",
+    chance: Random | None = None,
+    version: bytes = b"OLD",
+    identity: bytes = b"",
 ) -> memoryview:
     """A request; with ``chance`` items of unknown type stand among the known ones at each level."""
 
@@ -440,7 +444,7 @@ def request(
         return b"".join(among)
 
     syntaxes = level(item(0x30, b"1.2.840.10008.1.1"), item(0x40, b"1.2.840.10008.1.2"))
-    user = level(item(0x51, struct.pack(">I", 16384)), item(0x52, b"1.2.3"), item(0x55, version))
+    user = level(item(0x51, struct.pack(">I", 16384)), item(0x52, b"1.2.3"), item(0x55, version), identity)
     items = level(item(0x10, _CONTEXT), item(0x20, b"\1\0\0\0" + syntaxes), item(0x50, user))
     return memoryview(struct.pack(">H2x16s16s32x", 1, called.ljust(16), calling.ljust(16)) + items)
 
@@ -469,6 +473,28 @@ def test_items_of_unknown_type_are_skipped(seed: int) -> None:
 @pytest.mark.parametrize("version", [b"OLD\0", b"A version of 1998", b"V\xc9RSION"])
 def test_whatever_a_version_is_called_the_request_is_read(version: bytes) -> None:
     A_ASSOCIATE_RQ().decode(bytes(check_request(request(version=version))[1]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_answer_with_unknown_items_and_an_odd_version_is_read(seed: int) -> None:
+    chance = Random(seed)
+
+    def level(*items: bytes) -> bytes:
+        strange = [item(chance.choice(_UNKNOWN), chance.randbytes(chance.randrange(9))) for _ in range(2)]
+        return b"".join(chance.sample([*items, *strange], len(items) + 2))
+
+    context = item(0x21, b"\1\0\0\0" + level(item(0x40, b"1.2.840.10008.1.2")))
+    user = level(item(0x51, struct.pack(">I", 16384)), item(0x52, b"1.2"), item(0x55, b"V\xfc\0" * 9))
+    items = level(item(0x10, _CONTEXT), context, item(0x50, user))
+    head = struct.pack(">BxIH2x16s16s32x", 2, 68 + len(items), 1, b"PACS".ljust(16), b"AINODE".ljust(16))
+    read = A_ASSOCIATE_AC()
+    read.decode(bytes(check_answer(memoryview(head + items))))
+    [accepted] = read.presentation_context
+    assert (accepted.context_id, accepted.transfer_syntax) == (1, "1.2.840.10008.1.2")
+
+
+def test_an_identity_of_a_type_that_nobody_knows_is_skipped() -> None:
+    assert check_request(request(identity=item(0x58, b"\x09\0\0\1x\0\0"))) == check_request(request())
 
 
 def test_many_unknown_items_are_too_many() -> None:
