@@ -23,6 +23,7 @@ from pydicom.charset import python_encoding
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
+from ai_pipeline import extras
 from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
@@ -123,6 +124,8 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield from check_models(settings)
     else:
         yield Tried("models", True, "this machine runs none")
+        if role.may_serve_console and settings.console.enabled and not extras.missing():
+            yield from _as_warnings(check_findings(settings))
     yield from _check_senders(settings)
     for undercut in undercuts(settings):
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
@@ -135,6 +138,16 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield from _check_commitment(peer, settings)
         yield from _check_worklist(peer, settings)
         yield from _check_steps(peer, settings)
+
+
+def _as_warnings(found: Found) -> Found:
+    """Of a machine that may lack models of those that work: they refuse what is wrong there."""
+    for one in found:
+        if isinstance(one, Tried):
+            yield one
+        else:
+            key, value, remedy = one
+            yield Tried(key, False, f"{value}: {remedy}, as far as this machine knows")
 
 
 def _check_deliveries(settings: Settings, role: Role) -> Found:

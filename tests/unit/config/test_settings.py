@@ -735,6 +735,18 @@ def warned(folder: Path, text: str, mode: int = 0o600, subject: str = "") -> str
     return "\n".join(line.text for line in tried if subject in ("", line.subject))
 
 
+def test_a_console_without_models_warns_of_a_finding_that_nothing_finds(tmp_path: Path) -> None:
+    chest = (
+        '[[rules]]\nname = "chest"\nwhen = { modality = "CR" }\npipeline = "chest_xray"\nsend_to = ["pacs"]\n'
+    )
+    pacs = '[[peers]]\nname = "pacs"\nae_title = "PACS"\nhost = "pacs"\nport = 104\nmay = ["receive"]\n'
+    console = "[console]\nenabled = true\n[workers]\nprocesses = 0\n"
+    text = f'{console}{pacs}{chest}{ALARM}findings = ["Pneumothorx"]\n'
+    assert "did you mean Pneumothorax?, as far as" in warned(
+        tmp_path, text, subject="notifications.alarm.findings"
+    )
+
+
 def warnings(folder: Path, login: str, mode: int, url: str = "https://pacs.example.org/dicom-web") -> str:
     return warned(folder, EXPOSED.format(url=url, login=login), mode, "peer web")
 
