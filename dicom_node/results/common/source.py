@@ -13,8 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
-from ai_pipeline.contract import JudgedView
-from ai_pipeline.images.header import ImageHeader
+from ai_pipeline.contract import ImageHeader, JudgedView
 from ai_pipeline.images.numbers import value_of, whole_of
 from dicom_node.dicom.header import read_header
 from dicom_node.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, Patient, are_one_patient
