@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise, product
+from itertools import product
 from select import poll
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -553,7 +553,7 @@ MACHINES = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
 ELSEWHERE = {("GET", f"/sign-in/oidc{path}") for path in ("", "/back", "/leave")}
 
 
-ENDS_THE_SESSION = {"/sign-out", "/sessions/{number}/end"}
+ENDS_THE_SESSION = {"/sign-out", "/sessions/1/end"}
 
 
 OPEN = {
@@ -578,10 +578,18 @@ def concrete(path: str) -> str:
     )
 
 
-def near(asking: UserRole | None, needed: UserRole) -> bool:
-    """Whether nobody asks, who just may, or who just may not: how roles include each other is a list."""
+def visits(
+    console: ConsoleLab, *, api: bool
+) -> Iterator[tuple[Browser, UserRole | None, str, str, UserRole]]:
+    """At each endpoint nobody, who just may, and who just may not: roles include those before them."""
     roles = [None, *UserRole]
-    return asking is None or 0 <= roles.index(needed) - roles.index(asking) <= 1
+    for asking in roles:
+        browser = console.browser(asking)
+        for method, path, needed in endpoints(console.app):
+            if path.startswith("/api/") is api and needed != ANYONE:
+                assert isinstance(needed, UserRole), path
+                if asking is None or 0 <= roles.index(needed) - roles.index(asking) <= 1:
+                    yield browser, asking, method, concrete(path), needed
 
 
 def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: Inbox) -> None:
@@ -589,51 +597,29 @@ def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: 
     found = list(endpoints(console.app))
     assert len(found) > 15
     assert {(method, path) for method, path, needed in found if needed == ANYONE} == OPEN
-    for asking in (None, *UserRole):
-        browser = console.browser(asking)
-        csrf = browser.token()
-        for method, path, needed in found:
-            if path.startswith("/api/"):
-                continue  # for programs: the next test
-            if needed == ANYONE or (path in ENDS_THE_SESSION and asking) or (path == "/live" and asking):
-                continue  # a stream does not end: test_live.py
-            assert isinstance(needed, UserRole), path
-            if not near(asking, needed):
-                continue
-            place = concrete(path)
-            status = browser.get(place) if method == "GET" else browser.post(place, csrf)
-            if asking is None:
-                refusal = (303, "/sign-in") if method == "GET" else (401, None)
-                assert (status, browser.headers.get("location")) == refusal, (method, path)
-            elif asking is needed:
-                assert status in (200, 303, 400, 404, 409), (asking, method, path, status)
-            else:
-                assert status == 403, (asking, method, path)
-    for below, role in pairwise(UserRole):
-        assert role.includes(below) and not below.includes(role)
+    for browser, asking, method, place, needed in visits(console, api=False):
+        if asking and place in ENDS_THE_SESSION | {"/live"}:  # a stream does not end: test_live.py
+            continue
+        status = browser.get(place) if method == "GET" else browser.post(place)
+        if asking is None:
+            refusal = (303, "/sign-in") if method == "GET" else (401, None)
+            assert (status, browser.headers.get("location")) == refusal, (method, place)
+        else:
+            allowed = (200, 303, 400, 404, 409) if asking is needed else (403,)
+            assert status in allowed, (asking, method, place, status)
 
 
 def test_programs_are_let_in_by_the_role_of_their_tokens_user(console: ConsoleLab) -> None:
-    found = [one for one in endpoints(console.app) if one[1].startswith("/api/")]
-    assert len(found) > 12
-    for asking in (None, *UserRole):
-        browser = console.browser(asking)  # a cookie counts for nothing here
-        token = users.add_token(console.settings, asking.value, "a test", 1) if asking else "dn_nobody"
-        for method, path, needed in found:
-            assert isinstance(needed, UserRole), path
-            if not near(asking, needed):
-                continue
-            place = concrete(path)
-            if asking in (None, needed):
-                assert browser.client.request(method, place).status_code == 401, path
-            bearer = {"Authorization": f"Bearer {token}"}
-            status = browser.client.request(method, place, headers=bearer, json={}).status_code
-            if asking is None:
-                assert status == 401, path
-            elif asking is needed:
-                assert status in (200, 400, 404, 409), (asking, method, path, status)
-            else:
-                assert status == 403, (asking, method, path)
+    tokens = {role: users.add_token(console.settings, role.value, "a test", 1) for role in UserRole}
+    asked = list(visits(console, api=True))
+    assert len(asked) > 36
+    for browser, asking, method, place, needed in asked:  # a cookie counts for nothing here
+        if asking in (None, needed):
+            assert browser.client.request(method, place).status_code == 401, place
+        bearer = {"Authorization": f"Bearer {tokens[asking] if asking else 'dn_nobody'}"}
+        status = browser.client.request(method, place, headers=bearer, json={}).status_code
+        allowed = (401,) if asking is None else (200, 400, 404, 409) if asking is needed else (403,)
+        assert status in allowed, (asking, method, place, status)
 
 
 def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> None:
