@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import EntryPoint
@@ -93,10 +95,33 @@ def settings(node: Inbox, *, assess_first: bool = True, do: str = "find", **peer
     return Settings.model_validate({**made, "node": {"data_dir": node.folder}})
 
 
+def analysed_in(folder: Path, config: Mapping[str, Any]) -> Path:
+    """The data folder of a node that analysed an image, whose results are held if the rule's may be."""
+    with closing(Inbox(folder / "var", config)) as node:
+        analysed(node)
+    return folder / "var"
+
+
+@pytest.fixture(scope="module")
+def analysed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tests get copies."""
+    config = configuration()
+    config["rules"][0]["assess_first"] = True
+    return analysed_in(tmp_path_factory.mktemp("analysed"), config)
+
+
 @pytest.fixture
-def node(open_inbox: Make) -> Inbox:
-    node = open_inbox(configuration())
-    go_on(node, settings(node))
+def fresh(open_inbox: Make) -> Inbox:
+    fresh = open_inbox(configuration())
+    go_on(fresh, settings(fresh))
+    return fresh
+
+
+@pytest.fixture
+def node(analysed_once: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Inbox:
+    """A node that analysed the first image already: when it comes again, that is a duplicate."""
+    shutil.copytree(analysed_once, tmp_path / "var")
+    node: Inbox = request.getfixturevalue("fresh")
     return node
 
 
@@ -185,8 +210,8 @@ def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: I
         assessments.accept_results(node.settings, uid, ANNA, rejected=True)
 
 
-def test_a_rule_without_assessment_frees_nothing_of_another_rule(node: Inbox) -> None:
-    [held_rule] = node.settings.rules
+def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -> None:
+    node, [held_rule] = fresh, fresh.settings.rules
     free = held_rule.model_copy(update={"name": "other", "send_to": ("second",), "assess_first": False})
     go_on(node, peers=second_peer(node), rules=(held_rule, free))
     uid = analysed(node)
@@ -295,8 +320,9 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
     ("assess", "told"), [(assessments.accept_results, 1), (assessments.reject_results, 0)]
 )
 def test_findings_are_told_once_they_were_accepted(
-    node: Inbox, assess: Callable[..., int], told: int
+    fresh: Inbox, assess: Callable[..., int], told: int
 ) -> None:
+    node = fresh
     rule = {"name": "ward", "findings": ["*"], "url": "http://localhost/", "every_minutes": 0}
     go_on(node, notifications=(NotificationSettings.model_validate(rule),))
     gatherer = Gatherer(node.database, node.settings)
@@ -312,8 +338,14 @@ def test_findings_are_told_once_they_were_accepted(
 STUDY = 1
 
 
+@pytest.fixture(scope="module")
+def illustrated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return analysed_in(tmp_path_factory.mktemp("illustrated"), illustrated())
+
+
 @pytest.fixture
-def purging(open_inbox: Make) -> Inbox:
+def purging(illustrated_once: Path, open_inbox: Make, tmp_path: Path) -> Inbox:
+    shutil.copytree(illustrated_once, tmp_path / "var")
     return open_inbox(illustrated())
 
 
