@@ -170,7 +170,9 @@ def test_a_supervisor_that_is_stopped_is_ended_with_all_below_it(tmp_path: Path)
     with worker(tmp_path, "daemon()", seconds=600) as started:
         _, supervisor = stop_its_supervisor(tmp_path, started)
         told, _ = started.communicate(timeout=GRACE)
-        assert told.startswith("ProgramFailed: the program was lost with the process that watches it"), told
+        assert json.loads(told)[0].startswith(
+            "ProgramFailed: the program was lost with the process that watches it"
+        ), told
         assert running(tmp_path / "program0.py") == [] and not Path(f"/proc/{supervisor}").exists()
 
 
