@@ -29,9 +29,10 @@ import json, sys, time
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
 
-image, seconds, *programs = sys.argv[1:]
+image, seconds, programs = sys.argv[1:]
 options = {"model": "m", "version": "1", "seconds": float(seconds)}
-for program in programs:
+for number in range(int(programs)):
+    program = image.replace("image.dcm", f"program{number}.py")  # on no command line but its own
     began = time.monotonic()
     try:
         create("command").run(
@@ -114,7 +115,7 @@ def worker(
         # The program, what starts it, the supervisor, the worker, the worker's parent.
         script.write_text(BEFORE.format(generations=5) + program + AFTER)
     (folder / "worker.py").write_text(WORKER)
-    words = [STARTER, folder / "worker.py", image, seconds, *scripts]
+    words = [STARTER, folder / "worker.py", image, seconds, len(programs)]
     command = [*before, sys.executable, "-c", *map(str, words)]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
