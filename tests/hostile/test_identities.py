@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
 import sqlite3
 import threading
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -23,23 +21,20 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import PersonName
-from sqlalchemy import func, select
 from typer.testing import CliRunner
 
-from dicom_console.views.metrics import gauges
-from dicom_node import cli, services
-from dicom_node.config import loading
-from dicom_node.config.loading import load
+from dicom_node import cli
 from dicom_node.dicom.uids import derived_uid
-from dicom_node.store.database import Database
-from dicom_node.store.tables import ReceivedObject
+from dicom_node.store.tables import Result
 from tests.collector_lab import Collector, running_collector
 from tests.hostile.attacker import APPLICATION, CONTEXT, request
-from tests.modality import chest, hash_of, ultrasound, ultrasound_from
-from tests.node_lab import Node, running, site_config, store, wait_until
+from tests.inbox_lab import Inbox
+from tests.modality import chest, ultrasound, ultrasound_from
+from tests.node_lab import Node, running, store, wait_until
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.smtp_lab import MailServer, WebServer
 from tests.unit.inbox.objects import changed, in_syntax
+from tests.unit.jobs.worker_lab import configuration, confirm, work
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom warns of the values that we send
 
@@ -71,34 +66,21 @@ def another_image(ds: Dataset, **values: str) -> Dataset:
 Variant = Callable[[Dataset], Dataset]
 
 
+# What else a copy may say of the patient: COPIES of tests/unit/studies/test_index.py
 LESS: dict[str, Variant] = {
-    "all empty": lambda ds: changed(ds, **EMPTY),
     "all missing": lambda ds: without(ds, *IDENTITY),
-    "blanks": lambda ds: changed(ds, **EMPTY | {"PatientID": "  ", "PatientName": " ^ ^", "PatientSex": " "}),
     "delimiters": lambda ds: changed(ds, **EMPTY | {"PatientName": "^^=^=", "PatientBirthDate": "00000000"}),
-    "all empty, another transfer syntax": lambda ds: in_syntax(changed(ds, **EMPTY), ImplicitVRLittleEndian),
-    "all empty, another Accession Number": lambda ds: changed(ds, **EMPTY, AccessionNumber="OTHER"),
-    **{f"no {keyword}": (lambda ds, keyword=keyword: changed(ds, **{keyword: ""})) for keyword in IDENTITY},
-    "no ID, no name": lambda ds: changed(ds, PatientID="", IssuerOfPatientID="", PatientName=""),
-    "ID alone": lambda ds: changed(ds, PatientName="", PatientBirthDate="", PatientSex=""),
-    "name alone": lambda ds: changed(ds, **{**EMPTY, "PatientName": ds.PatientName}),
-    "sex alone": lambda ds: changed(ds, **{**EMPTY, "PatientSex": "F"}),
-}  # fmt: skip
+    "blanks, another transfer syntax": lambda ds: in_syntax(
+        changed(ds, **EMPTY | {"PatientID": "  ", "PatientName": " ^ ^", "PatientSex": " "}),
+        ImplicitVRLittleEndian,
+    ),
+}
 
 
 OTHER: dict[str, Variant] = {
-    "another ID": lambda ds: changed(ds, PatientID="SOMEBODY"),
-    "another issuer": lambda ds: changed(ds, IssuerOfPatientID="ELSEWHERE"),
-    "another name": lambda ds: changed(ds, PatientName="Some^Body"),
-    "another birth date": lambda ds: changed(ds, PatientBirthDate="19010101"),
-    "another sex": lambda ds: changed(ds, PatientSex="M"),
     "another patient": lambda ds: changed(ds, PatientID="SOMEBODY", PatientName="Some^Body"),
-    "another ID alone": lambda ds: changed(ds, **{**EMPTY, "PatientID": "SOMEBODY"}),
-    "another name alone": lambda ds: changed(ds, **{**EMPTY, "PatientName": "Some^Body"}),
-    "another ID, no name": lambda ds: changed(ds, PatientID="SOMEBODY", PatientName=""),
     "another name, no ID": lambda ds: changed(ds, PatientID="", PatientName="Some^Body"),
     "a further image of nobody": lambda ds: another_image(ds, **EMPTY),
-    "a further image without ID": lambda ds: another_image(ds, PatientID="", IssuerOfPatientID=""),
     "a further image of somebody": lambda ds: another_image(ds, PatientID="SOMEBODY"),
 }
 
@@ -110,80 +92,65 @@ VARIANTS = LESS | OTHER
 class Site:
     """Studies that the first sender sent, by name, and what the second one made of them."""
 
-    node: Node
-    pacs: Pacs
+    node: Inbox
     studies: dict[str, Dataset]
 
     def outcomes(self, variants: Mapping[str, Variant], when: str) -> dict[str, tuple[str, int]]:
         """State of the study and the number of its results, by the name of the variant."""
-        studies = self.node.studies()
-        names = {name: f"{name}, {when}" for name in variants}
+        found = {name: self.studies[f"{name}, {when}"].StudyInstanceUID for name in variants}
         return {
-            name: (studies[self.studies[study].StudyInstanceUID]["state"], len(self.results(study)))
-            for name, study in names.items()
+            name: (str(self.node.study(uid).state), len(self.results(uid))) for name, uid in found.items()
         }
 
-    def results(self, name: str) -> list[Dataset]:
-        held = (dcmread(io.BytesIO(data), force=True) for data in self.pacs.stored.values())
-        return [ds for ds in held if ds.StudyInstanceUID == self.studies[name].StudyInstanceUID]
+    def results(self, uid: str) -> list[Dataset]:
+        study = self.node.study(uid).id
+        return [
+            dcmread(self.node.folder / row.path) for row in self.node.rows(Result) if row.study_id == study
+        ]
 
 
 def sent(name: str) -> Dataset:
-    """A picture of one grey level: analysed in a moment."""
-    grey = hash_of(name) % 200
-    return changed(ultrasound_from(name, np.full((48, 64, 3), grey, np.uint8)), **WHOLE)
+    return changed(ultrasound(name, size=(64, 48)), **WHOLE)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Each variant comes while its study is received, and once more after the study was delivered."""
-    pacs = Pacs(free_port())
-    config = site_config(pacs.port, quiet=4, senders=("US1", "US2"))  # the copy must come within it
-    node = Node(tmp_path_factory.mktemp("identities"), config)
+    config = configuration()
+    config["peers"][1]["results"] = ["sr"]
+    config["peers"] += [{"name": f"us{n}", "ae_title": f"US{n}", "may": ["send"]} for n in (1, 2)]
     early = {f"{name}, early": (sent(f"e{n}"), make) for n, (name, make) in enumerate(VARIANTS.items())}
     late = {f"{name}, late": (sent(f"l{n}"), make) for n, (name, make) in enumerate(VARIANTS.items())}
-    ends = ("delivered", "quarantined")
-    with run_pacs(pacs), running(node):
-        assert set(store(node.port, [ds for ds, _ in late.values()], "US1")) == {0}
-        node.wait_for(ends, count=len(late))
-        for ds, make in early.values():
-            assert store(node.port, [ds], "US1") + store(node.port, [make(ds)], "US2") == [0, 0]
-        assert set(store(node.port, [make(ds) for ds, make in late.values()], "US2")) == {0}
+    with closing(Inbox(tmp_path_factory.mktemp("identities") / "var", config)) as node:
+        node.settle(*(ds for ds, _ in late.values()), calling="US1")
+        analyse_and_deliver(node)
+        node.index(*(ds for ds, _ in early.values()), calling="US1")
         both = early | late
-        wait_until(
-            lambda: received(node) == 2 * len(both),
-            what="all objects in the index",
-            progress=lambda: received(node),
-        )
-        node.wait_for(ends, count=len(both))
-        yield Site(node, pacs, {name: ds for name, (ds, _) in both.items()})
+        node.settle(*(make(ds) for ds, make in both.values()), calling="US2")
+        analyse_and_deliver(node)
+        yield Site(node, {name: ds for name, (ds, _) in both.items()})
 
 
-def received(node: Node) -> int:
-    """How many objects are in the index."""
-    with services.reading(loading.load([node.config])) as session:
-        return session.scalar(select(func.count(ReceivedObject.id))) or 0
-
-
-WHEN = ("early", "late")
+def analyse_and_deliver(node: Inbox) -> None:
+    work(node)
+    confirm(node)
 
 
 def test_every_result_is_of_the_patient_whom_the_first_sender_named(site: Site) -> None:
-    assert sum(len(site.results(name)) for name in site.studies) >= len(VARIANTS)
+    results = {name: site.results(source.StudyInstanceUID) for name, source in site.studies.items()}
+    assert sum(map(len, results.values())) >= len(VARIANTS)
     for name, source in site.studies.items():
         patient = {word: source.get(word) for word in IDENTITY}
-        for result in site.results(name):
+        for result in results[name]:
             assert {word: result.get(word) for word in IDENTITY} == patient, name
 
 
-@pytest.mark.parametrize("when", WHEN)
-def test_a_copy_that_says_less_neither_stops_nor_changes_the_study(site: Site, when: str) -> None:
+@pytest.mark.parametrize(("when", "results"), [("early", 0), ("late", 1)])
+def test_what_says_less_changes_nothing_and_what_contradicts_the_patient_waits_for_a_person(
+    site: Site, when: str, results: int
+) -> None:
     assert site.outcomes(LESS, when) == dict.fromkeys(LESS, ("delivered", 1))
-
-
-@pytest.mark.parametrize("when", WHEN)
-def test_what_contradicts_the_patient_waits_for_a_person(site: Site, when: str) -> None:
-    assert site.outcomes(OTHER, when) == dict.fromkeys(OTHER, ("quarantined", 1 if when == "late" else 0))
+    assert site.outcomes(OTHER, when) == dict.fromkeys(OTHER, ("quarantined", results))
 
 
 PATIENT_ID = "PIDZX81"
@@ -398,7 +365,7 @@ class Watch:
             thread.join()
 
     def _go_on(self) -> None:
-        while not self._over.wait(0.1):
+        while not self._over.wait(0.2):
             self.look()
 
 
@@ -557,24 +524,3 @@ def test_nothing_that_is_sent_to_others_has_one(passed: Passed) -> None:
     assert "unknown (9 characters)" in reasons, "the reason why no rule takes it"
     for sent in (hooks, mails, passed.collector.bodies):
         assert sent and [text for text in sent if birds(text)] == []
-
-
-def test_a_support_bundle_and_the_metrics_have_none(passed: Passed) -> None:
-    bundle = passed.node.folder / "bundle.zip"
-    printed(passed.node, "support-bundle", str(bundle))
-    with zipfile.ZipFile(bundle) as parts:
-        texts = [parts.read(name) for name in parts.namelist()]
-    database = Database(f"sqlite:///{passed.data / 'node.db'}")
-    with database.read() as session:
-        texts += [repr(gauge).encode() for gauge in gauges(session, load([passed.node.config]))]
-    database.dispose()
-    assert len(texts) > 20 and [text for text in texts if birds(text)] == []
-
-
-def test_rules_try_shows_no_code_string_that_may_be_a_name(passed: Passed) -> None:
-    folder = passed.node.folder / "tried"
-    folder.mkdir()
-    planted(ultrasound("codes"), **CODES).save_as(folder / "one.dcm", enforce_file_format=True)
-    rows = json.loads(printed(passed.node, "rules", "try", str(folder), "--json"))
-    reasons = "".join(str(row["reason"]) for row in rows)
-    assert "modality unknown (9 characters) does not match US" in reasons and birds(reasons) == set()

@@ -52,6 +52,7 @@ from dicom_node.scp.connection import limits
 from tests.asking_modality import ask, ask_raw, asked_for, associate_to_ask, encoded_request
 from tests.commitment_lab import associate as associate_as_pacs
 from tests.commitment_lab import empty_sequences, report, send_raw_report, send_report
+from tests.forked import Forked
 from tests.hostile.attacker import (
     APPLICATION,
     CONTEXT,
@@ -219,8 +220,7 @@ def test_connections_without_a_request_lose_their_places(tmp_path: Path, talks: 
             thread.start()
         study_is_sent()
         try:
-            assert all(is_cut(connection) for connection in connections)
-            assert time.monotonic() - began < 60
+            assert all(is_cut(connection) for connection in connections) and time.monotonic() - began < 60
         finally:
             stop.set()
             if talks:
@@ -258,8 +258,8 @@ def test_a_stranger_cannot_take_all_places_by_echo_nor_fill_the_journal(tmp_path
         assert len(receiver.events(ASSOCIATION_REJECTED)) <= 60
         for association in held:
             association.release()
-        counted = receiver.wait_for_event(CONNECTIONS_FAILED)
-        assert sum(int(event.fields["rejected"] or 0) for event in counted) > 20
+        counted = lambda: sum(int(one.fields["rejected"] or 0) for one in receiver.events(CONNECTIONS_FAILED))
+        wait_until(lambda: counted() > 20, 60, "rejected ones that are counted")
 
 
 def test_a_peer_that_does_not_read_our_answers_is_left(tmp_path: Path) -> None:
@@ -300,8 +300,7 @@ def test_a_message_in_crumbs_is_cut_off(receiver: Receiver, message: bytes) -> N
     ended, files = len(receiver.events(ASSOCIATION_ABORTED)), receiver.files()
     association = associate(receiver.address, STORAGE)
     association.sock.sendall(message)
-    assert is_cut(association.sock)
-    assert why(receiver, ended + 1) == "too many tiny fragments"
+    assert is_cut(association.sock) and why(receiver, ended + 1) == "too many tiny fragments"
     assert receiver.files() == files
 
 
@@ -315,17 +314,17 @@ FAULTY = b"\x08\x00\x05\x00CS\x02\x00??"  # ten bytes, and no study
 
 
 class Flood:
-    """Sends faulty objects on twenty associations, each when the one before it was answered."""
+    """Sends faulty objects on so many associations, each when the one before it was answered."""
 
-    def __init__(self, port: int, name: str) -> None:
-        self._port, self._name = port, name
+    def __init__(self, port: int, name: str, lines: int = ASSOCIATIONS) -> None:
+        self._port, self._name, self._lines = port, name, lines
         self._numbers = iter(range(1, 10**9))
         self.answers: dict[int, int] = {}
 
     def send(self, objects: int) -> None:
         """So many objects; returns when all were answered."""
-        lines = [self._open() for _ in range(ASSOCIATIONS)]
-        for _ in range(objects // ASSOCIATIONS):
+        lines = [self._open() for _ in range(self._lines)]
+        for _ in range(objects // self._lines):
             for line in lines:
                 uid = f"2.25.{self._name}.{next(self._numbers)}"
                 line.sock.sendall(line.encode_store(1, Stored(US, uid, EXPLICIT, FAULTY)))
@@ -354,7 +353,7 @@ def test_a_good_study_beside_a_flood_is_ready_within_twice_its_time(tmp_path: Pa
     with running(Node(tmp_path, site_config(free_port(), processes=0) + FLOODER)) as node:
         usual = sorted(seconds_to_its_job(node, f"before{k}") for k in range(3))[1]
         flood = Flood(node.port, "1")
-        flood.send(min(max(5 * rounds, 1000), 16_000))
+        flood.send(min(max(5 * rounds, 400), 16_000))
         assert set(flood.answers) == {statuses.SUCCESS.code}
         took = seconds_to_its_job(node, "beside")
         print(f"usual {usual:.1f} s, beside the flood {took:.1f} s")
@@ -365,22 +364,22 @@ def test_who_has_too_much_waiting_is_refused_and_others_are_not(tmp_path: Path) 
     """Nobody indexes here: what comes stays."""
     peers = [{"name": name, "ae_title": name, "maximum_associations": 20} for name in ("FLOODER", "SENDER")]
     with receiving(tmp_path, peers=peers, waiting_objects=100) as receiver:
-        flood = Flood(receiver.port, "2")
-        flood.send(2600)
+        flood = Flood(receiver.port, "2", lines := 6)
+        flood.send(900)
         assert flood.answers.keys() == {statuses.SUCCESS.code, statuses.OUT_OF_RESOURCES.code}
         acknowledged = flood.answers[statuses.SUCCESS.code]
-        assert 100 <= acknowledged < 100 + ASSOCIATIONS
+        assert 100 <= acknowledged < 100 + lines
         assert len(receiver.spool.pending()) == acknowledged, "what was acknowledged is there, and no more"
         send_study(receiver)
         ends = receiver.wait_for_event(ASSOCIATION_RELEASED)
-        assert sum(int(end.fields.get("objects_refused", 0)) for end in ends) == 2600 - acknowledged
-        assert len(receiver.events(STORE_REFUSED)) == 100 * ASSOCIATIONS
+        assert sum(int(end.fields.get("objects_refused", 0)) for end in ends) == 900 - acknowledged
+        assert len(receiver.events(STORE_REFUSED)) == 100 * lines
         for path in receiver.spool.pending()[:50]:  # indexed
             path.unlink()
         time.sleep(1.1)
-        again = Flood(receiver.port, "3")
-        again.send(ASSOCIATIONS)
-        assert again.answers == {statuses.SUCCESS.code: ASSOCIATIONS}
+        again = Flood(receiver.port, "3", lines)
+        again.send(lines)
+        assert again.answers == {statuses.SUCCESS.code: lines}
 
 
 A700 = statuses.OUT_OF_RESOURCES.code
@@ -431,7 +430,7 @@ def test_a_full_disk_refuses_objects_and_a_reload_until_there_is_space(
     filled = fill(small_disk)
     with (tmp_path / "second.log").open("wb") as log:
         command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(node.config)]
-        process = subprocess.Popen(command, stderr=log)
+        process = Forked(command, stderr=log)
     try:
         wait_until(lambda: store(node.port, [ultrasound("full")], "US1") == [A700], 120, "A700")
         time.sleep(3)
@@ -445,8 +444,7 @@ def test_a_full_disk_refuses_objects_and_a_reload_until_there_is_space(
         process.terminate()
         assert process.wait(120) == 0
     first = node.log.read_text(encoding="utf-8")
-    assert "is full: make room" in first
-    assert "Traceback" not in first + second
+    assert "is full: make room" in first and "Traceback" not in first + second
 
 
 AT = {"host": "127.0.0.1", "port": 104}
@@ -501,9 +499,7 @@ def test_what_is_no_report_or_request_is_refused_and_the_listener_goes_on(
 ) -> None:
     known, send = (kept, send_raw_report) if kind == "report" else (asked, ask_raw)
     data, before, began = encoded(kind), known(listener), time.monotonic()
-    assert send(listener.port, data) == answer
-    assert time.monotonic() - began < 20
-    assert known(listener) == before
+    assert send(listener.port, data) == answer and time.monotonic() - began < 20 and known(listener) == before
     transaction = f"2.25.6{time.monotonic_ns()}"
     good = report(transaction, ["1.2"]) if kind == "report" else None
     answer = send_report(listener.port, good) if good else ask(listener.port, transaction, ["1.2"])
@@ -575,8 +571,7 @@ def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
     assert lines[2]["objects"] == [image.SOPInstanceUID for image in images]
     assert [line["studies"] for line in lines] == [["1.2.3.1"]] * 3
     kept = "".join(path.read_text() for path in listener.data_dir.rglob("*.json*") if path.is_file())
-    assert "Mustermann" not in kept
-    assert "4711" not in kept
+    assert "Mustermann" not in kept and "4711" not in kept
 
 
 def test_what_is_known_is_not_begun_again_and_what_has_ended_is_not_changed(
@@ -665,8 +660,7 @@ def test_what_is_no_step_is_refused_and_the_listener_goes_on(
 ) -> None:
     step = encoded()
     before, began = taken(listener), time.monotonic()
-    assert send_raw(listener.port, step, "1.2.8") == answer
-    assert time.monotonic() - began < 20
+    assert send_raw(listener.port, step, "1.2.8") == answer and time.monotonic() - began < 20
     assert taken(listener) == before
     assert status(create(listener.port, f"1.2.{time.monotonic_ns()}", begun("1.2.3.9"))) == 0x0000
     shown = str([event.fields for event in listener.events(events.STEP_REFUSED)])

@@ -14,7 +14,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import cv2
@@ -40,24 +40,20 @@ from sqlalchemy import select
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom, open_picture
 from ai_pipeline.images.limits import ImageLimits
-from dicom_node.config import loading
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.model.kinds import Outcome, ResultKind
 from dicom_node.model.lifecycle import JobState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
-from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance, Job, Result, Study
 from tests.console_lab import ConsoleLab, add_users, quick_hasher, routes
 from tests.hostile.mutation import mutated
 from tests.inbox_lab import Inbox, encoded
 from tests.modality import part_10, quick_ultrasound, ultrasound
-from tests.node_lab import ULTRASOUND, Node, running, site_config, store
-from tests.ports import free_port
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.unit.inbox.objects import changed, small_xray
-from tests.unit.jobs.worker_lab import configuration
+from tests.unit.jobs.worker_lab import configuration, work
 from tests.waiting import wait_until
 
 pytestmark = [
@@ -261,8 +257,7 @@ def test_each_mutated_object_is_indexed_or_quarantined(
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 256 * 1024  # KiB
     outcomes = inbox.outcomes()
-    assert len(outcomes) == rounds + 1
-    assert set(outcomes) <= {outcome.value for outcome in Outcome}
+    assert len(outcomes) == rounds + 1 and set(outcomes) <= {outcome.value for outcome in Outcome}
     assert Outcome.QUARANTINED.value in outcomes
     inbox.close()
 
@@ -396,11 +391,8 @@ def workers_of(node: Inbox) -> Iterator[Callable[[], None]]:
             process.communicate()
 
 
-@pytest.mark.parametrize("do", ["hoard", "die_at_breasts"])
-def test_an_image_that_costs_workers_is_left_out_and_the_rest_of_its_study_analysed(
-    tmp_path: Path, do: str
-) -> None:
-    node = Inbox(tmp_path / "var", configuration(do, memory_mib=1200))
+def test_an_image_that_costs_workers_is_left_out_and_the_rest_of_its_study_analysed(tmp_path: Path) -> None:
+    node = Inbox(tmp_path / "var", configuration("hoard", memory_mib=1200, attempts=2))
     good, hostile, better = (ultrasound("one", number=number) for number in (1, 2, 3))
     node.receive(good, changed(hostile, BodyPartExamined="BREAST"), better)
     node.receive(ultrasound("other"))
@@ -415,8 +407,8 @@ def test_an_image_that_costs_workers_is_left_out_and_the_rest_of_its_study_analy
     node.close()
 
 
-MOST_MIB = 100  # above what the process had: well below the 150 MiB that each bomb unpacks at once
-BOMB = 150 * 2**20
+MOST_MIB = 75  # above what the process had: well below the 100 MiB that each bomb unpacks at once
+BOMB = 100 * 2**20
 READER = """
 import json, sys
 from pathlib import Path
@@ -554,12 +546,11 @@ def test_an_upload_is_unpacked_to_its_limit_in_all(read: Read) -> None:
         for number in range(6):
             archive.writestr(str(number), an_object() + bytes(900_000))
     refusals, _ = read(data.getvalue(), upload_mib=3)
-    assert "" in refusals
-    assert "console.upload_mib" in refusals[-1]
+    assert "" in refusals and "console.upload_mib" in refusals[-1]
 
 
-MOST_MIB_OF_A_STILL = 1536
-ROWS, COLUMNS = 3072, 4096
+MOST_MIB_OF_A_STILL = 1200  # 1,000 in tiles
+ROWS, COLUMNS = 1536, 2912  # two tiles of the text detector
 CLEAN = """
 import json, resource, sys
 from ai_pipeline.burnin.pipeline import Ultrasound
@@ -569,12 +560,11 @@ print(json.dumps([len(result.images), resource.getrusage(resource.RUSAGE_SELF).r
 """
 
 
-def test_a_still_of_12_megapixels_takes_a_gigabyte_and_a_half(tmp_path: Path) -> None:
+def test_a_still_of_4_megapixels_takes_little_more_than_a_gigabyte(tmp_path: Path) -> None:
     picture = echo(5, (ROWS // 2, COLUMNS // 2)).repeat(2, 0).repeat(2, 1)
     noise = np.random.default_rng(5).normal(0, 6, picture.shape).astype(np.int16)
     picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
-    for row in (80, 200, 2900):
-        cv2.putText(picture, "DOE JANE 1970-01-02", (60, row), cv2.FONT_HERSHEY_SIMPLEX, 2.5, 255, 4)
+    cv2.putText(picture, "DOE JANE 1970-01-02", (60, 80), cv2.FONT_HERSHEY_SIMPLEX, 2.5, 255, 4)
     file = write_dicom(tmp_path / "large.dcm", picture[None])
     done = subprocess.run(
         [sys.executable, "-c", CLEAN, str(file)], capture_output=True, text=True, timeout=800, check=False
@@ -585,17 +575,13 @@ def test_a_still_of_12_megapixels_takes_a_gigabyte_and_a_half(tmp_path: Path) ->
     assert mib <= MOST_MIB_OF_A_STILL
 
 
+# What else is no number: tests/unit/ai_pipeline/images/test_decode.py
 VALUES = {
     "5,000 digits": b"9" * 5000,
     "1e999": b"1e999",
     "NaN": b"NaN",
-    "negative": b"-7",
+    "backslashes and control characters": b"1\\\\2\\\x1b\x07\r\n",
     "blank": b" ",
-    "U+FFFF": "\uffff".encode(),
-    "backslashes": b"1\\\\2\\",
-    "control characters": b"\x1b\x07\r\n",
-    "figures of Arabic": "\u0663".encode(),
-    "nothing": b"",
 }
 NUMBERS = (
     *("InstanceNumber", "SeriesNumber", "AcquisitionNumber", "PatientAge", "PatientWeight"),
@@ -630,23 +616,17 @@ def studies() -> Iterator[tuple[str, Dataset]]:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleLab]:
-    """The console of a node that received them, and came to an end with each."""
-    node = Node(
-        tmp_path_factory.mktemp("numbers"),
-        site_config(free_port(), ULTRASOUND, ("sr", "gsps", "sc", "cleaned")),
-    )
-    sent = list(studies())
-    with running(node), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(users, "hasher", quick_hasher)
-        for _, image in sent:
-            assert store(node.port, [image], "US1") == [0]
-        node.wait_for(("delivering", "delivered", "not_applicable", "quarantined", "failed"), count=len(sent))
-        assert node.stop() == 0
-        settings = loading.load([node.config])
-        database = Database(settings.database_url)
-        add_users(settings)
-        yield ConsoleLab(settings, database)
-        database.dispose()
+    """The console of a node that received and analysed them."""
+    config = configuration()
+    config["rules"][0] |= {"pipeline": "ultrasound", "options": {}}
+    config["peers"][1]["results"] = ["sr", "gsps", "sc", "cleaned"]
+    with closing(Inbox(tmp_path_factory.mktemp("numbers") / "var", config)) as node:
+        node.settle(*(image for _, image in studies()))
+        work(node)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(users, "hasher", quick_hasher)
+            add_users(node.settings)
+            yield ConsoleLab(node.settings, node.database)
 
 
 def test_the_images_are_analysed_whatever_stands_in_numbers_that_they_can_do_without(lab: ConsoleLab) -> None:
@@ -677,8 +657,7 @@ def test_no_page_fails(lab: ConsoleLab) -> None:
         elif b"<html" in browser.content[:200]:
             links = re.findall(r'(?:href|src)="(/[^"#]*)', browser.text)
             waiting += [link.replace("&amp;", "&") for link in links if "?at=" not in link]
-    assert failed == []
-    assert len(seen) > 60
+    assert failed == [] and len(seen) > 60
 
 
 def test_no_answer_of_the_rest_api_fails(lab: ConsoleLab) -> None:

@@ -6,12 +6,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from tests.inbox_lab import CONFIG, Inbox
+from dicom_node.studies import choose
+from tests.inbox_lab import CONFIG, INSPECTOR, Inbox
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _choices_are_read_by_one_process() -> Iterator[None]:
+    """Else each list of choices between versions starts one of its own, which imports for a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "Inspector", lambda _: Mock(wraps=INSPECTOR, close=Mock()))
+        yield
 
 
 @pytest.fixture

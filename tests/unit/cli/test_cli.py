@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -131,8 +131,7 @@ def test_a_failed_job_is_retried_put_first_and_cancelled_by_hand(run: Run, fille
     assert run("studies", "show", BROKEN, *config, "--json").json["state"] == "queued"
     again = run("jobs", "retry", 3, *config)
     assert (again.status, again.err) == (1, "dicom-node: job 3 is queued: it cannot be queued again\n")
-    assert run("jobs", "first", 3, *config).status == 0
-    assert run("jobs", "cancel", 3, *config).status == 0
+    assert run("jobs", "first", 3, *config).status == 0 and run("jobs", "cancel", 3, *config).status == 0
     assert run("jobs", "retry", 3, 99, *config).status == 66, "several by one command"
     assert run("jobs", "list", "--state", "cancelled", *config, "--json").json[0]["job"] == 3
 
@@ -202,8 +201,7 @@ def test_a_list_goes_on_with_a_mistake_that_does_not_concern_the_database(
     wanted = run(group, "list", "--json", "--config", filled).json
     filled.write_text(filled.read_text().replace('may = ["receive"]', 'may = ["recieve"]'))
     ran = run(group, "list", "--json", "--config", filled)
-    assert (ran.status, ran.json) == (0, wanted)
-    assert "mistakes (1): dicom-node check" in ran.err
+    assert (ran.status, ran.json) == (0, wanted) and "mistakes (1): dicom-node check" in ran.err
 
 
 def test_a_list_refuses_a_mistake_about_the_database(run: Run, filled: Path) -> None:
@@ -241,11 +239,9 @@ def hostile(filled: Path) -> Path:
 @pytest.mark.parametrize("group", ["associations", "events", "studies"])
 def test_markup_and_control_characters_are_shown_and_not_obeyed(run: Run, hostile: Path, group: str) -> None:
     printed = run(group, "list", "--config", hostile)
-    assert (printed.status, printed.err) == (0, "")
-    assert SHOWN in printed.out
+    assert (printed.status, printed.err) == (0, "") and SHOWN in printed.out
     as_json = run(group, "list", "--config", hostile, "--json")
-    assert not {"\x1b", "\x9b", "\u202e"} & set(printed.out + as_json.out)
-    assert HOSTILE in texts(as_json.json)
+    assert not {"\x1b", "\x9b", "\u202e"} & set(printed.out + as_json.out) and HOSTILE in texts(as_json.json)
 
 
 def texts(value: object) -> str:
@@ -256,7 +252,8 @@ def texts(value: object) -> str:
 
 
 def test_a_uid_can_be_pasted_back_from_a_narrow_terminal(run: Run, hostile: Path) -> None:
-    shown = at_a_terminal("studies", "list", "--config", str(hostile))
+    listed = ["studies", "list", "--config", str(hostile)]
+    shown, details = at_a_terminal(listed, ["studies", "show", LONG_UID, "--config", str(hostile)])
     assert "\x9b" not in shown and "\u202e" not in shown
     [uid] = [word for word in shown.split() if word.startswith("…")]
     assert LONG_UID.endswith(uid[1:])
@@ -269,21 +266,36 @@ def test_a_uid_can_be_pasted_back_from_a_narrow_terminal(run: Run, hostile: Path
         printed = run(*verb.format(uid).split(), "--config", hostile, "--json")
         assert printed.status == 0, printed.err
         assert printed.json, verb
-    details = at_a_terminal("studies", "show", uid, "--config", str(hostile))
     assert LONG_UID in details.split(), "not broken over two lines"
 
 
-def at_a_terminal(*words: str, columns: int = 60) -> str:
-    """What a verb writes to a terminal of this width."""
+BOTH = """
+import json, sys
+from dicom_node import cli
+for words in json.loads(sys.argv[1]):
+    try:
+        cli.main(words)
+    except SystemExit as end:
+        print("ENDED", end.code or 0)
+"""
+
+
+def at_a_terminal(*verbs: list[str], columns: int = 60) -> list[str]:
+    """What verbs write to a terminal of this width, run by one process."""
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
     environment |= {"TERM": "dumb", "NO_COLOR": "1"}
     process = pexpect.spawn(
-        sys.executable, ["-m", "dicom_node", *words], env=environment, dimensions=(24, columns), timeout=300
+        sys.executable,
+        ["-c", BOTH, json.dumps(verbs)],
+        env=environment,
+        dimensions=(24, columns),
+        timeout=300,
     )
-    written: bytes = process.read()
+    written = process.read().decode("utf-8")
     process.close()
-    assert process.exitstatus == 0, written
-    return written.decode("utf-8")
+    *shown, _ = written.split("ENDED 0")
+    assert len(shown) == len(verbs), written
+    return shown
 
 
 def test_commands_at_once_wait_for_each_other(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,9 +326,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize(
-    ("words", "noun"), [("studies list", "studies"), ("events list", "events"), ("jobs retry 3", "jobs")]
-)
+@pytest.mark.parametrize(("words", "noun"), [("studies list", "studies"), ("jobs retry 3", "jobs")])
 def test_a_list_imports_neither_pydicom_nor_other_nouns(filled: Path, words: str, noun: str) -> None:
     command = [sys.executable, "-c", PROGRAM, *words.split(), "--config", str(filled)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
@@ -446,8 +456,7 @@ def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run,
     compared = spool("compare")
     assert compared.status == ExitCode.FAILED and "2 " in compared.out and "spool reindex" in compared.out
     put_back = "2 of 2 objects put back\nThe node takes them in like any other.\n"
-    assert spool("reindex").out == put_back
-    assert audited(site) == [("spool_reindexed", {"objects": 2})]
+    assert spool("reindex").out == put_back and audited(site) == [("spool_reindexed", {"objects": 2})]
     assert spool("compare").status == ExitCode.OK
 
 
@@ -543,8 +552,7 @@ def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, chest: Path
     assert told(US, "--from", "US1") == us, "by its AE title, too"
     assert told(US)["ultrasound"] == (False, "calling ae is empty, not US1")
     applies, reason = told(chest)["chest"]
-    assert applies
-    assert reason.startswith("held: the study is") and "takes 7" in reason
+    assert applies and reason.startswith("held: the study is") and "takes 7" in reason
 
 
 def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
@@ -593,8 +601,7 @@ def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:
 
 
 def test_an_unknown_option_ends_with_64(run: Run) -> None:
-    assert run("studies", "list", "--colour").status == ExitCode.USAGE
-    assert run("fly").status == ExitCode.USAGE
+    assert run("studies", "list", "--colour").status == ExitCode.USAGE and run("fly").status == ExitCode.USAGE
     assert run("studies", "list").status == ExitCode.USAGE, "no configuration was given"
 
 
@@ -721,63 +728,76 @@ VERBS = [
 ]
 
 
-def configured(folder: Path, url: str = "") -> Path:
+def configured(folder: Path, url: str = "", processes: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
     config = folder / "node.toml"
     lines = [f'data_dir = "{folder}"', f'database_url = "{url}"']
-    config.write_text("\n".join(["[node]", *lines, "[workers]", "processes = 0"]), encoding="utf-8")
+    config.write_text(
+        "\n".join(["[node]", *lines, "[workers]", f"processes = {processes}"]), encoding="utf-8"
+    )
     return config
 
 
+Said = Iterator[tuple[list[str], int, str]]
+
+
 def in_one_process(
-    verbs: list[list[str]], config: Path, folder: Path, environment: Mapping[str, str] | None = None
-) -> list[tuple[list[str], int, str]]:
-    """Run verbs one after the other in one interpreter: status and standard error of each."""
+    asked: Sequence[tuple[Path, list[list[str]]]], folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[Path, Said]]:
+    """Run verbs one after the other in one interpreter: for each configuration its verbs with status and
+    standard error.
+    """
     program = (
         "import contextlib, io, json, sys\n"
         "from dicom_node import cli\n"
         "said = []\n"
-        "for verb in json.loads(sys.argv[1]):\n"
+        "for config, verbs in json.loads(sys.argv[1]):\n"
+        "  for verb in verbs:\n"
         "    with contextlib.redirect_stderr(io.StringIO()) as err:\n"
-        "        try: cli.main([*verb, '--config', sys.argv[2]])\n"
-        "        except SystemExit as end: said.append((verb, int(end.code or 0), err.getvalue()))\n"
+        "        try: cli.main([*verb, '--config', config])\n"
+        "        except SystemExit as end: said.append((int(end.code or 0), err.getvalue()))\n"
         "print('\\n' + json.dumps(said))\n"
     )
-    command = [sys.executable, "-c", program, json.dumps(verbs), str(config)]
+    words = json.dumps([(str(config), verbs) for config, verbs in asked])
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, check=True, cwd=folder, env=environment
+        [sys.executable, "-c", program, words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+        cwd=folder,
+        env=environment,
     )
-    rows: list[tuple[list[str], int, str]] = json.loads(done.stdout.splitlines()[-1])
-    assert len(rows) == len(verbs)
-    return rows
+    rows: list[tuple[int, str]] = json.loads(done.stdout.splitlines()[-1])
+    assert len(rows) == sum(len(verbs) for _, verbs in asked)
+    for config, verbs in asked:
+        yield config, iter([(verb, *rows.pop(0)) for verb in verbs])
 
 
-@pytest.mark.parametrize(
-    "damaged",
-    [
-        lambda _: b"this is no database, but somebody's letter\n" * 100,
-        lambda data: data[:4096] + b"\xff" * 60_000 + data[64_096:],
-        lambda data: data[:5000],
-    ],
-    ids=["no database", "overwritten", "cut"],
-)
-def test_a_damaged_file_is_told_with_what_to_do(tmp_path: Path, damaged: Callable[[bytes], bytes]) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    migrate.upgrade(database)
-    with database.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.dispose()
-    (tmp_path / "node.db").write_bytes(damaged((tmp_path / "node.db").read_bytes()))
-    for verb, status, said in in_one_process(VERBS, configured(tmp_path), tmp_path):
-        assert status == (ExitCode.CONFIG if verb == ["check"] else ExitCode.DATA), (verb, said)
-        assert "is damaged" in said and "Traceback" not in said, verb
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
+    "no database": lambda _: b"this is no database, but somebody's letter\n" * 100,
+    "overwritten": lambda data: data[:4096] + b"\xff" * 60_000 + data[64_096:],
+    "cut": lambda data: data[:5000],
+}
 
 
-def test_a_postgresql_that_does_not_answer_is_told(tmp_path: Path) -> None:
-    url = "postgresql+psycopg://node:hunter2@127.0.0.1:9/node"
-    for verb, status, said in in_one_process(VERBS, configured(tmp_path, url), tmp_path):
-        assert status == (ExitCode.CONFIG if verb == ["check"] else ExitCode.UNAVAILABLE), (verb, said)
-        assert "does not answer" in said, verb
-        assert "Traceback" not in said and "hunter2" not in said, verb
+def test_a_database_that_is_damaged_or_does_not_answer_is_told_with_what_to_do(tmp_path: Path) -> None:
+    away = configured(tmp_path / "away", "postgresql+psycopg://node:hunter2@127.0.0.1:9/node")
+    for name, damaged in DAMAGED.items():
+        config = configured(tmp_path / name)
+        database = Database(f"sqlite:///{config.parent / 'node.db'}")
+        migrate.upgrade(database)
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.dispose()
+        (config.parent / "node.db").write_bytes(damaged((config.parent / "node.db").read_bytes()))
+    asked = [(tmp_path / name / "node.toml", VERBS) for name in (*DAMAGED, "away")]
+    for config, said_of in in_one_process(asked, tmp_path):
+        for verb, status, said in said_of:
+            usual = ExitCode.UNAVAILABLE if config == away else ExitCode.DATA
+            assert status == (ExitCode.CONFIG if verb == ["check"] else usual), (config, verb, said)
+            assert ("does not answer" if config == away else "is damaged") in said, (config, verb)
+            assert "Traceback" not in said and "hunter2" not in said, (config, verb)
 
 
 FAULTY = """
@@ -824,8 +844,7 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
     terminal.close()
     status, shown = terminal.exitstatus, seen.getvalue()
     assert status == 0, shown
-    assert "has more than 16 characters" in shown and "write AE@HOST:PORT" in shown
-    assert PASSWORD not in shown
+    assert "has more than 16 characters" in shown and "write AE@HOST:PORT" in shown and PASSWORD not in shown
     settings = loading.load([tmp_path / "etc" / "node.toml"])
     assert (settings.node.ae_title, settings.node.data_dir) == ("NODE1", data)
     assert [(peer.name, peer.ae_title, peer.host, peer.port) for peer in settings.peers] == [
@@ -856,8 +875,7 @@ def test_options_and_defaults_ask_nothing_and_what_is_there_stays(run: Run, tmp_
     (folder / "dicom-node.service").unlink()
     (data / "spool").mkdir()
     assert run(*command).status == ExitCode.CANNOT_CREATE, "the data folder holds a node"
-    assert (tmp_path / "kept").read_bytes() == before
-    assert not (folder / "node.toml").exists()
+    assert (tmp_path / "kept").read_bytes() == before and not (folder / "node.toml").exists()
 
 
 HIDE = """
@@ -878,15 +896,33 @@ def without_extras(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
-def test_what_needs_networks_says_what_to_install(tmp_path: Path, without_extras: dict[str, str]) -> None:
-    config = configured(tmp_path)
-    [(_, _, none)] = in_one_process([["check"]], config, tmp_path, without_extras)
-    assert "Traceback" not in none and "[ai]" not in none, "without workers nothing is missing"
-    config.write_text(config.read_text().replace("processes = 0", "processes = 1"), encoding="utf-8")
-    image = write_dicom(tmp_path / "image.dcm", echo()[None])
+def test_what_needs_networks_or_postgresql_says_what_to_install(
+    tmp_path: Path, without_extras: dict[str, str]
+) -> None:
+    config, image = configured(tmp_path, processes=1), write_dicom(tmp_path / "image.dcm", echo()[None])
+    schemes = {
+        configured(tmp_path / scheme, f"{scheme}://node:hunter2@127.0.0.1:9/node"): remedy
+        for scheme, remedy in (
+            ("postgresql+psycopg", "pip install 'dicom-ai-node[postgres]'"),
+            ("postgresql", "must begin with postgresql+psycopg://"),
+        )
+    }
+    verbs = [["check"], ["serve"], ["db", "upgrade"], ["studies", "list"]]
+    asked = [
+        (configured(tmp_path / "none"), verbs[:1]),
+        (config, verbs[:2]),
+        *((one, verbs) for one in schemes),
+    ]
+    (_, none), (_, needed), *with_postgresql = in_one_process(asked, tmp_path, without_extras)
+    for _, _, said in none:
+        assert "Traceback" not in said and "[ai]" not in said, "without workers nothing is missing"
+    for place, said_of in with_postgresql:
+        for verb, status, said in said_of:
+            assert status and schemes[place] in said and "Traceback" not in said and "hunter2" not in said, (
+                verb
+            )
+    ended = [(status, said) for _, status, said in needed]
     for words in (
-        ["dicom_node", "check", "--config", config],
-        ["dicom_node", "serve", "--config", config],
         ["dicom_node.jobs.worker", "--config", config],
         ["ai_pipeline", "run", image, "--out", tmp_path / "out"],
     ):
@@ -894,24 +930,9 @@ def test_what_needs_networks_says_what_to_install(tmp_path: Path, without_extras
         done = subprocess.run(
             command, env=without_extras, capture_output=True, text=True, timeout=120, check=False
         )
-        assert done.returncode == 78, words
-        assert "install '.[ai]'" in done.stderr and len(done.stderr.splitlines()) < 6, words
-
-
-@pytest.mark.parametrize(
-    ("scheme", "remedy"),
-    [
-        ("postgresql+psycopg", "pip install 'dicom-ai-node[postgres]'"),
-        ("postgresql", "must begin with postgresql+psycopg://"),
-    ],
-)
-def test_a_node_with_postgresql_says_what_to_install(
-    tmp_path: Path, without_extras: dict[str, str], scheme: str, remedy: str
-) -> None:
-    config = configured(tmp_path, f"{scheme}://node:hunter2@127.0.0.1:9/node")
-    verbs = [["check"], ["serve"], ["db", "upgrade"], ["studies", "list"]]
-    for verb, status, said in in_one_process(verbs, config, tmp_path, without_extras):
-        assert status and remedy in said and "Traceback" not in said and "hunter2" not in said, verb
+        ended.append((done.returncode, done.stderr))
+    for status, said in ended:
+        assert status == 78 and "install '.[ai]'" in said and len(said.splitlines()) < 6, said
 
 
 def test_check_says_when_the_model_that_was_activated_is_gone(run: Run, site: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import struct
 import tempfile
 import zipfile
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,7 @@ def test_what_the_listener_refuses_is_refused_here(
     assert ["SOP class" in outcomes(browser)[0], "transfer syntax" in outcomes(browser)[1]] == [True, True]
     console.change("listener", maximum_object_mib=0)
     browser.upload(("c", data))
-    assert "maximum_object_mib" in outcomes(browser)[0]
-    assert inbox.spool.pending() == []
+    assert "maximum_object_mib" in outcomes(browser)[0] and inbox.spool.pending() == []
 
 
 def zip64() -> bytes:
@@ -142,27 +142,23 @@ def zip64() -> bytes:
     return body + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(entry), directory, 0)
 
 
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [
-        (b"", "neither DICOM"),
-        (b"<html><script>alert(1)</script>", "neither DICOM"),
-        (b"PK\x03\x04" + bytes(400), "cannot be read"),
-        (bytes(128) + b"DICM" + bytes(200), "no valid UIDs"),
-        (bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2**31), "does not end"),
-        (picture(), "needs a patient"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), "needs a patient"),
-        (zip64(), "ZIP64"),
-        (None, "times as packed"),
-    ],
-    ids=["empty", "HTML", "ZIP", "no elements", "no end", "picture", "no picture", "ZIP64", "bomb"],
-)
-def test_what_is_no_object_is_refused_in_words(
-    browser: Browser, inbox: Inbox, data: bytes | None, why: str
-) -> None:
-    bomb = data is None and zipped(("bomb", part_10(ultrasound("one")) + bytes(300 * 2**20)))
-    browser.upload(("file.dcm", bomb or data or b""))
-    assert why in outcomes(browser)[0] and inbox.spool.pending() == []
+REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (bytes, "neither DICOM"),
+    "HTML": (lambda: b"<html><script>alert(1)</script>", "neither DICOM"),
+    "ZIP": (lambda: b"PK\x03\x04" + bytes(400), "cannot be read"),
+    "no elements": (lambda: bytes(128) + b"DICM" + bytes(200), "no valid UIDs"),
+    "no end": (lambda: bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2**31), "does not end"),
+    "picture": (picture, "needs a patient"),
+    "no picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(50), "needs a patient"),
+    "ZIP64": (zip64, "ZIP64"),
+    "bomb": (lambda: zipped(("bomb", part_10(ultrasound("one")) + bytes(40 * 2**20))), "times as packed"),
+}
+
+
+def test_what_is_no_object_is_refused_in_words(browser: Browser, inbox: Inbox) -> None:
+    for data, why in REFUSED.values():
+        browser.upload(("file.dcm", data()))
+        assert why in outcomes(browser)[0] and inbox.spool.pending() == [], why
 
 
 @pytest.mark.parametrize("limit", ["ENTRIES", "DIRECTORY_BYTES"])
@@ -173,7 +169,7 @@ def test_a_zip_has_so_many_files(browser: Browser, monkeypatch: pytest.MonkeyPat
     assert outcomes(browser)[0].startswith("this ZIP has more than")
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "L"), ("JPEG", "RGB"), ("JPEG", "L")])
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("JPEG", "L")])
 def test_a_picture_becomes_a_secondary_capture(browser: Browser, inbox: Inbox, kind: str, mode: str) -> None:
     browser.upload(("scan.png", picture(kind, mode)), ("b.png", picture()), **ABOUT)
     assert outcomes(browser) == ["taken", "taken"]
@@ -275,20 +271,15 @@ def test_a_registered_patient_is_chosen_for_an_upload(
     assert not any("P-77" in str(row["fields"]) for row in rows)
 
 
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
+def test_pictures_of_somebody_else_under_a_registered_id_are_refused(browser: Browser, inbox: Inbox) -> None:
+    browser.post("/patients/register", **ANNA)
+    for other, said in (
         ({"PatientName": "Other^Anna"}, "another name"),
         ({"PatientBirthDate": "1971-01-02"}, "another birth date"),
         ({"PatientSex": "M"}, "another sex"),
-    ],
-)
-def test_pictures_of_somebody_else_under_a_registered_id_are_refused(
-    browser: Browser, inbox: Inbox, other: dict[str, str], said: str
-) -> None:
-    browser.post("/patients/register", **ANNA)
-    assert browser.upload(("a.png", picture()), **ANNA | other, Modality="US") == 400
-    assert said in browser.text and list(inbox.spool.pending()) == []
+    ):
+        assert browser.upload(("a.png", picture()), **ANNA | other, Modality="US") == 400
+        assert said in browser.text and list(inbox.spool.pending()) == [], said
 
 
 def test_an_id_is_registered_once_and_not_for_another_than_its_studies(
@@ -301,8 +292,7 @@ def test_an_id_is_registered_once_and_not_for_another_than_its_studies(
         (unborn, 303, ""),
         (unborn, 400, "already"),
     ):
-        assert browser.post("/patients/register", **given) == status
-        assert said in browser.text
+        assert browser.post("/patients/register", **given) == status and said in browser.text
 
 
 FORM = {"peer": "archive", "modalities": "dx", "first": "2024-03-02", "last": "2024-03-02", "rule": ""}
@@ -324,8 +314,7 @@ def test_an_operator_has_studies_fetched(console: ConsoleLab) -> None:
         assert browser.post("/fetches/archive/missing") == 200 and "it never came" in browser.text
         assert not fetches.listed(console.settings)
         for path, given in (("/fetches", FORM), ("/fetches/archive/missing", {"fetch": "true"})):
-            assert browser.post(path, **given) == 303
-            assert viewer.post(path, **given) == 403
+            assert browser.post(path, **given) == 303 and viewer.post(path, **given) == 403
         browser.get("/fetches")
         assert "archive" in browser.text and "waiting" in browser.text
     assert browser.post("/fetches/archive/cancel") == browser.post("/fetches/archive/again") == 303
@@ -345,26 +334,18 @@ def test_too_many_days_are_for_the_command_and_what_is_no_date_is_refused(
     assert not fetches.listed(console.settings)
 
 
-@pytest.mark.parametrize(
-    ("path", "fields", "said"),
-    [
-        ("/patients/register", ANNA, "sees some only"),
-        ("/patients/register", ANNA | {"PatientID": "P-78"}, "sees some only"),
-        ("/upload", ANNA | {"PatientName": "Other^Anna", "Modality": "US"}, "another name"),
-        ("/fetches", FORM, "sees some only"),
-        ("/fetches/archive/missing", {"fetch": "true"}, "sees some only"),
-    ],
-)
-def test_what_is_of_all_senders_is_refused(
-    console: ConsoleLab, path: str, fields: dict[str, str], said: str
-) -> None:
-    archive = PeerSettings.model_validate(peer(1, ae_title="ARCHIVE"))
-    console.take(console.settings.model_copy(update={"peers": (*console.settings.peers, archive)}))
+def test_what_is_of_all_senders_is_refused(console: ConsoleLab) -> None:
+    with_archive(console, 1)
     assert console.browser(UserRole.OPERATOR).post("/patients/register", **ANNA) == 303
     users.add_user(console.settings, "limited", UserRole.OPERATOR, PASSWORD, senders=["CONSOLE"])
     browser = console.browser()
     browser.sign_in("limited")
-    status = (
-        browser.upload(("a.png", picture()), **fields) if path == "/upload" else browser.post(path, **fields)
-    )
-    assert status in (400, 409) and said in browser.text
+    for path, fields, said in (
+        ("/patients/register", ANNA, "sees some only"),
+        ("/patients/register", ANNA | {"PatientID": "P-78"}, "sees some only"),
+        ("/fetches", FORM, "sees some only"),
+        ("/fetches/archive/missing", {"fetch": "true"}, "sees some only"),
+    ):
+        assert browser.post(path, **fields) in (400, 409) and said in browser.text, path
+    other = ANNA | {"PatientName": "Other^Anna", "Modality": "US"}
+    assert browser.upload(("a.png", picture()), **other) == 400 and "another name" in browser.text

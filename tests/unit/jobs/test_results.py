@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import EntryPoint
@@ -93,10 +95,33 @@ def settings(node: Inbox, *, assess_first: bool = True, do: str = "find", **peer
     return Settings.model_validate({**made, "node": {"data_dir": node.folder}})
 
 
+def analysed_in(folder: Path, config: Mapping[str, Any]) -> Path:
+    """The data folder of a node that analysed an image, whose results are held if the rule's may be."""
+    with closing(Inbox(folder / "var", config)) as node:
+        analysed(node)
+    return folder / "var"
+
+
+@pytest.fixture(scope="module")
+def analysed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tests get copies."""
+    config = configuration()
+    config["rules"][0]["assess_first"] = True
+    return analysed_in(tmp_path_factory.mktemp("analysed"), config)
+
+
 @pytest.fixture
-def node(open_inbox: Make) -> Inbox:
-    node = open_inbox(configuration())
-    go_on(node, settings(node))
+def fresh(open_inbox: Make) -> Inbox:
+    fresh = open_inbox(configuration())
+    go_on(fresh, settings(fresh))
+    return fresh
+
+
+@pytest.fixture
+def node(analysed_once: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Inbox:
+    """A node that analysed the first image already: when it comes again, that is a duplicate."""
+    shutil.copytree(analysed_once, tmp_path / "var")
+    node: Inbox = request.getfixturevalue("fresh")
     return node
 
 
@@ -132,13 +157,11 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         peer = pacs.peer()
         node.settings = settings(node, host=peer.host, port=peer.port, ae_title=peer.ae_title)
         uid = analysed(node)
-        assert states(node) == [D.UNASSESSED] * 2
-        assert node.study(uid).state is StudyState.UNASSESSED
+        assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
         # As after a kill of everything: another database object, another sender.
         other = Database(node.settings.database_url)
         sender = DeliveryWorker(other, node.settings)
-        assert [sender.run_once() for _ in range(3)] == [0, 0, 0]
-        assert pacs.received == []
+        assert [sender.run_once() for _ in range(3)] == [0, 0, 0] and pacs.received == []
         assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
         assert node.study(uid).state is StudyState.DELIVERING
         wait_until(lambda: sender.run_once() == 0 and set(states(node)) == {D.CONFIRMED})
@@ -187,8 +210,8 @@ def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: I
         assessments.accept_results(node.settings, uid, ANNA, rejected=True)
 
 
-def test_a_rule_without_assessment_frees_nothing_of_another_rule(node: Inbox) -> None:
-    [held_rule] = node.settings.rules
+def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -> None:
+    node, [held_rule] = fresh, fresh.settings.rules
     free = held_rule.model_copy(update={"name": "other", "send_to": ("second",), "assess_first": False})
     go_on(node, peers=second_peer(node), rules=(held_rule, free))
     uid = analysed(node)
@@ -198,8 +221,7 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(node: Inbox) ->
         deliveries.retry(node.settings, [1])
     studies.rerun_rules(node.settings, [uid])
     work(node)
-    assert assessments.accept_results(node.settings, uid, ANNA) == 2
-    assert states(node) == [D.PENDING] * 4
+    assert assessments.accept_results(node.settings, uid, ANNA) == 2 and states(node) == [D.PENDING] * 4
 
 
 @pytest.mark.parametrize(("peer", "warnings"), [("pacs", 1), ("second", 0), ("alias", 1)])
@@ -298,8 +320,9 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
     ("assess", "told"), [(assessments.accept_results, 1), (assessments.reject_results, 0)]
 )
 def test_findings_are_told_once_they_were_accepted(
-    node: Inbox, assess: Callable[..., int], told: int
+    fresh: Inbox, assess: Callable[..., int], told: int
 ) -> None:
+    node = fresh
     rule = {"name": "ward", "findings": ["*"], "url": "http://localhost/", "every_minutes": 0}
     go_on(node, notifications=(NotificationSettings.model_validate(rule),))
     gatherer = Gatherer(node.database, node.settings)
@@ -315,8 +338,14 @@ def test_findings_are_told_once_they_were_accepted(
 STUDY = 1
 
 
+@pytest.fixture(scope="module")
+def illustrated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return analysed_in(tmp_path_factory.mktemp("illustrated"), illustrated())
+
+
 @pytest.fixture
-def purging(open_inbox: Make) -> Inbox:
+def purging(illustrated_once: Path, open_inbox: Make, tmp_path: Path) -> Inbox:
+    shutil.copytree(illustrated_once, tmp_path / "var")
     return open_inbox(illustrated())
 
 
@@ -431,11 +460,11 @@ class Measuring(Obedient):
         return PipelineResult((finding,), measurements=(number,), models=(model,))
 
 
-def settings_compare(folder: Path, **rule: Any) -> Settings:
+def settings_compare(folder: Path, results: Sequence[str] = ("sr",), **rule: Any) -> Settings:
     made = configuration()
     del made["rules"][0]["options"]
     made["rules"][0] |= {"pipeline": "measuring", "compare": True} | rule
-    made["peers"][1]["results"] = ["sr", "sc", "summary", "gsps"]
+    made["peers"][1]["results"] = results
     return Settings.model_validate({**made, "node": {"data_dir": folder}})
 
 
@@ -477,24 +506,23 @@ def test_the_newest_earlier_study_counts_and_a_difference_within_the_error_is_no
     )
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"PatientID": "P2"},
-        {"IssuerOfPatientID": "ANOTHER"},
-        {"IssuerOfPatientID": ""},
-        {"PatientBirthDate": "19800101"},
-        {"PatientName": "Somebody^Else"},
-        {"ViewPosition": "AP"},
-        {"ViewPosition": ""},
-        {"BodyPartExamined": "SHOULDER"},
-        {"StudyDate": "20250102"},
-        {"StudyDate": ""},
-    ],
-    ids=str,
+OTHERS: tuple[dict[str, str], ...] = (
+    {"PatientID": "P2"},
+    {"IssuerOfPatientID": "ANOTHER"},
+    {"IssuerOfPatientID": ""},
+    {"PatientBirthDate": "19800101"},
+    {"PatientName": "Somebody^Else"},
+    {"ViewPosition": "AP"},
+    {"ViewPosition": ""},
+    {"BodyPartExamined": "SHOULDER"},
+    {"StudyDate": "20250102"},
+    {"StudyDate": ""},
 )
-def test_nothing_else_is_compared_with(comparing: Inbox, other: dict[str, str]) -> None:
-    take(comparing, "20240302", "0.51", **other)
+
+
+def test_nothing_else_is_compared_with(comparing: Inbox) -> None:
+    for other in OTHERS:
+        take(comparing, "20240302", "0.51", **other)
     assert compared(take(comparing, "20250102", "0.60 effusion")) == []
 
 
@@ -520,8 +548,7 @@ def test_without_the_rule_or_a_prior_nothing_changes(comparing: Inbox) -> None:
     take(comparing, "20240302", "0.51")
     go_on(comparing, settings_compare(comparing.folder, compare=False))
     alone = take(comparing, "20250102", "0.60")
-    assert compared(alone) == []
-    assert "PertinentOtherEvidenceSequence" not in dcmread(alone)
+    assert compared(alone) == [] and "PertinentOtherEvidenceSequence" not in dcmread(alone)
 
 
 def test_a_report_that_waits_for_a_person_is_not_compared_with(comparing: Inbox) -> None:
@@ -531,6 +558,7 @@ def test_a_report_that_waits_for_a_person_is_not_compared_with(comparing: Inbox)
 
 
 def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> None:
+    go_on(comparing, settings_compare(comparing.folder, ("sr", "sc", "summary", "gsps")))
     earlier = take(comparing, "20240302", "0.51")
     report = take(comparing, "20250102", "0.60 effusion")
     assert dciodvfy_errors(report) == []
@@ -664,8 +692,7 @@ def test_an_archive_is_told_what_it_retains(make: Make) -> None:
 def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:
     node = make("not-verify", results=["sr"])
     waiting = analysed_deidentified(node, ultrasound("one"))
-    assert [row.kind for row in waiting["pacs"]] == ["sr"]
-    assert "archive" not in waiting
+    assert [row.kind for row in waiting["pacs"]] == ["sr"] and "archive" not in waiting
     assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED]
     assert 4004 in {event.number for event in node.events()}
 
@@ -771,8 +798,7 @@ def reader(open_inbox: Make) -> Inbox:
 
 def analysed_readings(reader: Inbox, *numbers: int) -> None:
     reader.settle(*(ultrasound("one", number=number) for number in numbers or (1,)))
-    assert work(reader) == 1
-    assert reader.jobs()[-1].state is JobState.SUCCEEDED
+    assert work(reader) == 1 and reader.jobs()[-1].state is JobState.SUCCEEDED
 
 
 def shown(reader: Inbox) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
@@ -135,10 +134,6 @@ class Obedient:
             bytearray(2**26) for image in images if image.header.body_part == "BREAST" for _ in range(2**10)
         ]
         assert not hoard
-
-    def die_at_breasts(self, images: Sequence[SourceImage], _report: Progress) -> None:
-        if any(image.header.body_part == "BREAST" for image in images):
-            os._exit(7)
 
     def _finding(self, image: SourceImage) -> Finding:
         region = Region("box", ((10.0, 10.0), (30.0, 25.0)), Origin.DETECTOR)
