@@ -280,13 +280,15 @@ def test_images_of_another_patient_than_the_answer_go_to_quarantine(
         inbox = inbox_beside(tmp_path, pacs.port)
         fetched(inbox)
     study = inbox.study(image.StudyInstanceUID)
-    assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT) and not inbox.jobs()
+    assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
+    assert not inbox.jobs()
     [event] = [row for row in inbox.events() if row.number == FETCHED_OTHER_PATIENT.number]
     assert not {*other.values(), image.PatientID} & set(map(str, event.fields.values()))
     with inbox.database.write() as session:
         release_study(session, study.id)
     inbox.settle()
-    assert [job.rule for job in inbox.jobs()] == ["films"] and states(inbox) == [FetchState.OTHER_PATIENT]
+    assert [job.rule for job in inbox.jobs()] == ["films"]
+    assert states(inbox) == [FetchState.OTHER_PATIENT]
 
 
 def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> None:
@@ -298,7 +300,8 @@ def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> Non
         fetched(inbox)
     assert inbox.study(wanted.StudyInstanceUID).state is StudyState.QUEUED
     study = inbox.study(other.StudyInstanceUID)
-    assert study.state is StudyState.QUARANTINED and OTHER_STUDY in study.reason
+    assert study.state is StudyState.QUARANTINED
+    assert OTHER_STUDY in study.reason
 
 
 @pytest.mark.filterwarnings("ignore:.* for VR UI")  # pydicom's, in the archive of the test
@@ -394,7 +397,8 @@ def test_a_redirect_is_followed_by_nothing(
         (sent,) = destination.send([item])
         (confirmed,) = destination.confirm([item])
         (tested,) = destination.test()
-    assert len(asked) == 3 and taken == [] and sent.status is SendStatus.RETRY and "not followed" in sent.text
+    assert len(asked) == 3 and taken == []
+    assert sent.status is SendStatus.RETRY and "not followed" in sent.text
     assert confirmed.presence is Presence.UNKNOWN and "not followed" in confirmed.text
     assert not tested.ok and "not followed" in tested.text
 
@@ -443,7 +447,8 @@ def test_no_nonsense_is_a_success_and_its_tries_have_an_end(
         [check] = called(peer).test()
     assert 3 <= sum(one.startswith("POST") for one in asked) < 20
     assert "defect" not in row["reason"] and len(row["reason"]) > 20, row["reason"]
-    assert not any(record.exc_info for record in caplog.records) and len(check.text) > 10
+    assert not any(record.exc_info for record in caplog.records)
+    assert len(check.text) > 10
 
 
 ITEM = work_item("1.2.3").to_json_dict()
@@ -652,7 +657,8 @@ def test_nothing_that_a_server_says_is_in_log_or_database(
         add_report(outbox)
         outbox.run_until("dead", seconds=30)
         [row] = outbox.rows()
-    assert (asked.count("POST /"), row["refusals"]) == (3, 3) and "business-rule" in row["reason"]
+    assert (asked.count("POST /"), row["refusals"]) == (3, 3)
+    assert "business-rule" in row["reason"]
     assert CANARY not in caplog.text and CANARY not in str(row)
     assert not [one for one in asked if "PID-CR" in one]
 

@@ -174,7 +174,8 @@ def test_a_supervisor_that_is_stopped_is_ended_with_all_below_it(tmp_path: Path)
         assert json.loads(told)[0].startswith(
             "ProgramFailed: the program was lost with the process that watches it"
         ), told
-        assert running(tmp_path / "program0.py") == [] and not Path(f"/proc/{supervisor}").exists()
+        assert running(tmp_path / "program0.py") == []
+        assert not Path(f"/proc/{supervisor}").exists()
 
 
 def test_nothing_is_left_of_a_worker_that_is_killed_while_its_supervisor_is_stopped(tmp_path: Path) -> None:

@@ -257,7 +257,8 @@ def test_each_mutated_object_is_indexed_or_quarantined(
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 256 * 1024  # KiB
     outcomes = inbox.outcomes()
-    assert len(outcomes) == rounds + 1 and set(outcomes) <= {outcome.value for outcome in Outcome}
+    assert len(outcomes) == rounds + 1
+    assert set(outcomes) <= {outcome.value for outcome in Outcome}
     assert Outcome.QUARANTINED.value in outcomes
     inbox.close()
 
@@ -546,7 +547,8 @@ def test_an_upload_is_unpacked_to_its_limit_in_all(read: Read) -> None:
         for number in range(6):
             archive.writestr(str(number), an_object() + bytes(900_000))
     refusals, _ = read(data.getvalue(), upload_mib=3)
-    assert "" in refusals and "console.upload_mib" in refusals[-1]
+    assert "" in refusals
+    assert "console.upload_mib" in refusals[-1]
 
 
 MOST_MIB_OF_A_STILL = 1200  # 1,000 in tiles
@@ -657,7 +659,8 @@ def test_no_page_fails(lab: ConsoleLab) -> None:
         elif b"<html" in browser.content[:200]:
             links = re.findall(r'(?:href|src)="(/[^"#]*)', browser.text)
             waiting += [link.replace("&amp;", "&") for link in links if "?at=" not in link]
-    assert failed == [] and len(seen) > 60
+    assert failed == []
+    assert len(seen) > 60
 
 
 def test_no_answer_of_the_rest_api_fails(lab: ConsoleLab) -> None:

@@ -131,7 +131,8 @@ def test_a_failed_job_is_retried_put_first_and_cancelled_by_hand(run: Run, fille
     assert run("studies", "show", BROKEN, *config, "--json").json["state"] == "queued"
     again = run("jobs", "retry", 3, *config)
     assert (again.status, again.err) == (1, "dicom-node: job 3 is queued: it cannot be queued again\n")
-    assert run("jobs", "first", 3, *config).status == 0 and run("jobs", "cancel", 3, *config).status == 0
+    assert run("jobs", "first", 3, *config).status == 0
+    assert run("jobs", "cancel", 3, *config).status == 0
     assert run("jobs", "retry", 3, 99, *config).status == 66, "several by one command"
     assert run("jobs", "list", "--state", "cancelled", *config, "--json").json[0]["job"] == 3
 
@@ -201,7 +202,8 @@ def test_a_list_goes_on_with_a_mistake_that_does_not_concern_the_database(
     wanted = run(group, "list", "--json", "--config", filled).json
     filled.write_text(filled.read_text().replace('may = ["receive"]', 'may = ["recieve"]'))
     ran = run(group, "list", "--json", "--config", filled)
-    assert (ran.status, ran.json) == (0, wanted) and "mistakes (1): dicom-node check" in ran.err
+    assert (ran.status, ran.json) == (0, wanted)
+    assert "mistakes (1): dicom-node check" in ran.err
 
 
 def test_a_list_refuses_a_mistake_about_the_database(run: Run, filled: Path) -> None:
@@ -239,9 +241,11 @@ def hostile(filled: Path) -> Path:
 @pytest.mark.parametrize("group", ["associations", "events", "studies"])
 def test_markup_and_control_characters_are_shown_and_not_obeyed(run: Run, hostile: Path, group: str) -> None:
     printed = run(group, "list", "--config", hostile)
-    assert (printed.status, printed.err) == (0, "") and SHOWN in printed.out
+    assert (printed.status, printed.err) == (0, "")
+    assert SHOWN in printed.out
     as_json = run(group, "list", "--config", hostile, "--json")
-    assert not {"\x1b", "\x9b", "\u202e"} & set(printed.out + as_json.out) and HOSTILE in texts(as_json.json)
+    assert not {"\x1b", "\x9b", "\u202e"} & set(printed.out + as_json.out)
+    assert HOSTILE in texts(as_json.json)
 
 
 def texts(value: object) -> str:
@@ -456,7 +460,8 @@ def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run,
     compared = spool("compare")
     assert compared.status == ExitCode.FAILED and "2 " in compared.out and "spool reindex" in compared.out
     put_back = "2 of 2 objects put back\nThe node takes them in like any other.\n"
-    assert spool("reindex").out == put_back and audited(site) == [("spool_reindexed", {"objects": 2})]
+    assert spool("reindex").out == put_back
+    assert audited(site) == [("spool_reindexed", {"objects": 2})]
     assert spool("compare").status == ExitCode.OK
 
 
@@ -552,7 +557,8 @@ def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, chest: Path
     assert told(US, "--from", "US1") == us, "by its AE title, too"
     assert told(US)["ultrasound"] == (False, "calling ae is empty, not US1")
     applies, reason = told(chest)["chest"]
-    assert applies and reason.startswith("held: the study is") and "takes 7" in reason
+    assert applies
+    assert reason.startswith("held: the study is") and "takes 7" in reason
 
 
 def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
@@ -601,7 +607,8 @@ def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:
 
 
 def test_an_unknown_option_ends_with_64(run: Run) -> None:
-    assert run("studies", "list", "--colour").status == ExitCode.USAGE and run("fly").status == ExitCode.USAGE
+    assert run("studies", "list", "--colour").status == ExitCode.USAGE
+    assert run("fly").status == ExitCode.USAGE
     assert run("studies", "list").status == ExitCode.USAGE, "no configuration was given"
 
 
@@ -844,7 +851,8 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
     terminal.close()
     status, shown = terminal.exitstatus, seen.getvalue()
     assert status == 0, shown
-    assert "has more than 16 characters" in shown and "write AE@HOST:PORT" in shown and PASSWORD not in shown
+    assert "has more than 16 characters" in shown and "write AE@HOST:PORT" in shown
+    assert PASSWORD not in shown
     settings = loading.load([tmp_path / "etc" / "node.toml"])
     assert (settings.node.ae_title, settings.node.data_dir) == ("NODE1", data)
     assert [(peer.name, peer.ae_title, peer.host, peer.port) for peer in settings.peers] == [
@@ -875,7 +883,8 @@ def test_options_and_defaults_ask_nothing_and_what_is_there_stays(run: Run, tmp_
     (folder / "dicom-node.service").unlink()
     (data / "spool").mkdir()
     assert run(*command).status == ExitCode.CANNOT_CREATE, "the data folder holds a node"
-    assert (tmp_path / "kept").read_bytes() == before and not (folder / "node.toml").exists()
+    assert (tmp_path / "kept").read_bytes() == before
+    assert not (folder / "node.toml").exists()
 
 
 HIDE = """

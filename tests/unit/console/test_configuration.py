@@ -96,7 +96,8 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
     assert browser.post("/rules/try", rules=GOOD) == 200
     assert "2 of 2 studies would be taken by other rules" in browser.text
     assert browser.post("/rules/try", rules=rules.as_toml(console.settings)) == 200
-    assert "0 of 2 studies" in browser.text and [job.rule for job in inbox.jobs()] == ["ultrasound"]
+    assert "0 of 2 studies" in browser.text
+    assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
 
 
 def model_in(console: ConsoleLab, slot: str) -> str:
@@ -182,7 +183,8 @@ def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: Conso
     }
     assert browser.post("/peers/new", **PEER | wrong, version="0") == 400
     assert "more than 16 characters" in browser.fault("ae_title")
-    assert browser.fault("port") == "must be a number" and "choose at least one" in browser.fault("results")
+    assert browser.fault("port") == "must be a number"
+    assert "choose at least one" in browser.fault("results")
     assert "colour: unknown key" in browser.fault("rest") and "charset: 2" in browser.fault("rest")
     assert "peers." not in browser.text
     assert browser.post("/peers/new", **PEER | {"may": "receive", "results": "sr"}, version="0") == 400
@@ -311,7 +313,8 @@ def test_the_form_makes_the_lines_of_the_file_once_it_was_seen_what_they_make(
     mark = admin.field("tried")
     assert admin.post("/rules/new", **FIELDS | {"priority": "low"}, act="save", tried=mark) == 200
     assert "Not saved yet" in admin.text, "it was changed after it had been tried"
-    assert entered_in(inbox) == "" and admin.post("/rules/new", **FIELDS, act="save", tried=mark) == 200
+    assert entered_in(inbox) == ""
+    assert admin.post("/rules/new", **FIELDS, act="save", tried=mark) == 200
     assert TEXT in entered_in(inbox)
     admin.page("/rules/second/change")
     for shown in ('"ROOM2; ROOM3"', '"0.5"', '"ultrasound" checked', '"pacs" checked', '"research" selected'):
@@ -378,7 +381,8 @@ def test_the_text_fills_the_fields(admin: Browser) -> None:
 def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:
     rule = {"name": "one", "pipeline": "ultrasound", "send_to": ["pacs"], **content}
     again, problems = form.as_content(form.as_form(rule), "")
-    assert problems == [] and RuleSettings(**again) == RuleSettings(**rule)
+    assert problems == []
+    assert RuleSettings(**again) == RuleSettings(**rule)
 
 
 def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:

@@ -137,7 +137,8 @@ def test_pages_together_show_each_study_once(database: Database, order: Order) -
         for _ in range(3):
             rows, after = search.search(session, Search(order=order), after)
             seen += rows
-    assert after is None and len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
+    assert after is None
+    assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
     key = "study_date" if order in (Order.DATE, Order.OLDEST_DATE) else "last_received_at"
     values = [str(row[key]) for row in seen]
     assert values == sorted(values, reverse=order in (Order.RECEIVED, Order.DATE))
@@ -329,7 +330,8 @@ def shown(site: ConsoleLab, **asked: object) -> str:
 def test_events_and_associations_around_a_time_the_oldest_first_or_those_of_a_peer(site: ConsoleLab) -> None:
     page = shown(site)
     places = [page.index(text) for text in ("listener started", "association rejected", "C-ECHO answered")]
-    assert places == sorted(places) and "STRANGER" not in page
+    assert places == sorted(places)
+    assert "STRANGER" not in page
     assert page.count("192.0.2.21") == 2 and "released" in page  # one event, one association
     for peer in ("US1", "us1", "192.0.2.21"):
         page = shown(site, peer=peer)
@@ -467,7 +469,8 @@ def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
     median, p95 = found.turnaround
     assert 30 <= max(value for value in median.values if value is not None) <= 45
     assert max(value for value in p95.values if value is not None) <= 45
-    assert sum(map(total, found.findings)) >= len(reports) and [total(one) for one in found.alarms] == [1.0]
+    assert sum(map(total, found.findings)) >= len(reports)
+    assert [total(one) for one in found.alarms] == [1.0]
     assert [(one.name, total(one)) for one in found.agreement] == [("m@1", 0.5)]
     assert {"peer": "pacs", "given_up": 1, "failed": 2, "associations": 0} in found.failures
 
@@ -479,7 +482,8 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
         assert browser.page(f"/trends?days={days}").count("<svg") == 5
     assert (browser.get("/trends?days=8"), browser.get("/trends?days=x")) == (409, 400)
     status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
-    assert status == 200 and sum(found["received"]["values"]) == 1
+    assert status == 200
+    assert sum(found["received"]["values"]) == 1
 
 
 def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -795,9 +799,12 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     assert browser.post("/notifications/hook/test") == 200 and "the server answers 404" in browser.text
     web.status = 200
     browser.post("/notifications/hook/test")
-    assert "taken by the server" in browser.text and web.calls[-1][1]["test"] is True
-    assert browser.post("/notifications/1/retry") == 303 and browser.post("/notifications/1/retry") == 409
-    assert browser.post("/notifications/none/test") == 404 and "T0KEN" not in browser.text
+    assert "taken by the server" in browser.text
+    assert web.calls[-1][1]["test"] is True
+    assert browser.post("/notifications/1/retry") == 303
+    assert browser.post("/notifications/1/retry") == 409
+    assert browser.post("/notifications/none/test") == 404
+    assert "T0KEN" not in browser.text
     actions = [row["action"] for row in told.audit_rows()]
     assert actions[:3] == ["notified_again", "notifier_tested", "notifier_tested"]
 
@@ -823,4 +830,5 @@ def test_the_address_of_a_console_needs_tls_unless_it_is_of_this_machine(
     settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "console": given})
     found = [*console.check_console(settings, role), *console.probe_console(settings, role)]
     remedies = {one[0]: one[2] for one in found if not isinstance(one, Tried)}
-    assert set(remedies) == set(told) and all(word in remedies[key] for key, word in told.items())
+    assert set(remedies) == set(told)
+    assert all(word in remedies[key] for key, word in told.items())

@@ -62,7 +62,8 @@ def test_neither_password_nor_token_stands_in_the_database(console: ConsoleLab) 
     token = browser.client.cookies[console.cookie]
     console.database.dispose()
     stored = b"".join(path.read_bytes() for path in console.settings.node.data_dir.glob("node.db*"))
-    assert b"viewer" in stored and token.encode() not in stored and PASSWORD.encode() not in stored
+    assert b"viewer" in stored and token.encode() not in stored
+    assert PASSWORD.encode() not in stored
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,8 @@ def test_who_was_not_refused_signs_in_beside_many_refusals_of_the_same_address(c
     with console.database.write() as session:
         for number in range(users.SUSPECT_REFUSALS):
             audit.note(session, Person(f"user{number}", "testclient"), AuditAction.SIGN_IN_REFUSED)
-    assert console.browser().sign_in("viewer") == 303 and console.browser().sign_in("admin", WRONG) == 403
+    assert console.browser().sign_in("viewer") == 303
+    assert console.browser().sign_in("admin", WRONG) == 403
     assert console.browser().sign_in("admin") == 403, "refused once, and the address is suspect"
 
 
@@ -150,7 +152,8 @@ def test_who_is_changed_is_signed_out(
     console: ConsoleLab, path: str, fields: dict[str, str], password: str | None
 ) -> None:
     browser, admin = console.browser(UserRole.VIEWER), console.browser(UserRole.ADMIN)
-    assert admin.post(f"/users/viewer/{path}", **fields) == 303 and browser.get("/") == 303
+    assert admin.post(f"/users/viewer/{path}", **fields) == 303
+    assert browser.get("/") == 303
     found = [word for word in (PASSWORD, "four words are easy") if browser.sign_in("viewer", word) == 303]
     assert found == ([password] if password else [])
     rows = {row["name"]: row["role"] for row in users.list_users(console.settings)}
@@ -280,7 +283,8 @@ def test_an_answer_is_good_once_and_in_the_browser_that_began(console: ConsoleLa
     asked = provider.begin(victim)
     code, state = provider.code(asked), asked["state"]
     secret = victim.client.cookies[f"{console.cookie}-oidc"]
-    assert provider.come_back(victim, code, state) == 200 and provider.come_back(victim, code, state) == 403
+    assert provider.come_back(victim, code, state) == 200
+    assert provider.come_back(victim, code, state) == 403
     victim.client.cookies.set(f"{console.cookie}-oidc", secret)
     assert provider.come_back(victim, code, state) == 403  # with the cookie, too: the code is used
     assert "does not know this sign-in any more" in victim.text
@@ -293,14 +297,16 @@ def test_an_answer_to_no_question_asks_nothing_of_the_provider(
     console: ConsoleLab, provider: Forger, answer: str
 ) -> None:
     browser = console.browser()
-    assert browser.get(f"/sign-in/oidc/back{answer}") == 403 and provider.asked == []
+    assert browser.get(f"/sign-in/oidc/back{answer}") == 403
+    assert provider.asked == []
 
 
 def test_a_session_of_before_is_not_the_session_of_after(console: ConsoleLab, provider: Forger) -> None:
     browser, thief = console.browser(), console.browser()
     browser.get("/sign-in")
     before = browser.client.cookies[console.cookie]
-    assert provider.sign_in(browser) == 200 and browser.client.cookies[console.cookie] != before
+    assert provider.sign_in(browser) == 200
+    assert browser.client.cookies[console.cookie] != before
     thief.client.cookies.set(console.cookie, before)
     assert (browser.get("/"), thief.get("/")) == (200, 303)
 
@@ -318,7 +324,8 @@ def test_groups_of_any_form_give_the_highest_role(
     console: ConsoleLab, provider: Forger, groups: object, role: str
 ) -> None:
     provider.claims = {"groups": groups}
-    assert provider.sign_in(console.browser()) == 200 and list(accounts(console).values()) == [role]
+    assert provider.sign_in(console.browser()) == 200
+    assert list(accounts(console).values()) == [role]
 
 
 @pytest.mark.parametrize(
@@ -329,7 +336,8 @@ def test_without_a_group_of_the_table_nobody_is_let_in(
 ) -> None:
     provider.claims, provider.userinfo = {"groups": groups}, {"sub": "1234"}
     browser = console.browser()
-    assert provider.sign_in(browser) == 403 and "None of your groups may use this console" in browser.text
+    assert provider.sign_in(browser) == 403
+    assert "None of your groups may use this console" in browser.text
     assert accounts(console) == {} and console.audited("sign_in_refused")[0]["user"] == "anna@127.0.0.1"
 
 
@@ -377,7 +385,8 @@ def test_such_an_account_has_no_password_no_token_and_no_role_of_ours(
         with pytest.raises(NotAllowedNow, match="is an account of"):
             change()
     admin = console.at("/users", UserRole.ADMIN)
-    assert "hospital's account" in admin.text and 'action="/users/anna@127.0.0.1/password"' not in admin.text
+    assert "hospital's account" in admin.text
+    assert 'action="/users/anna@127.0.0.1/password"' not in admin.text
 
 
 def test_who_is_disabled_here_stays_out_whatever_the_provider_says(
@@ -385,9 +394,11 @@ def test_who_is_disabled_here_stays_out_whatever_the_provider_says(
 ) -> None:
     browser, admin = console.browser(), console.browser(UserRole.ADMIN)
     assert provider.sign_in(browser) == 200 and browser.get("/") == 200
-    assert admin.post("/users/anna@127.0.0.1/disable") == 303 and browser.get("/") == 303
+    assert admin.post("/users/anna@127.0.0.1/disable") == 303
+    assert browser.get("/") == 303
     assert provider.sign_in(browser) == 403 and "disabled here" in browser.text
-    assert admin.post("/users/anna@127.0.0.1/enable") == 303 and provider.sign_in(browser) == 200
+    assert admin.post("/users/anna@127.0.0.1/enable") == 303
+    assert provider.sign_in(browser) == 200
 
 
 def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
@@ -396,10 +407,12 @@ def test_another_role_counts_from_the_next_sign_in_and_none_ends_all_sessions(
     browser, second = console.browser(), console.browser()
     assert provider.sign_in(browser) == 200
     provider.claims = {"groups": ["admins"], "preferred_username": "renamed"}
-    assert browser.get("/users") == 403 and provider.sign_in(second) == 200 and second.get("/users") == 200
+    assert browser.get("/users") == 403
+    assert provider.sign_in(second) == 200 and second.get("/users") == 200
     assert accounts(console) == {"anna@127.0.0.1": "admin"}, "the name of the first sign-in stays"
     provider.claims = {"groups": []}
-    assert provider.sign_in(second) == 403 and (browser.get("/"), second.get("/")) == (303, 303)
+    assert provider.sign_in(second) == 403
+    assert (browser.get("/"), second.get("/")) == (303, 303)
 
 
 def test_a_second_factor_that_is_asked_for_must_be_in_the_token(
@@ -504,7 +517,8 @@ def of(console: ConsoleLab, name: str) -> dict[str, object]:
 def test_a_user_is_added_and_signs_in(console: ConsoleLab) -> None:
     admin = console.browser(UserRole.ADMIN)
     assert admin.post("/users", name="anna", role="reader", password=WORDS, again=WORDS) == 303
-    assert of(console, "anna")["role"] == "reader" and console.browser().sign_in("anna", WORDS) == 303
+    assert of(console, "anna")["role"] == "reader"
+    assert console.browser().sign_in("anna", WORDS) == 303
     [added] = console.audited("user_added")[:1]
     assert added["user"] == "anna" and WORDS not in str(added)
     assert "anna" in admin.page("/users") and "last seen" in admin.text
@@ -581,7 +595,8 @@ def visits(
 def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: Inbox) -> None:
     inbox.settle(ultrasound("one"))
     found = list(endpoints(console.app))
-    assert len(found) > 15 and {(method, path) for method, path, needed in found if needed == ANYONE} == OPEN
+    assert len(found) > 15
+    assert {(method, path) for method, path, needed in found if needed == ANYONE} == OPEN
     for browser, asking, method, place, needed in visits(console, api=False):
         if asking and place in ENDS_THE_SESSION | {"/live"}:  # a stream does not end: test_live.py
             continue
@@ -617,7 +632,8 @@ def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> No
     console.app.include_router(router)
     assert console.browser().get("/forgotten") == 303
     browser = console.browser(UserRole.ADMIN)
-    assert browser.get("/forgotten") == 403 and "secret" not in browser.text
+    assert browser.get("/forgotten") == 403
+    assert "secret" not in browser.text
 
 
 def test_a_change_needs_the_token_of_its_form_on_a_page_of_this_site(console: ConsoleLab) -> None:
@@ -655,7 +671,8 @@ def test_an_application_of_a_node_with_tls_tells_browsers_to_stay_with_it(inbox:
     assert browser.headers["Strict-Transport-Security"].startswith("max-age=")
     # What a browser asks of this prefix (RFC 6265bis 4.1.3.2), so that no neighbour sets it.
     name, *attributes = browser.headers["set-cookie"].split("; ")
-    assert name.startswith("__Host-") and {"Secure", "Path=/"} <= set(attributes)
+    assert name.startswith("__Host-")
+    assert {"Secure", "Path=/"} <= set(attributes)
     assert not any(attribute.startswith("Domain") for attribute in attributes)
 
 
@@ -704,7 +721,8 @@ POST = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nCooki
 )
 def test_a_request_that_does_not_come_is_cut_off(port: int, pieces: tuple[bytes, ...], answer: bytes) -> None:
     began = time.monotonic()
-    assert answer in until_closed(port, *pieces) and time.monotonic() - began < 20
+    assert answer in until_closed(port, *pieces)
+    assert time.monotonic() - began < 20
 
 
 def test_a_form_that_is_too_large_is_refused(console: ConsoleLab) -> None:

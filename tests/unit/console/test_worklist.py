@@ -60,9 +60,12 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
 def test_the_thumbnail_is_small_and_of_images_that_are_here(console_of_node: ConsoleLab, node: Inbox) -> None:
     browser = console_of_node.at("/studies", UserRole.VIEWER)
     found = re.search(r"/studies/(\d+)/thumbnail", browser.text)
-    assert found and browser.get(found[0]) == 200 and max(Image.open(io.BytesIO(browser.content)).size) == 96
+    assert found
+    assert browser.get(found[0]) == 200
+    assert max(Image.open(io.BytesIO(browser.content)).size) == 96
     node.put(Instance, purged=True)
-    assert browser.get(found[0]) == 404 and "/thumbnail" not in browser.page("/studies")
+    assert browser.get(found[0]) == 404
+    assert "/thumbnail" not in browser.page("/studies")
     assert Browser(console_of_node.app).get(found[0]) == 303  # to the sign-in
 
 
@@ -249,7 +252,8 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox)
     assert admin.post("/patients/1/delete") == 200 and "keeps its images: it is delivering" in admin.text
     node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=NOW)
     node.put(Study, 1, state=StudyState.DELIVERED)
-    assert admin.post("/patients/1/delete") == 200 and "1 of 1 studies: received images deleted" in admin.text
+    assert admin.post("/patients/1/delete") == 200
+    assert "1 of 1 studies: received images deleted" in admin.text
     assert not any(file.exists() for file in files) and list(node.folder.glob("results/**/*.dcm"))
     assert "purged" in admin.page("/studies/1")
     assert "It has taken results, the newest at" in admin.page("/peers/pacs")
@@ -268,7 +272,8 @@ def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_hig
     [plot] = trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
     first, second = plot["points"]
     shown = (first["study"], first["value"], first["day"], plot["unit"])
-    assert shown == (1, "0.51", "2022-03-01", "") and first["x"] < second["x"] and first["y"] > second["y"]
+    assert shown == (1, "0.51", "2022-03-01", "")
+    assert first["x"] < second["x"] and first["y"] > second["y"]
     other_model = measured(2, "2023-03-01", 0.5, model="ratio 3")
     for other in (other_model, measured(2, "2022-03-01", 0.6)):
         assert trends([measured(1, "2022-03-01", 0.5), other]) == []

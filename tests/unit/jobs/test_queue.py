@@ -162,9 +162,11 @@ def test_the_job_of_a_killed_worker_of_this_machine_is_taken_over_at_once(
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         owner = f"{new_owner().partition('/')[0]}/{process.pid}/{os.getpid()}/abc"
         claimed(queue, owner)
-        assert not is_dead(owner) and queue.reap() == 0
+        assert not is_dead(owner)
+        assert queue.reap() == 0
         process.kill()
-    assert is_dead(owner) and queue.reap() == 1
+    assert is_dead(owner)
+    assert queue.reap() == 1
     job = claimed(queue)
     assert (job.attempt, job.tries) == (2, 2)
 
@@ -177,7 +179,8 @@ def test_a_job_that_was_lost_with_its_whole_node_is_not_blamed(database: Databas
     worker, node = (process.pid for process in processes)
     for attempt in range(1, 10):
         job = claimed(queue, f"{new_owner().partition('/')[0]}/{worker}/{node}/abc")
-        assert (job.attempt, job.tries, job.gives_up) == (attempt, 1, False) and queue.reap() == 1
+        assert (job.attempt, job.tries, job.gives_up) == (attempt, 1, False)
+        assert queue.reap() == 1
 
 
 def test_a_failed_attempt_is_tried_again_with_its_reason_and_one_handed_back_is_not_counted(
@@ -216,7 +219,8 @@ def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) ->
     number = add_job(database, study)
     Stored(database).write(jobs.cancel, number)
     assert job_row(database, number).state is JobState.CANCELLED
-    assert state_of_study(database, study) is StudyState.CANCELLED and queue.claim("me") is None
+    assert state_of_study(database, study) is StudyState.CANCELLED
+    assert queue.claim("me") is None
     for wrong, error in ((number, NotAllowedNow), (number + 1000, NotFound)):
         with pytest.raises(error):
             Stored(database).write(jobs.cancel, wrong)
@@ -324,7 +328,8 @@ def test_a_job_that_somebody_else_changes_is_not_waited_for(database: Database, 
     number, started = add_job(database, add_study(database)), time.monotonic()
     with database.write() as session:
         session.get_one(Job, number, with_for_update=True)
-        assert queue.claim("elsewhere/1/1/a") is None and time.monotonic() - started < 20
+        assert queue.claim("elsewhere/1/1/a") is None
+        assert time.monotonic() - started < 20
     assert claimed(queue).id == number
 
 
@@ -368,7 +373,8 @@ def test_what_is_urgent_or_much_shorter_passes_a_job_that_runs(database: Databas
     film, low = queued(database, FILM, came=7), queued(database, FILM, came=6, priority=-1)
     stat = queued(database, CINE, came=5, priority=1)
     passed = [queue.claim("me", passing=running) for _ in range(3)]
-    assert [job and job.id for job in passed] == [stat, film, None] and {half, low} < set(order(database))
+    assert [job and job.id for job in passed] == [stat, film, None]
+    assert {half, low} < set(order(database))
 
 
 def test_the_estimate_counts_frames_and_pixels_and_trusts_no_header() -> None:

@@ -157,11 +157,13 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         peer = pacs.peer()
         node.settings = settings(node, host=peer.host, port=peer.port, ae_title=peer.ae_title)
         uid = analysed(node)
-        assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
+        assert states(node) == [D.UNASSESSED] * 2
+        assert node.study(uid).state is StudyState.UNASSESSED
         # As after a kill of everything: another database object, another sender.
         other = Database(node.settings.database_url)
         sender = DeliveryWorker(other, node.settings)
-        assert [sender.run_once() for _ in range(3)] == [0, 0, 0] and pacs.received == []
+        assert [sender.run_once() for _ in range(3)] == [0, 0, 0]
+        assert pacs.received == []
         assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
         assert node.study(uid).state is StudyState.DELIVERING
         wait_until(lambda: sender.run_once() == 0 and set(states(node)) == {D.CONFIRMED})
@@ -221,7 +223,8 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -
         deliveries.retry(node.settings, [1])
     studies.rerun_rules(node.settings, [uid])
     work(node)
-    assert assessments.accept_results(node.settings, uid, ANNA) == 2 and states(node) == [D.PENDING] * 4
+    assert assessments.accept_results(node.settings, uid, ANNA) == 2
+    assert states(node) == [D.PENDING] * 4
 
 
 @pytest.mark.parametrize(("peer", "warnings"), [("pacs", 1), ("second", 0), ("alias", 1)])
@@ -548,7 +551,8 @@ def test_without_the_rule_or_a_prior_nothing_changes(comparing: Inbox) -> None:
     take(comparing, "20240302", "0.51")
     go_on(comparing, settings_compare(comparing.folder, compare=False))
     alone = take(comparing, "20250102", "0.60")
-    assert compared(alone) == [] and "PertinentOtherEvidenceSequence" not in dcmread(alone)
+    assert compared(alone) == []
+    assert "PertinentOtherEvidenceSequence" not in dcmread(alone)
 
 
 def test_a_report_that_waits_for_a_person_is_not_compared_with(comparing: Inbox) -> None:
@@ -692,7 +696,8 @@ def test_an_archive_is_told_what_it_retains(make: Make) -> None:
 def test_what_may_not_leave_holds_nobody_else_up(make: Make) -> None:
     node = make("not-verify", results=["sr"])
     waiting = analysed_deidentified(node, ultrasound("one"))
-    assert [row.kind for row in waiting["pacs"]] == ["sr"] and "archive" not in waiting
+    assert [row.kind for row in waiting["pacs"]] == ["sr"]
+    assert "archive" not in waiting
     assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED]
     assert 4004 in {event.number for event in node.events()}
 
@@ -798,7 +803,8 @@ def reader(open_inbox: Make) -> Inbox:
 
 def analysed_readings(reader: Inbox, *numbers: int) -> None:
     reader.settle(*(ultrasound("one", number=number) for number in numbers or (1,)))
-    assert work(reader) == 1 and reader.jobs()[-1].state is JobState.SUCCEEDED
+    assert work(reader) == 1
+    assert reader.jobs()[-1].state is JobState.SUCCEEDED
 
 
 def shown(reader: Inbox) -> list[dict[str, Any]]:

@@ -217,7 +217,8 @@ def notified(node: Inbox) -> list[str]:
 
 def test_a_suspected_finding_goes_further_and_first_and_says_so_once(node: Inbox) -> None:
     uid = analysed(node, made(node, MARK))
-    assert destinations(node) == ["er", "er", "pacs", "pacs"] and node.rows(Study)[0].priority == 1
+    assert destinations(node) == ["er", "er", "pacs", "pacs"]
+    assert node.rows(Study)[0].priority == 1
     [text] = notified(node)
     assert text.startswith("Suspected: Mark\n")
     assert "https://ai-node.example.org/studies/1" in text and "AI: " in text
@@ -424,7 +425,8 @@ def test_the_study_says_failed_while_an_image_is_a_dead_letter(inbox: Inbox) -> 
     inbox.settle(ultrasound("dead"))
     jobs_succeed(inbox)
     all_become(inbox, S.DEAD)
-    assert inbox.rows(Study)[0].state is StudyState.FAILED and inbox.write(outbox.retry_all) == [1]
+    assert inbox.rows(Study)[0].state is StudyState.FAILED
+    assert inbox.write(outbox.retry_all) == [1]
     assert inbox.rows(Study)[0].state is StudyState.DELIVERING
 
 
@@ -436,7 +438,8 @@ def test_a_late_report_of_the_device_is_forwarded_and_starts_no_job(inbox: Inbox
     late, other = report_of(image, 1), report_of(image, 2)
     inbox.receive(late)
     inbox.index(other, calling="QUICK")
-    assert states(inbox) == ["confirmed", "pending"] and rows(inbox)[1][0] == late.SOPInstanceUID
+    assert states(inbox) == ["confirmed", "pending"]
+    assert rows(inbox)[1][0] == late.SOPInstanceUID
     assert (len(inbox.jobs()), inbox.study(image.StudyInstanceUID).state) == (1, StudyState.DELIVERING)
 
 

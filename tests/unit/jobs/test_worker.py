@@ -120,7 +120,8 @@ def test_a_refused_study_stays_in_the_house_unless_the_rule_tells_the_pacs(
 ) -> None:
     node = make(rule={"tell_pacs_refusals": tell})
     study = analysed(node, changed(ultrasound("leg"), BodyPartExamined="LEG"))
-    assert study.state is state and (tell or (study.reason, node.rows(Result)) == ("a leg", []))
+    assert study.state is state
+    assert tell or (study.reason, node.rows(Result)) == ("a leg", [])
     assert all("a leg" in text_of(report) for report in reports(node))
 
 
@@ -143,7 +144,8 @@ def test_what_fails_for_good_is_told_to_the_pacs_once_and_not_between_tries(
     assert job.state is JobState.FAILED and reason in job.reason
     assert node.study(image.StudyInstanceUID).state is StudyState.DELIVERING
     [report] = reports(node)
-    assert f"AI did not run: {job.reason}" in text_of(report) and "Secret" not in job.reason + text_of(report)
+    assert f"AI did not run: {job.reason}" in text_of(report)
+    assert "Secret" not in job.reason + text_of(report)
     assert not any("Secret" in str(row.fields) for row in node.events())
 
 
@@ -172,7 +174,8 @@ def test_a_late_image_leaves_single_results_and_replaces_the_report(make: Make, 
     assert analysed(node, second).revision == 2
     added = node.rows(Result)[len(before) :]
     assert [row.kind for row in before] == [row.kind for row in added] == [ResultKind.SR, ResultKind.SC]
-    assert added[0].supersedes == before[0].sop_instance_uid and len(states(node)) == 4
+    assert added[0].supersedes == before[0].sop_instance_uid
+    assert len(states(node)) == 4
 
 
 def test_the_report_says_that_an_object_beside_its_images_cannot_be_read(make: Make) -> None:
@@ -221,7 +224,8 @@ def test_one_image_that_does_not_decode_does_not_spoil_the_others(make: Make) ->
     study = analysed(node, good, bad)
     assert study.state is StudyState.DELIVERING
     [report] = reports(node)
-    assert "decode" in text_of(report) and [row.kind for row in node.rows(Result)].count(ResultKind.SC) == 1
+    assert "decode" in text_of(report)
+    assert [row.kind for row in node.rows(Result)].count(ResultKind.SC) == 1
 
 
 def test_a_destination_that_is_no_longer_configured_fails_the_job_with_that_reason(
@@ -245,7 +249,8 @@ def test_what_memory_an_image_took_is_not_missing_for_the_report(make: Make) -> 
         assert worker.run_once()
     [job] = node.jobs()
     assert job.state is JobState.QUEUED and "workers.memory_mib = 2304" in job.reason
-    assert not node.rows(Result) and work(node) == 1
+    assert not node.rows(Result)
+    assert work(node) == 1
     [report] = reports(node)
     assert "AI did not run: workers lost with this image, or out of memory" in text_of(report)
 
@@ -324,7 +329,8 @@ def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(make: Ma
     with worker_of(node):  # as if the node restarted it: the last try leaves the image out
         wait_until(in_state(node, JobState.FAILED))
     [job] = node.jobs()
-    assert "workers lost with this image" in job.reason and (tmp_path / "runs").read_text().count("run") == 1
+    assert "workers lost with this image" in job.reason
+    assert (tmp_path / "runs").read_text().count("run") == 1
     assert node.study(ultrasound("hangs").StudyInstanceUID).state is StudyState.DELIVERING
     assert ResultKind.SR in {row.kind for row in node.rows(Result)}
 

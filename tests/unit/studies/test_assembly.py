@@ -101,7 +101,8 @@ def test_an_open_association_holds_the_studies_that_it_brought_until_it_is_relea
     one, other = ultrasound("one"), ultrasound("other")
     inbox.receive(one, association="a1")
     inbox.index(other, association="a2")
-    assert inbox.assemble(600) == 1 and state(inbox, one.StudyInstanceUID) is StudyState.RECEIVING
+    assert inbox.assemble(600) == 1
+    assert state(inbox, one.StudyInstanceUID) is StudyState.RECEIVING
     assert state(inbox, other.StudyInstanceUID) is StudyState.QUEUED
     inbox.released("a1")
     inbox.index()
@@ -184,7 +185,8 @@ def test_a_clock_that_is_set_a_day_on_or_back_moves_no_quiet_time(
     assert inbox.assemble(600) == 0  # the association is open
     inbox.released("a1")
     inbox.index()
-    assert inbox.assemble(0) == 0 and inbox.assemble(70) == 1
+    assert inbox.assemble(0) == 0
+    assert inbox.assemble(70) == 1
     study = inbox.study(first.StudyInstanceUID)
     assert (study.state, study.revision) == (StudyState.QUEUED, 1)
 
@@ -196,7 +198,8 @@ def test_two_patients_that_stood_in_a_study_unseen_stop_it_and_keep_no_other_wai
     with inbox.database.write() as session:
         row = session.scalars(select(Instance).filter_by(sop_instance_uid=other.SOPInstanceUID)).one()
         row.patient = "another" + row.patient  # as if indexing had not looked
-    assert inbox.assemble(seconds=1000) == 2 and state(inbox, one.StudyInstanceUID) is StudyState.QUARANTINED
+    assert inbox.assemble(seconds=1000) == 2
+    assert state(inbox, one.StudyInstanceUID) is StudyState.QUARANTINED
     assert state(inbox, good.StudyInstanceUID) is not StudyState.RECEIVING
 
 
@@ -308,7 +311,8 @@ def check(inbox: Inbox, uid: str, sent: int) -> None:
             assert sent == 0
             return
         receptions = session.scalars(select(ReceivedObject).where(ReceivedObject.study_id == study.id)).all()
-        assert len(receptions) == sent and all((inbox.folder / row.path).is_file() for row in receptions)
+        assert len(receptions) == sent
+        assert all((inbox.folder / row.path).is_file() for row in receptions)
         twice = select(Instance.sop_instance_uid).group_by(Instance.sop_instance_uid).having(func.count() > 1)
         assert session.scalars(twice).all() == []
         if study.state is StudyState.QUARANTINED:
@@ -423,7 +427,8 @@ def test_images_that_no_step_names_have_their_quiet_time(
     step = modality.begin(sent[0].StudyInstanceUID)
     with_steps.receive(*sent)
     modality.set(step, sent[:named], status)
-    assert not is_complete(with_steps, sent[0], 29) and is_complete(with_steps, sent[0], 31)
+    assert not is_complete(with_steps, sent[0], 29)
+    assert is_complete(with_steps, sent[0], 31)
 
 
 def test_a_correction_of_a_complete_study_has_its_quiet_time(with_steps: Inbox, modality: Modality) -> None:
@@ -647,7 +652,8 @@ def test_a_delivered_study_is_analysed_again_and_nothing_is_sent_twice(node: Inb
     assert (row["rule"], row["pipeline"], row["queued"], row["sources"]) == ("rule", "obedient", True, 1)
     assert node.study(uid).state is StudyState.QUEUED and STUDY_RERUN.number in numbers(node)
     work(node)
-    assert sent(node) == before and node.study(uid).state is StudyState.DELIVERED
+    assert sent(node) == before
+    assert node.study(uid).state is StudyState.DELIVERED
     assert [job.state for job in node.jobs()] == [JobState.SUCCEEDED] * 2
 
 

@@ -69,8 +69,10 @@ def test_an_acknowledged_object_is_indexed_once_and_its_bytes_are_kept(inbox: In
     sent = (inbox.folder / "spool" / "incoming" / f"{name}.dcm").read_bytes()
     assert [inbox.index(), inbox.index()] == [1, 0]
     row = inbox.instance(image.SOPInstanceUID)
-    assert (inbox.folder / row.path).read_bytes() == sent and row.role is ObjectRole.SOURCE
-    assert row.pixels_sha256 == hashlib.sha256(image.PixelData).hexdigest() and inbox.spool.pending() == []
+    assert (inbox.folder / row.path).read_bytes() == sent
+    assert row.role is ObjectRole.SOURCE
+    assert row.pixels_sha256 == hashlib.sha256(image.PixelData).hexdigest()
+    assert inbox.spool.pending() == []
     study = inbox.study(image.StudyInstanceUID)
     assert (study.state, study.patient_id, study.revision) == (StudyState.RECEIVING, image.PatientID, 1)
 
@@ -199,10 +201,12 @@ def test_own_results_reports_and_captures_start_no_job_and_reopen_nothing(inbox:
     before = inbox.study(image.StudyInstanceUID)
     inbox.settle(own_result(image), report(image), key_object(image), secondary_capture(image))
     after = inbox.study(image.StudyInstanceUID)
-    assert inbox.outcomes() == ["new"] * 5 and (after.state, after.revision) == (before.state, 1)
+    assert inbox.outcomes() == ["new"] * 5
+    assert (after.state, after.revision) == (before.state, 1)
     assert len(inbox.jobs()) == 1
     roles = [inbox.instance(ds.SOPInstanceUID).role for ds in (own_result(image), report(image))]
-    assert roles == [ObjectRole.OWN, ObjectRole.NON_SOURCE] and 2007 in {row.number for row in inbox.events()}
+    assert roles == [ObjectRole.OWN, ObjectRole.NON_SOURCE]
+    assert 2007 in {row.number for row in inbox.events()}
 
 
 def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbox) -> None:
@@ -215,7 +219,8 @@ def test_a_result_of_this_node_is_told_from_what_only_bears_its_mark(inbox: Inbo
     inbox.add(a_result(job, sop_instance_uid=known.SOPInstanceUID))
     inbox.settle(known, copied)
     told = {row.fields["instance"]: row.number for row in inbox.events() if row.number in (2006, 2007)}
-    assert told == {known.SOPInstanceUID: 2006, copied.SOPInstanceUID: 2007} and len(inbox.jobs()) == 1
+    assert told == {known.SOPInstanceUID: 2006, copied.SOPInstanceUID: 2007}
+    assert len(inbox.jobs()) == 1
 
 
 def test_secondary_captures_of_a_named_peer_start_the_rule_that_names_it(inbox: Inbox) -> None:
@@ -230,7 +235,8 @@ def test_a_late_image_makes_one_new_revision(inbox: Inbox) -> None:
     study = inbox.study(images[0].StudyInstanceUID)
     assert (study.state, study.revision) == (StudyState.QUEUED, 2)
     newest = inbox.jobs()[-1]
-    assert newest.study_revision == 2 and newest.source_uids == [image.SOPInstanceUID for image in images]
+    assert newest.study_revision == 2
+    assert newest.source_uids == [image.SOPInstanceUID for image in images]
     assert [job.state for job in inbox.jobs()] == [JobState.CANCELLED, JobState.QUEUED]
 
 

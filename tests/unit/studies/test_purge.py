@@ -49,8 +49,10 @@ def test_a_confirmed_study_is_purged_after_its_days_and_no_other_ever(inbox: Inb
     ended(inbox, "dead", StudyState.FAILED, DeliveryState.DEAD)
     ended(inbox, "way", StudyState.DELIVERING, DeliveryState.UNCONFIRMED)
     ended(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
-    assert purge(inbox.database, inbox.settings, utc_now() + 13 * DAYS) == 0 and inbox.spool_files() == 6
-    assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS) == 2 and inbox.spool_files() == 4
+    assert purge(inbox.database, inbox.settings, utc_now() + 13 * DAYS) == 0
+    assert inbox.spool_files() == 6
+    assert purge(inbox.database, inbox.settings, utc_now() + 15 * DAYS) == 2
+    assert inbox.spool_files() == 4
     assert purge(inbox.database, inbox.settings, utc_now() + 1000 * DAYS) == 0
     assert inbox.events()[-1].number == 2021
 
@@ -165,7 +167,8 @@ def test_the_file_of_a_confirmed_result_goes_after_its_days_and_after_the_images
     _, file = with_file(inbox, "done", StudyState.DELIVERED, DeliveryState.CONFIRMED)
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0  # its images are here
     purge(inbox.database, inbox.settings, utc_now() + LATER)
-    assert purge_results(inbox.database, keeping(inbox), utc_now() + 399 * DAYS) == 0 and file.is_file()
+    assert purge_results(inbox.database, keeping(inbox), utc_now() + 399 * DAYS) == 0
+    assert file.is_file()
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
     assert (file.exists(), [row.purged for row in inbox.rows(Result)]) == (False, [True])
     assert inbox.events()[-1].number == 2022
