@@ -101,11 +101,12 @@ def verify(card: Card) -> None:
     change (``st_ctime``).
     """
     for weights in card.weights:
-        found = weights.path.is_file() and weights.path.stat()
-        _check(weights, found and (found.st_ino, found.st_size, found.st_ctime_ns))
+        _check(weights, weights.path.is_file() and weights.path.stat().st_ctime_ns)
 
 
-_check = lru_cache(maxsize=100)(lambda weights, _changed: read(weights) and None)
+@lru_cache(maxsize=100)
+def _check(weights: Weights, _changed_at: int) -> None:
+    read(weights)
 
 
 def from_environment() -> Path | None:
