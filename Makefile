@@ -26,8 +26,7 @@ PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-r
 # Tests that train networks and studies, and that convert and measure whole networks: `make test` leaves them to
 # `make test-training`.
 TRAINED := $(addprefix --ignore=tests/unit/ai_training/,anatomy chest detect fetal ovarian ultrasound \
-	test_card_figures.py test_converted_networks.py test_despeckle.py test_exported_backbones.py test_head.py \
-	test_published_training.py test_studies.py)
+	test_despeckle.py test_head.py test_published_training.py test_studies.py test_whole_networks.py)
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
