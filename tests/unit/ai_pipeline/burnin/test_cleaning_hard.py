@@ -21,7 +21,6 @@ from ai_pipeline.burnin import cine as cines
 from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
-from ai_pipeline.burnin.find import text as texts
 from ai_pipeline.contract import ImageKind, SourceImage
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -43,12 +42,6 @@ def reader() -> Reader:
 @pytest.fixture(scope="module")
 def quick() -> Reader:
     return Reader(side=240)
-
-
-@pytest.fixture
-def less_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Letters of 16 pixels are found as surely at one and a half times their size, which takes a quarter."""
-    monkeypatch.setattr(texts, "LARGEST_ENLARGEMENT", 1.5)
 
 
 def cleaned_or_nothing(

@@ -27,6 +27,7 @@ from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.contract import UltrasoundRegion
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, linear_echo, silent, stacked
 
+pytestmark = pytest.mark.usefixtures("less_enlarged")
 PICTURES = {"convex": echo(), "linear": linear_echo()}
 
 
