@@ -344,10 +344,7 @@ OF_OBJECT = {
 }  # fmt: skip
 
 
-LONG = {b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}
-
-
-UNDECODABLE = "Nürnberg".encode("latin-1")
+LONG, UNDECODABLE = {b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}, "Nürnberg".encode("latin-1")
 
 
 CODE = {
