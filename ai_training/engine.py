@@ -148,8 +148,11 @@ def _plot(path: Path, history: History) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(max(1, len(names)), sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(panels, names, strict=False):
-        found = [(entry[STEP], entry[name]) for entry in history if name in entry]
-        axes.plot(*zip(*found, strict=True), marker="o", markersize=3)
+        axes.plot(
+            *zip(*((entry[STEP], entry[name]) for entry in history if name in entry), strict=True),
+            marker="o",
+            markersize=3,
+        )
         axes.set_ylabel(name)
     panels[-1].set_xlabel(STEP)
     figure.savefig(path, format="png", dpi=80)
@@ -390,7 +393,7 @@ class TrainingRun:
         set_random_state(state["random"])
 
     def save(self) -> None:
-        """Write the checkpoint and the history, each in one step."""
+        """Write the checkpoint and, where there is more of it, the history, each in one step."""
         if not self.out:
             return
         parts = {name: getattr(self, name) for name in self.PARTS}
@@ -404,7 +407,8 @@ class TrainingRun:
             "random": random_state(),
         }
         save_whole(state | {"scaler": self.fabric.strategy.precision.state_dict()}, self.out / CHECKPOINT)
-        write_history(self.out, self.history)
+        if self.validation_due():  # to draw it takes longer than to save
+            write_history(self.out, self.history)
 
     @property
     def best(self) -> dict[str, float]:

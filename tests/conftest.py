@@ -46,7 +46,6 @@ PACKAGES = {
 # Each takes half a minute and more (`--durations=30` in .ci/run).
 LONGEST = frozenset(
     (
-        "test_chest_evaluate",
         "test_cleaning",
         "test_cleaning_hard",
         "test_console",

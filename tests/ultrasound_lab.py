@@ -87,12 +87,16 @@ def decoded(file: Path | bytes) -> np.ndarray:
 
 
 class Reader:
-    """Reads with rapidocr as it is installed; remembers what it read of a picture."""
+    """Reads with rapidocr as it is installed; remembers what it read of a picture.
 
-    def __init__(self) -> None:
+    ``side``: to which the shorter side of smaller pictures is enlarged (pixels).
+    """
+
+    def __init__(self, side: int = 736) -> None:
         from rapidocr import RapidOCR
 
-        self._reader = RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False})
+        how = {"Global.log_level": "critical", "Global.use_cls": False, "Det.limit_side_len": side}
+        self._reader = RapidOCR(params=how)
         self._known: dict[tuple[object, ...], list[str]] = {}
 
     def secrets(self, picture: np.ndarray) -> list[str]:

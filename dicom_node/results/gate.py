@@ -389,7 +389,7 @@ def _plain(value: Any) -> Any:
     if value is None or (isinstance(value, (str, list)) and len(value) == 0):
         return ""
     if isinstance(value, Dataset):
-        return {str(element.tag): _plain(element.value) for element in value}
+        return {int(element.tag): _plain(element.value) for element in value}
     if isinstance(value, bytes):
         return hashlib.sha256(value.rstrip(b"\0")).hexdigest()
     if isinstance(value, (int, float)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Final
@@ -37,15 +36,15 @@ def as_pdf(page: PageLayout, title: str, at: datetime) -> bytes:
         raise ResultRefused("a PDF needs reportlab: pip install 'dicom-ai-node[pdf]'")
     from reportlab import rl_config
     from reportlab.lib.utils import ImageReader
-    from reportlab.pdfbase.pdfmetrics import registerFont
+    from reportlab.pdfbase.pdfmetrics import getRegisteredFontNames, registerFont
     from reportlab.pdfbase.ttfonts import TTFont
     from reportlab.pdfgen.canvas import Canvas
 
     rl_config.useA85 = 0  # text in place of bytes would make it a quarter larger
-    registerFont(TTFont(_FONT_NAME, str(FONT)))
+    if _FONT_NAME not in getRegisteredFontNames():  # to read the font takes as long as to write the page
+        registerFont(TTFont(_FONT_NAME, str(FONT)))
     sheet = _A4 if page.height > page.width else _A4[::-1]
-    written = io.BytesIO()
-    canvas = Canvas(written, pagesize=sheet, pageCompression=1, invariant=1, lang="en")
+    canvas = Canvas("", pagesize=sheet, pageCompression=1, invariant=1, lang="en")
     canvas.setTitle(title)
     canvas.setSubject(title)
     canvas.setAuthor(MODEL_NAME)
@@ -65,5 +64,4 @@ def as_pdf(page: PageLayout, title: str, at: datetime) -> bytes:
     for one in page.texts:
         canvas.setFont(_FONT_NAME, one.size)
         canvas.drawString(one.left, -one.baseline, one.text)
-    canvas.save()
-    return written.getvalue()
+    return bytes(canvas.getpdfdata())

@@ -41,6 +41,7 @@ def is_known(sop_class_uid: str) -> bool:
     return get_sop_class_iod_map().get(sop_class_uid) in get_iod_module_map()
 
 
+@cache
 def has_frames(sop_class_uid: str) -> bool:
     """Whether an object of this class, which must be known, may have several frames."""
     return bool(is_attribute_in_iod("NumberOfFrames", sop_class_uid))

@@ -21,7 +21,7 @@ from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.walk import items
 from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.results import Deidentified, Pseudonyms, build_deidentified
+from dicom_node.results import Deidentified, Pseudonyms, SourceObject, build_deidentified
 from dicom_node.results.common.source import read_sources
 from dicom_node.results.deidentify.profile import DUMMY_DATE
 from dicom_node.results.deidentify.retained import known_words, retained
@@ -46,11 +46,26 @@ KINDS = sorted(DEIDENTIFIED_KINDS)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[ResultKind, bytes]:
-    """The three objects of an image that names its patient everywhere."""
-    made = deidentified(write_named(tmp_path_factory.mktemp("named") / "us.dcm"))
-    assert made.withheld == ()
-    found = {item.kind: item.data for item in made.objects if item.data is not None}
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that names its patient everywhere."""
+    return write_named(tmp_path_factory.mktemp("named") / "us.dcm")
+
+
+@pytest.fixture(scope="module")
+def image(path: Path) -> SourceObject:
+    return source(path)
+
+
+@pytest.fixture(scope="module")
+def once(path: Path) -> Deidentified:
+    return deidentified(path)
+
+
+@pytest.fixture(scope="module")
+def built(once: Deidentified) -> dict[ResultKind, bytes]:
+    """The three objects of the image."""
+    assert once.withheld == ()
+    found = {item.kind: item.data for item in once.objects if item.data is not None}
     assert sorted(found) == KINDS
     return found
 
@@ -76,8 +91,7 @@ def test_what_was_done_stands_in_the_object(built: dict[ResultKind, bytes], kind
     purposes = [e.PurposeOfReferenceCodeSequence[0].CodeValue for e in ds.ContributingEquipmentSequence]
     assert (purposes.count("109104"), purposes.count("109103")) == (1, kind is ResultKind.CLEANED)
     assert (ds.PatientIdentityRemoved, ds.LongitudinalTemporalInformationModified) == ("YES", "REMOVED")
-    assert ds.PatientID.startswith("AI-")
-    assert str(ds.PatientName).startswith(ds.PatientID)
+    assert ds.PatientID.startswith("AI-") and str(ds.PatientName).startswith(ds.PatientID)
     assert [ds.PatientBirthDate, ds.PatientSex, ds.StudyDate, ds.AccessionNumber, ds.StudyID] == [""] * 5
     assert ds.StudyInstanceUID.startswith("2.25.")
 
@@ -88,8 +102,7 @@ def test_the_words_of_the_node_are_still_there(built: dict[ResultKind, bytes]) -
     said = str(report) + cleaned.DerivationDescription
     for words in ("not for diagnostic use", "for measurement", "model chest-lite0 version 1"):
         assert words in said
-    assert cleaned.BurnedInAnnotation == "NO"
-    assert cleaned.SequenceOfUltrasoundRegions[0].PhysicalDeltaX == 0.01
+    assert (cleaned.BurnedInAnnotation, cleaned.SequenceOfUltrasoundRegions[0].PhysicalDeltaX) == ("NO", 0.01)
 
 
 def test_mask_and_report_refer_to_the_cleaned_image_and_nothing_dangles(
@@ -99,8 +112,7 @@ def test_mask_and_report_refer_to_the_cleaned_image_and_nothing_dangles(
         dataset(built[kind]) for kind in (ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR)
     )
     there = (cleaned.SOPClassUID, cleaned.SOPInstanceUID)
-    assert {*references(mask)} == {*references(report)} == {there}
-    assert list(references(cleaned)) == []
+    assert {*references(mask)} == {*references(report)} == {there} and list(references(cleaned)) == []
     assert mask.ReferencedSeriesSequence[0].SeriesInstanceUID == cleaned.SeriesInstanceUID
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0]
     assert evidence.StudyInstanceUID == cleaned.StudyInstanceUID
@@ -109,11 +121,9 @@ def test_mask_and_report_refer_to_the_cleaned_image_and_nothing_dangles(
     assert len({ds.SeriesInstanceUID for ds in (cleaned, mask, report)}) == 3
 
 
-def test_an_image_that_was_not_verified_takes_its_mask_and_report_with_it(tmp_path: Path) -> None:
-    made = deidentified(write_named(tmp_path / "us.dcm"), verified=False)
-    assert made.objects == ()
-    assert "not verified" in made.withheld[0]
-    assert SECRET not in "".join(made.withheld)
+def test_an_image_that_was_not_verified_takes_its_mask_and_report_with_it(path: Path) -> None:
+    made = deidentified(path, verified=False)
+    assert made.objects == () and "not verified" in made.withheld[0] and SECRET not in "".join(made.withheld)
 
 
 def _with_plants(ds: Dataset) -> None:
@@ -180,8 +190,7 @@ def test_a_number_that_is_none_stops_nothing_and_its_text_is_looked_for(
     assert not any(raw in item.data for item in made.objects if item.data)
 
 
-def test_a_mask_does_not_spell_what_was_removed(tmp_path: Path) -> None:
-    image = source(write_named(tmp_path / "us.dcm"))
+def test_a_mask_does_not_spell_what_was_removed(image: SourceObject) -> None:
     mask = next(one for one in result_of(image).images if one.kind is ImageKind.MASK)
     boxes, far = in_boxes(mask).frames[0], np.array(mask.frames)
     assert boxes[6:20, 10:87].all() and int(boxes.sum()) == 14 * 77
@@ -202,8 +211,7 @@ def test_no_text_that_was_read_in_the_pixels_goes_into_the_report(built: dict[Re
     assert texts <= {"Comment", "Conclusion", "Tracking Identifier"} | algorithm | observer
 
 
-def test_without_a_cleaned_image_there_is_nothing_to_send(tmp_path: Path) -> None:
-    image = source(write_named(tmp_path / "us.dcm"))
+def test_without_a_cleaned_image_there_is_nothing_to_send(image: SourceObject) -> None:
     made = build_deidentified(
         context(kinds=tuple(DEIDENTIFIED_KINDS)), [image], PipelineResult(), Pseudonyms.of(HERE)
     )
@@ -220,53 +228,45 @@ def test_a_patient_has_one_pseudonym_and_the_same_number_of_another_hospital_ano
     assert pseudonyms.patient("", "", "1.2") != pseudonyms.patient("", "", "1.3")
 
 
-def test_the_same_key_gives_the_same_bytes_and_another_site_no_uid_in_common(tmp_path: Path) -> None:
-    path = write_named(tmp_path / "us.dcm")
-    once, again, away = deidentified(path), deidentified(path), deidentified(path, THERE)
+def test_the_same_key_gives_the_same_bytes_and_another_site_no_uid_in_common(
+    path: Path, once: Deidentified
+) -> None:
+    again, away = deidentified(path), deidentified(path, THERE)
     assert [item.data for item in once.objects] == [item.data for item in again.objects]
     assert uids(once) & uids(away) == set()
     assert read_result(once.objects[0]).PatientID != read_result(away.objects[0]).PatientID
 
 
-def test_a_tracking_uid_of_a_pipeline_is_not_passed_on(tmp_path: Path) -> None:
-    image = source(write_named(tmp_path / "us.dcm"))
+def test_a_tracking_uid_of_a_pipeline_is_not_passed_on(image: SourceObject) -> None:
     result = result_of(image)
     tracked = replace(result, findings=tuple(replace(one, tracking_uid="2.25.77") for one in result.findings))
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
     made = build_deidentified(ctx, [image], tracked, Pseudonyms.of(HERE))
-    assert len(made.objects) == 3
-    assert all(b"2.25.77" not in item.data for item in made.objects if item.data)
+    assert len(made.objects) == 3 and all(b"2.25.77" not in item.data for item in made.objects if item.data)
 
 
-def test_two_domains_of_a_site_share_no_pseudonym_no_uid_and_no_date(tmp_path: Path) -> None:
-    path = write_named(tmp_path / "us.dcm")
+def test_two_domains_of_a_site_share_no_pseudonym_no_uid_and_no_date(path: Path, once: Deidentified) -> None:
     one, other = deidentified(path, domain="one"), deidentified(path, domain="other")
-    known = deidentified(path)
-    for left, right in ((one, other), (one, known)):
-        assert len(left.objects) == len(right.objects) == 3
-        assert not every_uid(left) & every_uid(right)
-        assert not patients(left) & patients(right)
-        assert dates(left) | dates(right) <= {DUMMY_DATE}
+    for left, right in ((one, other), (one, once)):
+        assert len(left.objects) == len(right.objects) == 3 and not every_uid(left) & every_uid(right)
+        assert not patients(left) & patients(right) and dates(left) | dates(right) <= {DUMMY_DATE}
     assert uids(one) == uids(deidentified(path, domain="one"))
 
 
-def test_an_original_and_its_deidentified_twin_share_no_uid(tmp_path: Path) -> None:
-    path = write_named(tmp_path / "us.dcm")
-    image = source(path)
-    twins = uids(deidentified(path))
+def test_an_original_and_its_deidentified_twin_share_no_uid(image: SourceObject, once: Deidentified) -> None:
+    twins = uids(once)
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
     made = results.build(ctx, [image], result_of(image))
     assert made and twins
     for item in made:
         ds = read_result(item)
         assert {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID} & twins == set()
-        assert not item.deidentified
-        assert not is_deidentified(ds)
+        assert not item.deidentified and not is_deidentified(ds)
 
 
-def test_a_uid_is_no_plain_hash_of_patient_data(tmp_path: Path) -> None:
+def test_a_uid_is_no_plain_hash_of_patient_data(image: SourceObject) -> None:
     """Otherwise anybody could try out names against the UID: it changes with the key alone."""
-    (one,) = read_sources([source(write_named(tmp_path / "us.dcm"))])
+    (one,) = read_sources([image])
     here, there = (pseudonymised(one, Pseudonyms.of(key)) for key in (HERE, THERE))
     assert here.stored.identity_sha256 not in {one.stored.identity_sha256, there.stored.identity_sha256}
     assert here.stored.pixels_sha256 not in {one.stored.pixels_sha256, there.stored.pixels_sha256}
@@ -283,8 +283,7 @@ def uids(made: results.Deidentified) -> set[str]:
 
 def every_uid(made: results.Deidentified) -> set[str]:
     """Of objects, findings, whatever may come; not those of standards and programs, the same everywhere."""
-    of_programs = {"CodingSchemeUID", "DeviceUID"}
-    found = set()
+    of_programs, found = {"CodingSchemeUID", "DeviceUID"}, set()
     for item in (inner for one in made.objects for inner in items(read_result(one))):
         names = item.get("ConceptNameCodeSequence") or [Dataset()]
         if names[0].get("CodeMeaning") != "Device Observer UID":
@@ -382,8 +381,7 @@ def test_what_has_not_one_value_is_left_out(keyword: str, values: object) -> Non
     with quiet_pydicom():
         setattr(given, keyword, values)
     kept = retained(given, ALL, 0)
-    assert keyword not in kept
-    assert (kept.PatientAge, list(kept.SoftwareVersions)) == ("085Y", ["5.1", "2"])
+    assert keyword not in kept and (kept.PatientAge, list(kept.SoftwareVersions)) == ("085Y", ["5.1", "2"])
 
 
 def test_what_a_machine_is_called_like_its_hospital_is_withheld(tmp_path: Path) -> None:

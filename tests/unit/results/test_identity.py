@@ -66,6 +66,9 @@ def built(ctx: ResultContext, *sources: SourceObject) -> list[BuiltObject]:
     return made
 
 
+NAMED = context(exists=lambda _: True)  # what exists is named and not built
+
+
 def uids(objects: list[BuiltObject]) -> list[str]:
     return [one.sop_instance_uid for one in objects]
 
@@ -89,20 +92,20 @@ def test_the_same_input_gives_the_same_bytes(image: SourceObject) -> None:
 def test_whatever_shapes_a_result_changes_all_its_uids(
     image: SourceObject, changed: dict[str, object]
 ) -> None:
-    before, after = built(context(), image), built(replace(context(), **changed), image)
+    before, after = built(NAMED, image), built(replace(NAMED, **changed), image)
     assert not set(uids(before)) & set(uids(after))
     assert not {o.series_instance_uid for o in before} & {o.series_instance_uid for o in after}
 
 
 @pytest.mark.parametrize("changed", ["pixels_sha256", "identity_sha256"])
 def test_other_pixels_or_another_identity_make_other_objects(image: SourceObject, changed: str) -> None:
-    after = built(context(), replace(image, **{changed: "other"}))
-    assert not set(uids(built(context(), image))) & set(uids(after))
+    after = built(NAMED, replace(image, **{changed: "other"}))
+    assert not set(uids(built(NAMED, image))) & set(uids(after))
 
 
 def test_neither_the_rule_nor_the_time_is_part_of_the_identity(image: SourceObject) -> None:
-    later = replace(context(), rule="another", analysed_at=context().analysed_at + timedelta(days=1))
-    assert uids(built(later, image)) == uids(built(context(), image))
+    later = replace(NAMED, rule="another", analysed_at=NAMED.analysed_at + timedelta(days=1))
+    assert uids(built(later, image)) == uids(built(NAMED, image))
 
 
 def test_what_results_copy_are_the_modules_that_all_objects_of_a_study_share() -> None:
@@ -165,14 +168,15 @@ def test_text_that_is_not_in_the_named_set_is_refused_not_replaced(tmp_path: Pat
     path = write_image(
         tmp_path / "cr.dcm", CR, grey_image(), SpecificCharacterSet="ISO_IR 100", PatientName="Buc^Jérôme"
     )
+    report = context(kinds=[ResultKind.SR])
     for wrong in (b"ISO_IR 192", b"ISO_IR 999", b"ISO_IR 6  "):
         broken = tmp_path / "broken.dcm"
         broken.write_bytes(path.read_bytes().replace(b"ISO_IR 100", wrong))
         with pytest.raises(DecodedDifferently) as caught:
-            built(context(), source(broken))
+            built(report, source(broken))
         assert "Buc" not in str(caught.value)
-        for one in built(context(), source(broken, assume_charset="ISO_IR 100")):
-            assert str(read_result(one).PatientName) == "Buc^Jérôme"
+        (one,) = built(report, source(broken, assume_charset="ISO_IR 100"))
+        assert str(read_result(one).PatientName) == "Buc^Jérôme"
 
 
 def test_an_unknown_character_set_does_no_harm_to_plain_text(tmp_path: Path) -> None:
@@ -187,8 +191,7 @@ def test_a_label_that_the_source_charset_lacks_makes_the_object_utf8(tmp_path: P
     named = finding(replace(CARDIOMEGALY, meaning="심장비대"), 0.8, one.image.uid, (5, 5, 50, 50))
     ctx = context(charset="source", kinds=[ResultKind.SR])
     report = read_result(results.build(ctx, [one], PipelineResult(findings=(named,)))[0])
-    assert report.SpecificCharacterSet == "ISO_IR 192"
-    assert "심장비대" in str(report)
+    assert report.SpecificCharacterSet == "ISO_IR 192" and "심장비대" in str(report)
 
 
 def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) -> None:
@@ -240,11 +243,11 @@ def test_results_are_what_the_golden_dumps_say(now: dict[str, str]) -> None:
 ELSEWHERE = Installation.from_drawn("f" * 32)
 
 
-def built_equipment(folder: Path, installation: Installation, *models: object) -> dict[str, Dataset]:
-    """A result of each kind on one film, a rejection note and an assessment, by kind."""
+def built_equipment(folder: Path, ctx: ResultContext) -> dict[str, Dataset]:
+    """Results on one film, the report first, a rejection note and an assessment, by kind."""
     image = source(write_image(folder / "film.dcm", DX, grey_image()))
     result = PipelineResult((finding(CARDIOMEGALY, 0.83, image.image.uid, (10, 10, 90, 90)),))
-    made = results.build(context(*models, installation=installation), [image], result)  # type: ignore[arg-type]
+    made, installation = results.build(ctx, [image], result), ctx.installation
     report = folder / f"{installation.serial_number}.dcm"
     report.write_bytes(made[0].data or b"")
     said = results.FindingAssessment(
@@ -264,7 +267,7 @@ def observers(one: Dataset) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
-    return built_equipment(tmp_path_factory.mktemp("here"), INSTALLATION)
+    return built_equipment(tmp_path_factory.mktemp("here"), context())
 
 
 def test_every_result_names_the_installation(here: dict[str, Dataset]) -> None:
@@ -279,8 +282,9 @@ def test_every_result_names_the_installation(here: dict[str, Dataset]) -> None:
 def test_the_observer_is_this_installation_with_these_models(
     here: dict[str, Dataset], tmp_path: Path
 ) -> None:
-    second = built_equipment(tmp_path, INSTALLATION, CALIBRATED, UNCALIBRATED)
-    elsewhere = built_equipment(tmp_path, ELSEWHERE)
+    kinds = [ResultKind.SR]
+    second = built_equipment(tmp_path, context(CALIBRATED, UNCALIBRATED, kinds=kinds))
+    elsewhere = built_equipment(tmp_path, context(kinds=kinds, installation=ELSEWHERE))
     uid = "Device Observer UID"
     for kind in ("sr", "assessment", "rejection"):
         assert observers(here[kind])["Device Observer Serial Number"] == INSTALLATION.serial_number

@@ -153,10 +153,7 @@ given_dates = st.dates(date(1900, 1, 1), date(2035, 12, 31))
 harmless = st.sampled_from([text for texts in HARMLESS.values() for text in texts])
 
 
-names = st.sampled_from(NAMES)
-
-
-cases = st.sampled_from([str, str.upper, str.lower, str.title])
+names, cases = st.sampled_from(NAMES), st.sampled_from([str, str.upper, str.lower, str.title])
 
 
 @pytest.mark.parametrize("meaning", HARMLESS)
@@ -188,7 +185,7 @@ def test_a_name_alone_is_identity() -> None:
     assert [name for name in sorted(written) if meaning_of(name, 1.0) is not Meaning.IDENTITY] == []
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     name=names.filter(lambda name: name.upper() not in UNSAFE_LABELS),
     known=harmless,
@@ -205,7 +202,7 @@ def test_a_name_beside_harmless_text_makes_all_of_it_identity(
     assert a_word or meaning_of(text, 1.0) is Meaning.IDENTITY
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(day=given_dates, form=st.sampled_from(DATE_FORMATS), known=harmless | st.just(""), first=st.booleans())
 @example(day=date(2000, 12, 3), form="%d.%m.", known="", first=True)
 def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
@@ -216,7 +213,7 @@ def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
     assert meaning_of(text.strip(), 1.0) is Meaning.IDENTITY
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     number=st.from_regex(r"[A-Z]{0,3}[-_ ]?\d{5,14}", fullmatch=True)
     | st.from_regex(r"\d{1,4}[-/.]\d{4,8}", fullmatch=True)
@@ -231,7 +228,7 @@ def test_a_number_of_a_person_is_identity(number: str, known: str, first: bool) 
     assert shown is Meaning.IDENTITY or setting
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=40), confidence=st.floats(allow_nan=True))
 @example(text="MI 0.9 " * 40, confidence=1.0)
 def test_any_text_has_a_meaning_and_takes_no_time(text: str, confidence: float) -> None:
@@ -484,7 +481,7 @@ def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
     assert one.lines == (((100.0, 100.0), (160.0, 180.0)),) and (one.source_uid, one.model) == ("1.2.3", None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     angle=st.floats(0, 2 * math.pi),
     length=st.floats(12.0, 50.0),

@@ -43,10 +43,10 @@ def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() ->
 
 
 def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
-    page = np.full(SMALL, 255, np.uint8)
-    for line in range(0, 240, 20):
-        page = burn(page, "PATIENT REPORT " * 3, (0, line), 0, 17)
-    good, bad = ArrayImage(echo(3, SMALL)[None], uid="1.2.3"), ArrayImage(page[None], uid="1.2.4")
+    page = np.full((160, 240), 255, np.uint8)
+    for line in range(0, 160, 20):
+        page = burn(page, "PATIENT REPORT " * 2, (0, line), 0, 17)
+    good, bad = ArrayImage(echo(3, (160, 240))[None], uid="1.2.3"), ArrayImage(page[None], uid="1.2.4")
     result = create("ultrasound").run([good, bad], silent, {})
     assert {picture.source_uid for picture in result.images} == {"1.2.3"}
     assert [note.source_uid for note in result.quality if note.name == "cleaning_failed"] == ["1.2.4"]

@@ -12,8 +12,7 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.cli import app
 
-MAKER = Path(__file__).parents[1] / "foreign_checkpoints.py"
-SHIPPED = "chest-efficientnet-lite0"
+MAKER, SHIPPED = Path(__file__).parents[1] / "foreign_checkpoints.py", "chest-efficientnet-lite0"
 
 
 def models(*words: str | Path) -> Result:

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from ai_pipeline.contract import Decision, PipelineResult
+from ai_pipeline.contract import Decision, ModelRef, PipelineResult
 from ai_pipeline.errors import ProgramFailed, ProgramStopped
 from ai_pipeline.images.decode import DicomImage, open_dicom
 from ai_pipeline.pipelines import create, option_faults
 from ai_pipeline.programs import container, exchange
+from ai_pipeline.programs.answer import findings_in
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.waiting import wait_until
 
@@ -38,9 +39,7 @@ source, target = map(Path, sys.argv[1:3])
 files = sorted(source.iterdir())
 
 def finding(**other):
-    from pydicom import dcmread
-    uid = str(dcmread(files[0], stop_before_pixels=True).SOPInstanceUID)
-    return {"source_uid": uid, **GIVEN, **other}
+    return {**GIVEN, **other}
 
 def write(*findings, **other):
     (target / "findings.json").write_text(json.dumps({"findings": findings, **other}))
@@ -71,7 +70,7 @@ def run(tmp_path: Path, image: DicomImage) -> Run:
 
     def run(code: str, report: Any = lambda _share, _what: None, **options: object) -> PipelineResult:
         script = tmp_path / "program.py"
-        script.write_text(f"GIVEN = {FINDING!r}\n{PROGRAM}\n{code}")
+        script.write_text(f"GIVEN = {dict(FINDING, source_uid=image.uid)!r}\n{PROGRAM}\n{code}")
         command = [sys.executable, str(script), "{input}", "{output}"]
         chosen = {"command": command, "model": "bright", "version": "2", **options}
         return create("command").run([image], report, chosen)
@@ -85,7 +84,10 @@ def alive(mark: str) -> list[str]:
 
 
 def test_a_finding_of_a_program_is_one_of_ours(run: Run, image: DicomImage) -> None:
-    result = run("write(finding())")
+    result = run(
+        "from pydicom import dcmread\n"
+        "write(finding(source_uid=str(dcmread(files[0], stop_before_pixels=True).SOPInstanceUID)))"
+    )
     [finding], [model] = result.findings, result.models
     assert (finding.label, finding.decision, finding.probability) == ("Bright image", Decision.PRESENT, 0.9)
     assert (finding.source_uid, finding.model) == (image.uid, model)
@@ -137,47 +139,19 @@ def test_what_else_a_program_writes_is_told_and_not_taken(run: Run) -> None:
     assert (note.name, note.text[: len(said)], len(result.findings)) == ("files_not_taken", said, 1)
 
 
+def box(*points: list[float]) -> dict[str, Any]:
+    return {"regions": [{"type": "box", "points": list(points)}]}
+
+
 BAD = {
     "nothing": ("pass", "left no findings.json"),
     "no JSON": ("(target / 'findings.json').write_text('Doe^John')", "findings.json: is no JSON"),
-    "very deep": ("(target / 'findings.json').write_text('[' * 10**5)", "findings.json: is no JSON"),
     "very large": ("(target / 'findings.json').write_text(' ' * 2**21 + '{}')", "is larger than 1024 KiB"),
     "a link": ("(target / 'findings.json').symlink_to('/etc/hostname')", "left no findings.json"),
     "a hard link": ("write(); os.link(target / 'findings.json', target / 'x')", "is no file"),
     "a folder": ("(target / 'findings.json').mkdir()", "is no file"),
     "a pipe": ("os.mkfifo(target / 'findings.json')", "is no file"),
-    "too many": ("write(*[finding()] * 201)", "findings: List should have at most 200 items"),
     "of another image": ("write(finding(source_uid='1.2.3'))", "names no image that the program got"),
-    "in another frame": ("write(finding(frame=2))", "findings.0: frame is beyond the image's 1"),
-    "an unknown key": ("write(finding(**{'Doe^John': 1}))", "findings.0: Extra inputs are not permitted"),
-    "a label on two lines": ("write(finding(label='a\\nDoe^John'))", "findings.0.label: String should match"),
-    "a label that turns": ("write(finding(label='a\\u202eb'))", "findings.0.label: String should match"),
-    "a long label": ("write(finding(label='a' * 49))", "findings.0.label: String should have at most 48"),
-    "a code of ours": (
-        "write(finding(code={'value': 'BURNED_IN', 'scheme': '99AINODE', 'meaning': 'x'}))",
-        "the node's own",
-    ),
-    "a code of two values": (
-        "write(finding(code={'value': 'A\\\\\\\\B', 'scheme': 'SCT', 'meaning': 'x'}))",
-        "code.value: String",
-    ),
-    "more than certain": ("write(finding(probability=1.01))", "findings.0.probability: Input should be less"),
-    "not a number": ("write(finding(probability=float('nan')))", "findings.json"),
-    "a text as number": ("write(finding(probability='1'))", "findings.0.probability: Input should"),
-    "far away": (
-        "write(finding(regions=[{'type': 'box', 'points': [[0, 0], [1e300, 5]]}]))",
-        "reaches out of its",
-    ),
-    "at infinity": (
-        "write(finding(regions=[{'type': 'box', 'points': [[0, 0], [float('inf'), 5]]}]))",
-        "findings",
-    ),
-    "without area": ("write(finding(regions=[{'type': 'box', 'points': [[5, 5], [5, 9]]}]))", "has no area"),
-    "a corner alone": ("write(finding(regions=[{'type': 'box', 'points': [[5, 5]]}]))", "too few points"),
-    "many points": (
-        "write(finding(regions=[{'type': 'polygon', 'points': [[5, 5]] * 501}]))",
-        "at most 500 items",
-    ),
     "a failure": ("sys.exit('Doe^John')", "the program ended with 1"),
 }
 
@@ -187,6 +161,49 @@ def test_an_answer_that_is_none_is_refused_without_repeating_it(run: Run, case: 
     code, told = BAD[case]
     with pytest.raises(ProgramFailed) as failure:
         run(code)
+    assert told in str(failure.value) and "Doe" not in str(failure.value) and len(str(failure.value)) < 200
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "in another frame": ({"frame": 2}, "findings.0: frame is beyond the image's 1"),
+    "an unknown key": ({"Doe^John": 1}, "findings.0: Extra inputs are not permitted"),
+    "a label on two lines": ({"label": "a\nDoe^John"}, "findings.0.label: String should match"),
+    "a label that turns": ({"label": "a\u202eb"}, "findings.0.label: String should match"),
+    "a long label": ({"label": "a" * 49}, "findings.0.label: String should have at most 48"),
+    "a code of ours": (
+        {"code": {"value": "BURNED_IN", "scheme": "99AINODE", "meaning": "x"}},
+        "the node's own",
+    ),
+    "a code of two values": (
+        {"code": {"value": "A\\B", "scheme": "SCT", "meaning": "x"}},
+        "code.value: String",
+    ),
+    "more than certain": ({"probability": 1.01}, "findings.0.probability: Input should be less"),
+    "not a number": ({"probability": float("nan")}, "findings.json"),
+    "a text as number": ({"probability": "1"}, "findings.0.probability: Input should"),
+    "far away": (box([0, 0], [1e300, 5]), "reaches out of its"),
+    "at infinity": (box([0, 0], [float("inf"), 5]), "findings"),
+    "without area": (box([5, 5], [5, 9]), "has no area"),
+    "a corner alone": (box([5, 5]), "too few points"),
+    "many points": ({"regions": [{"type": "polygon", "points": [[5, 5]] * 501}]}, "at most 500 items"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_finding_with_this_fault_is_refused_without_repeating_it(image: DicomImage, case: str) -> None:
+    change, told = WRONG[case]
+    refused(json.dumps({"findings": [{"source_uid": image.uid, **FINDING, **change}]}), image, told)
+
+
+def test_too_many_findings_and_very_deep_ones_are_refused(image: DicomImage) -> None:
+    many = [{"source_uid": image.uid, **FINDING}] * 201
+    refused(json.dumps({"findings": many}), image, "findings: List should have at most 200 items")
+    refused("[" * 10**5, image, "findings.json: is no JSON")
+
+
+def refused(answer: str, image: DicomImage, told: str) -> None:
+    with pytest.raises(ProgramFailed) as failure:
+        findings_in(answer.encode(), [image], ModelRef("bright", "2", "a" * 64, "b" * 64))
     assert told in str(failure.value) and "Doe" not in str(failure.value) and len(str(failure.value)) < 200
 
 

@@ -322,8 +322,7 @@ def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reade
     whole = np.ones(burned.owners.shape, np.bool_)
     outcome = outcome_of(burned, result_of(burned.clean, whole), [reader], None)
     count = outcome.counts["rapidocr"]
-    assert (count.left, count.elsewhere) == ((), ())
-    assert (outcome.changed_outside, outcome.uncovered) == (0, 0)
+    assert ((count.left, count.elsewhere), (outcome.changed_outside, outcome.uncovered)) == (((), ()), (0, 0))
 
 
 def test_pixels_that_changed_outside_the_mask_are_counted(burned: BurnIn) -> None:
@@ -338,8 +337,7 @@ def test_a_line_that_the_mask_leaves_out_is_counted(burned: BurnIn) -> None:
     tokens, mask = identity_tokens(burned), burned.mask > 0
     mask[burned.owners == tokens[0].owner] = False
 
-    assert uncovered_texts(burned, tokens, burned.mask > 0) == 0
-    assert uncovered_texts(burned, tokens, mask) == 1
+    assert (uncovered_texts(burned, tokens, burned.mask > 0), uncovered_texts(burned, tokens, mask)) == (0, 1)
 
 
 @pytest.mark.parametrize(

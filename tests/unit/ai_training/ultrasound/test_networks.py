@@ -174,8 +174,7 @@ def test_what_is_missing_or_wrong_is_told_by_the_status(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = run(*words, "--data", tmp_path)
-    assert done.exit_code == status
-    assert status != EXIT_DATA or len(done.stderr.strip().splitlines()) == 1
+    assert done.exit_code == status and (status != EXIT_DATA or len(done.stderr.strip().splitlines()) == 1)
 
 
 @pytest.mark.data
