@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -138,7 +139,9 @@ def run(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    if path := os.environ.get("PYTHONPATH"):
+        _find_more(path)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     Path("/proc/self/comm").write_text(request["module"], "ascii")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
@@ -146,6 +149,14 @@ def run(request: dict[str, Any]) -> None:
         _let_children_be_forked()
     sys.argv = [request["module"], *request["words"]]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+def _find_more(path: str) -> None:
+    """What ``PYTHONPATH`` names, and the pipelines of other packages there."""
+    pipelines = importlib.import_module("ai_pipeline.pipelines")
+    sys.path[:0] = filter(None, path.split(os.pathsep))
+    pipelines._INSTALLED = found = entry_points(group=pipelines.GROUP)
+    pipelines.PIPELINES.update({one.name: one for one in found})
 
 
 def _let_children_be_forked() -> None:
