@@ -16,8 +16,6 @@ from sqlalchemy import select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import services
-from dicom_node.config import loading
 from dicom_node.config.sample import toml_value
 from dicom_node.errors import LeaseLost
 from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STORE_AWAY, STUDY_COMPLETE
@@ -146,17 +144,12 @@ def test_killed_processes_and_a_bucket_that_goes_away_lose_and_double_nothing(
         )
         site = stack.enter_context(run)
         killed, other = site.listeners
-        settings = loading.load([other.config])
+
+        away = lambda: len(other.events(STORE_AWAY.number))
 
         def waiting() -> int:
-            with services.reading(settings) as session:
+            with other.reading() as session:
                 return stored_rows.oldest_waiting(session)[0]
-
-        def away() -> int:
-            with services.reading(settings) as session:
-                return len(
-                    session.scalars(select(EventRow.id).where(EventRow.number == STORE_AWAY.number)).all()
-                )
 
         senders = [
             in_background(lambda part=part: sent.append(split_until_acknowledged(site, part, stop)))
@@ -172,7 +165,11 @@ def test_killed_processes_and_a_bucket_that_goes_away_lose_and_double_nothing(
                 killed.start()
             assert store(other.port, [late], "US1") == [0x0000]
             if s3:
-                wait_until(lambda: away() > 0, 120, "the listener that lives notices the outage")
+                wait_until(
+                    lambda: away() > 0,
+                    120,
+                    "the listener that lives notices the outage",
+                )
             wait_until(
                 lambda: len(sent) == 2,
                 what="every object acknowledged",
@@ -197,7 +194,7 @@ def test_killed_processes_and_a_bucket_that_goes_away_lose_and_double_nothing(
         for sender in senders:
             sender.join(60)
 
-        with services.reading(settings) as session:
+        with other.reading() as session:
             received = Counter(session.scalars(select(ReceivedObject.outcome)))
             deliveries = Counter(session.scalars(select(Delivery.state)))
             built = session.execute(select(Result.sop_instance_uid, Result.path, Result.sha256)).all()
