@@ -23,8 +23,6 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from benchmarks.sender import Rejected, associate
-from dicom_node import services
-from dicom_node.config import loading
 from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
 from dicom_node.inbox.steps import StepFolder
@@ -382,11 +380,31 @@ def test_what_the_node_writes_is_its_own(reloaded: Node) -> None:
 _CONSOLE = "[console]\nenabled = true\nport = {port}\n"
 
 
+IDENTITY = {"PatientName": "Secret^Name", "PatientID": "SECRET-ID", "AccessionNumber": "SECRET-ACC"}
+STEPS = {
+    "study": 1,
+    "receive": 1,
+    "index": 1,
+    "wait for completion": 1,
+    "wait for a worker": 1,
+    "job command": 1,
+    "build results": 1,
+    "deliver pacs": 1,
+    "confirm pacs": 1,
+}
+
+
 @pytest.mark.debian("postgresql")
 @pytest.mark.timeout(300)
-def test_each_role_does_its_part_and_no_other(tmp_path: Path, postgres_url: str) -> None:
-    with run_pacs(Pacs(free_port())) as pacs, ExitStack() as site:
+def test_each_role_does_its_part_and_a_study_is_one_trace_through_all(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """The collector is away at first: the study is delivered all the same, and its trace comes later."""
+    images = [changed(ultrasound("traced", number=n, size=(48, 40)), **IDENTITY) for n in (1, 2)]
+    with running_collector() as collector, run_pacs(Pacs(free_port())) as pacs, ExitStack() as site:
+        collector.answer = 503
         config = site_config(pacs.port)
+        config += f'[telemetry]\nendpoint = "{collector.endpoint}"\nheaders = {{ x-key = "abc" }}\n'
         port = free_port()
         parts = {
             "scheduler": config,
@@ -406,22 +424,46 @@ def test_each_role_does_its_part_and_no_other(tmp_path: Path, postgres_url: str)
         with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as answer:
             assert answer.status == 200
 
-        assert store(nodes["listener"].port, [ultrasound("roles", size=(48, 40))], "US1") == [0x0000]
-        settings = loading.load([nodes["listener"].config])
+        assert store(nodes["listener"].port, images, "US1") == [0x0000] * 2
 
         def results() -> int:
-            with services.reading(settings) as session:
+            with nodes["listener"].reading() as session:
                 return len(session.scalars(select(Result.id)).all())
 
         wait_until(results, 60, "the result")
         assert pacs.received == []
         with running(nodes["delivery"]):
-            nodes["listener"].wait_for(["delivered"])
+            [study] = nodes["listener"].wait_for(["delivered"])
         assert len(pacs.received) == 1
-        with services.reading(settings) as session:
+        with nodes["listener"].reading() as session:
             holders = {row.name: row.owner.rpartition("/")[2] for row in session.scalars(select(Lease))}
         assert holders["scheduler"] == "scheduler-1"
         assert holders["job scheduler"] == "worker-1"
+        wait_until(lambda: collector.refused, 60, "the first try")
+        collector.answer = 200
+        wait_until(lambda: collector.bodies, 60, "the trace")
+        shown = nodes["listener"].cli("studies", "show", str(study))
+
+    spans = collector.spans()
+    assert Counter(span.name for span in spans) == STEPS
+    assert {span.trace_id.hex() for span in spans} == {shown["trace"]}
+    [whole] = [span for span in spans if span.name == "study"]
+    ids = {span.span_id: span for span in spans}
+    assert len(ids) == len(spans)
+    assert whole.parent_span_id == b""
+    for span in spans:
+        assert whole.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        assert span.end_time_unix_nano <= whole.end_time_unix_nano
+        assert span is whole or span.parent_span_id in ids
+    by_name = {span.name: span for span in spans}
+    job = by_name["job command"]
+    assert ids[by_name["build results"].parent_span_id] is job
+    assert (text(job, "rule"), text(job, "pipeline"), text(job, "models")) == ("command", "command", "none@1")
+    assert text(by_name["deliver pacs"], "result") == "sr"
+    assert collector.headers[-1]["x-key"] == "abc"
+    sent = b"".join(collector.bodies)
+    secrets = [*IDENTITY.values(), *(image.SOPInstanceUID for image in images), str(study), *pacs.stored]
+    assert [word for word in secrets if word.encode() in sent] == []
 
 
 STARTED = """
@@ -482,54 +524,3 @@ def test_a_folder_that_is_deleted_under_the_listener_refuses_for_the_moment(
         assert association.store(1, small_object(3)) == 0x0000
         association.release()
         assert len(receiver.spool.pending()) == 1
-
-
-IDENTITY = {"PatientName": "Secret^Name", "PatientID": "SECRET-ID", "AccessionNumber": "SECRET-ACC"}
-STEPS = {
-    "study": 1,
-    "receive": 1,
-    "index": 1,
-    "wait for completion": 1,
-    "wait for a worker": 1,
-    "job command": 1,
-    "build results": 1,
-    "deliver pacs": 1,
-    "confirm pacs": 1,
-}
-
-
-def test_a_study_is_one_trace_from_its_association_to_confirmation(tmp_path: Path) -> None:
-    """The collector is away at first: the study is delivered all the same, and its trace comes later."""
-    images = [changed(ultrasound("traced", number=n, size=(48, 40)), **IDENTITY) for n in (1, 2)]
-    with running_collector() as collector, run_pacs(Pacs(free_port())) as pacs:
-        collector.answer = 503
-        config = site_config(pacs.port)
-        config += f'[telemetry]\nendpoint = "{collector.endpoint}"\nheaders = {{ x-key = "abc" }}\n'
-        with running(Node(tmp_path, config)) as node:
-            assert store(node.port, images, "US1") == [0x0000] * 2
-            [study] = node.wait_for(["delivered"])
-            wait_until(lambda: collector.refused, 60, "the first try")
-            collector.answer = 200
-            wait_until(lambda: collector.bodies, 60, "the trace")
-            shown = node.cli("studies", "show", str(study))
-
-    spans = collector.spans()
-    assert Counter(span.name for span in spans) == STEPS
-    assert {span.trace_id.hex() for span in spans} == {shown["trace"]}
-    [whole] = [span for span in spans if span.name == "study"]
-    ids = {span.span_id: span for span in spans}
-    assert len(ids) == len(spans)
-    assert whole.parent_span_id == b""
-    for span in spans:
-        assert whole.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
-        assert span.end_time_unix_nano <= whole.end_time_unix_nano
-        assert span is whole or span.parent_span_id in ids
-    by_name = {span.name: span for span in spans}
-    job = by_name["job command"]
-    assert ids[by_name["build results"].parent_span_id] is job
-    assert (text(job, "rule"), text(job, "pipeline"), text(job, "models")) == ("command", "command", "none@1")
-    assert text(by_name["deliver pacs"], "result") == "sr"
-    assert collector.headers[-1]["x-key"] == "abc"
-    sent = b"".join(collector.bodies)
-    secrets = [*IDENTITY.values(), *(image.SOPInstanceUID for image in images), str(study), *pacs.stored]
-    assert [word for word in secrets if word.encode() in sent] == []
