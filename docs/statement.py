@@ -1,7 +1,7 @@
 """The tables of the conformance statement, from what the program uses and from what its builders wrote.
 
 The statement itself is written by hand (``docs/conformance.md``); ``PARTS`` are the tables between its marks.
-``tests/conformance/test_statement.py`` compares both with the program and with real objects.
+``tests/conformance/test_results.py`` compares both with the program and with real objects.
 """
 # ruff: noqa: E501 - the lines are those of the document
 

@@ -24,7 +24,7 @@ def write(kind: str, film: np.ndarray, folder: Path) -> Path:
     path = folder / f"{kind}.dcm"
     CHESTS[kind](ds)
     ds.save_as(path, enforce_file_format=True)
-    if kind == "jpeg-lossless":  # pydicom has no encoder
+    if kind.startswith("jpeg-lossless"):  # pydicom has no encoder
         subprocess.run(["dcmcjpeg", "+e1", str(path), str(path)], check=True, timeout=60)
     return path
 
@@ -104,17 +104,20 @@ def _oblong(ds: Dataset) -> None:
     ds.Rows, ds.PixelAspectRatio = ds.Rows - len(range(0, ds.Rows, 5)), [5, 4]
 
 
+def _together(*changes: Change) -> Change:
+    """What can stand in one film is analysed once."""
+
+    def change(ds: Dataset) -> None:
+        for one in changes:
+            one(ds)
+
+    return change
+
+
 CHESTS: Mapping[str, Change] = {
-    "explicit": lambda ds: None,
-    "jpeg-lossless": lambda ds: None,
-    "inverted": _inverted,
-    "signed": _signed,
-    "8-bit": partial(_depth, bits=8),
+    "jpeg-lossless-8-bit": partial(_depth, bits=8),
     "16-bit": partial(_depth, bits=16),
-    "voi-lut": _voi_lut,
-    "cr-modality-lut": _modality_lut,
-    "shutter": _shutter,
-    "overlay": add_overlay,
-    "japanese": name_in_japanese,
-    "cr-oblong": _oblong,
+    "inverted-signed": _together(_inverted, _signed),
+    "voi-lut-shutter-overlay-japanese": _together(_voi_lut, _shutter, add_overlay, name_in_japanese),
+    "cr-modality-lut-oblong": _together(_modality_lut, _oblong),
 }

@@ -17,7 +17,7 @@ def node_on(url: str, folder: Path, pacs: Pacs, *, assess_first: bool = False) -
     register()
     config = configuration()
     config["outbox"] = {"retry_seconds": 0.05, "retry_limit_seconds": 0.2}
-    config["peers"][1] |= {"port": pacs.port, "results": ["sr", "sc"]}
+    config["peers"][1] |= {"port": pacs.port, "results": ["sc"]}
     config["rules"][0]["assess_first"] = assess_first
     return Inbox(folder, config, url=url)
 

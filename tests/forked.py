@@ -2,7 +2,9 @@
 
 ``Forked`` is ``subprocess.Popen`` for ``python -m`` and one of our packages. The waiting process forks twice,
 so that the program becomes a child of the caller, with its own streams, folder, environment and session. Its
-command line is that of the waiting process. A node that was started so starts its own processes the same way.
+command line is that of the waiting process, its name that of its module as far as Linux keeps it. A node that
+was started so starts its own processes the same way. What ``PYTHONPATH`` names is found too, but for modules
+that the waiting process has imported already.
 """
 
 from __future__ import annotations
@@ -22,14 +24,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 _PACKAGES = ("dicom_node", "dicom_console", "ai_pipeline")
 _LATER = ("__main__", "ai_pipeline.networks")  # the second: torch, which no node of the tests runs on
-_PATH = os.environ.get("PYTHONPATH")
 _LARGEST = 2**17  # bytes of a request
 _LIBRARY = ctypes.CDLL(None)
 
@@ -44,7 +45,7 @@ class Forked(subprocess.Popen[Any]):
         (_, _, _, _, cwd, env, _, _, _, *pipes), rest = given[:15], given[15:]
         module, words = _module(args)
         environment = dict(os.environ if env is None else env)
-        if not module or environment.get("PYTHONPATH") != _PATH:  # other packages than those that wait
+        if not module:
             super()._execute_child(args, *given)  # type: ignore[misc]
             return
         stdin, _, _, stdout, _, stderr = pipes
@@ -65,6 +66,20 @@ class Forked(subprocess.Popen[Any]):
             _LIBRARY.prctl(_ADOPT, 0)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+def run_forked(
+    module: str, *words: object, seconds: float = 900, **how: Any
+) -> subprocess.CompletedProcess[str]:
+    """``python -m module words``, with what it printed; ``how``: as of ``subprocess.Popen``."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    pipe = subprocess.PIPE
+    with Forked(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **how) as process:
+        try:
+            printed = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, *printed)
 
 
 def _module(args: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -124,12 +139,24 @@ def run(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if path := os.environ.get("PYTHONPATH"):
+        _find_more(path)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+    Path("/proc/self/comm").write_text(request["module"], "ascii")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
     if request["module"] == "dicom_node":
         _let_children_be_forked()
     sys.argv = [request["module"], *request["words"]]
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+def _find_more(path: str) -> None:
+    """What ``PYTHONPATH`` names, and the pipelines of other packages there."""
+    pipelines = importlib.import_module("ai_pipeline.pipelines")
+    sys.path[:0] = filter(None, path.split(os.pathsep))
+    pipelines._INSTALLED = found = entry_points(group=pipelines.GROUP)
+    pipelines.PIPELINES.update({one.name: one for one in found})
 
 
 def _let_children_be_forked() -> None:
@@ -142,10 +169,7 @@ def _let_children_be_forked() -> None:
         raise SystemExit(0)
     theirs.close()
     Forked.waiting = ours
-    for name in ("dicom_node.processes", "dicom_node.inbox.inspector"):
-        vars(importlib.import_module(name))["subprocess"] = SimpleNamespace(
-            **{**vars(subprocess), "Popen": Forked}
-        )
+    subprocess.Popen = Forked  # type: ignore[misc]
 
 
 def main() -> None:

@@ -14,19 +14,21 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import _config
+from sqlalchemy.orm import Session
 
-from dicom_node import cli, services
+from dicom_node import cli
 from dicom_node.config import loading
 from dicom_node.scu.transport import CallingAE
 from dicom_node.store import migrate, views
 from dicom_node.store.database import Database
-from tests.forked import Forked
+from tests.forked import Forked, run_forked
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -214,13 +216,30 @@ class Node:
         return subprocess.CompletedProcess(command, status, *printed)
 
     def run_apart(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """The same as a process of its own, as people start it."""
-        command = [sys.executable, "-m", "dicom_node", *words, "--config", str(self.config)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        """The same as a process of its own."""
+        return run_forked("dicom_node", *words, "--config", self.config)
+
+    @cached_property
+    def _database(self) -> Database:
+        return Database(loading.load([self.config]).database_url)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Its database, by one engine: to make another takes as long as several questions."""
+        try:
+            with self._database.read() as session:
+                yield session
+        finally:
+            self._database.dispose()
+
+    def events(self, *numbers: int) -> list[dict[str, Any]]:
+        """What ``events list`` shows of these numbers."""
+        with self.reading() as session:
+            return views.list_events(session, numbers=numbers)
 
     def studies(self) -> dict[str | None, dict[str, Any]]:
         """What ``studies list`` shows, by Study Instance UID; read here, since a process takes a second."""
-        with services.reading(loading.load([self.config])) as session:
+        with self.reading() as session:
             return {study["study_instance_uid"]: study for study in views.list_studies(session)}
 
     def wait_for(self, states: Sequence[str], count: int = 1, seconds: float = 300) -> dict[str | None, Any]:

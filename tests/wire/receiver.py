@@ -24,6 +24,7 @@ from dicom_node.events import Event, EventType
 from dicom_node.inbox.journal import JournalReader
 from dicom_node.inbox.spool import Spool
 from dicom_node.scp.policy import AEPolicy, policy_path
+from tests.forked import Forked
 from tests.waiting import wait_until
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
@@ -38,10 +39,14 @@ PEERS = [
 
 
 class Receiver:
-    """``python -m dicom_node.scp``, on a free port where none is given."""
+    """``python -m dicom_node.scp``, on a free port where none is given.
 
-    def __init__(self, data_dir: Path, place: str = "", **listener: Any) -> None:
+    ``alone``: started as a node starts it, not by fork.
+    """
+
+    def __init__(self, data_dir: Path, place: str = "", *, alone: bool = False, **listener: Any) -> None:
         self.data_dir = data_dir
+        self._start = subprocess.Popen if alone else Forked
         self._place = place
         self.port = 0
         self.policy = self._write(listener)
@@ -66,7 +71,7 @@ class Receiver:
 
     def start(self, stderr: IO[str] | None = None) -> None:
         """Start it and wait until it listens; ``stderr`` takes its log."""
-        self._process = subprocess.Popen(
+        self._process = self._start(
             [
                 *(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(self.data_dir)),
                 *(["--place", self._place] if self._place else []),

@@ -215,7 +215,7 @@ def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(
     ):
         peers = [first.peer("first"), second.peer("second")]
         outbox = Outbox(tmp_path, peers, database_url=postgres_url)
-        sent = [uid for _ in range(15) for uid in outbox.add_study(["first", "second"])]
+        sent = [uid for _ in range(5) for uid in outbox.add_study(["first", "second"])]
         stop = threading.Event()
         threads = [threading.Thread(target=outbox.worker().run_forever, args=(stop,)) for _ in range(3)]
         for thread in threads:
@@ -233,6 +233,8 @@ def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(
 
 
 LEASE_SECONDS = 1.0
+_FORKING = multiprocessing.get_context("forkserver")
+_FORKING.set_forkserver_preload([__name__])  # each worker would import for seconds
 
 
 def deliver_forever(settings: Settings) -> None:
@@ -244,34 +246,13 @@ def deliver_forever(settings: Settings) -> None:
 
 @contextmanager
 def worker_process(outbox: Outbox | Inbox) -> Iterator[multiprocessing.process.BaseProcess]:
-    process = multiprocessing.get_context("spawn").Process(target=deliver_forever, args=(outbox.settings,))
+    process = _FORKING.Process(target=deliver_forever, args=(outbox.settings,))
     process.start()
     try:
         yield process
     finally:
         process.kill()
         process.join()
-
-
-def test_an_object_that_was_stored_when_the_worker_died_is_found_and_not_sent_again(tmp_path: Path) -> None:
-    stored = threading.Event()
-
-    def store_but_answer_late(uid: str, times: int) -> int:
-        stored.set()
-        time.sleep(1.0)
-        return 0
-
-    with run_pacs(Pacs(free_port(), answer=store_but_answer_late)) as pacs:
-        outbox = Outbox(tmp_path, [pacs.peer()])
-        sent = outbox.add_study(["pacs"])[:1]
-        with worker_process(outbox):
-            assert stored.wait(60)
-            assert outbox.states() == {"sending": 3}
-        wait_until(lambda: sent[0] in pacs.stored, 60, "it is stored")
-        pacs.answer = lambda uid, times: 0
-        outbox.run_until("confirmed", worker=outbox.worker(lease_seconds=LEASE_SECONDS))
-        assert pacs.received.count(sent[0]) == 1
-        assert set(pacs.received) == set(pacs.stored)
 
 
 ECHO = [build_context(Verification)]
@@ -382,7 +363,7 @@ def test_a_real_orthanc_has_each_image_once_though_the_senders_are_killed(
         url = orthanc.url + ("/dicom-web" if transport == "dicomweb" else "")
         archive = {"ae_title": "ORTHANC", "transport": transport, "url": url}
         with forwarding(tmp_path / "node", orthanc.dicom_port, **archive) as inbox:
-            sent = images(40)
+            sent = images(40)  # more than go on one association: two kills hit different ones
             inbox.settle(*sent)
             hit: set[int] = set()
             for _ in range(2):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,29 +19,25 @@ import psutil
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from highdicom.sr import srread
-from pydicom import dcmread, examples
-from pydicom.data import get_testdata_file
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node import services
-from dicom_node.config import loading
+from dicom_node.demo import node as demo_node
 from dicom_node.demo import pacs, run
-from dicom_node.dicom.uids import derived_uid
 from dicom_node.store import views
 from tests import wheels
 from tests.example_lab import FILM
-from tests.modality import quick_ultrasound, ultrasound
-from tests.node_lab import Node, rule, running, site_config, store, wait_until
+from tests.forked import Forked
+from tests.modality import quick_ultrasound
+from tests.node_lab import ULTRASOUND, Node, running, site_config, store, wait_until
 from tests.ports import free_port
 from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
 
 pytestmark = [pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk"), pytest.mark.timeout(1800)]
-RULES = rule("ultrasound") + rule("chest_xray", 'modality = ["CR", "DX"]', "heatmaps = true")
-RESULTS = ("sr", "gsps", "sc", "heatmap", "cleaned", "seg")
+RESULTS = ("sr", "gsps", "sc", "cleaned", "seg")
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 COLOUR_STATE = "1.2.840.10008.5.1.4.1.1.11.2"
-GREY_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Site:
 
     def received(self, study_uid: str) -> int:
         """How many objects the index has received for a study, repeated ones counted."""
-        with services.reading(loading.load([self.node.config])) as session:
+        with self.node.reading() as session:
             known = any(row["study_instance_uid"] == study_uid for row in views.list_studies(session))
             return len(views.show_study(session, study_uid)["received"]) if known else 0
 
@@ -96,44 +91,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     get = {"DicomAlwaysAllowGet": True}
     with start_orthanc(folder / "orthanc", ae_title="PACS", plugins=[DICOMWEB], config=get) as pacs:
         boxes = "burned_in_boxes = true"
-        config = site_config(pacs.dicom_port, RULES, RESULTS, senders=("MODALITY",), of_pacs=boxes)
+        config = site_config(pacs.dicom_port, ULTRASOUND, RESULTS, senders=("MODALITY",), of_pacs=boxes)
         node = Node(folder / "node", config)
         with running(node):
             yield Site(node, pacs)
-
-
-def of_its_own(path: Path, name: str, folder: Path) -> Path:
-    """A copy with UIDs of its own, the pixels untouched."""
-    ds = dcmread(path)
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        delattr(ds, keyword)  # unread: one of the public files has an invalid UID
-    ds.StudyInstanceUID = derived_uid(name, "study")
-    ds.SeriesInstanceUID = derived_uid(name, "series")
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = derived_uid(name, "instance")
-    copy = folder / f"{name}.dcm"
-    ds.save_as(copy)
-    return copy
-
-
-def dcmsend(site: Site, *paths: Path) -> None:
-    """Send as a modality would, in each file's own transfer syntax."""
-    _run("dcmsend", "-aet", "MODALITY", "-aec", "AINODE", "127.0.0.1", site.node.port, *paths)
-
-
-def test_an_ultrasound_comes_back_as_report_overlay_picture_and_cleaned(site: Site, tmp_path: Path) -> None:
-    path = of_its_own(Path(str(get_testdata_file("examples_rgb_color.dcm"))), "us-rgb", tmp_path)
-    dcmsend(site, path)
-    source = dcmread(path)
-    row = site.end_of(source.StudyInstanceUID)
-    assert row["state"] == "delivered", row
-    held = site.objects(source.StudyInstanceUID)
-    assert {SR, COLOUR_STATE} <= {ds.SOPClassUID for ds in held}
-    cleaned = [ds for ds in held if "clean" in ds.SeriesDescription.lower() and ds.Modality != "SEG"]
-    assert len(cleaned) == 1 and cleaned[0].BurnedInAnnotation == "NO"
-    for ds in held:
-        assert (ds.PatientID, ds.PatientName) == (source.PatientID, source.PatientName)
-        assert "AI" in ds.SeriesDescription.split()
-    assert {item["kind"] for item in row["results"]} >= {"sr", "gsps", "sc", "cleaned"}
 
 
 def test_what_comes_twice_or_back_starts_nothing_and_a_korean_name_comes_back_whole(site: Site) -> None:
@@ -166,34 +127,6 @@ def test_a_late_image_makes_one_revision_whose_report_replaces_the_first(site: S
     assert replaced.ReferencedSOPInstanceUID == old.SOPInstanceUID
 
 
-@pytest.mark.data
-def test_chest_x_rays_are_analysed_and_what_is_none_is_refused_with_a_reason(
-    site: Site, tmp_path: Path, data: Path
-) -> None:
-    files = data / "dicom" / "files"
-    refused = {
-        "leg": "pydicom-data__RG3_J2KI",
-        "dental": "fo-dicom__CR-ModalitySequenceLUT",
-        "spine1": "pydicom__6154",
-        "spine2": "pydicom__6247",
-        "spine3": "pydicom__6278",
-        "dog": "highdicom__dx_image",
-    }
-    sent = {
-        name: of_its_own(files / f"{stem}.dcm", name, tmp_path)
-        for name, stem in {"chest": "pydicom-data__RG1_J2KI", **refused}.items()
-    }
-    dcmsend(site, *sent.values())
-    uids = {name: dcmread(path).StudyInstanceUID for name, path in sent.items()}
-    rows = {name: site.end_of(uid) for name, uid in uids.items()}
-    assert rows["chest"]["state"] == "delivered"
-    assert {SR, GREY_STATE} <= {ds.SOPClassUID for ds in site.objects(uids["chest"])}
-    for name in refused:
-        assert rows[name]["state"] == "not_applicable", name
-        assert rows[name]["reason"]
-        assert site.objects(uids[name]) == []
-
-
 KINDS = {"sr": "SR", "gsps": "PR", "sc": "OT", "cleaned": "US", "seg": "SEG"}
 
 
@@ -201,7 +134,7 @@ KINDS = {"sr": "SR", "gsps": "PR", "sc": "OT", "cleaned": "US", "seg": "SEG"}
 class Department:
     """An Orthanc that holds one study with its results, and what was sent."""
 
-    pacs: Orthanc
+    site: Site
     image: Dataset
     results: dict[str, str]
 
@@ -210,16 +143,33 @@ class Department:
         uid: str = self.image.StudyInstanceUID
         return uid
 
+    @property
+    def pacs(self) -> Orthanc:
+        return self.site.pacs
+
 
 @pytest.fixture(scope="module")
 def department(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Department:
-    image, file = ultrasound("department"), tmp_path_factory.mktemp("department") / "image.dcm"
+    image, file = quick_ultrasound("department"), tmp_path_factory.mktemp("department") / "image.dcm"
     image.save_as(file, enforce_file_format=True)
     for port, called in ((site.node.port, "AINODE"), (site.pacs.dicom_port, "PACS")):
         _run("storescu", "-aet", "MODALITY", "-aec", called, "127.0.0.1", port, file)
     study = site.end_of(image.StudyInstanceUID)
+    assert study["state"] == "delivered", study
     results: list[dict[str, str]] = study["results"]  # type: ignore[assignment]
-    return Department(site.pacs, image, {one["kind"]: one["sop_instance_uid"] for one in results})
+    return Department(site, image, {one["kind"]: one["sop_instance_uid"] for one in results})
+
+
+def test_an_ultrasound_comes_back_as_report_overlay_picture_and_cleaned(department: Department) -> None:
+    held = department.site.objects(department.study)
+    assert {SR, COLOUR_STATE} <= {ds.SOPClassUID for ds in held}
+    results = [ds for ds in held if ds.SOPInstanceUID in department.results.values()]
+    assert len(results) == len(held) - 1
+    cleaned = [ds for ds in results if "clean" in ds.SeriesDescription.lower() and ds.Modality != "SEG"]
+    assert len(cleaned) == 1 and cleaned[0].BurnedInAnnotation == "NO"
+    for ds in results:
+        assert (ds.PatientID, ds.PatientName) == (department.image.PatientID, department.image.PatientName)
+        assert "AI" in ds.SeriesDescription.split()
 
 
 def test_a_dcmtk_modality_sends_and_dcmtk_finds_a_series_of_each_result(department: Department) -> None:
@@ -249,24 +199,20 @@ def test_a_workstation_gets_the_whole_study_as_it_was_sent(
 
 
 def test_a_dicomweb_workstation_finds_and_reads_every_result(department: Department) -> None:
-    """It sees the cleaned picture, pixel for pixel."""
+    """It sees the cleaned picture, pixel for pixel; highdicom reads the report that came."""
     client = DICOMwebClient(f"{department.pacs.url}/dicom-web")
     found = client.search_for_instances(study_instance_uid=department.study)
     assert len(found) == len(department.results) + 1
-    _holds_all(department, client.retrieve_study(department.study))
+    got, report = client.retrieve_study(department.study), BytesIO()
+    _holds_all(department, got)
+    [sr] = [one for one in got if one.SOPInstanceUID == department.results["sr"]]
+    sr.save_as(report, enforce_file_format=True)
+    assert srread(BytesIO(report.getvalue())).content.get_planar_roi_measurement_groups()
     uid = department.results["cleaned"]
     sent = dcmread(BytesIO(department.pacs.fetch(uid)))
     raw = (("application/octet-stream", ExplicitVRLittleEndian),)
     [frame] = client.retrieve_instance_frames(department.study, sent.SeriesInstanceUID, uid, [1], raw)
     assert np.array_equal(np.frombuffer(frame, np.uint8)[: sent.pixel_array.size], sent.pixel_array.ravel())
-
-
-def test_highdicom_reads_the_report_that_came_over_dicomweb(department: Department) -> None:
-    client, data = DICOMwebClient(f"{department.pacs.url}/dicom-web"), BytesIO()
-    uid = department.results["sr"]
-    series = dcmread(BytesIO(department.pacs.fetch(uid))).SeriesInstanceUID
-    client.retrieve_instance(department.study, series, uid).save_as(data, enforce_file_format=True)
-    assert srread(BytesIO(data.getvalue())).content.get_planar_roi_measurement_groups()
 
 
 def _holds_all(department: Department, got: list[Dataset]) -> None:
@@ -290,10 +236,13 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pacs, "orthanc_program", lambda: None)
-    monkeypatch.setattr(run, "_POLL_SECONDS", 4.0)  # each look is a process that imports for a second
-    own, out = tmp_path / "own", tmp_path / "out"
+    monkeypatch.setattr(run, "_POLL_SECONDS", 1.0)
+    monkeypatch.setattr(subprocess, "Popen", Forked)
+    chest = '[[rules]]\nname = "chest"'  # whose networks would be loaded twice
+    monkeypatch.setattr(demo_node, "_CONFIG", demo_node._CONFIG.partition(chest)[0])
+    own, out, source = tmp_path / "own", tmp_path / "out", quick_ultrasound("demonstrated")
     own.mkdir()
-    shutil.copy(examples.get_path("rgb_color"), own)
+    source.save_as(own / "image.dcm", enforce_file_format=True)
     said: list[str] = []
 
     def perform() -> run.DemoResult:
@@ -309,7 +258,6 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     assert first.seconds_to_pacs is not None
     assert first.seconds_to_pacs >= first.quiet_seconds
     held = held_by_pacs(out)
-    source = dcmread(examples.get_path("rgb_color"))
     assert set(held.values()) == {1}
     assert str(source.SOPInstanceUID) in held
 
@@ -334,12 +282,8 @@ def held_by_pacs(out: Path) -> Counter[str]:
 
 
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
-    # A suite that was started in the background ignores SIGINT, and so would its children.
-    heed = ("env", "--default-signal=INT")
-    command = [*heed, sys.executable, "-u", "-m", "dicom_node", "demo", "--offline"]
-    demo = subprocess.Popen(
-        [*command, "--out", tmp_path / "out"], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    command = [sys.executable, "-m", "dicom_node", "demo", "--offline", "--out", str(tmp_path / "out")]
+    demo = Forked(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert demo.stdout is not None
     assert any(line.startswith("Node:") for line in demo.stdout)
     children = psutil.Process(demo.pid).children(recursive=True)

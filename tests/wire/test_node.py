@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal
 import stat
 import subprocess
-import sys
-import threading
 import time
 import tomllib
 from collections import Counter
@@ -26,17 +23,16 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from benchmarks.sender import Rejected, associate
-from dicom_node import events, services
-from dicom_node.config import loading
 from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
 from dicom_node.inbox.steps import StepFolder
 from dicom_node.store.tables import Lease, Result
 from tests.collector_lab import running_collector, text
+from tests.forked import run_forked
 from tests.inbox_lab import Inbox, spooled
 from tests.modality import ultrasound
 from tests.mpps_lab import WITH_STEPS, begun, change, create, ended, status
-from tests.node_lab import Node, in_background, running, site_config, store, wait_until
+from tests.node_lab import PROGRAM, Node, running, site_config, store, wait_until
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
 from tests.unit.inbox.objects import changed
@@ -83,7 +79,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         for calling, called in wrong:
             with pytest.raises(Rejected):
                 associate(address, [(US, [EXPLICIT])], calling=calling, called=called)
-        wait_until(lambda: len(node.cli("events", "list", "--number", "1004")) == 4, 60, "events")
+        wait_until(lambda: len(node.events(1004)) == 4, 60, "events")
         yield node
 
 
@@ -202,14 +198,7 @@ def installed(
 
 
 def run(module: str, *words: str | Path, beside: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": str(beside)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_forked(module, *words, env={**os.environ, "PYTHONPATH": str(beside)})
 
 
 def configuration(folder: Path, *pipelines: str) -> Path:
@@ -243,75 +232,11 @@ def test_a_broken_package_hurts_nobody_who_does_not_ask_for_it(tmp_path: Path) -
     assert "Traceback" not in asked.stderr
 
 
-MODALITY = '[[peers]]\nname = "us1"\nae_title = "US1"\nmpps = true\n'
 PEERS = [{"name": "modality", "ae_title": "US1", "mpps": True}]
-GONE_ON = ["queued", "processing", "analysed", "delivering", "delivered", "failed", "not_applicable"]
-DONE = {0x0000}
-CREATED = {0x0000, 0x0111}  # the answer to the first try was lost
-ENDED = {0x0000, 0x0110}
-
-
-def stepping(quiet: float) -> str:
-    """A node whose studies would be complete after their quiet time; results go nowhere."""
-    return site_config(free_port(), quiet=quiet, senders=(), workers="attempts = 100", lease=5) + MODALITY
 
 
 def images_of(name: str, number: int = 2) -> list[Dataset]:
     return [ultrasound(name, number=one, size=(60, 60)) for one in range(1, number + 1)]
-
-
-def completions(node: Node) -> Counter[tuple[str, int]]:
-    """How often each study was complete, and by its steps, or without all of them."""
-    numbers = (events.STUDY_COMPLETE, events.STEPS_FULFILLED, events.STEPS_NOT_AWAITED)
-    words = [word for one in numbers for word in ("--number", str(one.number))]
-    rows = node.cli("events", "list", *words, "--since", "1d")
-    return Counter((row["study_instance_uid"], row["number"]) for row in rows)
-
-
-def examine(node: Node, stop: threading.Event, chance: random.Random, number: int) -> None:
-    """Report and send one study in an order of chance, the end never before the begin; a modality repeats
-    what was not answered.
-    """
-    sent = images_of(f"kill{number}")
-    uid, first = f"1.2.9.{number}", begun(sent[0].StudyInstanceUID)
-    begin = (lambda: status(create(node.port, uid, first)), CREATED)
-    todo = [begin, *((lambda image=image: store(node.port, [image], "US1")[0], DONE) for image in sent)]
-    chance.shuffle(todo)
-    end = (lambda: status(change(node.port, uid, ended(sent))), ENDED)
-    todo.insert(chance.randint(todo.index(begin) + 1, len(todo)), end)
-    for send, done in todo:
-        while not stop.is_set() and send() not in done:
-            time.sleep(0.1)
-
-
-@pytest.mark.timeout(1800)
-def test_kills_of_a_node_lose_no_report_and_each_study_is_analysed_once(tmp_path: Path, rounds: int) -> None:
-    """Of studies whose images come before, after and between their reports; their quiet time never passes."""
-    kills = min(20, max(3, rounds // 1000))
-    chance, stop = random.Random(20261130), threading.Event()
-    with running(Node(tmp_path, stepping(quiet=600))) as node:
-        senders = [
-            in_background(lambda part=part: [examine(node, stop, random.Random(n), n) for n in part])
-            for part in (range(0, 6 * kills, 3), range(1, 6 * kills, 3), range(2, 6 * kills, 3))
-        ]
-        try:
-            for _ in range(kills):
-                time.sleep(chance.uniform(0.1, 2.0))
-                node.kill()
-                node.start()
-            wait_until(
-                lambda: not any(sender.is_alive() for sender in senders),
-                what="every report taken",
-                progress=lambda: len(node.studies()),
-            )
-        finally:
-            stop.set()
-        studies = node.wait_for(GONE_ON, count=6 * kills)
-        assert len(studies) == 6 * kills
-        assert "Mustermann" not in node.log.read_text(encoding="utf-8")
-        found = completions(node)
-        numbers = (events.STUDY_COMPLETE.number, events.STEPS_FULFILLED.number)
-        assert found == {(uid, number): 1 for uid in studies for number in numbers}
 
 
 def test_a_report_that_was_journalled_and_not_answered_is_taken_again(tmp_path: Path) -> None:
@@ -353,12 +278,8 @@ ae_title = "PACS"
 host = "127.0.0.1"
 port = 1
 may = ["receive"]
-[[rules]]
-name = "chest"
-when = { modality = "DX" }
-pipeline = "chest_xray"
-send_to = ["pacs"]
 """
+FILMS = PROGRAM.replace('"US"', '"DX"')
 SECOND_MODALITY = '[[peers]]\nname = "us2"\nae_title = "US2"\n'
 
 
@@ -366,7 +287,7 @@ SECOND_MODALITY = '[[peers]]\nname = "us2"\nae_title = "US2"\n'
 def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PACS_PASSWORD", "hunter2")
-        with running(Node(tmp_path_factory.mktemp("site"), RELOADED, alone=True)) as reloaded:
+        with running(Node(tmp_path_factory.mktemp("site"), RELOADED + FILMS, alone=True)) as reloaded:
             yield reloaded
 
 
@@ -385,7 +306,7 @@ def children(pid: int) -> dict[str, int]:
 
 
 def count_of(reloaded: Node, number: int) -> int:
-    return len(reloaded.cli("events", "list", "--number", str(number)))
+    return len(reloaded.events(number))
 
 
 def test_a_reload_takes_all_or_nothing(reloaded: Node) -> None:
@@ -410,7 +331,7 @@ def test_a_reload_takes_all_or_nothing(reloaded: Node) -> None:
     line = other_port[: other_port.index("port = 49151")].count("\n") + 1
     expected = f"{reloaded.config}:{line}: listener.port: cannot change while the node runs: restart it"
     assert expected in refused.stderr
-    assert reloaded.cli("events", "list", "--number", "6011")[-1]["fields"]["keys"] == "listener.port"
+    assert reloaded.events(6011)[-1]["fields"]["keys"] == "listener.port"
     assert "listener.port = 49151: cannot change while the node runs" in reloaded.log.read_text(
         encoding="utf-8"
     )
@@ -459,11 +380,31 @@ def test_what_the_node_writes_is_its_own(reloaded: Node) -> None:
 _CONSOLE = "[console]\nenabled = true\nport = {port}\n"
 
 
+IDENTITY = {"PatientName": "Secret^Name", "PatientID": "SECRET-ID", "AccessionNumber": "SECRET-ACC"}
+STEPS = {
+    "study": 1,
+    "receive": 1,
+    "index": 1,
+    "wait for completion": 1,
+    "wait for a worker": 1,
+    "job command": 1,
+    "build results": 1,
+    "deliver pacs": 1,
+    "confirm pacs": 1,
+}
+
+
 @pytest.mark.debian("postgresql")
 @pytest.mark.timeout(300)
-def test_each_role_does_its_part_and_no_other(tmp_path: Path, postgres_url: str) -> None:
-    with run_pacs(Pacs(free_port())) as pacs, ExitStack() as site:
+def test_each_role_does_its_part_and_a_study_is_one_trace_through_all(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """The collector is away at first: the study is delivered all the same, and its trace comes later."""
+    images = [changed(ultrasound("traced", number=n, size=(48, 40)), **IDENTITY) for n in (1, 2)]
+    with running_collector() as collector, run_pacs(Pacs(free_port())) as pacs, ExitStack() as site:
+        collector.answer = 503
         config = site_config(pacs.port)
+        config += f'[telemetry]\nendpoint = "{collector.endpoint}"\nheaders = {{ x-key = "abc" }}\n'
         port = free_port()
         parts = {
             "scheduler": config,
@@ -483,22 +424,46 @@ def test_each_role_does_its_part_and_no_other(tmp_path: Path, postgres_url: str)
         with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as answer:
             assert answer.status == 200
 
-        assert store(nodes["listener"].port, [ultrasound("roles", size=(48, 40))], "US1") == [0x0000]
-        settings = loading.load([nodes["listener"].config])
+        assert store(nodes["listener"].port, images, "US1") == [0x0000] * 2
 
         def results() -> int:
-            with services.reading(settings) as session:
+            with nodes["listener"].reading() as session:
                 return len(session.scalars(select(Result.id)).all())
 
         wait_until(results, 60, "the result")
         assert pacs.received == []
         with running(nodes["delivery"]):
-            nodes["listener"].wait_for(["delivered"])
+            [study] = nodes["listener"].wait_for(["delivered"])
         assert len(pacs.received) == 1
-        with services.reading(settings) as session:
+        with nodes["listener"].reading() as session:
             holders = {row.name: row.owner.rpartition("/")[2] for row in session.scalars(select(Lease))}
         assert holders["scheduler"] == "scheduler-1"
         assert holders["job scheduler"] == "worker-1"
+        wait_until(lambda: collector.refused, 60, "the first try")
+        collector.answer = 200
+        wait_until(lambda: collector.bodies, 60, "the trace")
+        shown = nodes["listener"].cli("studies", "show", str(study))
+
+    spans = collector.spans()
+    assert Counter(span.name for span in spans) == STEPS
+    assert {span.trace_id.hex() for span in spans} == {shown["trace"]}
+    [whole] = [span for span in spans if span.name == "study"]
+    ids = {span.span_id: span for span in spans}
+    assert len(ids) == len(spans)
+    assert whole.parent_span_id == b""
+    for span in spans:
+        assert whole.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        assert span.end_time_unix_nano <= whole.end_time_unix_nano
+        assert span is whole or span.parent_span_id in ids
+    by_name = {span.name: span for span in spans}
+    job = by_name["job command"]
+    assert ids[by_name["build results"].parent_span_id] is job
+    assert (text(job, "rule"), text(job, "pipeline"), text(job, "models")) == ("command", "command", "none@1")
+    assert text(by_name["deliver pacs"], "result") == "sr"
+    assert collector.headers[-1]["x-key"] == "abc"
+    sent = b"".join(collector.bodies)
+    secrets = [*IDENTITY.values(), *(image.SOPInstanceUID for image in images), str(study), *pacs.stored]
+    assert [word for word in secrets if word.encode() in sent] == []
 
 
 STARTED = """
@@ -526,7 +491,7 @@ def test_the_port_opens_before_the_backlog_is_read(tmp_path: Path) -> None:
         association.release()
         wait_until(lambda: not spool.pending(), 120, "the backlog indexed")
         assert len(node.studies()) == 101
-        (scanned,) = node.cli("events", "list", "--number", "2020")
+        (scanned,) = node.events(2020)
         assert scanned["fields"]["objects"] >= 100
 
 
@@ -559,54 +524,3 @@ def test_a_folder_that_is_deleted_under_the_listener_refuses_for_the_moment(
         assert association.store(1, small_object(3)) == 0x0000
         association.release()
         assert len(receiver.spool.pending()) == 1
-
-
-IDENTITY = {"PatientName": "Secret^Name", "PatientID": "SECRET-ID", "AccessionNumber": "SECRET-ACC"}
-STEPS = {
-    "study": 1,
-    "receive": 1,
-    "index": 1,
-    "wait for completion": 1,
-    "wait for a worker": 1,
-    "job command": 1,
-    "build results": 1,
-    "deliver pacs": 1,
-    "confirm pacs": 1,
-}
-
-
-def test_a_study_is_one_trace_from_its_association_to_confirmation(tmp_path: Path) -> None:
-    """The collector is away at first: the study is delivered all the same, and its trace comes later."""
-    images = [changed(ultrasound("traced", number=n, size=(48, 40)), **IDENTITY) for n in (1, 2)]
-    with running_collector() as collector, run_pacs(Pacs(free_port())) as pacs:
-        collector.answer = 503
-        config = site_config(pacs.port)
-        config += f'[telemetry]\nendpoint = "{collector.endpoint}"\nheaders = {{ x-key = "abc" }}\n'
-        with running(Node(tmp_path, config)) as node:
-            assert store(node.port, images, "US1") == [0x0000] * 2
-            [study] = node.wait_for(["delivered"])
-            wait_until(lambda: collector.refused, 60, "the first try")
-            collector.answer = 200
-            wait_until(lambda: collector.bodies, 60, "the trace")
-            shown = node.cli("studies", "show", str(study))
-
-    spans = collector.spans()
-    assert Counter(span.name for span in spans) == STEPS
-    assert {span.trace_id.hex() for span in spans} == {shown["trace"]}
-    [whole] = [span for span in spans if span.name == "study"]
-    ids = {span.span_id: span for span in spans}
-    assert len(ids) == len(spans)
-    assert whole.parent_span_id == b""
-    for span in spans:
-        assert whole.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
-        assert span.end_time_unix_nano <= whole.end_time_unix_nano
-        assert span is whole or span.parent_span_id in ids
-    by_name = {span.name: span for span in spans}
-    job = by_name["job command"]
-    assert ids[by_name["build results"].parent_span_id] is job
-    assert (text(job, "rule"), text(job, "pipeline"), text(job, "models")) == ("command", "command", "none@1")
-    assert text(by_name["deliver pacs"], "result") == "sr"
-    assert collector.headers[-1]["x-key"] == "abc"
-    sent = b"".join(collector.bodies)
-    secrets = [*IDENTITY.values(), *(image.SOPInstanceUID for image in images), str(study), *pacs.stored]
-    assert [word for word in secrets if word.encode() in sent] == []

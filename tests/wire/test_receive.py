@@ -576,7 +576,7 @@ def test_a_client_without_our_certificate_is_refused(
 def test_a_second_listener_does_not_touch_the_spool_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with receiving(tmp_path) as first:
+    with receiving(tmp_path, alone=True) as first:
         assert first.cpu_seconds() < 1.5, "it starts at once"
         association = associate(first.address, STORAGE)
         encoded = association.encode_store(1, ultrasound(1))
