@@ -27,7 +27,8 @@ from ai_training.sets.images import ChestImage
 from ai_training.ultrasound.overlays.writing import TRAIN
 from tests.unit.chests import drawn_chest
 
-FACES, SIDE = [face for font in TRAIN.fonts for face in font.faces()], 512
+FACES = [face for font in TRAIN.fonts for face in font.faces()]
+SIDE = 512
 
 
 @dataclass

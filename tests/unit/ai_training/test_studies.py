@@ -39,7 +39,8 @@ from tests.unit.ai_training.published_lab import drawn_chest_set
 from tests.unit.ai_training.test_despeckle import drawn_heads
 
 FOLDER = Path(study.__file__).parent
-STUDIES, WEIGHTS = sorted(FOLDER.glob("*.toml")), "weights/mobilenet_v2_imagenet_fp16.safetensors"
+STUDIES = sorted(FOLDER.glob("*.toml"))
+WEIGHTS = "weights/mobilenet_v2_imagenet_fp16.safetensors"
 EDEMA = Task(labels=("Edema",))
 
 

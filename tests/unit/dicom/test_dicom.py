@@ -106,7 +106,8 @@ def template() -> tuple[Path, bytes]:
     path = write_image(
         folder / "cr.dcm", CR, grey_image(), SpecificCharacterSet="ISO_IR 100", PatientName=NAME.decode()
     )
-    data, named = path.read_bytes(), b"CS\x0a\0ISO_IR 100"
+    data = path.read_bytes()
+    named = b"CS\x0a\0ISO_IR 100"
     assert data.count(NAME) == data.count(named) == 1
     return path, data.replace(named, b"CS" + CHARSET_LENGTH.to_bytes(2, "little") + CHARSET)
 
@@ -326,7 +327,10 @@ def item(value: bytes, length: int | None = None) -> bytes:
 REAL, OTHER, UID = explicit(ID, b"LO", b"REAL"), explicit(ID, b"LO", b"B2B2"), explicit(STUDY, b"UI", b"1.25")
 
 
-IMAGE, REFERENCE = explicit(PIXELS, b"OB", bytes(4)), explicit(0x00081155, b"UI", b"1.30")
+IMAGE = explicit(PIXELS, b"OB", bytes(4))
+
+
+REFERENCE = explicit(0x00081155, b"UI", b"1.30")
 
 
 IN_PRIVATE = explicit(PRIVATE, b"LO", b"abcd")
@@ -486,7 +490,8 @@ def test_what_is_only_unusual_is_sound(data: bytes, syntax: str) -> None:
 
 
 def header_with(keyword: str, value: Any) -> Dataset:
-    header, tag = Dataset(), pydicom.datadict.tag_for_keyword(keyword)
+    header = Dataset()
+    tag = pydicom.datadict.tag_for_keyword(keyword)
     assert tag is not None
     vr = pydicom.datadict.dictionary_VR(tag)
     header[keyword] = DataElement(tag, vr, value, validation_mode=config.IGNORE)
@@ -617,7 +622,8 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
             ("PatientAge", "StudyDate", "StudyTime"), ("PatientSex", "SmokingStatus"), ("StudyInstanceUID",)
         )
     }
-    built, pages = results.build(context(), [given], PipelineResult()), {ResultKind.SUMMARY, ResultKind.PDF}
+    built = results.build(context(), [given], PipelineResult())
+    pages = {ResultKind.SUMMARY, ResultKind.PDF}
     assert {one.kind for one in built} == pages | {ResultKind.SR, ResultKind.GSPS, ResultKind.SC}
     for one in built:
         assert one.data is not None

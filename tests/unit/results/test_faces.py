@@ -67,7 +67,7 @@ BOX = (50.5, 60.25, 150.0, 170.0)
 
 @pytest.fixture
 def cr(tmp_path: Path) -> SourceObject:
-    return film(tmp_path)
+    return source(write_image(tmp_path / "cr.dcm", CR, grey_image()))
 
 
 @pytest.fixture
@@ -211,7 +211,8 @@ def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: 
     with_overlay = pydicom.dcmread(path)
     with_overlay.add_new(0x60020010, "US", 8)
     with_overlay.save_as(path)
-    plain, ours = source(write_image(tmp_path / "a.dcm", DX, grey_image())), ["AI_LINES", "AI_TEXTS"]
+    plain = source(write_image(tmp_path / "a.dcm", DX, grey_image()))
+    ours = ["AI_LINES", "AI_TEXTS"]
     for image, layers in ((source(path), ["OVERLAYS", *ours]), (plain, ours)):
         state = one(ResultKind.GSPS, image, PipelineResult())
         assert [layer.GraphicLayer for layer in state.GraphicLayerSequence] == layers
@@ -391,7 +392,10 @@ def test_outlines_of_another_size_are_refused(cr: SourceObject) -> None:
         results.build(context(), [cr], outlined(cr, np.full((1, 8, 8), 255, np.uint8), HEART))
 
 
-OURS, CTX = ModelRef("despeckle", "7", "a" * 64, "b" * 64), context(kinds=[ResultKind.CLEANED])
+OURS = ModelRef("despeckle", "7", "a" * 64, "b" * 64)
+
+
+CTX = context(kinds=[ResultKind.CLEANED])
 
 
 @pytest.fixture(params=[(US, (60, 80), {}), (US_MULTI_FRAME, (3, 60, 80), {"FrameTime": "40"})])
@@ -796,7 +800,8 @@ def test_a_picture_that_may_name_somebody_is_not_in_it(tmp_path: Path) -> None:
     ],
 )
 def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, Any], why: str) -> None:
-    sources, ctx = read_sources([numbered_film(tmp_path)]), context(kinds=[ResultKind.PDF])
+    sources = read_sources([numbered_film(tmp_path)])
+    ctx = context(kinds=[ResultKind.PDF])
     document = build_document(ctx, sources, summary_of(ctx, sources, PipelineResult()), "2.25.9")
     for keyword, value in change.items():
         setattr(document, keyword, value)

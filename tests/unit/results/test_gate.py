@@ -344,7 +344,10 @@ OF_OBJECT = {
 }  # fmt: skip
 
 
-LONG, UNDECODABLE = {b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}, "Nürnberg".encode("latin-1")
+LONG = {b"OB", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT"}
+
+
+UNDECODABLE = "Nürnberg".encode("latin-1")
 
 
 CODE = {

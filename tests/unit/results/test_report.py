@@ -511,7 +511,8 @@ HEADERS: dict[str, tuple[dict[str, Any], str | None]] = {
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], results.SourceObject]:
-    folder, pixels = tmp_path_factory.mktemp("headers"), {DX: grey_image(32, 32), US: speckle(32, 32)}
+    folder = tmp_path_factory.mktemp("headers")
+    pixels = {DX: grey_image(32, 32), US: speckle(32, 32)}
     with quiet_pydicom():
         return {
             (kind, name): source(write_image(folder / f"{kind}-{number}.dcm", kind, pixels[kind], **header))

@@ -172,6 +172,13 @@ def written_often() -> Picture:
     return burned
 
 
+def written_by_hand_and_along_the_sides() -> Picture:
+    burned = turned(turned(echo(), 1), 3)
+    for place in ((100, 10), (150, 180)):  # in the banner and on tissue
+        burned = handwritten(burned, "Maria Kowalska", place, 26)
+    return burned
+
+
 BRIGHT = np.asarray(170 + echo() * 0.3, np.uint8)  # tissue of 170 to 230
 DARK = 255 - echo(size=SMALL)
 HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
@@ -181,15 +188,7 @@ HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
         burn(burn(BRIGHT, NAME, (120, 150), 255, 18), NAME, (120, 220), 120, 18),
     ),
     "dark on light": lambda: (DARK, burn(DARK, NAME, (12, 10), 0, 18)),
-    "by hand in the banner and on tissue, upwards and downwards": lambda: (
-        echo(),
-        handwritten(
-            handwritten(turned(turned(echo(), 1), 3), "Maria Kowalska", (100, 10), 26),
-            "Maria Kowalska",
-            (150, 180),
-            26,
-        ),
-    ),
+    "by hand, upwards and downwards": lambda: (echo(), written_by_hand_and_along_the_sides()),
     "very large": lambda: (echo(), burn(echo(), "KOWALSKA", (8, 8), 255, 60)),
     "in a tall strip": lambda: in_a_strip((480, 150)),
     "in other letters": in_other_letters,

@@ -153,7 +153,10 @@ given_dates = st.dates(date(1900, 1, 1), date(2035, 12, 31))
 harmless = st.sampled_from([text for texts in HARMLESS.values() for text in texts])
 
 
-names, cases = st.sampled_from(NAMES), st.sampled_from([str, str.upper, str.lower, str.title])
+names = st.sampled_from(NAMES)
+
+
+cases = st.sampled_from([str, str.upper, str.lower, str.title])
 
 
 @pytest.mark.parametrize("meaning", HARMLESS)

@@ -343,7 +343,8 @@ def test_a_mirrored_film_has_no_sides(chest: ChestXray, data: Path) -> None:
     assert ImageKind.ORGANS not in {picture.kind for picture in result.images}
 
 
-SIDE, MODEL = 400, ModelRef("chest", "1", sha256="0" * 64, card_sha256="0" * 64)
+SIDE = 400
+MODEL = ModelRef("chest", "1", sha256="0" * 64, card_sha256="0" * 64)
 
 
 def drawn_chest() -> np.ndarray:

@@ -148,7 +148,10 @@ def test_a_box_is_on_an_organ_only_if_it_lies_on_its_outline() -> None:
     assert upright.touches(right, (RIGHT_LUNG,)) and not upright.touches(right, (LEFT_LUNG,))
 
 
-SAME, TOLERANCE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), 0.03
+SAME = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+TOLERANCE = 0.03
 
 
 def found(masks: np.ndarray, *more: np.ndarray) -> Anatomy:
@@ -278,7 +281,10 @@ def test_a_region_is_in_the_source_and_says_that_a_detector_drew_it() -> None:
     assert found.bounds == pytest.approx((500, 0, 750, 400), abs=0.01)
 
 
-SIZE, SHAPES = 160, [(512, 512), (2500, 2048), (300, 900)]
+SIZE = 160
+
+
+SHAPES = [(512, 512), (2500, 2048), (300, 900)]
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
@@ -304,7 +310,10 @@ def test_the_box_follows_the_hot_cell_into_source_coordinates() -> None:
     assert region is not None and region.bounds == pytest.approx((600, 400, 800, 600), abs=0.1)
 
 
-PLEURA, OF_HEART = Code("3120008", "SCT", "Pleura"), Code("80891009", "SCT", "Heart")
+PLEURA = Code("3120008", "SCT", "Pleura")
+
+
+OF_HEART = Code("80891009", "SCT", "Heart")
 
 
 LEFT_IN_THE_PICTURE = Region("box", ((150.0, 650.0), (350.0, 790.0)), Origin.DETECTOR)

@@ -628,7 +628,8 @@ def test_the_table_is_looked_up_by_value(kind: str, shape: tuple[int, int]) -> N
 
 
 def test_a_transposed_picture_is_shown_as_it_lies() -> None:
-    stored, display = np.arange(12, dtype=np.uint16).reshape(3, 4), GreyDisplay.from_dataset(windowed(6, 12))
+    stored = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    display = GreyDisplay.from_dataset(windowed(6, 12))
 
     np.testing.assert_array_equal(display.show(stored.T), display.show(stored).T)
 
@@ -880,7 +881,8 @@ def test_partial_ranges_and_few_bits_are_shown_in_full(tmp_path: Path) -> None:
     assert abs(open_dicom(path).display().astype(int) - SOURCE).max() < 4
 
 
-DEEP, TWELVE = echo(3, (96, 128)).astype(np.uint16) * 16, {"BitsStored": 12, "HighBit": 11}
+DEEP = echo(3, (96, 128)).astype(np.uint16) * 16
+TWELVE = {"BitsStored": 12, "HighBit": 11}
 
 
 def table(descriptor: list[int], words: int) -> dict[str, Any]:

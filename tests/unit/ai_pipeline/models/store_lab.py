@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.cli import app
 
-MAKER, SHIPPED = Path(__file__).parents[1] / "foreign_checkpoints.py", "chest-efficientnet-lite0"
+MAKER = Path(__file__).parents[1] / "foreign_checkpoints.py"
+SHIPPED = "chest-efficientnet-lite0"
 
 
 def models(*words: str | Path) -> Result:

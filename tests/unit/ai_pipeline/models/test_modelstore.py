@@ -121,8 +121,9 @@ def not_activated(store: Path, told: str, *words: str) -> None:
 
 
 def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path, Path]) -> None:
-    model[1].write_text(model[1].read_text().replace("size = 64", "size = 32"))
-    add(*model)
+    file, card = model
+    card.write_text(card.read_text().replace("size = 64", "size = 32"))
+    add(file, card)
     not_activated(store, "does not run")
 
 
@@ -176,14 +177,16 @@ def test_without_a_card_or_agreement_to_the_licence_or_a_hash_nothing_is_added(
 
 @pytest.mark.parametrize("name", ["../escaped", "a/b", ".hidden", ""])
 def test_an_id_cannot_leave_the_folder(store: Path, model: tuple[Path, Path], name: str) -> None:
-    model[1].write_text(model[1].read_text().replace('id = "small"', f'id = "{name}"'))
-    assert add(*model).exit_code == 65
+    file, card = model
+    card.write_text(card.read_text().replace('id = "small"', f'id = "{name}"'))
+    assert add(file, card).exit_code == 65
     assert contents(store) == set() and not (store.parent / "escaped").exists()
 
 
 def test_a_card_cannot_name_a_file_elsewhere(store: Path, model: tuple[Path, Path]) -> None:
-    model[1].write_text(model[1].read_text().replace('file = "small.onnx"', 'file = "../small.onnx"'))
-    done = add(*model)
+    file, card = model
+    card.write_text(card.read_text().replace('file = "small.onnx"', 'file = "../small.onnx"'))
+    done = add(file, card)
     assert done.exit_code == 65 and "beside the card" in done.output
 
 
