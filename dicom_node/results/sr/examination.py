@@ -92,7 +92,7 @@ def _examination(source: Source) -> Sequence[CodedConcept | DicomCode]:
         return [concepts.ULTRASONOGRAPHY]
     if modality not in _RADIOGRAPHS:
         return [concepts.IMAGING_PROCEDURE]
-    return [concepts.CHEST_RADIOGRAPHY if body_part_of(source) == "CHEST" else concepts.RADIOGRAPHY]
+    return [concepts.CHEST_RADIOGRAPHY if body_part_of(source).upper() == "CHEST" else concepts.RADIOGRAPHY]
 
 
 def _once(
