@@ -822,6 +822,7 @@ def test_a_modality_and_a_rule_entered_in_a_browser_are_in_force_at_once(site: S
     page.wait_for_selector("text=breast is saved")
     wait_until(lambda: node.log.read_text().count("[6010]") == 2, 60, "the rule in force")
     wait_until(lambda: node.log.read_text().count("[6020]") == 3, 60, "the console again")
+    page.wait_for_url("**/rules")  # the page goes on by itself: another address would be in its way
     assert store(node.port, [ultrasound("one")], "US2") == [0]
     assert site.complaints == []
 
