@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pexpect
@@ -346,7 +346,8 @@ def test_a_look_at_what_was_read_is_in_the_audit(run: Run, filled: Path) -> None
     assert audited(filled) == [("study_seen", {"readings": True})]
 
 
-TODAY = datetime.now(UTC).date()
+def today() -> date:
+    return datetime.now(UTC).date()
 
 
 EVEN, SHIFTED, FEW = [30] * 10, [0] * 8 + [100, 200], [1] * 10
@@ -362,7 +363,7 @@ def counted(filled: Path) -> Path:
     model = CountedModel(card.id, card.version, card.sha256)
     with in_database(filled) as session:
         for sender, bins, days in (("US1", EVEN, 0), ("US1", SHIFTED, 50), ("", SHIFTED, 1), ("OLD", FEW, 2)):
-            day = TODAY - timedelta(days=days)
+            day = today() - timedelta(days=days)
             outcomes = {Counted.ANALYSED: sum(bins), Counted.REFUSED_PIXELS: 12, Counted.REFUSED_HEADER: 3}
             counts.add_images(session, model, day, {(sender, o): n for o, n in outcomes.items()})
             counts.add_scores(session, model, day, {(sender, "Shown", n): i for n, i in enumerate(bins)})
@@ -379,7 +380,7 @@ def test_each_model_and_sender_is_one_row(run: Run, counted: Path) -> None:
         "refused_header": 3,
         "reoriented": 0,
         "reference": {"set": "validation", "images": 1000, "refused": 0.05},
-        "since": (TODAY - timedelta(days=30)).isoformat(),
+        "since": (today() - timedelta(days=30)).isoformat(),
     }
     assert us1 | expected == us1
     shown, hidden = us1["scores"]
@@ -393,7 +394,7 @@ def test_a_card_without_reference_says_so(run: Run, counted: Path) -> None:
     [card] = [card for card in cards(counted.parent / "models") if card.id == "scoring"]
     model = CountedModel(card.id, card.version, card.sha256)
     with in_database(counted) as session:
-        counts.add_images(session, model, TODAY, {("US1", Counted.ANALYSED): 70})
+        counts.add_images(session, model, today(), {("US1", Counted.ANALYSED): 70})
     rows = run("models", "drift", "--config", counted, "--json", "--peer", "us1").json
     plain, replaced = sorted(rows, key=lambda row: bool(row["card_sha256"] != card.sha256))
     assert "no reference in the card" in plain["note"] and plain["verdict"] == "no reference"

@@ -85,7 +85,11 @@ def test_old_events_and_ended_associations_go_and_the_rest_stays(inbox: Inbox) -
 EVEN = [30] * 10
 SHIFTED = [0, 0, 0, 0, 10, 20, 40, 60, 80, 90]
 MODALITY = "MODALITY"
-TODAY = datetime.now(UTC)  # events bear the time at which they are made
+
+
+def today() -> datetime:
+    """Events bear the time at which they are made."""
+    return datetime.now(UTC)
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def count(
 ) -> None:
     """As if images of these bins had been analysed so many days ago."""
     ref = load(node.folder.parent / "models" / "scoring.toml").ref
-    about = CountedModel(ref.id, ref.version, ref.card_sha256), TODAY.date() - timedelta(days=days)
+    about = CountedModel(ref.id, ref.version, ref.card_sha256), today().date() - timedelta(days=days)
     images = {(sender, Counted.ANALYSED): sum(shown), (sender, Counted.REFUSED_PIXELS): 10}
     binned = (("Shown", shown), ("Hidden", hidden))
     scores = {(sender, label, n): images for label, row in binned for n, images in enumerate(row)}
@@ -107,7 +111,7 @@ def count(
 
 
 def found(node: Inbox) -> list[Drift]:
-    return node.read(drift, node.settings.workers.models_dir, window(node.settings, TODAY))
+    return node.read(drift, node.settings.workers.models_dir, window(node.settings, today()))
 
 
 def told(node: Inbox) -> list[dict[str, object]]:
@@ -131,12 +135,12 @@ def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
     count(node, SHIFTED)
     count(node, SHIFTED, sender="")
     count(node, EVEN, sender="PACS")
-    assert report_drift(node.database, node.settings, TODAY) == 2
-    assert report_drift(node.database, node.settings, TODAY) == 0
+    assert report_drift(node.database, node.settings, today()) == 2
+    assert report_drift(node.database, node.settings, today()) == 0
     first, second = told(node)
     assert {first["calling"], second["calling"]} == {"MODALITY", ""}
     assert (first["labels"], first["images"], first["model"]) == ("Shown", 300, "scoring")
-    assert report_drift(node.database, node.settings, TODAY + timedelta(days=1)) == 2
+    assert report_drift(node.database, node.settings, today() + timedelta(days=1)) == 2
 
 
 @pytest.mark.parametrize(
