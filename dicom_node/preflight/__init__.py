@@ -141,7 +141,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
 
 
 def _as_warnings(found: Found) -> Found:
-    """Of a machine that may lack models of those that work: they refuse what is wrong there."""
+    """Mistakes as warnings: this machine may lack models of the workers, and they refuse what is wrong."""
     for one in found:
         if isinstance(one, Tried):
             yield one

@@ -179,8 +179,8 @@ def test_dciodvfy_and_dcmtk_find_no_error_and_take_a_whole_pdf_out_of_the_docume
 
 @JUDGED
 def test_pixelmed_finds_a_whole_tid_1500(cases: dict[str, Case], tmp_path: Path) -> None:
-    """Of a cine: its report says what that of a still and that of a fetus say, and names frames besides. One
-    of each kind of content: the time that PixelMed takes grows with the report.
+    """The report of a cine has all content of other reports, and names frames besides. It has one item of each
+    kind: the time that PixelMed takes grows with the report.
     """
     one = cases["us_cine"].source
     whole = everything(one)
@@ -411,7 +411,7 @@ def section(title: str) -> str:
 
 
 def part(name: str) -> str:
-    """What stands between two marks."""
+    """The text between the marks of this name."""
     return STATEMENT.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
 
 

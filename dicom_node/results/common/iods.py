@@ -82,7 +82,7 @@ def region(body_part: object) -> CodedConcept | None:
 def body_part(code_value: object) -> str:
     """The Body Part Examined (PS3.16 Annex L) of a SNOMED CT code, "" if there is none.
 
-    Of two words for a code the one that names no endoscopy.
+    Where two words have one code, the word that names no endoscopy.
     """
     words = [part for part, code in _body_parts().items() if code.value == code_value]
     return min(words, key=lambda word: word.startswith("ENDO"), default="")

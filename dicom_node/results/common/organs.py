@@ -69,7 +69,7 @@ def region_of(code_value: str) -> CodedConcept | None:
 
 
 def region_in_words(meaning: str) -> CodedConcept | None:
-    """The region of a part that has its side, or that it is entire, before its name: "Left kidney"."""
+    """The region of a part whose meaning begins with its side or with "entire", such as "Left kidney"."""
     part = iods.region(_BEFORE.sub("", meaning)) if _BEFORE.match(meaning) else None
     return part and (_regions().get(part.value) or part)
 
