@@ -179,7 +179,7 @@ def test_dciodvfy_and_dcmtk_find_no_error_and_take_a_whole_pdf_out_of_the_docume
 
 @JUDGED
 def test_pixelmed_finds_a_whole_tid_1500(cases: dict[str, Case], tmp_path: Path) -> None:
-    """The report of a cine has all content of other reports, and names frames besides. It has one item of each
+    """The report of a cine has all content of others, and names frames besides. It has one item of each
     kind: the time that PixelMed takes grows with the report.
     """
     one = cases["us_cine"].source
