@@ -157,9 +157,9 @@ class Ledger:
         item, result = delivery.item, delivery.result
         domain = result.pseudonym_domain if result else ""
         outgoing = self._outgoing(delivery)
-        if result is not None and result.kind is ResultKind.REJECTION:
-            withdrawn = deliveries.withdrawn_by(session, result.id, self._peer.name)
-            outgoing = replace(outgoing, withdraws=tuple(map(self._outgoing, withdrawn)))
+        if result is not None and (result.supersedes or result.kind is ResultKind.REJECTION):
+            former = deliveries.former_of(session, result, self._peer.name)
+            outgoing = replace(outgoing, former=tuple(map(self._outgoing, former)))
         return Leased(
             delivery.id, delivery.attempts, item.study_id, item.bytes, domain, outgoing, result is None
         )

@@ -124,7 +124,7 @@ class Route:
         """Fetch the files of a batch to this machine. The last check refuses a lost or damaged file."""
         fetched = []
         for one in batch:
-            for item in (one.object, *one.object.withdraws):
+            for item in (one.object, *one.object.former):
                 with suppress(NotInSpool), self._database.read() as session:
                     self._files.here(session, str(item.path.relative_to(self._folder)))
             study = one.object.study_instance_uid or last_check.study_of(one.object.path)
