@@ -151,7 +151,7 @@ def _rendered(asked: Visit, frame: int, quality: int) -> Response:
     media = accept.one_of(asked.request, "image/jpeg", "image/png")
     [held, *_] = _held(asked)
     [path] = _files(asked, [held])
-    about = Shown(path, held.study, "image"), asked.site.settings, frame
+    about = Shown(path, held.study, "image"), asked.settings, frame
     data = pictures.png(*about) if media == "image/png" else pictures.jpeg(*about, quality)
     ignored = sorted({"viewport", "window", "annotation", "iccprofile"} & asked.request.query_params.keys())
     return Response(data, media_type=media, headers=_warnings(_ignored(ignored)))
@@ -167,9 +167,7 @@ def _search(asked: Visit, level: Level, limit: int | None, offset: int) -> Respo
     query = qido.query_of(level, asked.request.query_params.multi_items())
     most, usual = (_MOST_OF_STUDY, _MOST_OF_STUDY) if study else (_MOST, _USUAL)
     with asked.site.database.read() as session:
-        found = qido.find(
-            session, asked.site.settings, query, min(limit or usual, most), offset, (study, series)
-        )
+        found = qido.find(session, asked.settings, query, min(limit or usual, most), offset, (study, series))
     answers = [_answer(asked, objects, query) for objects in found.objects]
     return JSONResponse(answers, media_type=media, headers=_warnings(*_of_search(query, found)))
 
@@ -216,7 +214,7 @@ def _answer(asked: Visit, objects: Sequence[HeldObject], query: qido.Query) -> d
     said |= value("0020000D", "UI", first.study_uid)
     if query.level is Level.STUDY:
         with asked.site.database.read() as session:
-            modalities = qido.modalities(session, asked.site.settings, first.study)
+            modalities = qido.modalities(session, asked.settings, first.study)
         said |= value("00080061", "CS", *modalities)
         said |= value("00201206", "IS", len(dicomweb.by_series(objects)))
         said |= value("00201208", "IS", len(objects))
@@ -244,7 +242,7 @@ def _held(asked: Visit) -> list[HeldObject]:
 def _files(asked: Visit, held: Iterable[HeldObject]) -> list[Path]:
     """Their files, on this machine. Raises NotFound."""
     with asked.site.database.read() as session:
-        return [dicomweb.file_of(session, asked.site.settings, one) for one in held]
+        return [dicomweb.file_of(session, asked.settings, one) for one in held]
 
 
 def value(tag: str, vr: str, *values: object) -> dict[str, Any]:
@@ -260,7 +258,7 @@ def url(asked: Visit, path: str) -> dict[str, Any]:
     return value(
         "00081190",
         "UR",
-        f"{str(asked.site.settings.console.url or asked.request.base_url).rstrip('/')}{router.prefix}{path}",
+        f"{str(asked.settings.console.url or asked.request.base_url).rstrip('/')}{router.prefix}{path}",
     )
 
 

@@ -48,7 +48,7 @@ def list_events(
     until = nearest + timedelta(minutes=minutes if middle else 1)
     query = HappenedQuery(since, until, nearest, peer.strip(), int(number or 0), words.strip(), problems)
     with asked.site.database.read() as session:
-        return around(session, asked.site.settings, query)
+        return around(session, asked.settings, query)
 
 
 @faces.page_of(list_events)

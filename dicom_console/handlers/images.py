@@ -58,8 +58,8 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: 
 def content(asked: Asked, number: Number) -> Response:
     """Show the content of a result object."""
     with asked.site.database.read() as session:
-        shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
-        study = listing.study_heading(session, asked.site.settings, shown.study)
+        shown = pictures.find(session, asked.settings, PictureKind.RESULTS, number)
+        study = listing.study_heading(session, asked.settings, shown.study)
     audit.note_sight(asked.site.database, asked.person, shown.study)
     tree, whole = contents.contents(shown.path)
     return asked.page("content.html", shown=shown, study=study, number=number, tree=tree, whole=whole)
@@ -70,7 +70,7 @@ def content(asked: Asked, number: Number) -> Response:
 def result(asked: Asked, number: Number, frame: int = 1) -> Response:
     """Show one frame of a result, with links to the other frames."""
     with asked.site.database.read() as session:
-        shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
+        shown = pictures.find(session, asked.settings, PictureKind.RESULTS, number)
     return _frame(asked, "result.html", shown, frame, number=number)
 
 
@@ -79,7 +79,7 @@ def result(asked: Asked, number: Number, frame: int = 1) -> Response:
 def mask(asked: Asked, number: Number, segment: int) -> Response:
     """A segment of a segmentation, to lie on its image."""
     with asked.site.database.read() as session:
-        shown = pictures.find(session, asked.site.settings, PictureKind.RESULTS, number)
+        shown = pictures.find(session, asked.settings, PictureKind.RESULTS, number)
     audit.note_sight(asked.site.database, asked.person, shown.study)
     return Response(masks.mask_png(shown, segment), media_type="image/png")
 
@@ -89,9 +89,9 @@ def mask(asked: Asked, number: Number, segment: int) -> Response:
 def frame_samples(asked: Asked, which: PictureKind, number: Number, frame: int) -> Response:
     """The real samples of a frame, described in the header X-Samples (``views.samples``)."""
     with asked.site.database.read() as session:
-        shown = pictures.find(session, asked.site.settings, which, number)
+        shown = pictures.find(session, asked.settings, which, number)
     audit.note_sight(asked.site.database, asked.person, shown.study)
-    found = samples.samples(shown, asked.site.settings, frame)
+    found = samples.samples(shown, asked.settings, frame)
     headers = {"X-Samples": json.dumps(found.about)}
     return Response(found.data, media_type="application/octet-stream", headers=headers)
 
@@ -103,16 +103,16 @@ def png(
 ) -> Response:
     """The frame itself, of a received image or of a result."""
     with asked.site.database.read() as session:
-        shown = pictures.find(session, asked.site.settings, which, number)
+        shown = pictures.find(session, asked.settings, which, number)
     audit.note_sight(asked.site.database, asked.person, shown.study)
-    return Response(pictures.png(shown, asked.site.settings, frame, longest), media_type="image/png")
+    return Response(pictures.png(shown, asked.settings, frame, longest), media_type="image/png")
 
 
 def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any) -> Response:
     audit.note_sight(asked.site.database, asked.person, shown.study)
-    frames = pictures.frames(shown, asked.site.settings)
+    frames = pictures.frames(shown, asked.settings)
     if not 1 <= frame <= frames:
         raise NotFound("there is no such frame")
     with asked.site.database.read() as session:
-        study = listing.study_heading(session, asked.site.settings, shown.study)
+        study = listing.study_heading(session, asked.settings, shown.study)
     return asked.page(template, shown=shown, study=study, frame=frame, frames=frames, **values)

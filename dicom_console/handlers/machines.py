@@ -46,7 +46,7 @@ def numbers(asked: Asked) -> Response:
     registry = CollectorRegistry()
     known: dict[str, PrometheusGauge] = {}
     with asked.site.database.read() as session:
-        for one in metrics.gauges(session, asked.site.settings):
+        for one in metrics.gauges(session, asked.settings):
             labels = [name for name, _ in one.labels]
             if one.name not in known:
                 known[one.name] = PrometheusGauge(
@@ -66,7 +66,7 @@ def _not_ready(site: Site) -> str:
 
 
 def _may_read(asked: Visit) -> bool:
-    console = asked.site.settings.console
+    console = asked.settings.console
     if port_of(asked.request.scope) == console.metrics_port:
         return True
     token = console.metrics_token.get_secret_value()

@@ -41,13 +41,13 @@ def list_registered(asked: Asked) -> list[RegisteredRow]:
     """Who is registered for uploads."""
     audit.note_list(asked.site.database, asked.person, "patients")
     with asked.site.database.read() as session:
-        return [RegisteredRow(**row) for row in patients.registered(session, asked.site.settings)]
+        return [RegisteredRow(**row) for row in patients.registered(session, asked.settings)]
 
 
 @faces.handler("POST", "/patients/registered", UserRole.OPERATOR)
 def register(asked: Asked, patient: Annotated[Registration, Body()]) -> Registered:
     """Register a patient for uploads."""
-    number = patients.register(asked.site.settings, patient.model_dump(), asked.person)
+    number = patients.register(asked.settings, patient.model_dump(), asked.person)
     return Registered(registration=number)
 
 
@@ -72,7 +72,7 @@ def register_by_form(asked: Asked) -> Response:
 )
 def unregister(asked: Asked, number: Number) -> None:
     """Take a registration back; studies stay."""
-    patients.remove(asked.site.settings, number, asked.person)
+    patients.remove(asked.settings, number, asked.person)
 
 
 @faces.people.get("/patients/{number}")
@@ -88,7 +88,7 @@ def delete(asked: Asked, number: Number) -> Response:
     """Delete the received objects of this patient, as far as that is allowed."""
     with asked.site.database.read() as session:
         numbers = seen.studies_of(session, number)
-    return _page(asked, number, studies.delete_received(asked.site.settings, numbers, asked.person))
+    return _page(asked, number, studies.delete_received(asked.settings, numbers, asked.person))
 
 
 def _list(

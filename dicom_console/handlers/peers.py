@@ -30,7 +30,7 @@ def peers(asked: Asked) -> list[PeerRow]:
     """The configured peers, each with its last association."""
     with asked.site.database.read() as session:
         known = entered.listed(session, "peers")
-        found = directory.peers(session, asked.site.settings)
+        found = directory.peers(session, asked.settings)
     return [PeerRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 
 
@@ -38,7 +38,7 @@ def peers(asked: Asked) -> list[PeerRow]:
 def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
     """All peers, and who called that is none."""
     with asked.site.database.read() as session:
-        strangers = directory.strangers(session, asked.site.settings)
+        strangers = directory.strangers(session, asked.settings)
     return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
 
 
@@ -52,7 +52,7 @@ def why(asked: Asked, caller: Caller = "") -> Response:
             refused = directory.refused(session)
     else:
         try:
-            found = services.why(asked.site.settings, caller.strip(), _since())
+            found = services.why(asked.settings, caller.strip(), _since())
         except NotFound as error:
             problem = str(error)
     return asked.page(
@@ -84,7 +84,7 @@ def add(asked: Asked) -> Response:
 @needs(UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the peer's present settings."""
-    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.site.settings, "peers", name)))
+    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.settings, "peers", name)))
 
 
 @faces.people.post("/peers/{name}/change")
@@ -104,8 +104,8 @@ def show(asked: Asked, name: str) -> Response:
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
 def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
     """Test each step that delivery to this peer needs; nothing is stored there."""
-    asked.site.settings.peer(name)
-    return try_peers(asked.site.settings, [name], asked.person)
+    asked.settings.peer(name)
+    return try_peers(asked.settings, [name], asked.person)
 
 
 @faces.page_of(test_peer)
@@ -119,7 +119,7 @@ def _save(asked: Visit, name: str) -> Response:
     named = content["name"]
     try:
         if unread:
-            entered.check(asked.site.settings, "peers", content, version)
+            entered.check(asked.settings, "peers", content, version)
         else:
             confirmed = bool(asked.text("despite_hold"))
             warnings = put(asked, "peers", content, version, despite_hold=confirmed).warnings
@@ -144,9 +144,9 @@ def _mend(asked: Visit, name: str, status: int, **shown: object) -> Response:
 
 def _page(asked: Visit, name: str, checks: list[PeerCheck] | None = None) -> Response:
     with asked.site.database.read() as session:
-        row = directory.peer(session, asked.site.settings, name)
+        row = directory.peer(session, asked.settings, name)
         known = entered.listed(session, "peers").get(name)
-    found = services.why(asked.site.settings, name, _since())
+    found = services.why(asked.settings, name, _since())
     return asked.page(
         "peer.html",
         peer=row,

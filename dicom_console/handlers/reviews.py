@@ -49,13 +49,13 @@ def _reviews_page(asked: Visit, found: Reviews) -> Response:
 @faces.handler("GET", "/reviews/device-rules", UserRole.OPERATOR)
 def list_rules(asked: Asked) -> list[RuleDrawn]:
     """The device rules that were drawn here."""
-    return [RuleDrawn(**row) for row in device_rules.made_here(asked.site.settings)]
+    return [RuleDrawn(**row) for row in device_rules.made_here(asked.settings)]
 
 
 @faces.handler("DELETE", "/reviews/device-rules/{name}", UserRole.ADMIN)
 def remove_rule(asked: Asked, name: Name) -> None:
     """Remove a device rule that was drawn here."""
-    device_rules.remove(asked.site.settings, name, asked.person)
+    device_rules.remove(asked.settings, name, asked.person)
     asked.take_over()
 
 
@@ -72,7 +72,7 @@ def remove_named_rule(asked: Asked) -> Response:
 def show(asked: Asked, number: Number) -> ReviewRow:
     """Show one image with the detected text, and the boxes that a person drew before."""
     with asked.site.database.read() as session:
-        found = cleaning_reviews.show(session, asked.site.settings, number)
+        found = cleaning_reviews.show(session, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, found["study_id"])
     return ReviewRow(**found)
 
@@ -80,20 +80,20 @@ def show(asked: Asked, number: Number) -> ReviewRow:
 @faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR)
 def accept(asked: Asked, number: Number) -> None:
     """Accept the cleaning of an image: it stays as it is."""
-    cleaning_reviews.accept(asked.site.settings, number, asked.person)
+    cleaning_reviews.accept(asked.settings, number, asked.person)
 
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
     """Clean the image again, removing also what these boxes hold; they replace those drawn before."""
-    cleaning_reviews.draw(asked.site.settings, number, drawn.boxes, asked.person, asked.user.role)
+    cleaning_reviews.draw(asked.settings, number, drawn.boxes, asked.person, asked.user.role)
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleTried:
     """Show what a device rule with these boxes would black out; nothing is changed."""
     with asked.site.database.read() as session:
-        found = device_rules.tried(session, asked.site.settings, number, rule.name, rule.boxes)
+        found = device_rules.tried(session, asked.settings, number, rule.name, rule.boxes)
     return RuleTried(**found)
 
 
@@ -101,7 +101,7 @@ def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> 
 def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
     """Save a device rule with these boxes, and clean the image again with it."""
     why_not = device_rules.save_and_clean(
-        asked.site.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
+        asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
     )
     asked.take_over()
     return RuleSaved(name=rule.name, not_cleaned=why_not)
@@ -171,9 +171,9 @@ def _form(
 ) -> Response:
     """``given``: the edges of each box, as they were typed."""
     with asked.site.database.read() as session:
-        shown = pictures.find(session, asked.site.settings, PictureKind.IMAGES, review["instance_id"])
+        shown = pictures.find(session, asked.settings, PictureKind.IMAGES, review["instance_id"])
         following = cleaning_reviews.after(session, review.id)
-        study = listing.study_heading(session, asked.site.settings, review.study_id)
+        study = listing.study_heading(session, asked.settings, review.study_id)
     empty = [["", "", "", ""]] * (cleaning_reviews.MOST - len(given))
     return asked.page(
         "review.html",
@@ -184,6 +184,6 @@ def _form(
         edges=_EDGES,
         name=name,
         problem=problem,
-        about=samples.described(shown, asked.site.settings) | {"frame": 1},
+        about=samples.described(shown, asked.settings) | {"frame": 1},
         following=following,
     )

@@ -34,7 +34,7 @@ def list_rules(asked: Asked) -> list[RuleRow]:
     """The rules in their order."""
     with asked.site.database.read() as session:
         known = entered.listed(session, "rules")
-    found = rules.listed(asked.site.settings)
+    found = rules.listed(asked.settings)
     return [RuleRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 
 
@@ -42,14 +42,14 @@ def list_rules(asked: Asked) -> list[RuleRow]:
 def _rules_page(asked: Visit, shown: list[RuleRow]) -> Response:
     """The rules, and what they make of the newest studies."""
     with asked.site.database.read() as session:
-        tried = rules.tried(session, asked.site.settings)
-    return _page(asked, shown, tried, rules.as_toml(asked.site.settings))
+        tried = rules.tried(session, asked.settings)
+    return _page(asked, shown, tried, rules.as_toml(asked.settings))
 
 
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
     """What the rules with this one would make of the newest studies; nothing is changed."""
-    settings = asked.site.settings
+    settings = asked.settings
     other = rules.with_rule(settings, entered.from_keys("rules", name, keys))
     with asked.site.database.read() as session:
         return [RuleTrial(**row) for row in rules.tried(session, settings, other)]
@@ -59,7 +59,7 @@ def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
 @needs(UserRole.OPERATOR)
 def try_rules(asked: Asked) -> Response:
     """Apply the rules in force, and the rules of the form, to the newest studies; nothing is changed."""
-    settings, text = asked.site.settings, asked.text("rules")
+    settings, text = asked.settings, asked.text("rules")
     try:
         other = rules.parsed(settings, text)
     except FaultyInput as error:
@@ -87,7 +87,7 @@ def add(asked: Asked) -> Response:
 @needs(UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the rule's present settings."""
-    row = entered.show_entry(asked.site.settings, "rules", name)
+    row = entered.show_entry(asked.settings, "rules", name)
     return _form(asked, _Draft(name, row["version"], form.as_form(row["content"]), row["keys"]))
 
 
@@ -152,7 +152,7 @@ class _Draft:
 
 
 def _answer(asked: Visit, name: str) -> Response:
-    settings, act = asked.site.settings, asked.text("act")
+    settings, act = asked.settings, asked.text("act")
     by_text = act.endswith("_text")
     text = "\n".join(asked.text("rule").splitlines())
     is_typed = bool(text) and asked.text("written") != _mark(text)
@@ -201,7 +201,7 @@ def _form(
         unseen=unseen,
         warned=warned,
         named=_named(asked, tried or []),
-        **page.shown(asked.site.settings, draft.fields, draft.name, error),
+        **page.shown(asked.settings, draft.fields, draft.name, error),
     )
 
 

@@ -65,7 +65,7 @@ def begin_elsewhere(asked: Asked) -> Response:
     """Send the browser to the provider of the hospital's accounts."""
     secret = users.new_token()
     try:
-        response = see_other(oidc.begin(asked.site.settings, secret))
+        response = see_other(oidc.begin(asked.settings, secret))
     except RequestRefused as error:
         return _elsewhere(asked, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
@@ -101,7 +101,7 @@ def come_back(asked: Asked) -> Response:
 def leave(asked: Asked) -> Response:
     """Send the browser to where its person signs out of the provider, too."""
     try:
-        return see_other(oidc.sign_out_address(asked.site.settings) or "/sign-in")
+        return see_other(oidc.sign_out_address(asked.settings) or "/sign-in")
     except RequestRefused as error:
         return _elsewhere(asked, error)
 
@@ -145,7 +145,7 @@ def file(name: str, asked: Asked) -> Response:
 
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
-    console = asked.site.settings.console
+    console = asked.settings.console
     elsewhere = f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else ""
     left = bool(asked.query("left"))
     return asked.page(

@@ -41,12 +41,12 @@ async def store(asked: Asked, study: str = "") -> Response:
     """Store the instances of a request, of one study where the address names it."""
     boundary = _boundary(asked)  # None: one object alone
     refuse_who_would_not_see_it()
-    refuse_without_room(asked.request, asked.site.settings, without_length=0)
+    refuse_without_room(asked.request, asked.settings, without_length=0)
     if _places.locked():
         raise HTTPException(503, "Other requests to store are under way: try again when they are done.")
     async with _places:
         request = await run_in_threadpool(
-            StowRequest, asked.site.database, asked.site.settings, asked.person, study
+            StowRequest, asked.site.database, asked.settings, asked.person, study
         )
         try:
             async with asyncio.timeout(SECONDS):
@@ -154,6 +154,6 @@ def _instance_url(asked: Visit, one: StowedInstance) -> dict[str, Any]:
 
 def _url(asked: Visit, path: str) -> dict[str, Any]:
     """Retrieve URL, of no value where nothing is to be had."""
-    if path and asked.site.settings.console.dicomweb:
+    if path and asked.settings.console.dicomweb:
         return dicomweb.url(asked, f"/studies/{path}")
     return {"00081190": {"vr": "UR"}}

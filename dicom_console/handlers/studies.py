@@ -60,7 +60,7 @@ def list_studies(
     about = _searched_for(asked)
     wanted = Search(
         patient=about.get("patient", ""),
-        words=search.name_words(asked.site.settings, about.get("name", "")),
+        words=search.name_words(asked.settings, about.get("name", "")),
         accession=about.get("accession", ""),
         modality=modality,
         sender=sender.strip(),
@@ -81,7 +81,7 @@ def _studies_page(asked: Visit, found: Studies) -> Response:
     filters |= {key: value for key in _FILTERS if (value := asked.query(key))}
     database = asked.site.database
     with database.read() as session:
-        names = search.names(session, asked.site.settings, [row["id"] for row in found.studies])
+        names = search.names(session, asked.settings, [row["id"] for row in found.studies])
     return asked.page(
         "studies.html",
         rows=found.studies,
@@ -91,8 +91,8 @@ def _studies_page(asked: Visit, found: Studies) -> Response:
         filters=filters,
         about=_searched_for(asked),
         states=[*StudyState, views.HELD],
-        findings=models.findings(asked.site.settings),
-        takers=_takers(asked.site.settings),
+        findings=models.findings(asked.settings),
+        takers=_takers(asked.settings),
         rejections=list(RejectionReason),
         shortest=audit.SHORTEST_REASON,
         longest=audit.LONGEST_REASON,
@@ -105,7 +105,7 @@ def search_studies(asked: Asked, wanted: Annotated[Wanted, Body()], after: Since
     with asked.site.database.write() as session:
         by = [key for key, value in wanted if value]
         audit.note(session, asked.person, AuditAction.STUDY_SEARCHED, searched_by=by)
-    words = search.name_words(asked.site.settings, wanted.name)
+    words = search.name_words(asked.settings, wanted.name)
     return _found(asked, Search(patient=wanted.patient, words=words, accession=wanted.accession), after)
 
 
@@ -134,7 +134,7 @@ def change_several(asked: Asked, wanted: Annotated[SeveralStudies, Body()]) -> C
     numbers = list(dict.fromkeys(wanted.studies))
     with asked.site.database.read() as session:
         uids = [listing.uid(session, number) for number in numbers]
-    rows = several.change_studies(asked.site.settings, uids, wanted, asked.person)
+    rows = several.change_studies(asked.settings, uids, wanted, asked.person)
     return ChangedStudies(
         studies=[row.model_copy(update={"id": n}) for n, row in zip(numbers, rows, strict=True)]
     )
@@ -146,7 +146,7 @@ def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
     if not refused:
         return see_other("/studies", **_filters_of_form(asked))
     with asked.site.database.read() as session:
-        names = search.names(session, asked.site.settings, [row["id"] for row in refused])
+        names = search.names(session, asked.settings, [row["id"] for row in refused])
     return asked.page(
         "several.html",
         done=len(changed.studies) - len(refused),
@@ -161,8 +161,8 @@ def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
 def thumbnail(asked: Asked, number: Number) -> Response:
     """The small picture of an image in the list of studies; the list is in the audit."""
     with asked.site.database.read() as session:
-        shown = pictures.find(session, asked.site.settings, PictureKind.IMAGES, number)
-    return Response(thumbnails.jpeg(shown, asked.site.settings), media_type="image/jpeg")
+        shown = pictures.find(session, asked.settings, PictureKind.IMAGES, number)
+    return Response(thumbnails.jpeg(shown, asked.settings), media_type="image/jpeg")
 
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
@@ -191,13 +191,13 @@ def _links(viewers: Mapping[str, str], study: StudyRow) -> dict[str, str]:
 @faces.page_of(show)
 def _study_page(asked: Visit, study: StudyRow) -> Response:
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
-    takers = _takers(asked.site.settings)
+    takers = _takers(asked.settings)
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
     return asked.page(
         "study.html",
         study=study,
         further=further,
-        open_in=_links(asked.site.settings.console.open_in, study),
+        open_in=_links(asked.settings.console.open_in, study),
         shortest=audit.SHORTEST_REASON,
         longest=audit.LONGEST_REASON,
     )
@@ -206,7 +206,7 @@ def _study_page(asked: Visit, study: StudyRow) -> Response:
 @faces.handler("POST", "/studies/{number}/rerun", UserRole.OPERATOR, _BACK)
 def rerun(asked: Asked, number: Number) -> list[Row]:
     """Apply the rules once more; a row for each rule that takes the study."""
-    rows = studies.rerun_rules(asked.site.settings, [asked.study_uid(number)], asked.person)
+    rows = studies.rerun_rules(asked.settings, [asked.study_uid(number)], asked.person)
     return [Row(**row) for row in rows]
 
 
@@ -214,7 +214,7 @@ def rerun(asked: Asked, number: Number) -> list[Row]:
 def send(asked: Asked, number: Number, to: Annotated[To, Body()]) -> Done:
     """Send the newest results to a further peer."""
     uid = asked.study_uid(number)
-    return Done(objects=deliveries.send_study(asked.site.settings, uid, to.peer, asked.person))
+    return Done(objects=deliveries.send_study(asked.settings, uid, to.peer, asked.person))
 
 
 @faces.people.get("/studies/{number}/withdraw")
@@ -222,8 +222,8 @@ def send(asked: Asked, number: Number, to: Annotated[To, Body()]) -> Done:
 def ask_to_withdraw(asked: Asked, number: Number) -> Response:
     """Ask which results to withdraw and why; tell what happens to them, and what was withdrawn before."""
     with asked.site.database.read() as session:
-        shown = results.show(session, asked.site.settings, number)
-        study = listing.study_heading(session, asked.site.settings, number)
+        shown = results.show(session, asked.settings, number)
+        study = listing.study_heading(session, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
     return asked.page("withdraw.html", number=number, shown=shown, study=study, reasons=list(RejectionReason))
 
@@ -240,7 +240,7 @@ def withdraw(asked: Asked, number: Number) -> Response:
     except ValueError:
         raise HTTPException(400, "Say whether it is for quality or for the patient's safety.") from None
     results.withdraw(
-        asked.site.settings,
+        asked.settings,
         asked.study_uid(number),
         chosen,
         reason=reason,
@@ -256,7 +256,7 @@ def versions(asked: Asked, number: Number) -> Response:
     """Show the versions and patients to choose from before a study leaves quarantine."""
     uid = asked.study_uid(number)
     audit.note_sight(asked.site.database, asked.person, number)
-    rows = studies.versions(asked.site.settings, uid)
+    rows = studies.versions(asked.settings, uid)
     with asked.site.database.read() as session:
         study = listing.brief(session, number)
     as_of = rows[0]["as_of"] if rows else ""
@@ -270,7 +270,7 @@ def release(asked: Asked, number: Number) -> Response:
     picked = [str(value) for key, value in asked.form.multi_items() if key.startswith("take")]
     take = choices.applicable(picked)
     as_of = asked.text("as_of") if take else None  # a choice says among what it was made
-    studies.release(asked.site.settings, asked.study_uid(number), take, asked.person, as_of=as_of)
+    studies.release(asked.settings, asked.study_uid(number), take, asked.person, as_of=as_of)
     return see_other(f"/studies/{number}")
 
 

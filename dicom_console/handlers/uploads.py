@@ -45,9 +45,9 @@ def ask(asked: Asked, patient: Since = None) -> Response:
     known = {}
     with asked.site.database.read() as session:
         if patient is not None:
-            known = patients.one(session, asked.site.settings, patient)
+            known = patients.one(session, asked.settings, patient)
         last = uploaded.last(session)
-    return asked.page("upload.html", last=last, **_choices(asked.site.settings, known=known))
+    return asked.page("upload.html", last=last, **_choices(asked.settings, known=known))
 
 
 @faces.people.get(PATH + "/{number}")
@@ -95,7 +95,7 @@ async def take(asked: Asked) -> list[UploadedRow]:
 @asynccontextmanager
 async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]]) -> AsyncIterator[FormData]:
     """The form with its files, once all of it has arrived. Raises HTTPException."""
-    settings = asked.site.settings
+    settings = asked.settings
     refuse_who_would_not_see_it()
     refuse_without_room(asked.request, settings, without_length=settings.console.upload_mib * 2**20)
     if _places.locked():
@@ -138,7 +138,7 @@ def _answer(asked: Visit, form: FormData) -> Response:
     try:
         found = taken(asked, form)
     except FaultyInput as error:
-        return asked.page("upload.html", 400, last=[], **_choices(asked.site.settings, str(error)))
+        return asked.page("upload.html", 400, last=[], **_choices(asked.settings, str(error)))
     refused = sum(1 for row in found.files if row.refusal)
     return asked.page("uploaded.html", files=found.files, refused=refused, now=_now(asked, found.number))
 
