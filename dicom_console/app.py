@@ -36,7 +36,7 @@ from dicom_console.handlers import (
     trends,
     uploads,
 )
-from dicom_console.views.durations import Durations
+from dicom_console.views.metrics import Durations
 from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs, see_other, visit
 from dicom_console.web.faces import VERSION, described
 from dicom_console.web.languages import N_

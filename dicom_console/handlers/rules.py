@@ -32,8 +32,7 @@ add_handlers(faces, "rules")
 @faces.handler("GET", "/rules", UserRole.VIEWER)
 def list_rules(asked: Asked) -> list[RuleRow]:
     """The rules in their order."""
-    with asked.site.database.read() as session:
-        known = entered.listed(session, "rules")
+    known = asked.read(entered.listed, "rules")
     found = rules.listed(asked.settings)
     return [RuleRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 
@@ -41,32 +40,26 @@ def list_rules(asked: Asked) -> list[RuleRow]:
 @faces.page_of(list_rules)
 def _rules_page(asked: Visit, shown: list[RuleRow]) -> Response:
     """The rules, and what they make of the newest studies."""
-    with asked.site.database.read() as session:
-        tried = rules.tried(session, asked.settings)
-    return _page(asked, shown, tried, rules.as_toml(asked.settings))
+    return _page(asked, shown, asked.read(rules.tried, asked.settings), rules.as_toml(asked.settings))
 
 
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
     """What the rules with this one would make of the newest studies; nothing is changed."""
-    settings = asked.settings
-    other = rules.with_rule(settings, entered.from_keys("rules", name, keys))
-    with asked.site.database.read() as session:
-        return [RuleTrial(**row) for row in rules.tried(session, settings, other)]
+    other = rules.with_rule(asked.settings, entered.from_keys("rules", name, keys))
+    return [RuleTrial(**row) for row in asked.read(rules.tried, asked.settings, other)]
 
 
 @faces.people.post("/rules/try")
 @needs(UserRole.OPERATOR)
 def try_rules(asked: Asked) -> Response:
     """Apply the rules in force, and the rules of the form, to the newest studies; nothing is changed."""
-    settings, text = asked.settings, asked.text("rules")
+    text = asked.text("rules")
     try:
-        other = rules.parsed(settings, text)
+        other = rules.parsed(asked.settings, text)
     except FaultyInput as error:
-        return _page(asked, list_rules(asked), [], text, problem=str(error), status=400)
-    with asked.site.database.read() as session:
-        tried = rules.tried(session, settings, other)
-    return _page(asked, list_rules(asked), tried, text, changed=True)
+        return _page(asked, list_rules(asked), [], text, problem=str(error))
+    return _page(asked, list_rules(asked), asked.read(rules.tried, asked.settings, other), text, changed=True)
 
 
 @faces.people.get("/rules/new")
@@ -165,8 +158,7 @@ def _answer(asked: Visit, name: str) -> Response:
         if act.startswith("save") and asked.text("tried") == mark and (confirmed or not warned.undercut):
             saved = put(asked, "rules", content, draft.version, despite_hold=confirmed)
             return asked.in_force(SAVED, "/rules", *saved.warnings, name=saved.name)
-        with asked.site.database.read() as session:
-            tried = rules.tried(session, settings, rules.with_rule(settings, content))
+        tried = asked.read(rules.tried, settings, rules.with_rule(settings, content))
     except FaultyInput as error:
         return _form(asked, draft, error=error, status=400)
     except (NotAllowedNow, ChangedMeanwhile, HoldUndercut) as error:
@@ -218,11 +210,10 @@ def _page(
     *,
     problem: str = "",
     changed: bool = False,
-    status: int = 200,
 ) -> Response:
     return asked.page(
         "rules.html",
-        status,
+        400 if problem else 200,
         rows=rows,
         conditions={key: label for key, (label, _) in page.CONDITIONS.items()},
         tried=tried,
@@ -237,5 +228,4 @@ def _named(asked: Visit, tried: list[View]) -> dict[str, View]:
     """How the list names these studies, with their Patient IDs: who sees it is noted."""
     if tried:
         audit.note_list(asked.site.database, asked.person, "rules")
-    with asked.site.database.read() as session:
-        return listing.named(session, tried)
+    return asked.read(listing.named, tried)

@@ -44,16 +44,12 @@ def ask(asked: Asked) -> Response:
 @needs(ANYONE)
 def begin(asked: Asked) -> Response:
     """Sign the user of the form in, with a new session token."""
-    name, password = asked.text("name"), asked.form.get("password", "")
+    name, password = asked.text("name")[:64], asked.form.get("password", "")
+    given = password if isinstance(password, str) else ""
     try:
-        given = password if isinstance(password, str) else ""
-        site = asked.site
-        who = asked.address, asked.token, asked.agent
-        token = users.sign_in(site.database, name[:64], given, *who)
+        token = users.sign_in(asked.site.database, name, given, asked.address, asked.token, asked.agent)
     except RequestRefused as error:
-        return _form(
-            asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name[:64]
-        )
+        return _form(asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name)
     response = see_other("/")
     remember(response, asked.site, token)
     return response
@@ -84,15 +80,13 @@ def come_back(asked: Asked) -> Response:
     cookie.
     """
     secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
-    site = asked.site
     try:
-        token = oidc.finish(site.database, site.settings, secret, answer, asked.address, asked.agent)
+        token = oidc.finish(asked.site.database, asked.settings, secret, answer, asked.address, asked.agent)
+        response = _elsewhere(asked)
+        remember(response, asked.site, token)
     except RequestRefused as error:
         response = _elsewhere(asked, error)
-    else:
-        response = _elsewhere(asked)
-        remember(response, site, token)
-    response.delete_cookie(_oidc_cookie(asked), path="/", secure=site.secure)
+    response.delete_cookie(_oidc_cookie(asked), path="/", secure=asked.site.secure)
     return response
 
 
@@ -146,16 +140,14 @@ def file(name: str, asked: Asked) -> Response:
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
     console = asked.settings.console
-    elsewhere = f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else ""
-    left = bool(asked.query("left"))
     return asked.page(
         "sign_in.html",
         status,
         token=token,
         problem=problem,
         name=name,
-        elsewhere=elsewhere,
-        left=left,
+        elsewhere=f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else "",
+        left=bool(asked.query("left")),
     )
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
+from prometheus_client import CollectorRegistry, Histogram
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_console.views.overview import disk
 from dicom_node.config.settings import Settings
 from dicom_node.inbox.spool import Spool
+from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import (
     OPEN_DELIVERIES,
     OPEN_FETCHES,
@@ -39,6 +42,7 @@ from dicom_node.store.tables import (
     ClaimedWorkitem,
     Delivery,
     Fetch,
+    Instance,
     Job,
     ReceivedObject,
     RequestedCommitment,
@@ -60,6 +64,9 @@ _OPEN_STUDIES = (
     StudyState.FAILED,
 )
 _OPEN_REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
+_EDGES: Final = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
+_SETTLED: Final = timedelta(seconds=2)
+"""What ended this recently waits for the next question: its transaction may not be seen yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +183,59 @@ def _by_state(session: Session, column: Any, states: Iterable[StrEnum]) -> dict[
 def _states(name: str, about: str, counted: dict[str, int]) -> Iterator[Gauge]:
     for state, number in counted.items():
         yield Gauge(name, about, number, (("state", state),))
+
+
+class Durations:
+    """Histograms of deliveries and jobs that ended since the console started.
+
+    Their counts start at 0 with the process and only rise, as Prometheus expects.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._turnaround = Histogram(
+            "dicom_node_turnaround_seconds",
+            "From the last object of a study to the confirmed delivery of a result.",
+            ["peer", "rule", "modality"],
+            buckets=_EDGES,
+            registry=self.registry,
+        )
+        self._jobs = Histogram(
+            "dicom_node_job_seconds",
+            "Run time of jobs that succeeded, waiting left out.",
+            ["rule", "modality"],
+            buckets=_EDGES,
+            registry=self.registry,
+        )
+        self._since = utc_now()
+        self._one_at_a_time = threading.Lock()
+
+    def add_new(self, session: Session) -> None:
+        """Add the deliveries and jobs that ended since the last call."""
+        with self._one_at_a_time:
+            since, self._since = self._since, max(self._since, utc_now() - _SETTLED)
+            modality = (
+                select(func.min(Instance.modality))
+                .where(Instance.study_id == Study.id, Instance.role == ObjectRole.SOURCE)
+                .scalar_subquery()
+            )
+            delivered = (
+                select(
+                    Delivery.destination, Job.rule, modality, Delivery.confirmed_at, Study.last_received_at
+                )
+                .join(Result, Result.id == Delivery.result_id)
+                .join(Job, Job.id == Result.job_id)
+                .join(Study, Study.id == Result.study_id)
+                .where(Delivery.confirmed_at > since, Delivery.confirmed_at <= self._since)
+            )
+            for peer, rule, kind, ended, began in session.execute(delivered):
+                seconds = max((ended - began).total_seconds(), 0.0)
+                self._turnaround.labels(peer, rule, kind or "").observe(seconds)
+            done = (
+                select(Job.rule, modality, Job.started_at, Job.finished_at)
+                .join(Study, Study.id == Job.study_id)
+                .where(Job.state == JobState.SUCCEEDED, Job.started_at.is_not(None))
+                .where(Job.finished_at > since, Job.finished_at <= self._since)
+            )
+            for rule, kind, began, ended in session.execute(done):
+                self._jobs.labels(rule, kind or "").observe((ended - began).total_seconds())
