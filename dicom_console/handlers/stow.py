@@ -206,10 +206,10 @@ def _answer(asked: Visit, study: str, instances: list[StowedInstance]) -> Respon
     module = _url(asked, studies.pop() if len(studies) == 1 else "")
     module |= {tag: {"vr": "SQ", "Value": items} for tag, items in sequences.items() if items}
     failures = [one.failure for one in instances]
-    if not all(failures):
-        status = 202 if any(failures) else 200
-    else:
+    if all(failures) and failures:
         status = 503 if all(one is NO_ROOM for one in failures) else 409
+    else:
+        status = 202 if any(failures) else 200
     return JSONResponse(module, status, media_type="application/dicom+json")
 
 
