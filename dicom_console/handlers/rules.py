@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi import Response
 
-from dicom_console.forms import page
 from dicom_console.forms import rule as form
 from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import listing
@@ -178,7 +177,7 @@ def _form(
     status: int = 200,
 ) -> Response:
     """``unseen``: it was to be saved before anybody saw what it makes of the newest studies."""
-    text = draft.text or page.SAMPLE
+    text = draft.text or form.SAMPLE
     return asked.page(
         "rule_form.html",
         status,
@@ -193,7 +192,7 @@ def _form(
         unseen=unseen,
         warned=warned,
         named=_named(asked, tried or []),
-        **page.shown(asked.settings, draft.fields, draft.name, error),
+        **form.page(asked.settings, draft.fields, draft.name, error),
     )
 
 
@@ -215,7 +214,7 @@ def _page(
         "rules.html",
         400 if problem else 200,
         rows=rows,
-        conditions={key: label for key, (label, _) in page.CONDITIONS.items()},
+        conditions={key: label for key, (label, _) in form.CONDITIONS.items()},
         tried=tried,
         named=_named(asked, tried),
         text=text,
