@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dicom_console.app import _BOTH
-from dicom_console.views.durations import Durations
+from dicom_console.views.metrics import Durations
 
 METRICS = Path(__file__).resolve().parents[1] / "dicom_console" / "views" / "metrics.py"
 Row = tuple[str, ...]

@@ -44,16 +44,12 @@ def ask(asked: Asked) -> Response:
 @needs(ANYONE)
 def begin(asked: Asked) -> Response:
     """Sign the user of the form in, with a new session token."""
-    name, password = asked.text("name"), asked.form.get("password", "")
+    name, password = asked.text("name")[:64], asked.form.get("password", "")
+    given = password if isinstance(password, str) else ""
     try:
-        given = password if isinstance(password, str) else ""
-        site = asked.site
-        who = asked.address, asked.token, asked.agent
-        token = users.sign_in(site.database, name[:64], given, *who)
+        token = users.sign_in(asked.site.database, name, given, asked.address, asked.token, asked.agent)
     except RequestRefused as error:
-        return _form(
-            asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name[:64]
-        )
+        return _form(asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name)
     response = see_other("/")
     remember(response, asked.site, token)
     return response
@@ -65,7 +61,7 @@ def begin_elsewhere(asked: Asked) -> Response:
     """Send the browser to the provider of the hospital's accounts."""
     secret = users.new_token()
     try:
-        response = see_other(oidc.begin(asked.site.settings, secret))
+        response = see_other(oidc.begin(asked.settings, secret))
     except RequestRefused as error:
         return _elsewhere(asked, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
@@ -84,15 +80,13 @@ def come_back(asked: Asked) -> Response:
     cookie.
     """
     secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
-    site = asked.site
     try:
-        token = oidc.finish(site.database, site.settings, secret, answer, asked.address, asked.agent)
+        token = oidc.finish(asked.site.database, asked.settings, secret, answer, asked.address, asked.agent)
+        response = _elsewhere(asked)
+        remember(response, asked.site, token)
     except RequestRefused as error:
         response = _elsewhere(asked, error)
-    else:
-        response = _elsewhere(asked)
-        remember(response, site, token)
-    response.delete_cookie(_oidc_cookie(asked), path="/", secure=site.secure)
+    response.delete_cookie(_oidc_cookie(asked), path="/", secure=asked.site.secure)
     return response
 
 
@@ -101,7 +95,7 @@ def come_back(asked: Asked) -> Response:
 def leave(asked: Asked) -> Response:
     """Send the browser to where its person signs out of the provider, too."""
     try:
-        return see_other(oidc.sign_out_address(asked.site.settings) or "/sign-in")
+        return see_other(oidc.sign_out_address(asked.settings) or "/sign-in")
     except RequestRefused as error:
         return _elsewhere(asked, error)
 
@@ -145,17 +139,15 @@ def file(name: str, asked: Asked) -> Response:
 
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
-    console = asked.site.settings.console
-    elsewhere = f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else ""
-    left = bool(asked.query("left"))
+    console = asked.settings.console
     return asked.page(
         "sign_in.html",
         status,
         token=token,
         problem=problem,
         name=name,
-        elsewhere=elsewhere,
-        left=left,
+        elsewhere=f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else "",
+        left=bool(asked.query("left")),
     )
 
 
