@@ -1,11 +1,16 @@
-"""Builds the objects to send from a pipeline's result; each is checked by the gate, or was built before."""
+"""Builds the objects to send from a pipeline's result, checks them by the gate, and puts them on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final, Literal
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -29,7 +34,9 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.images.render import assesses
 from dicom_node.errors import ResultRefused
+from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import ResultKind
+from dicom_node.object_store.files import Files
 from dicom_node.results import gate
 from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject, not_here
 from dicom_node.results.common.envelope import encode
@@ -39,15 +46,19 @@ from dicom_node.results.common.source import Source, as_judged, read_sources
 from dicom_node.results.common.tracked import of_source, reported
 from dicom_node.results.document import build_document
 from dicom_node.results.presentation import build_presentation
-from dicom_node.results.sc.captures import (
+from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
+from dicom_node.results.sc.page import (
+    SummaryPage,
     build_annotated,
     build_failure_picture,
     build_heatmap,
+    build_page,
+    failure_summary,
+    summary_of,
     with_evidence,
 )
-from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
-from dicom_node.results.sc.page import SummaryPage, build_page, failure_summary, summary_of
 from dicom_node.results.segmentation import ORGAN_SERIES, build_organs, build_segmentation, is_empty
+from dicom_node.results.sr.reading import short_result
 from dicom_node.results.sr.report import build_failure_report, build_report
 
 _REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)
@@ -261,3 +272,73 @@ class _ResultBuilder:
         self.add(
             _MASK, [source], lambda uid: build_organs(self._context, source, outlines, uid), parts, parts
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A built object under a temporary name. ``final``: its final path; ``size`` in bytes.
+
+    ``was_there``: it was built before, and its row was lost with the database. Then the existing bytes are
+    the object (a result is built once), and whether they were sent is unknown.
+    """
+
+    temporary: Path
+    final: Path
+    sha256: str
+    size: int
+    was_there: bool = False
+
+
+@contextlib.contextmanager
+def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, ResultFile]]:
+    """Write the files of newly built objects, by SOP Instance UID.
+
+    Files that the caller does not move to their final path are deleted at the end of the scope.
+    """
+    files: dict[str, ResultFile] = {}
+    try:
+        for item in built:
+            if item.data is not None:
+                folder = door.data_dir / (DEIDENTIFIED_FOLDER if item.deidentified else "results")
+                files[item.sop_instance_uid] = _write(door, folder, item.sop_instance_uid, item.data)
+        yield files
+    finally:
+        for file in files.values():
+            file.temporary.unlink(missing_ok=True)
+
+
+def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, Any]:
+    """The values for a new result's row that come from the object and its file."""
+    names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
+    values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
+    is_report = built.kind is ResultKind.SR and built.data is not None
+    short = "\n".join(short_result(BytesIO(built.data or b""))) if is_report else ""
+    where = {"path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
+    return {**values, **where, "short_result": short}
+
+
+def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
+    """Rename files to their final names, durably, and upload them to the object store. Raises StoreAway."""
+    for file in files:
+        door.keep(file.temporary, door.relative(file.final))
+    folders = {file.final.parent for file in files}
+    for folder in folders | {folder.parent for folder in folders}:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
+    place = folder / hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
+    place.mkdir(parents=True, exist_ok=True)
+    temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
+    if door.built_before(door.relative(final)):
+        data = final.read_bytes()
+        return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there=True)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data))

@@ -21,10 +21,10 @@ from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import Installation
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.results.common.concepts import fetus_of_reports, subject_context
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, built_document
 from dicom_node.results.common.equipment import contributing_equipment, device_observer, general_equipment
-from dicom_node.results.common.fetus import fetus_of_reports, subject_context
 from dicom_node.results.common.identity import document_uid
 from dicom_node.results.common.source import without_identity
 

@@ -71,7 +71,7 @@ __all__ = [
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
     """The client that queries this peer, by DICOMweb or DIMSE. For one thread; not connected yet."""
     if peer.transport == "dicomweb":
-        from dicom_node.scu.http_archive import DicomwebArchive
+        from dicom_node.scu.dicomweb import DicomwebArchive
 
         return DicomwebArchive(peer, settings)
     from dicom_node.scu.dimse_archive import DimseArchive

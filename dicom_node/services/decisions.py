@@ -31,7 +31,7 @@ from dicom_node.store.accounts import RegisteredPatient
 from dicom_node.store.burned_in import reviews
 from dicom_node.store.database import Database
 from dicom_node.store.tables import DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
-from dicom_node.store.tables.decisions import FAULT
+from dicom_node.store.tables.node import FAULT
 from dicom_node.store.transitions import record
 from dicom_node.store.views import View, as_json, find_study
 

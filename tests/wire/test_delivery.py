@@ -57,7 +57,7 @@ from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Commitment, Delivery
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.associations import JournalIngest
+from dicom_node.studies.scan import JournalIngest
 from tests.commitment_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.commitment_lab import CommittingPacs, report, send_report
 from tests.inbox_lab import CONFIG, Inbox

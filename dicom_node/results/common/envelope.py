@@ -18,7 +18,7 @@ from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import iods, organs
+from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.concepts import FORMER_REGIONS, code_alone, coding_schemes
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
@@ -260,7 +260,7 @@ def body_part_of(source: Source) -> str:
 def has_two_regions(source: Source) -> bool:
     """Whether Body Part Examined names another region of the body than Anatomic Region Sequence."""
     named = map(iods.region, (source.header.get("BodyPartExamined"), _named_region(source)))
-    return len({(organs.region_of(part.value) or part).value for part in named if part}) > 1
+    return len({(concepts.region_of(part.value) or part).value for part in named if part}) > 1
 
 
 def _named_region(source: Source) -> str:

@@ -25,9 +25,9 @@ from dicom_node.results.common.concepts import (
     DEIDENTIFYING_EQUIPMENT,
     MODIFYING_EQUIPMENT,
     PROCESSING_EQUIPMENT,
+    subject_context,
 )
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.fetus import subject_context
 from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid
 from dicom_node.results.common.times import dicom_datetime
 
