@@ -33,8 +33,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
 from dicom_node.results.common import iods
 from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject, not_here
-from dicom_node.results.common.envelope import UTF8, encode
-from dicom_node.results.common.equipment import acquisition_equipment, deidentifying_equipment
+from dicom_node.results.common.envelope import UTF8, acquisition_equipment, deidentifying_equipment, encode
 from dicom_node.results.common.identity import described
 from dicom_node.results.common.previous import COMPARED
 from dicom_node.results.common.source import Source, read_sources, source_of

@@ -38,10 +38,9 @@ from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.object_store.files import Files
 from dicom_node.results import SourceObject
-from dicom_node.store import intake
+from dicom_node.store import burned_in, intake
 from dicom_node.store import results as stored
-from dicom_node.store.burned_in import reviews
-from dicom_node.store.burned_in.reviews import Drawn
+from dicom_node.store.burned_in import Drawn
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance
 
@@ -257,7 +256,7 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         ).all()
         purged = stored.purged_images(session, job.study_id, job.rule)
         unread = intake.unread_beside(session, job.study_id)
-        drawn = reviews.drawn(session, job.source_uids)
+        drawn = burned_in.drawn(session, job.source_uids)
         here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
     rules = device_rules_of(settings)
     known = {row.sop_instance_uid: row for row in rows}

@@ -25,14 +25,6 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import PIXEL_MASK, coded
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.derivation import (
-    ORIENTATION_FOR_HIGHDICOM,
-    copy_aspect,
-    copy_present,
-    copy_spacing,
-    describe_derivation,
-    set_orientation,
-)
 from dicom_node.results.common.envelope import (
     PROCESSED_SERIES_NUMBER,
     complete,
@@ -40,7 +32,15 @@ from dicom_node.results.common.envelope import (
     header_arguments,
     series_description,
 )
-from dicom_node.results.common.source import Source
+from dicom_node.results.common.source import (
+    ORIENTATION_FOR_HIGHDICOM,
+    Source,
+    copy_aspect,
+    copy_present,
+    copy_spacing,
+    describe_derivation,
+    set_orientation,
+)
 
 _FRAME_TIME: Final = 0x00181063
 _FRAME_TIME_VECTOR: Final = 0x00181065

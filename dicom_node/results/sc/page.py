@@ -31,8 +31,10 @@ from ai_pipeline.images.render import NOT_FOR_DIAGNOSIS, annotate, heatmap_overl
 from ai_pipeline.summary import result_lines
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.derivation import (
+from dicom_node.results.common.envelope import complete, disclaimer, header_arguments, offset_of
+from dicom_node.results.common.source import (
     ORIENTATION_FOR_HIGHDICOM,
+    Source,
     copy_present,
     copy_spacing,
     describe_derivation,
@@ -40,8 +42,6 @@ from dicom_node.results.common.derivation import (
     reference,
     set_orientation,
 )
-from dicom_node.results.common.envelope import complete, disclaimer, header_arguments, offset_of
-from dicom_node.results.common.source import Source
 from dicom_node.results.common.times import dicom_datetime
 from dicom_node.results.common.tracked import LocatedFinding, located_findings, of_source, ranked, tracked
 from dicom_node.results.sc.cleaned import frames_of

@@ -51,8 +51,14 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts
 from dicom_node.results.common.concepts import fetus_of_all, subject_context
 from dicom_node.results.common.context import Cause, ResultContext
-from dicom_node.results.common.envelope import complete, disclaimer, header_arguments, side_of
-from dicom_node.results.common.equipment import algorithm, observation_context
+from dicom_node.results.common.envelope import (
+    algorithm,
+    complete,
+    disclaimer,
+    header_arguments,
+    observation_context,
+    side_of,
+)
 from dicom_node.results.common.identity import series_uid, tracking_uid
 from dicom_node.results.common.previous import PreviousImage, quoted
 from dicom_node.results.common.source import Source
