@@ -87,7 +87,8 @@ def _run(
     database.changes.follow(database.engine)
     node = _MainProcess(settings, files, role, place, entered)
     node.start()
-    while _wants_reload(signals):
+    # Each read waits for the next signal; any but SIGHUP ends the node, also one that came with it.
+    while set(os.read(signals, 64)) == {signal.SIGHUP}:
         node.reload()
     node.stop()
 
@@ -166,7 +167,16 @@ class _MainProcess:
         logs.configure(settings.node.log_level, "node", settings.log_target)
         if self._listener:
             self._listener.hang_up()
-        self._renew_workers()
+        # Each goes on after its job; where it cannot, it ends after that once another one is ready. More
+        # or fewer of them as the settings say.
+        wanted, before = self._make_workers(self._settings), self._at_start
+        self._at_start = AtStart.under(self._settings)
+        kept = self._workers[: len(wanted)] if before.serves(self._at_start) else []
+        for child in kept:
+            child.give(self._settings.for_children())
+        former = self._workers[len(kept) :]
+        self._workers = [*kept, *wanted[len(kept) :]]
+        self._replace(former, self._workers[len(kept) :])
         self._renew_console()
         self._background.start()
         self._entered.taken_over()
@@ -222,19 +232,6 @@ class _MainProcess:
         return [
             self._child(f"worker-{n}", ["-m", "dicom_node.jobs.worker"], given) for n in range(1, count + 1)
         ]
-
-    def _renew_workers(self) -> None:
-        """Each goes on after its job; where it cannot, it ends after that once another one is ready. More or
-        fewer of them as the settings say.
-        """
-        wanted, before = self._make_workers(self._settings), self._at_start
-        self._at_start = AtStart.under(self._settings)
-        kept = self._workers[: len(wanted)] if before.serves(self._at_start) else []
-        for child in kept:
-            child.give(self._settings.for_children())
-        former = self._workers[len(kept) :]
-        self._workers = [*kept, *wanted[len(kept) :]]
-        self._replace(former, self._workers[len(kept) :])
 
     def _make_console(self, settings: Settings, *more: str) -> Child | None:
         if not (settings.console.enabled and self._role.may_serve_console):
@@ -375,11 +372,6 @@ def _warn(checked: preflight.Checked) -> None:
     for line in checked.tried:
         if not line.ok:
             _LOGGER.warning("%s: %s", line.subject, line.text)
-
-
-def _wants_reload(signals: int) -> bool:
-    """Wait for the next signal; whether it is SIGHUP and none that ends the node came with it."""
-    return set(os.read(signals, 64)) == {signal.SIGHUP}
 
 
 @contextmanager

@@ -56,7 +56,10 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     content.
     """
     read = TomlFiles.read(files)
-    entered = _entered_file(read)
+    # Peers and rules that a person entered, in the data folder that the files name.
+    given = read.at(("node", "data_dir"))
+    default = Settings.model_fields["node"].get_default().data_dir
+    entered = (Path(given) if isinstance(given, str) else Path(default)) / ENTERED_FILE
     if os.access(entered, os.R_OK):  # who may not read it may not change the node either
         in_files = len(read.numbered_names("peers"))
         read.add_file(entered)
@@ -101,13 +104,6 @@ def _has_a_node(folder: Path) -> bool:
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
 
 
-def _entered_file(read: TomlFiles) -> Path:
-    """Peers and rules that a person entered, in the data folder that the files name."""
-    given = read.at(("node", "data_dir"))
-    default = Settings.model_fields["node"].get_default().data_dir
-    return (Path(given) if isinstance(given, str) else Path(default)) / ENTERED_FILE
-
-
 def _what_is_left(read: TomlFiles, keys: Sequence[Place]) -> Settings | None:
     """Settings without the faulty keys, so that the other mistakes can be found in the same run."""
     tables = [place[:2] for place in keys]  # a required key cannot be left out: its peer or rule goes
@@ -140,7 +136,10 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
             read.add((*when, name), repr(pattern), remedy)
     _check_same_rules(settings, read)
     _check_group_senders(settings, read)
-    _check_mail(settings, read)
+    for notification in settings.notifications:
+        if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
+            place = (*read.place_of("notifications", notification.name), "to")
+            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
     _check_occasions(settings, read)
 
 
@@ -151,13 +150,6 @@ def _check_group_senders(settings: Settings, read: TomlFiles) -> None:
         for title in titles:
             if remedy := _never_calls("calling_ae", title, settings, read):
                 read.add(("console", "oidc", "senders", group), repr(title), remedy)
-
-
-def _check_mail(settings: Settings, read: TomlFiles) -> None:
-    for notification in settings.notifications:
-        if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
-            place = (*read.place_of("notifications", notification.name), "to")
-            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
 
 
 def _check_occasions(settings: Settings, read: TomlFiles) -> None:

@@ -196,7 +196,11 @@ def _refusal(session: Session, delivery: Delivery) -> str:
     if item.study.state is StudyState.QUARANTINED and not is_note:
         return "its study is in quarantine: release the study first"
     if result is None:
-        return _refusal_of_original(session, delivery)
+        original = delivery.original
+        assert original is not None
+        session.refresh(original.study, with_for_update=FOR_UPDATE)  # its files may be going at this moment
+        session.refresh(original.received)
+        return "the file was deleted after spool.keep_days" if original.purged else ""
     if results.withdrawn(session, [result.id]):
         return "its result was withdrawn, it is sent nowhere"
     session.refresh(result, with_for_update={"read": True})  # its file may be going at this moment
@@ -206,14 +210,6 @@ def _refusal(session: Session, delivery: Delivery) -> str:
     if held_state is not None or delivery.state is _S.UNASSESSED:
         return _REJECTED if held_state is HeldState.REJECTED else _NOT_ACCEPTED
     return ""
-
-
-def _refusal_of_original(session: Session, delivery: Delivery) -> str:
-    original = delivery.original
-    assert original is not None
-    session.refresh(original.study, with_for_update=FOR_UPDATE)  # its files may be going at this moment
-    session.refresh(original.received)
-    return "the file was deleted after spool.keep_days" if original.purged else ""
 
 
 def _newest(session: Session, study_id: int) -> list[Result]:

@@ -93,7 +93,9 @@ class DeliveryWorker:
 
     def run_forever(self, stop: threading.Event) -> None:
         """Deliver until ``stop`` is set, then finish objects being sent (within ``outbox.stop_seconds``)."""
-        self._start_afresh()
+        # Make waiting deliveries due: peers that were away before the restart may be back.
+        with self._noticed(), self._database.write() as session:
+            deliveries.hurry(session, utc_now())
         changes, pause, found = self._database.changes, SHORTEST, False
         while not stop.is_set():
             seen = changes.count
@@ -105,11 +107,6 @@ class DeliveryWorker:
             pause = changes.pause(pause, found=found)
             changes.wait(seen, pause, stop)
         self._finish()
-
-    def _start_afresh(self) -> None:
-        """Make waiting deliveries due: peers that were away before the restart may be back."""
-        with self._noticed(), self._database.write() as session:
-            deliveries.hurry(session, utc_now())
 
     def _finish(self) -> None:
         """Wait for what is being sent, cut off what takes too long, hand back what is still held then."""

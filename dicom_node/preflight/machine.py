@@ -73,7 +73,19 @@ def check_machine(settings: Settings, role: Role) -> Found:
     """Requirements of this role that the machine does not fulfil."""
     yield from _check_data_dir(settings)
     yield from _check_site_key(settings)
-    yield from _check_pseudonyms(settings)
+    # Who can put together what is known of a patient: peers that get the same pseudonyms.
+    shared: dict[str | None, list[str]] = {}
+    for peer in settings.peers:
+        if peer.deidentify:
+            shared.setdefault(peer.pseudonym_domain, []).append(peer.name)
+    for domain, names in shared.items():
+        of = f"domain {domain}" if domain else "no domain"
+        if len(names) == 1:
+            yield Tried("pseudonyms", True, f"{of}: {names[0]}")
+        else:
+            linked = f"{of}: {', '.join(names)} get the same, so who has two of them can link patients"
+            remedy = "" if domain else "; give each a pseudonym_domain, or all the same if that is wanted"
+            yield Tried("pseudonyms", domain is not None, linked + remedy)
     yield from check_database(settings)
     if role.receives:
         yield from _check_listener(settings)
@@ -133,22 +145,6 @@ def _check_site_key(settings: Settings) -> Found:
         yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
         return
     yield Tried("site key", True, f"{path}: back it up")
-
-
-def _check_pseudonyms(settings: Settings) -> Found:
-    """Who can put together what is known of a patient: peers that get the same pseudonyms."""
-    shared: dict[str | None, list[str]] = {}
-    for peer in settings.peers:
-        if peer.deidentify:
-            shared.setdefault(peer.pseudonym_domain, []).append(peer.name)
-    for domain, names in shared.items():
-        of = f"domain {domain}" if domain else "no domain"
-        if len(names) == 1:
-            yield Tried("pseudonyms", True, f"{of}: {names[0]}")
-        else:
-            linked = f"{of}: {', '.join(names)} get the same, so who has two of them can link patients"
-            remedy = "" if domain else "; give each a pseudonym_domain, or all the same if that is wanted"
-            yield Tried("pseudonyms", domain is not None, linked + remedy)
 
 
 def _check_listener(settings: Settings) -> Found:

@@ -224,7 +224,14 @@ class _ResultBuilder:
 
         No picture of pixels that ``drawn_on`` does not allow.
         """
-        self._add_presentation(image)
+        self.add(
+            (ResultKind.GSPS, _GREY_STATE if image.source.grey else _COLOUR_STATE),
+            [image.source],
+            lambda uid: build_presentation(
+                self._context, image.source, image.findings, image.measurements, image.notes, uid
+            ),
+            (*_boxed(self._context, image.findings), *image.compared),
+        )
         cleaned = image.of_kind(ImageKind.CLEANED)
         verified = next((one for one in cleaned if one.verified), None)
         below = verified if image.drawn_on == "cleaned" else None
@@ -242,16 +249,6 @@ class _ResultBuilder:
         parts = ("failure", reason)
         self.add(
             _PICTURE, [source], lambda uid: build_failure_picture(self._context, source, reason, uid), parts
-        )
-
-    def _add_presentation(self, image: _ImageResults) -> None:
-        self.add(
-            (ResultKind.GSPS, _GREY_STATE if image.source.grey else _COLOUR_STATE),
-            [image.source],
-            lambda uid: build_presentation(
-                self._context, image.source, image.findings, image.measurements, image.notes, uid
-            ),
-            (*_boxed(self._context, image.findings), *image.compared),
         )
 
     def _add_pictures(self, image: _ImageResults, below: DerivedImage | None) -> None:

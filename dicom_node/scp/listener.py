@@ -418,7 +418,11 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
 
     def _negotiate_as_acceptor(self) -> None:
         policy, calling = self.assoc.service.policy.current(), self.assoc.request_head.calling
-        reports = self._proposes_to_report()
+        # Whether a peer that we ask for storage commitment proposes to be its SCP: by role selection
+        # alone. Without it the peer would be the SCU, and ask us: only peers with ``commit_after`` may.
+        role = self.requestor.role_selection.get(commitment.SOP_CLASS)
+        may = self.assoc.service.policy.current().may_report(self.assoc.request_head.calling)
+        reports = may and role is not None and bool(role.scp_role)
         if reports or policy.may_ask(calling):
             self._support(commitment_context(for_requests=not reports))
         if policy.takes_steps_of(calling):
@@ -450,15 +454,6 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
         response = UserIdentityNegotiation()
         response.server_response = b""
         return True, response
-
-    def _proposes_to_report(self) -> bool:
-        """Whether a peer that we ask for storage commitment proposes to be its SCP: by role selection alone.
-
-        Without it the peer would be the SCU, and ask us: only peers with ``commit_after`` may.
-        """
-        role = self.requestor.role_selection.get(commitment.SOP_CLASS)
-        may = self.assoc.service.policy.current().may_report(self.assoc.request_head.calling)
-        return may and role is not None and bool(role.scp_role)
 
     def _proposal(self) -> Proposal:
         contexts = [
@@ -547,7 +542,13 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         if value[0] & _COMMAND:
             self._take_command(context_id, value)
         else:
-            self._take_data(context_id, value)
+            request = self._request
+            if request is None or context_id != request.context_id:
+                raise MalformedCommand("data set without command")
+            request.write(value[1:])
+            if value[0] & _LAST:
+                self._request = None
+                self._serve(context_id, request)
 
     def _take_command(self, context_id: int, value: memoryview) -> None:
         if self._request is not None:
@@ -584,15 +585,6 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
             self._request = request
         else:
             self._serve(request.context_id, request)
-
-    def _take_data(self, context_id: int, value: memoryview) -> None:
-        request = self._request
-        if request is None or context_id != request.context_id:
-            raise MalformedCommand("data set without command")
-        request.write(value[1:])
-        if value[0] & _LAST:
-            self._request = None
-            self._serve(context_id, request)
 
     def _serve(self, context_id: int, request: Request) -> None:
         self._tiny_fragments = 0

@@ -353,7 +353,11 @@ class Parts:
         for _ in self._content():  # the preamble
             pass
         while self._has_next():
-            self._skip_head()
+            while (end := self._buffer.find(b"\r\n\r\n")) < 0:
+                if len(self._buffer) > LONGEST_HEAD:
+                    raise MalformedMultipart("the headers of a part do not end")
+                self._read()
+            self._buffer = self._buffer[end + 4 :]
             content = self._content()
             yield content
             for _ in content:
@@ -375,13 +379,6 @@ class Parts:
         while len(self._buffer) < 2:
             self._read()
         return not self._buffer.startswith(b"--")
-
-    def _skip_head(self) -> None:
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
-            if len(self._buffer) > LONGEST_HEAD:
-                raise MalformedMultipart("the headers of a part do not end")
-            self._read()
-        self._buffer = self._buffer[end + 4 :]
 
     def _read(self) -> None:
         piece = next(self._pieces, None)

@@ -99,7 +99,12 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
     data_dir = settings.node.data_dir
     if (database := sqlite_file(settings.database_url)) is None:
         raise NotAllowedNow("node.database_url is no SQLite file: restore it with the tools of its server")
-    _refuse_while_it_runs(data_dir)
+    for lock in sorted(data_dir.glob("*.lock")):
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise NotAllowedNow(f"a node works on {data_dir}: stop it first") from None
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
         if (source / saved).exists():
@@ -176,15 +181,6 @@ def _check_database(path: Path) -> None:
         raise FaultyInput(f"{path.name} in the backup is damaged: {answer}")
     if not migrate.is_known(version):
         raise FaultyInput(f"{path.name} in the backup has version {version}, newer than this program")
-
-
-def _refuse_while_it_runs(data_dir: Path) -> None:
-    for lock in sorted(data_dir.glob("*.lock")):
-        with lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise NotAllowedNow(f"a node works on {data_dir}: stop it first") from None
 
 
 def _put(saved: Path, place: Path, stamp: str) -> None:

@@ -341,7 +341,9 @@ class JournalIngest:
             total += len(lines)
             started |= any(line.event.type is events.LISTENER_STARTED for line in lines)
         if started:
-            self._close_the_lost()
+            # Close the associations of former listeners: one at a time writes here, the newest.
+            listeners = self._listeners()
+            self._close([one for one in listeners if one != listeners[-1]])
         self._close(gone)
         if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
             self._clear_away()
@@ -352,11 +354,6 @@ class JournalIngest:
         with self._database.read() as session:
             known = intake.cursors(session)
         return {name: offset for name, offset in known.items() if (self._folder / name).exists()}
-
-    def _close_the_lost(self) -> None:
-        """Close the associations of former listeners: one at a time writes here, the newest."""
-        listeners = self._listeners()
-        self._close([one for one in listeners if one != listeners[-1]])
 
     def _close(self, listeners: Sequence[str]) -> None:
         if listeners:
@@ -392,13 +389,42 @@ class JournalIngest:
 
 def _ingest(session: Session, event: Event) -> None:
     if event.type is events.COMMITMENT_REPORTED:
-        _keep_report(session, event)
+        # A storage commitment report goes to the outbox; the event has numbers instead of UIDs.
+        transaction, calling = str(event.fields["transaction"]), str(event.fields["calling"])
+        committed, failed = event.fields["committed"], event.fields["failed"]
+        intake.keep_report(session, transaction, calling, committed, failed, event.at)
+        record(
+            session,
+            events.COMMITMENT_REPORTED,
+            transaction=transaction,
+            calling=calling,
+            committed=len(committed),
+            failed=len(failed),
+        )
         return
     if event.type is events.COMMITMENT_ASKED:
         _keep_request(session, event)
         return
     if event.type in _STEPS:
-        _keep_step(session, event)
+        # A report on a performed procedure step goes to its table; the events have numbers instead of
+        # UIDs.
+        fields = event.fields
+        report = steps.StepReport(
+            uid=str(fields["step"]),
+            peer=str(fields["peer"]),
+            calling_ae=str(fields["calling"]),
+            status=StepStatus(fields["status"]),
+            number=int(fields["number"]),
+            studies=fields["studies"],
+            objects=fields["objects"],
+            at=event.at,
+        )
+        steps.keep(session, report)
+        known = steps.studies(session, report.studies)
+        names = ("step", "status", "calling", "peer", "association")
+        shown = {name: fields[name] for name in names} | {"objects": len(report.objects)}
+        for uid in report.studies:
+            record(session, event.type, known.get(uid), study=uid, **shown)
         return
     append(session, event)
     association = str(event.fields.get("association", ""))
@@ -418,21 +444,6 @@ def _ingest(session: Session, event: Event) -> None:
         intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
 
 
-def _keep_report(session: Session, event: Event) -> None:
-    """A storage commitment report goes to the outbox; the event has numbers instead of UIDs."""
-    transaction, calling = str(event.fields["transaction"]), str(event.fields["calling"])
-    committed, failed = event.fields["committed"], event.fields["failed"]
-    intake.keep_report(session, transaction, calling, committed, failed, event.at)
-    record(
-        session,
-        events.COMMITMENT_REPORTED,
-        transaction=transaction,
-        calling=calling,
-        committed=len(committed),
-        failed=len(failed),
-    )
-
-
 def _keep_request(session: Session, event: Event) -> None:
     """A peer's request for storage commitment; the event has the number of objects instead of UIDs."""
     peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
@@ -448,27 +459,6 @@ def _keep_request(session: Session, event: Event) -> None:
         objects=len(objects),
         reason=refusal,
     )
-
-
-def _keep_step(session: Session, event: Event) -> None:
-    """A report on a performed procedure step goes to its table; the events have numbers instead of UIDs."""
-    fields = event.fields
-    report = steps.StepReport(
-        uid=str(fields["step"]),
-        peer=str(fields["peer"]),
-        calling_ae=str(fields["calling"]),
-        status=StepStatus(fields["status"]),
-        number=int(fields["number"]),
-        studies=fields["studies"],
-        objects=fields["objects"],
-        at=event.at,
-    )
-    steps.keep(session, report)
-    known = steps.studies(session, report.studies)
-    names = ("step", "status", "calling", "peer", "association")
-    shown = {name: fields[name] for name in names} | {"objects": len(report.objects)}
-    for uid in report.studies:
-        record(session, event.type, known.get(uid), study=uid, **shown)
 
 
 def _opened(event: Event, association: str) -> Association:

@@ -198,7 +198,19 @@ class ResultWriter:
                     row.analysed_at = row.analysed_at or analysed_at
                     row.models = [f"{model.id}@{model.version}" for model in end.models]
                     new = self._enter(session, job, end, built, files)
-                    _note_routes(session, job, row, stat=end.stat)
+                    # Make the study STAT, and record what the conditions of its rule changed, but no
+                    # finding.
+                    further = [name for name in job.destinations if name not in row.destinations]
+                    if end.stat:
+                        stored.make_stat(session, job.study_id)
+                    if further or end.stat:
+                        fields = {
+                            "job": job.id,
+                            "rule": job.rule,
+                            "destinations": ",".join(further),
+                            "stat": end.stat,
+                        }
+                        record(session, RESULTS_ROUTED, job.study_id, **fields)
                     tally.count(session, self._settings)
                     cleaning.record(session, job)
                     settle_study(session, job.study_id)
@@ -414,16 +426,6 @@ class ResultWriter:
             with contextlib.suppress(UnknownPeer):  # the job's start already logged it
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
-
-
-def _note_routes(session: Session, job: ClaimedJob, row: Job, *, stat: bool) -> None:
-    """Make the study STAT, and record what the conditions of its rule changed, but no finding."""
-    further = [name for name in job.destinations if name not in row.destinations]
-    if stat:
-        stored.make_stat(session, job.study_id)
-    if further or stat:
-        fields = {"job": job.id, "rule": job.rule, "destinations": ",".join(further), "stat": stat}
-        record(session, RESULTS_ROUTED, job.study_id, **fields)
 
 
 def _present(result: PipelineResult) -> frozenset[str]:

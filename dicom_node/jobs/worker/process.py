@@ -103,7 +103,13 @@ class Worker:
         The worker ends when it must stop, its memory is used up, or a successor exists.
         """
         self.warm_up()
-        self._report_ready()
+        # One JSON line for the node that started us, and the event for everybody.
+        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
+            record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
+        with contextlib.suppress(BrokenPipeError):
+            message = json.dumps({"ready": True, "owner": self._owner})
+            sys.stdout.write(f"\n{message}\n")  # a line of its own, whatever a pipeline printed
+            sys.stdout.flush()
         self._work()
         return None if self._must_end else self._successor
 
@@ -214,15 +220,6 @@ class Worker:
             self._pipelines[name] = pipeline
         return self._pipelines[name]
 
-    def _report_ready(self) -> None:
-        """One JSON line for the node that started us, and the event for everybody."""
-        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
-            record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
-        with contextlib.suppress(BrokenPipeError):
-            message = json.dumps({"ready": True, "owner": self._owner})
-            sys.stdout.write(f"\n{message}\n")  # a line of its own, whatever a pipeline printed
-            sys.stdout.flush()
-
     def _abandon(self, job: ClaimedJob, stop: JobStopped) -> None:
         """The job hangs in code that cannot be stopped: settle it and end this process."""
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
@@ -319,7 +316,14 @@ class JobHeartbeat:
                 self._check_limits(now)
             if now >= next_beat and not isinstance(self._stop, (LeaseLost, JobCancelled)):
                 next_beat = now + self._interval
-                self._renew_lease()
+                try:
+                    self._queue.heartbeat(self._job, self._share, self._doing)
+                except (LeaseLost, JobCancelled) as stop:
+                    self._request_stop(stop)
+                except SQLAlchemyError as error:  # the lease outlasts several beats
+                    self._queue.outage.noticed(error)
+                except MemoryError as error:
+                    _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
             idle = self._paused or self._ended.is_set()
             if self._stop is not None and not idle and now - self._stop_decided_at > self._grace:
                 self._abandon(self._job, self._stop)
@@ -333,16 +337,6 @@ class JobHeartbeat:
             self._stopping_since = self._stopping_since or now
             if now - self._stopping_since >= self._finish:
                 self._request_stop(HandedBack("the worker stops"))
-
-    def _renew_lease(self) -> None:
-        try:
-            self._queue.heartbeat(self._job, self._share, self._doing)
-        except (LeaseLost, JobCancelled) as stop:
-            self._request_stop(stop)
-        except SQLAlchemyError as error:  # the lease outlasts several beats
-            self._queue.outage.noticed(error)
-        except MemoryError as error:
-            _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
 
     def _request_stop(self, stop: JobStopped) -> None:
         self._stop, self._stop_decided_at = stop, time.monotonic()

@@ -148,7 +148,13 @@ def complete(
     if context.station_name:
         dataset.StationName = context.station_name[:16]
     if kind not in (ResultKind.SR, ResultKind.PDF):
-        _copy_body_part(dataset, source, kind)
+        # General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a
+        # Segmentation. Empty says that the part may have a side and the source does not tell it.
+        part = body_part_of(source)
+        if part:
+            dataset.BodyPartExamined = part
+        if kind is not ResultKind.SEG and not is_unpaired(part):
+            dataset.Laterality = _side(source)
     if kind is not ResultKind.SR:
         _copy_requests(dataset, source)
     _name_implementation(dataset)
@@ -245,18 +251,6 @@ def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
             item.ReferencedSOPClassUID = classes[uid]
         # PS3.3 C.10.4, C.18.6: for images with a total pixel matrix; highdicom says VOLUME of all others.
         item.pop("PixelOriginInterpretation", None)
-
-
-def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
-    """General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a Segmentation.
-
-    Empty says that the part may have a side and the source does not tell it.
-    """
-    part = body_part_of(source)
-    if part:
-        dataset.BodyPartExamined = part
-    if kind is not ResultKind.SEG and not is_unpaired(part):
-        dataset.Laterality = _side(source)
 
 
 def side_of(source: Source) -> str:

@@ -234,7 +234,13 @@ def _stand_in(header: Dataset, image: ImageHeader) -> Dataset:
             setattr(stand_in, keyword, header[keyword].value)
     if iods.has_frames(stand_in.SOPClassUID):
         stand_in.NumberOfFrames = image.frames
-    stand_in.Modality = _modality_for_highdicom(header)
+    # Modality decides which descriptors highdicom puts into the image library (TID 1602). It raises where
+    # a projection radiograph lacks what TID 1603 wants or a slice what TID 1604 wants, so those are
+    # announced as what has no further descriptors.
+    modality = str(header.get("Modality") or "OT")
+    given = (value_of(header, word) for word in ("PatientOrientation", "ImagerPixelSpacing"))
+    described = all(isinstance(values, MultiValue) and len(values) == 2 for values in given)
+    stand_in.Modality = modality if described and modality in {"CR", "DX", "MG"} else "OT"
     return stand_in
 
 
@@ -248,18 +254,6 @@ def _class_for_highdicom(header: Dataset, frames: int) -> str:
         # Cines under the single-frame class are common in old ultrasound.
         return _US_MULTI_FRAME if found == _STORAGE + "6.1" else _SC_MULTI_FRAME
     return found
-
-
-def _modality_for_highdicom(header: Dataset) -> str:
-    """Modality decides which descriptors highdicom puts into the image library (TID 1602).
-
-    It raises where a projection radiograph lacks what TID 1603 wants or a slice what TID 1604 wants, so
-    those are announced as what has no further descriptors.
-    """
-    modality = str(header.get("Modality") or "OT")
-    given = (value_of(header, word) for word in ("PatientOrientation", "ImagerPixelSpacing"))
-    described = all(isinstance(values, MultiValue) and len(values) == 2 for values in given)
-    return modality if described and modality in {"CR", "DX", "MG"} else "OT"
 
 
 # PS3.3 C.7.6.1.1.5.1: what each lossy transfer syntax is called in Lossy Image Compression Method.

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
 from highdicom.sr import CodedConcept
@@ -180,13 +180,9 @@ def _act(dataset: Dataset, element: DataElement, action: Action, kind: str) -> N
     elif chosen == "Z":
         element.value = [] if element.VR == "SQ" else None
     elif chosen == "D":
-        element.value = _dummy(element)
-
-
-def _dummy(element: DataElement) -> Any:
-    if element.VR not in _DUMMIES:
-        raise ResultRefused(f"{element.keyword} has to be replaced, and there is no dummy of its VR")
-    return _DUMMIES[element.VR]
+        if element.VR not in _DUMMIES:
+            raise ResultRefused(f"{element.keyword} has to be replaced, and there is no dummy of its VR")
+        element.value = _DUMMIES[element.VR]
 
 
 @cache

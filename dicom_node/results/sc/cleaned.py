@@ -188,7 +188,11 @@ class CleanedCine(SOPClass):  # type: ignore[misc]  # highdicom ships no types t
         if colour:
             self.PlanarConfiguration = 0
         else:
-            _describe_grey_cine(self, source)
+            # SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image
+            # stated.
+            self.PresentationLUTShape = "IDENTITY"
+            self.RescaleIntercept, self.RescaleSlope, self.RescaleType = 0, 1, "US"
+            copy_present(self, source, *_GREY_DISPLAY)
         self.BitsAllocated = frames.dtype.itemsize * 8
         self.BitsStored = 8 if colour else int(source.header.BitsStored)
         self.HighBit, self.PixelRepresentation = self.BitsStored - 1, 0
@@ -283,13 +287,6 @@ def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: d
             if "RescaleSlope" in picture and "RescaleType" not in picture:
                 picture.RescaleType = "US"  # Type 1 in the Modality LUT module (PS3.3 C.11.1)
     return picture
-
-
-def _describe_grey_cine(picture: Dataset, source: Source) -> None:
-    """SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image stated."""
-    picture.PresentationLUTShape = "IDENTITY"
-    picture.RescaleIntercept, picture.RescaleSlope, picture.RescaleType = 0, 1, "US"
-    copy_present(picture, source, *_GREY_DISPLAY)
 
 
 def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
