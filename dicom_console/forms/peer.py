@@ -8,7 +8,7 @@ from typing import Any, Final
 from ai_pipeline.images.numbers import whole
 from dicom_console.forms import Form, further_of, problem, text_of
 from dicom_console.web.languages import N_
-from dicom_node.config.docstrings import documented_fields
+from dicom_node.config.sample import documented_fields
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ConfigProblem, FaultyInput
 from dicom_node.model.kinds import NOT_CHOSEN, ResultKind

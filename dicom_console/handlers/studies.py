@@ -20,10 +20,9 @@ from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, deliveries, results, several, studies, users
+from dicom_node.services import audit, deliveries, results, studies, users
 from dicom_node.services.deliveries import To
-from dicom_node.services.several import ChangedStudies, SeveralStudies
-from dicom_node.services.studies import Studies, StudyRow, Wanted
+from dicom_node.services.studies import ChangedStudies, SeveralStudies, Studies, StudyRow, Wanted
 from dicom_node.services.typed import Done, Row
 from dicom_node.store import views
 
@@ -131,7 +130,7 @@ def change_several(asked: Asked, wanted: Annotated[SeveralStudies, Body()]) -> C
     numbers = list(dict.fromkeys(wanted.studies))
     with asked.site.database.read() as session:
         uids = [listing.uid(session, number) for number in numbers]
-    rows = several.change_studies(asked.settings, uids, wanted, asked.person)
+    rows = studies.change_studies(asked.settings, uids, wanted, asked.person)
     return ChangedStudies(
         studies=[row.model_copy(update={"id": n}) for n, row in zip(numbers, rows, strict=True)]
     )
@@ -145,7 +144,7 @@ def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
     if not refused:
         return see_other("/studies", **filters)
     return asked.page(
-        "several.html",
+        "studies.html",
         done=len(changed.studies) - len(refused),
         refused=refused,
         names=asked.read(search.names, asked.settings, [row["id"] for row in refused]),
