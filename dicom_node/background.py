@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node import connectors
 from dicom_node.config.settings import Settings
 from dicom_node.decisions import copies
 from dicom_node.errors import DecisionNotCopied, NodeError
@@ -112,6 +114,8 @@ class Background:
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
         self._audit = _audit_sender(database, settings, self._owner)
+        services = (find(database, settings, self._owner) for find in connectors.every("services"))
+        self._services: list[connectors.Service] = [*chain.from_iterable(services)]
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
@@ -143,10 +147,8 @@ class Background:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
         if self._audit:
             self._repeat("audit", self._audit.run_once)
-        if self._settings.telemetry.endpoint:
-            from dicom_node.telemetry.sender import TraceSender  # of an extra
-
-            self._repeat("telemetry", TraceSender(self._database, self._settings, self._owner).run_once)
+        for service in self._services:
+            self._repeat(service.name, service.run_once)
         self._start_timers()
 
     def _fetch(self) -> None:

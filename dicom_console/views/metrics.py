@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -14,7 +13,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_console.views.overview import disk
+from dicom_node import connectors
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import Gauge
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.lifecycle import (
     OPEN_DELIVERIES,
@@ -45,7 +46,6 @@ from dicom_node.store.tables import (
     Result,
     SiteProcess,
     Study,
-    StudyTrace,
 )
 from dicom_node.store.transitions import utc_now
 
@@ -60,16 +60,6 @@ _OPEN_STUDIES = (
     StudyState.FAILED,
 )
 _OPEN_REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
-
-
-@dataclass(frozen=True, slots=True)
-class Gauge:
-    """The present value of one metric. ``labels``: states, machines, places and processes of the site."""
-
-    name: str
-    help: str
-    value: float
-    labels: tuple[tuple[str, str], ...] = ()
 
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
@@ -92,8 +82,8 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     yield from _handed_over(settings)
     yield from _on_the_way(session, now)
     yield from _processes(session)
-    dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
-    yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
+    for measure in connectors.every("metrics"):
+        yield from measure(session)
     built = session.scalar(select(func.max(Result.id))) or 0
     yield Gauge("results_built", "Result objects built since the database was made.", built)
     waiting = (*OPEN_JOBS, JobState.HELD)

@@ -234,19 +234,6 @@ def web_address(example: str, login_in: str) -> AfterValidator:
     return AfterValidator(checked)
 
 
-class TelemetrySettings(Section):
-    """``[telemetry]``: sends a trace of each study to an OpenTelemetry collector, without patient data."""
-
-    endpoint: Annotated[str, web_address("https://collector.example.org:4318/v1/traces", "headers")] = ""
-    """URL that takes traces by OTLP over HTTP, often http://HOST:4318/v1/traces; empty: none are sent."""
-    headers: dict[str, Secret] = {}
-    """Headers of each request, such as the collector's login."""
-    authorities: Path | None = None
-    """PEM file of the CAs for the collector's certificate; not set: the system's CAs."""
-    seconds: float = Field(5, gt=0, le=25)
-    """How long one request may take; it carries up to 50 studies."""
-
-
 class AuditSettings(Section):
     """``[audit]``: where audit messages go (PS3.15 A.5); the node's own audit table is always written."""
 

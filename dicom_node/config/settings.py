@@ -41,10 +41,10 @@ from dicom_node.config.sections import (
     PrivacySettings,
     Secret,
     SpoolSettings,
-    TelemetrySettings,
     WorkerSettings,
 )
 from dicom_node.config.sections import Section as _Section
+from dicom_node.connectors import extended
 from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
 from dicom_node.model.deidentified import Retained
@@ -661,6 +661,7 @@ class RuleSettings(_Section):
         return tuple(dict.fromkeys((*self.send_to, *(name for one in self.then for name in one.send_to))))
 
 
+@extended("settings")
 class Settings(_Section):
     """The whole configuration."""
 
@@ -679,7 +680,6 @@ class Settings(_Section):
     outbox: OutboxSettings = OutboxSettings()
     mail: MailSettings = MailSettings()
     audit: AuditSettings = AuditSettings()
-    telemetry: TelemetrySettings = TelemetrySettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
     notifications: tuple[NotificationSettings, ...] = ()

@@ -24,6 +24,7 @@ from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_pipeline import extras
+from dicom_node import connectors
 from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
@@ -38,7 +39,7 @@ from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
-from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
+from dicom_node.preflight.outgoing import check_audit, check_notifications
 from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
 
 _SECRETS_IN_WORDS = {
@@ -131,7 +132,8 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
     yield from check_notifications(settings)
     yield from check_audit(settings)
-    yield from check_telemetry(settings)
+    for find in connectors.every("checks"):
+        yield from find(settings)
     yield from check_object_store(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
@@ -194,8 +196,6 @@ def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
         places["mail"] = ("mail", "password")
     if settings.object_store.secret_access_key.get_secret_value():
         places["object store"] = ("object_store", "secret_access_key")
-    if any(value.get_secret_value() for value in settings.telemetry.headers.values()):
-        places["telemetry"] = ("telemetry", "headers")
     if settings.console.oidc and settings.console.oidc.client_secret.get_secret_value():
         places["console.oidc"] = ("console", "oidc", "client_secret")
     for rule in settings.notifications:
