@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
@@ -67,9 +67,6 @@ from dicom_node.studies.comparison import reconcile
 from dicom_node.studies.purge import purge, purge_results
 from dicom_node.studies.scan import Indexer
 
-if TYPE_CHECKING:
-    from dicom_node.audit_trail.sender import AuditSender
-
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_LOCK_SECONDS = 0.5
 _INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
@@ -113,7 +110,6 @@ class Background:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
-        self._audit = _audit_sender(database, settings, self._owner)
         services = (find(database, settings, self._owner) for find in connectors.every("services"))
         self._services: list[connectors.Service] = [*chain.from_iterable(services)]
         self._queue = JobQueue(database, settings.workers)
@@ -145,8 +141,6 @@ class Background:
             self._fetch()
         if self._settings.notifications:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
-        if self._audit:
-            self._repeat("audit", self._audit.run_once)
         for service in self._services:
             self._repeat(service.name, service.run_once)
         self._start_timers()
@@ -185,11 +179,11 @@ class Background:
         """Remove the node's heartbeats, so that its planned stop is not reported as a failure."""
         self._life.leave()
 
-    def send_last_audit(self) -> None:
-        """Send the audit's record of the node's stop; where the database is away, the next start does."""
-        if self._audit:
+    def end_services(self) -> None:
+        """Let services do their last work; where the database is away, the next start does it."""
+        for service in self._services:
             with suppress(SQLAlchemyError):
-                self._audit.send_last()
+                service.at_stop()
 
     def give_up_scheduler(self) -> None:
         """Give the scheduler leases back, so that another machine runs the timers at once."""
@@ -449,14 +443,6 @@ def inode(database: Database) -> int:
     """The inode of the SQLite file; 0 for other databases, and if the file does not exist."""
     path = Path(database.url.database or "")
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
-
-
-def _audit_sender(database: Database, settings: Settings, owner: str) -> AuditSender | None:
-    if not settings.audit.syslog:
-        return None
-    from dicom_node.audit_trail.sender import AuditSender  # loads all codes of PS3.16
-
-    return AuditSender(database, settings, owner)
 
 
 def _ahead() -> float:

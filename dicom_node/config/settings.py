@@ -32,7 +32,6 @@ from dicom_node.config.sections import (
     REVEALED,
     AeTitle,
     AssemblySettings,
-    AuditSettings,
     DriftSettings,
     ImageSettings,
     InspectionSettings,
@@ -679,7 +678,6 @@ class Settings(_Section):
     privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
     mail: MailSettings = MailSettings()
-    audit: AuditSettings = AuditSettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
     notifications: tuple[NotificationSettings, ...] = ()

@@ -39,7 +39,7 @@ from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
-from dicom_node.preflight.outgoing import check_audit, check_notifications
+from dicom_node.preflight.outgoing import check_notifications
 from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
 
 _SECRETS_IN_WORDS = {
@@ -131,7 +131,6 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     for undercut in undercuts(settings):
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
     yield from check_notifications(settings)
-    yield from check_audit(settings)
     for find in connectors.every("checks"):
         yield from find(settings)
     yield from check_object_store(settings)

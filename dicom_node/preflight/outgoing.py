@@ -1,4 +1,4 @@
-"""Checks of the node's own messages: ``[mail]``, ``[[notifications]]``, ``[audit]``."""
+"""Checks of the node's own messages: ``[mail]``, ``[[notifications]]``."""
 
 from __future__ import annotations
 
@@ -39,14 +39,3 @@ def _check(rule: NotificationSettings) -> Found:
         yield Tried(subject, False, "is sent unencrypted (http): use https")
     if rule.names_patients:
         yield Tried(subject, False, "its templates may name patients: is the way to its readers safe?")
-
-
-def check_audit(settings: Settings) -> Found:
-    """Mistakes in the audit settings, and a warning if Patient IDs in the messages would be unencrypted."""
-    audit = settings.audit
-    for key in ("authorities", "certificate"):
-        path = getattr(audit, key)
-        if path is not None and not path.is_file():
-            yield f"audit.{key}", str(path), "is no file"
-    if audit.syslog and audit.transport == "udp":
-        yield Tried("audit", False, "Patient IDs go over the network unencrypted, and may get lost: tls")
