@@ -32,7 +32,6 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.dicom.character_sets import CharacterSet, terms
 from dicom_node.errors import ConfigProblem
-from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import Role
 from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Problem, Tried
@@ -234,9 +233,6 @@ def _check_peer(peer: PeerSettings) -> Found:
     if peer.silent_hours and "send" not in peer.may:
         text = f"silent_hours = {peer.silent_hours:g}: nothing comes from a peer that may not send"
         yield Tried(f"peer {peer.name}", False, text)
-    if ResultKind.PDF in peer.results and find_spec("reportlab") is None:
-        remedy = "pdf needs reportlab: pip install 'dicom-ai-node[pdf]'"
-        yield f"peers.{peer.name}.results", ", ".join(peer.results), remedy
     if not peer.deidentify:
         for key in ("pseudonym_domain", "retain"):
             if value := getattr(peer, key):

@@ -18,7 +18,6 @@ from dicom_node.results.common.previous import EarlierObject, PreviousImage, Sta
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.pseudonyms import Pseudonyms
 from dicom_node.results.files import ResultFile, put_in_place, row_values, written
-from dicom_node.results.pdf import is_installed as pdf_is_installed
 from dicom_node.results.rejection import build_rejection
 from dicom_node.results.sr.reading import stated
 
@@ -43,7 +42,6 @@ __all__ = [
     "build_failure",
     "build_rejection",
     "is_own_result",
-    "pdf_is_installed",
     "put_in_place",
     "repairs_of",
     "row_values",
