@@ -57,8 +57,6 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("PeerSettings", "url"): "http://pacs.example.org:8042",
     ("PeerSettings", "username"): "${PACS_USER}",
     ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
-    ("PeerSettings", "token"): "${file:/run/secrets/ehr}",
-    ("PeerSettings", "patient_systems"): {"HOSPITAL": "urn:oid:1.2.276.0.76.3.1"},
     ("PeerSettings", "assume_charset"): "ISO_IR 100",
     ("PeerSettings", "pseudonym_domain"): "registry",
     ("PeerSettings", "retain"): ["modified_dates", "patient_characteristics"],
