@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -16,7 +15,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicom_console.views.overview import by_state, disk, oldest_delivery, oldest_job
+from dicom_node import connectors
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import Gauge
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import (
@@ -49,7 +50,6 @@ from dicom_node.store.tables import (
     Result,
     SiteProcess,
     Study,
-    StudyTrace,
 )
 from dicom_node.store.transitions import utc_now
 
@@ -71,16 +71,6 @@ _REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
 _EDGES: Final = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _SETTLED: Final = timedelta(seconds=2)
 """What ended this recently waits for the next question: its transaction may not be seen yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gauge:
-    """The present value of one metric. ``labels``: states, machines, places and processes of the site."""
-
-    name: str
-    help: str
-    value: float
-    labels: tuple[tuple[str, str], ...] = ()
 
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
@@ -107,8 +97,8 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     yield Gauge("objects_to_hand_over", "Received objects that are not in the object store.", count)
     yield Gauge("objects_to_hand_over_oldest_seconds", "Since the oldest of them was received.", age(since))
     yield from _processes(session)
-    dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
-    yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
+    for measure in connectors.every("metrics"):
+        yield from measure(session)
     built = session.scalar(select(func.max(Result.id))) or 0
     yield Gauge("results_built", "Result objects built since the database was made.", built)
     yield from _states("studies", "Studies in states that are no good end.", session, Study.state, _STUDIES)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from typing import Final
 
 from PIL import Image
 
 from ai_pipeline.images.page import FONT, MARGIN, PageLayout
+from dicom_node.config.settings import Settings
 from dicom_node.dicom.own_objects import MODEL_NAME
 from dicom_node.errors import ResultRefused
+from dicom_node.model.kinds import ResultKind
+from dicom_node.preflight.found import Found
 
-LIBRARY: Final = "reportlab"
-"""Of the extra ``pdf``."""
 _POINT = 0.45
 """Points (1/72 inch) of a pixel of the page: it fits on A4 and Letter, with letters of 14 and 19 points."""
 _A4 = (595.28, 841.89)
@@ -21,9 +21,12 @@ _FONT_NAME = "DejaVuSansCondensed"
 _GREY = 0.6
 
 
-def is_installed() -> bool:
-    """Whether reportlab is installed, so that PDFs can be made."""
-    return find_spec(LIBRARY) is not None
+def check(settings: Settings) -> Found:
+    """Peers that shall get PDFs, without the library that makes them."""
+    for peer in settings.peers:
+        if ResultKind.PDF in peer.results and find_spec("reportlab") is None:
+            remedy = "pdf needs reportlab: pip install 'dicom-ai-node[pdf]'"
+            yield f"peers.{peer.name}.results", ", ".join(peer.results), remedy
 
 
 def as_pdf(page: PageLayout, title: str, at: datetime) -> bytes:
@@ -32,7 +35,7 @@ def as_pdf(page: PageLayout, title: str, at: datetime) -> bytes:
     ``title``: for windows and lists, so without the patient; ``at``: the time of creation, with time zone.
     Raises ResultRefused if reportlab is not installed.
     """
-    if not is_installed():
+    if find_spec("reportlab") is None:
         raise ResultRefused("a PDF needs reportlab: pip install 'dicom-ai-node[pdf]'")
     from reportlab import rl_config
     from reportlab.lib.utils import ImageReader

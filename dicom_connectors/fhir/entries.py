@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from dicom_connectors.fhir.codes import DICOM_UID, Resource
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput
-from dicom_node.fhir.codes import DICOM_UID, Resource
 
 WITHDRAWN: Final = "entered-in-error"
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from dicom_node.fhir.codes import Resource
+from dicom_connectors.fhir.codes import Resource
 
 # Universal Entity ID Type (0040,0033): those that are URIs, or become one.
 _URIS: Final = {"ISO": "urn:oid:", "UUID": "urn:uuid:", "URI": ""}

@@ -12,9 +12,14 @@ from typing import Any, Final
 import requests
 from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 
+from dicom_connectors.fhir.codes import Resource
+from dicom_connectors.fhir.entries import identifier_query, uids_of
+from dicom_connectors.fhir.filed import FiledReport
+from dicom_connectors.fhir.report import ReportTransaction
+from dicom_connectors.fhir.settings import FhirPeer
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.connectors import part
 from dicom_node.errors import FaultyInput
-from dicom_node.fhir import FiledReport, ReportTransaction, Resource, identifier_query, uids_of
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.http import (
     CONNECT_SECONDS,
@@ -50,7 +55,7 @@ class FhirDestination(HttpDestination):
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
         self._is_queried = peer.may_be_asked
-        self._systems = peer.patient_systems
+        self._systems = part(peer, FhirPeer).patient_systems
         self._base = peer.url.rstrip("/")
         self._session.headers["Accept"] = _JSON
         self._session.auth = _login(peer)
@@ -187,7 +192,7 @@ class FhirDestination(HttpDestination):
 
 def _login(peer: PeerSettings) -> Any:
     """A bearer token, or a user name and password; never a login that ~/.netrc may have for this host."""
-    token = peer.token.get_secret_value()
+    token = part(peer, FhirPeer).token.get_secret_value()
 
     def signed(request: requests.PreparedRequest) -> requests.PreparedRequest:
         if token:

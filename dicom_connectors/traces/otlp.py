@@ -11,11 +11,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from dicom_connectors.traces.settings import TelemetrySettings
+from dicom_connectors.traces.spans import StudySpan
 from dicom_node import __version__
-from dicom_node.config.sections import TelemetrySettings
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.http import BoundedSession
-from dicom_node.telemetry.spans import StudySpan
 
 _LATER = frozenset({408, 429})  # and 5xx: opentelemetry.io/docs/specs/otlp, "Failures"
 

@@ -16,15 +16,17 @@ from typing import Final
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
+from dicom_connectors.traces import otlp
+from dicom_connectors.traces.settings import TracesPart
+from dicom_connectors.traces.spans import spans_of
 from dicom_node import __version__, events
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import part
 from dicom_node.model.lifecycle import END_STATES
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
 from dicom_node.store.tables import EventRow, Study, StudyTrace
 from dicom_node.store.transitions import record, utc_now
-from dicom_node.telemetry import otlp
-from dicom_node.telemetry.spans import spans_of
 
 _LOOK_SECONDS: Final = 2.0
 _LONGEST_WAIT: Final = 60.0  # seconds after a failure
@@ -48,8 +50,8 @@ class TraceSender:
     """Sends traces under one configuration; the database notes which studies' traces were sent."""
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
-        self._database, self._settings = database, settings.telemetry
-        self._lease = KeptLease(database, "telemetry", owner, 2 * settings.telemetry.seconds + 30.0)
+        self._database, self._settings = database, part(settings, TracesPart).telemetry
+        self._lease = KeptLease(database, "telemetry", owner, 2 * self._settings.seconds + 30.0)
         self._resource = {
             "service.name": "dicom-node",
             "service.version": __version__,

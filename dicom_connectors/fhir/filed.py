@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dicom_connectors.fhir.codes import PRELIMINARY, Resource
+from dicom_connectors.fhir.entries import WITHDRAWN, marked, transaction, uids_of
 from dicom_node.dicom.uids import derived_uid
-from dicom_node.fhir.codes import PRELIMINARY, Resource
-from dicom_node.fhir.entries import WITHDRAWN, marked, transaction, uids_of
 
 MOST_OBSERVATIONS: Final = 500
 """Of one report."""

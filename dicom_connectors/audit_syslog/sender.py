@@ -9,10 +9,12 @@ from collections.abc import Mapping
 
 from sqlalchemy import select, update
 
-from dicom_node.audit_trail import syslog
-from dicom_node.audit_trail.message import AuditSource, audit_message
-from dicom_node.audit_trail.own_events import LATE, new_records
+from dicom_connectors.audit_syslog import syslog
+from dicom_connectors.audit_syslog.message import AuditSource, audit_message
+from dicom_connectors.audit_syslog.own_events import LATE, new_records
+from dicom_connectors.audit_syslog.settings import AuditPart
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import part
 from dicom_node.errors import FaultyMessage
 from dicom_node.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
 from dicom_node.outbox.schedule import wait_before_retry
@@ -30,12 +32,10 @@ class AuditSender:
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database
-        self._settings = settings
-        self._lease = KeptLease(database, "audit", owner, 2 * settings.audit.seconds + 30.0)
+        self._settings, self._audit = settings, part(settings, AuditPart).audit
+        self._lease = KeptLease(database, "audit", owner, 2 * self._audit.seconds + 30.0)
         host = socket.gethostname()[:255]
-        self._source = AuditSource(
-            settings.node.ae_title, settings.node.station_name, host, settings.audit.site
-        )
+        self._source = AuditSource(settings.node.ae_title, settings.node.station_name, host, self._audit.site)
         self._failures = 0
         self._next_at = 0.0
         # Records of which no message can be made. They stay unsent, and hold up no others; the next start of
@@ -78,7 +78,7 @@ class AuditSender:
         if not waiting:
             return 0
         try:
-            syslog.send(self._settings.audit, list(waiting.values()))
+            syslog.send(self._audit, list(waiting.values()))
         except OSError as error:
             self._note_failure(error)
             return 0
@@ -109,7 +109,7 @@ class AuditSender:
         """Raises FaultyMessage."""
         message = audit_message(row, study_uid, patient_id, self._source)
         framed = syslog.frame(message, row.at, self._source.host)
-        if self._settings.audit.transport == "udp" and len(framed) > syslog.LARGEST_DATAGRAM:
+        if self._audit.transport == "udp" and len(framed) > syslog.LARGEST_DATAGRAM:
             raise FaultyMessage('it is longer than a datagram: set audit.transport = "tls"')
         return framed
 

@@ -13,10 +13,7 @@ from typing import Any, Final
 
 from pydicom import dcmread
 
-from dicom_node.dicom.own_objects import MANUFACTURER
-from dicom_node.dicom.uids import derived_uid
-from dicom_node.errors import FaultyInput
-from dicom_node.fhir.codes import (
+from dicom_connectors.fhir.codes import (
     LOINC,
     PRELIMINARY,
     SNOMED,
@@ -27,10 +24,13 @@ from dicom_node.fhir.codes import (
     systems,
     uid_identifier,
 )
-from dicom_node.fhir.entries import created, marked, reference, transaction, updated
-from dicom_node.fhir.filed import MOST_OBSERVATIONS, FiledReport, observation_uid
-from dicom_node.fhir.moments import date_time, written
-from dicom_node.fhir.patient import patient_identifier, patient_reference
+from dicom_connectors.fhir.entries import created, marked, reference, transaction, updated
+from dicom_connectors.fhir.filed import MOST_OBSERVATIONS, FiledReport, observation_uid
+from dicom_connectors.fhir.moments import date_time, written
+from dicom_connectors.fhir.patient import patient_identifier, patient_reference
+from dicom_node.dicom.own_objects import MANUFACTURER
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.errors import FaultyInput
 from dicom_node.results.common.concepts import BURNED_IN
 from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
 from dicom_node.results.sr import reading

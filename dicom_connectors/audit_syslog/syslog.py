@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TypeVar
 
-from dicom_node.config.sections import AuditSettings
+from dicom_connectors.audit_syslog.settings import AuditSettings
 from dicom_node.scu.connections import Connections
 
 _T = TypeVar("_T")

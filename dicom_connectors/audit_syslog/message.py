@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from dicom_node.audit_trail.schema import check_message
+from dicom_connectors.audit_syslog.schema import check_message
 from dicom_node.model.kinds import AuditAction
 from dicom_node.printable import printable
 from dicom_node.store.accounts import AuditRow
