@@ -26,7 +26,8 @@ OPENING = """# Models
 **None of these models is for diagnostic use.** This page and the figures that it leads to are written from
 the cards of what ships, in `ai_pipeline/cards/` (`python -m ai_training.pages`). The cards of two inpainters
 and three autoencoders that no pipeline runs are in `ai_training/ultrasound/compared/`: licences and limits as
-of `ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, figures in the [studies](studies/README.md).
+of `ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, figures in the
+[studies](studies/README.md).
 
 A network is loaded only through a card that names its weights with their SHA-256, and is refused when a byte
 is different. To use a model of your own, put its card and weights into one folder and name the folder
