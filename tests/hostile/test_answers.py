@@ -1,7 +1,5 @@
 """Peers that hang, lie, redirect or answer nonsense: an end in words, and nothing of it believed."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import select

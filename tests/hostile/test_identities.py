@@ -1,7 +1,5 @@
 """Names and identities go where they belong only: canaries, and copies with less or another identity."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

@@ -1,7 +1,5 @@
 """The gate refuses what must not leave, and what a source writes into what is copied costs no study."""
 
-from __future__ import annotations
-
 import io
 import re
 import struct
@@ -120,7 +118,6 @@ class Made:
 def make(one: SourceObject, kind: ResultKind, *findings: Finding) -> Made:
     asked = context(kinds=[kind])
     data = results.build(asked, [one], PipelineResult(findings=findings))[0].data
-    assert data is not None
     return Made(data, kind, asked, read_sources([one]))
 
 
@@ -292,7 +289,6 @@ def at_the_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callab
     disguised, identity = [pseudonymised(given[0], Pseudonyms.of(HERE))], KnownIdentity.from_sources(given)
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", station_name="")
     data = deidentified(image.path, ctx=ctx).objects[0].data
-    assert data is not None
 
     def release(data: bytes, ds: Dataset) -> None:
         gate.check_deidentified(data, ds, ctx, ResultKind.CLEANED, disguised, identity)

@@ -1,7 +1,5 @@
 """What a report says, measures and is coded with, and how it is read back."""
 
-from __future__ import annotations
-
 import io
 import tomllib
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """The index of received objects: what is faulty, floods, corrections, crashes, and whose they are."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 import subprocess
@@ -529,7 +527,7 @@ class Standing(Inspector):
         self.tries, self.second_tries = tries, second_tries
         self.goes_on = threading.Event()
 
-    def fresh(self) -> Standing:
+    def fresh(self) -> Inspector:
         fresh = Standing(self.second_tries)
         fresh.inspect_again = partial(self._wait, fresh.inspect_again)  # type: ignore[method-assign]
         return fresh
