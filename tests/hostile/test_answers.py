@@ -77,8 +77,7 @@ def valve(pacs: Pacs) -> Iterator[Valve]:
 
 
 def outbox_to(folder: Path, pacs: Pacs, valve: Valve, *others: PeerSettings, **settings: Any) -> Outbox:
-    peer = pacs.peer(port=valve.port)
-    return Outbox(folder, [peer, *others], **{**QUICK, **settings})
+    return Outbox(folder, [pacs.peer(port=valve.port), *others], **{**QUICK, **settings})
 
 
 @contextmanager

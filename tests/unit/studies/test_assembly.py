@@ -573,8 +573,7 @@ def test_a_study_corrected_in_part_can_go_back_to_the_patient_who_came_first(
 
 def test_an_image_of_two_studies_stays_or_moves(inbox: Inbox) -> None:
     image = ultrasound("one")
-    moved = changed(image, StudyInstanceUID="1.2.3.4")
-    inbox.index(image, moved)
+    inbox.index(image, changed(image, StudyInstanceUID="1.2.3.4"))
     rows = studies.versions(inbox.settings, "1.2.3.4")
     assert {row["stands_in"] for row in rows} == {"", image.StudyInstanceUID}
     [here] = [row["number"] for row in rows if not row["stands_in"]]
