@@ -1,7 +1,7 @@
 """Turn hand-drawn shapes into mark masks.
 
-`python tests/data/marks/draw.py [DATA]` writes every mask, which object each of its pixels belongs to, and objects.csv
-from shapes/*.json and the images in DATA (../shared/data).
+`python tests/data/marks/draw.py [DATA]` writes every mask, which object each of its pixels belongs to, and
+objects.csv from shapes/*.json and the images in DATA (../shared/data).
 
 A shape file is `{"objects": [...]}` with one object per mark:
   class   text, caliper, marker, scale or logo
