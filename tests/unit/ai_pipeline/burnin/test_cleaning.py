@@ -1,7 +1,5 @@
 """What cleaning leaves: the name is gone or nothing leaves, and nothing else changes."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from dataclasses import replace
@@ -62,7 +60,7 @@ def parts(result: CleaningResult) -> tuple[Picture, Mask]:
 
 @pytest.mark.parametrize(
     ("dtype", "bits", "photometric"),
-    [(np.uint16, 12, "MONOCHROME2"), (np.uint16, 16, "MONOCHROME1"), (np.int16, 16, "MONOCHROME2")],
+    [(np.uint16, 12, "MONOCHROME2"), (np.int16, 16, "MONOCHROME1")],
 )
 def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int, photometric: str) -> None:
     low = -(2 ** (bits - 1)) if np.dtype(dtype).kind == "i" else 0
