@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_pipeline.chest.calls import prevalence
-from ai_pipeline.chest.calls.operating_points import labels_at, points_of, reliability
-from ai_pipeline.chest.calls.words import words_of
+from ai_pipeline.chest.calls.operating_points import labels_at, points_of, reliability, words_of
 from ai_pipeline.contract import Decision
 from ai_pipeline.models.card import Card
 from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table, sentence

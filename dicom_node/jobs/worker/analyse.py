@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage
-from ai_pipeline.shown import without_research
+from ai_pipeline.summary import without_research
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
 from dicom_node.jobs.worker.readings import ReadingRecord

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
-from ai_pipeline.burnin.devices.known import matching_rules
+from ai_pipeline.burnin.devices.rules import matching_rules
 from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import DicomImage, read_dicom
