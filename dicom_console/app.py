@@ -37,8 +37,8 @@ from dicom_console.handlers import (
     uploads,
 )
 from dicom_console.views.metrics import Durations
-from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs, see_other, visit
-from dicom_console.web.faces import VERSION, described
+from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs
+from dicom_console.web.faces import VERSION, described, see_other, visit
 from dicom_console.web.languages import N_
 from dicom_console.web.limits import WATCHED, Guarded, headers
 from dicom_console.web.pages import render
@@ -58,7 +58,15 @@ from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_BOTH = (
+FACES = (
+    session.faces,
+    overview.faces,
+    images.faces,
+    models.faces,
+    accounts.faces,
+    audit.faces,
+    live.faces,
+    machines.faces,
     studies.faces,
     assessments.faces,
     patients.faces,
@@ -73,8 +81,7 @@ _BOTH = (
     reviews.faces,
     uploads.faces,
 )
-"""What people and programs share."""
-_PAGES = (session, overview, images, models, accounts, audit, live, machines)
+"""What people and programs ask for."""
 _AWAY = N_("The database of the node does not answer. The node still stores received images.")
 _COMES = N_("This page comes by itself when it answers again.")
 _REPEAT = N_(
@@ -96,15 +103,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.site = Site(settings, database)
     app.state.live = live.Live()
     app.state.durations = Durations()
-    for pages in _PAGES:
-        app.include_router(pages.router)
+    for faces in FACES:
+        app.include_router(faces.people)
+        app.include_router(faces.programs)
     if settings.console.dicomweb:
         app.include_router(dicomweb.router)
     if settings.console.dicomweb_store:
         app.include_router(stow.router)
-    for faces in _BOTH:
-        app.include_router(faces.people)
-        app.include_router(faces.programs)
     app.add_api_route(f"{VERSION}/openapi.json", schema, methods=["GET"])
     large = (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
     app.add_middleware(
@@ -126,7 +131,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 @needs(UserRole.VIEWER)
 def schema() -> dict[str, Any]:
     """The description of the REST API in the format of OpenAPI."""
-    return described([faces.programs for faces in _BOTH])
+    return described([faces.programs for faces in FACES])
 
 
 async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:

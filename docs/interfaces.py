@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from dicom_console.app import _BOTH
+from dicom_console.app import FACES
 from dicom_console.views.metrics import Durations
 
 METRICS = Path(__file__).resolve().parents[1] / "dicom_console" / "views" / "metrics.py"
@@ -21,7 +21,7 @@ def rest_rows() -> list[Row]:
             f"`{route.endpoint.needs}`",
             (route.endpoint.__doc__ or "").strip().partition("\n\n")[0].replace("``", "`"),
         )
-        for faces in _BOTH
+        for faces in FACES
         for route in faces.programs.routes
         for method in sorted(route.methods)
     ]

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
-from dicom_console.web.access import Asked, Number, Visit, needs, see_other
+from dicom_console.web.faces import Asked, Faces, Number, Visit, see_other
 from dicom_node.errors import FaultyInput, RequestRefused
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
 
-router = APIRouter()
+faces = Faces()
 
 Change = Literal["role", "password", "disable", "enable", "sign-out", "remove"]
 
 
-@router.get("/users")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/users", UserRole.ADMIN)
 def show(asked: Asked) -> Response:
     """List the users."""
     return _page(asked)
 
 
-@router.post("/users")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/users", UserRole.ADMIN)
 def add(asked: Asked) -> Response:
     """Add the user of the form."""
     given = {key: asked.text(key) for key in ("name", "role", "sees")}
@@ -36,8 +34,7 @@ def add(asked: Asked) -> Response:
     return see_other("/users")
 
 
-@router.post("/users/{name}/{change}")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/users/{name}/{change}", UserRole.ADMIN)
 def change(asked: Asked, name: str, change: Change) -> Response:
     """Change role and senders, or the password; shut or open the account, sign the user out, or remove it."""
     settings, by = asked.settings, asked.person
@@ -59,16 +56,14 @@ def change(asked: Asked, name: str, change: Change) -> Response:
     return see_other("/users")
 
 
-@router.get("/sessions")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/sessions", UserRole.VIEWER)
 def own_sessions(asked: Asked) -> Response:
     """List where the person is signed in."""
     found = users.list_sessions(asked.settings, asked.user.name, token=asked.token)
     return asked.page("sessions.html", sessions=found)
 
 
-@router.post("/sessions/{number}/end")
-@needs(UserRole.VIEWER)
+@faces.page("POST", "/sessions/{number}/end", UserRole.VIEWER)
 def end_session(asked: Asked, number: Number) -> Response:
     """End one session: of the person, or of anybody by an admin."""
     users.end_session(asked.settings, number, asked.person, asked.user)

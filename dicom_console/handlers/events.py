@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import Query, Response
 
 from dicom_console.views import listing
-from dicom_console.web.access import Asked, Visit
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, Faces, Visit
 from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole

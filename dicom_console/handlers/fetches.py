@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import Body, Query, Response
 
 from dicom_console.views import listing
-from dicom_console.web.access import Asked, Since, Visit, needs
-from dicom_console.web.faces import ROWS, Faces, back_to, one_of, page_and_next
+from dicom_console.web.faces import ROWS, Asked, Faces, Since, Visit, back_to, one_of, page_and_next
 from dicom_node.errors import FaultyInput
 from dicom_node.model.lifecycle import FetchState
 from dicom_node.model.roles import UserRole
@@ -72,8 +71,7 @@ def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> fetches.FetchAs
         return fetches.ask(asked.settings, given, asked.person)
 
 
-@faces.people.post("/fetches/{name}/missing")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/fetches/{name}/missing", UserRole.OPERATOR)
 def missing(asked: Asked, name: str) -> Response:
     """Studies of the last days that should have a result, and have none; fetched where the form says so."""
     fetch_them = asked.text("fetch") == "true"
@@ -85,16 +83,14 @@ def missing(asked: Asked, name: str) -> Response:
     return asked.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
-@faces.people.post("/fetches/{name}/again")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/fetches/{name}/again", UserRole.OPERATOR)
 def again(asked: Asked, name: str) -> Response:
     """Fetch once more what was given up or cancelled of a peer."""
     fetches.again(asked.settings, name, asked.person)
     return _BACK(asked, None)
 
 
-@faces.people.post("/fetches/{name}/cancel")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/fetches/{name}/cancel", UserRole.OPERATOR)
 def cancel(asked: Asked, name: str) -> Response:
     """Do not fetch what waits for a peer."""
     fetches.cancel(asked.settings, name, asked.person)

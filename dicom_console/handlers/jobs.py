@@ -7,8 +7,17 @@ from typing import Annotated
 from fastapi import Body, Query, Response
 
 from dicom_console.views import listing
-from dicom_console.web.access import Asked, Number, Since, Visit
-from dicom_console.web.faces import ROWS, Faces, back_to, back_to_form, page_and_next
+from dicom_console.web.faces import (
+    ROWS,
+    Asked,
+    Faces,
+    Number,
+    Since,
+    Visit,
+    back_to,
+    back_to_form,
+    page_and_next,
+)
 from dicom_node.model.lifecycle import JobState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit

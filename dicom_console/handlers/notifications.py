@@ -7,8 +7,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from dicom_console.web.access import Asked, Number, Since, Visit, needs
-from dicom_console.web.faces import ROWS, Faces, back_to, one_of, page_and_next
+from dicom_console.web.faces import ROWS, Asked, Faces, Number, Since, Visit, back_to, one_of, page_and_next
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import NotificationState
 from dicom_node.model.roles import UserRole
@@ -47,8 +46,7 @@ def _page(asked: Visit, found: Notifications, tested: View | None = None) -> Res
 faces.page_of(list_notifications)(_page)
 
 
-@faces.people.post("/notifications/{name}/test")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/notifications/{name}/test", UserRole.OPERATOR)
 def test(asked: Asked, name: str) -> Response:
     """Send a test message of this notification now, and show the outcome."""
     with one_of(_places, "Other tests are under way: try again when they are done."):

@@ -7,8 +7,17 @@ from typing import Annotated, Literal
 from fastapi import Body, Query, Response
 
 from dicom_console.views import listing
-from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
-from dicom_console.web.faces import ROWS, Faces, back_to_form, page_and_next
+from dicom_console.web.faces import (
+    ROWS,
+    Asked,
+    Faces,
+    Number,
+    Since,
+    Visit,
+    back_to_form,
+    page_and_next,
+    see_other,
+)
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, deliveries
@@ -52,16 +61,14 @@ def _outbox_page(asked: Visit, found: Deliveries) -> Response:
     )
 
 
-@faces.people.post("/outbox/retry-dead")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/outbox/retry-dead", UserRole.OPERATOR)
 def retry_dead(asked: Asked) -> Response:
     """Send again all that was given up, to one destination or to all."""
     deliveries.retry(asked.settings, destination=_destination(asked), by=asked.person)
     return see_other("/outbox", state="open")
 
 
-@faces.people.post("/outbox/discard-dead")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/outbox/discard-dead", UserRole.OPERATOR)
 def discard_dead(asked: Asked) -> Response:
     """Discard all that was given up, to one destination or to all."""
     because, destination = asked.text("because"), _destination(asked)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from dicom_console.views import overview
-from dicom_console.web.access import Asked, needs
+from dicom_console.web.faces import Asked, Faces
 from dicom_node.model.roles import UserRole
 
-router = APIRouter()
+faces = Faces()
 
 
-@router.get("/")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/", UserRole.VIEWER)
 def show(asked: Asked) -> Response:
     """Show counts, each with a link to its list."""
     return asked.page("overview.html", now=asked.read(overview.overview, asked.settings))

@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dicom_console import catalogues
 from dicom_console.handlers.trends import NAMES
-from dicom_console.views import durations, listing, metrics, overview, search, timeline
+from dicom_console.views import listing, metrics, overview, search, timeline
 from dicom_console.views.activity import SPANS, Series, activity
 from dicom_console.views.problems import problems
 from dicom_console.views.search import Order, Search
@@ -487,7 +487,7 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
 
 
 def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durations, "_SETTLED", timedelta(0))
+    monkeypatch.setattr(metrics, "_SETTLED", timedelta(0))
     console = ConsoleLab(busy.settings, busy.database)
     console.change("console", metrics_token=SecretStr("t0ken"))
 
