@@ -14,18 +14,12 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers import (
     accounts,
     assessments,
-    audit,
     dicomweb,
-    events,
-    fetches,
+    happened,
     images,
-    jobs,
     live,
     machines,
     models,
-    notifications,
-    outbox,
-    overview,
     patients,
     peers,
     reviews,
@@ -33,8 +27,8 @@ from dicom_console.handlers import (
     session,
     stow,
     studies,
-    trends,
     uploads,
+    work,
 )
 from dicom_console.views.metrics import Durations
 from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs
@@ -60,22 +54,16 @@ from dicom_node.store.database import Database
 _LOGGER = logging.getLogger(__name__)
 FACES = (
     session.faces,
-    overview.faces,
     images.faces,
     models.faces,
     accounts.faces,
-    audit.faces,
     live.faces,
     machines.faces,
     studies.faces,
     assessments.faces,
     patients.faces,
-    jobs.faces,
-    outbox.faces,
-    events.faces,
-    trends.faces,
-    fetches.faces,
-    notifications.faces,
+    work.faces,
+    happened.faces,
     peers.faces,
     rules.faces,
     reviews.faces,
@@ -99,7 +87,20 @@ _STATUSES: Mapping[type[NodeError], int] = {
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """The console's application for this node."""
     # No pages of the framework's own: they load scripts from elsewhere.
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(visit)])
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        dependencies=[Depends(visit)],
+        exception_handlers={
+            NotSignedIn: _ask_to_sign_in,
+            HTTPException: _of_status,
+            NodeError: _of_the_node,
+            RequestValidationError: _misread,
+            faults.ANY: _of_the_database,
+            Exception: _defect,
+        },
+    )
     app.state.site = Site(settings, database)
     app.state.live = live.Live()
     app.state.durations = Durations()
@@ -119,12 +120,6 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         proxies=settings.console.trusted_proxies,
         bodies=dict.fromkeys(large, settings.console.upload_mib * 2**20),
     )
-    app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
-    app.add_exception_handler(HTTPException, _of_status)
-    app.add_exception_handler(NodeError, _of_the_node)
-    app.add_exception_handler(RequestValidationError, _misread)
-    app.add_exception_handler(faults.ANY, _of_the_database)
-    app.add_exception_handler(Exception, _defect)
     return app
 
 

@@ -1,4 +1,4 @@
-"""Users of the console: who may sign in, as what, and who is signed in."""
+"""Users of the console: who may sign in, as what, who is signed in, and who did what."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Literal
 
 from fastapi import Response
 
-from dicom_console.web.faces import Asked, Faces, Number, Visit, see_other
+from dicom_console.views import listing
+from dicom_console.web.faces import ROWS, Asked, Faces, Number, Since, Text, Visit, page_and_next, see_other
 from dicom_node.errors import FaultyInput, RequestRefused
+from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.services import audit, users
 
 faces = Faces()
 
@@ -68,6 +70,25 @@ def end_session(asked: Asked, number: Number) -> Response:
     """End one session: of the person, or of anybody by an admin."""
     users.end_session(asked.settings, number, asked.person, asked.user)
     return see_other("/users" if asked.text("back") == "users" else "/sessions")
+
+
+@faces.page("GET", "/audit", UserRole.ADMIN)
+def show_audit(
+    asked: Asked, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
+) -> Response:
+    """List audit records, the newest first; of one person or of one kind where asked for."""
+    rows = asked.read(audit.rows, before=before, limit=ROWS + 1, actor=who.strip(), action=what or None)
+    shown, more = page_and_next(rows, "number")
+    filters = {key: value for key, value in (("who", who.strip()), ("what", what)) if value}
+    return asked.page(
+        "audit.html",
+        rows=shown,
+        more=more,
+        first=before is None,
+        named=asked.read(listing.named, [{"study_instance_uid": row["study"]} for row in shown]),
+        filters=filters,
+        kinds=sorted(AuditAction),
+    )
 
 
 def _page(asked: Visit, problem: str = "", given: dict[str, str] | None = None) -> Response:

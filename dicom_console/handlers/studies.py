@@ -14,7 +14,7 @@ from dicom_console.forms import choices
 from dicom_console.views import listing, models, pictures, search
 from dicom_console.views.pictures import PictureKind
 from dicom_console.views.search import Order, Search
-from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, back_to, see_other
+from dicom_console.web.faces import Asked, Faces, Number, Since, Text, Visit, back_to, see_other
 from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import StudyState
@@ -32,22 +32,18 @@ _FILTERS = ("state", "modality", "sender", "finding", "since", "until", "days", 
 _IN_ADDRESS = tuple(name for name in _FILTERS if name != "person")  # that one is of this session only
 
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
-Modality = Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")]
-Finding = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
-Days = Annotated[int | None, Query(ge=1, le=366)]
-Sender = Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")]  # an AE title
 
 
 @faces.handler("GET", "/studies", UserRole.VIEWER)
 def list_studies(
     asked: Asked,
     state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
-    modality: Modality = "",
-    sender: Sender = "",
-    finding: Finding = "",
+    modality: Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")] = "",
+    sender: Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")] = "",  # an AE title
+    finding: Text = "",
     since: Date = "",
     until: Date = "",
-    days: Days = None,
+    days: Annotated[int | None, Query(ge=1, le=366)] = None,
     order: Order = Order.RECEIVED,
     after: Since = None,
 ) -> Studies:

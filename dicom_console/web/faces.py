@@ -176,6 +176,8 @@ DespiteHold = Annotated[bool, Query()]
 Keys = Annotated[dict[str, Any], Body(max_length=200)]
 """The keys of one peer or rule, as the configuration file has them; without its name, which stands in the
 address."""
+Text = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
+"""A filter of a list, as a person types it."""
 Asked = Annotated[Visit, Depends(visit)]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 """A number in an address: what the database cannot hold is none."""

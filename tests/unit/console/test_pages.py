@@ -24,7 +24,7 @@ from sqlalchemy import JSON, Column, Enum, LargeBinary, String, Table, Text
 from sqlalchemy.exc import IntegrityError
 
 from dicom_console import catalogues
-from dicom_console.handlers.trends import NAMES
+from dicom_console.handlers.happened import TREND_SPANS
 from dicom_console.views import listing, metrics, overview, search, timeline
 from dicom_console.views.activity import SPANS, Series, activity
 from dicom_console.views.problems import problems
@@ -478,7 +478,7 @@ def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
 def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
     console = ConsoleLab(busy.settings, busy.database)
     browser = console.browser(UserRole.VIEWER)
-    for days in NAMES:
+    for days in TREND_SPANS:
         assert browser.page(f"/trends?days={days}").count("<svg") == 5
     assert (browser.get("/trends?days=8"), browser.get("/trends?days=x")) == (409, 400)
     status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
