@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from dicom_console.views import listing, overview
+from dicom_console.views import listing, metrics
 from dicom_console.views.activity import SPANS as TREND_STEPS
 from dicom_console.views.activity import Activity, activity
 from dicom_console.views.charts import chart
@@ -29,7 +29,7 @@ TREND_SPANS = {1: N_("a day"), 7: N_("7 days"), 30: N_("30 days"), 91: N_("13 we
 @faces.page("GET", "/", UserRole.VIEWER)
 def present(asked: Asked) -> Response:
     """Show counts, each with a link to its list."""
-    return asked.page("overview.html", now=asked.read(overview.overview, asked.settings))
+    return asked.page("overview.html", now=asked.read(metrics.overview, asked.settings))
 
 
 @faces.handler("GET", "/events", UserRole.VIEWER)

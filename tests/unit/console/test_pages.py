@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 
 from dicom_console import catalogues
 from dicom_console.handlers.happened import TREND_SPANS
-from dicom_console.views import listing, metrics, overview, search, timeline
+from dicom_console.views import listing, metrics, search, timeline
 from dicom_console.views.activity import SPANS, Series, activity
 from dicom_console.views.problems import problems
 from dicom_console.views.search import Order, Search
@@ -176,7 +176,7 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
     assert stored.read(search.search, Search(patient="p%1", modality="US"))[0] == []
     [shown] = stored.read(listing.show, inbox.settings, study.id)["results"]
     assert shown["deliveries"][0]["state"] == "pending"
-    assert stored.read(overview.overview, inbox.settings)["deliveries"]["open"] == 1
+    assert stored.read(metrics.overview, inbox.settings)["deliveries"]["open"] == 1
     gauges = stored.read(metrics.gauges, inbox.settings)
     assert {one.name: one.value for one in gauges if not one.labels}["jobs_oldest_seconds"] > 0
     assert stored.read(audit.rows)[0]["study"] == "1.2.3"
