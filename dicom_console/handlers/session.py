@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from types import NoneType
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from dicom_console.web import languages
-from dicom_console.web.access import ANYONE, Asked, needs, remember, see_other
+from dicom_console.web.access import ANYONE, remember
+from dicom_console.web.faces import Asked, Faces, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
 from dicom_node.services import oidc, users
 
-router = APIRouter()
+faces = Faces()
 
 _PLACE = re.compile(r"/([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?")  # a page of ours, and no other site
 _YEAR = 365 * 24 * 3600
@@ -27,8 +28,7 @@ _FILES = {
 }  # fmt: skip
 
 
-@router.get("/sign-in")
-@needs(ANYONE)
+@faces.page("GET", "/sign-in", ANYONE)
 def ask(asked: Asked) -> Response:
     """Show the form to sign in.
 
@@ -40,8 +40,7 @@ def ask(asked: Asked) -> Response:
     return response
 
 
-@router.post("/sign-in")
-@needs(ANYONE)
+@faces.page("POST", "/sign-in", ANYONE)
 def begin(asked: Asked) -> Response:
     """Sign the user of the form in, with a new session token."""
     name, password = asked.text("name")[:64], asked.form.get("password", "")
@@ -55,8 +54,7 @@ def begin(asked: Asked) -> Response:
     return response
 
 
-@router.get("/sign-in/oidc")
-@needs(ANYONE)
+@faces.page("GET", "/sign-in/oidc", ANYONE)
 def begin_elsewhere(asked: Asked) -> Response:
     """Send the browser to the provider of the hospital's accounts."""
     secret = users.new_token()
@@ -71,8 +69,7 @@ def begin_elsewhere(asked: Asked) -> Response:
     return response
 
 
-@router.get(oidc.BACK)
-@needs(ANYONE)
+@faces.page("GET", oidc.BACK, ANYONE)
 def come_back(asked: Asked) -> Response:
     """Start a session for a person whom the identity provider has sent back.
 
@@ -90,8 +87,7 @@ def come_back(asked: Asked) -> Response:
     return response
 
 
-@router.get("/sign-in/oidc/leave")
-@needs(ANYONE)
+@faces.page("GET", "/sign-in/oidc/leave", ANYONE)
 def leave(asked: Asked) -> Response:
     """Send the browser to where its person signs out of the provider, too."""
     try:
@@ -100,8 +96,7 @@ def leave(asked: Asked) -> Response:
         return _elsewhere(asked, error)
 
 
-@router.post("/sign-out")
-@needs(UserRole.VIEWER)
+@faces.page("POST", "/sign-out", UserRole.VIEWER)
 def end(asked: Asked) -> Response:
     """End the session."""
     users.sign_out(asked.site.database, asked.token, asked.person)
@@ -110,8 +105,7 @@ def end(asked: Asked) -> Response:
     return response
 
 
-@router.post("/language")
-@needs(ANYONE)
+@faces.page("POST", "/language", ANYONE)
 def choose_language(asked: Asked) -> Response:
     """Show pages in this browser in another language from now on."""
     back = asked.text("back")
@@ -127,8 +121,7 @@ def choose_language(asked: Asked) -> Response:
     return response
 
 
-@router.get("/static/{name}")
-@needs(ANYONE)
+@faces.page("GET", "/static/{name}", ANYONE)
 def file(name: str, asked: Asked) -> Response:
     """A static file, such as a style sheet, that pages need also before sign-in."""
     if name not in _FILES:
