@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -34,7 +34,7 @@ from dicom_node.errors import ConfigProblem
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import Role
 from dicom_node.preflight.console import check_console, probe_console
-from dicom_node.preflight.found import Found, Problem, Tried
+from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
@@ -69,43 +69,42 @@ class Checked:
 
 def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Check configuration files on a machine of this role; ``tried`` of the result lists further checks."""
-    settings, read = examine(files)
-    if settings is None:
-        return Checked(None, read, ())
-    return _collect(settings, read, _everything(settings, read, role))
+    return _checked(*examine(files), role)
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
     """Check a configuration without a file, as :func:`check` does."""
     read = TomlFiles(data=data)
-    settings = examined(read)
-    if settings is None:
-        return Checked(None, read, ())
-    return _collect(settings, read, _everything(settings, read, role))
+    return _checked(examined(read), read, role)
 
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Check configuration files, and also test what ``serve`` needs: port, spool, console, store, peers."""
-    settings, read = examine(files)
+    return _checked(*examine(files), role, _probe)
+
+
+def _checked(
+    settings: Settings | None,
+    read: TomlFiles,
+    role: Role,
+    further: Callable[[Settings, Role], Found] = lambda _settings, _role: iter(()),
+) -> Checked:
     if settings is None:
         return Checked(None, read, ())
-    further = (
-        probe_machine(settings, role),
-        probe_console(settings, role),
-        probe_object_store(settings),
-        _ask_peers(settings),
-    )
-    return _collect(settings, read, chain(_everything(settings, read, role), *further))
-
-
-def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | Tried]) -> Checked:
     tried: list[Tried] = []
-    for found in all_found:
+    for found in chain(_everything(settings, read, role), further(settings, role)):
         if isinstance(found, Tried):
             tried.append(replace(found, text=read.as_written(found.text)))
         else:
             read.add_named(*found)
     return Checked(settings, read, tried)
+
+
+def _probe(settings: Settings, role: Role) -> Found:
+    yield from probe_machine(settings, role)
+    yield from probe_console(settings, role)
+    yield from probe_object_store(settings)
+    yield from _ask_peers(settings)
 
 
 def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
@@ -162,19 +161,8 @@ def _check_deliveries(settings: Settings, role: Role) -> Found:
 
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     """Files that every user of this machine may read, and that hold a password or a private key."""
-    places = _told_secrets(settings, read)
-    with suppress(ArgumentError, ValueError):  # check_machine reports it
-        if make_url(settings.database_url).password:
-            places["node.database_url"] = ("node", "database_url")
-    if settings.console.metrics_token.get_secret_value():
-        places["console"] = ("console", "metrics_token")
-    for peer in settings.peers:
-        if peer.token.get_secret_value():
-            places[f"peer {peer.name}"] = (*read.place_of("peers", peer.name), "token")
-        if peer.password.get_secret_value():
-            table = read.place_of("peers", peer.name)
-            word = "password" if read.at((*table, "password")) else "url"
-            places[f"peer {peer.name}"] = (*table, word)
+    # The last place of a subject counts.
+    places = {subject: place for subject, place, secret in _secrets(settings, read) if secret}
     for subject, place in places.items():
         for file in read.files_of(place):
             if _is_open(file):
@@ -187,22 +175,25 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
             yield Tried("TLS", False, f"every user may read the private key: chmod 600 {tls.private_key}")
 
 
-def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
-    """Where those of e-mail and webhooks stand."""
-    places: dict[str, Place] = {}
-    if settings.mail.password.get_secret_value():
-        places["mail"] = ("mail", "password")
-    if settings.object_store.secret_access_key.get_secret_value():
-        places["object store"] = ("object_store", "secret_access_key")
-    if any(value.get_secret_value() for value in settings.telemetry.headers.values()):
-        places["telemetry"] = ("telemetry", "headers")
-    if settings.console.oidc and settings.console.oidc.client_secret.get_secret_value():
-        places["console.oidc"] = ("console", "oidc", "client_secret")
+def _secrets(settings: Settings, read: TomlFiles) -> Iterator[tuple[str, Place, object]]:
+    """Subject, place and value of what nobody else should read; empty values are not set."""
+    yield "mail", ("mail", "password"), settings.mail.password
+    yield "object store", ("object_store", "secret_access_key"), settings.object_store.secret_access_key
+    yield "telemetry", ("telemetry", "headers"), any(settings.telemetry.headers.values())
+    oidc = settings.console.oidc
+    yield "console.oidc", ("console", "oidc", "client_secret"), oidc and oidc.client_secret
     for rule in settings.notifications:
         for key in ("url", "token"):
-            if getattr(rule, key).get_secret_value():
-                places[f"notification {rule.name}"] = (*read.place_of("notifications", rule.name), key)
-    return places
+            place = (*read.place_of("notifications", rule.name), key)
+            yield f"notification {rule.name}", place, getattr(rule, key)
+    with suppress(ArgumentError, ValueError):  # check_machine reports it
+        yield "node.database_url", ("node", "database_url"), make_url(settings.database_url).password
+    yield "console", ("console", "metrics_token"), settings.console.metrics_token
+    for peer in settings.peers:
+        table = read.place_of("peers", peer.name)
+        yield f"peer {peer.name}", (*table, "token"), peer.token
+        word = "password" if read.at((*table, "password")) else "url"
+        yield f"peer {peer.name}", (*table, word), peer.password
 
 
 def _is_open(file: Path) -> bool:
