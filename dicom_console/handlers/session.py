@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from types import NoneType
+from typing import Any
 
 from fastapi import APIRouter, Response
 
@@ -11,13 +12,15 @@ from dicom_console.web import languages
 from dicom_console.web.access import ANYONE, Asked, needs, remember, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
+from dicom_node.connectors import every
 from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
-from dicom_node.services import oidc, users
+from dicom_node.services import users
 
 router = APIRouter()
 
 _PLACE = re.compile(r"/([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?")  # a page of ours, and no other site
+_ELSEWHERE = "/sign-in/oidc"  # providers have the address below it to which they send browsers back
 _YEAR = 365 * 24 * 3600
 
 _FILES = {
@@ -59,23 +62,24 @@ def begin(asked: Asked) -> Response:
     return response
 
 
-@router.get("/sign-in/oidc")
+@router.get(_ELSEWHERE)
 @needs(ANYONE)
 def begin_elsewhere(asked: Asked) -> Response:
     """Send the browser to the provider of the hospital's accounts."""
     secret = users.new_token()
     try:
-        response = see_other(oidc.begin(asked.site.settings, secret))
+        way = _way(asked)
+        response = see_other(way.begin(asked.site.settings, secret))
     except RequestRefused as error:
         return _elsewhere(asked, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
     response.set_cookie(
-        _oidc_cookie(asked), secret, 60 * oidc.MINUTES, path="/", secure=asked.site.secure, httponly=True
+        _oidc_cookie(asked), secret, 60 * way.MINUTES, path="/", secure=asked.site.secure, httponly=True
     )
     return response
 
 
-@router.get(oidc.BACK)
+@router.get(f"{_ELSEWHERE}/back")
 @needs(ANYONE)
 def come_back(asked: Asked) -> Response:
     """Start a session for a person whom the identity provider has sent back.
@@ -86,7 +90,7 @@ def come_back(asked: Asked) -> Response:
     secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
     site = asked.site
     try:
-        token = oidc.finish(site.database, site.settings, secret, answer, asked.address, asked.agent)
+        token = _way(asked).finish(site.database, site.settings, secret, answer, asked.address, asked.agent)
     except RequestRefused as error:
         response = _elsewhere(asked, error)
     else:
@@ -96,12 +100,12 @@ def come_back(asked: Asked) -> Response:
     return response
 
 
-@router.get("/sign-in/oidc/leave")
+@router.get(f"{_ELSEWHERE}/leave")
 @needs(ANYONE)
 def leave(asked: Asked) -> Response:
     """Send the browser to where its person signs out of the provider, too."""
     try:
-        return see_other(oidc.sign_out_address(asked.site.settings) or "/sign-in")
+        return see_other(_way(asked).sign_out_address(asked.site.settings) or "/sign-in")
     except RequestRefused as error:
         return _elsewhere(asked, error)
 
@@ -145,8 +149,9 @@ def file(name: str, asked: Asked) -> Response:
 
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
-    console = asked.site.settings.console
-    elsewhere = f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else ""
+    settings = asked.site.settings
+    ways = any(way.is_configured(settings) for way in every("sign_in"))
+    elsewhere = f"{settings.console.url.rstrip('/')}{_ELSEWHERE}" if ways else ""
     left = bool(asked.query("left"))
     return asked.page(
         "sign_in.html",
@@ -162,6 +167,14 @@ def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: 
 def _elsewhere(asked: Asked, error: RequestRefused | None = None) -> Response:
     refusals = {SignInRefused: 403, NotFound: 404, NoneType: 200}
     return asked.page("sign_in_elsewhere.html", refusals.get(type(error), 503), problem=str(error or ""))
+
+
+def _way(asked: Asked) -> Any:
+    """What the connector gives by which people sign in elsewhere. Raises NotFound."""
+    for way in every("sign_in"):
+        if way.is_configured(asked.site.settings):
+            return way
+    raise NotFound("There is no such page.")
 
 
 def _oidc_cookie(asked: Asked) -> str:

@@ -27,7 +27,6 @@ from dicom_node.config.hl7_fields import checked_hl7_fields
 from dicom_node.config.mistakes import HOST, NAME, did_you_mean
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.object_store import ObjectStoreSettings
-from dicom_node.config.oidc import OidcSettings, is_safe
 from dicom_node.config.sections import (
     REVEALED,
     AeTitle,
@@ -132,6 +131,7 @@ class ListenerSettings(_Section):
     """SOP Class UIDs accepted besides those of the conformance statement."""
 
 
+@extended("settings.console")
 class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
@@ -171,14 +171,6 @@ class ConsoleSettings(_Section):
     metrics_port: Port | None = None
     """A further port at console.host that answers /metrics without a token, /healthz and /readyz, and nothing
     else: for a network of its own. Whoever reaches it reads the numbers."""
-    oidc: OidcSettings | None = None
-    """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
-
-    @model_validator(mode="after")
-    def _is_found_again(self) -> Self:
-        if self.oidc and not is_safe(self.url):
-            raise ValueError("oidc sends browsers back to url: set it to the console's address with https://")
-        return self
 
 
 @extended("settings.peers")
