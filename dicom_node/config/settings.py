@@ -26,7 +26,6 @@ from dicom_node.config.addresses import checked_host, checked_url, checked_viewe
 from dicom_node.config.hl7_fields import checked_hl7_fields
 from dicom_node.config.mistakes import HOST, NAME, did_you_mean
 from dicom_node.config.notifications import MailSettings, NotificationSettings
-from dicom_node.config.object_store import ObjectStoreSettings
 from dicom_node.config.sections import (
     REVEALED,
     AeTitle,
@@ -645,7 +644,6 @@ class Settings(_Section):
     listener: ListenerSettings = ListenerSettings()
     console: ConsoleSettings = ConsoleSettings()
     spool: SpoolSettings = SpoolSettings()
-    object_store: ObjectStoreSettings = ObjectStoreSettings()
     inspection: InspectionSettings = InspectionSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
@@ -719,7 +717,6 @@ class Settings(_Section):
             "listener.port": self.listener.port,
             "listener.share_port": self.listener.share_port,
             "spool.minimum_free_mib": self.spool.minimum_free_mib,
-            "object_store.url": self.object_store.url,
         }
 
     def for_children(self) -> str:
