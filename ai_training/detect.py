@@ -728,9 +728,9 @@ def _without_yolo(prepared: DetectorInput) -> DetectorInput:
 
 
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
-    detector = BoxDetector.from_card(card)
-    if detector is None:
+    if not card.plays(NETWORK):
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
+    detector = BoxDetector(card)
     prepared = [detector.prepare(read_grey(path)) for path in case.paths]
     arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared)}
     if card.plays(YOLO):

@@ -36,7 +36,7 @@ from dicom_console.handlers import (
     trends,
     uploads,
 )
-from dicom_console.views.durations import Durations
+from dicom_console.views.metrics import Durations
 from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs, see_other, visit
 from dicom_console.web.faces import VERSION, described
 from dicom_console.web.languages import N_
@@ -106,12 +106,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         app.include_router(faces.people)
         app.include_router(faces.programs)
     app.add_api_route(f"{VERSION}/openapi.json", schema, methods=["GET"])
+    large = (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
     app.add_middleware(
         Guarded,
         tls=settings.console.tls is not None,
         metrics_port=settings.console.metrics_port,
         proxies=settings.console.trusted_proxies,
-        bodies=dict.fromkeys(_large(settings), settings.console.upload_mib * 2**20),
+        bodies=dict.fromkeys(large, settings.console.upload_mib * 2**20),
     )
     app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
     app.add_exception_handler(HTTPException, _of_status)
@@ -120,11 +121,6 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_exception_handler(faults.ANY, _of_the_database)
     app.add_exception_handler(Exception, _defect)
     return app
-
-
-def _large(settings: Settings) -> tuple[str, ...]:
-    """Addresses that take more than a form."""
-    return (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
 
 
 @needs(UserRole.VIEWER)
@@ -156,10 +152,18 @@ async def _misread(request: Request, _error: Exception) -> Response:
 
 
 async def _of_the_node(request: Request, error: Exception) -> Response:
-    if isinstance(error, DatabaseUnusable):
-        return _away(request, error)
+    is_api = request.url.path.startswith(API)
+    if isinstance(
+        error, DatabaseUnusable
+    ):  # for those who run the node the log says, once, what is wrong with it
+        site: Site = request.app.state.site
+        site.database.outage.is_away(f"pages are not answered: {error}")
+        if is_api or request.url.path in WATCHED:
+            return _error_page(request, 503, _AWAY)
+        reads = request.method == "GET"
+        return _error_page(request, 503, _AWAY, _COMES if reads else _REPEAT, again=reads)
     status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
-    if isinstance(error, FaultyInput) and request.url.path.startswith(API):
+    if isinstance(error, FaultyInput) and is_api:
         status = 400  # of a request's content; 409 is for the state of things
     return _error_page(request, status, str(error))
 
@@ -169,16 +173,6 @@ async def _of_the_database(request: Request, error: Exception) -> Response:
     site: Site = request.app.state.site
     fault = faults.meaning(error, site.settings.database_url)
     return await _of_the_node(request, fault) if fault else await _defect(request, error)
-
-
-def _away(request: Request, error: DatabaseUnusable) -> Response:
-    """What is wrong with the database, and where it is, stands in the log, once, for those who run it."""
-    site: Site = request.app.state.site
-    site.database.outage.is_away(f"pages are not answered: {error}")
-    if request.url.path.startswith(API) or request.url.path in WATCHED:
-        return _error_page(request, 503, _AWAY)
-    reads = request.method == "GET"
-    return _error_page(request, 503, _AWAY, _COMES if reads else _REPEAT, again=reads)
 
 
 async def _defect(request: Request, error: Exception) -> Response:
@@ -199,13 +193,12 @@ def _error_page(
     if request.url.path in WATCHED:
         return PlainTextResponse(f"{text}\n", status)
     site: Site = request.app.state.site
-    token = site.token_of(request)
     return render(
         "error.html",
         status,
         user=None,
         language=language_of(request),
-        csrf=csrf_of(token),
+        csrf=csrf_of(site.token_of(request)),
         path=request.url.path,
         text=text,
         besides=besides,

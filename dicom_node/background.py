@@ -43,15 +43,13 @@ from dicom_node.monitoring.disk import note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
 from dicom_node.monitoring.past import forget_past
 from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, forget_lost
-from dicom_node.notifications.gather import forget_removed
+from dicom_node.notifications.gather import forget_removed, report_silence
 from dicom_node.notifications.sender import Notifier
-from dicom_node.notifications.silence import report_silence
 from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.files import Files
 from dicom_node.object_store.handover import HandOver
 from dicom_node.object_store.local_copies import LocalCopies
-from dicom_node.outbox.commitment_answers import CommitmentAnswers, give_up_others
-from dicom_node.outbox.commitments import forget_requests
+from dicom_node.outbox.commitments import CommitmentAnswers, forget_requests, give_up_others
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.held import report_overdue
 from dicom_node.outbox.outages import report_outages

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from dicom_console.app import _BOTH
-from dicom_console.views.durations import Durations
+from dicom_console.views.metrics import Durations
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = [ROOT / "dicom_console" / "views" / "metrics.py", *ROOT.glob("dicom_connectors/*/connector.py")]

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.accepting import accept
 from ai_pipeline.chest import intended_use, places, ratio, stamp_rules
@@ -26,7 +25,7 @@ from ai_pipeline.chest.calls.words import Words, words_of
 from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.completeness import MISSING, Completeness, Edge, missing_notes, without_missing
-from ai_pipeline.chest.detector import BoxDetector, SiteDetector
+from ai_pipeline.chest.detector import NETWORK, BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.chest.stamp_rules import StampRules
@@ -37,6 +36,7 @@ from ai_pipeline.contract import (
     Decision,
     DerivedImage,
     Finding,
+    Grey,
     ImageHeader,
     ImageKind,
     JudgedView,
@@ -251,8 +251,11 @@ class ChestXray:
     def _model(self) -> Classifier:
         if self._classifier is None:
             card, boxes = self._card(), active(BOXES, self._models_dir)
-            detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.from_card(card)
-            self._classifier, self._detector, self._box_card = Classifier(card), detector, boxes
+            if boxes.box_output:
+                self._detector = SiteDetector(boxes)
+            elif card.plays(NETWORK):
+                self._detector = BoxDetector(card)
+            self._classifier, self._box_card = Classifier(card), boxes
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:
@@ -497,7 +500,7 @@ def _seen(
     return mapped
 
 
-def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _grey(display: Grey) -> Grey:
     if display.ndim == 2:
         return display
     return np.asarray(display.mean(axis=2), np.uint8)

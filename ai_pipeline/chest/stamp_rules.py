@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, Bools
+from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy
 from ai_pipeline.chest.intended_use import projection_of, seen_from_behind
 from ai_pipeline.chest.stamps import Marker, Stamps
-from ai_pipeline.contract import ImageHeader, QualityNote, SourceImage
+from ai_pipeline.contract import Bools, ImageHeader, QualityNote, SourceImage
 from ai_pipeline.images.orientation import UPRIGHT, Pose
 
 STAMPS: Final = "stamps"

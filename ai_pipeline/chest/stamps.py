@@ -20,12 +20,11 @@ import numpy.typing as npt
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, shared_reader
 from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy
-from ai_pipeline.contract import Point
+from ai_pipeline.contract import Grey, Point
 from ai_pipeline.models import registry
 
 MODEL: Final = "burnin-text"
 """The card of the text reader, which cleaning uses too."""
-Grey = npt.NDArray[np.uint8]
 Projection = Literal["", "AP", "PA"]
 Position = Literal["", "supine", "semi-erect", "erect"]
 Side = Literal["L", "R"]

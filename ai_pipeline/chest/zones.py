@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy, Bools
+from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy
+from ai_pipeline.contract import Bools
 
 Bounds = tuple[float, float, float, float]
 AS_OUTLINED: Final = ("L", "F")

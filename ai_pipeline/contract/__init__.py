@@ -3,7 +3,7 @@
 This is its door: `from ai_pipeline.contract import Finding`.
 """
 
-from ai_pipeline.contract.arrays import PixelArray, Point
+from ai_pipeline.contract.arrays import Bools, Floats, Grey, Picture, PixelArray, Point
 from ai_pipeline.contract.card import (
     CodingScheme,
     MeasuredQuantity,
@@ -48,6 +48,7 @@ from ai_pipeline.contract.records import JudgedView, Meaning, Reading, Refusal, 
 __all__ = [
     "BURNED_IN",
     "Accept",
+    "Bools",
     "ChecksOptions",
     "Code",
     "CodingScheme",
@@ -55,6 +56,8 @@ __all__ = [
     "DerivedImage",
     "ExchangesModels",
     "Finding",
+    "Floats",
+    "Grey",
     "Heatmap",
     "ImageHeader",
     "ImageKind",
@@ -65,6 +68,7 @@ __all__ = [
     "ModelRef",
     "ModelSlot",
     "Origin",
+    "Picture",
     "Pipeline",
     "PipelineCard",
     "PipelineOption",

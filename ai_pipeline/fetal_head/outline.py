@@ -12,14 +12,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ai_pipeline.contract import ModelRef
+from ai_pipeline.contract import Bools, Floats, Grey, ModelRef
 from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
 from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Card
-from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import read
 
 FINER = 4
@@ -33,9 +32,6 @@ SMALLER = 0.85
 """Size of the third variant."""
 GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
 """From the fine grid to the network's input."""
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
-Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,7 @@ class HeadModel:
     @staticmethod
     def of(card: Card, threads: int = 0) -> HeadModel:
         """Load the model with the weights and limits that ``card`` names."""
-        network = OnnxRuntime(read(card.file("head")), threads or usable_cores())
+        network = OnnxRuntime(read(card.file("head")), threads)
         tested = card.details.get("metrics", {}).get("test", {}).get("circumference")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
         return HeadModel(network, HeadLimits.from_table(card.details["head"]), card.ref, agreement)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from ai_pipeline.contract import Floats, Grey
 from ai_pipeline.images.coordinates import Affine
 
 ROWS, COLUMNS = 192, 256
 """Size of the network's input."""
 MEAN, SCALE = 127.0, 128.0
 """EfficientNet-Lite's own normalisation of 0..255."""
-Grey = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 def fit_to_input(grey: Grey) -> tuple[Grey, Affine]:
@@ -30,7 +28,7 @@ def fit_to_input(grey: Grey) -> tuple[Grey, Affine]:
     return picture, Affine(width / columns, 0.0, float(left), 0.0, height / rows, float(top))
 
 
-def values(pictures: npt.NDArray[np.uint8]) -> Floats:
+def values(pictures: Grey) -> Floats:
     """``pictures [N, ROWS, COLUMNS]`` as the network's input, float32 ``[N, 3, ROWS, COLUMNS]``."""
     scaled = (pictures.astype(np.float32) - np.float32(MEAN)) / np.float32(SCALE)
     return np.ascontiguousarray(np.broadcast_to(scaled[:, None], (len(pictures), 3, *pictures.shape[1:])))

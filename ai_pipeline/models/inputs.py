@@ -18,14 +18,12 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from ai_pipeline.contract import Floats, Grey
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.preprocess import Grey, prepare
+from ai_pipeline.models.preprocess import prepare
 from ai_pipeline.models.registry import Input
-
-Floats = npt.NDArray[np.float32]
 
 
 def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:

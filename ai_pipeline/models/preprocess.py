@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from ai_pipeline.contract import Floats, Grey
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.registry import Chain
-
-Grey = npt.NDArray[np.uint8]
 
 
 def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
@@ -39,7 +37,7 @@ def enlarge(reduced: Grey, size: int) -> Grey:
     return np.asarray(cv2.resize(reduced, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def normalise(images: npt.NDArray[np.uint8], mean: float, scale: float) -> npt.NDArray[np.float32]:
+def normalise(images: Grey, mean: float, scale: float) -> Floats:
     """``images [N, size, size]`` as float32 ``[N, 3, size, size]``: ``(value - mean) / scale``, in 3 equal
     channels.
     """

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.chest.domain_gate import FeatureGate
-from ai_pipeline.contract import Decision, Heatmap
+from ai_pipeline.contract import Decision, Floats, Grey, Heatmap
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import load
@@ -25,8 +24,6 @@ NORMAL = "Ovary_Normal"
 """Never called present: in five folds two of three such answers were right, and five cancers got it."""
 EVEN = 1e-6
 """Activation up to which a map says nothing of a place: it is not stretched to 1."""
-Floats = npt.NDArray[np.float32]
-Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,13 +47,13 @@ class OvarianAnalysis:
 class OvarianClassifier:
     """The classifier of one card. Raises CardError when the card or its weights are not usable."""
 
-    def __init__(self, card: Card, threads: int = 0) -> None:
+    def __init__(self, card: Card) -> None:
         if card.input is None or not card.labels or card.gate is None:
             raise CardError(f"{card.path.name}: the ovarian model needs input, labels and gate")
         self.card = card
         self.input: Input = card.input
         self._gate, self._limit = FeatureGate.from_bytes(read(card.file(card.gate.role))), card.gate.threshold
-        self._engine = load(card, "classifier", "onnxruntime", threads)
+        self._engine = load(card, "classifier")
 
     def analyse(self, picture: Grey) -> OvarianAnalysis:
         """Run the networks on ``picture``: as displayed, uint8, RGB or grey, any size."""

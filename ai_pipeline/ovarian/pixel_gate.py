@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ai_pipeline.contract import Grey
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.registry import find
-from ai_pipeline.ovarian.classifier import Grey, OvarianAnalysis, OvarianClassifier, grey_of
+from ai_pipeline.ovarian.classifier import OvarianAnalysis, OvarianClassifier, grey_of
 
 NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
 A_HEAD = "the pixels show a fetal head"

@@ -83,7 +83,7 @@ class OidcConsole(Section):
 
 def check_senders(settings: Settings, read: TomlFiles) -> None:
     """Whoever is limited to senders that never call would see nothing."""
-    from dicom_node.config.crosscheck import never_calls
+    from dicom_node.config.loading import never_calls
 
     accounts = part(settings.console, OidcConsole).oidc
     for group, titles in accounts.senders.items() if accounts else ():

@@ -27,12 +27,12 @@ def show(asked: Asked) -> Response:
 @needs(UserRole.ADMIN)
 def add(asked: Asked) -> Response:
     """Add the user of the form."""
-    name, role, sees = asked.text("name"), asked.text("role"), asked.text("sees")
+    given = {key: asked.text(key) for key in ("name", "role", "sees")}
     try:
-        password, senders = _password(asked), sees.split(";")
-        users.add_user(asked.site.settings, name, _role(role), password, asked.person, senders=senders)
+        password, role, senders = _password(asked), _role(given["role"]), given["sees"].split(";")
+        users.add_user(asked.settings, given["name"], role, password, asked.person, senders=senders)
     except RequestRefused as error:
-        return _page(asked, str(error), 400, {"name": name, "role": role, "sees": sees})
+        return _page(asked, str(error), given)
     return see_other("/users")
 
 
@@ -40,7 +40,7 @@ def add(asked: Asked) -> Response:
 @needs(UserRole.ADMIN)
 def change(asked: Asked, name: str, change: Change) -> Response:
     """Change role and senders, or the password; shut or open the account, sign the user out, or remove it."""
-    settings, by = asked.site.settings, asked.person
+    settings, by = asked.settings, asked.person
     try:
         match change:
             case "role":
@@ -55,7 +55,7 @@ def change(asked: Asked, name: str, change: Change) -> Response:
             case _:
                 users.change_user(settings, name, by, disabled=change == "disable")
     except RequestRefused as error:
-        return _page(asked, str(error), 400)
+        return _page(asked, str(error))
     return see_other("/users")
 
 
@@ -63,7 +63,7 @@ def change(asked: Asked, name: str, change: Change) -> Response:
 @needs(UserRole.VIEWER)
 def own_sessions(asked: Asked) -> Response:
     """List where the person is signed in."""
-    found = users.list_sessions(asked.site.settings, asked.user.name, token=asked.token)
+    found = users.list_sessions(asked.settings, asked.user.name, token=asked.token)
     return asked.page("sessions.html", sessions=found)
 
 
@@ -71,18 +71,16 @@ def own_sessions(asked: Asked) -> Response:
 @needs(UserRole.VIEWER)
 def end_session(asked: Asked, number: Number) -> Response:
     """End one session: of the person, or of anybody by an admin."""
-    users.end_session(asked.site.settings, number, asked.person, asked.user)
+    users.end_session(asked.settings, number, asked.person, asked.user)
     return see_other("/users" if asked.text("back") == "users" else "/sessions")
 
 
-def _page(
-    asked: Visit, problem: str = "", status: int = 200, given: dict[str, str] | None = None
-) -> Response:
+def _page(asked: Visit, problem: str = "", given: dict[str, str] | None = None) -> Response:
     return asked.page(
         "users.html",
-        status,
-        rows=users.list_users(asked.site.settings),
-        sessions=users.list_sessions(asked.site.settings, token=asked.token),
+        400 if problem else 200,
+        rows=users.list_users(asked.settings),
+        sessions=users.list_sessions(asked.settings, token=asked.token),
         roles=list(UserRole),
         shortest=users.SHORTEST,
         longest=users.LONGEST,

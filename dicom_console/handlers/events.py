@@ -13,7 +13,7 @@ from dicom_console.web.faces import Faces
 from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
-from dicom_node.services.happened import MOST, Happened, HappenedQuery, around
+from dicom_node.services.happened import Happened, HappenedQuery, around
 
 faces = Faces()
 
@@ -22,7 +22,6 @@ SPANS = {1: N_("1 minute"), 5: N_("5 minutes"), 30: N_("half an hour"), 120: N_(
 _LONGEST = 60 * 24 * 31
 _LAST_HOUR = 60
 
-Minutes = Annotated[int, Query(ge=1, le=_LONGEST)]
 Text = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
 
 
@@ -30,7 +29,7 @@ Text = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
 def list_events(
     asked: Asked,
     at: Annotated[str, Query(max_length=32)] = "",
-    minutes: Minutes = 5,
+    minutes: Annotated[int, Query(ge=1, le=_LONGEST)] = 5,
     peer: Text = "",
     number: Annotated[str, Query(pattern=r"^\d{0,5}$")] = "",
     words: Text = "",
@@ -42,35 +41,24 @@ def list_events(
     ``peer``: a name, AE title or address. ``number``: of an event. ``words``: in its text or fields.
     ``problems``: only warnings and errors. Of more than 500, those nearest to the time are listed.
     """
-    middle = _time(at.strip())
+    try:
+        middle = datetime.fromisoformat(at.strip()).astimezone(UTC) if at.strip() else None
+    except (ValueError, OverflowError) as error:
+        raise FaultyInput(f"{at.strip()!r} is no time: write it as 2026-03-01T03:12") from error
     nearest = middle or datetime.now(UTC)
     since = nearest - timedelta(minutes=minutes if middle else _LAST_HOUR)
     until = nearest + timedelta(minutes=minutes if middle else 1)
     query = HappenedQuery(since, until, nearest, peer.strip(), int(number or 0), words.strip(), problems)
-    with asked.site.database.read() as session:
-        return around(session, asked.site.settings, query)
+    return asked.read(around, asked.settings, query)
 
 
 @faces.page_of(list_events)
 def _page(asked: Visit, found: Happened) -> Response:
     names = ("at", "minutes", "peer", "number", "words", "problems")
-    with asked.site.database.read() as session:
-        named = listing.named(session, found.events)
     return asked.page(
         "events.html",
         found=found,
-        named=named,
-        most=MOST,
+        named=asked.read(listing.named, found.events),
         spans=SPANS,
         filters={name: asked.query(name)[:64] for name in names if asked.query(name)},
     )
-
-
-def _time(text: str) -> datetime | None:
-    """The time that a person means, of this machine's zone where it names none. Raises FaultyInput."""
-    if not text:
-        return None
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise FaultyInput(f"{text!r} is no time: write it as 2026-03-01T03:12") from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+from threading import Semaphore
 from typing import Annotated
 
-from fastapi import Body, HTTPException, Query, Response
+from fastapi import Body, Query, Response
 
 from dicom_console.views import listing
 from dicom_console.web.access import Asked, Since, Visit, needs
-from dicom_console.web.faces import Faces, back_to
+from dicom_console.web.faces import ROWS, Faces, back_to, one_of, page_and_next
 from dicom_node.errors import FaultyInput
 from dicom_node.model.lifecycle import FetchState
 from dicom_node.model.roles import UserRole
@@ -18,12 +18,13 @@ from dicom_node.services.fetches import Fetches, FetchRequest
 
 faces = Faces()
 
-_PAGE = 100
 _MOST_QUESTIONS = 62
 """Questions of one request, whose answers a browser waits for; for more there is the command."""
 _MISSING_DAYS = 3
 """Today and so many days before, of which studies without a result are looked for."""
-_place = threading.Semaphore(1)  # a peer that hangs holds it until the deadline of its answer
+_place = Semaphore(1)  # a peer that hangs holds it until the deadline of its answer
+_BUSY = "A peer is being asked already: try again when it has answered."
+_BACK = back_to("/fetches")
 
 
 def _of_form(asked: Visit) -> FetchRequest:
@@ -40,16 +41,14 @@ def list_fetches(
     asked: Asked, state: Annotated[list[FetchState] | None, Query()] = None, before: Since = None
 ) -> Fetches:
     """Studies that were asked for, the newest first."""
-    rows = fetches.listed(asked.site.settings, states=state or (), limit=_PAGE + 1, before=before)
-    return Fetches(fetches=rows[:_PAGE], next=rows[_PAGE - 1].fetch if len(rows) > _PAGE else None)
+    rows = fetches.listed(asked.settings, states=state or (), limit=ROWS + 1, before=before)
+    shown, after = page_and_next(rows, "fetch")
+    return Fetches(fetches=list(shown), next=after)
 
 
 @faces.page_of(list_fetches)
 def _page(asked: Visit, found: Fetches) -> Response:
     audit.note_list(asked.site.database, asked.person, "fetches")
-    with asked.site.database.read() as session:
-        named = listing.named(session, found.fetches)
-    settings = asked.site.settings
     return asked.page(
         "fetches.html",
         rows=found.fetches,
@@ -57,39 +56,31 @@ def _page(asked: Visit, found: Fetches) -> Response:
         first=not asked.query("before"),
         state=asked.query("state"),
         states=list(FetchState),
-        named=named,
-        progress=fetches.by_peer(settings),
-        peers=[peer.name for peer in settings.peers if "query" in peer.may],
-        rules=[rule.name for rule in settings.rules],
+        named=asked.read(listing.named, found.fetches),
+        progress=fetches.by_peer(asked.settings),
+        peers=[peer.name for peer in asked.settings.peers if "query" in peer.may],
+        rules=[rule.name for rule in asked.settings.rules],
     )
 
 
-@faces.handler("POST", "/fetches", UserRole.OPERATOR, back_to("/fetches"), reads=_of_form)
+@faces.handler("POST", "/fetches", UserRole.OPERATOR, _BACK, reads=_of_form)
 def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> fetches.FetchAsked:
     """Have studies of a peer fetched that the node has not."""
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
-    if not _place.acquire(blocking=False):
-        raise HTTPException(503, "A peer is being asked already: try again when it has answered.")
-    try:
-        return fetches.ask(asked.site.settings, given, asked.person)
-    finally:
-        _place.release()
+    with one_of(_place, _BUSY):
+        return fetches.ask(asked.settings, given, asked.person)
 
 
 @faces.people.post("/fetches/{name}/missing")
 @needs(UserRole.OPERATOR)
 def missing(asked: Asked, name: str) -> Response:
     """Studies of the last days that should have a result, and have none; fetched where the form says so."""
-    if not _place.acquire(blocking=False):
-        raise HTTPException(503, "A peer is being asked already: try again when it has answered.")
-    try:
-        fetch_them = asked.text("fetch") == "true"
-        rows = fetches.missing(asked.site.settings, name, _MISSING_DAYS, asked.person, fetch_them=fetch_them)
-    finally:
-        _place.release()
+    fetch_them = asked.text("fetch") == "true"
+    with one_of(_place, _BUSY):
+        rows = fetches.missing(asked.settings, name, _MISSING_DAYS, asked.person, fetch_them=fetch_them)
     if fetch_them:
-        return back_to("/fetches")(asked, None)
+        return _BACK(asked, None)
     audit.note_list(asked.site.database, asked.person, "fetches")
     return asked.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
@@ -98,13 +89,13 @@ def missing(asked: Asked, name: str) -> Response:
 @needs(UserRole.OPERATOR)
 def again(asked: Asked, name: str) -> Response:
     """Fetch once more what was given up or cancelled of a peer."""
-    fetches.again(asked.site.settings, name, asked.person)
-    return back_to("/fetches")(asked, None)
+    fetches.again(asked.settings, name, asked.person)
+    return _BACK(asked, None)
 
 
 @faces.people.post("/fetches/{name}/cancel")
 @needs(UserRole.OPERATOR)
 def cancel(asked: Asked, name: str) -> Response:
     """Do not fetch what waits for a peer."""
-    fetches.cancel(asked.site.settings, name, asked.person)
-    return back_to("/fetches")(asked, None)
+    fetches.cancel(asked.settings, name, asked.person)
+    return _BACK(asked, None)

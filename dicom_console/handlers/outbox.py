@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from fastapi import Body, Query, Response
 
 from dicom_console.views import listing
-from dicom_console.web.access import Asked, Number, Since, Visit, back_to_form, needs, see_other
-from dicom_console.web.faces import Faces, page_and_next
+from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
+from dicom_console.web.faces import ROWS, Faces, back_to_form, page_and_next
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, deliveries
@@ -17,8 +17,7 @@ from dicom_node.services.typed import PRINTABLE, Because
 from dicom_node.store import views
 
 faces = Faces()
-
-_PAGE = 100
+_BACK = back_to_form("/outbox")
 
 
 @faces.handler("GET", "/outbox", UserRole.VIEWER)
@@ -30,18 +29,14 @@ def outbox(
 ) -> Deliveries:
     """Deliveries, the newest first. The state "open": all that are on their way."""
     states = {known for one in state or () for known in (OPEN_DELIVERIES if one == "open" else (one,))}
-    with asked.site.database.read() as session:
-        rows = views.list_deliveries(session, states=states, destination=to, limit=_PAGE + 1, before=before)
-    shown, after = page_and_next(rows, _PAGE, "delivery")
+    rows = asked.read(views.list_deliveries, states=states, destination=to, limit=ROWS + 1, before=before)
+    shown, after = page_and_next(rows, "delivery")
     return Deliveries(deliveries=[DeliveryRow(**row) for row in shown], next=after)
 
 
 @faces.page_of(outbox)
 def _outbox_page(asked: Visit, found: Deliveries) -> Response:
     audit.note_list(asked.site.database, asked.person, "outbox")
-    with asked.site.database.read() as session:
-        named = listing.named(session, found.deliveries)
-        dead = listing.dead_by_destination(session)
     return asked.page(
         "outbox.html",
         rows=found.deliveries,
@@ -49,23 +44,19 @@ def _outbox_page(asked: Visit, found: Deliveries) -> Response:
         first=not asked.query("before"),
         state=asked.query("state"),
         to=asked.query("to"),
-        named=named,
+        named=asked.read(listing.named, found.deliveries),
         states=["open", *DeliveryState],
-        dead=dead,
+        dead=asked.read(listing.dead_by_destination),
         longest=audit.LONGEST_REASON,
         shortest=audit.SHORTEST_REASON,
     )
-
-
-def _back(asked: Visit, _done: None) -> Response:
-    return back_to_form(asked, "/outbox")
 
 
 @faces.people.post("/outbox/retry-dead")
 @needs(UserRole.OPERATOR)
 def retry_dead(asked: Asked) -> Response:
     """Send again all that was given up, to one destination or to all."""
-    deliveries.retry(asked.site.settings, destination=_destination(asked), by=asked.person)
+    deliveries.retry(asked.settings, destination=_destination(asked), by=asked.person)
     return see_other("/outbox", state="open")
 
 
@@ -74,20 +65,20 @@ def retry_dead(asked: Asked) -> Response:
 def discard_dead(asked: Asked) -> Response:
     """Discard all that was given up, to one destination or to all."""
     because, destination = asked.text("because"), _destination(asked)
-    deliveries.discard(asked.site.settings, because=because, destination=destination, by=asked.person)
+    deliveries.discard(asked.settings, because=because, destination=destination, by=asked.person)
     return see_other("/outbox", state="discarded")
 
 
-@faces.handler("POST", "/outbox/{number}/retry", UserRole.OPERATOR, _back)
+@faces.handler("POST", "/outbox/{number}/retry", UserRole.OPERATOR, _BACK)
 def retry(asked: Asked, number: Number) -> None:
     """Send a failed delivery again, or send a waiting one now."""
-    deliveries.retry(asked.site.settings, [number], by=asked.person)
+    deliveries.retry(asked.settings, [number], by=asked.person)
 
 
-@faces.handler("POST", "/outbox/{number}/discard", UserRole.OPERATOR, _back)
+@faces.handler("POST", "/outbox/{number}/discard", UserRole.OPERATOR, _BACK)
 def discard(asked: Asked, number: Number, why: Annotated[Because, Body()]) -> None:
     """Discard a delivery: it is not sent any more."""
-    deliveries.discard(asked.site.settings, [number], because=why.because, by=asked.person)
+    deliveries.discard(asked.settings, [number], because=why.because, by=asked.person)
 
 
 def _destination(asked: Visit) -> str:

@@ -15,6 +15,4 @@ router = APIRouter()
 @needs(UserRole.VIEWER)
 def show(asked: Asked) -> Response:
     """Show counts, each with a link to its list."""
-    with asked.site.database.read() as session:
-        found = overview.overview(session, asked.site.settings)
-    return asked.page("overview.html", now=found)
+    return asked.page("overview.html", now=asked.read(overview.overview, asked.settings))

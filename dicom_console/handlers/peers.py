@@ -28,17 +28,15 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 @faces.handler("GET", "/peers", UserRole.VIEWER)
 def peers(asked: Asked) -> list[PeerRow]:
     """The configured peers, each with its last association."""
-    with asked.site.database.read() as session:
-        known = entered.listed(session, "peers")
-        found = directory.peers(session, asked.site.settings)
+    known = asked.read(entered.listed, "peers")
+    found = asked.read(directory.peers, asked.settings)
     return [PeerRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 
 
 @faces.page_of(peers)
 def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
     """All peers, and who called that is none."""
-    with asked.site.database.read() as session:
-        strangers = directory.strangers(session, asked.site.settings)
+    strangers = asked.read(directory.strangers, asked.settings)
     return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
 
 
@@ -46,21 +44,17 @@ def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
 @needs(UserRole.VIEWER)
 def why(asked: Asked, caller: Caller = "") -> Response:
     """List what a machine tried, what was refused, and the configuration lines that would allow it."""
-    found, problem, refused = None, "", []
-    if not caller.strip():
-        with asked.site.database.read() as session:
-            refused = directory.refused(session)
-    else:
-        try:
-            found = services.why(asked.site.settings, caller.strip(), _since())
-        except NotFound as error:
-            problem = str(error)
+    caller, found, problem = caller.strip(), None, ""
+    try:
+        found = services.why(asked.settings, caller, _since()) if caller else None
+    except NotFound as error:
+        problem = str(error)
     return asked.page(
         "why.html",
-        caller=caller.strip(),
+        caller=caller,
         found=found,
         problem=problem,
-        refused=refused,
+        refused=[] if caller else asked.read(directory.refused),
         days=directory.DAYS,
     )
 
@@ -84,7 +78,7 @@ def add(asked: Asked) -> Response:
 @needs(UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the peer's present settings."""
-    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.site.settings, "peers", name)))
+    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.settings, "peers", name)))
 
 
 @faces.people.post("/peers/{name}/change")
@@ -94,23 +88,32 @@ def save(asked: Asked, name: str) -> Response:
     return _save(asked, name)
 
 
-@faces.people.get("/peers/{name}")
-@needs(UserRole.VIEWER)
-def show(asked: Asked, name: str) -> Response:
-    """One peer."""
-    return _page(asked, name)
-
-
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
 def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
     """Test each step that delivery to this peer needs; nothing is stored there."""
-    asked.site.settings.peer(name)
-    return try_peers(asked.site.settings, [name], asked.person)
+    asked.settings.peer(name)
+    return try_peers(asked.settings, [name], asked.person)
+
+
+@faces.people.get("/peers/{name}")
+@needs(UserRole.VIEWER)
+def show(asked: Asked) -> Response:
+    """One peer."""
+    return _page(asked, None)
 
 
 @faces.page_of(test_peer)
-def _tested_page(asked: Visit, checks: list[PeerCheck]) -> Response:
-    return _page(asked, asked.request.path_params["name"], checks)
+def _page(asked: Visit, checks: list[PeerCheck] | None) -> Response:
+    name = asked.request.path_params["name"]
+    return asked.page(
+        "peer.html",
+        peer=asked.read(directory.peer, asked.settings, name),
+        found=services.why(asked.settings, name, _since()),
+        checks=checks,
+        days=directory.DAYS,
+        most_asked=directory.ASKED,
+        entered=asked.read(entered.listed, "peers").get(name),
+    )
 
 
 def _save(asked: Visit, name: str) -> Response:
@@ -119,7 +122,7 @@ def _save(asked: Visit, name: str) -> Response:
     named = content["name"]
     try:
         if unread:
-            entered.check(asked.site.settings, "peers", content, version)
+            entered.check(asked.settings, "peers", content, version)
         else:
             confirmed = bool(asked.text("despite_hold"))
             warnings = put(asked, "peers", content, version, despite_hold=confirmed).warnings
@@ -140,22 +143,6 @@ def _save(asked: Visit, name: str) -> Response:
 
 def _mend(asked: Visit, name: str, status: int, **shown: object) -> Response:
     return asked.page("peer_form.html", status, **form.as_given(asked.fields(), name) | shown)
-
-
-def _page(asked: Visit, name: str, checks: list[PeerCheck] | None = None) -> Response:
-    with asked.site.database.read() as session:
-        row = directory.peer(session, asked.site.settings, name)
-        known = entered.listed(session, "peers").get(name)
-    found = services.why(asked.site.settings, name, _since())
-    return asked.page(
-        "peer.html",
-        peer=row,
-        found=found,
-        checks=checks,
-        days=directory.DAYS,
-        most_asked=directory.ASKED,
-        entered=known,
-    )
 
 
 def _since() -> datetime:

@@ -47,16 +47,12 @@ def ask(asked: Asked) -> Response:
 @needs(ANYONE)
 def begin(asked: Asked) -> Response:
     """Sign the user of the form in, with a new session token."""
-    name, password = asked.text("name"), asked.form.get("password", "")
+    name, password = asked.text("name")[:64], asked.form.get("password", "")
+    given = password if isinstance(password, str) else ""
     try:
-        given = password if isinstance(password, str) else ""
-        site = asked.site
-        who = asked.address, asked.token, asked.agent
-        token = users.sign_in(site.database, name[:64], given, *who)
+        token = users.sign_in(asked.site.database, name, given, asked.address, asked.token, asked.agent)
     except RequestRefused as error:
-        return _form(
-            asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name[:64]
-        )
+        return _form(asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name)
     response = see_other("/")
     remember(response, asked.site, token)
     return response
@@ -69,7 +65,7 @@ def begin_elsewhere(asked: Asked) -> Response:
     secret = users.new_token()
     try:
         way = _way(asked)
-        response = see_other(way.begin(asked.site.settings, secret))
+        response = see_other(way.begin(asked.settings, secret))
     except RequestRefused as error:
         return _elsewhere(asked, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
@@ -88,15 +84,14 @@ def come_back(asked: Asked) -> Response:
     cookie.
     """
     secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
-    site = asked.site
     try:
-        token = _way(asked).finish(site.database, site.settings, secret, answer, asked.address, asked.agent)
+        database = asked.site.database
+        token = _way(asked).finish(database, asked.settings, secret, answer, asked.address, asked.agent)
+        response = _elsewhere(asked)
+        remember(response, asked.site, token)
     except RequestRefused as error:
         response = _elsewhere(asked, error)
-    else:
-        response = _elsewhere(asked)
-        remember(response, site, token)
-    response.delete_cookie(_oidc_cookie(asked), path="/", secure=site.secure)
+    response.delete_cookie(_oidc_cookie(asked), path="/", secure=asked.site.secure)
     return response
 
 
@@ -105,7 +100,7 @@ def come_back(asked: Asked) -> Response:
 def leave(asked: Asked) -> Response:
     """Send the browser to where its person signs out of the provider, too."""
     try:
-        return see_other(_way(asked).sign_out_address(asked.site.settings) or "/sign-in")
+        return see_other(_way(asked).sign_out_address(asked.settings) or "/sign-in")
     except RequestRefused as error:
         return _elsewhere(asked, error)
 
@@ -149,18 +144,15 @@ def file(name: str, asked: Asked) -> Response:
 
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
-    settings = asked.site.settings
-    ways = any(way.is_configured(settings) for way in every("sign_in"))
-    elsewhere = f"{settings.console.url.rstrip('/')}{_ELSEWHERE}" if ways else ""
-    left = bool(asked.query("left"))
+    ways = any(way.is_configured(asked.settings) for way in every("sign_in"))
     return asked.page(
         "sign_in.html",
         status,
         token=token,
         problem=problem,
         name=name,
-        elsewhere=elsewhere,
-        left=left,
+        elsewhere=f"{asked.settings.console.url.rstrip('/')}{_ELSEWHERE}" if ways else "",
+        left=bool(asked.query("left")),
     )
 
 
@@ -172,7 +164,7 @@ def _elsewhere(asked: Asked, error: RequestRefused | None = None) -> Response:
 def _way(asked: Asked) -> Any:
     """What the connector gives by which people sign in elsewhere. Raises NotFound."""
     for way in every("sign_in"):
-        if way.is_configured(asked.site.settings):
+        if way.is_configured(asked.settings):
             return way
     raise NotFound("There is no such page.")
 

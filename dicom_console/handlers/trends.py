@@ -25,8 +25,7 @@ def show(asked: Asked, days: Annotated[int, Query(ge=1, le=91)] = 7) -> Activity
     """Studies, turnaround, findings, alarms and failures of the last 1, 7, 30 or 91 days, by time."""
     if days not in SPANS:
         raise FaultyInput(f"days is one of {', '.join(map(str, SPANS))}")
-    with asked.site.database.read() as session:
-        return activity(session, days)
+    return asked.read(activity, days)
 
 
 @faces.page_of(show)

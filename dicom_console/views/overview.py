@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicom_console.views import listing, problems
@@ -35,29 +35,33 @@ def overview(session: Session, settings: Settings) -> View:
 
     ``named``: the studies of these problems, by UID.
     """
-    studies = _by_state(
+    studies = by_state(
         session, Study.state, (StudyState.RECEIVING, StudyState.QUARANTINED, StudyState.FAILED)
     )
-    deliveries = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
+    deliveries = by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
+    arrived = EventRow.at >= utc_now() - timedelta(minutes=_MINUTES), EventRow.number.in_(events.INDEXED)
     space = disk(settings)
     wrong = problems.problems(session, settings, disk_is_low=space["low"])
+    unassessed, hours = held.numbers(session), settings.outbox.assess_hours
+    due = as_json(utc_now() - timedelta(hours=hours))  # results that came before wait too long for a person
+    late = hours and unassessed["oldest"] and unassessed["oldest"] < due
     concerned = [{"study_instance_uid": row["fields"].get("study")} for row in wrong]
     return {
         "receiving": {
-            "associations": _count(session, Association.closed_at.is_(None)),
+            "associations": session.scalar(select(func.count()).where(Association.closed_at.is_(None))),
             "studies": studies[StudyState.RECEIVING],
-            "objects_per_minute": _arrived(session) / _MINUTES,
+            "objects_per_minute": (session.scalar(select(func.count()).where(*arrived)) or 0) / _MINUTES,
         },
-        "jobs": _by_state(session, Job.state, (JobState.RUNNING, JobState.QUEUED, JobState.HELD))
-        | {"oldest": _oldest(session, Job.created_at, Job.state == JobState.QUEUED)},
+        "jobs": by_state(session, Job.state, (JobState.RUNNING, JobState.QUEUED, JobState.HELD))
+        | {"oldest": as_json(oldest_job(session))},
         "deliveries": {
             "open": sum(deliveries[state] for state in OPEN_DELIVERIES),
             "dead": deliveries[DeliveryState.DEAD],
-            "oldest": _oldest_delivery(session),
+            "oldest": as_json(oldest_delivery(session)),
         },
         "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
         "studies": studies,
-        "unassessed": _unassessed(session, settings),
+        "unassessed": unassessed | {"late": bool(late)},
         "cleaning": cleaning_reviews.numbers(session),
         "models": _models(settings.workers.models_dir),
         "disk": space,
@@ -75,14 +79,7 @@ def disk(settings: Settings) -> View:
     return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum}
 
 
-def _unassessed(session: Session, settings: Settings) -> View:
-    """Studies whose results wait for a person; ``late``: one for longer than it may."""
-    found, hours = held.numbers(session), settings.outbox.assess_hours
-    late = hours and found["oldest"] and found["oldest"] < as_json(utc_now() - timedelta(hours=hours))
-    return {**found, "late": bool(late)}
-
-
-def _by_state(
+def by_state(
     session: Session, column: InstrumentedAttribute[Any], states: Sequence[StrEnum]
 ) -> dict[str, int]:
     """How many rows stand in each of these states: one question for all."""
@@ -90,24 +87,15 @@ def _by_state(
     return {state.value: 0 for state in states} | {str(state): n for state, n in session.execute(chosen)}
 
 
-def _count(session: Session, which: ColumnElement[bool]) -> int:
-    return session.scalar(select(func.count()).where(which)) or 0
+def oldest_job(session: Session) -> datetime | None:
+    """Since when the oldest job waits that is in the queue."""
+    return session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
 
 
-def _arrived(session: Session) -> int:
-    since = utc_now() - timedelta(minutes=_MINUTES)
-    return _count(session, (EventRow.at >= since) & EventRow.number.in_(events.INDEXED))
-
-
-def _oldest(session: Session, column: Any, which: ColumnElement[bool]) -> str | None:
-    found: str | None = as_json(session.scalar(select(func.min(column)).where(which)))
-    return found
-
-
-def _oldest_delivery(session: Session) -> str | None:
+def oldest_delivery(session: Session) -> datetime | None:
+    """When the oldest result was built that is on its way."""
     chosen = select(func.min(Result.created_at)).join(Delivery, Delivery.result_id == Result.id)
-    found: str | None = as_json(session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES))))
-    return found
+    return session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
 
 
 @lru_cache(maxsize=1)

@@ -8,10 +8,12 @@ the page from the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from threading import Semaphore
+from typing import Annotated, Any, Final, TypeVar, get_args, get_type_hints
 
 from fastapi import APIRouter, Depends, HTTPException, Response, params
 from fastapi.openapi.utils import get_openapi
@@ -20,10 +22,14 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from dicom_console.web.access import API, Asked, Visit, needs, see_other
 from dicom_node import __version__
 from dicom_node.model.roles import UserRole
+from dicom_node.services.typed import ServiceResult
 from dicom_node.store.views import View
 
 VERSION: Final = f"{API}v1"
+ROWS: Final = 100
+"""Of one page of a list."""
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+Row = TypeVar("Row", bound=View | ServiceResult)
 Page = Callable[[Visit, Any], Response]
 """Makes the page of a handler's result."""
 Reader = Callable[[Visit], BaseModel]
@@ -108,9 +114,31 @@ def back_to(address: str, **query: str) -> Page:
     return lambda asked, _result: see_other(address.format(**asked.request.path_params), **query)
 
 
-def page_and_next(rows: Sequence[View], page: int, key: str) -> tuple[Sequence[View], int | None]:
+def back_to_form(place: str) -> Page:
+    """A page that redirects to the one whose form was sent: that of a study, or the list at ``place``."""
+
+    def page(asked: Visit, _result: Any) -> Response:
+        if asked.text("study").isdecimal():
+            return see_other(f"/studies/{asked.text('study')}")
+        return see_other(place, state=asked.text("state")[:16], to=asked.text("to")[:64])
+
+    return page
+
+
+@contextmanager
+def one_of(places: Semaphore, else_said: str) -> Iterator[None]:
+    """Take one of the places for something that holds up others. Raises HTTPException 503: none is free."""
+    if not places.acquire(blocking=False):
+        raise HTTPException(503, else_said)
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def page_and_next(rows: Sequence[Row], key: str) -> tuple[Sequence[Row], int | None]:
     """The rows of one page, and the ``key`` of its last row if the database has more rows."""
-    return rows[:page], rows[page - 1][key] if len(rows) > page else None
+    return rows[:ROWS], rows[ROWS - 1][key] if len(rows) > ROWS else None
 
 
 def described(routers: list[APIRouter]) -> dict[str, Any]:
@@ -150,37 +178,22 @@ def _shown(
 def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:
     """The same parameter, read from a form where a program sends it as the body or in the query."""
     hint = parameter.annotation
-    about = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    about = getattr(hint, "__metadata__", ())
     sent = next((one for one in about if isinstance(one, params.Body | params.Query)), None)
     if sent is None:
         return parameter
-    if isinstance(sent, params.Query):
-        read = _field_reader(sent.alias or parameter.name, TypeAdapter(hint), parameter.default)
-    else:
-        read = reads or _form_reader(get_args(hint)[0])
-    return parameter.replace(annotation=Annotated[Any, Depends(_asked(read))], default=Parameter.empty)
+    adapter: TypeAdapter[Any] = TypeAdapter(hint)
 
-
-def _asked(read: Callable[[Visit], Any]) -> Callable[..., Any]:
-    def dependency(asked: Asked) -> Any:
+    def read(asked: Asked) -> Any:
         try:
-            return read(asked)
+            if isinstance(sent, params.Query):
+                text = asked.text(sent.alias or parameter.name)
+                return adapter.validate_python(text) if text else parameter.default
+            if reads:
+                return reads(asked)
+            names = get_args(hint)[0].model_fields
+            return adapter.validate_python({name: asked.text(name) for name in names})
         except ValidationError:
             raise HTTPException(400, "This address or form cannot be read.") from None
 
-    return dependency
-
-
-def _field_reader(name: str, adapter: TypeAdapter[Any], default: Any) -> Callable[[Visit], Any]:
-    def read(asked: Visit) -> Any:
-        text = asked.text(name)
-        return adapter.validate_python(text) if text else default
-
-    return read
-
-
-def _form_reader(request: type[BaseModel]) -> Reader:
-    def read(asked: Visit) -> BaseModel:
-        return request.model_validate({name: asked.text(name) for name in request.model_fields})
-
-    return read
+    return parameter.replace(annotation=Annotated[Any, Depends(read)], default=Parameter.empty)

@@ -8,7 +8,6 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import ClassVar
 
@@ -141,35 +140,31 @@ class Guarded:
         """Pass a request on to the application, under the limits."""
         if scope["type"] != "http":
             return
-        answer = partial(self._answer, send)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._headers)
+            await send(message)
+
         if self._metrics_port and port_of(scope) == self._metrics_port and scope["path"] not in WATCHED:
             await PlainTextResponse("There is no such page at this port.\n", 404)(scope, receive, answer)
             return
         address = address_of(scope, self._proxies)
         scope["client"] = (address, 0)
-        if self._is_busy(address) and scope["path"] not in HEALTH:
+        count = self._requests
+        is_busy = count[address] >= REQUESTS_FROM_ONE_ADDRESS or count.total() >= REQUESTS
+        if is_busy and scope["path"] not in HEALTH:
             await PlainTextResponse("Too much is asked at once: try again.\n", 503)(scope, receive, answer)
             return
-        body = _LimitedBody(receive, self._largest(scope["path"]))
-        self._requests[address] += 1
+        folder = scope["path"][: scope["path"].rfind("/") + 1]
+        largest = self._bodies.get(scope["path"]) or self._bodies.get(folder, FORM_BYTES)
+        count[address] += 1
         try:
-            await self._app(scope, body.receive, answer)
+            await self._app(scope, _LimitedBody(receive, largest).receive, answer)
         finally:
-            self._requests[address] -= 1
-            if not self._requests[address]:
-                del self._requests[address]
-
-    def _largest(self, path: str) -> int:
-        folder = path[: path.rfind("/") + 1]
-        return self._bodies.get(path) or self._bodies.get(folder, FORM_BYTES)
-
-    def _is_busy(self, address: str) -> bool:
-        return self._requests[address] >= REQUESTS_FROM_ONE_ADDRESS or self._requests.total() >= REQUESTS
-
-    async def _answer(self, send: Send, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(self._headers)
-        await send(message)
+            count[address] -= 1
+            if not count[address]:
+                del count[address]
 
 
 class _LimitedBody:

@@ -79,7 +79,7 @@ _OURS = {
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
     """The client that queries this peer, by DICOMweb or DIMSE. For one thread; not connected yet."""
     if peer.transport == "dicomweb":
-        from dicom_node.scu.http_archive import DicomwebArchive
+        from dicom_node.scu.dicomweb import DicomwebArchive
 
         return DicomwebArchive(peer, settings)
     from dicom_node.scu.dimse_archive import DimseArchive
@@ -89,14 +89,14 @@ def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
 
 def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
     """The client that requests storage commitment from this peer. For one thread; not connected yet."""
-    from dicom_node.scu.commitment import CommitmentRequestor
+    from dicom_node.scu.dimse import CommitmentRequestor
 
     return CommitmentRequestor(peer, settings)
 
 
 def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
     """The client that reports to this peer on storage commitment. For one thread; not connected yet."""
-    from dicom_node.scu.commitment import CommitmentReporter
+    from dicom_node.scu.dimse import CommitmentReporter
 
     return CommitmentReporter(peer, settings)
 

@@ -39,7 +39,10 @@ def reload_node(files: Sequence[Path]) -> list[str]:
         raise ConfigurationError(read.problems)
     found = running(settings.node.data_dir)
     if not found:
-        _refuse_closed_folder(settings.node.data_dir)
+        if settings.node.data_dir.exists() and not os.access(settings.node.data_dir, os.R_OK | os.X_OK):
+            raise NotAllowedNow(
+                f"{settings.node.data_dir} is closed to this user: run this as the user that the node runs as"
+            )
         raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
     for place in found:
         _refuse_other_files(files, files_of(settings.node.data_dir, place))
@@ -57,11 +60,6 @@ def reload_node(files: Sequence[Path]) -> list[str]:
             with writing(settings) as session:
                 audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
-
-
-def _refuse_closed_folder(folder: Path) -> None:
-    if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
-        raise NotAllowedNow(f"{folder} is closed to this user: run this as the user that the node runs as")
 
 
 def _refuse_other_files(given: Sequence[Path], known: Collection[Path]) -> None:

@@ -79,9 +79,9 @@ def support_bundle(
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
 ) -> None:
     """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
-    from dicom_node.services import support
+    from dicom_node.services import backup
 
-    names = support.write_bundle(load(config), config, destination)
+    names = backup.write_bundle(load(config), config, destination)
     say(f"{destination} holds {', '.join(names)}: read it before you send it.")
 
 

@@ -36,7 +36,7 @@ from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
 from dicom_node.events import INDEXING_BACK, INDEXING_FAILED, STUDY_COMPLETE, EventType
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.heartbeat import JobHeartbeat
+from dicom_node.jobs.worker.process import JobHeartbeat
 from dicom_node.model.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,

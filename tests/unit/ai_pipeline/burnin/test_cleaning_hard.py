@@ -51,7 +51,8 @@ def cleaned_or_nothing(
     try:
         result = clean(image, silent, policy=policy)
     except CleaningFailed as refusal:
-        assert told(str(refusal).upper()) == []
+        chain = (refusal, refusal.__cause__, refusal.__context__)
+        assert told(repr(chain).upper()) == [], "no error names anybody"
         return None
     frames, mask = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
     source = np.stack([image.stored(index) for index in range(image.header.frames)])
@@ -99,7 +100,7 @@ def spectrum() -> tuple[Picture, np.ndarray, list[tuple[slice, slice]]]:
 def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int, quick: Reader) -> None:
     image = ArrayImage(page(paper, ink)[None])
     result = cleaned_or_nothing(image)
-    assert result is None or quick.secrets(shown(image, result)) == []
+    assert result is None or (paper == 0 and quick.secrets(shown(image, result)) == [])
 
 
 CLEAN_PICTURES: dict[str, Callable[[], ArrayImage]] = {
@@ -375,20 +376,13 @@ def test_a_long_cine_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> No
     assert peaks[2] - peaks[1] < 0.4 * whole, f"of {whole}"
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_nothing_that_the_pipeline_says_repeats_a_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     files = [write(ENCODINGS[name], tmp_path) for name in ("still-jpeg-rgb", "cine-grey")]
     result = create("ultrasound").run([open_dicom(file) for file in files], silent, {})
-    assert len(result.images) == 4
+    assert len(result.images) == 4 and told("".join(one.text for one in result.readings)) != []
     said = [repr(result), caplog.text, *capfd.readouterr()]
     assert [secret for secret in SECRETS for text in said if secret in text] == []
-
-
-@pytest.mark.usefixtures("less_enlarged")
-def test_no_error_names_anybody() -> None:
-    with pytest.raises(CleaningFailed) as refusal:
-        create("ultrasound").run([ArrayImage(page(255, 0)[None])], silent, {})
-    chain = [refusal.value, refusal.value.__cause__, refusal.value.__context__]
-    assert [secret for secret in SECRETS for error in chain if secret in repr(error)] == []

@@ -1,15 +1,21 @@
-"""A person's actions on deliveries."""
+"""Deliveries are added, retried, discarded and sent by hand, within the caller's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import DELIVERY_ADDED, DELIVERY_BY_HAND, DELIVERY_DISCARDED
+from dicom_node.events import (
+    DELIVERY_ADDED,
+    DELIVERY_BY_HAND,
+    DELIVERY_DISCARDED,
+    DELIVERY_HELD,
+    DELIVERY_WANTED,
+)
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, StudyState
 from dicom_node.outbox import held
@@ -19,6 +25,43 @@ from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
 
 _S = DeliveryState
+
+
+def enqueue(
+    session: Session,
+    result: Result,
+    peers: Iterable[PeerSettings],
+    *,
+    in_doubt: bool = False,
+    by_hand: bool = False,
+    assess_first: bool = False,
+) -> int:
+    """Queue a result for these peers, once for each, however often this is called.
+
+    A delivery that was withdrawn or held before is queued again. A result that a person withdrew or rejected
+    is not queued. Returns how many deliveries wait for an assessment. ``in_doubt``: the result may have been
+    sent before, so a peer that answers queries is queried first. ``by_hand``: a person asked for it, not a
+    rule. ``assess_first``: its rule wants a person to accept it first.
+    """
+    if results.withdrawn(session, [result.id]):
+        return 0
+    peers = list(peers)
+    hold = held.hold(session, result, [peer.name for peer in peers], assess_first)
+    if hold is not None and hold.state is HeldState.REJECTED:
+        return 0
+    waits = hold is not None and hold.state in UNDECIDED
+    for peer in peers:
+        ask_first = in_doubt and peer.confirm == "query"
+        delivery = deliveries.add(
+            session, result, peer.name, ask_first=ask_first, by_hand=by_hand, unassessed=waits
+        )
+        if delivery.withdrawn or (delivery.state is _S.UNASSESSED and not waits):
+            event = DELIVERY_HELD if waits else DELIVERY_WANTED
+            wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
+            move_delivery(session, delivery, event, **wanted)
+    return int(waits)
+
+
 _NOT_ACCEPTED = "its result waits until a person has accepted it (studies accept)"
 _REJECTED = "a person rejected its result, it is sent nowhere"
 
@@ -153,7 +196,11 @@ def _refusal(session: Session, delivery: Delivery) -> str:
     if item.study.state is StudyState.QUARANTINED and not is_note:
         return "its study is in quarantine: release the study first"
     if result is None:
-        return _refusal_of_original(session, delivery)
+        original = delivery.original
+        assert original is not None
+        session.refresh(original.study, with_for_update=FOR_UPDATE)  # its files may be going at this moment
+        session.refresh(original.received)
+        return "the file was deleted after spool.keep_days" if original.purged else ""
     if results.withdrawn(session, [result.id]):
         return "its result was withdrawn, it is sent nowhere"
     session.refresh(result, with_for_update={"read": True})  # its file may be going at this moment
@@ -163,14 +210,6 @@ def _refusal(session: Session, delivery: Delivery) -> str:
     if held_state is not None or delivery.state is _S.UNASSESSED:
         return _REJECTED if held_state is HeldState.REJECTED else _NOT_ACCEPTED
     return ""
-
-
-def _refusal_of_original(session: Session, delivery: Delivery) -> str:
-    original = delivery.original
-    assert original is not None
-    session.refresh(original.study, with_for_update=FOR_UPDATE)  # its files may be going at this moment
-    session.refresh(original.received)
-    return "the file was deleted after spool.keep_days" if original.purged else ""
 
 
 def _newest(session: Session, study_id: int) -> list[Result]:
