@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Self, cast
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from dicom_node.model.roles import UserRole
 if TYPE_CHECKING:
     from dicom_node.config.settings import ConsoleSettings, Settings
     from dicom_node.config.toml_files import TomlFiles
+    from dicom_node.preflight.found import Found
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 """Hosts that need no encryption: what goes there stays on this machine."""
@@ -90,3 +92,18 @@ def check_senders(settings: Settings, read: TomlFiles) -> None:
         for title in titles:
             if remedy := never_calls("calling_ae", title, settings, read):
                 read.add(("console", "oidc", "senders", group), repr(title), remedy)
+
+
+def check(settings: Settings) -> Found:
+    """Mistakes in the section ``[console.oidc]``."""
+    console = settings.console
+    if not (oidc := part(console, OidcConsole).oidc):
+        return
+    if find_spec("authlib") is None:
+        yield "console.oidc", oidc.issuer, "needs authlib: pip install 'dicom-ai-node[oidc]'"
+    if oidc.authorities and not oidc.authorities.is_file():
+        yield "console.oidc.authorities", str(oidc.authorities), "is no file"
+    host = urlsplit(console.url).hostname or ""
+    if host not in {"localhost", console.host, *(name.casefold() for name in console.hosts)}:
+        remedy = "browsers come back from the provider by this name: list it in console.hosts"
+        yield "console.url", console.url, remedy

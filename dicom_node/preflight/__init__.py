@@ -12,7 +12,6 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -213,9 +212,6 @@ def _check_senders(settings: Settings) -> Found:
 
 
 def _check_peer(peer: PeerSettings) -> Found:
-    if peer.transport == "hl7" and find_spec("hl7apy") is None:
-        remedy = "needs hl7apy: pip install 'dicom-ai-node[hl7]'"
-        yield f"peers.{peer.name}.transport", "'hl7'", remedy
     if peer.by_http and _goes_by_proxy(peer.url):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
