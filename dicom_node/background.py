@@ -127,7 +127,7 @@ class Background:
         """Start the threads; ``scanned`` is called once, with the number of objects that were waiting."""
         if self._role.indexes:
             self._run("indexer", lambda: self._index_and_assemble(scanned))
-        if self._role.indexes and (bucket := bucket_of(self._settings.object_store)):
+        if self._role.indexes and (bucket := bucket_of(self._settings)):
             self._run("hand-over", lambda: self._hand_over(bucket))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
@@ -301,7 +301,7 @@ class Background:
             (self._watch_entered, _ENTERED_SECONDS),
             (self._watch_decisions, _DECISIONS_SECONDS),
         ]
-        if bucket := bucket_of(self._settings.object_store):
+        if bucket := bucket_of(self._settings):
             timers.append((LocalCopies(self._database, self._settings, bucket).trim, 60.0))
         if self._role.runs_models:
             timers.append((self._watch_drift, 3600.0))

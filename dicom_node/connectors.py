@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from threading import Event
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ class Gauge:
     labels: tuple[tuple[str, str], ...] = ()
 
 
+@cache
 def installed(group: str) -> dict[str, EntryPoint]:
     """The entry points of ``dicom_node.GROUP`` by name, in the order of their names."""
     found = _INSTALLED.select(group=f"{_GROUP}.{group}")

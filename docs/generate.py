@@ -23,10 +23,10 @@ from typer.main import get_command
 from ai_pipeline import pipelines
 from ai_pipeline.contract import PipelineCard
 from ai_pipeline.pipelines import PIPELINES
+from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node import events
 from dicom_node.cli import INTERRUPTED, app
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.sample import documented_fields, toml_value
 from dicom_node.config.settings import (
     Conditions,

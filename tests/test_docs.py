@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import BaseModel
 from typer.main import get_command
 
+from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node import cli, events
 from dicom_node.config import sample
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.sample import documented_fields
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
 from dicom_node.config.sections import Secret, Section
+from dicom_node.connectors import part
 from dicom_node.model.kinds import ResultKind
 
 if TYPE_CHECKING:
-    from dicom_node.config.settings import PeerSettings
+    from dicom_node.config.settings import PeerSettings, Settings
+    from dicom_node.preflight.found import Found
 
 _URI = r"^(urn:|https?://)[!-~]{1,240}$"
 
@@ -48,3 +51,16 @@ class FhirPeer(Section):
         if self.token.get_secret_value() and peer.username:
             raise ValueError("give token, or username and password, not both")
         return self
+
+
+def check(settings: Settings) -> Found:
+    """Peers without the library, and keys that say nothing with another transport."""
+    for peer in settings.peers:
+        key = f"peers.{peer.name}"
+        if peer.transport == "fhir" and find_spec("fhir") is None:
+            remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
+            yield f"{key}.transport", peer.transport, remedy
+        added = part(peer, FhirPeer)
+        given = {"token": added.token.get_secret_value(), "patient_systems": added.patient_systems}
+        for name in (name for name, value in given.items() if value and peer.transport != "fhir"):
+            yield f"{key}.{name}", "", 'without transport = "fhir" it says nothing: leave it out'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from types import NoneType
+from typing import Any
 
 from fastapi import Response
 
@@ -12,13 +13,15 @@ from dicom_console.web.access import ANYONE, remember
 from dicom_console.web.faces import Asked, Faces, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
+from dicom_node.connectors import every
 from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
-from dicom_node.services import oidc, users
+from dicom_node.services import users
 
 faces = Faces()
 
 _PLACE = re.compile(r"/([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?")  # a page of ours, and no other site
+_ELSEWHERE = "/sign-in/oidc"  # providers have the address below it to which they send browsers back
 _YEAR = 365 * 24 * 3600
 
 _FILES = {
@@ -54,22 +57,23 @@ def begin(asked: Asked) -> Response:
     return response
 
 
-@faces.page("GET", "/sign-in/oidc", ANYONE)
+@faces.page("GET", _ELSEWHERE, ANYONE)
 def begin_elsewhere(asked: Asked) -> Response:
     """Send the browser to the provider of the hospital's accounts."""
     secret = users.new_token()
     try:
-        response = see_other(oidc.begin(asked.settings, secret))
+        way = _way(asked)
+        response = see_other(way.begin(asked.settings, secret))
     except RequestRefused as error:
         return _elsewhere(asked, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
     response.set_cookie(
-        _oidc_cookie(asked), secret, 60 * oidc.MINUTES, path="/", secure=asked.site.secure, httponly=True
+        _oidc_cookie(asked), secret, 60 * way.MINUTES, path="/", secure=asked.site.secure, httponly=True
     )
     return response
 
 
-@faces.page("GET", oidc.BACK, ANYONE)
+@faces.page("GET", f"{_ELSEWHERE}/back", ANYONE)
 def come_back(asked: Asked) -> Response:
     """Start a session for a person whom the identity provider has sent back.
 
@@ -78,7 +82,8 @@ def come_back(asked: Asked) -> Response:
     """
     secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
     try:
-        token = oidc.finish(asked.site.database, asked.settings, secret, answer, asked.address, asked.agent)
+        database = asked.site.database
+        token = _way(asked).finish(database, asked.settings, secret, answer, asked.address, asked.agent)
         response = _elsewhere(asked)
         remember(response, asked.site, token)
     except RequestRefused as error:
@@ -87,11 +92,11 @@ def come_back(asked: Asked) -> Response:
     return response
 
 
-@faces.page("GET", "/sign-in/oidc/leave", ANYONE)
+@faces.page("GET", f"{_ELSEWHERE}/leave", ANYONE)
 def leave(asked: Asked) -> Response:
     """Send the browser to where its person signs out of the provider, too."""
     try:
-        return see_other(oidc.sign_out_address(asked.settings) or "/sign-in")
+        return see_other(_way(asked).sign_out_address(asked.settings) or "/sign-in")
     except RequestRefused as error:
         return _elsewhere(asked, error)
 
@@ -132,14 +137,14 @@ def file(name: str, asked: Asked) -> Response:
 
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
-    console = asked.settings.console
+    ways = any(way.is_configured(asked.settings) for way in every("sign_in"))
     return asked.page(
         "sign_in.html",
         status,
         token=token,
         problem=problem,
         name=name,
-        elsewhere=f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else "",
+        elsewhere=f"{asked.settings.console.url.rstrip('/')}{_ELSEWHERE}" if ways else "",
         left=bool(asked.query("left")),
     )
 
@@ -147,6 +152,14 @@ def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: 
 def _elsewhere(asked: Asked, error: RequestRefused | None = None) -> Response:
     refusals = {SignInRefused: 403, NotFound: 404, NoneType: 200}
     return asked.page("sign_in_elsewhere.html", refusals.get(type(error), 503), problem=str(error or ""))
+
+
+def _way(asked: Asked) -> Any:
+    """What the connector gives by which people sign in elsewhere. Raises NotFound."""
+    for way in every("sign_in"):
+        if way.is_configured(asked.settings):
+            return way
+    raise NotFound("There is no such page.")
 
 
 def _oidc_cookie(asked: Asked) -> str:

@@ -20,6 +20,7 @@ from dicom_node.config.mistakes import described, did_you_mean
 from dicom_node.config.sections import ENTERED_FILE
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
 from dicom_node.config.toml_files import Place, TomlFiles
+from dicom_node.connectors import every
 from dicom_node.errors import ConfigurationError
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME
 
@@ -135,21 +136,13 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
         for name, pattern, remedy in _faults_of(rule.when, settings, read):
             read.add((*when, name), repr(pattern), remedy)
     _check_same_rules(settings, read)
-    _check_group_senders(settings, read)
+    for check in every("settings.checks"):
+        check(settings, read)
     for notification in settings.notifications:
         if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
             place = (*read.place_of("notifications", notification.name), "to")
             read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
     _check_occasions(settings, read)
-
-
-def _check_group_senders(settings: Settings, read: TomlFiles) -> None:
-    """Whoever is limited to senders that never call would see nothing."""
-    accounts = settings.console.oidc
-    for group, titles in accounts.senders.items() if accounts else ():
-        for title in titles:
-            if remedy := _never_calls("calling_ae", title, settings, read):
-                read.add(("console", "oidc", "senders", group), repr(title), remedy)
 
 
 def _check_occasions(settings: Settings, read: TomlFiles) -> None:
@@ -286,11 +279,11 @@ def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterato
             elif name == "modality" and (pattern != pattern.strip() or not _CODE_STRING.fullmatch(pattern)):
                 near = did_you_mean(pattern.strip(" *?"), _MODALITIES, "such as")
                 yield name, pattern, f"a modality is a code in capital letters; {near}"
-            elif remedy := _never_calls(name, pattern, settings, read):
+            elif remedy := never_calls(name, pattern, settings, read):
                 yield name, pattern, remedy
 
 
-def _never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -> str:
+def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -> str:
     """Why no association that we accept has such an AE title, "" where one may."""
     listener = settings.listener
     if name == "calling_ae" and listener.unknown_callers == "refuse":

@@ -23,11 +23,8 @@ from pydantic import (
 )
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
-from dicom_node.config.hl7_fields import checked_hl7_fields
 from dicom_node.config.mistakes import HOST, NAME, did_you_mean
 from dicom_node.config.notifications import MailSettings, NotificationSettings
-from dicom_node.config.object_store import ObjectStoreSettings
-from dicom_node.config.oidc import OidcSettings, is_safe
 from dicom_node.config.sections import (
     REVEALED,
     AeTitle,
@@ -59,7 +56,7 @@ PeerService = Literal["storage", "query", "commitment"]
 if TYPE_CHECKING:
     Transport = str
 else:
-    Transport = Literal["dimse", "orthanc", "dicomweb", "hl7", *installed("destinations")]
+    Transport = Literal["dimse", "orthanc", "dicomweb", *installed("destinations")]
 _WORK = r"^(\*|[!-\]_-~]{1,16}\^[!-\]_-~]{1,16})$"
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
@@ -132,6 +129,7 @@ class ListenerSettings(_Section):
     """SOP Class UIDs accepted besides those of the conformance statement."""
 
 
+@extended("settings.console")
 class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
@@ -171,14 +169,6 @@ class ConsoleSettings(_Section):
     metrics_port: Port | None = None
     """A further port at console.host that answers /metrics without a token, /healthz and /readyz, and nothing
     else: for a network of its own. Whoever reaches it reads the numbers."""
-    oidc: OidcSettings | None = None
-    """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
-
-    @model_validator(mode="after")
-    def _is_found_again(self) -> Self:
-        if self.oidc and not is_safe(self.url):
-            raise ValueError("oidc sends browsers back to url: set it to the console's address with https://")
-        return self
 
 
 @extended("settings.peers")
@@ -187,6 +177,8 @@ class PeerSettings(_Section):
 
     by_url: ClassVar = frozenset({"orthanc", "dicomweb"})
     """Transports whose peers have a base URL. A connector's class may have more."""
+    takes_over: ClassVar[frozenset[str]] = frozenset()
+    """Transports whose acknowledgement says that the peer is responsible from now on."""
 
     name: Name
     """Short name, used in rules and commands."""
@@ -288,9 +280,6 @@ class PeerSettings(_Section):
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
-    hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
-    """With transport = "hl7": fields (or components) filled as the receiver wants them, such as
-    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/connect/ris.md."""
     debug: bool = False
     """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False
@@ -317,14 +306,6 @@ class PeerSettings(_Section):
             return given
         return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _follows_hl7(cls, given: Any) -> Any:
-        """A receiver of messages gets reports, and its acknowledgement is all that it says."""
-        if not isinstance(given, dict) or given.get("transport") != "hl7":
-            return given
-        return {"results": (ResultKind.SR,), "confirm": "none", **given}
-
     @field_validator("results")
     @classmethod
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
@@ -338,8 +319,6 @@ class PeerSettings(_Section):
     @classmethod
     def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
         """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
-        if deidentify and info.data.get("transport") == "hl7":
-            raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
         results = info.data.get("results", ())
         wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
         if deidentify and (wrong or ResultKind.CLEANED not in results):
@@ -364,26 +343,6 @@ class PeerSettings(_Section):
         return self
 
     @model_validator(mode="after")
-    def _can_take_messages(self) -> Self:
-        if self.transport != "hl7":
-            if self.hl7_fields:
-                raise ValueError('hl7_fields is for peers with transport = "hl7"')
-            return self
-        if self.may != ("receive",):
-            raise ValueError('transport = "hl7" is for peers with may = ["receive"] alone')
-        if self.results != (ResultKind.SR,):
-            raise ValueError('an HL7 message is made of a report: leave out results, or set results = ["sr"]')
-        if self.confirm != "none":
-            raise ValueError(
-                "HL7 has no question for a result: its acknowledgement counts; leave out confirm"
-            )
-        if self.assessments:
-            raise ValueError("assessments are sent as SR only: leave them out, or use another transport")
-        if self.charset != "utf8":
-            raise ValueError("HL7 messages are in UTF-8 always: leave out charset")
-        return self
-
-    @model_validator(mode="after")
     def _can_report_steps(self) -> Self:
         if self.mpps and "send" not in self.may:
             raise ValueError('mpps is for peers with may = ["send"]')
@@ -402,7 +361,11 @@ class PeerSettings(_Section):
         host, port, _ = self.address_of("query")
         if not host or port is None:
             raise ValueError('a peer that may be queried needs host and port, or transport = "dicomweb"')
-        if self.retrieve == "move" and "send" not in self.may:
+        if (
+            self.retrieve == "move"
+            and "send" not in self.may
+            and self.transport not in installed("destinations")
+        ):
             raise ValueError('objects of a C-MOVE come to our listener: add "send" to may, or use "get"')
         return self
 
@@ -460,7 +423,15 @@ class PeerSettings(_Section):
     @property
     def by_http(self) -> bool:
         """Whether the peer has a base URL; other peers have host and port."""
-        return any(self.transport in getattr(kind, "by_url", ()) for kind in type(self).__mro__)
+        return self._is_in("by_url")
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether nothing has to be asked of a result that the peer has acknowledged."""
+        return self._is_in("takes_over")
+
+    def _is_in(self, transports: str) -> bool:
+        return any(self.transport in getattr(kind, transports, ()) for kind in type(self).__mro__)
 
     @property
     def retrieve_seconds(self) -> float:
@@ -653,7 +624,6 @@ class Settings(_Section):
     listener: ListenerSettings = ListenerSettings()
     console: ConsoleSettings = ConsoleSettings()
     spool: SpoolSettings = SpoolSettings()
-    object_store: ObjectStoreSettings = ObjectStoreSettings()
     inspection: InspectionSettings = InspectionSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
@@ -727,7 +697,6 @@ class Settings(_Section):
             "listener.port": self.listener.port,
             "listener.share_port": self.listener.share_port,
             "spool.minimum_free_mib": self.spool.minimum_free_mib,
-            "object_store.url": self.object_store.url,
         }
 
     def for_children(self) -> str:

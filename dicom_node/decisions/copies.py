@@ -96,7 +96,7 @@ def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
     A changed or removed line gets a row, too: then all deliveries wait for a person. Decisions that are in
     the database but missing in this machine's file are appended to the file. Raises OSError, StoreAway.
     """
-    bucket = bucket_of(settings.object_store)
+    bucket = bucket_of(settings)
     if bucket is not None:
         _fetch(settings, bucket)
     new: list[DecisionRow] = []
@@ -203,7 +203,7 @@ def holds(action: AuditAction, what: dict[str, Any]) -> bool:
 
 def _put(settings: Settings, stem: str, lines: Sequence[Line]) -> None:
     """Into the bucket as well; one that is away gets them later (``take_in``)."""
-    bucket = bucket_of(settings.object_store)
+    bucket = bucket_of(settings)
     try:
         for line in lines:
             if bucket is not None:

@@ -195,7 +195,7 @@ class Moves:
             transaction_uid="",
         )
         if self._peer.confirm == "none":
-            reason = "" if self._peer.transport == "hl7" else NOT_ASKED  # MSA-1 AA: it has taken it over
+            reason = "" if self._peer.acknowledges else NOT_ASKED
             self._confirmed(delivery, reason=reason, queries=0)
 
     def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import socket
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,12 @@ from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.dicom.character_sets import CharacterSet, terms
 from dicom_node.errors import ConfigProblem
 from dicom_node.model.roles import Role
+from dicom_node.object_store.bucket import bucket_of
 from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
-from dicom_node.preflight.object_store import check_object_store, probe_object_store
+from dicom_node.preflight.object_store import probe_object_store
 from dicom_node.preflight.outgoing import check_notifications
 from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
 
@@ -133,7 +133,6 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_notifications(settings)
     for find in connectors.every("checks"):
         yield from find(settings)
-    yield from check_object_store(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
         yield from _check_commitment(peer, settings)
@@ -212,9 +211,6 @@ def _check_senders(settings: Settings) -> Found:
 
 
 def _check_peer(peer: PeerSettings) -> Found:
-    if peer.transport == "hl7" and find_spec("hl7apy") is None:
-        remedy = "needs hl7apy: pip install 'dicom-ai-node[hl7]'"
-        yield f"peers.{peer.name}.transport", "'hl7'", remedy
     if peer.by_http and _goes_by_proxy(peer.url):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
@@ -261,7 +257,7 @@ def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
     minutes = f"{settings.assembly.mpps_minutes:g}"
     text = f"MPPS: a study waits for the end of its steps, {minutes} minutes at most after it is quiet"
     yield Tried(f"peer {peer.name}", True, text)
-    if settings.object_store.url:
+    if bucket_of(settings):
         text = "MPPS: with a bucket each machine knows the steps that it took: report to one listener only"
         yield Tried(f"peer {peer.name}", False, text)
 

@@ -70,7 +70,6 @@ __all__ = [
 _OURS = {
     "dimse": "dicom_node.scu.dimse:DimseDestination",
     "dicomweb": "dicom_node.scu.dicomweb:DicomwebDestination",
-    "hl7": "dicom_node.scu.mllp:Hl7Destination",
     "orthanc": "dicom_node.scu.orthanc:OrthancDestination",
 }
 """By transport; those of connectors are entry points."""

@@ -19,6 +19,7 @@ from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE
 from dicom_node.jobs import enqueue_study
 from dicom_node.model.kinds import ObjectRole, StepStatus
 from dicom_node.model.lifecycle import StudyState
+from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.rows import is_whole
 from dicom_node.store import fetches, intake, questions, steps
 from dicom_node.store.database import Database
@@ -40,7 +41,7 @@ class Assembler:
         self._database = database
         self._settings = settings
         # Where there is an object store, workers of other machines find all of the study in it.
-        self._also = [is_whole()] if settings.object_store.url else []
+        self._also = [is_whole()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
         self._asks = any(rule.complete_from for rule in settings.rules)
         self._archive = timedelta(seconds=settings.assembly.archive_seconds)

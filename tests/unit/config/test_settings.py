@@ -18,9 +18,9 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from ai_pipeline.models import registry
+from dicom_connectors.hl7.settings import checked_hl7_fields
 from dicom_node import preflight
 from dicom_node.config import loading, sample
-from dicom_node.config.hl7_fields import checked_hl7_fields
 from dicom_node.config.loading import examine, load, load_to_read
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.notifications import NotificationSettings

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node.config.oidc import OidcSettings
+from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node.errors import ProviderUnusable, SignInRefused, TooManyAtOnce
 from dicom_node.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.model.kinds import AuditAction

@@ -25,9 +25,9 @@ from pydicom.sr.coding import Code
 from pydicom.valuerep import PersonName
 
 from ai_pipeline.contract import BURNED_IN
-from dicom_node.config.hl7_fields import parsed_field
+from dicom_connectors.hl7.segments import SegmentFields, er7
+from dicom_connectors.hl7.settings import parsed_field
 from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.hl7.segments import SegmentFields, er7
 from dicom_node.results.common import concepts
 from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
 from dicom_node.results.sr import reading

@@ -14,16 +14,11 @@ from collections.abc import Iterator, Sequence
 
 from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage
 
+from dicom_connectors.hl7.acknowledgement import ACCEPTED, parsed_acknowledgement
+from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
+from dicom_connectors.hl7.settings import Hl7Peer
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.hl7 import (
-    ACCEPTED,
-    MessageContext,
-    SentReport,
-    control_id,
-    oru_of,
-    parsed_acknowledgement,
-    withdrawal_of,
-)
+from dicom_node.connectors import part
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
@@ -141,7 +136,7 @@ class Hl7Destination:
         return MessageContext(
             sender=self._settings.node.ae_title,
             receiver=self._peer.ae_title,
-            fields=self._peer.hl7_fields,
+            fields=part(self._peer, Hl7Peer).hl7_fields,
             link=f"{url}/studies/{item.study}" if url and item.study else "",
         )
 

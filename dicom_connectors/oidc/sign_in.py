@@ -16,16 +16,18 @@ from urllib.parse import urlencode, urlsplit
 
 import requests
 
-from dicom_node.config.oidc import OidcSettings, is_safe
+from dicom_connectors.oidc import hospital_accounts
+from dicom_connectors.oidc.hospital_accounts import HospitalPerson, unusable
+from dicom_connectors.oidc.settings import OidcConsole, OidcSettings, is_safe
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import part
 from dicom_node.errors import NotFound, SignInRefused
 from dicom_node.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.model.kinds import AuditAction
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.http import FAULTY_ANSWER, BoundedSession
-from dicom_node.services import audit, hospital_accounts, users
+from dicom_node.services import audit, users
 from dicom_node.services.audit import Person
-from dicom_node.services.hospital_accounts import HospitalPerson, unusable
 from dicom_node.store.database import Database
 
 if TYPE_CHECKING:
@@ -57,6 +59,11 @@ class _IdentityProvider:
         if not is_safe(found):
             raise ValueError(f"{endpoint} is no address with https")
         return str(found)
+
+
+def is_configured(settings: Settings) -> bool:
+    """Whether people can sign in this way."""
+    return part(settings.console, OidcConsole).oidc is not None
 
 
 def begin(settings: Settings, secret: str) -> str:
@@ -124,9 +131,9 @@ def _derived(secret: str, purpose: str) -> str:
 
 
 def _configured(settings: Settings) -> OidcSettings:
-    if settings.console.oidc is None:
+    if not (oidc := part(settings.console, OidcConsole).oidc):
         raise NotFound("There is no such page.")
-    return settings.console.oidc
+    return oidc
 
 
 def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
