@@ -34,7 +34,6 @@ from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, can
 from ai_pipeline.burnin.fill.inpainters import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
-from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
     check_share,
@@ -205,7 +204,9 @@ class _CineWindow(Window):
             return self.verifier.residue(pictures[0], self.mask, self.plan, self.kept)
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
-        measured = MeasuredPixels.from_picture(light, self._waves_in(light))
+        # Where there are no drawings there are no waves either.
+        waves = self.plan.waves.seen_in(light, self.plan.area) if self._graphics else self.plan.waves
+        measured = MeasuredPixels.from_picture(light, waves)
         added = None if self.tables.stretched else self.added
         parts = ((light, FINEST, False), (dark, FINEST, False), (faint, FAINT, False), (light, FAINT, True))
         views: list[tuple[Picture, float, Sequence[Box | None], bool]] = [
@@ -221,10 +222,6 @@ class _CineWindow(Window):
             for one in candidates_of(view, self.verifier.tools.reader, scale, measured, box, upright=upright)
             if self.verifier.is_residue(one, self.mask, self.plan, self.kept)
         ]
-
-    def _waves_in(self, picture: Picture) -> Waves:
-        """The waves of the plan and those that run in this picture; none where there are no drawings."""
-        return self.plan.waves.seen_in(picture, self.plan.area) if self._graphics else self.plan.waves
 
 
 def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *, graphics: bool) -> _CinePlan:
@@ -243,7 +240,10 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     motion = np.max(greys, axis=0) - np.min(greys, axis=0)
     for index, plan in zip(indices, plans, strict=True):
         labels, stats = components(plan.mask)
-        texts = _boxed([mark for mark in plan.marks if mark.kind is AnnotationKind.TEXT], mask.shape)
+        texts: Mask = np.zeros_like(mask)
+        for mark in plan.marks:
+            if mark.kind is AnnotationKind.TEXT:
+                texts[index_of(mark.box)] = True
         for label in range(1, len(stats)):
             own = labels == label
             if bool((own & texts).any()) or float(motion[own].mean()) <= MOST_MOTION:
@@ -308,13 +308,6 @@ def _is_known(mark: Annotation, marks: list[Annotation]) -> bool:
         other.kind is mark.kind and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
         for other in marks
     )
-
-
-def _boxed(marks: list[Annotation], shape: tuple[int, ...]) -> Mask:
-    mask: Mask = np.zeros(shape[:2], np.bool_)
-    for annotation in marks:
-        mask[index_of(annotation.box)] = True
-    return mask
 
 
 def _on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:

@@ -217,7 +217,7 @@ def _add(
             most=most,
             report=lambda done, total: update(completed=done, total=total, description=shown(source)),
         )
-        made = folder.add(inside, card, added, store, folder.ModelOrigin(shown(origin), described.licence))
+        made = folder.add(inside, card, added, store, shown(origin))
     _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
 

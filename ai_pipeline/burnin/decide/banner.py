@@ -73,7 +73,9 @@ def find_device_banner(
     marks, rules = [], set()
     for found in device_boxes(header, picture.shape, folder):
         place = index_of(found.box)
-        strength = _range(picture[place])
+        pixels = picture[place].reshape(-1, *picture.shape[2:])
+        # Brightest against darkest in the channel where they differ most.
+        strength = float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0
         if found.meaning in meanings and strength > 0:
             mask[place] = True
             rules.add(found.rule)
@@ -108,9 +110,3 @@ def _written(grey: Picture, outside: Mask) -> Mask:
     background = int(np.bincount(grey[outside]).argmax())
     written = outside & (np.abs(grey.astype(np.int16) - background) > BLACK)
     return outside if written.any() and written.mean() <= LARGEST_SHARE else np.zeros_like(outside)
-
-
-def _range(part: Picture) -> float:
-    """Brightest against darkest in the channel where they differ most, 0 to 1."""
-    pixels = part.reshape(part.shape[0] * part.shape[1], -1)
-    return float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0

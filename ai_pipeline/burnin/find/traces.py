@@ -69,10 +69,6 @@ class Waves:
     def pixels(self) -> Mask:
         return self.strips | self.traces
 
-    @property
-    def any(self) -> bool:
-        return bool(self.strips.any() or self.traces.any())
-
     def seen_in(self, picture: Picture, area: Mask) -> Waves:
         """A copy to which the traces found in another ``picture``, such as another frame, are added."""
         return Waves(self.strips, self.traces | find_traces(picture, area))
