@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -119,6 +119,14 @@ def index_of(box: Box) -> tuple[slice, slice]:
     """The rows and columns of a box as an index of a picture, without parts beyond the picture's edges."""
     left, top, right, bottom = box
     return slice(max(top, 0), bottom), slice(max(left, 0), right)
+
+
+def mask_of(boxes: Iterable[Box], shape: tuple[int, ...]) -> Mask:
+    """The mask of boxes in a picture of ``shape`` (rows, columns, …)."""
+    mask: Mask = np.zeros(shape[:2], np.bool_)
+    for box in boxes:
+        mask[index_of(box)] = True
+    return mask
 
 
 def centre_of(box: tuple[float, float, float, float]) -> tuple[float, float]:

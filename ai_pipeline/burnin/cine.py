@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from typing import cast
@@ -28,6 +28,7 @@ from ai_pipeline.burnin.annotation import (
     brightest,
     components,
     index_of,
+    mask_of,
 )
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
@@ -71,8 +72,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         np.concatenate([image.stored(index) for index in sampled]),
         np.concatenate([image.display(index) for index in sampled]),
     )
-    cine_plan = _plan_cine(image, tables, verifier, graphics=graphics)
-    plan = cine_plan.plan
+    plan = _plan_cine(image, tables, verifier, graphics=graphics)
+    read_in = image.display(sampled[0])
     first = image.stored(0)
     frames = _on_disk((count, *first.shape), first.dtype)
     mask: Mask = plan.mask | plan.banner
@@ -82,7 +83,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     widened = blacked_out = 0
     for start in range(0, count, WINDOW):
         report(start / count, f"frame {start + 1} of {count}")
-        window = _CineWindow(image, range(start, min(start + WINDOW, count)), cine_plan, tables, verifier)
+        indices = range(start, min(start + WINDOW, count))
+        window = _CineWindow(image, indices, plan, read_in, tables, verifier, graphics=graphics)
         if graphics:
             window.find_late_drawings()
         window.find_faint_writing()
@@ -116,39 +118,34 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _CinePlan:
-    """The plan for all frames, and the picture in which the text that stays was read."""
-
-    plan: RemovalPlan
-    read_in: Picture
-    graphics: bool
-
-    def kept_in(self, pictures: Sequence[Picture]) -> Mask:
-        """The text that stays, where all of these frames show it unchanged."""
-        kept = self.plan.kept
-        if not kept.any():
-            return kept
-        differs = np.zeros(kept.shape, np.bool_)
-        for picture in pictures:
-            differs |= brightest(cv2.absdiff(picture, self.read_in)) > MOST_CHANGE
-        labels, _ = components(kept)
-        return kept & ~np.isin(labels, labels[differs & kept])
-
-
 class _CineWindow(Window):
-    """Some consecutive frames, cleaned together: a pixel masked in one is filled in all of them."""
+    """Some consecutive frames, cleaned together: a pixel masked in one is filled in all of them.
+
+    ``read_in``: the picture in which the text that stays was read.
+    """
 
     def __init__(
-        self, image: SourceImage, indices: range, plan: _CinePlan, tables: DisplayTables, verifier: Verifier
+        self,
+        image: SourceImage,
+        indices: range,
+        plan: RemovalPlan,
+        read_in: Picture,
+        tables: DisplayTables,
+        verifier: Verifier,
+        *,
+        graphics: bool,
     ) -> None:
         sources = [image.stored(index) for index in indices]
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
-        super().__init__(sources, plan.plan, tables, verifier, PLAIN)
-        self._indices = indices
-        self._graphics = plan.graphics
-        self.kept = plan.kept_in([tables.show(source) for source in sources])
+        super().__init__(sources, plan, tables, verifier, PLAIN)
+        self._indices, self._graphics = indices, graphics
         self._pictures: list[Picture] = []
+        if plan.kept.any():  # text stays where all of these frames show it unchanged
+            differs: Mask = np.zeros(plan.kept.shape, np.bool_)
+            for source in sources:
+                differs |= brightest(cv2.absdiff(tables.show(source), read_in)) > MOST_CHANGE
+            labels, _ = components(plan.kept)
+            self.kept = plan.kept & ~np.isin(labels, labels[differs & plan.kept])
 
     def cleaned(self) -> Iterator[tuple[int, PixelArray, PixelArray]]:
         """Yield index, source and samples of each frame, once they are proven identical outside the mask."""
@@ -224,7 +221,9 @@ class _CineWindow(Window):
         ]
 
 
-def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *, graphics: bool) -> _CinePlan:
+def _plan_cine(
+    image: SourceImage, tables: DisplayTables, verifier: Verifier, *, graphics: bool
+) -> RemovalPlan:
     """Plan from a few frames: text counts from any of them, drawings only where they do not move."""
     indices = _sampled(image.header.frames)
     pictures = [image.display(index) for index in indices]
@@ -240,10 +239,7 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     motion = np.max(greys, axis=0) - np.min(greys, axis=0)
     for index, plan in zip(indices, plans, strict=True):
         labels, stats = components(plan.mask)
-        texts: Mask = np.zeros_like(mask)
-        for mark in plan.marks:
-            if mark.kind is AnnotationKind.TEXT:
-                texts[index_of(mark.box)] = True
+        texts = mask_of([mark.box for mark in plan.marks if mark.kind is AnnotationKind.TEXT], mask.shape)
         for label in range(1, len(stats)):
             own = labels == label
             if bool((own & texts).any()) or float(motion[own].mean()) <= MOST_MOTION:
@@ -272,7 +268,7 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     )
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index))
-    return _CinePlan(plan, pictures[0], graphics)
+    return plan
 
 
 def _sampled(count: int) -> list[int]:

@@ -41,7 +41,8 @@ class Folder:
         research only is drawn."""
         result = without_research(result)
         self.path.mkdir(parents=True, exist_ok=True)
-        stem = self._stem(file)
+        count = self._stems[file.stem] = self._stems.get(file.stem, 0) + 1
+        stem = file.stem if count == 1 else f"{file.stem}-{count}"
         written = [self._derived(stem, number, derived) for number, derived in enumerate(result.images)]
         shown = [finding for finding in result.findings if finding.decision is not Decision.ABSENT]
         frame = next((finding.frame for finding in shown if finding.frame), 1)
@@ -56,11 +57,6 @@ class Folder:
                 label = "".join(letter if letter.isalnum() else "_" for letter in finding.label)
                 written.append(self._png(f"{stem}.heatmap-{label}", "heatmap", picture))
         return written
-
-    def _stem(self, file: Path) -> str:
-        self._stems[file.stem] = self._stems.get(file.stem, 0) + 1
-        count = self._stems[file.stem]
-        return file.stem if count == 1 else f"{file.stem}-{count}"
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
         same = "" if number < 2 else f"-{number + 1}"

@@ -88,7 +88,7 @@ def eva_x(path: Path, described: NetworkDescription) -> Adapted:
     name, heads = EVA_X[width]
     labels = _labels(described, len(state["head.weight"]))
     separate = "blocks.0.attn.q_proj.weight" in state
-    network = foreign.timm_eva(
+    network = foreign.exportable_timm().eva.Eva(
         img_size=PATCH * side,
         patch_size=PATCH,
         embed_dim=width,

@@ -24,6 +24,7 @@ from ai_pipeline.burnin.annotation import (
     contrast,
     dilated,
     index_of,
+    mask_of,
 )
 from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.devices.rules import device_boxes
@@ -49,9 +50,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Anno
     regions = believed_regions(header.ultrasound_regions, picture.shape)
     if not regions:
         return np.zeros(picture.shape[:2], np.bool_), ()
-    outside = np.ones(picture.shape[:2], np.bool_)
-    for region in regions:
-        outside[index_of(region.box)] = False
+    outside = ~mask_of([region.box for region in regions], picture.shape)
     mask = blocks(_written(brightest(picture), outside)) & outside
     reach = max(5, round(0.02 * max(mask.shape)) | 1)
     joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
@@ -92,10 +91,8 @@ def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Ann
     The boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when they cover
     too much of the picture.
     """
-    mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     boxes = [box for drawn in header.removed_by_hand if (box := clipped(drawn, picture.shape))]
-    for box in boxes:
-        mask[index_of(box)] = True
+    mask = mask_of(boxes, picture.shape)
     if (share := float(mask.mean())) > LARGEST_DEVICE_SHARE:
         raise CleaningFailed(f"boxes drawn by hand cover {share:.0%} of the picture")
     return mask, tuple(Annotation(AnnotationKind.BANNER, box, 1.0) for box in boxes)

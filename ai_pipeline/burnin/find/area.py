@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mask, Picture, brightest, components, dilated, index_of
+from ai_pipeline.burnin.annotation import Mask, Picture, brightest, components, dilated, mask_of
 from ai_pipeline.burnin.find.traces import believed_regions
 from ai_pipeline.contract import UltrasoundRegion
 
@@ -123,8 +123,6 @@ def _between(tissue: Mask) -> Mask:
 def _within(all_regions: Sequence[UltrasoundRegion], tissue: Mask) -> Mask:
     """The regions of the header if they hold the tissue, else all of the picture."""
     regions = believed_regions(all_regions, tissue.shape)
-    inside: Mask = np.zeros_like(tissue)
-    for region in regions:
-        inside[index_of(region.box)] = True
+    inside = mask_of([region.box for region in regions], tissue.shape)
     right = (inside & tissue).sum() >= INSIDE * tissue.sum()
     return inside if regions and right else np.ones_like(tissue)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Box, Mask, component_boxes, components, dilated, index_of
+from ai_pipeline.burnin.annotation import Box, Mask, component_boxes, components, dilated, mask_of
 from ai_pipeline.contract import PixelArray
 
 STROKE = 15
@@ -78,12 +78,14 @@ def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
 
 def _in_lines(boxes: list[Box], writing: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Mask:
     """The rows of what is ``writing``, as far as its line may continue on both sides."""
-    lines: Mask = np.zeros(shape, np.bool_)
-    for (left, top, right, bottom), one in zip(boxes, writing[1:], strict=True):
-        if one:
-            reach = CONTINUES * (bottom - top)
-            lines[index_of((left - reach, top, right + reach, bottom))] = True
-    return lines
+    return mask_of(
+        [
+            (left - CONTINUES * (bottom - top), top, right + CONTINUES * (bottom - top), bottom)
+            for (left, top, right, bottom), one in zip(boxes, writing[1:], strict=True)
+            if one
+        ],
+        shape,
+    )
 
 
 def _closed(mask: Mask) -> Mask:
