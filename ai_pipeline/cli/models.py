@@ -184,8 +184,8 @@ def _from_folder(
 ) -> Path:
     """The card of the ONNX file that becomes of a folder in Hugging Face's layout, both in ``scratch``."""
     from ai_pipeline.models.store import label_map as label_maps
-    from ai_pipeline.models.store.conversion_request import Request
     from ai_pipeline.models.store.convert import HUGGINGFACE, convert, copied
+    from ai_pipeline.networks.conversion import Request
 
     labels = label_maps.read(label_map) if label_map else None
     copy = copied(folder, scratch, most=most, sha256=sha256)
@@ -312,8 +312,8 @@ def convert_model(
 
     from ai_pipeline.errors import NotTrusted
     from ai_pipeline.models.store import label_map as label_maps
-    from ai_pipeline.models.store.conversion_request import Request
     from ai_pipeline.models.store.convert import convert
+    from ai_pipeline.networks.conversion import Request
 
     try:
         request = Request.model_validate(

@@ -24,9 +24,9 @@ from ai_pipeline.models.engine import ONNX
 from ai_pipeline.models.registry import load
 from ai_pipeline.models.store import label_map as label_maps
 from ai_pipeline.models.store import sandbox
-from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.label_map import LabelMap
 from ai_pipeline.models.store.template import card_text
+from ai_pipeline.networks.conversion import ConvertedNetwork
 
 METADATA, INFERENCE = Path("configs/metadata.json"), Path("configs/inference.json")
 NETWORK, CARD = Path("models/model.onnx"), Path("models/card.toml")

@@ -6,8 +6,8 @@ import json
 import re
 
 from ai_pipeline.contract import Code
-from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.label_map import LabelMap, NodeLabel, node_labels, plain
+from ai_pipeline.networks.conversion import ConvertedNetwork
 
 PRIVATE = "99AINODE"
 THRESHOLD = 0.5
