@@ -47,7 +47,8 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     ``regions`` of the header bound the area if the tissue is inside them.
     """
     grey = brightest(picture)
-    range_around = _range_around(grey)
+    around = np.ones((5, 5), np.uint8)
+    range_around: Picture = np.asarray(cv2.dilate(grey, around) - cv2.erode(grey, around), np.uint8)
     background = _background(picture, grey, (range_around <= NOISE) & ~drawn)
     if background is None:
         return np.ones(grey.shape, np.bool_)
@@ -82,12 +83,6 @@ def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
         return None
     pixels = picture[plain & (grey == level)]
     return np.asarray(np.median(pixels, axis=0), np.uint8)
-
-
-def _range_around(grey: Picture) -> Picture:
-    """Brightest less darkest of the 5 × 5 pixels around each."""
-    square = np.ones((5, 5), np.uint8)
-    return np.asarray(cv2.dilate(grey, square) - cv2.erode(grey, square), np.uint8)
 
 
 def _tissue(bright: Mask, shown: Mask) -> Mask:
