@@ -18,7 +18,10 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import (
+from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
+from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
+from ai_pipeline.burnin.fill.inpainters import PLAIN
+from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
     Box,
@@ -30,9 +33,6 @@ from ai_pipeline.burnin.annotation import (
     index_of,
     mask_of,
 )
-from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
-from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
-from ai_pipeline.burnin.fill.inpainters import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
 from ai_pipeline.burnin.planning import (

@@ -17,7 +17,10 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import (
+from ai_pipeline.burnin.cine import clean_cine
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.devices.rules import device_note
+from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
     CleaningPolicy,
@@ -26,9 +29,6 @@ from ai_pipeline.burnin.annotation import (
     centre_of,
     merged,
 )
-from ai_pipeline.burnin.cine import clean_cine
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
-from ai_pipeline.burnin.devices.rules import device_note
 from ai_pipeline.burnin.find.mark_network import WHOLE
 from ai_pipeline.burnin.still import CleanedFrames, Verifier, clean_still
 from ai_pipeline.burnin.tools import Tools, shared_tools

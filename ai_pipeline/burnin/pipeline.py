@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind
 from ai_pipeline.burnin.card import CARD, UltrasoundOptions
 from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
 from ai_pipeline.burnin.decide.allowed import Allowed
 from ai_pipeline.burnin.decide.measurements import measurements_of
 from ai_pipeline.burnin.devices.rules import device_rules
+from ai_pipeline.burnin.find.annotation import Annotation, AnnotationKind
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
 from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (

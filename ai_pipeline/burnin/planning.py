@@ -11,20 +11,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation import (
-    Annotation,
-    AnnotationKind,
-    Box,
-    CleaningPolicy,
-    InDoubt,
-    Mask,
-    Picture,
-    clipped,
-    component_boxes,
-    components,
-    dilated,
-    index_of,
-)
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
@@ -41,6 +27,20 @@ from ai_pipeline.burnin.decide.writing import (
     text_meaning,
 )
 from ai_pipeline.burnin.fill.background import is_plain
+from ai_pipeline.burnin.find.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    InDoubt,
+    Mask,
+    Picture,
+    clipped,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.drawings import Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.faint import faint_writing

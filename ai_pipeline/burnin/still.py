@@ -11,13 +11,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.whole_lines import around
 from ai_pipeline.burnin.decide.writing import FILLED, Candidate, candidates, covered, share_of
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpainters import Inpainter, black_out, inpaint
+from ai_pipeline.burnin.find.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.planning import (
     RemovalPlan,

@@ -83,7 +83,6 @@ class _TimmInput(_Table):
 class _TimmConfig(_Table):
     architecture: str
     num_classes: Count
-    num_features: int | None = None
     pretrained_cfg: _TimmInput
 
 

@@ -222,10 +222,6 @@ def _end_all() -> None:
         time.sleep(0.002)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 MOST_ENTRIES = 10_000
 """Files and folders that a program may write."""
 
@@ -242,3 +238,7 @@ def entries(folder: str) -> Iterator[os.DirEntry[str]]:
                     return
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

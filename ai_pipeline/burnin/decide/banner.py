@@ -12,7 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import (
+from ai_pipeline.burnin.decide.mask_shape import blocks
+from ai_pipeline.burnin.devices.rules import device_boxes
+from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
     Mask,
@@ -26,8 +28,6 @@ from ai_pipeline.burnin.annotation import (
     index_of,
     mask_of,
 )
-from ai_pipeline.burnin.decide.mask_shape import blocks
-from ai_pipeline.burnin.devices.rules import device_boxes
 from ai_pipeline.burnin.find.traces import believed_regions
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed

@@ -5,7 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Mask, Picture, box_around, component_boxes, components, index_of
+from ai_pipeline.burnin.find.annotation import (
+    Mask,
+    Picture,
+    box_around,
+    component_boxes,
+    components,
+    index_of,
+)
 from ai_pipeline.burnin.find.text import LOW_SHARE, TextReader, paint
 
 LETTER_GAP = 9

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin import planning
-from ai_pipeline.burnin.annotation import (
+from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box
+from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
     Box,
@@ -21,8 +22,7 @@ from ai_pipeline.burnin.annotation import (
     Mask,
     Picture,
 )
-from ai_pipeline.burnin.annotation import index_of as place
-from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box
+from ai_pipeline.burnin.find.annotation import index_of as place
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.planning import RemovalPlan, RemovalTask
