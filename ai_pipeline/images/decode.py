@@ -477,8 +477,8 @@ def _cause(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"Missing required element: (\(.*\)) '(.*)'", r"\2 \1 is missing", text)
     text = re.sub("value '[^']*'", "value …", text)
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
+    if isinstance(error, OSError) and error.strerror:  # without the name of the file
+        return error.strerror.lower()
     if _ABOUT_PIXELS.search(text):
         return text[:200]
     return type(error).__name__

@@ -28,7 +28,7 @@ from dicom_node.services import audit, cleaning_reviews, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.cleaning_reviews import Boxes
 from dicom_node.services.typed import PRINTABLE, Row, ServiceResult
-from dicom_node.store.burned_in.reviews import Box
+from dicom_node.store.burned_in import Box
 from dicom_node.store.tables import CleaningReview, Instance
 from dicom_node.store.views import View
 

@@ -1,7 +1,5 @@
 """Peers that hang, lie, redirect or answer nonsense: an end in words, and nothing of it believed."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import select
@@ -45,7 +43,7 @@ from dicom_node.scu import (
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES
 from dicom_node.services import users
 from dicom_node.store import fetches
-from dicom_node.studies.fetched import OTHER_PATIENT, OTHER_STUDY
+from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
 from tests.archive_lab import PIXELS, QUERY, FakeArchive, answer_for, fetched, film, inbox_beside, peer
 from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file
@@ -79,8 +77,7 @@ def valve(pacs: Pacs) -> Iterator[Valve]:
 
 
 def outbox_to(folder: Path, pacs: Pacs, valve: Valve, *others: PeerSettings, **settings: Any) -> Outbox:
-    peer = pacs.peer(port=valve.port)
-    return Outbox(folder, [peer, *others], **{**QUICK, **settings})
+    return Outbox(folder, [pacs.peer(port=valve.port), *others], **{**QUICK, **settings})
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """What cleaning leaves: the name is gone or nothing leaves, and nothing else changes."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from dataclasses import replace
@@ -68,7 +66,7 @@ def parts(result: CleaningResult) -> tuple[Picture, Mask]:
 
 @pytest.mark.parametrize(
     ("dtype", "bits", "photometric"),
-    [(np.uint16, 12, "MONOCHROME2"), (np.uint16, 16, "MONOCHROME1"), (np.int16, 16, "MONOCHROME2")],
+    [(np.uint16, 12, "MONOCHROME2"), (np.int16, 16, "MONOCHROME1")],
 )
 def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int, photometric: str) -> None:
     low = -(2 ** (bits - 1)) if np.dtype(dtype).kind == "i" else 0
@@ -333,7 +331,8 @@ def test_the_pipeline_takes_the_option(tools: Tools, monkeypatch: pytest.MonkeyP
 def test_a_name_over_tissue_goes_by_its_strokes_and_neither_it_nor_its_mask_can_be_read(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()  # over tissue letters of 14 pixels have to be enlarged as a node enlarges them
+    if size == 14:
+        monkeypatch.undo()  # over tissue letters of 14 pixels have to be enlarged as a node enlarges them
     picture = linear_echo()
     burned = burn(picture, "KIM MINJUN", (150, 150), 255, size)
     cleaned, mask = parts(result := clean(ArrayImage(burned[None]), silent))

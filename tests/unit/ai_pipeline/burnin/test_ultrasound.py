@@ -1,7 +1,5 @@
 """The ultrasound pipeline, its device rules, and the command line around them."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked, write_dicom
 from tests.unit.ai_pipeline.test_cli import pasted
 
+pytestmark = pytest.mark.usefixtures("less_enlarged")
 SMALL = (240, 320)
 
 

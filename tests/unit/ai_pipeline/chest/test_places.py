@@ -1,7 +1,5 @@
 """Where things are in a chest X-ray: outlines and the ratio they give, maps, boxes, places and zones."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -172,7 +170,6 @@ def test_lines_lie_in_the_source_whatever_its_size() -> None:
     padded, top = np.zeros((3, SIDE, SIDE), np.float32), (SIDE - rows) // 2
     padded[:, top : top + rows] = drawn_chest(SIDE)[1][:, :rows]
     measured = anatomy_of(padded[None], [SAME], to_model, TOLERANCE).measured
-    assert measured is not None
     columns, ends = np.flatnonzero(organs[0].any(axis=0)), measured.heart.points
     assert (ends[0][0], ends[-1][0]) == pytest.approx((columns[0], columns[-1] + 1), abs=5)
 

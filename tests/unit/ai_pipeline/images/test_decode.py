@@ -1,7 +1,5 @@
 """From a file to a picture: every file decodes, or fails with a cause and without PHI."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -434,6 +432,22 @@ def test_what_the_pixel_module_lacks_is_named(
     needless = compressed and keyword == "PlanarConfiguration"  # of a code stream it says nothing
     with nullcontext() if needless else pytest.raises(PixelError, match=named):
         assert np.array_equal(open_dicom(path).stored(), colour[0])
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("PALETTE COLOR", "the Red Palette Color Lookup Table or its descriptor is missing"),
+        ("MONOCHROME3", r"Photometric Interpretation \(0028,0004\) is no term"),
+    ],
+)
+def test_grey_samples_that_nothing_explains_are_no_image(tmp_path: Path, said: str, named: str) -> None:
+    path = write_dicom(tmp_path / "x.dcm", FRAMES[:1], RLELossless)
+    changed(dcmread(path), PhotometricInterpretation=said).save_as(path)
+    with pytest.raises(PixelError, match=named):
+        open_dicom(path)
+    with pytest.raises(PixelError, match="is a directory"):
+        open_dicom(tmp_path)
 
 
 def test_the_fragments_of_a_data_set_of_implicit_vr_under_a_jpeg_syntax_are_found(tmp_path: Path) -> None:
