@@ -47,7 +47,9 @@ def short_result(
     of_patient = [one for one in findings if one.code != BURNED_IN and not one.research_only]
     unsure = any(note.name == UNSURE for note in notes)
     skipped = [name for note in notes if note.name == NOT_ASSESSED for name in note.names]
-    stated = _line([(text, []) for text in _statements(measurements)])
+    numbers = [measurement_text(one) for one in measurements if one.model is not None][:2]
+    statements = [one.statement for one in measurements if one.statement] or numbers
+    stated = _line([(text, []) for text in statements])
     decided = _line(_decided(of_patient, unsure=unsure))
     lines = [stated, decided] if stated or decided else [_without_patient(findings)]
     first, *further = filter(None, [*lines, _line([("Not assessed", skipped)] if skipped else [])])
@@ -92,12 +94,6 @@ def named(finding: Finding) -> str:
     name = finding.code.meaning
     small = name if name[:2].isupper() else name[:1].lower() + name[1:]
     return f"{_SIDES[finding.side]}{small}"
-
-
-def _statements(measurements: Sequence[Measurement]) -> list[str]:
-    """The statements of the pipeline; of one that makes none the first numbers that a model measured."""
-    stated = [one.statement for one in measurements if one.statement]
-    return stated or [measurement_text(one) for one in measurements if one.model is not None][:2]
 
 
 def in_sentences(names: Sequence[str]) -> str:

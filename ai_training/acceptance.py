@@ -421,5 +421,5 @@ def _added(path: Path, card: Card, store: Path) -> Card:
     with folder.incoming(store) as inside:
         if first.path.parent == path.parent:
             shutil.copyfile(first.path, inside / first.path.name)
-        origin = folder.ModelOrigin(f"accepted from {card.name}", card.licence)
+        origin = f"accepted from {card.name}"
         return folder.add(inside, path, first, store, origin)

@@ -17,7 +17,10 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import (
+from ai_pipeline.burnin.cine import clean_cine
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.devices.rules import device_note
+from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
     CleaningPolicy,
@@ -26,9 +29,6 @@ from ai_pipeline.burnin.annotation import (
     centre_of,
     merged,
 )
-from ai_pipeline.burnin.cine import clean_cine
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
-from ai_pipeline.burnin.devices.rules import device_note
 from ai_pipeline.burnin.find.mark_network import WHOLE
 from ai_pipeline.burnin.still import CleanedFrames, Verifier, clean_still
 from ai_pipeline.burnin.tools import Tools, shared_tools
@@ -37,7 +37,6 @@ from ai_pipeline.contract import (
     ImageHeader,
     ImageKind,
     ModelRef,
-    PixelArray,
     Progress,
     QualityNote,
     Reading,
@@ -98,13 +97,16 @@ def clean(
     if image.header.frames == 1:
         check_memory(image.header)
     verifier = Verifier(tools or shared_tools(), policy, allowed, in_doubt)
-    graphics = image.header.modality in ULTRASOUND
     began = time.perf_counter()
     clean_frames = clean_still if image.header.frames == 1 else clean_cine
-    cleaned = clean_frames(image, verifier, report, graphics=graphics)
+    cleaned = clean_frames(image, verifier, report, graphics=image.header.modality in ULTRASOUND)
     timings = {**cleaned.timings, "total": time.perf_counter() - began}
     report(1.0, "cleaned and verified")
-    marks = _joined(cleaned.marks, max(image.header.rows, image.header.columns))
+    side = max(image.header.rows, image.header.columns)
+    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (TEXT_REACH, DRAWN_REACH))
+    texts = [mark for mark in cleaned.marks if mark.kind is AnnotationKind.TEXT]
+    graphics = [mark for mark in cleaned.marks if mark.kind is not AnnotationKind.TEXT]
+    marks = merged(texts, text_reach) + merged(graphics, drawn_reach)
     models = _models(verifier.tools, image.header)
     header_notes = (
         device_note(image.header, verifier.tools.device_rules, image.uid),
@@ -163,20 +165,14 @@ def _models(tools: Tools, header: ImageHeader) -> tuple[ModelRef, ...]:
     return tools.models
 
 
-def _joined(marks: tuple[Annotation, ...], side: int) -> tuple[Annotation, ...]:
-    texts = [mark for mark in marks if mark.kind is AnnotationKind.TEXT]
-    graphics = [mark for mark in marks if mark.kind is not AnnotationKind.TEXT]
-    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (TEXT_REACH, DRAWN_REACH))
-    return merged(texts, text_reach) + merged(graphics, drawn_reach)
-
-
 def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFrames) -> list[QualityNote]:
     """What was removed, in numbers; never the text that was read."""
     masks = cleaned.masks
     removed, left = (_counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
     outcome = "nothing had to be removed" if marks else "no burned-in annotation found"
     filled = bool(masks.any())
-    over_lesion = _filled_share_of_lesion(marks, masks) if filled else 0.0
+    lesion = measured_area([mark for mark in marks if mark.kind is AnnotationKind.CALIPER], masks.shape[1:])
+    over_lesion = float((masks[0] > 0)[lesion].mean()) if filled and lesion.any() else 0.0
     share = float(np.count_nonzero(masks)) / masks.size
     by_hand = len(image.header.removed_by_hand)
     notes = (
@@ -195,7 +191,8 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         (
             over_lesion,
             "over_lesion",
-            f"{_share(over_lesion)} of the area that the calipers measure was filled: "
+            f"{'less than 1 %' if over_lesion < 0.01 else f'{over_lesion:.0%}'} of the area that the "
+            "calipers measure was filled: "
             "do not judge a lesion by it",
         ),
         (
@@ -211,15 +208,6 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         for applies, name, text in notes
         if applies
     ]
-
-
-def _filled_share_of_lesion(marks: tuple[Annotation, ...], masks: PixelArray) -> float:
-    area = measured_area([mark for mark in marks if mark.kind is AnnotationKind.CALIPER], masks.shape[1:])
-    return float((masks[0] > 0)[area].mean()) if area.any() else 0.0
-
-
-def _share(share: float) -> str:
-    return "less than 1 %" if share < 0.01 else f"{share:.0%}"
 
 
 def _places(number: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -12,13 +11,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
 from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.whole_lines import around
 from ai_pipeline.burnin.decide.writing import FILLED, Candidate, candidates, covered, share_of
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.fill.inpainters import Inpainter, black_out, inpaint
+from ai_pipeline.burnin.find.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
@@ -151,8 +150,8 @@ class DisplayTables:
         return np.clip(samples.astype(np.int64) - self.low, 0, last)
 
 
-class Window(ABC):
-    """Frames that share one mask, and are filled until no text is left that must be removed."""
+class Window:
+    """One frame, or several that share one mask, filled until no text is left that must be removed."""
 
     def __init__(
         self,
@@ -172,9 +171,14 @@ class Window(ABC):
         self.added: Mask | None = None
         self.widened = self.blacked_out = 0
 
-    @abstractmethod
     def residue(self) -> list[TextBox]:
-        """The text in the cleaned frames that must be removed."""
+        """The text that is still found in the cleaned frames and must be removed."""
+        changed = None if self.tables.stretched else self.mask if self.added is None else self.added
+        return [
+            box
+            for view in self.tables.views(self.results[0])
+            for box in self.verifier.residue(view, self.mask, self.plan, self.kept, changed)
+        ]
 
     def frame_of(self, mark: Annotation) -> int | None:  # noqa: ARG002  (a cine asks the annotation)
         """The number of the frame that shows an annotation, from 1; None in a still."""
@@ -225,19 +229,6 @@ class Window(ABC):
         check_share(self.mask & ~self.plan.banner)
 
 
-class _Still(Window):
-    """The one frame of a still."""
-
-    def residue(self) -> list[TextBox]:
-        """Text that is still found in the cleaned frame and must be removed."""
-        changed = None if self.tables.stretched else self.mask if self.added is None else self.added
-        return [
-            box
-            for view in self.tables.views(self.results[0])
-            for box in self.verifier.residue(view, self.mask, self.plan, self.kept, changed)
-        ]
-
-
 def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
     """Clean an image of one frame. ``graphics`` and errors as in :func:`plan_views` and :class:`Window`."""
     began = time.perf_counter()
@@ -248,7 +239,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     plan = with_faint_writing(plan_views(views, image.header, verifier, graphics=graphics), source)
     planned = time.perf_counter()
     report(0.5, "marks found")
-    still = _Still([source], plan, tables, verifier, verifier.tools.filler)
+    still = Window([source], plan, tables, verifier, verifier.tools.filler)
     still.verify()
     (result,) = still.results
     if not unchanged_outside(source, result, still.mask):

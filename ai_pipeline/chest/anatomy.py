@@ -102,14 +102,8 @@ class Anatomy:
         """The masks (0 or 255) at the size of a source image of ``rows`` × ``columns``: ``[3, rows,
         columns]``.
         """
-        way = self.from_grid
-        across, down = (  # OpenCV counts from pixel centres
-            offset + (along + beside) / 2 - 0.5
-            for offset, along, beside in ((way.c, way.a, way.b), (way.f, way.d, way.e))
-        )
-        matrix = np.array([[way.a, way.b, across], [way.d, way.e, down]])
-        size, smooth = (columns, rows), cv2.INTER_LINEAR
-        masks = (cv2.warpAffine(mask.astype(np.float32), matrix, size, flags=smooth) for mask in self.masks)
+        way, size, smooth = self.from_grid.between_centres(), (columns, rows), cv2.INTER_LINEAR
+        masks = (cv2.warpAffine(mask.astype(np.float32), way, size, flags=smooth) for mask in self.masks)
         return np.stack([np.where(mask >= 0.5, np.uint8(255), np.uint8(0)) for mask in masks])
 
     def touches(self, bounds: tuple[float, float, float, float], organs: Sequence[int]) -> bool:
@@ -156,8 +150,10 @@ class AnatomyModel:
         """Outline heart and lungs in a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``."""
         picture, to_upright = upright(grey, pose)
         found = self._outline(picture)
-        if found.measured is not None and _cut_off(found.measured.thorax, picture.shape[1]):
-            found = replace(found, measured=None, fault="the chest reaches the side of the image")
+        if found.measured is not None:
+            points, columns = found.measured.thorax.points, picture.shape[1]
+            if points[0][0] < MARGIN * columns or points[-1][0] > (1 - MARGIN) * columns:  # there may be more
+                found = replace(found, measured=None, fault="the chest reaches the side of the image")
         return found.seen(to_upright.inverse())
 
     def _outline(self, picture: Grey) -> Anatomy:
@@ -244,16 +240,13 @@ def _no_chest(masks: Bools) -> str:
 
 def _not_measurable(masks: Bools) -> str:
     """Why the widths of a heart between two lungs cannot be taken, as a sentence; empty where they can."""
-    if _solidity(masks[HEART]) < SOLIDITY:
+    outlines, _ = cv2.findContours(masks[HEART].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    hull = cv2.contourArea(cv2.convexHull(outlines[0]))
+    if cv2.contourArea(outlines[0]) / max(hull, 1.0) < SOLIDITY:
         return "the outline of the heart is not that of a heart"
     if masks[:, :, [0, -1]].any():
         return "the chest is cut off at the side of the image"
     return ""
-
-
-def _solidity(mask: Bools) -> float:
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.contourArea(outlines[0]) / max(cv2.contourArea(cv2.convexHull(outlines[0])), 1.0)
 
 
 def _edges(mask: Bools) -> tuple[Point, Point]:
@@ -272,11 +265,6 @@ def _width(edges: tuple[Point, Point], middle: float, from_grid: Affine) -> Widt
 def _spanned(points: tuple[Point, ...]) -> Width:
     """A width in an upright picture."""
     return Width(points, points[-1][0] - points[0][0])
-
-
-def _cut_off(thorax: Width, columns: int) -> bool:
-    """Whether the thorax ends where the upright picture does: there may be more of it."""
-    return thorax.points[0][0] < MARGIN * columns or thorax.points[-1][0] > (1 - MARGIN) * columns
 
 
 def _finer(layer: Floats) -> Floats:

@@ -157,20 +157,17 @@ def figures_at(lungs: Bools) -> tuple[float, ...]:
     one's. All 0 to 1, gaps at most 1.
     """
     strip = max(1, round(BORDER * lungs.shape[1]))
-    gaps, touches, ends, lengths = [], [], [], []
+    measured: list[tuple[float, float, float, int]] = []
     for lung in lungs:
         widths = lung.sum(axis=1)
         rows = np.flatnonzero(widths)
         if not len(rows):
-            gaps.append(0.0)
-            touches.append(1.0)
-            ends.append(1.0)
-            lengths.append(0)
+            measured.append((0.0, 1.0, 1.0, 0))
             continue
         first, length, widest = int(rows[0]), int(rows[-1] - rows[0] + 1), int(widths.max())
-        gaps.append(min(first / length, 1.0))
-        touches.append(widths[:strip].max() / widest)
-        ends.append(widths[first : first + max(1, round(END * length))].max() / widest)
-        lengths.append(length)
+        touch = widths[:strip].max() / widest
+        end = widths[first : first + max(1, round(END * length))].max() / widest
+        measured.append((min(first / length, 1.0), touch, end, length))
+    gaps, touches, ends, lengths = zip(*measured, strict=True)
     shape = min(lengths) / max(*lengths, 1)
     return (min(gaps), max(gaps), float(max(touches)), float(max(ends)), float(min(ends)), shape)

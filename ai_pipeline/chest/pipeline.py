@@ -289,13 +289,18 @@ class ChestXray:
         anatomy = analysed.sided_anatomy
         if anatomy is None or not anatomy.is_chest:
             return []
-        header, models = analysed.image.header, (self._anatomy_model().ref,)
-        masks = anatomy.in_image(header.rows, header.columns)
-        what = "heart and lungs outlined by AI, not for diagnostic use"
-        picture = DerivedImage(
-            ImageKind.ORGANS, analysed.image.uid, masks, "MONOCHROME2", what, models=models, organs=ORGANS
-        )
-        return [picture]
+        header = analysed.image.header
+        return [
+            DerivedImage(
+                ImageKind.ORGANS,
+                analysed.image.uid,
+                anatomy.in_image(header.rows, header.columns),
+                "MONOCHROME2",
+                "heart and lungs outlined by AI, not for diagnostic use",
+                models=(self._anatomy_model().ref,),
+                organs=ORGANS,
+            )
+        ]
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
         analysed = self._analyse(image)
@@ -378,6 +383,7 @@ class ChestXray:
                 continue
             value = probability(label, float(analysis.logits[index]))
             decision = settings.shown[label.name].limited(decide(label, value))
+            sure, reliable = self._trust(settings, label, decision)
             regions: tuple[Region, ...] = ()
             evidence = None
             if decision is Decision.PRESENT:
@@ -398,24 +404,21 @@ class ChestXray:
                     site=label.site,
                     side=_side(analysed, label, regions),
                     evidence=evidence,
-                    certainty=self._certainty(settings, label, decision),
-                    reliability=self._reliability(settings, label, decision),
+                    certainty=sure,
+                    reliability=reliable,
                 )
             )
         return found
 
-    def _certainty(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
+    def _trust(self, settings: _RuleOptions, label: Label, decision: Decision) -> tuple[str, str]:
+        """Certainty and reliability of a call; "" where they are not known."""
         rate = settings.prevalences.get(label.name)
         if rate is None:
-            return ""
-        right = operating_points.predictive(self._card(), settings.point, label.name, decision, rate)
-        return certainty(right[0]) if right and decision is Decision.PRESENT else ""
-
-    def _reliability(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
-        rate = settings.prevalences.get(label.name)
-        if rate is None:
-            return ""
-        return operating_points.reliability(self._card(), settings.point, label.name, decision, rate)
+            return "", ""
+        call = self._card(), settings.point, label.name, decision, rate
+        right = operating_points.predictive(*call)
+        sure = certainty(right[0]) if right and decision is Decision.PRESENT else ""
+        return sure, operating_points.reliability(*call)
 
     def _boxes(
         self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int

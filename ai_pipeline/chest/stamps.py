@@ -133,7 +133,9 @@ def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None 
 def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
     """The stamps that ``reader`` finds in an upright ``picture`` ``[rows, columns]`` outside the lungs."""
     times_larger = max(1.0, min(picture.shape) / LARGEST)
-    picture = _reduced(picture, times_larger)
+    if times_larger > 1.0:
+        size = round(picture.shape[1] / times_larger), round(picture.shape[0] / times_larger)
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     rows, columns = picture.shape
     mirror_image = np.ascontiguousarray(picture[:, ::-1])
     lungs = _hull(anatomy)
@@ -178,14 +180,6 @@ def _put_together(words: Sequence[_Word]) -> Stamps:
         marker=markers[0] if agree else None,
         mirrored=bool(from_mirror),
     )
-
-
-def _reduced(picture: Grey, times: float) -> Grey:
-    """A copy of ``picture`` so many ``times`` smaller; of 1 the picture itself."""
-    if times == 1.0:
-        return picture
-    size = round(picture.shape[1] / times), round(picture.shape[0] / times)
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _hull(anatomy: Anatomy | None) -> npt.NDArray[np.int32] | None:

@@ -65,19 +65,14 @@ def try_rules(
         typer.echo(f"{file}: {error.strerror if isinstance(error, OSError) else error}", err=True)
         raise typer.Exit(EXIT_DATA) from error
     if as_json:
-        typer.echo(
-            json.dumps({"match": conditions_of(header), "rules": rules, "rectangles": _rectangles(boxes)})
-        )
+        edges = ("left", "top", "right", "bottom")
+        rectangles = [
+            {"rule": found.rule, "meaning": found.meaning.value} | dict(zip(edges, found.box, strict=True))
+            for found in boxes
+        ]
+        typer.echo(json.dumps({"match": conditions_of(header), "rules": rules, "rectangles": rectangles}))
     else:
         _print(conditions_of(header), rules, boxes)
-
-
-def _rectangles(boxes: Sequence[DeviceBox]) -> list[dict[str, object]]:
-    edges = ("left", "top", "right", "bottom")
-    return [
-        {"rule": found.rule, "meaning": found.meaning.value} | dict(zip(edges, found.box, strict=True))
-        for found in boxes
-    ]
 
 
 def _print(conditions: dict[str, str | int], rules: Sequence[str], boxes: Sequence[DeviceBox]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ai_pipeline.contract import Grey, Point
 
@@ -43,6 +44,11 @@ class Affine:
             self.d * first.b + self.e * first.e,
             self.d * first.c + self.e * first.f + self.f,
         )
+
+    def between_centres(self) -> npt.NDArray[np.float64]:
+        """The map as a matrix ``[2, 3]`` for OpenCV, which counts from the centres of pixels."""
+        rows = ((self.a, self.b, self.c), (self.d, self.e, self.f))
+        return np.array([(x, y, offset + (x + y) / 2 - 0.5) for x, y, offset in rows])
 
     def inverse(self) -> Affine:
         """The map back from model to source coordinates. Raises ValueError when the map has no inverse."""

@@ -41,10 +41,6 @@ def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
     return np.ascontiguousarray(((values - mean) / scale)[None]), to_model
 
 
-def _chain(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
-    return prepare(image, wanted.chain, wanted.size)
-
-
 def _xrv(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
     rows, columns = image.shape
     side = min(rows, columns)
@@ -94,7 +90,7 @@ def _linear(image: Grey, width: int, height: int) -> Grey:
 _BARS = 114  # the grey that Ultralytics trains with
 
 _SQUARES: dict[str, Callable[[Grey, Input], tuple[Grey | Floats, Affine]]] = {
-    "chain": _chain,
+    "chain": lambda image, wanted: prepare(image, wanted.chain, wanted.size),
     "xrv": _xrv,
     "imagenet": _imagenet,
     "letterbox": _letterbox,
@@ -109,8 +105,8 @@ def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
     rows, columns = image.shape
     scale = chain.side / max(rows, columns)
     height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
-    small = cv2.resize(image, (width, height), interpolation=_interpolation(scale))
-    small = _stretched(small, chain)
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    small = _stretched(cv2.resize(image, (width, height), interpolation=way), chain)
     top, left = (chain.side - height) // 2, (chain.side - width) // 2
     square = np.zeros((chain.side, chain.side), np.uint8)
     square[top : top + height, left : left + width] = small
@@ -137,10 +133,6 @@ def prepare(image: Grey, chain: Chain, size: int) -> tuple[Grey, Affine]:
     factor = size / chain.side
     model = Affine(affine.a * factor, 0.0, affine.c * factor, 0.0, affine.e * factor, affine.f * factor)
     return enlarge(reduced, size), model
-
-
-def _interpolation(scale: float) -> int:
-    return cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
 
 
 def _stretched(image: Grey, chain: Chain) -> Grey:

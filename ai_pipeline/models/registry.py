@@ -108,7 +108,8 @@ def verify(card: Card) -> None:
     change (``st_ctime``).
     """
     for weights in card.weights:
-        _check(weights, weights.path.is_file() and weights.path.stat().st_ctime_ns)
+        changed_at = weights.path.stat().st_ctime_ns if weights.path.is_file() else 0
+        _check(weights, changed_at)
 
 
 @lru_cache(maxsize=100)
@@ -118,7 +119,8 @@ def _check(weights: Weights, _changed_at: int) -> None:
 
 def from_environment() -> Path | None:
     """The user's folder of models that the environment variable names; None if it is not set."""
-    return Path(value) if (value := os.environ.get(MODELS_DIR)) else None
+    value = os.environ.get(MODELS_DIR)
+    return Path(value) if value else None
 
 
 def _cards(paths: Iterator[Path]) -> list[Card]:

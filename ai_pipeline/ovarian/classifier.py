@@ -126,14 +126,8 @@ def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Float
     """A map on the network's input, ``[size, size]``, transformed to the source image: ``[rows,
     columns]``.
     """
-    way = to_model
-    across, down = (  # OpenCV counts from pixel centres
-        offset + (along + beside) / 2 - 0.5
-        for offset, along, beside in ((way.c, way.a, way.b), (way.f, way.d, way.e))
-    )
-    matrix = np.array([[way.a, way.b, across], [way.d, way.e, down]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(layer, matrix, (columns, rows), flags=flags), np.float32)
+    way, flags = to_model.between_centres(), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(layer, way, (columns, rows), flags=flags), np.float32)
 
 
 NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ai_pipeline.confinement import die_with_parent
+from ai_pipeline.confinement import die_with_parent, lower
 from ai_pipeline.confinement.landlock import keep_signals_inside
 
 MOST_PROCESSES = 256
@@ -142,12 +142,8 @@ def _limit(memory_mib: int, *, keep_signals: bool) -> None:
     if keep_signals:
         keep_signals_inside()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, MOST_WRITTEN)):
-        resource.setrlimit(what, (most, most))
-    if memory_mib:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = memory_mib << 20 if hard == resource.RLIM_INFINITY else min(memory_mib << 20, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    memory = {resource.RLIMIT_DATA: memory_mib << 20} if memory_mib else {}
+    lower({resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: MOST_WRITTEN, **memory})
 
 
 def _watched(first: int, run: Mapping[str, Any]) -> int | str:
@@ -226,10 +222,6 @@ def _end_all() -> None:
         time.sleep(0.002)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 MOST_ENTRIES = 10_000
 """Files and folders that a program may write."""
 
@@ -246,3 +238,7 @@ def entries(folder: str) -> Iterator[os.DirEntry[str]]:
                     return
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import (
+from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.burnin.find.annotation import (
     Box,
     CleaningPolicy,
     Mask,
@@ -23,7 +24,6 @@ from ai_pipeline.burnin.annotation import (
     dilated,
     index_of,
 )
-from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import SourceImage
 from ai_pipeline.errors import CleaningFailed

@@ -27,8 +27,8 @@ from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import load
 from ai_pipeline.models.store import convert
-from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.template import card_text
+from ai_pipeline.networks.conversion import ConvertedNetwork
 from ai_training import metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import changed_card

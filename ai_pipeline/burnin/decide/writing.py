@@ -12,9 +12,17 @@ from difflib import SequenceMatcher
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation import Box, Mask, Picture, component_boxes, components, dilated, index_of
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.meaning import meaning_of
+from ai_pipeline.burnin.find.annotation import (
+    Box,
+    Mask,
+    Picture,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
 from ai_pipeline.burnin.find.line_network import Line, is_wide

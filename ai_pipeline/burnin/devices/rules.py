@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from ai_pipeline.burnin.annotation import Box
+from ai_pipeline.burnin.find.annotation import Box
 from ai_pipeline.contract import ImageHeader, Meaning, QualityNote
 from ai_pipeline.errors import DeviceRuleError, RuleFault
 from ai_pipeline.mistakes import mistakes

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Mask, Picture, components, dilated
+from ai_pipeline.burnin.find.annotation import Mask, Picture, components, dilated
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.models.engine import OnnxRuntime
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import (
+from ai_pipeline.burnin.find.annotation import (
     MEANINGS,
     Annotation,
     AnnotationKind,

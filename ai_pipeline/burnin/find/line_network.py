@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation import Picture, brightest
+from ai_pipeline.burnin.find.annotation import Picture, brightest
 
 HEIGHT, STEP = 32, 4
 """Rows of the network's input; its columns are multiples of this (`examples/studies/reader.py`)."""

@@ -25,10 +25,10 @@ from ai_pipeline.models.engine import SAFETENSORS
 from ai_pipeline.models.registry import load
 from ai_pipeline.models.store import label_map as label_maps
 from ai_pipeline.models.store import sandbox
-from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, ConvertedNetwork, Request
 from ai_pipeline.models.store.label_map import LabelMap
 from ai_pipeline.models.store.sandbox import inspect
 from ai_pipeline.models.store.template import card_text
+from ai_pipeline.networks.conversion import ANSWER, MODEL, ConvertedNetwork, Request
 
 LONGEST_ANSWER = 1 << 20  # bytes
 

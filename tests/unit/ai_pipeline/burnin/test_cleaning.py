@@ -13,7 +13,12 @@ from PIL import Image
 
 from ai_pipeline.burnin import cine as cines
 from ai_pipeline.burnin import pipeline as ultrasound
-from ai_pipeline.burnin.annotation import (
+from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
+from ai_pipeline.burnin.decide.banner import find_by_hand
+from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
+from ai_pipeline.burnin.decide.writing import FAINT, FINEST, NOTHING_READ, level_box, surroundings
+from ai_pipeline.burnin.fill.inpainters import Classical, inpaint
+from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
     Box,
@@ -23,11 +28,6 @@ from ai_pipeline.burnin.annotation import (
     dilated,
     merged,
 )
-from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
-from ai_pipeline.burnin.decide.banner import find_by_hand
-from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
-from ai_pipeline.burnin.decide.writing import FAINT, FINEST, NOTHING_READ, level_box, surroundings
-from ai_pipeline.burnin.fill.inpainters import Classical, inpaint
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
 from ai_pipeline.burnin.still import OutsideDigest, unchanged_outside

@@ -16,8 +16,8 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
 from ai_pipeline.burnin import cine as cines
-from ai_pipeline.burnin.annotation import CleaningPolicy, Picture
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.find.annotation import CleaningPolicy, Picture
 from ai_pipeline.contract import ImageKind, SourceImage
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ai_pipeline.burnin.annotation import Annotation, AnnotationKind, Mask, Picture, dilated
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.find import mark_network
+from ai_pipeline.burnin.find.annotation import Annotation, AnnotationKind, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, lines_between
 from ai_pipeline.burnin.find.faint import faint_writing

@@ -19,7 +19,7 @@ from reader import (
     synthetic_line,
 )
 
-from ai_pipeline.burnin.annotation import Picture
+from ai_pipeline.burnin.find.annotation import Picture
 from ai_pipeline.burnin.find.line_network import HEIGHT, SYMBOLS, known
 from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.models import registry

@@ -19,8 +19,11 @@ ANSWER = "answer.json"
 
 
 class Request(BaseModel):
-    """Which checkpoint to read and what to make of it; ``seconds``: time limit; ``leave_out``: labels to
-    drop.
+    """Which checkpoint to read and what to make of it; ``seconds``: time limit.
+
+    ``architecture``, ``labels``, ``size`` (side of the input in pixels): if empty or None, of the file or of
+    its family of networks. ``softmax``: the outputs exclude one another. ``leave_out``: labels for which
+    the model gets no output. ``encoder``: only the embedding is wanted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,12 +40,12 @@ class Request(BaseModel):
     encoder: bool = False
 
 
-class ConvertedNetwork(BaseModel):
-    """The properties of the converted network; fields as in :class:`ai_pipeline.models.card.Input` and
+class NetworkFacts(BaseModel):
+    """What a card says of a converted network; fields as in :class:`ai_pipeline.models.card.Input` and
     ``Outputs``.
 
-    ``difference``: the largest difference between the scores of the file on its run time and those of the
-    network in torch, as a share of the largest score.
+    ``outputs``: names of what the network returns. ``mean`` and ``scale`` are for values 0..255, one number
+    or one per channel. ``left_out``: labels of the checkpoint for which the network has no output.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,11 +59,20 @@ class ConvertedNetwork(BaseModel):
     mean: tuple[Finite, ...] = Field(min_length=1, max_length=16)
     scale: tuple[Finite, ...] = Field(min_length=1, max_length=16)
     preprocess: Literal["xrv", "imagenet"]
-    crop: Annotated[float, Field(gt=0.0, le=1.0)]
-    squash: bool
-    interpolation: Literal["bilinear", "bicubic"]
-    kind: Literal["logits", "probabilities"]
-    operating_points: tuple[Share, ...] = Field(max_length=4096)
-    licence: Annotated[str, Field(max_length=400)]
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    squash: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    kind: Literal["logits", "probabilities"] = "logits"
+    operating_points: tuple[Share, ...] = Field(default=(), max_length=4096)
+    licence: Annotated[str, Field(max_length=400)] = ""
     left_out: tuple[Name, ...] = Field(default=(), max_length=4096)
+
+
+class ConvertedNetwork(NetworkFacts):
+    """The facts of the network in the converted file.
+
+    ``difference``: the largest difference between the scores of the file on its run time and those of the
+    network in torch, as a share of the largest score.
+    """
+
     difference: Annotated[float, Field(ge=0.0, le=1.0)]

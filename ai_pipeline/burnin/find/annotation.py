@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -79,28 +79,18 @@ def merged(marks: Sequence[Annotation], reach: int) -> tuple[Annotation, ...]:
         joined = mark
         apart = []
         for group in groups:
-            if _is_alike(group, joined) and _is_near(group.box, joined.box, reach):
-                joined = _union(group, joined)
+            ours, theirs = ((one.kind, one.frame, one.meaning, one.removed) for one in (group, joined))
+            (left, top, right, bottom), (left2, top2, right2, bottom2) = group.box, joined.box
+            across, down = max(left, left2) - min(right, right2), max(top, top2) - min(bottom, bottom2)
+            if ours == theirs and across < reach and down < reach:
+                box = (min(left, left2), min(top, top2), max(right, right2), max(bottom, bottom2))
+                joined = replace(group, box=box, confidence=max(group.confidence, joined.confidence))
             else:
                 apart.append(group)
         groups = [*apart, joined]
     if len(groups) < len(marks):
         return merged(groups, reach)
     return tuple(sorted(groups, key=lambda mark: (mark.frame or 0, mark.box[1], mark.box[0])))
-
-
-def _is_alike(a: Annotation, b: Annotation) -> bool:
-    return (a.kind, a.frame, a.meaning, a.removed) == (b.kind, b.frame, b.meaning, b.removed)
-
-
-def _is_near(a: Box, b: Box, reach: int) -> bool:
-    return all(a[axis] - reach < b[axis + 2] and b[axis] - reach < a[axis + 2] for axis in (0, 1))
-
-
-def _union(a: Annotation, b: Annotation) -> Annotation:
-    (left, top, right, bottom), (left2, top2, right2, bottom2) = a.box, b.box
-    box = (min(left, left2), min(top, top2), max(right, right2), max(bottom, bottom2))
-    return replace(a, box=box, confidence=max(a.confidence, b.confidence))
 
 
 Mask = npt.NDArray[np.bool_]
@@ -129,6 +119,14 @@ def index_of(box: Box) -> tuple[slice, slice]:
     """The rows and columns of a box as an index of a picture, without parts beyond the picture's edges."""
     left, top, right, bottom = box
     return slice(max(top, 0), bottom), slice(max(left, 0), right)
+
+
+def mask_of(boxes: Iterable[Box], shape: tuple[int, ...]) -> Mask:
+    """The mask of boxes in a picture of ``shape`` (rows, columns, …)."""
+    mask: Mask = np.zeros(shape[:2], np.bool_)
+    for box in boxes:
+        mask[index_of(box)] = True
+    return mask
 
 
 def centre_of(box: tuple[float, float, float, float]) -> tuple[float, float]:
