@@ -41,8 +41,7 @@ from dicom_node.events import (
     WORKLIST_BACK,
     EventType,
 )
-from dicom_node.fetch.asking import write_down
-from dicom_node.fetch.fetcher import closed_at
+from dicom_node.fetch.fetcher import closed_at, write_down
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scu import ChangeAnswer, ChangeStatus, FoundStudy, WorklistManager

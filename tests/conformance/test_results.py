@@ -42,7 +42,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.fetal_head import biometry
 from ai_pipeline.fetal_head.ellipse import Ellipse
-from dicom_console.web.parts import PARTS
+from dicom_console.handlers.stow import PARTS
 from dicom_node import __version__, results
 from dicom_node.config.sections import AssemblySettings, OutboxSettings
 from dicom_node.config.settings import ListenerSettings, NodeSettings, PeerSettings, Settings
@@ -50,10 +50,10 @@ from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.fetch.incoming import Incoming
+from dicom_node.fetch.fetcher import Incoming
 from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.outbox.commitment_answers import INDEXED_AFTER
+from dicom_node.outbox.commitments import INDEXED_AFTER
 from dicom_node.results import BuiltObject, SourceObject
 from dicom_node.results.common.concepts import SCHEME, SCHEME_UID
 from dicom_node.results.deidentify.profile import DUMMY_DATE, EDITION

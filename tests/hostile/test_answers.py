@@ -43,7 +43,7 @@ from dicom_node.scu import (
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES
 from dicom_node.services import users
 from dicom_node.store import fetches
-from dicom_node.studies.fetched import OTHER_PATIENT, OTHER_STUDY
+from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
 from tests.archive_lab import PIXELS, QUERY, FakeArchive, answer_for, fetched, film, inbox_beside, peer
 from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file

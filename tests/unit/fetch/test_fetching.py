@@ -36,7 +36,7 @@ from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, Stud
 from dicom_node.scu import open_archive
 from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.store.transitions import move_fetch, settle_study, utc_now
-from dicom_node.studies.fetched import OTHER_PATIENT
+from dicom_node.studies.indexing import OTHER_PATIENT
 from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside, peer
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
@@ -331,7 +331,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
                 move_fetch(session, row, FETCH_STARTED, attempts=1)
         return []
 
-    monkeypatch.setattr("dicom_node.studies.fetched.intake.patients", patients_while_the_retrieval_starts)
+    monkeypatch.setattr("dicom_node.studies.indexing.intake.patients", patients_while_the_retrieval_starts)
     inbox.assemble(300)
     study = inbox.study(image.StudyInstanceUID)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)

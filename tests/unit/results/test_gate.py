@@ -25,10 +25,10 @@ from dicom_node.errors import DecodedDifferently, FaultyObject, ResultRefused
 from dicom_node.inbox.inspection import inspect
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
 from dicom_node.results import Pseudonyms, gate
+from dicom_node.results.build_deidentified import pseudonymised
 from dicom_node.results.common.context import ResultContext, SourceObject
 from dicom_node.results.common.source import _IMAGE_KEYWORDS, Source, read_sources
 from dicom_node.results.deidentify.leaks import KnownIdentity
-from dicom_node.results.deidentify.sources import pseudonymised
 from tests.deidentified_lab import BIRTH_DATE, HERE, SECRET, UID_ROOT, deidentified, write_named
 from tests.result_images import (
     CARDIOMEGALY,

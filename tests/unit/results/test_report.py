@@ -40,7 +40,7 @@ from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.results import ResultContext, SourceObject, gate
-from dicom_node.results.common import concepts, iods, organs
+from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.source import as_judged, read_sources
 from dicom_node.results.deidentify import profile
 from dicom_node.results.sc.page import summary_of
@@ -563,7 +563,7 @@ def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() ->
     nowhere |= {"vein", "cardiovascular system", "phantom", "saphenous vein", "entire body"}
     for organ in iods.regions():
         if organ.meaning.lower() not in nowhere and _common_region(organ) is None:
-            region = organs.region_of(organ.value)
+            region = concepts.region_of(organ.value)
             assert region is not None and _common_region(region) is not None, organ.meaning
 
 

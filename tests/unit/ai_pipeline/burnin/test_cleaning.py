@@ -13,19 +13,25 @@ from PIL import Image
 
 from ai_pipeline.burnin import cine as cines
 from ai_pipeline.burnin import pipeline as ultrasound
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, merged
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, dilated
-from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    Mask,
+    Picture,
+    dilated,
+    merged,
+)
+from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
 from ai_pipeline.burnin.decide.banner import find_by_hand
-from ai_pipeline.burnin.decide.lesion_extent import measured_area
 from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, NOTHING_READ, level_box, surroundings
-from ai_pipeline.burnin.fill.inpaint import inpaint
-from ai_pipeline.burnin.fill.inpainters import Classical
+from ai_pipeline.burnin.fill.inpainters import Classical, inpaint
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
+from ai_pipeline.burnin.still import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools, shared_tools
-from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.contract import Meaning, PixelArray
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom

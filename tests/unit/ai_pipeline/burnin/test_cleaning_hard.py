@@ -16,8 +16,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
 from ai_pipeline.burnin import cine as cines
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Picture
+from ai_pipeline.burnin.annotation import CleaningPolicy, Picture
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.contract import ImageKind, SourceImage
 from ai_pipeline.errors import CleaningFailed, PixelError

@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin import planning
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
-from ai_pipeline.burnin.annotation.pixels import index_of as place
+from ai_pipeline.burnin.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    InDoubt,
+    Mask,
+    Picture,
+)
+from ai_pipeline.burnin.annotation import index_of as place
 from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.line_network import Line

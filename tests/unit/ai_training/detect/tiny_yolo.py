@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from ai_pipeline.models.preprocess import normalise, prepare
+from ai_pipeline.models.inputs import normalise, prepare
 from ai_pipeline.models.registry import Card, find
 from ai_training import yolo
 from ai_training.sets.images import TruthBox
