@@ -18,8 +18,6 @@ A shape file is `{"objects": [...]}` with one object per mark:
 A later object lies over an earlier one. Boxes in objects.csv are those of the found pixels.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

@@ -30,8 +30,8 @@ from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.contract import Origin
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.detections import MOST_ROWS, detections
-from ai_pipeline.models.registry import MODELS_DIR, find, load
 from ai_pipeline.models.registry import SHIPPED as SHIPPED_CARDS
+from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import folder, formats
 from ai_pipeline.models.store.sandbox import inspect
 from ai_pipeline.pipelines import create
@@ -66,21 +66,6 @@ def test_versions_stand_side_by_side_one_is_active_and_rollback_goes_back_to_the
     last, steps = models("rollback"), [event.by for event in folder.uses(store)["chest_xray"].history]
     assert last.exit_code == 65 and "nothing to roll back" in last.output
     assert steps == ["activate", "activate", "rollback", "rollback"]
-
-
-@pytest.fixture(scope="module")
-def activated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose model is active: to try a model takes seconds."""
-    folder, made = (tmp_path_factory.mktemp(name) for name in ("models", "made"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(MODELS_DIR, str(folder))
-        assert add(*small_models.write(made)).exit_code == models("activate", "small").exit_code == 0
-    return folder
-
-
-@pytest.fixture
-def active(store: Path, activated: Path) -> Path:
-    return Path(shutil.copytree(activated, store, dirs_exist_ok=True))
 
 
 @pytest.mark.usefixtures("active")
