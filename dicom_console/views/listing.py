@@ -76,6 +76,21 @@ def show(session: Session, settings: Settings, number: int) -> View:
     }
 
 
+def questions(rows: Sequence[View]) -> list[View]:
+    """The options of ``services.studies.versions``, grouped by question, questions about patients first."""
+    found = grouped(((row["if_taken"], row["sop_instance_uid"]), row) for row in rows)
+    return [
+        {
+            "choose": options[0]["choose"],
+            "if_taken": if_taken,
+            "sop_instance_uid": uid,
+            "options": options,
+            "differs": sorted({word for option in options for word in option["differs"]}),
+        }
+        for (if_taken, uid), options in found.items()
+    ]
+
+
 def study_heading(session: Session, settings: Settings, number: int) -> View:
     """The study's number, date and patient, for the heading of the study's subpages. Raises NotFound."""
     row = session.get(Study, number)
