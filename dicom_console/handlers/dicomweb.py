@@ -31,8 +31,6 @@ from dicom_node.services import audit
 
 router = APIRouter(prefix=f"{API}dicomweb")
 
-Frames = Annotated[str, InPath(pattern=r"^[0-9]{1,5}(,[0-9]{1,5}){0,99}$")]
-Frame = Annotated[int, InPath(ge=1, le=99_999)]
 Quality = Annotated[int, Query(ge=1, le=100)]
 _MOST, _MOST_OF_STUDY, _USUAL = 1000, 10_000, 100
 """Answers of one search at most, within one study at most, and of all studies where no limit is given."""
@@ -115,7 +113,9 @@ def retrieve(asked: Asked) -> Response:
 
 @router.get(f"{_INSTANCE}/frames/{{frames}}")
 @needs(UserRole.VIEWER)
-def retrieve_frames(asked: Asked, frames: Frames) -> Response:
+def retrieve_frames(
+    asked: Asked, frames: Annotated[str, InPath(pattern=r"^[0-9]{1,5}(,[0-9]{1,5}){0,99}$")]
+) -> Response:
     """WADO-RS: frames as they are stored, each a part."""
     [path] = _files(asked, _held(asked)[:1])
     syntax = dicomweb.transfer_syntax(path)
@@ -143,7 +143,9 @@ def rendered_instance(asked: Asked, quality: Quality = 90) -> Response:
 
 @router.get(f"{_INSTANCE}/frames/{{frame}}/rendered")
 @needs(UserRole.VIEWER)
-def rendered_frame(asked: Asked, frame: Frame, quality: Quality = 90) -> Response:
+def rendered_frame(
+    asked: Asked, frame: Annotated[int, InPath(ge=1, le=99_999)], quality: Quality = 90
+) -> Response:
     """WADO-RS: this frame as first displayed, JPEG or PNG of at most 1,600 pixels a side."""
     return _rendered(asked, frame, quality)
 

@@ -61,11 +61,10 @@ def _parsed(given: str) -> Iterator[MediaRange]:
     for found in _RANGE.findall(given)[:_MOST]:
         media = found.partition(";")[0].strip().lower()
         parameters = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(found)}
-        if not media:
-            continue
         is_multipart = media.startswith("multipart/")
         if is_multipart:
             media = parameters.get("type", "*/*").lower()
         quality = parameters.get("q", "")
         weight = float(quality) if re.fullmatch(r"[01](\.[0-9]*)?", quality) else 1.0
-        yield MediaRange(media, is_multipart, parameters.get("transfer-syntax", ""), weight)
+        if media:
+            yield MediaRange(media, is_multipart, parameters.get("transfer-syntax", ""), weight)
