@@ -12,13 +12,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import (
-    accounts,
     assessments,
     dicomweb,
     happened,
     images,
     live,
-    machines,
     models,
     patients,
     peers,
@@ -56,9 +54,7 @@ FACES = (
     session.faces,
     images.faces,
     models.faces,
-    accounts.faces,
     live.faces,
-    machines.faces,
     studies.faces,
     assessments.faces,
     patients.faces,

@@ -31,13 +31,17 @@ def list_models(asked: Asked) -> Response:
 
 @faces.page("GET", "/models/{identifier}/{version}", UserRole.VIEWER)
 def show(asked: Asked, identifier: str, version: str) -> Response:
-    """One model."""
+    """One model, with the drift of its scores for each sender as in ``models drift``."""
     return asked.page(
         "model.html",
         counts=asked.read(assessments.counts_by_finding, identifier, version),
         groups=asked.read(assessments.counts_by_group, identifier, version),
         model=models.model(asked.settings, identifier, version),
-        drift=models.drift(asked.settings, identifier, version),
+        drift=[
+            row
+            for row in used.drift(asked.settings)
+            if (row["model"], row["version"]) == (identifier, version)
+        ],
     )
 
 

@@ -27,8 +27,7 @@ def list_patients(asked: Asked, after: Since = None, person: bool = False) -> Re
 def search(asked: Asked) -> Response:
     """Keep the searched Patient ID in the session, so that no address contains it."""
     wanted = asked.text("patient")[:64]
-    about = {"patient": wanted} if wanted else {}
-    users.keep_search(asked.site.database, asked.token, about, asked.person)
+    users.keep_search(asked.site.database, asked.token, {"patient": wanted} if wanted else {}, asked.person)
     return see_other("/patients", person="1" if wanted else "")
 
 

@@ -64,22 +64,10 @@ def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
     return asked.page("peer_form.html", **form.empty(known))
 
 
-@faces.page("POST", "/peers/new", UserRole.ADMIN)
-def add(asked: Asked) -> Response:
-    """Add the peer of the form."""
-    return _save(asked, "")
-
-
 @faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the peer's present settings."""
     return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.settings, "peers", name)))
-
-
-@faces.page("POST", "/peers/{name}/change", UserRole.ADMIN)
-def save(asked: Asked, name: str) -> Response:
-    """Save the form, unless somebody else did meanwhile."""
-    return _save(asked, name)
 
 
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
@@ -109,7 +97,11 @@ def _page(asked: Visit, checks: list[PeerCheck] | None) -> Response:
     )
 
 
-def _save(asked: Visit, name: str) -> Response:
+@faces.page("POST", "/peers/new", UserRole.ADMIN)
+@faces.page("POST", "/peers/{name}/change", UserRole.ADMIN)
+def save(asked: Asked) -> Response:
+    """Add the peer of the form, or change it unless somebody else did meanwhile."""
+    name = asked.request.path_params.get("name", "")
     fields, version, warnings = asked.fields(), asked.number("version"), list[str]()
     content, unread = form.content(fields, name)
     named = content["name"]

@@ -65,23 +65,11 @@ def new(asked: Asked) -> Response:
     return _form(asked, _Draft("", 0))
 
 
-@faces.page("POST", "/rules/new", UserRole.ADMIN)
-def add(asked: Asked) -> Response:
-    """Try the rule of the form, or add it."""
-    return _answer(asked, "")
-
-
 @faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the rule's present settings."""
     row = entered.show_entry(asked.settings, "rules", name)
     return _form(asked, _Draft(name, row["version"], form.as_form(row["content"]), row["keys"]))
-
-
-@faces.page("POST", "/rules/{name}/change", UserRole.ADMIN)
-def save(asked: Asked, name: str) -> Response:
-    """Try the form, or save it, unless somebody else did meanwhile."""
-    return _answer(asked, name)
 
 
 @dataclass(slots=True)
@@ -137,7 +125,11 @@ class _Draft:
         return content, warned
 
 
-def _answer(asked: Visit, name: str) -> Response:
+@faces.page("POST", "/rules/new", UserRole.ADMIN)
+@faces.page("POST", "/rules/{name}/change", UserRole.ADMIN)
+def save(asked: Asked) -> Response:
+    """Try the rule of the form, or save it, unless somebody else did meanwhile."""
+    name = asked.request.path_params.get("name", "")
     settings, act = asked.settings, asked.text("act")
     by_text = act.endswith("_text")
     text = "\n".join(asked.text("rule").splitlines())

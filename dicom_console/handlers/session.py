@@ -1,22 +1,24 @@
-"""Signing in and out, and the files that every page needs."""
+"""Users: signing in and out, who may sign in as what, who is signed in, who did what; files of every page."""
 
 from __future__ import annotations
 
 import re
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Response
 
+from dicom_console.views import listing
 from dicom_console.web import languages
 from dicom_console.web.access import ANYONE, remember
-from dicom_console.web.faces import Asked, Faces, see_other
+from dicom_console.web.faces import ROWS, Asked, Faces, Number, Since, Text, Visit, page_and_next, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.connectors import every
-from dicom_node.errors import NotFound, RequestRefused, SignInRefused
+from dicom_node.errors import FaultyInput, NotFound, RequestRefused, SignInRefused
+from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.services import audit, users
 
 faces = Faces()
 
@@ -29,29 +31,32 @@ _FILES = {
     "viewer.js": "text/javascript", "live.js": "text/javascript", "in_force.js": "text/javascript",
     "review.js": "text/javascript", "several.js": "text/javascript",
 }  # fmt: skip
+Change = Literal["role", "password", "disable", "enable", "sign-out", "remove"]
 
 
 @faces.page("GET", "/sign-in", ANYONE)
-def ask(asked: Asked) -> Response:
+def ask_to_sign_in(asked: Asked) -> Response:
     """Show the form to sign in.
 
     The form is bound to a token in the cookie; a browser without a session gets a new token.
     """
     token = asked.token or users.new_token()
-    response = _form(asked, token)
+    response = _sign_in_form(asked, token)
     remember(response, asked.site, token)
     return response
 
 
 @faces.page("POST", "/sign-in", ANYONE)
-def begin(asked: Asked) -> Response:
+def sign_in(asked: Asked) -> Response:
     """Sign the user of the form in, with a new session token."""
     name, password = asked.text("name")[:64], asked.form.get("password", "")
     given = password if isinstance(password, str) else ""
     try:
         token = users.sign_in(asked.site.database, name, given, asked.address, asked.token, asked.agent)
     except RequestRefused as error:
-        return _form(asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name)
+        return _sign_in_form(
+            asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name
+        )
     response = see_other("/")
     remember(response, asked.site, token)
     return response
@@ -102,7 +107,7 @@ def leave(asked: Asked) -> Response:
 
 
 @faces.page("POST", "/sign-out", UserRole.VIEWER)
-def end(asked: Asked) -> Response:
+def sign_out(asked: Asked) -> Response:
     """End the session."""
     users.sign_out(asked.site.database, asked.token, asked.person)
     response = see_other("/sign-in", left="1")
@@ -136,7 +141,7 @@ def file(name: str, asked: Asked) -> Response:
     return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
 
 
-def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
+def _sign_in_form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
     ways = any(way.is_configured(asked.settings) for way in every("sign_in"))
     return asked.page(
         "sign_in.html",
@@ -164,3 +169,105 @@ def _way(asked: Asked) -> Any:
 
 def _oidc_cookie(asked: Asked) -> str:
     return f"{asked.site.cookie}-oidc"
+
+
+@faces.page("GET", "/users", UserRole.ADMIN)
+def show(asked: Asked) -> Response:
+    """List the users."""
+    return _page(asked)
+
+
+@faces.page("POST", "/users", UserRole.ADMIN)
+def add(asked: Asked) -> Response:
+    """Add the user of the form."""
+    given = {key: asked.text(key) for key in ("name", "role", "sees")}
+    try:
+        password, role, senders = _password(asked), _role(given["role"]), given["sees"].split(";")
+        users.add_user(asked.settings, given["name"], role, password, asked.person, senders=senders)
+    except RequestRefused as error:
+        return _page(asked, str(error), given)
+    return see_other("/users")
+
+
+@faces.page("POST", "/users/{name}/{change}", UserRole.ADMIN)
+def change(asked: Asked, name: str, change: Change) -> Response:
+    """Change role and senders, or the password; shut or open the account, sign the user out, or remove it."""
+    settings, by = asked.settings, asked.person
+    try:
+        match change:
+            case "role":
+                role, senders = _role(asked.text("role")), asked.text("sees").split(";")
+                users.change_user(settings, name, by, role=role, senders=senders)
+            case "password":
+                users.set_password(settings, name, _password(asked), by)
+            case "sign-out":
+                users.end_sessions(settings, name, by)
+            case "remove":
+                users.remove_user(settings, name, by)
+            case _:
+                users.change_user(settings, name, by, disabled=change == "disable")
+    except RequestRefused as error:
+        return _page(asked, str(error))
+    return see_other("/users")
+
+
+@faces.page("GET", "/sessions", UserRole.VIEWER)
+def own_sessions(asked: Asked) -> Response:
+    """List where the person is signed in."""
+    found = users.list_sessions(asked.settings, asked.user.name, token=asked.token)
+    return asked.page("sessions.html", sessions=found)
+
+
+@faces.page("POST", "/sessions/{number}/end", UserRole.VIEWER)
+def end_session(asked: Asked, number: Number) -> Response:
+    """End one session: of the person, or of anybody by an admin."""
+    users.end_session(asked.settings, number, asked.person, asked.user)
+    return see_other("/users" if asked.text("back") == "users" else "/sessions")
+
+
+@faces.page("GET", "/audit", UserRole.ADMIN)
+def show_audit(
+    asked: Asked, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
+) -> Response:
+    """List audit records, the newest first; of one person or of one kind where asked for."""
+    rows = asked.read(audit.rows, before=before, limit=ROWS + 1, actor=who.strip(), action=what or None)
+    shown, more = page_and_next(rows, "number")
+    filters = {key: value for key, value in (("who", who.strip()), ("what", what)) if value}
+    return asked.page(
+        "audit.html",
+        rows=shown,
+        more=more,
+        first=before is None,
+        named=asked.read(listing.named, [{"study_instance_uid": row["study"]} for row in shown]),
+        filters=filters,
+        kinds=sorted(AuditAction),
+    )
+
+
+def _page(asked: Visit, problem: str = "", given: dict[str, str] | None = None) -> Response:
+    return asked.page(
+        "users.html",
+        400 if problem else 200,
+        rows=users.list_users(asked.settings),
+        sessions=users.list_sessions(asked.settings, token=asked.token),
+        roles=list(UserRole),
+        shortest=users.SHORTEST,
+        longest=users.LONGEST,
+        problem=problem,
+        given=given or {},
+    )
+
+
+def _role(word: str) -> UserRole:
+    try:
+        return UserRole(word)
+    except ValueError as error:
+        raise FaultyInput("choose a role") from error
+
+
+def _password(asked: Visit) -> str:
+    """The password as it was typed, blanks and all. Raises FaultyInput where the second is another."""
+    typed, again = asked.form.get("password", ""), asked.form.get("again", "")
+    if not isinstance(typed, str) or typed != again:
+        raise FaultyInput("the two passwords differ: type both again")
+    return typed

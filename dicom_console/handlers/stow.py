@@ -17,8 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import dicomweb
-from dicom_console.handlers.uploads import SECONDS, refuse_who_would_not_see_it, refuse_without_room
-from dicom_console.web import accept
+from dicom_console.handlers.uploads import SECONDS, place_for
 from dicom_console.web.access import needs
 from dicom_console.web.faces import Asked, Visit
 from dicom_node.model.roles import UserRole
@@ -45,11 +44,8 @@ _places = asyncio.Semaphore(AT_ONCE)
 async def store(asked: Asked, study: str = "") -> Response:
     """Store the instances of a request, of one study where the address names it."""
     boundary = _boundary(asked)  # None: one object alone
-    refuse_who_would_not_see_it()
-    refuse_without_room(asked.request, asked.settings, without_length=0)
-    if _places.locked():
-        raise HTTPException(503, "Other requests to store are under way: try again when they are done.")
-    async with _places:
+    busy = "Other requests to store are under way: try again when they are done."
+    async with place_for(asked, _places, busy, without_length=0):
         request = await run_in_threadpool(
             StowRequest, asked.site.database, asked.settings, asked.person, study
         )
@@ -73,7 +69,7 @@ def _boundary(asked: Visit) -> str | None:
     """What parts the body; None for one object alone (PS3.18 8.6.1). Raises HTTPException for any other
     body.
     """
-    accept.one_of(asked.request, "application/dicom+json", "application/json")
+    dicomweb.one_of(asked.request, "application/dicom+json", "application/json")
     kind, options = parse_options_header(asked.request.headers.get("content-type", ""))
     if kind == b"application/dicom":
         return None

@@ -10,7 +10,6 @@ from urllib.parse import parse_qsl, quote
 
 from fastapi import Body, HTTPException, Query, Response
 
-from dicom_console.forms import choices
 from dicom_console.views import listing, models, pictures, search
 from dicom_console.views.pictures import PictureKind
 from dicom_console.views.search import Order, Search
@@ -28,6 +27,7 @@ from dicom_node.store import views
 faces = Faces()
 _BACK = back_to("/studies/{number}")
 _FILTERS = ("state", "modality", "sender", "finding", "since", "until", "days", "order", "person")
+_PICK = re.compile(r"[0-9]{1,8}(-[0-9]{1,8})?")  # "7", or "7-2": it counts only together with answer 2
 _IN_ADDRESS = tuple(name for name in _FILTERS if name != "person")  # that one is of this session only
 
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
@@ -241,7 +241,7 @@ def versions(asked: Asked, number: Number) -> Response:
     return asked.page(
         "versions.html",
         study=asked.read(listing.brief, number),
-        questions=choices.questions(rows),
+        questions=listing.questions(rows),
         as_of=rows[0]["as_of"] if rows else "",
     )
 
@@ -249,8 +249,10 @@ def versions(asked: Asked, number: Number) -> Response:
 @faces.page("POST", "/studies/{number}/release", UserRole.OPERATOR)
 def release(asked: Asked, number: Number) -> Response:
     """Release the study from quarantine with the chosen patient and versions."""
-    picked = [str(value) for key, value in asked.form.multi_items() if key.startswith("take")]
-    take = choices.applicable(picked)
+    picked = [one for key, values in asked.fields().items() if key.startswith("take") for one in values]
+    answers = [one.partition("-") for one in picked if _PICK.fullmatch(one)]
+    taken = {number for number, _, _ in answers}  # a form sends also what belongs to a patient who is not
+    take = sorted({int(number) for number, _, patient in answers if not patient or patient in taken})
     as_of = asked.text("as_of") if take else None  # a choice says among what it was made
     studies.release(asked.settings, asked.study_uid(number), take, asked.person, as_of=as_of)
     return see_other(f"/studies/{number}")

@@ -14,7 +14,6 @@ from starlette.datastructures import FormData, UploadFile
 from dicom_console.views import uploaded
 from dicom_console.web.access import form_of, read_form
 from dicom_console.web.faces import VERSION, Asked, Faces, Number, Since, Visit
-from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import CONSOLE_AE_TITLE
 from dicom_node.model.roles import UserRole
@@ -87,12 +86,8 @@ async def take(asked: Asked) -> list[UploadedRow]:
 @asynccontextmanager
 async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]]) -> AsyncIterator[FormData]:
     """The form with its files, once all of it has arrived. Raises HTTPException."""
-    settings = asked.settings
-    refuse_who_would_not_see_it()
-    refuse_without_room(asked.request, settings, without_length=settings.console.upload_mib * 2**20)
-    if _places.locked():
-        raise HTTPException(503, "Other uploads are under way: try again when they are done.")
-    async with _places:
+    busy = "Other uploads are under way: try again when they are done."
+    async with place_for(asked, _places, busy, without_length=asked.settings.console.upload_mib * 2**20):
         try:
             async with asyncio.timeout(SECONDS):
                 form = await read(asked.request)
@@ -118,23 +113,18 @@ def taken(asked: Visit, form: FormData) -> Upload:
     return uploads.take(asked.site.database, asked.settings, files, about, asked.person)
 
 
-def refuse_who_would_not_see_it() -> None:
-    """Raise HTTPException if this user sees only studies of other senders than the console."""
-    senders = sight.SENDERS.get()
-    if senders and CONSOLE_AE_TITLE not in senders:
-        raise HTTPException(
-            403, f"This user sees the studies of some senders only, and {CONSOLE_AE_TITLE} is none of them."
-        )
-
-
 def _answer(asked: Visit, form: FormData) -> Response:
     """The page that says of each file what became of it."""
     try:
         found = taken(asked, form)
     except FaultyInput as error:
         return _form(asked, 400, problem=str(error))
-    refused = sum(1 for row in found.files if row.refusal)
-    return asked.page("uploaded.html", files=found.files, refused=refused, now=_now(asked, found.number))
+    return asked.page(
+        "uploaded.html",
+        files=found.files,
+        refused=sum(1 for row in found.files if row.refusal),
+        now=_now(asked, found.number),
+    )
 
 
 def _now(asked: Visit, number: int) -> View:
@@ -143,18 +133,31 @@ def _now(asked: Visit, number: int) -> View:
     return asked.read(uploaded.show, number)
 
 
-def refuse_without_room(request: Request, settings: Settings, *, without_length: int) -> None:
-    """Raise HTTPException if the disk has no room above the watermark for the upload and its copy in the
-    spool.
+@asynccontextmanager
+async def place_for(
+    asked: Visit, places: asyncio.Semaphore, busy: str, *, without_length: int
+) -> AsyncIterator[None]:
+    """One of the places for objects that a person or a program sends. Raises HTTPException.
 
+    It is refused to a user who sees only studies of other senders than the console, where the disk has no
+    room above the watermark for the objects and their copies in the spool, and where no place is free.
     ``without_length``: the number of bytes to assume for a request that does not state its length.
     """
+    settings, senders = asked.settings, sight.SENDERS.get()
+    if senders and CONSOLE_AE_TITLE not in senders:
+        raise HTTPException(
+            403, f"This user sees the studies of some senders only, and {CONSOLE_AE_TITLE} is none of them."
+        )
     largest = settings.console.upload_mib * 2**20
-    declared = request.headers.get("content-length", "")
+    declared = asked.request.headers.get("content-length", "")
     size = min(int(declared), largest) if declared.isdecimal() and len(declared) < 20 else without_length
     free = shutil.disk_usage(settings.node.data_dir).free
     if free < settings.spool.minimum_free_mib * 2**20 + 2 * size:
         raise HTTPException(507, "There is not enough free disk for this (spool.minimum_free_mib).")
+    if places.locked():
+        raise HTTPException(503, busy)
+    async with places:
+        yield
 
 
 def _form(

@@ -114,10 +114,13 @@ def activity(session: Session, days: int) -> Activity:
     now = utc_now()
     since = now - timedelta(days=days)
     fine, coarse = (_steps(since, now, length) for length in SPANS[days])
+    step = fine.of(Study.first_received_at)
+    chosen = select(step, func.count()).where(Study.last_received_at >= since)
+    received = session.execute(chosen.group_by(step))
     return Activity(
         fine.times(),
         coarse.times(),
-        Series("received", fine.values(_received(session, fine), 0.0)),
+        Series("received", fine.values({place: float(number) for place, number in received}, 0.0)),
         list(_turnaround(session, coarse)),
         _findings(session, coarse),
         _alarms(session, coarse),
@@ -131,12 +134,6 @@ def _steps(since: datetime, now: datetime, length: int) -> _Steps:
     shift = _MONDAY + int(offset.total_seconds() if offset else 0)
     first, last = ((int(at.timestamp()) + shift) // length for at in (since, now))
     return _Steps(since, length, shift, range(first, last + 1))
-
-
-def _received(session: Session, steps: _Steps) -> dict[int, float]:
-    step = steps.of(Study.first_received_at)
-    chosen = select(step, func.count()).where(Study.last_received_at >= steps.since)
-    return {place: float(number) for place, number in session.execute(chosen.group_by(step))}
 
 
 def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:

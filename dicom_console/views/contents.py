@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from pydicom import dcmread
@@ -32,28 +32,17 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Budget:
-    left: int = _NODES
-
-    def take(self) -> bool:
-        self.left -= 1
-        return self.left >= 0
-
-
 def contents(path: Path) -> tuple[list[Node], bool]:
     """The tree, and whether the tree is complete: content items of a report, attributes of other objects."""
-    budget = _Budget()
+    numbers = count()  # of all nodes, as they are made
     with quiet_pydicom():
         dataset = dcmread(path, stop_before_pixels=True)
-        if "ContentSequence" in dataset:
-            tree = [_item(dataset, budget)]
-        else:
-            tree = list(_attributes(dataset, budget))
-    return tree, budget.left >= 0
+        is_report = "ContentSequence" in dataset
+        tree = [_item(dataset, numbers)] if is_report else list(_attributes(dataset, numbers))
+    return tree, next(numbers) <= _NODES
 
 
-def _item(item: Dataset, budget: _Budget) -> Node:
+def _item(item: Dataset, numbers: Iterator[int]) -> Node:
     """A content item (PS3.3 C.17.3) with those below it."""
     name = item.get("ConceptNameCodeSequence")
     return Node(
@@ -61,7 +50,9 @@ def _item(item: Dataset, budget: _Budget) -> Node:
         value=_value(item)[:_LONGEST],
         note=str(item.get("ValueType", "")),
         qualifies=str(item.get("RelationshipType", "")) in _HIDDEN,
-        children=[_item(child, budget) for child in item.get("ContentSequence", ()) if budget.take()],
+        children=[
+            _item(child, numbers) for child in item.get("ContentSequence", ()) if next(numbers) < _NODES
+        ],
     )
 
 
@@ -86,16 +77,16 @@ def _value(item: Dataset) -> str:
             return next((str(text) for text in texts if text), "")
 
 
-def _attributes(dataset: Dataset, budget: _Budget) -> Iterator[Node]:
+def _attributes(dataset: Dataset, numbers: Iterator[int]) -> Iterator[Node]:
     for element in dataset:
-        if not budget.take():
+        if next(numbers) >= _NODES:
             return
         node = Node(element.name, note=str(element.tag))
         if element.VR == "SQ":
             node.children = [
-                Node(f"Item {place}", children=list(_attributes(item, budget)))
+                Node(f"Item {place}", children=list(_attributes(item, numbers)))
                 for place, item in enumerate(islice(element.value, _NODES), start=1)
-                if budget.take()
+                if next(numbers) < _NODES
             ]
         elif element.VR in _BULK or isinstance(element.value, bytes):
             node.value = f"{len(element.value or b''):,} bytes"

@@ -29,7 +29,6 @@ _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks
 _MOST = 200  # images, received objects and events that a study's page shows
 _LIKELIEST = 3  # findings of a model
-_CUT_OFF = CUT_OFF.meaning
 _PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED)
 
 
@@ -74,6 +73,21 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "events": views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST),
         "most": _MOST,
     }
+
+
+def questions(rows: Sequence[View]) -> list[View]:
+    """The options of ``services.studies.versions``, grouped by question, questions about patients first."""
+    found = grouped(((row["if_taken"], row["sop_instance_uid"]), row) for row in rows)
+    return [
+        {
+            "choose": options[0]["choose"],
+            "if_taken": if_taken,
+            "sop_instance_uid": uid,
+            "options": options,
+            "differs": sorted({word for option in options for word in option["differs"]}),
+        }
+        for (if_taken, uid), options in found.items()
+    ]
 
 
 def study_heading(session: Session, settings: Settings, number: int) -> View:
@@ -196,14 +210,14 @@ def _likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:
     scored: dict[str, dict[str, View]] = {}
     for row in findings:
         numbers = row["numbers"]
-        scores = [text for name, text in numbers.items() if name != _CUT_OFF]
+        scores = [text for name, text in numbers.items() if name != CUT_OFF.meaning]
         if len(scores) != 1 or tuple(row["code"]) == (BURNED_IN.value, BURNED_IN.scheme):
             continue
         found = {
             "finding": row["finding"],
             "decision": row["decision"],
             "score": scores[0],
-            "cut_off": numbers.get(_CUT_OFF, ""),
+            "cut_off": numbers.get(CUT_OFF.meaning, ""),
         }
         best = scored.setdefault(row["model"], {})
         if row["finding"] not in best or value(found) > value(best[row["finding"]]):

@@ -77,11 +77,6 @@ _STUDIES = (
     StudyState.QUARANTINED,
     StudyState.FAILED,
 )
-_JOBS = (*OPEN_JOBS, JobState.HELD)
-_DELIVERIES = (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD)
-_FETCHES = (*OPEN_FETCHES, FetchState.FAILED)
-_WORKITEMS = (*OPEN_WORKITEMS, WorkitemState.GIVEN_UP)
-_REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
 _EDGES: Final = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _SETTLED: Final = timedelta(seconds=2)
 """What ended this recently waits for the next question: its transaction may not be seen yet."""
@@ -202,17 +197,27 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     built = session.scalar(select(func.max(Result.id))) or 0
     yield Gauge("results_built", "Result objects built since the database was made.", built)
     yield from _states("studies", "Studies in states that are no good end.", session, Study.state, _STUDIES)
-    yield from _states("jobs", "Jobs that are not done.", session, Job.state, _JOBS)
-    yield from _states("deliveries", "Deliveries not confirmed.", session, Delivery.state, _DELIVERIES)
+    yield from _states("jobs", "Jobs that are not done.", session, Job.state, (*OPEN_JOBS, JobState.HELD))
     yield from _states(
-        "fetches", "Studies to be fetched from peers, or given up.", session, Fetch.state, _FETCHES
+        "deliveries",
+        "Deliveries not confirmed.",
+        session,
+        Delivery.state,
+        (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD),
+    )
+    yield from _states(
+        "fetches",
+        "Studies to be fetched from peers, or given up.",
+        session,
+        Fetch.state,
+        (*OPEN_FETCHES, FetchState.FAILED),
     )
     yield from _states(
         "workitems",
         "Work items of worklist managers, claimed or given up.",
         session,
         ClaimedWorkitem.state,
-        _WORKITEMS,
+        (*OPEN_WORKITEMS, WorkitemState.GIVEN_UP),
     )
     if any(peer.commit_after for peer in settings.peers):
         yield from _states(
@@ -220,7 +225,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
             "Requests of peers for storage commitment without a report.",
             session,
             RequestedCommitment.state,
-            _REQUESTS,
+            (RequestedState.WAITING, RequestedState.DECIDED),
         )
     yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age(_oldest_job(session)))
     yield Gauge(

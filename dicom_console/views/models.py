@@ -13,7 +13,6 @@ from ai_pipeline.pipelines import slots
 from dicom_console.views.contents import Node
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
-from dicom_node.services import models as service
 from dicom_node.services.models import cards, in_use
 from dicom_node.store.views import View
 
@@ -75,12 +74,6 @@ def history(settings: Settings) -> list[View]:
         for event in use.history
     ]
     return sorted(rows, key=lambda row: row["at"], reverse=True)[:50]
-
-
-def drift(settings: Settings, identifier: str, version: str) -> list[View]:
-    """The drift of this model's scores, one row for each sender, as in ``models drift``."""
-    this = identifier, version
-    return [row for row in service.drift(settings) if (row["model"], row["version"]) == this]
 
 
 def _row(card: Card, settings: Settings) -> View:

@@ -46,8 +46,8 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
 
 def studies_of(session: Session, number: int) -> list[int]:
     """The numbers of all studies of the same patient as study ``number``. Raises NotFound."""
-    study = _study(session, number)
-    return list(session.scalars(select(Study.id).where(*_same(study)).order_by(Study.id)))
+    chosen = select(Study.id).where(*_same(_study(session, number))).order_by(Study.id)
+    return list(session.scalars(chosen))
 
 
 def show(session: Session, settings: Settings, number: int) -> View:

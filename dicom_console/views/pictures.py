@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import cv2
-from PIL import Image
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Picture
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.codestreams import JPEG_2000
-from ai_pipeline.images.decode import DicomImage, open_dicom
+from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
@@ -86,37 +83,34 @@ def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) ->
     """A frame (from 1) as PNG, displayed as a viewer initially does, at most ``longest`` pixels. Raises
     NotFound.
     """
-    return _encoded(shown, settings, frame, longest, ".png", _QUICK)
+    with two_at_a_time():
+        return _encoded(shown.path, settings.images.limits, frame, longest, ".png", _QUICK)
 
 
 def jpeg(shown: Shown, settings: Settings, frame: int, quality: int) -> bytes:
     """The same as JPEG (``quality``: 1 to 100), at most LARGEST pixels. Raises NotFound."""
-    return _encoded(shown, settings, frame, LARGEST, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, quality))
+    with two_at_a_time():
+        how = cv2.IMWRITE_JPEG_QUALITY, quality
+        return _encoded(shown.path, settings.images.limits, frame, LARGEST, ".jpg", how)
 
 
 def _encoded(
-    shown: Shown, settings: Settings, frame: int, longest: int, suffix: str, how: tuple[int, ...]
+    path: Path, limits: ImageLimits, frame: int, longest: int, suffix: str, how: tuple[int, ...]
 ) -> bytes:
-    with two_at_a_time():
-        image = open_dicom(shown.path, settings.images.limits)
-        sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
-        picture = displayed(image, frame - 1, -(-most * min(sides) // max(sides)))
-        scale = most / max(picture.shape[:2])
-        if scale < 1:
-            rows, columns = (max(round(side * scale), 1) for side in picture.shape[:2])
-            picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
-        blue_first = picture[..., ::-1] if picture.ndim == 3 else picture
-        done, data = cv2.imencode(suffix, blue_first, how)
+    image = open_dicom(path, limits)
+    sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
+    # A JPEG 2000 is decoded smaller where that is quicker, its shorter side with at least so many pixels.
+    shorter_side = -(-most * min(sides) // max(sides)) if image.transfer_syntax in JPEG_2000 else 0
+    picture = image.display(frame - 1, shorter_side)
+    scale = most / max(picture.shape[:2])
+    if scale < 1:
+        rows, columns = (max(round(side * scale), 1) for side in picture.shape[:2])
+        picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+    blue_first = picture[..., ::-1] if picture.ndim == 3 else picture
+    done, data = cv2.imencode(suffix, blue_first, how)
     if not done:
         raise NotFound("this image cannot be shown")
     return data.tobytes()
-
-
-def displayed(image: DicomImage, frame: int, shorter_side: int) -> Picture:
-    """A frame (from 0) as displayed; of a JPEG 2000, where that is quicker, perhaps a smaller one whose
-    shorter side has at least so many pixels.
-    """
-    return image.display(frame, shorter_side if image.transfer_syntax in JPEG_2000 else 0)
 
 
 def thumbnail(shown: Shown, settings: Settings) -> bytes:
@@ -130,11 +124,7 @@ def thumbnail(shown: Shown, settings: Settings) -> bytes:
 @lru_cache(_THUMBNAILS)
 def _thumbnail(path: Path, limits: ImageLimits) -> bytes:
     with _one_thumbnail:
-        picture = Image.fromarray(displayed(open_dicom(path, limits), 0, SIDE))
-    picture.thumbnail((SIDE, SIDE))
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=80)
-    return data.getvalue()
+        return _encoded(path, limits, 1, SIDE, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 80))
 
 
 @contextmanager

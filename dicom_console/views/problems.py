@@ -183,8 +183,7 @@ def _solved(row: View, kind: EventType, studies: _Concerned) -> tuple[str | None
     at, ended = next(((at, one) for at, one in found if at >= row["at"]), ("", None))
     how = events.by_number(ended.number).text if ended is not None else ""
     acts = (act for act in studies.acts if row["at"] <= as_json(act.at) <= (at or as_json(utc_now())))
-    by = next((act.actor for act in acts if _helped(act, row, studies.numbers[uid])), "")
-    return at, how, by
+    return at, how, next((act.actor for act in acts if _helped(act, row, studies.numbers[uid])), "")
 
 
 def _helped(act: AuditRow, row: View, study: int) -> bool:

@@ -218,7 +218,7 @@ def _studies(
     """
     name = "" if query.by_words else query.value("PatientName")
     pattern = _pattern(name, ignore_case=True) if name else None
-    wanted, conditions = _narrowed(settings, query, within)
+    wanted, conditions = _narrowed(settings, query), [*_conditions(query, within[0])]
     after: int | None = None
     while True:
         numbers, after = search.numbers(session, wanted, *conditions, after=after, most=_BATCH)
@@ -235,37 +235,34 @@ def _studies(
             return
 
 
-def _narrowed(
-    settings: Settings, query: Query, within: tuple[str, str]
-) -> tuple[Search, list[ColumnElement[bool]]]:
-    """What the database can tell: no study that matches is left out."""
+def _narrowed(settings: Settings, query: Query) -> Search:
+    """What the database can tell of a study: none that matches is left out."""
     since, is_range, until = _DATE.fullmatch(query.value("StudyDate")).groups("")  # type: ignore[union-attr]
-    wanted = Search(
+    name = re.sub(r"[*?^=]", " ", query.value("PatientName")) if query.by_words else ""
+    return Search(
         patient=_beginning(query.value("PatientID")),
-        words=search.name_words(settings, re.sub(r"[*?^=]", " ", query.value("PatientName")))
-        if query.by_words
-        else (),
+        words=search.name_words(settings, name),
         accession=_beginning(query.value("AccessionNumber")),
         since=since,
         until=until if is_range else since,
         order=Order.DATE,
     )
-    conditions = [Study.state != StudyState.QUARANTINED]
-    if within[0]:
-        conditions.append(Study.study_instance_uid == within[0])
+
+
+def _conditions(query: Query, study: str) -> Iterator[ColumnElement[bool]]:
+    """What the database can tell besides. ``study``: the UID of the only one that is searched, or ""."""
+    yield Study.state != StudyState.QUARANTINED
+    if study:
+        yield Study.study_instance_uid == study
     if uids := _listed(query.value("StudyInstanceUID")):
-        conditions.append(Study.study_instance_uid.in_(uids))
-    for keyword, of_instance, of_result in (
-        ("SeriesInstanceUID", Instance.series_instance_uid, Result.series_instance_uid),
-        ("SOPInstanceUID", Instance.sop_instance_uid, Result.sop_instance_uid),
-    ):
-        if uids := _listed(query.value(keyword)):
-            conditions.append(_has(of_instance.in_(uids), of_result.in_(uids)))
+        yield Study.study_instance_uid.in_(uids)
+    if uids := _listed(query.value("SeriesInstanceUID")):
+        yield _has(Instance.series_instance_uid.in_(uids), Result.series_instance_uid.in_(uids))
+    if uids := _listed(query.value("SOPInstanceUID")):
+        yield _has(Instance.sop_instance_uid.in_(uids), Result.sop_instance_uid.in_(uids))
     modality = query.value("ModalitiesInStudy") or (query.value("Modality") if query.level else "")
     if modality and not _is_wild(modality) and "\\" not in modality:
-        kinds = Result.kind.in_(_MODALITIES.get(modality, ()))
-        conditions.append(_has(Instance.modality == modality, kinds))
-    return wanted, conditions
+        yield _has(Instance.modality == modality, Result.kind.in_(_MODALITIES.get(modality, ())))
 
 
 def _has(of_instance: ColumnElement[bool], of_result: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -113,9 +113,7 @@ def numbers(
     session: Session, wanted: Search, *conditions: ColumnElement[bool], after: int | None, most: int
 ) -> tuple[list[int], int | None]:
     """The numbers of at most ``most`` studies that fulfil ``conditions`` too; the last one if more follow."""
-    chosen = select(Study.id)
-    for condition in (*_conditions(session, wanted), *conditions):
-        chosen = chosen.where(condition)
+    chosen = select(Study.id).where(*_conditions(session, wanted), *conditions)
     ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(most + 1)))
     return ids[:most], ids[most - 1] if len(ids) > most else None
 
@@ -184,8 +182,7 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
     ]
 
 
-def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
+def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool]]:
     # In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points.
     in_sqlite = session.get_bind().dialect.name == "sqlite"
     for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
@@ -197,25 +194,24 @@ def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
                 else column.startswith(begin, autoescape=True)
             )
             each = func.substr(column, 1, len(begin)) == begin
-            found.append(_few(session, select(Study.id).where(is_in), each))
+            yield _few(session, select(Study.id).where(is_in), each)
         elif text:
-            found.append(column == text)
-    found += [_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words]
+            yield column == text
+    yield from (_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words)
     for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
         if value:
             of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
-            found.append(_has(session, Instance.study_id, of_images))
+            yield _has(session, Instance.study_id, of_images)
     if wanted.finding:
-        found.append(_has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64]))
+        yield _has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
     if wanted.states:
-        found.append(views.in_states(wanted.states))
+        yield views.in_states(wanted.states)
     if wanted.since:
-        found.append(Study.study_date >= wanted.since)
+        yield Study.study_date >= wanted.since
     if wanted.received:
-        found.append(Study.last_received_at >= wanted.received)
+        yield Study.last_received_at >= wanted.received
     if wanted.until:
-        found.append(Study.study_date <= wanted.until)
-    return found
+        yield Study.study_date <= wanted.until
 
 
 def _has(

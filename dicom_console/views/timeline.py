@@ -94,7 +94,7 @@ def _reported(session: Session, study: int) -> Iterator[_Step]:
 def _jobs(session: Session, study: int) -> Iterator[_Step]:
     by_jobs = Result.kind.not_in((ResultKind.REJECTION, ResultKind.ASSESSMENT))
     results = select(Result.job_id, func.count()).where(Result.study_id == study, by_jobs)
-    built = dict(session.execute(results.group_by(Result.job_id)).tuples().all())
+    built = {job: number for job, number in session.execute(results.group_by(Result.job_id))}  # noqa: C416
     for row in session.scalars(select(Job).where(Job.study_id == study).order_by(Job.id).limit(_MOST)):
         yield row.created_at, f"job {row.id} queued by rule {row.rule}", row.pipeline
         if row.started_at is not None:

@@ -118,17 +118,16 @@ def _rate(image: DicomImage) -> float:
 def _windows(dataset: Dataset) -> list[tuple[float, float, str]]:
     """Window Center, Window Width and their explanations (PS3.3 C.11.2), as far as they are windows."""
     keywords = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation")
-    centres, widths, names = (_each(value_of(dataset, keyword)) for keyword in keywords)
+    values = (value_of(dataset, keyword) for keyword in keywords)
+    centres, widths, names = (
+        value if isinstance(value, MultiValue) else [] if value is None else [value] for value in values
+    )
     found = zip_longest(map(decimal, centres), map(decimal, widths), map(str, names), fillvalue="")
     return [
         (centre, width, name[:64])
         for centre, width, name in islice(found, _PRESETS)
         if isinstance(centre, float) and isinstance(width, float) and width > 0
     ]
-
-
-def _each(value: object) -> list[Any]:
-    return list(value) if isinstance(value, MultiValue) else [] if value is None else [value]
 
 
 def masks(session: Session, settings: Settings, study: int, uid: str) -> list[View]:

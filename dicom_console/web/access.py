@@ -76,8 +76,7 @@ def needs(
     """
 
     def declare(endpoint: Endpoint) -> Endpoint:
-        endpoint.needs, endpoint.reads_form = role, reads_form  # type: ignore[attr-defined]
-        endpoint.counts = counts  # type: ignore[attr-defined]
+        vars(endpoint).update(needs=role, reads_form=reads_form, counts=counts)
         return endpoint
 
     return declare

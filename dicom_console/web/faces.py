@@ -35,7 +35,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import FormData
 
 from dicom_console.views import listing
-from dicom_console.web.access import API, NotSignedIn, Site, admitted, csrf_of, language_of, needs
+from dicom_console.web.access import API, Endpoint, NotSignedIn, Site, admitted, csrf_of, language_of, needs
 from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.config.settings import Settings
@@ -49,7 +49,6 @@ from dicom_node.store.views import View
 VERSION: Final = f"{API}v1"
 ROWS: Final = 100
 """Of one page of a list."""
-Handler = TypeVar("Handler", bound=Callable[..., Any])
 Row = TypeVar("Row", bound=View | ServiceResult)
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -93,11 +92,6 @@ class Visit:
     def agent(self) -> str:
         """The User-Agent header of the browser."""
         return self.request.headers.get("user-agent", "")
-
-    @property
-    def language(self) -> str:
-        """The language of the pages for this reader."""
-        return language_of(self.request)
 
     def read(
         self, question: Callable[Concatenate[Any, Given], Answer], *given: Given.args, **how: Given.kwargs
@@ -147,10 +141,14 @@ class Visit:
         """A page with the console's common frame. ``token``: binds its forms, by default the session's
         token.
         """
-        csrf = csrf_of(token or self.token)
-        path = self.request.url.path
         return render(
-            template, status, user=self.signed_in, language=self.language, csrf=csrf, path=path, **values
+            template,
+            status,
+            user=self.signed_in,
+            language=language_of(self.request),
+            csrf=csrf_of(token or self.token),
+            path=self.request.url.path,
+            **values,
         )
 
 
@@ -229,14 +227,14 @@ class Faces:
         at: str = "",
         reads: Reader | None = None,
         **more: Any,
-    ) -> Callable[[Handler], Handler]:
+    ) -> Callable[[Endpoint], Endpoint]:
         """Publish a function in the API for programs and, if ``page`` is given, as a page for people.
 
         ``at``: the page's address, by default ``path``. ``reads``: converts a form into the request, if the
         form's field names differ from the request's. ``more``: keyword arguments for FastAPI.
         """
 
-        def declare(handler: Handler) -> Handler:
+        def declare(handler: Endpoint) -> Endpoint:
             status = 204 if get_type_hints(handler)["return"] is type(None) else 200
             endpoint = needs(role)(handler)
             self.programs.add_api_route(path, endpoint, methods=[method], status_code=status, **more)
@@ -249,10 +247,10 @@ class Faces:
 
     def page(
         self, method: str, path: str, role: UserRole | str, *, reads_form: bool = False, counts: bool = True
-    ) -> Callable[[Handler], Handler]:
+    ) -> Callable[[Endpoint], Endpoint]:
         """Publish a function that makes a page, for people only. The arguments are those of ``needs``."""
 
-        def declare(endpoint: Handler) -> Handler:
+        def declare(endpoint: Endpoint) -> Endpoint:
             shown = needs(role, reads_form=reads_form, counts=counts)(endpoint)
             self.people.add_api_route(path, shown, methods=[method])
             return endpoint
@@ -269,8 +267,17 @@ class Faces:
         shown_by = "GET" if method == "GET" else "POST"
 
         def declare(page: Page) -> Page:
-            shown = needs(role)(_shown(handler, page, reads, by_form=shown_by == "POST"))
-            self.people.add_api_route(at or path, shown, methods=[shown_by], response_model=None)
+            @needs(role)
+            @wraps(handler)
+            def endpoint(asked: Visit, **given: Any) -> Response:
+                return page(asked, handler(asked, **given))
+
+            hints = get_type_hints(handler, include_extras=True)
+            parameters = signature(handler).parameters.values()
+            typed = [one.replace(annotation=hints[one.name]) for one in parameters]
+            sent = typed if shown_by == "GET" else [_of_form(one, reads) for one in typed]
+            endpoint.__signature__ = Signature(sent)  # type: ignore[attr-defined]
+            self.people.add_api_route(at or path, endpoint, methods=[shown_by], response_model=None)
             return page
 
         return declare
@@ -322,24 +329,6 @@ def described(routers: list[APIRouter]) -> dict[str, Any]:
         for operation in operations.values():  # what cannot be read is 400 here
             operation["responses"].pop("422", None)
     return found | {"security": [{"token": []}]}
-
-
-def _shown(
-    handler: Callable[..., Any], page: Page, reads: Reader | None, *, by_form: bool
-) -> Callable[..., Response]:
-    """The handler as an endpoint that answers with a page."""
-
-    @wraps(handler)
-    def endpoint(asked: Visit, **given: Any) -> Response:
-        return page(asked, handler(asked, **given))
-
-    hints = get_type_hints(handler, include_extras=True)
-    found = signature(handler).parameters.values()
-    parameters = [one.replace(annotation=hints[one.name]) for one in found]
-    if by_form:
-        parameters = [_of_form(one, reads) for one in parameters]
-    endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    return endpoint
 
 
 def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:

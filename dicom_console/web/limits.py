@@ -280,8 +280,7 @@ class TimedProtocol(H11Protocol):
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
     def _end(self) -> None:
-        is_ours = self.flow.read_paused and not self._waits_for_reader
-        if is_ours:  # what came is not read yet
+        if self.flow.read_paused and not self._waits_for_reader:  # what came is not read yet
             self._end_after(self.loop.time(), BODY_SECONDS)
         elif self._waits_for_reader and self._is_taken:
             self._end_after(self.loop.time(), ANSWER_SECONDS)

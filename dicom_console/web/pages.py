@@ -113,7 +113,7 @@ def moment(text: str | None, language: str = "en") -> str:
         return ""
     at = datetime.fromisoformat(text).astimezone()
     today = at.date() == datetime.now().astimezone().date()
-    return f"{at:%H:%M:%S}" if today else languages.moment(at, language, seconds=False)
+    return f"{at:%H:%M:%S}" if today else languages.moment(at, language)
 
 
 def stamp(text: str, *, short: bool = False, language: str = "en") -> str:
@@ -122,7 +122,7 @@ def stamp(text: str, *, short: bool = False, language: str = "en") -> str:
     ``short``: for the axis of a chart, without the year and the seconds.
     """
     at = datetime.fromisoformat(text).astimezone()
-    return languages.axis(at, language) if short else languages.moment(at, language, seconds=True)
+    return languages.moment(at, language, "axis" if short else "seconds")
 
 
 def local_input(text: str) -> str:
