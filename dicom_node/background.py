@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node import connectors
 from dicom_node.config.settings import Settings
 from dicom_node.decisions import copies
 from dicom_node.errors import DecisionNotCopied, NodeError
@@ -62,9 +64,6 @@ from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.comparison import reconcile
 from dicom_node.studies.purge import purge, purge_results
 from dicom_node.studies.scan import Indexer
-
-if TYPE_CHECKING:
-    from dicom_node.audit_trail.sender import AuditSender
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_LOCK_SECONDS = 0.5
@@ -109,7 +108,8 @@ class Background:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
-        self._audit = _audit_sender(database, settings, self._owner)
+        services = (find(database, settings, self._owner) for find in connectors.every("services"))
+        self._services: list[connectors.Service] = [*chain.from_iterable(services)]
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
@@ -139,12 +139,8 @@ class Background:
             self._fetch()
         if self._settings.notifications:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
-        if self._audit:
-            self._repeat("audit", self._audit.run_once)
-        if self._settings.telemetry.endpoint:
-            from dicom_node.telemetry.sender import TraceSender  # of an extra
-
-            self._repeat("telemetry", TraceSender(self._database, self._settings, self._owner).run_once)
+        for service in self._services:
+            self._repeat(service.name, service.run_once)
         self._start_timers()
 
     def _fetch(self) -> None:
@@ -181,11 +177,11 @@ class Background:
         """Remove the node's heartbeats, so that its planned stop is not reported as a failure."""
         self._life.leave()
 
-    def send_last_audit(self) -> None:
-        """Send the audit's record of the node's stop; where the database is away, the next start does."""
-        if self._audit:
+    def end_services(self) -> None:
+        """Let services do their last work; where the database is away, the next start does it."""
+        for service in self._services:
             with suppress(SQLAlchemyError):
-                self._audit.send_last()
+                service.at_stop()
 
     def give_up_scheduler(self) -> None:
         """Give the scheduler leases back, so that another machine runs the timers at once."""
@@ -445,14 +441,6 @@ def inode(database: Database) -> int:
     """The inode of the SQLite file; 0 for other databases, and if the file does not exist."""
     path = Path(database.url.database or "")
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
-
-
-def _audit_sender(database: Database, settings: Settings, owner: str) -> AuditSender | None:
-    if not settings.audit.syslog:
-        return None
-    from dicom_node.audit_trail.sender import AuditSender  # loads all codes of PS3.16
-
-    return AuditSender(database, settings, owner)
 
 
 def _ahead() -> float:

@@ -193,7 +193,7 @@ class _MainProcess:
         for stopper in stoppers:
             stopper.start()
         self._background.stop()
-        self._background.send_last_audit()
+        self._background.end_services()
         for stopper in stoppers:
             stopper.join(_GRACE_SECONDS)
         self._background.give_up_scheduler()

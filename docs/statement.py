@@ -22,8 +22,8 @@ from pydicom.uid import UID
 from ai_pipeline import pipelines
 from ai_pipeline.contract import Code
 from ai_pipeline.models.registry import cards
+from dicom_connectors.audit_syslog.message import KINDS as AUDITED
 from dicom_console.handlers import dicomweb, stow
-from dicom_node.audit_trail.message import KINDS as AUDITED
 from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME

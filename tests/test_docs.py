@@ -69,7 +69,8 @@ def test_no_number_stands_for_two_events() -> None:
 
 
 def test_every_event_that_the_program_knows_is_used() -> None:
-    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "dicom_node").rglob("*.py")}
+    files = (path for folder in ("dicom_node", "dicom_connectors") for path in (ROOT / folder).rglob("*.py"))
+    sources = {path: path.read_text(encoding="utf-8") for path in files}
     code = "".join(text for path, text in sources.items() if path.name != "events.py")
     names = [name for name, value in vars(events).items() if isinstance(value, events.EventType)]
     assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []

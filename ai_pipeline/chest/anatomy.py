@@ -15,14 +15,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.chest.changes import Change, changed
-from ai_pipeline.contract import Code, ModelRef, Point
-from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
+from ai_pipeline.contract import Bools, Code, Floats, Grey, ModelRef, Point
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.card import Card, Input
-from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import read
 
@@ -53,8 +51,6 @@ WALL = 0.01
 """Share of the thorax that must lie between the heart's end and the thorax's end."""
 MARGIN = 0.003
 """Share of the picture's width that must lie on either side of the thorax."""
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +98,7 @@ class Anatomy:
             measured = Cardiothoracic(heart, thorax, measured.ratio)
         return replace(self, from_grid=way.after(self.from_grid), measured=measured)
 
-    def in_image(self, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+    def in_image(self, rows: int, columns: int) -> Grey:
         """The masks (0 or 255) at the size of a source image of ``rows`` × ``columns``: ``[3, rows,
         columns]``.
         """
@@ -150,13 +146,13 @@ class AnatomyModel:
     def from_card(card: Card, threads: int = 0) -> AnatomyModel:
         """Load the model of ``card`` with its weights, input and limit."""
         assert card.input is not None
-        network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())
+        network = OnnxRuntime(read(card.file("anatomy")), threads)
         tolerance = float(card.details["anatomy"]["tolerance"])
         tested = card.details.get("metrics", {}).get("test", {}).get("ratio")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
         return AnatomyModel(card.input, network, tolerance, card.ref, agreement)
 
-    def outline(self, grey: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> Anatomy:
+    def outline(self, grey: Grey, pose: Pose = UPRIGHT) -> Anatomy:
         """Outline heart and lungs in a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``."""
         picture, to_upright = upright(grey, pose)
         found = self._outline(picture)
@@ -164,7 +160,7 @@ class AnatomyModel:
             found = replace(found, measured=None, fault="the chest reaches the side of the image")
         return found.seen(to_upright.inverse())
 
-    def _outline(self, picture: npt.NDArray[np.uint8]) -> Anatomy:
+    def _outline(self, picture: Grey) -> Anatomy:
         values, to_model = network_input(picture, self._input)
         variants = [changed(values[0], change, self._input) for change in VARIANTS]
         found = self._engine(np.stack([seen for seen, _ in variants]))["organs"]

@@ -15,28 +15,26 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.accepting import accept
-from ai_pipeline.chest import intended_use, places, ratio, stamp_rules
+from ai_pipeline.chest import intended_use, places, ratio
 from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
-from ai_pipeline.chest.calls.operating_points import OperatingPoint
-from ai_pipeline.chest.calls.words import Words, words_of
+from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.completeness import MISSING, Completeness, Edge, missing_notes, without_missing
-from ai_pipeline.chest.detector import BoxDetector, SiteDetector
+from ai_pipeline.chest.detector import NETWORK, BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
-from ai_pipeline.chest.stamp_rules import StampRules
-from ai_pipeline.chest.stamps import LARGEST, Stamps, read_stamps
+from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
 from ai_pipeline.contract import (
     Accept,
     Decision,
     DerivedImage,
     Finding,
+    Grey,
     ImageHeader,
     ImageKind,
     JudgedView,
@@ -51,9 +49,8 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, upright
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import UPRIGHT, upright
 from ai_pipeline.images.resolutions import to_full_size
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
@@ -83,7 +80,7 @@ class _AnalysedImage:
     @property
     def rules(self) -> StampRules:
         """The consequences of the image's stamps."""
-        return stamp_rules.follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
+        return follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
 
     @property
     def sided_anatomy(self) -> Anatomy | None:
@@ -251,8 +248,11 @@ class ChestXray:
     def _model(self) -> Classifier:
         if self._classifier is None:
             card, boxes = self._card(), active(BOXES, self._models_dir)
-            detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.from_card(card)
-            self._classifier, self._detector, self._box_card = Classifier(card), detector, boxes
+            if boxes.box_output:
+                self._detector = SiteDetector(boxes)
+            elif card.plays(NETWORK):
+                self._detector = BoxDetector(card)
+            self._classifier, self._box_card = Classifier(card), boxes
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:
@@ -497,7 +497,7 @@ def _seen(
     return mapped
 
 
-def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _grey(display: Grey) -> Grey:
     if display.ndim == 2:
         return display
     return np.asarray(display.mean(axis=2), np.uint8)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from ai_pipeline.contract import (
@@ -19,14 +18,14 @@ from ai_pipeline.contract import (
     ImageKind,
     Measurement,
     ModelRef,
+    Picture,
     PipelineResult,
     PixelArray,
     Point,
     SourceImage,
 )
 from ai_pipeline.images.render import annotate, heatmap_overlay
-from ai_pipeline.shown import without_research
-from ai_pipeline.summary import result_lines
+from ai_pipeline.summary import result_lines, without_research
 
 Record = dict[str, Any]
 
@@ -84,7 +83,7 @@ class Folder:
         return _entry(kind, path, 1)
 
 
-def _below(image: SourceImage, result: PipelineResult, frame: int) -> npt.NDArray[np.uint8] | None:
+def _below(image: SourceImage, result: PipelineResult, frame: int) -> Picture | None:
     """What the result is drawn on; None where only the cleaned image may be shown and there is none."""
     if result.drawn_on == "source":
         return image.display(frame)

@@ -30,7 +30,7 @@ from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.contract import ImageHeader, Picture, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
 from ai_pipeline.images import codestreams, colours, resolutions
 from ai_pipeline.images.decoder import DECODER
@@ -48,7 +48,6 @@ from ai_pipeline.images.header import (
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 from ai_pipeline.images.numbers import value_of, whole, whole_of
 
-Picture = npt.NDArray[np.uint8]
 _LONGEST_CAUSE = 290  # characters
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
@@ -478,8 +477,8 @@ def _cause(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"Missing required element: (\(.*\)) '(.*)'", r"\2 \1 is missing", text)
     text = re.sub("value '[^']*'", "value …", text)
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
+    if isinstance(error, OSError) and error.strerror:  # without the name of the file
+        return error.strerror.lower()
     if _ABOUT_PIXELS.search(text):
         return text[:200]
     return type(error).__name__

@@ -94,6 +94,8 @@ class PixelAttributes:
         photometric = _text(dataset, "PhotometricInterpretation").upper()
         if not photometric:
             raise HeaderError("Photometric Interpretation (0028,0004) is missing")
+        if samples == 1 and not photometric.startswith((*_OF_ONE_SAMPLE, *_OF_MORE)):
+            raise HeaderError("Photometric Interpretation (0028,0004) is no term of PS3.3 C.7.6.3.1.2")
         if samples != (1 if photometric in _OF_ONE_SAMPLE else 3):
             raise HeaderError(
                 f"Samples per Pixel (0028,0002) is {samples}, which Photometric Interpretation contradicts"
@@ -102,6 +104,7 @@ class PixelAttributes:
 
 
 _OF_ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+_OF_MORE = ("RGB", "YBR", "HSV", "ARGB", "CMYK")  # how their terms begin
 _TYPE_1 = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
 
 
@@ -200,13 +203,17 @@ def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
 
 
 def check_palette(dataset: Dataset, syntax: UID) -> None:
-    """Refuse segmented colour tables that expand to more than 65,536 colours, the most that exist.
+    """Refuse a palette without its tables, and segmented ones that expand to more than 65,536 colours, the
+    most that exist.
 
     An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): it could expand without
     end, and no file that we have seen has one. Raises :class:`HeaderError`.
     """
     for colour in ("Red", "Green", "Blue"):
-        data = dataset.get(f"Segmented{colour}PaletteColorLookupTableData")
+        table, segmented = f"{colour}PaletteColorLookupTable", f"Segmented{colour}PaletteColorLookupTableData"
+        if f"{table}Descriptor" not in dataset or not {f"{table}Data", segmented} & set(dataset.dir()):
+            raise HeaderError(f"the {colour} Palette Color Lookup Table or its descriptor is missing")
+        data = dataset.get(segmented)
         if not isinstance(data, bytes):
             continue
         wide = str(dataset.get(f"{colour}PaletteColorLookupTableDescriptor") or "").endswith("16]")

@@ -24,13 +24,13 @@ from ai_pipeline.contract import (
     Measurement,
     ModelRef,
     Origin,
+    Picture,
     Point,
     QualityNote,
     Region,
 )
 from ai_pipeline.summary import decided_in_words, result_lines
 
-Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
 

@@ -20,10 +20,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from dicom_console.views import dicomweb, pictures, qido
 from dicom_console.views.dicomweb import HeldObject
 from dicom_console.views.pictures import Shown
-from dicom_console.views.qido import Level, Matches
+from dicom_console.views.qido import Level
 from dicom_console.web import accept
 from dicom_console.web.accept import MediaRange
-from dicom_console.web.access import API, Asked, Visit, needs
+from dicom_console.web.access import API, needs
+from dicom_console.web.faces import Asked, Visit
 from dicom_node.errors import NotFound
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
@@ -151,7 +152,7 @@ def _rendered(asked: Visit, frame: int, quality: int) -> Response:
     media = accept.one_of(asked.request, "image/jpeg", "image/png")
     [held, *_] = _held(asked)
     [path] = _files(asked, [held])
-    about = Shown(path, held.study, "image"), asked.site.settings, frame
+    about = Shown(path, held.study, "image"), asked.settings, frame
     data = pictures.png(*about) if media == "image/png" else pictures.jpeg(*about, quality)
     ignored = sorted({"viewport", "window", "annotation", "iccprofile"} & asked.request.query_params.keys())
     return Response(data, media_type=media, headers=_warnings(_ignored(ignored)))
@@ -166,25 +167,18 @@ def _search(asked: Visit, level: Level, limit: int | None, offset: int) -> Respo
         audit.note_list(asked.site.database, asked.person, "dicomweb")
     query = qido.query_of(level, asked.request.query_params.multi_items())
     most, usual = (_MOST_OF_STUDY, _MOST_OF_STUDY) if study else (_MOST, _USUAL)
-    with asked.site.database.read() as session:
-        found = qido.find(
-            session, asked.site.settings, query, min(limit or usual, most), offset, (study, series)
-        )
+    found = asked.read(qido.find, asked.settings, query, min(limit or usual, most), offset, (study, series))
     answers = [_answer(asked, objects, query) for objects in found.objects]
-    return JSONResponse(answers, media_type=media, headers=_warnings(*_of_search(query, found)))
-
-
-def _of_search(query: qido.Query, found: Matches) -> Iterator[str]:
-    """What a client must know of the answers (PS3.18 8.3.4)."""
-    yield _ignored(query.ignored)
-    if query.by_words:
-        yield "PatientName was matched by its whole words, in any order and case"
-    if query.is_fuzzy and not query.by_words:
-        yield "The fuzzymatching parameter is not supported. Only literal matching has been performed"
-    if found.more:
-        yield "There are additional results that can be requested"
-    if not found.whole:
-        yield "Not all studies were searched: name more keys"
+    is_literal = query.is_fuzzy and not query.by_words
+    warnings = {  # what a client must know of the answers (PS3.18 8.3.4)
+        _ignored(query.ignored): True,
+        "PatientName was matched by its whole words, in any order and case": query.by_words,
+        "The fuzzymatching parameter is not supported. Only literal matching has been performed": is_literal,
+        "There are additional results that can be requested": found.more,
+        "Not all studies were searched: name more keys": not found.whole,
+    }
+    headers = _warnings(*(text for text, applies in warnings.items() if applies))
+    return JSONResponse(answers, media_type=media, headers=headers)
 
 
 def _ignored(names: Sequence[str]) -> str:
@@ -215,8 +209,7 @@ def _answer(asked: Visit, objects: Sequence[HeldObject], query: qido.Query) -> d
     place = f"/studies/{first.study_uid}"
     said |= value("0020000D", "UI", first.study_uid)
     if query.level is Level.STUDY:
-        with asked.site.database.read() as session:
-            modalities = qido.modalities(session, asked.site.settings, first.study)
+        modalities = asked.read(qido.modalities, asked.settings, first.study)
         said |= value("00080061", "CS", *modalities)
         said |= value("00201206", "IS", len(dicomweb.by_series(objects)))
         said |= value("00201208", "IS", len(objects))
@@ -235,8 +228,7 @@ def _answer(asked: Visit, objects: Sequence[HeldObject], query: qido.Query) -> d
 def _held(asked: Visit) -> list[HeldObject]:
     """The objects that the address names; the audit says that the person sees the study. Raises NotFound."""
     named = {name: asked.request.path_params.get(name, "") for name in ("study", "series", "instance")}
-    with asked.site.database.read() as session:
-        found = dicomweb.objects(session, **named)
+    found = asked.read(dicomweb.objects, **named)
     audit.note_sight(asked.site.database, asked.person, found[0].study)
     return found
 
@@ -244,7 +236,7 @@ def _held(asked: Visit) -> list[HeldObject]:
 def _files(asked: Visit, held: Iterable[HeldObject]) -> list[Path]:
     """Their files, on this machine. Raises NotFound."""
     with asked.site.database.read() as session:
-        return [dicomweb.file_of(session, asked.site.settings, one) for one in held]
+        return [dicomweb.file_of(session, asked.settings, one) for one in held]
 
 
 def value(tag: str, vr: str, *values: object) -> dict[str, Any]:
@@ -260,7 +252,7 @@ def url(asked: Visit, path: str) -> dict[str, Any]:
     return value(
         "00081190",
         "UR",
-        f"{str(asked.site.settings.console.url or asked.request.base_url).rstrip('/')}{router.prefix}{path}",
+        f"{str(asked.settings.console.url or asked.request.base_url).rstrip('/')}{router.prefix}{path}",
     )
 
 

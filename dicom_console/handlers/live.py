@@ -11,16 +11,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import HTTPException, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from dicom_console.views import changes
-from dicom_console.web.access import Asked, Visit, needs
+from dicom_console.web.faces import Asked, Faces, Visit
 from dicom_node.model.roles import UserRole
 from dicom_node.store.database import Database
 
-router = APIRouter()
+faces = Faces()
 
 STREAMS, STREAMS_OF_A_SESSION = 40, 6
 """Open at the same time: together, and of one browser. Others see pages that stand still."""
@@ -33,19 +33,14 @@ class Live:
     """The open streams, and the mark of the newest change, which they share."""
 
     def __init__(self) -> None:
-        self.stops_when: Callable[[], bool] = lambda: False
+        self.stops_when: Callable[[], bool] = lambda: False  # streams do not end by themselves
         self._open: Counter[str] = Counter()
         self._mark, self._asked_at = "", 0.0
         self._asking = asyncio.Lock()
 
-    def is_stopping(self) -> bool:
-        """Whether the console is ending; streams do not end by themselves."""
-        return self.stops_when()
-
-    def refuse_too_many(self, token: str) -> None:
-        """Raise HTTPException if too many streams are open, in all or in this session."""
-        if self._open.total() >= STREAMS or self._open[token] >= STREAMS_OF_A_SESSION:
-            raise HTTPException(503, "Too many pages are open: this one does not update by itself.")
+    def has_place(self, token: str) -> bool:
+        """Whether one more stream may be open, in all and in this session."""
+        return self._open.total() < STREAMS and self._open[token] < STREAMS_OF_A_SESSION
 
     @contextmanager
     def place(self, token: str) -> Iterator[None]:
@@ -66,12 +61,12 @@ class Live:
         return self._mark
 
 
-@router.get("/live")
-@needs(UserRole.VIEWER, counts=False)
+@faces.page("GET", "/live", UserRole.VIEWER, counts=False)
 async def live(asked: Asked) -> Response:
     """A message for each change, "away" without a database, "ended" when the session is over."""
     streams: Live = asked.request.app.state.live
-    streams.refuse_too_many(asked.token)
+    if not streams.has_place(asked.token):
+        raise HTTPException(503, "Too many pages are open: this one does not update by itself.")
     return StreamingResponse(
         _messages(asked, streams), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
     )
@@ -79,18 +74,17 @@ async def live(asked: Asked) -> Response:
 
 async def _messages(asked: Visit, streams: Live) -> AsyncIterator[str]:
     shown, checked_at = "", time.monotonic()
-    site = asked.site
-    idle = site.settings.console.idle_minutes
+    database, idle = asked.site.database, asked.settings.console.idle_minutes
     with streams.place(asked.token):
         yield "retry: 5000\n\n"
-        while not streams.is_stopping():
-            mark = await streams.mark(site.database)
+        while not streams.stops_when():
+            mark = await streams.mark(database)
             if mark != shown:
                 shown = mark
                 yield "event: away\ndata:\n\n" if mark == changes.AWAY else f"data: {mark}\n\n"
             if time.monotonic() - checked_at >= CHECK_SECONDS:
                 checked_at = time.monotonic()
-                if not await run_in_threadpool(changes.session_lasts, site.database, asked.token, idle):
+                if not await run_in_threadpool(changes.session_lasts, database, asked.token, idle):
                     yield "event: ended\ndata:\n\n"
                     return
                 yield ":\n\n"

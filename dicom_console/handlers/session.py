@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from types import NoneType
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from dicom_console.web import languages
-from dicom_console.web.access import ANYONE, Asked, needs, remember, see_other
+from dicom_console.web.access import ANYONE, remember
+from dicom_console.web.faces import Asked, Faces, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
 from dicom_node.services import oidc, users
 
-router = APIRouter()
+faces = Faces()
 
 _PLACE = re.compile(r"/([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?")  # a page of ours, and no other site
 _YEAR = 365 * 24 * 3600
@@ -27,8 +28,7 @@ _FILES = {
 }  # fmt: skip
 
 
-@router.get("/sign-in")
-@needs(ANYONE)
+@faces.page("GET", "/sign-in", ANYONE)
 def ask(asked: Asked) -> Response:
     """Show the form to sign in.
 
@@ -40,32 +40,26 @@ def ask(asked: Asked) -> Response:
     return response
 
 
-@router.post("/sign-in")
-@needs(ANYONE)
+@faces.page("POST", "/sign-in", ANYONE)
 def begin(asked: Asked) -> Response:
     """Sign the user of the form in, with a new session token."""
-    name, password = asked.text("name"), asked.form.get("password", "")
+    name, password = asked.text("name")[:64], asked.form.get("password", "")
+    given = password if isinstance(password, str) else ""
     try:
-        given = password if isinstance(password, str) else ""
-        site = asked.site
-        who = asked.address, asked.token, asked.agent
-        token = users.sign_in(site.database, name[:64], given, *who)
+        token = users.sign_in(asked.site.database, name, given, asked.address, asked.token, asked.agent)
     except RequestRefused as error:
-        return _form(
-            asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name[:64]
-        )
+        return _form(asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name)
     response = see_other("/")
     remember(response, asked.site, token)
     return response
 
 
-@router.get("/sign-in/oidc")
-@needs(ANYONE)
+@faces.page("GET", "/sign-in/oidc", ANYONE)
 def begin_elsewhere(asked: Asked) -> Response:
     """Send the browser to the provider of the hospital's accounts."""
     secret = users.new_token()
     try:
-        response = see_other(oidc.begin(asked.site.settings, secret))
+        response = see_other(oidc.begin(asked.settings, secret))
     except RequestRefused as error:
         return _elsewhere(asked, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
@@ -75,8 +69,7 @@ def begin_elsewhere(asked: Asked) -> Response:
     return response
 
 
-@router.get(oidc.BACK)
-@needs(ANYONE)
+@faces.page("GET", oidc.BACK, ANYONE)
 def come_back(asked: Asked) -> Response:
     """Start a session for a person whom the identity provider has sent back.
 
@@ -84,30 +77,26 @@ def come_back(asked: Asked) -> Response:
     cookie.
     """
     secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
-    site = asked.site
     try:
-        token = oidc.finish(site.database, site.settings, secret, answer, asked.address, asked.agent)
+        token = oidc.finish(asked.site.database, asked.settings, secret, answer, asked.address, asked.agent)
+        response = _elsewhere(asked)
+        remember(response, asked.site, token)
     except RequestRefused as error:
         response = _elsewhere(asked, error)
-    else:
-        response = _elsewhere(asked)
-        remember(response, site, token)
-    response.delete_cookie(_oidc_cookie(asked), path="/", secure=site.secure)
+    response.delete_cookie(_oidc_cookie(asked), path="/", secure=asked.site.secure)
     return response
 
 
-@router.get("/sign-in/oidc/leave")
-@needs(ANYONE)
+@faces.page("GET", "/sign-in/oidc/leave", ANYONE)
 def leave(asked: Asked) -> Response:
     """Send the browser to where its person signs out of the provider, too."""
     try:
-        return see_other(oidc.sign_out_address(asked.site.settings) or "/sign-in")
+        return see_other(oidc.sign_out_address(asked.settings) or "/sign-in")
     except RequestRefused as error:
         return _elsewhere(asked, error)
 
 
-@router.post("/sign-out")
-@needs(UserRole.VIEWER)
+@faces.page("POST", "/sign-out", UserRole.VIEWER)
 def end(asked: Asked) -> Response:
     """End the session."""
     users.sign_out(asked.site.database, asked.token, asked.person)
@@ -116,8 +105,7 @@ def end(asked: Asked) -> Response:
     return response
 
 
-@router.post("/language")
-@needs(ANYONE)
+@faces.page("POST", "/language", ANYONE)
 def choose_language(asked: Asked) -> Response:
     """Show pages in this browser in another language from now on."""
     back = asked.text("back")
@@ -133,8 +121,7 @@ def choose_language(asked: Asked) -> Response:
     return response
 
 
-@router.get("/static/{name}")
-@needs(ANYONE)
+@faces.page("GET", "/static/{name}", ANYONE)
 def file(name: str, asked: Asked) -> Response:
     """A static file, such as a style sheet, that pages need also before sign-in."""
     if name not in _FILES:
@@ -145,17 +132,15 @@ def file(name: str, asked: Asked) -> Response:
 
 
 def _form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
-    console = asked.site.settings.console
-    elsewhere = f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else ""
-    left = bool(asked.query("left"))
+    console = asked.settings.console
     return asked.page(
         "sign_in.html",
         status,
         token=token,
         problem=problem,
         name=name,
-        elsewhere=elsewhere,
-        left=left,
+        elsewhere=f"{console.url.rstrip('/')}/sign-in/oidc" if console.oidc else "",
+        left=bool(asked.query("left")),
     )
 
 

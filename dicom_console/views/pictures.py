@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Final
 
 import cv2
+from PIL import Image
 from sqlalchemy.orm import Session
 
+from ai_pipeline.contract import Picture
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.codestreams import JPEG_2000
-from ai_pipeline.images.decode import DicomImage, Picture, open_dicom
+from ai_pipeline.images.decode import DicomImage, open_dicom
+from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole
@@ -25,7 +31,11 @@ LARGEST = 1600
 """Pixels of the longer side: a preview is no image to read from."""
 _QUICK = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
 """A film of 1,600 × 1,600 takes 80 ms, where Pillow's quickest PNG takes 230, and no more bytes."""
+SIDE = 96
+"""Pixels of the longer side of a picture in a list."""
+_THUMBNAILS = 2000  # kept in memory, of about 3 KiB each; never in a file
 _decoders = threading.Semaphore(2)
+_one_thumbnail = threading.Semaphore(1)  # the picture that somebody reads is decoded beside it
 
 
 class PictureKind(StrEnum):
@@ -39,6 +49,13 @@ class PictureKind(StrEnum):
     """Every version that came, also one that is not in force."""
 
 
+_TABLES: Final[Mapping[PictureKind, Any]] = {
+    PictureKind.IMAGES: Instance,
+    PictureKind.RESULTS: Result,
+    PictureKind.RECEIVED: ReceivedObject,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """An object that the user may look at. ``kind``: the kind of result, or "image"."""
@@ -50,35 +67,13 @@ class Shown:
 
 def find(session: Session, settings: Settings, which: PictureKind, number: int) -> Shown:
     """A received image or a result. Raises NotFound, also if its file was purged."""
-    shown = {
-        PictureKind.IMAGES: _image,
-        PictureKind.RESULTS: _result,
-        PictureKind.RECEIVED: _received,
-    }[which](session, number)
-    path = Files(settings).if_here(session, str(shown.path)) if shown else None
-    if shown is None or path is None:
+    row: Instance | Result | ReceivedObject | None = session.get(_TABLES[which], number)
+    is_aside = isinstance(row, Instance) and row.role is ObjectRole.ASIDE
+    there = row is not None and not row.purged and not is_aside
+    path = Files(settings).if_here(session, row.path) if row is not None and there else None
+    if row is None or row.study_id is None or path is None:
         raise NotFound("there is no such image or result, or no longer")
-    return replace(shown, path=path)
-
-
-def _image(session: Session, number: int) -> Shown | None:
-    row = session.get(Instance, number)
-    gone = row is None or row.purged or row.role is ObjectRole.ASIDE
-    return None if row is None or gone else Shown(Path(row.path), row.study_id, "image")
-
-
-def _result(session: Session, number: int) -> Shown | None:
-    row = session.get(Result, number)
-    gone = row is None or row.purged
-    return None if row is None or gone else Shown(Path(row.path), row.study_id, row.kind.value)
-
-
-def _received(session: Session, number: int) -> Shown | None:
-    row = session.get(ReceivedObject, number)
-    gone = row is None or row.purged or row.study_id is None
-    return (
-        None if row is None or row.study_id is None or gone else Shown(Path(row.path), row.study_id, "image")
-    )
+    return Shown(path, row.study_id, row.kind.value if isinstance(row, Result) else "image")
 
 
 def frames(shown: Shown, settings: Settings) -> int:
@@ -122,6 +117,24 @@ def displayed(image: DicomImage, frame: int, shorter_side: int) -> Picture:
     shorter side has at least so many pixels.
     """
     return image.display(frame, shorter_side if image.transfer_syntax in JPEG_2000 else 0)
+
+
+def thumbnail(shown: Shown, settings: Settings) -> bytes:
+    """The first frame as JPEG, at most SIDE pixels. Raises NotFound if it cannot be shown."""
+    try:
+        return _thumbnail(shown.path, settings.images.limits)
+    except (OSError, PixelError, MemoryError):
+        raise NotFound("this image cannot be shown") from None
+
+
+@lru_cache(_THUMBNAILS)
+def _thumbnail(path: Path, limits: ImageLimits) -> bytes:
+    with _one_thumbnail:
+        picture = Image.fromarray(displayed(open_dicom(path, limits), 0, SIDE))
+    picture.thumbnail((SIDE, SIDE))
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=80)
+    return data.getvalue()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -190,9 +191,11 @@ def _matching(
         if value
     )
     budget = iter(range(EXAMINED))
+    asked = {name: uids for keyword, name in _UIDS.items() if (uids := _listed(query.value(keyword)))}
     for held in _studies(session, settings, query, within, budget):
-        for objects in _entities(held, query.level):
-            if not _has_uids(objects, query):
+        series = [held] if query.level is Level.STUDY else dicomweb.by_series(held).values()
+        for objects in ([one] for one in held) if query.level is Level.INSTANCE else series:
+            if not all(any(getattr(one, name) in uids for one in objects) for name, uids in asked.items()):
                 continue
             if needs_header:
                 _spend(budget)
@@ -252,10 +255,12 @@ def _narrowed(
         conditions.append(Study.study_instance_uid == within[0])
     if uids := _listed(query.value("StudyInstanceUID")):
         conditions.append(Study.study_instance_uid.in_(uids))
-    columns = {"SeriesInstanceUID": "series_instance_uid", "SOPInstanceUID": "sop_instance_uid"}
-    for keyword, name in columns.items():
+    for keyword, of_instance, of_result in (
+        ("SeriesInstanceUID", Instance.series_instance_uid, Result.series_instance_uid),
+        ("SOPInstanceUID", Instance.sop_instance_uid, Result.sop_instance_uid),
+    ):
         if uids := _listed(query.value(keyword)):
-            conditions.append(_has(*(getattr(table, name).in_(uids) for table in (Instance, Result))))
+            conditions.append(_has(of_instance.in_(uids), of_result.in_(uids)))
     modality = query.value("ModalitiesInStudy") or (query.value("Modality") if query.level else "")
     if modality and not _is_wild(modality) and "\\" not in modality:
         kinds = Result.kind.in_(_MODALITIES.get(modality, ()))
@@ -276,17 +281,6 @@ def _beginning(value: str) -> str:
     return f"{begin}*" if rest and begin else begin
 
 
-def _entities(held: Sequence[HeldObject], level: Level) -> Iterable[list[HeldObject]]:
-    if level is Level.INSTANCE:
-        return ([one] for one in held)
-    return [list(held)] if level is Level.STUDY else dicomweb.by_series(held).values()
-
-
-def _has_uids(objects: Sequence[HeldObject], query: Query) -> bool:
-    asked = {name: _listed(query.value(keyword)) for keyword, name in _UIDS.items()}
-    return all(any(getattr(one, name) in uids for one in objects) for name, uids in asked.items() if uids)
-
-
 def _matches(session: Session, settings: Settings, objects: Sequence[HeldObject], query: Query) -> bool:
     """By the header of the first object; one that cannot be read matches no key that needs it."""
     keys = {path: value for path, value in query.keys.items() if value and path not in _NOT_IN_HEADER}
@@ -305,11 +299,9 @@ def modalities(session: Session, settings: Settings, study: int) -> list[str]:
     """Modality of each series of a study that a viewer may see, each once."""
     found = set()
     for objects in dicomweb.by_series(dicomweb.of_studies(session, [study]).get(study, ())).values():
-        try:
+        with suppress(NotFound):
             header = dicomweb.header(dicomweb.file_of(session, settings, objects[0]), ["Modality"])
-        except NotFound:
-            continue
-        found.add(str(header.get("Modality") or ""))
+            found.add(str(header.get("Modality") or ""))
     return sorted(found - {""})
 
 

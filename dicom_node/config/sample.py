@@ -60,8 +60,6 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("PeerSettings", "url"): "http://pacs.example.org:8042",
     ("PeerSettings", "username"): "${PACS_USER}",
     ("PeerSettings", "password"): "${file:/run/secrets/pacs}",
-    ("PeerSettings", "token"): "${file:/run/secrets/ehr}",
-    ("PeerSettings", "patient_systems"): {"HOSPITAL": "urn:oid:1.2.276.0.76.3.1"},
     ("PeerSettings", "assume_charset"): "ISO_IR 100",
     ("PeerSettings", "pseudonym_domain"): "registry",
     ("PeerSettings", "retain"): ["modified_dates", "patient_characteristics"],
@@ -77,15 +75,8 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("ObjectStoreSettings", "endpoint"): "https://s3.example.org",
     ("ObjectStoreSettings", "access_key_id"): "${S3_KEY_ID}",
     ("ObjectStoreSettings", "secret_access_key"): "${file:/run/secrets/s3}",
-    ("AuditSettings", "syslog"): "audit.example.org:6514",
-    ("AuditSettings", "authorities"): "tls/house-ca.pem",
-    ("TelemetrySettings", "endpoint"): "http://127.0.0.1:4318/v1/traces",
-    ("TelemetrySettings", "headers"): {"Authorization": "Bearer ${COLLECTOR_TOKEN}"},
-    ("TelemetrySettings", "authorities"): "tls/house-ca.pem",
     ("WorkerSettings", "pipelines"): ["ultrasound"],
     ("WorkerSettings", "at_once"): {"ultrasound": 2},
-    ("AuditSettings", "certificate"): "tls/node-with-key.pem",
-    ("AuditSettings", "site"): "hospital",
     ("MailSettings", "host"): "mail.example.org",
     ("MailSettings", "authorities"): "tls/house-ca.pem",
     ("MailSettings", "username"): "${MAIL_USER}",
@@ -301,7 +292,7 @@ def _keys(model: type[BaseModel]) -> Iterator[str]:
 
 def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool = False) -> Iterator[str]:
     yield from _comment(_described(field))
-    example = _EXAMPLES.get((model.__name__, name))
+    example = _EXAMPLES.get((model.__name__, name)) or next(iter(field.examples or ()), None)
     default = field.get_default(call_default_factory=True, validated_data={})
     unset = default is None or default is PydanticUndefined
     wanted = default is PydanticUndefined or name in _SET.get(model, ())

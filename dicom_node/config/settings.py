@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -32,7 +32,6 @@ from dicom_node.config.sections import (
     REVEALED,
     AeTitle,
     AssemblySettings,
-    AuditSettings,
     DriftSettings,
     ImageSettings,
     InspectionSettings,
@@ -41,10 +40,10 @@ from dicom_node.config.sections import (
     PrivacySettings,
     Secret,
     SpoolSettings,
-    TelemetrySettings,
     WorkerSettings,
 )
 from dicom_node.config.sections import Section as _Section
+from dicom_node.connectors import extended, installed
 from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
 from dicom_node.model.deidentified import Retained
@@ -57,8 +56,11 @@ Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checke
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 PeerService = Literal["storage", "query", "commitment"]
+if TYPE_CHECKING:
+    Transport = str
+else:
+    Transport = Literal["dimse", "orthanc", "dicomweb", "hl7", *installed("destinations")]
 _WORK = r"^(\*|[!-\]_-~]{1,16}\^[!-\]_-~]{1,16})$"
-_URI = r"^(urn:|https?://)[!-~]{1,240}$"
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
 
@@ -179,8 +181,12 @@ class ConsoleSettings(_Section):
         return self
 
 
+@extended("settings.peers")
 class PeerSettings(_Section):
     """``[[peers]]``: a modality, a PACS, an Orthanc."""
+
+    by_url: ClassVar = frozenset({"orthanc", "dicomweb"})
+    """Transports whose peers have a base URL. A connector's class may have more."""
 
     name: Name
     """Short name, used in rules and commands."""
@@ -205,7 +211,7 @@ class PeerSettings(_Section):
     have ended and all images that they name are here."""
     assume_charset: str = ""
     """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
-    transport: Literal["dimse", "orthanc", "dicomweb", "hl7", "fhir"] = "dimse"
+    transport: Transport = "dimse"
     """How results are sent: C-STORE, Orthanc's REST API, STOW-RS; reports as HL7 v2 ORU^R01 by MLLP, or as
     resources of FHIR R4."""
     url: Annotated[str, AfterValidator(checked_url)] = ""
@@ -214,13 +220,6 @@ class PeerSettings(_Section):
     """For HTTP; better by ${VAR}."""
     password: Secret = Field("", validate_default=True)
     """For HTTP; by ${VAR}, never in the file."""
-    token: Secret = Field("", validate_default=True)
-    """For fhir: a bearer token in place of user name and password; by ${VAR}, never in the file."""
-    patient_systems: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(pattern=_URI)]] = Field(
-        {}, max_length=20
-    )
-    """For fhir: identifier systems (URIs) of Patient IDs by Issuer of Patient ID (0010,0021); the key ""
-    is for images that name none."""
     tls: bool = False
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
@@ -313,8 +312,6 @@ class PeerSettings(_Section):
     def _gets_what_is_shown(cls, given: Any) -> Any:
         if not isinstance(given, dict) or "results" in given:
             return given
-        if given.get("transport") == "fhir":
-            return {**given, "results": (ResultKind.SR,)}
         viewer = given.get("viewer")
         if not isinstance(viewer, str) or viewer not in VIEWERS:
             return given
@@ -410,20 +407,6 @@ class PeerSettings(_Section):
         return self
 
     @model_validator(mode="after")
-    def _gets_reports_by_fhir(self) -> Self:
-        if self.transport != "fhir":
-            return self
-        if self.deidentify:
-            raise ValueError("a FHIR server has the patient's record: no deidentify with transport fhir")
-        if self.may != ("receive",):
-            raise ValueError('transport fhir is for results: set may = ["receive"]')
-        if self.results != (ResultKind.SR,) or self.assessments or self.iocm:
-            raise ValueError('reports alone go by FHIR: results = ["sr"], no iocm, no assessments')
-        if self.token.get_secret_value() and self.username:
-            raise ValueError("give token, or username and password, not both")
-        return self
-
-    @model_validator(mode="after")
     def _can_be_asked_to_delete(self) -> Self:
         if self.withdraw == "delete":
             if "receive" not in self.may or not self.by_http:
@@ -477,7 +460,7 @@ class PeerSettings(_Section):
     @property
     def by_http(self) -> bool:
         """Whether the peer has a base URL; other peers have host and port."""
-        return self.transport in ("orthanc", "dicomweb", "fhir")
+        return any(self.transport in getattr(kind, "by_url", ()) for kind in type(self).__mro__)
 
     @property
     def retrieve_seconds(self) -> float:
@@ -661,6 +644,7 @@ class RuleSettings(_Section):
         return tuple(dict.fromkeys((*self.send_to, *(name for one in self.then for name in one.send_to))))
 
 
+@extended("settings")
 class Settings(_Section):
     """The whole configuration."""
 
@@ -678,8 +662,6 @@ class Settings(_Section):
     privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
     mail: MailSettings = MailSettings()
-    audit: AuditSettings = AuditSettings()
-    telemetry: TelemetrySettings = TelemetrySettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
     notifications: tuple[NotificationSettings, ...] = ()

@@ -1,8 +1,9 @@
 """ORU^R01 of a report, or of the note that withdraws reports (HL7 2.5.1 chapters 3, 4 and 7).
 
 The same file gives the same bytes at each try, MSH-7 and MSH-10 included: a receiver can recognise a repeat.
-A withdrawal repeats the order and every OBX of the withdrawn report, each with the status W: a receiver finds
-a row by OBX-3 and OBX-4.
+A receiver finds a row by OBX-3 and OBX-4. A withdrawal repeats the order and every OBX of the withdrawn
+report, each with the status W. A report that replaces another repeats the rows that it no longer has, each
+with the status D.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _STUDY_INSTANCE_UID: Final = Code("110180", "DCM", "Study Instance UID")
 _GROUPS: Final = ("A", "I", "P")  # HL7 table 4000: alphabetic, ideographic, phonetic
 _DATE_TIME = re.compile(r"\d{8}(\d{2}(\d{2}(\d{2}(\.\d{1,4})?)?)?)?")
 _OFFSET = re.compile(r"[+-]\d{4}")
-_PRELIMINARY, _WITHDRAWN = "P", "W"  # HL7 table 0085; nobody has verified what an AI reports
+_PRELIMINARY, _WITHDRAWN, _DELETED = "P", "W", "D"  # HL7 table 0085; nobody has verified what an AI reports
 _NO_RESULT = "X"  # HL7 table 0123: no results available
 
 
@@ -72,13 +73,17 @@ def control_id(sop_instance_uid: str) -> str:
     return _hashed(sop_instance_uid)
 
 
-def oru_of(report: SentReport, context: MessageContext) -> bytes:
-    """The message of a report."""
+def oru_of(report: SentReport, context: MessageContext, replaced: Sequence[SentReport] = ()) -> bytes:
+    """The message of a report to a receiver that got these reports of the rule before."""
     with quiet_pydicom():
         document = dcmread(report.path)
         order = _order(report, document, context, _PRELIMINARY, document)
-        rows = _observations(report.path, document, context, _PRELIMINARY)
-        return er7(_header(document, context), _patient(document, context), [[*order, *rows]])
+        rows = {_place(row): row for row in _observations(report.path, document, context, _PRELIMINARY)}
+        for former in replaced:
+            for row in _observations(former.path, dcmread(former.path), context, _DELETED):
+                row.put(1, str(len(rows) + 1))
+                rows.setdefault(_place(row), row)
+        return er7(_header(document, context), _patient(document, context), [[*order, *rows.values()]])
 
 
 def withdrawal_of(note: Path, reports: Sequence[SentReport], context: MessageContext) -> bytes:
@@ -122,6 +127,11 @@ def _observations(
         row.put(11, status)
         row.put(19, _time(report, "Content"))
         yield row
+
+
+def _place(row: SegmentFields) -> tuple[str, str]:
+    """What a receiver finds the row by: the code of OBX-3, and OBX-4."""
+    return row.fields[3][0][0], row.fields[4][0][0]
 
 
 def _reason(note: Dataset) -> SegmentFields:

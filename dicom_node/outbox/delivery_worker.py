@@ -295,7 +295,7 @@ class Route:
         """Fetch the files of a batch to this machine. The last check refuses a lost or damaged file."""
         fetched = []
         for one in batch:
-            for item in (one.object, *one.object.withdraws):
+            for item in (one.object, *one.object.former):
                 with suppress(NotInSpool), self._database.read() as session:
                     self._files.here(session, str(item.path.relative_to(self._folder)))
             study = one.object.study_instance_uid or last_check.study_of(one.object.path)
@@ -492,9 +492,9 @@ class Ledger:
         item, result = delivery.item, delivery.result
         domain = result.pseudonym_domain if result else ""
         outgoing = self._outgoing(delivery)
-        if result is not None and result.kind is ResultKind.REJECTION:
-            withdrawn = deliveries.withdrawn_by(session, result.id, self._peer.name)
-            outgoing = replace(outgoing, withdraws=tuple(map(self._outgoing, withdrawn)))
+        if result is not None and (result.supersedes or result.kind is ResultKind.REJECTION):
+            former = deliveries.former_of(session, result, self._peer.name)
+            outgoing = replace(outgoing, former=tuple(map(self._outgoing, former)))
         return Leased(
             delivery.id, delivery.attempts, item.study_id, item.bytes, domain, outgoing, result is None
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -19,26 +19,28 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from pydantic import SecretStr
 from pydicom.charset import python_encoding
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_pipeline import extras
+from dicom_node import connectors
 from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config.sections import Section
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.dicom.character_sets import CharacterSet, terms
 from dicom_node.errors import ConfigProblem
-from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import Role
 from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.preflight.object_store import check_object_store, probe_object_store
-from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
+from dicom_node.preflight.outgoing import check_notifications
 from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
 
 _SECRETS_IN_WORDS = {
@@ -129,8 +131,8 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     for undercut in undercuts(settings):
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
     yield from check_notifications(settings)
-    yield from check_audit(settings)
-    yield from check_telemetry(settings)
+    for find in connectors.every("checks"):
+        yield from find(settings)
     yield from check_object_store(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
@@ -161,8 +163,18 @@ def _check_deliveries(settings: Settings, role: Role) -> Found:
 
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     """Files that every user of this machine may read, and that hold a password or a private key."""
-    # The last place of a subject counts.
-    places = {subject: place for subject, place, secret in _secrets(settings, read) if secret}
+    places: dict[str, Place] = {
+        ".".join(place[:-1]).replace("_", " "): place for place in _secrets(settings) if place[0] != "node"
+    }
+    with suppress(ArgumentError, ValueError):  # check_machine reports it
+        if make_url(settings.database_url).password:
+            places["node.database_url"] = ("node", "database_url")
+    for key in ("peers", "notifications"):
+        for one in getattr(settings, key):
+            table = read.place_of(key, one.name)
+            for (secret,) in _secrets(one):
+                in_url = secret == "password" and not read.at((*table, secret))
+                places[f"{key[:-1]} {one.name}"] = (*table, "url" if in_url else secret)
     for subject, place in places.items():
         for file in read.files_of(place):
             if _is_open(file):
@@ -175,25 +187,14 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
             yield Tried("TLS", False, f"every user may read the private key: chmod 600 {tls.private_key}")
 
 
-def _secrets(settings: Settings, read: TomlFiles) -> Iterator[tuple[str, Place, object]]:
-    """Subject, place and value of what nobody else should read; empty values are not set."""
-    yield "mail", ("mail", "password"), settings.mail.password
-    yield "object store", ("object_store", "secret_access_key"), settings.object_store.secret_access_key
-    yield "telemetry", ("telemetry", "headers"), any(settings.telemetry.headers.values())
-    oidc = settings.console.oidc
-    yield "console.oidc", ("console", "oidc", "client_secret"), oidc and oidc.client_secret
-    for rule in settings.notifications:
-        for key in ("url", "token"):
-            place = (*read.place_of("notifications", rule.name), key)
-            yield f"notification {rule.name}", place, getattr(rule, key)
-    with suppress(ArgumentError, ValueError):  # check_machine reports it
-        yield "node.database_url", ("node", "database_url"), make_url(settings.database_url).password
-    yield "console", ("console", "metrics_token"), settings.console.metrics_token
-    for peer in settings.peers:
-        table = read.place_of("peers", peer.name)
-        yield f"peer {peer.name}", (*table, "token"), peer.token
-        word = "password" if read.at((*table, "password")) else "url"
-        yield f"peer {peer.name}", (*table, word), peer.password
+def _secrets(section: Section, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys of the secrets that a section has, and the sections in it."""
+    for key, value in section:
+        values = value.values() if isinstance(value, Mapping) else (value,)
+        if isinstance(value, Section):
+            yield from _secrets(value, (*above, key))
+        elif any(isinstance(one, SecretStr) and one.get_secret_value() for one in values):
+            yield *above, key
 
 
 def _is_open(file: Path) -> bool:
@@ -217,18 +218,14 @@ def _check_peer(peer: PeerSettings) -> Found:
     if peer.by_http and _goes_by_proxy(peer.url):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
-    has_login = peer.username or peer.token.get_secret_value()
-    if has_login and peer.url.startswith("http://"):
-        what = "user name and password go" if peer.username else "its token goes"
+    secrets = [".".join(place) for place in _secrets(peer)]
+    if (peer.username or secrets) and peer.url.startswith("http://"):
+        what = "user name and password go" if peer.username else f"its {secrets[0]} goes"
         text = f"{what} over the network unencrypted (http): use https"
         yield Tried(f"peer {peer.name}", False, text)
-    yield from _check_fhir(peer)
     if peer.silent_hours and "send" not in peer.may:
         text = f"silent_hours = {peer.silent_hours:g}: nothing comes from a peer that may not send"
         yield Tried(f"peer {peer.name}", False, text)
-    if ResultKind.PDF in peer.results and find_spec("reportlab") is None:
-        remedy = "pdf needs reportlab: pip install 'dicom-ai-node[pdf]'"
-        yield f"peers.{peer.name}.results", ", ".join(peer.results), remedy
     if not peer.deidentify:
         for key in ("pseudonym_domain", "retain"):
             if value := getattr(peer, key):
@@ -267,15 +264,6 @@ def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
     if settings.object_store.url:
         text = "MPPS: with a bucket each machine knows the steps that it took: report to one listener only"
         yield Tried(f"peer {peer.name}", False, text)
-
-
-def _check_fhir(peer: PeerSettings) -> Found:
-    if peer.transport == "fhir" and find_spec("fhir") is None:
-        remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
-        yield f"peers.{peer.name}.transport", peer.transport, remedy
-    given = {"token": peer.token.get_secret_value(), "patient_systems": peer.patient_systems}
-    for key in (key for key, value in given.items() if value and peer.transport != "fhir"):
-        yield f"peers.{peer.name}.{key}", "", 'without transport = "fhir" it says nothing: leave it out'
 
 
 def _goes_by_proxy(url: str) -> bool:

@@ -25,7 +25,6 @@ from dicom_node.results.common.context import (
 from dicom_node.results.common.previous import EarlierObject, PreviousImage, StatedNumber
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.profile import Pseudonyms
-from dicom_node.results.pdf import is_installed as pdf_is_installed
 from dicom_node.results.sr.reading import stated
 
 __all__ = [
@@ -49,7 +48,6 @@ __all__ = [
     "build_failure",
     "build_rejection",
     "is_own_result",
-    "pdf_is_installed",
     "put_in_place",
     "repairs_of",
     "row_values",

@@ -1,12 +1,12 @@
-"""Clients of destinations and archives, each with one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7,
-FHIR.
-"""
+"""Clients of destinations and archives, each with one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, cast
 
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.connectors import installed
 from dicom_node.scu.archive import (
     MOST_OBJECTS,
     Archive,
@@ -67,6 +67,14 @@ __all__ = [
     "open_worklist",
 ]
 
+_OURS = {
+    "dimse": "dicom_node.scu.dimse:DimseDestination",
+    "dicomweb": "dicom_node.scu.dicomweb:DicomwebDestination",
+    "hl7": "dicom_node.scu.mllp:Hl7Destination",
+    "orthanc": "dicom_node.scu.orthanc:OrthancDestination",
+}
+"""By transport; those of connectors are entry points."""
+
 
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
     """The client that queries this peer, by DICOMweb or DIMSE. For one thread; not connected yet."""
@@ -113,38 +121,12 @@ def open_events(peer: PeerSettings, settings: Settings) -> UpsEvents:
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
     """The client that deletes objects at this peer, which has ``withdraw = "delete"``. For one thread."""
-    if peer.transport == "orthanc":
-        from dicom_node.scu.orthanc import OrthancDestination
-
-        return OrthancDestination(peer, settings)
-    if peer.transport == "fhir":
-        from dicom_node.scu.fhir import FhirDestination
-
-        return FhirDestination(peer, settings)
-    from dicom_node.scu.dicomweb import DicomwebDestination
-
-    return DicomwebDestination(peer, settings)
+    return cast(Remover, open_destination(peer, settings))
 
 
 def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
     """The client that sends to this peer, by its ``transport``. For one thread; not connected yet."""
     # Each end is imported when a peer uses it: a site without Orthanc never loads the Orthanc client.
-    if peer.transport == "orthanc":
-        from dicom_node.scu.orthanc import OrthancDestination
-
-        return OrthancDestination(peer, settings)
-    if peer.transport == "dicomweb":
-        from dicom_node.scu.dicomweb import DicomwebDestination
-
-        return DicomwebDestination(peer, settings)
-    if peer.transport == "hl7":
-        from dicom_node.scu.mllp import Hl7Destination
-
-        return Hl7Destination(peer, settings)
-    if peer.transport == "fhir":
-        from dicom_node.scu.fhir import FhirDestination
-
-        return FhirDestination(peer, settings)
-    from dicom_node.scu.dimse import DimseDestination
-
-    return DimseDestination(peer, settings)
+    added = installed("destinations").get(peer.transport)
+    found = added or EntryPoint(peer.transport, _OURS[peer.transport], "")
+    return cast(Destination, found.load()(peer, settings))

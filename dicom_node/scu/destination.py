@@ -19,8 +19,8 @@ class Outgoing:
     """One result object to send: a complete Part 10 file on disk.
 
     ``path`` is absolute. ``sha256`` is the hash of the whole file. ``study``: the number of its study on this
-    node, 0 if it is not needed. ``rule``: the rule whose job built it. ``withdraws``: for a rejection note,
-    the withdrawn results that this peer has or may have.
+    node, 0 if it is not needed. ``rule``: the rule whose job built it. ``former``: of what it withdraws (a
+    rejection note) or replaces (a report), the results that this peer has or may have.
     """
 
     sop_class_uid: str
@@ -31,7 +31,7 @@ class Outgoing:
     sha256: str
     study: int = 0
     rule: str = ""
-    withdraws: tuple[Outgoing, ...] = ()
+    former: tuple[Outgoing, ...] = ()
 
 
 class SendStatus(StrEnum):

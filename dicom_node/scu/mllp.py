@@ -105,17 +105,18 @@ class Hl7Destination:
     def _send(self, item: Outgoing) -> SendReport:
         reports = [
             SentReport(one.path, one.rule)
-            for one in (item, *item.withdraws)
+            for one in (item, *item.former)
             if one.sop_class_uid == Comprehensive3DSRStorage
         ]
         if not reports:
             return _NO_REPORT
-        if not all(report.path.is_file() for report in reports):
-            return _FILE_GONE
-        if item.sop_class_uid == KeyObjectSelectionDocumentStorage:
+        there = [report for report in reports if report.path.is_file()]
+        if item.sop_class_uid != KeyObjectSelectionDocumentStorage:
+            message = oru_of(reports[0], self._context(item), there[1:])
+        elif there == reports:
             message = withdrawal_of(item.path, reports, self._context(item))
         else:
-            message = oru_of(reports[0], self._context(item))
+            return _FILE_GONE
         with self._connections.within(self._settings.outbox.seconds_for(len(message))):
             try:
                 with self._connected() as connection:

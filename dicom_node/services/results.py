@@ -4,7 +4,7 @@ person.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,7 +20,7 @@ from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
-from dicom_node.store.accounts import Removal, Withdrawal
+from dicom_node.store.accounts import Feedback, Removal, Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, record, settle_study
 from dicom_node.store.views import View, columns, find_study
@@ -171,11 +171,8 @@ def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[
     if wanted is not None and (wrong := set(wanted) - {row.id for row in rows}):
         raise NotFound(f"result {min(wrong)} is none of this study")
     if wanted is not None:  # assessments of a report are withdrawn with it
-        reports = {row.job_id for row in rows if row.id in wanted and row.kind is ResultKind.SR}
-        assessment_ids = [
-            row.id for row in rows if row.kind is ResultKind.ASSESSMENT and row.job_id in reports
-        ]
-        wanted = [*wanted, *assessment_ids]
+        reports = [row for row in rows if row.id in wanted and row.kind is ResultKind.SR]
+        wanted = [*wanted, *_assessments(session, study, rows, reports)]
     gone = _withdrawn(session, rows)
     chosen = [row for row in rows if row.id not in gone and (wanted is None or row.id in wanted)]
     if not chosen:
@@ -186,6 +183,23 @@ def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[
     if any(delivery.state is _S.SENDING for delivery in locked.all()):
         raise NotAllowedNow(_BEING_SENT)
     return chosen
+
+
+def _assessments(
+    session: Session, study: int, rows: Sequence[Result], reports: Sequence[Result]
+) -> Iterator[int]:
+    """The assessments of these reports: those of their jobs, except what was said of another report of a job
+    (one analysis has a report for each character set).
+    """
+    jobs, uids = {row.job_id for row in reports}, [row.sop_instance_uid for row in reports]
+    elsewhere = select(Feedback.sent_in).where(Feedback.study_id == study, Feedback.report_uid.not_in(uids))
+    of_others = set(session.scalars(elsewhere))
+    for row in reversed(rows):
+        if row.kind is ResultKind.ASSESSMENT and row.job_id in jobs:
+            if row.sop_instance_uid not in of_others:
+                yield row.id
+            else:
+                of_others.add(row.supersedes)
 
 
 def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:

@@ -172,13 +172,11 @@ def may_be_there(delivery: Delivery) -> bool:
     return delivery.state in (_S.CONFIRMED, _S.UNCONFIRMED) or delivery.sent_at is not None
 
 
-def withdrawn_by(session: Session, note: int, destination: str) -> list[Delivery]:
-    """Deliveries to this peer of what a rejection note withdraws and the peer may have.
-
-    ``note``: the number of the note's result.
-    """
-    chosen = select(Delivery).join(Withdrawal, Withdrawal.result_id == Delivery.result_id)
-    chosen = chosen.where(Withdrawal.note_id == note, Delivery.destination == destination)
+def former_of(session: Session, result: Result, destination: str) -> list[Delivery]:
+    """Deliveries to this peer of what this note withdraws, or this report replaces, and the peer may have."""
+    withdrawn = select(Withdrawal.result_id).where(Withdrawal.note_id == result.id)
+    former = or_(Result.id.in_(withdrawn), Result.sop_instance_uid == result.supersedes)
+    chosen = select(Delivery).join(Delivery.result).where(former, Delivery.destination == destination)
     found = session.scalars(chosen.options(*_OBJECTS).order_by(Delivery.id))
     return [delivery for delivery in found if may_be_there(delivery)]
 

@@ -26,10 +26,11 @@ from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.model.roles import UserRole
 from dicom_node.results.sr import reading
-from dicom_node.services import assessments, results, users
+from dicom_node.services import assessments, results, users, writing
 from dicom_node.services.assessments import FindingAssessed
 from dicom_node.services.audit import Person
 from dicom_node.services.studies import rerun_rules
+from dicom_node.store.accounts import Feedback, Withdrawal
 from dicom_node.store.tables import Delivery, Result
 from tests.console_lab import Browser, ConsoleLab, Program, quick_hasher
 from tests.inbox_lab import Inbox
@@ -221,6 +222,22 @@ def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     reason = RejectionReason.QUALITY
     results.withdraw(site.settings, UID, [report], reason=reason, because="other patient")
     assert deliveries(site) == [("pacs", "discarded")]
+
+
+def test_what_was_said_of_the_other_report_of_an_analysis_stays(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    with writing(site.settings) as session:  # a report for another character set, and what was said of it
+        [report] = session.scalars(select(Result).where(Result.kind == ResultKind.SR))
+        [said] = session.scalars(select(Feedback))
+        same = {one.key: getattr(report, one.key) for one in Result.__table__.columns if one.key != "id"}
+        session.add(Result(**same | {"sop_instance_uid": "2.25.7"}))
+        said.report_uid = "2.25.7"
+        number = report.id
+    results.withdraw(site.settings, UID, [number], reason=RejectionReason.QUALITY, because="other patient")
+    assert deliveries(site) == [("pacs", "pending")]
+    [withdrawn] = site.scalars(select(Withdrawal.result_id))
+    assert withdrawn == number
 
 
 def test_an_assessment_is_of_no_peers_results_and_of_no_deidentified_peer() -> None:

@@ -150,6 +150,19 @@ def test_a_report_that_replaces_another_is_a_correction(golden: dict[str, Path],
     assert text(message["OBR"][0], 25) == "P" and {row[4] for row in rows(message)} == {"P"}
 
 
+def test_a_report_that_replaces_another_deletes_the_rows_that_it_lacks(
+    golden: dict[str, Path], tmp_path: Path
+) -> None:
+    newer, former = SentReport(a_report(tmp_path)), SentReport(golden["chest_xray-sr"])
+    message = hl7.parse(oru_of(newer, RIS, [former]).decode())
+    places = [(text(row, 3).partition("^")[0], text(row, 4)) for row in message["OBX"]]
+    assert len(set(places)) == len(places)
+    assert [text(row, 1) for row in message["OBX"]] == [str(number + 1) for number in range(len(places))]
+    status = {place: row[4] for place, row in zip(places, rows(message), strict=True)}
+    assert status["1", "1.1"] == status["121077", "121077.1"] == "P"
+    assert status["8186001", "8186001.1"] == status["CARDIOTHORACIC", "CARDIOTHORACIC.1"] == "D"
+
+
 def test_a_withdrawal_takes_back_each_row_that_was_sent_and_nothing_else(
     golden: dict[str, Path], tmp_path: Path
 ) -> None:

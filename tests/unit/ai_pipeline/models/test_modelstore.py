@@ -26,14 +26,14 @@ from onnx import TensorProto, helper, numpy_helper
 from ai_pipeline.chest import card as chest
 from ai_pipeline.chest import trial
 from ai_pipeline.chest.card import BOXES, CLASSIFIER
+from ai_pipeline.chest.detector import MOST_ROWS, detections
 from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.contract import Origin
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.detections import MOST_ROWS, detections
+from ai_pipeline.models.registry import MODELS_DIR, find, load
 from ai_pipeline.models.registry import SHIPPED as SHIPPED_CARDS
-from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import folder, formats
-from ai_pipeline.models.store.inspection import inspect
+from ai_pipeline.models.store.sandbox import inspect
 from ai_pipeline.pipelines import create
 from tests.certificates_lab import self_signed
 from tests.unit.ai_pipeline.chest.test_chest import Shown
@@ -68,11 +68,19 @@ def test_versions_stand_side_by_side_one_is_active_and_rollback_goes_back_to_the
     assert steps == ["activate", "activate", "rollback", "rollback"]
 
 
+@pytest.fixture(scope="module")
+def activated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose model is active: to try a model takes seconds."""
+    folder, made = (tmp_path_factory.mktemp(name) for name in ("models", "made"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MODELS_DIR, str(folder))
+        assert add(*small_models.write(made)).exit_code == models("activate", "small").exit_code == 0
+    return folder
+
+
 @pytest.fixture
-def active(store: Path, model: tuple[Path, Path]) -> Path:
-    """The store, whose model is active."""
-    assert add(*model).exit_code == models("activate", "small").exit_code == 0
-    return store
+def active(store: Path, activated: Path) -> Path:
+    return Path(shutil.copytree(activated, store, dirs_exist_ok=True))
 
 
 @pytest.mark.usefixtures("active")
