@@ -353,8 +353,8 @@ class JournalIngest:
     def _read_cursor(self) -> dict[str, int]:
         """How far the files of this folder were read; listeners of other machines have their own folders."""
         with self._database.read() as session:
-            known = session.scalars(select(Cursor)).all()
-        return {row.name: row.offset for row in known if (self._folder / row.name).exists()}
+            known = session.execute(select(Cursor.name, Cursor.offset)).all()
+        return {name: offset for name, offset in known if (self._folder / name).exists()}
 
     def _close(self, listeners: Sequence[str]) -> None:
         if listeners:
