@@ -188,14 +188,18 @@ def test_pixelmed_finds_a_whole_tid_1500(cases: dict[str, Case], tmp_path: Path)
     assert {bool(measured.fetus) for measured in some.measurements} == {True, False}
     objects = results.build(context(CALIBRATED, UNCALIBRATED, kinds=[ResultKind.SR]), [one], some)
     [(_, path)] = _written(tmp_path, "some", objects)
-    _judge_by_pixelmed(path)
+    text = _run([*PIXELMED, str(path)])
+    assert "Found Root Template TID_1500" in text
+    assert "IOD validation complete" in text
+    # CID 100 has this code since 2023; the packaged validator is of 2022.
+    errors = [line for line in text.splitlines() if line.startswith("Error") and "43468-8" not in line]
+    assert errors == []
 
 
 @JUDGED
 def test_the_report_of_a_failure_and_that_of_nothing_found_pass_too(
     cases: dict[str, Case], tmp_path: Path
 ) -> None:
-    """PixelMed looks at the one that says more."""
     one = cases["monochrome1"].source
     failed = results.build_failure(context(), [one], "the model file is missing")
     nothing = results.build(context(kinds=[ResultKind.SR, ResultKind.GSPS]), [one], PipelineResult())
@@ -204,7 +208,6 @@ def test_the_report_of_a_failure_and_that_of_nothing_found_pass_too(
     for name, objects in (("failed", failed), ("nothing", nothing)):
         for _, path in _written(tmp_path, name, objects):
             assert dciodvfy_errors(path) == [], path.name
-    _judge_by_pixelmed(tmp_path / f"failed-{ResultKind.SR}.dcm")
 
 
 @JUDGED
@@ -337,15 +340,6 @@ def _written(folder: Path, name: str, objects: list[BuiltObject]) -> Iterator[tu
         path = folder / f"{name}-{one.kind}.dcm"
         path.write_bytes(one.data)
         yield one.kind, path
-
-
-def _judge_by_pixelmed(path: Path) -> None:
-    text = _run([*PIXELMED, str(path)])
-    assert "Found Root Template TID_1500" in text
-    assert "IOD validation complete" in text
-    # CID 100 has this code since 2023; the packaged validator is of 2022.
-    errors = [line for line in text.splitlines() if line.startswith("Error") and "43468-8" not in line]
-    assert errors == []
 
 
 def _run(command: list[str]) -> str:
