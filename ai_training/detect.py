@@ -51,7 +51,7 @@ from ai_pipeline.chest.explain import overlaps
 from ai_pipeline.errors import CardError, NotThisNetwork
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.preprocess import normalise, prepare
+from ai_pipeline.models.inputs import normalise, prepare
 from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training import cards

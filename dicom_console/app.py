@@ -14,18 +14,12 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers import (
     accounts,
     assessments,
-    audit,
     dicomweb,
-    events,
-    fetches,
+    happened,
     images,
-    jobs,
     live,
     machines,
     models,
-    notifications,
-    outbox,
-    overview,
     patients,
     peers,
     reviews,
@@ -33,12 +27,12 @@ from dicom_console.handlers import (
     session,
     stow,
     studies,
-    trends,
     uploads,
+    work,
 )
 from dicom_console.views.metrics import Durations
-from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs, see_other, visit
-from dicom_console.web.faces import VERSION, described
+from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs
+from dicom_console.web.faces import VERSION, described, see_other, visit
 from dicom_console.web.languages import N_
 from dicom_console.web.limits import WATCHED, Guarded, headers
 from dicom_console.web.pages import render
@@ -58,23 +52,24 @@ from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_BOTH = (
+FACES = (
+    session.faces,
+    images.faces,
+    models.faces,
+    accounts.faces,
+    live.faces,
+    machines.faces,
     studies.faces,
     assessments.faces,
     patients.faces,
-    jobs.faces,
-    outbox.faces,
-    events.faces,
-    trends.faces,
-    fetches.faces,
-    notifications.faces,
+    work.faces,
+    happened.faces,
     peers.faces,
     rules.faces,
     reviews.faces,
     uploads.faces,
 )
-"""What people and programs share."""
-_PAGES = (session, overview, images, models, accounts, audit, live, machines)
+"""What people and programs ask for."""
 _AWAY = N_("The database of the node does not answer. The node still stores received images.")
 _COMES = N_("This page comes by itself when it answers again.")
 _REPEAT = N_(
@@ -92,19 +87,30 @@ _STATUSES: Mapping[type[NodeError], int] = {
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """The console's application for this node."""
     # No pages of the framework's own: they load scripts from elsewhere.
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(visit)])
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        dependencies=[Depends(visit)],
+        exception_handlers={
+            NotSignedIn: _ask_to_sign_in,
+            HTTPException: _of_status,
+            NodeError: _of_the_node,
+            RequestValidationError: _misread,
+            faults.ANY: _of_the_database,
+            Exception: _defect,
+        },
+    )
     app.state.site = Site(settings, database)
     app.state.live = live.Live()
     app.state.durations = Durations()
-    for pages in _PAGES:
-        app.include_router(pages.router)
+    for faces in FACES:
+        app.include_router(faces.people)
+        app.include_router(faces.programs)
     if settings.console.dicomweb:
         app.include_router(dicomweb.router)
     if settings.console.dicomweb_store:
         app.include_router(stow.router)
-    for faces in _BOTH:
-        app.include_router(faces.people)
-        app.include_router(faces.programs)
     app.add_api_route(f"{VERSION}/openapi.json", schema, methods=["GET"])
     large = (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
     app.add_middleware(
@@ -114,19 +120,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         proxies=settings.console.trusted_proxies,
         bodies=dict.fromkeys(large, settings.console.upload_mib * 2**20),
     )
-    app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
-    app.add_exception_handler(HTTPException, _of_status)
-    app.add_exception_handler(NodeError, _of_the_node)
-    app.add_exception_handler(RequestValidationError, _misread)
-    app.add_exception_handler(faults.ANY, _of_the_database)
-    app.add_exception_handler(Exception, _defect)
     return app
 
 
 @needs(UserRole.VIEWER)
 def schema() -> dict[str, Any]:
     """The description of the REST API in the format of OpenAPI."""
-    return described([faces.programs for faces in _BOTH])
+    return described([faces.programs for faces in FACES])
 
 
 async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:

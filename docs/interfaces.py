@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from dicom_console.app import _BOTH
+from dicom_console.app import FACES
 from dicom_console.views.metrics import Durations
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +23,7 @@ def rest_rows() -> list[Row]:
             f"`{route.endpoint.needs}`",
             (route.endpoint.__doc__ or "").strip().partition("\n\n")[0].replace("``", "`"),
         )
-        for faces in _BOTH
+        for faces in FACES
         for route in faces.programs.routes
         for method in sorted(route.methods)
     ]

@@ -18,11 +18,20 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, components, index_of
+from ai_pipeline.burnin.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    Mask,
+    Picture,
+    brightest,
+    components,
+    index_of,
+)
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
-from ai_pipeline.burnin.fill.inpaint import PLAIN
+from ai_pipeline.burnin.fill.inpainters import PLAIN
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
 from ai_pipeline.burnin.find.traces import Waves
@@ -34,8 +43,14 @@ from ai_pipeline.burnin.planning import (
     plan_views,
     with_faint_writing,
 )
-from ai_pipeline.burnin.still import CleanedFrames, DisplayTables, Verifier, Window
-from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
+from ai_pipeline.burnin.still import (
+    CleanedFrames,
+    DisplayTables,
+    OutsideDigest,
+    Verifier,
+    Window,
+    unchanged_outside,
+)
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt
-from ai_pipeline.burnin.annotation.pixels import (
+from ai_pipeline.burnin.annotation import (
+    Annotation,
+    AnnotationKind,
     Box,
+    CleaningPolicy,
+    InDoubt,
     Mask,
     Picture,
     clipped,
@@ -39,8 +42,7 @@ from ai_pipeline.burnin.decide.writing import (
 )
 from ai_pipeline.burnin.fill.background import is_plain
 from ai_pipeline.burnin.find.area import find_area, strokes
-from ai_pipeline.burnin.find.bars import find_bars
-from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
+from ai_pipeline.burnin.find.drawings import Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.faint import faint_writing
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, paint

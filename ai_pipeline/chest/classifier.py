@@ -15,8 +15,7 @@ from ai_pipeline.chest.domain_gate import UNKNOWN, FeatureGate, Kind
 from ai_pipeline.chest.explain import Activation, BoxTemplates, activation, heatmap
 from ai_pipeline.contract import Decision, Floats, Grey, Heatmap, Region
 from ai_pipeline.errors import CardError
-from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import Card, Input, Label, read

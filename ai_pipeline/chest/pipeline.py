@@ -17,19 +17,17 @@ from typing import Literal
 import numpy as np
 
 from ai_pipeline.accepting import accept
-from ai_pipeline.chest import intended_use, places, ratio, stamp_rules
+from ai_pipeline.chest import intended_use, places, ratio
 from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
-from ai_pipeline.chest.calls.operating_points import OperatingPoint
-from ai_pipeline.chest.calls.words import Words, words_of
+from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.completeness import MISSING, Completeness, Edge, missing_notes, without_missing
 from ai_pipeline.chest.detector import NETWORK, BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
-from ai_pipeline.chest.stamp_rules import StampRules
-from ai_pipeline.chest.stamps import LARGEST, Stamps, read_stamps
+from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
 from ai_pipeline.contract import (
     Accept,
@@ -51,9 +49,8 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, upright
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import UPRIGHT, upright
 from ai_pipeline.images.resolutions import to_full_size
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
@@ -83,7 +80,7 @@ class _AnalysedImage:
     @property
     def rules(self) -> StampRules:
         """The consequences of the image's stamps."""
-        return stamp_rules.follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
+        return follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
 
     @property
     def sided_anatomy(self) -> Anatomy | None:

@@ -12,7 +12,7 @@ import typer
 from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA
 
 if TYPE_CHECKING:
-    from ai_pipeline.burnin.devices.known import DeviceBox
+    from ai_pipeline.burnin.devices.rules import DeviceBox
     from ai_pipeline.contract import SourceImage
 
 OUTLINE = (255, 96, 0)
@@ -47,7 +47,7 @@ def try_rules(
     """Say which device rules match an image, which rectangles they name, and which conditions a rule could
     use.
     """
-    from ai_pipeline.burnin.devices.known import conditions_of, device_boxes, matching_rules
+    from ai_pipeline.burnin.devices.rules import conditions_of, device_boxes, matching_rules
     from ai_pipeline.errors import DeviceRuleError, PixelError
     from ai_pipeline.images.decode import open_dicom
 

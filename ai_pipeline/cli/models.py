@@ -183,14 +183,13 @@ def _from_folder(
     folder: Path, scratch: Path, label_map: Path | None, sha256: str, most: int, **named: str
 ) -> Path:
     """The card of the ONNX file that becomes of a folder in Hugging Face's layout, both in ``scratch``."""
-    from ai_pipeline.models.store import huggingface
     from ai_pipeline.models.store import label_map as label_maps
     from ai_pipeline.models.store.conversion_request import Request
-    from ai_pipeline.models.store.convert import convert
+    from ai_pipeline.models.store.convert import HUGGINGFACE, convert, copied
 
     labels = label_maps.read(label_map) if label_map else None
-    copy = huggingface.copied(folder, scratch, most=most, sha256=sha256)
-    request = Request(checkpoint=str(copy), family=huggingface.HUGGINGFACE)
+    copy = copied(folder, scratch, most=most, sha256=sha256)
+    request = Request(checkpoint=str(copy), family=HUGGINGFACE)
     return convert(request, scratch / "made", trust=False, label_map=labels, **named).card
 
 

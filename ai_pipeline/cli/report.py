@@ -25,8 +25,7 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.images.render import annotate, heatmap_overlay
-from ai_pipeline.shown import without_research
-from ai_pipeline.summary import result_lines
+from ai_pipeline.summary import result_lines, without_research
 
 Record = dict[str, Any]
 

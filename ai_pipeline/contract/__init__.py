@@ -3,7 +3,6 @@
 This is its door: `from ai_pipeline.contract import Finding`.
 """
 
-from ai_pipeline.contract.arrays import Bools, Floats, Grey, Picture, PixelArray, Point
 from ai_pipeline.contract.card import (
     CodingScheme,
     MeasuredQuantity,
@@ -15,15 +14,27 @@ from ai_pipeline.contract.card import (
 )
 from ai_pipeline.contract.findings import (
     BURNED_IN,
+    Bools,
     Code,
     Decision,
     Finding,
+    Floats,
+    Grey,
     Heatmap,
+    JudgedView,
+    Meaning,
     Measurement,
     ModelRef,
     Origin,
+    Picture,
+    PixelArray,
+    Point,
     QualityNote,
+    Reading,
+    Refusal,
+    RefusedBy,
     Region,
+    Scores,
     repeatability,
 )
 from ai_pipeline.contract.images import (
@@ -43,7 +54,6 @@ from ai_pipeline.contract.pipeline import (
     Progress,
     Refuse,
 )
-from ai_pipeline.contract.records import JudgedView, Meaning, Reading, Refusal, RefusedBy, Scores
 
 __all__ = [
     "BURNED_IN",

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.networks import foreign, huggingface, nih
-from ai_pipeline.networks.adapted import Adapted, Family, NetworkDescription
+from ai_pipeline.networks.adapted import Adapted, Chosen, Family, FirstOf, NetworkDescription, Softmax
 from ai_pipeline.networks.checkpoints import read_state
 from ai_pipeline.networks.filling import fill, own_names
 from ai_pipeline.networks.foreign import DENSENETS
-from ai_pipeline.networks.wrappers import Chosen, FirstOf, Softmax
 from ai_pipeline.networks.xrv import REACH, RELEASES, TARGETS, release
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

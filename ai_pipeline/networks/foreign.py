@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from ai_pipeline.errors import CannotAdapt
+from ai_pipeline.networks.adapted import WithMaps
 from ai_pipeline.networks.filling import State, fill
-from ai_pipeline.networks.wrappers import WithMaps
 
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
 """Networks to which timm, torchvision and torchxrayvision give the same names of parameters."""

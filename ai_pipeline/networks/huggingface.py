@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks import foreign, vit, wrappers
-from ai_pipeline.networks.adapted import Adapted, NetworkDescription
+from ai_pipeline.networks import foreign, vit
+from ai_pipeline.networks.adapted import Adapted, NetworkDescription, Softmax
 from ai_pipeline.networks.checkpoints import read_state
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -172,7 +172,7 @@ def _adapted(
     taken: dict[str, Any],
 ) -> Adapted:
     return Adapted(
-        network=wrappers.Softmax(network) if exclusive else network,
+        network=Softmax(network) if exclusive else network,
         outputs=outputs,
         id=model_id,
         architecture=architecture,

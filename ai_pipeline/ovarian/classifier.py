@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,10 +15,11 @@ import numpy as np
 from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.contract import Decision, Floats, Grey, Heatmap
 from ai_pipeline.errors import CardError
+from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import Card, Input, Label, read
+from ai_pipeline.models.registry import Card, Input, Label, find, read
 
 METHOD = "class activation, coarse"
 NORMAL = "Ovary_Normal"
@@ -132,3 +134,23 @@ def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Float
     matrix = np.array([[way.a, way.b, across], [way.d, way.e, down]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(layer, matrix, (columns, rows), flags=flags), np.float32)
+
+
+NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
+A_HEAD = "the pixels show a fetal head"
+HEAD_MODEL = "fetal-head-unet"
+
+
+class PixelGate:
+    """The classifier's own gate, and the model of fetal heads: a round head may look like a large cyst."""
+
+    def __init__(self, classifier: OvarianClassifier, models_dir: Path | None = None) -> None:
+        """Raises CardError where a model is missing or altered."""
+        self.classifier = classifier
+        self._heads = HeadModel.of(find(HEAD_MODEL, models_dir))
+
+    def refused(self, picture: Grey, analysis: OvarianAnalysis) -> str | None:
+        """Why ``picture``, uint8, RGB or grey, must not be classified; None if it may be."""
+        if not self.classifier.in_domain(analysis):
+            return NOT_LIKE
+        return None if self._heads.outline(grey_of(picture)).fault else A_HEAD

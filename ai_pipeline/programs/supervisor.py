@@ -29,7 +29,6 @@ from typing import Any, NoReturn
 
 from ai_pipeline.confinement import die_with_parent
 from ai_pipeline.confinement.landlock import keep_signals_inside
-from ai_pipeline.programs.written import MOST_ENTRIES, entries
 
 MOST_PROCESSES = 256
 MOST_WRITTEN = 4 << 30
@@ -229,3 +228,21 @@ def _end_all() -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+MOST_ENTRIES = 10_000
+"""Files and folders that a program may write."""
+
+
+def entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """All readable entries below ``folder``, up to one more than :data:`MOST_ENTRIES`."""
+    waiting, count = [folder], 0
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as found:
+            for entry in found:
+                yield entry
+                count += 1
+                if count > MOST_ENTRIES:
+                    return
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)

@@ -1,30 +1,30 @@
-"""Users of the console: who may sign in, as what, and who is signed in."""
+"""Users of the console: who may sign in, as what, who is signed in, and who did what."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
-from dicom_console.web.access import Asked, Number, Visit, needs, see_other
+from dicom_console.views import listing
+from dicom_console.web.faces import ROWS, Asked, Faces, Number, Since, Text, Visit, page_and_next, see_other
 from dicom_node.errors import FaultyInput, RequestRefused
+from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.services import audit, users
 
-router = APIRouter()
+faces = Faces()
 
 Change = Literal["role", "password", "disable", "enable", "sign-out", "remove"]
 
 
-@router.get("/users")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/users", UserRole.ADMIN)
 def show(asked: Asked) -> Response:
     """List the users."""
     return _page(asked)
 
 
-@router.post("/users")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/users", UserRole.ADMIN)
 def add(asked: Asked) -> Response:
     """Add the user of the form."""
     given = {key: asked.text(key) for key in ("name", "role", "sees")}
@@ -36,8 +36,7 @@ def add(asked: Asked) -> Response:
     return see_other("/users")
 
 
-@router.post("/users/{name}/{change}")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/users/{name}/{change}", UserRole.ADMIN)
 def change(asked: Asked, name: str, change: Change) -> Response:
     """Change role and senders, or the password; shut or open the account, sign the user out, or remove it."""
     settings, by = asked.settings, asked.person
@@ -59,20 +58,37 @@ def change(asked: Asked, name: str, change: Change) -> Response:
     return see_other("/users")
 
 
-@router.get("/sessions")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/sessions", UserRole.VIEWER)
 def own_sessions(asked: Asked) -> Response:
     """List where the person is signed in."""
     found = users.list_sessions(asked.settings, asked.user.name, token=asked.token)
     return asked.page("sessions.html", sessions=found)
 
 
-@router.post("/sessions/{number}/end")
-@needs(UserRole.VIEWER)
+@faces.page("POST", "/sessions/{number}/end", UserRole.VIEWER)
 def end_session(asked: Asked, number: Number) -> Response:
     """End one session: of the person, or of anybody by an admin."""
     users.end_session(asked.settings, number, asked.person, asked.user)
     return see_other("/users" if asked.text("back") == "users" else "/sessions")
+
+
+@faces.page("GET", "/audit", UserRole.ADMIN)
+def show_audit(
+    asked: Asked, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
+) -> Response:
+    """List audit records, the newest first; of one person or of one kind where asked for."""
+    rows = asked.read(audit.rows, before=before, limit=ROWS + 1, actor=who.strip(), action=what or None)
+    shown, more = page_and_next(rows, "number")
+    filters = {key: value for key, value in (("who", who.strip()), ("what", what)) if value}
+    return asked.page(
+        "audit.html",
+        rows=shown,
+        more=more,
+        first=before is None,
+        named=asked.read(listing.named, [{"study_instance_uid": row["study"]} for row in shown]),
+        filters=filters,
+        kinds=sorted(AuditAction),
+    )
 
 
 def _page(asked: Visit, problem: str = "", given: dict[str, str] | None = None) -> Response:

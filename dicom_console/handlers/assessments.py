@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import Body
 from pydantic import AwareDatetime
 
-from dicom_console.web.access import Asked, Number, Visit
-from dicom_console.web.faces import Faces, back_to
+from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
 from dicom_node.model.kinds import ReaderVerdict
 from dicom_node.model.roles import UserRole
 from dicom_node.services import assessments, audit

@@ -23,7 +23,8 @@ from dicom_console.views.pictures import Shown
 from dicom_console.views.qido import Level
 from dicom_console.web import accept
 from dicom_console.web.accept import MediaRange
-from dicom_console.web.access import API, Asked, Visit, needs
+from dicom_console.web.access import API, needs
+from dicom_console.web.faces import Asked, Visit
 from dicom_node.errors import NotFound
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit

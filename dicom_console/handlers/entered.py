@@ -7,8 +7,7 @@ from typing import Any
 
 from fastapi import Response
 
-from dicom_console.web.access import Asked, DespiteHold, Edition, Keys, Name, Visit
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Visit
 from dicom_console.web.languages import N_
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered

@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from dicom_console.views import contents, listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind, Shown
-from dicom_console.web.access import Asked, Number, Visit, needs
+from dicom_console.web.faces import Asked, Faces, Number, Visit
 from dicom_node.errors import NotFound
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 from dicom_node.services import images as received
 
-router = APIRouter(prefix="/studies")
+faces = Faces()
 
 
-@router.get("/images/{number}")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/studies/images/{number}", UserRole.VIEWER)
 def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: int = 0) -> Response:
     """Show one received image; ``layer``: number of the result shown in its place, 0: the image as
     received. ``beside``: number of an image of an earlier study of the patient.
@@ -48,8 +47,7 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: 
     )
 
 
-@router.get("/results/{number}/content")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/studies/results/{number}/content", UserRole.VIEWER)
 def content(asked: Asked, number: Number) -> Response:
     """Show the content of a result object."""
     shown = _seen(asked, PictureKind.RESULTS, number)
@@ -58,24 +56,21 @@ def content(asked: Asked, number: Number) -> Response:
     return asked.page("content.html", shown=shown, study=study, number=number, tree=tree, whole=whole)
 
 
-@router.get("/results/{number}")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/studies/results/{number}", UserRole.VIEWER)
 def result(asked: Asked, number: Number, frame: int = 1) -> Response:
     """Show one frame of a result, with links to the other frames."""
     shown = asked.read(pictures.find, asked.settings, PictureKind.RESULTS, number)
     return _frame(asked, "result.html", shown, frame, number=number)
 
 
-@router.get("/results/{number}/masks/{segment}")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/studies/results/{number}/masks/{segment}", UserRole.VIEWER)
 def mask(asked: Asked, number: Number, segment: int) -> Response:
     """A segment of a segmentation, to lie on its image."""
     shown = _seen(asked, PictureKind.RESULTS, number)
     return Response(viewer.mask_png(shown, segment), media_type="image/png")
 
 
-@router.get("/{which}/{number}/{frame}/samples")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/studies/{which}/{number}/{frame}/samples", UserRole.VIEWER)
 def frame_samples(asked: Asked, which: PictureKind, number: Number, frame: int) -> Response:
     """The real samples of a frame, described in the header X-Samples (``views.viewer``)."""
     found = viewer.samples(_seen(asked, which, number), asked.settings, frame)
@@ -83,8 +78,7 @@ def frame_samples(asked: Asked, which: PictureKind, number: Number, frame: int) 
     return Response(found.data, media_type="application/octet-stream", headers=headers)
 
 
-@router.get("/{which}/{number}/{frame}")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/studies/{which}/{number}/{frame}", UserRole.VIEWER)
 def png(
     asked: Asked, which: PictureKind, number: Number, frame: int, longest: int = pictures.LARGEST
 ) -> Response:

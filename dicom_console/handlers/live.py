@@ -11,16 +11,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import HTTPException, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from dicom_console.views import changes
-from dicom_console.web.access import Asked, Visit, needs
+from dicom_console.web.faces import Asked, Faces, Visit
 from dicom_node.model.roles import UserRole
 from dicom_node.store.database import Database
 
-router = APIRouter()
+faces = Faces()
 
 STREAMS, STREAMS_OF_A_SESSION = 40, 6
 """Open at the same time: together, and of one browser. Others see pages that stand still."""
@@ -61,8 +61,7 @@ class Live:
         return self._mark
 
 
-@router.get("/live")
-@needs(UserRole.VIEWER, counts=False)
+@faces.page("GET", "/live", UserRole.VIEWER, counts=False)
 async def live(asked: Asked) -> Response:
     """A message for each change, "away" without a database, "ended" when the session is over."""
     streams: Live = asked.request.app.state.live

@@ -6,29 +6,30 @@ import hmac
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import HTTPException, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Gauge as PrometheusGauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from dicom_console.views import metrics
-from dicom_console.web.access import ANYONE, Asked, needs
+from dicom_console.web.access import ANYONE, needs
+from dicom_console.web.faces import Asked, Faces
 from dicom_console.web.limits import port_of
 
-router = APIRouter()
+faces = Faces()
 
 _THREADS = CapacityLimiter(2)  # of /readyz
 
 
-@router.api_route("/healthz", methods=["GET", "HEAD"])
+@faces.people.api_route("/healthz", methods=["GET", "HEAD"])
 @needs(ANYONE)
 async def healthz(asked: Asked) -> Response:
     """Answer that the console's process runs; the header X-Console identifies the process."""
     return PlainTextResponse("ok\n", headers={"X-Console": asked.site.mark})
 
 
-@router.api_route("/readyz", methods=["GET", "HEAD"])
+@faces.people.api_route("/readyz", methods=["GET", "HEAD"])
 @needs(ANYONE)
 async def readyz(asked: Asked) -> Response:
     """200 where the node takes objects, else 503 and why; in a thread that no page can take."""
@@ -36,8 +37,7 @@ async def readyz(asked: Asked) -> Response:
     return PlainTextResponse(f"{why or 'ready'}\n", 503 if why else 200)
 
 
-@router.get("/metrics")
-@needs(ANYONE)
+@faces.page("GET", "/metrics", ANYONE)
 def numbers(asked: Asked) -> Response:
     """Metrics in the text format of Prometheus, for callers with the token or on the metrics port."""
     console, given = asked.settings.console, asked.request.headers.get("authorization", "")

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from threading import Semaphore
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from dicom_console.views import models
-from dicom_console.web.access import Asked, needs, see_other
-from dicom_console.web.faces import one_of
+from dicom_console.web.faces import Asked, Faces, one_of, see_other
 from dicom_node.model.roles import UserRole
 from dicom_node.services import assessments, audit
 from dicom_node.services import models as used
 
-router = APIRouter(prefix="/models")
+faces = Faces()
 
 _place = Semaphore(1)  # a model is tried in a process of its own, with all its memory
 
 
-@router.get("")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/models", UserRole.VIEWER)
 def list_models(asked: Asked) -> Response:
     """All models."""
     return asked.page(
@@ -31,8 +29,7 @@ def list_models(asked: Asked) -> Response:
     )
 
 
-@router.get("/{identifier}/{version}")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/models/{identifier}/{version}", UserRole.VIEWER)
 def show(asked: Asked, identifier: str, version: str) -> Response:
     """One model."""
     return asked.page(
@@ -44,8 +41,7 @@ def show(asked: Asked, identifier: str, version: str) -> Response:
     )
 
 
-@router.get("/{identifier}/{version}/feedback.csv")
-@needs(UserRole.READER)
+@faces.page("GET", "/models/{identifier}/{version}/feedback.csv", UserRole.READER)
 def export(asked: Asked, identifier: str, version: str) -> Response:
     """The readers' assessments of this model's findings, as a CSV file."""
     audit.note_export(asked.site.database, asked.person, "feedback")
@@ -54,8 +50,7 @@ def export(asked: Asked, identifier: str, version: str) -> Response:
     return Response(assessments.as_csv(rows), media_type="text/csv; charset=utf-8", headers=attached)
 
 
-@router.post("/{identifier}/{version}/activate")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/models/{identifier}/{version}/activate", UserRole.ADMIN)
 def activate(asked: Asked, identifier: str, version: str) -> Response:
     """Try the model, and let a pipeline use it."""
     pipeline, name = asked.text("pipeline")[:64], f"{identifier}@{version}"
@@ -64,8 +59,7 @@ def activate(asked: Asked, identifier: str, version: str) -> Response:
     return see_other("/models")
 
 
-@router.post("/{pipeline}/rollback")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/models/{pipeline}/rollback", UserRole.ADMIN)
 def roll_back(asked: Asked, pipeline: str) -> Response:
     """Let a pipeline use the model that was active before."""
     used.roll_back(asked.settings, pipeline, asked.person)

@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import Body, Response
 
 from dicom_console.views import patients as seen
-from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
-from dicom_console.web.faces import Faces, back_to
+from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, back_to, see_other
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, patients, studies, users
@@ -18,15 +17,13 @@ from dicom_node.store.views import View
 faces = Faces()
 
 
-@faces.people.get("/patients")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/patients", UserRole.VIEWER)
 def list_patients(asked: Asked, after: Since = None, person: bool = False) -> Response:
     """One page. ``person``: of the ID that was searched for: no address has it."""
     return _list(asked, after, users.search_of(asked.site.database, asked.token) if person else {})
 
 
-@faces.people.post("/patients/search")
-@needs(UserRole.VIEWER)
+@faces.page("POST", "/patients/search", UserRole.VIEWER)
 def search(asked: Asked) -> Response:
     """Keep the searched Patient ID in the session, so that no address contains it."""
     wanted = asked.text("patient")[:64]
@@ -49,8 +46,7 @@ def register(asked: Asked, patient: Annotated[Registration, Body()]) -> Register
     return Registered(registration=number)
 
 
-@faces.people.post("/patients/register")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/patients/register", UserRole.OPERATOR)
 def register_by_form(asked: Asked) -> Response:
     """Register the patient of a form; a form with a mistake is shown again."""
     given = {key: asked.text(key) for key in Registration.model_fields}
@@ -73,15 +69,13 @@ def unregister(asked: Asked, number: Number) -> None:
     patients.remove(asked.settings, number, asked.person)
 
 
-@faces.people.get("/patients/{number}")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/patients/{number}", UserRole.VIEWER)
 def show(asked: Asked, number: Number) -> Response:
     """The patient of this study."""
     return _page(asked, number)
 
 
-@faces.people.post("/patients/{number}/delete")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/patients/{number}/delete", UserRole.ADMIN)
 def delete(asked: Asked, number: Number) -> Response:
     """Delete the received objects of this patient, as far as that is allowed."""
     numbers = asked.read(seen.studies_of, number)

@@ -10,8 +10,7 @@ from fastapi import Query, Response
 from dicom_console.forms import peer as form
 from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import directory
-from dicom_console.web.access import Asked, Name, Visit, needs
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, Faces, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.model.roles import UserRole
@@ -40,8 +39,7 @@ def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
     return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
 
 
-@faces.people.get("/peers/why")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/peers/why", UserRole.VIEWER)
 def why(asked: Asked, caller: Caller = "") -> Response:
     """List what a machine tried, what was refused, and the configuration lines that would allow it."""
     caller, found, problem = caller.strip(), None, ""
@@ -59,30 +57,26 @@ def why(asked: Asked, caller: Caller = "") -> Response:
     )
 
 
-@faces.people.get("/peers/new")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/peers/new", UserRole.ADMIN)
 def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
     """Show an empty form, filled in with what is known of a machine that called and is no peer yet."""
     known = {"name": [services.short_name(caller)], "ae_title": [caller], "host": [host]}
     return asked.page("peer_form.html", **form.empty(known))
 
 
-@faces.people.post("/peers/new")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/peers/new", UserRole.ADMIN)
 def add(asked: Asked) -> Response:
     """Add the peer of the form."""
     return _save(asked, "")
 
 
-@faces.people.get("/peers/{name}/change")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the peer's present settings."""
     return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.settings, "peers", name)))
 
 
-@faces.people.post("/peers/{name}/change")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/peers/{name}/change", UserRole.ADMIN)
 def save(asked: Asked, name: str) -> Response:
     """Save the form, unless somebody else did meanwhile."""
     return _save(asked, name)
@@ -95,8 +89,7 @@ def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
     return try_peers(asked.settings, [name], asked.person)
 
 
-@faces.people.get("/peers/{name}")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/peers/{name}", UserRole.VIEWER)
 def show(asked: Asked) -> Response:
     """One peer."""
     return _page(asked, None)

@@ -8,8 +8,7 @@ from fastapi import Body, HTTPException, Response
 
 from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind
-from dicom_console.web.access import Asked, Name, Number, Since, Visit, needs, see_other
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, Faces, Name, Number, Since, Visit, see_other
 from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
@@ -56,8 +55,7 @@ def remove_rule(asked: Asked, name: Name) -> None:
     asked.take_over()
 
 
-@faces.people.post("/reviews/rules/remove")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/reviews/rules/remove", UserRole.ADMIN)
 def remove_named_rule(asked: Asked) -> Response:
     """Remove the device rule that the form names."""
     name = asked.text("name")[:64]
@@ -112,8 +110,7 @@ def _review_page(asked: Visit, review: ReviewRow) -> Response:
     return _form(asked, review, [list(map(str, box)) for box in review["drawn"]])
 
 
-@faces.people.post("/reviews/{number}/boxes")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def use_boxes(asked: Asked, number: Number) -> Response:
     """Clean the image again with the boxes of the form, or try or save a device rule with them."""
     act, name = asked.text("act"), asked.text("name")[:64]

@@ -13,8 +13,7 @@ from fastapi import Response
 from dicom_console.forms import rule as form
 from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import listing
-from dicom_console.web.access import Asked, Keys, Name, Visit, needs
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, Faces, Keys, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
@@ -49,8 +48,7 @@ def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
     return [RuleTrial(**row) for row in asked.read(rules.tried, asked.settings, other)]
 
 
-@faces.people.post("/rules/try")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/rules/try", UserRole.OPERATOR)
 def try_rules(asked: Asked) -> Response:
     """Apply the rules in force, and the rules of the form, to the newest studies; nothing is changed."""
     text = asked.text("rules")
@@ -61,30 +59,26 @@ def try_rules(asked: Asked) -> Response:
     return _page(asked, list_rules(asked), asked.read(rules.tried, asked.settings, other), text, changed=True)
 
 
-@faces.people.get("/rules/new")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/rules/new", UserRole.ADMIN)
 def new(asked: Asked) -> Response:
     """An empty form."""
     return _form(asked, _Draft("", 0))
 
 
-@faces.people.post("/rules/new")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/rules/new", UserRole.ADMIN)
 def add(asked: Asked) -> Response:
     """Try the rule of the form, or add it."""
     return _answer(asked, "")
 
 
-@faces.people.get("/rules/{name}/change")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the rule's present settings."""
     row = entered.show_entry(asked.settings, "rules", name)
     return _form(asked, _Draft(name, row["version"], form.as_form(row["content"]), row["keys"]))
 
 
-@faces.people.post("/rules/{name}/change")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/rules/{name}/change", UserRole.ADMIN)
 def save(asked: Asked, name: str) -> Response:
     """Try the form, or save it, unless somebody else did meanwhile."""
     return _answer(asked, name)

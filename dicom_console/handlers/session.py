@@ -6,10 +6,11 @@ import re
 from types import NoneType
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from dicom_console.web import languages
-from dicom_console.web.access import ANYONE, Asked, needs, remember, see_other
+from dicom_console.web.access import ANYONE, remember
+from dicom_console.web.faces import Asked, Faces, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.connectors import every
@@ -17,7 +18,7 @@ from dicom_node.errors import NotFound, RequestRefused, SignInRefused
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
 
-router = APIRouter()
+faces = Faces()
 
 _PLACE = re.compile(r"/([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?")  # a page of ours, and no other site
 _ELSEWHERE = "/sign-in/oidc"  # providers have the address below it to which they send browsers back
@@ -30,8 +31,7 @@ _FILES = {
 }  # fmt: skip
 
 
-@router.get("/sign-in")
-@needs(ANYONE)
+@faces.page("GET", "/sign-in", ANYONE)
 def ask(asked: Asked) -> Response:
     """Show the form to sign in.
 
@@ -43,8 +43,7 @@ def ask(asked: Asked) -> Response:
     return response
 
 
-@router.post("/sign-in")
-@needs(ANYONE)
+@faces.page("POST", "/sign-in", ANYONE)
 def begin(asked: Asked) -> Response:
     """Sign the user of the form in, with a new session token."""
     name, password = asked.text("name")[:64], asked.form.get("password", "")
@@ -58,8 +57,7 @@ def begin(asked: Asked) -> Response:
     return response
 
 
-@router.get(_ELSEWHERE)
-@needs(ANYONE)
+@faces.page("GET", _ELSEWHERE, ANYONE)
 def begin_elsewhere(asked: Asked) -> Response:
     """Send the browser to the provider of the hospital's accounts."""
     secret = users.new_token()
@@ -75,8 +73,7 @@ def begin_elsewhere(asked: Asked) -> Response:
     return response
 
 
-@router.get(f"{_ELSEWHERE}/back")
-@needs(ANYONE)
+@faces.page("GET", f"{_ELSEWHERE}/back", ANYONE)
 def come_back(asked: Asked) -> Response:
     """Start a session for a person whom the identity provider has sent back.
 
@@ -95,8 +92,7 @@ def come_back(asked: Asked) -> Response:
     return response
 
 
-@router.get(f"{_ELSEWHERE}/leave")
-@needs(ANYONE)
+@faces.page("GET", f"{_ELSEWHERE}/leave", ANYONE)
 def leave(asked: Asked) -> Response:
     """Send the browser to where its person signs out of the provider, too."""
     try:
@@ -105,8 +101,7 @@ def leave(asked: Asked) -> Response:
         return _elsewhere(asked, error)
 
 
-@router.post("/sign-out")
-@needs(UserRole.VIEWER)
+@faces.page("POST", "/sign-out", UserRole.VIEWER)
 def end(asked: Asked) -> Response:
     """End the session."""
     users.sign_out(asked.site.database, asked.token, asked.person)
@@ -115,8 +110,7 @@ def end(asked: Asked) -> Response:
     return response
 
 
-@router.post("/language")
-@needs(ANYONE)
+@faces.page("POST", "/language", ANYONE)
 def choose_language(asked: Asked) -> Response:
     """Show pages in this browser in another language from now on."""
     back = asked.text("back")
@@ -132,8 +126,7 @@ def choose_language(asked: Asked) -> Response:
     return response
 
 
-@router.get("/static/{name}")
-@needs(ANYONE)
+@faces.page("GET", "/static/{name}", ANYONE)
 def file(name: str, asked: Asked) -> Response:
     """A static file, such as a style sheet, that pages need also before sign-in."""
     if name not in _FILES:

@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers import dicomweb
 from dicom_console.handlers.uploads import SECONDS, refuse_who_would_not_see_it, refuse_without_room
 from dicom_console.web import accept
-from dicom_console.web.access import Asked, Visit, needs
+from dicom_console.web.access import needs
+from dicom_console.web.faces import Asked, Visit
 from dicom_node.model.roles import UserRole
 from dicom_node.services.stow import NO_ROOM, StowedInstance, StowRequest
 

@@ -14,8 +14,7 @@ from dicom_console.forms import choices
 from dicom_console.views import listing, models, pictures, search
 from dicom_console.views.pictures import PictureKind
 from dicom_console.views.search import Order, Search
-from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
-from dicom_console.web.faces import Faces, back_to
+from dicom_console.web.faces import Asked, Faces, Number, Since, Text, Visit, back_to, see_other
 from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import StudyState
@@ -32,22 +31,18 @@ _FILTERS = ("state", "modality", "sender", "finding", "since", "until", "days", 
 _IN_ADDRESS = tuple(name for name in _FILTERS if name != "person")  # that one is of this session only
 
 Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
-Modality = Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")]
-Finding = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
-Days = Annotated[int | None, Query(ge=1, le=366)]
-Sender = Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")]  # an AE title
 
 
 @faces.handler("GET", "/studies", UserRole.VIEWER)
 def list_studies(
     asked: Asked,
     state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
-    modality: Modality = "",
-    sender: Sender = "",
-    finding: Finding = "",
+    modality: Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")] = "",
+    sender: Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")] = "",  # an AE title
+    finding: Text = "",
     since: Date = "",
     until: Date = "",
-    days: Days = None,
+    days: Annotated[int | None, Query(ge=1, le=366)] = None,
     order: Order = Order.RECEIVED,
     after: Since = None,
 ) -> Studies:
@@ -105,8 +100,7 @@ def search_studies(asked: Asked, wanted: Annotated[Wanted, Body()], after: Since
     return _found(asked, Search(patient=wanted.patient, words=words, accession=wanted.accession), after)
 
 
-@faces.people.post("/studies/search")
-@needs(UserRole.VIEWER)
+@faces.page("POST", "/studies/search", UserRole.VIEWER)
 def keep_search(asked: Asked) -> Response:
     """Keep what identifies a patient in the session, and the rest in the address."""
     about = {key: value for key in ("name", "patient", "accession") if (value := asked.text(key)[:64])}
@@ -152,8 +146,7 @@ def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
     )
 
 
-@faces.people.get("/studies/{number}/thumbnail")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/studies/{number}/thumbnail", UserRole.VIEWER)
 def thumbnail(asked: Asked, number: Number) -> Response:
     """The small picture of an image in the list of studies; the list is in the audit."""
     shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, number)
@@ -210,8 +203,7 @@ def send(asked: Asked, number: Number, to: Annotated[To, Body()]) -> Done:
     return Done(objects=deliveries.send_study(asked.settings, uid, to.peer, asked.person))
 
 
-@faces.people.get("/studies/{number}/withdraw")
-@needs(UserRole.OPERATOR)
+@faces.page("GET", "/studies/{number}/withdraw", UserRole.OPERATOR)
 def ask_to_withdraw(asked: Asked, number: Number) -> Response:
     """Ask which results to withdraw and why; tell what happens to them, and what was withdrawn before."""
     shown = asked.read(results.show, asked.settings, number)
@@ -220,8 +212,7 @@ def ask_to_withdraw(asked: Asked, number: Number) -> Response:
     return asked.page("withdraw.html", number=number, shown=shown, study=study)
 
 
-@faces.people.post("/studies/{number}/withdraw")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/studies/{number}/withdraw", UserRole.OPERATOR)
 def withdraw(asked: Asked, number: Number) -> Response:
     """Withdraw the chosen results."""
     numbers = asked.fields().get("result", [])
@@ -241,8 +232,7 @@ def withdraw(asked: Asked, number: Number) -> Response:
     return see_other(f"/studies/{number}/withdraw")
 
 
-@faces.people.get("/studies/{number}/versions")
-@needs(UserRole.OPERATOR)
+@faces.page("GET", "/studies/{number}/versions", UserRole.OPERATOR)
 def versions(asked: Asked, number: Number) -> Response:
     """Show the versions and patients to choose from before a study leaves quarantine."""
     uid = asked.study_uid(number)
@@ -256,8 +246,7 @@ def versions(asked: Asked, number: Number) -> Response:
     )
 
 
-@faces.people.post("/studies/{number}/release")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/studies/{number}/release", UserRole.OPERATOR)
 def release(asked: Asked, number: Number) -> Response:
     """Release the study from quarantine with the chosen patient and versions."""
     picked = [str(value) for key, value in asked.form.multi_items() if key.startswith("take")]

@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from dicom_console.views import uploaded
-from dicom_console.web.access import Asked, Number, Since, Visit, form_of, needs, read_form
-from dicom_console.web.faces import VERSION, Faces
+from dicom_console.web.access import form_of, read_form
+from dicom_console.web.faces import VERSION, Asked, Faces, Number, Since, Visit
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import CONSOLE_AE_TITLE
@@ -37,23 +37,20 @@ FIELDS = (
 _places = asyncio.Semaphore(AT_ONCE)
 
 
-@faces.people.get(PATH)
-@needs(UserRole.OPERATOR)
+@faces.page("GET", PATH, UserRole.OPERATOR)
 def ask(asked: Asked, patient: Since = None) -> Response:
     """The form. ``patient``: the number of a registered one, whose name and ID no address has."""
     known = {} if patient is None else asked.read(patients.one, asked.settings, patient)
     return _form(asked, last=asked.read(uploaded.last), known=known)
 
 
-@faces.people.get(PATH + "/{number}")
-@needs(UserRole.OPERATOR)
+@faces.page("GET", PATH + "/{number}", UserRole.OPERATOR)
 def follow(asked: Asked, number: Number) -> Response:
     """Show the progress of one upload."""
     return asked.page("uploaded.html", files=(), refused=0, now=_now(asked, number))
 
 
-@faces.people.post(PATH)
-@needs(UserRole.OPERATOR, reads_form=True)
+@faces.page("POST", PATH, UserRole.OPERATOR, reads_form=True)
 async def take_form(asked: Asked) -> Response:
     """Wait for the complete request, and process it."""
     async with received(asked, read_form) as form:

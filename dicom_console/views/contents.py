@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from dicom_node.dicom.header import quiet_pydicom
@@ -57,12 +56,11 @@ def contents(path: Path) -> tuple[list[Node], bool]:
 def _item(item: Dataset, budget: _Budget) -> Node:
     """A content item (PS3.3 C.17.3) with those below it."""
     name = item.get("ConceptNameCodeSequence")
-    relationship = str(item.get("RelationshipType", ""))
     return Node(
         name=str(name[0].CodeMeaning) if name else "Source",
         value=_value(item)[:_LONGEST],
         note=str(item.get("ValueType", "")),
-        qualifies=relationship in _HIDDEN,
+        qualifies=str(item.get("RelationshipType", "")) in _HIDDEN,
         children=[_item(child, budget) for child in item.get("ContentSequence", ()) if budget.take()],
     )
 
@@ -70,8 +68,7 @@ def _item(item: Dataset, budget: _Budget) -> Node:
 def _value(item: Dataset) -> str:
     match str(item.get("ValueType", "")):
         case "CODE":
-            code = item.ConceptCodeSequence[0]
-            return str(code.CodeMeaning)
+            return str(item.ConceptCodeSequence[0].CodeMeaning)
         case "NUM" if item.get("MeasuredValueSequence"):
             number = item.MeasuredValueSequence[0]
             unit = str(number.MeasurementUnitsCodeSequence[0].CodeValue)
@@ -93,19 +90,16 @@ def _attributes(dataset: Dataset, budget: _Budget) -> Iterator[Node]:
     for element in dataset:
         if not budget.take():
             return
-        yield _attribute(element, budget)
-
-
-def _attribute(element: DataElement, budget: _Budget) -> Node:
-    if element.VR == "SQ":
-        items = [
-            Node(f"Item {place}", children=list(_attributes(item, budget)))
-            for place, item in enumerate(islice(element.value, _NODES), start=1)
-            if budget.take()
-        ]
-        return Node(element.name, note=str(element.tag), children=items)
-    if element.VR in _BULK or isinstance(element.value, bytes):
-        value = f"{len(element.value or b''):,} bytes"
-    else:
-        value = " \\ ".join(str(one) for one in element.value) if element.VM > 1 else str(element.value or "")
-    return Node(element.name, value[:_LONGEST], str(element.tag))
+        node = Node(element.name, note=str(element.tag))
+        if element.VR == "SQ":
+            node.children = [
+                Node(f"Item {place}", children=list(_attributes(item, budget)))
+                for place, item in enumerate(islice(element.value, _NODES), start=1)
+                if budget.take()
+            ]
+        elif element.VR in _BULK or isinstance(element.value, bytes):
+            node.value = f"{len(element.value or b''):,} bytes"
+        else:
+            values = element.value if element.VM > 1 else [element.value or ""]
+            node.value = " \\ ".join(map(str, values))[:_LONGEST]
+        yield node

@@ -1,21 +1,31 @@
-"""Metrics of the node for monitoring programs. No metric contains patient data."""
+"""The present state of the node in numbers: for the first page, and as metrics for monitoring programs.
+
+They are quick to get however many studies it has seen. No metric contains patient data.
+"""
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Histogram
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from dicom_console.views.overview import by_state, disk, oldest_delivery, oldest_job
-from dicom_node import connectors
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
+from dicom_console.views import listing, problems
+from dicom_node import connectors, events
+from dicom_node.config.holds import undercuts
 from dicom_node.config.settings import Settings
 from dicom_node.connectors import Gauge
 from dicom_node.inbox.spool import Spool
@@ -37,11 +47,14 @@ from dicom_node.monitoring.disk import forecast
 from dicom_node.monitoring.processes import machine_name, processes
 from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.outbox import held
+from dicom_node.outbox.outages import outages
 from dicom_node.processes import running
+from dicom_node.services import cleaning_reviews
 from dicom_node.store.tables import (
     Association,
     ClaimedWorkitem,
     Delivery,
+    EventRow,
     Fetch,
     Instance,
     Job,
@@ -52,6 +65,7 @@ from dicom_node.store.tables import (
     Study,
 )
 from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, as_json
 
 _STUDIES = (
     StudyState.RECEIVING,
@@ -71,11 +85,97 @@ _REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
 _EDGES: Final = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _SETTLED: Final = timedelta(seconds=2)
 """What ended this recently waits for the next question: its transaction may not be seen yet."""
+_RATE_MINUTES = 5  # that the rate of objects is taken from
+
+
+def overview(session: Session, settings: Settings) -> View:
+    """Receiving, queue, deliveries, tasks for a person, models, disk and the latest problems.
+
+    ``named``: the studies of these problems, by UID.
+    """
+    studies = _by_state(
+        session, Study.state, (StudyState.RECEIVING, StudyState.QUARANTINED, StudyState.FAILED)
+    )
+    deliveries = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
+    arrived = EventRow.at >= utc_now() - timedelta(minutes=_RATE_MINUTES), EventRow.number.in_(events.INDEXED)
+    space = _disk(settings)
+    wrong = problems.problems(session, settings, disk_is_low=space["low"])
+    unassessed, hours = held.numbers(session), settings.outbox.assess_hours
+    due = as_json(utc_now() - timedelta(hours=hours))  # results that came before wait too long for a person
+    late = hours and unassessed["oldest"] and unassessed["oldest"] < due
+    concerned = [{"study_instance_uid": row["fields"].get("study")} for row in wrong]
+    return {
+        "receiving": {
+            "associations": session.scalar(select(func.count()).where(Association.closed_at.is_(None))),
+            "studies": studies[StudyState.RECEIVING],
+            "objects_per_minute": (session.scalar(select(func.count()).where(*arrived)) or 0) / _RATE_MINUTES,
+        },
+        "jobs": _by_state(session, Job.state, (JobState.RUNNING, JobState.QUEUED, JobState.HELD))
+        | {"oldest": as_json(_oldest_job(session))},
+        "deliveries": {
+            "open": sum(deliveries[state] for state in OPEN_DELIVERIES),
+            "dead": deliveries[DeliveryState.DEAD],
+            "oldest": as_json(_oldest_delivery(session)),
+        },
+        "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
+        "studies": studies,
+        "unassessed": unassessed | {"late": bool(late)},
+        "cleaning": cleaning_reviews.numbers(session),
+        "models": _models(settings.workers.models_dir),
+        "disk": space,
+        "processes": processes(session),
+        "problems": wrong,
+        "undercut": [f"rule {one.rule}: {one}" for one in undercuts(settings)],
+        "named": listing.named(session, concerned),
+    }
+
+
+def _disk(settings: Settings) -> View:
+    """Free and total bytes of the data folder's disk, and the watermark below which no object is accepted."""
+    usage = shutil.disk_usage(settings.node.data_dir)
+    minimum = settings.spool.minimum_free_mib * 2**20
+    return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum}
+
+
+def _by_state(
+    session: Session, column: InstrumentedAttribute[Any], states: Sequence[StrEnum]
+) -> dict[str, int]:
+    """How many rows stand in each of these states: one question for all."""
+    chosen = select(column, func.count()).where(column.in_(states)).group_by(column)
+    return {state.value: 0 for state in states} | {str(state): n for state, n in session.execute(chosen)}
+
+
+def _oldest_job(session: Session) -> datetime | None:
+    """Since when the oldest job waits that is in the queue."""
+    return session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
+
+
+def _oldest_delivery(session: Session) -> datetime | None:
+    """When the oldest result was built that is on its way."""
+    chosen = select(func.min(Result.created_at)).join(Delivery, Delivery.result_id == Result.id)
+    return session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
+
+
+@lru_cache(maxsize=1)
+def _models(folder: Path | None) -> list[View]:
+    """Each model card, and whether its weights are there; their hashes are compared when they are loaded."""
+    try:
+        cards = registry.cards(folder)
+    except CardError:
+        return [{"name": "model cards", "version": "", "ready": False}]
+    return [
+        {
+            "name": card.id,
+            "version": card.version,
+            "ready": all(part.path.is_file() for part in card.weights),
+        }
+        for card in cards
+    ]
 
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     """All metrics; the time to read them does not grow with the number of studies."""
-    now, space = utc_now(), disk(settings)
+    now, space = utc_now(), _disk(settings)
 
     def age(since: datetime | None) -> float:
         return (now - since).total_seconds() if since else 0.0
@@ -122,11 +222,11 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
             RequestedCommitment.state,
             _REQUESTS,
         )
-    yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age(oldest_job(session)))
+    yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age(_oldest_job(session)))
     yield Gauge(
         "deliveries_oldest_seconds",
         "Age of the oldest result that is on its way.",
-        age(oldest_delivery(session)),
+        age(_oldest_delivery(session)),
     )
     yield Gauge(
         "unassessed_oldest_seconds",
@@ -166,7 +266,7 @@ def not_ready(session: Session, settings: Settings) -> str:
     A console on a separate machine accepts uploads; use C-ECHO to check listeners on other machines.
     """
     session.scalar(select(func.count()).where(Study.id == 0))
-    if disk(settings)["low"]:
+    if _disk(settings)["low"]:
         return "free disk space is under spool.minimum_free_mib"
     runs = {Role.at(place) for place in running(settings.node.data_dir)}
     places = session.scalars(select(SiteProcess.place).where(SiteProcess.machine == machine_name()))
@@ -179,7 +279,7 @@ def not_ready(session: Session, settings: Settings) -> str:
 def _states(
     name: str, about: str, session: Session, column: InstrumentedAttribute[Any], states: Sequence[StrEnum]
 ) -> Iterator[Gauge]:
-    for state, number in by_state(session, column, states).items():
+    for state, number in _by_state(session, column, states).items():
         yield Gauge(name, about, number, (("state", state),))
 
 

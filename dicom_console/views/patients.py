@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
 from ai_pipeline.images.dates import date_of
+from dicom_console.views.charts import DatedNumber, trends
 from dicom_console.views.search import remarked
-from dicom_console.views.trends import DatedNumber, trends
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.results.sr import reading as report

@@ -16,9 +16,10 @@ import cv2
 from PIL import Image
 from sqlalchemy.orm import Session
 
+from ai_pipeline.contract import Picture
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.codestreams import JPEG_2000
-from ai_pipeline.images.decode import DicomImage, Picture, open_dicom
+from ai_pipeline.images.decode import DicomImage, open_dicom
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound

@@ -7,23 +7,17 @@ import hmac
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Concatenate, Final, ParamSpec, TypeVar
-from urllib.parse import urlencode
+from typing import Any, Final, TypeVar
 
-from fastapi import BackgroundTasks, Body, Depends, HTTPException, Path, Query, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
-from dicom_console.views import listing
 from dicom_console.web import languages
 from dicom_console.web.limits import HEALTH
-from dicom_console.web.pages import render
 from dicom_node.config.settings import Settings
 from dicom_node.model.roles import UserRole
-from dicom_node.services import entered, users
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import PRINTABLE
+from dicom_node.services import users
 from dicom_node.services.users import User
 from dicom_node.store import sight
 from dicom_node.store.database import Database
@@ -38,8 +32,6 @@ _FIELDS = 200  # of one form; that of a rule has one for each option of each pip
 _FILES = 500  # each is open while it comes
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-Given = ParamSpec("Given")
-Answer = TypeVar("Answer")
 
 
 class NotSignedIn(Exception):
@@ -70,107 +62,8 @@ class Site:
         return f"__Host-{name}" if self.secure else name
 
     def token_of(self, request: Request) -> str:
-        """The token in the browser's cookie, "" without one."""
-        return request.cookies.get(self.cookie, "")
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """One request: the user, the session and the form fields. ``form`` is filled only for a POST."""
-
-    request: Request
-    site: Site
-    token: str
-    signed_in: User | None
-    form: FormData
-    tasks: BackgroundTasks
-    """What is done once the answer is sent."""
-
-    @property
-    def settings(self) -> Settings:
-        """The settings of the node."""
-        return self.site.settings
-
-    @property
-    def user(self) -> User:
-        """The signed-in user. Only for endpoints that need a role. Raises NotSignedIn."""
-        if self.signed_in is None:
-            raise NotSignedIn
-        return self.signed_in
-
-    @property
-    def person(self) -> Person:
-        """The signed-in user and the address of the request, for the audit."""
-        return Person(self.user.name, self.address)
-
-    @property
-    def address(self) -> str:
-        """The network address of the client, "" if unknown."""
-        return self.request.client.host if self.request.client else ""
-
-    @property
-    def agent(self) -> str:
-        """The User-Agent header of the browser."""
-        return self.request.headers.get("user-agent", "")
-
-    @property
-    def language(self) -> str:
-        """The language of the pages for this reader."""
-        return language_of(self.request)
-
-    def read(
-        self, question: Callable[Concatenate[Any, Given], Answer], *given: Given.args, **how: Given.kwargs
-    ) -> Answer:
-        """What a function answers whose first argument is a session of the database, which it reads."""
-        with self.site.database.read() as session:
-            return question(session, *given, **how)
-
-    def text(self, name: str) -> str:
-        """A field of the form as text, "" if it is missing or a file."""
-        value = self.form.get(name, "")
-        return value.strip() if isinstance(value, str) else ""
-
-    def fields(self) -> dict[str, list[str]]:
-        """All text fields of the form, each with its values."""
-        return {
-            key: [value for value in self.form.getlist(key) if isinstance(value, str)] for key in self.form
-        }
-
-    def query(self, name: str) -> str:
-        """The value of a query parameter, "" if it is missing."""
-        return self.request.query_params.get(name, "")
-
-    def study_uid(self, number: int) -> str:
-        """The Study Instance UID of a study, or its substitute if it has none. Raises NotFound."""
-        return self.read(listing.uid, number)
-
-    def number(self, name: str) -> int:
-        """A field of the form as a whole number; 0 if the field is not a number."""
-        value = self.text(name)
-        return int(value) if value.isdecimal() and len(value) < 10 else 0
-
-    def take_over(self) -> None:
-        """Let the node load a changed configuration after the answer is sent."""
-        self.tasks.add_task(entered.apply, self.settings)
-
-    def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
-        """The page after a change of the configuration.
-
-        ``what``: a text of the catalogues with the placeholder ``%(name)s``. ``besides``: warnings, and steps
-        that were not done; if there are any, the page stays until the user continues.
-        """
-        mark = self.site.mark
-        return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
-
-    def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
-        """A page with the console's common frame. ``token``: binds its forms, by default the session's
-        token.
-        """
-        csrf = csrf_of(token or self.token)
-        path = self.request.url.path
-        return render(
-            template, status, user=self.signed_in, language=self.language, csrf=csrf, path=path, **values
-        )
+        """The token in the browser's cookie, "" without one. Of programs no cookie counts."""
+        return "" if request.url.path.startswith(API) else request.cookies.get(self.cookie, "")
 
 
 def needs(
@@ -201,19 +94,13 @@ def csrf_of(token: str) -> str:
     return hashlib.sha256(f"csrf {token}".encode()).hexdigest()
 
 
-def see_other(path: str, **query: str) -> Response:
-    """A redirect after a change: the browser loads the page that shows the change."""
-    given = urlencode({key: value for key, value in query.items() if value})
-    return RedirectResponse(f"{path}?{given}" if given else path, status_code=303)
-
-
 def remember(response: Response, site: Site, token: str) -> None:
     """Set the session cookie, which the browser keeps until it is closed."""
     response.set_cookie(site.cookie, token, httponly=True, samesite="strict", secure=site.secure, path="/")
 
 
-async def visit(request: Request, tasks: BackgroundTasks) -> Visit:
-    """The request, if it may be answered. Raises NotSignedIn or HTTPException."""
+async def admitted(request: Request) -> tuple[User | None, FormData]:
+    """Who asks, and the form that was sent. Raises NotSignedIn or HTTPException: it may not be answered."""
     site: Site = request.app.state.site
     endpoint = request.scope["endpoint"]
     _check_host(request, site)
@@ -226,7 +113,7 @@ async def visit(request: Request, tasks: BackgroundTasks) -> Visit:
         sight.SENDERS.set(user.senders)
     if not (is_program or request.method in ("GET", "HEAD") or getattr(endpoint, "reads_form", False)):
         form = await read_form(request)
-    return Visit(request, site, "" if is_program else site.token_of(request), user, form, tasks)
+    return user, form
 
 
 def _check_host(request: Request, site: Site) -> None:
@@ -292,19 +179,3 @@ def _check_texts(*given: Iterable[tuple[str, object]]) -> None:
     """Raise HTTPException for a NUL, which no text of PostgreSQL may have."""
     if any("\0" in text for items in given for pair in items for text in pair if isinstance(text, str)):
         raise HTTPException(400, "This address or form cannot be read.")
-
-
-Name = Annotated[str, Path(max_length=64, pattern=PRINTABLE)]
-"""The name of a peer or a rule."""
-Edition = Annotated[int | None, Query(alias="version", ge=0, le=2**31 - 1)]
-"""Of the one that is changed, 0 to add one: another one is refused. Without it whichever is there."""
-DespiteHold = Annotated[bool, Query()]
-"""It may send at once what another rule holds for a person; without it that is refused (409)."""
-Keys = Annotated[dict[str, Any], Body(max_length=200)]
-"""The keys of one peer or rule, as the configuration file has them; without its name, which stands in the
-address."""
-Asked = Annotated[Visit, Depends(visit)]
-Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
-"""A number in an address: what the database cannot hold is none."""
-Since = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
-"""The last row of the page before, None for the first page."""

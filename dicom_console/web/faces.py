@@ -1,4 +1,4 @@
-"""One handler, two uses: its result as JSON for programs, and as a page for people.
+"""What a handler gets of a request, and how it is published: as JSON for programs, as a page for people.
 
 A handler takes typed arguments and returns a typed result, or raises a ``NodeError``. :class:`Faces`
 publishes the handler below ``/api/v1``, with the request as a JSON body. For people it publishes the same
@@ -10,19 +10,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from threading import Semaphore
-from typing import Annotated, Any, Final, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Concatenate, Final, ParamSpec, TypeVar, get_args, get_type_hints
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, HTTPException, Response, params
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Body,
+    Depends,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    Response,
+    params,
+)
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.datastructures import FormData
 
-from dicom_console.web.access import API, Asked, Visit, needs, see_other
+from dicom_console.views import listing
+from dicom_console.web.access import API, NotSignedIn, Site, admitted, csrf_of, language_of, needs
+from dicom_console.web.pages import render
 from dicom_node import __version__
+from dicom_node.config.settings import Settings
 from dicom_node.model.roles import UserRole
-from dicom_node.services.typed import ServiceResult
+from dicom_node.services import entered
+from dicom_node.services.audit import Person
+from dicom_node.services.typed import PRINTABLE, ServiceResult
+from dicom_node.services.users import User
 from dicom_node.store.views import View
 
 VERSION: Final = f"{API}v1"
@@ -30,6 +51,140 @@ ROWS: Final = 100
 """Of one page of a list."""
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Row = TypeVar("Row", bound=View | ServiceResult)
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request: the user, the session and the form fields. ``form`` is filled only for a POST."""
+
+    request: Request
+    site: Site
+    token: str
+    signed_in: User | None
+    form: FormData
+    tasks: BackgroundTasks
+    """What is done once the answer is sent."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the node."""
+        return self.site.settings
+
+    @property
+    def user(self) -> User:
+        """The signed-in user. Only for endpoints that need a role. Raises NotSignedIn."""
+        if self.signed_in is None:
+            raise NotSignedIn
+        return self.signed_in
+
+    @property
+    def person(self) -> Person:
+        """The signed-in user and the address of the request, for the audit."""
+        return Person(self.user.name, self.address)
+
+    @property
+    def address(self) -> str:
+        """The network address of the client, "" if unknown."""
+        return self.request.client.host if self.request.client else ""
+
+    @property
+    def agent(self) -> str:
+        """The User-Agent header of the browser."""
+        return self.request.headers.get("user-agent", "")
+
+    @property
+    def language(self) -> str:
+        """The language of the pages for this reader."""
+        return language_of(self.request)
+
+    def read(
+        self, question: Callable[Concatenate[Any, Given], Answer], *given: Given.args, **how: Given.kwargs
+    ) -> Answer:
+        """What a function answers whose first argument is a session of the database, which it reads."""
+        with self.site.database.read() as session:
+            return question(session, *given, **how)
+
+    def text(self, name: str) -> str:
+        """A field of the form as text, "" if it is missing or a file."""
+        value = self.form.get(name, "")
+        return value.strip() if isinstance(value, str) else ""
+
+    def fields(self) -> dict[str, list[str]]:
+        """All text fields of the form, each with its values."""
+        return {
+            key: [value for value in self.form.getlist(key) if isinstance(value, str)] for key in self.form
+        }
+
+    def query(self, name: str) -> str:
+        """The value of a query parameter, "" if it is missing."""
+        return self.request.query_params.get(name, "")
+
+    def study_uid(self, number: int) -> str:
+        """The Study Instance UID of a study, or its substitute if it has none. Raises NotFound."""
+        return self.read(listing.uid, number)
+
+    def number(self, name: str) -> int:
+        """A field of the form as a whole number; 0 if the field is not a number."""
+        value = self.text(name)
+        return int(value) if value.isdecimal() and len(value) < 10 else 0
+
+    def take_over(self) -> None:
+        """Let the node load a changed configuration after the answer is sent."""
+        self.tasks.add_task(entered.apply, self.settings)
+
+    def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
+        """The page after a change of the configuration.
+
+        ``what``: a text of the catalogues with the placeholder ``%(name)s``. ``besides``: warnings, and steps
+        that were not done; if there are any, the page stays until the user continues.
+        """
+        mark = self.site.mark
+        return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
+
+    def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
+        """A page with the console's common frame. ``token``: binds its forms, by default the session's
+        token.
+        """
+        csrf = csrf_of(token or self.token)
+        path = self.request.url.path
+        return render(
+            template, status, user=self.signed_in, language=self.language, csrf=csrf, path=path, **values
+        )
+
+
+async def visit(request: Request, tasks: BackgroundTasks) -> Visit:
+    """The request, if it may be answered. Raises NotSignedIn or HTTPException."""
+    user, form = await admitted(request)
+    site: Site = request.app.state.site
+    return Visit(request, site, site.token_of(request), user, form, tasks)
+
+
+def see_other(path: str, **query: str) -> Response:
+    """A redirect after a change: the browser loads the page that shows the change."""
+    given = urlencode({key: value for key, value in query.items() if value})
+    return RedirectResponse(f"{path}?{given}" if given else path, status_code=303)
+
+
+Name = Annotated[str, Path(max_length=64, pattern=PRINTABLE)]
+"""The name of a peer or a rule."""
+Edition = Annotated[int | None, Query(alias="version", ge=0, le=2**31 - 1)]
+"""Of the one that is changed, 0 to add one: another one is refused. Without it whichever is there."""
+DespiteHold = Annotated[bool, Query()]
+"""It may send at once what another rule holds for a person; without it that is refused (409)."""
+Keys = Annotated[dict[str, Any], Body(max_length=200)]
+"""The keys of one peer or rule, as the configuration file has them; without its name, which stands in the
+address."""
+Text = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
+"""A filter of a list, as a person types it."""
+Asked = Annotated[Visit, Depends(visit)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+"""A number in an address: what the database cannot hold is none."""
+Since = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
+"""The last row of the page before, None for the first page."""
+
+
 Page = Callable[[Visit, Any], Response]
 """Makes the page of a handler's result."""
 Reader = Callable[[Visit], BaseModel]
@@ -89,6 +244,18 @@ class Faces:
             if page is not None:
                 self.page_of(handler, at=at, reads=reads)(page)
             return handler
+
+        return declare
+
+    def page(
+        self, method: str, path: str, role: UserRole | str, *, reads_form: bool = False, counts: bool = True
+    ) -> Callable[[Handler], Handler]:
+        """Publish a function that makes a page, for people only. The arguments are those of ``needs``."""
+
+        def declare(endpoint: Handler) -> Handler:
+            shown = needs(role, reads_form=reads_form, counts=counts)(endpoint)
+            self.people.add_api_route(path, shown, methods=[method])
+            return endpoint
 
         return declare
 

@@ -83,6 +83,6 @@ def axis(at: datetime, language: str) -> str:
     return f"{_by(at, language, 'Md')} {_by(at, language, 'Hm')}"
 
 
-def decimal(number: float, places: int, language: str) -> str:
+def decimal(number: float, places: int = 0, language: str = "en") -> str:
     """A number with this many decimal places."""
     return format_decimal(number, format="0." + "0" * places if places else "0", locale=Locale(language))

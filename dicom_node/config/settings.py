@@ -176,6 +176,8 @@ class PeerSettings(_Section):
 
     by_url: ClassVar = frozenset({"orthanc", "dicomweb"})
     """Transports whose peers have a base URL. A connector's class may have more."""
+    by_address: ClassVar = frozenset({"dimse"})
+    """Transports whose peers have host and port. A connector's class may have more."""
     takes_over: ClassVar[frozenset[str]] = frozenset()
     """Transports whose acknowledgement says that the peer is responsible from now on."""
 
@@ -324,7 +326,7 @@ class PeerSettings(_Section):
     def _can_be_reached(self) -> Self:
         if "receive" not in self.may:
             return self
-        if not self.by_http and (missing := self.missing_of_address()):
+        if self._is_in("by_address") and (missing := self.missing_of_address()):
             raise ValueError(f"{missing}: a peer that may receive needs host and port")
         if self.by_http and not self.url:
             raise ValueError(f"transport {self.transport} needs url")

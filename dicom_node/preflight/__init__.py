@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -36,7 +36,7 @@ from dicom_node.errors import ConfigProblem
 from dicom_node.model.roles import Role
 from dicom_node.object_store.bucket import bucket_of
 from dicom_node.preflight.console import check_console, probe_console
-from dicom_node.preflight.found import Found, Problem, Tried
+from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.preflight.object_store import probe_object_store
@@ -71,43 +71,42 @@ class Checked:
 
 def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Check configuration files on a machine of this role; ``tried`` of the result lists further checks."""
-    settings, read = examine(files)
-    if settings is None:
-        return Checked(None, read, ())
-    return _collect(settings, read, _everything(settings, read, role))
+    return _checked(*examine(files), role)
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
     """Check a configuration without a file, as :func:`check` does."""
     read = TomlFiles(data=data)
-    settings = examined(read)
-    if settings is None:
-        return Checked(None, read, ())
-    return _collect(settings, read, _everything(settings, read, role))
+    return _checked(examined(read), read, role)
 
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Check configuration files, and also test what ``serve`` needs: port, spool, console, store, peers."""
-    settings, read = examine(files)
+    return _checked(*examine(files), role, _probe)
+
+
+def _checked(
+    settings: Settings | None,
+    read: TomlFiles,
+    role: Role,
+    further: Callable[[Settings, Role], Found] = lambda _settings, _role: iter(()),
+) -> Checked:
     if settings is None:
         return Checked(None, read, ())
-    further = (
-        probe_machine(settings, role),
-        probe_console(settings, role),
-        probe_object_store(settings),
-        _ask_peers(settings),
-    )
-    return _collect(settings, read, chain(_everything(settings, read, role), *further))
-
-
-def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | Tried]) -> Checked:
     tried: list[Tried] = []
-    for found in all_found:
+    for found in chain(_everything(settings, read, role), further(settings, role)):
         if isinstance(found, Tried):
             tried.append(replace(found, text=read.as_written(found.text)))
         else:
             read.add_named(*found)
     return Checked(settings, read, tried)
+
+
+def _probe(settings: Settings, role: Role) -> Found:
+    yield from probe_machine(settings, role)
+    yield from probe_console(settings, role)
+    yield from probe_object_store(settings)
+    yield from _ask_peers(settings)
 
 
 def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:

@@ -12,7 +12,6 @@ import shutil
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -221,28 +220,17 @@ def _check_tls(settings: Settings) -> Found:
 
 def check_certificates(section: str, tls: TlsSettings) -> Found:
     """Faults of the files that a TLS section of the configuration, such as "listener.tls", names."""
-    faults = [fault for file in _tls_files(tls) if (fault := _file_fault(section, *file))]
+    faults: list[Problem] = []
+    for key, what in _TLS_FILES.items():
+        path = getattr(tls, key)
+        if path is not None and not path.is_file():
+            faults.append((f"{section}.{key}", str(path), f"the {what} is missing: there is no such file"))
+        elif path is not None and not os.access(path, os.R_OK):
+            remedy = f"the {what} may not be read by the user who runs the node"
+            faults.append((f"{section}.{key}", str(path), remedy))
     yield from faults
-    if not faults:
-        yield from _try_certificates(section, tls)
-
-
-def _tls_files(tls: TlsSettings) -> Iterator[tuple[str, Path, str]]:
-    yield "certificate", tls.certificate, "certificate"
-    yield "private_key", tls.private_key, "private key"
-    if tls.trusted is not None:
-        yield "trusted", tls.trusted, "file of trusted certificates"
-
-
-def _file_fault(section: str, key: str, path: Path, what: str) -> Problem | None:
-    if not path.is_file():
-        return f"{section}.{key}", str(path), f"the {what} is missing: there is no such file"
-    if not os.access(path, os.R_OK):
-        return f"{section}.{key}", str(path), f"the {what} may not be read by the user who runs the node"
-    return None
-
-
-def _try_certificates(section: str, tls: TlsSettings) -> Found:
+    if faults:
+        return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(tls.certificate, tls.private_key)
@@ -258,6 +246,11 @@ def _try_certificates(section: str, tls: TlsSettings) -> Found:
 
 
 _DAYS_TO_ACT = 7
+_TLS_FILES = {
+    "certificate": "certificate",
+    "private_key": "private key",
+    "trusted": "file of trusted certificates",
+}
 _HERE = {"localhost", "127.0.0.1", "::1"}
 _ENCRYPTED = ("require", "verify-ca", "verify-full")  # of libpq, whose default takes what the server offers
 # What a server says of a commit that it has not yet written down (PostgreSQL manual, "Write Ahead Log").

@@ -12,8 +12,7 @@ from pydantic import Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.burnin.devices.known import conditions_of
-from ai_pipeline.burnin.devices.rules import DeviceRule, read_rules
+from ai_pipeline.burnin.devices.rules import DeviceRule, conditions_of, read_rules
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.errors import DeviceRuleError, PixelError
 from ai_pipeline.images.decode import open_dicom

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -38,7 +39,7 @@ from dicom_node.object_store.files import Files
 from dicom_node.store import intake, requested, steps
 from dicom_node.store.changes import stamp
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Association
+from dicom_node.store.tables import Association, Cursor
 from dicom_node.store.transitions import append, record, utc_now
 from dicom_node.studies.indexing import Arrived, Indexing
 
@@ -336,7 +337,7 @@ class JournalIngest:
                 for line in lines:
                     _ingest(session, line.event)
                 for name, offset in moved.items():
-                    intake.move_cursor(session, name, offset)
+                    session.merge(Cursor(name=name, offset=offset))
             self._cursor |= moved
             total += len(lines)
             started |= any(line.event.type is events.LISTENER_STARTED for line in lines)
@@ -352,8 +353,8 @@ class JournalIngest:
     def _read_cursor(self) -> dict[str, int]:
         """How far the files of this folder were read; listeners of other machines have their own folders."""
         with self._database.read() as session:
-            known = intake.cursors(session)
-        return {name: offset for name, offset in known.items() if (self._folder / name).exists()}
+            known = session.scalars(select(Cursor)).all()
+        return {row.name: row.offset for row in known if (self._folder / row.name).exists()}
 
     def _close(self, listeners: Sequence[str]) -> None:
         if listeners:
@@ -383,7 +384,7 @@ class JournalIngest:
         gone = {name for name in self._cursor if not (self._folder / name).exists()}
         if gone:
             with self._database.write() as session:
-                intake.drop_cursors(session, gone)
+                session.execute(delete(Cursor).where(Cursor.name.in_(gone)))
             self._cursor = {name: offset for name, offset in self._cursor.items() if name not in gone}
 
 
@@ -409,7 +410,7 @@ def _ingest(session: Session, event: Event) -> None:
         # A report on a performed procedure step goes to its table; the events have numbers instead of
         # UIDs.
         fields = event.fields
-        report = steps.StepReport(
+        step = steps.StepReport(
             uid=str(fields["step"]),
             peer=str(fields["peer"]),
             calling_ae=str(fields["calling"]),
@@ -419,11 +420,11 @@ def _ingest(session: Session, event: Event) -> None:
             objects=fields["objects"],
             at=event.at,
         )
-        steps.keep(session, report)
-        known = steps.studies(session, report.studies)
+        steps.keep(session, step)
+        known = steps.studies(session, step.studies)
         names = ("step", "status", "calling", "peer", "association")
-        shown = {name: fields[name] for name in names} | {"objects": len(report.objects)}
-        for uid in report.studies:
+        shown = {name: fields[name] for name in names} | {"objects": len(step.objects)}
+        for uid in step.studies:
             record(session, event.type, known.get(uid), study=uid, **shown)
         return
     append(session, event)
@@ -432,13 +433,15 @@ def _ingest(session: Session, event: Event) -> None:
         session.merge(_opened(event, association))
         session.flush()
     elif event.type in _ENDS:
-        intake.close_association(
-            session,
-            association,
-            event.at,
-            outcome=_ENDS[event.type],
-            objects=int(event.fields.get("objects") or 0),
-            reason=str(event.fields.get("reason") or ""),
+        session.execute(
+            update(Association)
+            .where(Association.id == association, Association.closed_at.is_(None))
+            .values(
+                closed_at=event.at,
+                outcome=_ENDS[event.type],
+                objects=int(event.fields.get("objects") or 0),
+                reason=str(event.fields.get("reason") or ""),
+            )
         )
     elif event.type is events.LISTENER_STOPPED:
         intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask
+from ai_pipeline.burnin.annotation import Box, Mask
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.metrics import overlap, patient_weights, ratio

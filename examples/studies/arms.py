@@ -22,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.models.preprocess import normalise
+from ai_pipeline.models.inputs import normalise
 from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_pipeline.networks.foreign import timm_network, torchvision_network

@@ -33,8 +33,7 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.despeckle.despeckler import MODEL, Despeckler
-from ai_pipeline.fetal_head.outline import HeadModel
-from ai_pipeline.fetal_head.picture import fit_to_input
+from ai_pipeline.fetal_head.outline import HeadModel, fit_to_input
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find
 from ai_training.base import ExperimentError, Report, silent

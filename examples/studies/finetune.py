@@ -21,7 +21,7 @@ import torch
 import typer
 from arms import Alteration, Arm, ArmRun, Lesson, Split, StudyMaterial, StudyNetwork, Task, logits_of
 
-from ai_pipeline.models.preprocess import reduce
+from ai_pipeline.models.inputs import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import console

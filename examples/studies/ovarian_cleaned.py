@@ -20,7 +20,7 @@ from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import usable_cores
-from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.models.registry import find
 from ai_pipeline.networks.efficientnet import NAME
 from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap

@@ -22,10 +22,9 @@ from ai_pipeline.burnin.find.text import TextReader
 from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.ratio import MODEL
-from ai_pipeline.chest.stamp_rules import doubt
-from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Reader, Stamps, stamps_in
+from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Reader, Stamps, doubt, stamps_in
 from ai_pipeline.contract import ImageHeader
-from ai_pipeline.images.orientation import UPRIGHT, Pose
+from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.models.registry import find
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import console

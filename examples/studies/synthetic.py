@@ -22,7 +22,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import Dataset
 
-from ai_pipeline.models.preprocess import normalise
+from ai_pipeline.models.inputs import normalise
 from ai_training.base import ExperimentError, Report, silent
 from ai_training.chest.fit import MEAN, SCALE, ExperimentPart
 from ai_training.engine import Plan, TrainingRun, Validation, move_average, seed_all

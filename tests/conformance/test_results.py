@@ -44,7 +44,7 @@ from ai_pipeline.fetal_head import biometry
 from ai_pipeline.fetal_head.ellipse import Ellipse
 from dicom_connectors.worklist.manager import MOST_ITEMS
 from dicom_connectors.worklist.performer import open_manager as open_worklist
-from dicom_console.web.parts import PARTS
+from dicom_console.handlers.stow import PARTS
 from dicom_node import __version__, results
 from dicom_node.config.sections import AssemblySettings, OutboxSettings
 from dicom_node.config.settings import ListenerSettings, NodeSettings, PeerSettings, Settings

@@ -1,7 +1,5 @@
 """Peers that hang, lie, redirect or answer nonsense: an end in words, and nothing of it believed."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import select
@@ -79,8 +77,7 @@ def valve(pacs: Pacs) -> Iterator[Valve]:
 
 
 def outbox_to(folder: Path, pacs: Pacs, valve: Valve, *others: PeerSettings, **settings: Any) -> Outbox:
-    peer = pacs.peer(port=valve.port)
-    return Outbox(folder, [peer, *others], **{**QUICK, **settings})
+    return Outbox(folder, [pacs.peer(port=valve.port), *others], **{**QUICK, **settings})
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """Objects and files that are small when sent and huge when read, or wrong: they cost themselves only."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging
@@ -215,7 +213,6 @@ def test_a_killed_reader_loses_nothing(make: Make) -> None:
     inbox = make()
     inbox.receive(ultrasound("one"))
     inbox.index()
-    assert inbox.inspector._process is not None
     inbox.inspector._process.kill()
     inbox.inspector._process.wait()
     assert outcomes(inbox) == ["new", "new"]
@@ -443,10 +440,8 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Read]:
     folder = tmp_path_factory.mktemp("zips")
     command = [sys.executable, "-c", READER, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdin is not None and reader.stdout is not None
 
         def read(data: bytes, upload_mib: int = 2048) -> tuple[list[str], int]:
-            assert reader.stdin is not None and reader.stdout is not None
             (folder / "sent.zip").write_bytes(data)
             reader.stdin.write(json.dumps([str(folder / "sent.zip"), upload_mib]) + "\n")
             reader.stdin.flush()

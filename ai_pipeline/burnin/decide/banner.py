@@ -12,8 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
-from ai_pipeline.burnin.annotation.pixels import (
+from ai_pipeline.burnin.annotation import (
+    Annotation,
+    AnnotationKind,
     Mask,
     Picture,
     brightest,
@@ -25,7 +26,7 @@ from ai_pipeline.burnin.annotation.pixels import (
     index_of,
 )
 from ai_pipeline.burnin.decide.mask_shape import blocks
-from ai_pipeline.burnin.devices.known import device_boxes
+from ai_pipeline.burnin.devices.rules import device_boxes
 from ai_pipeline.burnin.find.traces import believed_regions
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed

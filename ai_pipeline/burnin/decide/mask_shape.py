@@ -5,14 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import (
-    Mask,
-    Picture,
-    box_around,
-    component_boxes,
-    components,
-    index_of,
-)
+from ai_pipeline.burnin.annotation import Mask, Picture, box_around, component_boxes, components, index_of
 from ai_pipeline.burnin.find.text import LOW_SHARE, SMALLEST_LINE, TextReader, paint
 
 LETTER_GAP = 9

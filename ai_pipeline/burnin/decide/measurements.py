@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ai_pipeline.burnin.annotation.kinds import AnnotationKind
-from ai_pipeline.burnin.annotation.pixels import centre_of
+from ai_pipeline.burnin.annotation import AnnotationKind, centre_of
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LENGTH_LABELS, LENGTH_LABELS_ELSEWHERE, spaced
 from ai_pipeline.contract import Code, ImageHeader, Measurement, Point, Reading
 from ai_pipeline.images.header import Calibration, calibrated_regions

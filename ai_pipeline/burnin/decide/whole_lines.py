@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, centre_of, index_of
+from ai_pipeline.burnin.annotation import Box, Mask, centre_of, index_of
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, overlap

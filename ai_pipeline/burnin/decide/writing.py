@@ -12,15 +12,7 @@ from difflib import SequenceMatcher
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import (
-    Box,
-    Mask,
-    Picture,
-    component_boxes,
-    components,
-    dilated,
-    index_of,
-)
+from ai_pipeline.burnin.annotation import Box, Mask, Picture, component_boxes, components, dilated, index_of
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.area import strokes

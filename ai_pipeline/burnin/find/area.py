@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, components, dilated, index_of
+from ai_pipeline.burnin.annotation import Mask, Picture, brightest, components, dilated, index_of
 from ai_pipeline.burnin.find.traces import believed_regions
 from ai_pipeline.contract import UltrasoundRegion
 

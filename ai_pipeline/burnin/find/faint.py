@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, component_boxes, components, dilated, index_of
+from ai_pipeline.burnin.annotation import Box, Mask, component_boxes, components, dilated, index_of
 from ai_pipeline.contract import PixelArray
 
 STROKE = 15

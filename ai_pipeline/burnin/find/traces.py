@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import (
+from ai_pipeline.burnin.annotation import (
     Mask,
     Picture,
     brightest,

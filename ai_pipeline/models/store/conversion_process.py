@@ -54,8 +54,8 @@ def main() -> None:
 
 def _write(adapted: Adapted, path: Path) -> None:
     from ai_pipeline.errors import CannotAdapt
+    from ai_pipeline.networks.adapted import WithMaps
     from ai_pipeline.networks.foreign import DENSENETS
-    from ai_pipeline.networks.wrappers import WithMaps
 
     if path.suffix == ".onnx":
         _export(adapted, path)

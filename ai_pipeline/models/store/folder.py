@@ -27,7 +27,7 @@ from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import NAME, Card, Weights
 from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
-from ai_pipeline.models.store.inspection import inspect
+from ai_pipeline.models.store.sandbox import inspect
 
 ACTIVE = "active.json"
 ORIGIN = "origin.json"

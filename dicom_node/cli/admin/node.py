@@ -41,7 +41,7 @@ def reload(config: Config) -> None:
 
     Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
     """
-    from dicom_node.services.reload import reload_node
+    from dicom_node.services.entered import reload_node
 
     for place in reload_node(config):
         say(f"The node ({place}) has the new configuration; each worker takes it after its job.")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
-from ai_pipeline.burnin.devices.known import matching_rules
+from ai_pipeline.burnin.devices.rules import matching_rules
 from ai_pipeline.contract import (
     Accept,
     ImageHeader,
@@ -28,7 +28,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage, read_dicom
-from ai_pipeline.shown import without_research
+from ai_pipeline.summary import without_research
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
 from dicom_node.jobs.queue import ClaimedJob

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Code, CodingScheme, Decision, ModelRef, Pipeline, PipelineResult, Refusal
 from ai_pipeline.images.dates import date_of
-from ai_pipeline.shown import without_research
+from ai_pipeline.summary import without_research
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer

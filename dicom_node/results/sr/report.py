@@ -4,6 +4,15 @@ Content of the report: measurement groups (TID 1410, TID 1501) and qualitative e
 A length between two points is no region, so it is a TID 1501 group whose NUM (TID 300) is inferred from open
 polylines (TID 320). The finding of a measurement is the measured anatomical structure, at its site. If the
 value was read from text in the image, finding and method say so.
+
+Earlier reports' content on earlier images, quoted in a report that compares with them.
+A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers
+of TID 1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
+today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a
+document, and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) have the same
+tracking UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image
+and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another
+study.
 """
 
 from __future__ import annotations
@@ -16,6 +25,7 @@ from typing import Any, Final, TypeAlias
 from highdicom.sr import (
     CodeContentItem,
     CodedConcept,
+    CompositeContentItem,
     Comprehensive3DSR,
     ContainerContentItem,
     ContentItem,
@@ -35,7 +45,9 @@ from highdicom.sr import (
     SourceImageForMeasurementGroup,
     SourceImageForRegion,
     TextContentItem,
+    TimePointContext,
     TrackingIdentifier,
+    UIDRefContentItem,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -60,7 +72,13 @@ from dicom_node.results.common.envelope import (
     side_of,
 )
 from dicom_node.results.common.identity import series_uid, tracking_uid
-from dicom_node.results.common.previous import PreviousImage, quoted
+from dicom_node.results.common.previous import (
+    EarlierObject,
+    PreviousImage,
+    StatedFinding,
+    StatedNumber,
+    quoted,
+)
 from dicom_node.results.common.source import Source
 from dicom_node.results.common.tracked import (
     LocatedFinding,
@@ -82,7 +100,6 @@ from dicom_node.results.sr.examination import (
     procedures_reported,
     region_of,
 )
-from dicom_node.results.sr.previous import evidence, previous_container
 
 
 def build_report(
@@ -504,3 +521,86 @@ def _measurement_group(context: ResultContext, source: Source, tracked: TrackedM
         subject = subject_context(measurement.fetus)
         group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
     return group
+
+
+PREVIOUS_FINDINGS: Final = DicomCode("121068", "DCM", "Previous Findings")
+_QUOTATION_MODE: Final = DicomCode("121001", "DCM", "Quotation Mode")
+_DOCUMENT: Final = DicomCode("121003", "DCM", "Document")
+_QUOTED_SOURCE: Final = DicomCode("121002", "DCM", "Quoted Source")
+_ALGORITHM: Final = DicomCode("111001", "DCM", "Algorithm Name")
+_CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
+
+
+def previous_container(previous: PreviousImage) -> ContainerContentItem:
+    """The container that quotes the earlier report on one earlier image."""
+    quotation = [
+        CodeContentItem(_QUOTATION_MODE, _DOCUMENT, _CONTEXT),
+        CompositeContentItem(_QUOTED_SOURCE, previous.report.sop_class_uid, previous.report.uid, _CONTEXT),
+        *TimePointContext(time_point=previous.on.isoformat()),
+    ]
+    numbers = [
+        _said_of(
+            one,
+            NumContentItem(
+                _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=_CONTAINS
+            ),
+        )
+        for one in previous.numbers
+    ]
+    findings = [
+        _said_of(
+            one,
+            CodeContentItem(_coded(one.code, one.meaning), concepts.DECISIONS[one.decision], _CONTAINS),
+        )
+        for one in previous.findings
+    ]
+    container = ContainerContentItem(name=PREVIOUS_FINDINGS, relationship_type=_CONTAINS)
+    items = [*quotation, *(_of_image(item, previous) for item in (*numbers, *findings))]
+    container.ContentSequence = ContentSequence(items)
+    return container
+
+
+def evidence(previous: Sequence[PreviousImage], source: Source) -> list[Dataset]:
+    """The quoted reports and earlier images in highdicom's form of evidence; ``source``: of the same
+    patient.
+    """
+    references = {one.uid: one for image in previous for one in (image.image, image.report)}
+    return [_stand_in(one, source) for one in references.values()]
+
+
+def _said_of(one: StatedFinding | StatedNumber, item: ContentItem) -> ContentItem:
+    """With the tracking UID that it has in the quoted report, and the model that said it."""
+    tracking = (
+        [UIDRefContentItem(codes.DCM.TrackingUniqueIdentifier, one.tracking_uid, _CONTEXT)]
+        if one.tracking_uid
+        else []
+    )
+    model = [TextContentItem(_ALGORITHM, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)]
+    item.ContentSequence = ContentSequence([*tracking, *(model if one.model else [])])
+    return item
+
+
+def _of_image(item: ContentItem, previous: PreviousImage) -> ContentItem:
+    image = previous.image
+    item.ContentSequence.append(
+        ImageContentItem(
+            codes.DCM.SourceOfMeasurement,
+            image.sop_class_uid,
+            image.uid,
+            relationship_type=RelationshipTypeValues.INFERRED_FROM,
+        )
+    )
+    return item
+
+
+def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
+    value, scheme = code
+    return CodedConcept(value, scheme, meaning or value)
+
+
+def _stand_in(reference: EarlierObject, source: Source) -> Dataset:
+    one = Dataset()
+    one.SOPClassUID, one.SOPInstanceUID = reference.sop_class_uid, reference.uid
+    one.StudyInstanceUID, one.SeriesInstanceUID = reference.study_uid, reference.series_uid
+    one.PatientID = source.stand_in.PatientID
+    return one

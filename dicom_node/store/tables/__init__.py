@@ -9,7 +9,6 @@ from dicom_node.store.tables.commitments import (
     StepStudy,
     WaitingReport,
 )
-from dicom_node.store.tables.fetches import ArchiveQuestion, Fetch
 from dicom_node.store.tables.node import (
     Cursor,
     DecisionRow,
@@ -26,11 +25,13 @@ from dicom_node.store.tables.node import (
 )
 from dicom_node.store.tables.studies import (
     AnnotationReading,
+    ArchiveQuestion,
     Association,
     CleaningReview,
     CountedImage,
     Delivery,
     DrawnByHand,
+    Fetch,
     ImageCount,
     Instance,
     Job,

@@ -1,7 +1,5 @@
 """Small real models for the store: an ONNX network that a person can compute by hand, and its card."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

@@ -16,8 +16,8 @@ from sqlalchemy import insert, inspect
 
 from dicom_console.handlers import studies as handlers
 from dicom_console.views import patients, search
+from dicom_console.views.charts import DatedNumber, trends
 from dicom_console.views.search import Search
-from dicom_console.views.trends import DatedNumber, trends
 from dicom_node.errors import FaultyInput
 from dicom_node.events import FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
 from dicom_node.model.kinds import ObjectRole, RejectionReason

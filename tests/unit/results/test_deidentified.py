@@ -1,7 +1,5 @@
 """De-identified results: nothing of the patient, pseudonyms, and what a destination is told besides."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import date
 from pathlib import Path

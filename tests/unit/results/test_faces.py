@@ -1,7 +1,5 @@
 """One finding, three faces; series, organs and the summary page."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

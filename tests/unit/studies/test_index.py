@@ -1,7 +1,5 @@
 """The index of received objects: what is faulty, floods, corrections, crashes, and whose they are."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 import subprocess
@@ -178,8 +176,7 @@ def test_what_is_made_of_a_further_object_under_one_uid(
 def test_other_pixels_under_the_same_uid_are_a_conflict_and_nothing_is_overwritten(inbox: Inbox) -> None:
     image = ultrasound("one")
     inbox.settle(image)
-    other = changed(image, PixelData=bytes(len(image.PixelData)))
-    [name] = inbox.receive(other)
+    [name] = inbox.receive(changed(image, PixelData=bytes(len(image.PixelData))))
     inbox.index()
     assert inbox.outcomes() == ["new", "conflict"]
     study = inbox.study(image.StudyInstanceUID)
@@ -529,7 +526,7 @@ class Standing(Inspector):
         self.tries, self.second_tries = tries, second_tries
         self.goes_on = threading.Event()
 
-    def fresh(self) -> Standing:
+    def fresh(self) -> Inspector:
         fresh = Standing(self.second_tries)
         fresh.inspect_again = partial(self._wait, fresh.inspect_again)  # type: ignore[method-assign]
         return fresh
@@ -732,8 +729,7 @@ def test_a_copy_without_identity_takes_neither_the_job_nor_the_place_of_a_purged
 
 def test_an_image_of_nobody_in_a_study_of_somebody_is_a_conflict(inbox: Inbox) -> None:
     one = changed(ultrasound("somebody", number=1), PatientID="")
-    other = changed(ultrasound("somebody", number=2), PatientID="", PatientName="")
-    inbox.settle(one, other)
+    inbox.settle(one, changed(ultrasound("somebody", number=2), PatientID="", PatientName=""))
     assert inbox.study(one.StudyInstanceUID).state is StudyState.QUARANTINED
 
 

@@ -1,7 +1,5 @@
 """Files leave once nobody needs them, and whoever deletes waits for whoever reads."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,7 +1,5 @@
 """What a burned-in text is for: harmless only when proven, and a line stays or goes whole."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask
+from ai_pipeline.burnin.annotation import Box, Mask
 from ai_pipeline.burnin.card import UltrasoundOptions
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.allowed import Allowed

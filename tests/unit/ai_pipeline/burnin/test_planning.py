@@ -1,7 +1,5 @@
 """Laws of the plan: what was found is given, so that only what is decided about it can be wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -12,9 +10,16 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin import planning
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
-from ai_pipeline.burnin.annotation.pixels import index_of as place
+from ai_pipeline.burnin.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    InDoubt,
+    Mask,
+    Picture,
+)
+from ai_pipeline.burnin.annotation import index_of as place
 from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.line_network import Line

@@ -1,7 +1,5 @@
 """The chest pipeline on films: what is taken, found, boxed, counted and stamped."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +29,8 @@ from ai_pipeline.contract import (
     Refuse,
     RefusedBy,
 )
-from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.coordinates import POSES, Affine, Pose, shown, upright
 from ai_pipeline.images.decode import open_dicom, open_image
-from ai_pipeline.images.orientation import POSES, Pose, shown, upright
 from ai_pipeline.models.registry import find
 from ai_pipeline.summary import short_result
 from tests.unit.ai_pipeline.phantoms import silent

@@ -1,7 +1,5 @@
 """A decoder that was broken into reaches nothing, and costs the image that it was decoding only."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import io
@@ -216,7 +214,6 @@ def test_a_worker_that_is_killed_leaves_no_decoder(tmp_path: Path, hostile: Deco
         f"decode.open_dicom({str(path)!r}).stored()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as worker:
-        assert worker.stdout is not None
         makes = int(worker.stdout.readline())
         while not (spinning := children_of(makes)):
             time.sleep(0.02)
@@ -232,7 +229,6 @@ def test_a_decoder_that_was_killed_or_stands_still_is_not_the_image_s_fault(
     with monkeypatch.context() as brief:
         brief.setattr(decoder, "SECONDS", 1.0 if "stopped" in which else 60.0)
         hostile.start()
-    assert hostile._process is not None
     makes = hostile._process.pid
 
     def kill() -> None:
@@ -272,7 +268,6 @@ def test_the_process_serves_on_when_its_service_is_asked_to_stop(tmp_path: Path,
     taken_over(tmp_path, "lies")
     hostile.start()
     process = hostile._process
-    assert process is not None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         process.send_signal(number)
     assert decodes(tmp_path) and hostile._process is process

@@ -1,7 +1,5 @@
 """A store of models, and a model to add to it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -26,14 +26,14 @@ from onnx import TensorProto, helper, numpy_helper
 from ai_pipeline.chest import card as chest
 from ai_pipeline.chest import trial
 from ai_pipeline.chest.card import BOXES, CLASSIFIER
+from ai_pipeline.chest.detector import MOST_ROWS, detections
 from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.contract import Origin
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.detections import MOST_ROWS, detections
 from ai_pipeline.models.registry import MODELS_DIR, find, load
 from ai_pipeline.models.registry import SHIPPED as SHIPPED_CARDS
 from ai_pipeline.models.store import folder, formats
-from ai_pipeline.models.store.inspection import inspect
+from ai_pipeline.models.store.sandbox import inspect
 from ai_pipeline.pipelines import create
 from tests.certificates_lab import self_signed
 from tests.unit.ai_pipeline.chest.test_chest import Shown

@@ -1,7 +1,5 @@
 """What cleaning takes of marks, content and letters in frames is counted, and what it misses is found out."""
 
-from __future__ import annotations
-
 import runpy
 import shutil
 from dataclasses import replace
@@ -15,8 +13,7 @@ import numpy as np
 import pytest
 import tomlkit
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Picture, index_of
+from ai_pipeline.burnin.annotation import CleaningPolicy, Picture, index_of
 from ai_pipeline.burnin.cleaning import CleaningResult
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import DerivedImage, ImageKind

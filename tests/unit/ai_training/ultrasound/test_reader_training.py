@@ -1,7 +1,5 @@
 """The reader of small letters: drawn lines, two steps of training, its card in the tools, its figures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2
@@ -21,9 +19,8 @@ from reader import (
     synthetic_line,
 )
 
-from ai_pipeline.burnin.annotation.pixels import Picture
-from ai_pipeline.burnin.find.line_network import HEIGHT
-from ai_pipeline.burnin.find.symbols import SYMBOLS, known
+from ai_pipeline.burnin.annotation import Picture
+from ai_pipeline.burnin.find.line_network import HEIGHT, SYMBOLS, known
 from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime
