@@ -1,4 +1,4 @@
-"""A node without any connector serves, and knows no setting of theirs; one with the example copies results."""
+"""A node without any connector serves, and knows no setting of theirs; the example copies results."""
 
 from __future__ import annotations
 
