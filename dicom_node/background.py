@@ -35,7 +35,7 @@ from dicom_node.events import (
     SCHEDULER_TAKEN,
     THREAD_FAILED,
 )
-from dicom_node.fetch import Cancellations, Fetcher, Questions, Worklist, give_up_workitems, report_missing
+from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
@@ -108,7 +108,9 @@ class Background:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
-        services = (find(database, settings, self._owner) for find in connectors.every("services"))
+        groups = ("services", "services.intake") if role.indexes else ("services",)
+        offers = chain.from_iterable(map(connectors.every, groups))
+        services = (offer(database, settings, self._owner) for offer in offers)
         self._services: list[connectors.Service] = [*chain.from_iterable(services)]
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
@@ -144,7 +146,7 @@ class Background:
         self._start_timers()
 
     def _fetch(self) -> None:
-        """Threads for peers that may be asked for studies, or have work for the node."""
+        """Threads for peers that may be asked for studies."""
         for peer in self._settings.peers:
             if "query" in peer.may:
                 fetcher = Fetcher(self._database, self._settings, peer, self._owner)
@@ -152,12 +154,6 @@ class Background:
             if peer.name in self._settings.asked_by_rules:
                 questions = Questions(self._database, self._settings, peer, self._owner)
                 self._repeat(f"questions to {peer.name}", questions.run_once)
-            if peer.worklist:
-                worklist = Worklist(self._database, self._settings, peer, self._owner)
-                self._repeat(f"worklist of {peer.name}", worklist.run_once)
-                if peer.transport == "dicomweb":
-                    cancellations = Cancellations(self._database, self._settings, peer)
-                    self._repeat(f"cancellations of {peer.name}", cancellations.run_once)
 
     def _deliver(self) -> None:
         """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
@@ -325,7 +321,7 @@ class Background:
                 forget_removed,
                 forget_requests,
                 give_up_others,
-                give_up_workitems,
+                *connectors.every("tasks"),
             )
             timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
         compare: Callable[[], None] | None = None

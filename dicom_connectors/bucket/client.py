@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class Bucket:
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
         self.name, self.local_mib, self._settings = settings.url, settings.local_mib, settings
+        self.is_usable = find_spec("obstore") is not None
         self._away_until = 0.0
 
     @cached_property

@@ -73,6 +73,7 @@ def parsed_field(key: str) -> tuple[str, int, int | None]:
 class Hl7Peer(Section):
     """Added to ``[[peers]]``."""
 
+    by_address: ClassVar = frozenset({"hl7"})
     takes_over: ClassVar = frozenset({"hl7"})  # MSA-1 AA
     hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
     """With transport = "hl7": fields (or components) filled as the receiver wants them, such as

@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     Transport = str
 else:
     Transport = Literal["dimse", "orthanc", "dicomweb", *installed("destinations")]
-_WORK = r"^(\*|[!-\]_-~]{1,16}\^[!-\]_-~]{1,16})$"
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
 
@@ -177,6 +176,8 @@ class PeerSettings(_Section):
 
     by_url: ClassVar = frozenset({"orthanc", "dicomweb"})
     """Transports whose peers have a base URL. A connector's class may have more."""
+    by_address: ClassVar = frozenset({"dimse"})
+    """Transports whose peers have host and port. A connector's class may have more."""
     takes_over: ClassVar[frozenset[str]] = frozenset()
     """Transports whose acknowledgement says that the peer is responsible from now on."""
 
@@ -258,17 +259,6 @@ class PeerSettings(_Section):
     commit_hours: float = Field(24, gt=0, le=168)
     """With commit_after: what no archive has confirmed after this time is reported as a failure, and a report
     that the peer does not take is given up after as long."""
-    worklist: tuple[Annotated[str, Field(pattern=_WORK)], ...] = Field((), max_length=50)
-    """Codes of work items (UPS) that the node takes from this worklist manager: VALUE^SCHEME of Scheduled
-    Workitem Code, or "*" for any; by UPS-RS at url (transport = "dicomweb"), or by UPS Pull ("dimse"). Empty:
-    it is not asked."""
-    worklist_seconds: float = Field(30, ge=2, le=3600)
-    """With worklist: how often it is searched, and a claimed item looked up."""
-    worklist_items: int = Field(10, ge=1, le=1000)
-    """With worklist: claimed items at the same time at most; others are left to other performers."""
-    worklist_hours: float = Field(24, gt=0, le=168)
-    """With worklist: what is not done after this time is reported as CANCELED, and an outcome that the
-    manager does not take is given up after as long."""
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
     With transport = "hl7": a message that takes them back."""
@@ -336,7 +326,7 @@ class PeerSettings(_Section):
     def _can_be_reached(self) -> Self:
         if "receive" not in self.may:
             return self
-        if not self.by_http and (missing := self.missing_of_address()):
+        if self._is_in("by_address") and (missing := self.missing_of_address()):
             raise ValueError(f"{missing}: a peer that may receive needs host and port")
         if self.by_http and not self.url:
             raise ValueError(f"transport {self.transport} needs url")
@@ -397,20 +387,6 @@ class PeerSettings(_Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _can_have_work(self) -> Self:
-        if not self.worklist:
-            return self
-        if self.transport not in ("dimse", "dicomweb"):
-            raise ValueError(
-                'worklist is for peers with transport = "dicomweb" (UPS-RS) or "dimse" (UPS Pull)'
-            )
-        if self.transport == "dicomweb" and not self.url:
-            raise ValueError("transport dicomweb needs url")
-        if self.transport == "dimse" and (missing := self.missing_of_address()):
-            raise ValueError(f"{missing}: a worklist manager needs host and port")
-        return self
-
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
         """Host ("" if it is missing), port and AE title for one of the peer's services."""
         host, port, ae_title = {
@@ -463,6 +439,11 @@ class PeerSettings(_Section):
         """All AE titles under which the peer may call."""
         titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
         return tuple(dict.fromkeys(title.strip() for title in titles if title))
+
+    @property
+    def is_called(self) -> bool:
+        """Whether the node calls the peer by itself."""
+        return bool({"receive", "query"} & {*self.may} or self.commit_after)
 
     def missing_of_address(self) -> str:
         """The setting that a DICOM association to this peer lacks, such as ``port is missing``; "" if

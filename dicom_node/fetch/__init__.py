@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dicom_node.fetch.arriving import Cancellations, Questions
+from dicom_node.fetch.arriving import Questions
 from dicom_node.fetch.fetcher import (
     AskedStudies,
     Fetcher,
@@ -15,20 +15,16 @@ from dicom_node.fetch.fetcher import (
     questions,
     report_missing,
 )
-from dicom_node.fetch.worklist import Worklist, give_up_workitems
 
 __all__ = [
     "AskedStudies",
-    "Cancellations",
     "Fetcher",
     "MissingStudy",
     "Questions",
-    "Worklist",
     "ask",
     "ask_again",
     "cancel",
     "fetch_missing",
-    "give_up_workitems",
     "missing",
     "questions",
     "report_missing",

@@ -3,20 +3,15 @@
 Missing instances and earlier studies are fetched before batches of old studies. A question is stored in the
 transaction of the object that caused it, and an answer in the transaction of the rows to fetch: no kill loses
 one, and nothing is fetched twice.
-
-Requests to cancel claimed work items: they are recorded here, and ``fetch.worklist`` ends the items.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import Final
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -31,13 +26,12 @@ from dicom_node.events import (
     ARCHIVE_NOT_AWAITED,
     ARCHIVE_WAIT_ENDED,
     FETCH_ASKED,
-    WORKITEM_STOPPED,
 )
 from dicom_node.fetch.fetcher import closed_at, write_down
 from dicom_node.model.kinds import FetchPurpose, ObjectRole, QuestionKind
 from dicom_node.model.lifecycle import OPEN_FETCHES, StudyState
 from dicom_node.scu import MOST_OBJECTS, Archive, FoundStudy, StudyQuery
-from dicom_node.store import fetches, intake, leases, questions, workitems
+from dicom_node.store import fetches, intake, leases, questions
 from dicom_node.store.database import Database
 from dicom_node.store.tables import ArchiveQuestion, Study
 from dicom_node.store.transitions import move_fetch, record, utc_now
@@ -271,51 +265,3 @@ def _end(session: Session, row: ArchiveQuestion, reason: str = "") -> None:
     session.flush()
     if row.kind is QuestionKind.PRIORS:
         questions.let_job_run(session, row)
-
-
-_AGAIN_SECONDS: Final = 60.0
-"""Until a manager without a channel, or whose channel ended, is tried again."""
-
-
-class Cancellations:
-    """Keeps an event channel to one manager (UPS-RS) open while the node has claimed items of the manager.
-
-    Several nodes of a site may have a channel: a request is recorded once.
-    """
-
-    def __init__(self, database: Database, settings: Settings, peer: PeerSettings) -> None:
-        self._database, self._settings, self._peer = database, settings, peer
-        self._not_before = 0.0
-
-    def run_once(self, stop: threading.Event) -> None:
-        """Subscribe and listen until no item is claimed, the channel ends, or ``stop`` is set."""
-        if time.monotonic() < self._not_before or not self._claimed():
-            return
-        self._not_before = time.monotonic() + _AGAIN_SECONDS
-        events, subscribed = scu.open_events(self._peer, self._settings), set[str]()
-
-        def goes_on() -> bool:
-            claimed = self._claimed()
-            for uid in claimed - subscribed:
-                events.subscribe(uid)  # one that is refused is not asked again on this channel
-            subscribed.update(claimed)
-            return bool(claimed) and not stop.is_set()
-
-        with closing(events), closed_at(stop, events):
-            try:
-                for uid in events.listen(goes_on):
-                    self._note(uid)
-                self._not_before = 0.0
-            except PeerUnreachable:
-                return
-
-    def _claimed(self) -> set[str]:
-        with self._database.read() as session:
-            return workitems.claimed(session, self._peer.name)
-
-    def _note(self, uid: str) -> None:
-        with self._database.write() as session:
-            for row in workitems.to_cancel(session, self._peer.name, uid):
-                row.cancel_asked, row.next_at = True, utc_now()
-                study = row.study_instance_uid
-                record(session, WORKITEM_STOPPED, peer=self._peer.name, study=study, workitem=uid)

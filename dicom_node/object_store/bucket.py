@@ -19,6 +19,8 @@ class Bucket(Protocol):
 
     name: str
     """Its address, for people."""
+    is_usable: bool
+    """Whether its library is installed."""
     local_mib: int
     """Local copies of what is in it may take this much of ``node.data_dir`` (MiB)."""
 

@@ -41,7 +41,7 @@ from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.preflight.object_store import probe_object_store
 from dicom_node.preflight.outgoing import check_notifications
-from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
+from dicom_node.scu import open_archive, open_destination, open_reporter
 
 _SECRETS_IN_WORDS = {
     "token": "token",
@@ -136,7 +136,6 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     for peer in settings.peers:
         yield from _check_peer(peer)
         yield from _check_commitment(peer, settings)
-        yield from _check_worklist(peer, settings)
         yield from _check_steps(peer, settings)
 
 
@@ -244,12 +243,6 @@ def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
         yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
 
 
-def _check_worklist(peer: PeerSettings, settings: Settings) -> Found:
-    if peer.worklist and not any("query" in one.may for one in settings.peers):
-        text = "worklist: no peer may be queried, so only work on studies that are here is taken"
-        yield Tried(f"peer {peer.name}", False, text)
-
-
 def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
     """What its procedure steps (MPPS) change; a machine keeps the steps that it took in its own folder."""
     if not peer.mpps:
@@ -277,7 +270,8 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
             lines += open_archive(peer, settings).test() if "query" in peer.may else []
             lines += [open_reporter(peer, settings).check()] if peer.commit_after else []
-            lines += open_worklist(peer, settings).test() if peer.worklist else []
+            for test in connectors.every("peer_tests"):
+                lines += test(peer, settings)
         except (socket.gaierror, UnicodeError):
             yield Tried(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
         except OSError:  # certificates that cannot be used: a problem of [listener.tls], reported there

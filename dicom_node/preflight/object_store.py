@@ -23,7 +23,7 @@ _LATE = timedelta(minutes=5)
 
 def probe_object_store(settings: Settings) -> Found:
     """Upload a small object, download it, check that it cannot be overwritten, and delete it."""
-    if (bucket := bucket_of(settings)) is None:
+    if (bucket := bucket_of(settings)) is None or not bucket.is_usable:
         return
     if path_of(settings.node.data_dir).is_file():
         try:
@@ -42,8 +42,6 @@ def probe_object_store(settings: Settings) -> Found:
             doing = "delete"
             overwrites = _overwrites(bucket, key, other)
             bucket.delete(key)
-        except ImportError:  # which its connector's check says
-            return
         except StorageError as error:
             look = "look at endpoint, login, bucket, and the rights to list, put, get and delete"
             yield Tried("object store", False, f"{bucket.name}, {doing}: {error}; {look}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.connectors import installed
@@ -30,16 +30,10 @@ from dicom_node.scu.destination import (
     SendReport,
     SendStatus,
 )
-from dicom_node.scu.worklist import ChangeAnswer, ChangeStatus, WorklistManager
-
-if TYPE_CHECKING:
-    from dicom_node.scu.ups_events import UpsEvents
 
 __all__ = [
     "MOST_OBJECTS",
     "Archive",
-    "ChangeAnswer",
-    "ChangeStatus",
     "Check",
     "CommitmentProvider",
     "CommitmentUser",
@@ -57,14 +51,11 @@ __all__ = [
     "SendReport",
     "SendStatus",
     "StudyQuery",
-    "WorklistManager",
     "open_archive",
     "open_commitment",
     "open_destination",
-    "open_events",
     "open_remover",
     "open_reporter",
-    "open_worklist",
 ]
 
 _OURS = {
@@ -98,24 +89,6 @@ def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
     from dicom_node.scu.dimse import CommitmentReporter
 
     return CommitmentReporter(peer, settings)
-
-
-def open_worklist(peer: PeerSettings, settings: Settings) -> WorklistManager:
-    """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
-    if peer.transport == "dimse":
-        from dicom_node.scu.ups_dimse import DimseManager
-
-        return DimseManager(peer, settings)
-    from dicom_node.scu.ups_rs import UpsRsManager
-
-    return UpsRsManager(peer, settings)
-
-
-def open_events(peer: PeerSettings, settings: Settings) -> UpsEvents:
-    """The client for events of this worklist manager, which has UPS-RS. For one thread."""
-    from dicom_node.scu.ups_events import UpsEvents
-
-    return UpsEvents(peer, settings)
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:

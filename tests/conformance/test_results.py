@@ -42,6 +42,8 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.fetal_head import biometry
 from ai_pipeline.fetal_head.ellipse import Ellipse
+from dicom_connectors.worklist.manager import MOST_ITEMS
+from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_console.handlers.stow import PARTS
 from dicom_node import __version__, results
 from dicom_node.config.sections import AssemblySettings, OutboxSettings
@@ -61,11 +63,10 @@ from dicom_node.scp.connection import limits
 from dicom_node.scp.contexts import STORAGE_CLASSES
 from dicom_node.scp.performed_steps import KEPT_DAYS
 from dicom_node.scp.policy import APPLICATION_CONTEXT
-from dicom_node.scu import open_archive, open_worklist
+from dicom_node.scu import open_archive
 from dicom_node.scu.archive import MOST_OBJECTS
 from dicom_node.scu.dimse import DimseDestination
 from dicom_node.scu.dimse_archive import LARGEST_BY_GET
-from dicom_node.scu.worklist import MOST_ITEMS
 from dicom_node.store.requested import MOST_OPEN
 from tests import golden_lab
 from tests.deidentified_lab import deidentified, write_named

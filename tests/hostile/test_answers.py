@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import evt
 from werkzeug.wrappers import Request, Response
 
+from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_node import fetch
 from dicom_node.config import loading
 from dicom_node.config.settings import PeerSettings, Settings
@@ -37,7 +38,6 @@ from dicom_node.scu import (
     open_archive,
     open_destination,
     open_remover,
-    open_worklist,
     transport,
 )
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES

@@ -16,7 +16,10 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_node import fetch, scu
+from dicom_connectors.worklist.cancellations import Cancellations
+from dicom_connectors.worklist.performer import Worklist
+from dicom_connectors.worklist.performer import open_manager as open_worklist
+from dicom_node import fetch
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.identity import Patient
 from dicom_node.events import (
@@ -30,7 +33,7 @@ from dicom_node.events import (
     WORKLIST_AWAY,
     WORKLIST_BACK,
 )
-from dicom_node.fetch import Cancellations, Worklist, fetcher
+from dicom_node.fetch import fetcher
 from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.scu import open_archive
@@ -356,7 +359,7 @@ class Site:
         self.inbox, self.manager = Inbox(folder, config), manager
         self.restart()
 
-    def restart(self, open_manager: Callable[..., Any] = scu.open_worklist) -> None:
+    def restart(self, open_manager: Callable[..., Any] = open_worklist) -> None:
         settings = self.inbox.settings
         self.worklist = Worklist(self.inbox.database, settings, settings.peer("ris"), "me", open_manager)
 
@@ -456,7 +459,7 @@ def test_a_kill_at_any_call_claims_once_and_completes_once(web: Site, when: str)
         return answer
 
     def opened(peer: PeerSettings, settings: Settings) -> Any:
-        manager = scu.open_worklist(peer, settings)
+        manager = open_worklist(peer, settings)
         for name in ("search", "read", "change_state", "update"):
             setattr(manager, name, partial(call, getattr(manager, name)))
         return manager

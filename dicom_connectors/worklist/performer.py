@@ -20,10 +20,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy.orm import Session
 
-from dicom_node import scu
+from dicom_connectors.worklist import workitem as ups
+from dicom_connectors.worklist.manager import ChangeAnswer, ChangeStatus, WorklistManager
+from dicom_connectors.worklist.settings import WorklistPeer
+from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.dicom import workitem as ups
-from dicom_node.dicom.workitem import CancelReason, Output, ProcedureStepState, Workitem
+from dicom_node.connectors import part
 from dicom_node.errors import PeerUnreachable
 from dicom_node.events import (
     FETCH_ASKED,
@@ -44,7 +46,7 @@ from dicom_node.events import (
 from dicom_node.fetch.fetcher import closed_at, write_down
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.outbox.schedule import wait_before_retry
-from dicom_node.scu import ChangeAnswer, ChangeStatus, FoundStudy, WorklistManager
+from dicom_node.scu import FoundStudy
 from dicom_node.store import fetches, workitems
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
@@ -90,6 +92,17 @@ class _Standing:
     wants_fetch: bool = False
 
 
+def open_manager(peer: PeerSettings, settings: Settings) -> WorklistManager:
+    """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
+    if peer.transport == "dimse":
+        from dicom_connectors.worklist.by_dimse import DimseManager
+
+        return DimseManager(peer, settings)
+    from dicom_connectors.worklist.by_http import UpsRsManager
+
+    return UpsRsManager(peer, settings)
+
+
 class Worklist:
     """The work items of one manager; one node of a site at a time holds the lease for them."""
 
@@ -99,12 +112,13 @@ class Worklist:
         settings: Settings,
         peer: PeerSettings,
         owner: str,
-        open_manager: Callable[[PeerSettings, Settings], WorklistManager] = scu.open_worklist,
+        open_manager: Callable[[PeerSettings, Settings], WorklistManager] = open_manager,
     ) -> None:
         self._database, self._settings, self._peer = database, settings, peer
+        self._work = part(peer, WorklistPeer)
         self._open = open_manager
-        self._every = timedelta(seconds=peer.worklist_seconds)
-        self._limit = timedelta(hours=peer.worklist_hours)
+        self._every = timedelta(seconds=self._work.worklist_seconds)
+        self._limit = timedelta(hours=self._work.worklist_hours)
         seconds = 4 * (settings.outbox.answer_seconds + _CALL_SECONDS)
         self._lease = KeptLease(database, f"worklist {peer.name}"[:64], owner, seconds)
         self._search_at = 0.0
@@ -126,7 +140,7 @@ class Worklist:
                         return
                     self._bring_on(manager, number)
                 if is_time and not stop.is_set():
-                    self._search_at = time.monotonic() + self._peer.worklist_seconds
+                    self._search_at = time.monotonic() + self._work.worklist_seconds
                     self._search(manager)
             except PeerUnreachable as error:  # the next calls would wait as long
                 if not stop.is_set():
@@ -137,13 +151,13 @@ class Worklist:
     def _search(self, manager: WorklistManager) -> None:
         """Raises PeerUnreachable."""
         with self._database.read() as session:
-            room = self._peer.worklist_items - workitems.open_items(session, self._peer.name)
+            room = self._work.worklist_items - workitems.open_items(session, self._peer.name)
         if room <= 0:
             return
         found = [item for given in manager.search() if (item := ups.read_workitem(given))]
         self._noted(away="")
         station = self._settings.node.station_name
-        mine = [item for item in found if item.is_for(self._peer.worklist, station)]
+        mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
             known = workitems.known(session, self._peer.name, [item.uid for item in mine])
         for item in sorted(mine, key=lambda one: not one.is_urgent):
@@ -461,7 +475,7 @@ class Worklist:
 
 def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up open items of managers from which the settings no longer accept work."""
-    peers = [peer.name for peer in settings.peers if peer.worklist]
+    peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
     with database.read() as session:
         if not workitems.of_others(session, peers, 1):
             return

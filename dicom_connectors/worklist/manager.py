@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from pydicom.dataset import Dataset
 
-from dicom_node.dicom.workitem import ProcedureStepState
+from dicom_connectors.worklist.workitem import ProcedureStepState
 from dicom_node.scu.destination import Check
 
 MOST_ITEMS: Final = 200
