@@ -1,7 +1,5 @@
 """How far the annotator of the real frames agrees with a second one, who drew some of them again."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Ours is trained with a frozen segmenter of fetal heads, whose output must stay the same (a task-consistent
 loss). Runs are seeded and limited by iterations; the checkpoint is chosen on the validation split."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,6 @@ name of the target or a column ``labels`` (``Mass|Nodule``); optional ``split``.
 divided at random.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -6,8 +6,6 @@ head are written as one ONNX file with a first card, whose labels stay hidden un
 accept``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What cleaning does to the classifier of ovarian frames, which sees or learns from cleaned frames."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache

@@ -1,7 +1,5 @@
 """A small network that reads lines of letters: trained on drawn ones, measured on real ones."""
 
-from __future__ import annotations
-
 import string
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ Each film is tested as published (none is mirrored), with a stamp drawn on, mirr
 by 180°. The true projection is the view that the set publishes.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

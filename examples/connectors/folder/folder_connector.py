@@ -1,7 +1,5 @@
 """A connector that copies results to a folder: a peer with transport = "folder" and folder = "/results"."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Sequence
@@ -25,23 +23,24 @@ class FolderDestination:
         return [self._copy(item) for item in objects]
 
     def _copy(self, item: Outgoing) -> SendReport:
-        there = self._place(item)
+        unfinished = self._place(item).with_suffix(".part")
         try:
-            shutil.copyfile(item.path, there.with_suffix(".part"))
-            there.with_suffix(".part").replace(there)
+            shutil.copyfile(item.path, unfinished)
+            unfinished.replace(self._place(item))
         except OSError as error:
             return SendReport(SendStatus.RETRY, "", type(error).__name__)
         return SendReport(SendStatus.STORED)
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """Whether the files are there."""
-        found = (self._place(item).is_file() for item in objects)
-        return [Confirmation(Presence.FOUND if there else Presence.NOT_FOUND) for there in found]
+        return [
+            Confirmation(Presence.FOUND if self._place(item).is_file() else Presence.NOT_FOUND)
+            for item in objects
+        ]
 
     def test(self) -> list[Check]:
         """Whether the node may write there."""
-        ok = os.access(self._folder, os.W_OK)
-        return [Check("folder", ok, "can be written to" if ok else "cannot be written to")]
+        return [Check("folder", os.access(self._folder, os.W_OK), "whether the node may write there")]
 
     def close(self) -> None:
         """Nothing is open between calls."""

@@ -1,7 +1,5 @@
 """The settings of a peer with transport = "folder"; read while the node's settings are made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dicom_node.config.sections import Section
