@@ -12,29 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from ai_pipeline.chest.calls import prevalence
-from ai_pipeline.chest.calls.operating_points import labels_at, points_of, reliability
+from ai_pipeline.chest.calls.operating_points import labels_at, points_of, predictive
 from ai_pipeline.chest.calls.words import words_of
 from ai_pipeline.contract import Decision
 from ai_pipeline.models.card import Card
+from ai_pipeline.models.registry import cards as shipped_cards
 from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table, sentence
-from ai_training.ultrasound.filling import cards_with_compared
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CARDS = "models.md"
 OPENING = """# Models
 
-**None of these models is for diagnostic use.** These are the cards of what ships, in
-`ai_pipeline/cards/`, and of two inpainters and three autoencoders that no pipeline runs, in
-`ai_training/ultrasound/compared/`.
-This page and the pages it leads to are written from the cards (`python -m ai_training.pages`).
+**None of these models is for diagnostic use.** This page and the figures that it leads to are written from
+the cards of what ships, in `ai_pipeline/cards/` (`python -m ai_training.pages`). The cards of two inpainters
+and three autoencoders that no pipeline runs are in `ai_training/ultrasound/compared/`: licences and limits as
+of `ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, figures in the
+[studies](studies/README.md).
 
-No card, no model: a network is loaded only through a card that names its weights with their SHA-256, and
-is refused when a byte is different. To use a model of one's own, put its card and weights into one folder and
-name the folder (`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of
-a shipped one replaces it. `ai-pipeline models list` and `models verify` say what is there and whether intact.
+A network is loaded only through a card that names its weights with their SHA-256, and is refused when a byte
+is different. To use a model of your own, put its card and weights into one folder and name the folder
+(`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of a shipped one
+replaces it. `ai-pipeline models list` and `models verify` say what is there and whether it is intact.
 
-[How they were trained](models/training.md) · [how figures are made](training.md) · [a model of one's
-own](models-own.md) · [the works that this follows, repeated](studies/README.md)
+[How they were trained](models/training.md) · [how figures are made](training.md) · [a model of your
+own](models-own.md)
 """
 PICTURES = {
     "burnin-text": ("cleaning-first-now.png", "Ultrasound as it came, and cleaned by two versions"),
@@ -209,7 +210,7 @@ CALLS = (
 OUTLINES = (
     FiguresTable(
         "metrics>test",
-        "Test images, looked at once",
+        "Test images",
         {
             "images": "images",
             "measured": "measured",
@@ -370,17 +371,27 @@ TRAINING = (
             "frames": "frames",
             "chosen": "chosen",
             "chosen_iteration": "chosen at iteration",
-            "time": "milliseconds of a step",
-            "experiment": "recipe",
-            "recipe": "recipe",
-            "outline": "recipe of the outline",
         },
     ),
 )
 PAGES = (
     FiguresPage("chest.md", "Chest X-rays: findings", ("detection",), CHEST),
-    FiguresPage("chest-calls.md", "Chest X-rays: what calls and boxes are worth", ("detection",), CALLS),
-    FiguresPage("outlines.md", "Outlines of hearts, lungs and fetal heads", ("anatomy", "head"), OUTLINES),
+    FiguresPage(
+        "chest-calls.md",
+        "Chest X-rays: what calls and boxes are worth",
+        ("detection",),
+        CALLS,
+        " `of called` and `of absent`: the share of these images that has the finding, at the prevalence of"
+        " the validation images.",
+    ),
+    FiguresPage(
+        "outlines.md",
+        "Outlines of hearts, lungs and fetal heads",
+        ("anatomy", "head"),
+        OUTLINES,
+        " The test images of chests were looked at once, those of fetal heads once for these figures and"
+        " [eight times](../studies/despeckle.md#how-it-is-measured) in studies of speckle.",
+    ),
     FiguresPage("ovarian.md", "Ovaries", ("metrics>cross_validation",), OVARIAN),
     FiguresPage(
         "ultrasound.md", "Ultrasound: marks, filling, speckle", ("detector", "tile", "despeckler"), ULTRASOUND
@@ -390,14 +401,15 @@ PAGES = (
         "How the models were trained",
         ("training",),
         TRAINING,
-        " Commands: [training](../training.md), [ultrasound](../training-ultrasound.md).",
+        " The card's table `training` has the recipe. Commands: [training](../training.md),"
+        " [ultrasound](../training-ultrasound.md).",
     ),
 )
 
 
 def pages() -> dict[str, str]:
-    """The text of each page by its name below docs/, from the shipped cards and the cards for comparison."""
-    cards = list(cards_with_compared().values())
+    """The text of each page by its name below docs/, from the shipped cards."""
+    cards = shipped_cards()
     found = {CARDS: "\n".join([OPENING, *(line for card in cards for line in card_lines(card))])}
     for page in PAGES:
         opening = f"From the [cards](../{CARDS}), where limits and licences are.{page.note}"
@@ -413,7 +425,7 @@ def card_lines(card: Card) -> list[str]:
     """What a card is for, its licence, weights and limits, a picture, and where its figures are."""
     drawn = PICTURES.get(card.id)
     anchor = "".join(c for c in _title(card).lower() if c.isalnum() or c in "-_ ").replace(" ", "-")
-    links = [f"[{page.title}](models/{page.file}#{anchor})" for page in PAGES if figure_lines(page, card)]
+    links = [f"[{page.file[:-3]}](models/{page.file}#{anchor})" for page in PAGES if figure_lines(page, card)]
     return [
         f"## {_title(card)}",
         "",
@@ -426,8 +438,8 @@ def card_lines(card: Card) -> list[str]:
         f"* **Architecture:** {card.architecture}",
         f"* **Licence:** {card.licence}",
         *(f"* **Weights ({w.role}):** `{w.path.name}`, SHA-256 `{w.sha256[:16]}…`" for w in card.weights),
-        f"* **Probabilities calibrated:** {'yes' if card.calibrated else 'no'}",
-        f"* **Figures:** {'; '.join(links)}",
+        *([f"* **Probabilities calibrated:** {'yes' if card.calibrated else 'no'}"] if card.labels else []),
+        f"* **Figures:** {', '.join(links)}",
         "",
         "Limits:",
         "",
@@ -494,7 +506,7 @@ def _points(card: Card) -> Iterator[str]:
             words = words_of(card, point, name, rates.get(name))
             may = {"suspected": words.suspected, "not found": words.not_found}
             calls = [
-                reliability(card, point, name, decision, rates[name]) if name in rates else ""
+                interval(predictive(card, point, name, decision, rates[name])) if name in rates else ""
                 for decision in (Decision.PRESENT, Decision.ABSENT)
             ]
             cuts = _text(labels[name].threshold), _text(labels[name].absent_below)
@@ -504,7 +516,7 @@ def _points(card: Card) -> Iterator[str]:
         alarms = interval(tested[point]["without_finding_called"], 2)
         yield from (f"### `{point}`", "", f"Of the images without any finding {alarms} get one.", "")
         headings = ("label", "called from", "absent below", "sensitivity", "specificity")
-        yield from markdown_table((*headings, "called", "absent", "words"), body)
+        yield from markdown_table((*headings, "of called", "of absent", "words"), body)
 
 
 def _at(table: Any, path: str) -> Any:

@@ -18,8 +18,9 @@ _OURS = ("ai_pipeline", "dicom_node", "ai_training")
 _COPYLEFT = re.compile(r"\b[AL]?GPL|GNU ")
 _TEXT = """# Licences
 
-Written by `python docs/generate.py` from the metadata of the installed packages; do not edit. A wheel may
-carry libraries of others (codecs, compilers' run times): their licences lie in its `*.dist-info` folder.
+Written by `python docs/generate.py` from the metadata of the installed packages (versions: `release.lock`,
+`constraints.txt`); do not edit. A wheel may carry libraries of others (codecs, compilers' run times): their
+licences lie in its `*.dist-info` folder.
 
 The node itself is AGPL-3.0-or-later. **Whoever passes it on, or lets others use a changed one over a network,
 gives them its source.**
@@ -35,7 +36,7 @@ What `release.lock` names: the run time with its extras `ai`, `postgres`, `conso
 {release}
 ## Models
 
-Weights inside our own wheel, or in a package's, by their cards.
+Weights inside our own wheel, or in a package's, by their [cards](models.md), which name the files.
 
 {models}
 ## Font
@@ -68,13 +69,7 @@ def licences() -> str:
             ("package", "licence", "imported in"), ((n, _licence(n), _importers(n)) for n in copyleft)
         ),
         release=_packages(locked),
-        models=_table(
-            ("model", "licence", "files"),
-            (
-                (card.name, card.licence, ", ".join(f"`{part.path.name}`" for part in card.weights))
-                for card in cards()
-            ),
-        ),
+        models=_table(("model", "licence"), ((card.name, card.licence) for card in cards())),
         training=_packages(others),
     )
 
@@ -92,11 +87,7 @@ def _asked_for() -> Iterator[str]:
 
 
 def _packages(names: Iterable[str]) -> str:
-    rows = (
-        (name, metadata.version(name).partition("+")[0], _licence(name))
-        for name in sorted(names, key=str.casefold)
-    )
-    return _table(("package", "version", "licence"), rows)
+    return _table(("package", "licence"), ((n, _licence(n)) for n in sorted(names, key=str.casefold)))
 
 
 def _licence(name: str) -> str:
