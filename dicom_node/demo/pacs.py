@@ -16,7 +16,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Ver
 
 AE_TITLE = "PACS"
 
-_QUERY_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+_QUERY_KEYS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
 
 
 def free_port() -> int:
@@ -35,7 +35,6 @@ class EmbeddedPacs:
         self._folder = folder / "objects"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._index = {path.stem: _keys(path) for path in sorted(self._folder.glob("*.dcm"))}
         self._ae = ae = AE(ae_title=AE_TITLE)
         ae.add_supported_context(Verification)
         ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
@@ -45,13 +44,9 @@ class EmbeddedPacs:
         server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         self.port: int = server.socket.getsockname()[1]
 
-    def fetch(self, study_instance_uid: str) -> list[bytes]:
+    def fetch(self, study_instance_uid: str) -> list[Path]:
         """The Part 10 files of a study in the PACS."""
-        with self._lock:
-            uids = [
-                uid for uid, keys in self._index.items() if keys["StudyInstanceUID"] == study_instance_uid
-            ]
-        return [(self._folder / f"{uid}.dcm").read_bytes() for uid in uids]
+        return [path for path, keys in self._held().items() if keys.StudyInstanceUID == study_instance_uid]
 
     def stop(self) -> None:
         """Stop the PACS; the objects stay in its folder."""
@@ -63,25 +58,22 @@ class EmbeddedPacs:
             return 0xC000
         target = self._folder / f"{uid}.dcm"
         with self._lock:
-            if uid not in self._index:  # the first copy stays, as in Orthanc
+            if not target.exists():  # the first copy stays, as in Orthanc
                 target.write_bytes(event.encoded_dataset(include_meta=True))
-                self._index[uid] = _keys(target)
         return 0x0000
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        wanted = {key: str(event.identifier.get(key) or "") for key in _QUERY_KEYS}
-        with self._lock:
-            held = list(self._index.values())
-        for keys in held:
-            if all(not value or value == keys[key] for key, value in wanted.items()):
-                answer = Dataset()
-                answer.QueryRetrieveLevel = "IMAGE"
-                for key, value in keys.items():
-                    setattr(answer, key, value)
-                yield 0xFF00, answer
+        wanted = {key: value for key in _QUERY_KEYS if (value := event.identifier.get(key))}
+        for keys in self._held().values():
+            if all(keys.get(key) == value for key, value in wanted.items()):
+                keys.QueryRetrieveLevel = "IMAGE"
+                yield 0xFF00, keys
         yield 0x0000, None
 
-
-def _keys(path: Path) -> dict[str, str]:
-    header = dcmread(path, specific_tags=list(_QUERY_KEYS), stop_before_pixels=True)
-    return {key: str(header.get(key) or "") for key in _QUERY_KEYS}
+    def _held(self) -> dict[Path, Dataset]:
+        """The keys of each object."""
+        with self._lock:
+            return {
+                path: Dataset(dcmread(path, specific_tags=list(_QUERY_KEYS), stop_before_pixels=True))
+                for path in sorted(self._folder.glob("*.dcm"))
+            }

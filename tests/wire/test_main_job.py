@@ -23,7 +23,6 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.demo import node as demo_node
 from dicom_node.demo import run
 from dicom_node.store import views
 from tests import wheels
@@ -238,7 +237,7 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     monkeypatch.setattr(run, "_POLL_SECONDS", 1.0)
     monkeypatch.setattr(subprocess, "Popen", Forked)
     chest = '[[rules]]\nname = "chest"'  # whose networks would be loaded twice
-    monkeypatch.setattr(demo_node, "_CONFIG", demo_node._CONFIG.partition(chest)[0])
+    monkeypatch.setattr(run, "_CONFIG", run._CONFIG.partition(chest)[0])
     own, out, source = tmp_path / "own", tmp_path / "out", quick_ultrasound("demonstrated")
     own.mkdir()
     source.save_as(own / "image.dcm", enforce_file_format=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread, examples
 
-from dicom_node.demo import inputs, public_film
+from dicom_node.demo import inputs
 from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs
 from dicom_node.errors import FaultyInput
 from dicom_node.scu import modality
@@ -95,19 +95,19 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     served.mkdir()
     (served / "film").write_bytes(FILM)
     (served / "other").write_bytes(FILM + b"!")
-    monkeypatch.setattr(public_film, "get_cached_filehash", lambda _: hashlib.sha256(FILM).hexdigest())
+    monkeypatch.setattr(inputs, "get_cached_filehash", lambda _: hashlib.sha256(FILM).hexdigest())
     with serving(partial(SimpleHTTPRequestHandler, directory=served)) as port:
         yield f"http://127.0.0.1:{port}"
 
 
 def test_a_public_film_is_fetched_once(store: str, tmp_path: Path) -> None:
     target = tmp_path / "input" / "film.dcm"
-    assert public_film.public_film(target, f"{store}/film") == target
+    assert inputs.public_film(target, f"{store}/film") == target
     assert target.read_bytes() == FILM
-    assert public_film.public_film(target, f"{store}/gone") == target, "it lies there already"
+    assert inputs.public_film(target, f"{store}/gone") == target, "it lies there already"
 
 
 def test_other_bytes_and_no_answer_leave_nothing(store: str, tmp_path: Path) -> None:
     for url in (f"{store}/other", f"{store}/gone", "http://127.0.0.1:9/film"):
-        assert public_film.public_film(tmp_path / "film.dcm", url) is None
+        assert inputs.public_film(tmp_path / "film.dcm", url) is None
     assert not (tmp_path / "film.dcm").exists()
