@@ -4,8 +4,6 @@ Only words of the tables below are taken from the picture. All other text, which
 dropped right after it is read: no result, log or note holds it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

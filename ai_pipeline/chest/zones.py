@@ -5,8 +5,6 @@ have been turned over. So Patient Orientation (0020,0020; PS3.3 C.7.6.1.1.1) mus
 outlined as the right one lies on the patient's right: a wrong side is worse than none.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final, Literal
 

@@ -1,7 +1,5 @@
 """The ellipse of a head's outline: how biometry measures a fetal head (ISUOG practice guidelines, 2019)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A chest that is shown turned or inverted is the same chest: it is put upright an
 are mapped back to the source image's coordinates by the same affine map.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

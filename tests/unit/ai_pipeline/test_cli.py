@@ -1,7 +1,5 @@
 """The command ai-pipeline, its cards, and the words that leave a pipeline."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

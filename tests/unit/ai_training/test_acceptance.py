@@ -2,8 +2,6 @@
 original.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

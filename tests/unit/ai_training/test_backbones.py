@@ -1,7 +1,5 @@
 """Any backbone, any start: what is read from a file, what is refused and how, what is exported."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Models of speckle, filters, networks and their measures, on a few drawn frames."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

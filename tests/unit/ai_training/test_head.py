@@ -2,8 +2,6 @@
 card.
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """From a set as it is published to a model in the store, by the commands alone, at toy size."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Studies of films: drawn stamps lie where they should, cut films are recognised, shares are of all films."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace

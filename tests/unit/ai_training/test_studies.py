@@ -1,7 +1,5 @@
 """The studies of examples/studies: every one runs from its file to its report, at toy length."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -3,8 +3,6 @@
 Full-size networks of five projects: of them `make test` converts a small one.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

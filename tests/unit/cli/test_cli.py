@@ -1,7 +1,5 @@
 """What the verbs of the command line do, print and refuse."""
 
-from __future__ import annotations
-
 import fcntl
 import io
 import json

@@ -1,7 +1,5 @@
 """Settings: what is read, every mistake in one go with its line, and no secret in any message."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

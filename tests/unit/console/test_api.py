@@ -1,7 +1,5 @@
 """The REST API: tokens, what it answers, and what programs that watch the node may ask."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

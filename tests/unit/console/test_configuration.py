@@ -1,7 +1,5 @@
 """Peers, rules and models by page and command: checked, locked, tested, never overwritten unseen."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import socket

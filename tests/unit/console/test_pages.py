@@ -1,7 +1,5 @@
 """What the pages show: every kind of row, events, problems, trends, languages."""
 
-from __future__ import annotations
-
 import json
 import operator
 import os

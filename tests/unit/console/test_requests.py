@@ -1,7 +1,5 @@
 """What the console makes of a request: where it came from, what it accepts, keys that are repeated."""
 
-from __future__ import annotations
-
 import struct
 from ipaddress import ip_network
 from pathlib import Path

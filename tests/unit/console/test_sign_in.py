@@ -1,7 +1,5 @@
 """Signing in, by password and OpenID Connect, staying so, accounts, and who may ask for which page."""
 
-from __future__ import annotations
-
 import logging
 import re
 import socket

@@ -1,7 +1,5 @@
 """Lists of studies and patients: what a row shows, orders and searches, and who sees which."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The file of decisions: what is changed or cut out is named, a torn end is not."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Elements, their repair, character sets, and the head of a data set."""
 
-from __future__ import annotations
-
 import io
 import random
 import struct

@@ -1,7 +1,5 @@
 """Studies that are fetched: what is missing, priors, and worklist items."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

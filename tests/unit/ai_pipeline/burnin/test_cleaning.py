@@ -1,7 +1,5 @@
 """What cleaning leaves: the name is gone or nothing leaves, and nothing else changes."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from dataclasses import replace

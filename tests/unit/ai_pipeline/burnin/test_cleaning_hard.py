@@ -1,7 +1,5 @@
 """Pictures and cines that cleaning was not made for: the name goes or nothing leaves."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import resource

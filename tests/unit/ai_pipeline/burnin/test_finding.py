@@ -1,7 +1,5 @@
 """What is found without reading: the image area, faint letters, curves, lines, bars, flow, marks."""
 
-from __future__ import annotations
-
 import io
 
 import cv2

@@ -1,7 +1,5 @@
 """What a burned-in text is for: harmless only when proven, and a line stays or goes whole."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Laws of the plan: what was found is given, so that only what is decided about it can be wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """How a place is read: by two readers, which letters are proven, and which pixels are their strokes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import cast
 from unittest.mock import Mock

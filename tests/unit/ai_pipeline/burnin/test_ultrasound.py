@@ -1,7 +1,5 @@
 """The ultrasound pipeline, its device rules, and the command line around them."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

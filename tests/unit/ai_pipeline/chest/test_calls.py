@@ -1,7 +1,5 @@
 """Which films are taken (header, pixels, gate and stamps), and when a finding is called in which words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product

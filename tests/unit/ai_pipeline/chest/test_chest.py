@@ -1,7 +1,5 @@
 """The chest pipeline on films: what is taken, found, boxed, counted and stamped."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any

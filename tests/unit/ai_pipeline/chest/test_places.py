@@ -1,7 +1,5 @@
 """Where things are in a chest X-ray: outlines and the ratio they give, maps, boxes, places and zones."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

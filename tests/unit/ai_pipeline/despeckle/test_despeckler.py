@@ -1,7 +1,5 @@
 """Less speckle in cleaned pictures."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

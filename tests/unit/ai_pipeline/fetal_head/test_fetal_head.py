@@ -1,7 +1,5 @@
 """Fetal heads: which pictures, whose head, its outline, ellipse and lengths."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

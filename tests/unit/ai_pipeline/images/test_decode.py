@@ -1,7 +1,5 @@
 """From a file to a picture: every file decodes, or fails with a cause and without PHI."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -1,7 +1,5 @@
 """A decoder that was broken into reaches nothing, and costs the image that it was decoding only."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import io

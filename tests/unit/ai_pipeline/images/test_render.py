@@ -1,7 +1,5 @@
 """Drawn results: what is written stands beside the picture and can be read, boxes lie at their place."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace

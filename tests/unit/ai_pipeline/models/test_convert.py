@@ -1,7 +1,5 @@
 """Networks of others become files of ours; hostile checkpoints stay closed."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

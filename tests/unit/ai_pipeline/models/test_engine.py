@@ -1,7 +1,5 @@
 """Cards, the reference of a model's scores, and how networks run on what the preprocessing makes."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """A process that opens foreign files gets at nothing else, whichever walls the machine offers."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

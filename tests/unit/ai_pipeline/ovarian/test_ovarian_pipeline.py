@@ -1,7 +1,5 @@
 """Frames of the pelvis: which are taken, cleaned, classified and outlined."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

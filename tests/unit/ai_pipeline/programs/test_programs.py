@@ -1,7 +1,5 @@
 """A real program between images and findings: what it gets, what is taken from it, how it is ended."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

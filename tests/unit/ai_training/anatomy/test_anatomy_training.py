@@ -1,7 +1,5 @@
 """The anatomy network: what is trained is what is exported, and training learns something."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training runs: typed, seeded, resumable, and each setting changes what it says and nothing else."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

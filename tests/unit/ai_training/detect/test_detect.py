@@ -1,7 +1,5 @@
 """A detector of chest findings: its boxes, its training, its scores."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """The training engine: resumed to the bit after SIGKILL, stopped early, averaged over batches, recorded."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import random

@@ -1,7 +1,5 @@
 """``ai-pipeline evaluate chest``: figures are of adults, by source, repeatable, and on cards and pages."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Figures are scikit-learn's, by patient, inside sources; operating points keep what they promise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Training and measuring the network for fetal heads, on a few drawn frames."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

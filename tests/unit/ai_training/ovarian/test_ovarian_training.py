@@ -1,7 +1,5 @@
 """Training of the ovarian model on drawn frames: folds by group, one held-out score each, export, figures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

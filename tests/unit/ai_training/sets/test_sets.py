@@ -1,7 +1,5 @@
 """Image sets: which films, in which split, and the published ones."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections import Counter

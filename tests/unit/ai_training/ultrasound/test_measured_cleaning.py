@@ -1,7 +1,5 @@
 """What cleaning takes of marks, content and letters in frames is counted, and what it misses is found out."""
 
-from __future__ import annotations
-
 import runpy
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Mark detector and inpainters: what is trained is what is exported; outside a hole nothing changes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """Synthetic overlays: the truth that comes with them is the truth."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

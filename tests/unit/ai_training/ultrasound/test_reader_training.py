@@ -1,7 +1,5 @@
 """The reader of small letters: drawn lines, two steps of training, its card in the tools, its figures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2
