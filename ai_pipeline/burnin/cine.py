@@ -6,8 +6,6 @@ moving echoes fade from it. So a window of frames is read as projections, after 
 thin structures than its neighbours is also read by itself.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

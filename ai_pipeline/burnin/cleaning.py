@@ -1,7 +1,5 @@
 """Clean an image of its burned-in annotation and verify the result, or raise :class:`CleaningFailed`."""
 
-from __future__ import annotations
-
 import resource
 import time
 from collections import Counter

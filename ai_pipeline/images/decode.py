@@ -28,6 +28,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.pixels.utils import get_expected_length
+from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageHeader, PixelArray
@@ -73,6 +74,9 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
         with path.open("rb") as opened:
             dataset = pydicom.dcmread(opened, stop_before_pixels=True)
             pixels_at = opened.tell()
+        for keyword in ("PhotometricInterpretation", "VOILUTFunction"):  # spaces mean nothing (PS3.5 6.2)
+            if isinstance(said := dataset.get(keyword), str):
+                dataset[keyword].value = said.strip().upper()
         syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
         header = read_header(dataset)
         samples, bits = whole_of(dataset, "SamplesPerPixel", 1), whole_of(dataset, "BitsAllocated", 0)
@@ -349,14 +353,14 @@ class PictureImage:
 
 def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
     """Return the LUT attributes valid for a frame; enhanced objects keep them in functional groups."""
-    if "SharedFunctionalGroupsSequence" not in dataset:
+    if not isinstance(shared := dataset.get("SharedFunctionalGroupsSequence"), Sequence) or not shared:
         return dataset
     merged = Dataset()
     merged.file_meta = dataset.file_meta
     for keyword in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation", "PixelPaddingValue"):
         if keyword in dataset:
             setattr(merged, keyword, dataset[keyword].value)
-    groups = [dataset.SharedFunctionalGroupsSequence[0]]
+    groups = [shared[0]]
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     groups += [per_frame[frame]] if frame < len(per_frame) else []
     for group in groups:

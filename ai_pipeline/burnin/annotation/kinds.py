@@ -1,7 +1,5 @@
 """Burned-in annotation: its kinds, and which of it a policy removes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum

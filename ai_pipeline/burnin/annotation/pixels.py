@@ -1,7 +1,5 @@
 """Pictures, masks and boxes that the search for annotation and its removal share."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -102,6 +102,15 @@ def test_unusual_encodings_decode(name: str) -> None:
     assert image.stored().shape == (image.header.rows, image.header.columns)
 
 
+def test_a_space_before_a_term_and_empty_groups_change_no_picture(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "x.dcm", FRAMES[:1], RLELossless)
+    changed(dcmread(path), PhotometricInterpretation="MONOCHROME1").save_as(path)
+    expected = open_dicom(path).display()
+    spaced = {"PhotometricInterpretation": " MONOCHROME1", "SharedFunctionalGroupsSequence": []}
+    changed(dcmread(path), **spaced).save_as(path)
+    assert np.array_equal(open_dicom(path).display(), expected)
+
+
 def test_palette_and_ybr_become_rgb() -> None:
     palette = open_dicom(shipped("examples_palette.dcm"))
     assert (palette.stored().shape, palette.stored().dtype) == ((350, 800, 3), np.uint8)
