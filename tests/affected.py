@@ -4,6 +4,8 @@
 (main) and for what is not committed.
 """
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys

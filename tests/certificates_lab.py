@@ -1,5 +1,7 @@
 """Certificates for tests, by openssl."""
 
+from __future__ import annotations
+
 import subprocess
 from pathlib import Path
 

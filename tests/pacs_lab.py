@@ -1,5 +1,7 @@
 """A PACS on a real socket that answers as a test wants: any status, no answer, an index that lags."""
 
+from __future__ import annotations
+
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence

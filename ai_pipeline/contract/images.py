@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract.findings import Code, ModelRef, PixelArray
+from ai_pipeline.contract.arrays import PixelArray
+from ai_pipeline.contract.findings import Code, ModelRef
 
 
 @dataclass(frozen=True, slots=True)

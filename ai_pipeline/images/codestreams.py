@@ -4,8 +4,6 @@ A decoder believes the code stream's own header and allocates the memory that it
 parts without a warning. So each frame is checked before the decoder gets it.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Iterator

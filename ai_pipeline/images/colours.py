@@ -5,8 +5,6 @@ many makers do not change when they compress. Where claims contradict each other
 most of the picture is grey only under the reading that was not claimed, a claim is wrong.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import cast
 

@@ -4,8 +4,6 @@ Old scanners and converters write dates with dots (ACR-NEMA 300), dashes or stro
 time behind a date.
 """
 
-from __future__ import annotations
-
 import re
 from datetime import date
 from typing import Final

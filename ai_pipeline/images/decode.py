@@ -28,9 +28,10 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_color_lut, pixel_array
 from pydicom.pixels.utils import get_expected_length
+from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from ai_pipeline.contract import ImageHeader, Picture, PixelArray
+from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
 from ai_pipeline.images import codestreams, colours, resolutions
 from ai_pipeline.images.decoder import DECODER
@@ -48,6 +49,7 @@ from ai_pipeline.images.header import (
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 from ai_pipeline.images.numbers import value_of, whole, whole_of
 
+Picture = npt.NDArray[np.uint8]
 _LONGEST_CAUSE = 290  # characters
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
@@ -72,6 +74,9 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
         with path.open("rb") as opened:
             dataset = pydicom.dcmread(opened, stop_before_pixels=True)
             pixels_at = opened.tell()
+        for keyword in ("PhotometricInterpretation", "VOILUTFunction"):  # spaces mean nothing (PS3.5 6.2)
+            if isinstance(said := dataset.get(keyword), str):
+                dataset[keyword].value = said.strip().upper()
         syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
         header = read_header(dataset)
         samples, bits = whole_of(dataset, "SamplesPerPixel", 1), whole_of(dataset, "BitsAllocated", 0)
@@ -348,14 +353,14 @@ class PictureImage:
 
 def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
     """Return the LUT attributes valid for a frame; enhanced objects keep them in functional groups."""
-    if "SharedFunctionalGroupsSequence" not in dataset:
+    if not isinstance(shared := dataset.get("SharedFunctionalGroupsSequence"), Sequence) or not shared:
         return dataset
     merged = Dataset()
     merged.file_meta = dataset.file_meta
     for keyword in ("PhotometricInterpretation", "BitsStored", "PixelRepresentation", "PixelPaddingValue"):
         if keyword in dataset:
             setattr(merged, keyword, dataset[keyword].value)
-    groups = [dataset.SharedFunctionalGroupsSequence[0]]
+    groups = [shared[0]]
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     groups += [per_frame[frame]] if frame < len(per_frame) else []
     for group in groups:

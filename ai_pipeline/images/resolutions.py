@@ -5,8 +5,6 @@ pages get it so; whatever copies pixels decodes the frame in full. Other transfe
 same filter, so that a film gives the same findings however it was compressed without loss.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from typing import Any, cast

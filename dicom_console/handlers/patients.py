@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Body, Response
 
 from dicom_console.views import patients as seen
-from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, back_to, see_other
+from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
+from dicom_console.web.faces import Faces, back_to
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, patients, studies, users
@@ -17,17 +18,21 @@ from dicom_node.store.views import View
 faces = Faces()
 
 
-@faces.page("GET", "/patients", UserRole.VIEWER)
+@faces.people.get("/patients")
+@needs(UserRole.VIEWER)
 def list_patients(asked: Asked, after: Since = None, person: bool = False) -> Response:
     """One page. ``person``: of the ID that was searched for: no address has it."""
-    return _list(asked, after, users.search_of(asked.site.database, asked.token) if person else {})
+    about = users.search_of(asked.site.database, asked.token) if person else {}
+    return _list(asked, after, about)
 
 
-@faces.page("POST", "/patients/search", UserRole.VIEWER)
+@faces.people.post("/patients/search")
+@needs(UserRole.VIEWER)
 def search(asked: Asked) -> Response:
     """Keep the searched Patient ID in the session, so that no address contains it."""
     wanted = asked.text("patient")[:64]
-    users.keep_search(asked.site.database, asked.token, {"patient": wanted} if wanted else {}, asked.person)
+    about = {"patient": wanted} if wanted else {}
+    users.keep_search(asked.site.database, asked.token, about, asked.person)
     return see_other("/patients", person="1" if wanted else "")
 
 
@@ -35,17 +40,19 @@ def search(asked: Asked) -> Response:
 def list_registered(asked: Asked) -> list[RegisteredRow]:
     """Who is registered for uploads."""
     audit.note_list(asked.site.database, asked.person, "patients")
-    return [RegisteredRow(**row) for row in asked.read(patients.registered, asked.settings)]
+    with asked.site.database.read() as session:
+        return [RegisteredRow(**row) for row in patients.registered(session, asked.site.settings)]
 
 
 @faces.handler("POST", "/patients/registered", UserRole.OPERATOR)
 def register(asked: Asked, patient: Annotated[Registration, Body()]) -> Registered:
     """Register a patient for uploads."""
-    number = patients.register(asked.settings, patient.model_dump(), asked.person)
+    number = patients.register(asked.site.settings, patient.model_dump(), asked.person)
     return Registered(registration=number)
 
 
-@faces.page("POST", "/patients/register", UserRole.OPERATOR)
+@faces.people.post("/patients/register")
+@needs(UserRole.OPERATOR)
 def register_by_form(asked: Asked) -> Response:
     """Register the patient of a form; a form with a mistake is shown again."""
     given = {key: asked.text(key) for key in Registration.model_fields}
@@ -65,20 +72,23 @@ def register_by_form(asked: Asked) -> Response:
 )
 def unregister(asked: Asked, number: Number) -> None:
     """Take a registration back; studies stay."""
-    patients.remove(asked.settings, number, asked.person)
+    patients.remove(asked.site.settings, number, asked.person)
 
 
-@faces.page("GET", "/patients/{number}", UserRole.VIEWER)
+@faces.people.get("/patients/{number}")
+@needs(UserRole.VIEWER)
 def show(asked: Asked, number: Number) -> Response:
     """The patient of this study."""
     return _page(asked, number)
 
 
-@faces.page("POST", "/patients/{number}/delete", UserRole.ADMIN)
+@faces.people.post("/patients/{number}/delete")
+@needs(UserRole.ADMIN)
 def delete(asked: Asked, number: Number) -> Response:
     """Delete the received objects of this patient, as far as that is allowed."""
-    numbers = asked.read(seen.studies_of, number)
-    return _page(asked, number, studies.delete_received(asked.settings, numbers, asked.person))
+    with asked.site.database.read() as session:
+        numbers = seen.studies_of(session, number)
+    return _page(asked, number, studies.delete_received(asked.site.settings, numbers, asked.person))
 
 
 def _list(
@@ -89,9 +99,12 @@ def _list(
     problem: str = "",
     given: dict[str, str] | None = None,
 ) -> Response:
-    audit.note_list(asked.site.database, asked.person, "patients")
+    site = asked.site
+    audit.note_list(site.database, asked.person, "patients")
     may_register = asked.user.role.includes(UserRole.OPERATOR)
-    rows, more = asked.read(seen.patients, about.get("patient", ""), after)
+    with site.database.read() as session:
+        rows, more = seen.patients(session, about.get("patient", ""), after)
+        registered = patients.registered(session, site.settings) if may_register else []
     return asked.page(
         "patients.html",
         400 if problem else 200,
@@ -99,14 +112,16 @@ def _list(
         more=more,
         first=after is None,
         about=about,
-        registered=asked.read(patients.registered, asked.settings) if may_register else [],
+        registered=registered,
         problem=problem,
         given=given or {},
     )
 
 
 def _page(asked: Visit, number: int, deleted: list[View] | None = None) -> Response:
-    patient = asked.read(seen.show, asked.settings, number)
+    site = asked.site
+    with site.database.read() as session:
+        patient = seen.show(session, site.settings, number)
     for study in patient["studies"]:
-        audit.note_sight(asked.site.database, asked.person, study["id"])
+        audit.note_sight(site.database, asked.person, study["id"])
     return asked.page("patient.html", patient=patient, most=seen.HISTORY, number=number, deleted=deleted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -63,14 +63,6 @@ class Search:
     order: Order = Order.RECEIVED
 
 
-def grouped(pairs: Iterable[Any]) -> defaultdict[Any, list[Any]]:
-    """The second of each pair, listed by its first."""
-    found: defaultdict[Any, list[Any]] = defaultdict(list)
-    for key, value in pairs:
-        found[key].append(value)
-    return found
-
-
 def name_words(settings: Settings, name: str) -> list[str]:
     """The hashes of the words of a name; for a name without words a hash that no study has."""
     return (PatientNames(settings.node.data_dir).hashes(name) or [""]) if name.strip() else []
@@ -92,7 +84,7 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
     by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids)))}
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(by_number)))
     found, short = _findings(session, shown), _short_results(session, shown)
-    covers, seconds = _covers(session, shown), _seconds(session, by_number)
+    covers, ends = _covers(session, shown), _last_deliveries(session, shown)
     rows = [
         {
             "id": number,
@@ -100,7 +92,7 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
             "findings": found[number],
             "short_result": short[number],
             **covers.get(number, {"cover": None, "description": ""}),
-            "seconds": seconds.get(number),
+            "seconds": _seconds(by_number[number], ends.get(number)),
             **shown[number],
         }
         for number in ids
@@ -113,7 +105,9 @@ def numbers(
     session: Session, wanted: Search, *conditions: ColumnElement[bool], after: int | None, most: int
 ) -> tuple[list[int], int | None]:
     """The numbers of at most ``most`` studies that fulfil ``conditions`` too; the last one if more follow."""
-    chosen = select(Study.id).where(*_conditions(session, wanted), *conditions)
+    chosen = select(Study.id)
+    for condition in (*_conditions(session, wanted), *conditions):
+        chosen = chosen.where(condition)
     ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(most + 1)))
     return ids[:most], ids[most - 1] if len(ids) > most else None
 
@@ -121,8 +115,12 @@ def numbers(
 def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
     """What the newest reports of each study call present, each once; that text is burned in is no finding."""
     chosen = select(ReportedFinding.study_id, ReportedFinding.finding).distinct()
-    chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning, ReportedFinding.study_id.in_(studies))
-    return grouped(session.execute(chosen.order_by(ReportedFinding.finding)))
+    chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning)
+    chosen = chosen.where(ReportedFinding.study_id.in_(studies)).order_by(ReportedFinding.finding)
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for study, finding in session.execute(chosen):
+        found[study].append(finding)
+    return found
 
 
 def _short_results(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
@@ -132,7 +130,10 @@ def _short_results(session: Session, studies: Collection[int]) -> defaultdict[in
     chosen = chosen.where(Withdrawal.result_id.is_(None), Result.deidentified.is_(False))
     chosen = chosen.where(Result.study_id.in_(studies), Result.kind == ResultKind.SR).order_by(Result.id)
     newest = {(study, rule): text for study, rule, text in session.execute(chosen)}
-    return grouped((study, line) for (study, _), text in newest.items() for line in text.splitlines())
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for (study, _), text in newest.items():
+        found[study] += text.splitlines()
+    return found
 
 
 def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
@@ -149,16 +150,18 @@ def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
     }
 
 
-def _seconds(session: Session, studies: Mapping[int, Study]) -> dict[int, float]:
-    """The time from the last object to the last delivery, of those that are delivered."""
+def _last_deliveries(session: Session, studies: Collection[int]) -> dict[int, datetime]:
+    """When the last result of each study was delivered."""
     at = func.max(func.coalesce(Delivery.confirmed_at, Delivery.sent_at))
     chosen = select(Result.study_id, at).join(Delivery, Delivery.result_id == Result.id)
     chosen = chosen.where(Result.study_id.in_(studies)).group_by(Result.study_id)
-    return {
-        number: max((moment - studies[number].last_received_at).total_seconds(), 0.0)
-        for number, moment in session.execute(chosen)
-        if moment and studies[number].state is StudyState.DELIVERED
-    }
+    return {study: moment for study, moment in session.execute(chosen) if moment}
+
+
+def _seconds(study: Study, delivered_at: datetime | None) -> float | None:
+    if delivered_at is None or study.state is not StudyState.DELIVERED:
+        return None
+    return max((delivered_at - study.last_received_at).total_seconds(), 0.0)
 
 
 def remarked(session: Session, rows: Sequence[View]) -> list[View]:
@@ -182,36 +185,37 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
     ]
 
 
-def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool]]:
-    # In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points.
-    in_sqlite = session.get_bind().dialect.name == "sqlite"
+def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
     for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
         if text.endswith("*"):
-            begin = text.rstrip("*")
-            is_in = (
-                column.between(begin, begin + _LAST)
-                if in_sqlite
-                else column.startswith(begin, autoescape=True)
-            )
-            each = func.substr(column, 1, len(begin)) == begin
-            yield _few(session, select(Study.id).where(is_in), each)
+            found.append(_begins(session, column, text.rstrip("*")))
         elif text:
-            yield column == text
-    yield from (_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words)
+            found.append(column == text)
+    found += [_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words]
     for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
         if value:
             of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
-            yield _has(session, Instance.study_id, of_images)
+            found.append(_has(session, Instance.study_id, of_images))
     if wanted.finding:
-        yield _has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
+        found.append(_has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64]))
     if wanted.states:
-        yield views.in_states(wanted.states)
+        found.append(views.in_states(wanted.states))
     if wanted.since:
-        yield Study.study_date >= wanted.since
+        found.append(Study.study_date >= wanted.since)
     if wanted.received:
-        yield Study.last_received_at >= wanted.received
+        found.append(Study.last_received_at >= wanted.received)
     if wanted.until:
-        yield Study.study_date <= wanted.until
+        found.append(Study.study_date <= wanted.until)
+    return found
+
+
+def _begins(session: Session, column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
+    """In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points."""
+    in_sqlite = session.get_bind().dialect.name == "sqlite"
+    by_index = column.between(text, text + _LAST) if in_sqlite else column.startswith(text, autoescape=True)
+    each = func.substr(column, 1, len(text)) == text
+    return _few(session, select(Study.id).where(by_index), each)
 
 
 def _has(
@@ -234,8 +238,10 @@ def _ordered(session: Session, chosen: Select[int], order: Order, after: int | N
     """By keyset: a page far down costs no more than the first one."""
     column: Any = Study.study_date if order in (Order.DATE, Order.OLDEST_DATE) else Study.last_received_at
     ascending = order in (Order.WAITING, Order.OLDEST_DATE)
-    last = session.scalar(select(column).where(Study.id == after)) if after is not None else None
-    if last is not None:
-        here, there = tuple_(column, Study.id), tuple_(last, after)
-        chosen = chosen.where(here > there if ascending else here < there)
-    return chosen.order_by(*(key.asc() if ascending else key.desc() for key in (column, Study.id)))
+    if after is not None:
+        last = session.scalar(select(column).where(Study.id == after))
+        if last is not None:
+            here, there = tuple_(column, Study.id), tuple_(last, after)
+            chosen = chosen.where(here > there if ascending else here < there)
+    keys = (column, Study.id)
+    return chosen.order_by(*(key.asc() if ascending else key.desc() for key in keys))

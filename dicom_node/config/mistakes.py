@@ -77,7 +77,7 @@ def _remedy(found: ErrorDetails) -> str:
             named = ", ".join(choice or '""' for choice in choices)
             remedy = f"must be one of {named}{_near(given, choices)}"
         case "string_pattern_mismatch":
-            remedy = _WRITTEN[context["pattern"]]
+            remedy = _WRITTEN.get(context["pattern"], f"is not written as {context['pattern']} says")
         case "string_too_long":
             remedy = f"has more than {context['max_length']} characters"
         case "string_too_short":

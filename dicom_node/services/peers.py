@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.connectors import every
 from dicom_node.errors import NotFound, TooManyAtOnce
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
 from dicom_node.model.kinds import AuditAction
@@ -139,7 +138,9 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
     ``by``: the person for the audit; None for the command line, which needs no database. Raises UnknownPeer,
     TooManyAtOnce.
     """
-    chosen = [settings.peer(name) for name in names] or [one for one in settings.peers if one.is_called]
+    asked = {"receive", "query"}
+    called = [one for one in settings.peers if asked & {*one.may} or one.commit_after or one.worklist]
+    chosen = [settings.peer(name) for name in names] or called
     with place_for_test():
         rows = [
             PeerCheck(peer=peer.name, check=check.name, ok=check.ok, text=check.text)
@@ -156,16 +157,16 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
-    from dicom_node.scu import open_archive, open_destination, open_reporter
+    from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
 
-    if "receive" in peer.may or not peer.is_called:
+    if "receive" in peer.may or not ("query" in peer.may or peer.commit_after or peer.worklist):
         yield from open_destination(peer, settings).test()
     if "query" in peer.may:
         yield from open_archive(peer, settings).test()
     if peer.commit_after:
         yield open_reporter(peer, settings).check()
-    for test in every("peer_tests"):
-        yield from test(peer, settings)
+    if peer.worklist:
+        yield from open_worklist(peer, settings).test()
 
 
 def _viewed(peer: PeerSettings) -> list[PeerCheck]:

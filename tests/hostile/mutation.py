@@ -1,5 +1,7 @@
 """Bytes made wrong, the same way each time for one seed."""
 
+from __future__ import annotations
+
 import random
 
 

@@ -1,5 +1,7 @@
 """The notebook of examples/ runs, and what it reads is what the node builds."""
 
+from __future__ import annotations
+
 import io
 from pathlib import Path
 

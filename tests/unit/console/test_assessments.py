@@ -1,7 +1,5 @@
 """Results that wait for an assessment, and what readers say of findings."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

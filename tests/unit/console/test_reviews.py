@@ -1,7 +1,5 @@
 """The review desk, the viewer of an image, and the release of a study."""
 
-from __future__ import annotations
-
 import html
 import io
 import json

@@ -1,7 +1,5 @@
 """Signing in, by password and OpenID Connect, staying so, accounts, and who may ask for which page."""
 
-from __future__ import annotations
-
 import logging
 import re
 import socket
@@ -22,8 +20,7 @@ from sqlalchemy import select
 
 from dicom_console.app import create_app
 from dicom_console.web import limits
-from dicom_console.web.access import ANYONE
-from dicom_console.web.faces import Asked
+from dicom_console.web.access import ANYONE, Asked
 from dicom_console.web.limits import FORM_BYTES, HEADERS, TimedProtocol
 from dicom_node.config.settings import ConsoleSettings
 from dicom_node.errors import NotAllowedNow, NotFound, SignInRefused

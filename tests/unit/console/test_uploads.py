@@ -1,7 +1,5 @@
 """What a browser sends comes in as what a modality sends; registered patients; fetched studies."""
 
-from __future__ import annotations
-
 import io
 import re
 import struct

@@ -1,7 +1,5 @@
 """Withdrawing results, and what an operator may do to deliveries."""
 
-from __future__ import annotations
-
 import logging
 import re
 import threading

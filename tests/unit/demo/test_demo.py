@@ -1,7 +1,5 @@
 """The parts of the demonstration."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import subprocess

@@ -1,5 +1,7 @@
 """Objects that stand beside images in a study, and changed copies."""
 
+from __future__ import annotations
+
 from copy import deepcopy
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Same input, same objects; anything else, other objects; which installation made them."""
 
+from __future__ import annotations
+
 import difflib
 from dataclasses import replace
 from datetime import timedelta

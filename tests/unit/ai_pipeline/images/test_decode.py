@@ -31,11 +31,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ai_pipeline.burnin.cleaning import overlay_note
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import HeaderError, PixelError
 from ai_pipeline.images import colours, resolutions
-from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.decode import (
     DicomImage,
     decoded_sha256,
@@ -48,6 +46,8 @@ from ai_pipeline.images.display import BAND_ROWS, GreyDisplay
 from ai_pipeline.images.fragments import Fragments
 from ai_pipeline.images.header import age_years, read_header
 from ai_pipeline.images.numbers import decimal, decimal_of, is_empty, value_of, whole, whole_of
+from ai_pipeline.images.orientation import POSES, Pose, shown, upright
+from ai_pipeline.images.overlay_planes import overlay_note
 from dicom_node.inbox.inspection import inspect
 from tests.modality import chest
 from tests.unit.ai_pipeline.phantoms import (
@@ -100,6 +100,15 @@ def test_the_hash_is_of_the_samples_and_not_of_their_encoding(tmp_path: Path, sy
 def test_unusual_encodings_decode(name: str) -> None:
     image = open_dicom(shipped(name))
     assert image.stored().shape == (image.header.rows, image.header.columns)
+
+
+def test_a_space_before_a_term_and_empty_groups_change_no_picture(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "x.dcm", FRAMES[:1], RLELossless)
+    changed(dcmread(path), PhotometricInterpretation="MONOCHROME1").save_as(path)
+    expected = open_dicom(path).display()
+    spaced = {"PhotometricInterpretation": " MONOCHROME1", "SharedFunctionalGroupsSequence": []}
+    changed(dcmread(path), **spaced).save_as(path)
+    assert np.array_equal(open_dicom(path).display(), expected)
 
 
 def test_palette_and_ybr_become_rgb() -> None:

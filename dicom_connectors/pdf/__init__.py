@@ -1,1 +1,0 @@
-"""The summary page as PDF, by reportlab, for systems that accept documents."""

@@ -1,1 +1,0 @@
-"""Work items of worklist managers (UPS, PS3.4 CC): claimed, done by the node, reported."""

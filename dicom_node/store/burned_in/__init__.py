@@ -1,0 +1,1 @@
+"""Stored data on burned-in annotation: readings, and reviews of its cleaning."""
