@@ -211,12 +211,14 @@ def check_palette(dataset: Dataset, syntax: UID) -> None:
     """
     for colour in ("Red", "Green", "Blue"):
         table, segmented = f"{colour}PaletteColorLookupTable", f"Segmented{colour}PaletteColorLookupTableData"
-        if f"{table}Descriptor" not in dataset or not {f"{table}Data", segmented} & set(dataset.dir()):
+        if f"{table}Descriptor" not in dataset or (
+            f"{table}Data" not in dataset and segmented not in dataset
+        ):
             raise HeaderError(f"the {colour} Palette Color Lookup Table or its descriptor is missing")
         data = dataset.get(segmented)
         if not isinstance(data, bytes):
             continue
-        wide = str(dataset.get(f"{colour}PaletteColorLookupTableDescriptor") or "").endswith("16]")
+        wide = str(dataset.get(f"{table}Descriptor") or "").endswith("16]")
         kind_of_word = ("<u2" if syntax.is_little_endian else ">u2") if wide else "u1"
         words = np.frombuffer(data[: len(data) // 2 * 2], kind_of_word)
         place = colours = 0

@@ -77,7 +77,9 @@ def _remedy(found: ErrorDetails) -> str:
             named = ", ".join(choice or '""' for choice in choices)
             remedy = f"must be one of {named}{_near(given, choices)}"
         case "string_pattern_mismatch":
-            remedy = _WRITTEN.get(context["pattern"], f"is not written as {context['pattern']} says")
+            remedy = _WRITTEN.get(
+                context["pattern"], "has not the form that docs/reference/settings.md gives"
+            )
         case "string_too_long":
             remedy = f"has more than {context['max_length']} characters"
         case "string_too_short":

@@ -1,9 +1,8 @@
 """The inputs of the demonstration: ultrasound from pydicom's test files, a chest X-ray, or own files."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -24,7 +23,7 @@ from dicom_node.errors import FaultyInput
 _ULTRASOUND = ("palette_color", "rgb_color", "jpeg2k", "ybr_color")
 # Computed radiography, 1955 × 1841, JPEG 2000 (DICOM WG 4; pydicom-data, MIT). No model was trained on it.
 _FILM = "RG1_J2KI.dcm"
-_FILM_SECONDS = 10  # without data
+_FILM_SECONDS, _FILM_SECONDS_IN_ALL = 10, 60  # without data; a server may trickle
 _FILM_BYTES = 2 * 2**20
 
 _EXPOSED = "20260102101500"  # of the X-rays made here: frozen, so that a second run sends the same object
@@ -68,13 +67,15 @@ def public_film(target: Path, url: str = "") -> Path | None:
     """Download the public chest X-ray (0.7 MB) to ``target``, unless it exists; returns ``target``.
 
     The SHA-256 must be the one in pydicom. ``url`` replaces pydicom's address. Returns None without a
-    network, after ten seconds without data, and if the content is different.
+    network, after ten seconds without data or a minute in all, and if the content is different.
     """
     if target.is_file() and _is_the_film(target.read_bytes()):
         return target
     try:
         with urlopen(url or get_url(_FILM), timeout=_FILM_SECONDS) as answer:
-            content = answer.read(_FILM_BYTES)
+            content, end = b"", time.monotonic() + _FILM_SECONDS_IN_ALL
+            while time.monotonic() < end and (part := answer.read1(_FILM_BYTES - len(content))):
+                content += part
     except (OSError, HTTPException):  # the latter: something answers that speaks no HTTP
         return None
     if not _is_the_film(content):

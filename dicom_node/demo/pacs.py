@@ -1,7 +1,5 @@
 """A PACS for the demonstration: a small storage SCP that this machine alone reaches."""
 
-from __future__ import annotations
-
 import re
 import socket
 import threading

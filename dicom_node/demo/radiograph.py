@@ -4,8 +4,6 @@ The patient is invented, and the name says so. UIDs are derived from the pixels:
 object.
 """
 
-from __future__ import annotations
-
 import hashlib
 import uuid
 

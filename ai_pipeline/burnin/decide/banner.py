@@ -4,8 +4,6 @@ Three sources, each with its own mask: the surroundings of all ultrasound region
 (names, but also MI and TI); the rectangles of device rules, with their meanings; boxes that a person drew.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Estimate where a lesion lies from the calipers that measure it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -298,6 +298,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "host = 'no such host': is no name"),
         ("port = 4242", 'port = "eleven"',
          "node.toml:14: peers.pacs.port = 'eleven': must be a whole number"),
+        ('may = ["send"]', 'may = ["query"]\nworklist = ["VALUE"]',
+         "worklist[0] = 'VALUE': has not the form that docs/reference/settings.md gives"),
         ('may = ["send"]', 'may = "send"', "node.toml:22: peers.us1.may = 'send': must be a list"),
         ('may = ["send"]', 'may = ["sent"]',
          "may[0] = 'sent': must be one of send, receive, query; did you mean send?"),
