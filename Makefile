@@ -23,10 +23,9 @@ ONE_CORE := PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=4194304 \
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE OPENBLAS_NUM_THREADS=1 \
 	$(BIN)/python -m pytest
 PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-# Tests of training and of networks of others. `make test` runs the few of SMOKE, in a process of their own: to load
-# torch in each of the others takes longer.
+# Tests of training and of networks of others. `make test` runs those marked `smoke` (and tests of the rest that need
+# torch), in a process of their own: to load torch in each of the others takes longer.
 TRAINED := tests/unit/ai_training tests/unit/ai_pipeline/models/test_convert.py
-SMOKE := tests/unit/ai_training/engine $(lastword $(TRAINED)) -k "engine or pickle or checkpoint_that_torch"
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
@@ -48,9 +47,9 @@ test: $(VENV)/.test  ## everything: lint and types beside all tests
 	@$(MAKE) --no-print-directory --jobs=2 lint tests
 
 tests: $(VENV)/.test  ## the tests of test alone; PYTEST_ARGS=… goes to pytest, WORKERS=3 run side by side
-	$(BIN)/python -m compileall -q ai_pipeline ai_training benchmarks dicom_console dicom_node  # once, not in each
-	$(PYTEST) --costs=build/costs.csv $(addprefix --ignore=,$(TRAINED)) $(PYTEST_ARGS)
-	$(ONE_CORE) -q $(SMOKE)
+	$(BIN)/python -m compileall -q ai_pipeline ai_training benchmarks dicom_connectors dicom_console dicom_node  # once, not in each
+	$(PYTEST) --costs=build/costs.csv -m "not smoke" $(addprefix --ignore=,$(TRAINED)) $(PYTEST_ARGS)
+	$(ONE_CORE) -q -m smoke $$(grep -rl --include='test_*.py' mark.smoke tests)  # to collect all takes longer
 
 test-training: $(VENV)/.test  ## all tests of ai_training, of its studies and of converted networks
 	$(PYTEST) $(TRAINED) $(PYTEST_ARGS)

@@ -97,7 +97,8 @@ def pipeline_class(name: str) -> type[Pipeline]:
         raise KeyError(f"no pipeline is called {name!r}: choose from {', '.join(sorted(PIPELINES))}")
     what = f"pipeline {name} ({PIPELINES[name].value})"
     bringing = [found.dist for found in _INSTALLED if found.name == name and found.dist]
-    if len(bringing) > 1 and len(packages := sorted({dist.name for dist in bringing})) > 1:
+    packages = sorted({dist.name for dist in bringing}) if len(bringing) > 1 else []  # names are read slowly
+    if len(packages) > 1:
         raise PluginError(f"{what} is brought by {' and '.join(packages)}: uninstall one of them")
     try:
         found = PIPELINES[name].load()

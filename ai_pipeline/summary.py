@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
-from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, QualityNote
+from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, PipelineResult, QualityNote
 
 MOST: Final = 120
 """Characters of a line."""
@@ -46,7 +47,9 @@ def short_result(
     of_patient = [one for one in findings if one.code != BURNED_IN and not one.research_only]
     unsure = any(note.name == UNSURE for note in notes)
     skipped = [name for note in notes if note.name == NOT_ASSESSED for name in note.names]
-    stated = _line([(text, []) for text in _statements(measurements)])
+    numbers = [measurement_text(one) for one in measurements if one.model is not None][:2]
+    statements = [one.statement for one in measurements if one.statement] or numbers
+    stated = _line([(text, []) for text in statements])
     decided = _line(_decided(of_patient, unsure=unsure))
     lines = [stated, decided] if stated or decided else [_without_patient(findings)]
     first, *further = filter(None, [*lines, _line([("Not assessed", skipped)] if skipped else [])])
@@ -91,12 +94,6 @@ def named(finding: Finding) -> str:
     name = finding.code.meaning
     small = name if name[:2].isupper() else name[:1].lower() + name[1:]
     return f"{_SIDES[finding.side]}{small}"
-
-
-def _statements(measurements: Sequence[Measurement]) -> list[str]:
-    """The statements of the pipeline; of one that makes none the first numbers that a model measured."""
-    stated = [one.statement for one in measurements if one.statement]
-    return stated or [measurement_text(one) for one in measurements if one.model is not None][:2]
 
 
 def in_sentences(names: Sequence[str]) -> str:
@@ -183,3 +180,23 @@ def _sentence(head: str, names: Sequence[str], room: int) -> str:
 def _counted(head: str, names: Sequence[str]) -> str:
     """The shortest form of a sentence: its names counted."""
     return f"{head}: {len(names)} findings." if len(names) > 1 else f"{': '.join([head, *names])}."
+
+
+def without_research(result: PipelineResult) -> PipelineResult:
+    """The result without findings that are for research only. ``scores`` stay whole: the node counts them.
+
+    If one of several ``exclusive`` findings of an image is removed, the others keep their probability only if
+    they are present: as all probabilities add up to 1, the rest would reveal the hidden one.
+    """
+    hidden = {
+        (one.source_uid, one.model.id) for one in result.findings if one.research_only and one.exclusive
+    }
+    shown = (one for one in result.findings if not one.research_only)
+    return replace(result, findings=tuple(_without_number(one, hidden) for one in shown))
+
+
+def _without_number(finding: Finding, hidden: set[tuple[str, str]]) -> Finding:
+    tells = finding.exclusive and (finding.source_uid, finding.model.id) in hidden
+    if not tells or finding.decision is Decision.PRESENT:
+        return finding
+    return replace(finding, probability=None, threshold=None)

@@ -24,7 +24,7 @@ from ai_pipeline.chest.calls.operating_points import OperatingPoint
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.errors import CardError
-from ai_pipeline.images.orientation import POSES, UPRIGHT, shown
+from ai_pipeline.images.coordinates import POSES, UPRIGHT, shown
 from ai_pipeline.models.registry import Card, Label, load
 from ai_pipeline.models.store import folder
 from ai_pipeline.models.store.template import NO_GATE, NOT_ACCEPTED, USE
@@ -421,5 +421,5 @@ def _added(path: Path, card: Card, store: Path) -> Card:
     with folder.incoming(store) as inside:
         if first.path.parent == path.parent:
             shutil.copyfile(first.path, inside / first.path.name)
-        origin = folder.ModelOrigin(f"accepted from {card.name}", card.licence)
+        origin = f"accepted from {card.name}"
         return folder.add(inside, path, first, store, origin)

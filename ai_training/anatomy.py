@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from ai_pipeline.chest.anatomy import FINER, Anatomy, AnatomyModel, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Chain
-from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.networks.efficientnet import NAME
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import export, new_card

@@ -51,7 +51,7 @@ from ai_pipeline.chest.explain import overlaps
 from ai_pipeline.errors import CardError, NotThisNetwork
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.preprocess import normalise, prepare
+from ai_pipeline.models.inputs import normalise, prepare
 from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training import cards
@@ -728,9 +728,9 @@ def _without_yolo(prepared: DetectorInput) -> DetectorInput:
 
 
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
-    detector = BoxDetector.from_card(card)
-    if detector is None:
+    if not card.plays(NETWORK):
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
+    detector = BoxDetector(card)
     prepared = [detector.prepare(read_grey(path)) for path in case.paths]
     arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared)}
     if card.plays(YOLO):

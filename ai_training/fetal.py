@@ -19,8 +19,17 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
-from ai_pipeline.fetal_head.outline import GRID, HeadLimits, HeadModel, HeadOutline, head_mask
-from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
+from ai_pipeline.fetal_head.outline import (
+    COLUMNS,
+    GRID,
+    ROWS,
+    HeadLimits,
+    HeadModel,
+    HeadOutline,
+    fit_to_input,
+    head_mask,
+    values,
+)
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.networks.efficientnet import NAME

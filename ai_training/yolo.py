@@ -6,7 +6,7 @@ The head is YOLO26's (one box per object, no non-maximum suppression needed), so
 boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, label number. Its
 input is the classifier's input.
 
-Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.preprocess`). They are neither
+Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.inputs`). They are neither
 mirrored nor cut into mosaics: the heart has a side, and the place in the chest is half of a finding."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import parameters
-from ai_pipeline.models.preprocess import prepare
+from ai_pipeline.models.inputs import prepare
 from ai_pipeline.models.registry import Card, Chain
 from ai_pipeline.networks.efficientnet import FINE, MIDDLE, from_arrays
 from ai_pipeline.networks.foreign import offer_torchvision_operators

@@ -49,8 +49,8 @@ from pydicom.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
 from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.burnin.find.annotation import CleaningPolicy
 from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom

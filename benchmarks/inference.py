@@ -1,18 +1,13 @@
 #!/usr/bin/env python3
-"""The chest model: its backends side by side, what the pipeline adds to them, and pixels in → findings out.
+"""The chest model: what the pipeline adds to its network, and pixels in → findings out.
 
     benchmarks/inference.py [--data DIR] [--rounds N] [--images N] [--json FILE]
 
     example: benchmarks/inference.py --data ../shared/data --json inference.json
 
-Tables in Markdown:
-
-* **Backends.** ONNX Runtime, torch and OpenVINO on one prepared image, with 1 and 2 threads. Each runs in a
-  process of its own that waits while the others work; rounds are interleaved, and the ratio to ONNX Runtime
-  with as many threads is paired by round (geometric mean, 95 % by bootstrap over rounds).
-* **Pipeline.** A 2,500 × 2,500 DX, uncompressed and as lossless JPEG 2000: the pipeline as a worker runs it
-  (open, decode, display, accept, network, boxes; then with heat maps), decoding apart, against pydicom's
-  decoding and the bare forward pass of the same image (paired by image and round).
+A table in Markdown of a 2,500 × 2,500 DX, uncompressed and as lossless JPEG 2000: the pipeline as a worker
+runs it (open, decode, display, accept, network, boxes; then with heat maps), decoding apart, against
+pydicom's decoding and the bare forward pass of the same image (paired by image and round).
 
 The images are the public ones under ``--data``, enlarged and with detector noise, so that JPEG 2000 has as
 much to decode as in real life. Absolute figures belong to the machine and to what else it does: the load
@@ -21,9 +16,7 @@ average is printed, read the ratios.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import multiprocessing
 import os
 import platform
 import statistics
@@ -32,7 +25,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -53,26 +45,11 @@ from benchmarks.lab import command_line
 from benchmarks.paired import paired_ratio, ratio_text
 from benchmarks.turnaround import SIZE, chests
 
-BACKENDS: tuple[engine.Backend, ...] = ("onnxruntime", "torch", "openvino")
-THREADS = (1, 2)
-CALLS, LONGEST = 20, 0.5  # of a backend in one round: so many, and no more once so many seconds are over
 NOISE = 16  # grey values of 4,096: lossless JPEG 2000 then reaches about 3 : 1, as on real detectors
 SYNTAXES = ("uncompressed", "JPEG 2000 lossless")
 MOST_OVERHEAD, MOST_SECONDS = 1.3, 0.5  # the design's targets
 BARE = "bare: pydicom's decoding and the forward pass"
 Spans = tuple[float, float]  # seconds: decoding, and the rest
-
-
-@dataclass(frozen=True, slots=True)
-class BackendRow:
-    """One backend: medians over rounds; ``ratio`` to ONNX Runtime with as many threads [value, low, high]."""
-
-    backend: str
-    threads: int
-    ms: float
-    cpu_ms: float
-    load_seconds: float
-    ratio: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,58 +76,21 @@ def main() -> int:
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder with the public sets"
     )
-    parser.add_argument(
-        "--rounds", type=int, default=15, help="of each backend; a third of them of each image"
-    )
+    parser.add_argument("--rounds", type=int, default=5, help="of each image")
     parser.add_argument("--images", type=int, default=8, help="chest X-rays for the pipeline")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     machine = {"processor": platform.processor() or platform.machine(), "cores": engine.usable_cores()}
     print(f"{machine['cores']} cores, load average before: {os.getloadavg()[0]:.1f}")
-    backends = measure_backends(arguments.rounds)
-    print_backends(backends)
     with tempfile.TemporaryDirectory(prefix="inference-") as name:
         files = make_files(arguments.data, Path(name), arguments.images)
-        pipeline = measure_pipeline(files, max(1, arguments.rounds // 3))
+        pipeline = measure_pipeline(files, arguments.rounds)
     print_pipeline(pipeline)
     print(f"\nload average after: {os.getloadavg()[0]:.1f}")
     if arguments.json:
-        report = {
-            "machine": machine,
-            "backends": [asdict(row) for row in backends],
-            "pipeline": [asdict(row) for row in pipeline],
-        }
+        report = {"machine": machine, "pipeline": [asdict(row) for row in pipeline]}
         arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return 0
-
-
-def measure_backends(rounds: int) -> list[BackendRow]:
-    """Every installed backend with every number of threads that the machine has, interleaved."""
-    installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
-    asked = [(name, count) for count in THREADS if count <= engine.usable_cores() for name in installed]
-    spans: dict[tuple[engine.Backend, int], list[tuple[float, float]]] = {one: [] for one in asked}
-    workers = {one: _start(*one) for one in asked}
-    for number in range(rounds + 1):
-        for one, (pipe, _) in workers.items():
-            pipe.send(CALLS)
-            found = pipe.recv()
-            if number:  # the first round warms up
-                spans[one].append(found)
-    for pipe, _ in workers.values():
-        pipe.send(0)
-    return [
-        BackendRow(
-            backend=name,
-            threads=count,
-            ms=1000 * statistics.median(wall for wall, _ in spans[name, count]),
-            cpu_ms=1000 * statistics.median(cpu for _, cpu in spans[name, count]),
-            load_seconds=workers[name, count][1],
-            ratio=paired_ratio(
-                [wall for wall, _ in spans[name, count]], [w for w, _ in spans[BACKENDS[0], count]]
-            ),
-        )
-        for name, count in asked
-    ]
 
 
 def make_files(data: Path, folder: Path, count: int) -> dict[str, list[Path]]:
@@ -231,17 +171,6 @@ class _Runner:
         return decoding, done - began - decoding
 
 
-def print_backends(rows: Sequence[BackendRow]) -> None:
-    """A table in Markdown."""
-    print("\n| backend | threads | ms | CPU ms | × ONNX Runtime | loads in s |")
-    print("|---|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row.backend} | {row.threads} | {row.ms:.1f} | {row.cpu_ms:.1f} | {ratio_text(row.ratio)} "
-            f"| {row.load_seconds:.1f} |"
-        )
-
-
 def print_pipeline(rows: Sequence[PipelineRow]) -> None:
     """A table in Markdown, and what the design asks for."""
     print(f"\nDX {SIZE} × {SIZE}, ms\n")
@@ -278,33 +207,6 @@ def _pipeline_row(syntax: str, asked: str, found: Sequence[Spans], bare: Sequenc
         whole_p95=1000 * float(np.percentile(whole, 95)),
         ratio=paired_ratio(whole, [decode + rest for decode, rest in bare]),
     )
-
-
-def _start(backend: engine.Backend, threads: int) -> tuple[Connection, float]:
-    """A process that runs ``backend``, and how long it took to load it there."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    # A daemon: it ends with this program, whatever happens here.
-    process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(backend, threads, theirs), daemon=True
-    )
-    process.start()
-    return ours, ours.recv()
-
-
-def _work(backend: engine.Backend, threads: int, pipe: Connection) -> None:
-    card = find(CLASSIFIER.shipped)
-    assert card.input is not None
-    began = time.perf_counter()
-    network = engine.load(card, "classifier", backend, threads)
-    pipe.send(time.perf_counter() - began)
-    size = card.input.size
-    images = np.random.default_rng(1).normal(size=(1, card.input.channels, size, size)).astype(np.float32)
-    while calls := pipe.recv():
-        wall, cpu, done = time.perf_counter(), time.process_time(), 0
-        while done < calls and time.perf_counter() - wall < LONGEST:
-            network(images)
-            done += 1
-        pipe.send(((time.perf_counter() - wall) / done, (time.process_time() - cpu) / done))
 
 
 def _yes(met: bool) -> str:

@@ -52,9 +52,11 @@ def _serve(settings: Settings) -> int:
     """Raises OSError (address or certificates cannot be used) and NodeError (the database cannot)."""
     with open_database(settings, _BUSY_SECONDS) as database:
         app = create_app(settings, database)
+        console = settings.console
+        TimedProtocol.proxies = console.trusted_proxies
         config = uvicorn.Config(
             app,
-            http=_protocol(settings.console),
+            http=TimedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -63,7 +65,6 @@ def _serve(settings: Settings) -> int:
             proxy_headers=False,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
-        console = settings.console
         ports = [console.port, *([console.metrics_port] if console.metrics_port else [])]
         listening = [_listening(console.host, port, beside="--beside" in sys.argv) for port in ports]
         config.load()
@@ -80,13 +81,6 @@ def _serve(settings: Settings) -> int:
         print(json.dumps({"console": f"{host}:{port}", "pid": os.getpid()}), flush=True)
         server.run(sockets=listening)
     return ExitCode.OK
-
-
-def _protocol(console: ConsoleSettings) -> type[TimedProtocol]:
-    class Protocol(TimedProtocol):
-        proxies = console.trusted_proxies
-
-    return Protocol
 
 
 def _listening(host: str, port: int, *, beside: bool) -> socket.socket:

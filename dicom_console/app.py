@@ -12,20 +12,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import (
-    accounts,
     assessments,
-    audit,
     dicomweb,
-    events,
-    fetches,
+    happened,
     images,
-    jobs,
     live,
-    machines,
     models,
-    notifications,
-    outbox,
-    overview,
     patients,
     peers,
     reviews,
@@ -33,12 +25,12 @@ from dicom_console.handlers import (
     session,
     stow,
     studies,
-    trends,
     uploads,
+    work,
 )
-from dicom_console.views.durations import Durations
-from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs, see_other, visit
-from dicom_console.web.faces import VERSION, described
+from dicom_console.views.metrics import Durations
+from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs
+from dicom_console.web.faces import VERSION, described, see_other, visit
 from dicom_console.web.languages import N_
 from dicom_console.web.limits import WATCHED, Guarded, headers
 from dicom_console.web.pages import render
@@ -58,23 +50,22 @@ from dicom_node.store import faults
 from dicom_node.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
-_BOTH = (
+FACES = (
+    session.faces,
+    images.faces,
+    models.faces,
+    live.faces,
     studies.faces,
     assessments.faces,
     patients.faces,
-    jobs.faces,
-    outbox.faces,
-    events.faces,
-    trends.faces,
-    fetches.faces,
-    notifications.faces,
+    work.faces,
+    happened.faces,
     peers.faces,
     rules.faces,
     reviews.faces,
     uploads.faces,
 )
-"""What people and programs share."""
-_PAGES = (session, overview, images, models, accounts, audit, live, machines)
+"""What people and programs ask for."""
 _AWAY = N_("The database of the node does not answer. The node still stores received images.")
 _COMES = N_("This page comes by itself when it answers again.")
 _REPEAT = N_(
@@ -92,45 +83,46 @@ _STATUSES: Mapping[type[NodeError], int] = {
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """The console's application for this node."""
     # No pages of the framework's own: they load scripts from elsewhere.
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(visit)])
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        dependencies=[Depends(visit)],
+        exception_handlers={
+            NotSignedIn: _ask_to_sign_in,
+            HTTPException: _of_status,
+            NodeError: _of_the_node,
+            RequestValidationError: _misread,
+            faults.ANY: _of_the_database,
+            Exception: _defect,
+        },
+    )
     app.state.site = Site(settings, database)
     app.state.live = live.Live()
     app.state.durations = Durations()
-    for pages in _PAGES:
-        app.include_router(pages.router)
+    for faces in FACES:
+        app.include_router(faces.people)
+        app.include_router(faces.programs)
     if settings.console.dicomweb:
         app.include_router(dicomweb.router)
     if settings.console.dicomweb_store:
         app.include_router(stow.router)
-    for faces in _BOTH:
-        app.include_router(faces.people)
-        app.include_router(faces.programs)
     app.add_api_route(f"{VERSION}/openapi.json", schema, methods=["GET"])
+    large = (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
     app.add_middleware(
         Guarded,
         tls=settings.console.tls is not None,
         metrics_port=settings.console.metrics_port,
         proxies=settings.console.trusted_proxies,
-        bodies=dict.fromkeys(_large(settings), settings.console.upload_mib * 2**20),
+        bodies=dict.fromkeys(large, settings.console.upload_mib * 2**20),
     )
-    app.add_exception_handler(NotSignedIn, _ask_to_sign_in)
-    app.add_exception_handler(HTTPException, _of_status)
-    app.add_exception_handler(NodeError, _of_the_node)
-    app.add_exception_handler(RequestValidationError, _misread)
-    app.add_exception_handler(faults.ANY, _of_the_database)
-    app.add_exception_handler(Exception, _defect)
     return app
-
-
-def _large(settings: Settings) -> tuple[str, ...]:
-    """Addresses that take more than a form."""
-    return (*uploads.PATHS, *(stow.PATHS if settings.console.dicomweb_store else ()))
 
 
 @needs(UserRole.VIEWER)
 def schema() -> dict[str, Any]:
     """The description of the REST API in the format of OpenAPI."""
-    return described([faces.programs for faces in _BOTH])
+    return described([faces.programs for faces in FACES])
 
 
 async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
@@ -156,10 +148,18 @@ async def _misread(request: Request, _error: Exception) -> Response:
 
 
 async def _of_the_node(request: Request, error: Exception) -> Response:
-    if isinstance(error, DatabaseUnusable):
-        return _away(request, error)
+    is_api = request.url.path.startswith(API)
+    if isinstance(
+        error, DatabaseUnusable
+    ):  # for those who run the node the log says, once, what is wrong with it
+        site: Site = request.app.state.site
+        site.database.outage.is_away(f"pages are not answered: {error}")
+        if is_api or request.url.path in WATCHED:
+            return _error_page(request, 503, _AWAY)
+        reads = request.method == "GET"
+        return _error_page(request, 503, _AWAY, _COMES if reads else _REPEAT, again=reads)
     status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
-    if isinstance(error, FaultyInput) and request.url.path.startswith(API):
+    if isinstance(error, FaultyInput) and is_api:
         status = 400  # of a request's content; 409 is for the state of things
     return _error_page(request, status, str(error))
 
@@ -169,16 +169,6 @@ async def _of_the_database(request: Request, error: Exception) -> Response:
     site: Site = request.app.state.site
     fault = faults.meaning(error, site.settings.database_url)
     return await _of_the_node(request, fault) if fault else await _defect(request, error)
-
-
-def _away(request: Request, error: DatabaseUnusable) -> Response:
-    """What is wrong with the database, and where it is, stands in the log, once, for those who run it."""
-    site: Site = request.app.state.site
-    site.database.outage.is_away(f"pages are not answered: {error}")
-    if request.url.path.startswith(API) or request.url.path in WATCHED:
-        return _error_page(request, 503, _AWAY)
-    reads = request.method == "GET"
-    return _error_page(request, 503, _AWAY, _COMES if reads else _REPEAT, again=reads)
 
 
 async def _defect(request: Request, error: Exception) -> Response:
@@ -199,13 +189,12 @@ def _error_page(
     if request.url.path in WATCHED:
         return PlainTextResponse(f"{text}\n", status)
     site: Site = request.app.state.site
-    token = site.token_of(request)
     return render(
         "error.html",
         status,
         user=None,
         language=language_of(request),
-        csrf=csrf_of(token),
+        csrf=csrf_of(site.token_of(request)),
         path=request.url.path,
         text=text,
         besides=besides,

@@ -6,10 +6,8 @@ number of texts without a translation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -47,14 +45,23 @@ def texts() -> dict[str | tuple[str, ...], list[tuple[str, int]]]:
     extracted = extract_from_dir(_HERE, method_map=_METHODS, options_map=options, keywords=_KEYWORDS)
     for file, _, text, _, _ in extracted:
         found.setdefault(text, []).append((file, 0))
-    for text in chain(_words(), _constants()):
+    values = (one for module in _VALUES for one in vars(module).values())
+    enumerations = [one for one in values if isinstance(one, type) and issubclass(one, StrEnum)]
+    words = (value.replace("_", " ") for one in enumerations for value in one)  # as the filter of this name
+    for text in (
+        *words,
+        *_BESIDES,
+        *(kind.text for kind in events.all_types()),
+        *pages.KINDS.values(),
+        *pages.DECISIONS.values(),
+        *pages.LAYERS,
+    ):
         found.setdefault(text, [])
     return found
 
 
 def catalogue(language: str) -> Catalog:
     """The catalogue of a language, updated to the present texts of the pages."""
-    path = CATALOGUES / f"{language}.po"
     # One date for all: a catalogue differs only where its texts do.
     made = datetime(2026, 1, 1, tzinfo=UTC)
     ours = Catalog(
@@ -70,7 +77,7 @@ def catalogue(language: str) -> Catalog:
         revision_date=made,
         fuzzy=False,
     )
-    former = Catalog(locale=language)
+    former, path = Catalog(locale=language), CATALOGUES / f"{language}.po"
     if path.exists():
         with path.open("rb") as file:
             former = read_po(file, locale=language)
@@ -80,26 +87,9 @@ def catalogue(language: str) -> Catalog:
     return ours
 
 
-def _words() -> Iterator[str]:
-    """The values of enumerations, as the filter ``words`` shows them."""
-    for module in _VALUES:
-        for one in vars(module).values():
-            if isinstance(one, type) and issubclass(one, StrEnum) and one is not StrEnum:
-                yield from (value.value.replace("_", " ") for value in one)
-    yield from _BESIDES
-
-
-def _constants() -> Iterator[str]:
-    yield from (kind.text for kind in events.all_types())
-    yield from (text for text in pages.KINDS.values())
-    yield from (*pages.DECISIONS.values(), *pages.LAYERS)
-
-
 def main() -> None:
     """Update the files of all catalogues."""
-    for language in LANGUAGES:
-        if language == "en":
-            continue
+    for language in (one for one in LANGUAGES if one != "en"):
         ours = catalogue(language)
         with (CATALOGUES / f"{language}.po").open("wb") as file:
             write_po(file, ours, width=110, omit_header=False, sort_output=True, no_location=True)

@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node import connectors
 from dicom_node.config.settings import Settings
 from dicom_node.decisions import copies
 from dicom_node.errors import DecisionNotCopied, NodeError
@@ -33,7 +35,7 @@ from dicom_node.events import (
     SCHEDULER_TAKEN,
     THREAD_FAILED,
 )
-from dicom_node.fetch import Cancellations, Fetcher, Questions, Worklist, give_up_workitems, report_missing
+from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
@@ -41,15 +43,13 @@ from dicom_node.monitoring.disk import note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
 from dicom_node.monitoring.past import forget_past
 from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, forget_lost
-from dicom_node.notifications.gather import forget_removed
+from dicom_node.notifications.gather import forget_removed, report_silence
 from dicom_node.notifications.sender import Notifier
-from dicom_node.notifications.silence import report_silence
 from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.files import Files
 from dicom_node.object_store.handover import HandOver
 from dicom_node.object_store.local_copies import LocalCopies
-from dicom_node.outbox.commitment_answers import CommitmentAnswers, give_up_others
-from dicom_node.outbox.commitments import forget_requests
+from dicom_node.outbox.commitments import CommitmentAnswers, forget_requests, give_up_others
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.held import report_overdue
 from dicom_node.outbox.outages import report_outages
@@ -64,9 +64,6 @@ from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.comparison import reconcile
 from dicom_node.studies.purge import purge, purge_results
 from dicom_node.studies.scan import Indexer
-
-if TYPE_CHECKING:
-    from dicom_node.audit_trail.sender import AuditSender
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_LOCK_SECONDS = 0.5
@@ -111,7 +108,10 @@ class Background:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = DeliveryWorker(database, settings)
-        self._audit = _audit_sender(database, settings, self._owner)
+        groups = ("services", "services.intake") if role.indexes else ("services",)
+        offers = chain.from_iterable(map(connectors.every, groups))
+        services = (offer(database, settings, self._owner) for offer in offers)
+        self._services: list[connectors.Service] = [*chain.from_iterable(services)]
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
@@ -129,7 +129,7 @@ class Background:
         """Start the threads; ``scanned`` is called once, with the number of objects that were waiting."""
         if self._role.indexes:
             self._run("indexer", lambda: self._index_and_assemble(scanned))
-        if self._role.indexes and (bucket := bucket_of(self._settings.object_store)):
+        if self._role.indexes and (bucket := bucket_of(self._settings)):
             self._run("hand-over", lambda: self._hand_over(bucket))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
@@ -141,16 +141,12 @@ class Background:
             self._fetch()
         if self._settings.notifications:
             self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
-        if self._audit:
-            self._repeat("audit", self._audit.run_once)
-        if self._settings.telemetry.endpoint:
-            from dicom_node.telemetry.sender import TraceSender  # of an extra
-
-            self._repeat("telemetry", TraceSender(self._database, self._settings, self._owner).run_once)
+        for service in self._services:
+            self._repeat(service.name, service.run_once)
         self._start_timers()
 
     def _fetch(self) -> None:
-        """Threads for peers that may be asked for studies, or have work for the node."""
+        """Threads for peers that may be asked for studies."""
         for peer in self._settings.peers:
             if "query" in peer.may:
                 fetcher = Fetcher(self._database, self._settings, peer, self._owner)
@@ -158,12 +154,6 @@ class Background:
             if peer.name in self._settings.asked_by_rules:
                 questions = Questions(self._database, self._settings, peer, self._owner)
                 self._repeat(f"questions to {peer.name}", questions.run_once)
-            if peer.worklist:
-                worklist = Worklist(self._database, self._settings, peer, self._owner)
-                self._repeat(f"worklist of {peer.name}", worklist.run_once)
-                if peer.transport == "dicomweb":
-                    cancellations = Cancellations(self._database, self._settings, peer)
-                    self._repeat(f"cancellations of {peer.name}", cancellations.run_once)
 
     def _deliver(self) -> None:
         """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
@@ -183,11 +173,11 @@ class Background:
         """Remove the node's heartbeats, so that its planned stop is not reported as a failure."""
         self._life.leave()
 
-    def send_last_audit(self) -> None:
-        """Send the audit's record of the node's stop; where the database is away, the next start does."""
-        if self._audit:
+    def end_services(self) -> None:
+        """Let services do their last work; where the database is away, the next start does it."""
+        for service in self._services:
             with suppress(SQLAlchemyError):
-                self._audit.send_last()
+                service.at_stop()
 
     def give_up_scheduler(self) -> None:
         """Give the scheduler leases back, so that another machine runs the timers at once."""
@@ -307,7 +297,7 @@ class Background:
             (self._watch_entered, _ENTERED_SECONDS),
             (self._watch_decisions, _DECISIONS_SECONDS),
         ]
-        if bucket := bucket_of(self._settings.object_store):
+        if bucket := bucket_of(self._settings):
             timers.append((LocalCopies(self._database, self._settings, bucket).trim, 60.0))
         if self._role.runs_models:
             timers.append((self._watch_drift, 3600.0))
@@ -331,7 +321,7 @@ class Background:
                 forget_removed,
                 forget_requests,
                 give_up_others,
-                give_up_workitems,
+                *connectors.every("tasks"),
             )
             timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
         compare: Callable[[], None] | None = None
@@ -447,14 +437,6 @@ def inode(database: Database) -> int:
     """The inode of the SQLite file; 0 for other databases, and if the file does not exist."""
     path = Path(database.url.database or "")
     return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
-
-
-def _audit_sender(database: Database, settings: Settings, owner: str) -> AuditSender | None:
-    if not settings.audit.syslog:
-        return None
-    from dicom_node.audit_trail.sender import AuditSender  # loads all codes of PS3.16
-
-    return AuditSender(database, settings, owner)
 
 
 def _ahead() -> float:

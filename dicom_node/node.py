@@ -2,6 +2,9 @@
 
 One main process (:mod:`dicom_node.background`: indexing, assembly, delivery, timers), one listener process
 without database and models, the worker processes, and the console's. ``--role`` spreads them over machines.
+
+Start of a node on a full disk: its listener refuses objects with A700 until there is space.
+The database cannot be opened then, so only the listener runs, and no event is stored.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
+import shutil
 import signal
 import stat
 import threading
@@ -24,7 +29,6 @@ from dicom_node.background import Background, inode
 from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.environment import without_secrets
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
-from dicom_node.full_disk import listener_command, listener_place, wait_for_space
 from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name
@@ -83,7 +87,8 @@ def _run(
     database.changes.follow(database.engine)
     node = _MainProcess(settings, files, role, place, entered)
     node.start()
-    while _wants_reload(signals):
+    # Each read waits for the next signal; any but SIGHUP ends the node, also one that came with it.
+    while set(os.read(signals, 64)) == {signal.SIGHUP}:
         node.reload()
     node.stop()
 
@@ -162,7 +167,16 @@ class _MainProcess:
         logs.configure(settings.node.log_level, "node", settings.log_target)
         if self._listener:
             self._listener.hang_up()
-        self._renew_workers()
+        # Each goes on after its job; where it cannot, it ends after that once another one is ready. More
+        # or fewer of them as the settings say.
+        wanted, before = self._make_workers(self._settings), self._at_start
+        self._at_start = AtStart.under(self._settings)
+        kept = self._workers[: len(wanted)] if before.serves(self._at_start) else []
+        for child in kept:
+            child.give(self._settings.for_children())
+        former = self._workers[len(kept) :]
+        self._workers = [*kept, *wanted[len(kept) :]]
+        self._replace(former, self._workers[len(kept) :])
         self._renew_console()
         self._background.start()
         self._entered.taken_over()
@@ -179,7 +193,7 @@ class _MainProcess:
         for stopper in stoppers:
             stopper.start()
         self._background.stop()
-        self._background.send_last_audit()
+        self._background.end_services()
         for stopper in stoppers:
             stopper.join(_GRACE_SECONDS)
         self._background.give_up_scheduler()
@@ -218,19 +232,6 @@ class _MainProcess:
         return [
             self._child(f"worker-{n}", ["-m", "dicom_node.jobs.worker"], given) for n in range(1, count + 1)
         ]
-
-    def _renew_workers(self) -> None:
-        """Each goes on after its job; where it cannot, it ends after that once another one is ready. More or
-        fewer of them as the settings say.
-        """
-        wanted, before = self._make_workers(self._settings), self._at_start
-        self._at_start = AtStart.under(self._settings)
-        kept = self._workers[: len(wanted)] if before.serves(self._at_start) else []
-        for child in kept:
-            child.give(self._settings.for_children())
-        former = self._workers[len(kept) :]
-        self._workers = [*kept, *wanted[len(kept) :]]
-        self._replace(former, self._workers[len(kept) :])
 
     def _make_console(self, settings: Settings, *more: str) -> Child | None:
         if not (settings.console.enabled and self._role.may_serve_console):
@@ -373,11 +374,6 @@ def _warn(checked: preflight.Checked) -> None:
             _LOGGER.warning("%s: %s", line.subject, line.text)
 
 
-def _wants_reload(signals: int) -> bool:
-    """Wait for the next signal; whether it is SIGHUP and none that ends the node came with it."""
-    return set(os.read(signals, 64)) == {signal.SIGHUP}
-
-
 @contextmanager
 def _database(settings: Settings) -> Iterator[Database]:
     """The database, made or brought up to date first: one machine, one program, no separate step."""
@@ -396,3 +392,63 @@ def _database(settings: Settings) -> Iterator[Database]:
         yield database
     finally:
         database.dispose()
+
+
+_NEEDED_BYTES = 4 * 2**20  # for a database to be opened, brought up to date and written to
+_LOOK_SECONDS, _SAY_SECONDS = 1.0, 60.0
+
+
+def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> bool:
+    """Wait until the disk has space; returns False if the node is stopped before. Raises OSError."""
+    if _has_space(settings):
+        return True
+    listener = _refusing_listener(settings, place) if role.receives else None
+    said_at = float("-inf")
+    try:
+        while not _has_space(settings):
+            if time.monotonic() - said_at > _SAY_SECONDS:
+                said_at = time.monotonic()
+                free = shutil.disk_usage(settings.node.data_dir).free // 2**20
+                events.happened(events.DISK_LOW, free_mib=free, minimum_mib=settings.spool.minimum_free_mib)
+            if _is_to_end(signals):
+                return False
+    finally:
+        if listener:
+            listener.stop(_GRACE_SECONDS)
+    return True
+
+
+def listener_place(place: str) -> str:
+    """The name of the listener's place: "" for the first listener on a data folder."""
+    return "" if place in ("all", "listener-1") else place
+
+
+def listener_command(settings: Settings, place: str) -> list[str]:
+    """The arguments of the Python interpreter that start the listener."""
+    command = ["-m", "dicom_node.scp", "--data-dir", str(settings.node.data_dir)]
+    return command + (["--place", listener_place(place)] if listener_place(place) else [])
+
+
+def _refusing_listener(settings: Settings, place: str) -> Child:
+    AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, listener_place(place)))
+    listener = Child(
+        "listener",
+        listener_command(settings, place),
+        lambda seen: _LOGGER.info("the listener refuses objects (A700) until there is space: %s", dict(seen)),
+        lambda status, seconds: _LOGGER.error("the listener ended (%d), again in %.0f s", status, seconds),
+        "",
+        without_secrets(),
+    )
+    listener.start()
+    return listener
+
+
+def _has_space(settings: Settings) -> bool:
+    needed = min(_NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20)
+    return shutil.disk_usage(settings.node.data_dir).free >= needed
+
+
+def _is_to_end(signals: int) -> bool:
+    """Wait a while; whether a signal came that ends the node."""
+    ready, _, _ = select.select([signals], [], [], _LOOK_SECONDS)
+    return bool(ready) and set(os.read(signals, 64)) != {signal.SIGHUP}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("dicom_node", "dicom_console", "ai_pipeline", "ai_training")
+PACKAGES = ("dicom_node", "dicom_connectors", "dicom_console", "ai_pipeline", "ai_training")
 _ROLE = re.compile(r":[a-z]+:`+[.~]?([^`]+)`+")
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -23,12 +23,11 @@ from typer.main import get_command
 from ai_pipeline import pipelines
 from ai_pipeline.contract import PipelineCard
 from ai_pipeline.pipelines import PIPELINES
+from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node import events
 from dicom_node.cli import INTERRUPTED, app
-from dicom_node.config.docstrings import documented_fields
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.config.oidc import OidcSettings
-from dicom_node.config.sample import toml_value
+from dicom_node.config.sample import documented_fields, toml_value
 from dicom_node.config.settings import (
     Conditions,
     PeerSettings,
@@ -40,7 +39,7 @@ from dicom_node.config.settings import (
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.events import EventType
 from dicom_node.model.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY
-from dicom_node.notifications.occasions import EVENTS as OCCASIONS
+from dicom_node.notifications.gather import EVENTS as OCCASIONS
 
 DOCS = Path(__file__).resolve().parent
 _EXIT_MEANINGS: Mapping[int, str] = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
-from dicom_console.app import _BOTH
-from dicom_console.views.durations import Durations
+from dicom_console.app import FACES
+from dicom_console.views.metrics import Durations
 
-METRICS = Path(__file__).resolve().parents[1] / "dicom_console" / "views" / "metrics.py"
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = [ROOT / "dicom_console" / "views" / "metrics.py", *ROOT.glob("dicom_connectors/*/connector.py")]
 Row = tuple[str, ...]
 
 
@@ -21,7 +23,7 @@ def rest_rows() -> list[Row]:
             f"`{route.endpoint.needs}`",
             (route.endpoint.__doc__ or "").strip().partition("\n\n")[0].replace("``", "`"),
         )
-        for faces in _BOTH
+        for faces in FACES
         for route in faces.programs.routes
         for method in sorted(route.methods)
     ]
@@ -33,7 +35,9 @@ def metric_rows() -> list[Row]:
 
 
 def _gauges() -> Iterator[Row]:
-    for node in ast.walk(ast.parse(METRICS.read_text(encoding="utf-8"))):
+    for node in chain.from_iterable(
+        ast.walk(ast.parse(path.read_text(encoding="utf-8"))) for path in METRICS
+    ):
         match node:
             case ast.Call(ast.Name("_states"), [ast.Constant(name), ast.Constant(about), *_]):
                 yield f"`dicom_node_{name}`", "state", about

@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("dicom_node", "dicom_console", "ai_pipeline", "ai_training")
+PACKAGES = ("dicom_node", "dicom_connectors", "dicom_console", "ai_pipeline", "ai_training")
 BASE = ("config", "dicom", "model", "object_store", "store")
 NODE = "node.py"
 """The files beside the folders that put them together; those that do not are base."""

@@ -22,14 +22,15 @@ from pydicom.uid import UID
 from ai_pipeline import pipelines
 from ai_pipeline.contract import Code
 from ai_pipeline.models.registry import cards
+from dicom_connectors.audit_syslog.message import KINDS as AUDITED
+from dicom_connectors.worklist.by_dimse import KEYS
+from dicom_connectors.worklist.workitem import PULL, CancelReason
 from dicom_console.handlers import dicomweb, stow
-from dicom_node.audit_trail.message import KINDS as AUDITED
 from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
-from dicom_node.dicom.workitem import PULL, CancelReason
 from dicom_node.fetch.fetcher import ATTEMPTS
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import iods
@@ -48,7 +49,6 @@ from dicom_node.scu.archive import STUDY_KEYS, RetrieveStatus
 from dicom_node.scu.destination import SendStatus
 from dicom_node.scu.kinds import SOP_CLASSES
 from dicom_node.scu.statuses import RETRIEVE_STATUSES, STORE_STATUSES
-from dicom_node.scu.ups_dimse import KEYS
 from dicom_node.services.stow import REASONS
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "tests" / "golden"

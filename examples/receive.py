@@ -1,7 +1,5 @@
 """A storage SCP that writes what comes and prints what reports say: python receive.py FOLDER --port PORT"""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 from collections.abc import Iterator

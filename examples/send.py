@@ -1,7 +1,5 @@
 """Send DICOM files by C-STORE, as a modality does: python send.py PATH... --host HOST --port PORT"""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterable, Iterator

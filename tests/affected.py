@@ -4,8 +4,6 @@
 (main) and for what is not committed.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """An archive on a real socket that answers as a test wants, and an inbox that may ask it."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A modality that asks the node for storage commitment, and takes its reports (PS3.4 Annex J): pynetdicom."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field

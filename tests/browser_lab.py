@@ -1,7 +1,5 @@
 """A real browser at a console that listens on a port of this machine."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ where this branch left the main one (nor their sum: a new package takes its numb
 and comments cost nothing. ``--write`` lowers the numbers to what is there.
 """
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

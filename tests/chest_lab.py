@@ -116,7 +116,6 @@ def _together(*changes: Change) -> Change:
 
 CHESTS: Mapping[str, Change] = {
     "jpeg-lossless-8-bit": partial(_depth, bits=8),
-    "16-bit": partial(_depth, bits=16),
     "inverted-signed": _together(_inverted, _signed),
     "voi-lut-shutter-overlay-japanese": _together(_voi_lut, _shutter, add_overlay, name_in_japanese),
     "cr-modality-lut-oblong": _together(_modality_lut, _oblong),

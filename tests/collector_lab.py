@@ -1,7 +1,5 @@
 """A collector of traces on a real socket: takes OTLP over HTTP, answers as a test wants."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A PACS that is asked for storage commitment, and reports as a test wants (PS3.4 Annex J)."""
 
-from __future__ import annotations
-
 import struct
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The console without a port: the real application on a real database, asked by a client in this process."""
 
-from __future__ import annotations
-
 import asyncio
 import html
 import re

@@ -6,8 +6,6 @@ Processor seconds are those of pytest's own process and of its children that hav
 is charged to the one in which it ends; what ends as nobody's child (workers of a killed node) to none.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 import resource

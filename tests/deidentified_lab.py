@@ -1,7 +1,5 @@
 """An ultrasound whose header names its patient wherever PS3.15 Table E.1-1 says that a header may."""
 
-from __future__ import annotations
-
 from collections.abc import Set
 from pathlib import Path
 from typing import Any

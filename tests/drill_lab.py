@@ -1,7 +1,5 @@
 """A node without a network and a PACS on a real socket, for drills in which a database is lost."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dicom_node.outbox.delivery_worker import DeliveryWorker

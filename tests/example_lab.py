@@ -3,8 +3,6 @@
 ``python -m tests.example_lab`` writes them again, after BUILDER_VERSION was raised.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Final
 

@@ -1,7 +1,5 @@
 """A PostgreSQL and its streaming standby, with Debian's programs, on one machine: the like of two."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

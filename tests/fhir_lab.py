@@ -4,8 +4,6 @@ It carries out transactions and conditional creates, and validates each resource
 StructureDefinitions with their invariants. ``make`` installs it; its transactions take eight entries.
 """
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,10 +1,10 @@
 """Programs of the node, started by fork: a process that has imported their modules waits for them.
 
-``Forked`` is ``subprocess.Popen`` for ``python -m`` and one of our packages. The waiting process forks twice,
-so that the program becomes a child of the caller, with its own streams, folder, environment and session. Its
-command line is that of the waiting process, its name that of its module as far as Linux keeps it. A node that
-was started so starts its own processes the same way. What ``PYTHONPATH`` names is found too, but for modules
-that the waiting process has imported already.
+``Forked`` is ``subprocess.Popen`` for ``python -m`` and a module of our packages or of these tests. The
+waiting process forks twice, so that the program becomes a child of the caller, with its own streams, folder,
+environment and session. Its command line is that of the waiting process, its name that of its module as far
+as Linux keeps it. A node that was started so starts its own processes the same way. What ``PYTHONPATH`` names
+is found too, but for modules that the waiting process has imported already.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
-_PACKAGES = ("dicom_node", "dicom_console", "ai_pipeline")
+_PACKAGES = ("dicom_node", "dicom_connectors", "dicom_console", "ai_pipeline")
 _LATER = ("__main__", "ai_pipeline.networks")  # the second: torch, which no node of the tests runs on
 _LARGEST = 2**17  # bytes of a request
 _LIBRARY = ctypes.CDLL(None)
@@ -89,7 +89,7 @@ def _module(args: Sequence[str]) -> tuple[str, Sequence[str]]:
     if words[0] != sys.executable or words[at : at + 1] != ["-m"]:
         return "", ()
     module = words[at + 1]
-    return (module if module.partition(".")[0] in _PACKAGES else ""), words[at + 2 :]
+    return (module if module.partition(".")[0] in (*_PACKAGES, "tests") else ""), words[at + 2 :]
 
 
 def _umask() -> int:

@@ -4,8 +4,6 @@
 findings made up through the contract, so no model is needed and every byte follows from the builders.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A reception without a network: real spool files, a real journal, a real database."""
 
-from __future__ import annotations
-
 import atexit
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A receiver of HL7 v2 over MLLP that is not ours: the asyncio server and the parser of python-hl7."""
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 import threading

@@ -1,7 +1,5 @@
 """Images as modalities make them, synthetic: no picture or patient of anybody."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

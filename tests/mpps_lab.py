@@ -3,8 +3,6 @@
 DCMTK has no free one: its ``mppsscu`` is sold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ What is tested is the code around the networks, and they are most of the tests' 
 by the network's file, where it runs and the question, so what a test sees is what the network says.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections import OrderedDict

@@ -21,6 +21,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import _config
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node import cli
@@ -28,6 +29,7 @@ from dicom_node.config import loading
 from dicom_node.scu.transport import CallingAE
 from dicom_node.store import migrate, views
 from dicom_node.store.database import Database
+from dicom_node.store.tables import Study
 from tests.forked import Forked, run_forked
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -246,22 +248,17 @@ class Node:
         """Wait until ``count`` studies stand in one of ``states``; returns all studies. Fails when no study
         changed its state for ``seconds``.
         """
-        found: dict[str | None, Any] = {}
+        found: dict[str | None, str] = {}
 
         def there() -> bool:
-            found.clear()
-            found.update(self.studies())
-            return sum(study["state"] in states for study in found.values()) >= count
+            with self.reading() as session:  # the states alone: their lists take three times as long
+                rows = session.execute(select(Study.study_instance_uid, Study.state))
+                found.update((uid, state.value) for uid, state in rows)
+            return sum(state in states for state in found.values()) >= count
 
-        wait_until(
-            there,
-            seconds,
-            f"{count} studies {'/'.join(states)}",
-            step=0.3,
-            shown=lambda: found,
-            progress=lambda: {uid: study["state"] for uid, study in found.items()},
-        )
-        return found
+        what = f"{count} studies {'/'.join(states)}"
+        wait_until(there, seconds, what, step=0.3, shown=self.studies, progress=found.copy)
+        return self.studies()
 
     def _log_from(self, offset: int) -> str:
         with self.log.open("rb") as log:

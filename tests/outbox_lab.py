@@ -1,7 +1,5 @@
 """An outbox for tests: real tables, real Part 10 files, any peers."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections import Counter

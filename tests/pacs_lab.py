@@ -1,7 +1,5 @@
 """A PACS on a real socket that answers as a test wants: any status, no answer, an index that lags."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Ports for servers of the tests, and web servers on them."""
 
-from __future__ import annotations
-
 import random
 import socket
 import threading

@@ -1,7 +1,5 @@
 """DIMSE-N requests with any bytes as their data set, as only a faulty or hostile peer sends them."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 from pydicom.uid import UID, ImplicitVRLittleEndian

@@ -1,7 +1,5 @@
 """Synthetic source images, as a modality would send them, and findings as a pipeline would give them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime

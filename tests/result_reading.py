@@ -1,7 +1,5 @@
 """Results read back: data sets, and the content items of a report by their codes."""
 
-from __future__ import annotations
-
 import io
 
 import pydicom

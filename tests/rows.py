@@ -1,7 +1,5 @@
 """Rows of the index as tests need them: what a test says nothing of has a value that does not matter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.request import Request, urlopen
 
-from dicom_node.config.object_store import ObjectStoreSettings
-from dicom_node.object_store.bucket import Bucket
+from dicom_connectors.bucket.client import Bucket
+from dicom_connectors.bucket.settings import ObjectStoreSettings
 from tests.pacs_lab import free_port
 from tests.waiting import wait_until
 

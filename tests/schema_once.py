@@ -4,8 +4,6 @@ All migrations take a quarter of a second, and a thousand tests begin with an em
 made by the migrations, so what a test sees is what they leave.
 """
 
-from __future__ import annotations
-
 import shutil
 import threading
 from collections.abc import Callable

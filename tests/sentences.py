@@ -50,7 +50,7 @@ def sentences() -> Iterator[tuple[str, str]]:
 
 def messages() -> Iterator[tuple[str, str]]:
     """File with line, and text, of all literals of the packages with a space that are no docstrings."""
-    for package in ("ai_pipeline", "ai_training", "dicom_console", "dicom_node"):
+    for package in ("ai_pipeline", "ai_training", "dicom_connectors", "dicom_console", "dicom_node"):
         for path in sorted((HOME / package).rglob("*.py")):
             for line, text in _literals(ast.parse(path.read_text(encoding="utf-8"))):
                 yield f"{path.relative_to(HOME)}:{line}", text

@@ -3,8 +3,6 @@
 ``make site`` (``python -m tests.site_lab``) starts it in a folder and keeps it until Ctrl-C.
 """
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import sys

@@ -16,7 +16,7 @@ import pytest
 from ai_pipeline.pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("dicom_node", "dicom_console", "ai_pipeline", "ai_training")
+PACKAGES = ("dicom_node", "dicom_connectors", "dicom_console", "ai_pipeline", "ai_training")
 GRAPH = grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
 OURS = sorted(name for name in GRAPH.modules if name.partition(".")[0] in PACKAGES)
 IMPORTS = [(name, target) for name in OURS for target in GRAPH.find_modules_directly_imported_by(name)]
@@ -81,12 +81,13 @@ def test_a_wrong_import_would_be_found(module: str, target: str) -> None:
     assert forbidden(module, target)
 
 
-def test_nothing_imports_the_console() -> None:
-    """It is a package of its own, which a node may be without."""
+@pytest.mark.parametrize("package", ["dicom_console", "dicom_connectors"])
+def test_nothing_imports_the_console_or_a_connector(package: str) -> None:
+    """A node may be without them: it finds them by their entry points."""
     assert [
         (module, target)
         for module, target in IMPORTS
-        if _under(target, "dicom_console") and not _under(module, "dicom_console")
+        if _under(target, package) and not _under(module, package)
     ] == []
 
 
@@ -162,4 +163,4 @@ def test_folders_form_no_circle() -> None:
     for module, target in IMPORTS:
         if target in OURS and folder_of(target) != folder_of(module):
             edges[folder_of(module)].add(folder_of(target))
-    TopologicalSorter(edges).prepare()
+    assert [*TopologicalSorter(edges).static_order()], "a circle is a CycleError"

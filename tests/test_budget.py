@@ -1,7 +1,5 @@
 """What the budget finds: too much of a package, and numbers that grew."""
 
-from __future__ import annotations
-
 from tests.budget import faults, statements
 
 

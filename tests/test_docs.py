@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import BaseModel
 from typer.main import get_command
 
+from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node import cli, events
 from dicom_node.config import sample
-from dicom_node.config.docstrings import documented_fields
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.config.oidc import OidcSettings
+from dicom_node.config.sample import documented_fields
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +69,8 @@ def test_no_number_stands_for_two_events() -> None:
 
 
 def test_every_event_that_the_program_knows_is_used() -> None:
-    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "dicom_node").rglob("*.py")}
+    files = (path for folder in ("dicom_node", "dicom_connectors") for path in (ROOT / folder).rglob("*.py"))
+    sources = {path: path.read_text(encoding="utf-8") for path in files}
     code = "".join(text for path, text in sources.items() if path.name != "events.py")
     names = [name for name, value in vars(events).items() if isinstance(value, events.EventType)]
     assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []

@@ -1,7 +1,5 @@
 """What a reader in front of a PACS gets is in sentences that are read at a glance."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Ultrasound with a known name, date and number burned in, in encodings of every kind that scanners send."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

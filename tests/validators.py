@@ -1,7 +1,5 @@
 """The programs of others that judge results."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

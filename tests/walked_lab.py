@@ -3,8 +3,6 @@
 When everything came to its end the node stops, and only its console goes on: no state moves under a browser.
 """
 
-from __future__ import annotations
-
 import io
 import shutil
 from collections.abc import Iterator

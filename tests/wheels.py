@@ -1,7 +1,5 @@
 """Wheels of our packages and of examples, built offline from a copy: no ``build`` folder is left."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -24,7 +24,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
-from dicom_node.dicom.workitem import PULL, PUSH
+from dicom_connectors.worklist.workitem import PULL, PUSH
 from tests.ports import Quiet, free_port, serving
 
 SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"

@@ -5,9 +5,9 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy, InDoubt
 from ai_pipeline.burnin.cleaning import ULTRASOUND
 from ai_pipeline.burnin.decide.allowed import LONGEST_WORD, MOST_WORDS
+from ai_pipeline.burnin.find.annotation import CleaningPolicy, InDoubt
 from ai_pipeline.contract import BURNED_IN, PipelineCard, PipelineOptions, option
 
 CLINICAL_ONLY: Final = "stays under clinical only: leave it out, or take that policy"

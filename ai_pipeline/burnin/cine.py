@@ -8,7 +8,7 @@ thin structures than its neighbours is also read by itself.
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from typing import cast
@@ -16,14 +16,23 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, components, index_of
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
-from ai_pipeline.burnin.fill.inpaint import PLAIN
+from ai_pipeline.burnin.fill.inpainters import PLAIN
+from ai_pipeline.burnin.find.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    Mask,
+    Picture,
+    brightest,
+    components,
+    index_of,
+    mask_of,
+)
 from ai_pipeline.burnin.find.drawings import find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
-from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
     check_share,
@@ -32,8 +41,14 @@ from ai_pipeline.burnin.planning import (
     plan_views,
     with_faint_writing,
 )
-from ai_pipeline.burnin.still import CleanedFrames, DisplayTables, Verifier, Window
-from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
+from ai_pipeline.burnin.still import (
+    CleanedFrames,
+    DisplayTables,
+    OutsideDigest,
+    Verifier,
+    Window,
+    unchanged_outside,
+)
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
@@ -55,8 +70,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         np.concatenate([image.stored(index) for index in sampled]),
         np.concatenate([image.display(index) for index in sampled]),
     )
-    cine_plan = _plan_cine(image, tables, verifier, graphics=graphics)
-    plan = cine_plan.plan
+    plan = _plan_cine(image, tables, verifier, graphics=graphics)
+    read_in = image.display(sampled[0])
     first = image.stored(0)
     frames = _on_disk((count, *first.shape), first.dtype)
     mask: Mask = plan.mask | plan.banner
@@ -66,7 +81,8 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     widened = blacked_out = 0
     for start in range(0, count, WINDOW):
         report(start / count, f"frame {start + 1} of {count}")
-        window = _CineWindow(image, range(start, min(start + WINDOW, count)), cine_plan, tables, verifier)
+        indices = range(start, min(start + WINDOW, count))
+        window = _CineWindow(image, indices, plan, read_in, tables, verifier, graphics=graphics)
         if graphics:
             window.find_late_drawings()
         window.find_faint_writing()
@@ -100,39 +116,34 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _CinePlan:
-    """The plan for all frames, and the picture in which the text that stays was read."""
-
-    plan: RemovalPlan
-    read_in: Picture
-    graphics: bool
-
-    def kept_in(self, pictures: Sequence[Picture]) -> Mask:
-        """The text that stays, where all of these frames show it unchanged."""
-        kept = self.plan.kept
-        if not kept.any():
-            return kept
-        differs = np.zeros(kept.shape, np.bool_)
-        for picture in pictures:
-            differs |= brightest(cv2.absdiff(picture, self.read_in)) > MOST_CHANGE
-        labels, _ = components(kept)
-        return kept & ~np.isin(labels, labels[differs & kept])
-
-
 class _CineWindow(Window):
-    """Some consecutive frames, cleaned together: a pixel masked in one is filled in all of them."""
+    """Some consecutive frames, cleaned together: a pixel masked in one is filled in all of them.
+
+    ``read_in``: the picture in which the text that stays was read.
+    """
 
     def __init__(
-        self, image: SourceImage, indices: range, plan: _CinePlan, tables: DisplayTables, verifier: Verifier
+        self,
+        image: SourceImage,
+        indices: range,
+        plan: RemovalPlan,
+        read_in: Picture,
+        tables: DisplayTables,
+        verifier: Verifier,
+        *,
+        graphics: bool,
     ) -> None:
         sources = [image.stored(index) for index in indices]
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
-        super().__init__(sources, plan.plan, tables, verifier, PLAIN)
-        self._indices = indices
-        self._graphics = plan.graphics
-        self.kept = plan.kept_in([tables.show(source) for source in sources])
+        super().__init__(sources, plan, tables, verifier, PLAIN)
+        self._indices, self._graphics = indices, graphics
         self._pictures: list[Picture] = []
+        if plan.kept.any():  # text stays where all of these frames show it unchanged
+            differs: Mask = np.zeros(plan.kept.shape, np.bool_)
+            for source in sources:
+                differs |= brightest(cv2.absdiff(tables.show(source), read_in)) > MOST_CHANGE
+            labels, _ = components(plan.kept)
+            self.kept = plan.kept & ~np.isin(labels, labels[differs & plan.kept])
 
     def cleaned(self) -> Iterator[tuple[int, PixelArray, PixelArray]]:
         """Yield index, source and samples of each frame, once they are proven identical outside the mask."""
@@ -188,7 +199,9 @@ class _CineWindow(Window):
             return self.verifier.residue(pictures[0], self.mask, self.plan, self.kept)
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
         faint = high_contrast(np.mean(pictures, axis=0).astype(np.uint8))
-        measured = MeasuredPixels.from_picture(light, self._waves_in(light))
+        # Where there are no drawings there are no waves either.
+        waves = self.plan.waves.seen_in(light, self.plan.area) if self._graphics else self.plan.waves
+        measured = MeasuredPixels.from_picture(light, waves)
         added = None if self.tables.stretched else self.added
         parts = ((light, FINEST, False), (dark, FINEST, False), (faint, FAINT, False), (light, FAINT, True))
         views: list[tuple[Picture, float, Sequence[Box | None], bool]] = [
@@ -205,12 +218,10 @@ class _CineWindow(Window):
             if self.verifier.is_residue(one, self.mask, self.plan, self.kept)
         ]
 
-    def _waves_in(self, picture: Picture) -> Waves:
-        """The waves of the plan and those that run in this picture; none where there are no drawings."""
-        return self.plan.waves.seen_in(picture, self.plan.area) if self._graphics else self.plan.waves
 
-
-def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *, graphics: bool) -> _CinePlan:
+def _plan_cine(
+    image: SourceImage, tables: DisplayTables, verifier: Verifier, *, graphics: bool
+) -> RemovalPlan:
     """Plan from a few frames: text counts from any of them, drawings only where they do not move."""
     indices = _sampled(image.header.frames)
     pictures = [image.display(index) for index in indices]
@@ -226,7 +237,7 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     motion = np.max(greys, axis=0) - np.min(greys, axis=0)
     for index, plan in zip(indices, plans, strict=True):
         labels, stats = components(plan.mask)
-        texts = _boxed([mark for mark in plan.marks if mark.kind is AnnotationKind.TEXT], mask.shape)
+        texts = mask_of([mark.box for mark in plan.marks if mark.kind is AnnotationKind.TEXT], mask.shape)
         for label in range(1, len(stats)):
             own = labels == label
             if bool((own & texts).any()) or float(motion[own].mean()) <= MOST_MOTION:
@@ -255,7 +266,7 @@ def _plan_cine(image: SourceImage, tables: DisplayTables, verifier: Verifier, *,
     )
     for index in indices:
         plan = with_faint_writing(plan, image.stored(index))
-    return _CinePlan(plan, pictures[0], graphics)
+    return plan
 
 
 def _sampled(count: int) -> list[int]:
@@ -291,13 +302,6 @@ def _is_known(mark: Annotation, marks: list[Annotation]) -> bool:
         other.kind is mark.kind and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
         for other in marks
     )
-
-
-def _boxed(marks: list[Annotation], shape: tuple[int, ...]) -> Mask:
-    mask: Mask = np.zeros(shape[:2], np.bool_)
-    for annotation in marks:
-        mask[index_of(annotation.box)] = True
-    return mask
 
 
 def _on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:

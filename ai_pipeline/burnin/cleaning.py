@@ -1,18 +1,32 @@
-"""Clean an image of its burned-in annotation and verify the result, or raise :class:`CleaningFailed`."""
+"""Clean an image of its burned-in annotation and verify the result, or raise :class:`CleaningFailed`.
+
+Overlay planes (60xx, PS3.3 C.9.2): bitmaps that a viewer draws over the picture, often with text in them.
+
+They are never sent. Results are new objects without group 60xx, and the node's decoder clears the old planes
+in unused bits of the pixel data (:mod:`ai_pipeline.images.decode`).
+"""
 
 import resource
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt, merged
 from ai_pipeline.burnin.cine import clean_cine
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
-from ai_pipeline.burnin.decide.lesion_extent import measured_area
-from ai_pipeline.burnin.devices.known import device_note
+from ai_pipeline.burnin.devices.rules import device_note
+from ai_pipeline.burnin.find.annotation import (
+    Annotation,
+    AnnotationKind,
+    CleaningPolicy,
+    InDoubt,
+    Mask,
+    centre_of,
+    merged,
+)
 from ai_pipeline.burnin.find.mark_network import WHOLE
 from ai_pipeline.burnin.still import CleanedFrames, Verifier, clean_still
 from ai_pipeline.burnin.tools import Tools, shared_tools
@@ -21,7 +35,6 @@ from ai_pipeline.contract import (
     ImageHeader,
     ImageKind,
     ModelRef,
-    PixelArray,
     Progress,
     QualityNote,
     Reading,
@@ -29,7 +42,6 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import samples_photometric
-from ai_pipeline.images.overlay_planes import overlay_note
 
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
@@ -83,13 +95,16 @@ def clean(
     if image.header.frames == 1:
         check_memory(image.header)
     verifier = Verifier(tools or shared_tools(), policy, allowed, in_doubt)
-    graphics = image.header.modality in ULTRASOUND
     began = time.perf_counter()
     clean_frames = clean_still if image.header.frames == 1 else clean_cine
-    cleaned = clean_frames(image, verifier, report, graphics=graphics)
+    cleaned = clean_frames(image, verifier, report, graphics=image.header.modality in ULTRASOUND)
     timings = {**cleaned.timings, "total": time.perf_counter() - began}
     report(1.0, "cleaned and verified")
-    marks = _joined(cleaned.marks, max(image.header.rows, image.header.columns))
+    side = max(image.header.rows, image.header.columns)
+    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (TEXT_REACH, DRAWN_REACH))
+    texts = [mark for mark in cleaned.marks if mark.kind is AnnotationKind.TEXT]
+    graphics = [mark for mark in cleaned.marks if mark.kind is not AnnotationKind.TEXT]
+    marks = merged(texts, text_reach) + merged(graphics, drawn_reach)
     models = _models(verifier.tools, image.header)
     header_notes = (
         device_note(image.header, verifier.tools.device_rules, image.uid),
@@ -148,20 +163,14 @@ def _models(tools: Tools, header: ImageHeader) -> tuple[ModelRef, ...]:
     return tools.models
 
 
-def _joined(marks: tuple[Annotation, ...], side: int) -> tuple[Annotation, ...]:
-    texts = [mark for mark in marks if mark.kind is AnnotationKind.TEXT]
-    graphics = [mark for mark in marks if mark.kind is not AnnotationKind.TEXT]
-    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (TEXT_REACH, DRAWN_REACH))
-    return merged(texts, text_reach) + merged(graphics, drawn_reach)
-
-
 def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFrames) -> list[QualityNote]:
     """What was removed, in numbers; never the text that was read."""
     masks = cleaned.masks
     removed, left = (_counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
     outcome = "nothing had to be removed" if marks else "no burned-in annotation found"
     filled = bool(masks.any())
-    over_lesion = _filled_share_of_lesion(marks, masks) if filled else 0.0
+    lesion = measured_area([mark for mark in marks if mark.kind is AnnotationKind.CALIPER], masks.shape[1:])
+    over_lesion = float((masks[0] > 0)[lesion].mean()) if filled and lesion.any() else 0.0
     share = float(np.count_nonzero(masks)) / masks.size
     by_hand = len(image.header.removed_by_hand)
     notes = (
@@ -180,7 +189,8 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         (
             over_lesion,
             "over_lesion",
-            f"{_share(over_lesion)} of the area that the calipers measure was filled: "
+            f"{'less than 1 %' if over_lesion < 0.01 else f'{over_lesion:.0%}'} of the area that the "
+            "calipers measure was filled: "
             "do not judge a lesion by it",
         ),
         (
@@ -198,15 +208,6 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
     ]
 
 
-def _filled_share_of_lesion(marks: tuple[Annotation, ...], masks: PixelArray) -> float:
-    area = measured_area([mark for mark in marks if mark.kind is AnnotationKind.CALIPER], masks.shape[1:])
-    return float((masks[0] > 0)[area].mean()) if area.any() else 0.0
-
-
-def _share(share: float) -> str:
-    return "less than 1 %" if share < 0.01 else f"{share:.0%}"
-
-
 def _places(number: int) -> str:
     return "1 place" if number == 1 else f"{number} places"
 
@@ -215,3 +216,49 @@ def _counted(marks: list[Annotation]) -> str:
     kinds = Counter(mark.kind for mark in marks)
     counted = ((kinds[kind], kind.value) for kind in AnnotationKind if kinds[kind])
     return ", ".join(f"{number} {name}{'s' if number > 1 else ''}" for number, name in counted)
+
+
+FEWEST = 2
+"""Calipers of a measurement, at least."""
+SMALLEST, LONGEST = 11, 1.6
+"""Least side in pixels of a drawn cross, and most of its longer side to its shorter one: ticks of rulers are
+found as calipers too, 5 to 9 pixels long on nine fetal planes, and whole rulers, 33 pixels and more by 9."""
+
+
+def measured_area(calipers: Sequence[Annotation], shape: tuple[int, ...]) -> Mask:
+    """The area that calipers span in a picture of ``shape``: a circle for two, the convex hull for more.
+
+    Calipers of several lesions also span the tissue between them; filled pixels there may mislead, too.
+    """
+    area = np.zeros(shape[:2], np.uint8)
+    crosses = [mark for mark in calipers if _is_cross(mark)]
+    if len(crosses) < FEWEST:
+        return area.astype(np.bool_)
+    centres = np.array([centre_of(mark.box) for mark in crosses], np.float32)
+    if len(centres) == FEWEST:
+        middle, radius = centres.mean(axis=0), float(np.linalg.norm(centres[0] - centres[1])) / 2
+        cv2.circle(area, (round(float(middle[0])), round(float(middle[1]))), max(1, round(radius)), 1, -1)
+    else:
+        cv2.fillConvexPoly(area, np.rint(cv2.convexHull(centres)).astype(np.int32), 1)
+    return area.astype(np.bool_)
+
+
+def _is_cross(mark: Annotation) -> bool:
+    left, top, right, bottom = mark.box
+    shorter, longer = sorted((right - left, bottom - top))
+    return shorter >= SMALLEST and longer <= LONGEST * shorter
+
+
+def overlay_note(header: ImageHeader, source_uid: str | None = None) -> QualityNote | None:
+    """A note that the source shows more than the cleaned image; None if it has no overlay planes."""
+    drawn, embedded = len(header.overlay_groups), len(header.embedded_overlay_bits)
+    if not drawn + embedded:
+        return None
+    parts = [f"{_planes(drawn)} with drawn pixels"] if drawn else []
+    parts += [f"{_planes(embedded)} in unused bits of its pixels"] if embedded else []
+    text = f"the source carries {' and '.join(parts)}; what they show is not part of the cleaned image"
+    return QualityNote("overlay_planes", text, source_uid)
+
+
+def _planes(count: int) -> str:
+    return f"{count} overlay plane" + "s" * (count > 1)

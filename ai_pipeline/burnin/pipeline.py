@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
 from ai_pipeline.burnin.card import CARD, UltrasoundOptions
 from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
 from ai_pipeline.burnin.decide.allowed import Allowed
 from ai_pipeline.burnin.decide.measurements import measurements_of
 from ai_pipeline.burnin.devices.rules import device_rules
+from ai_pipeline.burnin.find.annotation import Annotation, AnnotationKind
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
 from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (
@@ -164,7 +164,9 @@ def _findings(image: SourceImage, marks: tuple[Annotation, ...], tools: Tools) -
         # Annotation that the policy leaves in place was found: only what it removes is absent.
         absent = "burned-in text to remove" if marks else "burned-in text"
         return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.text_model)]
-    return [_finding(image, mark, tools) for mark in sorted(removed, key=_area, reverse=True)[:MOST_FINDINGS]]
+    areas = {mark: (mark.box[2] - mark.box[0]) * (mark.box[3] - mark.box[1]) for mark in removed}
+    largest = sorted(removed, key=areas.__getitem__, reverse=True)[:MOST_FINDINGS]
+    return [_finding(image, mark, tools) for mark in largest]
 
 
 def _finding(image: SourceImage, mark: Annotation, tools: Tools) -> Finding:
@@ -182,11 +184,6 @@ def _finding(image: SourceImage, mark: Annotation, tools: Tools) -> Finding:
         frame=mark.frame if image.header.frames > 1 else None,
         regions=(place,),
     )
-
-
-def _area(mark: Annotation) -> int:
-    left, top, right, bottom = mark.box
-    return (right - left) * (bottom - top)
 
 
 def _share(report: Progress, number: int, count: int) -> Progress:

@@ -11,21 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt
-from ai_pipeline.burnin.annotation.pixels import (
-    Box,
-    Mask,
-    Picture,
-    clipped,
-    component_boxes,
-    components,
-    dilated,
-    index_of,
-)
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
-from ai_pipeline.burnin.decide.mask_shape import blocks, without_low_parts, without_small_parts
+from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER, blocks, with_sides
 from ai_pipeline.burnin.decide.whole_lines import by_best_reading, by_their_block, inner
 from ai_pipeline.burnin.decide.writing import (
     SAME,
@@ -38,12 +27,25 @@ from ai_pipeline.burnin.decide.writing import (
     text_meaning,
 )
 from ai_pipeline.burnin.fill.background import is_plain
+from ai_pipeline.burnin.find.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    InDoubt,
+    Mask,
+    Picture,
+    clipped,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.find.area import find_area, strokes
-from ai_pipeline.burnin.find.bars import find_bars
-from ai_pipeline.burnin.find.drawings import Drawings, find_drawings, no_drawings
+from ai_pipeline.burnin.find.drawings import Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.faint import faint_writing
 from ai_pipeline.burnin.find.line_network import Line
-from ai_pipeline.burnin.find.text import TextBox, TextReader, paint
+from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
@@ -244,20 +246,15 @@ def _seen(
     if not graphics:
         return np.zeros(shape, np.bool_), (), no_waves(shape), no_drawings(shape)
     banner, banners = find_banner(header, picture)
-    waves = _waves(picture, header)
+    regions = header.ultrasound_regions
+    area = find_area(picture, np.zeros(shape, np.bool_), regions)
+    waves = Waves(find_strips(regions, picture.shape), find_traces(picture, area))
     drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
     bars = find_bars(picture)
     if policy is CleaningPolicy.RESEARCH:
         drawn.masks[AnnotationKind.SCALE] |= bars
         return banner & ~waves.traces, banners, waves, drawn
     return banner & ~waves.traces & ~bars, banners, waves.with_strips(bars), drawn.without(bars)
-
-
-def _waves(picture: Picture, header: ImageHeader) -> Waves:
-    """What is measured over time: as the header says, and as curves are seen."""
-    regions = header.ultrasound_regions
-    area = find_area(picture, np.zeros(picture.shape[:2], np.bool_), regions)
-    return Waves(find_strips(regions, picture.shape), find_traces(picture, area))
 
 
 def _area(
@@ -360,8 +357,10 @@ def _drawing_mask(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPol
     strokes = drawn.masks[AnnotationKind.TEXT]
     unread = strokes & ~kept & ~traced
     if policy is CleaningPolicy.CLINICAL:
-        unread = without_small_parts(unread)
-    mask = blocks(without_low_parts(unread) if kept.any() else unread) | (strokes & traced)
+        unread = with_sides(unread, longer=SMALLEST_LETTER)
+    if kept.any():  # parts too low for a line are edges left around text that stays
+        unread = with_sides(unread, shorter=SMALLEST_LINE)
+    mask = blocks(unread) | (strokes & traced)
     if policy is CleaningPolicy.RESEARCH:
         mask |= _graphics(drawn)
     return mask & ~kept
@@ -401,17 +400,13 @@ def _marks_of(
     found: Sequence[Annotation], texts: Sequence[Text], mask: Mask, banner: Mask, policy: CleaningPolicy
 ) -> list[Annotation]:
     """The annotations, removed or not, without places that stay in doubt."""
-    marks = [replace(mark, removed=_is_inside(mark, banner | mask)) for mark in found]
+    going = banner | mask  # a drawing may be thin: a fifth of its box counts
+    marks = [replace(mark, removed=bool(going[index_of(mark.box)].mean() > 0.2)) for mark in found]
     for text in texts:
         if not covered(text.box, banner):
-            goes = policy.removes(text.meaning) and share_of(mask | banner, text.box) > 0
+            goes = policy.removes(text.meaning) and share_of(going, text.box) > 0
             marks += _text_marks(text.box, mask.shape, text.meaning, removed=goes)
     return [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
-
-
-def _is_inside(mark: Annotation, mask: Mask) -> bool:
-    """Whether a drawing is removed: it may be thin, so a fifth of its box counts."""
-    return bool(mask[index_of(mark.box)].mean() > 0.2)
 
 
 def _text_marks(

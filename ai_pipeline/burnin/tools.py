@@ -59,18 +59,14 @@ def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = 
 def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:
     """This process's tools; loading takes a second. Raises CardError."""
     place = models_dir, device_rules
-    if place not in _LOADED:
-        _LOADED[place] = _loaded(models_dir, device_rules)
-    return _LOADED[place]
-
-
-def _loaded(models_dir: Path | None, device_rules: Path | None) -> Tools:
+    if place in _LOADED:
+        return _LOADED[place]
     texts, lines, marks, fill = (registry.find(name, models_dir) for name in (TEXT, LINES, MARKS, FILL))
     registry.verify(texts)
     small = LineReader(OnnxRuntime(registry.read(lines.file("line-reader")), 1))
-    network = OnnxRuntime(registry.read(marks.file("mark-finder")), usable_cores())
+    network = OnnxRuntime(registry.read(marks.file("mark-finder")))
     generator = on_onnx(registry.read(fill.file("inpainter")), usable_cores())
-    return Tools(
+    _LOADED[place] = Tools(
         reader=shared_reader().beside(small),
         finder=MarkFinder(network),
         threshold=float(marks.details["detector"]["threshold"]),
@@ -81,3 +77,4 @@ def _loaded(models_dir: Path | None, device_rules: Path | None) -> Tools:
         fill_model=fill.ref,
         device_rules=device_rules,
     )
+    return _LOADED[place]

@@ -15,14 +15,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.chest.changes import Change, changed
-from ai_pipeline.contract import Code, ModelRef, Point
-from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
+from ai_pipeline.contract import Bools, Code, Floats, Grey, ModelRef, Point
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.card import Card, Input
-from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import read
 
@@ -53,8 +51,6 @@ WALL = 0.01
 """Share of the thorax that must lie between the heart's end and the thorax's end."""
 MARGIN = 0.003
 """Share of the picture's width that must lie on either side of the thorax."""
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +98,12 @@ class Anatomy:
             measured = Cardiothoracic(heart, thorax, measured.ratio)
         return replace(self, from_grid=way.after(self.from_grid), measured=measured)
 
-    def in_image(self, rows: int, columns: int) -> npt.NDArray[np.uint8]:
+    def in_image(self, rows: int, columns: int) -> Grey:
         """The masks (0 or 255) at the size of a source image of ``rows`` × ``columns``: ``[3, rows,
         columns]``.
         """
-        way = self.from_grid
-        across, down = (  # OpenCV counts from pixel centres
-            offset + (along + beside) / 2 - 0.5
-            for offset, along, beside in ((way.c, way.a, way.b), (way.f, way.d, way.e))
-        )
-        matrix = np.array([[way.a, way.b, across], [way.d, way.e, down]])
-        size, smooth = (columns, rows), cv2.INTER_LINEAR
-        masks = (cv2.warpAffine(mask.astype(np.float32), matrix, size, flags=smooth) for mask in self.masks)
+        way, size, smooth = self.from_grid.between_centres(), (columns, rows), cv2.INTER_LINEAR
+        masks = (cv2.warpAffine(mask.astype(np.float32), way, size, flags=smooth) for mask in self.masks)
         return np.stack([np.where(mask >= 0.5, np.uint8(255), np.uint8(0)) for mask in masks])
 
     def touches(self, bounds: tuple[float, float, float, float], organs: Sequence[int]) -> bool:
@@ -150,21 +140,23 @@ class AnatomyModel:
     def from_card(card: Card, threads: int = 0) -> AnatomyModel:
         """Load the model of ``card`` with its weights, input and limit."""
         assert card.input is not None
-        network = OnnxRuntime(read(card.file("anatomy")), threads or usable_cores())
+        network = OnnxRuntime(read(card.file("anatomy")), threads)
         tolerance = float(card.details["anatomy"]["tolerance"])
         tested = card.details.get("metrics", {}).get("test", {}).get("ratio")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
         return AnatomyModel(card.input, network, tolerance, card.ref, agreement)
 
-    def outline(self, grey: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> Anatomy:
+    def outline(self, grey: Grey, pose: Pose = UPRIGHT) -> Anatomy:
         """Outline heart and lungs in a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``."""
         picture, to_upright = upright(grey, pose)
         found = self._outline(picture)
-        if found.measured is not None and _cut_off(found.measured.thorax, picture.shape[1]):
-            found = replace(found, measured=None, fault="the chest reaches the side of the image")
+        if found.measured is not None:
+            points, columns = found.measured.thorax.points, picture.shape[1]
+            if points[0][0] < MARGIN * columns or points[-1][0] > (1 - MARGIN) * columns:  # there may be more
+                found = replace(found, measured=None, fault="the chest reaches the side of the image")
         return found.seen(to_upright.inverse())
 
-    def _outline(self, picture: npt.NDArray[np.uint8]) -> Anatomy:
+    def _outline(self, picture: Grey) -> Anatomy:
         values, to_model = network_input(picture, self._input)
         variants = [changed(values[0], change, self._input) for change in VARIANTS]
         found = self._engine(np.stack([seen for seen, _ in variants]))["organs"]
@@ -248,16 +240,13 @@ def _no_chest(masks: Bools) -> str:
 
 def _not_measurable(masks: Bools) -> str:
     """Why the widths of a heart between two lungs cannot be taken, as a sentence; empty where they can."""
-    if _solidity(masks[HEART]) < SOLIDITY:
+    outlines, _ = cv2.findContours(masks[HEART].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    hull = cv2.contourArea(cv2.convexHull(outlines[0]))
+    if cv2.contourArea(outlines[0]) / max(hull, 1.0) < SOLIDITY:
         return "the outline of the heart is not that of a heart"
     if masks[:, :, [0, -1]].any():
         return "the chest is cut off at the side of the image"
     return ""
-
-
-def _solidity(mask: Bools) -> float:
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.contourArea(outlines[0]) / max(cv2.contourArea(cv2.convexHull(outlines[0])), 1.0)
 
 
 def _edges(mask: Bools) -> tuple[Point, Point]:
@@ -276,11 +265,6 @@ def _width(edges: tuple[Point, Point], middle: float, from_grid: Affine) -> Widt
 def _spanned(points: tuple[Point, ...]) -> Width:
     """A width in an upright picture."""
     return Width(points, points[-1][0] - points[0][0])
-
-
-def _cut_off(thorax: Width, columns: int) -> bool:
-    """Whether the thorax ends where the upright picture does: there may be more of it."""
-    return thorax.points[0][0] < MARGIN * columns or thorax.points[-1][0] > (1 - MARGIN) * columns
 
 
 def _finer(layer: Floats) -> Floats:

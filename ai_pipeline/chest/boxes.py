@@ -21,10 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.chest.explain import overlaps, source_region
-from ai_pipeline.contract import Origin, Region
+from ai_pipeline.contract import Floats, Origin, Region
 from ai_pipeline.images.coordinates import Affine
 
-Floats = npt.NDArray[np.float32]
 PARTS = ("inside", "left", "right", "above", "below")
 REACH, LEAST_REACH = 0.35, 0.03  # width of the outer parts: a share of the box, at least one of the picture
 LEAST_SIDE = 1e-3  # sides of a YOLO's box, at least, as shares of the picture

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from ai_pipeline.contract import Floats
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Input
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.chest.domain_gate import UNKNOWN, FeatureGate, Kind
 from ai_pipeline.chest.explain import Activation, BoxTemplates, activation, heatmap
-from ai_pipeline.contract import Decision, Heatmap, Region
+from ai_pipeline.contract import Decision, Floats, Grey, Heatmap, Region
 from ai_pipeline.errors import CardError
-from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
-from ai_pipeline.models.engine import Backend, load
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
+from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import Card, Input, Label, read
 
-Floats = npt.NDArray[np.float32]
 CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
 LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
 
@@ -58,14 +55,14 @@ class Analysis:
 class Classifier:
     """The classifier of one card. Raises CardError when the card or its weights are not usable."""
 
-    def __init__(self, card: Card, backend: Backend = "onnxruntime", threads: int = 0) -> None:
+    def __init__(self, card: Card, threads: int = 0) -> None:
         if card.input is None or not card.labels:
             raise CardError(f"{card.path.name}: a classifier's card needs input and labels")
         self.card = card
         self._input: Input = card.input
         self._gate = FeatureGate.from_bytes(read(card.file(card.gate.role))) if card.gate else None
         self._templates = BoxTemplates.from_bytes(read(card.file("boxes"))) if card.plays("boxes") else None
-        self._engine = load(card, "classifier", backend, threads)
+        self._engine = load(card, "classifier", threads)
 
     @property
     def has_gate(self) -> bool:
@@ -74,7 +71,7 @@ class Classifier:
         """
         return self._gate is not None
 
-    def analyse(self, image: npt.NDArray[np.uint8]) -> Analysis:
+    def analyse(self, image: Grey) -> Analysis:
         """Run the network on a displayed image: uint8 grey, bright = dense, any size.
 
         An image that the gate refuses as turned or inverted is reoriented and analysed again; if that copy is
@@ -88,7 +85,7 @@ class Classifier:
             return found
         return replace(reoriented, kind=found.kind, shown_distance=found.shown_distance)
 
-    def analyse_in(self, image: npt.NDArray[np.uint8], pose: Pose) -> Analysis:
+    def analyse_in(self, image: Grey, pose: Pose) -> Analysis:
         """Analyse the upright copy of an ``image`` that is shown in ``pose``; results are in coordinates of
         ``image``.
         """
@@ -99,7 +96,7 @@ class Classifier:
             found, to_model=found.to_model.after(to_upright), rows=rows, columns=columns, pose=pose
         )
 
-    def analyse_as_shown(self, image: npt.NDArray[np.uint8]) -> Analysis:
+    def analyse_as_shown(self, image: Grey) -> Analysis:
         """Run the network once on the image as it is shown, whatever its pose."""
         values, to_model = network_input(image, self._input)
         outputs = self._engine(values)
@@ -112,7 +109,7 @@ class Classifier:
         logits = self._logits(outputs)
         return Analysis(values, logits, places, distance, to_model, rows, columns, kind, distance)
 
-    def features(self, image: npt.NDArray[np.uint8]) -> Floats:
+    def features(self, image: Grey) -> Floats:
         """The pooled features ``[1, C]`` of an image as shown; the gate is fitted to such features."""
         return self._pooled(self._engine(network_input(image, self._input)[0]))
 

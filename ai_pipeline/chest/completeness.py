@@ -12,10 +12,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy
-from ai_pipeline.contract import Decision, Finding, QualityNote
+from ai_pipeline.contract import Bools, Decision, Finding, Grey, QualityNote
 from ai_pipeline.models.card import Card
 from ai_pipeline.summary import NOT_ASSESSED
 
@@ -29,8 +28,6 @@ FAR: Final = 0.1
 """Share of a lung's length: lungs that end farther from an edge are not cut off there."""
 PLAIN: Final = 10
 """Grey levels, 0 to 255, within which a whole row or column differs where the film does not reach."""
-Grey = npt.NDArray[np.uint8]
-Masks = npt.NDArray[np.uint8]
 
 
 class Edge(StrEnum):
@@ -151,7 +148,7 @@ def film_of(picture: Grey) -> tuple[int, int, int, int]:
     return ends[0], ends[1], ends[2], ends[3]
 
 
-def figures_at(lungs: npt.NDArray[np.bool_]) -> tuple[float, ...]:
+def figures_at(lungs: Bools) -> tuple[float, ...]:
     """The figures at the first row of ``lungs [2, rows, columns]``, for both lungs, the worse one first.
 
     ``gap``: rows before the lung begins, as a share of its length. ``touch``: the lung's widest row in the
@@ -160,20 +157,17 @@ def figures_at(lungs: npt.NDArray[np.bool_]) -> tuple[float, ...]:
     one's. All 0 to 1, gaps at most 1.
     """
     strip = max(1, round(BORDER * lungs.shape[1]))
-    gaps, touches, ends, lengths = [], [], [], []
+    measured: list[tuple[float, float, float, int]] = []
     for lung in lungs:
         widths = lung.sum(axis=1)
         rows = np.flatnonzero(widths)
         if not len(rows):
-            gaps.append(0.0)
-            touches.append(1.0)
-            ends.append(1.0)
-            lengths.append(0)
+            measured.append((0.0, 1.0, 1.0, 0))
             continue
         first, length, widest = int(rows[0]), int(rows[-1] - rows[0] + 1), int(widths.max())
-        gaps.append(min(first / length, 1.0))
-        touches.append(widths[:strip].max() / widest)
-        ends.append(widths[first : first + max(1, round(END * length))].max() / widest)
-        lengths.append(length)
+        touch = widths[:strip].max() / widest
+        end = widths[first : first + max(1, round(END * length))].max() / widest
+        measured.append((min(first / length, 1.0), touch, end, length))
+    gaps, touches, ends, lengths = zip(*measured, strict=True)
     shape = min(lengths) / max(*lengths, 1)
     return (min(gaps), max(gaps), float(max(touches)), float(max(ends)), float(min(ends)), shape)

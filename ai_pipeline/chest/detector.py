@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from ai_pipeline.chest.boxes import PARTS, BoxHead, Floats, ScoredBox, region
+from ai_pipeline.chest.boxes import PARTS, BoxHead, ScoredBox, region
 from ai_pipeline.chest.changes import Change, changed
 from ai_pipeline.chest.classifier import Analysis
 from ai_pipeline.chest.explain import overlaps, source_region
-from ai_pipeline.contract import Origin, Region
+from ai_pipeline.contract import Floats, Grey, Origin, Region
 from ai_pipeline.errors import CardError
-from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.orientation import UPRIGHT, Pose, upright
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.card import Card, Input
 from ai_pipeline.models.detections import DetectedBox, detections
 from ai_pipeline.models.engine import load
@@ -80,7 +78,7 @@ class DetectorInput:
 class BoxDetector:
     """The box detector of one card. Raises CardError when its weights are missing, altered or unusable."""
 
-    def __init__(self, card: Card, threads: int = 0) -> None:
+    def __init__(self, card: Card) -> None:
         if card.input is None:
             raise CardError(f"{card.path.name}: a detector's card needs input")
         self._input = card.input
@@ -89,15 +87,10 @@ class BoxDetector:
             self.head = BoxHead.from_bytes(read(card.file(CANDIDATES)))
         except (ValueError, KeyError) as error:
             raise CardError(f"{card.path.name}: {card.file(CANDIDATES).path.name} holds no boxes") from error
-        self._engine = load(card, NETWORK, threads=threads)
-        self._yolo = load(card, YOLO, threads=threads) if card.plays(YOLO) else None
+        self._engine = load(card, NETWORK)
+        self._yolo = load(card, YOLO) if card.plays(YOLO) else None
 
-    @staticmethod
-    def from_card(card: Card, threads: int = 0) -> BoxDetector | None:
-        """The detector of ``card``, None where it has none. ``threads``: 0 for as many as may be used."""
-        return BoxDetector(card, threads) if card.plays(NETWORK) else None
-
-    def prepare(self, image: npt.NDArray[np.uint8], pose: Pose = UPRIGHT) -> DetectorInput:
+    def prepare(self, image: Grey, pose: Pose = UPRIGHT) -> DetectorInput:
         """Prepare a displayed image (uint8 grey, bright = dense) that is shown in ``pose`` for
         :meth:`find`.
         """
@@ -112,9 +105,7 @@ class BoxDetector:
         """
         return DetectorInput(values, self._input, self._run, to_model, rows, columns)
 
-    def boxes_in(
-        self, image: npt.NDArray[np.uint8], analysis: Analysis
-    ) -> Callable[[str], tuple[Region, ...]]:
+    def boxes_in(self, image: Grey, analysis: Analysis) -> Callable[[str], tuple[Region, ...]]:
         """A function from a label to its boxes in a displayed ``image``; the input of the classifier's
         analysis is used.
         """
@@ -175,10 +166,10 @@ class SiteDetector:
         if card.input is None or card.box_output is None:
             raise CardError(f"{card.path.name}: a detector's card needs [input] and [box_output]")
         self.card, self._input = card, card.input
-        self._engine = load(card, NETWORK, threads=threads)
+        self._engine = load(card, NETWORK, threads)
         self._numbers = {label.name: number for number, label in enumerate(card.labels) if label.detector}
 
-    def try_out(self, picture: npt.NDArray[np.uint8]) -> None:
+    def try_out(self, picture: Grey) -> None:
         """Run once on a displayed image. Raises CardError when the output does not have the card's layout."""
         self.detections(network_input(picture, self._input)[0])
 
@@ -186,9 +177,7 @@ class SiteDetector:
         """All boxes in an input ``[1, channels, size, size]``, strongest first."""
         return detections(self.card, next(iter(self._engine(values).values())))
 
-    def boxes_in(
-        self, image: npt.NDArray[np.uint8], analysis: Analysis
-    ) -> Callable[[str], tuple[Region, ...]]:
+    def boxes_in(self, image: Grey, analysis: Analysis) -> Callable[[str], tuple[Region, ...]]:
         """A function from a label to its boxes in a displayed ``image``; the network runs at its first call.
 
         A box that moves with small changes of the image is left out.

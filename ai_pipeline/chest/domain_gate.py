@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose
+from ai_pipeline.images.coordinates import POSES, UPRIGHT, Pose
 
 Floats = npt.NDArray[np.float32]
 

@@ -15,10 +15,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract import Heatmap, Origin, Region
+from ai_pipeline.contract import Floats, Heatmap, Origin, Region
 from ai_pipeline.images.coordinates import Affine
 
-Floats = npt.NDArray[np.float32]
 METHOD = "likely place, learned from radiologists' boxes"
 
 

@@ -10,8 +10,8 @@ import re
 
 from ai_pipeline.chest.domain_gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, Kind
 from ai_pipeline.contract import ImageHeader, QualityNote, SourceImage
+from ai_pipeline.images.coordinates import POSES, UPRIGHT, Pose
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose
 from ai_pipeline.terms import shown_term
 
 YOUNGEST = 16.0  # years; no younger patient is in the training data
@@ -52,6 +52,7 @@ def refused_by_header(header: ImageHeader) -> str | None:
     """Why the header forbids an analysis, as a sentence without free text; None when it does not."""
     modality = shown_term("Modality", header.modality)
     view = shown_term("ViewPosition", header.view_position)
+    region = header.attributes.get("AnatomicRegionSequence", "").upper()
     reasons = (
         (
             header.modality not in MODALITIES,
@@ -62,12 +63,15 @@ def refused_by_header(header: ImageHeader) -> str | None:
             bool(header.body_part) and header.body_part not in CHEST,
             f"Body Part Examined is {shown_term('BodyPartExamined', header.body_part)}, not the chest",
         ),
-        (_elsewhere(header), "Anatomic Region Sequence names another part of the body than the chest"),
+        (
+            bool(region) and not _CHEST_WORDS.search(region),
+            "Anatomic Region Sequence names another part of the body than the chest",
+        ),
         (
             header.view_position not in FRONTAL,
             f"View Position {view} is not frontal",
         ),
-        (_sideways(header), "Patient Orientation is that of a lateral view"),
+        (not {"A", "P"}.isdisjoint(_orientation(header)), "Patient Orientation is that of a lateral view"),
         (_described_as_not_frontal(header), "the header describes a view that is not frontal"),
         (
             header.age_years is not None and header.age_years < YOUNGEST,
@@ -139,10 +143,6 @@ def seen_from_behind(header: ImageHeader) -> bool:
     return row[0] * column[1] - row[1] * column[0] < 0
 
 
-def _sideways(header: ImageHeader) -> bool:
-    return bool(set(_orientation(header)) & {"A", "P"})
-
-
 def _described_as_not_frontal(header: ImageHeader) -> bool:
     if header.view_position:
         return False  # says it better than a description
@@ -150,8 +150,3 @@ def _described_as_not_frontal(header: ImageHeader) -> bool:
     words = " ".join([view, *(header.attributes.get(key, "") for key in _DESCRIPTIONS)])
     words = words.upper().replace("_", " ")
     return bool(_NOT_FRONTAL.search(words)) and not _IS_FRONTAL.search(words)
-
-
-def _elsewhere(header: ImageHeader) -> bool:
-    region = header.attributes.get("AnatomicRegionSequence", "").upper()
-    return bool(region) and not _CHEST_WORDS.search(region)

@@ -15,28 +15,26 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.accepting import accept
-from ai_pipeline.chest import intended_use, places, ratio, stamp_rules
+from ai_pipeline.chest import intended_use, places, ratio
 from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
-from ai_pipeline.chest.calls.operating_points import OperatingPoint
-from ai_pipeline.chest.calls.words import Words, words_of
+from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.completeness import MISSING, Completeness, Edge, missing_notes, without_missing
-from ai_pipeline.chest.detector import BoxDetector, SiteDetector
+from ai_pipeline.chest.detector import NETWORK, BoxDetector, SiteDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
-from ai_pipeline.chest.stamp_rules import StampRules
-from ai_pipeline.chest.stamps import LARGEST, Stamps, read_stamps
+from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
 from ai_pipeline.contract import (
     Accept,
     Decision,
     DerivedImage,
     Finding,
+    Grey,
     ImageHeader,
     ImageKind,
     JudgedView,
@@ -51,9 +49,8 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, upright
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import UPRIGHT, upright
 from ai_pipeline.images.resolutions import to_full_size
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
@@ -83,7 +80,7 @@ class _AnalysedImage:
     @property
     def rules(self) -> StampRules:
         """The consequences of the image's stamps."""
-        return stamp_rules.follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
+        return follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
 
     @property
     def sided_anatomy(self) -> Anatomy | None:
@@ -251,8 +248,11 @@ class ChestXray:
     def _model(self) -> Classifier:
         if self._classifier is None:
             card, boxes = self._card(), active(BOXES, self._models_dir)
-            detector = SiteDetector(boxes) if boxes.box_output else BoxDetector.from_card(card)
-            self._classifier, self._detector, self._box_card = Classifier(card), detector, boxes
+            if boxes.box_output:
+                self._detector = SiteDetector(boxes)
+            elif card.plays(NETWORK):
+                self._detector = BoxDetector(card)
+            self._classifier, self._box_card = Classifier(card), boxes
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:
@@ -289,13 +289,18 @@ class ChestXray:
         anatomy = analysed.sided_anatomy
         if anatomy is None or not anatomy.is_chest:
             return []
-        header, models = analysed.image.header, (self._anatomy_model().ref,)
-        masks = anatomy.in_image(header.rows, header.columns)
-        what = "heart and lungs outlined by AI, not for diagnostic use"
-        picture = DerivedImage(
-            ImageKind.ORGANS, analysed.image.uid, masks, "MONOCHROME2", what, models=models, organs=ORGANS
-        )
-        return [picture]
+        header = analysed.image.header
+        return [
+            DerivedImage(
+                ImageKind.ORGANS,
+                analysed.image.uid,
+                anatomy.in_image(header.rows, header.columns),
+                "MONOCHROME2",
+                "heart and lungs outlined by AI, not for diagnostic use",
+                models=(self._anatomy_model().ref,),
+                organs=ORGANS,
+            )
+        ]
 
     def _refused_by_pixels(self, image: SourceImage) -> str | None:
         analysed = self._analyse(image)
@@ -378,6 +383,7 @@ class ChestXray:
                 continue
             value = probability(label, float(analysis.logits[index]))
             decision = settings.shown[label.name].limited(decide(label, value))
+            sure, reliable = self._trust(settings, label, decision)
             regions: tuple[Region, ...] = ()
             evidence = None
             if decision is Decision.PRESENT:
@@ -398,24 +404,21 @@ class ChestXray:
                     site=label.site,
                     side=_side(analysed, label, regions),
                     evidence=evidence,
-                    certainty=self._certainty(settings, label, decision),
-                    reliability=self._reliability(settings, label, decision),
+                    certainty=sure,
+                    reliability=reliable,
                 )
             )
         return found
 
-    def _certainty(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
+    def _trust(self, settings: _RuleOptions, label: Label, decision: Decision) -> tuple[str, str]:
+        """Certainty and reliability of a call; "" where they are not known."""
         rate = settings.prevalences.get(label.name)
         if rate is None:
-            return ""
-        right = operating_points.predictive(self._card(), settings.point, label.name, decision, rate)
-        return certainty(right[0]) if right and decision is Decision.PRESENT else ""
-
-    def _reliability(self, settings: _RuleOptions, label: Label, decision: Decision) -> str:
-        rate = settings.prevalences.get(label.name)
-        if rate is None:
-            return ""
-        return operating_points.reliability(self._card(), settings.point, label.name, decision, rate)
+            return "", ""
+        call = self._card(), settings.point, label.name, decision, rate
+        right = operating_points.predictive(*call)
+        sure = certainty(right[0]) if right and decision is Decision.PRESENT else ""
+        return sure, operating_points.reliability(*call)
 
     def _boxes(
         self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int
@@ -497,7 +500,7 @@ def _seen(
     return mapped
 
 
-def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _grey(display: Grey) -> Grey:
     if display.ndim == 2:
         return display
     return np.asarray(display.mean(axis=2), np.uint8)

@@ -21,8 +21,8 @@ from ai_pipeline.contract import (
     SourceImage,
     repeatability,
 )
+from ai_pipeline.images.coordinates import Pose
 from ai_pipeline.images.header import is_calibrated, radiograph_spacing
-from ai_pipeline.images.orientation import Pose
 
 MODEL: Final = "chest-anatomy-unet"
 NOTE: Final = "cardiothoracic ratio"

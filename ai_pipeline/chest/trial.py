@@ -15,7 +15,7 @@ from ai_pipeline.errors import CardError, NoNumber
 from ai_pipeline.models.registry import Card, load, verify
 from ai_pipeline.models.store import formats
 from ai_pipeline.models.store.confined import EXIT_DATA
-from ai_pipeline.models.store.inspection import run_check
+from ai_pipeline.models.store.sandbox import run_check
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ import typer
 from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA
 
 if TYPE_CHECKING:
-    from ai_pipeline.burnin.devices.known import DeviceBox
+    from ai_pipeline.burnin.devices.rules import DeviceBox
     from ai_pipeline.contract import SourceImage
 
 OUTLINE = (255, 96, 0)
@@ -47,7 +47,7 @@ def try_rules(
     """Say which device rules match an image, which rectangles they name, and which conditions a rule could
     use.
     """
-    from ai_pipeline.burnin.devices.known import conditions_of, device_boxes, matching_rules
+    from ai_pipeline.burnin.devices.rules import conditions_of, device_boxes, matching_rules
     from ai_pipeline.errors import DeviceRuleError, PixelError
     from ai_pipeline.images.decode import open_dicom
 
@@ -65,19 +65,14 @@ def try_rules(
         typer.echo(f"{file}: {error.strerror if isinstance(error, OSError) else error}", err=True)
         raise typer.Exit(EXIT_DATA) from error
     if as_json:
-        typer.echo(
-            json.dumps({"match": conditions_of(header), "rules": rules, "rectangles": _rectangles(boxes)})
-        )
+        edges = ("left", "top", "right", "bottom")
+        rectangles = [
+            {"rule": found.rule, "meaning": found.meaning.value} | dict(zip(edges, found.box, strict=True))
+            for found in boxes
+        ]
+        typer.echo(json.dumps({"match": conditions_of(header), "rules": rules, "rectangles": rectangles}))
     else:
         _print(conditions_of(header), rules, boxes)
-
-
-def _rectangles(boxes: Sequence[DeviceBox]) -> list[dict[str, object]]:
-    edges = ("left", "top", "right", "bottom")
-    return [
-        {"rule": found.rule, "meaning": found.meaning.value} | dict(zip(edges, found.box, strict=True))
-        for found in boxes
-    ]
 
 
 def _print(conditions: dict[str, str | int], rules: Sequence[str], boxes: Sequence[DeviceBox]) -> None:

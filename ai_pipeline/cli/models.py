@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ai_pipeline.cli.terminal import EXIT_DATA, print_table, progress_bar
+from ai_pipeline.errors import CardError, NotTrusted
 
 if TYPE_CHECKING:
     from ai_pipeline.contract import ModelSlot, PipelineCard
@@ -76,7 +77,6 @@ def list_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
 @models_app.command("verify", epilog="Example:  ai-pipeline models verify --models-dir models")
 def verify_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
     """Check every file of weights against the SHA-256 of its card. Exit code 65 if one is wrong."""
-    from ai_pipeline.errors import CardError
     from ai_pipeline.models.registry import cards, verify
 
     rows: list[dict[str, Any]] = []
@@ -183,14 +183,13 @@ def _from_folder(
     folder: Path, scratch: Path, label_map: Path | None, sha256: str, most: int, **named: str
 ) -> Path:
     """The card of the ONNX file that becomes of a folder in Hugging Face's layout, both in ``scratch``."""
-    from ai_pipeline.models.store import huggingface
     from ai_pipeline.models.store import label_map as label_maps
-    from ai_pipeline.models.store.conversion_request import Request
-    from ai_pipeline.models.store.convert import convert
+    from ai_pipeline.models.store.convert import HUGGINGFACE, convert, copied
+    from ai_pipeline.networks.conversion import Request
 
     labels = label_maps.read(label_map) if label_map else None
-    copy = huggingface.copied(folder, scratch, most=most, sha256=sha256)
-    request = Request(checkpoint=str(copy), family=huggingface.HUGGINGFACE)
+    copy = copied(folder, scratch, most=most, sha256=sha256)
+    request = Request(checkpoint=str(copy), family=HUGGINGFACE)
     return convert(request, scratch / "made", trust=False, label_map=labels, **named).card
 
 
@@ -198,7 +197,6 @@ def _add(
     source: str, card: Path, store: Path, sha256: str, most: int, origin: str, accept_licence: bool
 ) -> None:
     """Add the file ``source`` with its ``card``; ``origin``: where the model came from, as it was given."""
-    from ai_pipeline.errors import CardError
     from ai_pipeline.models.registry import load
     from ai_pipeline.models.store import folder
     from ai_pipeline.models.store.fetch import fetch, shown
@@ -218,7 +216,7 @@ def _add(
             most=most,
             report=lambda done, total: update(completed=done, total=total, description=shown(source)),
         )
-        made = folder.add(inside, card, added, store, folder.ModelOrigin(shown(origin), described.licence))
+        made = folder.add(inside, card, added, store, shown(origin))
     _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
 
@@ -311,10 +309,9 @@ def convert_model(
 ) -> None:
     from pydantic import ValidationError
 
-    from ai_pipeline.errors import NotTrusted
     from ai_pipeline.models.store import label_map as label_maps
-    from ai_pipeline.models.store.conversion_request import Request
     from ai_pipeline.models.store.convert import convert
+    from ai_pipeline.networks.conversion import Request
 
     try:
         request = Request.model_validate(
@@ -355,7 +352,6 @@ def convert_model(
 
 def _weights_of_file(card: Card, sha256: str) -> Weights:
     """The card's weights with this SHA-256; its first ones where none is given."""
-    from ai_pipeline.errors import CardError
 
     if not card.weights:
         raise CardError(f"{card.path} names no weights")
@@ -408,7 +404,6 @@ def _names(labels: str) -> tuple[str, ...]:
 @contextmanager
 def _errors() -> Iterator[None]:
     """What is wrong with a card or a file, as one line and an exit code."""
-    from ai_pipeline.errors import CardError
 
     try:
         yield

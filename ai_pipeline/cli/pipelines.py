@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,7 +30,21 @@ def pipelines(
         typer.echo(str(error), err=True)
         raise typer.Exit(EXIT_CONFIG) from error
     if as_json:
-        print(json.dumps([_record(card) for card in found]))
+        records = [
+            {
+                "name": card.name,
+                "version": card.version,
+                "about": card.about,
+                "intended_use": card.intended_use,
+                "modalities": sorted(card.modalities),
+                "options": [asdict(one) | {"kind": one.kind.__name__} for one in card.options.listed()],
+                "measures": [one.name for one in card.measures],
+                "outlines": [one.meaning for one in card.outlines],
+                "slots": [one.name for one in card.slots],
+            }
+            for card in found
+        ]
+        print(json.dumps(records))
     elif name:
         _print(found[0])
     else:
@@ -54,17 +68,3 @@ def _print(card: PipelineCard) -> None:
     if card.slots:
         print_text(f"Models that can be exchanged: {', '.join(one.name for one in card.slots)}.")
     print_text("Not for diagnostic use.")
-
-
-def _record(card: PipelineCard) -> dict[str, Any]:
-    return {
-        "name": card.name,
-        "version": card.version,
-        "about": card.about,
-        "intended_use": card.intended_use,
-        "modalities": sorted(card.modalities),
-        "options": [asdict(one) | {"kind": one.kind.__name__} for one in card.options.listed()],
-        "measures": [one.name for one in card.measures],
-        "outlines": [one.meaning for one in card.outlines],
-        "slots": [one.name for one in card.slots],
-    }

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from ai_pipeline.contract import (
-    Code,
     Decision,
     DerivedImage,
     Finding,
     ImageKind,
     Measurement,
     ModelRef,
+    Picture,
     PipelineResult,
     PixelArray,
     Point,
     SourceImage,
 )
 from ai_pipeline.images.render import annotate, heatmap_overlay
-from ai_pipeline.shown import without_research
-from ai_pipeline.summary import result_lines
+from ai_pipeline.summary import result_lines, without_research
 
 Record = dict[str, Any]
 
@@ -43,7 +41,8 @@ class Folder:
         research only is drawn."""
         result = without_research(result)
         self.path.mkdir(parents=True, exist_ok=True)
-        stem = self._stem(file)
+        count = self._stems[file.stem] = self._stems.get(file.stem, 0) + 1
+        stem = file.stem if count == 1 else f"{file.stem}-{count}"
         written = [self._derived(stem, number, derived) for number, derived in enumerate(result.images)]
         shown = [finding for finding in result.findings if finding.decision is not Decision.ABSENT]
         frame = next((finding.frame for finding in shown if finding.frame), 1)
@@ -55,20 +54,15 @@ class Folder:
             below = _below(image, result, (finding.frame or 1) - 1)
             if finding.evidence is not None and below is not None:
                 picture = heatmap_overlay(below, finding)
-                name = f"{stem}.heatmap-{_plain(finding.label)}"
-                written.append(self._png(name, "heatmap", picture))
+                label = "".join(letter if letter.isalnum() else "_" for letter in finding.label)
+                written.append(self._png(f"{stem}.heatmap-{label}", "heatmap", picture))
         return written
-
-    def _stem(self, file: Path) -> str:
-        self._stems[file.stem] = self._stems.get(file.stem, 0) + 1
-        count = self._stems[file.stem]
-        return file.stem if count == 1 else f"{file.stem}-{count}"
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
         same = "" if number < 2 else f"-{number + 1}"
         name = f"{stem}.{derived.name}{same}"
         frames = derived.frames
-        if not _fits_png(frames):
+        if frames.dtype != np.uint8 and not (frames.dtype == np.uint16 and frames.ndim == 3):  # no PNG
             np.save(self.path / f"{name}.npy", frames)
             return _entry(derived.name, self.path / f"{name}.npy", len(frames))
         if len(frames) == 1:
@@ -84,7 +78,7 @@ class Folder:
         return _entry(kind, path, 1)
 
 
-def _below(image: SourceImage, result: PipelineResult, frame: int) -> npt.NDArray[np.uint8] | None:
+def _below(image: SourceImage, result: PipelineResult, frame: int) -> Picture | None:
     """What the result is drawn on; None where only the cleaned image may be shown and there is none."""
     if result.drawn_on == "source":
         return image.display(frame)
@@ -130,7 +124,7 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
 def _finding(finding: Finding) -> Record:
     return {
         "label": finding.label,
-        "code": _code(finding.code),
+        "code": asdict(finding.code),
         "probability": _rounded(finding.probability),
         "threshold": _rounded(finding.threshold),
         "decision": finding.decision.value,
@@ -155,7 +149,7 @@ def _measurement(measurement: Measurement) -> Record:
     lines = [_points(line) for line in measurement.lines]
     return {
         "name": measurement.name,
-        "code": _code(measurement.quantity),
+        "code": asdict(measurement.quantity),
         "value": measurement.value,
         "unit": measurement.unit.value,
         "points": [point for line in lines for point in line],
@@ -165,10 +159,6 @@ def _measurement(measurement: Measurement) -> Record:
         "frame": measurement.frame,
         "model": _model(measurement.model) if measurement.model else None,
     }
-
-
-def _code(code: Code) -> Record:
-    return {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}
 
 
 def _points(points: Sequence[Point]) -> list[list[float]]:
@@ -185,11 +175,3 @@ def _rounded(value: float | None) -> float | None:
 
 def _entry(kind: str, path: Path, frames: int) -> Record:
     return {"kind": kind, "path": str(path), "frames": frames}
-
-
-def _fits_png(frames: PixelArray) -> bool:
-    return frames.dtype == np.uint8 or (frames.dtype == np.uint16 and frames.ndim == 3)
-
-
-def _plain(label: str) -> str:
-    return "".join(character if character.isalnum() else "_" for character in label)

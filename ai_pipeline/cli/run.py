@@ -12,6 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA, print_table, print_text, progress_bar
+from ai_pipeline.errors import (
+    CardError,
+    CleaningFailed,
+    DeviceRuleError,
+    NoDecoder,
+    NoNumber,
+    PixelError,
+    PluginError,
+    ProgramFailed,
+)
 from ai_pipeline.terms import shown_term
 
 if TYPE_CHECKING:
@@ -60,7 +70,6 @@ def run(
         typer.echo(lacking, err=True)
         raise typer.Exit(EXIT_CONFIG)
     from ai_pipeline.cli.report import Folder
-    from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginError
     from ai_pipeline.images.header import GivenAttributes
     from ai_pipeline.pipelines import PIPELINES
 
@@ -147,7 +156,6 @@ class _Runner:
         """Return the record of an input and whether it could be read."""
         from ai_pipeline.cli.report import empty_record, filled_record
         from ai_pipeline.contract import Refuse
-        from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError, ProgramFailed
         from ai_pipeline.images.decode import open_image
 
         record = empty_record(str(file), self.pipeline)

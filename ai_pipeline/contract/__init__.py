@@ -3,7 +3,6 @@
 This is its door: `from ai_pipeline.contract import Finding`.
 """
 
-from ai_pipeline.contract.arrays import PixelArray, Point
 from ai_pipeline.contract.card import (
     CodingScheme,
     MeasuredQuantity,
@@ -15,15 +14,27 @@ from ai_pipeline.contract.card import (
 )
 from ai_pipeline.contract.findings import (
     BURNED_IN,
+    Bools,
     Code,
     Decision,
     Finding,
+    Floats,
+    Grey,
     Heatmap,
+    JudgedView,
+    Meaning,
     Measurement,
     ModelRef,
     Origin,
+    Picture,
+    PixelArray,
+    Point,
     QualityNote,
+    Reading,
+    Refusal,
+    RefusedBy,
     Region,
+    Scores,
     repeatability,
 )
 from ai_pipeline.contract.images import (
@@ -43,11 +54,11 @@ from ai_pipeline.contract.pipeline import (
     Progress,
     Refuse,
 )
-from ai_pipeline.contract.records import JudgedView, Meaning, Reading, Refusal, RefusedBy, Scores
 
 __all__ = [
     "BURNED_IN",
     "Accept",
+    "Bools",
     "ChecksOptions",
     "Code",
     "CodingScheme",
@@ -55,6 +66,8 @@ __all__ = [
     "DerivedImage",
     "ExchangesModels",
     "Finding",
+    "Floats",
+    "Grey",
     "Heatmap",
     "ImageHeader",
     "ImageKind",
@@ -65,6 +78,7 @@ __all__ = [
     "ModelRef",
     "ModelSlot",
     "Origin",
+    "Picture",
     "Pipeline",
     "PipelineCard",
     "PipelineOption",

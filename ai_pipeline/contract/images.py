@@ -10,8 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract.arrays import PixelArray
-from ai_pipeline.contract.findings import Code, ModelRef
+from ai_pipeline.contract.findings import Code, ModelRef, PixelArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,17 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from ai_pipeline.contract.card import PipelineCard
-from ai_pipeline.contract.findings import Finding, Measurement, ModelRef, QualityNote
+from ai_pipeline.contract.findings import (
+    Finding,
+    JudgedView,
+    Measurement,
+    ModelRef,
+    QualityNote,
+    Reading,
+    Refusal,
+    Scores,
+)
 from ai_pipeline.contract.images import DerivedImage, SourceImage
-from ai_pipeline.contract.records import JudgedView, Reading, Refusal, Scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.contract import (
     Code,
     DerivedImage,
+    Floats,
     ImageHeader,
     ImageKind,
     ModelRef,
@@ -29,7 +29,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models.card import Card
-from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find, read
 
 MODEL: Final = "ultrasound-despeckle-residual"
@@ -42,7 +42,6 @@ GREY = 12
 """Range of a pixel's three channels up to which it is grey (of 255): flow and coloured marks stay."""
 TWO_DIMENSIONAL = 1
 """Region Spatial Format (0018,6012)."""
-Floats = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels, the last two exclusive."""
 
@@ -60,7 +59,7 @@ class Despeckler:
     @staticmethod
     def from_card(card: Card, threads: int = 0) -> Despeckler:
         """Load the despeckler with the weights and the strength that ``card`` names. Raises CardError."""
-        network = OnnxRuntime(read(card.file("despeckler")), threads or usable_cores())
+        network = OnnxRuntime(read(card.file("despeckler")), threads)
         return Despeckler(network, float(card.details["despeckler"]["strength"]), card.ref)
 
     @staticmethod

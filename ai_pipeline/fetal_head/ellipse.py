@@ -7,14 +7,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract import Point
+from ai_pipeline.contract import Bools, Point
 from ai_pipeline.images.coordinates import Affine
 
 POINTS = 72
 """Points of a polygon in the place of an ellipse: its circumference is .13 % below the ellipse's."""
 FEWEST = 20
 """Points of an outline inside the picture that an ellipse is fitted to."""
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,11 +74,10 @@ def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
 
 
 def _side_by_side(header: ImageHeader) -> bool:
-    regions = sorted(_flat(header), key=lambda region: _area(region.box), reverse=True)
+    boxes = sorted((region.box for region in _flat(header)), key=_area, reverse=True)
     return any(
-        _area(other.box) >= BESIDE * _area(regions[0].box)
-        and _area(_common(other.box, regions[0].box)) < _area(other.box) / 2
-        for other in regions[1:]
+        _area(other) >= BESIDE * _area(boxes[0]) and _area(_common(other, boxes[0])) < _area(other) / 2
+        for other in boxes[1:]
     )
 
 

@@ -12,14 +12,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ai_pipeline.contract import ModelRef
+from ai_pipeline.contract import Bools, Floats, Grey, ModelRef
 from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
-from ai_pipeline.fetal_head.picture import COLUMNS, ROWS, fit_to_input, values
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Card
-from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import read
 
 FINER = 4
@@ -33,9 +31,6 @@ SMALLER = 0.85
 """Size of the third variant."""
 GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
 """From the fine grid to the network's input."""
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
-Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +96,7 @@ class HeadModel:
     @staticmethod
     def of(card: Card, threads: int = 0) -> HeadModel:
         """Load the model with the weights and limits that ``card`` names."""
-        network = OnnxRuntime(read(card.file("head")), threads or usable_cores())
+        network = OnnxRuntime(read(card.file("head")), threads)
         tested = card.details.get("metrics", {}).get("test", {}).get("circumference")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
         return HeadModel(network, HeadLimits.from_table(card.details["head"]), card.ref, agreement)
@@ -210,3 +205,29 @@ def _outside(ellipse: Ellipse, rows: int, columns: int) -> float:
     """Share of the outline that lies outside the picture."""
     points = np.array(ellipse.polygon())
     return float(((points < 0) | (points > [columns, rows])).any(1).mean())
+
+
+ROWS, COLUMNS = 192, 256
+"""Size of the network's input."""
+MEAN, SCALE = 127.0, 128.0
+"""EfficientNet-Lite's own normalisation of 0..255."""
+
+
+def fit_to_input(grey: Grey) -> tuple[Grey, Affine]:
+    """``grey [rows, columns]`` fitted into ``[ROWS, COLUMNS]`` with black around it, and the map source →
+    input.
+    """
+    rows, columns = grey.shape
+    scale = min(ROWS / rows, COLUMNS / columns)
+    height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    top, left = (ROWS - height) // 2, (COLUMNS - width) // 2
+    picture = np.zeros((ROWS, COLUMNS), np.uint8)
+    picture[top : top + height, left : left + width] = cv2.resize(grey, (width, height), interpolation=how)
+    return picture, Affine(width / columns, 0.0, float(left), 0.0, height / rows, float(top))
+
+
+def values(pictures: Grey) -> Floats:
+    """``pictures [N, ROWS, COLUMNS]`` as the network's input, float32 ``[N, 3, ROWS, COLUMNS]``."""
+    scaled = (pictures.astype(np.float32) - np.float32(MEAN)) / np.float32(SCALE)
+    return np.ascontiguousarray(np.broadcast_to(scaled[:, None], (len(pictures), 3, *pictures.shape[1:])))

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline import summary
 from ai_pipeline.accepting import accept
@@ -23,6 +22,7 @@ from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (
     Accept,
     DerivedImage,
+    Grey,
     ImageKind,
     Measurement,
     ModelRef,
@@ -216,5 +216,5 @@ def _mask(image: SourceImage, head: Ellipse, model: ModelRef) -> DerivedImage:
     )
 
 
-def _grey(display: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _grey(display: Grey) -> Grey:
     return display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)

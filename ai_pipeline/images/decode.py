@@ -31,7 +31,7 @@ from pydicom.pixels.utils import get_expected_length
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.contract import ImageHeader, Picture, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
 from ai_pipeline.images import codestreams, colours, resolutions
 from ai_pipeline.images.decoder import DECODER
@@ -49,7 +49,6 @@ from ai_pipeline.images.header import (
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 from ai_pipeline.images.numbers import value_of, whole, whole_of
 
-Picture = npt.NDArray[np.uint8]
 _LONGEST_CAUSE = 290  # characters
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""

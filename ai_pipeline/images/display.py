@@ -15,10 +15,9 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from ai_pipeline.contract import PixelArray
+from ai_pipeline.contract import Grey, PixelArray
 from ai_pipeline.images.numbers import decimal, value_of, whole, whole_of
 
-GreyPicture = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]
 
 # Shares of the histogram that are cut off where the header gives no window: a collimator edge or a hot pixel
@@ -51,7 +50,7 @@ class GreyDisplay:
         few_bits = whole_of(dataset, "BitsStored", 16) <= 8
         return GreyDisplay(dataset, "full range" if few_bits else "percentiles")
 
-    def show(self, stored: PixelArray) -> GreyPicture:
+    def show(self, stored: PixelArray) -> Grey:
         """The displayed picture, uint8 of the same shape; values of Pixel Padding do not count in the
         percentiles.
         """
@@ -84,14 +83,14 @@ class GreyDisplay:
             return values
         return cast(PixelArray, np.asarray(values, np.float64) * slope + intercept)
 
-    def _to_grey(self, values: PixelArray, stored: PixelArray) -> GreyPicture:
+    def _to_grey(self, values: PixelArray, stored: PixelArray) -> Grey:
         with np.errstate(all="ignore"):  # windows and slopes of any size; what is no number is found below
             shares = self._shares(values, stored)
         if not np.isfinite(shares).all():
             raise ValueError("decoded grey levels are no numbers: Rescale Slope, LUT or samples")
         if self.dataset.get("PhotometricInterpretation") == "MONOCHROME1":
             shares = 1.0 - shares
-        return cast(GreyPicture, np.rint(shares * 255.0).astype(np.uint8))
+        return cast(Grey, np.rint(shares * 255.0).astype(np.uint8))
 
     def _shares(self, values: PixelArray, stored: PixelArray) -> Values:
         """Return each value's place between black (0) and white (1)."""
@@ -133,7 +132,7 @@ class GreyDisplay:
         return float(min(shown)), float(max(shown))
 
 
-def _looked_up(stored: PixelArray, values: npt.NDArray[np.int32], greys: GreyPicture) -> GreyPicture:
+def _looked_up(stored: PixelArray, values: npt.NDArray[np.int32], greys: Grey) -> Grey:
     """Replace each of ``values`` in ``stored`` by its place in ``greys``.
 
     The table is addressed by the sample's bits, so that nothing is converted, and in bands that stay in the
@@ -235,17 +234,17 @@ def _clipped(shares: Values) -> Values:
     return np.clip(shares, 0.0, 1.0)
 
 
-def colour_display(samples: PixelArray, bits_stored: int) -> npt.NDArray[np.uint8]:
+def colour_display(samples: PixelArray, bits_stored: int) -> Grey:
     """RGB samples of any depth as uint8."""
     if samples.dtype == np.uint8 and bits_stored >= 8:
-        return cast(npt.NDArray[np.uint8], samples)
+        return cast(Grey, samples)
     numbers = cast(npt.NDArray[np.integer[Any]], samples)
     if bits_stored < 8:
         return np.asarray(numbers.astype(np.uint16) * 255 // (2**bits_stored - 1), np.uint8)
     return (numbers >> (bits_stored - 8)).astype(np.uint8)
 
 
-def grey_range(samples: PixelArray, bits_stored: int) -> GreyPicture:
+def grey_range(samples: PixelArray, bits_stored: int) -> Grey:
     """Unsigned grey samples without a window as uint8."""
     attributes = Dataset()
     attributes.BitsStored = bits_stored

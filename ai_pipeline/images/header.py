@@ -154,7 +154,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
         lossy=_text(dataset, "LossyImageCompression") == "01" or _is_lossy(syntax),
         attributes=_attributes(dataset, syntax),
         ultrasound_regions=_regions(dataset),
-        overlay_groups=tuple(group for group in OVERLAY_GROUPS if _has_pixels(dataset, group)),
+        overlay_groups=tuple(group for group in OVERLAY_GROUPS if _overlay_has_pixels(dataset, group)),
         embedded_overlay_bits=embedded_overlays(dataset),
     )
 
@@ -196,7 +196,8 @@ def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
     bits = []
     for group in OVERLAY_GROUPS:
         own = (group, 0x3000) in dataset  # Overlay Data
-        allocated, position = (_number(dataset, group, element) for element in (0x0100, 0x0102))
+        numbers = (whole(value_of(dataset, (group, element))) or 0 for element in (0x0100, 0x0102))
+        allocated, position = numbers  # 0 where it is missing or none
         if not own and (allocated > 1 or position > 0):
             bits.append(position)
     return tuple(bits)
@@ -240,7 +241,7 @@ def calibrated_regions(header: ImageHeader) -> tuple[Calibration, ...]:
     """
     if header.ultrasound_regions:
         found = [Calibration(one.box, *one.spacing) for one in header.ultrasound_regions if one.spacing]
-        return tuple(sorted(found, key=lambda one: _area(one.box)))
+        return tuple(sorted(found, key=lambda one: (one.box[2] - one.box[0]) * (one.box[3] - one.box[1])))
     spacing = _pixel_spacing(header.attributes.get("PixelSpacing", ""))
     return (Calibration((0, 0, header.columns, header.rows), *spacing),) if spacing else ()
 
@@ -259,10 +260,6 @@ def radiograph_spacing(header: ImageHeader) -> tuple[float, float] | None:
 def is_calibrated(header: ImageHeader) -> bool:
     """Whether Pixel Spacing of a projection radiograph was calibrated (0028,0A02)."""
     return header.attributes.get("PixelSpacingCalibrationType") in {"GEOMETRY", "FIDUCIAL"}
-
-
-def _area(box: tuple[int, int, int, int]) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _pixel_spacing(text: str) -> tuple[float, float] | None:
@@ -288,10 +285,13 @@ def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
 
 
 def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
-    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5)."""
+    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5). Corners (UL, SL) outside of
+    the picture are a fault that is seen.
+    """
     regions = []
     for item in _items(dataset, "SequenceOfUltrasoundRegions"):
-        given = (_edge(item, end) for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
+        corners = (value_of(item, f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1"))
+        given = (whole(corner, least=-LARGEST_WHOLE) for corner in corners)
         edges = [edge for edge in given if edge is not None]
         if len(edges) < 4:
             continue
@@ -301,11 +301,6 @@ def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
             kind = (whole_of(item, keyword, 0) for keyword in ("RegionSpatialFormat", "RegionDataType"))
             regions.append(UltrasoundRegion(box, _region_spacing(item), *kind))
     return tuple(regions)
-
-
-def _edge(item: Dataset, end: str) -> int | None:
-    """A corner of a region (UL, SL); one outside of the picture is a fault that is seen."""
-    return whole(value_of(item, f"RegionLocation{end}"), least=-LARGEST_WHOLE)
 
 
 def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
@@ -322,15 +317,10 @@ def _region_spacing(item: Dataset) -> tuple[float, float] | None:
     return _spacing(rows, columns)
 
 
-def _has_pixels(dataset: Dataset, group: int) -> bool:
+def _overlay_has_pixels(dataset: Dataset, group: int) -> bool:
     """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
     value = value_of(dataset, (group, 0x3000))
     return isinstance(value, bytes) and value.count(0) < len(value)
-
-
-def _number(dataset: Dataset, group: int, element: int) -> int:
-    """The value of a whole number, 0 where it is missing or none."""
-    return whole(value_of(dataset, (group, element))) or 0
 
 
 def _is_lossy(syntax: UID) -> bool:

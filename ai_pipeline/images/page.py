@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.contract import Finding, Measurement, Point
-from ai_pipeline.images.render import BLACK, EDGE, WHITE, YELLOW, Picture, box_captions, marked, wrapped
+from ai_pipeline.contract import Finding, Measurement, Picture, Point
+from ai_pipeline.images.render import BLACK, EDGE, WHITE, YELLOW, box_captions, marked, wrapped
 
 LONG_SIDE, SHORT_SIDE = 1600, 1200
 """Pixels of the page's sides."""

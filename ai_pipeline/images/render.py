@@ -24,13 +24,13 @@ from ai_pipeline.contract import (
     Measurement,
     ModelRef,
     Origin,
+    Picture,
     Point,
     QualityNote,
     Region,
 )
 from ai_pipeline.summary import decided_in_words, result_lines
 
-Picture = npt.NDArray[np.uint8]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
 
@@ -278,7 +278,10 @@ class _LabelledPicture:
             place
             for place in places
             if place[0] >= 0 and place[1] >= 0 and place[3] <= self.image.height
-            if not any(_overlap(place, other) for other in taken)
+            if all(
+                place[0] >= other[2] or other[0] >= place[2] or place[1] >= other[3] or other[1] >= place[3]
+                for other in taken
+            )
         )
         chosen = next(free, (*inside, inside[0] + width, inside[1] + height))
         ImageDraw.Draw(self.image).text(
@@ -289,7 +292,10 @@ class _LabelledPicture:
     def above(self, bars: Sequence[Picture], texts: Sequence[tuple[str, Colour]]) -> Picture:
         """The picture with a margin below: colour bars, and ``texts``, each with its colour."""
         width = max(self.image.width, NARROWEST * self.letters)
-        lines = [(piece, colour) for text, colour in texts for piece in self._wrapped(text, width)]
+        room = width - self.letters // 2
+        lines = [
+            (piece, colour) for text, colour in texts for piece in wrapped(_printable(text), self.font, room)
+        ]
         if len(lines) > MOST_LINES:
             lines = [*lines[: MOST_LINES - 1], lines[-1]]
         gap = self.letters // 2
@@ -316,9 +322,6 @@ class _LabelledPicture:
         draw.rectangle((left - 1, top - 1, left + room, top + self.letters), outline=WHITE)
         draw.text((self.letters / 4, top), "0.0", fill=WHITE, font=self.font)
         draw.text((left + room + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
-
-    def _wrapped(self, text: str, width: int) -> list[str]:
-        return wrapped(_printable(text), self.font, width - self.letters // 2)
 
     def _pixels(self, box: Box) -> tuple[int, int, int, int]:
         """From the corners of an area to the pixels that lie on its edge, kept inside the picture."""
@@ -353,10 +356,6 @@ def wrapped(text: str, font: Font, room: float) -> list[str]:
                 fitting -= 1
             lines[-1:] = [lines[-1][:fitting], lines[-1][fitting:]]
     return lines
-
-
-def _overlap(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _models(models: Iterable[ModelRef]) -> str:

@@ -1,4 +1,4 @@
-"""The contents of a model card, as types; :mod:`ai_pipeline.models.card_file` reads them from TOML."""
+"""The contents of a model card, as types; :mod:`ai_pipeline.models.registry` reads them from TOML."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The preprocessing of every image before the network gets it (:mod:`ai_pipeline.models.preprocess`).
+    """The preprocessing of every image before the network gets it (:mod:`ai_pipeline.models.inputs`).
 
     ``side`` in pixels: the common resolution. ``blur`` in pixels of the reduced image (Gaussian sigma, 0
     for none). ``jpeg_quality`` 1 to 100. ``low``, ``high``: percentiles that become black and white.
@@ -145,7 +145,7 @@ class Gate:
 @dataclass(frozen=True, slots=True)
 class BoxOutput:
     """The layout of the boxes in the output of another project's detector
-    (:mod:`ai_pipeline.models.detections`).
+    (:mod:`ai_pipeline.chest.detector`).
 
     ``layout``: ``yolo`` is ``[1, 4 + labels, n]`` with middle and size in pixels (Ultralytics YOLO 8 and 11),
     ``yolo-rows`` ``[1, n, 6]`` with corners in pixels, score and label; ``rtdetr`` is ``[1, n, 4 + labels]``

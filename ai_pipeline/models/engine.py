@@ -1,8 +1,7 @@
-"""Inference: run a network on arrays, by any of several backends.
+"""Inference: run a network on arrays.
 
-ONNX Runtime is the default (imports in 0.2 s, needs no torch), with one execution provider for all networks,
-which :data:`INFERENCE` chooses. ``torch`` (training, GPU) and ``openvino`` run the same file where they are
-installed; a test holds backends and providers equal.
+ONNX Runtime runs ONNX files (imports in 0.2 s, needs no torch), with one execution provider for all networks,
+which :data:`INFERENCE` chooses; a test holds providers equal. torch runs safetensors.
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from ai_pipeline.contract import Floats
 from ai_pipeline.errors import CardError, NoNumber, NoProvider
 from ai_pipeline.models.registry import Card, Weights, read
 
-Floats = npt.NDArray[np.float32]
-Backend = Literal["onnxruntime", "torch", "openvino"]
 ONNX, SAFETENSORS = ".onnx", ".safetensors"
 FORMATS = (ONNX, SAFETENSORS)
 INFERENCE: Final = "AI_PIPELINE_INFERENCE"
@@ -42,14 +39,13 @@ class Engine(Protocol):
     def __call__(self, images: Floats, /) -> Mapping[str, Floats]: ...
 
 
-def load(card: Card, role: str, backend: Backend = "onnxruntime", threads: int = 0) -> Engine:
+def load(card: Card, role: str, threads: int = 0) -> Engine:
     """The network of ``card`` with this ``role``, loaded once per process and warmed up.
 
-    An ONNX file runs on any backend. A safetensors file holds parameters alone, so torch runs it in an
-    architecture that this project knows (:mod:`ai_pipeline.networks`), whatever ``backend`` says. Other files
-    are refused: a pickle is code. ``threads`` for one inference, 0 for as many as the process may use. Raises
-    CardError when the weights are missing, altered or unusable, ImportError when the backend is not
-    installed.
+    A safetensors file holds parameters alone, so torch runs it in an architecture that this project knows
+    (:mod:`ai_pipeline.networks`). Files other than ONNX and safetensors are refused: a pickle is code.
+    ``threads`` for one inference, 0 for as many as the process may use. Raises CardError when the weights are
+    missing, altered or unusable, ImportError when torch is needed and not installed.
     """
     if card.input is None or not card.labels:
         raise CardError(f"{card.path.name}: input and labels must be given for a network")
@@ -61,7 +57,6 @@ def load(card: Card, role: str, backend: Backend = "onnxruntime", threads: int =
         )
     return _loaded(
         weights,
-        backend="torch" if weights.path.suffix == SAFETENSORS else backend,
         threads=threads or usable_cores(),
         shape=(1, card.input.channels, card.input.size, card.input.size),
         architecture=card.architecture,
@@ -78,19 +73,16 @@ def usable_cores() -> int:
 def _loaded(
     weights: Weights,
     *,
-    backend: Backend,
     threads: int,
     shape: tuple[int, ...],
     architecture: str,
     labels: int,
 ) -> Engine:
     # The bytes that were hashed are the bytes that are run: the file is read once.
-    if backend == "onnxruntime":
-        engine: Engine = OnnxRuntime(read(weights), threads)
-    elif backend == "torch":
-        engine = Torch(parameters(weights), architecture, labels, shape[1], shape[-1], threads)
+    if weights.path.suffix == SAFETENSORS:
+        engine: Engine = Torch(parameters(weights), architecture, labels, shape[1], shape[-1], threads)
     else:
-        engine = OpenVino(read(weights), threads)
+        engine = OnnxRuntime(read(weights), threads)
     with suppress(NoNumber):  # to be warm; whether it gives numbers is judged of images
         engine(np.zeros(shape, np.float32))
     return engine
@@ -160,10 +152,10 @@ def session(data: bytes, threads: int) -> Any:
 
 
 class OnnxRuntime:
-    """An ONNX file, run on ONNX Runtime."""
+    """An ONNX file, run on ONNX Runtime; ``threads``: 0 for as many as the process may use."""
 
-    def __init__(self, data: bytes, threads: int) -> None:
-        self._session = session(data, threads)
+    def __init__(self, data: bytes, threads: int = 0) -> None:
+        self._session = session(data, threads or usable_cores())
         self._inputs = [given.name for given in self._session.get_inputs()]
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -222,25 +214,3 @@ class Torch:
             outputs = self._network(self._torch.from_numpy(images).to(self._device))
         found = zip(self._outputs, outputs, strict=True)
         return numbers({name: value.cpu().numpy() for name, value in found})
-
-
-class OpenVino:
-    """An ONNX file, run on OpenVINO's CPU plugin."""
-
-    def __init__(self, data: bytes, threads: int) -> None:
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(data, b"")
-        # Without the precision hint OpenVINO computes in bfloat16 where the CPU can: other findings.
-        wanted = {
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        self._model: Any = core.compile_model(model, "CPU", wanted)
-
-    def __call__(self, images: Floats) -> Mapping[str, Floats]:
-        outputs = self._model([images])
-        found = ((port.get_any_name(), np.asarray(value, np.float32)) for port, value in outputs.items())
-        return numbers(dict(found))

@@ -1,56 +1,78 @@
-"""The description of a foreign checkpoint, and the network with the card entries that it becomes."""
+"""The network that a foreign checkpoint becomes, with the facts of its card; networks that wrap another."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
-Family = Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface", "eva-x", "medical-mae"]
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkDescription:
-    """A person's description of a checkpoint. Empty or None: taken from the file or from its family of
-    networks.
-
-    ``size``: side of the input in pixels; ``softmax``: the outputs exclude one another; ``leave_out``: labels
-    for which the model gets no output; ``encoder``: only the embedding is wanted.
-    """
-
-    family: Family
-    architecture: str = ""
-    labels: tuple[str, ...] = ()
-    size: int | None = None
-    softmax: bool = False
-    leave_out: tuple[str, ...] = ()
-    encoder: bool = False
+from ai_pipeline.networks.conversion import NetworkFacts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Adapted:
-    """A network that returns the outputs named in ``outputs``, and the rest of its card.
+class Adapted(NetworkFacts):
+    """A network that returns the outputs named in ``outputs``, and what its card says of it."""
 
-    ``mean`` and ``scale`` are for values 0..255, one number or one per channel; the other fields as in
-    :class:`ai_pipeline.models.card.Input` and :class:`ai_pipeline.models.card.Outputs`. ``left_out``: labels
-    of the checkpoint for which the network has no output.
-    """
+    network: Any
 
-    network: nn.Module
-    outputs: tuple[str, ...]
-    id: str
-    architecture: str
-    labels: tuple[str, ...]
-    channels: int
-    size: int
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    preprocess: Literal["xrv", "imagenet"]
-    crop: float = 1.0
-    squash: bool = False
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    kind: Literal["logits", "probabilities"] = "logits"
-    operating_points: tuple[float, ...] = ()
-    licence: str = ""
-    left_out: tuple[str, ...] = ()
+
+class Chosen(nn.Module):
+    """``network`` with only the labels numbered ``kept``; ``outputs`` names what it returns."""
+
+    def __init__(self, network: nn.Module, outputs: tuple[str, ...], kept: Sequence[int]) -> None:
+        super().__init__()
+        self.network, self.outputs, self.kept = network, outputs, list(kept)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        answers = zip(self.outputs, self.network(images), strict=True)
+        return tuple(value if name == "features" else value[:, self.kept] for name, value in answers)
+
+
+class Softmax(nn.Module):
+    """``network`` with its first output, the logits, turned into probabilities that exclude one another."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        first, *others = self.network(images)
+        return (first.softmax(1), *others)
+
+
+class FirstOf(nn.Module):
+    """``network`` with only the first of its outputs: Ultralytics returns probabilities, then logits."""
+
+    outputs = ("logits",)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        answer = self.network(images)
+        return (answer[0] if isinstance(answer, list | tuple) else answer,)
+
+
+class WithMaps(nn.Module):
+    """A timm network that also returns its last feature maps and the class activation."""
+
+    def __init__(self, network: Any, *, features: bool, places: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.features, self.places = features, places
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.network.forward_features(images)
+        outputs = [self.network.forward_head(features)]
+        if self.features:
+            outputs.append(features)
+        if self.places:
+            outputs.append(conv2d(features, self.network.get_classifier().weight[:, :, None, None]))
+        return tuple(outputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs of ``forward``."""
+        return ("logits", *(("features",) if self.features else ()), *(("places",) if self.places else ()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,18 @@ from torch import Tensor
 
 from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.networks import foreign, huggingface, nih
-from ai_pipeline.networks.adapted import Adapted, Family, NetworkDescription
+from ai_pipeline.networks.adapted import Adapted, Chosen, FirstOf, Softmax
 from ai_pipeline.networks.checkpoints import read_state
+from ai_pipeline.networks.conversion import Request
 from ai_pipeline.networks.filling import fill, own_names
 from ai_pipeline.networks.foreign import DENSENETS
-from ai_pipeline.networks.wrappers import Chosen, FirstOf, Softmax
 from ai_pipeline.networks.xrv import REACH, RELEASES, TARGETS, release
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SCALE = (0.229, 0.224, 0.225)
 
 
-def adapt(path: Path, described: NetworkDescription) -> Adapted:
+def adapt(path: Path, described: Request) -> Adapted:
     """The network of the checkpoint at ``path``. Raises CannotAdapt or UnreadableCheckpoint."""
     adapted = _ADAPTERS[described.family](path, described)
     if described.leave_out:
@@ -41,16 +40,16 @@ def _without(adapted: Adapted, leave_out: Sequence[str]) -> Adapted:
     if not kept:
         raise CannotAdapt("every label is left out: name at least one that the model is to find")
     points = adapted.operating_points
-    return replace(
-        adapted,
-        network=Chosen(adapted.network, adapted.outputs, kept),
-        labels=tuple(adapted.labels[number] for number in kept),
-        operating_points=tuple(points[number] for number in kept) if points else (),
-        left_out=tuple(label for label in adapted.labels if label in leave_out),
-    )
+    changed = {
+        "network": Chosen(adapted.network, adapted.outputs, kept),
+        "labels": tuple(adapted.labels[number] for number in kept),
+        "operating_points": tuple(points[number] for number in kept) if points else (),
+        "left_out": tuple(label for label in adapted.labels if label in leave_out),
+    }
+    return adapted.model_copy(update=changed)
 
 
-def _xrv(path: Path, described: NetworkDescription) -> Adapted:
+def _xrv(path: Path, described: Request) -> Adapted:
     key = release(described.architecture, path.name)
     if key is None:
         raise CannotAdapt(f"say which weights these are, as --architecture: one of {', '.join(RELEASES)}")
@@ -80,7 +79,7 @@ def _xrv(path: Path, described: NetworkDescription) -> Adapted:
     )
 
 
-def _named(path: Path, described: NetworkDescription) -> Adapted:
+def _named(path: Path, described: Request) -> Adapted:
     """A network of torchvision or timm, by the name that it has there."""
     architecture, timm = described.architecture, described.family == "timm"
     if not architecture:
@@ -112,7 +111,7 @@ def _named(path: Path, described: NetworkDescription) -> Adapted:
     )
 
 
-def _ultralytics(path: Path, described: NetworkDescription) -> Adapted:
+def _ultralytics(path: Path, described: Request) -> Adapted:
     """An Ultralytics checkpoint is a pickled network of its own classes: here its code runs."""
     network, licence, size = foreign.ultralytics_classifier(path)
     names = tuple(str(network.names[index]) for index in sorted(network.names))
@@ -166,7 +165,7 @@ def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return (255.0 * sum(values) / len(values),)
 
 
-def _skeleton(family: Family, architecture: str) -> Any:
+def _skeleton(family: str, architecture: str) -> Any:
     """The network without memory for its parameters, whose names and shapes are known all the same."""
     with torch.device("meta"):
         if family == "timm" or architecture in DENSENETS:
@@ -174,7 +173,7 @@ def _skeleton(family: Family, architecture: str) -> Any:
         return foreign.torchvision_network(architecture, 1)
 
 
-def _filled(family: Family, architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> Any:
+def _filled(family: str, architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> Any:
     """torchvision's network, or timm's behind :class:`WithMaps`; for inference."""
     if architecture in DENSENETS:
         return foreign.densenet(architecture, state, labels, channels)

@@ -114,18 +114,12 @@ class PlacedClassifier(PlacedNetwork):
         return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2)], 1)
 
 
-def fused(network: PlacedClassifier) -> PlacedClassifier:
-    """``network`` for inference, changed in place: each batch normalisation folded into its convolution.
+def fuse(network: nn.Module) -> None:
+    """Fold each batch normalisation of an EfficientNet-Lite in ``network`` into the convolution before it.
 
     The parameters of the fused network have the names that the exported ONNX file uses, so the file can be
     loaded back (:func:`from_arrays`).
     """
-    fuse(network.eval())
-    return network
-
-
-def fuse(network: nn.Module) -> None:
-    """Fold each batch normalisation of an EfficientNet-Lite in ``network`` into the convolution before it."""
     for part in network.modules():
         for convolution, normalisation in _NORMALISED:
             if hasattr(part, convolution) and isinstance(getattr(part, normalisation), nn.BatchNorm2d):
@@ -140,6 +134,7 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, size
 
     ``labels``: their number; ``size`` of the input in pixels.
     """
-    network = fused(PlacedClassifier(labels, size))
+    network = PlacedClassifier(labels, size).eval()
+    fuse(network)
     network.load_state_dict({name: torch.from_numpy(arrays[name].copy()) for name in network.state_dict()})
     return network.eval()

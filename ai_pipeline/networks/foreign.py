@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from ai_pipeline.errors import CannotAdapt
+from ai_pipeline.networks.adapted import WithMaps
 from ai_pipeline.networks.filling import State, fill
-from ai_pipeline.networks.wrappers import WithMaps
 
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
 """Networks to which timm, torchvision and torchxrayvision give the same names of parameters."""
@@ -39,18 +39,8 @@ def timm_fixes_its_size(architecture: str) -> bool:
     return bool(about is not None and about.fixed_input_size)
 
 
-def timm_eva(**shape: Any) -> Any:
-    """timm's ``Eva`` of that shape, with random weights. Raises CannotAdapt."""
-    return _exportable().eva.Eva(**shape)
-
-
-def timm_vision_transformer(**shape: Any) -> Any:
-    """timm's ``VisionTransformer`` of that shape, with random weights. Raises CannotAdapt."""
-    return _exportable().vision_transformer.VisionTransformer(**shape)
-
-
-def _exportable() -> Any:
-    """timm's models with their attention spelled out, so that they can be exported."""
+def exportable_timm() -> Any:
+    """timm's models with their attention spelled out, so that they can be exported. Raises CannotAdapt."""
     timm = _timm()
     timm.layers.set_fused_attn(enable=False)
     return timm.models

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks import foreign, vit, wrappers
-from ai_pipeline.networks.adapted import Adapted, NetworkDescription
+from ai_pipeline.networks import foreign, vit
+from ai_pipeline.networks.adapted import Adapted, Softmax
 from ai_pipeline.networks.checkpoints import read_state
+from ai_pipeline.networks.conversion import Request
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 TRANSFORMERS = ("vit", "dinov2")
@@ -82,14 +83,13 @@ class _TimmInput(_Table):
 class _TimmConfig(_Table):
     architecture: str
     num_classes: Count
-    num_features: int | None = None
     pretrained_cfg: _TimmInput
 
 
 _Kind = TypeVar("_Kind", bound=_Table)
 
 
-def adapt(folder: Path, described: NetworkDescription) -> Adapted:
+def adapt(folder: Path, described: Request) -> Adapted:
     """The network of ``folder``. Raises CannotAdapt or UnreadableCheckpoint."""
     config = _json(folder / CONFIG)
     if "architecture" in config and not described.encoder:
@@ -104,7 +104,7 @@ def adapt(folder: Path, described: NetworkDescription) -> Adapted:
     return _transformers(folder, config, described)
 
 
-def _transformers(folder: Path, config: dict[str, Any], described: NetworkDescription) -> Adapted:
+def _transformers(folder: Path, config: dict[str, Any], described: Request) -> Adapted:
     facts = _checked(_TransformersConfig, config, CONFIG)
     taken = _input(_checked(_Preprocessor, _json(folder / PREPROCESSOR), PREPROCESSOR))
     labels = () if described.encoder else described.labels or _labels(config)
@@ -138,7 +138,7 @@ def _transformers(folder: Path, config: dict[str, Any], described: NetworkDescri
     )
 
 
-def _timm(folder: Path, config: dict[str, Any], described: NetworkDescription) -> Adapted:
+def _timm(folder: Path, config: dict[str, Any], described: Request) -> Adapted:
     facts = _checked(_TimmConfig, config, CONFIG)
     about = facts.pretrained_cfg
     labels = described.labels or _labels(config, facts.num_classes)
@@ -172,7 +172,7 @@ def _adapted(
     taken: dict[str, Any],
 ) -> Adapted:
     return Adapted(
-        network=wrappers.Softmax(network) if exclusive else network,
+        network=Softmax(network) if exclusive else network,
         outputs=outputs,
         id=model_id,
         architecture=architecture,

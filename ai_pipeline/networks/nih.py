@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.networks import foreign
-from ai_pipeline.networks.adapted import Adapted, NetworkDescription
+from ai_pipeline.networks.adapted import Adapted
 from ai_pipeline.networks.checkpoints import read_state
+from ai_pipeline.networks.conversion import Request
 from ai_pipeline.networks.filling import fill
 
 LABELS = (
@@ -71,7 +72,7 @@ class EvaX(nn.Module):
         return self.network.forward_head(tokens), features
 
 
-def eva_x(path: Path, described: NetworkDescription) -> Adapted:
+def eva_x(path: Path, described: Request) -> Adapted:
     """Read an EVA-X that was fine-tuned for findings. Raises CannotAdapt or UnreadableCheckpoint."""
     state = {re.sub(r"^module\.", "", name): value for name, value in read_state(path).items()}
     if "patch_embed.proj.weight" not in state or "pos_embed" not in state:
@@ -88,7 +89,7 @@ def eva_x(path: Path, described: NetworkDescription) -> Adapted:
     name, heads = EVA_X[width]
     labels = _labels(described, len(state["head.weight"]))
     separate = "blocks.0.attn.q_proj.weight" in state
-    network = foreign.timm_eva(
+    network = foreign.exportable_timm().eva.Eva(
         img_size=PATCH * side,
         patch_size=PATCH,
         embed_dim=width,
@@ -121,7 +122,7 @@ def eva_x(path: Path, described: NetworkDescription) -> Adapted:
     )
 
 
-def medical_mae(path: Path, described: NetworkDescription) -> Adapted:
+def medical_mae(path: Path, described: Request) -> Adapted:
     """Read the DenseNet-121 of a fine-tuned Medical MAE. Raises CannotAdapt or UnreadableCheckpoint."""
     state = {re.sub(r"^module\.", "", name): value for name, value in read_state(path).items()}
     if "classifier.weight" not in state:
@@ -148,7 +149,7 @@ def medical_mae(path: Path, described: NetworkDescription) -> Adapted:
     )
 
 
-def _labels(described: NetworkDescription, outputs: int) -> tuple[str, ...]:
+def _labels(described: Request, outputs: int) -> tuple[str, ...]:
     labels = described.labels or (LABELS if outputs == len(LABELS) else ())
     if len(labels) != outputs:
         raise CannotAdapt(f"the file has {outputs} outputs: name each of them, in order, with --labels")

@@ -74,7 +74,7 @@ class VisionTransformer(nn.Module):
         self.shape = shape
         self.outputs = CLASSIFIER_OUTPUTS if shape.labels else ENCODER_OUTPUTS
         self.side = shape.size // shape.patch
-        self.trunk = foreign.timm_vision_transformer(
+        self.trunk = foreign.exportable_timm().vision_transformer.VisionTransformer(
             img_size=shape.size,
             patch_size=shape.patch,
             in_chans=shape.channels,

@@ -7,26 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.chest.domain_gate import FeatureGate
-from ai_pipeline.contract import Decision, Heatmap
+from ai_pipeline.contract import Decision, Floats, Grey, Heatmap
 from ai_pipeline.errors import CardError
+from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import Card, Input, Label, read
+from ai_pipeline.models.registry import Card, Input, Label, find, read
 
 METHOD = "class activation, coarse"
 NORMAL = "Ovary_Normal"
 """Never called present: in five folds two of three such answers were right, and five cancers got it."""
 EVEN = 1e-6
 """Activation up to which a map says nothing of a place: it is not stretched to 1."""
-Floats = npt.NDArray[np.float32]
-Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,13 +49,13 @@ class OvarianAnalysis:
 class OvarianClassifier:
     """The classifier of one card. Raises CardError when the card or its weights are not usable."""
 
-    def __init__(self, card: Card, threads: int = 0) -> None:
+    def __init__(self, card: Card) -> None:
         if card.input is None or not card.labels or card.gate is None:
             raise CardError(f"{card.path.name}: the ovarian model needs input, labels and gate")
         self.card = card
         self.input: Input = card.input
         self._gate, self._limit = FeatureGate.from_bytes(read(card.file(card.gate.role))), card.gate.threshold
-        self._engine = load(card, "classifier", "onnxruntime", threads)
+        self._engine = load(card, "classifier")
 
     def analyse(self, picture: Grey) -> OvarianAnalysis:
         """Run the networks on ``picture``: as displayed, uint8, RGB or grey, any size."""
@@ -127,11 +126,25 @@ def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Float
     """A map on the network's input, ``[size, size]``, transformed to the source image: ``[rows,
     columns]``.
     """
-    way = to_model
-    across, down = (  # OpenCV counts from pixel centres
-        offset + (along + beside) / 2 - 0.5
-        for offset, along, beside in ((way.c, way.a, way.b), (way.f, way.d, way.e))
-    )
-    matrix = np.array([[way.a, way.b, across], [way.d, way.e, down]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(layer, matrix, (columns, rows), flags=flags), np.float32)
+    way, flags = to_model.between_centres(), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(layer, way, (columns, rows), flags=flags), np.float32)
+
+
+NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
+A_HEAD = "the pixels show a fetal head"
+HEAD_MODEL = "fetal-head-unet"
+
+
+class PixelGate:
+    """The classifier's own gate, and the model of fetal heads: a round head may look like a large cyst."""
+
+    def __init__(self, classifier: OvarianClassifier, models_dir: Path | None = None) -> None:
+        """Raises CardError where a model is missing or altered."""
+        self.classifier = classifier
+        self._heads = HeadModel.of(find(HEAD_MODEL, models_dir))
+
+    def refused(self, picture: Grey, analysis: OvarianAnalysis) -> str | None:
+        """Why ``picture``, uint8, RGB or grey, must not be classified; None if it may be."""
+        if not self.classifier.in_domain(analysis):
+            return NOT_LIKE
+        return None if self._heads.outline(grey_of(picture)).fault else A_HEAD

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ai_pipeline.contract import Origin, Region
+from ai_pipeline.contract import Bools, Origin, Region
 from ai_pipeline.models.engine import Engine, load
 from ai_pipeline.models.registry import Card
 from ai_pipeline.ovarian.classifier import OvarianAnalysis, in_source
@@ -27,7 +26,6 @@ IN_ONE_PLACE = 0.8
 """Least share of the outlined pixels that lies in the largest part."""
 FINENESS = 0.0025
 """How far the polygon may leave the outline, as a share of the outline's length."""
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +40,8 @@ class LesionOutline:
 class Outliner:
     """The outline network of the ovarian card. Raises CardError."""
 
-    def __init__(self, card: Card, threads: int = 0) -> None:
-        self._engine: Engine = load(card, "outline", "onnxruntime", threads)
+    def __init__(self, card: Card) -> None:
+        self._engine: Engine = load(card, "outline")
 
     def outline(self, seen: OvarianAnalysis) -> LesionOutline:
         """The outline of the lesion in the picture of the analysis ``seen``."""

@@ -38,10 +38,16 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions
-from ai_pipeline.ovarian.classifier import NORMAL, OvarianAnalysis, OvarianClassifier, decisions, heatmap
+from ai_pipeline.ovarian.classifier import (
+    NORMAL,
+    OvarianAnalysis,
+    OvarianClassifier,
+    PixelGate,
+    decisions,
+    heatmap,
+)
 from ai_pipeline.ovarian.intended_use import refused_by_header
 from ai_pipeline.ovarian.outline import LesionOutline, Outliner
-from ai_pipeline.ovarian.pixel_gate import PixelGate
 
 MODEL = "ovarian-efficientnet-lite0"
 UNSURE_NOTE = "The model suggests no class and excludes none"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ai_pipeline.errors import ProgramFailed
-from ai_pipeline.programs.written import entries
+from ai_pipeline.programs.supervisor import entries
 
 ANSWER = "findings.json"
 LARGEST_ANSWER = 1 << 20

@@ -27,9 +27,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ai_pipeline.confinement import die_with_parent
+from ai_pipeline.confinement import die_with_parent, lower
 from ai_pipeline.confinement.landlock import keep_signals_inside
-from ai_pipeline.programs.written import MOST_ENTRIES, entries
 
 MOST_PROCESSES = 256
 MOST_WRITTEN = 4 << 30
@@ -143,12 +142,8 @@ def _limit(memory_mib: int, *, keep_signals: bool) -> None:
     if keep_signals:
         keep_signals_inside()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, MOST_WRITTEN)):
-        resource.setrlimit(what, (most, most))
-    if memory_mib:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = memory_mib << 20 if hard == resource.RLIM_INFINITY else min(memory_mib << 20, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    memory = {resource.RLIMIT_DATA: memory_mib << 20} if memory_mib else {}
+    lower({resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: MOST_WRITTEN, **memory})
 
 
 def _watched(first: int, run: Mapping[str, Any]) -> int | str:
@@ -225,6 +220,24 @@ def _end_all() -> None:
         with contextlib.suppress(ChildProcessError):
             _reaped(-1, os.WNOHANG)
         time.sleep(0.002)
+
+
+MOST_ENTRIES = 10_000
+"""Files and folders that a program may write."""
+
+
+def entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """All readable entries below ``folder``, up to one more than :data:`MOST_ENTRIES`."""
+    waiting, count = [folder], 0
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as found:
+            for entry in found:
+                yield entry
+                count += 1
+                if count > MOST_ENTRIES:
+                    return
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from sklearn.linear_model import LogisticRegression
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.domain_gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, FeatureGate, Head
 from ai_pipeline.errors import PixelError
+from ai_pipeline.images.coordinates import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
 from ai_training.base import DataMissing, Report, silent
 from ai_training.sets.chest import chest_set
 from ai_training.sets.images import ChestImage, read_grey

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ai_pipeline.chest.detector import CANDIDATES, NETWORK, YOLO
 from ai_pipeline.chest.explain import BoxTemplates, share_inside
-from ai_pipeline.models.preprocess import normalise, prepare, reduce
+from ai_pipeline.models.inputs import normalise, prepare, reduce
 from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.networks.efficientnet import NAME, OUTPUTS, PlacedNetwork, fuse
 from ai_training.base import Report, silent

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-    from ai_pipeline.burnin.annotation.pixels import Mask, Picture
+    from ai_pipeline.burnin.find.annotation import CleaningPolicy, Mask, Picture
     from ai_pipeline.burnin.tools import Tools
     from ai_pipeline.models.card import Card
 
@@ -306,7 +305,7 @@ def evaluate_marks(
     """
     if masks is not None and split != "test":
         raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
-    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_pipeline.burnin.tools import shared_tools
     from ai_training.ultrasound.removal import evaluate_removal
 
@@ -349,7 +348,7 @@ def evaluate_legible(
     Counts with exact upper 95 % bounds. --report draws every picture in which something is left, and every
     one that the node withheld. About 3 s a picture on one core.
     """
-    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_training.ultrasound import legible
     from ai_training.ultrasound.legible import counted
 
@@ -382,7 +381,7 @@ def evaluate_inpaint(
     Networks whose cards are not there are left out; without a mark detector so is the detected mask.
     --report writes grids before | filled | truth. Intervals are 95 %, by bootstrap over frames.
     """
-    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_training.ultrasound import filling
 
     known = filling.cards_with_compared(models_dir)
@@ -427,7 +426,7 @@ def evaluate_cleaning(
 
     Example: ai-pipeline evaluate cleaning --data ../shared/data --report /tmp/cleaning
     """
-    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
+    from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_pipeline.burnin.tools import shared_tools
     from ai_training.ultrasound import content as cleaning
 
@@ -648,8 +647,8 @@ def accept_model(
 
 def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[str, Any]:
     """How near the node's filling and the plain one come to what was there, where every mark is removed."""
-    from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-    from ai_pipeline.burnin.fill.inpaint import PLAIN
+    from ai_pipeline.burnin.fill.inpainters import PLAIN
+    from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_training.ultrasound import filling
     from ai_training.ultrasound.removal import node_mask
 

@@ -25,13 +25,12 @@ from torch.utils.data import Dataset
 from ai_pipeline.chest.domain_gate import FeatureGate, Head
 from ai_pipeline.contract import BURNED_IN
 from ai_pipeline.errors import PixelError
+from ai_pipeline.images.coordinates import UPRIGHT
 from ai_pipeline.images.decode import open_dicom
-from ai_pipeline.images.orientation import UPRIGHT
-from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.networks.efficientnet import NAME, fuse
-from ai_pipeline.ovarian.classifier import OvarianClassifier
+from ai_pipeline.ovarian.classifier import OvarianClassifier, PixelGate
 from ai_pipeline.ovarian.outline import SURE, dice
-from ai_pipeline.ovarian.pixel_gate import PixelGate
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import export, new_card, store_in_half, weights_row
 from ai_training.chest.gates import directions_of, drawn_from, files_of_split, linear_head

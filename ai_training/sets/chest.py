@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from iterstrat.ml_stratifiers import IterativeStratification
 
-from ai_pipeline.models.preprocess import reduce
+from ai_pipeline.models.inputs import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing
 from ai_training.sets.images import LABELS, ChestImage, ChestSet, ImageSet, SetImage, TruthBox, read_grey

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ai_pipeline.models.card import Chain
-from ai_pipeline.models.preprocess import reduce
+from ai_pipeline.models.inputs import reduce
 from ai_training.base import DataMissing
 from ai_training.sets.images import ImageSet, MaskFiles, SetImage, read_rgb
 from ai_training.sets.layout import OVARY

@@ -13,9 +13,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, components, dilated, index_of
 from ai_pipeline.burnin.cleaning import clean
+from ai_pipeline.burnin.find.annotation import (
+    Box,
+    CleaningPolicy,
+    Mask,
+    Picture,
+    brightest,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import SourceImage
 from ai_pipeline.errors import CleaningFailed

@@ -29,9 +29,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, brightest, index_of
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.find.annotation import Box, CleaningPolicy, Mask, Picture, brightest, index_of
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, model_files, working_scale
 from ai_pipeline.burnin.tools import Tools, shared_tools

@@ -20,7 +20,7 @@ from torch.export import Dim
 from torch.nn.functional import cross_entropy, interpolate, pixel_shuffle, pixel_unshuffle
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.annotation.pixels import Box, Picture, index_of
+from ai_pipeline.burnin.find.annotation import Box, Picture, index_of
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
 from ai_training.base import Report, silent

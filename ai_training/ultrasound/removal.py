@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.decide.writing import candidates
+from ai_pipeline.burnin.find.annotation import Box, CleaningPolicy, Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.mark_network import MarkFinder
 from ai_pipeline.burnin.find.text import TextReader, paint

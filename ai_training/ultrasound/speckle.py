@@ -18,8 +18,7 @@ from skimage.metrics import structural_similarity
 from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.card import Card
-from ai_pipeline.models.card_file import load
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import find, load
 from ai_training.base import DataMissing, Report, silent
 from ai_training.fetal import ID as HEADS
 from ai_training.fetal import head_images

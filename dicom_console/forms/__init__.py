@@ -1,1 +1,30 @@
 """Forms: conversion of typed fields to configuration content, and the mistakes in the fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dicom_node.errors import ConfigProblem
+from dicom_node.services import entered
+from dicom_node.services.entered import Kind
+
+Form = Mapping[str, Sequence[str]]
+"""What a browser sent: each field with its values."""
+
+
+def text_of(form: Form, key: str) -> str:
+    """The text of a field, "" without one."""
+    return " ".join(form.get(key, ())).strip()
+
+
+def further_of(form: Form, kind: Kind) -> dict[str, Any]:
+    """The keys in the lines of TOML below the fields of a peer or rule. Raises FaultyInput."""
+    # With a name of its own, so that they can be read as a peer or rule is.
+    further = entered.parsed(kind, f'name = "x"\n{text_of(form, "rest")}')
+    return {key: value for key, value in further.items() if key != "name"}
+
+
+def problem(kind: Kind, name: str, key: str, remedy: str) -> ConfigProblem:
+    """A mistake in the form, as ``check`` would report it."""
+    return ConfigProblem("", f"{kind}.{name}.{key}", "", remedy)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ai_pipeline.images.numbers import whole
+from dicom_console.forms import Form, further_of, problem, text_of
 from dicom_console.web.languages import N_
-from dicom_node.config.docstrings import documented_fields
+from dicom_node.config.sample import documented_fields
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ConfigProblem, FaultyInput
 from dicom_node.model.kinds import NOT_CHOSEN, ResultKind
@@ -29,13 +30,9 @@ _NO_FIELD = ("username", "password", "token", "entered")
 _USUAL = {"may": ["send"], "results": ["sr", "gsps", "sc", "summary"]}
 
 
-Form = Mapping[str, Sequence[str]]
-"""What a browser sent: each field with its values."""
-
-
 def empty(given: Form) -> View:
     """The form of a new peer, filled with the usual values of a modality and the known values ``given``."""
-    known = {key: _text(given, key) for key in (*_TEXTS, "port") if _text(given, key)}
+    known = {key: text for key in (*_TEXTS, "port") if (text := text_of(given, key))}
     return _shown({**_USUAL, **known}, name="", version=0)
 
 
@@ -46,10 +43,10 @@ def filled(row: View) -> View:
 
 def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]:
     """The peer in the form, and the mistakes in the form. ``name``: the peer that is changed."""
-    given: dict[str, Any] = {key: _text(form, key) for key in _TEXTS if _text(form, key)}
+    given: dict[str, Any] = {key: text for key in _TEXTS if (text := text_of(form, key))}
     given["name"] = name or given.get("name", "")
     wrong: dict[str, str] = {}
-    if port := _text(form, "port"):
+    if port := text_of(form, "port"):
         if (number := whole(port)) is None:
             wrong["port"] = "must be a number"
         else:
@@ -63,49 +60,40 @@ def content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProblem]]
             wrong["results"] = "it gets results: choose at least one that it can show"
     given |= {key: True for key in SWITCHES if form.get(key)}
     try:
-        given |= _rest(form)
+        rest = further_of(form, "peers")
+        if twice := sorted(set(rest) & set(_FIELDS)):
+            wrong["rest"] = f"{', '.join(twice)}: there is a field for it above"
+        else:
+            given |= rest
     except FaultyInput as error:
         wrong["rest"] = str(error)
-    return given, [_problem(given["name"], key, remedy) for key, remedy in wrong.items()]
+    return given, [problem("peers", given["name"], key, remedy) for key, remedy in wrong.items()]
 
 
 def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]:
     """The mistakes by form field; under "" mistakes that concern no field."""
     found: dict[str, list[str]] = {}
-    for problem in problems:
-        key = problem.key.partition(f"peers.{name}.")[2].partition("[")[0]
-        if not key and problem.key == f"peers.{name}":  # "host and port are missing"
-            key = next((field for field in _FIELDS if problem.remedy.startswith(field)), "")
-        shown = f"{problem.value}: " if problem.value else ""
-        if key in _FIELDS or key == "rest":
-            found.setdefault(key, []).append(f"{shown}{problem.remedy}")
-        elif key in PeerSettings.model_fields:
-            found.setdefault("rest", []).append(f"{key}: {shown}{problem.remedy}")
-        elif key:
-            known = sorted(_further())
-            found.setdefault("rest", []).append(f"{key}: unknown key; there are {', '.join(known)}")
-        else:
-            found.setdefault("", []).append(f"{problem.key}: {shown}{problem.remedy}")
+    for one in problems:
+        key = one.key.partition(f"peers.{name}.")[2].partition("[")[0]
+        if not key and one.key == f"peers.{name}":  # "host and port are missing"
+            key = next((field for field in _FIELDS if one.remedy.startswith(field)), "")
+        is_field, said = key in _FIELDS or key == "rest", one.remedy
+        if one.value:
+            said = f"{one.value}: {said}"
+        if key and not is_field and key not in PeerSettings.model_fields:
+            said = f"unknown key; there are {', '.join(sorted(_further()))}"
+        field = key if is_field else "rest" if key else ""
+        found.setdefault(field, []).append(said if is_field else f"{key or one.key}: {said}")
     return found
 
 
 def as_given(form: Form, name: str) -> View:
     """The form with the values that were sent, so that the user can correct them."""
-    given: View = {key: _text(form, key) for key in (*_TEXTS, "port")}
+    given: View = {key: text_of(form, key) for key in (*_TEXTS, "port")}
     given |= {key: list(form.get(key, ())) for key in ("may", "results")}
     given |= {key: bool(form.get(key)) for key in SWITCHES}
-    version = whole(_text(form, "version")) or 0
-    return _shown(given, name=name, version=version) | {"rest": _text(form, "rest")}
-
-
-def _rest(form: Form) -> dict[str, Any]:
-    """Raises FaultyInput."""
-    # A name of its own, so that the rest can be read as a peer is.
-    rest = entered.parsed("peers", f'name = "x"\n{_text(form, "rest")}')
-    del rest["name"]
-    if twice := sorted(set(rest) & set(_FIELDS)):
-        raise FaultyInput(f"{', '.join(twice)}: there is a field for it above")
-    return rest
+    version = whole(text_of(form, "version")) or 0
+    return _shown(given, name=name, version=version) | {"rest": text_of(form, "rest")}
 
 
 def _further() -> dict[str, str]:
@@ -128,11 +116,3 @@ def _shown(content: Mapping[str, Any], *, name: str, version: int) -> View:
         "faults": {},
         "is_old": False,
     }
-
-
-def _problem(name: str, key: str, remedy: str) -> ConfigProblem:
-    return ConfigProblem("", f"peers.{name}.{key}", "", remedy)
-
-
-def _text(form: Form, key: str) -> str:
-    return " ".join(form.get(key, ())).strip()

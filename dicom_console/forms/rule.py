@@ -1,4 +1,7 @@
-"""The form of a rule: fields for most keys, and lines of the configuration file for all others."""
+"""The form of a rule: fields for most keys, and lines of the configuration file for all others.
+
+At the end: its page, with labels, choices, typed values and mistakes.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from typing import Any, Final
 from ai_pipeline import pipelines
 from ai_pipeline.contract import PipelineCard, PipelineOption
 from ai_pipeline.errors import PluginError
-from dicom_node.config.settings import Conditions, RuleSettings
+from dicom_console.forms import Form, further_of, problem, text_of
+from dicom_console.web.languages import N_
+from dicom_node.config.settings import Conditions, RuleSettings, Settings
 from dicom_node.errors import ConfigProblem, FaultyInput
+from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME
 from dicom_node.services import entered
+from dicom_node.services.entered import PROGRAMS
+from dicom_node.store.views import View
 
-Form = Mapping[str, Sequence[str]]
-"""What a browser sent: each field with its values."""
 Place = tuple[str, ...]
 """("name",), ("when", "modality"), ("options", "policy")."""
 
@@ -27,6 +33,25 @@ _NEEDED: Final = {
     "when": "fill in at least one of these", "pipeline": "choose one", "send_to": "choose at least one",
 }  # fmt: skip
 """What a rule needs: all that is missing is shown at once, in the words of the form."""
+SAMPLE: Final = 'name = ""\nwhen = { modality = "US" }\npipeline = ""\nsend_to = []\n'
+CONDITIONS: Final[Mapping[str, tuple[str, str]]] = {
+    "modality": (N_("Modality"), "US; IVUS"),
+    "body_part": (N_("Body part examined"), "CHEST; THORAX*"),
+    "view": (N_("View position"), "PA; AP"),
+    "calling_ae": (N_("AE title that sent it"), "US1"),
+    "called_ae": (N_("AE title of ours that it called"), "AINODE"),
+    "station": (N_("Station name"), "ROOM1"),
+    "study_description": (N_("Study description"), "*chest*"),
+    "series_description": (N_("Series description"), "*pa*"),
+}
+"""Label and example of each condition."""
+_PRIORITIES: Final = (
+    ("stat", N_("stat: before all others")), ("routine", N_("routine")), ("low", N_("low: after all others")),
+)  # fmt: skip
+_YES_NO: Final = (("true", N_("yes")), ("false", N_("no")))
+_DEFAULTS: Final[Mapping[Place, Any]] = {
+    (key,): about.get_default() for key, about in RuleSettings.model_fields.items()
+}
 _WANTED: Final[Mapping[type, str]] = {int: "must be a whole number", float: "must be a number"}
 
 
@@ -51,30 +76,29 @@ def as_content(form: Form, name: str) -> tuple[dict[str, Any], list[ConfigProble
     """The rule from the form's fields, and the fields that cannot be read. ``name``: the rule that is
     changed.
     """
-    pipeline = _text(form, "pipeline")
-    found: dict[str, Any] = {"name": name or _text(form, "name"), "send_to": []}
-    problems = []
+    pipeline = text_of(form, "pipeline")
+    found: dict[str, Any] = {"name": name or text_of(form, "name"), "send_to": []}
+    wrong: list[tuple[str, str]] = []
     for place, kind in _kinds(pipeline).items():
         given = form.get(field(place, pipeline), ())
         try:
             value = list(given) if place[0] in _TICKED else _read(kind, " ".join(given).strip())
         except ValueError as error:
-            problems.append(_problem(str(found["name"]), ".".join(place), str(error)))
+            wrong.append((".".join(place), str(error)))
             continue
-        if value not in (None, "", [], {}, _default(place)) and place != ("name",):
+        if value not in (None, "", [], {}, _DEFAULTS.get(place)) and place != ("name",):
             _put(found, place, value[0] if place[0] == "when" and len(value) == 1 else value)
     try:
-        further = entered.parsed("rules", f'name = "x"\n{_text(form, "rest")}')
+        for place, value in _leaves(further_of(form, "rules")):
+            beside = found if len(place) == 1 else found.get(place[0], {})
+            if beside.get(place[-1]) not in (None, []):
+                wrong.append(("rest", f"{'.'.join(place)}: there is a field for it above"))
+            else:
+                _put(found, place, value)
+        wrong += [(key, text) for key, text in _NEEDED.items() if not found.get(key)]
     except FaultyInput as error:
-        return found, [*problems, _problem(str(found["name"]), "rest", str(error))]
-    for place, value in _leaves({key: value for key, value in further.items() if key != "name"}):
-        if _at(found, place) not in (None, []):
-            remedy = f"{'.'.join(place)}: there is a field for it above"
-            problems.append(_problem(str(found["name"]), "rest", remedy))
-        else:
-            _put(found, place, value)
-    lacking = (_problem(str(found["name"]), key, text) for key, text in _NEEDED.items() if not found.get(key))
-    return found, [*problems, *lacking]
+        wrong.append(("rest", str(error)))
+    return found, [problem("rules", str(found["name"]), key, remedy) for key, remedy in wrong]
 
 
 def field(place: Place, pipeline: str) -> str:
@@ -100,14 +124,14 @@ def faults(problems: Sequence[ConfigProblem], name: str, pipeline: str) -> dict[
     """The mistakes by form field; under "" the mistakes in keys without a field, with the key."""
     found: dict[str, list[str]] = {}
     places = {".".join(place): place for place in (*_kinds(pipeline), ("when",), ("rest",))}
-    for problem in problems:
-        key = problem.key.partition(f"rules.{name}.")[2].partition("[")[0]
-        shown = f"{problem.value}: " if problem.value else ""
+    for one in problems:
+        key = one.key.partition(f"rules.{name}.")[2].partition("[")[0]
+        said = f"{one.value}: {one.remedy}" if one.value else one.remedy
         if key in places:
-            found.setdefault(field(places[key], pipeline), []).append(f"{shown}{problem.remedy}")
+            found.setdefault(field(places[key], pipeline), []).append(said)
         else:
-            about = name if problem.key == f"rules.{name}" else f"{problem.key}:"
-            found.setdefault("", []).append(f"{about} {shown}{problem.remedy}")
+            about = name if one.key == f"rules.{name}" else f"{one.key}:"
+            found.setdefault("", []).append(f"{about} {said}")
     return found
 
 
@@ -130,7 +154,8 @@ def _shown(place: Place, kind: type | None, value: Any) -> list[str] | None:
     """A value as its field has it, None where the field would not give it back as it is."""
     if place[0] == "when" and isinstance(value, str):
         value = [value]
-    if kind is None or (kind is list and not (isinstance(value, list) and _are_texts(value))):
+    are_texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if kind is None or (kind is list and not are_texts):
         return None
     if place[0] in _TICKED:
         return list(value)
@@ -161,7 +186,10 @@ def _read(kind: type, text: str) -> Any:
         return _number(kind, text)
     parts = [part.strip() for part in text.split(";") if part.strip()]
     if kind is dict:
-        return dict(map(_pair, parts))
+        pairs = [part.rpartition("=") for part in parts]
+        if not all(sign for _, sign, _ in pairs):
+            raise ValueError("write name = number, several separated by ;")
+        return {key.strip(): _number(float, number.strip()) for key, _, number in pairs}
     return parts if kind is list else text
 
 
@@ -172,39 +200,101 @@ def _number(kind: type, text: str) -> Any:
         raise ValueError(_WANTED[kind]) from None
 
 
-def _pair(part: str) -> tuple[str, float]:
-    key, sign, number = part.rpartition("=")
-    if not sign:
-        raise ValueError("write name = number, several separated by ;")
-    return key.strip(), _number(float, number.strip())
-
-
-def _default(place: Place) -> Any:
-    """The default of a key; None for a key without one."""
-    known = RuleSettings.model_fields.get(place[0])
-    return known.get_default() if known is not None and len(place) == 1 else None
-
-
-def _are_texts(value: Sequence[Any]) -> bool:
-    return all(isinstance(one, str) for one in value)
-
-
 def _put(content: dict[str, Any], place: Place, value: Any) -> None:
     for key in place[:-1]:
         content = content.setdefault(key, {})
     content[place[-1]] = value
 
 
-def _at(content: Mapping[str, Any], place: Place) -> Any:
-    found: Any = content
-    for key in place:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+def page(settings: Settings, given: Form, name: str, error: FaultyInput | None) -> View:
+    """The content of the page. ``given``: the fields as typed, empty for a new rule."""
+    offered = sorted(name for name in pipelines.PIPELINES if name not in PROGRAMS)
+    receiving = [peer for peer in settings.peers if "receive" in peer.may]
+    archives = {peer.name: peer.ae_title for peer in receiving if not peer.deidentify}
+    senders = {peer.name: peer.ae_title for peer in settings.peers if "send" in peer.may}
+    chosen = "".join(given.get("pipeline", ()))
+    named = name or "".join(given.get("name", ())).strip()
+    wrong = faults(error.problems, named, chosen) if error else {}
+    above = list(wrong.pop("", ()))
+    if chosen and chosen not in offered:  # shown even where it is not allowed, with the mistake
+        offered.append(chosen)
+    return {
+        "faults": wrong,
+        "above": above if error is None or error.problems else str(error).splitlines(),
+        "conditions": [
+            _field(f"when.{key}", label, example, given) for key, (label, example) in CONDITIONS.items()
+        ],
+        "pipelines": [
+            {
+                "name": pipeline,
+                "about": card.about if (card := card_of(pipeline)) else "",
+                "chosen": pipeline == chosen,
+                "options": list(_options(pipeline, given)),
+            }
+            for pipeline in offered
+        ],
+        "given": {key: "".join(given.get(key, ())) for key in ("name", "rest")},
+        "priorities": _PRIORITIES,
+        "priority": "".join(given.get("priority", ())) or "routine",
+        "numbers": [
+            _limit("max_study_age_days", N_("Hold studies older than (days)"), given),
+            _limit("daily_cap", N_("Most jobs a day and sender"), given),
+        ],
+        "flags": {
+            key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in given.get(key, ())
+        },
+        "receivers": _ticks(
+            {
+                peer.name: ", ".join([*peer.results, *(["de-identified"] if peer.deidentify else [])])
+                for peer in receiving
+            },
+            given.get("send_to", ()),
+        ),
+        "archives": _ticks(archives, given.get("forward", ())),
+        "grabbers": _ticks(
+            senders | {CONSOLE_NAME: CONSOLE_AE_TITLE}, given.get("secondary_captures_from", ())
+        ),
+        "callers": sorted(settings.sender_names),
+    }
 
 
-def _problem(name: str, key: str, remedy: str) -> ConfigProblem:
-    return ConfigProblem("", f"rules.{name}.{key}", "", remedy)
+def _field(key: str, label: str, example: str, given: Form, **more: Any) -> View:
+    return {
+        "key": key,
+        "label": label,
+        "example": example,
+        "value": " ".join(given.get(key, ())),
+        "note": "",
+        "choices": [],
+    } | more
 
 
-def _text(form: Form, key: str) -> str:
-    return " ".join(form.get(key, ())).strip()
+def _limit(key: str, label: str, given: Form) -> View:
+    usual = f"{RuleSettings.model_fields[key].get_default():g}"
+    note = N_("left empty: no limit") if usual == "0" else N_("left empty: as shown; 0: no limit")
+    return _field(key, label, usual, given, note=note)
+
+
+def _options(pipeline: str, given: Form) -> Iterator[View]:
+    """A choice where the values are known, else a field."""
+    for option in options_of(pipeline):
+        choices = _YES_NO if option.kind is bool else [(value, value) for value in option.choices]
+        usual = "required" if option.required else f"usual ({option.default})"
+        unit = f" ({option.unit})" if option.unit else ""
+        yield _field(
+            field(("options", option.key), pipeline),
+            f"{option.label}{unit}",
+            usual,
+            given,
+            note=option.help,
+            choices=[("", usual), *choices] if choices else [],
+        )
+
+
+def _ticks(known: Mapping[str, str], ticked: Sequence[str]) -> list[View]:
+    """Each name with its description; also ticked names that no longer exist."""
+    names = [*known, *(name for name in ticked if name not in known)]
+    return [
+        {"name": name, "about": known.get(name, N_("no such peer")), "ticked": name in ticked}
+        for name in names
+    ]

@@ -7,9 +7,7 @@ from typing import Annotated
 from fastapi import Body
 from pydantic import AwareDatetime
 
-from dicom_console.views import listing
-from dicom_console.web.access import Asked, Number, Visit
-from dicom_console.web.faces import Faces, back_to
+from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
 from dicom_node.model.kinds import ReaderVerdict
 from dicom_node.model.roles import UserRole
 from dicom_node.services import assessments, audit
@@ -38,9 +36,8 @@ def _finding_of_form(asked: Visit) -> FindingAssessed:
 @faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
 def held(asked: Asked, number: Number) -> StudyAssessment:
     """Whether results of a study wait until a person has accepted them, and what was decided."""
-    with asked.site.database.read() as session:
-        listing.uid(session, number)
-        found = assessments.held_results(session, asked.site.settings, number)
+    asked.study_uid(number)
+    found = asked.read(assessments.held_results, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
     return StudyAssessment(**found)
 
@@ -55,7 +52,7 @@ def held(asked: Asked, number: Number) -> StudyAssessment:
 )
 def assess(asked: Asked, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
     """Assess a finding: accepted, modified, rejected, or missing."""
-    assessments.assess(asked.site.settings, number, given, asked.person)
+    assessments.assess(asked.settings, number, given, asked.person)
 
 
 @faces.handler(
@@ -68,7 +65,7 @@ def assess(asked: Asked, number: Number, given: Annotated[FindingAssessed, Body(
 def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
     """Accept results that wait for an assessment or were rejected before, so that they are sent."""
     uid = asked.study_uid(number)
-    return Done(objects=assessments.accept_results(asked.site.settings, uid, asked.person, as_of=given.as_of))
+    return Done(objects=assessments.accept_results(asked.settings, uid, asked.person, as_of=given.as_of))
 
 
 @faces.handler(
@@ -81,7 +78,7 @@ def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]
 def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]) -> Done:
     """Reject the waiting results of a study: none of them is sent."""
     rejected = assessments.reject_results(
-        asked.site.settings, asked.study_uid(number), asked.person, because=given.because, as_of=given.as_of
+        asked.settings, asked.study_uid(number), asked.person, because=given.because, as_of=given.as_of
     )
     return Done(objects=rejected)
 
@@ -95,12 +92,11 @@ def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]
 )
 def send(asked: Asked, number: Number) -> list[str]:
     """Send your assessments to the peers that take them; returns the peers' names."""
-    return assessments.send_assessments(asked.site.settings, asked.study_uid(number), asked.person)
+    return assessments.send_assessments(asked.settings, asked.study_uid(number), asked.person)
 
 
 @faces.handler("GET", "/assessments", UserRole.READER)
 def export(asked: Asked, since: AwareDatetime | None = None) -> list[Assessed]:
     """All assessments of findings, the oldest first."""
     audit.note_export(asked.site.database, asked.person, "feedback")
-    with asked.site.database.read() as session:
-        return [Assessed(**row) for row in assessments.all_assessments(session, since=since)]
+    return [Assessed(**row) for row in asked.read(assessments.all_assessments, since=since)]

@@ -2,6 +2,7 @@
 
 A viewer can search for studies, series and instances, and read received objects and the node's results.
 Objects and frames are sent as they are stored, never transcoded; a frame is also there as a picture.
+At the end: the media types that a client accepts (RFC 9110 12.5.1), with DICOMweb's parameters (PS3.18 8.7).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -20,18 +22,15 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from dicom_console.views import dicomweb, pictures, qido
 from dicom_console.views.dicomweb import HeldObject
 from dicom_console.views.pictures import Shown
-from dicom_console.views.qido import Level, Matches
-from dicom_console.web import accept
-from dicom_console.web.accept import MediaRange
-from dicom_console.web.access import API, Asked, Visit, needs
+from dicom_console.views.qido import Level
+from dicom_console.web.access import API, needs
+from dicom_console.web.faces import Asked, Visit
 from dicom_node.errors import NotFound
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit
 
 router = APIRouter(prefix=f"{API}dicomweb")
 
-Frames = Annotated[str, InPath(pattern=r"^[0-9]{1,5}(,[0-9]{1,5}){0,99}$")]
-Frame = Annotated[int, InPath(ge=1, le=99_999)]
 Quality = Annotated[int, Query(ge=1, le=100)]
 _MOST, _MOST_OF_STUDY, _USUAL = 1000, 10_000, 100
 """Answers of one search at most, within one study at most, and of all studies where no limit is given."""
@@ -61,6 +60,9 @@ _MEDIA: Final = {  # of frames (PS3.18 Table 8.7.3-5)
 }
 _SAMPLES: Final = "application/octet-stream"
 _CHUNK = 2**20
+_RANGES = 50  # ranges of one request that are read
+_RANGE = re.compile(r'(?:[^,"]|"[^"]*")+')
+_PARAMETER = re.compile(r';\s*([\w-]+)\s*=\s*(?:"([^"]*)"|([^;"\s]*))')
 
 
 @router.get("/studies")
@@ -93,7 +95,7 @@ def find_instances(asked: Asked, limit: Limit = None, offset: Offset = 0) -> Res
 @needs(UserRole.VIEWER)
 def metadata(asked: Asked) -> Response:
     """WADO-RS: all attributes but Pixel Data."""
-    media = accept.one_of(asked.request, *_JSON)
+    media = one_of(asked.request, *_JSON)
     found = [dicomweb.metadata(path) for path in _files(asked, _held(asked))]
     return JSONResponse(found, media_type=media)
 
@@ -105,7 +107,7 @@ def metadata(asked: Asked) -> Response:
 def retrieve(asked: Asked) -> Response:
     """WADO-RS: the objects as they are stored."""
     media = "application/dicom"
-    accepted = [one for one in accept.ranges(asked.request) if one.takes(media)]
+    accepted = [one for one in ranges(asked.request) if one.takes(media)]
     files = _files(asked, _held(asked))
     syntaxes = [dicomweb.transfer_syntax(path) for path in files]
     _check_accepted(accepted, media, syntaxes)
@@ -114,7 +116,9 @@ def retrieve(asked: Asked) -> Response:
 
 @router.get(f"{_INSTANCE}/frames/{{frames}}")
 @needs(UserRole.VIEWER)
-def retrieve_frames(asked: Asked, frames: Frames) -> Response:
+def retrieve_frames(
+    asked: Asked, frames: Annotated[str, InPath(pattern=r"^[0-9]{1,5}(,[0-9]{1,5}){0,99}$")]
+) -> Response:
     """WADO-RS: frames as they are stored, each a part."""
     [path] = _files(asked, _held(asked)[:1])
     syntax = dicomweb.transfer_syntax(path)
@@ -124,7 +128,7 @@ def retrieve_frames(asked: Asked, frames: Frames) -> Response:
     # Cornerstone asks for octet-stream in any transfer syntax, and takes each codestream.
     accepted = [
         one
-        for one in accept.ranges(asked.request)
+        for one in ranges(asked.request)
         if one.takes(media) or (one.media == _SAMPLES and one.syntax == "*")
     ]
     _check_accepted(accepted, media, [syntax])
@@ -142,23 +146,25 @@ def rendered_instance(asked: Asked, quality: Quality = 90) -> Response:
 
 @router.get(f"{_INSTANCE}/frames/{{frame}}/rendered")
 @needs(UserRole.VIEWER)
-def rendered_frame(asked: Asked, frame: Frame, quality: Quality = 90) -> Response:
+def rendered_frame(
+    asked: Asked, frame: Annotated[int, InPath(ge=1, le=99_999)], quality: Quality = 90
+) -> Response:
     """WADO-RS: this frame as first displayed, JPEG or PNG of at most 1,600 pixels a side."""
     return _rendered(asked, frame, quality)
 
 
 def _rendered(asked: Visit, frame: int, quality: int) -> Response:
-    media = accept.one_of(asked.request, "image/jpeg", "image/png")
+    media = one_of(asked.request, "image/jpeg", "image/png")
     [held, *_] = _held(asked)
     [path] = _files(asked, [held])
-    about = Shown(path, held.study, "image"), asked.site.settings, frame
+    about = Shown(path, held.study, "image"), asked.settings, frame
     data = pictures.png(*about) if media == "image/png" else pictures.jpeg(*about, quality)
     ignored = sorted({"viewport", "window", "annotation", "iccprofile"} & asked.request.query_params.keys())
     return Response(data, media_type=media, headers=_warnings(_ignored(ignored)))
 
 
 def _search(asked: Visit, level: Level, limit: int | None, offset: int) -> Response:
-    media = accept.one_of(asked.request, *_JSON)
+    media = one_of(asked.request, *_JSON)
     study, series = (asked.request.path_params.get(name, "") for name in ("study", "series"))
     if study:
         _held(asked)
@@ -166,25 +172,18 @@ def _search(asked: Visit, level: Level, limit: int | None, offset: int) -> Respo
         audit.note_list(asked.site.database, asked.person, "dicomweb")
     query = qido.query_of(level, asked.request.query_params.multi_items())
     most, usual = (_MOST_OF_STUDY, _MOST_OF_STUDY) if study else (_MOST, _USUAL)
-    with asked.site.database.read() as session:
-        found = qido.find(
-            session, asked.site.settings, query, min(limit or usual, most), offset, (study, series)
-        )
+    found = asked.read(qido.find, asked.settings, query, min(limit or usual, most), offset, (study, series))
     answers = [_answer(asked, objects, query) for objects in found.objects]
-    return JSONResponse(answers, media_type=media, headers=_warnings(*_of_search(query, found)))
-
-
-def _of_search(query: qido.Query, found: Matches) -> Iterator[str]:
-    """What a client must know of the answers (PS3.18 8.3.4)."""
-    yield _ignored(query.ignored)
-    if query.by_words:
-        yield "PatientName was matched by its whole words, in any order and case"
-    if query.is_fuzzy and not query.by_words:
-        yield "The fuzzymatching parameter is not supported. Only literal matching has been performed"
-    if found.more:
-        yield "There are additional results that can be requested"
-    if not found.whole:
-        yield "Not all studies were searched: name more keys"
+    is_literal = query.is_fuzzy and not query.by_words
+    warnings = {  # what a client must know of the answers (PS3.18 8.3.4)
+        _ignored(query.ignored): True,
+        "PatientName was matched by its whole words, in any order and case": query.by_words,
+        "The fuzzymatching parameter is not supported. Only literal matching has been performed": is_literal,
+        "There are additional results that can be requested": found.more,
+        "Not all studies were searched: name more keys": not found.whole,
+    }
+    headers = _warnings(*(text for text, applies in warnings.items() if applies))
+    return JSONResponse(answers, media_type=media, headers=headers)
 
 
 def _ignored(names: Sequence[str]) -> str:
@@ -215,8 +214,7 @@ def _answer(asked: Visit, objects: Sequence[HeldObject], query: qido.Query) -> d
     place = f"/studies/{first.study_uid}"
     said |= value("0020000D", "UI", first.study_uid)
     if query.level is Level.STUDY:
-        with asked.site.database.read() as session:
-            modalities = qido.modalities(session, asked.site.settings, first.study)
+        modalities = asked.read(qido.modalities, asked.settings, first.study)
         said |= value("00080061", "CS", *modalities)
         said |= value("00201206", "IS", len(dicomweb.by_series(objects)))
         said |= value("00201208", "IS", len(objects))
@@ -235,8 +233,7 @@ def _answer(asked: Visit, objects: Sequence[HeldObject], query: qido.Query) -> d
 def _held(asked: Visit) -> list[HeldObject]:
     """The objects that the address names; the audit says that the person sees the study. Raises NotFound."""
     named = {name: asked.request.path_params.get(name, "") for name in ("study", "series", "instance")}
-    with asked.site.database.read() as session:
-        found = dicomweb.objects(session, **named)
+    found = asked.read(dicomweb.objects, **named)
     audit.note_sight(asked.site.database, asked.person, found[0].study)
     return found
 
@@ -244,7 +241,7 @@ def _held(asked: Visit) -> list[HeldObject]:
 def _files(asked: Visit, held: Iterable[HeldObject]) -> list[Path]:
     """Their files, on this machine. Raises NotFound."""
     with asked.site.database.read() as session:
-        return [dicomweb.file_of(session, asked.site.settings, one) for one in held]
+        return [dicomweb.file_of(session, asked.settings, one) for one in held]
 
 
 def value(tag: str, vr: str, *values: object) -> dict[str, Any]:
@@ -308,3 +305,60 @@ def _parts(
         yield f"\r\n--{boundary}--\r\n".encode()
 
     return StreamingResponse(body(), media_type=f'multipart/related; type="{media}"; boundary={boundary}')
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRange:
+    """One range of Accept. ``media``: its media type, of a multipart one that of its parts, in lower case.
+
+    ``syntax``: UID of the transfer syntax, ``*`` for each, "" where it names none. ``weight``: 0 to 1.
+    """
+
+    media: str
+    is_multipart: bool
+    syntax: str
+    weight: float = 1.0
+
+    def takes(self, media: str) -> bool:
+        """Whether this media type is in the range."""
+        return self.media in ("*/*", media, f"{media.partition('/')[0]}/*")
+
+
+def ranges(request: Request) -> list[MediaRange]:
+    """What the request accepts, by its query parameter ``accept`` or else its header; without both, all."""
+    return [one for one in _given(request) if one.weight]
+
+
+def one_of(request: Request, *offered: str) -> str:
+    """Of these media types the one preferred, else the first. Raises HTTPException 406: none is accepted."""
+    given = [one for one in _given(request) if not one.is_multipart]
+    weights = {media: _weight(given, media) for media in offered}
+    best = max(offered, key=weights.__getitem__)
+    if not weights[best]:
+        raise HTTPException(406, f"This is sent as {' or '.join(offered)} only.")
+    return best
+
+
+def _weight(given: Sequence[MediaRange], media: str) -> float:
+    """Of the most specific range that takes this media type (RFC 9110 12.5.1)."""
+    taking = [one for one in given if one.takes(media)]
+    return max(taking, key=lambda one: (-one.media.count("*"), one.weight)).weight if taking else 0.0
+
+
+def _given(request: Request) -> list[MediaRange]:
+    named = request.query_params.get("accept", "").replace(" ", "+")  # a plus sign that was not escaped
+    given = named or ", ".join(request.headers.getlist("accept"))
+    return list(_parsed(given)) if given.strip() else [MediaRange("*/*", False, "")]
+
+
+def _parsed(given: str) -> Iterator[MediaRange]:
+    for found in _RANGE.findall(given)[:_RANGES]:
+        media = found.partition(";")[0].strip().lower()
+        parameters = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(found)}
+        is_multipart = media.startswith("multipart/")
+        if is_multipart:
+            media = parameters.get("type", "*/*").lower()
+        quality = parameters.get("q", "")
+        weight = float(quality) if re.fullmatch(r"[01](\.[0-9]*)?", quality) else 1.0
+        if media:
+            yield MediaRange(media, is_multipart, parameters.get("transfer-syntax", ""), weight)

@@ -7,8 +7,7 @@ from typing import Any
 
 from fastapi import Response
 
-from dicom_console.web.access import Asked, DespiteHold, Edition, Keys, Name, Visit
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Visit
 from dicom_console.web.languages import N_
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered
@@ -25,7 +24,7 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
         return put(asked, kind, entered.from_keys(kind, name, keys), version, despite_hold=despite_hold)
 
     def remove_one(asked: Asked, name: Name, version: Edition = None) -> None:
-        entered.remove(asked.site.settings, kind, name, version, asked.person)
+        entered.remove(asked.settings, kind, name, version, asked.person)
         asked.take_over()
 
     def removed(asked: Visit, _done: None) -> Response:
@@ -46,7 +45,7 @@ def put(
 
     Raises the errors of ``entered.save``.
     """
-    settings, by = asked.site.settings, asked.person
+    settings, by = asked.settings, asked.person
     saved = entered.save(settings, kind, content, version, by, despite_hold=despite_hold)
     asked.take_over()
     return saved

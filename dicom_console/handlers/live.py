@@ -1,51 +1,56 @@
-"""Server-sent events: a page is notified of a change, and then loads itself again.
+"""For those who watch the node: pages are notified of changes; programs get liveness, readiness and metrics.
 
-All open streams share one database query per second; without an open stream there is no query.
+A page loads itself again on a server-sent event. All open streams share one database query per second;
+without an open stream there is no query.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from fastapi import APIRouter, HTTPException, Response
-from fastapi.responses import StreamingResponse
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import HTTPException, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Gauge as PrometheusGauge
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.concurrency import run_in_threadpool
 
-from dicom_console.views import changes
-from dicom_console.web.access import Asked, Visit, needs
+from dicom_console.views import changes, metrics
+from dicom_console.web.access import ANYONE, needs
+from dicom_console.web.faces import Asked, Faces, Visit
+from dicom_console.web.limits import port_of
 from dicom_node.model.roles import UserRole
 from dicom_node.store.database import Database
 
-router = APIRouter()
+faces = Faces()
 
 STREAMS, STREAMS_OF_A_SESSION = 40, 6
 """Open at the same time: together, and of one browser. Others see pages that stand still."""
 POLL_SECONDS = 1.0
 CHECK_SECONDS = 10.0
 """How often it is asked whether the session still lasts; each time the connection is tried, too."""
+_THREADS = CapacityLimiter(2)  # of /readyz
 
 
 class Live:
     """The open streams, and the mark of the newest change, which they share."""
 
     def __init__(self) -> None:
-        self.stops_when: Callable[[], bool] = lambda: False
+        self.stops_when: Callable[[], bool] = lambda: False  # streams do not end by themselves
         self._open: Counter[str] = Counter()
         self._mark, self._asked_at = "", 0.0
         self._asking = asyncio.Lock()
 
-    def is_stopping(self) -> bool:
-        """Whether the console is ending; streams do not end by themselves."""
-        return self.stops_when()
-
-    def refuse_too_many(self, token: str) -> None:
-        """Raise HTTPException if too many streams are open, in all or in this session."""
-        if self._open.total() >= STREAMS or self._open[token] >= STREAMS_OF_A_SESSION:
-            raise HTTPException(503, "Too many pages are open: this one does not update by itself.")
+    def has_place(self, token: str) -> bool:
+        """Whether one more stream may be open, in all and in this session."""
+        return self._open.total() < STREAMS and self._open[token] < STREAMS_OF_A_SESSION
 
     @contextmanager
     def place(self, token: str) -> Iterator[None]:
@@ -66,12 +71,12 @@ class Live:
         return self._mark
 
 
-@router.get("/live")
-@needs(UserRole.VIEWER, counts=False)
+@faces.page("GET", "/live", UserRole.VIEWER, counts=False)
 async def live(asked: Asked) -> Response:
     """A message for each change, "away" without a database, "ended" when the session is over."""
     streams: Live = asked.request.app.state.live
-    streams.refuse_too_many(asked.token)
+    if not streams.has_place(asked.token):
+        raise HTTPException(503, "Too many pages are open: this one does not update by itself.")
     return StreamingResponse(
         _messages(asked, streams), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
     )
@@ -79,19 +84,58 @@ async def live(asked: Asked) -> Response:
 
 async def _messages(asked: Visit, streams: Live) -> AsyncIterator[str]:
     shown, checked_at = "", time.monotonic()
-    site = asked.site
-    idle = site.settings.console.idle_minutes
+    database, idle = asked.site.database, asked.settings.console.idle_minutes
     with streams.place(asked.token):
         yield "retry: 5000\n\n"
-        while not streams.is_stopping():
-            mark = await streams.mark(site.database)
+        while not streams.stops_when():
+            mark = await streams.mark(database)
             if mark != shown:
                 shown = mark
                 yield "event: away\ndata:\n\n" if mark == changes.AWAY else f"data: {mark}\n\n"
             if time.monotonic() - checked_at >= CHECK_SECONDS:
                 checked_at = time.monotonic()
-                if not await run_in_threadpool(changes.session_lasts, site.database, asked.token, idle):
+                if not await run_in_threadpool(changes.session_lasts, database, asked.token, idle):
                     yield "event: ended\ndata:\n\n"
                     return
                 yield ":\n\n"
             await asyncio.sleep(POLL_SECONDS)
+
+
+@faces.people.api_route("/healthz", methods=["GET", "HEAD"])
+@needs(ANYONE)
+async def healthz(asked: Asked) -> Response:
+    """Answer that the console's process runs; the header X-Console identifies the process."""
+    return PlainTextResponse("ok\n", headers={"X-Console": asked.site.mark})
+
+
+@faces.people.api_route("/readyz", methods=["GET", "HEAD"])
+@needs(ANYONE)
+async def readyz(asked: Asked) -> Response:
+    """200 where the node takes objects, else 503 and why; in a thread that no page can take."""
+    why = await run_sync(asked.read, metrics.not_ready, asked.settings, limiter=_THREADS)
+    return PlainTextResponse(f"{why or 'ready'}\n", 503 if why else 200)
+
+
+@faces.page("GET", "/metrics", ANYONE)
+def numbers(asked: Asked) -> Response:
+    """Metrics in the text format of Prometheus, for callers with the token or on the metrics port."""
+    console, given = asked.settings.console, asked.request.headers.get("authorization", "")
+    token = console.metrics_token.get_secret_value()
+    has_token = bool(token) and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+    if not has_token and port_of(asked.request.scope) != console.metrics_port:
+        raise HTTPException(403, "This needs console.metrics_token, or is asked for at console.metrics_port.")
+    registry = CollectorRegistry()
+    known: dict[str, PrometheusGauge] = {}
+    with asked.site.database.read() as session:
+        for one in metrics.gauges(session, asked.settings):
+            labels = [name for name, _ in one.labels]
+            if one.name not in known:
+                known[one.name] = PrometheusGauge(
+                    f"dicom_node_{one.name}", one.help, labels, registry=registry
+                )
+            gauge = known[one.name].labels(**dict(one.labels)) if labels else known[one.name]
+            gauge.set(one.value)
+        durations: metrics.Durations = asked.request.app.state.durations
+        durations.add_new(session)
+    shown = generate_latest(registry) + generate_latest(durations.registry)
+    return Response(shown, media_type=CONTENT_TYPE_PLAIN_0_0_4)

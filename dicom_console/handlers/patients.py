@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import Body, Response
 
 from dicom_console.views import patients as seen
-from dicom_console.web.access import Asked, Number, Since, Visit, needs, see_other
-from dicom_console.web.faces import Faces, back_to
+from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, back_to, see_other
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, patients, studies, users
@@ -18,21 +17,17 @@ from dicom_node.store.views import View
 faces = Faces()
 
 
-@faces.people.get("/patients")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/patients", UserRole.VIEWER)
 def list_patients(asked: Asked, after: Since = None, person: bool = False) -> Response:
     """One page. ``person``: of the ID that was searched for: no address has it."""
-    about = users.search_of(asked.site.database, asked.token) if person else {}
-    return _list(asked, after, about)
+    return _list(asked, after, users.search_of(asked.site.database, asked.token) if person else {})
 
 
-@faces.people.post("/patients/search")
-@needs(UserRole.VIEWER)
+@faces.page("POST", "/patients/search", UserRole.VIEWER)
 def search(asked: Asked) -> Response:
     """Keep the searched Patient ID in the session, so that no address contains it."""
     wanted = asked.text("patient")[:64]
-    about = {"patient": wanted} if wanted else {}
-    users.keep_search(asked.site.database, asked.token, about, asked.person)
+    users.keep_search(asked.site.database, asked.token, {"patient": wanted} if wanted else {}, asked.person)
     return see_other("/patients", person="1" if wanted else "")
 
 
@@ -40,19 +35,17 @@ def search(asked: Asked) -> Response:
 def list_registered(asked: Asked) -> list[RegisteredRow]:
     """Who is registered for uploads."""
     audit.note_list(asked.site.database, asked.person, "patients")
-    with asked.site.database.read() as session:
-        return [RegisteredRow(**row) for row in patients.registered(session, asked.site.settings)]
+    return [RegisteredRow(**row) for row in asked.read(patients.registered, asked.settings)]
 
 
 @faces.handler("POST", "/patients/registered", UserRole.OPERATOR)
 def register(asked: Asked, patient: Annotated[Registration, Body()]) -> Registered:
     """Register a patient for uploads."""
-    number = patients.register(asked.site.settings, patient.model_dump(), asked.person)
+    number = patients.register(asked.settings, patient.model_dump(), asked.person)
     return Registered(registration=number)
 
 
-@faces.people.post("/patients/register")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/patients/register", UserRole.OPERATOR)
 def register_by_form(asked: Asked) -> Response:
     """Register the patient of a form; a form with a mistake is shown again."""
     given = {key: asked.text(key) for key in Registration.model_fields}
@@ -72,23 +65,20 @@ def register_by_form(asked: Asked) -> Response:
 )
 def unregister(asked: Asked, number: Number) -> None:
     """Take a registration back; studies stay."""
-    patients.remove(asked.site.settings, number, asked.person)
+    patients.remove(asked.settings, number, asked.person)
 
 
-@faces.people.get("/patients/{number}")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/patients/{number}", UserRole.VIEWER)
 def show(asked: Asked, number: Number) -> Response:
     """The patient of this study."""
     return _page(asked, number)
 
 
-@faces.people.post("/patients/{number}/delete")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/patients/{number}/delete", UserRole.ADMIN)
 def delete(asked: Asked, number: Number) -> Response:
     """Delete the received objects of this patient, as far as that is allowed."""
-    with asked.site.database.read() as session:
-        numbers = seen.studies_of(session, number)
-    return _page(asked, number, studies.delete_received(asked.site.settings, numbers, asked.person))
+    numbers = asked.read(seen.studies_of, number)
+    return _page(asked, number, studies.delete_received(asked.settings, numbers, asked.person))
 
 
 def _list(
@@ -99,12 +89,9 @@ def _list(
     problem: str = "",
     given: dict[str, str] | None = None,
 ) -> Response:
-    site = asked.site
-    audit.note_list(site.database, asked.person, "patients")
+    audit.note_list(asked.site.database, asked.person, "patients")
     may_register = asked.user.role.includes(UserRole.OPERATOR)
-    with site.database.read() as session:
-        rows, more = seen.patients(session, about.get("patient", ""), after)
-        registered = patients.registered(session, site.settings) if may_register else []
+    rows, more = asked.read(seen.patients, about.get("patient", ""), after)
     return asked.page(
         "patients.html",
         400 if problem else 200,
@@ -112,16 +99,14 @@ def _list(
         more=more,
         first=after is None,
         about=about,
-        registered=registered,
+        registered=asked.read(patients.registered, asked.settings) if may_register else [],
         problem=problem,
         given=given or {},
     )
 
 
 def _page(asked: Visit, number: int, deleted: list[View] | None = None) -> Response:
-    site = asked.site
-    with site.database.read() as session:
-        patient = seen.show(session, site.settings, number)
+    patient = asked.read(seen.show, asked.settings, number)
     for study in patient["studies"]:
-        audit.note_sight(site.database, asked.person, study["id"])
+        audit.note_sight(asked.site.database, asked.person, study["id"])
     return asked.page("patient.html", patient=patient, most=seen.HISTORY, number=number, deleted=deleted)

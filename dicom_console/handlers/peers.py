@@ -10,8 +10,7 @@ from fastapi import Query, Response
 from dicom_console.forms import peer as form
 from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import directory
-from dicom_console.web.access import Asked, Name, Visit, needs
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, Faces, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.model.roles import UserRole
@@ -28,98 +27,87 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 @faces.handler("GET", "/peers", UserRole.VIEWER)
 def peers(asked: Asked) -> list[PeerRow]:
     """The configured peers, each with its last association."""
-    with asked.site.database.read() as session:
-        known = entered.listed(session, "peers")
-        found = directory.peers(session, asked.site.settings)
+    known = asked.read(entered.listed, "peers")
+    found = asked.read(directory.peers, asked.settings)
     return [PeerRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 
 
 @faces.page_of(peers)
 def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
     """All peers, and who called that is none."""
-    with asked.site.database.read() as session:
-        strangers = directory.strangers(session, asked.site.settings)
+    strangers = asked.read(directory.strangers, asked.settings)
     return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
 
 
-@faces.people.get("/peers/why")
-@needs(UserRole.VIEWER)
+@faces.page("GET", "/peers/why", UserRole.VIEWER)
 def why(asked: Asked, caller: Caller = "") -> Response:
     """List what a machine tried, what was refused, and the configuration lines that would allow it."""
-    found, problem, refused = None, "", []
-    if not caller.strip():
-        with asked.site.database.read() as session:
-            refused = directory.refused(session)
-    else:
-        try:
-            found = services.why(asked.site.settings, caller.strip(), _since())
-        except NotFound as error:
-            problem = str(error)
+    caller, found, problem = caller.strip(), None, ""
+    try:
+        found = services.why(asked.settings, caller, _since()) if caller else None
+    except NotFound as error:
+        problem = str(error)
     return asked.page(
         "why.html",
-        caller=caller.strip(),
+        caller=caller,
         found=found,
         problem=problem,
-        refused=refused,
+        refused=[] if caller else asked.read(directory.refused),
         days=directory.DAYS,
     )
 
 
-@faces.people.get("/peers/new")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/peers/new", UserRole.ADMIN)
 def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
     """Show an empty form, filled in with what is known of a machine that called and is no peer yet."""
     known = {"name": [services.short_name(caller)], "ae_title": [caller], "host": [host]}
     return asked.page("peer_form.html", **form.empty(known))
 
 
-@faces.people.post("/peers/new")
-@needs(UserRole.ADMIN)
-def add(asked: Asked) -> Response:
-    """Add the peer of the form."""
-    return _save(asked, "")
-
-
-@faces.people.get("/peers/{name}/change")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the peer's present settings."""
-    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.site.settings, "peers", name)))
-
-
-@faces.people.post("/peers/{name}/change")
-@needs(UserRole.ADMIN)
-def save(asked: Asked, name: str) -> Response:
-    """Save the form, unless somebody else did meanwhile."""
-    return _save(asked, name)
-
-
-@faces.people.get("/peers/{name}")
-@needs(UserRole.VIEWER)
-def show(asked: Asked, name: str) -> Response:
-    """One peer."""
-    return _page(asked, name)
+    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.settings, "peers", name)))
 
 
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
 def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
     """Test each step that delivery to this peer needs; nothing is stored there."""
-    asked.site.settings.peer(name)
-    return try_peers(asked.site.settings, [name], asked.person)
+    asked.settings.peer(name)
+    return try_peers(asked.settings, [name], asked.person)
+
+
+@faces.page("GET", "/peers/{name}", UserRole.VIEWER)
+def show(asked: Asked) -> Response:
+    """One peer."""
+    return _page(asked, None)
 
 
 @faces.page_of(test_peer)
-def _tested_page(asked: Visit, checks: list[PeerCheck]) -> Response:
-    return _page(asked, asked.request.path_params["name"], checks)
+def _page(asked: Visit, checks: list[PeerCheck] | None) -> Response:
+    name = asked.request.path_params["name"]
+    return asked.page(
+        "peer.html",
+        peer=asked.read(directory.peer, asked.settings, name),
+        found=services.why(asked.settings, name, _since()),
+        checks=checks,
+        days=directory.DAYS,
+        most_asked=directory.ASKED,
+        entered=asked.read(entered.listed, "peers").get(name),
+    )
 
 
-def _save(asked: Visit, name: str) -> Response:
+@faces.page("POST", "/peers/new", UserRole.ADMIN)
+@faces.page("POST", "/peers/{name}/change", UserRole.ADMIN)
+def save(asked: Asked) -> Response:
+    """Add the peer of the form, or change it unless somebody else did meanwhile."""
+    name = asked.request.path_params.get("name", "")
     fields, version, warnings = asked.fields(), asked.number("version"), list[str]()
     content, unread = form.content(fields, name)
     named = content["name"]
     try:
         if unread:
-            entered.check(asked.site.settings, "peers", content, version)
+            entered.check(asked.settings, "peers", content, version)
         else:
             confirmed = bool(asked.text("despite_hold"))
             warnings = put(asked, "peers", content, version, despite_hold=confirmed).warnings
@@ -140,22 +128,6 @@ def _save(asked: Visit, name: str) -> Response:
 
 def _mend(asked: Visit, name: str, status: int, **shown: object) -> Response:
     return asked.page("peer_form.html", status, **form.as_given(asked.fields(), name) | shown)
-
-
-def _page(asked: Visit, name: str, checks: list[PeerCheck] | None = None) -> Response:
-    with asked.site.database.read() as session:
-        row = directory.peer(session, asked.site.settings, name)
-        known = entered.listed(session, "peers").get(name)
-    found = services.why(asked.site.settings, name, _since())
-    return asked.page(
-        "peer.html",
-        peer=row,
-        found=found,
-        checks=checks,
-        days=directory.DAYS,
-        most_asked=directory.ASKED,
-        entered=known,
-    )
 
 
 def _since() -> datetime:

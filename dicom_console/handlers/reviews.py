@@ -6,10 +6,9 @@ from typing import Annotated
 
 from fastapi import Body, HTTPException, Response
 
-from dicom_console.views import listing, pictures, samples
+from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind
-from dicom_console.web.access import Asked, Name, Number, Since, Visit, needs, see_other
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, Faces, Name, Number, Since, Visit, see_other
 from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
@@ -25,8 +24,7 @@ _EDGES = ("left", "top", "right", "bottom")
 @faces.handler("GET", "/reviews", UserRole.OPERATOR)
 def list_reviews(asked: Asked, after: Since = None) -> Reviews:
     """Images that wait for a review of their cleaning, the longest waiting first."""
-    with asked.site.database.read() as session:
-        rows, more = cleaning_reviews.waiting(session, after)
+    rows, more = asked.read(cleaning_reviews.waiting, after)
     return Reviews(reviews=[ReviewRow(**row) for row in rows], next=more)
 
 
@@ -34,14 +32,12 @@ def list_reviews(asked: Asked, after: Since = None) -> Reviews:
 def _reviews_page(asked: Visit, found: Reviews) -> Response:
     """What waits, and what was decided."""
     first = not asked.query("after")
-    with asked.site.database.read() as session:
-        done = cleaning_reviews.decided(session) if first else []
     return asked.page(
         "reviews.html",
         rows=found.reviews,
         more=found.next,
         first=first,
-        done=done,
+        done=asked.read(cleaning_reviews.decided) if first else [],
         made=list_rules(asked),
     )
 
@@ -49,18 +45,17 @@ def _reviews_page(asked: Visit, found: Reviews) -> Response:
 @faces.handler("GET", "/reviews/device-rules", UserRole.OPERATOR)
 def list_rules(asked: Asked) -> list[RuleDrawn]:
     """The device rules that were drawn here."""
-    return [RuleDrawn(**row) for row in device_rules.made_here(asked.site.settings)]
+    return [RuleDrawn(**row) for row in device_rules.made_here(asked.settings)]
 
 
 @faces.handler("DELETE", "/reviews/device-rules/{name}", UserRole.ADMIN)
 def remove_rule(asked: Asked, name: Name) -> None:
     """Remove a device rule that was drawn here."""
-    device_rules.remove(asked.site.settings, name, asked.person)
+    device_rules.remove(asked.settings, name, asked.person)
     asked.take_over()
 
 
-@faces.people.post("/reviews/rules/remove")
-@needs(UserRole.ADMIN)
+@faces.page("POST", "/reviews/rules/remove", UserRole.ADMIN)
 def remove_named_rule(asked: Asked) -> Response:
     """Remove the device rule that the form names."""
     name = asked.text("name")[:64]
@@ -71,45 +66,43 @@ def remove_named_rule(asked: Asked) -> Response:
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
 def show(asked: Asked, number: Number) -> ReviewRow:
     """Show one image with the detected text, and the boxes that a person drew before."""
-    with asked.site.database.read() as session:
-        found = cleaning_reviews.show(session, asked.site.settings, number)
+    found = asked.read(cleaning_reviews.show, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, found["study_id"])
     return ReviewRow(**found)
 
 
-@faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR)
+def _to_the_next(asked: Visit, _done: None = None) -> Response:
+    """The next image that waits, the list where none does."""
+    following = asked.read(cleaning_reviews.after, int(asked.request.path_params["number"]))
+    return see_other(f"/reviews/{following}" if following else "/reviews")
+
+
+@faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, _to_the_next)
 def accept(asked: Asked, number: Number) -> None:
     """Accept the cleaning of an image: it stays as it is."""
-    cleaning_reviews.accept(asked.site.settings, number, asked.person)
+    cleaning_reviews.accept(asked.settings, number, asked.person)
 
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
     """Clean the image again, removing also what these boxes hold; they replace those drawn before."""
-    cleaning_reviews.draw(asked.site.settings, number, drawn.boxes, asked.person, asked.user.role)
+    cleaning_reviews.draw(asked.settings, number, drawn.boxes, asked.person, asked.user.role)
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleTried:
     """Show what a device rule with these boxes would black out; nothing is changed."""
-    with asked.site.database.read() as session:
-        found = device_rules.tried(session, asked.site.settings, number, rule.name, rule.boxes)
-    return RuleTried(**found)
+    return RuleTried(**asked.read(device_rules.tried, asked.settings, number, rule.name, rule.boxes))
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
     """Save a device rule with these boxes, and clean the image again with it."""
     why_not = device_rules.save_and_clean(
-        asked.site.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
+        asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
     )
     asked.take_over()
     return RuleSaved(name=rule.name, not_cleaned=why_not)
-
-
-@faces.page_of(accept)
-def _accepted(asked: Visit, _result: None) -> Response:
-    return _to_the_next(asked, int(asked.request.path_params["number"]))
 
 
 @faces.page_of(show)
@@ -117,8 +110,7 @@ def _review_page(asked: Visit, review: ReviewRow) -> Response:
     return _form(asked, review, [list(map(str, box)) for box in review["drawn"]])
 
 
-@faces.people.post("/reviews/{number}/boxes")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def use_boxes(asked: Asked, number: Number) -> Response:
     """Clean the image again with the boxes of the form, or try or save a device rule with them."""
     act, name = asked.text("act"), asked.text("name")[:64]
@@ -139,14 +131,7 @@ def use_boxes(asked: Asked, number: Number) -> Response:
         edges = (asked.fields().get(edge, []) for edge in _EDGES)
         given = [list(box) for box in zip(*edges, strict=False)]
         return _form(asked, show(asked, number), given, name=name, problem=str(error), status=status)
-    return _to_the_next(asked, number)
-
-
-def _to_the_next(asked: Visit, number: int) -> Response:
-    """The next image that waits, the list where none does."""
-    with asked.site.database.read() as session:
-        following = cleaning_reviews.after(session, number)
-    return see_other(f"/reviews/{following}" if following else "/reviews")
+    return _to_the_next(asked)
 
 
 def _saved(asked: Visit, number: int, saved: RuleSaved) -> Response:
@@ -170,20 +155,17 @@ def _form(
     status: int = 200,
 ) -> Response:
     """``given``: the edges of each box, as they were typed."""
-    with asked.site.database.read() as session:
-        shown = pictures.find(session, asked.site.settings, PictureKind.IMAGES, review["instance_id"])
-        following = cleaning_reviews.after(session, review.id)
-        study = listing.study_heading(session, asked.site.settings, review.study_id)
+    shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, review["instance_id"])
     empty = [["", "", "", ""]] * (cleaning_reviews.MOST - len(given))
     return asked.page(
         "review.html",
         status,
         review=review,
-        study=study,
+        study=asked.read(listing.study_heading, asked.settings, review.study_id),
         given=[*given[: cleaning_reviews.MOST], *empty],
         edges=_EDGES,
         name=name,
         problem=problem,
-        about=samples.described(shown, asked.site.settings) | {"frame": 1},
-        following=following,
+        about=viewer.described(shown, asked.settings) | {"frame": 1},
+        following=asked.read(cleaning_reviews.after, review.id),
     )

@@ -10,12 +10,10 @@ from typing import Any
 
 from fastapi import Response
 
-from dicom_console.forms import page
 from dicom_console.forms import rule as form
 from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import listing
-from dicom_console.web.access import Asked, Keys, Name, Visit, needs
-from dicom_console.web.faces import Faces
+from dicom_console.web.faces import Asked, Faces, Keys, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.config.settings import RuleSettings, Settings
 from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
@@ -32,70 +30,46 @@ add_handlers(faces, "rules")
 @faces.handler("GET", "/rules", UserRole.VIEWER)
 def list_rules(asked: Asked) -> list[RuleRow]:
     """The rules in their order."""
-    with asked.site.database.read() as session:
-        known = entered.listed(session, "rules")
-    found = rules.listed(asked.site.settings)
+    known = asked.read(entered.listed, "rules")
+    found = rules.listed(asked.settings)
     return [RuleRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 
 
 @faces.page_of(list_rules)
 def _rules_page(asked: Visit, shown: list[RuleRow]) -> Response:
     """The rules, and what they make of the newest studies."""
-    with asked.site.database.read() as session:
-        tried = rules.tried(session, asked.site.settings)
-    return _page(asked, shown, tried, rules.as_toml(asked.site.settings))
+    return _page(asked, shown, asked.read(rules.tried, asked.settings), rules.as_toml(asked.settings))
 
 
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
     """What the rules with this one would make of the newest studies; nothing is changed."""
-    settings = asked.site.settings
-    other = rules.with_rule(settings, entered.from_keys("rules", name, keys))
-    with asked.site.database.read() as session:
-        return [RuleTrial(**row) for row in rules.tried(session, settings, other)]
+    other = rules.with_rule(asked.settings, entered.from_keys("rules", name, keys))
+    return [RuleTrial(**row) for row in asked.read(rules.tried, asked.settings, other)]
 
 
-@faces.people.post("/rules/try")
-@needs(UserRole.OPERATOR)
+@faces.page("POST", "/rules/try", UserRole.OPERATOR)
 def try_rules(asked: Asked) -> Response:
     """Apply the rules in force, and the rules of the form, to the newest studies; nothing is changed."""
-    settings, text = asked.site.settings, asked.text("rules")
+    text = asked.text("rules")
     try:
-        other = rules.parsed(settings, text)
+        other = rules.parsed(asked.settings, text)
     except FaultyInput as error:
-        return _page(asked, list_rules(asked), [], text, problem=str(error), status=400)
-    with asked.site.database.read() as session:
-        tried = rules.tried(session, settings, other)
-    return _page(asked, list_rules(asked), tried, text, changed=True)
+        return _page(asked, list_rules(asked), [], text, problem=str(error))
+    return _page(asked, list_rules(asked), asked.read(rules.tried, asked.settings, other), text, changed=True)
 
 
-@faces.people.get("/rules/new")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/rules/new", UserRole.ADMIN)
 def new(asked: Asked) -> Response:
     """An empty form."""
     return _form(asked, _Draft("", 0))
 
 
-@faces.people.post("/rules/new")
-@needs(UserRole.ADMIN)
-def add(asked: Asked) -> Response:
-    """Try the rule of the form, or add it."""
-    return _answer(asked, "")
-
-
-@faces.people.get("/rules/{name}/change")
-@needs(UserRole.ADMIN)
+@faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the rule's present settings."""
-    row = entered.show_entry(asked.site.settings, "rules", name)
+    row = entered.show_entry(asked.settings, "rules", name)
     return _form(asked, _Draft(name, row["version"], form.as_form(row["content"]), row["keys"]))
-
-
-@faces.people.post("/rules/{name}/change")
-@needs(UserRole.ADMIN)
-def save(asked: Asked, name: str) -> Response:
-    """Try the form, or save it, unless somebody else did meanwhile."""
-    return _answer(asked, name)
 
 
 @dataclass(slots=True)
@@ -151,8 +125,12 @@ class _Draft:
         return content, warned
 
 
-def _answer(asked: Visit, name: str) -> Response:
-    settings, act = asked.site.settings, asked.text("act")
+@faces.page("POST", "/rules/new", UserRole.ADMIN)
+@faces.page("POST", "/rules/{name}/change", UserRole.ADMIN)
+def save(asked: Asked) -> Response:
+    """Try the rule of the form, or save it, unless somebody else did meanwhile."""
+    name = asked.request.path_params.get("name", "")
+    settings, act = asked.settings, asked.text("act")
     by_text = act.endswith("_text")
     text = "\n".join(asked.text("rule").splitlines())
     is_typed = bool(text) and asked.text("written") != _mark(text)
@@ -165,8 +143,7 @@ def _answer(asked: Visit, name: str) -> Response:
         if act.startswith("save") and asked.text("tried") == mark and (confirmed or not warned.undercut):
             saved = put(asked, "rules", content, draft.version, despite_hold=confirmed)
             return asked.in_force(SAVED, "/rules", *saved.warnings, name=saved.name)
-        with asked.site.database.read() as session:
-            tried = rules.tried(session, settings, rules.with_rule(settings, content))
+        tried = asked.read(rules.tried, settings, rules.with_rule(settings, content))
     except FaultyInput as error:
         return _form(asked, draft, error=error, status=400)
     except (NotAllowedNow, ChangedMeanwhile, HoldUndercut) as error:
@@ -186,7 +163,7 @@ def _form(
     status: int = 200,
 ) -> Response:
     """``unseen``: it was to be saved before anybody saw what it makes of the newest studies."""
-    text = draft.text or page.SAMPLE
+    text = draft.text or form.SAMPLE
     return asked.page(
         "rule_form.html",
         status,
@@ -201,7 +178,7 @@ def _form(
         unseen=unseen,
         warned=warned,
         named=_named(asked, tried or []),
-        **page.shown(asked.site.settings, draft.fields, draft.name, error),
+        **form.page(asked.settings, draft.fields, draft.name, error),
     )
 
 
@@ -218,13 +195,12 @@ def _page(
     *,
     problem: str = "",
     changed: bool = False,
-    status: int = 200,
 ) -> Response:
     return asked.page(
         "rules.html",
-        status,
+        400 if problem else 200,
         rows=rows,
-        conditions={key: label for key, (label, _) in page.CONDITIONS.items()},
+        conditions={key: label for key, (label, _) in form.CONDITIONS.items()},
         tried=tried,
         named=_named(asked, tried),
         text=text,
@@ -237,5 +213,4 @@ def _named(asked: Visit, tried: list[View]) -> dict[str, View]:
     """How the list names these studies, with their Patient IDs: who sees it is noted."""
     if tried:
         audit.note_list(asked.site.database, asked.person, "rules")
-    with asked.site.database.read() as session:
-        return listing.named(session, tried)
+    return asked.read(listing.named, tried)

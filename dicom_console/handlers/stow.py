@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from python_multipart.multipart import parse_options_header
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import dicomweb
-from dicom_console.handlers.uploads import SECONDS, refuse_who_would_not_see_it, refuse_without_room
-from dicom_console.web import accept
-from dicom_console.web.access import Asked, Visit, needs
-from dicom_console.web.parts import PartReader, PartTaker
+from dicom_console.handlers.uploads import SECONDS, place_for
+from dicom_console.web.access import needs
+from dicom_console.web.faces import Asked, Visit
 from dicom_node.model.roles import UserRole
-from dicom_node.services.stow import NO_OBJECT, NO_ROOM, StowedInstance, StowRequest
+from dicom_node.services.stow import NO_ROOM, StowedInstance, StowRequest
 
 router = APIRouter(prefix=dicomweb.router.prefix)
 
@@ -29,6 +29,10 @@ PATHS: Final = (f"{router.prefix}/studies", f"{router.prefix}/studies/")
 """Addresses that take more than a form; with a / at the end: those below it."""
 AT_ONCE: Final = 16
 """Requests at the same time; each holds some MiB."""
+PARTS = 10_000
+"""Of one request."""
+HEADERS, HEADER_BYTES = 20, 4096
+"""Headers of one part, and bytes of each."""
 _BLOCK = 2**20
 _BOUNDARY = re.compile(r"[!-~]([ -~]{0,68}[!-~])?")  # RFC 2046 5.1.1 has fewer characters
 _places = asyncio.Semaphore(AT_ONCE)
@@ -40,13 +44,10 @@ _places = asyncio.Semaphore(AT_ONCE)
 async def store(asked: Asked, study: str = "") -> Response:
     """Store the instances of a request, of one study where the address names it."""
     boundary = _boundary(asked)  # None: one object alone
-    refuse_who_would_not_see_it()
-    refuse_without_room(asked.request, asked.site.settings, without_length=0)
-    if _places.locked():
-        raise HTTPException(503, "Other requests to store are under way: try again when they are done.")
-    async with _places:
+    busy = "Other requests to store are under way: try again when they are done."
+    async with place_for(asked, _places, busy, without_length=0):
         request = await run_in_threadpool(
-            StowRequest, asked.site.database, asked.site.settings, asked.person, study
+            StowRequest, asked.site.database, asked.settings, asked.person, study
         )
         try:
             async with asyncio.timeout(SECONDS):
@@ -68,7 +69,7 @@ def _boundary(asked: Visit) -> str | None:
     """What parts the body; None for one object alone (PS3.18 8.6.1). Raises HTTPException for any other
     body.
     """
-    accept.one_of(asked.request, "application/dicom+json", "application/json")
+    dicomweb.one_of(asked.request, "application/dicom+json", "application/json")
     kind, options = parse_options_header(asked.request.headers.get("content-type", ""))
     if kind == b"application/dicom":
         return None
@@ -80,6 +81,76 @@ def _boundary(asked: Visit) -> str | None:
     if not _BOUNDARY.fullmatch(boundary):
         raise HTTPException(400, "The media type has no boundary of 1 to 70 characters.")
     return boundary
+
+
+class PartTaker(Protocol):
+    """Receives the parts of a request's body, one after the other."""
+
+    def begin(self, media_type: str) -> None: ...
+    def write(self, data: bytes) -> None: ...
+    def end(self) -> None: ...
+
+
+class PartReader:
+    """Splits a multipart body (RFC 2046 5.1) at its boundary and passes the parts on as they arrive.
+
+    No part is kept in memory, whatever its size. For one thread at a time.
+    """
+
+    def __init__(self, boundary: str, taker: PartTaker) -> None:
+        self._taker = taker
+        self._name, self._value = bytearray(), bytearray()
+        self._headers: dict[str, str] = {}
+        self._parts = 0
+        self._ended = False
+        self._parser = MultipartParser(
+            boundary.encode("latin-1"),
+            {
+                "on_part_begin": self._part_begins,
+                "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._header_ends,
+                "on_headers_finished": self._data_begins,
+                "on_part_data": lambda data, start, end: taker.write(data[start:end]),
+                "on_part_end": taker.end,
+                "on_end": self._body_ends,
+            },
+            max_header_count=HEADERS,
+            max_header_size=HEADER_BYTES,
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Process the next bytes. Raises HTTPException: 400, and 413 for too many parts."""
+        try:
+            self._parser.write(data)
+        except FormParserError:
+            raise HTTPException(400, "The parts of this request cannot be read.") from None
+
+    def finish(self) -> None:
+        """End the body. Raises HTTPException if the body had no parts, or lacks its last boundary."""
+        if not (self._ended and self._parts):
+            raise HTTPException(400, "This request has no parts, or does not end with its last boundary.")
+
+    def _part_begins(self) -> None:
+        self._parts += 1
+        if self._parts > PARTS:
+            raise HTTPException(413, f"A request has at most {PARTS} parts: send several.")
+        self._headers = {}
+
+    def _header_ends(self) -> None:
+        name, value = (found.decode("latin-1").strip().lower() for found in (self._name, self._value))
+        self._headers[name] = value
+        self._name, self._value = bytearray(), bytearray()
+
+    def _data_begins(self) -> None:
+        """A part in another coding (RFC 2045 6) is of no media type that anybody takes."""
+        media_type = self._headers.get("content-type", "").partition(";")[0].strip()
+        coding = self._headers.get("content-transfer-encoding", "")
+        is_plain = coding in ("", "binary", "8bit", "7bit")
+        self._taker.begin(media_type if is_plain else f"{media_type}; {coding}")
+
+    def _body_ends(self) -> None:
+        self._ended = True
 
 
 class _OnePart:
@@ -113,47 +184,34 @@ async def _read(asked: Visit, parts: PartReader | _OnePart) -> None:
 
 def _answer(asked: Visit, study: str, instances: list[StowedInstance]) -> Response:
     """The Store Instances Response Module (PS3.18 Table I.2-1)."""
-    stored = [one for one in instances if not one.failure]
-    failed = [one for one in instances if one.failure and one.sop_instance_uid]
-    others = [one for one in instances if one.failure and not one.sop_instance_uid]
-    studies = {one.study_uid for one in stored} or {study}
+    sequences: dict[str, list[dict[str, Any]]] = {"00081198": [], "00081199": [], "0008119A": []}
+    for one in instances:
+        item = dicomweb.value("00081150", "UI", one.sop_class_uid)
+        item |= dicomweb.value("00081155", "UI", one.sop_instance_uid)
+        if not one.failure:
+            place = f"{one.study_uid}/series/{one.series_uid}/instances/{one.sop_instance_uid}"
+            sequences["00081199"].append(
+                item | _url(asked, place if one.study_uid and one.series_uid else "")
+            )
+            continue
+        reason = dicomweb.value("00081197", "US", one.failure.code)
+        if one.sop_instance_uid:
+            sequences["00081198"].append(item | reason)
+        else:
+            sequences["0008119A"].append(reason)
+    studies = {one.study_uid for one in instances if not one.failure} or {study}
     module = _url(asked, studies.pop() if len(studies) == 1 else "")
-    module |= _sequence("00081198", [_referenced(one) | _reason(one) for one in failed])
-    module |= _sequence("00081199", [_referenced(one) | _instance_url(asked, one) for one in stored])
-    module |= _sequence("0008119A", [_reason(one) for one in others])
-    return JSONResponse(module, _status(instances), media_type="application/dicom+json")
-
-
-def _status(instances: list[StowedInstance]) -> int:
+    module |= {tag: {"vr": "SQ", "Value": items} for tag, items in sequences.items() if items}
     failures = [one.failure for one in instances]
-    if not any(failures):
-        return 200
-    if not all(failures):
-        return 202
-    return 503 if all(one is NO_ROOM for one in failures) else 409
-
-
-def _sequence(tag: str, items: list[dict[str, Any]]) -> dict[str, Any]:
-    return {tag: {"vr": "SQ", "Value": items}} if items else {}
-
-
-def _referenced(one: StowedInstance) -> dict[str, Any]:
-    classes = dicomweb.value("00081150", "UI", one.sop_class_uid)
-    return classes | dicomweb.value("00081155", "UI", one.sop_instance_uid)
-
-
-def _reason(one: StowedInstance) -> dict[str, Any]:
-    return dicomweb.value("00081197", "US", (one.failure or NO_OBJECT).code)
-
-
-def _instance_url(asked: Visit, one: StowedInstance) -> dict[str, Any]:
-    if not (one.study_uid and one.series_uid):
-        return _url(asked, "")
-    return _url(asked, f"{one.study_uid}/series/{one.series_uid}/instances/{one.sop_instance_uid}")
+    if all(failures) and failures:
+        status = 503 if all(one is NO_ROOM for one in failures) else 409
+    else:
+        status = 202 if any(failures) else 200
+    return JSONResponse(module, status, media_type="application/dicom+json")
 
 
 def _url(asked: Visit, path: str) -> dict[str, Any]:
     """Retrieve URL, of no value where nothing is to be had."""
-    if path and asked.site.settings.console.dicomweb:
+    if path and asked.settings.console.dicomweb:
         return dicomweb.url(asked, f"/studies/{path}")
     return {"00081190": {"vr": "UR"}}

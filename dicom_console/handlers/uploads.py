@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from dicom_console.views import uploaded
-from dicom_console.web.access import Asked, Number, Since, Visit, form_of, needs, read_form
-from dicom_console.web.faces import VERSION, Faces
-from dicom_node.config.settings import Settings
+from dicom_console.web.access import form_of, read_form
+from dicom_console.web.faces import VERSION, Asked, Faces, Number, Since, Visit
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import CONSOLE_AE_TITLE
 from dicom_node.model.roles import UserRole
@@ -38,27 +36,20 @@ FIELDS = (
 _places = asyncio.Semaphore(AT_ONCE)
 
 
-@faces.people.get(PATH)
-@needs(UserRole.OPERATOR)
+@faces.page("GET", PATH, UserRole.OPERATOR)
 def ask(asked: Asked, patient: Since = None) -> Response:
     """The form. ``patient``: the number of a registered one, whose name and ID no address has."""
-    known = {}
-    with asked.site.database.read() as session:
-        if patient is not None:
-            known = patients.one(session, asked.site.settings, patient)
-        last = uploaded.last(session)
-    return asked.page("upload.html", last=last, **_choices(asked.site.settings, known=known))
+    known = {} if patient is None else asked.read(patients.one, asked.settings, patient)
+    return _form(asked, last=asked.read(uploaded.last), known=known)
 
 
-@faces.people.get(PATH + "/{number}")
-@needs(UserRole.OPERATOR)
+@faces.page("GET", PATH + "/{number}", UserRole.OPERATOR)
 def follow(asked: Asked, number: Number) -> Response:
     """Show the progress of one upload."""
     return asked.page("uploaded.html", files=(), refused=0, now=_now(asked, number))
 
 
-@faces.people.post(PATH)
-@needs(UserRole.OPERATOR, reads_form=True)
+@faces.page("POST", PATH, UserRole.OPERATOR, reads_form=True)
 async def take_form(asked: Asked) -> Response:
     """Wait for the complete request, and process it."""
     async with received(asked, read_form) as form:
@@ -95,12 +86,8 @@ async def take(asked: Asked) -> list[UploadedRow]:
 @asynccontextmanager
 async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]]) -> AsyncIterator[FormData]:
     """The form with its files, once all of it has arrived. Raises HTTPException."""
-    settings = asked.site.settings
-    refuse_who_would_not_see_it()
-    refuse_without_room(asked.request, settings, without_length=settings.console.upload_mib * 2**20)
-    if _places.locked():
-        raise HTTPException(503, "Other uploads are under way: try again when they are done.")
-    async with _places:
+    busy = "Other uploads are under way: try again when they are done."
+    async with place_for(asked, _places, busy, without_length=asked.settings.console.upload_mib * 2**20):
         try:
             async with asyncio.timeout(SECONDS):
                 form = await read(asked.request)
@@ -114,23 +101,16 @@ async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]])
 
 def taken(asked: Visit, form: FormData) -> Upload:
     """The outcome for each file. Raises FaultyInput for an invalid description."""
-    site = asked.site
-    files = [one for one in form.getlist("files") if isinstance(one, UploadFile) and one.filename]
-    sent = [UploadedFile(one.filename or "", one.file) for one in files]
-    about = Described.from_form({name: _text(form, name) for name in FIELDS})
+    files = [
+        UploadedFile(one.filename, one.file)
+        for one in form.getlist("files")
+        if isinstance(one, UploadFile) and one.filename
+    ]
+    texts = {name: text.strip() for name in FIELDS if isinstance(text := form.get(name, ""), str)}
+    about = Described.from_form(dict.fromkeys(FIELDS, "") | texts)
     if about is not None:
-        with site.database.read() as session:
-            patients.refuse_another(session, site.settings, about)
-    return uploads.take(site.database, site.settings, sent, about, asked.person)
-
-
-def refuse_who_would_not_see_it() -> None:
-    """Raise HTTPException if this user sees only studies of other senders than the console."""
-    senders = sight.SENDERS.get()
-    if senders and CONSOLE_AE_TITLE not in senders:
-        raise HTTPException(
-            403, f"This user sees the studies of some senders only, and {CONSOLE_AE_TITLE} is none of them."
-        )
+        asked.read(patients.refuse_another, asked.settings, about)
+    return uploads.take(asked.site.database, asked.settings, files, about, asked.person)
 
 
 def _answer(asked: Visit, form: FormData) -> Response:
@@ -138,43 +118,64 @@ def _answer(asked: Visit, form: FormData) -> Response:
     try:
         found = taken(asked, form)
     except FaultyInput as error:
-        return asked.page("upload.html", 400, last=[], **_choices(asked.site.settings, str(error)))
-    refused = sum(1 for row in found.files if row.refusal)
-    return asked.page("uploaded.html", files=found.files, refused=refused, now=_now(asked, found.number))
+        return _form(asked, 400, problem=str(error))
+    return asked.page(
+        "uploaded.html",
+        files=found.files,
+        refused=sum(1 for row in found.files if row.refusal),
+        now=_now(asked, found.number),
+    )
 
 
 def _now(asked: Visit, number: int) -> View:
     """How the upload goes on; it lists studies with their Patient IDs."""
     audit.note_list(asked.site.database, asked.person, "upload")
-    with asked.site.database.read() as session:
-        return uploaded.show(session, number)
+    return asked.read(uploaded.show, number)
 
 
-def refuse_without_room(request: Request, settings: Settings, *, without_length: int) -> None:
-    """Raise HTTPException if the disk has no room above the watermark for the upload and its copy in the
-    spool.
+@asynccontextmanager
+async def place_for(
+    asked: Visit, places: asyncio.Semaphore, busy: str, *, without_length: int
+) -> AsyncIterator[None]:
+    """One of the places for objects that a person or a program sends. Raises HTTPException.
 
+    It is refused to a user who sees only studies of other senders than the console, where the disk has no
+    room above the watermark for the objects and their copies in the spool, and where no place is free.
     ``without_length``: the number of bytes to assume for a request that does not state its length.
     """
+    settings, senders = asked.settings, sight.SENDERS.get()
+    if senders and CONSOLE_AE_TITLE not in senders:
+        raise HTTPException(
+            403, f"This user sees the studies of some senders only, and {CONSOLE_AE_TITLE} is none of them."
+        )
     largest = settings.console.upload_mib * 2**20
-    declared = request.headers.get("content-length", "")
+    declared = asked.request.headers.get("content-length", "")
     size = min(int(declared), largest) if declared.isdecimal() and len(declared) < 20 else without_length
     free = shutil.disk_usage(settings.node.data_dir).free
     if free < settings.spool.minimum_free_mib * 2**20 + 2 * size:
         raise HTTPException(507, "There is not enough free disk for this (spool.minimum_free_mib).")
+    if places.locked():
+        raise HTTPException(503, busy)
+    async with places:
+        yield
 
 
-def _choices(settings: Settings, problem: str = "", known: Mapping[str, str] | None = None) -> dict[str, Any]:
-    takers = [rule.name for rule in settings.rules if "console" in rule.secondary_captures_from]
-    return {
-        "modalities": uploads.MODALITIES,
-        "largest": settings.console.upload_mib * 2**20,
-        "takers": takers,
-        "problem": problem,
-        "known": known or {},
-    }
-
-
-def _text(form: FormData, name: str) -> str:
-    value = form.get(name, "")
-    return value.strip() if isinstance(value, str) else ""
+def _form(
+    asked: Visit,
+    status: int = 200,
+    *,
+    problem: str = "",
+    last: Sequence[View] = (),
+    known: Mapping[str, str] | None = None,
+) -> Response:
+    """``last``: the newest uploads; ``known``: fields that are filled in."""
+    return asked.page(
+        "upload.html",
+        status,
+        modalities=uploads.MODALITIES,
+        largest=asked.settings.console.upload_mib * 2**20,
+        takers=[rule.name for rule in asked.settings.rules if "console" in rule.secondary_captures_from],
+        problem=problem,
+        last=last,
+        known=known or {},
+    )

@@ -88,26 +88,25 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """Times in steps of one length, in this machine's zone."""
+    """Times in steps of one length (seconds), in this machine's zone.
+
+    ``shift``: what makes them begin at midnight here, and weeks on Monday (seconds). ``all``: since 1970.
+    """
 
     since: datetime
     length: int
-    number: int
+    shift: int
+    all: range
 
     def of(self, column: Any) -> ColumnElement[int]:
-        """The step of a column of times, counted from 1970."""
-        return (cast(extract("epoch", column), BigInteger) + _shift()) // self.length
-
-    @property
-    def first(self) -> int:
-        return (int(self.since.timestamp()) + _shift()) // self.length
+        """The step of a column of times."""
+        return (cast(extract("epoch", column), BigInteger) + self.shift) // self.length
 
     def times(self) -> list[datetime]:
-        steps = range(self.first, self.first + self.number)
-        return [datetime.fromtimestamp(step * self.length - _shift(), UTC) for step in steps]
+        return [datetime.fromtimestamp(step * self.length - self.shift, UTC) for step in self.all]
 
     def values(self, found: Mapping[int, float], empty: float | None = None) -> list[float | None]:
-        return [found.get(step, empty) for step in range(self.first, self.first + self.number)]
+        return [found.get(step, empty) for step in self.all]
 
 
 def activity(session: Session, days: int) -> Activity:
@@ -115,10 +114,13 @@ def activity(session: Session, days: int) -> Activity:
     now = utc_now()
     since = now - timedelta(days=days)
     fine, coarse = (_steps(since, now, length) for length in SPANS[days])
+    step = fine.of(Study.first_received_at)
+    chosen = select(step, func.count()).where(Study.last_received_at >= since)
+    received = session.execute(chosen.group_by(step))
     return Activity(
         fine.times(),
         coarse.times(),
-        Series("received", fine.values(_received(session, fine), 0.0)),
+        Series("received", fine.values({place: float(number) for place, number in received}, 0.0)),
         list(_turnaround(session, coarse)),
         _findings(session, coarse),
         _alarms(session, coarse),
@@ -127,27 +129,11 @@ def activity(session: Session, days: int) -> Activity:
     )
 
 
-def seconds_between(later: Any, earlier: Any) -> ColumnElement[int]:
-    """A duration in whole seconds."""
-    return cast(extract("epoch", later), BigInteger) - cast(extract("epoch", earlier), BigInteger)
-
-
-def _shift() -> int:
-    """What makes steps begin at midnight here, and weeks on Monday (seconds)."""
-    offset = datetime.now().astimezone().utcoffset()
-    return _MONDAY + int(offset.total_seconds() if offset else 0)
-
-
 def _steps(since: datetime, now: datetime, length: int) -> _Steps:
-    found = _Steps(since, length, 0)
-    last = (int(now.timestamp()) + _shift()) // length
-    return _Steps(since, length, last - found.first + 1)
-
-
-def _received(session: Session, steps: _Steps) -> dict[int, float]:
-    step = steps.of(Study.first_received_at)
-    chosen = select(step, func.count()).where(Study.last_received_at >= steps.since)
-    return {place: float(number) for place, number in session.execute(chosen.group_by(step))}
+    offset = datetime.now().astimezone().utcoffset()
+    shift = _MONDAY + int(offset.total_seconds() if offset else 0)
+    first, last = ((int(at.timestamp()) + shift) // length for at in (since, now))
+    return _Steps(since, length, shift, range(first, last + 1))
 
 
 def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:
@@ -159,27 +145,33 @@ def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:
         .group_by(Result.study_id)
         .subquery()
     )
-    took = seconds_between(last.c.ended, Study.last_received_at)
-    bin_ = case(*((took <= edge, place) for place, edge in enumerate(EDGES)), else_=len(EDGES))
+    ends, begins = (cast(extract("epoch", at), BigInteger) for at in (last.c.ended, Study.last_received_at))
+    bin_ = case(*((ends - begins <= edge, place) for place, edge in enumerate(EDGES)), else_=len(EDGES))
     step = steps.of(Study.last_received_at)
     chosen = select(step, bin_, func.count()).join(last, last.c.study_id == Study.id)
     chosen = chosen.where(Study.last_received_at >= steps.since).group_by(step, bin_)
-    counted: defaultdict[int, dict[int, int]] = defaultdict(dict)
-    for place, number, studies in session.execute(chosen):
-        counted[place][number] = studies
+    counted = _by_step(session.execute(chosen))
     for name, share in (("p50", 0.5), ("p95", 0.95)):
         yield Series(name, steps.values({place: quantile(bins, share) for place, bins in counted.items()}))
 
 
-def quantile(bins: Mapping[int, int], share: float) -> float:
+def quantile(bins: Mapping[int, float], share: float) -> float:
     """A quantile, in seconds, of durations counted between EDGES; linear within a bin."""
-    wanted, below = share * sum(bins.values()), 0
+    wanted, below = share * sum(bins.values()), 0.0
     for place, (low, high) in enumerate(pairwise((0, *EDGES))):
-        number = bins.get(place, 0)
+        number = bins.get(place, 0.0)
         if number and below + number >= wanted:
             return low + (high - low) * (wanted - below) / number
         below += number
     return float(EDGES[-1])
+
+
+def _by_step(rows: Iterable[Any]) -> dict[Any, dict[int, float]]:
+    """``rows``: name, step or bin, number."""
+    found: defaultdict[Any, dict[int, float]] = defaultdict(dict)
+    for name, place, number in rows:
+        found[name][place] = float(number)
+    return found
 
 
 def _findings(session: Session, steps: _Steps) -> list[Series]:
@@ -187,9 +179,7 @@ def _findings(session: Session, steps: _Steps) -> list[Series]:
     chosen = select(ReportedFinding.finding, step, func.count())
     chosen = chosen.join(Result, Result.id == ReportedFinding.result_id)
     chosen = chosen.where(Result.created_at >= steps.since, ReportedFinding.finding != BURNED_IN.meaning)
-    found: defaultdict[str, dict[int, float]] = defaultdict(dict)
-    for finding, place, reports in session.execute(chosen.group_by(ReportedFinding.finding, step)):
-        found[finding][place] = float(reports)
+    found = _by_step(session.execute(chosen.group_by(ReportedFinding.finding, step)))
     often = sorted(found, key=lambda name: (-sum(found[name].values()), name))[:_MOST_FINDINGS]
     return [Series(name, steps.values(found[name], 0.0)) for name in often]
 

@@ -1,18 +1,25 @@
-"""Charts as SVG shapes: bars or lines over time, with round numbers on the axis."""
+"""Charts as SVG shapes: bars or lines over time, and a patient's measurements, in a small plot for each."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import date, datetime
 from itertools import groupby
 from typing import Final, Literal
 
 from dicom_console.views.activity import Series
+from dicom_node.results import StatedNumber
 from dicom_node.store.views import View
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 400, 170, 50, 22, 10
 """Of a chart, and what stays free for its numbers (pixels)."""
+PLOT_WIDTH, PLOT_HEIGHT, MARGIN = 480, 140, 40
+"""Size of a plot and what stays free around its points (pixels)."""
+LABELS_APART = 80
+"""Distance of two labels, at least (pixels); the newest point has one."""
 _ROUND: Final = (1, 2, 2.5, 5, 10)
 Kind = Literal["bars", "lines"]
 
@@ -28,6 +35,7 @@ def chart(
     highest = max([top, *(value for one in series for value in one.values if value is not None)], default=0)
     end = _round_up(highest)
     width = (WIDTH - LEFT) / max(len(times), 1)
+    step = max(math.ceil(len(times) / 3), 1)
     return {
         "title": title,
         "unit": unit,
@@ -38,7 +46,10 @@ def chart(
         "bar": max(width - 1, 1),
         "base": HEIGHT - BOTTOM,
         "lines": [{"y": _y(end * part, end), "value": end * part} for part in (0, 0.5, 1)],
-        "marks": _marks(times, width),
+        "marks": [  # three times along the axis at most
+            {"x": round(LEFT + (place + 0.5) * width, 1), "at": times[place]}
+            for place in range(step // 2, len(times), step)
+        ],
         "series": [_shape(one, times, width, end) for one in series],
         "empty": not any(value for one in series for value in one.values),
     }
@@ -67,10 +78,63 @@ def _round_up(value: float) -> float:
     return next(step * power for step in _ROUND if step * power >= value * (1 - 1e-9))
 
 
-def _marks(times: Sequence[datetime], width: float) -> list[View]:
-    """Three times along the axis at most."""
-    step = max(math.ceil(len(times) / 3), 1)
-    return [
-        {"x": round(LEFT + (place + 0.5) * width, 1), "at": times[place]}
-        for place in range(step // 2, len(times), step)
-    ]
+@dataclass(frozen=True, slots=True)
+class DatedNumber:
+    """A number in a report, with the date of the study."""
+
+    study: int
+    on: date
+    number: StatedNumber
+
+
+def trends(measured: Sequence[DatedNumber]) -> list[View]:
+    """Quantities that were measured on two days or more, with their points in pixels.
+
+    If a study has several numbers of one quantity, none is shown: it is unknown which belong together.
+    """
+    ordered = sorted(measured, key=lambda one: (*_quantity(one), one.on))
+    return [plot for _, group in groupby(ordered, _quantity) if (plot := _plot(list(group)))]
+
+
+def _quantity(one: DatedNumber) -> tuple[str, str, str]:
+    return one.number.meaning, one.number.unit[0], one.number.model
+
+
+def _plot(group: Sequence[DatedNumber]) -> View:
+    numbers = Counter(one.study for one in group)
+    single = [one for one in group if numbers[one.study] == 1]
+    if len({one.on for one in single}) < 2:
+        return {}
+    name, unit, model = _quantity(single[0])
+    return {
+        "name": name,
+        "unit": "" if unit == "1" or unit.startswith("{") else unit,  # UCUM: no unit, as of a {ratio}
+        "model": model,
+        "points": _points(single),
+        "width": PLOT_WIDTH,
+        "height": PLOT_HEIGHT,
+    }
+
+
+def _points(single: Sequence[DatedNumber]) -> list[View]:
+    points: list[View] = []
+    values = [one.number.value for one in single]
+    first, last = single[0].on.toordinal(), single[-1].on.toordinal()
+    lowest, span = min(values), max(values) - min(values)
+    labelled = PLOT_WIDTH + LABELS_APART
+    for one in reversed(single):
+        above = (one.number.value - lowest) / span if span else 0.5
+        x = round(MARGIN + (PLOT_WIDTH - 2 * MARGIN) * (one.on.toordinal() - first) / (last - first))
+        has_label = labelled - x >= LABELS_APART
+        labelled = x if has_label else labelled
+        points.append(
+            {
+                "x": x,
+                "y": round(PLOT_HEIGHT - MARGIN - (PLOT_HEIGHT - 2 * MARGIN) * above),
+                "day": one.on.isoformat(),
+                "value": f"{one.number.value:.3g}",
+                "study": one.study,
+                "label": has_label,
+            }
+        )
+    return points[::-1]

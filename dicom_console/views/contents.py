@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from dicom_node.dicom.header import quiet_pydicom
@@ -33,45 +32,34 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Budget:
-    left: int = _NODES
-
-    def take(self) -> bool:
-        self.left -= 1
-        return self.left >= 0
-
-
 def contents(path: Path) -> tuple[list[Node], bool]:
     """The tree, and whether the tree is complete: content items of a report, attributes of other objects."""
-    budget = _Budget()
+    numbers = count()  # of all nodes, as they are made
     with quiet_pydicom():
         dataset = dcmread(path, stop_before_pixels=True)
-        if "ContentSequence" in dataset:
-            tree = [_item(dataset, budget)]
-        else:
-            tree = list(_attributes(dataset, budget))
-    return tree, budget.left >= 0
+        is_report = "ContentSequence" in dataset
+        tree = [_item(dataset, numbers)] if is_report else list(_attributes(dataset, numbers))
+    return tree, next(numbers) <= _NODES
 
 
-def _item(item: Dataset, budget: _Budget) -> Node:
+def _item(item: Dataset, numbers: Iterator[int]) -> Node:
     """A content item (PS3.3 C.17.3) with those below it."""
     name = item.get("ConceptNameCodeSequence")
-    relationship = str(item.get("RelationshipType", ""))
     return Node(
         name=str(name[0].CodeMeaning) if name else "Source",
         value=_value(item)[:_LONGEST],
         note=str(item.get("ValueType", "")),
-        qualifies=relationship in _HIDDEN,
-        children=[_item(child, budget) for child in item.get("ContentSequence", ()) if budget.take()],
+        qualifies=str(item.get("RelationshipType", "")) in _HIDDEN,
+        children=[
+            _item(child, numbers) for child in item.get("ContentSequence", ()) if next(numbers) < _NODES
+        ],
     )
 
 
 def _value(item: Dataset) -> str:
     match str(item.get("ValueType", "")):
         case "CODE":
-            code = item.ConceptCodeSequence[0]
-            return str(code.CodeMeaning)
+            return str(item.ConceptCodeSequence[0].CodeMeaning)
         case "NUM" if item.get("MeasuredValueSequence"):
             number = item.MeasuredValueSequence[0]
             unit = str(number.MeasurementUnitsCodeSequence[0].CodeValue)
@@ -89,23 +77,20 @@ def _value(item: Dataset) -> str:
             return next((str(text) for text in texts if text), "")
 
 
-def _attributes(dataset: Dataset, budget: _Budget) -> Iterator[Node]:
+def _attributes(dataset: Dataset, numbers: Iterator[int]) -> Iterator[Node]:
     for element in dataset:
-        if not budget.take():
+        if next(numbers) >= _NODES:
             return
-        yield _attribute(element, budget)
-
-
-def _attribute(element: DataElement, budget: _Budget) -> Node:
-    if element.VR == "SQ":
-        items = [
-            Node(f"Item {place}", children=list(_attributes(item, budget)))
-            for place, item in enumerate(islice(element.value, _NODES), start=1)
-            if budget.take()
-        ]
-        return Node(element.name, note=str(element.tag), children=items)
-    if element.VR in _BULK or isinstance(element.value, bytes):
-        value = f"{len(element.value or b''):,} bytes"
-    else:
-        value = " \\ ".join(str(one) for one in element.value) if element.VM > 1 else str(element.value or "")
-    return Node(element.name, value[:_LONGEST], str(element.tag))
+        node = Node(element.name, note=str(element.tag))
+        if element.VR == "SQ":
+            node.children = [
+                Node(f"Item {place}", children=list(_attributes(item, numbers)))
+                for place, item in enumerate(islice(element.value, _NODES), start=1)
+                if next(numbers) < _NODES
+            ]
+        elif element.VR in _BULK or isinstance(element.value, bytes):
+            node.value = f"{len(element.value or b''):,} bytes"
+        else:
+            values = element.value if element.VM > 1 else [element.value or ""]
+            node.value = " \\ ".join(map(str, values))[:_LONGEST]
+        yield node

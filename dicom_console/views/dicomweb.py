@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.images.fragments import Fragments
 from ai_pipeline.images.numbers import DAMAGE, whole_of
-from dicom_console.views.search import NOT_SHOWN
+from dicom_console.views.search import NOT_SHOWN, grouped
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.errors import NotAllowedNow, NotFound
@@ -77,18 +77,15 @@ def objects(session: Session, study: str, series: str = "", instance: str = "") 
 
 def of_studies(session: Session, numbers: Collection[int]) -> dict[int, list[HeldObject]]:
     """The same objects of several studies, by the study's number."""
-    found: dict[int, list[HeldObject]] = {}
-    for one in _of(session, Study.id.in_(numbers)):
-        found.setdefault(one.study, []).append(one)
-    return found
+    return grouped((one.study, one) for one in _of(session, Study.id.in_(numbers)))
 
 
 def _of(session: Session, studies: ColumnElement[bool]) -> list[HeldObject]:
     unaccepted = select(Delivery.result_id).where(Delivery.state == DeliveryState.UNASSESSED)
-    withdrawn = select(Withdrawal.result_id)
+    hidden = unaccepted.union(select(Withdrawal.result_id))
     shown: dict[type[Instance | Result], tuple[ColumnElement[bool], ...]] = {
         Instance: (Instance.role.not_in(NOT_SHOWN),),
-        Result: (~Result.deidentified, Result.id.not_in(unaccepted.union(withdrawn))),
+        Result: (~Result.deidentified, Result.id.not_in(hidden)),
     }
     found = []
     for table, which in shown.items():
@@ -112,10 +109,7 @@ def file_of(session: Session, settings: Settings, held: HeldObject) -> Path:
 
 def by_series(found: Iterable[HeldObject]) -> dict[str, list[HeldObject]]:
     """The objects grouped by series, in order of arrival."""
-    series: dict[str, list[HeldObject]] = {}
-    for one in found:
-        series.setdefault(one.series_uid, []).append(one)
-    return series
+    return grouped((one.series_uid, one) for one in found)
 
 
 def header(path: Path, tags: Sequence[str | int]) -> Dataset:
@@ -164,9 +158,7 @@ def _without_nan(value: object) -> object:
 
 def transfer_syntax(path: Path) -> UID:
     """The transfer syntax of the DICOM file ``path``."""
-    return UID(
-        _read(path, specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta.TransferSyntaxUID
-    )
+    return UID(header(path, ["SOPClassUID"]).file_meta.TransferSyntaxUID)
 
 
 def frames(path: Path, numbers: Sequence[int]) -> Iterator[bytes]:

@@ -39,17 +39,14 @@ def peer(session: Session, settings: Settings, name: str) -> View:
     found = settings.peer(name)
     given = found.model_dump(mode="json", exclude_defaults=True, exclude=set(_SECRET))
     keys = {key: value for key, value in given.items() if value not in (None, "")}
-    asked = _unreported(session, found) if found.commit_after else None
-    return _shown(found) | {"keys": keys, "took": _took(session, found), "asked": asked}
-
-
-def _unreported(session: Session, peer: PeerSettings) -> list[View]:
-    """Its requests for storage commitment without a report that it took."""
-    return [
+    unreported = requested.unreported(session, name, ASKED) if found.commit_after else []
+    asked = [
         columns(row, "asked_at", "state", "attempts", "reason", "transaction_uid")
         | {"objects": len(row.objects), "failed": len(row.failed)}
-        for row in requested.unreported(session, peer.name, ASKED)
+        for row in unreported
     ]
+    shown = _shown(found) | {"keys": keys, "took": _took(session, found)}
+    return shown | {"asked": asked if found.commit_after else None}
 
 
 def strangers(session: Session, settings: Settings) -> list[View]:
@@ -100,9 +97,8 @@ def _took(session: Session, peer: PeerSettings) -> str | None:
     if "receive" not in peer.may:
         return None
     here = Delivery.destination == peer.name, Delivery.state == DeliveryState.CONFIRMED
-    chosen = select(Delivery.confirmed_at).where(*here).order_by(Delivery.id.desc()).limit(1)
-    at: str | None = as_json(session.scalar(chosen))
-    return at
+    at = session.scalar(select(Delivery.confirmed_at).where(*here).order_by(Delivery.id.desc()).limit(1))
+    return str(as_json(at)) if at else None
 
 
 def _last(session: Session) -> dict[str, View]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_console.views.likeliest import likeliest
-from dicom_console.views.search import remarked
+from ai_pipeline.contract import BURNED_IN
+from dicom_console.views.search import grouped, remarked
 from dicom_console.views.timeline import timeline
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.results.common.concepts import CUT_OFF
 from dicom_node.results.sr import reading as report
 from dicom_node.services import assessments
 from dicom_node.services.images import images_of, number_in, person, report_files, subject, view
@@ -26,6 +28,7 @@ from dicom_node.store.views import View, columns
 _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks
 _MOST = 200  # images, received objects and events that a study's page shows
+_LIKELIEST = 3  # findings of a model
 _PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED)
 
 
@@ -46,28 +49,45 @@ def brief(session: Session, number: int) -> View:
 def show(session: Session, settings: Settings, number: int) -> View:
     """The content of a study's page. Raises NotFound."""
     shown = brief(session, number)
+    study = session.get_one(Study, number)
     images = _images(session, number)
-    results = _results(session, settings, number)
-    reported = _report(session, settings, number)
-    reported["likeliest"] = likeliest(reported["findings"])
-    reported["missing"] = assessments.missing_findings(session, settings, number, reported["findings"])
-    reported["findings"] = assessments.with_verdicts(session, number, reported["findings"])
+    reports = report_files(session, settings, number)  # the newest of each rule
+    findings = [row for path in reports for row in report.findings(path)]
     return {
         **shown,
-        "accession": session.get_one(Study, number).accession_number,
+        "accession": study.accession_number,
         "person": person(session, settings, number),
         "images": images,
         "lead": _lead(session, settings, images),
         "received": _received(session, number),
         "jobs": views.list_jobs(session, study_instance_uid=shown["study"], workers=0),
-        "results": results,
+        "results": _results(session, settings, number),
         "held": assessments.held_results(session, settings, number),
-        **reported,
-        "steps": views.list_steps(session, session.get_one(Study, number).study_instance_uid),
+        "findings": assessments.with_verdicts(session, number, findings),
+        "measurements": [row for path in reports for row in report.measurements(path)],
+        "conclusions": list(dict.fromkeys(filter(None, map(report.conclusion, reports)))),
+        "likeliest": _likeliest(findings),
+        "missing": assessments.missing_findings(session, settings, number, findings),
+        "steps": views.list_steps(session, study.study_instance_uid),
         "timeline": timeline(session, number),
         "events": views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST),
         "most": _MOST,
     }
+
+
+def questions(rows: Sequence[View]) -> list[View]:
+    """The options of ``services.studies.versions``, grouped by question, questions about patients first."""
+    found = grouped(((row["if_taken"], row["sop_instance_uid"]), row) for row in rows)
+    return [
+        {
+            "choose": options[0]["choose"],
+            "if_taken": if_taken,
+            "sop_instance_uid": uid,
+            "options": options,
+            "differs": sorted({word for option in options for word in option["differs"]}),
+        }
+        for (if_taken, uid), options in found.items()
+    ]
 
 
 def study_heading(session: Session, settings: Settings, number: int) -> View:
@@ -126,13 +146,12 @@ def _images(session: Session, number: int) -> list[View]:
 
 def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
     """The first image that a report draws on, as its page shows it; else the first that is here."""
-    here = [row["id"] for row in images if not row["purged"]][:_LOOKED_INTO]
-    seen = (view(session, settings, number) for number in here)
     first: View | None = None
-    for one in seen:
-        first = first or one
-        if one["marks"]:
-            return one
+    for number in [row["id"] for row in images if not row["purged"]][:_LOOKED_INTO]:
+        seen = view(session, settings, number)
+        first = first or seen
+        if seen["marks"]:
+            return seen
     return first
 
 
@@ -146,7 +165,6 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
     """Result objects, the newest first, each with its deliveries; ``subject``: what a heat map is of."""
     chosen = select(Result).where(Result.study_id == number).order_by(Result.id.desc()).limit(_MOST)
     sent = select(Delivery, Result.id).join(Delivery.result).where(Result.study_id == number)
-    deliveries: dict[int, list[View]] = {}
     names = (
         "id",
         "destination",
@@ -158,8 +176,8 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
         "confirmed_at",
         "discarded_because",
     )
-    for row, result in session.execute(sent.order_by(Delivery.id)):
-        deliveries.setdefault(result, []).append(columns(row, *names))
+    rows_sent = session.execute(sent.order_by(Delivery.id))
+    deliveries = grouped((result, columns(row, *names)) for row, result in rows_sent)
     rows = session.scalars(chosen).all()
     taken_back = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
     gone = {one.result_id: one for one in session.scalars(taken_back)}
@@ -170,17 +188,42 @@ def _results(session: Session, settings: Settings, number: int) -> list[View]:
             "subject": subject(session, settings, row),
             "withdrawn": columns(gone[row.id], "at", "actor", "because") if row.id in gone else None,
             "has_pixels": row.id not in gone and not row.purged and row.kind in _PICTURES,
-            "deliveries": deliveries.get(row.id, []),
+            "deliveries": deliveries[row.id],
         }
         for row in rows
     ]
 
 
-def _report(session: Session, settings: Settings, number: int) -> View:
-    """What the newest report of each rule says; empty where there is none, or its file is gone."""
-    files = report_files(session, settings, number)
-    return {
-        "findings": [row for path in files for row in report.findings(path)],
-        "measurements": [row for path in files for row in report.measurements(path)],
-        "conclusions": list(dict.fromkeys(filter(None, map(report.conclusion, files)))),
-    }
+def _likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:
+    """For each model that scored more findings than the page shows, the three findings with the highest
+    scores.
+
+    Each row has the ``model`` and its ``findings``: ``finding``, ``decision``, ``score`` and ``cut_off`` with
+    their units. The cut-off is ``""`` if the report does not state it, as for an absent finding. If several
+    images have a score for a finding, the highest counts. Scores of different models are not compared: only
+    scores of a calibrated model are probabilities.
+    """
+
+    def value(row: View) -> float:
+        return float(row["score"].split()[0])  # of "83.1 %"
+
+    scored: dict[str, dict[str, View]] = {}
+    for row in findings:
+        numbers = row["numbers"]
+        scores = [text for name, text in numbers.items() if name != CUT_OFF.meaning]
+        if len(scores) != 1 or tuple(row["code"]) == (BURNED_IN.value, BURNED_IN.scheme):
+            continue
+        found = {
+            "finding": row["finding"],
+            "decision": row["decision"],
+            "score": scores[0],
+            "cut_off": numbers.get(CUT_OFF.meaning, ""),
+        }
+        best = scored.setdefault(row["model"], {})
+        if row["finding"] not in best or value(found) > value(best[row["finding"]]):
+            best[row["finding"]] = found
+    return [
+        {"model": model, "findings": sorted(best.values(), key=value, reverse=True)[:_LIKELIEST]}
+        for model, best in scored.items()
+        if len(best) > _LIKELIEST
+    ]

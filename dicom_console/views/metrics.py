@@ -1,21 +1,35 @@
-"""Metrics of the node for monitoring programs. No metric contains patient data."""
+"""The present state of the node in numbers: for the first page, and as metrics for monitoring programs.
+
+They are quick to get however many studies it has seen. No metric contains patient data.
+"""
 
 from __future__ import annotations
 
+import shutil
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
 
+from prometheus_client import CollectorRegistry, Histogram
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from dicom_console.views.overview import disk
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
+from dicom_console.views import listing, problems
+from dicom_node import connectors, events
+from dicom_node.config.holds import undercuts
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import Gauge
 from dicom_node.inbox.spool import Spool
+from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import (
     OPEN_DELIVERIES,
     OPEN_FETCHES,
@@ -33,23 +47,27 @@ from dicom_node.monitoring.disk import forecast
 from dicom_node.monitoring.processes import machine_name, processes
 from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.outbox import held
+from dicom_node.outbox.outages import outages
 from dicom_node.processes import running
+from dicom_node.services import cleaning_reviews
 from dicom_node.store.tables import (
     Association,
     ClaimedWorkitem,
     Delivery,
+    EventRow,
     Fetch,
+    Instance,
     Job,
     ReceivedObject,
     RequestedCommitment,
     Result,
     SiteProcess,
     Study,
-    StudyTrace,
 )
 from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import View, as_json
 
-_OPEN_STUDIES = (
+_STUDIES = (
     StudyState.RECEIVING,
     StudyState.COMPLETE,
     StudyState.QUEUED,
@@ -59,30 +77,110 @@ _OPEN_STUDIES = (
     StudyState.QUARANTINED,
     StudyState.FAILED,
 )
-_OPEN_REQUESTS = (RequestedState.WAITING, RequestedState.DECIDED)
+_EDGES: Final = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
+_SETTLED: Final = timedelta(seconds=2)
+"""What ended this recently waits for the next question: its transaction may not be seen yet."""
+_RATE_MINUTES = 5  # that the rate of objects is taken from
 
 
-@dataclass(frozen=True, slots=True)
-class Gauge:
-    """The present value of one metric. ``labels``: states, machines, places and processes of the site."""
+def overview(session: Session, settings: Settings) -> View:
+    """Receiving, queue, deliveries, tasks for a person, models, disk and the latest problems.
 
-    name: str
-    help: str
-    value: float
-    labels: tuple[tuple[str, str], ...] = ()
+    ``named``: the studies of these problems, by UID.
+    """
+    studies = _by_state(
+        session, Study.state, (StudyState.RECEIVING, StudyState.QUARANTINED, StudyState.FAILED)
+    )
+    deliveries = _by_state(session, Delivery.state, (*OPEN_DELIVERIES, DeliveryState.DEAD))
+    arrived = EventRow.at >= utc_now() - timedelta(minutes=_RATE_MINUTES), EventRow.number.in_(events.INDEXED)
+    space = _disk(settings)
+    wrong = problems.problems(session, settings, disk_is_low=space["low"])
+    unassessed, hours = held.numbers(session), settings.outbox.assess_hours
+    due = as_json(utc_now() - timedelta(hours=hours))  # results that came before wait too long for a person
+    late = hours and unassessed["oldest"] and unassessed["oldest"] < due
+    concerned = [{"study_instance_uid": row["fields"].get("study")} for row in wrong]
+    return {
+        "receiving": {
+            "associations": session.scalar(select(func.count()).where(Association.closed_at.is_(None))),
+            "studies": studies[StudyState.RECEIVING],
+            "objects_per_minute": (session.scalar(select(func.count()).where(*arrived)) or 0) / _RATE_MINUTES,
+        },
+        "jobs": _by_state(session, Job.state, (JobState.RUNNING, JobState.QUEUED, JobState.HELD))
+        | {"oldest": as_json(_oldest_job(session))},
+        "deliveries": {
+            "open": sum(deliveries[state] for state in OPEN_DELIVERIES),
+            "dead": deliveries[DeliveryState.DEAD],
+            "oldest": as_json(_oldest_delivery(session)),
+        },
+        "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
+        "studies": studies,
+        "unassessed": unassessed | {"late": bool(late)},
+        "cleaning": cleaning_reviews.numbers(session),
+        "models": _models(settings.workers.models_dir),
+        "disk": space,
+        "processes": processes(session),
+        "problems": wrong,
+        "undercut": [f"rule {one.rule}: {one}" for one in undercuts(settings)],
+        "named": listing.named(session, concerned),
+    }
+
+
+def _disk(settings: Settings) -> View:
+    """Free and total bytes of the data folder's disk, and the watermark below which no object is accepted."""
+    usage = shutil.disk_usage(settings.node.data_dir)
+    minimum = settings.spool.minimum_free_mib * 2**20
+    return {"free": usage.free, "total": usage.total, "minimum": minimum, "low": usage.free < minimum}
+
+
+def _by_state(
+    session: Session, column: InstrumentedAttribute[Any], states: Sequence[StrEnum]
+) -> dict[str, int]:
+    """How many rows stand in each of these states: one question for all."""
+    chosen = select(column, func.count()).where(column.in_(states)).group_by(column)
+    return {state.value: 0 for state in states} | {str(state): n for state, n in session.execute(chosen)}
+
+
+def _oldest_job(session: Session) -> datetime | None:
+    """Since when the oldest job waits that is in the queue."""
+    return session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
+
+
+def _oldest_delivery(session: Session) -> datetime | None:
+    """When the oldest result was built that is on its way."""
+    chosen = select(func.min(Result.created_at)).join(Delivery, Delivery.result_id == Result.id)
+    return session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
+
+
+@lru_cache(maxsize=1)
+def _models(folder: Path | None) -> list[View]:
+    """Each model card, and whether its weights are there; their hashes are compared when they are loaded."""
+    try:
+        cards = registry.cards(folder)
+    except CardError:
+        return [{"name": "model cards", "version": "", "ready": False}]
+    return [
+        {
+            "name": card.id,
+            "version": card.version,
+            "ready": all(part.path.is_file() for part in card.weights),
+        }
+        for card in cards
+    ]
 
 
 def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     """All metrics; the time to read them does not grow with the number of studies."""
-    now = utc_now()
-    space = disk(settings)
+    now, space = utc_now(), _disk(settings)
+
+    def age(since: datetime | None) -> float:
+        return (now - since).total_seconds() if since else 0.0
+
     yield Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"])
     yield Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"])
     future = forecast(session, settings)
     if future is not None and future.days is not None:
         yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", future.days)
-    here = Association.closed_at.is_(None)
-    open_ones = session.scalar(select(func.count()).where(here)) or 0
+    open_ones = session.scalar(select(func.count()).where(Association.closed_at.is_(None))) or 0
     yield Gauge("associations_open", "Associations that are open.", open_ones)
     received = session.scalar(select(func.max(ReceivedObject.id))) or 0
     yield Gauge("objects_received", "Objects received since the database was made.", received)
@@ -90,36 +188,56 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     if last is not None:
         yield Gauge("received_last_seconds", "Since an object was received.", (now - last).total_seconds())
     yield from _handed_over(settings)
-    yield from _on_the_way(session, now)
+    count, since = oldest_waiting(session)  # on the disk of one machine only; none without an object store
+    yield Gauge("objects_to_hand_over", "Received objects that are not in the object store.", count)
+    yield Gauge("objects_to_hand_over_oldest_seconds", "Since the oldest of them was received.", age(since))
     yield from _processes(session)
-    dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
-    yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
+    for measure in connectors.every("metrics"):
+        yield from measure(session)
     built = session.scalar(select(func.max(Result.id))) or 0
     yield Gauge("results_built", "Result objects built since the database was made.", built)
-    waiting = (*OPEN_JOBS, JobState.HELD)
-    waits = (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD)
-    studies = _by_state(session, Study.state, _OPEN_STUDIES)
-    yield from _states("studies", "Studies in states that are no good end.", studies)
-    yield from _states("jobs", "Jobs that are not done.", _by_state(session, Job.state, waiting))
-    yield from _states("deliveries", "Deliveries not confirmed.", _by_state(session, Delivery.state, waits))
-    fetches = _by_state(session, Fetch.state, [*OPEN_FETCHES, FetchState.FAILED])
-    yield from _states("fetches", "Studies to be fetched from peers, or given up.", fetches)
-    items = _by_state(session, ClaimedWorkitem.state, [*OPEN_WORKITEMS, WorkitemState.GIVEN_UP])
-    yield from _states("workitems", "Work items of worklist managers, claimed or given up.", items)
+    yield from _states("studies", "Studies in states that are no good end.", session, Study.state, _STUDIES)
+    yield from _states("jobs", "Jobs that are not done.", session, Job.state, (*OPEN_JOBS, JobState.HELD))
+    yield from _states(
+        "deliveries",
+        "Deliveries not confirmed.",
+        session,
+        Delivery.state,
+        (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD),
+    )
+    yield from _states(
+        "fetches",
+        "Studies to be fetched from peers, or given up.",
+        session,
+        Fetch.state,
+        (*OPEN_FETCHES, FetchState.FAILED),
+    )
+    yield from _states(
+        "workitems",
+        "Work items of worklist managers, claimed or given up.",
+        session,
+        ClaimedWorkitem.state,
+        (*OPEN_WORKITEMS, WorkitemState.GIVEN_UP),
+    )
     if any(peer.commit_after for peer in settings.peers):
-        about = "Requests of peers for storage commitment without a report."
-        asked = _by_state(session, RequestedCommitment.state, _OPEN_REQUESTS)
-        yield from _states("commitment_requests", about, asked)
-    queued = session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
-    age = (now - queued).total_seconds() if queued else 0.0
-    yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age)
-    chosen = select(func.min(Result.created_at)).join(Result.deliveries)
-    sending = session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
-    age = (now - sending).total_seconds() if sending else 0.0
-    yield Gauge("deliveries_oldest_seconds", "Age of the oldest result that is on its way.", age)
-    unassessed = held.oldest(session)
-    age = (now - unassessed).total_seconds() if unassessed else 0.0
-    yield Gauge("unassessed_oldest_seconds", "How long results have waited for a person, at most.", age)
+        yield from _states(
+            "commitment_requests",
+            "Requests of peers for storage commitment without a report.",
+            session,
+            RequestedCommitment.state,
+            (RequestedState.WAITING, RequestedState.DECIDED),
+        )
+    yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age(_oldest_job(session)))
+    yield Gauge(
+        "deliveries_oldest_seconds",
+        "Age of the oldest result that is on its way.",
+        age(_oldest_delivery(session)),
+    )
+    yield Gauge(
+        "unassessed_oldest_seconds",
+        "How long results have waited for a person, at most.",
+        age(held.oldest(session)),
+    )
 
 
 def _handed_over(settings: Settings) -> Iterator[Gauge]:
@@ -132,21 +250,17 @@ def _handed_over(settings: Settings) -> Iterator[Gauge]:
     yield Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", age)
 
 
-def _on_the_way(session: Session, now: datetime) -> Iterator[Gauge]:
-    """Indexed objects of the site that are on the disk of one machine only; none without an object store."""
-    count, since = oldest_waiting(session)
-    yield Gauge("objects_to_hand_over", "Received objects that are not in the object store.", count)
-    age = (now - since).total_seconds() if since else 0.0
-    yield Gauge("objects_to_hand_over_oldest_seconds", "Since the oldest of them was received.", age)
-
-
 def _processes(session: Session) -> Iterator[Gauge]:
     """Silence of the processes on all machines of the site; one that stopped as planned does not count."""
     found = processes(session)
     for row in found:
         labels = tuple((key, str(row[key])) for key in ("machine", "place", "process"))
-        seconds = row["silent_seconds"]
-        yield Gauge("process_silent_seconds", "Since a process of the site showed life.", seconds, labels)
+        yield Gauge(
+            "process_silent_seconds",
+            "Since a process of the site showed life.",
+            row["silent_seconds"],
+            labels,
+        )
     lost = sum(row["state"] == "lost" for row in found)
     yield Gauge("processes_lost", "Processes of the site that show no life.", lost)
 
@@ -157,7 +271,7 @@ def not_ready(session: Session, settings: Settings) -> str:
     A console on a separate machine accepts uploads; use C-ECHO to check listeners on other machines.
     """
     session.scalar(select(func.count()).where(Study.id == 0))
-    if disk(settings)["low"]:
+    if _disk(settings)["low"]:
         return "free disk space is under spool.minimum_free_mib"
     runs = {Role.at(place) for place in running(settings.node.data_dir)}
     places = session.scalars(select(SiteProcess.place).where(SiteProcess.machine == machine_name()))
@@ -167,12 +281,64 @@ def not_ready(session: Session, settings: Settings) -> str:
     return ""
 
 
-def _by_state(session: Session, column: Any, states: Iterable[StrEnum]) -> dict[str, int]:
-    rows = session.execute(select(column, func.count()).where(column.in_([*states])).group_by(column))
-    found = {str(state): number for state, number in rows}
-    return {str(state): found.get(str(state), 0) for state in states}
-
-
-def _states(name: str, about: str, counted: dict[str, int]) -> Iterator[Gauge]:
-    for state, number in counted.items():
+def _states(
+    name: str, about: str, session: Session, column: InstrumentedAttribute[Any], states: Sequence[StrEnum]
+) -> Iterator[Gauge]:
+    for state, number in _by_state(session, column, states).items():
         yield Gauge(name, about, number, (("state", state),))
+
+
+class Durations:
+    """Histograms of deliveries and jobs that ended since the console started.
+
+    Their counts start at 0 with the process and only rise, as Prometheus expects.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._turnaround = Histogram(
+            "dicom_node_turnaround_seconds",
+            "From the last object of a study to the confirmed delivery of a result.",
+            ["peer", "rule", "modality"],
+            buckets=_EDGES,
+            registry=self.registry,
+        )
+        self._jobs = Histogram(
+            "dicom_node_job_seconds",
+            "Run time of jobs that succeeded, waiting left out.",
+            ["rule", "modality"],
+            buckets=_EDGES,
+            registry=self.registry,
+        )
+        self._since = utc_now()
+        self._one_at_a_time = threading.Lock()
+
+    def add_new(self, session: Session) -> None:
+        """Add the deliveries and jobs that ended since the last call."""
+        with self._one_at_a_time:
+            since, self._since = self._since, max(self._since, utc_now() - _SETTLED)
+            modality = (
+                select(func.min(Instance.modality))
+                .where(Instance.study_id == Study.id, Instance.role == ObjectRole.SOURCE)
+                .scalar_subquery()
+            )
+            delivered = (
+                select(
+                    Delivery.destination, Job.rule, modality, Delivery.confirmed_at, Study.last_received_at
+                )
+                .join(Result, Result.id == Delivery.result_id)
+                .join(Job, Job.id == Result.job_id)
+                .join(Study, Study.id == Result.study_id)
+                .where(Delivery.confirmed_at > since, Delivery.confirmed_at <= self._since)
+            )
+            for peer, rule, kind, ended, began in session.execute(delivered):
+                seconds = max((ended - began).total_seconds(), 0.0)
+                self._turnaround.labels(peer, rule, kind or "").observe(seconds)
+            done = (
+                select(Job.rule, modality, Job.started_at, Job.finished_at)
+                .join(Study, Study.id == Job.study_id)
+                .where(Job.state == JobState.SUCCEEDED, Job.started_at.is_not(None))
+                .where(Job.finished_at > since, Job.finished_at <= self._since)
+            )
+            for rule, kind, began, ended in session.execute(done):
+                self._jobs.labels(rule, kind or "").observe((ended - began).total_seconds())

@@ -13,7 +13,6 @@ from ai_pipeline.pipelines import slots
 from dicom_console.views.contents import Node
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
-from dicom_node.services import models as service
 from dicom_node.services.models import cards, in_use
 from dicom_node.store.views import View
 
@@ -22,15 +21,8 @@ def models(settings: Settings) -> list[View]:
     """One row per model card: whether the model's files exist, and which pipelines use it. Raises
     ModelRefused.
     """
-    used = {one.slot: one.model for one in in_use(settings)}
-    return [
-        {
-            **row,
-            "pipelines": [pipeline for pipeline, name in used.items() if name == row["name"]],
-            "ready": all(part["there"] for part in row["weights"]),
-        }
-        for row in map(_row, cards(settings))
-    ]
+    rows = [_row(card, settings) for card in cards(settings)]
+    return [row | {"ready": all(part["there"] for part in row["weights"])} for row in rows]
 
 
 def model(settings: Settings, identifier: str, version: str) -> View:
@@ -40,14 +32,12 @@ def model(settings: Settings, identifier: str, version: str) -> View:
         raise NotFound("there is no such model")
     metrics = dict(card.details.get("metrics", {}))
     by_label: Mapping[str, Any] = metrics.pop("labels", {}) if isinstance(metrics.get("labels"), dict) else {}
-    used = {one.slot: one.model for one in in_use(settings)}
     return {
-        **_row(card),
+        **_row(card, settings),
         "intended_use": card.intended_use,
         "limits": list(card.limits),
         "calibrated": card.calibrated,
         "card_sha256": card.sha256,
-        "pipelines": [pipeline for pipeline, name in used.items() if name == card.name],
         "may_serve": [name for name, (_, slot) in slots().items() if folder.fits(slot, card)],
         "labels": [
             {
@@ -86,13 +76,7 @@ def history(settings: Settings) -> list[View]:
     return sorted(rows, key=lambda row: row["at"], reverse=True)[:50]
 
 
-def drift(settings: Settings, identifier: str, version: str) -> list[View]:
-    """The drift of this model's scores, one row for each sender, as in ``models drift``."""
-    rows = service.drift(settings)
-    return [row for row in rows if (row["model"], row["version"]) == (identifier, version)]
-
-
-def _row(card: Card) -> View:
+def _row(card: Card, settings: Settings) -> View:
     return {
         "name": card.name,
         "id": card.id,
@@ -101,6 +85,7 @@ def _row(card: Card) -> View:
         "architecture": card.architecture,
         "licence": card.licence,
         "own": registry.SHIPPED not in card.path.parents,
+        "pipelines": [one.slot for one in in_use(settings) if one.model == card.name],
         "weights": [
             {"role": part.role, "file": part.path.name, "sha256": part.sha256, "there": part.path.is_file()}
             for part in card.weights

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
 from ai_pipeline.images.dates import date_of
+from dicom_console.views.charts import DatedNumber, trends
 from dicom_console.views.search import remarked
-from dicom_console.views.trends import DatedNumber, trends
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.results.sr import reading as report
@@ -47,8 +46,8 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
 
 def studies_of(session: Session, number: int) -> list[int]:
     """The numbers of all studies of the same patient as study ``number``. Raises NotFound."""
-    study = _study(session, number)
-    return list(session.scalars(select(Study.id).where(*_same(study)).order_by(Study.id)))
+    chosen = select(Study.id).where(*_same(_study(session, number))).order_by(Study.id)
+    return list(session.scalars(chosen))
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
@@ -70,6 +69,9 @@ def show(session: Session, settings: Settings, number: int) -> View:
         if on := date_of(row["study_date"]):
             measured += [DatedNumber(row["id"], on, one) for _, numbers in stated for one in numbers]
     one_patient = intake.of_one_patient(session, {one.study for one in measured})
+    of_patient = select(Study.id).where(*_same(study))
+    received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
+    same_id = _rows(session, [study.patient_id])
     people = (images.person(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
@@ -78,8 +80,9 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "studies": remarked(session, rows),
         "trends": trends(measured) if one_patient else [],
         "more": len(rows) == HISTORY,
-        "has_images": session.scalar(_images_of(study)) is not None,
-        "others": _others(session, study),
+        "has_images": session.scalar(select(ReceivedObject.id).where(*received).limit(1)) is not None,
+        # The same ID of other issuers: other patients, unless a person knows better.
+        "others": [row for row in same_id if row["issuer"] != study.issuer_of_patient_id],
     }
 
 
@@ -91,35 +94,17 @@ def _study(session: Session, number: int) -> Study:
 
 
 def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    issuer = Study.issuer_of_patient_id == study.issuer_of_patient_id
-    return Study.patient_id == study.patient_id, issuer
-
-
-def _images_of(study: Study) -> Select[int]:
-    """Whether something that was received of the patient is still here."""
-    of_patient = select(Study.id).where(*_same(study))
-    kept = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
-    return select(ReceivedObject.id).where(*kept).limit(1)
+    return (
+        Study.patient_id == study.patient_id,
+        Study.issuer_of_patient_id == study.issuer_of_patient_id,
+    )
 
 
 def _rows(session: Session, ids: Sequence[str]) -> list[View]:
-    columns: list[Any] = [
-        Study.patient_id,
-        Study.issuer_of_patient_id,
-        func.max(Study.id),
-        func.count(),
-        func.max(Study.last_received_at),
-    ]
-    chosen = select(*columns).where(Study.patient_id.in_(ids))
-    chosen = chosen.group_by(Study.patient_id, Study.issuer_of_patient_id)
-    found = session.execute(chosen.order_by(Study.patient_id, Study.issuer_of_patient_id))
+    patient = Study.patient_id, Study.issuer_of_patient_id
+    chosen = select(*patient, func.max(Study.id), func.count(), func.max(Study.last_received_at))
+    chosen = chosen.where(Study.patient_id.in_(ids)).group_by(*patient).order_by(*patient)
     return [
-        {"patient_id": patient, "issuer": issuer, "study": study, "studies": studies, "last": as_json(last)}
-        for patient, issuer, study, studies, last in found
+        {"patient_id": name, "issuer": issuer, "study": study, "studies": studies, "last": as_json(last)}
+        for name, issuer, study, studies, last in session.execute(chosen)
     ]
-
-
-def _others(session: Session, study: Study) -> list[View]:
-    """The same ID of other issuers: other patients, unless a person knows better."""
-    rows = _rows(session, [study.patient_id])
-    return [row for row in rows if row["issuer"] != study.issuer_of_patient_id]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Final
 
 import cv2
 from sqlalchemy.orm import Session
 
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.codestreams import JPEG_2000
-from ai_pipeline.images.decode import DicomImage, Picture, open_dicom
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole
@@ -25,7 +28,11 @@ LARGEST = 1600
 """Pixels of the longer side: a preview is no image to read from."""
 _QUICK = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
 """A film of 1,600 × 1,600 takes 80 ms, where Pillow's quickest PNG takes 230, and no more bytes."""
+SIDE = 96
+"""Pixels of the longer side of a picture in a list."""
+_THUMBNAILS = 2000  # kept in memory, of about 3 KiB each; never in a file
 _decoders = threading.Semaphore(2)
+_one_thumbnail = threading.Semaphore(1)  # the picture that somebody reads is decoded beside it
 
 
 class PictureKind(StrEnum):
@@ -39,6 +46,13 @@ class PictureKind(StrEnum):
     """Every version that came, also one that is not in force."""
 
 
+_TABLES: Final[Mapping[PictureKind, Any]] = {
+    PictureKind.IMAGES: Instance,
+    PictureKind.RESULTS: Result,
+    PictureKind.RECEIVED: ReceivedObject,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """An object that the user may look at. ``kind``: the kind of result, or "image"."""
@@ -50,35 +64,13 @@ class Shown:
 
 def find(session: Session, settings: Settings, which: PictureKind, number: int) -> Shown:
     """A received image or a result. Raises NotFound, also if its file was purged."""
-    shown = {
-        PictureKind.IMAGES: _image,
-        PictureKind.RESULTS: _result,
-        PictureKind.RECEIVED: _received,
-    }[which](session, number)
-    path = Files(settings).if_here(session, str(shown.path)) if shown else None
-    if shown is None or path is None:
+    row: Instance | Result | ReceivedObject | None = session.get(_TABLES[which], number)
+    is_aside = isinstance(row, Instance) and row.role is ObjectRole.ASIDE
+    there = row is not None and not row.purged and not is_aside
+    path = Files(settings).if_here(session, row.path) if row is not None and there else None
+    if row is None or row.study_id is None or path is None:
         raise NotFound("there is no such image or result, or no longer")
-    return replace(shown, path=path)
-
-
-def _image(session: Session, number: int) -> Shown | None:
-    row = session.get(Instance, number)
-    gone = row is None or row.purged or row.role is ObjectRole.ASIDE
-    return None if row is None or gone else Shown(Path(row.path), row.study_id, "image")
-
-
-def _result(session: Session, number: int) -> Shown | None:
-    row = session.get(Result, number)
-    gone = row is None or row.purged
-    return None if row is None or gone else Shown(Path(row.path), row.study_id, row.kind.value)
-
-
-def _received(session: Session, number: int) -> Shown | None:
-    row = session.get(ReceivedObject, number)
-    gone = row is None or row.purged or row.study_id is None
-    return (
-        None if row is None or row.study_id is None or gone else Shown(Path(row.path), row.study_id, "image")
-    )
+    return Shown(path, row.study_id, row.kind.value if isinstance(row, Result) else "image")
 
 
 def frames(shown: Shown, settings: Settings) -> int:
@@ -91,37 +83,48 @@ def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) ->
     """A frame (from 1) as PNG, displayed as a viewer initially does, at most ``longest`` pixels. Raises
     NotFound.
     """
-    return _encoded(shown, settings, frame, longest, ".png", _QUICK)
+    with two_at_a_time():
+        return _encoded(shown.path, settings.images.limits, frame, longest, ".png", _QUICK)
 
 
 def jpeg(shown: Shown, settings: Settings, frame: int, quality: int) -> bytes:
     """The same as JPEG (``quality``: 1 to 100), at most LARGEST pixels. Raises NotFound."""
-    return _encoded(shown, settings, frame, LARGEST, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, quality))
+    with two_at_a_time():
+        how = cv2.IMWRITE_JPEG_QUALITY, quality
+        return _encoded(shown.path, settings.images.limits, frame, LARGEST, ".jpg", how)
 
 
 def _encoded(
-    shown: Shown, settings: Settings, frame: int, longest: int, suffix: str, how: tuple[int, ...]
+    path: Path, limits: ImageLimits, frame: int, longest: int, suffix: str, how: tuple[int, ...]
 ) -> bytes:
-    with two_at_a_time():
-        image = open_dicom(shown.path, settings.images.limits)
-        sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
-        picture = displayed(image, frame - 1, -(-most * min(sides) // max(sides)))
-        scale = most / max(picture.shape[:2])
-        if scale < 1:
-            rows, columns = (max(round(side * scale), 1) for side in picture.shape[:2])
-            picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
-        blue_first = picture[..., ::-1] if picture.ndim == 3 else picture
-        done, data = cv2.imencode(suffix, blue_first, how)
+    image = open_dicom(path, limits)
+    sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
+    # A JPEG 2000 is decoded smaller where that is quicker, its shorter side with at least so many pixels.
+    shorter_side = -(-most * min(sides) // max(sides)) if image.transfer_syntax in JPEG_2000 else 0
+    picture = image.display(frame - 1, shorter_side)
+    scale = most / max(picture.shape[:2])
+    if scale < 1:
+        rows, columns = (max(round(side * scale), 1) for side in picture.shape[:2])
+        picture = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
+    blue_first = picture[..., ::-1] if picture.ndim == 3 else picture
+    done, data = cv2.imencode(suffix, blue_first, how)
     if not done:
         raise NotFound("this image cannot be shown")
     return data.tobytes()
 
 
-def displayed(image: DicomImage, frame: int, shorter_side: int) -> Picture:
-    """A frame (from 0) as displayed; of a JPEG 2000, where that is quicker, perhaps a smaller one whose
-    shorter side has at least so many pixels.
-    """
-    return image.display(frame, shorter_side if image.transfer_syntax in JPEG_2000 else 0)
+def thumbnail(shown: Shown, settings: Settings) -> bytes:
+    """The first frame as JPEG, at most SIDE pixels. Raises NotFound if it cannot be shown."""
+    try:
+        return _thumbnail(shown.path, settings.images.limits)
+    except (OSError, PixelError, MemoryError):
+        raise NotFound("this image cannot be shown") from None
+
+
+@lru_cache(_THUMBNAILS)
+def _thumbnail(path: Path, limits: ImageLimits) -> bytes:
+    with _one_thumbnail:
+        return _encoded(path, limits, 1, SIDE, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 80))
 
 
 @contextmanager

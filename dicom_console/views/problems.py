@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -99,7 +99,9 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
         same = found.setdefault(same_again(row), row | {"times": 0})
         same["times"] += 1
     rows = list(found.values())
-    ends = list(_ends(session, rows))
+    numbers = {row["number"] for row in rows}
+    ending = [end.number for kind, (end, _) in _ENDED_BY.items() if kind.number in numbers]
+    ends = list_events(session, numbers=ending, limit=_LOOKED_AT) if ending else []
     studies = _studies(session, rows)
     rows = [row | _end(session, settings, row, ends, studies, disk_is_low) for row in rows]
     since = as_json(utc_now() - _SOLVED_FOR)
@@ -113,13 +115,6 @@ def _in_words(row: View) -> View:
         return row | {"caller": ""}
     fields = {key: value for key, value in row["fields"].items() if key in _TOLD_OF_REJECTION}
     return row | {"fields": fields, "caller": str(fields.get("calling", ""))}
-
-
-def _ends(session: Session, rows: list[View]) -> Iterator[View]:
-    """The events that end one of these, the oldest first."""
-    ending = [end.number for kind, (end, _) in _ENDED_BY.items() if _has(rows, kind)]
-    if ending:
-        yield from list_events(session, numbers=ending, limit=_LOOKED_AT)
 
 
 def _studies(session: Session, rows: list[View]) -> _Concerned:
@@ -153,18 +148,24 @@ def _end(
     """``over``, ``how`` and ``by`` of a problem."""
     at: str | None = None
     how = by = ""
+    since = datetime.fromisoformat(row["at"])
     kind = events.by_number(row["number"])
     if kind is events.DISK_LOW:
         at = None if disk_is_low else ""
-    elif kind is events.ASSOCIATION_REJECTED:
-        at = _got_through(session, row)
-    elif kind is events.PEER_SILENT:
-        at = _heard_of(session, settings, row)
+    elif kind is events.ASSOCIATION_REJECTED:  # until the caller is let in; by title, as peers count
+        here = Association.calling_ae == row["caller"], Association.opened_at >= since
+        at = as_json(session.scalar(select(func.min(Association.opened_at)).where(*here)))
+    elif kind is events.PEER_SILENT:  # until it sends again
+        title = next((peer.ae_title for peer in settings.peers if peer.name == row["fields"].get("peer")), "")
+        here = ReceivedObject.calling_ae == title, ReceivedObject.received_at > since
+        at = as_json(session.scalar(select(func.max(ReceivedObject.received_at)).where(*here)))
     elif kind in _SOLVED_BY:
         at, how, by = _solved(row, kind, studies)
     elif kind in _ENDED_BY:
         end, keys = _ENDED_BY[kind]
-        at = next((one["at"] for one in ends if _ends_it(one, end, row, keys)), None)
+        later = [one for one in ends if one["number"] == end.number and one["at"] >= row["at"]]
+        about = [row["fields"].get(key) for key in keys]
+        at = next((one["at"] for one in later if [one["fields"].get(key) for key in keys] == about), None)
         how = end.text
     return {"over": at, "how": how, "by": by}
 
@@ -182,8 +183,7 @@ def _solved(row: View, kind: EventType, studies: _Concerned) -> tuple[str | None
     at, ended = next(((at, one) for at, one in found if at >= row["at"]), ("", None))
     how = events.by_number(ended.number).text if ended is not None else ""
     acts = (act for act in studies.acts if row["at"] <= as_json(act.at) <= (at or as_json(utc_now())))
-    by = next((act.actor for act in acts if _helped(act, row, studies.numbers[uid])), "")
-    return at, how, by
+    return at, how, next((act.actor for act in acts if _helped(act, row, studies.numbers[uid])), "")
 
 
 def _helped(act: AuditRow, row: View, study: int) -> bool:
@@ -193,28 +193,3 @@ def _helped(act: AuditRow, row: View, study: int) -> bool:
     about = row["fields"]
     all_of_it = "all_dead" in act.fields and act.fields.get("destination") in ("", about.get("destination"))
     return all_of_it or about.get("delivery") in act.fields.get("deliveries", ())
-
-
-def _ends_it(one: View, end: EventType, row: View, keys: tuple[str, ...]) -> bool:
-    alike = all(one["fields"].get(key) == row["fields"].get(key) for key in keys)
-    return one["number"] == end.number and one["at"] >= row["at"] and alike
-
-
-def _got_through(session: Session, row: View) -> str | None:
-    """When the rejected caller was let in the next time; counting by title, as peers do."""
-    since = datetime.fromisoformat(row["at"])
-    here = (Association.calling_ae == row["caller"]) & (Association.opened_at >= since)
-    at: str | None = as_json(session.scalar(select(func.min(Association.opened_at)).where(here)))
-    return at
-
-
-def _heard_of(session: Session, settings: Settings, row: View) -> str | None:
-    """When the silent peer sent again, at the latest."""
-    title = next((peer.ae_title for peer in settings.peers if peer.name == row["fields"].get("peer")), "")
-    newest = select(func.max(ReceivedObject.received_at)).where(ReceivedObject.calling_ae == title)
-    at: str | None = as_json(session.scalar(newest))
-    return at if at and at > row["at"] else None
-
-
-def _has(rows: list[View], kind: EventType) -> bool:
-    return any(row["number"] == kind.number for row in rows)

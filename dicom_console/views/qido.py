@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -190,9 +191,11 @@ def _matching(
         if value
     )
     budget = iter(range(EXAMINED))
+    asked = {name: uids for keyword, name in _UIDS.items() if (uids := _listed(query.value(keyword)))}
     for held in _studies(session, settings, query, within, budget):
-        for objects in _entities(held, query.level):
-            if not _has_uids(objects, query):
+        series = [held] if query.level is Level.STUDY else dicomweb.by_series(held).values()
+        for objects in ([one] for one in held) if query.level is Level.INSTANCE else series:
+            if not all(any(getattr(one, name) in uids for one in objects) for name, uids in asked.items()):
                 continue
             if needs_header:
                 _spend(budget)
@@ -215,7 +218,7 @@ def _studies(
     """
     name = "" if query.by_words else query.value("PatientName")
     pattern = _pattern(name, ignore_case=True) if name else None
-    wanted, conditions = _narrowed(settings, query, within)
+    wanted, conditions = _narrowed(settings, query), [*_conditions(query, within[0])]
     after: int | None = None
     while True:
         numbers, after = search.numbers(session, wanted, *conditions, after=after, most=_BATCH)
@@ -232,35 +235,34 @@ def _studies(
             return
 
 
-def _narrowed(
-    settings: Settings, query: Query, within: tuple[str, str]
-) -> tuple[Search, list[ColumnElement[bool]]]:
-    """What the database can tell: no study that matches is left out."""
+def _narrowed(settings: Settings, query: Query) -> Search:
+    """What the database can tell of a study: none that matches is left out."""
     since, is_range, until = _DATE.fullmatch(query.value("StudyDate")).groups("")  # type: ignore[union-attr]
-    wanted = Search(
+    name = re.sub(r"[*?^=]", " ", query.value("PatientName")) if query.by_words else ""
+    return Search(
         patient=_beginning(query.value("PatientID")),
-        words=search.name_words(settings, re.sub(r"[*?^=]", " ", query.value("PatientName")))
-        if query.by_words
-        else (),
+        words=search.name_words(settings, name),
         accession=_beginning(query.value("AccessionNumber")),
         since=since,
         until=until if is_range else since,
         order=Order.DATE,
     )
-    conditions = [Study.state != StudyState.QUARANTINED]
-    if within[0]:
-        conditions.append(Study.study_instance_uid == within[0])
+
+
+def _conditions(query: Query, study: str) -> Iterator[ColumnElement[bool]]:
+    """What the database can tell besides. ``study``: the UID of the only one that is searched, or ""."""
+    yield Study.state != StudyState.QUARANTINED
+    if study:
+        yield Study.study_instance_uid == study
     if uids := _listed(query.value("StudyInstanceUID")):
-        conditions.append(Study.study_instance_uid.in_(uids))
-    columns = {"SeriesInstanceUID": "series_instance_uid", "SOPInstanceUID": "sop_instance_uid"}
-    for keyword, name in columns.items():
-        if uids := _listed(query.value(keyword)):
-            conditions.append(_has(*(getattr(table, name).in_(uids) for table in (Instance, Result))))
+        yield Study.study_instance_uid.in_(uids)
+    if uids := _listed(query.value("SeriesInstanceUID")):
+        yield _has(Instance.series_instance_uid.in_(uids), Result.series_instance_uid.in_(uids))
+    if uids := _listed(query.value("SOPInstanceUID")):
+        yield _has(Instance.sop_instance_uid.in_(uids), Result.sop_instance_uid.in_(uids))
     modality = query.value("ModalitiesInStudy") or (query.value("Modality") if query.level else "")
     if modality and not _is_wild(modality) and "\\" not in modality:
-        kinds = Result.kind.in_(_MODALITIES.get(modality, ()))
-        conditions.append(_has(Instance.modality == modality, kinds))
-    return wanted, conditions
+        yield _has(Instance.modality == modality, Result.kind.in_(_MODALITIES.get(modality, ())))
 
 
 def _has(of_instance: ColumnElement[bool], of_result: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -274,17 +276,6 @@ def _beginning(value: str) -> str:
     """The value up to its first wildcard, with a ``*`` if it has any."""
     [begin, *rest] = re.split(r"[*?]", value, maxsplit=1)
     return f"{begin}*" if rest and begin else begin
-
-
-def _entities(held: Sequence[HeldObject], level: Level) -> Iterable[list[HeldObject]]:
-    if level is Level.INSTANCE:
-        return ([one] for one in held)
-    return [list(held)] if level is Level.STUDY else dicomweb.by_series(held).values()
-
-
-def _has_uids(objects: Sequence[HeldObject], query: Query) -> bool:
-    asked = {name: _listed(query.value(keyword)) for keyword, name in _UIDS.items()}
-    return all(any(getattr(one, name) in uids for one in objects) for name, uids in asked.items() if uids)
 
 
 def _matches(session: Session, settings: Settings, objects: Sequence[HeldObject], query: Query) -> bool:
@@ -305,11 +296,9 @@ def modalities(session: Session, settings: Settings, study: int) -> list[str]:
     """Modality of each series of a study that a viewer may see, each once."""
     found = set()
     for objects in dicomweb.by_series(dicomweb.of_studies(session, [study]).get(study, ())).values():
-        try:
+        with suppress(NotFound):
             header = dicomweb.header(dicomweb.file_of(session, settings, objects[0]), ["Modality"])
-        except NotFound:
-            continue
-        found.add(str(header.get("Modality") or ""))
+            found.add(str(header.get("Modality") or ""))
     return sorted(found - {""})
 
 

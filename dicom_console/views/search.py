@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -63,6 +63,14 @@ class Search:
     order: Order = Order.RECEIVED
 
 
+def grouped(pairs: Iterable[Any]) -> defaultdict[Any, list[Any]]:
+    """The second of each pair, listed by its first."""
+    found: defaultdict[Any, list[Any]] = defaultdict(list)
+    for key, value in pairs:
+        found[key].append(value)
+    return found
+
+
 def name_words(settings: Settings, name: str) -> list[str]:
     """The hashes of the words of a name; for a name without words a hash that no study has."""
     return (PatientNames(settings.node.data_dir).hashes(name) or [""]) if name.strip() else []
@@ -84,7 +92,7 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
     by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids)))}
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(by_number)))
     found, short = _findings(session, shown), _short_results(session, shown)
-    covers, ends = _covers(session, shown), _last_deliveries(session, shown)
+    covers, seconds = _covers(session, shown), _seconds(session, by_number)
     rows = [
         {
             "id": number,
@@ -92,7 +100,7 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
             "findings": found[number],
             "short_result": short[number],
             **covers.get(number, {"cover": None, "description": ""}),
-            "seconds": _seconds(by_number[number], ends.get(number)),
+            "seconds": seconds.get(number),
             **shown[number],
         }
         for number in ids
@@ -105,9 +113,7 @@ def numbers(
     session: Session, wanted: Search, *conditions: ColumnElement[bool], after: int | None, most: int
 ) -> tuple[list[int], int | None]:
     """The numbers of at most ``most`` studies that fulfil ``conditions`` too; the last one if more follow."""
-    chosen = select(Study.id)
-    for condition in (*_conditions(session, wanted), *conditions):
-        chosen = chosen.where(condition)
+    chosen = select(Study.id).where(*_conditions(session, wanted), *conditions)
     ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(most + 1)))
     return ids[:most], ids[most - 1] if len(ids) > most else None
 
@@ -115,12 +121,8 @@ def numbers(
 def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
     """What the newest reports of each study call present, each once; that text is burned in is no finding."""
     chosen = select(ReportedFinding.study_id, ReportedFinding.finding).distinct()
-    chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning)
-    chosen = chosen.where(ReportedFinding.study_id.in_(studies)).order_by(ReportedFinding.finding)
-    found: defaultdict[int, list[str]] = defaultdict(list)
-    for study, finding in session.execute(chosen):
-        found[study].append(finding)
-    return found
+    chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning, ReportedFinding.study_id.in_(studies))
+    return grouped(session.execute(chosen.order_by(ReportedFinding.finding)))
 
 
 def _short_results(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
@@ -130,10 +132,7 @@ def _short_results(session: Session, studies: Collection[int]) -> defaultdict[in
     chosen = chosen.where(Withdrawal.result_id.is_(None), Result.deidentified.is_(False))
     chosen = chosen.where(Result.study_id.in_(studies), Result.kind == ResultKind.SR).order_by(Result.id)
     newest = {(study, rule): text for study, rule, text in session.execute(chosen)}
-    found: defaultdict[int, list[str]] = defaultdict(list)
-    for (study, _), text in newest.items():
-        found[study] += text.splitlines()
-    return found
+    return grouped((study, line) for (study, _), text in newest.items() for line in text.splitlines())
 
 
 def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
@@ -150,18 +149,16 @@ def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
     }
 
 
-def _last_deliveries(session: Session, studies: Collection[int]) -> dict[int, datetime]:
-    """When the last result of each study was delivered."""
+def _seconds(session: Session, studies: Mapping[int, Study]) -> dict[int, float]:
+    """The time from the last object to the last delivery, of those that are delivered."""
     at = func.max(func.coalesce(Delivery.confirmed_at, Delivery.sent_at))
     chosen = select(Result.study_id, at).join(Delivery, Delivery.result_id == Result.id)
     chosen = chosen.where(Result.study_id.in_(studies)).group_by(Result.study_id)
-    return {study: moment for study, moment in session.execute(chosen) if moment}
-
-
-def _seconds(study: Study, delivered_at: datetime | None) -> float | None:
-    if delivered_at is None or study.state is not StudyState.DELIVERED:
-        return None
-    return max((delivered_at - study.last_received_at).total_seconds(), 0.0)
+    return {
+        number: max((moment - studies[number].last_received_at).total_seconds(), 0.0)
+        for number, moment in session.execute(chosen)
+        if moment and studies[number].state is StudyState.DELIVERED
+    }
 
 
 def remarked(session: Session, rows: Sequence[View]) -> list[View]:
@@ -185,37 +182,36 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
     ]
 
 
-def _conditions(session: Session, wanted: Search) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
+def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool]]:
+    # In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points.
+    in_sqlite = session.get_bind().dialect.name == "sqlite"
     for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
         if text.endswith("*"):
-            found.append(_begins(session, column, text.rstrip("*")))
+            begin = text.rstrip("*")
+            is_in = (
+                column.between(begin, begin + _LAST)
+                if in_sqlite
+                else column.startswith(begin, autoescape=True)
+            )
+            each = func.substr(column, 1, len(begin)) == begin
+            yield _few(session, select(Study.id).where(is_in), each)
         elif text:
-            found.append(column == text)
-    found += [_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words]
+            yield column == text
+    yield from (_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words)
     for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
         if value:
             of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
-            found.append(_has(session, Instance.study_id, of_images))
+            yield _has(session, Instance.study_id, of_images)
     if wanted.finding:
-        found.append(_has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64]))
+        yield _has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
     if wanted.states:
-        found.append(views.in_states(wanted.states))
+        yield views.in_states(wanted.states)
     if wanted.since:
-        found.append(Study.study_date >= wanted.since)
+        yield Study.study_date >= wanted.since
     if wanted.received:
-        found.append(Study.last_received_at >= wanted.received)
+        yield Study.last_received_at >= wanted.received
     if wanted.until:
-        found.append(Study.study_date <= wanted.until)
-    return found
-
-
-def _begins(session: Session, column: InstrumentedAttribute[str], text: str) -> ColumnElement[bool]:
-    """In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points."""
-    in_sqlite = session.get_bind().dialect.name == "sqlite"
-    by_index = column.between(text, text + _LAST) if in_sqlite else column.startswith(text, autoescape=True)
-    each = func.substr(column, 1, len(text)) == text
-    return _few(session, select(Study.id).where(by_index), each)
+        yield Study.study_date <= wanted.until
 
 
 def _has(
@@ -238,10 +234,8 @@ def _ordered(session: Session, chosen: Select[int], order: Order, after: int | N
     """By keyset: a page far down costs no more than the first one."""
     column: Any = Study.study_date if order in (Order.DATE, Order.OLDEST_DATE) else Study.last_received_at
     ascending = order in (Order.WAITING, Order.OLDEST_DATE)
-    if after is not None:
-        last = session.scalar(select(column).where(Study.id == after))
-        if last is not None:
-            here, there = tuple_(column, Study.id), tuple_(last, after)
-            chosen = chosen.where(here > there if ascending else here < there)
-    keys = (column, Study.id)
-    return chosen.order_by(*(key.asc() if ascending else key.desc() for key in keys))
+    last = session.scalar(select(column).where(Study.id == after)) if after is not None else None
+    if last is not None:
+        here, there = tuple_(column, Study.id), tuple_(last, after)
+        chosen = chosen.where(here > there if ascending else here < there)
+    return chosen.order_by(*(key.asc() if ascending else key.desc() for key in (column, Study.id)))

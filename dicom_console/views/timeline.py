@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 
 from sqlalchemy import func, select
@@ -30,7 +30,7 @@ _Step = tuple[datetime, str, str]
 
 def timeline(session: Session, study: int) -> list[View]:
     """The steps in order of time, each with the seconds since the previous step."""
-    sources = (_received, _performed, _work, _completed, _jobs, _assessed, _deliveries, _tries)
+    sources = (_received, _reported, _completed, _jobs, _assessed, _deliveries)
     steps = sorted((step for source in sources for step in source(session, study)), key=lambda step: step[0])
     before: datetime | None = None
     found: list[View] = []
@@ -47,7 +47,8 @@ def _received(session: Session, study: int) -> Iterator[_Step]:
     chosen = select(ReceivedObject.association, ReceivedObject.calling_ae, func.count(), first, last)
     chosen = chosen.where(ReceivedObject.study_id == study)
     groups = session.execute(chosen.group_by(ReceivedObject.association, ReceivedObject.calling_ae)).all()
-    known = _associations(session, [name for name, *_ in groups if name])
+    names = [name for name, *_ in groups if name][:_MOST]
+    known = {row.id: row for row in session.scalars(select(Association).where(Association.id.in_(names)))}
     for name, calling, objects, began, ended in groups:
         association = known.get(name)
         if association is not None:
@@ -57,11 +58,6 @@ def _received(session: Session, study: int) -> Iterator[_Step]:
         yield ended, f"{number} received from {calling}", more
         if association is not None and association.closed_at is not None:
             yield association.closed_at, f"association {association.outcome.value}", association.reason
-
-
-def _associations(session: Session, names: Sequence[str]) -> dict[str, Association]:
-    rows = session.scalars(select(Association).where(Association.id.in_(names[:_MOST])))
-    return {row.id: row for row in rows}
 
 
 def _completed(session: Session, study: int) -> Iterator[_Step]:
@@ -79,8 +75,8 @@ def _completed(session: Session, study: int) -> Iterator[_Step]:
             why, more = _NOT_AWAITED, f"{missing} missing" if missing else ""
 
 
-def _performed(session: Session, study: int) -> Iterator[_Step]:
-    """Begin and end of the procedure steps that a modality reported."""
+def _reported(session: Session, study: int) -> Iterator[_Step]:
+    """Begin and end of procedure steps of modalities, and of work items of worklist managers."""
     uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study))
     for row in steps.of_study(session, uid)[:_MOST]:
         yield row.begun_at, f"{row.calling_ae} began a procedure step", ""
@@ -89,28 +85,22 @@ def _performed(session: Session, study: int) -> Iterator[_Step]:
             more = f"of {named} object{'' if named == 1 else 's'}"
             yield row.ended_at, f"{row.calling_ae} reported its procedure step {row.status.value}", more
 
-
-def _work(session: Session, study: int) -> Iterator[_Step]:
-    """Claim and end of work items of worklist managers."""
-    uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study))
-    for row in workitems.of_study(session, uid)[:_MOST]:
-        yield row.began_at, f"work item of {row.peer} taken", row.doing if row.ended_at is None else ""
-        if row.ended_at is not None:
-            yield row.ended_at, f"work item of {row.peer} {row.state.value.replace('_', ' ')}", row.reason
+    for item in workitems.of_study(session, uid)[:_MOST]:
+        yield item.began_at, f"work item of {item.peer} taken", item.doing if item.ended_at is None else ""
+        if item.ended_at is not None:
+            yield item.ended_at, f"work item of {item.peer} {item.state.value.replace('_', ' ')}", item.reason
 
 
 def _jobs(session: Session, study: int) -> Iterator[_Step]:
     by_jobs = Result.kind.not_in((ResultKind.REJECTION, ResultKind.ASSESSMENT))
     results = select(Result.job_id, func.count()).where(Result.study_id == study, by_jobs)
-    results = results.group_by(Result.job_id)
-    built = {job: number for job, number in session.execute(results)}  # noqa: C416
+    built = {job: number for job, number in session.execute(results.group_by(Result.job_id))}  # noqa: C416
     for row in session.scalars(select(Job).where(Job.study_id == study).order_by(Job.id).limit(_MOST)):
         yield row.created_at, f"job {row.id} queued by rule {row.rule}", row.pipeline
         if row.started_at is not None:
             yield row.started_at, f"job {row.id} started", f"try {row.attempts}" if row.attempts > 1 else ""
         if row.finished_at is not None and row.state not in (JobState.QUEUED, JobState.RUNNING):
-            number = built.get(row.id, 0)
-            more = f"{number} results built" if number else row.reason
+            more = f"{built[row.id]} results built" if row.id in built else row.reason
             yield row.finished_at, f"job {row.id} {row.state.value.replace('_', ' ')}", more
 
 
@@ -123,7 +113,7 @@ def _assessed(session: Session, study: int) -> Iterator[_Step]:
 
 
 def _deliveries(session: Session, study: int) -> Iterator[_Step]:
-    """Steps for each destination: when the last result was sent, and when the last one was confirmed."""
+    """Of each destination when the last result was sent and confirmed, and the last try if it takes none."""
     chosen = select(
         Delivery.destination,
         func.count(),
@@ -138,10 +128,6 @@ def _deliveries(session: Session, study: int) -> Iterator[_Step]:
             yield sent_at, f"{sent} of {results} results sent to {destination}", ""
         if confirmed_at is not None:
             yield confirmed_at, f"{confirmed} of {results} results confirmed in {destination}", ""
-
-
-def _tries(session: Session, study: int) -> Iterator[_Step]:
-    """The last try to deliver, where results wait for a peer that takes none."""
     for reason in reasons(session, Study.id == study).values():
         retried = EventRow.study_id == study, EventRow.number == DELIVERY_RETRIED.number
         at = session.scalar(select(EventRow.at).where(*retried).order_by(EventRow.id.desc()).limit(1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -39,16 +39,14 @@ def show(session: Session, number: int) -> View:
         raise NotFound("there is no such upload")
     chosen = select(ReceivedObject).where(ReceivedObject.association == row.fields["association"])
     received = session.scalars(chosen.order_by(ReceivedObject.id)).all()
-    by_study: dict[int | None, list[ReceivedObject]] = {}
-    for one in received:
-        by_study.setdefault(one.study_id, []).append(one)
+    by_study = search.grouped((one.study_id, one) for one in received)
     studies = _studies(session, [study for study in by_study if study is not None][:_STUDIES])
     brief = _brief(row)
     return brief | {
         "indexed": len(received),
         "studies": [study | _became_of(by_study[study["id"]]) for study in studies],
-        "more": len(by_study) - (None in by_study) - len(studies),
-        "unfit": _became_of(by_study.get(None, [])),
+        "more": len(by_study.keys() - {None}) - len(studies),
+        "unfit": _became_of(by_study[None]),
         "ended": len(received) >= brief["objects"] and all(study["ended"] for study in studies),
     }
 
@@ -94,12 +92,9 @@ def _steps(session: Session, row: View) -> list[View]:
     sent = list(session.scalars(chosen.where(Result.study_id == row["id"])))
     arrived = sent.count(DeliveryState.CONFIRMED)
     came = row["state"] != StudyState.RECEIVING
-    return [
-        _step("received", came, "" if came else "waiting for further images"),
-        _step("analysed", bool(jobs) and done == len(jobs), f"{done} of {len(jobs)} jobs" if jobs else ""),
-        _step("delivered", bool(sent) and arrived == len(sent), f"{arrived} of {len(sent)}" if sent else ""),
-    ]
-
-
-def _step(word: str, done: bool, how_far: str) -> dict[str, Any]:
-    return {"word": word, "done": done, "how_far": how_far}
+    steps = (
+        ("received", came, "" if came else "waiting for further images"),
+        ("analysed", bool(jobs) and done == len(jobs), f"{done} of {len(jobs)} jobs" if jobs else ""),
+        ("delivered", bool(sent) and arrived == len(sent), f"{arrived} of {len(sent)}" if sent else ""),
+    )
+    return [{"word": word, "done": is_done, "how_far": how_far} for word, is_done, how_far in steps]

@@ -1,4 +1,4 @@
-"""One handler, two uses: its result as JSON for programs, and as a page for people.
+"""What a handler gets of a request, and how it is published: as JSON for programs, as a page for people.
 
 A handler takes typed arguments and returns a typed result, or raises a ``NodeError``. :class:`Faces`
 publishes the handler below ``/api/v1``, with the request as a JSON body. For people it publishes the same
@@ -8,22 +8,181 @@ the page from the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from threading import Semaphore
+from typing import Annotated, Any, Concatenate, Final, ParamSpec, TypeVar, get_args, get_type_hints
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, HTTPException, Response, params
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Body,
+    Depends,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    Response,
+    params,
+)
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.datastructures import FormData
 
-from dicom_console.web.access import API, Asked, Visit, needs, see_other
+from dicom_console.views import listing
+from dicom_console.web.access import API, Endpoint, NotSignedIn, Site, admitted, csrf_of, language_of, needs
+from dicom_console.web.pages import render
 from dicom_node import __version__
+from dicom_node.config.settings import Settings
 from dicom_node.model.roles import UserRole
+from dicom_node.services import entered
+from dicom_node.services.audit import Person
+from dicom_node.services.typed import PRINTABLE, ServiceResult
+from dicom_node.services.users import User
 from dicom_node.store.views import View
 
 VERSION: Final = f"{API}v1"
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+ROWS: Final = 100
+"""Of one page of a list."""
+Row = TypeVar("Row", bound=View | ServiceResult)
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request: the user, the session and the form fields. ``form`` is filled only for a POST."""
+
+    request: Request
+    site: Site
+    token: str
+    signed_in: User | None
+    form: FormData
+    tasks: BackgroundTasks
+    """What is done once the answer is sent."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the node."""
+        return self.site.settings
+
+    @property
+    def user(self) -> User:
+        """The signed-in user. Only for endpoints that need a role. Raises NotSignedIn."""
+        if self.signed_in is None:
+            raise NotSignedIn
+        return self.signed_in
+
+    @property
+    def person(self) -> Person:
+        """The signed-in user and the address of the request, for the audit."""
+        return Person(self.user.name, self.address)
+
+    @property
+    def address(self) -> str:
+        """The network address of the client, "" if unknown."""
+        return self.request.client.host if self.request.client else ""
+
+    @property
+    def agent(self) -> str:
+        """The User-Agent header of the browser."""
+        return self.request.headers.get("user-agent", "")
+
+    def read(
+        self, question: Callable[Concatenate[Any, Given], Answer], *given: Given.args, **how: Given.kwargs
+    ) -> Answer:
+        """What a function answers whose first argument is a session of the database, which it reads."""
+        with self.site.database.read() as session:
+            return question(session, *given, **how)
+
+    def text(self, name: str) -> str:
+        """A field of the form as text, "" if it is missing or a file."""
+        value = self.form.get(name, "")
+        return value.strip() if isinstance(value, str) else ""
+
+    def fields(self) -> dict[str, list[str]]:
+        """All text fields of the form, each with its values."""
+        return {
+            key: [value for value in self.form.getlist(key) if isinstance(value, str)] for key in self.form
+        }
+
+    def query(self, name: str) -> str:
+        """The value of a query parameter, "" if it is missing."""
+        return self.request.query_params.get(name, "")
+
+    def study_uid(self, number: int) -> str:
+        """The Study Instance UID of a study, or its substitute if it has none. Raises NotFound."""
+        return self.read(listing.uid, number)
+
+    def number(self, name: str) -> int:
+        """A field of the form as a whole number; 0 if the field is not a number."""
+        value = self.text(name)
+        return int(value) if value.isdecimal() and len(value) < 10 else 0
+
+    def take_over(self) -> None:
+        """Let the node load a changed configuration after the answer is sent."""
+        self.tasks.add_task(entered.apply, self.settings)
+
+    def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
+        """The page after a change of the configuration.
+
+        ``what``: a text of the catalogues with the placeholder ``%(name)s``. ``besides``: warnings, and steps
+        that were not done; if there are any, the page stays until the user continues.
+        """
+        mark = self.site.mark
+        return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
+
+    def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
+        """A page with the console's common frame. ``token``: binds its forms, by default the session's
+        token.
+        """
+        return render(
+            template,
+            status,
+            user=self.signed_in,
+            language=language_of(self.request),
+            csrf=csrf_of(token or self.token),
+            path=self.request.url.path,
+            **values,
+        )
+
+
+async def visit(request: Request, tasks: BackgroundTasks) -> Visit:
+    """The request, if it may be answered. Raises NotSignedIn or HTTPException."""
+    user, form = await admitted(request)
+    site: Site = request.app.state.site
+    return Visit(request, site, site.token_of(request), user, form, tasks)
+
+
+def see_other(path: str, **query: str) -> Response:
+    """A redirect after a change: the browser loads the page that shows the change."""
+    given = urlencode({key: value for key, value in query.items() if value})
+    return RedirectResponse(f"{path}?{given}" if given else path, status_code=303)
+
+
+Name = Annotated[str, Path(max_length=64, pattern=PRINTABLE)]
+"""The name of a peer or a rule."""
+Edition = Annotated[int | None, Query(alias="version", ge=0, le=2**31 - 1)]
+"""Of the one that is changed, 0 to add one: another one is refused. Without it whichever is there."""
+DespiteHold = Annotated[bool, Query()]
+"""It may send at once what another rule holds for a person; without it that is refused (409)."""
+Keys = Annotated[dict[str, Any], Body(max_length=200)]
+"""The keys of one peer or rule, as the configuration file has them; without its name, which stands in the
+address."""
+Text = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
+"""A filter of a list, as a person types it."""
+Asked = Annotated[Visit, Depends(visit)]
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+"""A number in an address: what the database cannot hold is none."""
+Since = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
+"""The last row of the page before, None for the first page."""
+
+
 Page = Callable[[Visit, Any], Response]
 """Makes the page of a handler's result."""
 Reader = Callable[[Visit], BaseModel]
@@ -68,14 +227,14 @@ class Faces:
         at: str = "",
         reads: Reader | None = None,
         **more: Any,
-    ) -> Callable[[Handler], Handler]:
+    ) -> Callable[[Endpoint], Endpoint]:
         """Publish a function in the API for programs and, if ``page`` is given, as a page for people.
 
         ``at``: the page's address, by default ``path``. ``reads``: converts a form into the request, if the
         form's field names differ from the request's. ``more``: keyword arguments for FastAPI.
         """
 
-        def declare(handler: Handler) -> Handler:
+        def declare(handler: Endpoint) -> Endpoint:
             status = 204 if get_type_hints(handler)["return"] is type(None) else 200
             endpoint = needs(role)(handler)
             self.programs.add_api_route(path, endpoint, methods=[method], status_code=status, **more)
@@ -83,6 +242,18 @@ class Faces:
             if page is not None:
                 self.page_of(handler, at=at, reads=reads)(page)
             return handler
+
+        return declare
+
+    def page(
+        self, method: str, path: str, role: UserRole | str, *, reads_form: bool = False, counts: bool = True
+    ) -> Callable[[Endpoint], Endpoint]:
+        """Publish a function that makes a page, for people only. The arguments are those of ``needs``."""
+
+        def declare(endpoint: Endpoint) -> Endpoint:
+            shown = needs(role, reads_form=reads_form, counts=counts)(endpoint)
+            self.people.add_api_route(path, shown, methods=[method])
+            return endpoint
 
         return declare
 
@@ -96,8 +267,17 @@ class Faces:
         shown_by = "GET" if method == "GET" else "POST"
 
         def declare(page: Page) -> Page:
-            shown = needs(role)(_shown(handler, page, reads, by_form=shown_by == "POST"))
-            self.people.add_api_route(at or path, shown, methods=[shown_by], response_model=None)
+            @needs(role)
+            @wraps(handler)
+            def endpoint(asked: Visit, **given: Any) -> Response:
+                return page(asked, handler(asked, **given))
+
+            hints = get_type_hints(handler, include_extras=True)
+            parameters = signature(handler).parameters.values()
+            typed = [one.replace(annotation=hints[one.name]) for one in parameters]
+            sent = typed if shown_by == "GET" else [_of_form(one, reads) for one in typed]
+            endpoint.__signature__ = Signature(sent)  # type: ignore[attr-defined]
+            self.people.add_api_route(at or path, endpoint, methods=[shown_by], response_model=None)
             return page
 
         return declare
@@ -108,9 +288,31 @@ def back_to(address: str, **query: str) -> Page:
     return lambda asked, _result: see_other(address.format(**asked.request.path_params), **query)
 
 
-def page_and_next(rows: Sequence[View], page: int, key: str) -> tuple[Sequence[View], int | None]:
+def back_to_form(place: str) -> Page:
+    """A page that redirects to the one whose form was sent: that of a study, or the list at ``place``."""
+
+    def page(asked: Visit, _result: Any) -> Response:
+        if asked.text("study").isdecimal():
+            return see_other(f"/studies/{asked.text('study')}")
+        return see_other(place, state=asked.text("state")[:16], to=asked.text("to")[:64])
+
+    return page
+
+
+@contextmanager
+def one_of(places: Semaphore, else_said: str) -> Iterator[None]:
+    """Take one of the places for something that holds up others. Raises HTTPException 503: none is free."""
+    if not places.acquire(blocking=False):
+        raise HTTPException(503, else_said)
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def page_and_next(rows: Sequence[Row], key: str) -> tuple[Sequence[Row], int | None]:
     """The rows of one page, and the ``key`` of its last row if the database has more rows."""
-    return rows[:page], rows[page - 1][key] if len(rows) > page else None
+    return rows[:ROWS], rows[ROWS - 1][key] if len(rows) > ROWS else None
 
 
 def described(routers: list[APIRouter]) -> dict[str, Any]:
@@ -129,58 +331,25 @@ def described(routers: list[APIRouter]) -> dict[str, Any]:
     return found | {"security": [{"token": []}]}
 
 
-def _shown(
-    handler: Callable[..., Any], page: Page, reads: Reader | None, *, by_form: bool
-) -> Callable[..., Response]:
-    """The handler as an endpoint that answers with a page."""
-
-    @wraps(handler)
-    def endpoint(asked: Visit, **given: Any) -> Response:
-        return page(asked, handler(asked, **given))
-
-    hints = get_type_hints(handler, include_extras=True)
-    found = signature(handler).parameters.values()
-    parameters = [one.replace(annotation=hints[one.name]) for one in found]
-    if by_form:
-        parameters = [_of_form(one, reads) for one in parameters]
-    endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    return endpoint
-
-
 def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:
     """The same parameter, read from a form where a program sends it as the body or in the query."""
     hint = parameter.annotation
-    about = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    about = getattr(hint, "__metadata__", ())
     sent = next((one for one in about if isinstance(one, params.Body | params.Query)), None)
     if sent is None:
         return parameter
-    if isinstance(sent, params.Query):
-        read = _field_reader(sent.alias or parameter.name, TypeAdapter(hint), parameter.default)
-    else:
-        read = reads or _form_reader(get_args(hint)[0])
-    return parameter.replace(annotation=Annotated[Any, Depends(_asked(read))], default=Parameter.empty)
+    adapter: TypeAdapter[Any] = TypeAdapter(hint)
 
-
-def _asked(read: Callable[[Visit], Any]) -> Callable[..., Any]:
-    def dependency(asked: Asked) -> Any:
+    def read(asked: Asked) -> Any:
         try:
-            return read(asked)
+            if isinstance(sent, params.Query):
+                text = asked.text(sent.alias or parameter.name)
+                return adapter.validate_python(text) if text else parameter.default
+            if reads:
+                return reads(asked)
+            names = get_args(hint)[0].model_fields
+            return adapter.validate_python({name: asked.text(name) for name in names})
         except ValidationError:
             raise HTTPException(400, "This address or form cannot be read.") from None
 
-    return dependency
-
-
-def _field_reader(name: str, adapter: TypeAdapter[Any], default: Any) -> Callable[[Visit], Any]:
-    def read(asked: Visit) -> Any:
-        text = asked.text(name)
-        return adapter.validate_python(text) if text else default
-
-    return read
-
-
-def _form_reader(request: type[BaseModel]) -> Reader:
-    def read(asked: Visit) -> BaseModel:
-        return request.model_validate({name: asked.text(name) for name in request.model_fields})
-
-    return read
+    return parameter.replace(annotation=Annotated[Any, Depends(read)], default=Parameter.empty)

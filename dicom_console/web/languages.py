@@ -20,6 +20,12 @@ LANGUAGES: Final = {"en": "English", "de": "Deutsch", "fr": "Français", "es": "
 """By their codes (ISO 639-1); the texts in the source are English."""
 COOKIE: Final = "dicom-node-language"
 CATALOGUES: Final = Path(__file__).parents[1] / "locale"
+_FORMS: Final = {
+    "seconds": ("%Y-%m-%d %H:%M:%S", "yMd", "Hms"),
+    "minutes": ("%Y-%m-%d %H:%M", "yMd", "Hm"),
+    "axis": ("%m-%d %H:%M", "Md", "Hm"),
+}
+"""Of a time: in English, and the fields that other languages have in their order (Unicode TR 35)."""
 _LONGEST = 200  # of an Accept-Language that is read
 
 
@@ -64,25 +70,14 @@ def day(at: date, language: str) -> str:
     return at.isoformat() if language == "en" else format_date(at, "medium", locale=Locale(language))
 
 
-def moment(at: datetime, language: str, *, seconds: bool) -> str:
-    """A date and time in the format of the language."""
+def moment(at: datetime, language: str, form: str = "minutes") -> str:
+    """A date and time in the format of the language, to the second or minute, or as on a chart."""
+    english, *skeletons = _FORMS[form]
     if language == "en":
-        return f"{at:%Y-%m-%d %H:%M:%S}" if seconds else f"{at:%Y-%m-%d %H:%M}"
-    return f"{_by(at, language, 'yMd')} {_by(at, language, 'Hms' if seconds else 'Hm')}"
+        return f"{at:{english}}"
+    return " ".join(format_skeleton(one, at, locale=Locale(language)) for one in skeletons)
 
 
-def _by(at: datetime, language: str, skeleton: str) -> str:
-    """Fields of a time, in the order and with the signs of the language (Unicode TR 35)."""
-    return format_skeleton(skeleton, at, locale=Locale(language))
-
-
-def axis(at: datetime, language: str) -> str:
-    """A time on the axis of a chart: without year and seconds."""
-    if language == "en":
-        return f"{at:%m-%d %H:%M}"
-    return f"{_by(at, language, 'Md')} {_by(at, language, 'Hm')}"
-
-
-def decimal(number: float, places: int, language: str) -> str:
+def decimal(number: float, places: int = 0, language: str = "en") -> str:
     """A number with this many decimal places."""
     return format_decimal(number, format="0." + "0" * places if places else "0", locale=Locale(language))

@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import ClassVar
 
@@ -110,86 +110,73 @@ def _ip(address: str) -> IPv4Address | IPv6Address | None:
     return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
 
 
+@dataclass
 class Guarded:
-    """ASGI middleware: adds the headers to every answer, and applies the limits to every request."""
+    """ASGI middleware: adds the headers to every answer, and applies the limits to every request.
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        tls: bool,
-        bodies: Mapping[str, int],
-        metrics_port: int | None,
-        proxies: Sequence[Network] = (),
-    ) -> None:
-        """Set the limits.
+    ``bodies``: the largest request body in bytes by path, for pages that accept more than FORM_BYTES; a path
+    that ends with / counts for all pages below it. ``metrics_port``: the port that serves only the paths in
+    WATCHED. ``proxies``: their word on the address of a visitor is taken.
+    """
 
-        ``bodies``: the largest request body in bytes by path, for pages that accept more than FORM_BYTES; a
-        path that ends with / counts for all pages below it.
-
-        ``metrics_port``: the port that serves only the paths in WATCHED. ``proxies``: their word on the
-        address of a visitor is taken.
-        """
-        self._app = app
-        self._bodies = bodies
-        self._metrics_port = metrics_port
-        self._proxies = proxies
-        self._headers = headers(tls=tls)
-        self._requests: Counter[str] = Counter()
+    app: ASGIApp
+    tls: bool
+    bodies: Mapping[str, int]
+    metrics_port: int | None
+    proxies: Sequence[Network] = ()
+    requests: Counter[str] = field(default_factory=Counter)
+    """Begun and not answered, by address."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on to the application, under the limits."""
         if scope["type"] != "http":
             return
-        answer = partial(self._answer, send)
-        if self._metrics_port and port_of(scope) == self._metrics_port and scope["path"] not in WATCHED:
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(headers(tls=self.tls))
+            await send(message)
+
+        if self.metrics_port and port_of(scope) == self.metrics_port and scope["path"] not in WATCHED:
             await PlainTextResponse("There is no such page at this port.\n", 404)(scope, receive, answer)
             return
-        address = address_of(scope, self._proxies)
+        address = address_of(scope, self.proxies)
         scope["client"] = (address, 0)
-        if self._is_busy(address) and scope["path"] not in HEALTH:
+        count = self.requests
+        is_busy = count[address] >= REQUESTS_FROM_ONE_ADDRESS or count.total() >= REQUESTS
+        if is_busy and scope["path"] not in HEALTH:
             await PlainTextResponse("Too much is asked at once: try again.\n", 503)(scope, receive, answer)
             return
-        body = _LimitedBody(receive, self._largest(scope["path"]))
-        self._requests[address] += 1
+        folder = scope["path"][: scope["path"].rfind("/") + 1]
+        largest = self.bodies.get(scope["path"]) or self.bodies.get(folder, FORM_BYTES)
+        count[address] += 1
         try:
-            await self._app(scope, body.receive, answer)
+            await self.app(scope, _limited(receive, largest), answer)
         finally:
-            self._requests[address] -= 1
-            if not self._requests[address]:
-                del self._requests[address]
-
-    def _largest(self, path: str) -> int:
-        folder = path[: path.rfind("/") + 1]
-        return self._bodies.get(path) or self._bodies.get(folder, FORM_BYTES)
-
-    def _is_busy(self, address: str) -> bool:
-        return self._requests[address] >= REQUESTS_FROM_ONE_ADDRESS or self._requests.total() >= REQUESTS
-
-    async def _answer(self, send: Send, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(self._headers)
-        await send(message)
+            count[address] -= 1
+            if not count[address]:
+                del count[address]
 
 
-class _LimitedBody:
-    """A request's body as it comes."""
+def _limited(receive: Receive, left: int) -> Receive:
+    """The next piece of a request's body, of which so many bytes may come.
 
-    def __init__(self, receive: Receive, largest: int) -> None:
-        self._receive = receive
-        self._left = largest
-        self._ended = False
+    Raises HTTPException for a body that is too large or whose sender is gone.
+    """
+    ended = False
 
-    async def receive(self) -> Message:
-        """The next piece. Raises HTTPException for a body that is too large or whose sender is gone."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect" and not self._ended:
+    async def limited() -> Message:
+        nonlocal ended, left
+        message = await receive()
+        if message["type"] == "http.disconnect" and not ended:
             raise HTTPException(408, "The rest of the request did not arrive.")
-        self._ended = not message.get("more_body", False)
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
+        ended = not message.get("more_body", False)
+        left -= len(message.get("body", b""))
+        if left < 0:
             raise HTTPException(413, "That is larger than this page takes.")
         return message
+
+    return limited
 
 
 class TimedProtocol(H11Protocol):
@@ -293,8 +280,7 @@ class TimedProtocol(H11Protocol):
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
     def _end(self) -> None:
-        is_ours = self.flow.read_paused and not self._waits_for_reader
-        if is_ours:  # what came is not read yet
+        if self.flow.read_paused and not self._waits_for_reader:  # what came is not read yet
             self._end_after(self.loop.time(), BODY_SECONDS)
         elif self._waits_for_reader and self._is_taken:
             self._end_after(self.loop.time(), ANSWER_SECONDS)

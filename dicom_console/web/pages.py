@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dicom_console.web import languages
+from dicom_console.web.languages import decimal
 from dicom_node import __version__
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import UserRole
@@ -35,7 +36,11 @@ KINDS: Mapping[str, str] = {
 }
 LAYERS = ("Cleaned", "Drawn into the picture", "Heat map")
 """What services.images calls the pictures of an image."""
-DECISIONS = {"present": "suspected", "indeterminate": "not excluded", "absent": "not found"}
+DECISIONS: Mapping[str, str] = {
+    "present": "suspected",
+    "indeterminate": "not excluded",
+    "absent": "not found",
+}
 _HERE = Path(__file__).parents[1]
 
 
@@ -45,8 +50,7 @@ def render(
     """A page as a response; ``user`` decides which functions the page offers."""
     may = {role.value: user is not None and user.role.includes(role) for role in UserRole}
     page = _environment(language).get_template(template)
-    text = page.render(user=user, may=may, version=__version__, **values)
-    return HTMLResponse(text, status)
+    return HTMLResponse(page.render(user=user, may=may, version=__version__, **values), status)
 
 
 def static(name: str) -> bytes:
@@ -78,20 +82,27 @@ def _environment(language: str) -> Environment:
         "unit": unit,
     }
     environment.filters |= {name: partial(one, language=language) for name, one in by_language.items()}
-    by_texts: dict[str, Callable[..., str]] = {
-        "kind": kind,
-        "words": words,
-        "decision": decision,
-        "translated": translated,
-        "layer": layer,
-    }
-    environment.filters |= {name: partial(one, texts.gettext) for name, one in by_texts.items()}
+
+    def translated(text: str) -> str:
+        """Of a text in a variable, unchanged outside the catalogues; escaped, unlike ``_()``."""
+        return texts.gettext(text) if text else ""
+
     environment.filters |= {
         "local_input": local_input,
-        "keyword": keyword,
-        "fault": fault,
         "person": person,
-        "number_name": number_name,
+        "translated": translated,
+        # The database has short names such as "sr", states such as "not_applicable", decisions as "present".
+        "kind": lambda word: translated(KINDS.get(word, word)),
+        "words": lambda word: translated(word.replace("_", " ")),
+        "decision": lambda word: translated(DECISIONS.get(word, word)),
+        # Of a picture made from an image: in "Heat map: Mass" the finding follows the colon.
+        "layer": lambda name: ": ".join([translated(name.partition(": ")[0]), *name.split(": ", 1)[1:]]),
+        # A DICOM keyword as words: "PatientBirthDate" is "Patient Birth Date".
+        "keyword": lambda name: re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name),
+        # A DIMSE status (PS3.7 C); "" for Success.
+        "fault": lambda status: "" if status == "0000" else status,
+        # The short name of a number in the row of its finding: "score" for "AI score of Mass".
+        "number_name": lambda name: re.sub(r"^AI (.*?)(?: (?:of|for) .*)?$", r"\1", name),
     }
     return environment
 
@@ -102,7 +113,7 @@ def moment(text: str | None, language: str = "en") -> str:
         return ""
     at = datetime.fromisoformat(text).astimezone()
     today = at.date() == datetime.now().astimezone().date()
-    return f"{at:%H:%M:%S}" if today else languages.moment(at, language, seconds=False)
+    return f"{at:%H:%M:%S}" if today else languages.moment(at, language)
 
 
 def stamp(text: str, *, short: bool = False, language: str = "en") -> str:
@@ -111,7 +122,7 @@ def stamp(text: str, *, short: bool = False, language: str = "en") -> str:
     ``short``: for the axis of a chart, without the year and the seconds.
     """
     at = datetime.fromisoformat(text).astimezone()
-    return languages.axis(at, language) if short else languages.moment(at, language, seconds=True)
+    return languages.moment(at, language, "axis" if short else "seconds")
 
 
 def local_input(text: str) -> str:
@@ -147,11 +158,6 @@ def size(number: float, language: str = "en") -> str:
     return f"{decimal(number, 1, language=language)} TiB"
 
 
-def decimal(number: float, places: int = 0, *, language: str = "en") -> str:
-    """A number with this many decimal places."""
-    return languages.decimal(number, places, language)
-
-
 def date(text: str, language: str = "en") -> str:
     """A DICOM date (DA, PS3.5 6.2) in the format of the language; other text unchanged."""
     try:
@@ -162,12 +168,9 @@ def date(text: str, language: str = "en") -> str:
 
 def person(text: str) -> str:
     """A person's name (PN, PS3.5 6.2.1) as family name, comma and other names, in each component group."""
-    return " = ".join(filter(None, map(_in_words, text.split("="))))
-
-
-def _in_words(group: str) -> str:
-    family, _, others = group.partition("^")
-    return ", ".join(filter(None, (" ".join(part.replace("^", " ").split()) for part in (family, others))))
+    groups = (group.partition("^")[::2] for group in text.split("="))
+    words = ([" ".join(part.replace("^", " ").split()) for part in group] for group in groups)
+    return " = ".join(filter(None, (", ".join(filter(None, group)) for group in words)))
 
 
 def unit(number: str, language: str = "en") -> str:
@@ -177,48 +180,3 @@ def unit(number: str, language: str = "en") -> str:
     """
     text = re.sub(r"\{(.*?)\}", r"\1", re.sub(r" (\{ratio\}|1)(?=$| \(|\)$)", "", number))
     return text if language == "en" else re.sub(r"(?<=\d)\.(?=\d)", ",", text)
-
-
-def number_name(name: str) -> str:
-    """The short name of a number in the row of its finding: "score" for ``AI score of Mass``."""
-    return re.sub(r"^AI (.*?)(?: (?:of|for) .*)?$", r"\1", name)
-
-
-def decision(text_of: Callable[[str], str], word: str) -> str:
-    """A decision in the words of the short result: "suspected" for ``present``."""
-    return translated(text_of, DECISIONS.get(word, word))
-
-
-def keyword(name: str) -> str:
-    """A DICOM keyword as words: "PatientBirthDate" is "Patient Birth Date"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-
-
-def kind(text_of: Callable[[str], str], word: str) -> str:
-    """The name of a kind of result for a person; the database has short names such as "sr"."""
-    return translated(text_of, KINDS.get(word, word))
-
-
-def fault(status: str) -> str:
-    """A DIMSE status (PS3.7 C) in words; "" for Success."""
-    return "" if status == "0000" else status
-
-
-def translated(text_of: Callable[[str], str], text: str) -> str:
-    """The translation of a text in a variable; a text outside the catalogues unchanged. Escaped, unlike
-    ``_()``.
-    """
-    return text_of(text) if text else ""
-
-
-def layer(text_of: Callable[[str], str], name: str) -> str:
-    """The translated name of a picture made from an image; in "Heat map: Mass" the finding follows the
-    colon.
-    """
-    kind_of, colon, finding = name.partition(": ")
-    return translated(text_of, kind_of) + colon + finding
-
-
-def words(text_of: Callable[[str], str], text: str) -> str:
-    """The name of a state, such as "not_applicable", in the reader's language."""
-    return translated(text_of, text.replace("_", " "))

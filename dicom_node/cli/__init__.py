@@ -1,4 +1,7 @@
-"""``dicom-node``: one file per noun. Verbs hold no logic and import what is heavy only when they run."""
+"""``dicom-node``: a file per noun, or for some small ones.
+
+Verbs hold no logic, and import what is heavy only when they run.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,20 @@ from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
-_VERBS = ("admin.node", "admin.init", "network.messages", "network.fetches", "admin.demo")
+_VERBS = ("admin.node", "admin.init", "network.messages", "admin.demo")
 _NOUNS = {
     "peers": ("network.peers", "app"),
-    "rules": ("network.rules", "app"),
-    "fetches": ("network.fetches", "fetches_app"),
+    "rules": ("network.peers", "rules_app"),
+    "fetches": ("network.messages", "fetches_app"),
     "studies": ("records.studies", "app"),
-    "spool": ("records.spool", "app"),
-    "decisions": ("records.decisions", "app"),
+    "spool": ("records.watched", "spool_app"),
+    "decisions": ("records.watched", "decisions_app"),
     "jobs": ("records.jobs", "app"),
     "outbox": ("records.outbox", "app"),
-    "notifications": ("records.notifications", "app"),
-    "events": ("records.events", "app"),
-    "associations": ("records.events", "associations"),
-    "processes": ("records.processes", "app"),
+    "notifications": ("records.watched", "notifications_app"),
+    "events": ("records.watched", "events_app"),
+    "associations": ("records.watched", "associations_app"),
+    "processes": ("records.watched", "processes_app"),
     "models": ("records.models", "app"),
     "config": ("admin.config", "app"),
     "db": ("admin.node", "database"),

@@ -1,21 +1,28 @@
-"""Loading of the configuration from files: all mistakes are reported together (exit status 78)."""
+"""Loading of the configuration from files: all mistakes are reported together (exit status 78).
+
+Mistakes between keys: names that refer to each other, conditions that never hold.
+
+Settings of former versions (docs/deploy/upgrade.md): a renamed one counts with a warning, a removed one is
+a mistake that names what to do instead.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from dicom_node.config.crosscheck import cross_check
-from dicom_node.config.mistakes import described
-from dicom_node.config.renamed import take_former_names
+from dicom_node.config.mistakes import described, did_you_mean
 from dicom_node.config.sections import ENTERED_FILE
-from dicom_node.config.settings import Settings
+from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
 from dicom_node.config.toml_files import Place, TomlFiles
+from dicom_node.connectors import every
 from dicom_node.errors import ConfigurationError
+from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME
 
 
 def load(files: Sequence[Path]) -> Settings:
@@ -50,7 +57,10 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     content.
     """
     read = TomlFiles.read(files)
-    entered = _entered_file(read)
+    # Peers and rules that a person entered, in the data folder that the files name.
+    given = read.at(("node", "data_dir"))
+    default = Settings.model_fields["node"].get_default().data_dir
+    entered = (Path(given) if isinstance(given, str) else Path(default)) / ENTERED_FILE
     if os.access(entered, os.R_OK):  # who may not read it may not change the node either
         in_files = len(read.numbered_names("peers"))
         read.add_file(entered)
@@ -95,13 +105,6 @@ def _has_a_node(folder: Path) -> bool:
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
 
 
-def _entered_file(read: TomlFiles) -> Path:
-    """Peers and rules that a person entered, in the data folder that the files name."""
-    given = read.at(("node", "data_dir"))
-    default = Settings.model_fields["node"].get_default().data_dir
-    return (Path(given) if isinstance(given, str) else Path(default)) / ENTERED_FILE
-
-
 def _what_is_left(read: TomlFiles, keys: Sequence[Place]) -> Settings | None:
     """Settings without the faulty keys, so that the other mistakes can be found in the same run."""
     tables = [place[:2] for place in keys]  # a required key cannot be left out: its peer or rule goes
@@ -109,3 +112,248 @@ def _what_is_left(read: TomlFiles, keys: Sequence[Place]) -> Settings | None:
         with suppress(ValidationError):
             return Settings.model_validate(read.without(places))
     return None
+
+
+# Modalities that a near one is suggested from (PS3.3 C.7.3.1.1.1); a rule may name any other code.
+_MODALITIES = ("US", "IVUS", "CR", "DX", "MG", "XA", "RF", "CT", "MR", "NM", "PT", "OT")
+_CODE_STRING = re.compile(r"[A-Z0-9_ *?]+")  # PS3.5 6.2, CS, with the signs of patterns
+# Most characters that a value of this attribute may have (PS3.5 6.2: CS and SH 16, AE 16, LO 64).
+_LONGEST = {"study_description": 64, "series_description": 64}
+_LONGEST_CODE = 16
+
+
+def cross_check(settings: Settings, read: TomlFiles) -> None:
+    """Add every mistake between keys to the mistakes of ``read``."""
+    for key in ("peers", "rules", "notifications"):
+        _check_names(key, read)
+    _check_ae_titles(settings, read)
+    _check_retained(settings, read)
+    for rule in settings.rules:
+        _check_peers_of(rule, settings, read)
+        when = (*read.place_of("rules", rule.name), "when")
+        if not read.at(when):
+            read.add(when, "", 'has no condition: say which images, such as { modality = "US" } ("*": all)')
+        for name, pattern, remedy in _faults_of(rule.when, settings, read):
+            read.add((*when, name), repr(pattern), remedy)
+    _check_same_rules(settings, read)
+    for check in every("settings.checks"):
+        check(settings, read)
+    for notification in settings.notifications:
+        if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
+            place = (*read.place_of("notifications", notification.name), "to")
+            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
+    _check_occasions(settings, read)
+
+
+def _check_occasions(settings: Settings, read: TomlFiles) -> None:
+    named = {name for rule in settings.rules for one in rule.then for name in one.notify}
+    for one in settings.notifications:
+        if not (one.on or one.events or one.findings or one.name in named):
+            remedy = "says of nothing: give on, events or findings, or name it in then of a rule"
+            read.add(read.place_of("notifications", one.name), "", remedy)
+
+
+def _check_names(key: str, read: TomlFiles) -> None:
+    seen: dict[str, str] = {}
+    for number, name in read.numbered_names(key):
+        if name.casefold() in seen:
+            other = seen[name.casefold()]
+            problem = "is used twice" if other == name else f"differs from {other} in capitals only"
+            read.add(
+                (key, number, "name"), repr(name), f"{problem}: give each of the {key} a name of its own"
+            )
+        seen.setdefault(name.casefold(), name)
+
+
+def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
+    ours = {settings.node.ae_title, *settings.listener.further_ae_titles}
+    senders: dict[str, PeerSettings] = {}
+    for peer in settings.peers:
+        place = (*read.place_of("peers", peer.name), "ae_title")
+        if peer.ae_title in ours and not read.is_faulty(("node", "ae_title")):
+            read.add(place, repr(peer.ae_title), "is this node's own AE title: enter the peer's")
+        if peer.ae_title == CONSOLE_AE_TITLE:
+            read.add(place, repr(peer.ae_title), "is the console's: enter another, here and at the peer")
+        if "send" not in peer.may:
+            continue
+        other = senders.setdefault(peer.ae_title.casefold(), peer)
+        if other is not peer and other.name != peer.name:
+            same = "the same AE title" if other.ae_title == peer.ae_title else "it but for capitals"
+            read.add(place, repr(peer.ae_title), f"peer {other.name}, who may send too, bears {same}")
+
+
+def _check_retained(settings: Settings, read: TomlFiles) -> None:
+    """Peers of one pseudonym domain get the same objects, so their options must agree."""
+    first: dict[str | None, PeerSettings] = {}
+    for peer in settings.peers:
+        if peer.deidentify:
+            other = first.setdefault(peer.pseudonym_domain, peer)
+            if set(other.retain) != set(peer.retain):
+                place = (*read.place_of("peers", peer.name), "retain")
+                remedy = f"peer {other.name} shares its pseudonyms and retains other attributes: give one a "
+                read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
+
+
+def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:
+    place = read.place_of("rules", rule.name)
+    known = [name for _, name in read.numbered_names("peers")]  # those that are faulty in another way, too
+    may_query = {peer.name for peer in settings.peers if "query" in peer.may}
+    may_receive = {peer.name: "receive" in peer.may for peer in settings.peers}
+    if not read.at((*place, "send_to")):
+        read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
+    for name in dict.fromkeys(rule.send_to):
+        if name not in known:
+            remedy = f"no such peer; {did_you_mean(name, known)}"
+            read.add((*place, "send_to"), repr(name), remedy)
+        elif not may_receive.get(name, True) and not read.is_faulty((*read.place_of("peers", name), "may")):
+            read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
+        if rule.send_to.count(name) > 1:
+            read.add((*place, "send_to"), repr(name), "is listed twice")
+    _check_forward(rule, place, settings, known, read)
+    _check_then(rule, place, may_receive, known, read)
+    for key, asked in (
+        (("complete_from",), rule.complete_from),
+        (("priors", "peer"), rule.priors and rule.priors.peer),
+    ):
+        if asked and asked not in known:
+            read.add((*place, *key), repr(asked), f"no such peer; {did_you_mean(asked, known)}")
+        elif asked and asked not in may_query and not read.is_faulty((*read.place_of("peers", asked), "may")):
+            read.add((*place, *key), repr(asked), 'this peer may not be asked: add may = ["query"]')
+    senders = [*known, CONSOLE_NAME]  # maybe that of another machine
+    for name in rule.secondary_captures_from:
+        if name not in senders:
+            remedy = f"no such peer; {did_you_mean(name, senders)}"
+            read.add((*place, "secondary_captures_from"), repr(name), remedy)
+
+
+def _check_forward(
+    rule: RuleSettings, place: Place, settings: Settings, known: Sequence[str], read: TomlFiles
+) -> None:
+    here = (*place, "forward")
+    peers = {peer.name: peer for peer in settings.peers}
+    for name in dict.fromkeys(rule.forward):
+        peer = peers.get(name)
+        if name not in known:
+            read.add(here, repr(name), f"no such peer; {did_you_mean(name, known)}")
+        elif peer and "receive" not in peer.may:
+            read.add(here, repr(name), 'this peer may not receive: add may = ["receive"]')
+        elif peer and peer.deidentify:
+            read.add(here, repr(name), "this peer gets nothing that names a patient: received images do")
+        elif peer and rule.when.calling_ae and set(rule.when.calling_ae) <= set(peer.titles):
+            read.add(here, repr(name), "this peer sent the images itself, and gets none of them back")
+        if rule.forward.count(name) > 1:
+            read.add(here, repr(name), "is listed twice")
+
+
+def _check_then(
+    rule: RuleSettings,
+    place: Place,
+    may_receive: Mapping[str, bool],
+    peers: Sequence[str],
+    read: TomlFiles,
+) -> None:
+    channels = [name for _, name in read.numbered_names("notifications")]
+    for number, one in enumerate(rule.then):
+        here = (*place, "then", number)
+        for name in dict.fromkeys(one.send_to):
+            if name not in peers:
+                read.add((*here, "send_to"), repr(name), f"no such peer; {did_you_mean(name, peers)}")
+            elif not may_receive.get(name, True):
+                read.add((*here, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
+        for name in dict.fromkeys(one.notify):
+            if name not in channels:
+                remedy = f"no such notification; {did_you_mean(name, channels)}"
+                read.add((*here, "notify"), repr(name), remedy)
+
+
+def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterator[tuple[str, str, str]]:
+    """Condition, pattern, remedy."""
+    given: dict[str, tuple[str, ...]] = {name: value for name, value in when if value}
+    for name, patterns in given.items():
+        longest = _LONGEST.get(name, _LONGEST_CODE)
+        for pattern in patterns:
+            if not pattern.strip():
+                yield name, pattern, "is empty and would match images without a value only: leave it out"
+            elif len(pattern.replace("*", "")) > longest:
+                yield name, pattern, f"never holds: a value has at most {longest} characters"
+            elif name == "modality" and (pattern != pattern.strip() or not _CODE_STRING.fullmatch(pattern)):
+                near = did_you_mean(pattern.strip(" *?"), _MODALITIES, "such as")
+                yield name, pattern, f"a modality is a code in capital letters; {near}"
+            elif remedy := never_calls(name, pattern, settings, read):
+                yield name, pattern, remedy
+
+
+def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -> str:
+    """Why no association that we accept has such an AE title, "" where one may."""
+    listener = settings.listener
+    if name == "calling_ae" and listener.unknown_callers == "refuse":
+        titles: Sequence[str] = [str(title) for title in read.values("peers", "ae_title")]
+        titles = [*titles, CONSOLE_AE_TITLE]
+        places: Sequence[Place] = [("peers", n, "ae_title") for n, _ in enumerate(read.at(("peers",)) or ())]
+        whose = "no peer bears this AE title"
+    elif name == "called_ae" and listener.check_called_ae:
+        titles = [settings.node.ae_title, *listener.further_ae_titles]
+        places = [("node", "ae_title"), ("listener", "further_ae_titles")]
+        whose = "it is no AE title of this node"
+    else:
+        return ""
+    if any(matches(pattern, title) for title in titles) or any(map(read.is_faulty, places)):
+        return ""
+    return f"never holds: {whose}; {did_you_mean(pattern, titles)}"
+
+
+def _check_same_rules(settings: Settings, read: TomlFiles) -> None:
+    seen: list[RuleSettings] = []
+    for rule in settings.rules:
+        other = next((one for one in seen if _does(one) == _does(rule) and one.name != rule.name), None)
+        if other is not None:
+            remedy = f"does the same as rule {other.name}: everything would be analysed and sent twice"
+            read.add(read.place_of("rules", rule.name), "", remedy)
+        seen.append(rule)
+
+
+def _does(rule: RuleSettings) -> tuple[object, ...]:
+    return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
+
+
+RENAMED: Mapping[str, str] = {}
+"""Former name → present name in the same table, as ``{"peers.max_associations": "maximum_associations"}``.
+
+An entry stays for one minor release at least; then the former name is an unknown key.
+"""
+REMOVED: Mapping[str, str] = {
+    "console.ldap": "is gone: use [console.oidc]; Entra ID, AD FS and Keycloak offer it for a directory",
+}
+"""Removed setting or table → what to do instead."""
+
+
+def take_former_names(read: TomlFiles) -> None:
+    """Rename settings to their present names. A setting under both names, or a removed one, is a mistake."""
+    for key, remedy in REMOVED.items():
+        *path, former = key.split(".")
+        for table in list(_tables(read.data, path)):
+            if former in read.at(table):
+                read.add((*table, former), "", remedy)
+                del read.at(table)[former]
+    for key, present in RENAMED.items():
+        *path, former = key.split(".")
+        for table in list(_tables(read.data, path)):
+            at = read.at(table)
+            if former in at and present in at:
+                read.add(
+                    (*table, former), "", f"is the former name of {present}, which is set too: take it out"
+                )
+                del at[former]
+            elif former in at:
+                read.rename(table, former, present)
+
+
+def _tables(data: object, path: list[str], place: Place = ()) -> Iterator[Place]:
+    """The places of all tables at ``path``: one for each peer where it is a list of tables."""
+    if isinstance(data, list):
+        for number, item in enumerate(data):
+            yield from _tables(item, path, (*place, number))
+    elif isinstance(data, dict) and path:
+        yield from _tables(data.get(path[0]), path[1:], (*place, path[0]))
+    elif isinstance(data, dict):
+        yield place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -216,12 +215,6 @@ class PrivacySettings(Section):
     """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""
 
 
-def _host_and_port(place: str) -> str:
-    if place and not re.fullmatch(r"([^\s:]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}", place):
-        raise ValueError("write it as HOST:PORT, such as audit.example.org:6514")
-    return place
-
-
 def web_address(example: str, login_in: str) -> AfterValidator:
     """Validator of an http or https address without a login; ``login_in`` is the key for the login."""
 
@@ -232,33 +225,3 @@ def web_address(example: str, login_in: str) -> AfterValidator:
         return url
 
     return AfterValidator(checked)
-
-
-class TelemetrySettings(Section):
-    """``[telemetry]``: sends a trace of each study to an OpenTelemetry collector, without patient data."""
-
-    endpoint: Annotated[str, web_address("https://collector.example.org:4318/v1/traces", "headers")] = ""
-    """URL that takes traces by OTLP over HTTP, often http://HOST:4318/v1/traces; empty: none are sent."""
-    headers: dict[str, Secret] = {}
-    """Headers of each request, such as the collector's login."""
-    authorities: Path | None = None
-    """PEM file of the CAs for the collector's certificate; not set: the system's CAs."""
-    seconds: float = Field(5, gt=0, le=25)
-    """How long one request may take; it carries up to 50 studies."""
-
-
-class AuditSettings(Section):
-    """``[audit]``: where audit messages go (PS3.15 A.5); the node's own audit table is always written."""
-
-    syslog: Annotated[str, AfterValidator(_host_and_port)] = ""
-    """HOST:PORT of the repository, such as audit.example.org:6514; empty: nothing is sent."""
-    transport: Literal["tls", "udp"] = "tls"
-    """tls (RFC 5425), or udp (RFC 5426): unencrypted and without confirmation."""
-    authorities: Path | None = None
-    """PEM file of the CAs for the repository's certificate; not set: the system's CAs."""
-    certificate: Path | None = None
-    """PEM file with our certificate and its key, where the repository wants one."""
-    site: str = Field("", max_length=255)
-    """Audit Enterprise Site ID."""
-    seconds: float = Field(20, gt=0, le=25)
-    """How long the sending of up to 100 messages may take."""

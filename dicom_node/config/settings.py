@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,16 +23,12 @@ from pydantic import (
 )
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
-from dicom_node.config.hl7_fields import checked_hl7_fields
 from dicom_node.config.mistakes import HOST, NAME, did_you_mean
 from dicom_node.config.notifications import MailSettings, NotificationSettings
-from dicom_node.config.object_store import ObjectStoreSettings
-from dicom_node.config.oidc import OidcSettings, is_safe
 from dicom_node.config.sections import (
     REVEALED,
     AeTitle,
     AssemblySettings,
-    AuditSettings,
     DriftSettings,
     ImageSettings,
     InspectionSettings,
@@ -41,10 +37,10 @@ from dicom_node.config.sections import (
     PrivacySettings,
     Secret,
     SpoolSettings,
-    TelemetrySettings,
     WorkerSettings,
 )
 from dicom_node.config.sections import Section as _Section
+from dicom_node.connectors import extended, installed
 from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
 from dicom_node.model.deidentified import Retained
@@ -57,8 +53,10 @@ Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checke
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
 PeerService = Literal["storage", "query", "commitment"]
-_WORK = r"^(\*|[!-\]_-~]{1,16}\^[!-\]_-~]{1,16})$"
-_URI = r"^(urn:|https?://)[!-~]{1,240}$"
+if TYPE_CHECKING:
+    Transport = str
+else:
+    Transport = Literal["dimse", "orthanc", "dicomweb", *installed("destinations")]
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
 
@@ -130,6 +128,7 @@ class ListenerSettings(_Section):
     """SOP Class UIDs accepted besides those of the conformance statement."""
 
 
+@extended("settings.console")
 class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
@@ -169,18 +168,18 @@ class ConsoleSettings(_Section):
     metrics_port: Port | None = None
     """A further port at console.host that answers /metrics without a token, /healthz and /readyz, and nothing
     else: for a network of its own. Whoever reaches it reads the numbers."""
-    oidc: OidcSettings | None = None
-    """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
-
-    @model_validator(mode="after")
-    def _is_found_again(self) -> Self:
-        if self.oidc and not is_safe(self.url):
-            raise ValueError("oidc sends browsers back to url: set it to the console's address with https://")
-        return self
 
 
+@extended("settings.peers")
 class PeerSettings(_Section):
     """``[[peers]]``: a modality, a PACS, an Orthanc."""
+
+    by_url: ClassVar = frozenset({"orthanc", "dicomweb"})
+    """Transports whose peers have a base URL. A connector's class may have more."""
+    by_address: ClassVar = frozenset({"dimse"})
+    """Transports whose peers have host and port. A connector's class may have more."""
+    takes_over: ClassVar[frozenset[str]] = frozenset()
+    """Transports whose acknowledgement says that the peer is responsible from now on."""
 
     name: Name
     """Short name, used in rules and commands."""
@@ -205,7 +204,7 @@ class PeerSettings(_Section):
     have ended and all images that they name are here."""
     assume_charset: str = ""
     """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
-    transport: Literal["dimse", "orthanc", "dicomweb", "hl7", "fhir"] = "dimse"
+    transport: Transport = "dimse"
     """How results are sent: C-STORE, Orthanc's REST API, STOW-RS; reports as HL7 v2 ORU^R01 by MLLP, or as
     resources of FHIR R4."""
     url: Annotated[str, AfterValidator(checked_url)] = ""
@@ -214,13 +213,6 @@ class PeerSettings(_Section):
     """For HTTP; better by ${VAR}."""
     password: Secret = Field("", validate_default=True)
     """For HTTP; by ${VAR}, never in the file."""
-    token: Secret = Field("", validate_default=True)
-    """For fhir: a bearer token in place of user name and password; by ${VAR}, never in the file."""
-    patient_systems: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(pattern=_URI)]] = Field(
-        {}, max_length=20
-    )
-    """For fhir: identifier systems (URIs) of Patient IDs by Issuer of Patient ID (0010,0021); the key ""
-    is for images that name none."""
     tls: bool = False
     """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
@@ -267,17 +259,6 @@ class PeerSettings(_Section):
     commit_hours: float = Field(24, gt=0, le=168)
     """With commit_after: what no archive has confirmed after this time is reported as a failure, and a report
     that the peer does not take is given up after as long."""
-    worklist: tuple[Annotated[str, Field(pattern=_WORK)], ...] = Field((), max_length=50)
-    """Codes of work items (UPS) that the node takes from this worklist manager: VALUE^SCHEME of Scheduled
-    Workitem Code, or "*" for any; by UPS-RS at url (transport = "dicomweb"), or by UPS Pull ("dimse"). Empty:
-    it is not asked."""
-    worklist_seconds: float = Field(30, ge=2, le=3600)
-    """With worklist: how often it is searched, and a claimed item looked up."""
-    worklist_items: int = Field(10, ge=1, le=1000)
-    """With worklist: claimed items at the same time at most; others are left to other performers."""
-    worklist_hours: float = Field(24, gt=0, le=168)
-    """With worklist: what is not done after this time is reported as CANCELED, and an outcome that the
-    manager does not take is given up after as long."""
     iocm: bool = False
     """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
     With transport = "hl7": a message that takes them back."""
@@ -289,9 +270,6 @@ class PeerSettings(_Section):
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
-    hl7_fields: Annotated[dict[str, str], AfterValidator(checked_hl7_fields)] = Field({}, max_length=50)
-    """With transport = "hl7": fields (or components) filled as the receiver wants them, such as
-    {"MSH-6" = "RIS", "OBR-3" = "{accession}", "PID-3.5" = "MR"}. Placeholders: docs/connect/ris.md."""
     debug: bool = False
     """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False
@@ -313,20 +291,10 @@ class PeerSettings(_Section):
     def _gets_what_is_shown(cls, given: Any) -> Any:
         if not isinstance(given, dict) or "results" in given:
             return given
-        if given.get("transport") == "fhir":
-            return {**given, "results": (ResultKind.SR,)}
         viewer = given.get("viewer")
         if not isinstance(viewer, str) or viewer not in VIEWERS:
             return given
         return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _follows_hl7(cls, given: Any) -> Any:
-        """A receiver of messages gets reports, and its acknowledgement is all that it says."""
-        if not isinstance(given, dict) or given.get("transport") != "hl7":
-            return given
-        return {"results": (ResultKind.SR,), "confirm": "none", **given}
 
     @field_validator("results")
     @classmethod
@@ -341,8 +309,6 @@ class PeerSettings(_Section):
     @classmethod
     def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
         """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
-        if deidentify and info.data.get("transport") == "hl7":
-            raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
         results = info.data.get("results", ())
         wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
         if deidentify and (wrong or ResultKind.CLEANED not in results):
@@ -360,30 +326,10 @@ class PeerSettings(_Section):
     def _can_be_reached(self) -> Self:
         if "receive" not in self.may:
             return self
-        if not self.by_http and (missing := self.missing_of_address()):
+        if self._is_in("by_address") and (missing := self.missing_of_address()):
             raise ValueError(f"{missing}: a peer that may receive needs host and port")
         if self.by_http and not self.url:
             raise ValueError(f"transport {self.transport} needs url")
-        return self
-
-    @model_validator(mode="after")
-    def _can_take_messages(self) -> Self:
-        if self.transport != "hl7":
-            if self.hl7_fields:
-                raise ValueError('hl7_fields is for peers with transport = "hl7"')
-            return self
-        if self.may != ("receive",):
-            raise ValueError('transport = "hl7" is for peers with may = ["receive"] alone')
-        if self.results != (ResultKind.SR,):
-            raise ValueError('an HL7 message is made of a report: leave out results, or set results = ["sr"]')
-        if self.confirm != "none":
-            raise ValueError(
-                "HL7 has no question for a result: its acknowledgement counts; leave out confirm"
-            )
-        if self.assessments:
-            raise ValueError("assessments are sent as SR only: leave them out, or use another transport")
-        if self.charset != "utf8":
-            raise ValueError("HL7 messages are in UTF-8 always: leave out charset")
         return self
 
     @model_validator(mode="after")
@@ -405,22 +351,12 @@ class PeerSettings(_Section):
         host, port, _ = self.address_of("query")
         if not host or port is None:
             raise ValueError('a peer that may be queried needs host and port, or transport = "dicomweb"')
-        if self.retrieve == "move" and "send" not in self.may:
+        if (
+            self.retrieve == "move"
+            and "send" not in self.may
+            and self.transport not in installed("destinations")
+        ):
             raise ValueError('objects of a C-MOVE come to our listener: add "send" to may, or use "get"')
-        return self
-
-    @model_validator(mode="after")
-    def _gets_reports_by_fhir(self) -> Self:
-        if self.transport != "fhir":
-            return self
-        if self.deidentify:
-            raise ValueError("a FHIR server has the patient's record: no deidentify with transport fhir")
-        if self.may != ("receive",):
-            raise ValueError('transport fhir is for results: set may = ["receive"]')
-        if self.results != (ResultKind.SR,) or self.assessments or self.iocm:
-            raise ValueError('reports alone go by FHIR: results = ["sr"], no iocm, no assessments')
-        if self.token.get_secret_value() and self.username:
-            raise ValueError("give token, or username and password, not both")
         return self
 
     @model_validator(mode="after")
@@ -451,20 +387,6 @@ class PeerSettings(_Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _can_have_work(self) -> Self:
-        if not self.worklist:
-            return self
-        if self.transport not in ("dimse", "dicomweb"):
-            raise ValueError(
-                'worklist is for peers with transport = "dicomweb" (UPS-RS) or "dimse" (UPS Pull)'
-            )
-        if self.transport == "dicomweb" and not self.url:
-            raise ValueError("transport dicomweb needs url")
-        if self.transport == "dimse" and (missing := self.missing_of_address()):
-            raise ValueError(f"{missing}: a worklist manager needs host and port")
-        return self
-
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
         """Host ("" if it is missing), port and AE title for one of the peer's services."""
         host, port, ae_title = {
@@ -477,7 +399,15 @@ class PeerSettings(_Section):
     @property
     def by_http(self) -> bool:
         """Whether the peer has a base URL; other peers have host and port."""
-        return self.transport in ("orthanc", "dicomweb", "fhir")
+        return self._is_in("by_url")
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether nothing has to be asked of a result that the peer has acknowledged."""
+        return self._is_in("takes_over")
+
+    def _is_in(self, transports: str) -> bool:
+        return any(self.transport in getattr(kind, transports, ()) for kind in type(self).__mro__)
 
     @property
     def retrieve_seconds(self) -> float:
@@ -509,6 +439,11 @@ class PeerSettings(_Section):
         """All AE titles under which the peer may call."""
         titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
         return tuple(dict.fromkeys(title.strip() for title in titles if title))
+
+    @property
+    def is_called(self) -> bool:
+        """Whether the node calls the peer by itself."""
+        return bool({"receive", "query"} & {*self.may} or self.commit_after)
 
     def missing_of_address(self) -> str:
         """The setting that a DICOM association to this peer lacks, such as ``port is missing``; "" if
@@ -661,6 +596,7 @@ class RuleSettings(_Section):
         return tuple(dict.fromkeys((*self.send_to, *(name for one in self.then for name in one.send_to))))
 
 
+@extended("settings")
 class Settings(_Section):
     """The whole configuration."""
 
@@ -669,7 +605,6 @@ class Settings(_Section):
     listener: ListenerSettings = ListenerSettings()
     console: ConsoleSettings = ConsoleSettings()
     spool: SpoolSettings = SpoolSettings()
-    object_store: ObjectStoreSettings = ObjectStoreSettings()
     inspection: InspectionSettings = InspectionSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
@@ -678,8 +613,6 @@ class Settings(_Section):
     privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
     mail: MailSettings = MailSettings()
-    audit: AuditSettings = AuditSettings()
-    telemetry: TelemetrySettings = TelemetrySettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
     notifications: tuple[NotificationSettings, ...] = ()
@@ -745,7 +678,6 @@ class Settings(_Section):
             "listener.port": self.listener.port,
             "listener.share_port": self.listener.share_port,
             "spool.minimum_free_mib": self.spool.minimum_free_mib,
-            "object_store.url": self.object_store.url,
         }
 
     def for_children(self) -> str:

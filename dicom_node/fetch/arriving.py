@@ -27,8 +27,7 @@ from dicom_node.events import (
     ARCHIVE_WAIT_ENDED,
     FETCH_ASKED,
 )
-from dicom_node.fetch.asking import write_down
-from dicom_node.fetch.fetcher import closed_at
+from dicom_node.fetch.fetcher import closed_at, write_down
 from dicom_node.model.kinds import FetchPurpose, ObjectRole, QuestionKind
 from dicom_node.model.lifecycle import OPEN_FETCHES, StudyState
 from dicom_node.scu import MOST_OBJECTS, Archive, FoundStudy, StudyQuery

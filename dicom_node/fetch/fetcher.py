@@ -1,29 +1,53 @@
 """Fetches studies from one peer, one at a time, within its rate limit. All state is in the database.
 
 The start of a retrieval is stored before the peer is asked, so that no kill makes the next one too early.
+
+Objects that a retrieval receives on the node's own connection, on their way into the spool.
+They are spooled like objects of a C-STORE from the peer, and inspected like all others.
+
+Studies of the last days that should have a result according to the rules, and have none.
+
+Queries to a peer for studies to fetch; each study is stored once.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 from sqlalchemy.orm import Session
 
 from dicom_node import scu
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.events import FETCH_DONE, FETCH_FAILED, FETCH_RETRIED, FETCH_STARTED, EventType
-from dicom_node.fetch.incoming import Incoming
+from dicom_node.config.settings import PeerSettings, RuleSettings, Settings, matches
+from dicom_node.dicom.file_meta import META_BYTES, is_uid
+from dicom_node.errors import FaultyInput, PeerUnreachable, SpoolFull
+from dicom_node.events import (
+    FETCH_ASKED,
+    FETCH_CANCELLED,
+    FETCH_DONE,
+    FETCH_FAILED,
+    FETCH_RETRIED,
+    FETCH_STARTED,
+    STUDIES_MISSING,
+    EventType,
+)
+from dicom_node.inbox.header import Arrival
+from dicom_node.inbox.part10 import check_taken, read_meta, store
 from dicom_node.inbox.spool import Spool, WaitingObjects
+from dicom_node.model.kinds import FetchPurpose
+from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, StudyState
 from dicom_node.outbox.schedule import wait_before_retry
-from dicom_node.scu import Retrieved, RetrieveStatus
+from dicom_node.scp.contexts import accepted_classes
+from dicom_node.scu import Archive, FoundStudy, Retrieved, RetrieveStatus, StudyQuery
 from dicom_node.store import fetches, leases
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Fetch
-from dicom_node.store.transitions import move_fetch, utc_now
+from dicom_node.store.tables import Fetch, Study
+from dicom_node.store.transitions import move_fetch, record, utc_now
 
 ATTEMPTS = 3
 """Tries of a peer that answers; one that does not is tried for ever."""
@@ -165,3 +189,293 @@ def closed_at(stop: threading.Event, called: _Closed) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+
+
+ASSOCIATION = "fetch-"
+"""How the identifiers of such associations begin; the number of the fetch follows."""
+_MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
+
+
+class Incoming:
+    """Stores the objects of one retrieval (``scu.ObjectSink``). ``number``: of the retrieval's row."""
+
+    def __init__(
+        self, spool: Spool, waiting: WaitingObjects, settings: Settings, peer: PeerSettings, number: int
+    ) -> None:
+        self._spool, self._waiting, self._settings, self._peer = spool, waiting, settings, peer
+        self._association = f"{ASSOCIATION}{number}"
+        self.sop_classes: Collection[str] = accepted_classes(settings.listener.further_storage_classes)
+
+    @property
+    def largest_bytes(self) -> int:
+        """The size of the largest object that is accepted, in bytes (``listener.maximum_object_mib``)."""
+        return self._settings.listener.maximum_object_mib * 2**20
+
+    def take_object(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Iterable[bytes]
+    ) -> None:
+        """Store an encoded data set. Raises FaultyInput, SpoolError."""
+        if not is_uid(sop_instance_uid):
+            raise FaultyInput("it has no valid SOP Instance UID")
+        check_taken(sop_class_uid, transfer_syntax_uid, self.sop_classes)
+        limits = self._settings.spool
+        if not self._waiting.has_room(self._peer.name, limits.waiting_objects, limits.waiting_mib * 2**20):
+            raise SpoolFull("too many objects of this peer wait to be indexed")
+        arrival = Arrival(
+            self._association,
+            self._peer.ae_title,
+            self._settings.node.ae_title,
+            self._peer.host,
+            _MEDIUM,
+            datetime.now(UTC),
+        )
+        incoming = self._spool.open(
+            arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid, self._peer.name
+        )
+        size = store(incoming, data, self.largest_bytes)
+        self._waiting.add(self._peer.name, size)
+
+    def take_file(self, pieces: Iterable[bytes]) -> None:
+        """Store a Part 10 file. Raises FaultyInput, SpoolError."""
+        rest = iter(pieces)
+        start = b""
+        while len(start) < META_BYTES and (piece := next(rest, b"")):
+            start += piece
+        meta = read_meta(start[:META_BYTES])
+        data = itertools.chain([start[meta.length :]], rest)
+        self.take_object(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, data)
+
+
+_BATCH = 500  # studies of one query
+_NAMED = 20  # UIDs in an event
+_ON_ITS_WAY = frozenset(
+    {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING, StudyState.UNASSESSED}
+)
+_SETTLED = frozenset({StudyState.DELIVERED, StudyState.DELIVERING, StudyState.NOT_APPLICABLE})
+
+
+@dataclass(frozen=True, slots=True)
+class MissingStudy:
+    """A study of the peer without a result. ``rule``: the first rule that should take it. ``why``: in words.
+
+    ``fetchable``: whether fetching the study may help.
+    """
+
+    found: FoundStudy
+    rule: str
+    why: str
+    fetchable: bool = True
+
+
+def missing(database: Database, settings: Settings, peer: PeerSettings, days: int) -> list[MissingStudy]:
+    """Query the peer for studies of today and of the ``days`` days before. Raises PeerUnreachable."""
+    today = date.today()  # Study Date is local
+    archive = scu.open_archive(peer, settings)
+    asked = questions(today - timedelta(days=days), today, _modalities(settings.rules))
+    answers = {study.study_instance_uid: study for one in asked for study in archive.find(one).studies}
+    wanted = [(study, rule) for study in answers.values() if (rule := _rule_for(study, settings.rules))]
+    batches = [wanted[start : start + _BATCH] for start in range(0, len(wanted), _BATCH)]
+    with database.read() as session:
+        return [row for batch in batches for row in _without_result(session, peer, batch)]
+
+
+def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
+    """Queue the study to be fetched, even if it was fetched or given up before."""
+    row = fetches.of_study(session, study.found.study_instance_uid)
+    if row is None:
+        write_down(session, peer, study.found)
+    elif row.state not in OPEN_FETCHES:
+        row.peer = peer
+        move_fetch(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+
+
+def report_missing(database: Database, settings: Settings) -> int:
+    """Record event 2057 for each peer with ``missing_days`` and such studies; returns the number of
+    studies.
+    """
+    total = 0
+    for peer in settings.peers:
+        if "query" not in peer.may or not peer.missing_days:
+            continue
+        try:
+            rows = missing(database, settings, peer, peer.missing_days)
+        except PeerUnreachable:  # tomorrow again; deliveries to it say that it is away
+            continue
+        if rows:
+            uids = [row.found.study_instance_uid for row in rows[:_NAMED]]
+            with database.write() as session:
+                record(session, STUDIES_MISSING, peer=peer.name, number=len(rows), studies=uids)
+        total += len(rows)
+    return total
+
+
+def _modalities(rules: Sequence[RuleSettings]) -> list[str]:
+    """Modalities to ask for; none, so all, where a rule takes any or has a pattern."""
+    named = [pattern for rule in rules for pattern in rule.when.modality or ("*",)]
+    return [] if any(sign in name for name in named for sign in "*?") else sorted(set(named))
+
+
+def _rule_for(study: FoundStudy, rules: Sequence[RuleSettings]) -> str:
+    """The first rule whose conditions hold as far as an answer says; those on images cannot be tried."""
+    for rule in rules:
+        wanted, texts = rule.when.modality, rule.when.study_description
+        of_modality = not wanted or not study.modalities or _any(wanted, study.modalities)
+        if of_modality and (not texts or not study.description or _any(texts, [study.description])):
+            return rule.name
+    return ""
+
+
+def _any(patterns: Sequence[str], values: Sequence[str]) -> bool:
+    return any(matches(pattern, value) for pattern in patterns for value in values)
+
+
+def _without_result(
+    session: Session, peer: PeerSettings, wanted: Sequence[tuple[FoundStudy, str]]
+) -> Iterator[MissingStudy]:
+    uids = [study.study_instance_uid for study, _ in wanted]
+    here, asked = fetches.here(session, uids), fetches.of_studies(session, uids)
+    for study, rule in wanted:
+        known, row = here.get(study.study_instance_uid), asked.get(study.study_instance_uid)
+        if row is not None and row.state in OPEN_FETCHES:
+            continue
+        if known is None:
+            why = "it never came" if row is None else f"fetching it: {row.state} {row.reason}".rstrip()
+            yield MissingStudy(study, rule, why)
+        elif why := _lacks(session, peer, study, known):
+            yield MissingStudy(study, rule, why, fetchable=why.startswith("incomplete"))
+
+
+def _lacks(session: Session, peer: PeerSettings, study: FoundStudy, known: Study) -> str:
+    """What is wrong with a study that is here; "" where it has its result, or will have it."""
+    if known.state in _ON_ITS_WAY:
+        return ""
+    received = fetches.received_objects(session, known.id)
+    theirs = (study.instances or 0) - fetches.results_at(session, known.id, peer.name)
+    if theirs > received:
+        return f"incomplete: {received} of {theirs} objects came"
+    if known.state in _SETTLED:
+        return ""
+    return f"{known.state}: {known.reason}"[:200]
+
+
+_NAMED_AT_ONCE = 500  # studies of one transaction
+
+
+@dataclass(slots=True)
+class AskedStudies:
+    """The outcome of querying a peer for studies."""
+
+    found: int = 0
+    here: int = 0
+    """Studies that this node has: they are not fetched."""
+    before: int = 0
+    """Studies that were fetched, or given up, before."""
+    strays: int = 0
+    """Answers that did not fit the question."""
+    wanted: int = 0
+    """Studies that were written down, or wait already."""
+    first: int = 0
+    """The lowest number of their rows."""
+
+    def want(self, row: Fetch) -> None:
+        """Count a study that must be fetched."""
+        self.wanted += 1
+        self.first = min(self.first or row.id, row.id)
+
+
+def questions(first: date, last: date, modalities: Sequence[str]) -> list[StudyQuery]:
+    """One query for each day and modality: short answers, whatever limit the archive has."""
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    return [StudyQuery(day, day, modality) for day in days for modality in modalities or ("",)]
+
+
+def ask(
+    database: Database,
+    archive: Archive,
+    peer: str,
+    asked: Sequence[StudyQuery],
+    *,
+    rule: str = "",
+    per_minute: float = 0,
+    advance: Callable[[], object] = bool,
+) -> AskedStudies:
+    """Query the archive, and store which studies are to be fetched; a repeated call continues.
+
+    ``advance`` is called after each query. Raises PeerUnreachable; rows that were stored before remain.
+    """
+    outcome = AskedStudies()
+    for question in asked:
+        found = archive.find(question)
+        outcome.strays += found.strays
+        for start in range(0, len(found.studies), _NAMED_AT_ONCE):
+            batch = found.studies[start : start + _NAMED_AT_ONCE]
+            with database.write() as session:
+                _write(session, peer, batch, rule, per_minute, outcome)
+        advance()
+    return outcome
+
+
+def write_down(
+    session: Session,
+    peer: str,
+    study: FoundStudy,
+    rule: str = "",
+    per_minute: float = 0,
+    purpose: FetchPurpose = FetchPurpose.ASKED,
+) -> Fetch:
+    """Add a row for a study to fetch; studies that another study waits for are fetched first."""
+    now = utc_now()
+    row = Fetch(
+        peer=peer,
+        study_instance_uid=study.study_instance_uid,
+        rule=rule,
+        per_minute=per_minute,
+        purpose=purpose,
+        urgent=purpose is not FetchPurpose.ASKED,
+        patient_id=study.patient_id,
+        issuer_of_patient_id=study.issuer_of_patient_id,
+        patient=str(study.patient),
+        asked_at=now,
+        next_at=now,
+    )
+    session.add(row)
+    session.flush()
+    record(session, FETCH_ASKED, study=row.study_instance_uid, peer=peer)
+    return row
+
+
+def ask_again(session: Session, peer: str) -> int:
+    """Fetch again the studies of this peer that were given up or cancelled; returns their number."""
+    rows = fetches.listed(session, peer, (FetchState.FAILED, FetchState.CANCELLED))
+    return sum(
+        move_fetch(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now()) for row in rows
+    )
+
+
+def cancel(session: Session, peer: str) -> int:
+    """Cancel the waiting fetches from this peer; returns the number of studies."""
+    rows = fetches.listed(session, peer, (FetchState.WAITING,))
+    return sum(move_fetch(session, row, FETCH_CANCELLED, ended_at=utc_now()) for row in rows)
+
+
+def _write(
+    session: Session,
+    peer: str,
+    studies: Sequence[FoundStudy],
+    rule: str,
+    per_minute: float,
+    outcome: AskedStudies,
+) -> None:
+    uids = [study.study_instance_uid for study in studies]
+    here, known = fetches.here(session, uids), fetches.of_studies(session, uids)
+    for study in studies:
+        outcome.found += 1
+        row = known.get(study.study_instance_uid)
+        if row is not None and row.state in OPEN_FETCHES:
+            outcome.want(row)
+        elif row is not None:
+            outcome.before += 1
+        elif study.study_instance_uid in here:
+            outcome.here += 1
+        else:
+            outcome.want(write_down(session, peer, study, rule, per_minute))

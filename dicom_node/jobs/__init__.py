@@ -1,8 +1,6 @@
 """Jobs: which pipeline for which study, the queue, the workers. Other packages import from here."""
 
-from dicom_node.jobs.by_hand import cancel, put_first, retry
-from dicom_node.jobs.enqueue import decide_study, enqueue_study
-from dicom_node.jobs.forwarding import forward_late
+from dicom_node.jobs.enqueue import cancel, decide_study, enqueue_study, forward_late, put_first, retry
 from dicom_node.jobs.rules import Explanation, ImageFacts, RuleDecision, explain
 
 __all__ = [

@@ -1,17 +1,32 @@
-"""Drift: whether a model's scores still resemble its card's reference, from the counts of each sender."""
+"""Drift: counts of images and scores by model, sender and day (UTC), against the card's reference.
+
+Counts of images and scores by model, sender and day (UTC). ``tally`` decides what is counted.
+Several writers add to the same rows at once: every statement lists its rows in order, so that no two writers
+block each other (PostgreSQL).
+
+Counts outcomes and scores of images when a job ends, in the transaction that ends it.
+So a job that is tried again, taken over from a dead worker or analysed ahead is counted once, and a job that
+fails or is cancelled is not counted. An image that several jobs analyse (two rules, a late object, a
+corrected name) is counted for the first job: a table records which images were counted.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Table, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from ai_pipeline.contract import ModelRef, Refusal, RefusedBy, Scores
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.reference import (
     BINS,
@@ -27,10 +42,8 @@ from ai_pipeline.models.registry import Card, cards
 from dicom_node.config.settings import Settings
 from dicom_node.events import SCORES_DRIFTED
 from dicom_node.model.kinds import Counted
-from dicom_node.monitoring import counts
-from dicom_node.monitoring.counts import CountedModel
 from dicom_node.store.database import Database
-from dicom_node.store.tables import EventRow
+from dicom_node.store.tables import Base, CountedImage, EventRow, ImageCount, Instance, ScoreCount
 from dicom_node.store.transitions import record, utc_now
 
 FEWEST_TO_REPORT = 200
@@ -79,10 +92,10 @@ class Drift:
 def drift(session: Session, models_dir: Path | None, since: date) -> list[Drift]:
     """The drift for every model and sender with counts from day ``since`` (UTC) on. Raises CardError."""
     installed = {card.sha256: card for card in cards(models_dir)}
-    scores = counts.scores_since(session, since)
+    scores = scores_since(session, since)
     return [
         _drift(model, calling_ae, images, scores.get((model.card_sha256, calling_ae), {}), installed)
-        for (model, calling_ae), images in counts.images_since(session, since).items()
+        for (model, calling_ae), images in images_since(session, since).items()
     ]
 
 
@@ -96,7 +109,7 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
     moment = now or utc_now()
     with database.read() as session:
         found = drift(session, settings.workers.models_dir, window(settings, moment))
-        fresh = counts.images_since(session, moment.date() - timedelta(days=1))
+        fresh = images_since(session, moment.date() - timedelta(days=1))
     with database.write() as session:
         reported = _reported(session, datetime.combine(moment.date(), time(), UTC))
         news = [
@@ -115,7 +128,7 @@ def forget_old(database: Database, settings: Settings, now: datetime | None = No
     """Delete counts older than ``drift.keep_days``."""
     before = (now or utc_now()).date() - timedelta(days=settings.drift.keep_days)
     with database.write() as session:
-        counts.forget(session, before)
+        forget(session, before)
 
 
 def window(settings: Settings, now: datetime) -> date:
@@ -214,3 +227,198 @@ def _record(session: Session, item: Drift) -> None:
         psi=round(max(label.index or 0.0 for label in labels), 2),
         labels=" ".join(label.label for label in labels),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CountedModel:
+    """The model of a count; the same model with another card counts as another model."""
+
+    id: str
+    version: str
+    card_sha256: str
+
+
+def senders(session: Session, uids: Collection[str]) -> dict[str, tuple[int, str]]:
+    """Row number and calling AE title of these images, by SOP Instance UID."""
+    chosen = select(Instance.sop_instance_uid, Instance.id, Instance.calling_ae)
+    rows = session.execute(chosen.where(Instance.sop_instance_uid.in_(uids)))
+    return {uid: (number, calling_ae) for uid, number, calling_ae in rows}
+
+
+def mark_counted(session: Session, card_sha256: str, instances: Collection[int], day: date) -> set[int]:
+    """Record that these images are counted for a card; returns the images that were not counted before.
+
+    Of two transactions with the same image the second waits for the first, and does not get the image
+    returned.
+    """
+    if not instances:
+        return set()
+    rows = [{"card_sha256": card_sha256, "instance_id": row, "day": day} for row in sorted(instances)]
+    statement = _insert(session, CountedImage).values(rows).on_conflict_do_nothing()
+    return set(session.scalars(statement.returning(CountedImage.instance_id)))
+
+
+def add_images(
+    session: Session, model: CountedModel, day: date, counts: Mapping[tuple[str, Counted], int]
+) -> None:
+    """Add to the counts of images of a day, by calling AE title and outcome."""
+    card = {"model": model.id, "version": model.version, "card_sha256": model.card_sha256}
+    rows = [
+        {"day": day, **card, "calling_ae": calling_ae, "outcome": outcome, "images": images}
+        for (calling_ae, outcome), images in sorted(counts.items())
+    ]
+    _add(session, ImageCount, rows)
+
+
+def add_scores(
+    session: Session, model: CountedModel, day: date, counts: Mapping[tuple[str, str, int], int]
+) -> None:
+    """Add to the counts of scores of a day, by calling AE title, label and bin."""
+    rows = [
+        {
+            "day": day,
+            "card_sha256": model.card_sha256,
+            "calling_ae": calling_ae,
+            "label": label,
+            "bin": number,
+            "images": images,
+        }
+        for (calling_ae, label, number), images in sorted(counts.items())
+    ]
+    _add(session, ScoreCount, rows)
+
+
+def images_since(session: Session, day: date) -> dict[tuple[CountedModel, str], dict[Counted, int]]:
+    """The numbers of images by outcome, for each model and calling AE title, from day ``day`` on."""
+    keys = (ImageCount.model, ImageCount.version, ImageCount.card_sha256, ImageCount.calling_ae)
+    chosen = select(*keys, ImageCount.outcome, func.sum(ImageCount.images)).where(ImageCount.day >= day)
+    found: dict[tuple[CountedModel, str], dict[Counted, int]] = {}
+    for model, version, card, calling_ae, outcome, images in session.execute(
+        chosen.group_by(*keys, ImageCount.outcome).order_by(*keys)
+    ):
+        found.setdefault((CountedModel(model, version, card), calling_ae), {})[outcome] = int(images)
+    return found
+
+
+def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str, dict[int, int]]]:
+    """The numbers of images by label and bin, for each card's SHA-256 and calling AE title, from ``day``
+    on.
+    """
+    keys = (ScoreCount.card_sha256, ScoreCount.calling_ae, ScoreCount.label, ScoreCount.bin)
+    chosen = select(*keys, func.sum(ScoreCount.images)).where(ScoreCount.day >= day)
+    found: dict[tuple[str, str], dict[str, dict[int, int]]] = {}
+    for card, calling_ae, label, number, images in session.execute(chosen.group_by(*keys).order_by(*keys)):
+        found.setdefault((card, calling_ae), {}).setdefault(label, {})[number] = int(images)
+    return found
+
+
+def forget(session: Session, before: date) -> None:
+    """Delete the counts of earlier days and their lists of images."""
+    for table in (ScoreCount, ImageCount, CountedImage):
+        session.execute(delete(table).where(table.day < before))
+
+
+def _add(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    statement = _insert(session, table).values(rows)
+    keys = [column.name for column in _table(table).primary_key]
+    added = {"images": _table(table).c.images + statement.excluded.images}
+    session.execute(statement.on_conflict_do_update(index_elements=keys, set_=added))
+
+
+def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    """INSERT … ON CONFLICT, which both databases have under the same words."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(_table(table))
+    return postgresql.insert(_table(table))
+
+
+def _table(table: type[Base]) -> Table:
+    found = table.__table__
+    assert isinstance(found, Table)
+    return found
+
+
+_LOGGER = logging.getLogger(__name__)
+_REFUSED: Mapping[RefusedBy, Counted] = {
+    RefusedBy.HEADER: Counted.REFUSED_HEADER,
+    RefusedBy.PIXELS: Counted.REFUSED_PIXELS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageOutcome:
+    """What one model made of one image; ``bins`` by label."""
+
+    outcomes: tuple[Counted, ...]
+    bins: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The counts that a job adds at its end: by model, the outcome of each image (SOP Instance UID)."""
+
+    seen: Mapping[CountedModel, Mapping[str, _ImageOutcome]] = field(default_factory=dict)
+
+    def count(self, session: Session, settings: Settings) -> None:
+        """Add the images that were not counted before, in the caller's transaction."""
+        day = utc_now().date()
+        titles = {peer.ae_title for peer in settings.peers if "send" in peer.may}
+        for model in sorted(self.seen, key=lambda model: model.card_sha256):
+            seen = self.seen[model]
+            rows = senders(session, seen)
+            new = mark_counted(session, model.card_sha256, {number for number, _ in rows.values()}, day)
+            images: Counter[tuple[str, Counted]] = Counter()
+            scores: Counter[tuple[str, str, int]] = Counter()
+            for uid, (number, calling_ae) in rows.items():
+                if number not in new:
+                    continue
+                sender = calling_ae if calling_ae in titles else ""
+                images.update((sender, outcome) for outcome in seen[uid].outcomes)
+                scores.update((sender, label, bin_) for label, bin_ in seen[uid].bins.items())
+            add_images(session, model, day, images)
+            add_scores(session, model, day, scores)
+
+
+class Tallies:
+    """Counts the outcomes of a job's images; caches the cards' references. Opens no transaction."""
+
+    def __init__(self, models_dir: Path | None) -> None:
+        self._models_dir = models_dir
+        self._references: dict[str, Reference | None] = {}
+
+    def count(self, scores: Sequence[Scores], refused: Sequence[Refusal]) -> Tally:
+        """Count the analysed images by their scores, and the refused images by the gate that refused them."""
+        seen: dict[CountedModel, dict[str, _ImageOutcome]] = {}
+        for refusal in refused:
+            found = _ImageOutcome((_REFUSED[refusal.by],))
+            seen.setdefault(_model(refusal.model), {})[refusal.source_uid] = found
+        for score in scores:
+            seen.setdefault(_model(score.model), {})[score.source_uid] = self._analysed(score)
+        return Tally(seen)
+
+    def _analysed(self, score: Scores) -> _ImageOutcome:
+        reoriented = (Counted.REORIENTED,) if score.reoriented else ()
+        reference = self._reference(score.model)
+        if reference is None:
+            return _ImageOutcome((Counted.ANALYSED, *reoriented))
+        bins = {label: reference.bin(label, value) for label, value in score.values.items()}
+        known = {label: number for label, number in bins.items() if number is not None}
+        return _ImageOutcome((Counted.ANALYSED, *reoriented), known)
+
+    def _reference(self, model: ModelRef) -> Reference | None:
+        """The reference of that very card; None when it has none or was replaced on disk by now."""
+        if model.card_sha256 not in self._references:
+            try:
+                known = {card.sha256: card for card in cards(self._models_dir)}
+                card = known.get(model.card_sha256)
+                self._references[model.card_sha256] = None if card is None else reference_of(card)
+            except CardError as error:  # a count is not worth a job
+                _LOGGER.warning("scores of %s are not counted: %s", model.id, error)
+                self._references[model.card_sha256] = None
+        return self._references[model.card_sha256]
+
+
+def _model(model: ModelRef) -> CountedModel:
+    return CountedModel(model.id, model.version, model.card_sha256)

@@ -4,6 +4,8 @@ Events are read from the database, where each is written in the transaction that
 after a crash. Event numbers are assigned before the commit, so that a lower number may appear after a higher
 one: the cursor of a notification stays two minutes behind, and the events that it sent are remembered until
 then.
+
+Peers that have been silent for longer than their settings allow.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -21,13 +23,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session
 
+from dicom_node import events
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.config.settings import ResultSettings, Settings, matches
+from dicom_node.config.settings import PeerSettings, ResultSettings, Settings, matches
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.events import JOB_SUCCEEDED, RESULTS_ACCEPTED
-from dicom_node.model.kinds import NotificationState, ResultKind
+from dicom_node.events import JOB_SUCCEEDED, NODE_STARTED, PEER_SILENT, RESULTS_ACCEPTED, EventType
+from dicom_node.model.kinds import NotificationState, Occasion, ResultKind
 from dicom_node.notifications import message
-from dicom_node.notifications.occasions import WITH_FINDINGS, numbers_for, numbers_of, wants_all
 from dicom_node.object_store.files import Files
 from dicom_node.store import fetches
 from dicom_node.store.database import Database
@@ -38,10 +40,11 @@ from dicom_node.store.tables import (
     Job,
     Notification,
     NotifiedEvent,
+    ReceivedObject,
     Result,
     Study,
 )
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.transitions import record, utc_now
 from dicom_node.store.views import as_json
 
 _BEHIND_SECONDS = 120.0
@@ -251,3 +254,105 @@ def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
         return (_UNREADABLE,), (_UNREADABLE,)
     return tuple(row["finding"] for row in found if row["decision"] == "present"), lines
+
+
+EVENTS: Mapping[Occasion, Sequence[EventType]] = {
+    Occasion.FAILURE: (
+        events.JOB_FAILED,
+        events.FETCH_FAILED,
+        events.RESULT_REFUSED,
+        events.RESULT_LOST,
+        events.RESULT_NOT_REMOVED,
+        events.DELIVERY_OVERDUE,
+        events.SPOOL_DIFFERS,
+        events.DATABASE_REPLACED,
+        events.DECISIONS_UNKNOWN,
+        events.DECISIONS_CHANGED,
+        events.DECISIONS_NOT_COPIED,
+        events.CHILD_DIED,
+        events.PROCESS_LOST,
+        events.INDEXING_FAILED,
+        events.THREAD_FAILED,
+        events.COMMITMENT_SET_ASIDE,
+        events.COMMITMENT_ANSWER_GIVEN_UP,
+        events.WORKITEM_GIVEN_UP,
+        events.CONFIGURATION_REFUSED,
+        events.CONSOLE_CANNOT_START,
+        events.AUDIT_NOT_SENT,
+        events.AUDIT_NOT_MADE,
+        events.STORE_AWAY,
+    ),
+    Occasion.DEAD_LETTER: (events.DELIVERY_DEAD, events.NOTIFICATION_GIVEN_UP),
+    Occasion.QUARANTINE: (
+        events.OBJECT_CONFLICT,
+        events.OBJECT_QUARANTINED,
+        events.STUDY_QUARANTINED,
+        events.STUDY_MAY_BE_INCOMPLETE,
+        events.FETCHED_OTHER_PATIENT,
+    ),
+    Occasion.WITHHELD: (events.CLEANING_WITHHELD, events.RESULT_WITHHELD),
+    Occasion.DISK: (events.DISK_LOW,),
+    Occasion.SILENCE: (events.PEER_SILENT,),
+    Occasion.OUTAGE: (events.DESTINATION_AWAY, events.DESTINATION_BACK),
+    Occasion.DRIFT: (events.SCORES_DRIFTED,),
+    Occasion.ASSESSMENT: (events.ASSESSMENT_OVERDUE,),
+}
+
+WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ACCEPTED.number})
+
+
+WHEN: Mapping[str, Sequence[EventType]] = {
+    "withheld": (
+        events.CLEANING_WITHHELD,
+        events.RESULT_WITHHELD,
+        events.RESULT_REFUSED,
+        events.RESULTS_REJECTED,
+    ),
+    "not assessed": (events.JOB_FAILED, events.JOB_NOT_APPLICABLE),
+}
+"""The events of conditions on quality that the rules for studies have."""
+
+
+def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
+    """The numbers of the events that can match these conditions on studies."""
+    found: set[int] = set()
+    for one in conditions:
+        found |= {event.number for event in WHEN[one.when]} if one.when in WHEN else WITH_FINDINGS
+    return found
+
+
+def numbers_of(rule: NotificationSettings) -> set[int]:
+    """The numbers of the events that can match ``rule``.
+
+    With a condition on findings these include finished jobs and accepted results.
+    """
+    wanted = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
+    return wanted | (WITH_FINDINGS if rule.findings else frozenset())
+
+
+def wants_all(rule: NotificationSettings, number: int) -> bool:
+    """Whether ``rule`` wants every event with this number; if not, only events with a wanted finding."""
+    asked = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
+    return number in asked
+
+
+def report_silence(database: Database, settings: Settings) -> int:
+    """Record event 1010 for each such peer, once per silence; returns the number of peers."""
+    watched = [peer for peer in settings.peers if peer.silent_hours]
+    if not watched:
+        return 0
+    with database.write() as session:
+        return sum(_report(session, peer) for peer in watched)
+
+
+def _report(session: Session, peer: PeerSettings) -> bool:
+    last = session.scalar(
+        select(func.max(ReceivedObject.received_at)).where(ReceivedObject.calling_ae == peer.ae_title)
+    ) or session.scalar(select(func.min(EventRow.at)).where(EventRow.number == NODE_STARTED.number))
+    if last is None or last > utc_now() - timedelta(hours=peer.silent_hours):
+        return False
+    reported = select(EventRow.fields).where(EventRow.number == PEER_SILENT.number, EventRow.at > last)
+    if any(fields.get("peer") == peer.name for fields in session.scalars(reported)):
+        return False
+    record(session, PEER_SILENT, peer=peer.name, hours=peer.silent_hours, last=last.isoformat())
+    return True

@@ -24,7 +24,7 @@ class Files:
 
     def __init__(self, settings: Settings) -> None:
         self.data_dir = settings.node.data_dir
-        self.bucket = bucket_of(settings.object_store)
+        self.bucket = bucket_of(settings)
 
     def here(self, session: Session, path: str) -> Path:
         """The local file for a row's ``path``, fetched if this machine does not have it.

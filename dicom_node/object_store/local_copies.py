@@ -25,7 +25,7 @@ class LocalCopies:
     def __init__(self, database: Database, settings: Settings, bucket: Bucket) -> None:
         self._database, self._bucket = database, bucket
         self._data_dir = settings.node.data_dir
-        self._most = settings.object_store.local_mib * 2**20
+        self._most = bucket.local_mib * 2**20
 
     def trim(self, in_use_seconds: float = _IN_USE_SECONDS) -> int:
         """Delete copies of purged files; above the limit also the longest unused copies. Returns how many."""

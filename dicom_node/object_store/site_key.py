@@ -21,7 +21,7 @@ def refuse_another_key(settings: Settings) -> None:
     The comparison uses a value derived from the key, which the first machine left in the bucket. Raises
     ConfigurationError if the values differ. An unreachable store is asked at the next start.
     """
-    key, bucket = sitekey.load_or_create(settings.node.data_dir), bucket_of(settings.object_store)
+    key, bucket = sitekey.load_or_create(settings.node.data_dir), bucket_of(settings)
     if bucket is None:
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dicom_node.outbox.by_hand import discard, discard_all, retry, retry_all, send_to
+from dicom_node.outbox.deliveries import discard, discard_all, enqueue, retry, retry_all, send_to
 from dicom_node.outbox.held import accept, in_question, mark, reject
-from dicom_node.outbox.new_deliveries import enqueue
 from dicom_node.outbox.removals import ask_to_remove
 
 __all__ = [

@@ -112,7 +112,19 @@ class Moves:
         elif answer.presence is Presence.DIFFERENT:
             self._move(delivery, events.DELIVERY_DEAD, reason=answer.text, **_DONE)
         elif delivery.sent_at is None:
-            self._doubtful_missing(delivery, answer)
+            # Never acknowledged: no half hour of patience, it is sent (again) now.
+            unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
+            if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
+                self._ask_again(delivery, answer)
+            else:
+                self._move(
+                    delivery,
+                    events.DELIVERY_RETRIED,
+                    reason=answer.text,
+                    next_at=self._now,
+                    sent_at=self._now,
+                    **_DONE,
+                )
         elif answer.presence is Presence.NOT_FOUND and self._confirmation_is_overdue(delivery):
             self._count_refusal(delivery, delivery.status, _NEVER_SHOWN)
         else:
@@ -183,7 +195,7 @@ class Moves:
             transaction_uid="",
         )
         if self._peer.confirm == "none":
-            reason = "" if self._peer.transport == "hl7" else NOT_ASKED  # MSA-1 AA: it has taken it over
+            reason = "" if self._peer.acknowledges else NOT_ASKED
             self._confirmed(delivery, reason=reason, queries=0)
 
     def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
@@ -217,21 +229,6 @@ class Moves:
             self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, **_DONE)
         else:
             self._again(delivery, status, reason)
-
-    def _doubtful_missing(self, delivery: Delivery, answer: Confirmation) -> None:
-        """Never acknowledged: no half hour of patience, it is sent (again) now."""
-        unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
-        if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
-            self._ask_again(delivery, answer)
-        else:
-            self._move(
-                delivery,
-                events.DELIVERY_RETRIED,
-                reason=answer.text,
-                next_at=self._now,
-                sent_at=self._now,
-                **_DONE,
-            )
 
     def _ask_again(self, delivery: Delivery, answer: Confirmation) -> None:
         delivery.queries += 1

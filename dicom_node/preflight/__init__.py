@@ -9,37 +9,39 @@ from __future__ import annotations
 
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from pydantic import SecretStr
 from pydicom.charset import python_encoding
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_pipeline import extras
+from dicom_node import connectors
 from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config.sections import Section
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.dicom.character_sets import CharacterSet, terms
 from dicom_node.errors import ConfigProblem
-from dicom_node.model.kinds import ResultKind
 from dicom_node.model.roles import Role
+from dicom_node.object_store.bucket import bucket_of
 from dicom_node.preflight.console import check_console, probe_console
-from dicom_node.preflight.found import Found, Problem, Tried
+from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_machine, probe_machine
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
-from dicom_node.preflight.object_store import check_object_store, probe_object_store
-from dicom_node.preflight.outgoing import check_audit, check_notifications, check_telemetry
-from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
+from dicom_node.preflight.object_store import probe_object_store
+from dicom_node.preflight.outgoing import check_notifications
+from dicom_node.scu import open_archive, open_destination, open_reporter
 
 _SECRETS_IN_WORDS = {
     "token": "token",
@@ -69,43 +71,42 @@ class Checked:
 
 def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Check configuration files on a machine of this role; ``tried`` of the result lists further checks."""
-    settings, read = examine(files)
-    if settings is None:
-        return Checked(None, read, ())
-    return _collect(settings, read, _everything(settings, read, role))
+    return _checked(*examine(files), role)
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
     """Check a configuration without a file, as :func:`check` does."""
     read = TomlFiles(data=data)
-    settings = examined(read)
-    if settings is None:
-        return Checked(None, read, ())
-    return _collect(settings, read, _everything(settings, read, role))
+    return _checked(examined(read), read, role)
 
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Check configuration files, and also test what ``serve`` needs: port, spool, console, store, peers."""
-    settings, read = examine(files)
+    return _checked(*examine(files), role, _probe)
+
+
+def _checked(
+    settings: Settings | None,
+    read: TomlFiles,
+    role: Role,
+    further: Callable[[Settings, Role], Found] = lambda _settings, _role: iter(()),
+) -> Checked:
     if settings is None:
         return Checked(None, read, ())
-    further = (
-        probe_machine(settings, role),
-        probe_console(settings, role),
-        probe_object_store(settings),
-        _ask_peers(settings),
-    )
-    return _collect(settings, read, chain(_everything(settings, read, role), *further))
-
-
-def _collect(settings: Settings, read: TomlFiles, all_found: Iterable[Problem | Tried]) -> Checked:
     tried: list[Tried] = []
-    for found in all_found:
+    for found in chain(_everything(settings, read, role), further(settings, role)):
         if isinstance(found, Tried):
             tried.append(replace(found, text=read.as_written(found.text)))
         else:
             read.add_named(*found)
     return Checked(settings, read, tried)
+
+
+def _probe(settings: Settings, role: Role) -> Found:
+    yield from probe_machine(settings, role)
+    yield from probe_console(settings, role)
+    yield from probe_object_store(settings)
+    yield from _ask_peers(settings)
 
 
 def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
@@ -130,13 +131,11 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     for undercut in undercuts(settings):
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
     yield from check_notifications(settings)
-    yield from check_audit(settings)
-    yield from check_telemetry(settings)
-    yield from check_object_store(settings)
+    for find in connectors.every("checks"):
+        yield from find(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
         yield from _check_commitment(peer, settings)
-        yield from _check_worklist(peer, settings)
         yield from _check_steps(peer, settings)
 
 
@@ -162,19 +161,18 @@ def _check_deliveries(settings: Settings, role: Role) -> Found:
 
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     """Files that every user of this machine may read, and that hold a password or a private key."""
-    places = _told_secrets(settings, read)
+    places: dict[str, Place] = {
+        ".".join(place[:-1]).replace("_", " "): place for place in _secrets(settings) if place[0] != "node"
+    }
     with suppress(ArgumentError, ValueError):  # check_machine reports it
         if make_url(settings.database_url).password:
             places["node.database_url"] = ("node", "database_url")
-    if settings.console.metrics_token.get_secret_value():
-        places["console"] = ("console", "metrics_token")
-    for peer in settings.peers:
-        if peer.token.get_secret_value():
-            places[f"peer {peer.name}"] = (*read.place_of("peers", peer.name), "token")
-        if peer.password.get_secret_value():
-            table = read.place_of("peers", peer.name)
-            word = "password" if read.at((*table, "password")) else "url"
-            places[f"peer {peer.name}"] = (*table, word)
+    for key in ("peers", "notifications"):
+        for one in getattr(settings, key):
+            table = read.place_of(key, one.name)
+            for (secret,) in _secrets(one):
+                in_url = secret == "password" and not read.at((*table, secret))
+                places[f"{key[:-1]} {one.name}"] = (*table, "url" if in_url else secret)
     for subject, place in places.items():
         for file in read.files_of(place):
             if _is_open(file):
@@ -187,22 +185,14 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
             yield Tried("TLS", False, f"every user may read the private key: chmod 600 {tls.private_key}")
 
 
-def _told_secrets(settings: Settings, read: TomlFiles) -> dict[str, Place]:
-    """Where those of e-mail and webhooks stand."""
-    places: dict[str, Place] = {}
-    if settings.mail.password.get_secret_value():
-        places["mail"] = ("mail", "password")
-    if settings.object_store.secret_access_key.get_secret_value():
-        places["object store"] = ("object_store", "secret_access_key")
-    if any(value.get_secret_value() for value in settings.telemetry.headers.values()):
-        places["telemetry"] = ("telemetry", "headers")
-    if settings.console.oidc and settings.console.oidc.client_secret.get_secret_value():
-        places["console.oidc"] = ("console", "oidc", "client_secret")
-    for rule in settings.notifications:
-        for key in ("url", "token"):
-            if getattr(rule, key).get_secret_value():
-                places[f"notification {rule.name}"] = (*read.place_of("notifications", rule.name), key)
-    return places
+def _secrets(section: Section, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys of the secrets that a section has, and the sections in it."""
+    for key, value in section:
+        values = value.values() if isinstance(value, Mapping) else (value,)
+        if isinstance(value, Section):
+            yield from _secrets(value, (*above, key))
+        elif any(isinstance(one, SecretStr) and one.get_secret_value() for one in values):
+            yield *above, key
 
 
 def _is_open(file: Path) -> bool:
@@ -220,24 +210,17 @@ def _check_senders(settings: Settings) -> Found:
 
 
 def _check_peer(peer: PeerSettings) -> Found:
-    if peer.transport == "hl7" and find_spec("hl7apy") is None:
-        remedy = "needs hl7apy: pip install 'dicom-ai-node[hl7]'"
-        yield f"peers.{peer.name}.transport", "'hl7'", remedy
     if peer.by_http and _goes_by_proxy(peer.url):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
-    has_login = peer.username or peer.token.get_secret_value()
-    if has_login and peer.url.startswith("http://"):
-        what = "user name and password go" if peer.username else "its token goes"
+    secrets = [".".join(place) for place in _secrets(peer)]
+    if (peer.username or secrets) and peer.url.startswith("http://"):
+        what = "user name and password go" if peer.username else f"its {secrets[0]} goes"
         text = f"{what} over the network unencrypted (http): use https"
         yield Tried(f"peer {peer.name}", False, text)
-    yield from _check_fhir(peer)
     if peer.silent_hours and "send" not in peer.may:
         text = f"silent_hours = {peer.silent_hours:g}: nothing comes from a peer that may not send"
         yield Tried(f"peer {peer.name}", False, text)
-    if ResultKind.PDF in peer.results and find_spec("reportlab") is None:
-        remedy = "pdf needs reportlab: pip install 'dicom-ai-node[pdf]'"
-        yield f"peers.{peer.name}.results", ", ".join(peer.results), remedy
     if not peer.deidentify:
         for key in ("pseudonym_domain", "retain"):
             if value := getattr(peer, key):
@@ -260,12 +243,6 @@ def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
         yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
 
 
-def _check_worklist(peer: PeerSettings, settings: Settings) -> Found:
-    if peer.worklist and not any("query" in one.may for one in settings.peers):
-        text = "worklist: no peer may be queried, so only work on studies that are here is taken"
-        yield Tried(f"peer {peer.name}", False, text)
-
-
 def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
     """What its procedure steps (MPPS) change; a machine keeps the steps that it took in its own folder."""
     if not peer.mpps:
@@ -273,18 +250,9 @@ def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
     minutes = f"{settings.assembly.mpps_minutes:g}"
     text = f"MPPS: a study waits for the end of its steps, {minutes} minutes at most after it is quiet"
     yield Tried(f"peer {peer.name}", True, text)
-    if settings.object_store.url:
+    if bucket_of(settings):
         text = "MPPS: with a bucket each machine knows the steps that it took: report to one listener only"
         yield Tried(f"peer {peer.name}", False, text)
-
-
-def _check_fhir(peer: PeerSettings) -> Found:
-    if peer.transport == "fhir" and find_spec("fhir") is None:
-        remedy = "needs fhir.resources: pip install 'dicom-ai-node[fhir]'"
-        yield f"peers.{peer.name}.transport", peer.transport, remedy
-    given = {"token": peer.token.get_secret_value(), "patient_systems": peer.patient_systems}
-    for key in (key for key, value in given.items() if value and peer.transport != "fhir"):
-        yield f"peers.{peer.name}.{key}", "", 'without transport = "fhir" it says nothing: leave it out'
 
 
 def _goes_by_proxy(url: str) -> bool:
@@ -302,7 +270,8 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
             lines += open_archive(peer, settings).test() if "query" in peer.may else []
             lines += [open_reporter(peer, settings).check()] if peer.commit_after else []
-            lines += open_worklist(peer, settings).test() if peer.worklist else []
+            for test in connectors.every("peer_tests"):
+                lines += test(peer, settings)
         except (socket.gaierror, UnicodeError):
             yield Tried(f"peer {peer.name}", False, f"{peer.host} is no machine that this one knows")
         except OSError:  # certificates that cannot be used: a problem of [listener.tls], reported there

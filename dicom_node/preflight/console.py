@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from importlib.util import find_spec
-from urllib.parse import urlsplit
 
 from sqlalchemy import exists, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.config.oidc import OidcSettings
 from dicom_node.config.settings import ConsoleSettings, Settings
+from dicom_node.connectors import every
 from dicom_node.errors import StorageError
 from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Tried
@@ -47,25 +45,10 @@ def check_console(settings: Settings, role: Role) -> Found:
     if not _is_this_machine(console.host) and not console.hosts:
         text = "asked for by its address only: list the names that browsers use in console.hosts"
         yield Tried("console", False, text)
-    yield from _check_accounts(console)
+    for find in every("checks.console"):
+        yield from find(settings)
     if not _has_users(settings):
         yield Tried("console", False, "nobody can sign in yet: dicom-node users add NAME --role admin")
-
-
-def _check_accounts(console: ConsoleSettings) -> Found:
-    if console.oidc:
-        yield from _check_provider(console, console.oidc)
-
-
-def _check_provider(console: ConsoleSettings, oidc: OidcSettings) -> Found:
-    if find_spec("authlib") is None:
-        yield "console.oidc", oidc.issuer, "needs authlib: pip install 'dicom-ai-node[oidc]'"
-    if oidc.authorities and not oidc.authorities.is_file():
-        yield "console.oidc.authorities", str(oidc.authorities), "is no file"
-    host = urlsplit(console.url).hostname or ""
-    if host not in {"localhost", console.host, *(name.casefold() for name in console.hosts)}:
-        remedy = "browsers come back from the provider by this name: list it in console.hosts"
-        yield "console.url", console.url, remedy
 
 
 def probe_console(settings: Settings, role: Role) -> Found:

@@ -1,11 +1,10 @@
-"""Requirements of ``[object_store]``: its package, an existing bucket, and the rights to the bucket."""
+"""Requirements of an object store: an existing bucket, and the rights to the bucket."""
 
 from __future__ import annotations
 
 import secrets
 import tempfile
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 
 from dicom_node.config.settings import Settings
@@ -15,29 +14,16 @@ from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.sitekey import path_of
-from dicom_node.store.database import Database, sqlite_file
+from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
 
 _SAID = b"dicom-node check"
 _LATE = timedelta(minutes=5)
 
 
-def check_object_store(settings: Settings) -> Found:
-    """Mistakes in the object store's settings."""
-    store = settings.object_store
-    if store.url and find_spec("obstore") is None:
-        yield "object_store.url", store.url, "needs obstore: pip install 'dicom-ai-node[s3]'"
-    if store.url and sqlite_file(settings.database_url):
-        text = "others wait for SQLite while results are put in the bucket: use PostgreSQL"
-        yield Tried("object store", False, text)
-    if store.url and store.endpoint.startswith("http://") and store.allow_http:
-        yield Tried("object store", False, "images go over the network unencrypted (http): use https")
-
-
 def probe_object_store(settings: Settings) -> Found:
     """Upload a small object, download it, check that it cannot be overwritten, and delete it."""
-    store = settings.object_store
-    if not store.url or find_spec("obstore") is None:
+    if (bucket := bucket_of(settings)) is None or not bucket.is_usable:
         return
     if path_of(settings.node.data_dir).is_file():
         try:
@@ -50,8 +36,6 @@ def probe_object_store(settings: Settings) -> Found:
         ours.write_bytes(_SAID)
         other.write_bytes(_SAID[::-1])
         try:
-            bucket = bucket_of(store)
-            assert bucket is not None
             bucket.put_first(key, ours)
             doing = "get"
             bucket.get(key, Path(folder, "back"))
@@ -60,7 +44,7 @@ def probe_object_store(settings: Settings) -> Found:
             bucket.delete(key)
         except StorageError as error:
             look = "look at endpoint, login, bucket, and the rights to list, put, get and delete"
-            yield Tried("object store", False, f"{store.url}, {doing}: {error}; {look}")
+            yield Tried("object store", False, f"{bucket.name}, {doing}: {error}; {look}")
             return
     if overwrites:
         text = (
@@ -68,12 +52,12 @@ def probe_object_store(settings: Settings) -> Found:
         )
         yield Tried("object store", False, text)
     else:
-        yield Tried("object store", True, f"{store.url}: an object was put, fetched and deleted")
+        yield Tried("object store", True, f"{bucket.name}: an object was put, fetched and deleted")
 
 
 def check_handed_over(database: Database, settings: Settings) -> Found:
     """Check for objects of the site that only the disk of one machine has."""
-    if not settings.object_store.url:
+    if bucket_of(settings) is None:
         return
     with database.read() as session:
         count, since = oldest_waiting(session)

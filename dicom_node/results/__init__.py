@@ -3,7 +3,15 @@ UIDs.
 """
 
 from dicom_node.dicom.own_objects import Installation, is_own_result
-from dicom_node.results.build import build, build_failure
+from dicom_node.results.build import (
+    ResultFile,
+    build,
+    build_failure,
+    build_rejection,
+    put_in_place,
+    row_values,
+    written,
+)
 from dicom_node.results.build_assessment import FindingAssessment, build_assessment
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
 from dicom_node.results.common.context import (
@@ -16,10 +24,7 @@ from dicom_node.results.common.context import (
 )
 from dicom_node.results.common.previous import EarlierObject, PreviousImage, StatedNumber
 from dicom_node.results.common.source import repairs_of
-from dicom_node.results.deidentify.pseudonyms import Pseudonyms
-from dicom_node.results.files import ResultFile, put_in_place, row_values, written
-from dicom_node.results.pdf import is_installed as pdf_is_installed
-from dicom_node.results.rejection import build_rejection
+from dicom_node.results.deidentify.profile import Pseudonyms
 from dicom_node.results.sr.reading import stated
 
 __all__ = [
@@ -43,7 +48,6 @@ __all__ = [
     "build_failure",
     "build_rejection",
     "is_own_result",
-    "pdf_is_installed",
     "put_in_place",
     "repairs_of",
     "row_values",

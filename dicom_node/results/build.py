@@ -1,17 +1,33 @@
-"""Builds the objects to send from a pipeline's result; each is checked by the gate, or was built before."""
+"""Builds the objects to send from a pipeline's result, checks them by the gate, and puts them on disk.
+
+The rejection note of IHE IOCM (RAD TF-3, 4.66): a Key Object Selection that names the withdrawn
+results.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache
-from typing import Final, Literal
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final, Literal
 
+from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
+from highdicom.sr import ContentSequence
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
     EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -28,26 +44,45 @@ from ai_pipeline.contract import (
     QualityNote,
 )
 from ai_pipeline.images.render import assesses
+from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.identity import COPIED
+from dicom_node.dicom.own_objects import Installation
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import ResultRefused
-from dicom_node.model.kinds import ResultKind
+from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
+from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.object_store.files import Files
 from dicom_node.results import gate
+from dicom_node.results.common.concepts import fetus_of_reports, subject_context
 from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject, not_here
-from dicom_node.results.common.envelope import encode
-from dicom_node.results.common.identity import described
+from dicom_node.results.common.envelope import (
+    SERIES_NUMBERS,
+    UTF8,
+    built_document,
+    contributing_equipment,
+    device_observer,
+    encode,
+    general_equipment,
+)
+from dicom_node.results.common.identity import described, document_uid
 from dicom_node.results.common.previous import comparison_parts, with_comparisons
-from dicom_node.results.common.source import Source, as_judged, read_sources
+from dicom_node.results.common.source import Source, as_judged, read_sources, without_identity
 from dicom_node.results.common.tracked import of_source, reported
 from dicom_node.results.document import build_document
 from dicom_node.results.presentation import build_presentation
-from dicom_node.results.sc.captures import (
+from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
+from dicom_node.results.sc.page import (
+    SummaryPage,
     build_annotated,
     build_failure_picture,
     build_heatmap,
+    build_page,
+    failure_summary,
+    summary_of,
     with_evidence,
 )
-from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
-from dicom_node.results.sc.page import SummaryPage, build_page, failure_summary, summary_of
 from dicom_node.results.segmentation import ORGAN_SERIES, build_organs, build_segmentation, is_empty
+from dicom_node.results.sr.reading import short_result
 from dicom_node.results.sr.report import build_failure_report, build_report
 
 _REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)
@@ -189,7 +224,14 @@ class _ResultBuilder:
 
         No picture of pixels that ``drawn_on`` does not allow.
         """
-        self._add_presentation(image)
+        self.add(
+            (ResultKind.GSPS, _GREY_STATE if image.source.grey else _COLOUR_STATE),
+            [image.source],
+            lambda uid: build_presentation(
+                self._context, image.source, image.findings, image.measurements, image.notes, uid
+            ),
+            (*_boxed(self._context, image.findings), *image.compared),
+        )
         cleaned = image.of_kind(ImageKind.CLEANED)
         verified = next((one for one in cleaned if one.verified), None)
         below = verified if image.drawn_on == "cleaned" else None
@@ -207,16 +249,6 @@ class _ResultBuilder:
         parts = ("failure", reason)
         self.add(
             _PICTURE, [source], lambda uid: build_failure_picture(self._context, source, reason, uid), parts
-        )
-
-    def _add_presentation(self, image: _ImageResults) -> None:
-        self.add(
-            (ResultKind.GSPS, _GREY_STATE if image.source.grey else _COLOUR_STATE),
-            [image.source],
-            lambda uid: build_presentation(
-                self._context, image.source, image.findings, image.measurements, image.notes, uid
-            ),
-            (*_boxed(self._context, image.findings), *image.compared),
         )
 
     def _add_pictures(self, image: _ImageResults, below: DerivedImage | None) -> None:
@@ -261,3 +293,131 @@ class _ResultBuilder:
         self.add(
             _MASK, [source], lambda uid: build_organs(self._context, source, outlines, uid), parts, parts
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """A built object under a temporary name. ``final``: its final path; ``size`` in bytes.
+
+    ``was_there``: it was built before, and its row was lost with the database. Then the existing bytes are
+    the object (a result is built once), and whether they were sent is unknown.
+    """
+
+    temporary: Path
+    final: Path
+    sha256: str
+    size: int
+    was_there: bool = False
+
+
+@contextlib.contextmanager
+def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, ResultFile]]:
+    """Write the files of newly built objects, by SOP Instance UID.
+
+    Files that the caller does not move to their final path are deleted at the end of the scope.
+    """
+    files: dict[str, ResultFile] = {}
+    try:
+        for item in built:
+            if item.data is not None:
+                folder = door.data_dir / (DEIDENTIFIED_FOLDER if item.deidentified else "results")
+                files[item.sop_instance_uid] = _write(door, folder, item.sop_instance_uid, item.data)
+        yield files
+    finally:
+        for file in files.values():
+            file.temporary.unlink(missing_ok=True)
+
+
+def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, Any]:
+    """The values for a new result's row that come from the object and its file."""
+    names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
+    values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
+    is_report = built.kind is ResultKind.SR and built.data is not None
+    short = "\n".join(short_result(BytesIO(built.data or b""))) if is_report else ""
+    where = {"path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
+    return {**values, **where, "short_result": short}
+
+
+def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
+    """Rename files to their final names, durably, and upload them to the object store. Raises StoreAway."""
+    for file in files:
+        door.keep(file.temporary, door.relative(file.final))
+    folders = {file.final.parent for file in files}
+    for folder in folders | {folder.parent for folder in folders}:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
+    place = folder / hashlib.sha256(uid.encode("ascii")).hexdigest()[:2]
+    place.mkdir(parents=True, exist_ok=True)
+    temporary, final = place / f".{uid}.{os.getpid()}", place / f"{uid}.dcm"
+    if door.built_before(door.relative(final)):
+        data = final.read_bytes()
+        return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data), was_there=True)
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data))
+
+
+# CID 7011: the titles that IOCM takes for reasons of a person.
+_TITLES: Final[Mapping[RejectionReason, Code]] = {
+    RejectionReason.QUALITY: Code("113001", "DCM", "Rejected for Quality Reasons"),
+    RejectionReason.SAFETY: Code("113037", "DCM", "Rejected for Patient Safety Reasons"),
+}
+
+
+def build_rejection(
+    withdrawn: Sequence[Path],
+    reason: RejectionReason,
+    because: str,
+    at: datetime,
+    station: str,
+    installation: Installation,
+) -> BuiltObject:
+    """Build the rejection note for these results of one study, given as files; in the character set of the
+    first.
+
+    ``because``: its Key Object Description (TID 2010). ``at``: the time in all its attributes; ``station``:
+    our AE title.
+    """
+    with quiet_pydicom():
+        objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
+    context = ResultContext.of_person("withdrawal", at, installation, station)
+    first = objects[0]
+    parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
+    content = KeyObjectSelection(
+        document_title=_TITLES[reason],
+        referenced_objects=objects,
+        observer_device_context=device_observer(context),
+        description=because,
+    )
+    if fetus := fetus_of_reports(objects):
+        by_relationship = sorted(
+            [*content[0].ContentSequence, *subject_context(fetus)],
+            key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
+        )
+        content[0].ContentSequence = ContentSequence(by_relationship)
+    note = KeyObjectSelectionDocument(
+        evidence=[without_identity(one) for one in objects],
+        content=content,
+        series_instance_uid=derived_uid("rejection series", *parts),
+        series_number=SERIES_NUMBERS[ResultKind.REJECTION],
+        sop_instance_uid=document_uid(context, "rejection", *parts),
+        instance_number=1,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=UTF8,
+        contributing_equipment=contributing_equipment(
+            context, str(first.get("TimezoneOffsetFromUTC") or ""), ResultKind.REJECTION
+        ),
+        **general_equipment(context),
+    )
+    for keyword in COPIED:
+        if keyword in first:
+            note[keyword] = deepcopy(first[keyword])
+    return built_document(note, context, ResultKind.REJECTION, first)

@@ -45,8 +45,14 @@ from dicom_node.model.kinds import ReaderVerdict, ResultKind
 from dicom_node.results import gate
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import BuiltObject, ResultContext
-from dicom_node.results.common.envelope import SERIES_NUMBERS, UTF8, built_document
-from dicom_node.results.common.equipment import contributing_equipment, device_observer, general_equipment
+from dicom_node.results.common.envelope import (
+    SERIES_NUMBERS,
+    UTF8,
+    built_document,
+    contributing_equipment,
+    device_observer,
+    general_equipment,
+)
 from dicom_node.results.common.identity import document_uid
 from dicom_node.results.common.source import without_identity
 

@@ -12,12 +12,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
 
 from ai_pipeline.images.page import lay_out_page
+from dicom_node.connectors import installed
+from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import IMAGING_REPORT
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import complete, header_arguments
 from dicom_node.results.common.source import Source
-from dicom_node.results.pdf import as_pdf
 from dicom_node.results.sc.page import TITLE, SummaryPage
 
 MIME_TYPE: Final = "application/pdf"
@@ -29,7 +30,9 @@ def build_document(
 ) -> Dataset:
     """The page as a document on these ``sources``; marked unverified, because a program made it."""
     page = lay_out_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
-    pdf = as_pdf(page, TITLE, context.analysed_at)
+    if not (writer := installed("documents").get("pdf")):
+        raise ResultRefused("a PDF needs the connector pdf")
+    pdf: bytes = writer.load()(page, TITLE, context.analysed_at)
     arguments = header_arguments(context, ResultKind.PDF, sources[0], uid, len(sources))
     equipment = arguments.pop("contributing_equipment")
     document = SOPClass(

@@ -33,9 +33,8 @@ from ai_pipeline.summary import measurement_text, result_lines
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.derivation import copy_present, pixel_aspect
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.source import Source
+from dicom_node.results.common.source import Source, copy_present, pixel_aspect
 from dicom_node.results.common.tracked import (
     LINE,
     LocatedFinding,

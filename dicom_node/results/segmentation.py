@@ -21,7 +21,6 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import BURNED_IN, SPATIAL_CONCEPT, coded
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.derivation import set_orientation
 from dicom_node.results.common.envelope import (
     OUTLINES_SERIES_NUMBER,
     complete,
@@ -29,7 +28,7 @@ from dicom_node.results.common.envelope import (
     series_description,
 )
 from dicom_node.results.common.identity import tracking_uid
-from dicom_node.results.common.source import Source
+from dicom_node.results.common.source import Source, set_orientation
 from dicom_node.results.sc.cleaned import filled
 
 _LABEL: Final = "Removed burned-in text"

@@ -56,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(listener: Listener) -> None:
     # ^C goes to the whole group of processes: it is the node that says when to stop.
     signals = signal_pipe()
-    _raise_file_limit()
+    # An association holds three files; a thousand of them are allowed.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     gc.collect()
     gc.freeze()  # pynetdicom collects every 60 connections: not over all modules each time
     host, port = listener.start()
@@ -77,13 +80,6 @@ def _must_stop(signals: int) -> bool:
     if signals in ready and signal.SIGTERM in os.read(signals, 64):
         return True
     return stdin in ready and not os.read(stdin, 4096)
-
-
-def _raise_file_limit() -> None:
-    """An association holds three files; a thousand of them are allowed."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
-"""Clients of destinations and archives, each with one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7,
-FHIR.
-"""
+"""Clients of destinations and archives, each with one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint
+from typing import cast
 
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.connectors import installed
 from dicom_node.scu.archive import (
     MOST_OBJECTS,
     Archive,
@@ -30,16 +30,10 @@ from dicom_node.scu.destination import (
     SendReport,
     SendStatus,
 )
-from dicom_node.scu.worklist import ChangeAnswer, ChangeStatus, WorklistManager
-
-if TYPE_CHECKING:
-    from dicom_node.scu.ups_events import UpsEvents
 
 __all__ = [
     "MOST_OBJECTS",
     "Archive",
-    "ChangeAnswer",
-    "ChangeStatus",
     "Check",
     "CommitmentProvider",
     "CommitmentUser",
@@ -57,21 +51,25 @@ __all__ = [
     "SendReport",
     "SendStatus",
     "StudyQuery",
-    "WorklistManager",
     "open_archive",
     "open_commitment",
     "open_destination",
-    "open_events",
     "open_remover",
     "open_reporter",
-    "open_worklist",
 ]
+
+_OURS = {
+    "dimse": "dicom_node.scu.dimse:DimseDestination",
+    "dicomweb": "dicom_node.scu.dicomweb:DicomwebDestination",
+    "orthanc": "dicom_node.scu.orthanc:OrthancDestination",
+}
+"""By transport; those of connectors are entry points."""
 
 
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
     """The client that queries this peer, by DICOMweb or DIMSE. For one thread; not connected yet."""
     if peer.transport == "dicomweb":
-        from dicom_node.scu.http_archive import DicomwebArchive
+        from dicom_node.scu.dicomweb import DicomwebArchive
 
         return DicomwebArchive(peer, settings)
     from dicom_node.scu.dimse_archive import DimseArchive
@@ -81,70 +79,26 @@ def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
 
 def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
     """The client that requests storage commitment from this peer. For one thread; not connected yet."""
-    from dicom_node.scu.commitment import CommitmentRequestor
+    from dicom_node.scu.dimse import CommitmentRequestor
 
     return CommitmentRequestor(peer, settings)
 
 
 def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
     """The client that reports to this peer on storage commitment. For one thread; not connected yet."""
-    from dicom_node.scu.commitment import CommitmentReporter
+    from dicom_node.scu.dimse import CommitmentReporter
 
     return CommitmentReporter(peer, settings)
 
 
-def open_worklist(peer: PeerSettings, settings: Settings) -> WorklistManager:
-    """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
-    if peer.transport == "dimse":
-        from dicom_node.scu.ups_dimse import DimseManager
-
-        return DimseManager(peer, settings)
-    from dicom_node.scu.ups_rs import UpsRsManager
-
-    return UpsRsManager(peer, settings)
-
-
-def open_events(peer: PeerSettings, settings: Settings) -> UpsEvents:
-    """The client for events of this worklist manager, which has UPS-RS. For one thread."""
-    from dicom_node.scu.ups_events import UpsEvents
-
-    return UpsEvents(peer, settings)
-
-
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
     """The client that deletes objects at this peer, which has ``withdraw = "delete"``. For one thread."""
-    if peer.transport == "orthanc":
-        from dicom_node.scu.orthanc import OrthancDestination
-
-        return OrthancDestination(peer, settings)
-    if peer.transport == "fhir":
-        from dicom_node.scu.fhir import FhirDestination
-
-        return FhirDestination(peer, settings)
-    from dicom_node.scu.dicomweb import DicomwebDestination
-
-    return DicomwebDestination(peer, settings)
+    return cast(Remover, open_destination(peer, settings))
 
 
 def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
     """The client that sends to this peer, by its ``transport``. For one thread; not connected yet."""
     # Each end is imported when a peer uses it: a site without Orthanc never loads the Orthanc client.
-    if peer.transport == "orthanc":
-        from dicom_node.scu.orthanc import OrthancDestination
-
-        return OrthancDestination(peer, settings)
-    if peer.transport == "dicomweb":
-        from dicom_node.scu.dicomweb import DicomwebDestination
-
-        return DicomwebDestination(peer, settings)
-    if peer.transport == "hl7":
-        from dicom_node.scu.mllp import Hl7Destination
-
-        return Hl7Destination(peer, settings)
-    if peer.transport == "fhir":
-        from dicom_node.scu.fhir import FhirDestination
-
-        return FhirDestination(peer, settings)
-    from dicom_node.scu.dimse import DimseDestination
-
-    return DimseDestination(peer, settings)
+    added = installed("destinations").get(peer.transport)
+    found = added or EntryPoint(peer.transport, _OURS[peer.transport], "")
+    return cast(Destination, found.load()(peer, settings))

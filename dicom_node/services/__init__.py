@@ -25,7 +25,13 @@ which holds SQLite's one lock for a second, were too many for the ten seconds of
 @contextmanager
 def open_database(settings: Settings, busy_seconds: float | None = None) -> Iterator[Database]:
     """The node's database, which must exist and have this version's schema."""
-    _refuse_missing_file(settings)
+    # SQLite would make an empty file where there is none; a list must not.
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        raise DatabaseNotReady(
+            f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
+            "or run `dicom-node db upgrade`"
+        )
     with faults.in_words(settings.database_url):
         database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)
         try:
@@ -65,13 +71,3 @@ def _copy_decisions(database: Database, settings: Settings) -> None:
     from dicom_node.decisions.copies import copy  # it imports pydicom; few commands decide anything
 
     copy(database, settings)
-
-
-def _refuse_missing_file(settings: Settings) -> None:
-    """SQLite would make an empty file where there is none; a list must not."""
-    file = sqlite_file(settings.database_url)
-    if file is not None and not file.exists():
-        raise DatabaseNotReady(
-            f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
-            "or run `dicom-node db upgrade`"
-        )

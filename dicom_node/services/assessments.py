@@ -162,7 +162,13 @@ def accept_results(
             )
         what = _decision(session, study, HeldState.ACCEPTED)
         number = outbox.accept(session, study, by.name, as_of, rejected=rejected)
-        _accept_rest(session, settings, study, by)
+        # Whoever accepts the results accepts what they suspect and nobody has assessed yet.
+        rest = [
+            row
+            for row in with_verdicts(session, study, _findings(session, settings, study))
+            if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
+        ]
+        _keep(session, settings, study, rest, ReaderVerdict.ACCEPTED, by, "")
         _send(session, settings, study, by)
         _note_decision(session, by, study, what, number)
     return number
@@ -490,16 +496,6 @@ def _contested(session: Session, settings: Settings, study: int) -> list[str]:
             if row["verdicts"] and row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED
         }
     )
-
-
-def _accept_rest(session: Session, settings: Settings, study: int, by: Person) -> None:
-    """Whoever accepts the results accepts what they suspect and nobody has assessed yet."""
-    rest = [
-        row
-        for row in with_verdicts(session, study, _findings(session, settings, study))
-        if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
-    ]
-    _keep(session, settings, study, rest, ReaderVerdict.ACCEPTED, by, "")
 
 
 def _assessed_by(

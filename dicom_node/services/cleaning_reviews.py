@@ -19,8 +19,8 @@ from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, images, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
-from dicom_node.store.burned_in import reviews
-from dicom_node.store.burned_in.reviews import Box
+from dicom_node.store import burned_in
+from dicom_node.store.burned_in import Box
 from dicom_node.store.results import withdrawn
 from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance, Study
 from dicom_node.store.views import View, as_json, columns
@@ -99,7 +99,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     review, instance, _ = row
     image = images.view(session, settings, review.instance_id)
     image |= {"masks": [], "marks": [_mark(*box) for box in review.places]}
-    drawn = reviews.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
+    drawn = burned_in.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_row(*row),
         "image": image,
@@ -189,7 +189,7 @@ def _decide(
     **fields: Any,
 ) -> None:
     """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
-    reviews.decide(session, instance.id, verdict, by.name)
+    burned_in.decide(session, instance.id, verdict, by.name)
     image = {"image": instance.sop_instance_uid, "pixels_sha256": instance.pixels_sha256}
     audit.note(
         session,

@@ -26,12 +26,11 @@ from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, open_database, reading, studies, writing
 from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.services.jobs import sources_sha256
-from dicom_node.store import decisions
+from dicom_node.store import burned_in, decisions
 from dicom_node.store.accounts import RegisteredPatient
-from dicom_node.store.burned_in import reviews
 from dicom_node.store.database import Database
 from dicom_node.store.tables import DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
-from dicom_node.store.tables.decisions import FAULT
+from dicom_node.store.tables.node import FAULT
 from dicom_node.store.transitions import record
 from dicom_node.store.views import View, as_json, find_study
 
@@ -293,7 +292,7 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
             row.pixels_sha256, row.boxes = what["pixels_sha256"], what["boxes"]
             row.at, row.actor, row.role = wanted.by.now, wanted.by.name, UserRole(what["role"])
             session.add(row)
-        reviews.decide(session, instance.id, verdict, wanted.by.name)
+        burned_in.decide(session, instance.id, verdict, wanted.by.name)
         _note(session, wanted, study.id)
         if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
             rerun.rerun(session, study.id, settings)

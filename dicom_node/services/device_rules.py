@@ -12,8 +12,7 @@ from pydantic import Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.burnin.devices.known import conditions_of
-from ai_pipeline.burnin.devices.rules import DeviceRule, read_rules
+from ai_pipeline.burnin.devices.rules import DeviceRule, conditions_of, read_rules
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.errors import DeviceRuleError, PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -29,7 +28,7 @@ from dicom_node.services import audit, cleaning_reviews, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.cleaning_reviews import Boxes
 from dicom_node.services.typed import PRINTABLE, Row, ServiceResult
-from dicom_node.store.burned_in.reviews import Box
+from dicom_node.store.burned_in import Box
 from dicom_node.store.tables import CleaningReview, Instance
 from dicom_node.store.views import View
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.connectors import every
 from dicom_node.errors import NotFound, TooManyAtOnce
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
 from dicom_node.model.kinds import AuditAction
@@ -138,9 +139,7 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
     ``by``: the person for the audit; None for the command line, which needs no database. Raises UnknownPeer,
     TooManyAtOnce.
     """
-    asked = {"receive", "query"}
-    called = [one for one in settings.peers if asked & {*one.may} or one.commit_after or one.worklist]
-    chosen = [settings.peer(name) for name in names] or called
+    chosen = [settings.peer(name) for name in names] or [one for one in settings.peers if one.is_called]
     with place_for_test():
         rows = [
             PeerCheck(peer=peer.name, check=check.name, ok=check.ok, text=check.text)
@@ -157,16 +156,16 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
-    from dicom_node.scu import open_archive, open_destination, open_reporter, open_worklist
+    from dicom_node.scu import open_archive, open_destination, open_reporter
 
-    if "receive" in peer.may or not ("query" in peer.may or peer.commit_after or peer.worklist):
+    if "receive" in peer.may or not peer.is_called:
         yield from open_destination(peer, settings).test()
     if "query" in peer.may:
         yield from open_archive(peer, settings).test()
     if peer.commit_after:
         yield open_reporter(peer, settings).check()
-    if peer.worklist:
-        yield from open_worklist(peer, settings).test()
+    for test in every("peer_tests"):
+        yield from test(peer, settings)
 
 
 def _viewed(peer: PeerSettings) -> list[PeerCheck]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.config.mistakes import AE_TITLE
@@ -318,18 +318,13 @@ def end_session(settings: Settings, number: int, by: Person = COMMAND_LINE, of: 
 
 
 def user_of_session(
-    database: Database,
-    token: str,
-    idle_minutes: float,
-    now: datetime | None = None,
-    *,
-    counts: bool = True,
+    database: Database, token: str, idle_minutes: float, *, counts: bool = True
 ) -> User | None:
     """The user who is signed in with this token; None without one, or if it was not used for too long.
 
     ``counts``: whether a person asks; a page that updates by itself does not keep a session alive.
     """
-    now = now or utc_now()
+    now = utc_now()
     with database.read() as session:
         chosen = select(UserSession, UserAccount).join(UserAccount, UserSession.user_id == UserAccount.id)
         row = session.execute(chosen.where(UserSession.token_sha256 == _hash(token))).one_or_none()
@@ -342,8 +337,9 @@ def user_of_session(
         return None
     if counts and idle.total_seconds() > min(_SEEN_SECONDS, idle_minutes * 6):
         with database.write() as session:
-            if seen := _session(session, token):
-                seen.seen_at = now
+            session.execute(
+                update(UserSession).where(UserSession.token_sha256 == _hash(token)).values(seen_at=now)
+            )
     return found
 
 
@@ -442,8 +438,7 @@ def user_of_token(database: Database, token: str) -> User | None:
         is_noted = known.used_at is not None and now - known.used_at < timedelta(minutes=_USED_MINUTES)
     if not is_noted:
         with database.write() as session:
-            if used := session.get(ApiToken, number):
-                used.used_at = now
+            session.execute(update(ApiToken).where(ApiToken.id == number).values(used_at=now))
     return found
 
 

@@ -205,21 +205,18 @@ class DatabaseOutage:
     def noticed(self, error: SQLAlchemyError) -> None:
         """The error for callers that try again; an error that is no outage is a defect and is logged."""
         if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
-            self._tell_defect(error)
+            # That of one statement not again at once: the outbox tries it twenty times a second.
+            which, now = (type(error), (getattr(error, "statement", None) or "")[:200]), time.monotonic()
+            with self._lock:
+                self._defects = {one: at for one, at in self._defects.items() if now - at < _QUIET_SECONDS}
+                is_due = which not in self._defects
+                if is_due:
+                    self._defects[which] = now
+            if is_due:
+                _LOGGER.error("defect at the database", exc_info=error)
             return
         # Without the error's text, which quotes what was to be written.
         self.is_away(f"the database does not answer ({type(error).__name__}): its work waits")
-
-    def _tell_defect(self, error: SQLAlchemyError) -> None:
-        """That of one statement not again at once: the outbox tries it twenty times a second."""
-        which, now = (type(error), (getattr(error, "statement", None) or "")[:200]), time.monotonic()
-        with self._lock:
-            self._defects = {one: at for one, at in self._defects.items() if now - at < _QUIET_SECONDS}
-            is_due = which not in self._defects
-            if is_due:
-                self._defects[which] = now
-        if is_due:
-            _LOGGER.error("defect at the database", exc_info=error)
 
     def is_away(self, text: str) -> None:
         """Note that the database is unreachable, with the reason ``text``, which is logged the first time."""

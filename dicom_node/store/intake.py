@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.dicom.identity import Patient, are_one_patient
@@ -13,7 +13,6 @@ from dicom_node.model.kinds import AssociationOutcome, ObjectRole, Outcome, Resu
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
 from dicom_node.store.tables import (
     Association,
-    Cursor,
     Delivery,
     Instance,
     Job,
@@ -233,32 +232,6 @@ def any_due(
     return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
 
 
-def next_due_at(session: Session, now: datetime) -> datetime | None:
-    """The time after ``now`` when the next quiet time ends; None if no study is in its quiet time."""
-    return session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
-
-
-def any_due_after(session: Session, latest: datetime) -> bool:
-    """Whether the quiet time of any study ends after ``latest``."""
-    return bool(session.scalar(select(exists().where(_is_late(latest)))))
-
-
-def bring_forward(session: Session, latest: datetime) -> None:
-    """Let every quiet time end at ``latest`` or earlier."""
-    session.execute(update(Study).where(_is_late(latest)).values(due_at=latest))
-
-
-def close_association(
-    session: Session, association: str, at: datetime, outcome: AssociationOutcome, objects: int, reason: str
-) -> None:
-    """Record the end of an association."""
-    session.execute(
-        update(Association)
-        .where(Association.id == association, Association.closed_at.is_(None))
-        .values(closed_at=at, outcome=outcome, objects=objects, reason=reason)
-    )
-
-
 def lose_associations(session: Session, listeners: Collection[str], at: datetime) -> None:
     """Mark the open associations of these ``listeners``, which have ended, as lost."""
     session.execute(
@@ -287,21 +260,6 @@ def keep_report(
         received_at=received_at,
     )
     session.add(report)
-
-
-def cursors(session: Session) -> dict[str, int]:
-    """The read position (bytes) in each journal file."""
-    return {row.name: row.offset for row in session.scalars(select(Cursor))}
-
-
-def move_cursor(session: Session, name: str, offset: int) -> None:
-    """Store the read position ``offset`` (bytes) in a journal file."""
-    session.merge(Cursor(name=name, offset=offset))
-
-
-def drop_cursors(session: Session, names: Collection[str]) -> None:
-    """Delete the read positions of journal files that no longer exist."""
-    session.execute(delete(Cursor).where(Cursor.name.in_(names)))
 
 
 def sources(session: Session, study_id: int) -> Sequence[Instance]:
@@ -364,10 +322,6 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
     ):
         session.execute(chosen.values(purged=True), execution_options={"synchronize_session": False})
     return sorted(set(rows.values()))
-
-
-def _is_late(latest: datetime) -> ColumnElement[bool]:
-    return (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
 
 
 def _is_quiet(

@@ -1,4 +1,4 @@
-"""Queries of claimed work items, and of the results for them; ``fetch.worklist`` decides."""
+"""Queries of claimed work items, and of the results for them; their connector decides."""
 
 from __future__ import annotations
 

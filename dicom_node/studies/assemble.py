@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from math import inf
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
@@ -18,12 +18,14 @@ from dicom_node.dicom.identity import are_one_patient
 from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE, STUDY_MAY_BE_INCOMPLETE
 from dicom_node.jobs import enqueue_study
 from dicom_node.model.kinds import ObjectRole, StepStatus
+from dicom_node.model.lifecycle import StudyState
+from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.rows import is_whole
 from dicom_node.store import fetches, intake, questions, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import move_study, record, steady_now
-from dicom_node.studies.fetched import OTHER_PATIENT, is_of_another_patient, note_other_patient
+from dicom_node.studies.indexing import OTHER_PATIENT, is_of_another_patient, note_other_patient
 from dicom_node.studies.judgement import TWO_PATIENTS
 from dicom_node.studies.quarantine import quarantine_study
 
@@ -39,7 +41,7 @@ class Assembler:
         self._database = database
         self._settings = settings
         # Where there is an object store, workers of other machines find all of the study in it.
-        self._also = [is_whole()] if settings.object_store.url else []
+        self._also = [is_whole()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
         self._asks = any(rule.complete_from for rule in settings.rules)
         self._archive = timedelta(seconds=settings.assembly.archive_seconds)
@@ -75,16 +77,17 @@ class Assembler:
         """Seconds until the next quiet time ends; infinite if there is none."""
         now = steady_now()
         with self._database.read() as session:
-            due = intake.next_due_at(session, now)
+            due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
         return (due - now).total_seconds() if due else inf
 
     def _bring_forward(self, latest: datetime) -> None:
         """Limit quiet times: a later one was written by a clock that has been set back since."""
+        late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
         with self._database.read() as session:
-            if not intake.any_due_after(session, latest):
+            if not session.scalar(select(exists().where(late))):
                 return
         with self._database.write() as session:
-            intake.bring_forward(session, latest)
+            session.execute(update(Study).where(late).values(due_at=latest))
 
     def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
         with self._database.read() as session:

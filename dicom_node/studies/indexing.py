@@ -1,4 +1,9 @@
-"""Indexing of one received object: its rows, the version in force, and the effect on its study."""
+"""Indexing of one received object: its rows, the version in force, and the effect on its study.
+
+Checks that a fetched object belongs to the requested study and to the patient named in the answer.
+
+Questions to peers about a study, from the rules that take an image of it.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +22,21 @@ from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import Patient, identity_sha256
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.events import EventType
+from dicom_node.events import FETCHED_OTHER_PATIENT, EventType
 from dicom_node.inbox.header import Arrival, same_object
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool, marked
-from dicom_node.jobs import forward_late
-from dicom_node.model.kinds import ObjectRole, Outcome
-from dicom_node.model.lifecycle import READ_FROM_WORK, StudyState
+from dicom_node.jobs import decide_study, forward_late
+from dicom_node.model.kinds import FetchPurpose, ObjectRole, Outcome, QuestionKind
+from dicom_node.model.lifecycle import READ_FROM_WORK, FetchState, StudyState
 from dicom_node.object_store.files import Files
-from dicom_node.store import intake, sight, steps
+from dicom_node.store import fetches, intake, questions, sight, steps
 from dicom_node.store.database import Database
 from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
-from dicom_node.store.transitions import move_study, record, steady_now
-from dicom_node.studies.asked import ask_about
-from dicom_node.studies.fetched import OTHER_STUDY, is_of_another_study
+from dicom_node.store.transitions import move_fetch, move_study, record, steady_now
 from dicom_node.studies.judgement import Former, Judgement, judge
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
 
@@ -416,3 +419,60 @@ def _with_object(reason: str, item: Arrived) -> str:
     at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
     sender = item.arrival.calling_ae or "an unknown sender"
     return f"{reason} (object {uid} from {sender}, {at:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def ask_about(session: Session, study: Study, image: Instance, settings: Settings) -> None:
+    """Add the questions of the rules that take this image, each once per revision.
+
+    Nothing is asked about a study that was fetched as a prior (its priors would have priors). If a study was
+    fetched as a whole, nothing is asked about missing instances.
+    """
+    if not settings.asked_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
+        return
+    fetch = fetches.of_study(session, study.study_instance_uid)
+    if fetch is not None and fetch.purpose is FetchPurpose.PRIOR:
+        return
+    came_whole = fetch is not None and fetch.purpose is FetchPurpose.ASKED
+    for decision in decide_study(session, study, [image], settings):
+        rule = decision.rule
+        if rule.complete_from and not came_whole:
+            questions.add(session, study, QuestionKind.INSTANCES, rule.name, rule.complete_from)
+        if rule.priors and not decision.held_reason:
+            questions.add(session, study, QuestionKind.PRIORS, rule.name, rule.priors.peer)
+
+
+OTHER_PATIENT = "the fetched images name another patient than the peer's answer"
+OTHER_STUDY = "it came in answer to the retrieval of another study"
+_ASSOCIATION = "fetch-"  # fetch.incoming.ASSOCIATION
+
+
+def is_of_another_study(session: Session, association: str, study_instance_uid: str) -> bool:
+    """Whether an object arrived on our own association, during the retrieval of another study."""
+    number = association.removeprefix(_ASSOCIATION)
+    if number == association or not number.isdecimal():
+        return False
+    row = fetches.number(session, int(number))
+    return row is None or row.study_instance_uid != study_instance_uid
+
+
+def is_of_another_patient(session: Session, study: Study) -> bool:
+    """Whether a study's images name another patient than the query answer that led to the fetch.
+
+    False once :func:`note_other_patient` was called: a person who releases the study from quarantine has
+    looked.
+    """
+    row = fetches.of_study(session, study.study_instance_uid)
+    if row is None or row.state is FetchState.OTHER_PATIENT:
+        return False
+    named = Patient.parse(row.patient)
+    others = intake.patients(session, study.id, [ObjectRole.SOURCE, ObjectRole.NON_SOURCE])
+    other_id = row.patient_id and study.patient_id and row.patient_id != study.patient_id
+    issuers = {row.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
+    return bool(other_id) or len(issuers) > 1 or any(named.disagrees(one) for one in others)
+
+
+def note_other_patient(session: Session, study: Study) -> None:
+    """Record that the images of a fetched study name another patient, whatever its fetch is doing now."""
+    row = fetches.of_study(session, study.study_instance_uid, lock=True)
+    if row is not None and row.state is not FetchState.OTHER_PATIENT:
+        move_fetch(session, row, FETCHED_OTHER_PATIENT)

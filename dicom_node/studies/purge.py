@@ -15,8 +15,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import StoreAway
 from dicom_node.events import RESULTS_PURGED, SPOOL_PURGED
 from dicom_node.object_store.files import Files
-from dicom_node.store import intake, results
-from dicom_node.store.burned_in import readings, reviews
+from dicom_node.store import burned_in, intake, results
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import record, utc_now
 
@@ -97,6 +96,6 @@ def _mark(session: Session, studies: Sequence[int]) -> list[str]:
     """Mark their objects as purged and forget their readings; returns the paths of the files."""
     paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
     for study_id in studies:
-        readings.forget(session, study_id)
-        reviews.forget(session, study_id)
+        burned_in.forget(session, study_id)
+        burned_in.forget(session, study_id)
     return paths

@@ -1,7 +1,5 @@
 """How far the annotator of the real frames agrees with a second one, who drew some of them again."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask
+from ai_pipeline.burnin.find.annotation import Box, Mask
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.metrics import overlap, patient_weights, ratio

@@ -1,7 +1,5 @@
 """A study as one typed TOML file: arms that each name their changes, their images, and their training."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time
@@ -22,7 +20,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
 from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.models.preprocess import normalise
+from ai_pipeline.models.inputs import normalise
 from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_pipeline.networks.foreign import timm_network, torchvision_network
@@ -184,14 +182,14 @@ class ChestStudy(ExperimentPart):
         against = {arm.name: arm.against for arm in self.arms if arm.against in found}
         return found | {name: f"which is compared with {other}" for name, other in against.items()}
 
-    def without(self, arms: Collection[str]) -> ChestStudy:
+    def without(self, arms: Collection[str]) -> "ChestStudy":
         """The study without ``arms``. Raises ExperimentError if no arm is left."""
         left = tuple(arm for arm in self.arms if arm.name not in arms)
         if not left:
             raise ExperimentError(f"{self.name}: no arm has the weights that it starts from (--weights)")
         return self.model_copy(update={"arms": left})
 
-    def toy(self) -> ChestStudy:
+    def toy(self) -> "ChestStudy":
         """A tiny copy to test whether the study runs: one seed, two arms per network, few
         images, one step.
         """
@@ -290,7 +288,7 @@ class StudyMaterial:
     names: tuple[str, ...] = LABELS
 
     @staticmethod
-    def gather(data: Path, study: ChestStudy, cache: Path, report: Report = silent) -> StudyMaterial:
+    def gather(data: Path, study: ChestStudy, cache: Path, report: Report = silent) -> "StudyMaterial":
         """Read ``data`` once, at the largest size that an arm needs. Raises DataMissing."""
         cv2.setNumThreads(1)
         images = tuple(image for image in chest_images(data) if image.adult)
@@ -303,7 +301,7 @@ class StudyMaterial:
         left_out = {(source, LABELS.index(label)) for source, label in chest_set(data).left_out}
         return StudyMaterial(images, pixels, label_matrix(images), frozenset(left_out))
 
-    def with_synthetic(self, kind: str, label: str, made: npt.NDArray[np.uint8]) -> StudyMaterial:
+    def with_synthetic(self, kind: str, label: str, made: npt.NDArray[np.uint8]) -> "StudyMaterial":
         """A copy with the synthetic images ``made [n, any, any]`` added, all with ``label``, in a split named
         ``kind``.
         """

@@ -4,8 +4,6 @@ We cut the films, so the truth is known: at the top and the bottom through 5 to 
 side through 10 to 50 % of the wider one. Three in ten get a black border, as of a collimator.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +86,8 @@ def fit(train: Sequence[CutFilm], validation: Sequence[CutFilm]) -> dict[str, An
         weights, offset = _logistic(*_rows(train, edge))
         figures, cut = _rows(validation, edge)
         score = figures @ weights + offset
-        few_false = np.quantile(score[_of_whole(validation, edge)], 1 - FALSE, method="higher")
+        whole = np.array([film.edge is None for film in validation for _ in film.figures[edge]])
+        few_false = np.quantile(score[whole], 1 - FALSE, method="higher")
         limit = (few_false + np.quantile(score[cut], MISSED)) / 2
         table[edge.value] = {
             "weights": [round(float(one), 4) for one in weights],
@@ -116,17 +115,6 @@ def measured(films: Sequence[CutFilm], judges: Completeness) -> dict[str, Any]:
         "whole_called_at_top_or_bottom": share(None, (Edge.TOP, Edge.BOTTOM)),
         "whole_called_at_any": share(None, tuple(Edge)),
     }
-
-
-def called_whole(films: Sequence[CutFilm], judges: Completeness) -> list[tuple[str, str]]:
-    """File and edge of the films that we did not cut but that are called cut: for inspection by eye."""
-    return [
-        (film.path.name, edge.value)
-        for film in films
-        if film.edge is None
-        for edge in Edge
-        if _called(judges, film, edge)
-    ]
 
 
 def _chosen(data: Path, split: str, rng: Random) -> Iterator[ChestImage]:
@@ -200,10 +188,6 @@ def _rows(films: Sequence[CutFilm], edge: Edge) -> tuple[npt.NDArray[np.float64]
     return np.array([figures for figures, _ in rows]), np.array([cut for _, cut in rows])
 
 
-def _of_whole(films: Sequence[CutFilm], edge: Edge) -> npt.NDArray[np.bool_]:
-    return np.array([film.edge is None for film in films for _ in film.figures[edge]])
-
-
 def _called(judges: Completeness, film: CutFilm, edge: Edge) -> bool:
     rows = film.figures[edge][:1] if film.edge is edge else film.figures[edge]
     return any(judges.judges[edge].is_cut(figures) for figures in rows)
@@ -271,8 +255,14 @@ def command_evaluate(
     result = measured(found, judges) | {"split": split}
     if write_card:
         console.write_figures(MODEL, models_dir, {"completeness": result})
-    called = {"called": called_whole(found, judges)}
-    return result | called
+    called = [  # that we did not cut: for inspection by eye
+        (film.path.name, edge.value)
+        for film in found
+        if film.edge is None
+        for edge in Edge
+        if _called(judges, film, edge)
+    ]
+    return result | {"called": called}
 
 
 if __name__ == "__main__":

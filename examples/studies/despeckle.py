@@ -3,8 +3,6 @@
 Ours is trained with a frozen segmenter of fetal heads, whose output must stay the same (a task-consistent
 loss). Runs are seeded and limited by iterations; the checkpoint is chosen on the validation split."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,8 +31,7 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.despeckle.despeckler import MODEL, Despeckler
-from ai_pipeline.fetal_head.outline import HeadModel
-from ai_pipeline.fetal_head.picture import fit_to_input
+from ai_pipeline.fetal_head.outline import HeadModel, fit_to_input
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find
 from ai_training.base import ExperimentError, Report, silent

@@ -1,7 +1,5 @@
 """The figures of a study: arms compared image by image, as a page, tables, plots and pictures."""
 
-from __future__ import annotations
-
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -100,7 +98,12 @@ class _Resampled:
         found = cells(self.truth, sources, FEWEST, material.left_out)
         self.cells = [cell for cell in found if cell.label in self.columns]
         weights = patient_weights(self.patients, RESAMPLES)
-        self.plain = np.array([[self._auc(one, cell) for cell in self.cells] for one in held])
+        self.plain = np.array(
+            [
+                [auc(self.truth[cell.rows, cell.label], self._scores(one, cell)) for cell in self.cells]
+                for one in held
+            ]
+        )
         self.drawn = np.array([[self._drawn(one, cell, weights) for cell in self.cells] for one in held])
 
     def mean(self, labels: Sequence[int]) -> tuple[Floats, Floats]:
@@ -109,9 +112,6 @@ class _Resampled:
         if not chosen:
             return np.full(len(self.held), np.nan), np.full((len(self.held), RESAMPLES), np.nan)
         return self.plain[:, chosen].mean(1), self.drawn[:, chosen].mean(1)
-
-    def _auc(self, held: HeldAnswers, cell: Cell) -> float:
-        return auc(self.truth[cell.rows, cell.label], self._scores(held, cell))
 
     def _drawn(self, held: HeldAnswers, cell: Cell, weights: Floats) -> Floats:
         return resampled_auc(

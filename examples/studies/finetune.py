@@ -5,8 +5,6 @@ name of the target or a column ``labels`` (``Mass|Nodule``); optional ``split``.
 divided at random.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -21,7 +19,7 @@ import torch
 import typer
 from arms import Alteration, Arm, ArmRun, Lesson, Split, StudyMaterial, StudyNetwork, Task, logits_of
 
-from ai_pipeline.models.preprocess import reduce
+from ai_pipeline.models.inputs import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import console

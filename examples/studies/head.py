@@ -6,8 +6,6 @@ head are written as one ONNX file with a first card, whose labels stay hidden un
 accept``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Sequence
@@ -27,8 +25,8 @@ from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import load
 from ai_pipeline.models.store import convert
-from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.template import card_text
+from ai_pipeline.networks.conversion import ConvertedNetwork
 from ai_training import metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import changed_card

@@ -1,7 +1,5 @@
 """OCI-GAN, a U-Net and a VAE that fill holes in ultrasound pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +14,8 @@ from torch.export import Dim
 from torch.nn.functional import interpolate, l1_loss, max_pool2d, pixel_shuffle, pixel_unshuffle, relu
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.fill.inpainters import CONTEXT, CORE, Classical
+from ai_pipeline.burnin.find.annotation import Mask, Picture, dilated, index_of
 from ai_training.base import Report, silent
 from ai_training.cards import export, new_card
 from ai_training.cli import console
@@ -310,16 +308,6 @@ def divergence(moments: tuple[Tensor, Tensor]) -> Tensor:
     return 0.5 * (mean.square() + logarithm.exp() - 1 - logarithm).mean()
 
 
-def generator_loss(scores: Tensor, hole: Tensor) -> Tensor:
-    """The generator's hinge loss, over the patches that the hole touches."""
-    return -_over_holes(scores, scores, hole)
-
-
-def discriminator_loss(real: Tensor, made: Tensor, hole: Tensor) -> Tensor:
-    """The discriminator's hinge loss, over the patches that the hole touches."""
-    return _over_holes(relu(1 - real), real, hole) + _over_holes(relu(1 + made), made, hole)
-
-
 def _over_holes(values: Tensor, like: Tensor, hole: Tensor) -> Tensor:
     touched = torch.nn.functional.adaptive_max_pool2d(hole, list(like.shape[-2:]))
     return (values * touched).sum() / touched.sum().clamp(min=1)
@@ -490,13 +478,15 @@ class _InpainterRun(RecipeRun[InpaintRecipe]):
         if isinstance(self.network, Vae) and self.network.moments is not None:
             loss = loss + recipe.weights.divergence * divergence(self.network.moments)
         if recipe.adversarial and self.done >= recipe.adversary_from * recipe.iterations:
-            self._train_adversary(made.detach(), truth, hole)
-            loss = loss + recipe.weights.adversarial * generator_loss(self.adversary(made, hole), hole)
+            # Hinge losses, over the patches that the hole touches.
+            real, scores = self.adversary(truth, hole), self.adversary(made.detach(), hole)
+            self.descend(
+                self.against,
+                _over_holes(relu(1 - real), real, hole) + _over_holes(relu(1 + scores), scores, hole),
+            )
+            scores = self.adversary(made, hole)
+            loss = loss - recipe.weights.adversarial * _over_holes(scores, scores, hole)
         return loss
-
-    def _train_adversary(self, made: Tensor, truth: Tensor, hole: Tensor) -> None:
-        loss = discriminator_loss(self.adversary(truth, hole), self.adversary(made, hole), hole)
-        self.descend(self.against, loss)
 
     def validate(self) -> Validation:
         if self._holes is None:

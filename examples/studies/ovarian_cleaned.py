@@ -1,7 +1,5 @@
 """What cleaning does to the classifier of ovarian frames, which sees or learns from cleaned frames."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,7 +18,7 @@ from ai_pipeline.burnin.fill.inpainters import Inpainter
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import usable_cores
-from ai_pipeline.models.preprocess import enlarge, normalise, reduce
+from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.models.registry import find
 from ai_pipeline.networks.efficientnet import NAME
 from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap

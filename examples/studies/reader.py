@@ -1,7 +1,5 @@
 """A small network that reads lines of letters: trained on drawn ones, measured on real ones."""
 
-from __future__ import annotations
-
 import string
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,12 +20,21 @@ from torch.export import Dim
 from torch.nn.functional import ctc_loss
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.annotation.pixels import Box, Picture, brightest
 from ai_pipeline.burnin.decide import vocabulary
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.decide.writing import level_box, text_meaning
-from ai_pipeline.burnin.find.line_network import HEIGHT, STEP, WIDEST, Line, decoded, prepared
-from ai_pipeline.burnin.find.symbols import SYMBOLS, UNKNOWN, known
+from ai_pipeline.burnin.find.annotation import Box, Picture, brightest
+from ai_pipeline.burnin.find.line_network import (
+    HEIGHT,
+    STEP,
+    SYMBOLS,
+    UNKNOWN,
+    WIDEST,
+    Line,
+    decoded,
+    known,
+    prepared,
+)
 from ai_pipeline.burnin.find.text import TextBox, TextReader
 from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.contract import Meaning

@@ -1,7 +1,5 @@
 """SegNet and a U-Net on raw, smoothed and both frames: does less speckle harm segmentation?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -120,7 +118,7 @@ class SegmenterRecipe:
     widths: tuple[int, ...] = WIDTHS
 
     @staticmethod
-    def published(frames: int) -> SegmenterRecipe:
+    def published(frames: int) -> "SegmenterRecipe":
         """The settings of the publication: SegNet at the authors' width, 50 epochs of ``frames`` frames; for
         a GPU.
         """
@@ -160,7 +158,7 @@ class Frames:
     @staticmethod
     def read(
         images: Sequence[Outlined], filters: Mapping[str, Filter], size: tuple[int, int], report: Report
-    ) -> Frames:
+    ) -> "Frames":
         """Read the images, filter them at full size, then reduce them to ``size``. Raises DataMissing."""
         pictures: dict[str, list[Grey]] = {"raw": [], **{name: [] for name in filters}}
         classes = []
@@ -295,7 +293,10 @@ def _scores(masks: Mapping[str, npt.NDArray[np.uint8]], exam: Frames, pixels: Se
 
 def _figures(runs: Mapping[str, Sequence[Scores]], weights: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
     """Mean of each measure with its interval, and of Dice the difference to raw frames taught by raw ones."""
-    means = {taught: _mean_of_seeds(scores) for taught, scores in runs.items()}
+    means = {
+        taught: {seen: np.mean([run[seen] for run in scores], axis=0) for seen in scores[0]}
+        for taught, scores in runs.items()
+    }
     before = means["raw"]["raw"][:, 0]
 
     def row(values: npt.NDArray[np.float64]) -> dict[str, list[float]]:
@@ -307,10 +308,6 @@ def _figures(runs: Mapping[str, Sequence[Scores]], weights: npt.NDArray[np.float
     return {
         taught: {seen: row(values) for seen, values in seen_as.items()} for taught, seen_as in means.items()
     }
-
-
-def _mean_of_seeds(runs: Sequence[Scores]) -> Scores:
-    return {seen: np.mean([run[seen] for run in runs], axis=0) for seen in runs[0]}
 
 
 def measures(found: Bools, truth: Bools, pixel_mm: float) -> tuple[float, ...]:

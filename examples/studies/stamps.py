@@ -5,8 +5,6 @@ Each film is tested as published (none is mirrored), with a stamp drawn on, mirr
 by 180°. The true projection is the view that the set publishes.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +20,9 @@ from ai_pipeline.burnin.find.text import TextReader
 from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.ratio import MODEL
-from ai_pipeline.chest.stamp_rules import doubt
-from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Reader, Stamps, stamps_in
+from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Reader, Stamps, doubt, stamps_in
 from ai_pipeline.contract import ImageHeader
-from ai_pipeline.images.orientation import UPRIGHT, Pose
+from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.models.registry import find
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import console

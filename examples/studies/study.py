@@ -1,7 +1,5 @@
 """A study of chest X-rays: python examples/studies/study.py NAME --data DIR --out DIR."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

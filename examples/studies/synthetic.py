@@ -1,7 +1,5 @@
 """Synthetic chest X-rays of a rare label by DCGAN and PGGAN: made once, judged, kept."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import Dataset
 
-from ai_pipeline.models.preprocess import normalise
+from ai_pipeline.models.inputs import normalise
 from ai_training.base import ExperimentError, Report, silent
 from ai_training.chest.fit import MEAN, SCALE, ExperimentPart
 from ai_training.engine import Plan, TrainingRun, Validation, move_average, seed_all
@@ -195,7 +193,7 @@ class Synthesis(ExperimentPart):
         doublings(side)
         return side
 
-    def toy(self) -> Synthesis:
+    def toy(self) -> "Synthesis":
         """The same recipe reduced for tests: two steps, a few images of 16 pixels."""
         small = {"side": 16, "iterations": 2, "rare_iterations": 1, "images": 4, "batch": 4, "widest": 16}
         return self.model_copy(update=small)

@@ -1,7 +1,5 @@
 """A pipeline that knows the age of every hand: it takes a third of the picture's width for it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 

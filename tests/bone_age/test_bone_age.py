@@ -1,7 +1,5 @@
 """One package adds a pipeline, and all that its card says is where people and programs look for it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

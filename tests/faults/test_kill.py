@@ -65,10 +65,10 @@ def examine(node: Node, stop: threading.Event, chance: random.Random, number: in
 @pytest.mark.debian("orthanc")
 @pytest.mark.timeout(3600)  # ends earlier when nothing moves
 def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, rounds: int) -> None:
-    """Four kills and 24 studies here, thirty and 180 by ``make hostile``. Images come before, after and
+    """Two kills and 12 studies here, thirty and 180 by ``make hostile``. Images come before, after and
     between the reports of their steps (MPPS), and the quiet time of a study never passes.
     """
-    kills = min(30, max(4, rounds // 1000))
+    kills = min(30, max(2, rounds // 1000))
     chance, stop = random.Random(20260102), threading.Event()
     with start_orthanc(tmp_path / "orthanc") as pacs:
         how = {"lease": 5, "ae_title": pacs.ae_title, "workers": "attempts = 100", "senders": ()}

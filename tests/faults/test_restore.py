@@ -20,7 +20,7 @@ from sqlalchemy import select
 from dicom_node import background
 from dicom_node.background import Background
 from dicom_node.decisions import copies
-from dicom_node.decisions.chain import DecisionChain
+from dicom_node.decisions.copies import DecisionChain
 from dicom_node.errors import SpoolError
 from dicom_node.events import CLOCK_PUT_BACK, EventType
 from dicom_node.inbox.header import Arrival

@@ -1,7 +1,5 @@
 """What an attacker of the listener has: raw sockets from other addresses; and a good sender beside them."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import struct

@@ -1,7 +1,5 @@
 """Bytes made wrong, the same way each time for one seed."""
 
-from __future__ import annotations
-
 import random
 
 

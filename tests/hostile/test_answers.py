@@ -1,7 +1,5 @@
 """Peers that hang, lie, redirect or answer nonsense: an end in words, and nothing of it believed."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import select
@@ -22,6 +20,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import evt
 from werkzeug.wrappers import Request, Response
 
+from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_node import fetch
 from dicom_node.config import loading
 from dicom_node.config.settings import PeerSettings, Settings
@@ -39,13 +38,12 @@ from dicom_node.scu import (
     open_archive,
     open_destination,
     open_remover,
-    open_worklist,
     transport,
 )
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES
 from dicom_node.services import users
 from dicom_node.store import fetches
-from dicom_node.studies.fetched import OTHER_PATIENT, OTHER_STUDY
+from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
 from tests.archive_lab import PIXELS, QUERY, FakeArchive, answer_for, fetched, film, inbox_beside, peer
 from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file
@@ -79,8 +77,7 @@ def valve(pacs: Pacs) -> Iterator[Valve]:
 
 
 def outbox_to(folder: Path, pacs: Pacs, valve: Valve, *others: PeerSettings, **settings: Any) -> Outbox:
-    peer = pacs.peer(port=valve.port)
-    return Outbox(folder, [peer, *others], **{**QUICK, **settings})
+    return Outbox(folder, [pacs.peer(port=valve.port), *others], **{**QUICK, **settings})
 
 
 @contextmanager
@@ -363,8 +360,8 @@ def test_what_is_no_answer_of_wado_stores_nothing_faulty(
     with answering(body=body, Content_Type=kind) as (url, _):
         inbox = inbox_beside(tmp_path, 1, transport="dicomweb", url=url)
         archive = inbox.settings.peer("archive")
-        sink = fetch.incoming.Incoming(
-            inbox.spool, fetch.incoming.WaitingObjects(inbox.spool.incoming), inbox.settings, archive, 1
+        sink = fetch.fetcher.Incoming(
+            inbox.spool, fetch.fetcher.WaitingObjects(inbox.spool.incoming), inbox.settings, archive, 1
         )
         outcome = open_archive(archive, inbox.settings).retrieve("1.2.3", sink)
     assert outcome.status is status, outcome

@@ -4,8 +4,6 @@ Each runs below a worker of its own, once where the kernel gives a namespace of 
 gives none.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -126,7 +124,6 @@ def worker(
                 os.kill(pid, signal.SIGKILL)
         started.kill()
         started.wait()
-        assert started.stdout is not None
         started.stdout.close()
 
 

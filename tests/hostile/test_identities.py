@@ -1,7 +1,5 @@
 """Names and identities go where they belong only: canaries, and copies with less or another identity."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket
@@ -298,8 +296,7 @@ def planted(ds: Dataset, **values: Any) -> Dataset:
 
 
 def with_its_name_burned_in() -> Dataset:
-    ds = ultrasound("speckle")
-    picture = Image.fromarray(ds.pixel_array)
+    picture = Image.fromarray(ultrasound("speckle").pixel_array)
     ImageDraw.Draw(picture).text((8, 30), "QUETZAL XOCHITL", fill=(255, 255, 255), font_size=18)
     return planted(ultrasound_from("canary", np.asarray(picture)))
 
@@ -520,7 +517,6 @@ def test_nothing_that_is_sent_to_others_has_one(passed: Passed) -> None:
     """Webhooks, e-mail, traces."""
     hooks = [json.dumps(call) for call in passed.web.calls]
     mails = [mail.as_string() + str(mail.get_content()) for mail in passed.mail.mails]
-    reasons = "".join(hooks)
-    assert "unknown (9 characters)" in reasons, "the reason why no rule takes it"
+    assert "unknown (9 characters)" in "".join(hooks), "the reason why no rule takes it"
     for sent in (hooks, mails, passed.collector.bodies):
         assert sent and [text for text in sent if birds(text)] == []

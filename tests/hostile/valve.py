@@ -1,7 +1,5 @@
 """A line to a real peer that can be made to hang, to leak or to cut: a TCP relay on the loopback."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

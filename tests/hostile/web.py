@@ -1,7 +1,5 @@
 """A web server that answers as a test says: werkzeug's."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A drawn frontal chest: dark lungs beside a bright heart, with the organs' masks."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

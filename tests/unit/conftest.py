@@ -1,7 +1,5 @@
 """Fixtures that several rooms' tests share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path

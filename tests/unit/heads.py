@@ -1,7 +1,5 @@
 """Drawn ultrasound frames with the head of a fetus, and the ellipse that it is."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,5 @@
 """What the main process watches beside its work, its child processes, its log, its folder and its key."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

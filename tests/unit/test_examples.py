@@ -1,7 +1,5 @@
 """The notebook of examples/ runs, and what it reads is what the node builds."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

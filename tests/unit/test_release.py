@@ -91,7 +91,7 @@ def test_every_package_of_a_release_has_a_licence_and_each_gpl_its_place() -> No
 CARDS = ROOT / "ai_pipeline" / "cards"
 
 
-RUN_TIME = ("pyproject.toml", "README.md", "LICENSE", "ai_pipeline", "dicom_node")
+RUN_TIME = ("pyproject.toml", "README.md", "LICENSE", "ai_pipeline", "dicom_connectors", "dicom_node")
 
 
 HIDE_TRAINING = """
@@ -116,9 +116,10 @@ def programs(*packages: str) -> set[str]:
 
 def test_the_wheel_of_the_run_time_carries_every_module_and_no_training(run_time: list[str]) -> None:
     found = {name for name in run_time if name.endswith(".py")}
-    assert found == programs("ai_pipeline", "dicom_node")
+    assert found == programs("ai_pipeline", "dicom_connectors", "dicom_node")
     assert {name.split("/")[0] for name in run_time if ".dist-info" not in name} == {
         "ai_pipeline",
+        "dicom_connectors",
         "dicom_node",
     }
     assert {"ai_pipeline/py.typed", "dicom_node/store/migrations/env.py"} < set(run_time)

@@ -50,14 +50,14 @@ from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox import commitments
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import open_destination
-from dicom_node.scu.commitment import CommitmentRequestor
 from dicom_node.scu.destination import RequestAnswer
+from dicom_node.scu.dimse import CommitmentRequestor
 from dicom_node.scu.transport import CallingAE
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Commitment, Delivery
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.associations import JournalIngest
+from dicom_node.studies.scan import JournalIngest
 from tests.commitment_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.commitment_lab import CommittingPacs, report, send_report
 from tests.inbox_lab import CONFIG, Inbox

@@ -24,8 +24,8 @@ from pydicom.uid import (
 )
 from sqlalchemy import select, update
 
+from dicom_console.handlers import stow
 from dicom_console.views import uploaded
-from dicom_console.web import parts
 from dicom_node.errors import SpoolFull
 from dicom_node.inbox.spool import IncomingObject
 from dicom_node.model.kinds import RejectionReason, ResultKind
@@ -536,7 +536,7 @@ def test_parts_are_cut_right_wherever_the_pieces_end() -> None:
     for one in range(1, len(data)):
         for two in (one, (one + 1) % len(data), len(data) - 3):
             taken.clear()
-            reader = parts.PartReader("B0", Taker())
+            reader = stow.PartReader("B0", Taker())
             low, high = sorted((one, two))
             for piece in (data[:low], data[low:high], data[high:]):
                 reader.feed(piece)

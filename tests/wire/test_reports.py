@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from dicom_connectors.hl7.oru import control_id
 from dicom_node.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
-from dicom_node.hl7 import control_id
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.scu import (
     Destination,

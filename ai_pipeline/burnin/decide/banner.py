@@ -10,8 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
-from ai_pipeline.burnin.annotation.pixels import (
+from ai_pipeline.burnin.decide.mask_shape import blocks
+from ai_pipeline.burnin.devices.rules import device_boxes
+from ai_pipeline.burnin.find.annotation import (
+    Annotation,
+    AnnotationKind,
     Mask,
     Picture,
     brightest,
@@ -21,9 +24,8 @@ from ai_pipeline.burnin.annotation.pixels import (
     contrast,
     dilated,
     index_of,
+    mask_of,
 )
-from ai_pipeline.burnin.decide.mask_shape import blocks
-from ai_pipeline.burnin.devices.known import device_boxes
 from ai_pipeline.burnin.find.traces import believed_regions
 from ai_pipeline.contract import ImageHeader, Meaning
 from ai_pipeline.errors import CleaningFailed
@@ -46,9 +48,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Anno
     regions = believed_regions(header.ultrasound_regions, picture.shape)
     if not regions:
         return np.zeros(picture.shape[:2], np.bool_), ()
-    outside = np.ones(picture.shape[:2], np.bool_)
-    for region in regions:
-        outside[index_of(region.box)] = False
+    outside = ~mask_of([region.box for region in regions], picture.shape)
     mask = blocks(_written(brightest(picture), outside)) & outside
     reach = max(5, round(0.02 * max(mask.shape)) | 1)
     joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
@@ -70,7 +70,9 @@ def find_device_banner(
     marks, rules = [], set()
     for found in device_boxes(header, picture.shape, folder):
         place = index_of(found.box)
-        strength = _range(picture[place])
+        pixels = picture[place].reshape(-1, *picture.shape[2:])
+        # Brightest against darkest in the channel where they differ most.
+        strength = float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0
         if found.meaning in meanings and strength > 0:
             mask[place] = True
             rules.add(found.rule)
@@ -87,10 +89,8 @@ def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Ann
     The boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when they cover
     too much of the picture.
     """
-    mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     boxes = [box for drawn in header.removed_by_hand if (box := clipped(drawn, picture.shape))]
-    for box in boxes:
-        mask[index_of(box)] = True
+    mask = mask_of(boxes, picture.shape)
     if (share := float(mask.mean())) > LARGEST_DEVICE_SHARE:
         raise CleaningFailed(f"boxes drawn by hand cover {share:.0%} of the picture")
     return mask, tuple(Annotation(AnnotationKind.BANNER, box, 1.0) for box in boxes)
@@ -105,9 +105,3 @@ def _written(grey: Picture, outside: Mask) -> Mask:
     background = int(np.bincount(grey[outside]).argmax())
     written = outside & (np.abs(grey.astype(np.int16) - background) > BLACK)
     return outside if written.any() and written.mean() <= LARGEST_SHARE else np.zeros_like(outside)
-
-
-def _range(part: Picture) -> float:
-    """Brightest against darkest in the channel where they differ most, 0 to 1."""
-    pixels = part.reshape(part.shape[0] * part.shape[1], -1)
-    return float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0

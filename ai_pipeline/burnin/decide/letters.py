@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, colourfulness, dilated, index_of
 from ai_pipeline.burnin.decide.writing import Text
+from ai_pipeline.burnin.find.annotation import Mask, Picture, brightest, colourfulness, dilated, index_of
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, paint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import (
+from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     box_around,
@@ -13,7 +13,7 @@ from ai_pipeline.burnin.annotation.pixels import (
     components,
     index_of,
 )
-from ai_pipeline.burnin.find.text import LOW_SHARE, SMALLEST_LINE, TextReader, paint
+from ai_pipeline.burnin.find.text import LOW_SHARE, TextReader, paint
 
 LETTER_GAP = 9
 """Side of the square by which drawn text is closed: letters become words, their holes are gone (pixels)."""
@@ -42,16 +42,6 @@ def blocks(strokes: Mask) -> Mask:
         if low and cv2.contourArea(contour) >= FULL * width * height:
             cv2.fillPoly(filled, [np.rint(cv2.boxPoints(rectangle)).astype(np.int32)], 1)
     return np.asarray(filled, np.bool_) | strokes
-
-
-def without_low_parts(mask: Mask) -> Mask:
-    """The mask without parts that are too low for a line: edges that are left around text that stays."""
-    return _with_sides(mask, shorter=SMALLEST_LINE)
-
-
-def without_small_parts(mask: Mask) -> Mask:
-    """The mask without parts that are smaller than a letter with its soft edges."""
-    return _with_sides(mask, longer=SMALLEST_LETTER)
 
 
 def without_shapes_of_letters(mask: Mask, reader: TextReader) -> Mask:
@@ -83,8 +73,8 @@ def _without_rectangles(mask: Mask) -> Mask:
     return np.asarray(keep[labels], np.bool_)
 
 
-def _with_sides(mask: Mask, shorter: float = 0, longer: float = 0) -> Mask:
-    """The connected parts whose boxes have sides of at least these (pixels)."""
+def with_sides(mask: Mask, shorter: float = 0, longer: float = 0) -> Mask:
+    """The connected parts of the mask whose boxes have sides of at least these (pixels)."""
     labels, stats = components(mask)
     sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
     keep = (sides.min(axis=1) >= shorter) & (sides.max(axis=1) >= longer) & (np.arange(len(stats)) > 0)

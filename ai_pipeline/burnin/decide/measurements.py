@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ai_pipeline.burnin.annotation.kinds import AnnotationKind
-from ai_pipeline.burnin.annotation.pixels import centre_of
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, LENGTH_LABELS, LENGTH_LABELS_ELSEWHERE, spaced
+from ai_pipeline.burnin.find.annotation import AnnotationKind, centre_of
 from ai_pipeline.contract import Code, ImageHeader, Measurement, Point, Reading
 from ai_pipeline.images.header import Calibration, calibrated_regions
 
@@ -48,15 +47,6 @@ class WrittenLength:
     step: float
 
 
-@dataclass(frozen=True, slots=True)
-class _CaliperMatch:
-    """A written length and the only pair of calipers, by their indices, that is so far apart."""
-
-    written: WrittenLength
-    reading: Reading
-    pair: tuple[int, int]
-
-
 def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[Measurement, ...]:
     """The lengths among the readings of one image that its calipers confirm, in the order of the readings.
 
@@ -81,13 +71,21 @@ def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> li
         if reading.kind == AnnotationKind.TEXT and reading.confidence >= LEAST_CONFIDENCE
         for written in _lengths(reading.text)
     ]
-    matches = [
-        _CaliperMatch(written, reading, pairs[0])
-        for written, reading in texts
-        if len(pairs := _fitting(written, calipers, regions)) == 1
+    fitting = [(written, reading, _fitting(written, calipers, regions)) for written, reading in texts]
+    claims = [pairs[0] for _, _, pairs in fitting if len(pairs) == 1]
+    return [
+        Measurement(
+            source_uid=reading.source_uid,
+            name=LENGTH.meaning,
+            quantity=LENGTH,
+            value=written.value,
+            unit=UNITS[written.unit],
+            lines=(tuple(calipers[place] for place in pairs[0]),),
+            frame=reading.frame,
+        )
+        for written, reading, pairs in fitting
+        if len(pairs) == 1 and claims.count(pairs[0]) == 1
     ]
-    claims = [match.pair for match in matches]
-    return [_measurement(match, calipers) for match in matches if claims.count(match.pair) == 1]
 
 
 def _lengths(text: str) -> list[WrittenLength]:
@@ -124,7 +122,9 @@ def _fitting(
             continue
         tolerance = max(TOLERANCE_SHARE * wanted, TOLERANCE_PIXELS * region.coarsest) + step / 2
         for one, other in combinations(inside, 2):
-            if abs(_distance(calipers[one], calipers[other], region) - wanted) <= tolerance:
+            across, down = (calipers[one][axis] - calipers[other][axis] for axis in (0, 1))
+            apart = math.hypot(across * region.column_spacing, down * region.row_spacing)  # millimetres
+            if abs(apart - wanted) <= tolerance:
                 fitting.append((one, other))
     return fitting
 
@@ -132,21 +132,3 @@ def _fitting(
 def _region_of(point: Point, regions: Sequence[Calibration]) -> Calibration | None:
     """The region in which a caliper lies; the first of those that overlap, the smallest being first."""
     return next((region for region in regions if region.holds(point)), None)
-
-
-def _distance(one: Point, other: Point, region: Calibration) -> float:
-    """Millimetres between two points."""
-    return math.hypot((one[0] - other[0]) * region.column_spacing, (one[1] - other[1]) * region.row_spacing)
-
-
-def _measurement(match: _CaliperMatch, calipers: Sequence[Point]) -> Measurement:
-    one, other = (calipers[place] for place in match.pair)
-    return Measurement(
-        source_uid=match.reading.source_uid,
-        name=LENGTH.meaning,
-        quantity=LENGTH,
-        value=match.written.value,
-        unit=UNITS[match.written.unit],
-        lines=((one, other),),
-        frame=match.reading.frame,
-    )

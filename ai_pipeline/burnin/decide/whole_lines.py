@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, centre_of, index_of
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.decide.writing import FEW_CHARACTERS, Text, overlap
+from ai_pipeline.burnin.find.annotation import Box, Mask, centre_of, index_of
 from ai_pipeline.burnin.find.text import TextBox, paint
 from ai_pipeline.contract import Meaning
 

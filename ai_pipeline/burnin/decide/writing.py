@@ -12,7 +12,9 @@ from difflib import SequenceMatcher
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import (
+from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.meaning import meaning_of
+from ai_pipeline.burnin.find.annotation import (
     Box,
     Mask,
     Picture,
@@ -21,8 +23,6 @@ from ai_pipeline.burnin.annotation.pixels import (
     dilated,
     index_of,
 )
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
-from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
 from ai_pipeline.burnin.find.line_network import Line, is_wide

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import (
+from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, brightest, components, dilated, index_of
+from ai_pipeline.burnin.find.annotation import Mask, Picture, brightest, components, dilated, mask_of
 from ai_pipeline.burnin.find.traces import believed_regions
 from ai_pipeline.contract import UltrasoundRegion
 
@@ -47,7 +47,8 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     ``regions`` of the header bound the area if the tissue is inside them.
     """
     grey = brightest(picture)
-    range_around = _range_around(grey)
+    around = np.ones((5, 5), np.uint8)
+    range_around: Picture = np.asarray(cv2.dilate(grey, around) - cv2.erode(grey, around), np.uint8)
     background = _background(picture, grey, (range_around <= NOISE) & ~drawn)
     if background is None:
         return np.ones(grey.shape, np.bool_)
@@ -84,12 +85,6 @@ def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
     return np.asarray(np.median(pixels, axis=0), np.uint8)
 
 
-def _range_around(grey: Picture) -> Picture:
-    """Brightest less darkest of the 5 × 5 pixels around each."""
-    square = np.ones((5, 5), np.uint8)
-    return np.asarray(cv2.dilate(grey, square) - cv2.erode(grey, square), np.uint8)
-
-
 def _tissue(bright: Mask, shown: Mask) -> Mask:
     """Where most of what is shown around a pixel is not background."""
     seen = shown.astype(np.float32)
@@ -123,8 +118,6 @@ def _between(tissue: Mask) -> Mask:
 def _within(all_regions: Sequence[UltrasoundRegion], tissue: Mask) -> Mask:
     """The regions of the header if they hold the tissue, else all of the picture."""
     regions = believed_regions(all_regions, tissue.shape)
-    inside: Mask = np.zeros_like(tissue)
-    for region in regions:
-        inside[index_of(region.box)] = True
+    inside = mask_of([region.box for region in regions], tissue.shape)
     right = (inside & tissue).sum() >= INSIDE * tissue.sum()
     return inside if regions and right else np.ones_like(tissue)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, component_boxes, components, dilated, index_of
+from ai_pipeline.burnin.find.annotation import Box, Mask, component_boxes, components, dilated, mask_of
 from ai_pipeline.contract import PixelArray
 
 STROKE = 15
@@ -40,11 +40,15 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     if not plain.size or not plain.any():
         return np.zeros_like(area), np.zeros_like(area)
     stands_out = contrast >= 1.0 + 2.0 * float(np.median(plain))
-    strong = dilated((contrast > STRONG * _span(samples)) & ~around, RINGING)
+    # Of 8 bits, often dark, the range is all that there may be.
+    span = 255.0 if samples.dtype == np.uint8 else float(samples.max()) - float(samples.min())
+    strong = dilated((contrast > STRONG * span) & ~around, RINGING)
     labels, stats = components((stands_out & ~around) | hull)
     tissue = _present(labels[hull], len(stats))[labels]
     faint = stands_out & ~tissue & ~strong
-    labels, stats = components(_closed(faint & ~around))
+    gap = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
+    closed = cv2.morphologyEx((faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, gap)
+    labels, stats = components(closed.astype(np.bool_))
     far = ~dilated(hull, 2 * round(BESIDE * min(area.shape)) + 1)
     large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST
     writing = _present(labels[far], len(stats)) & large
@@ -57,11 +61,6 @@ def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]
     found = np.bincount(labels, minlength=count) > 0
     found[0] = False
     return found
-
-
-def _span(samples: PixelArray) -> float:
-    """The range of a picture's stored values; of one of 8 bits, often dark, all that there may be."""
-    return 255.0 if samples.dtype == np.uint8 else float(samples.max()) - float(samples.min())
 
 
 def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
@@ -78,17 +77,14 @@ def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
 
 def _in_lines(boxes: list[Box], writing: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Mask:
     """The rows of what is ``writing``, as far as its line may continue on both sides."""
-    lines: Mask = np.zeros(shape, np.bool_)
-    for (left, top, right, bottom), one in zip(boxes, writing[1:], strict=True):
-        if one:
-            reach = CONTINUES * (bottom - top)
-            lines[index_of((left - reach, top, right + reach, bottom))] = True
-    return lines
-
-
-def _closed(mask: Mask) -> Mask:
-    square = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
-    return np.asarray(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, square), np.bool_)
+    return mask_of(
+        [
+            (left - CONTINUES * (bottom - top), top, right + CONTINUES * (bottom - top), bottom)
+            for (left, top, right, bottom), one in zip(boxes, writing[1:], strict=True)
+            if one
+        ],
+        shape,
+    )
 
 
 def _hull(mask: Mask) -> Mask:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, colourfulness, components, dilated
+from ai_pipeline.burnin.find.annotation import Mask, Picture, colourfulness, components, dilated
 
 STRONG = 60
 """Difference of the channels from which a pixel is coloured (grey levels)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import Picture, brightest
-from ai_pipeline.burnin.find.symbols import SYMBOLS, UNKNOWN
+from ai_pipeline.burnin.find.annotation import Picture, brightest
 
 HEIGHT, STEP = 32, 4
 """Rows of the network's input; its columns are multiples of this (`examples/studies/reader.py`)."""
@@ -87,3 +87,20 @@ def decoded(shares: npt.NDArray[Any]) -> tuple[str, float]:
     text = "".join(SYMBOLS[symbol - 1] for symbol in best[first]).strip()
     sure = float(shares.max(axis=1)[best > 0].mean()) if (best > 0).any() else 0.0
     return (" ".join(text.split()), sure) if text else ("", 0.0)
+
+
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+"""A letter of another script: it is seen, and not read."""
+SYMBOLS = (
+    " "
+    + string.digits
+    + string.ascii_letters
+    + string.punctuation
+    + "°²³·×±µäöüßéèêàáâãçíóôõúñÄÖÜÉÁÍÓÚÑÇ"
+    + UNKNOWN
+)
+
+
+def known(text: str) -> str:
+    """The text with every character that is not among the symbols replaced by :data:`UNKNOWN`."""
+    return "".join(letter if letter in SYMBOLS else UNKNOWN for letter in text)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture
+from ai_pipeline.burnin.find.annotation import Mask, Picture
 
 STEP = 16
 """Rows and columns that the network takes are multiples of this, as `ai_training.ultrasound.marks.STEP`."""

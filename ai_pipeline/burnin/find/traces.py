@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.annotation.pixels import (
+from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
@@ -16,6 +16,7 @@ from ai_pipeline.burnin.annotation.pixels import (
     components,
     dilated,
     index_of,
+    mask_of,
 )
 from ai_pipeline.burnin.find.flow import STRONG, coloured
 from ai_pipeline.contract import UltrasoundRegion
@@ -69,10 +70,6 @@ class Waves:
     def pixels(self) -> Mask:
         return self.strips | self.traces
 
-    @property
-    def any(self) -> bool:
-        return bool(self.strips.any() or self.traces.any())
-
     def seen_in(self, picture: Picture, area: Mask) -> Waves:
         """A copy to which the traces found in another ``picture``, such as another frame, are added."""
         return Waves(self.strips, self.traces | find_traces(picture, area))
@@ -100,11 +97,12 @@ def no_waves(shape: tuple[int, ...]) -> Waves:
 
 def find_strips(regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]) -> Mask:
     """The mask of the regions that the header names as a spectrum, M-mode, or a waveform such as an ECG."""
-    strips: Mask = np.zeros(shape[:2], np.bool_)
-    for region in believed_regions(regions, shape):
-        if region.spatial_format in STRIP_FORMATS or region.data_type in STRIP_TYPES:
-            strips[index_of(region.box)] = True
-    return strips
+    strips = [
+        region.box
+        for region in believed_regions(regions, shape)
+        if region.spatial_format in STRIP_FORMATS or region.data_type in STRIP_TYPES
+    ]
+    return mask_of(strips, shape)
 
 
 def find_traces(picture: Picture, area: Mask) -> Mask:

@@ -7,6 +7,7 @@ whose metadata describe its input and outputs. No configuration of a foreign bun
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -23,9 +24,9 @@ from ai_pipeline.models.engine import ONNX
 from ai_pipeline.models.registry import load
 from ai_pipeline.models.store import label_map as label_maps
 from ai_pipeline.models.store import sandbox
-from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.label_map import LabelMap
 from ai_pipeline.models.store.template import card_text
+from ai_pipeline.networks.conversion import ConvertedNetwork
 
 METADATA, INFERENCE = Path("configs/metadata.json"), Path("configs/inference.json")
 NETWORK, CARD = Path("models/model.onnx"), Path("models/card.toml")
@@ -156,7 +157,7 @@ def read(
             version=named.get("version") or metadata.version,
             licence=licence,
             file=made.name,
-            sha256=_digest(made),
+            sha256=hashlib.sha256(made.read_bytes()).hexdigest(),
             label_map=label_map,
         ),
         encoding="utf-8",
@@ -171,7 +172,8 @@ def is_bundle(folder: Path) -> bool:
 
 def _metadata(card: Card) -> dict[str, JsonValue]:
     assert card.input is not None
-    low, high = (_of_range(card, value) for value in (0.0, 255.0))
+    mean, scale = card.input.mean[0], card.input.scale[0]
+    low, high = (round((grey - mean) / scale, 4) for grey in (0.0, 255.0))
     probabilities = card.outputs.kind == "probabilities"
     side: JsonValue = [card.input.size, card.input.size]
     picture: dict[str, JsonValue] = {
@@ -211,12 +213,6 @@ def _metadata(card: Card) -> dict[str, JsonValue]:
         "data_type": "dicom",
         "network_data_format": {"inputs": {"image": picture}, "outputs": {card.outputs.scores: scores}},
     }
-
-
-def _of_range(card: Card, value: float) -> float:
-    """The grey level ``value`` of 0..255 in the units of the network's input, first channel."""
-    assert card.input is not None
-    return round((value - card.input.mean[0]) / card.input.scale[0], 4)
 
 
 def _installed(package: str) -> str:
@@ -365,9 +361,3 @@ def _renamed(network: Path, scratch: Path) -> Path:
     if ended.status != 0 or not made.is_file() or made.is_symlink():
         raise CardError(f"{NETWORK} cannot be read: {ended.line}")
     return made
-
-
-def _digest(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,19 +1,18 @@
 """The process that reads a checkpoint, run by :mod:`.sandbox`; the request comes on standard input.
 
-It works in an empty folder and writes the model and its description (:mod:`.conversion_request`) there. Exit
-codes: 0 done, 65 with one line on stderr that says why not.
+It works in an empty folder and writes the model and its description there
+(:mod:`ai_pipeline.networks.conversion`). Exit codes: 0 done, 65 with one line on stderr that says why not.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai_pipeline.models.store.confined import EXIT_DATA
-from ai_pipeline.models.store.conversion_request import ANSWER, MODEL, ConvertedNetwork, Request
+from ai_pipeline.networks.conversion import ANSWER, MODEL, ConvertedNetwork, Request
 
 if TYPE_CHECKING:
     from ai_pipeline.networks.adapted import Adapted
@@ -27,35 +26,24 @@ def main() -> None:
     request = Request.model_validate_json(sys.stdin.read())
     warnings.simplefilter("ignore")  # stderr is for the one line
     from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint
-    from ai_pipeline.networks.adapted import NetworkDescription
     from ai_pipeline.networks.adapters import adapt
 
     try:
-        described = NetworkDescription(
-            request.family,
-            request.architecture,
-            request.labels,
-            request.size,
-            request.softmax,
-            request.leave_out,
-            request.encoder,
-        )
-        adapted = adapt(Path(request.checkpoint), described)
+        adapted = adapt(Path(request.checkpoint), request)
         path = Path(f"{MODEL}.{request.form}")
         _write(adapted, path)
         difference = _difference(adapted, path)
     except (CannotAdapt, UnreadableCheckpoint) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_DATA)
-    facts = {field.name: getattr(adapted, field.name) for field in fields(adapted) if field.name != "network"}
-    answer = ConvertedNetwork(difference=difference, **facts)
+    answer = ConvertedNetwork(difference=difference, **adapted.model_dump(exclude={"network"}))
     Path(ANSWER).write_text(answer.model_dump_json(), encoding="utf-8")
 
 
 def _write(adapted: Adapted, path: Path) -> None:
     from ai_pipeline.errors import CannotAdapt
+    from ai_pipeline.networks.adapted import WithMaps
     from ai_pipeline.networks.foreign import DENSENETS
-    from ai_pipeline.networks.wrappers import WithMaps
 
     if path.suffix == ".onnx":
         _export(adapted, path)

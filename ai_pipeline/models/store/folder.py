@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import NAME, Card, Weights
 from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
-from ai_pipeline.models.store.inspection import inspect
+from ai_pipeline.models.store.sandbox import inspect
 
 ACTIVE = "active.json"
 ORIGIN = "origin.json"
@@ -57,14 +56,6 @@ class Use(BaseModel):
 
 
 _USES = TypeAdapter(dict[str, Use])
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOrigin:
-    """The origin of a model: ``source`` without secrets, and the licence that the user agreed to."""
-
-    source: str
-    licence: str
 
 
 def active(slot: ModelSlot, models_dir: Path | None = None) -> Card:
@@ -197,8 +188,10 @@ def incoming(models_dir: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origin: ModelOrigin) -> Card:
+def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, source: str) -> Card:
     """Add the files in ``folder`` (of :func:`incoming`) to the store as a model; returns its card.
+
+    ``source``: where it comes from, without secrets; it is kept with the licence, to which the user agreed.
 
     ``weights`` names the file of the card that is in ``folder`` already; the card's other files are taken
     from the folder of ``card_file``. All are checked against their hashes and by :func:`inspect`. Raises
@@ -207,11 +200,15 @@ def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, origi
     shutil.copyfile(card_file, folder / STORED)
     for other in load(card_file).weights:
         if other.path.name != weights.path.name and other.path.parent == card_file.parent:
-            _copy_weights(other.path, folder)
+            try:
+                shutil.copyfile(other.path, folder / other.path.name)
+            except OSError as error:
+                why = f"the card names {other.path.name} too, which cannot be read beside it"
+                raise CardError(why) from error
     card = load(folder / STORED)
     verify(card)
     inspect([part.path for part in card.weights])
-    written = {"at": _now().isoformat(), "source": origin.source, "licence": origin.licence}
+    written = {"at": _now().isoformat(), "source": source, "licence": card.licence}
     (folder / ORIGIN).write_text(json.dumps(written, indent=1), encoding="utf-8")
     place = place_for(card, models_dir)
     _folder_for_all(place.parent)
@@ -242,13 +239,6 @@ def place_for(card: Card, models_dir: Path) -> Path:
 
 def _exists_already(card: Card, models_dir: Path) -> str:
     return f"{card.name} is in {models_dir} already: give other weights another version"
-
-
-def _copy_weights(path: Path, folder: Path) -> None:
-    try:
-        shutil.copyfile(path, folder / path.name)
-    except OSError as error:
-        raise CardError(f"the card names {path.name} too, which cannot be read beside it") from error
 
 
 def _folder_for_all(folder: Path) -> None:

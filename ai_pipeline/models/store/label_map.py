@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -95,7 +95,11 @@ def read(path: Path) -> LabelMap:
     known = node_labels()
     faults: list[str] = []
     found = {name: _label(name, value, known, faults) for name, value in values.items()}
-    faults += _twice(label.name for label in found.values() if label is not None)
+    faults += [
+        f'two labels become "{name}": give each a name of its own, or leave one out with ""'
+        for name, count in Counter(label.name for label in found.values() if label is not None).items()
+        if count > 1
+    ]
     if not found:
         faults.append(f"holds no label: a line is {_EXAMPLE}")
     if faults:
@@ -152,11 +156,3 @@ def _label(name: str, value: Any, known: Mapping[str, NodeLabel], faults: list[s
         ]
         return None
     return NodeLabel(own.name, Code(own.code.value, own.code.scheme, own.code.meaning), own.code.source)
-
-
-def _twice(names: Iterator[str]) -> list[str]:
-    return [
-        f'two labels become "{name}": give each a name of its own, or leave one out with ""'
-        for name, count in Counter(names).items()
-        if count > 1
-    ]

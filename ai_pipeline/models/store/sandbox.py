@@ -8,6 +8,7 @@ gives.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import IO, Literal
 from ai_pipeline.confinement import landlock, seccomp
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import usable_cores
-from ai_pipeline.models.store.confined import ProcessLimits
+from ai_pipeline.models.store.confined import EXIT_DATA, ProcessLimits
 
 Walls = Literal["bubblewrap", "landlock", "none"]
 MEMORY = 16 << 30  # bytes of addresses; importing torch takes 4 of the 16 GiB
@@ -212,3 +213,27 @@ def _last_line(errors: IO[bytes], ended: int) -> str:
     if not lines:
         return f"the process ended with {ended}, over its limits perhaps"
     return "".join(letter if letter.isprintable() else "?" for letter in lines[-1])[:LONGEST_LINE]
+
+
+SECONDS = 300
+
+
+def inspect(paths: Sequence[Path]) -> None:
+    """Raise CardError if one of the files may not be run, or cannot be checked within :data:`SECONDS`."""
+    names = ", ".join(path.name for path in paths)
+    request = json.dumps([str(path.absolute()) for path in paths])
+    run_check("ai_pipeline.models.store.formats", request, paths, SECONDS, f"{names} cannot be looked into")
+
+
+def run_check(program: str, request: str, reads: Sequence[Path], seconds: int, otherwise: str) -> None:
+    """Run a module of this package in the sandbox, with ``request`` on its standard input.
+
+    Raises CardError: if the module exits with 65, with the line that it printed; if it fails in another way
+    or takes longer than ``seconds``, with ``otherwise`` before that line.
+    """
+    with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
+        ended = run(program, request, Path(scratch), reads=reads, seconds=seconds)
+    if ended.status == EXIT_DATA:
+        raise CardError(ended.line)
+    if ended.status != 0:
+        raise CardError(f"{otherwise}: {ended.line}")

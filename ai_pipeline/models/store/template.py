@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 
 from ai_pipeline.contract import Code
-from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.label_map import LabelMap, NodeLabel, node_labels, plain
+from ai_pipeline.networks.conversion import ConvertedNetwork
 
 PRIVATE = "99AINODE"
 THRESHOLD = 0.5
@@ -104,12 +103,8 @@ def _pairs(**values: object) -> list[str]:
 
 def _value(value: object) -> str:
     if isinstance(value, tuple):
-        return _list(_value(part) for part in value)
+        items = [_value(part) for part in value]
+        short = f"[{', '.join(items)}]"
+        return short if len(short) < 100 else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
     # A JSON string is a TOML string but for DEL, and JSON's numbers and booleans are TOML's.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _list(parts: Iterable[str]) -> str:
-    items = list(parts)
-    short = f"[{', '.join(items)}]"
-    return short if len(short) < 100 else "[\n" + "".join(f"    {item},\n" for item in items) + "]"

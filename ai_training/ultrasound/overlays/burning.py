@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects
 
-from ai_pipeline.burnin.annotation.pixels import Box, Picture, brightest
+from ai_pipeline.burnin.find.annotation import Box, Picture, brightest
 from ai_pipeline.contract import Meaning
 from ai_training.sets.images import read_rgb, rows
 from ai_training.ultrasound.overlays import writing

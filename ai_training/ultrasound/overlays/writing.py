@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.burnin.annotation.pixels import Box, Picture
+from ai_pipeline.burnin.find.annotation import Box, Picture
 from ai_pipeline.contract import Meaning
 
 Colour = tuple[int, int, int]

@@ -41,7 +41,7 @@ def reload(config: Config) -> None:
 
     Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
     """
-    from dicom_node.services.reload import reload_node
+    from dicom_node.services.entered import reload_node
 
     for place in reload_node(config):
         say(f"The node ({place}) has the new configuration; each worker takes it after its job.")
@@ -79,9 +79,9 @@ def support_bundle(
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
 ) -> None:
     """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
-    from dicom_node.services import support
+    from dicom_node.services import backup
 
-    names = support.write_bundle(load(config), config, destination)
+    names = backup.write_bundle(load(config), config, destination)
     say(f"{destination} holds {', '.join(names)}: read it before you send it.")
 
 

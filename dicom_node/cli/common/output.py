@@ -141,12 +141,10 @@ def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json
         (_print_table if _to_a_terminal() else _print_lines)(headings, cells)
 
 
-def print_details(row: Mapping[str, Any], labels: Mapping[str, str] | None = None) -> None:
+def print_details(row: Mapping[str, Any]) -> None:
     """Print one key and value per line, without empty values."""
     shown = [
-        ((labels or {}).get(key, key.replace("_", " ")), _text(value))
-        for key, value in row.items()
-        if value not in (None, "", [], {})
+        (key.replace("_", " "), _text(value)) for key, value in row.items() if value not in (None, "", [], {})
     ]
     width = max((len(key) for key, _ in shown), default=0)
     for key, value in shown:

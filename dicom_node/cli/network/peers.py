@@ -1,16 +1,87 @@
-"""``dicom-node peers``: who is configured, and whether they answer."""
+"""``dicom-node peers`` and ``rules``: those of the configuration files, and those entered in the database."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
-from dicom_node.cli.common import entries
 from dicom_node.cli.common.lists import COLUMNS, PARTS_OF_CALLER, Rows, list_verb
 from dicom_node.cli.common.options import Config, Json, JsonObject, Since, group, load, moment
 from dicom_node.cli.common.output import PrintedRow, print_json, print_rows, say
 from dicom_node.errors import ExitCode
+
+Kind = Literal["peers", "rules"]
+DespiteHold = Annotated[
+    bool,
+    typer.Option("--despite-hold", help="Save it although it sends results at once that another rule holds."),
+]
+
+
+def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
+    """Add ``put`` and ``remove`` to the verbs of peers or rules. ``file``: an example file of a peer or
+    rule.
+    """
+    one, name = kind.removesuffix("s"), Path(file).stem
+
+    def put(
+        *,
+        file: Annotated[
+            Path, typer.Argument(metavar="FILE", exists=True, help=f"TOML with the keys of one {one}.")
+        ],
+        config: Config,
+        despite_hold: DespiteHold = False,
+    ) -> None:
+        _put(config, kind, file, despite_hold=despite_hold)
+
+    def remove(
+        name: Annotated[
+            str, typer.Argument(metavar=one.upper(), help="One that was entered, not of a file.")
+        ],
+        config: Config,
+    ) -> None:
+        _remove(config, kind, name)
+
+    app.command(
+        help=f"Add a {one}, or change one that was entered, after a check; running nodes take it over.",
+        epilog=f"Example: dicom-node {kind} put {file} --config node.toml",
+    )(put)
+    app.command(
+        help=f"Take a {one} out that was entered by page or command; running nodes take it over.",
+        epilog=f"Example: dicom-node {kind} remove {name} --config node.toml",
+    )(remove)
+
+
+def _put(config: Sequence[Path], kind: Kind, file: Path, *, despite_hold: bool) -> None:
+    """Save what stands in a file. Raises FaultyInput, NotAllowedNow, HoldUndercut."""
+    from dicom_node.errors import FaultyInput
+    from dicom_node.services import entered
+
+    settings = load(config)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FaultyInput(f"{file} cannot be read: {type(error).__name__}") from None
+    content = entered.parsed(kind, text)
+    saved = entered.save(settings, kind, content, despite_hold=despite_hold)
+    for warning in saved.warnings:
+        say(f"warning: {warning}")
+    say(f"{content['name']} is saved. {_taken_over(entered.apply(settings))}")
+
+
+def _remove(config: Sequence[Path], kind: Kind, name: str) -> None:
+    """Take one out. Raises NotFound, FaultyInput."""
+    from dicom_node.services import entered
+
+    settings = load(config)
+    entered.remove(settings, kind, name)
+    say(f"{name} is removed. {_taken_over(entered.apply(settings))}")
+
+
+def _taken_over(nodes: int) -> str:
+    return "The node takes it over (event 6010; 6011 if not)." if nodes else "No node runs here."
+
 
 app = group("Peers: modalities and PACS.")
 
@@ -89,4 +160,56 @@ def _print_caller(found: PrintedRow) -> None:
         say("There is nothing to do.")
 
 
-entries.add_verbs(app, "peers", file="us2.toml")
+add_verbs(app, "peers", file="us2.toml")
+
+
+rules_app = group("Rules: which pipeline for which study.")
+
+
+@rules_app.command("try", epilog="Example: dicom-node rules try image.dcm --from us1 --config node.toml")
+def try_(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", exists=True, help="DICOM files, and folders of them.")
+    ],
+    config: Config,
+    sender: Annotated[
+        str, typer.Option("--from", metavar="PEER", help="As if this peer (name or AE title) had sent them.")
+    ] = "",
+    as_json: Json = False,
+) -> int:
+    """Say which rules would take these files, which not, and why. Nothing is sent or stored."""
+    from dicom_node.scu.modality import dicom_files
+    from dicom_node.services import rules
+
+    loaded = load(config)
+    peer = loaded.sender(sender) if sender else None
+    rows = rules.try_files(loaded, dicom_files(files), peer)
+    print_rows(rows, COLUMNS["rules try"], as_json=as_json, none="No files, or no rules are configured.")
+    return ExitCode.OK if all(row["rule"] for row in rows) else ExitCode.DATA  # no rule reads a faulty file
+
+
+@list_verb(
+    rules_app,
+    "rules replay",
+    "--since 7d --dry-run --config node.toml",
+    none="All studies of this time had the jobs that the rules want.",
+)
+def replay(
+    settings: Any,
+    *,
+    since: Since = "7d",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the jobs that would be queued; change nothing.")
+    ] = False,
+) -> Rows:
+    """Queue the jobs that the rules now start for studies received earlier, and that these did not get.
+
+    Uses the rules in these files: run `dicom-node reload` first, so that the node uses them too.
+    """
+    from dicom_node.services import rules
+
+    received = moment(since) or datetime.min.replace(tzinfo=UTC)
+    return rules.replay(settings, received, dry_run=dry_run)
+
+
+add_verbs(rules_app, "rules", file="chest.toml")

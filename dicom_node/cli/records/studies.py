@@ -165,10 +165,10 @@ def send(
 
 def _change(config: Config, uids: list[str], *, as_json: bool, **wanted: Any) -> None:
     """One change of each study; a row for each. Exits with FAILED where one refused."""
-    from dicom_node.services import several
+    from dicom_node.services import studies
 
-    rows = several.change_studies(
-        load(config), [whole_or_end(uid) for uid in uids], several.StudyChangeRequest(**wanted)
+    rows = studies.change_studies(
+        load(config), [whole_or_end(uid) for uid in uids], studies.StudyChangeRequest(**wanted)
     )
     print_rows(rows, COLUMNS["studies changed"], as_json=as_json, none="")
     if not as_json:

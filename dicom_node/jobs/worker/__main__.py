@@ -42,7 +42,13 @@ def main() -> int:
         return ExitCode.CONFIG
     logs.configure(loaded.node.log_level, f"worker {os.getpid()}", loaded.log_target)
     give_way()
-    _limit_threads(loaded.workers.threads)
+    # Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+        os.environ.setdefault(name, str(loaded.workers.threads))
+    cores = sorted(os.sched_getaffinity(0))
+    if loaded.workers.threads < len(cores):
+        first = os.getpid() % len(cores)
+        os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in range(loaded.workers.threads)})
     os.environ[INFERENCE] = loaded.workers.inference
     limit_memory(loaded.workers.memory_mib)
     # After the thread limit, which libraries read when imported.
@@ -72,16 +78,6 @@ def _work(worker: Worker) -> None:
     watch_parent(worker.stopping.set, take_over)
     while at_work:
         at_work = at_work.run_forever()
-
-
-def _limit_threads(threads: int) -> None:
-    """Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
-        os.environ.setdefault(name, str(threads))
-    cores = sorted(os.sched_getaffinity(0))
-    if threads < len(cores):
-        first = os.getpid() % len(cores)
-        os.sched_setaffinity(0, {cores[(first + n) % len(cores)] for n in range(threads)})
 
 
 if __name__ == "__main__":

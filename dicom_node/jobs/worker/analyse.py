@@ -1,18 +1,48 @@
-"""Runs a pipeline on the images of a job, one by one if possible."""
+"""Runs a pipeline on the images of a job, which the one decoder opens, one by one if possible.
+
+The images of a job: their versions in force from the spool, opened by the one decoder.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refuse
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import select
+
+from ai_pipeline.burnin.devices.rules import matching_rules
+from ai_pipeline.contract import (
+    Accept,
+    ImageHeader,
+    Pipeline,
+    PipelineResult,
+    PixelArray,
+    Progress,
+    QualityNote,
+    Refuse,
+)
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
-from ai_pipeline.images.decode import DicomImage
-from ai_pipeline.shown import without_research
+from ai_pipeline.images.decode import DicomImage, read_dicom
+from ai_pipeline.summary import without_research
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotInSpool
+from dicom_node.jobs.queue import ClaimedJob
+from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
 from dicom_node.jobs.worker.readings import ReadingRecord
+from dicom_node.object_store.files import Files
 from dicom_node.results import SourceObject
+from dicom_node.store import burned_in, intake
+from dicom_node.store import results as stored
+from dicom_node.store.burned_in import Drawn
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Instance
 
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
@@ -148,3 +178,146 @@ def _part(report: Progress, number: int, count: int) -> Progress:
         report((number + share) / count, what)
 
     return part
+
+
+@dataclass(frozen=True, slots=True)
+class JobImages:
+    """The images of a job.
+
+    ``all``: images with a readable header, in the job's order. ``faults``: why an image is left out, by UID.
+    ``unopened``: images that were refused before decoding; only the report needs them. ``purged``: Instance
+    Numbers, as text, of images of an earlier job of the rule that are deleted now. ``unread``: objects that
+    came with the study and cannot be read, so that nobody knows whether they belong to it.
+    """
+
+    all: tuple[SourceObject, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
+    purged: tuple[str, ...] = ()
+    unopened: tuple[SourceObject, ...] = ()
+    unread: int = 0
+
+    @property
+    def readable(self) -> list[SourceObject]:
+        """The images without a fault, which a pipeline may analyse."""
+        return [source for source in self.all if source.image.uid not in self.faults]
+
+    def only(self, uids: Collection[str]) -> JobImages:
+        """Only the images with these UIDs, and the images with a fault, which the report lists too."""
+        chosen = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
+        return replace(self, all=chosen)
+
+    def without(self, faults: Mapping[str, str]) -> JobImages:
+        """The images without those in ``faults`` (by UID). Raises PixelError if none is left."""
+        left = replace(self, faults={**self.faults, **faults})
+        if faults and not left.readable:
+            raise PixelError("; ".join(dict.fromkeys(faults.values())))
+        return left
+
+
+_NO_HEADER = ImageHeader("", "", rows=0, columns=0, frames=1, photometric="", bits_stored=0)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedImage:
+    """An image that was refused by its header (:class:`ai_pipeline.contract.SourceImage`): it has no pixels.
+
+    A report can name it, because the node reads the header itself.
+    """
+
+    uid: str
+    fault: str
+    series_uid: str = ""
+    header: ImageHeader = _NO_HEADER
+
+    def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
+        raise PixelError(self.fault)
+
+    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+        raise PixelError(self.fault)
+
+    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+        raise PixelError(self.fault)
+
+
+def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobImages:
+    """Open the job's images, headers only. Raises NotInSpool."""
+    files = Files(settings)
+    with database.read() as session:
+        rows = session.execute(
+            select(
+                Instance.sop_instance_uid,
+                Instance.path,
+                Instance.purged,
+                Instance.pixels_sha256,
+                Instance.identity_sha256,
+                Instance.header_sha256,
+                Instance.assumed_charset,
+            ).where(Instance.sop_instance_uid.in_(job.source_uids))
+        ).all()
+        purged = stored.purged_images(session, job.study_id, job.rule)
+        unread = intake.unread_beside(session, job.study_id)
+        drawn = burned_in.drawn(session, job.source_uids)
+        here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
+    rules = device_rules_of(settings)
+    known = {row.sop_instance_uid: row for row in rows}
+    sources: list[SourceObject] = []
+    faults: dict[str, str] = {}
+    unopened: list[SourceObject] = []
+    for row in [known[uid] for uid in job.source_uids if uid in known]:
+        if row.purged:
+            faults[row.sop_instance_uid] = "an image was purged from the spool"
+            continue
+        path = here[row.path]
+        if not path.is_file():
+            raise NotInSpool("an image is not in the spool")
+        try:
+            by_hand = drawn.get(row.sop_instance_uid)
+            image = opened(path, settings, by_hand)
+            shape = shape_sha256(row.pixels_sha256, row.header_sha256, image.header, rules)
+            sources.append(
+                SourceObject(
+                    image, path, shape, row.identity_sha256, row.assumed_charset, _note_by_hand(by_hand)
+                )
+            )
+            image.check_decodable()  # it stays among the sources: a report can name it
+        except PixelError as error:
+            faults[row.sop_instance_uid] = str(error)
+            refused = RefusedImage(row.sop_instance_uid, str(error))
+            shape = shape_sha256(row.pixels_sha256, row.header_sha256, refused.header, rules)
+            unopened.append(SourceObject(refused, path, shape, row.identity_sha256, row.assumed_charset))
+    earlier = tuple(
+        number if number.isdecimal() else "without number"
+        for uid, number in purged.items()
+        if uid not in known
+    )
+    return JobImages(tuple(sources), faults, earlier, tuple(unopened), unread)
+
+
+def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:
+    """An image with the boxes that a person drew in it; it may be undecodable. Raises PixelError."""
+    image = read_dicom(path, settings.images.limits)
+    if by_hand is not None:
+        image.header = replace(image.header, removed_by_hand=by_hand.boxes)
+    return image
+
+
+def shape_sha256(
+    pixels_sha256: str, header_sha256: str, header: ImageHeader, device_rules: Path | None
+) -> str:
+    """The hash of everything that shapes the results of an image, beside its patient and study.
+
+    That is its pixels, its header, the boxes that a person drew and the device rules for it. Raises
+    ``ai_pipeline.errors.DeviceRuleError``.
+    """
+    rules = [rule.model_dump(mode="json") for rule in matching_rules(header, device_rules)]
+    shaped_by = json.dumps([pixels_sha256, header_sha256, header.removed_by_hand, rules], sort_keys=True)
+    return hashlib.sha256(shaped_by.encode()).hexdigest()
+
+
+def _note_by_hand(by_hand: Drawn | None) -> str:
+    """What the cleaned image says of it: no names of staff."""
+    if by_hand is None:
+        return ""
+    count = len(by_hand.boxes)
+    places = "1 place was" if count == 1 else f"{count} places were"
+    return f"{places} marked by a person ({by_hand.role}) on {by_hand.at:%Y-%m-%d}"

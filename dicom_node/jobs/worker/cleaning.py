@@ -17,7 +17,7 @@ from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.model.kinds import ReviewCause
 from dicom_node.results import SourceObject
-from dicom_node.store.burned_in import reviews
+from dicom_node.store import burned_in
 from dicom_node.store.transitions import record
 
 WITHHELD: Final = "cleaning_failed"
@@ -48,7 +48,7 @@ class Cleaning:
     blacked_out: int = 0
     withheld: int = 0
     seen: tuple[str, ...] = ()
-    asked: tuple[reviews.Asked, ...] = ()
+    asked: tuple[burned_in.Asked, ...] = ()
 
     @staticmethod
     def from_result(
@@ -92,7 +92,7 @@ class Cleaning:
         if self.withheld:
             record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=self.withheld)
         if self.seen:
-            reviews.ask(session, job.id, self.seen, self.asked)
+            burned_in.ask(session, job.id, self.seen, self.asked)
 
 
 NOTHING_CLEANED = Cleaning()
@@ -100,14 +100,14 @@ NOTHING_CLEANED = Cleaning()
 
 def _asked(
     notes: Sequence[QualityNote], pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
-) -> Iterator[reviews.Asked]:
+) -> Iterator[burned_in.Asked]:
     """One for each image, with the most urgent cause."""
     for source in sources:
         own = {note.name: note for note in notes if note.source_uid == source.image.uid}
         name = next((name for name in _CAUSES if name in own), None)
         if name is not None:
             note, analysis = own[name], _analysis_sha256(pipeline, job, source)
-            yield reviews.Asked(source.image.uid, _CAUSES[name], note.text, note.places, analysis)
+            yield burned_in.Asked(source.image.uid, _CAUSES[name], note.text, note.places, analysis)
 
 
 def _analysis_sha256(pipeline: Pipeline, job: ClaimedJob, source: SourceObject) -> str:

@@ -1,4 +1,7 @@
-"""A worker process: loads the pipelines once, then claims and runs jobs until it must stop."""
+"""A worker process: loads the pipelines once, then claims and runs jobs until it must stop.
+
+The heartbeat of a running job: a thread renews the job's lease, and notices when the job must stop.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from types import TracebackType
+from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,6 +31,7 @@ from dicom_node.errors import (
     LeaseLost,
     NodeError,
     NoSuchPipeline,
+    TimeLimitReached,
     WorkerSpent,
 )
 from dicom_node.events import WORKER_READY
@@ -32,7 +39,6 @@ from dicom_node.jobs.lease import new_owner
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.heartbeat import JobHeartbeat
 from dicom_node.jobs.worker.run import JobRunner
 from dicom_node.model.lifecycle import JobState
 from dicom_node.signals import show_life
@@ -97,7 +103,13 @@ class Worker:
         The worker ends when it must stop, its memory is used up, or a successor exists.
         """
         self.warm_up()
-        self._report_ready()
+        # One JSON line for the node that started us, and the event for everybody.
+        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
+            record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
+        with contextlib.suppress(BrokenPipeError):
+            message = json.dumps({"ready": True, "owner": self._owner})
+            sys.stdout.write(f"\n{message}\n")  # a line of its own, whatever a pipeline printed
+            sys.stdout.flush()
         self._work()
         return None if self._must_end else self._successor
 
@@ -208,15 +220,6 @@ class Worker:
             self._pipelines[name] = pipeline
         return self._pipelines[name]
 
-    def _report_ready(self) -> None:
-        """One JSON line for the node that started us, and the event for everybody."""
-        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
-            record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
-        with contextlib.suppress(BrokenPipeError):
-            message = json.dumps({"ready": True, "owner": self._owner})
-            sys.stdout.write(f"\n{message}\n")  # a line of its own, whatever a pipeline printed
-            sys.stdout.flush()
-
     def _abandon(self, job: ClaimedJob, stop: JobStopped) -> None:
         """The job hangs in code that cannot be stopped: settle it and end this process."""
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
@@ -241,3 +244,99 @@ class Worker:
             # After the last try the next claim gives up, and tells the PACS.
             wait = self._queue.retry_delay(job.tries) if not self._queue.is_last_try(job) else timedelta()
             self._queue.retry_at(job, utc_now() + wait, str(stop))
+
+
+class JobHeartbeat:
+    """Sends the heartbeats of a running job, watches its time limit, and stops it.
+
+    All times are in seconds: ``interval`` between heartbeats, ``limit`` of the job's time, ``finish``: how
+    long the job may still run when the worker has to stop. A job is stopped at its next report of progress;
+    if none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        job: ClaimedJob,
+        *,
+        interval: float,
+        limit: float,
+        grace: float,
+        stopping: threading.Event,
+        finish: float,
+        abandon: Callable[[ClaimedJob, JobStopped], None],
+    ) -> None:
+        self._queue, self._job = queue, job
+        self._interval, self._limit, self._grace, self._finish = interval, limit, grace, finish
+        self._stopping, self._abandon = stopping, abandon
+        self._started = time.monotonic()
+        self._stopping_since: float | None = None  # when the worker was asked to stop
+        self._stop_decided_at = 0.0
+        self._paused = False
+        self._stop: JobStopped | None = None
+        self._share, self._doing = 0.0, ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def __call__(self, share: float, what: str) -> None:
+        """Report the job's progress: ``share`` done, 0 to 1. Raises JobStopped if the job must stop."""
+        self._share, self._doing = share, what
+        if self._stop is not None:
+            raise self._stop
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A scope in which another job runs first: this job's lease is renewed, its time limit is
+        suspended.
+        """
+        began, self._paused = time.monotonic(), True
+        try:
+            yield
+        finally:
+            gone = time.monotonic() - began
+            self._started += gone
+            self._stop_decided_at += gone
+            self._paused = False
+
+    def _beat(self) -> None:
+        next_beat = time.monotonic() + self._interval
+        while not self._ended.wait(min(self._interval, 0.1)):
+            now = time.monotonic()
+            if not self._paused:
+                self._check_limits(now)
+            if now >= next_beat and not isinstance(self._stop, (LeaseLost, JobCancelled)):
+                next_beat = now + self._interval
+                try:
+                    self._queue.heartbeat(self._job, self._share, self._doing)
+                except (LeaseLost, JobCancelled) as stop:
+                    self._request_stop(stop)
+                except SQLAlchemyError as error:  # the lease outlasts several beats
+                    self._queue.outage.noticed(error)
+                except MemoryError as error:
+                    _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
+            idle = self._paused or self._ended.is_set()
+            if self._stop is not None and not idle and now - self._stop_decided_at > self._grace:
+                self._abandon(self._job, self._stop)
+
+    def _check_limits(self, now: float) -> None:
+        if self._stop is not None:
+            return
+        if now - self._started > self._limit:
+            self._request_stop(TimeLimitReached(f"took longer than {self._limit:g} s"))
+        elif self._stopping.is_set():
+            self._stopping_since = self._stopping_since or now
+            if now - self._stopping_since >= self._finish:
+                self._request_stop(HandedBack("the worker stops"))
+
+    def _request_stop(self, stop: JobStopped) -> None:
+        self._stop, self._stop_decided_at = stop, time.monotonic()

@@ -26,7 +26,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigProblem, ConfigurationError, ReadingsSealed
 from dicom_node.events import READINGS_SHOWN
 from dicom_node.sitekey import Seal
-from dicom_node.store.burned_in import readings as table
+from dicom_node.store import burned_in as table
 from dicom_node.store.database import Database
 from dicom_node.store.tables import AnnotationReading
 from dicom_node.store.transitions import record, utc_now

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ai_pipeline.contract import Accept, Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
+from ai_pipeline.contract import Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
 from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
 from ai_pipeline.images.limits import lacks_memory
 from dicom_node.config.settings import Settings
@@ -26,10 +26,9 @@ from dicom_node.errors import (
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.analyse import ImageAnalysis
+from dicom_node.jobs.worker.analyse import ImageAnalysis, JobImages, open_images
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.cleaning import Cleaning
-from dicom_node.jobs.worker.images import JobImages, open_images
 from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
@@ -140,11 +139,13 @@ class JobRunner:
             else:
                 self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
 
-    def _check_destinations(self, job: ClaimedJob) -> None:
-        """Raise UnknownPeer when a destination of the job was taken out of the configuration.
-
-        Raises NotTakenOverYet where it was entered, and this machine will know it in a moment.
-        """
+    def _try(self, attempt: _Attempt, report: Progress) -> None:
+        job = attempt.job
+        report(0.0, "reading")
+        attempt.images = images = open_images(self._database, self._settings, job)
+        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
+        # Raise UnknownPeer when a destination of the job was taken out of the configuration. Raises
+        # NotTakenOverYet where it was entered, and this machine will know it in a moment.
         for name in job.destinations:
             try:
                 self._settings.peer(name)
@@ -152,20 +153,16 @@ class JobRunner:
                 if is_entered(self._database, "peers", name):
                     raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
                 raise
-
-    def _try(self, attempt: _Attempt, report: Progress) -> None:
-        job = attempt.job
-        report(0.0, "reading")
-        attempt.images = images = open_images(self._database, self._settings, job)
-        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
-        self._check_destinations(job)
         if job.gives_up:
             tries = min(job.tries - 1, self._settings.workers.attempts)
             raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
             reasons = "; ".join(dict.fromkeys(images.faults.values()))
             raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
-        verdict = self._accepts(attempt, pipeline)
+        # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
+        acceptance = self._analysis.accepts(pipeline, attempt.images.readable, attempt.job.options)
+        self._leave_out(attempt, acceptance.faults)
+        verdict = acceptance.verdict
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
             if faults := attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
@@ -177,12 +174,6 @@ class JobRunner:
         result = self._run(attempt, pipeline, report)
         report(_ANALYSED, "building results")
         self._results.write(job, pipeline, attempt.images, result, attempt.refused)
-
-    def _accepts(self, attempt: _Attempt, pipeline: Pipeline) -> Accept | Refuse:
-        """Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest."""
-        acceptance = self._analysis.accepts(pipeline, attempt.images.readable, attempt.job.options)
-        self._leave_out(attempt, acceptance.faults)
-        return acceptance.verdict
 
     def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Progress) -> PipelineResult:
         def progress(share: float, what: str) -> None:

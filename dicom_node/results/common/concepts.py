@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Final
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from highdicom.sr import CodedConcept
+from highdicom.sr import CodedConcept, SubjectContext, SubjectContextFetus
 from pydicom.dataset import Dataset
 from pydicom.sr._snomed_dict import mapping
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import Tag
 
 from ai_pipeline import contract
-from ai_pipeline.contract import Code, CodingScheme, Decision, Finding
+from ai_pipeline.contract import Code, CodingScheme, Decision, Finding, Measurement
 from ai_pipeline.summary import HIGH
 from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ReaderVerdict
+from dicom_node.results.common import iods
 from dicom_node.results.common.context import Cause
 
 # Private scheme: designators that begin with 99 are for local use (PS3.3 8.2).
@@ -225,3 +229,108 @@ def _of_finding(letter: str, finding: Finding, meaning: str) -> DicomCode:
     named = "\n".join((code.scheme, code.value, meaning[:64]))
     value = f"{letter}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
     return DicomCode(value, SCHEME, meaning[:64])
+
+
+def subject_context(fetus: str) -> SubjectContext:
+    """Subject Class and, as Subject ID, the letter or number of the fetus.
+
+    The template allows Fetus ID (11951-1, LN) only in place of Subject ID. The mother is the Patient, so the
+    template does not ask for her name.
+    """
+    return SubjectContext(FETUS, SubjectContextFetus(fetus))
+
+
+def fetus_of_all(measurements: Iterable[Measurement]) -> str:
+    """The fetus that all measurements belong to; "" if one belongs to the patient, or to another fetus."""
+    fetuses = {one.fetus for one in measurements}
+    return fetuses.pop() if len(fetuses) == 1 else ""
+
+
+def fetus_of_reports(objects: Iterable[Dataset]) -> str:
+    """The fetus that the reports among these objects are about; "" if there is none or more than one."""
+    named = {
+        str(item.TextValue)
+        for one in objects
+        for item in items(one)
+        if item.get("ValueType") == "TEXT" and _concept(item) == SUBJECT_ID.value
+    }
+    return named.pop() if len(named) == 1 else ""
+
+
+def _concept(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].get("CodeValue") or "") if names else ""
+
+
+_BEFORE: Final = re.compile("(left|right|entire) ", re.IGNORECASE)
+# Body Part Examined (0018,0015) of the region, and those of its organs.
+_ORGANS: Final = {
+    "HEAD": (
+        "ACA", "ANTCOMMA", "BASILARA", "BRAIN", "CEREBELLUM", "CEREBRALA", "CEREBHEMISPHERE", "CHEEK",
+        "CHOROIDPLEXUS", "CIRCLEOFWILLIS", "CORNEA", "EAR", "ENDONASAL", "EAC", "EYELID", "FACE",
+        "FACIALA", "FONTANEL", "4THVENTRICLE", "INTRACRANIAL", "LACRIMALA", "LATVENTRICLE", "MCA",
+        "MOUTH", "NOSE", "OCCPITALA", "OCCIPTALV", "OPHTHALMICA", "PCA", "POSCOMMA", "SCALP", "SCLERA",
+        "THALAMUS", "3RDVENTRICLE", "TONGUE",
+    ),
+    "HEADNECK": ("ENDONASOPHARYNYX", "NASOPHARYNX", "PHARYNX", "PHARYNXLARYNX", "VERTEBRALA"),
+    "NECK": (
+        "CAROTID", "BULB", "CCA", "ECA", "EXTJUGV", "HYPOPHARYNX", "ICA", "INTJUGULARV", "LINGUALA",
+        "PARATHYROID", "SUPRACLAVICULAR", "SUPTHYROIDA", "THYROID",
+    ),
+    "CHEST": (
+        "ANTCARDIACV", "AORTICARCH", "ASCAORTA", "AZYGOSVEIN", "CORONARYARTERY", "CORONARYSINUS",
+        "DESCAORTA", "INNOMINATEA", "INNOMINATEV", "INTMAMMARYA", "LATRIUM", "LPULMONARYA", "LVENTRICLE",
+        "LUNG", "PARASTERNAL", "PULMONARYA", "PULMONARYV", "RATRIUM", "RPULMONARYA", "RVENTRICLE",
+        "SUBCLAVIANA", "SUBCLAVIANV", "LSUPPULMONARYV", "RSUPPULMONARYV", "SVC", "THORACICAORTA",
+        "THYMUS", "TRACHEABRONCHUS",
+    ),
+    "CHESTABDOMEN": ("AORTA", "INFVENACAVA", "UPPERTRUNK"),
+    "ABDOMEN": (
+        "ABDOMENPELVIS", "ABDOMINALAORTA", "ADRENAL", "APPENDIX", "ASCENDINGCOLON", "BILIARYTRACT",
+        "CELIACA", "COMMONBILEDUCT", "DESCENDINGCOLON", "ENDORENAL", "EPIGASTRIC", "FLANK", "GASTRICV",
+        "HEPATICA", "HEPATICV", "INFMESA", "KIDNEY", "LOWERTRUNK", "LHEPATICV", "LHYPOCHONDRIAC", "LLQ",
+        "LLUMBAR", "LPORTALV", "LUQ", "LIVER", "LUMBARA", "LUMBAR", "MESENTRICA", "MESENTRICV",
+        "MIDHEPATICV", "MORISONSPOUCH", "PANCREAS", "PANCREATICDUCT", "PORTALV", "RENALA", "RENALV",
+        "RETROPERITONEUM", "RHEPATICV", "RHYPOCHONDRIAC", "RLQ", "RLUMBAR", "RPORTALV", "RUQ", "SPLEEN",
+        "SPLENICA", "SPLENICV", "SUBCOSTAL", "SMA", "TRANSVERSECOLON", "UMBILICAL",
+    ),
+    "PELVIS": (
+        "AMNIOTICFLUID", "ANUSRECTUMSIGMD", "BLADDERURETHRA", "CERVIX", "COMILIACA", "COMILIACV",
+        "ENDOMETRIUM", "ENDOVAGINAL", "ENDOVESICAL", "EPIDIDYMIS", "EXTILIACA", "EXTILIACV", "GESTSAC",
+        "HYPOGASTRIC", "ILIACA", "ILIACV", "INGUINAL", "INTILIACA", "LINGUINAL", "OVARY", "PENILEA",
+        "PENIS", "PERINEUM", "PLACENTA", "CULDESAC", "RINGUINAL", "SCROTUM", "SEMVESICLE", "SIGMOID",
+        "SUPRAPUBIC", "TESTIS", "UMBILICALA", "UMBILICALV", "UTERUS", "VAGINA", "VULVA",
+    ),
+    "SPINE": ("ANTSPINALA", "BACK", "CTSPINE", "LSSPINE", "SPINALCORD", "TLSPINE"),
+    "UPPERARM": ("AXILLARYA", "AXILLARYV", "BRACHIALA", "BRACHIALV"),
+    "FOREARM": ("RADIALA", "RADIUS", "RADIUSULNA", "ULNA", "ULNARA"),
+    "UPPERLIMB": ("ANTECUBITALV", "AXILLA", "CEPHALICV"),
+    "LOWERLIMB": (
+        "BUTTOCK", "CFA", "CFV", "FEMORALA", "FEMORALV", "GENICULARA", "GLUTEAL", "GSV", "HIP",
+        "LFEMORALA", "PELVISLOWEXTREMT", "PERONEALA", "POPLITEALA", "POPLITEALFOSSA", "POPLITEALV",
+        "PROFFEMA", "PROFFEMV", "RFEMORALA", "SFJ", "SAPHENOUSV", "SFA", "SFV",
+    ),
+    "LOWERLEG": ("ANTTIBIALA", "CALF", "POSTIBIALA", "TIBIA", "TIBIAFIBULA"),
+    "CHESTABDPELVIS": ("TRUNK",),
+}  # fmt: skip
+
+
+def region_of(code_value: str) -> CodedConcept | None:
+    """The region in which the organ with this SNOMED CT code lies; None for other codes."""
+    return _regions().get(code_value)
+
+
+def region_in_words(meaning: str) -> CodedConcept | None:
+    """The region of a part whose meaning begins with its side or with "entire", such as "Left kidney"."""
+    part = iods.region(_BEFORE.sub("", meaning)) if _BEFORE.match(meaning) else None
+    return part and (_regions().get(part.value) or part)
+
+
+@cache
+def _regions() -> dict[str, CodedConcept]:
+    found: dict[str, CodedConcept] = {}
+    for region, organs in _ORGANS.items():
+        code = iods.region(region)
+        assert code is not None
+        found |= {organ.value: code for word in organs if (organ := iods.region(word)) is not None}
+    return found

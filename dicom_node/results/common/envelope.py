@@ -1,4 +1,7 @@
-"""Completes and encodes objects built by highdicom: identity, fixed times, references, encoding."""
+"""Completes and encodes objects built by highdicom: identity, fixed times, references, encoding.
+
+The maker of a result: General Equipment, Contributing Equipment and the observer of a report.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,44 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Final
 
+from highdicom import ContributingEquipment
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    DeviceObserverIdentifyingAttributes,
+    ObservationContext,
+    ObserverContext,
+)
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
+from ai_pipeline.contract import Finding, ModelRef
 from dicom_node.dicom.character_sets import can_hold, named
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
+from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import iods, organs
-from dicom_node.results.common.concepts import FORMER_REGIONS, code_alone, coding_schemes
+from dicom_node.results.common import concepts, iods
+from dicom_node.results.common.concepts import (
+    ACQUISITION_EQUIPMENT,
+    DEIDENTIFYING_EQUIPMENT,
+    FORMER_REGIONS,
+    MODIFYING_EQUIPMENT,
+    PROCESSING_EQUIPMENT,
+    code_alone,
+    coding_schemes,
+    subject_context,
+)
 from dicom_node.results.common.context import BuiltObject, ResultContext
-from dicom_node.results.common.equipment import contributing_equipment, finish, general_equipment
-from dicom_node.results.common.identity import series_uid
+from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid, series_uid
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.times import dicom_date, dicom_time
+from dicom_node.results.common.times import dicom_date, dicom_datetime, dicom_time
 
 UTF8: Final = "ISO_IR 192"
 _SERIES_NAMES: Final = {
@@ -125,7 +148,13 @@ def complete(
     if context.station_name:
         dataset.StationName = context.station_name[:16]
     if kind not in (ResultKind.SR, ResultKind.PDF):
-        _copy_body_part(dataset, source, kind)
+        # General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a
+        # Segmentation. Empty says that the part may have a side and the source does not tell it.
+        part = body_part_of(source)
+        if part:
+            dataset.BodyPartExamined = part
+        if kind is not ResultKind.SEG and not is_unpaired(part):
+            dataset.Laterality = _side(source)
     if kind is not ResultKind.SR:
         _copy_requests(dataset, source)
     _name_implementation(dataset)
@@ -224,18 +253,6 @@ def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
         item.pop("PixelOriginInterpretation", None)
 
 
-def _copy_body_part(dataset: Dataset, source: Source, kind: ResultKind) -> None:
-    """General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a Segmentation.
-
-    Empty says that the part may have a side and the source does not tell it.
-    """
-    part = body_part_of(source)
-    if part:
-        dataset.BodyPartExamined = part
-    if kind is not ResultKind.SEG and not is_unpaired(part):
-        dataset.Laterality = _side(source)
-
-
 def side_of(source: Source) -> str:
     """L or R if the image shows one side of a body part that is known to be paired, else empty."""
     part = body_part_of(source)
@@ -260,7 +277,7 @@ def body_part_of(source: Source) -> str:
 def has_two_regions(source: Source) -> bool:
     """Whether Body Part Examined names another region of the body than Anatomic Region Sequence."""
     named = map(iods.region, (source.header.get("BodyPartExamined"), _named_region(source)))
-    return len({(organs.region_of(part.value) or part).value for part in named if part}) > 1
+    return len({(concepts.region_of(part.value) or part).value for part in named if part}) > 1
 
 
 def _named_region(source: Source) -> str:
@@ -290,3 +307,118 @@ def _request(attributes: Dataset) -> Dataset:
 def is_unpaired(part: str) -> bool:
     """Whether a Body Part Examined (PS3.16 Annex L, any case) has no left and right."""
     return part.upper() in _UNPAIRED
+
+
+def general_equipment(context: ResultContext) -> dict[str, Any]:
+    """Arguments of highdicom's constructors for General Equipment (PS3.3 C.7.5.1, C.7.5.2)."""
+    return {
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MODEL_NAME,
+        "software_versions": software_versions(context),
+        "device_serial_number": context.installation.serial_number,
+    }
+
+
+def software_versions(context: ResultContext) -> list[str]:
+    """The builder's version, not the release: the identity of a result decides all of its content."""
+    return [f"results {BUILDER_VERSION}", f"{context.pipeline} {context.pipeline_version}"[:64]]
+
+
+def contributing_equipment(
+    context: ResultContext, offset: str, kind: ResultKind
+) -> list[ContributingEquipment]:
+    """One item for the installation, and one for each of its models (IHE AIR 6.5.3.1).
+
+    ``offset``: as from ``envelope.offset_of``. Purposes are from CID 7005. A cleaned image has a second item
+    for the node, which changed the source's pixels.
+    """
+    items = [_node(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
+    if kind is ResultKind.CLEANED:
+        items.append(
+            _node(context, offset, "AI node: filled pixels of burned-in annotation", MODIFYING_EQUIPMENT)
+        )
+    for model in context.models:
+        item = _item(
+            context, offset, model.id[:64], [model.version[:64]], "AI model: inference", PROCESSING_EQUIPMENT
+        )
+        item.DeviceUID = model_device_uid(context, model)
+        items.append(item)
+    return items
+
+
+def deidentifying_equipment(context: ResultContext) -> ContributingEquipment:
+    """The node as the equipment that applied the confidentiality profile (CID 7005)."""
+    return _node(context, "", "AI node: applied the confidentiality profile", DEIDENTIFYING_EQUIPMENT)
+
+
+def acquisition_equipment(header: Dataset) -> Dataset:
+    """The machine that made a source (CID 7005), as far as ``header`` names it; PS3.15 E.3.9 retains it."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(ACQUISITION_EQUIPMENT)]
+    item.Manufacturer = header.get("Manufacturer") or ""
+    for keyword in ("ManufacturerModelName", "DeviceSerialNumber", "StationName", "SoftwareVersions"):
+        if header.get(keyword):
+            item[keyword] = deepcopy(header[keyword])
+    return item
+
+
+def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
+    """Add attributes that highdicom's constructors do not accept, and fix the time in highdicom's own item.
+
+    highdicom writes the present time there, so two builds would differ.
+    """
+    dataset.DeviceUID = context.installation.device_uid
+    for item in dataset.ContributingEquipmentSequence:
+        if item.get("ManufacturerModelName") == "highdicom":
+            item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
+
+
+def observation_context(context: ResultContext, fetus: str = "") -> ObservationContext:
+    """TID 1001 with a device observer (TID 1004): no person has looked at this.
+
+    ``fetus``: the fetus that is the subject, "" for the patient.
+    """
+    observed = ObservationContext(observer_device_context=device_observer(context))
+    if fetus:
+        observed.extend(subject_context(fetus))
+    return observed
+
+
+def device_observer(context: ResultContext) -> ObserverContext:
+    """TID 1004 for this node."""
+    device = DeviceObserverIdentifyingAttributes(
+        uid=observer_uid(context),
+        name=context.station_name or MODEL_NAME,
+        manufacturer_name=MANUFACTURER,
+        model_name=MODEL_NAME,
+        serial_number=context.installation.serial_number,
+    )
+    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+
+
+def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:
+    """TID 4019 of a model; for a finding with the operating threshold of its label."""
+    threshold = finding.threshold if finding is not None else None
+    parameters = None if threshold is None else [f"operating threshold {threshold:.4g}"]
+    return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
+
+
+def _node(context: ResultContext, offset: str, what: str, purpose: DicomCode) -> ContributingEquipment:
+    item = _item(context, offset, MODEL_NAME, software_versions(context), what, purpose)
+    item.DeviceUID = context.installation.device_uid
+    return item
+
+
+def _item(
+    context: ResultContext, offset: str, name: str, versions: list[str], what: str, purpose: DicomCode
+) -> ContributingEquipment:
+    return ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=purpose,
+        manufacturer_model_name=name,
+        software_versions=versions,
+        device_serial_number=context.installation.serial_number,
+        station_name=context.station_name[:16] or None,
+        contribution_datetime=dicom_datetime(context.analysed_at, offset),
+        contribution_description=what,
+    )

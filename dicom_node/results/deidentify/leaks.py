@@ -23,8 +23,7 @@ from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.own_objects import NO_INSTALLATION
 from dicom_node.model.deidentified import Retained
 from dicom_node.results.common.source import Source
-from dicom_node.results.deidentify.profile import DUMMY_DATE
-from dicom_node.results.deidentify.retained import KEYWORDS
+from dicom_node.results.deidentify.profile import DUMMY_DATE, KEYWORDS
 
 _IDENTIFYING: Final = frozenset(
     {

@@ -5,29 +5,50 @@ in the object's IOD, which highdicom's tables give. The iteration is our own: th
 root of a data set and draws new UIDs at random.
 
 UIDs (action U) are not changed here: objects are built from sources that have other UIDs already. Nor are the
-attributes that options retain (:mod:`.retained`) kept here: the builder copies them from those sources.
+attributes that options retain kept here: the builder copies them from those sources.
+
+Further attributes for a de-identified destination, by its peer's options of PS3.15 E.3.
+Values are cleaned here, before anything is built: shifted dates, plausible numbers and terms, known words.
+Other values are left out.
+
+Pseudonyms of patients and objects: constant for one site key and one pseudonym domain.
+HMAC-SHA256 under keys that are derived from the site key. Without the key nobody can test whether a known
+Patient ID or UID gives a pseudonym; with a plain hash anybody could.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+import base64
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
 from highdicom.sr import CodedConcept
+from pydicom.datadict import dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import BaseTag
 
+from ai_pipeline.images.dates import date_of
+from ai_pipeline.images.numbers import decimal
+from dicom_node.dicom.identity import patient_sha256
 from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import iods
-from dicom_node.results.deidentify.retained import KEYWORDS
+from dicom_node.sitekey import SiteKey
 
 EDITION: Final = "2026c"
 DUMMY_DATE: Final = "19000101"
@@ -159,13 +180,9 @@ def _act(dataset: Dataset, element: DataElement, action: Action, kind: str) -> N
     elif chosen == "Z":
         element.value = [] if element.VR == "SQ" else None
     elif chosen == "D":
-        element.value = _dummy(element)
-
-
-def _dummy(element: DataElement) -> Any:
-    if element.VR not in _DUMMIES:
-        raise ResultRefused(f"{element.keyword} has to be replaced, and there is no dummy of its VR")
-    return _DUMMIES[element.VR]
+        if element.VR not in _DUMMIES:
+            raise ResultRefused(f"{element.keyword} has to be replaced, and there is no dummy of its VR")
+        element.value = _DUMMIES[element.VR]
 
 
 @cache
@@ -197,3 +214,168 @@ def _types(sop_class_uid: str) -> dict[tuple[Place, str], str]:
         for place, keyword, kind in iods.attributes(module):
             found[place, keyword] = min(kind, found.get((place, keyword), "3"))
     return found
+
+
+KEYWORDS: Final[Mapping[Retained, tuple[str, ...]]] = {
+    Retained.MODIFIED_DATES: ("StudyDate",),
+    Retained.PATIENT_CHARACTERISTICS: ("PatientSex", "PatientAge", "PatientSize", "PatientWeight"),
+    Retained.DEVICE: ("DeviceSerialNumber", "StationName", "SoftwareVersions"),
+    Retained.DESCRIPTORS: ("StudyDescription",),
+}
+"""Attributes of the source that an option keeps. Those of the device stand in Contributing Equipment."""
+_OLDEST: Final = 90  # years: an age above it may identify a person, so it is written as this age
+_LARGEST: Final = {"PatientSize": 3.0, "PatientWeight": 500.0}  # metres, kilograms
+_ONE_WORD: Final = re.compile(r"[^\W\d_]+")
+_WORDS_OF_EXAMINATIONS: Final = (
+    "abdo and ap bedside beside bilateral biopsy bladder bone breast cardiac carotid chest complete "
+    "contrast control cyst decubitus doppler duplex echo echocardiography erect exam examination "
+    "expiration fetal first follow for frontal guided gynecology heart inspiration kidney kidneys knee "
+    "lat lateral left limited liver lung lungs lying mobile musculoskeletal neck no obstetric "
+    "obstetrics of or ovarian ovaries pa pediatric pelvic pelvis portable post postoperative pre "
+    "pregnancy preoperative projection prone radiograph ray right scan screening second series single "
+    "sitting soft standing study supine third thorax thyroid tissue transabdominal transvaginal "
+    "trimester tube two ultrasonography ultrasound up upright us vascular venous view views with "
+    "without x xr xray "
+)
+
+
+def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
+    """The values of ``given``, a decoded header, that ``options`` retain, cleaned; dates are ``days``
+    earlier.
+    """
+    clean: dict[str, Callable[[str], object]] = {
+        "StudyDate": lambda text: _earlier(text, days),
+        "PatientSex": lambda text: text if text in {"M", "F", "O"} else None,
+        "PatientAge": _age,
+        "StudyDescription": known_words,
+    }
+    found = Dataset()
+    for keyword in (keyword for option in sorted(options) for keyword in KEYWORDS[option]):
+        value = given.get(keyword)
+        if keyword in _LARGEST:
+            value = value if 0 < _number(value) <= _LARGEST[keyword] else None
+        elif isinstance(value, MultiValue) and dictionary_VM(keyword) == "1":
+            value = None  # which of them is meant is not known, and no such object may be built
+        elif keyword in clean:
+            value = clean[keyword](str(value or "").strip())
+        if value:
+            setattr(found, keyword, value)
+    return found
+
+
+def known_words(text: str) -> str:
+    """Only the words of ``text`` that name anatomy, side or kind of an examination.
+
+    Known words are in PS3.16 CID 4 (anatomic region), CID 4031 (common anatomic regions) and CID 244
+    (laterality), and in a list of ours; a word with a digit is never kept.
+    """
+    words = re.split(r"[^\w]+", text)
+    kept = [word for word in words if _ONE_WORD.fullmatch(word) and word.casefold() in _known()]
+    return " ".join(kept)[:64]
+
+
+@cache
+def _known() -> frozenset[str]:
+    """The known words of code meanings: the first word of each and words in lower case.
+
+    Other words with a capital are names of people (circle of Willis).
+    """
+    contexts = (codes.cid4, codes.cid4031, codes.cid244)
+    meanings = [getattr(context, name).meaning for context in contexts for name in context.dir()]
+    words = [re.findall(r"[^\W\d_]+(?:'s)?", meaning) for meaning in meanings]
+    first = {found[0].casefold() for found in words if "'" not in found[0]}
+    others = {word for found in words for word in found if word.islower()}
+    return frozenset({*first, *others, *_WORDS_OF_EXAMINATIONS.split()})
+
+
+def _earlier(text: str, days: int) -> str:
+    """A DA, shifted; "" for what is none."""
+    try:
+        day = date_of(text)
+        return f"{day - timedelta(days):%Y%m%d}" if day else ""
+    except OverflowError:
+        return ""
+
+
+def _number(value: object) -> float:
+    """A DS of one value; not a number for what is none."""
+    number = decimal(value)
+    return float("nan") if number is None else number
+
+
+def _age(text: str) -> str:
+    """An AS; "" for what is none."""
+    found = re.fullmatch(r"(\d{3})([DWMY])", text)
+    if found is None:
+        return ""
+    years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[found[2]]
+    return f"{_OLDEST:03}Y" if years > _OLDEST else text
+
+
+PREFIX: Final = "AI-"  # a reader sees that it is no Patient ID of a hospital
+_CHARACTERS: Final = 20  # of base32: 100 bits
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonyms:
+    """Replaces identifiers in de-identified objects, by keys of the site.
+
+    Neither ``repr`` nor ``str`` shows the keys.
+    """
+
+    _uids: bytes = field(repr=False)
+    _patients: bytes = field(repr=False)
+    _digests: bytes = field(repr=False)
+    _dates: bytes = field(repr=False)
+    domain: str = ""
+
+    @classmethod
+    def of(cls, key: SiteKey, domain: str = "") -> Pseudonyms:
+        """The pseudonyms of a site for destinations in one pseudonym ``domain``; "": no domain.
+
+        Every key is derived for a different purpose, because the name of a domain has neither a blank nor a
+        colon.
+        """
+        purpose = f"de-identification for {domain}" if domain else "de-identification"
+        uids, patients, digests, dates = (
+            key.derive(f"{purpose}: {what}") for what in ("UIDs", "patients", "digests", "dates")
+        )
+        return cls(uids, patients, digests, dates, domain)
+
+    def uid(self, original: str) -> str:
+        """The UID that replaces ``original``: under 2.25 (PS3.5 B.2), from a UUID of version 8 (RFC 9562)."""
+        digest = bytearray(_mac(self._uids, original.strip("\0 "))[:16])
+        digest[6] = digest[6] & 0x0F | 0x80
+        digest[8] = digest[8] & 0x3F | 0x80
+        return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
+
+    def patient(self, patient_id: str, issuer_of_patient_id: str, study_uid: str) -> str:
+        """The pseudonym of a patient, for Patient ID and Patient's Name.
+
+        A patient without Patient ID gets a pseudonym for this study only, so that such patients are not one
+        person.
+        """
+        named = (
+            patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
+        )
+        text = base64.b32encode(_mac(self._patients, named)).decode("ascii")
+        return PREFIX + text[:_CHARACTERS]
+
+    def days_earlier(self, patient: str) -> int:
+        """The number of days by which a patient's dates are moved back: one to eleven years.
+
+        ``patient``: the pseudonym. All dates of one patient move by the same number, so that intervals do not
+        change.
+        """
+        return 365 + int.from_bytes(_mac(self._dates, patient)[:4], "big") % 3650
+
+    def digest(self, of_original: str) -> str:
+        """A keyed hash that replaces a hash of the original; the UIDs of results are derived from it.
+
+        With a plain hash anybody could test candidate originals against a UID.
+        """
+        return _mac(self._digests, of_original).hex()
+
+
+def _mac(key: bytes, text: str) -> bytes:
+    return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()

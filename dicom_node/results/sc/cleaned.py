@@ -25,14 +25,6 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.concepts import PIXEL_MASK, coded
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.derivation import (
-    ORIENTATION_FOR_HIGHDICOM,
-    copy_aspect,
-    copy_present,
-    copy_spacing,
-    describe_derivation,
-    set_orientation,
-)
 from dicom_node.results.common.envelope import (
     PROCESSED_SERIES_NUMBER,
     complete,
@@ -40,7 +32,15 @@ from dicom_node.results.common.envelope import (
     header_arguments,
     series_description,
 )
-from dicom_node.results.common.source import Source
+from dicom_node.results.common.source import (
+    ORIENTATION_FOR_HIGHDICOM,
+    Source,
+    copy_aspect,
+    copy_present,
+    copy_spacing,
+    describe_derivation,
+    set_orientation,
+)
 
 _FRAME_TIME: Final = 0x00181063
 _FRAME_TIME_VECTOR: Final = 0x00181065
@@ -188,7 +188,11 @@ class CleanedCine(SOPClass):  # type: ignore[misc]  # highdicom ships no types t
         if colour:
             self.PlanarConfiguration = 0
         else:
-            _describe_grey_cine(self, source)
+            # SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image
+            # stated.
+            self.PresentationLUTShape = "IDENTITY"
+            self.RescaleIntercept, self.RescaleSlope, self.RescaleType = 0, 1, "US"
+            copy_present(self, source, *_GREY_DISPLAY)
         self.BitsAllocated = frames.dtype.itemsize * 8
         self.BitsStored = 8 if colour else int(source.header.BitsStored)
         self.HighBit, self.PixelRepresentation = self.BitsStored - 1, 0
@@ -283,13 +287,6 @@ def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: d
             if "RescaleSlope" in picture and "RescaleType" not in picture:
                 picture.RescaleType = "US"  # Type 1 in the Modality LUT module (PS3.3 C.11.1)
     return picture
-
-
-def _describe_grey_cine(picture: Dataset, source: Source) -> None:
-    """SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image stated."""
-    picture.PresentationLUTShape = "IDENTITY"
-    picture.RescaleIntercept, picture.RescaleSlope, picture.RescaleType = 0, 1, "US"
-    copy_present(picture, source, *_GREY_DISPLAY)
 
 
 def _describe_time(picture: Dataset, source: Source, frames: int) -> None:

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
-from dicom_node.results.common import concepts, iods, organs
+from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import body_part_of, has_two_regions
 from dicom_node.results.common.source import Source
@@ -117,7 +117,7 @@ def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | 
 
 def _target(context: ResultContext, source: Source) -> CodedConcept | None:
     named = (
-        organs.region_of(one.value) or organs.region_in_words(str(one.meaning)) or one
+        concepts.region_of(one.value) or concepts.region_in_words(str(one.meaning)) or one
         for one in _regions(context, source)
     )
     return next(filter(None, map(_common_region, named)), None)

@@ -1,53 +1,105 @@
-"""The report: Comprehensive 3D SR, TID 1500 (PS3.16), by IHE AIR."""
+"""The report: Comprehensive 3D SR, TID 1500 (PS3.16), by IHE AIR.
+
+Content of the report: measurement groups (TID 1410, TID 1501) and qualitative evaluations (TID 1500).
+A length between two points is no region, so it is a TID 1501 group whose NUM (TID 300) is inferred from open
+polylines (TID 320). The finding of a measurement is the measured anatomical structure, at its site. If the
+value was read from text in the image, finding and method say so.
+
+Earlier reports' content on earlier images, quoted in a report that compares with them.
+A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers
+of TID 1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
+today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a
+document, and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) have the same
+tracking UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image
+and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another
+study.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
+    CompositeContentItem,
     Comprehensive3DSR,
     ContainerContentItem,
+    ContentItem,
     ContentSequence,
+    CoordinatesForMeasurement,
+    FindingSite,
+    GraphicTypeValues,
+    ImageContentItem,
+    ImageRegion,
+    Measurement,
     MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
     RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
     TextContentItem,
+    TimePointContext,
+    TrackingIdentifier,
+    UIDRefContentItem,
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
-from ai_pipeline.contract import Decision, ModelRef, PipelineResult
+from ai_pipeline import contract
+from ai_pipeline.contract import Decision, Finding, ModelRef, PipelineResult
 from ai_pipeline.images.render import assesses
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts
+from dicom_node.results.common.concepts import fetus_of_all, subject_context
 from dicom_node.results.common.context import Cause, ResultContext
-from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.equipment import observation_context
-from dicom_node.results.common.fetus import fetus_of_all
-from dicom_node.results.common.identity import series_uid
-from dicom_node.results.common.previous import PreviousImage, quoted
-from dicom_node.results.common.source import Source
-from dicom_node.results.common.tracked import located_findings, of_source, ranked, reported
-from dicom_node.results.sr.conclusion import conclusion, is_unsure, reliabilities, remarks
-from dicom_node.results.sr.content import (
-    Group,
-    Summary,
-    evaluations_container,
-    image_finding_group,
-    measurement_groups,
-    region_group,
-    summary_group,
+from dicom_node.results.common.envelope import (
+    algorithm,
+    complete,
+    disclaimer,
+    header_arguments,
+    observation_context,
+    side_of,
 )
+from dicom_node.results.common.identity import series_uid, tracking_uid
+from dicom_node.results.common.previous import (
+    EarlierObject,
+    PreviousImage,
+    StatedFinding,
+    StatedNumber,
+    quoted,
+)
+from dicom_node.results.common.source import Source
+from dicom_node.results.common.tracked import (
+    LocatedFinding,
+    TrackedMeasurement,
+    check_frame,
+    located_findings,
+    of_source,
+    outline,
+    ranked,
+    reported,
+    tracked_measurements,
+)
+from dicom_node.results.sr.conclusion import conclusion, is_unsure, reliabilities, remarks
 from dicom_node.results.sr.examination import (
+    all_frames,
     image_library,
     procedure_sites,
     procedures_performed,
     procedures_reported,
+    region_of,
 )
-from dicom_node.results.sr.previous import evidence, previous_container
 
 
 def build_report(
@@ -199,3 +251,356 @@ def _request(source: Source, attributes: Dataset) -> Dataset:
     keyword = "RequestedProcedureCodeSequence"
     item.RequestedProcedureCodeSequence = deepcopy(attributes.get(keyword) or [])
     return item
+
+
+# A measurement group: TID 1410 or TID 1501.
+Group: TypeAlias = ContentSequence
+
+_CONTAINS: Final = RelationshipTypeValues.CONTAINS
+_HAS_PROPERTIES: Final = RelationshipTypeValues.HAS_PROPERTIES
+_INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """The summary of one image as a whole: a name, an answer in place of findings, and remarks.
+
+    ``findings``: the reported findings of this image. ``cause``: why the AI did not run. ``unsure``: whether
+    the model cannot exclude any finding on the image.
+    """
+
+    source: Source
+    name: str
+    answer: DicomCode
+    remarks: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    cause: Cause | None = None
+    unsure: bool = False
+
+    @property
+    def absent(self) -> list[Finding]:
+        """Findings that were looked for and not found, the likeliest first."""
+        absent = [finding for finding in ranked(self.findings) if finding.decision is Decision.ABSENT]
+        for finding in absent:
+            check_frame(finding, self.source)
+        return absent
+
+    @property
+    def absence(self) -> DicomCode:
+        """The concept (CID 240) for findings that are not present; never "absent" if the model is unsure."""
+        return concepts.DECISIONS[Decision.INDETERMINATE if self.unsure else Decision.ABSENT]
+
+    @property
+    def answers(self) -> list[tuple[DicomCode, DicomCode]]:
+        """The outcome of the analysis as coded evaluations: name and value."""
+        because = [(concepts.NOT_RUN_BECAUSE, concepts.CAUSES[self.cause])] if self.cause else []
+        return [(concepts.AI_RESULT, self.answer), *because]
+
+
+def region_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
+    """TID 1410: one finding in one region, with its own tracking UID; its presence is a code of CID 240."""
+    finding, region = located.finding, located.region
+    assert region is not None
+    frames = _frame_numbers(finding, source)
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        referenced_region=ImageRegion(
+            graphic_type="POLYLINE",
+            graphic_data=outline(region, source),
+            source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
+        ),
+        geometric_purpose=codes.SCT.BoundedBy if region.type == "box" else None,
+        **_about(context, located, source),
+    )
+
+
+def image_finding_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
+    """TID 1501: one finding in the image as a whole."""
+    frames = _frame_numbers(located.finding, source)
+    return MeasurementsAndQualitativeEvaluations(
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
+        **_about(context, located, source),
+    )
+
+
+def _about(context: ResultContext, located: LocatedFinding, source: Source) -> dict[str, Any]:
+    """What both kinds of groups say of a finding; presence is of CID 240."""
+    finding = located.finding
+    presence = QualitativeEvaluation(concepts.PRESENCE, concepts.presence(finding))
+    if cut_off := _cut_offs(finding):
+        presence[0].ContentSequence = ContentSequence(cut_off)
+    return {
+        "tracking_identifier": _tracking(located),
+        "finding_type": concepts.coded(finding.code),
+        "finding_sites": _sites(context, finding, source),
+        "algorithm_id": algorithm(finding.model, finding),
+        "measurements": [Measurement(**number) for number in _numbers(finding)],
+        "qualitative_evaluations": [presence],
+    }
+
+
+def summary_group(context: ResultContext, summary: Summary) -> Group:
+    """TID 1501 on the whole image: absent findings, the outcome of the analysis, and remarks."""
+    source, absent = summary.source, summary.absent
+    measurements = [
+        Measurement(algorithm_id=algorithm(finding.model, finding), **number)
+        for finding in absent
+        for number in _numbers(finding)
+    ]
+    absences = [(concepts.coded(finding.code), summary.absence) for finding in absent]
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=tracking_uid(context, source, summary.name),
+            identifier=f"{summary.name}, image {source.number}",
+        ),
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, all_frames(source))],
+        algorithm_id=algorithm(context.models[0]) if context.models else None,
+        measurements=measurements or None,
+        qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in [*absences, *summary.answers]],
+    )
+    group[0].ContentSequence.extend(_remarks(summary))
+    return group
+
+
+def evaluations_container(
+    context: ResultContext, located: Sequence[tuple[LocatedFinding, Source]], summaries: Sequence[Summary]
+) -> ContainerContentItem:
+    """TID 1500, "Qualitative Evaluations": the content of the TID 1501 groups, without groups."""
+    container = ContainerContentItem(name=concepts.QUALITATIVE_EVALUATIONS, relationship_type=_CONTAINS)
+    items = [
+        _evaluation_item(context, one.finding, concepts.presence(one.finding), source, _tracking(one))
+        for one, source in located
+    ]
+    for summary in summaries:
+        items += [
+            _evaluation_item(context, one, summary.absence, summary.source, ()) for one in summary.absent
+        ]
+        items += [_answer_item(summary.source, *answer) for answer in summary.answers]
+        items += _remarks(summary)
+    container.ContentSequence = ContentSequence(items)
+    return container
+
+
+def _evaluation_item(
+    context: ResultContext,
+    finding: Finding,
+    presence: DicomCode,
+    source: Source,
+    tracking: Sequence[ContentItem],
+) -> ContentItem:
+    """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
+    name = concepts.coded(finding.code)
+    item = CodeContentItem(name=name, value=presence, relationship_type=_CONTAINS)
+    numbers = [NumContentItem(relationship_type=_HAS_PROPERTIES, **number) for number in _numbers(finding)]
+    item.ContentSequence = ContentSequence(
+        [
+            *tracking,
+            *_sites(context, finding, source),
+            *algorithm(finding.model, finding),
+            *numbers,
+            *_cut_offs(finding),
+            _image_item(source, _frame_numbers(finding, source)),
+        ]
+    )
+    return item
+
+
+def _answer_item(source: Source, name: DicomCode, value: DicomCode) -> ContentItem:
+    item = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+    item.ContentSequence = ContentSequence([_image_item(source, all_frames(source))])
+    return item
+
+
+def _image_item(source: Source, frames: list[int] | None) -> ContentItem:
+    return ImageContentItem(
+        name=codes.DCM.SourceOfMeasurement,
+        referenced_sop_class_uid=source.stand_in.SOPClassUID,
+        referenced_sop_instance_uid=source.uid,
+        referenced_frame_numbers=frames,
+        relationship_type=_INFERRED_FROM,
+    )
+
+
+def _remarks(summary: Summary) -> list[ContentItem]:
+    return [
+        TextContentItem(name=concepts.COMMENT, value=text, relationship_type=_CONTAINS)
+        for text in summary.remarks
+    ]
+
+
+def _tracking(located: LocatedFinding) -> TrackingIdentifier:
+    return TrackingIdentifier(uid=located.tracking_uid, identifier=located.identifier)
+
+
+def _numbers(finding: Finding) -> list[dict[str, object]]:
+    """The probability, one number or none.
+
+    Probability is a claim about how often such a finding is there: only a calibrated model gives per cent.
+    The score of any other is a number of its own kind, without unit. None where the model gives none.
+    """
+    if finding.probability is None:
+        return []
+    return [{"name": concepts.number_of(finding), **_in_its_unit(finding, finding.probability)}]
+
+
+def _cut_offs(finding: Finding) -> list[ContentItem]:
+    """NUM, from which presence was inferred, unless the finding is absent: no value that was measured."""
+    if finding.probability is None or finding.threshold is None or finding.decision is Decision.ABSENT:
+        return []
+    number = _in_its_unit(finding, finding.threshold)
+    return [NumContentItem(name=concepts.CUT_OFF, relationship_type=_INFERRED_FROM, **number)]
+
+
+def _in_its_unit(finding: Finding, value: float) -> dict[str, object]:
+    if finding.model.calibrated:
+        return {"value": round(value * 100, 1), "unit": concepts.PERCENT}
+    return {"value": round(value, 4), "unit": concepts.RATIO}
+
+
+def _sites(context: ResultContext, finding: Finding, source: Source) -> list[FindingSite]:
+    """The card's site, else the region of image or pipeline, with the side on which the finding lies.
+
+    That is the side of its regions, or of an image that shows one side: an image of both lungs (Image
+    Laterality B) does not make a finding bilateral.
+    """
+    site: CodedConcept | DicomCode | None = region_of(context, source)
+    if finding.site is not None:
+        site = concepts.coded(finding.site)
+    if site is None:
+        return []
+    side = finding.side or side_of(source)
+    return [FindingSite(anatomic_location=site, laterality=concepts.SIDES.get(side))]
+
+
+def _frame_numbers(finding: Finding, source: Source) -> list[int] | None:
+    return [finding.frame or 1] if source.frames > 1 else None
+
+
+def measurement_groups(
+    context: ResultContext, source: Source, measurements: Sequence[contract.Measurement]
+) -> list[Group]:
+    """TID 1501: one group for each measurement of this image, in their order.
+
+    Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image. Raises
+    ResultRefused for a frame or a point outside the image.
+    """
+    return [
+        _measurement_group(context, source, one)
+        for one in tracked_measurements(context, source, measurements)
+    ]
+
+
+def _measurement_group(context: ResultContext, source: Source, tracked: TrackedMeasurement) -> Group:
+    measurement = tracked.measurement
+    frames = [measurement.frame or 1] if source.frames > 1 else None
+    read = measurement.model is None
+    model = measurement.model or next(iter(context.models), None)
+    number = Measurement(
+        name=concepts.coded(measurement.quantity),
+        value=measurement.value,
+        unit=concepts.coded(measurement.unit),
+        method=concepts.READ_FROM_IMAGE if read else None,
+        referenced_coordinates=[
+            CoordinatesForMeasurement(
+                graphic_type=GraphicTypeValues.POLYLINE,
+                graphic_data=line,
+                source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
+            )
+            for line in tracked.lines
+        ],
+    )
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
+        finding_type=concepts.BURNED_IN_MEASUREMENT if read else codes.SCT.AnatomicalStructure,
+        finding_sites=[FindingSite(concepts.coded(measurement.site))] if measurement.site else None,
+        algorithm_id=algorithm(model) if model else None,
+        measurements=[number],
+    )
+    if measurement.fetus:
+        tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
+        subject = subject_context(measurement.fetus)
+        group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
+    return group
+
+
+PREVIOUS_FINDINGS: Final = DicomCode("121068", "DCM", "Previous Findings")
+_QUOTATION_MODE: Final = DicomCode("121001", "DCM", "Quotation Mode")
+_DOCUMENT: Final = DicomCode("121003", "DCM", "Document")
+_QUOTED_SOURCE: Final = DicomCode("121002", "DCM", "Quoted Source")
+_ALGORITHM: Final = DicomCode("111001", "DCM", "Algorithm Name")
+_CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
+
+
+def previous_container(previous: PreviousImage) -> ContainerContentItem:
+    """The container that quotes the earlier report on one earlier image."""
+    quotation = [
+        CodeContentItem(_QUOTATION_MODE, _DOCUMENT, _CONTEXT),
+        CompositeContentItem(_QUOTED_SOURCE, previous.report.sop_class_uid, previous.report.uid, _CONTEXT),
+        *TimePointContext(time_point=previous.on.isoformat()),
+    ]
+    numbers = [
+        _said_of(
+            one,
+            NumContentItem(
+                _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=_CONTAINS
+            ),
+        )
+        for one in previous.numbers
+    ]
+    findings = [
+        _said_of(
+            one,
+            CodeContentItem(_coded(one.code, one.meaning), concepts.DECISIONS[one.decision], _CONTAINS),
+        )
+        for one in previous.findings
+    ]
+    container = ContainerContentItem(name=PREVIOUS_FINDINGS, relationship_type=_CONTAINS)
+    items = [*quotation, *(_of_image(item, previous) for item in (*numbers, *findings))]
+    container.ContentSequence = ContentSequence(items)
+    return container
+
+
+def evidence(previous: Sequence[PreviousImage], source: Source) -> list[Dataset]:
+    """The quoted reports and earlier images in highdicom's form of evidence; ``source``: of the same
+    patient.
+    """
+    references = {one.uid: one for image in previous for one in (image.image, image.report)}
+    return [_stand_in(one, source) for one in references.values()]
+
+
+def _said_of(one: StatedFinding | StatedNumber, item: ContentItem) -> ContentItem:
+    """With the tracking UID that it has in the quoted report, and the model that said it."""
+    tracking = (
+        [UIDRefContentItem(codes.DCM.TrackingUniqueIdentifier, one.tracking_uid, _CONTEXT)]
+        if one.tracking_uid
+        else []
+    )
+    model = [TextContentItem(_ALGORITHM, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)]
+    item.ContentSequence = ContentSequence([*tracking, *(model if one.model else [])])
+    return item
+
+
+def _of_image(item: ContentItem, previous: PreviousImage) -> ContentItem:
+    image = previous.image
+    item.ContentSequence.append(
+        ImageContentItem(
+            codes.DCM.SourceOfMeasurement,
+            image.sop_class_uid,
+            image.uid,
+            relationship_type=RelationshipTypeValues.INFERRED_FROM,
+        )
+    )
+    return item
+
+
+def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
+    value, scheme = code
+    return CodedConcept(value, scheme, meaning or value)
+
+
+def _stand_in(reference: EarlierObject, source: Source) -> Dataset:
+    one = Dataset()
+    one.SOPClassUID, one.SOPInstanceUID = reference.sop_class_uid, reference.uid
+    one.StudyInstanceUID, one.SeriesInstanceUID = reference.study_uid, reference.series_uid
+    one.PatientID = source.stand_in.PatientID
+    return one

@@ -133,7 +133,13 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
                     self.assoc.ends(TOO_LATE)
                 self.event_queue.put("Evt18")
             elif not self._take_primitive():
-                self._take_from_socket()
+                if self.state_machine.current_state == _CLOSED:
+                    self._await_closing()
+                elif self._readable:
+                    self._readable, self._busy = False, True
+                    self._read_pdu_data()
+                    self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
+                    self._busy = False
         try:
             event = self.event_queue.get(block=False)
         except queue.Empty:
@@ -151,15 +157,6 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
                 self.to_provider_queue.get(block=False)
             return False
         return bool(self._process_recv_primitive())
-
-    def _take_from_socket(self) -> None:
-        if self.state_machine.current_state == _CLOSED:
-            self._await_closing()
-        elif self._readable:
-            self._readable, self._busy = False, True
-            self._read_pdu_data()
-            self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
-            self._busy = False
 
     def _await_closing(self) -> None:
         """Drop what still comes, so that the peer reads our last PDU; close when it does not, or goes on."""
@@ -209,7 +206,10 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 
     def _read_pdu(self) -> None:
         """As pynetdicom does it, but a PDU beyond its largest length is not read."""
-        self._renew_deadline()
+        # A new deadline for each message; an association request has what is left since the connection.
+        if not self._awaits_request and not self.within_message:
+            self.deadline = Deadline(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
+        self.socket.deadline = self.deadline
         try:
             head = self.socket.recv(6)
             length = int.from_bytes(head[2:], "big")
@@ -234,12 +234,6 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self._buffer = memoryview(bytearray(length))
         view = self._buffer[:length]
         return view[: self.socket.recv_into(view)]
-
-    def _renew_deadline(self) -> None:
-        """A new deadline for each message; an association request has what is left since the connection."""
-        if not self._awaits_request and not self.within_message:
-            self.deadline = Deadline(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
-        self.socket.deadline = self.deadline
 
     @property
     def _awaits_request(self) -> bool:

@@ -1,38 +1,45 @@
 """The tables. Times are UTC; paths are relative to ``node.data_dir``."""
 
-from dicom_node.store.tables.analyses import (
-    AnnotationReading,
-    CleaningReview,
-    CountedImage,
-    DrawnByHand,
-    ImageCount,
-    ScoreCount,
-)
 from dicom_node.store.tables.base import Base, Id, UtcDateTime
-from dicom_node.store.tables.commitments import Commitment, RequestedCommitment, WaitingReport
-from dicom_node.store.tables.decisions import DecisionRow, HeldResult
-from dicom_node.store.tables.fetches import ArchiveQuestion, Fetch
+from dicom_node.store.tables.commitments import (
+    Commitment,
+    PerformedStep,
+    RequestedCommitment,
+    StepObject,
+    StepStudy,
+    WaitingReport,
+)
 from dicom_node.store.tables.node import (
     Cursor,
+    DecisionRow,
     DiskSample,
     EnteredTable,
     EventRow,
+    HeldResult,
     InstallationRow,
     Lease,
+    Notification,
+    NotifiedEvent,
     SiteProcess,
     StudyTrace,
 )
-from dicom_node.store.tables.notifications import Notification, NotifiedEvent
-from dicom_node.store.tables.steps import PerformedStep, StepObject, StepStudy
 from dicom_node.store.tables.studies import (
+    AnnotationReading,
+    ArchiveQuestion,
     Association,
+    CleaningReview,
+    CountedImage,
     Delivery,
+    DrawnByHand,
+    Fetch,
+    ImageCount,
     Instance,
     Job,
     Original,
     ReceivedObject,
     ReportedFinding,
     Result,
+    ScoreCount,
     Study,
     StudyName,
 )

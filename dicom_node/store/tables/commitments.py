@@ -1,12 +1,13 @@
-"""Storage commitment (PS3.4 Annex J): our requests, waiting reports, and requests of peers."""
+"""Storage commitment (PS3.4 Annex J) and performed procedure steps (PS3.4 F.7) of peers."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Index, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from dicom_node.model.kinds import StepStatus
 from dicom_node.model.lifecycle import CommitmentState, RequestedState
 from dicom_node.store.tables.base import Base, Id
 
@@ -58,3 +59,41 @@ class RequestedCommitment(Base):
     asked_at: Mapped[datetime] = mapped_column(index=True)
     decided_at: Mapped[datetime | None]
     next_at: Mapped[datetime]
+
+
+class PerformedStep(Base):
+    """One step, from its last report. It contains no patient data."""
+
+    __tablename__ = "performed_step"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    status: Mapped[StepStatus]
+    number: Mapped[int]  # of its last report: journals of several listeners are read in any order
+    begun_at: Mapped[datetime]  # when its first report came
+    changed_at: Mapped[datetime] = mapped_column(index=True)  # when its last one came
+    ended_at: Mapped[datetime | None]  # when it was COMPLETED or DISCONTINUED
+
+
+class StepStudy(Base):
+    """A study that a step belongs to; the study may arrive later, or never."""
+
+    __tablename__ = "step_study"
+
+    step_id: Mapped[int] = mapped_column(
+        ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
+    )
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class StepObject(Base):
+    """An object that a step refers to."""
+
+    __tablename__ = "step_object"
+
+    step_id: Mapped[int] = mapped_column(
+        ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
+    )
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -1,8 +1,11 @@
-"""Studies in the node: received objects, jobs, built objects, the outbox."""
+"""Studies in the node: received objects, jobs, built objects, the outbox, and what analyses left.
+
+Studies that are fetched from a peer, and questions to a peer about a study that is being received.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -19,8 +22,19 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from dicom_node.model.kinds import AssociationOutcome, ObjectRole, Outcome, ResultKind
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.model.kinds import (
+    AssociationOutcome,
+    Counted,
+    FetchPurpose,
+    ObjectRole,
+    Outcome,
+    QuestionKind,
+    ResultKind,
+    ReviewCause,
+    ReviewVerdict,
+)
+from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState
+from dicom_node.model.roles import UserRole
 from dicom_node.store.tables.base import Base, Id
 
 _WAITS = text("sha256 = ''")
@@ -303,3 +317,164 @@ class Delivery(Base):
         item = self.result or self.original
         assert item is not None
         return item
+
+
+class CountedImage(Base):
+    """An image that was counted for a model card: each is counted once, however often analysed."""
+
+    __tablename__ = "counted_image"
+
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
+    day: Mapped[date] = mapped_column(index=True)
+
+
+class ImageCount(Base):
+    """The number of a sender's images that a model analysed or refused on one day (UTC). No patient data."""
+
+    __tablename__ = "image_count"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
+    outcome: Mapped[Counted] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version: Mapped[str]
+    images: Mapped[int]
+
+
+class ScoreCount(Base):
+    """The number of counted images with a score in this tenth of the card's reference, by label."""
+
+    __tablename__ = "score_count"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
+    images: Mapped[int]
+
+
+class AnnotationReading(Base):
+    """A reading of one burned-in annotation. ``sealed``: its text, encrypted with the site key, "" for a
+    drawing.
+
+    ``analysis_sha256``: hash of the pipeline and its options. A newer analysis of the image with the same
+    hash replaces the reading.
+    """
+
+    __tablename__ = "annotation_reading"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    analysis_sha256: Mapped[str] = mapped_column(String(64))
+    frame: Mapped[int | None]  # 1-based; NULL in a still
+    kind: Mapped[str] = mapped_column(String(16))
+    meaning: Mapped[str] = mapped_column(String(16))
+    left: Mapped[float]  # pixels of the image, as in SCOORD
+    top: Mapped[float]
+    right: Mapped[float]
+    bottom: Mapped[float]
+    confidence: Mapped[float]
+    removed: Mapped[bool]
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    read_at: Mapped[datetime]
+
+
+class CleaningReview(Base):
+    """An image whose cleaning a person should check; ``verdict`` is NULL until the person decides.
+
+    There is one row for each image, rule and analysis. ``analysis_sha256``: hash of the pipeline, its options
+    and all else that shapes the image. ``places``: boxes (left, top, right, bottom) in pixels; right and
+    bottom are exclusive. The row never holds the text that was read in the image.
+    """
+
+    __tablename__ = "cleaning_review"
+    __table_args__ = (
+        UniqueConstraint("instance_id", "rule", "analysis_sha256", name="uq_cleaning_review_once"),
+        Index("ix_cleaning_review_waiting", "verdict", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
+    rule: Mapped[str] = mapped_column(String(64))
+    analysis_sha256: Mapped[str] = mapped_column(String(64))
+    cause: Mapped[ReviewCause]
+    note: Mapped[str] = mapped_column(Text)
+    places: Mapped[list[list[int]]]
+    created_at: Mapped[datetime]
+    verdict: Mapped[ReviewVerdict | None]
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str] = mapped_column(String(64), default="")
+
+
+class DrawnByHand(Base):
+    """Boxes, as in :class:`CleaningReview`, that a person wants removed in addition to the detected
+    annotation.
+
+    For these pixels only. ``role``: of the person, for the cleaned image, which must not name staff.
+    """
+
+    __tablename__ = "drawn_by_hand"
+
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
+    pixels_sha256: Mapped[str] = mapped_column(String(64))
+    boxes: Mapped[list[list[int]]]
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    role: Mapped[UserRole]
+
+
+class Fetch(Base):
+    """One requested study; it is fetched once, from whatever peer."""
+
+    __tablename__ = "study_fetch"
+    __table_args__ = (Index("ix_study_fetch_due", "state", "peer", "next_at"),)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    rule: Mapped[str] = mapped_column(String(64), default="")  # the only rule that may take it; "": all
+    per_minute: Mapped[float] = mapped_column(default=0.0)  # studies a minute that were allowed; 0: no wish
+    purpose: Mapped[FetchPurpose] = mapped_column(default=FetchPurpose.ASKED)
+    urgent: Mapped[bool] = mapped_column(default=False)  # a study waits for it: before others
+    patient_id: Mapped[str] = mapped_column(default="")  # of the answer that named the study
+    issuer_of_patient_id: Mapped[str] = mapped_column(default="")  # the same
+    patient: Mapped[str] = mapped_column(Text, default="")  # the same: hashes of name, birth date and sex
+    state: Mapped[FetchState] = mapped_column(default=FetchState.WAITING)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    attempts: Mapped[int] = mapped_column(default=0)
+    objects: Mapped[int] = mapped_column(default=0)  # that the last try brought
+    asked_at: Mapped[datetime]
+    next_at: Mapped[datetime]  # not before
+    started_at: Mapped[datetime | None] = mapped_column(index=True)  # of the last try
+    ended_at: Mapped[datetime | None]
+
+
+class ArchiveQuestion(Base):
+    """A question to a peer about one revision of a study, for one rule. Ended: nothing waits for the
+    answer.
+    """
+
+    __tablename__ = "archive_question"
+    __table_args__ = (
+        UniqueConstraint("study_id", "revision", "kind", "rule", name="uq_archive_question_once_per_rule"),
+        Index("ix_archive_question_open", "ended_at", "peer"),
+    )
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    revision: Mapped[int]
+    kind: Mapped[QuestionKind]
+    rule: Mapped[str] = mapped_column(String(64))
+    peer: Mapped[str] = mapped_column(String(64))
+    next_at: Mapped[datetime | None]  # not asked before; NULL: not until the study is quiet
+    until: Mapped[datetime | None]  # a study that is quiet waits so long; NULL: it is not quiet yet
+    answered_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    instances: Mapped[int] = mapped_column(default=0)  # that the peer has, results of this node left out
+    priors: Mapped[list[str]] = mapped_column(default=list)  # Study Instance UIDs that are waited for

@@ -1,9 +1,7 @@
-"""Turn hand-drawn shapes into mark masks, and show a frame enlarged while drawing.
+"""Turn hand-drawn shapes into mark masks.
 
-`python tests/data/marks/draw.py view 12 --out frame.png [--crop L,T,R,B] [--overlay] [--gamma .5]`
-shows frame 12 of frames.csv enlarged, with a coordinate grid, and on demand the outline of what is drawn.
-`python tests/data/marks/draw.py make` writes every mask, which object each of its pixels belongs to, and
-objects.csv from shapes/*.json and the images.
+`python tests/data/marks/draw.py [DATA]` writes every mask, which object each of its pixels belongs to, and
+objects.csv from shapes/*.json and the images in DATA (../shared/data).
 
 A shape file is `{"objects": [...]}` with one object per mark:
   class   text, caliper, marker, scale or logo
@@ -20,11 +18,9 @@ A shape file is `{"objects": [...]}` with one object per mark:
 A later object lies over an earlier one. Boxes in objects.csv are those of the found pixels.
 """
 
-from __future__ import annotations
-
-import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,41 +33,11 @@ CLASSES = {"text": 1, "caliper": 2, "marker": 3, "scale": 4, "logo": 5}
 COLOURS = ("yellow", "white", "cyan", "green", "other")
 INKS = ("bright", "dark", "tophat", "bottomhat", "yellow", "cyan", "green", "blue", "red")
 HAT = np.ones((9, 9), np.uint8)  # wider than any stroke in the frames, narrower than tissue texture
-TINTS = {1: (0, 255, 0), 2: (255, 0, 255), 3: (0, 128, 255), 4: (255, 255, 0), 5: (0, 0, 255)}  # BGR
 COLUMNS = ["file", "set", "object_id", "class", "left", "top", "right", "bottom", "colour", "note"]
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Shape = dict[str, Any]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("make", help="write masks and objects.csv")
-    view = verbs.add_parser("view", help="write an enlarged frame")
-    view.add_argument("number", type=int)
-    view.add_argument("--out", type=Path, required=True)
-    view.add_argument("--crop", help="L,T,R,B in pixels of the frame")
-    view.add_argument("--scale", type=int, default=3)
-    view.add_argument("--overlay", action="store_true", help="outline what is drawn, with object numbers")
-    view.add_argument("--gamma", type=float, default=1.0, help="below 1 lightens dark parts")
-    arguments = parser.parse_args()
-    if arguments.verb == "make":
-        make(arguments.data)
-        return
-    frame = frames()[arguments.number - 1]
-    image = read(arguments.data, frame)
-    crop = (
-        tuple(map(int, arguments.crop.split(",")))
-        if arguments.crop
-        else (0, 0, image.shape[1], image.shape[0])
-    )
-    objects = shapes(frame) if arguments.overlay else []
-    cv2.imwrite(str(arguments.out), enlarged(image, objects, crop, arguments.scale, arguments.gamma))
 
 
 def make(data: Path) -> None:
@@ -156,22 +122,6 @@ def ink(image: Image, shape: Shape) -> Mask:
     return np.asarray(found, np.bool_)
 
 
-def enlarged(
-    image: Image, objects: list[Shape], crop: tuple[int, ...], scale: int, gamma: float = 1.0
-) -> Image:
-    """The crop, `scale` times as large, with pixel coordinates in the margins and outlines of the objects."""
-    left, top, right, bottom = crop
-    light = (255 * (image[top:bottom, left:right] / 255) ** gamma).astype(np.uint8)
-    large = cv2.resize(light, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    for number, shape in enumerate(objects, 1):
-        part = ink(image, shape)[top:bottom, left:right].astype(np.uint8)
-        if part.any():
-            _outline(
-                large, np.repeat(np.repeat(part, scale, 0), scale, 1), number, TINTS[CLASSES[shape["class"]]]
-            )
-    return _with_grid(large, left, top, scale)
-
-
 def _inside(size: tuple[int, ...], shape: Shape) -> Mask:
     canvas = np.zeros(size, np.uint8)
     if "box" in shape or "boxes" in shape:
@@ -216,34 +166,5 @@ def _row(frame: dict[str, str], number: int, shape: Shape, found: Mask) -> dict[
     }
 
 
-def _outline(large: Image, part: Image, number: int, tint: tuple[int, int, int]) -> None:
-    contours, _ = cv2.findContours(part, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(large, contours, -1, tint, 1)
-    ys, xs = np.nonzero(part)
-    cv2.putText(large, str(number), (int(xs.min()), max(int(ys.min()) - 2, 9)), 0, 0.4, tint, 1)
-
-
-def _with_grid(large: Image, left: int, top: int, scale: int) -> Image:
-    margin = 26
-    high, wide = large.shape[:2]
-    page = np.zeros((high + margin, wide + margin, 3), np.uint8)
-    page[margin:, margin:] = large
-    faint = page.copy()
-    for x in range(-(-left // 10) * 10, left + wide // scale, 10):
-        at = margin + (x - left) * scale
-        cv2.line(page, (at, margin - (10 if x % 50 == 0 else 5)), (at, margin), (255, 255, 255), 1)
-        if x % 20 == 0:
-            cv2.putText(page, str(x), (at - 8, 13), 0, 0.35, (200, 200, 200), 1)
-            cv2.line(faint, (at, margin), (at, margin + high), (120, 90, 90), 1)
-    for y in range(-(-top // 10) * 10, top + high // scale, 10):
-        at = margin + (y - top) * scale
-        cv2.line(page, (margin - (10 if y % 50 == 0 else 5), at), (margin, at), (255, 255, 255), 1)
-        if y % 20 == 0:
-            cv2.putText(page, str(y), (0, at + 4), 0, 0.35, (200, 200, 200), 1)
-            cv2.line(faint, (margin, at), (margin + wide, at), (120, 90, 90), 1)
-    page[margin:, margin:] = cv2.addWeighted(page, 0.65, faint, 0.35, 0)[margin:, margin:]
-    return page
-
-
 if __name__ == "__main__":
-    main()
+    make(Path(*sys.argv[1:] or ["../shared/data"]))

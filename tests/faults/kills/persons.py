@@ -22,7 +22,7 @@ from sqlalchemy import select
 from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.decisions import copies
-from dicom_node.decisions.chain import DecisionChain
+from dicom_node.decisions.copies import DecisionChain
 from dicom_node.errors import NodeError
 from dicom_node.model.lifecycle import HeldState, StudyState
 from dicom_node.services import audit, studies

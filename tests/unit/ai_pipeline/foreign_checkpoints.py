@@ -5,8 +5,6 @@ at import. Random weights, a real network. It leaves ``checkpoint.*`` and ``expe
 ``image`` (what a viewer shows), ``input`` (the library's own preprocessing of it) and ``scores``.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Synthetic pictures with known burned-in annotation, and images made of arrays."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Image sets in miniature, exactly as they are published: names, tables, quirks; the pictures are drawn."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Small real models for the store: an ONNX network that a person can compute by hand, and its card."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
@@ -9,8 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ai_pipeline.models.store.conversion_request import ConvertedNetwork
 from ai_pipeline.models.store.template import card_text
+from ai_pipeline.networks.conversion import ConvertedNetwork
 
 LABELS = ("Effusion", "Lung Lesion")
 SIDE = 64  # pixels; the maps have a cell for each 8

@@ -7,20 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 from completeness import CutFilm, fit, measured
-from stamps import (
-    TURNED,
-    StampCase,
-    StampModels,
-    figures,
-    measure,
-)
+from stamps import TURNED, StampCase, StampModels, figures, measure
 
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.chest.anatomy import Anatomy
 from ai_pipeline.chest.completeness import Completeness, Edge, Judge
-from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.orientation import UPRIGHT, Pose
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose
 from ai_training.sets.images import ChestImage
 from ai_training.ultrasound.overlays.writing import TRAIN
 from tests.unit.chests import drawn_chest

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from pydicom.sr.codedict import codes
 from sqlalchemy import select
 
-from dicom_node.audit_trail import syslog
-from dicom_node.audit_trail.message import KINDS, AuditSource, audit_message
-from dicom_node.audit_trail.schema import check_message
-from dicom_node.audit_trail.sender import AuditSender
+from dicom_connectors.audit_syslog import syslog
+from dicom_connectors.audit_syslog.message import KINDS, AuditSource, audit_message
+from dicom_connectors.audit_syslog.schema import check_message
+from dicom_connectors.audit_syslog.sender import AuditSender
+from dicom_connectors.audit_syslog.settings import AuditSettings
 from dicom_node.background import Background
-from dicom_node.config.sections import AuditSettings
 from dicom_node.events import (
     ARCHIVE_ANSWERED,
     ASSOCIATION_REJECTED,
@@ -287,9 +287,9 @@ def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None
                 record(session, ASSOCIATION_REJECTED, calling="STRANGER")
             record(session, NODE_STOPPING)
         background.stop()
-        assert background._audit is not None
-        background._audit._next_at = inf  # as after a failure
-        background.send_last_audit()
+        [service] = background._services
+        service.at_stop.__self__._next_at = inf  # as after a failure
+        background.end_services()
     sent = actions(repository.messages())
     assert (sent[0], sent[-1], len(sent)) == ("node_started", "node_stopping", 122)
 

@@ -1,7 +1,5 @@
 """A data folder with a database in which everything that a list can show happened once."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -28,8 +28,8 @@ from dicom_node.demo.pacs import EmbeddedPacs
 from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import Counted
-from dicom_node.monitoring import counts
-from dicom_node.monitoring.counts import CountedModel
+from dicom_node.monitoring import drift
+from dicom_node.monitoring.drift import CountedModel
 from dicom_node.services import audit, deliveries, users
 from dicom_node.store import database as store
 from dicom_node.store import migrate
@@ -363,8 +363,8 @@ def counted(filled: Path) -> Path:
         for sender, bins, days in (("US1", EVEN, 0), ("US1", SHIFTED, 50), ("", SHIFTED, 1), ("OLD", FEW, 2)):
             day = today() - timedelta(days=days)
             outcomes = {Counted.ANALYSED: sum(bins), Counted.REFUSED_PIXELS: 12, Counted.REFUSED_HEADER: 3}
-            counts.add_images(session, model, day, {(sender, o): n for o, n in outcomes.items()})
-            counts.add_scores(session, model, day, {(sender, "Shown", n): i for n, i in enumerate(bins)})
+            drift.add_images(session, model, day, {(sender, o): n for o, n in outcomes.items()})
+            drift.add_scores(session, model, day, {(sender, "Shown", n): i for n, i in enumerate(bins)})
     return filled
 
 
@@ -392,7 +392,7 @@ def test_a_card_without_reference_says_so(run: Run, counted: Path) -> None:
     [card] = [card for card in cards(counted.parent / "models") if card.id == "scoring"]
     model = CountedModel(card.id, card.version, card.sha256)
     with in_database(counted) as session:
-        counts.add_images(session, model, today(), {("US1", Counted.ANALYSED): 70})
+        drift.add_images(session, model, today(), {("US1", Counted.ANALYSED): 70})
     rows = run("models", "drift", "--config", counted, "--json", "--peer", "us1").json
     plain, replaced = sorted(rows, key=lambda row: bool(row["card_sha256"] != card.sha256))
     assert "no reference in the card" in plain["note"] and plain["verdict"] == "no reference"
@@ -987,4 +987,4 @@ def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path
     told = [one for one in json.loads(parts["events.json"]) if one["number"] == 5020]
     assert told[0]["fields"] == {"calling_ae": "other", "destination": "pacs", "objects": 3}
     assert json.loads(parts["versions.json"])["pydicom"] != "not installed"
-    assert json.loads(parts["counts.json"])
+    assert json.loads(parts["drift.json"])

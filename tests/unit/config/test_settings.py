@@ -16,9 +16,9 @@ import pytest
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from ai_pipeline.models import registry
+from dicom_connectors.hl7.settings import checked_hl7_fields
 from dicom_node import preflight
-from dicom_node.config import renamed, sample
-from dicom_node.config.hl7_fields import checked_hl7_fields
+from dicom_node.config import loading, sample
 from dicom_node.config.loading import examine, load, load_to_read
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.notifications import NotificationSettings
@@ -535,7 +535,7 @@ def test_many_mistakes_in_one_long_statement_cost_as_much_as_one(monkeypatch: py
 @pytest.fixture
 def two_were_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"peers.at_once": "maximum_associations", "listener.address": "host"}
-    monkeypatch.setattr(renamed, "RENAMED", names)
+    monkeypatch.setattr(loading, "RENAMED", names)
 
 
 def checked(tmp_path: Path, text: str) -> preflight.Checked:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
-from dicom_node.config.oidc import OidcSettings
+from dicom_connectors.oidc.settings import OidcSettings
 from tests.console_lab import Browser
 from tests.ports import Quiet, serving
 

@@ -133,14 +133,12 @@ def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_n
     assert console.read(entered.listed, "peers") == {} and asked_nodes == []
 
 
-schemathesis = pytest.importorskip("schemathesis", reason="of the extra test: make test installs it")
-
-
 EXAMPLES = 2  # of each operation
 
 
 def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, inbox: Inbox) -> None:
-    """By schemathesis: what the schema allows, and what it does not."""
+    """By schemathesis, which takes a second to load: what the schema allows, and what it does not."""
+    schemathesis = pytest.importorskip("schemathesis", reason="of the extra test: make test installs it")
     inbox.settle(ultrasound("one"))
     token = users.add_token(console.settings, UserRole.ADMIN.value, "a test", 1)
     headers = {"Authorization": f"Bearer {token}"}

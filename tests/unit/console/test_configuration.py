@@ -14,7 +14,6 @@ import pytest
 from ai_pipeline.chest import trial
 from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.pipelines import cards
-from dicom_console.forms import page
 from dicom_console.forms import rule as form
 from dicom_console.views.metrics import gauges
 from dicom_node.config import loading
@@ -390,7 +389,7 @@ def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
     assert set(RuleSettings.model_fields) - {"when", "options"} - as_text <= names
     assert "rest" in names and "then = [" in admin.text, "conditions on results are written as text"
     assert {f"when.{key}" for key in Conditions.model_fields} <= names
-    assert set(page.CONDITIONS) == set(Conditions.model_fields)
+    assert set(form.CONDITIONS) == set(Conditions.model_fields)
     for card in OFFERED:
         assert {f"options.{card.name}.{key}" for key in card.options.model_fields} <= names
     assert not {"command", "container"} & set(

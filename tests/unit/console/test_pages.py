@@ -22,8 +22,8 @@ from sqlalchemy import JSON, Column, Enum, LargeBinary, String, Table, Text
 from sqlalchemy.exc import IntegrityError
 
 from dicom_console import catalogues
-from dicom_console.handlers.trends import NAMES
-from dicom_console.views import durations, listing, metrics, overview, search, timeline
+from dicom_console.handlers.happened import TREND_SPANS
+from dicom_console.views import listing, metrics, search, timeline
 from dicom_console.views.activity import SPANS, Series, activity
 from dicom_console.views.problems import problems
 from dicom_console.views.search import Order, Search
@@ -174,7 +174,7 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
     assert stored.read(search.search, Search(patient="p%1", modality="US"))[0] == []
     [shown] = stored.read(listing.show, inbox.settings, study.id)["results"]
     assert shown["deliveries"][0]["state"] == "pending"
-    assert stored.read(overview.overview, inbox.settings)["deliveries"]["open"] == 1
+    assert stored.read(metrics.overview, inbox.settings)["deliveries"]["open"] == 1
     gauges = stored.read(metrics.gauges, inbox.settings)
     assert {one.name: one.value for one in gauges if not one.labels}["jobs_oldest_seconds"] > 0
     assert stored.read(audit.rows)[0]["study"] == "1.2.3"
@@ -476,7 +476,7 @@ def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
 def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
     console = ConsoleLab(busy.settings, busy.database)
     browser = console.browser(UserRole.VIEWER)
-    for days in NAMES:
+    for days in TREND_SPANS:
         assert browser.page(f"/trends?days={days}").count("<svg") == 5
     assert (browser.get("/trends?days=8"), browser.get("/trends?days=x")) == (409, 400)
     status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
@@ -485,7 +485,7 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
 
 
 def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durations, "_SETTLED", timedelta(0))
+    monkeypatch.setattr(metrics, "_SETTLED", timedelta(0))
     console = ConsoleLab(busy.settings, busy.database)
     console.change("console", metrics_token=SecretStr("t0ken"))
 

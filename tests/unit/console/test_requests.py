@@ -14,10 +14,9 @@ from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit
 
 from dicom_console.handlers import dicomweb
+from dicom_console.handlers.dicomweb import MediaRange
 from dicom_console.views import qido
 from dicom_console.views.dicomweb import frames
-from dicom_console.web import accept
-from dicom_console.web.accept import MediaRange
 from dicom_console.web.limits import address_of
 from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.roles import UserRole
@@ -108,7 +107,7 @@ def test_a_method_that_an_address_has_not_is_answered_with_those_that_it_has(con
 def test_the_preferred_media_type_is_sent(given: str, sent: str) -> None:
     request = Request({"type": "http", "query_string": b"", "headers": [(b"accept", given.encode())]})
     try:
-        assert accept.one_of(request, "image/jpeg", "image/png") == sent
+        assert dicomweb.one_of(request, "image/jpeg", "image/png") == sent
     except HTTPException as refused:
         assert (refused.status_code, sent) == (406, "")
 

@@ -20,7 +20,8 @@ from sqlalchemy import select
 
 from dicom_console.app import create_app
 from dicom_console.web import limits
-from dicom_console.web.access import ANYONE, Asked
+from dicom_console.web.access import ANYONE
+from dicom_console.web.faces import Asked
 from dicom_console.web.limits import FORM_BYTES, HEADERS, TimedProtocol
 from dicom_node.config.settings import ConsoleSettings
 from dicom_node.errors import NotAllowedNow, NotFound, SignInRefused

@@ -14,8 +14,8 @@ from sqlalchemy import insert, inspect
 
 from dicom_console.handlers import studies as handlers
 from dicom_console.views import patients, search
+from dicom_console.views.charts import DatedNumber, trends
 from dicom_console.views.search import Search
-from dicom_console.views.trends import DatedNumber, trends
 from dicom_node.errors import FaultyInput
 from dicom_node.events import FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
 from dicom_node.model.kinds import ObjectRole, RejectionReason
@@ -294,13 +294,13 @@ def limited(node: Inbox) -> ConsoleLab:
 
 
 def addresses(app: FastAPI, node: Inbox, *, each: bool = True) -> Iterator[tuple[str, str]]:
-    """Method and path of each endpoint, with the UIDs of the study that is here, its number, those of its
-    images and of a result of each kind; else with the first number alone.
+    """Method and path of each endpoint, with the UIDs of the study that is here, its number and those of its
+    images, where it asks for results of one of each kind, too; else with the first number alone.
     """
     study, images = node.rows(Study)[0], node.rows(Instance)
-    of_a_kind = {row.kind: row.id for row in node.rows(Result)}
+    numbers, of_a_kind = {study.id}, {row.kind: row.id for row in node.rows(Result)}
+    numbers |= {image.id for image in images} if each else set()
     known = {
-        "number": {*(row.id for row in (study, *images)), *of_a_kind.values()} if each else {study.id},
         "uid": study.study_instance_uid,
         "study": study.study_instance_uid,
         "series": images[0].series_instance_uid,
@@ -308,7 +308,7 @@ def addresses(app: FastAPI, node: Inbox, *, each: bool = True) -> Iterator[tuple
     }
     for route in routes(app.routes):
         for method in sorted(route.methods - {"HEAD"}):
-            for number in known["number"]:
+            for number in numbers | {*of_a_kind.values()} if each and "result" in route.path else numbers:
                 values = {**known, "number": number, "n": number, "frame": 1, "frames": 1, "layer": 1}
                 yield (
                     method,

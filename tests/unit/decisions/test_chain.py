@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.decisions import words
-from dicom_node.decisions.chain import DecisionChain
+from dicom_node.decisions import copies
+from dicom_node.decisions.copies import DecisionChain
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_changed_line_is_named_and_those_after_it_are_read(chain: DecisionChai
     changed = json.loads(lines[2])
     changed["id"] = "dX"
     if not keeps_hash:
-        from dicom_node.decisions.chain import _digest
+        from dicom_node.decisions.copies import _digest
 
         changed["sha256"] = _digest(changed)
     lines[2] = json.dumps(changed).encode() + b"\n"
@@ -87,9 +87,9 @@ def test_a_line_torn_by_a_power_cut_is_no_fault_and_the_next_takes_its_place(
 
 
 def test_words_are_sealed_and_come_back_under_the_same_key_only(tmp_path: Path) -> None:
-    sealed = words.seal(tmp_path, "that of Nowak", "1")
-    assert "Nowak" not in sealed and words.unseal(tmp_path, sealed, "1") == "that of Nowak"
-    assert words.unseal(tmp_path, sealed, "2") == words.LOST, "not those of another decision"
-    assert words.unseal(tmp_path, "ü", "1") == words.LOST, "somebody changed the line"
+    sealed = copies.seal(tmp_path, "that of Nowak", "1")
+    assert "Nowak" not in sealed and copies.unseal(tmp_path, sealed, "1") == "that of Nowak"
+    assert copies.unseal(tmp_path, sealed, "2") == copies.LOST, "not those of another decision"
+    assert copies.unseal(tmp_path, "ü", "1") == copies.LOST, "somebody changed the line"
     (tmp_path / "keys" / "site.key").write_text("ab" * 32)
-    assert words.unseal(tmp_path, sealed, "1") == words.LOST
+    assert copies.unseal(tmp_path, sealed, "1") == copies.LOST

@@ -14,7 +14,10 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_node import fetch, scu
+from dicom_connectors.worklist.cancellations import Cancellations
+from dicom_connectors.worklist.performer import Worklist
+from dicom_connectors.worklist.performer import open_manager as open_worklist
+from dicom_node import fetch
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.identity import Patient
 from dicom_node.events import (
@@ -28,13 +31,13 @@ from dicom_node.events import (
     WORKLIST_AWAY,
     WORKLIST_BACK,
 )
-from dicom_node.fetch import Cancellations, Worklist, fetcher
+from dicom_node.fetch import fetcher
 from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.scu import open_archive
 from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.store.transitions import move_fetch, settle_study, utc_now
-from dicom_node.studies.fetched import OTHER_PATIENT
+from dicom_node.studies.indexing import OTHER_PATIENT
 from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside, peer
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
@@ -329,7 +332,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
                 move_fetch(session, row, FETCH_STARTED, attempts=1)
         return []
 
-    monkeypatch.setattr("dicom_node.studies.fetched.intake.patients", patients_while_the_retrieval_starts)
+    monkeypatch.setattr("dicom_node.studies.indexing.intake.patients", patients_while_the_retrieval_starts)
     inbox.assemble(300)
     study = inbox.study(image.StudyInstanceUID)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
@@ -354,7 +357,7 @@ class Site:
         self.inbox, self.manager = Inbox(folder, config), manager
         self.restart()
 
-    def restart(self, open_manager: Callable[..., Any] = scu.open_worklist) -> None:
+    def restart(self, open_manager: Callable[..., Any] = open_worklist) -> None:
         settings = self.inbox.settings
         self.worklist = Worklist(self.inbox.database, settings, settings.peer("ris"), "me", open_manager)
 
@@ -454,7 +457,7 @@ def test_a_kill_at_any_call_claims_once_and_completes_once(web: Site, when: str)
         return answer
 
     def opened(peer: PeerSettings, settings: Settings) -> Any:
-        manager = scu.open_worklist(peer, settings)
+        manager = open_worklist(peer, settings)
         for name in ("search", "read", "change_state", "update"):
             setattr(manager, name, partial(call, getattr(manager, name)))
         return manager

@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 
 pytest.importorskip("fhir.resources", reason="needs the extra fhir")
 
+from dicom_connectors.fhir.filed import MOST_OBSERVATIONS, FiledReport, observation_uid
+from dicom_connectors.fhir.report import ReportTransaction
 from dicom_node.dicom.walk import items
 from dicom_node.errors import FaultyInput
-from dicom_node.fhir import FiledReport, ReportTransaction
-from dicom_node.fhir.filed import MOST_OBSERVATIONS, observation_uid
 from tests.fhir_lab import SYSTEM, report_file
 from tests.golden_lab import objects
 

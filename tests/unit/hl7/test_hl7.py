@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.hl7 import parsed_acknowledgement
+from dicom_connectors.hl7.acknowledgement import parsed_acknowledgement
 
 pytest.importorskip("hl7apy", reason="needs the extra hl7")
 
@@ -19,8 +19,8 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
 from ai_pipeline.contract import Code, Measurement, PipelineResult
+from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_node import results
-from dicom_node.hl7 import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from tests.golden_lab import objects
 from tests.result_images import (

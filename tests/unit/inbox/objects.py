@@ -1,7 +1,5 @@
 """Objects that stand beside images in a study, and changed copies."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from typing import Any
 

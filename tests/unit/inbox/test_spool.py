@@ -1,7 +1,5 @@
 """The spool, its journal, and how much of it may wait."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store.tables import Delivery, Job, Result, Study
 from dicom_node.studies import quarantine
 from dicom_node.studies.comparison import reindex
+from tests.forked import Forked
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.result_images import US, source, speckle, write_image
@@ -279,8 +281,9 @@ def worker_of(node: Inbox) -> Iterator[subprocess.Popen[str]]:
     """A worker process, waited for until it says that it is ready."""
     config = node.settings.for_children()
     command = [sys.executable, "-m", "tests.unit.jobs.worker_lab", config]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    pipe, environment = subprocess.PIPE, {**os.environ, "PYTHONPATH": str(ROOT)}
+    with Forked(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
         try:
             assert process.stdout is not None

@@ -1,7 +1,5 @@
 """A pipeline whose card has labels and a reference: the patient's age is the score, so tests choose it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint

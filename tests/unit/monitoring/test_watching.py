@@ -24,13 +24,12 @@ from dicom_node.events import DELIVERY_DEAD, PROCESS_BACK, PROCESS_LOST, SCORES_
 from dicom_node.jobs.worker import persist as release
 from dicom_node.model.kinds import Counted
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.monitoring import counts, processes
-from dicom_node.monitoring.counts import CountedModel
+from dicom_node.monitoring import drift as drifting
+from dicom_node.monitoring import processes
 from dicom_node.monitoring.disk import forecast, note_free_space
-from dicom_node.monitoring.drift import Drift, drift, report_drift, wilson, window
+from dicom_node.monitoring.drift import CountedModel, Drift, Tallies, drift, report_drift, wilson, window
 from dicom_node.monitoring.past import forget_past
 from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife
-from dicom_node.monitoring.tally import Tallies
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
     Association,
@@ -106,8 +105,8 @@ def count(
     images = {(sender, Counted.ANALYSED): sum(shown), (sender, Counted.REFUSED_PIXELS): 10}
     binned = (("Shown", shown), ("Hidden", hidden))
     scores = {(sender, label, n): images for label, row in binned for n, images in enumerate(row)}
-    node.write(counts.add_images, *about, images)
-    node.write(counts.add_scores, *about, scores)
+    node.write(drifting.add_images, *about, images)
+    node.write(drifting.add_scores, *about, scores)
 
 
 def found(node: Inbox) -> list[Drift]:

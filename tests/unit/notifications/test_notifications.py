@@ -25,12 +25,9 @@ from dicom_node.events import (
     EventType,
 )
 from dicom_node.model.kinds import NotificationState
-from dicom_node.notifications.mail import send_mail
+from dicom_node.notifications.gather import EVENTS, report_silence
 from dicom_node.notifications.message import LONGEST_TEXT, Message, TemplateEvent, check_templates, written
-from dicom_node.notifications.occasions import EVENTS
-from dicom_node.notifications.sender import Notifier
-from dicom_node.notifications.silence import report_silence
-from dicom_node.notifications.webhook import call_webhook
+from dicom_node.notifications.sender import Notifier, call_webhook, send_mail
 from dicom_node.preflight import check
 from dicom_node.services import notifications
 from dicom_node.store.tables import EventRow, Notification

@@ -1,7 +1,5 @@
 """One S3 service for the tests of this room; each has a prefix of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -199,7 +199,7 @@ def test_a_machine_with_another_site_key_is_refused(site: Site) -> None:
 def test_no_secret_is_shown(site: Site) -> None:
     settings: Settings = site.a.settings
     assert SECRET not in repr(settings) + json.dumps(json.loads(settings.model_dump_json()))
-    assert bucket_of(settings.object_store) is bucket_of(settings.object_store)
+    assert bucket_of(settings) is bucket_of(settings)
     with pytest.raises(StoreAway) as told:
         site.s3.bucket(endpoint="http://127.0.0.1:9", seconds=1).size("x")
     assert SECRET not in repr(told.value)

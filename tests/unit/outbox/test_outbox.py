@@ -39,7 +39,7 @@ from dicom_node.model.kinds import Occasion, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import delivery_worker, retry, retry_all
-from dicom_node.outbox.commitment_answers import CommitmentAnswers
+from dicom_node.outbox.commitments import CommitmentAnswers
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.moves import Moves
 from dicom_node.outbox.outages import outages, report_outages
@@ -58,7 +58,7 @@ from dicom_node.store.tables import (
     Study,
 )
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.associations import JournalIngest
+from dicom_node.studies.scan import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, ultrasound
 from tests.outbox_lab import Outbox

@@ -1,7 +1,5 @@
 """What tests read of de-identified objects."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """De-identified results: nothing of the patient, pseudonyms, and what a destination is told besides."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -22,10 +20,9 @@ from dicom_node.dicom.walk import items
 from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
 from dicom_node.results import Deidentified, Pseudonyms, SourceObject, build_deidentified
+from dicom_node.results.build_deidentified import in_boxes, pseudonymised
 from dicom_node.results.common.source import read_sources
-from dicom_node.results.deidentify.profile import DUMMY_DATE
-from dicom_node.results.deidentify.retained import known_words, retained
-from dicom_node.results.deidentify.sources import in_boxes, pseudonymised
+from dicom_node.results.deidentify.profile import DUMMY_DATE, known_words, retained
 from tests.deidentified_lab import (
     BIRTH_DATE,
     EXAMINED,

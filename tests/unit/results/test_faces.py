@@ -1,7 +1,5 @@
 """One finding, three faces; series, organs and the summary page."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess
@@ -31,6 +29,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.despeckle.despeckler import DESPECKLED
 from ai_pipeline.images.page import PageLayout, PagePicture, lay_out_page
+from dicom_connectors.pdf.connector import as_pdf
 from dicom_node import results
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ResultRefused
@@ -39,7 +38,6 @@ from dicom_node.results import Cause, Pseudonyms, ResultContext, SourceObject, g
 from dicom_node.results.common.envelope import encode, series_description
 from dicom_node.results.common.source import read_sources
 from dicom_node.results.document import build_document
-from dicom_node.results.pdf import as_pdf
 from dicom_node.results.sc import page
 from dicom_node.results.sc.page import summary_of
 from tests.deidentified_lab import HERE, result_of, write_named
@@ -724,7 +722,7 @@ SAME = """
 import hashlib, sys
 from datetime import datetime, UTC
 from tests.unit.results.test_faces import drawn_page as page
-from dicom_node.results.pdf import as_pdf
+from dicom_connectors.pdf.connector import as_pdf
 print(hashlib.sha256(as_pdf(page("Müller, Änne"), "x", datetime(2025, 1, 2, tzinfo=UTC))).hexdigest())
 """
 

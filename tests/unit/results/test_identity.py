@@ -1,7 +1,5 @@
 """Same input, same objects; anything else, other objects; which installation made them."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import replace
 from datetime import timedelta

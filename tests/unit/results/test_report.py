@@ -1,7 +1,5 @@
 """What a report says, measures and is coded with, and how it is read back."""
 
-from __future__ import annotations
-
 import io
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -42,12 +40,12 @@ from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.results import ResultContext, SourceObject, gate
-from dicom_node.results.common import concepts, iods, organs
+from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.source import as_judged, read_sources
 from dicom_node.results.deidentify import profile
 from dicom_node.results.sc.page import summary_of
 from dicom_node.results.sr import reading
-from dicom_node.results.sr.examination import _common_region
+from dicom_node.results.sr.examination import _common_region, target_of
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
@@ -335,8 +333,7 @@ def test_all_faces_state_the_view_as_which_the_image_was_judged(tmp_path: Path) 
     """Stamped AP, while the header says PA: one voice in library and summary."""
     one = film(tmp_path, ViewPosition="PA")
     result = PipelineResult(views=(JudgedView(one.image.uid, "AP"),))
-    faces = built(CTX, one, result)
-    (library,) = named(faces[ResultKind.SR], "111028")
+    (library,) = named(built(CTX, one, result)[ResultKind.SR], "111028")
     assert value(library, "111031") == "399348003"
     assert "View: AP" in str(summary_of(context(), as_judged(read_sources([one]), result.views), result))
 
@@ -533,12 +530,12 @@ def test_a_report_says_its_target_region(
     made = pipelines.create(pipeline)
     circumstances = context(kinds=[ResultKind.SR], pipeline=pipeline, region=made.card.region)
     headers = HEADERS if pipeline == "chest_xray" else ("breast", "head in SNOMED RT", "no body part")
-    found = {}
-    for header in headers:
-        (report,) = results.build(circumstances, [images[kind, header]], PipelineResult())
-        found[header] = regions_of(report)
+    read = {header: read_sources([images[kind, header]])[0] for header in headers}
+    found = {header: target_of(circumstances, one).value for header, one in read.items()}
     own = OWN.get(pipeline, WHOLE)
-    assert found == {header: [HEADERS[header][1] or own] for header in headers}
+    assert found == {header: HEADERS[header][1] or own for header in headers}
+    (report,) = results.build(circumstances, [images[kind, "no body part"]], PipelineResult())
+    assert regions_of(report) == [own]
 
 
 @pytest.mark.parametrize(
@@ -566,7 +563,7 @@ def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() ->
     nowhere |= {"vein", "cardiovascular system", "phantom", "saphenous vein", "entire body"}
     for organ in iods.regions():
         if organ.meaning.lower() not in nowhere and _common_region(organ) is None:
-            region = organs.region_of(organ.value)
+            region = concepts.region_of(organ.value)
             assert region is not None and _common_region(region) is not None, organ.meaning
 
 
@@ -878,5 +875,4 @@ def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
         of_it = replace(result, measurements=tuple(replace(one, fetus=fetus) for one in result.measurements))
         built(ONLY_REPORT, frame, of_it)[ResultKind.SR].save_as(path)
         note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION)
-        made = results.build_rejection([path], *note)
-        assert subjects(read_result(made))[0] == wanted
+        assert subjects(read_result(results.build_rejection([path], *note)))[0] == wanted

@@ -22,9 +22,16 @@ from dicom_node.config.addresses import LocalAddress, is_local, remote_address
 from dicom_node.config.settings import ConsoleSettings, PeerSettings, Settings
 from dicom_node.scu import http, open_destination, orthanc
 from dicom_node.scu.destination import Presence, SendStatus
-from dicom_node.scu.dicomweb import DicomwebDestination, _refused, _stored
+from dicom_node.scu.dicomweb import (
+    LONGEST_HEAD,
+    DicomwebDestination,
+    MalformedMultipart,
+    Parts,
+    _refused,
+    _stored,
+    boundary_of,
+)
 from dicom_node.scu.dimse import DimseDestination
-from dicom_node.scu.multipart import LONGEST_HEAD, MalformedMultipart, Parts, boundary_of
 from dicom_node.scu.orthanc import OrthancDestination
 from dicom_node.scu.statuses import http_report, store_report
 from tests.modality import ultrasound

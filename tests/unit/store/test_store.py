@@ -28,14 +28,15 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
+from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node import events, preflight
 from dicom_node.background import Background, inode
-from dicom_node.config.sections import TelemetrySettings, WorkerSettings
+from dicom_node.config.sections import WorkerSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
 from dicom_node.events import INDEXING_BACK, INDEXING_FAILED, STUDY_COMPLETE, EventType
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.heartbeat import JobHeartbeat
+from dicom_node.jobs.worker.process import JobHeartbeat
 from dicom_node.model.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,
@@ -615,7 +616,7 @@ def urls(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 def send_traces(node: Inbox) -> None:
     """All that is open; where its package is there, to a real collector."""
     with contextlib.suppress(ImportError):
-        from dicom_node.telemetry.sender import TraceSender
+        from dicom_connectors.traces.sender import TraceSender
         from tests.collector_lab import running_collector
 
         with running_collector() as collector:

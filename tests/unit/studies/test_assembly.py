@@ -1,7 +1,5 @@
 """Images become studies and jobs: quiet times, steps, late images, versions and what runs again."""
 
-from __future__ import annotations
-
 import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -366,7 +364,6 @@ class Modality:
 
     def _take(self, field: int, uid: str, step: Dataset, peer: str) -> int:
         encoded = encode(step, False, True)
-        assert encoded is not None
         command = NormalizedCommand(field, 1, SOP_CLASS, uid, True)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
         return self.steps.take(command, encoded, UID(ExplicitVRLittleEndian), peer, fields).status.code
@@ -576,8 +573,7 @@ def test_a_study_corrected_in_part_can_go_back_to_the_patient_who_came_first(
 
 def test_an_image_of_two_studies_stays_or_moves(inbox: Inbox) -> None:
     image = ultrasound("one")
-    moved = changed(image, StudyInstanceUID="1.2.3.4")
-    inbox.index(image, moved)
+    inbox.index(image, changed(image, StudyInstanceUID="1.2.3.4"))
     rows = studies.versions(inbox.settings, "1.2.3.4")
     assert {row["stands_in"] for row in rows} == {"", image.StudyInstanceUID}
     [here] = [row["number"] for row in rows if not row["stands_in"]]
@@ -674,7 +670,6 @@ def test_a_job_that_runs_is_stopped_and_the_new_one_waits_for_it(node: Inbox) ->
     node.settle(image)
     queue = JobQueue(node.database, node.settings.workers)
     running = queue.claim("elsewhere/1/1/x")
-    assert running is not None
     studies.rerun_rules(node.settings, [str(image.StudyInstanceUID)])
     assert queue.claim("elsewhere/1/1/y") is None, "two jobs of one rule and study do not run together"
     with pytest.raises(JobCancelled):

@@ -1,7 +1,5 @@
 """Files leave once nobody needs them, and whoever deletes waits for whoever reads."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +14,7 @@ from sqlalchemy import select
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.outbox import by_hand
+from dicom_node.outbox import deliveries
 from dicom_node.services import studies
 from dicom_node.store import intake
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
@@ -127,7 +125,7 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
     [sent, *_] = node.rows(Delivery)
     node.put(Delivery, sent.id, state=DeliveryState.DISCARDED)
     file = node.folder / node.get(Result, sent.result_id).path
-    settle = by_hand.settle_study
+    settle = deliveries.settle_study
     other = threading.Thread(
         target=purge_results, args=(node.database, keeping(node, 1), utc_now() + 2 * DAYS)
     )
@@ -138,8 +136,8 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
         assert not other.is_alive() and file.is_file()
         settle(*of)
 
-    monkeypatch.setattr(by_hand, "settle_study", meanwhile)
-    node.write(by_hand.retry, sent.id)
+    monkeypatch.setattr(deliveries, "settle_study", meanwhile)
+    node.write(deliveries.retry, sent.id)
     other.join()
     kept = (node.get(Delivery, sent.id).state, node.get(Result, sent.result_id).purged, file.is_file())
     assert kept == (DeliveryState.PENDING, False, True)
@@ -201,4 +199,4 @@ def test_what_has_no_file_any_more_is_sent_nowhere_again(inbox: Inbox) -> None:
     purge(inbox.database, inbox.settings, utc_now() + LATER)
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
     with inbox.database.write() as session, pytest.raises(NotAllowedNow, match="result_days"):
-        by_hand.retry(session, number)
+        deliveries.retry(session, number)

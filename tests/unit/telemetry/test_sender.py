@@ -13,12 +13,12 @@ pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
+from dicom_connectors.traces import sender
+from dicom_connectors.traces.sender import TraceSender
 from dicom_console.views import metrics
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.store.tables import Delivery, Study, StudyTrace
 from dicom_node.store.transitions import settle_study, utc_now
-from dicom_node.telemetry import sender
-from dicom_node.telemetry.sender import TraceSender
 from tests.collector_lab import Collector, running_collector
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

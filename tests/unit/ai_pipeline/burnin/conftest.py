@@ -1,7 +1,5 @@
 """How far small pictures are enlarged where the rule is not what networks read."""
 
-from __future__ import annotations
-
 import pytest
 
 from ai_pipeline.burnin.find import text

@@ -13,19 +13,25 @@ from PIL import Image
 
 from ai_pipeline.burnin import cine as cines
 from ai_pipeline.burnin import pipeline as ultrasound
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, merged
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, dilated
-from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
 from ai_pipeline.burnin.decide.banner import find_by_hand
-from ai_pipeline.burnin.decide.lesion_extent import measured_area
 from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, NOTHING_READ, level_box, surroundings
-from ai_pipeline.burnin.fill.inpaint import inpaint
-from ai_pipeline.burnin.fill.inpainters import Classical
+from ai_pipeline.burnin.fill.inpainters import Classical, inpaint
+from ai_pipeline.burnin.find.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    Mask,
+    Picture,
+    dilated,
+    merged,
+)
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
+from ai_pipeline.burnin.still import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools, shared_tools
-from ai_pipeline.burnin.unchanged_outside import OutsideDigest, unchanged_outside
 from ai_pipeline.contract import Meaning, PixelArray
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
@@ -60,7 +66,7 @@ def parts(result: CleaningResult) -> tuple[Picture, Mask]:
 
 @pytest.mark.parametrize(
     ("dtype", "bits", "photometric"),
-    [(np.uint16, 12, "MONOCHROME2"), (np.uint16, 16, "MONOCHROME1"), (np.int16, 16, "MONOCHROME2")],
+    [(np.uint16, 12, "MONOCHROME2"), (np.int16, 16, "MONOCHROME1")],
 )
 def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int, photometric: str) -> None:
     low = -(2 ** (bits - 1)) if np.dtype(dtype).kind == "i" else 0
@@ -325,7 +331,8 @@ def test_the_pipeline_takes_the_option(tools: Tools, monkeypatch: pytest.MonkeyP
 def test_a_name_over_tissue_goes_by_its_strokes_and_neither_it_nor_its_mask_can_be_read(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()  # over tissue letters of 14 pixels have to be enlarged as a node enlarges them
+    if size == 14:
+        monkeypatch.undo()  # over tissue letters of 14 pixels have to be enlarged as a node enlarges them
     picture = linear_echo()
     burned = burn(picture, "KIM MINJUN", (150, 150), 255, size)
     cleaned, mask = parts(result := clean(ArrayImage(burned[None]), silent))

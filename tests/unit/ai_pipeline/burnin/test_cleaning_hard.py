@@ -16,9 +16,8 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
 from ai_pipeline.burnin import cine as cines
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Picture
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.find.annotation import CleaningPolicy, Picture
 from ai_pipeline.contract import ImageKind, SourceImage
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -49,7 +48,8 @@ def cleaned_or_nothing(
     try:
         result = clean(image, silent, policy=policy)
     except CleaningFailed as refusal:
-        assert told(str(refusal).upper()) == []
+        chain = (refusal, refusal.__cause__, refusal.__context__)
+        assert told(repr(chain).upper()) == [], "no error names anybody"
         return None
     frames, mask = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
     source = np.stack([image.stored(index) for index in range(image.header.frames)])
@@ -97,7 +97,7 @@ def spectrum() -> tuple[Picture, np.ndarray, list[tuple[slice, slice]]]:
 def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int, quick: Reader) -> None:
     image = ArrayImage(page(paper, ink)[None])
     result = cleaned_or_nothing(image)
-    assert result is None or quick.secrets(shown(image, result)) == []
+    assert result is None or (paper == 0 and quick.secrets(shown(image, result)) == [])
 
 
 CLEAN_PICTURES: dict[str, Callable[[], ArrayImage]] = {
@@ -188,7 +188,7 @@ HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
     "dark on light": lambda: (DARK, burn(DARK, NAME, (12, 10), 0, 18)),
     "by hand, upwards and downwards": lambda: (echo(), written_by_hand_and_along_the_sides()),
     "very large": lambda: (echo(), burn(echo(), "KOWALSKA", (8, 8), 255, 60)),
-    "in a tall strip": lambda: in_a_strip((480, 150)),
+    "in a tall strip": lambda: in_a_strip((320, 150)),
     "in other letters": in_other_letters,
 }
 
@@ -227,16 +227,17 @@ def handwritten(picture: Picture, text: str, place: tuple[int, int], size: int) 
     return made
 
 
-def test_a_name_in_a_chest_x_ray_goes_when_asked_for(reader: Reader) -> None:
+@pytest.mark.usefixtures("less_enlarged")
+def test_a_name_in_a_chest_x_ray_goes_when_asked_for(quick: Reader) -> None:
     y, x = np.mgrid[0:160, 0:300]
     before = 1800 + 1200 * np.sin(x / 80.0) * np.cos(y / 110.0)
     ink = burn(np.zeros(before.shape, np.uint8), f"{NAME} {BORN}", (20, 120), 255, 18)
     burned = np.where(ink > 100, 4095, before).astype(np.uint16)
     image = ArrayImage(burned[None], modality="DX", bits_stored=12)
-    assert reader.secrets(image.display()) != []
+    assert quick.secrets(image.display()) != []
     cleaned, mask = create("ultrasound").run([image], silent, {"any_modality": True}).images
     assert (cleaned.kind, mask.kind) == (ImageKind.CLEANED, ImageKind.MASK)
-    assert reader.secrets(image.show(np.asarray(cleaned.frames[0]))) == []
+    assert quick.secrets(image.show(np.asarray(cleaned.frames[0]))) == []
     outside = np.asarray(mask.frames[0]) == 0
     assert np.array_equal(cleaned.frames[0][outside], burned[outside])
 
@@ -285,7 +286,7 @@ def test_a_small_still_is_cleaned_whatever_memory_there_may_be(monkeypatch: pyte
     assert clean(ArrayImage(echo(size=SMALL)[None]), silent).image.verified
 
 
-LONG, WARM = 48, 16  # frames; the first are a window
+LONG, WARM = 24, 8  # frames; the first are a window
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -353,8 +354,11 @@ def test_of_a_cine_that_ends_too_early_nothing_leaves(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("less_enlarged")
-def test_a_long_cine_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+def test_a_long_cine_takes_no_more_memory_than_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What frames and arrays take; the pages of the temporary file can be given back, and are not counted."""
+    monkeypatch.setattr(cines, "WINDOW", WARM)
     base = np.stack([burn(flow(echo(seed, SMALL))[0], NAME, (12, 10), WHITE, 16) for seed in range(4)])
     short, long = (
         write_dicom(tmp_path / f"{count}.dcm", np.tile(base, (count // 4, 1, 1, 1))) for count in (WARM, LONG)
@@ -373,20 +377,13 @@ def test_a_long_cine_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> No
     assert peaks[2] - peaks[1] < 0.4 * whole, f"of {whole}"
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_nothing_that_the_pipeline_says_repeats_a_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     files = [write(ENCODINGS[name], tmp_path) for name in ("still-jpeg-rgb", "cine-grey")]
     result = create("ultrasound").run([open_dicom(file) for file in files], silent, {})
-    assert len(result.images) == 4
+    assert len(result.images) == 4 and told("".join(one.text for one in result.readings)) != []
     said = [repr(result), caplog.text, *capfd.readouterr()]
     assert [secret for secret in SECRETS for text in said if secret in text] == []
-
-
-@pytest.mark.usefixtures("less_enlarged")
-def test_no_error_names_anybody() -> None:
-    with pytest.raises(CleaningFailed) as refusal:
-        create("ultrasound").run([ArrayImage(page(255, 0)[None])], silent, {})
-    chain = [refusal.value, refusal.value.__cause__, refusal.value.__context__]
-    assert [secret for secret in SECRETS for error in chain if secret in repr(error)] == []

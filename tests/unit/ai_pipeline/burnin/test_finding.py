@@ -7,17 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind
-from ai_pipeline.burnin.annotation.pixels import Mask, Picture, dilated
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.fill.background import with_background
 from ai_pipeline.burnin.find import mark_network
+from ai_pipeline.burnin.find.annotation import Annotation, AnnotationKind, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import find_area, strokes
-from ai_pipeline.burnin.find.bars import find_bars
+from ai_pipeline.burnin.find.drawings import find_bars, lines_between
 from ai_pipeline.burnin.find.faint import faint_writing
 from ai_pipeline.burnin.find.flow import colour_bars, find_flow
-from ai_pipeline.burnin.find.lines import lines_between
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.burnin.find.traces import find_strips, find_traces
 from ai_pipeline.burnin.planning import RIM

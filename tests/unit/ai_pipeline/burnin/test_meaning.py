@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask
 from ai_pipeline.burnin.card import UltrasoundOptions
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.allowed import Allowed
@@ -27,6 +26,7 @@ from ai_pipeline.burnin.decide.measurements import TOLERANCE_PIXELS, measurement
 from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
 from ai_pipeline.burnin.decide.whole_lines import around, by_best_reading, by_their_block
 from ai_pipeline.burnin.decide.writing import Text, level_box
+from ai_pipeline.burnin.find.annotation import Box, Mask
 from ai_pipeline.burnin.find.line_network import Line
 from ai_pipeline.burnin.find.text import paint
 from ai_pipeline.contract import ImageHeader, Meaning, Reading

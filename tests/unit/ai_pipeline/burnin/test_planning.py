@@ -1,7 +1,7 @@
 """Laws of the plan: what was found is given, so that only what is decided about it can be wrong."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 from ai_pipeline.burnin import planning
-from ai_pipeline.burnin.annotation.kinds import Annotation, AnnotationKind, CleaningPolicy, InDoubt
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture
-from ai_pipeline.burnin.annotation.pixels import index_of as place
 from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box
+from ai_pipeline.burnin.find.annotation import (
+    Annotation,
+    AnnotationKind,
+    Box,
+    CleaningPolicy,
+    InDoubt,
+    Mask,
+    Picture,
+)
+from ai_pipeline.burnin.find.annotation import index_of as place
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
 from ai_pipeline.burnin.find.line_network import Line
-from ai_pipeline.burnin.find.traces import Waves
 from ai_pipeline.burnin.planning import RemovalPlan, RemovalTask
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning
@@ -304,13 +310,12 @@ def test_a_line_that_the_mark_network_alone_has_drawn_is_read(plan: Plan) -> Non
     assert not setting.mask.any() and setting.kept[filled(*LETTERS)].all()
 
 
-def test_a_curve_is_never_filled(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_curve_is_never_filled(plan: Plan) -> None:
     curve = filled((0, 39, COLUMNS, 42), (COLUMNS - 9, 39, COLUMNS, 190))
-    monkeypatch.setattr(planning, "_waves", lambda *_: Waves(nothing(), curve))
     for policy in CleaningPolicy:
-        mask = plan(scene(), policy).mask
+        mask = plan(replace(scene(), traces=curve), policy).mask
         assert not (mask & curve).any() and mask[place(NAME)].any()
-    assert plan(scene(), RESEARCH).mask[30, 30]
+    assert plan(replace(scene(), traces=curve), RESEARCH).mask[30, 30]
 
 
 def test_too_much_of_the_picture_is_no_picture_but_a_banner_is_not_counted(plan: Plan) -> None:

@@ -7,21 +7,23 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.annotation.pixels import Box, Mask, Picture, dilated
 from ai_pipeline.burnin.decide.letters import OF_LONG, SURE, TRACED, are_letters, letter_strokes, strokes_in
 from ai_pipeline.burnin.decide.writing import NOTHING_READ, Candidate, Text, find_texts, level_box
+from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
 from ai_pipeline.burnin.find.line_network import (
     HEIGHT,
     LEGIBLE,
     NARROWEST,
     STEP,
+    SYMBOLS,
+    UNKNOWN,
     WIDEST,
     Line,
     LineReader,
     decoded,
+    known,
     prepared,
 )
-from ai_pipeline.burnin.find.symbols import SYMBOLS, UNKNOWN, known
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
 from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.contract import Meaning

@@ -13,8 +13,14 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.burnin import tools
 from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
-from ai_pipeline.burnin.devices.known import device_boxes, device_note, matching_rules
-from ai_pipeline.burnin.devices.rules import DEVICE_RULES, SHIPPED, read_rules
+from ai_pipeline.burnin.devices.rules import (
+    DEVICE_RULES,
+    SHIPPED,
+    device_boxes,
+    device_note,
+    matching_rules,
+    read_rules,
+)
 from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, Decision, ImageHeader, ImageKind, Meaning, Refuse, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed, DeviceRuleError
@@ -24,6 +30,7 @@ from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked, write_dicom
 from tests.unit.ai_pipeline.test_cli import pasted
 
+pytestmark = pytest.mark.usefixtures("less_enlarged")
 SMALL = (240, 320)
 
 

@@ -16,18 +16,24 @@ from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.chest import stamps
 from ai_pipeline.chest.anatomy import Anatomy
 from ai_pipeline.chest.calls import operating_points, prevalence
-from ai_pipeline.chest.calls.operating_points import OperatingPoint
-from ai_pipeline.chest.calls.words import Words, words_of
+from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import decide, probability
 from ai_pipeline.chest.domain_gate import CHILD, UNKNOWN, Kind
 from ai_pipeline.chest.intended_use import notes, refused_by_header, refused_by_pixels
-from ai_pipeline.chest.stamp_rules import NOT_READ, StampRules, follow, heart_on_left
-from ai_pipeline.chest.stamps import Marker, Stamps, read_stamps, stamps_in
+from ai_pipeline.chest.stamps import (
+    NOT_READ,
+    Marker,
+    StampRules,
+    Stamps,
+    follow,
+    heart_on_left,
+    read_stamps,
+    stamps_in,
+)
 from ai_pipeline.contract import Decision, ImageHeader
-from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.models.registry import Card, Label, find
 from tests.unit.ai_pipeline.phantoms import ArrayImage, echo
 from tests.unit.chests import drawn_chest

@@ -29,9 +29,8 @@ from ai_pipeline.contract import (
     Refuse,
     RefusedBy,
 )
-from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.coordinates import POSES, Affine, Pose, shown, upright
 from ai_pipeline.images.decode import open_dicom, open_image
-from ai_pipeline.images.orientation import POSES, Pose, shown, upright
 from ai_pipeline.models.registry import find
 from ai_pipeline.summary import short_result
 from tests.unit.ai_pipeline.phantoms import silent

@@ -9,15 +9,12 @@ from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, Ana
 from ai_pipeline.chest.boxes import PARTS, BoxHead, Candidates, ScoredBox, region
 from ai_pipeline.chest.detector import detections_by_label
 from ai_pipeline.chest.explain import Activation, BoxTemplates, activation, heatmap
-from ai_pipeline.chest.places import contradicted
+from ai_pipeline.chest.places import LungPlace, contradicted, lung_places
 from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, measure
-from ai_pipeline.chest.zones import LungPlace, lung_places
 from ai_pipeline.contract import Code, ModelRef, Origin, Region
-from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.images.orientation import POSES, UPRIGHT, Pose, shown
+from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown
 from ai_pipeline.models.card import Chain, Input
-from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.preprocess import prepare
+from ai_pipeline.models.inputs import network_input, prepare
 from tests.unit.ai_pipeline.phantoms import ArrayImage
 from tests.unit.chests import drawn_chest
 
@@ -173,7 +170,6 @@ def test_lines_lie_in_the_source_whatever_its_size() -> None:
     padded, top = np.zeros((3, SIDE, SIDE), np.float32), (SIDE - rows) // 2
     padded[:, top : top + rows] = drawn_chest(SIDE)[1][:, :rows]
     measured = anatomy_of(padded[None], [SAME], to_model, TOLERANCE).measured
-    assert measured is not None
     columns, ends = np.flatnonzero(organs[0].any(axis=0)), measured.heart.points
     assert (ends[0][0], ends[-1][0]) == pytest.approx((columns[0], columns[-1] + 1), abs=5)
 

@@ -31,9 +31,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ai_pipeline.burnin.cleaning import overlay_note
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import HeaderError, PixelError
 from ai_pipeline.images import colours, resolutions
+from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.decode import (
     DicomImage,
     decoded_sha256,
@@ -46,8 +48,6 @@ from ai_pipeline.images.display import BAND_ROWS, GreyDisplay
 from ai_pipeline.images.fragments import Fragments
 from ai_pipeline.images.header import age_years, read_header
 from ai_pipeline.images.numbers import decimal, decimal_of, is_empty, value_of, whole, whole_of
-from ai_pipeline.images.orientation import POSES, Pose, shown, upright
-from ai_pipeline.images.overlay_planes import overlay_note
 from dicom_node.inbox.inspection import inspect
 from tests.modality import chest
 from tests.unit.ai_pipeline.phantoms import (

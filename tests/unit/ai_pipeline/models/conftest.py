@@ -1,12 +1,12 @@
 """A store of models, and a model to add to it."""
 
-from __future__ import annotations
-
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ai_pipeline.models.registry import MODELS_DIR
+from tests.unit.ai_pipeline.models.store_lab import add, models
 from tests.unit.ai_training import small_models
 
 
@@ -23,3 +23,19 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def model(tmp_path: Path) -> tuple[Path, Path]:
     """A model and its card, not yet in the store."""
     return small_models.write(tmp_path / "made")
+
+
+@pytest.fixture(scope="module")
+def activated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose model is active: to try a model takes seconds."""
+    folder, made = (tmp_path_factory.mktemp(name) for name in ("models", "made"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MODELS_DIR, str(folder))
+        assert add(*small_models.write(made)).exit_code == models("activate", "small").exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def active(store: Path, activated: Path) -> Path:
+    """The store, with a copy of it."""
+    return Path(shutil.copytree(activated, store, dirs_exist_ok=True))

@@ -1,7 +1,5 @@
 """Models that are more than a network, made afresh for each test."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`ai-pipeline models` as a person calls it, and files of other projects to call it with."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

@@ -42,6 +42,7 @@ def convert(checkpoint: Path, family: str, *more: str) -> Result:
 XRV = ("--architecture", "densenet121-res224-all")
 
 
+@pytest.mark.smoke
 def test_without_trust_a_pickle_is_not_opened_and_nothing_where_no_walls_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,6 +53,7 @@ def test_without_trust_a_pickle_is_not_opened_and_nothing_where_no_walls_hold(
     assert done.exit_code != 0 and "Debian package bubblewrap" in " ".join(done.output.split())
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("confinement")
 def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path) -> None:
     done = convert(_bomb(tmp_path), "xrv", *XRV, "--trust")
@@ -104,6 +106,7 @@ def numbers_with(path: Path, name: str) -> None:
         archive.writestr(f"{folder}/{name}", pickle.dumps(()))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -128,6 +131,7 @@ def test_numbers_in_either_format_are_read(tmp_path: Path, new: bool) -> None:
     assert read_state(tmp_path / "c.pt")["weight"].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.smoke
 def test_pickles_are_opened_only_where_the_confined_process_does_it() -> None:
     texts = {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")

@@ -33,7 +33,7 @@ from ai_pipeline.models.detections import MOST_ROWS, detections
 from ai_pipeline.models.registry import SHIPPED as SHIPPED_CARDS
 from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import folder, formats
-from ai_pipeline.models.store.inspection import inspect
+from ai_pipeline.models.store.sandbox import inspect
 from ai_pipeline.pipelines import create
 from tests.certificates_lab import self_signed
 from tests.unit.ai_pipeline.chest.test_chest import Shown
@@ -66,13 +66,6 @@ def test_versions_stand_side_by_side_one_is_active_and_rollback_goes_back_to_the
     last, steps = models("rollback"), [event.by for event in folder.uses(store)["chest_xray"].history]
     assert last.exit_code == 65 and "nothing to roll back" in last.output
     assert steps == ["activate", "activate", "rollback", "rollback"]
-
-
-@pytest.fixture
-def active(store: Path, model: tuple[Path, Path]) -> Path:
-    """The store, whose model is active."""
-    assert add(*model).exit_code == models("activate", "small").exit_code == 0
-    return store
 
 
 @pytest.mark.usefixtures("active")

@@ -9,26 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from ai_pipeline.contract import (
-    Accept,
-    Code,
-    Decision,
-    ImageKind,
-    PipelineResult,
-    Refuse,
-    UltrasoundRegion,
-)
+from ai_pipeline.contract import Accept, Code, Decision, ImageKind, PipelineResult, Refuse, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_image
 from ai_pipeline.images.header import GivenAttributes
 from ai_pipeline.models.registry import Label
 from ai_pipeline.ovarian import pipeline as module
-from ai_pipeline.ovarian.classifier import NORMAL, decisions, probabilities
+from ai_pipeline.ovarian.classifier import NORMAL, NOT_LIKE, decisions, probabilities
 from ai_pipeline.ovarian.intended_use import refused_by_header
 from ai_pipeline.ovarian.outline import dice, of_mask
 from ai_pipeline.ovarian.pipeline import Ovarian
-from ai_pipeline.ovarian.pixel_gate import NOT_LIKE
-from ai_pipeline.shown import without_research
+from ai_pipeline.summary import without_research
 from tests.unit.ai_pipeline.chest.test_chest import Shown
 from tests.unit.ai_pipeline.phantoms import image_header, silent
 

@@ -84,7 +84,6 @@ def test_a_mask_with_exchanged_bits_is_read_in_the_right_order(
 
 def test_the_figures_are_those_of_a_perfect_reader(data: Path, trained: Path) -> None:
     card = registry.find(ID, trained.parent)
-    assert card.input is not None
     truths = iter([np.stack([plain(image)[1]] * 3) for image in anatomy_images(data, "test")])
     perfect = AnatomyModel(card.input, lambda _: {"organs": next(truths)}, 1.0, card.ref)
     result = evaluate(data, perfect, "test")

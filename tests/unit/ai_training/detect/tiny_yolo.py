@@ -4,8 +4,6 @@ A program of its own, because ultralytics changes torch, OpenCV and warnings at 
 ``yolo.onnx`` and ``said.npz``: ``values`` (the input of the first picture), ``boxes`` (what torch says).
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from ai_pipeline.models.preprocess import normalise, prepare
+from ai_pipeline.models.inputs import normalise, prepare
 from ai_pipeline.models.registry import Card, find
 from ai_training import yolo
 from ai_training.sets.images import TruthBox
@@ -49,7 +47,6 @@ def main(folder: Path) -> None:
 
     yolo.export = watched
     card = find("chest-efficientnet-lite0")
-    assert card.input is not None
     boxes = pictures(folder)
     yolo.train_yolo(boxes, card, folder, yolo.YoloRecipe(size=SIDE, epochs=1, batch=5))
     picture, _ = prepare(cv2.imread(str(boxes[0].path), cv2.IMREAD_GRAYSCALE), card.input.chain, SIDE)

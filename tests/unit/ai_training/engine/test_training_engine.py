@@ -24,6 +24,8 @@ from ai_training.cli import console
 from ai_training.cli.console import EXIT_CONFIG, verb
 from ai_training.engine import BEST, CHECKPOINT, Recipe, RecipeRun, RunOptions, Validation, carried_out
 
+pytestmark = pytest.mark.smoke
+
 RECIPE = Recipe(
     iterations=12, learning_rate=1e-2, validate_every=5, ema=0.9, weight_decay=0.1, threads=1, workers=0
 )

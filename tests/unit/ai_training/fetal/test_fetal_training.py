@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ai_pipeline.fetal_head.outline import HeadModel
-from ai_pipeline.fetal_head.picture import COLUMNS, ROWS
+from ai_pipeline.fetal_head.outline import COLUMNS, ROWS, HeadModel
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_training import fetal
 from ai_training.fetal import (

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import tomlkit
 
-from ai_pipeline.burnin.annotation.kinds import CleaningPolicy
-from ai_pipeline.burnin.annotation.pixels import Picture, index_of
 from ai_pipeline.burnin.cleaning import CleaningResult
+from ai_pipeline.burnin.find.annotation import CleaningPolicy, Picture, index_of
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import DerivedImage, ImageKind
 from ai_pipeline.models.registry import find

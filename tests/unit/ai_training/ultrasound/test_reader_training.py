@@ -19,9 +19,8 @@ from reader import (
     synthetic_line,
 )
 
-from ai_pipeline.burnin.annotation.pixels import Picture
-from ai_pipeline.burnin.find.line_network import HEIGHT
-from ai_pipeline.burnin.find.symbols import SYMBOLS, known
+from ai_pipeline.burnin.find.annotation import Picture
+from ai_pipeline.burnin.find.line_network import HEIGHT, SYMBOLS, known
 from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime

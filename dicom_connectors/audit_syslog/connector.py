@@ -1,0 +1,31 @@
+"""What the node gets from this connector: a thread that sends, and a check of its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dicom_connectors.audit_syslog.settings import AuditPart
+from dicom_node.config.settings import Settings
+from dicom_node.connectors import Service, part
+from dicom_node.preflight.found import Found, Tried
+from dicom_node.store.database import Database
+
+
+def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
+    """The thread that sends the audit, if a repository is configured."""
+    if part(settings, AuditPart).audit.syslog:
+        from dicom_connectors.audit_syslog.sender import AuditSender  # loads all codes of PS3.16
+
+        sender = AuditSender(database, settings, owner)
+        yield Service("audit", sender.run_once, at_stop=sender.send_last)
+
+
+def check(settings: Settings) -> Found:
+    """Mistakes in the audit settings, and a warning if Patient IDs in the messages would be unencrypted."""
+    audit = part(settings, AuditPart).audit
+    for key in ("authorities", "certificate"):
+        path = getattr(audit, key)
+        if path is not None and not path.is_file():
+            yield f"audit.{key}", str(path), "is no file"
+    if audit.syslog and audit.transport == "udp":
+        yield Tried("audit", False, "Patient IDs go over the network unencrypted, and may get lost: tls")

@@ -1,0 +1,246 @@
+"""One record of the audit as a DICOM audit message (PS3.15 A.5.1, after RFC 3881)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from dicom_connectors.audit_syslog.schema import check_message
+from dicom_node.model.kinds import AuditAction
+from dicom_node.printable import printable
+from dicom_node.store.accounts import AuditRow
+
+_SUCCESS, _MINOR_FAILURE = "0", "4"
+_APPLICATION_SERVER = "4"  # Audit Source Type Code
+_MACHINE, _ADDRESS = "1", "2"  # Network Access Point Type Code
+_PERSON, _SYSTEM_OBJECT = "1", "2"  # Participant Object Type Code
+_PATIENT, _REPORT, _USER, _SECURITY_RESOURCE, _QUERY = (
+    "1",
+    "3",
+    "6",
+    "13",
+    "24",
+)  # Participant Object Type Code Role
+_PATIENT_NUMBER = Code("2", "RFC-3881", "Patient Number")
+_URI = Code("12", "RFC-3881", "URI")
+_DCM = codes.DCM
+
+
+@dataclass(frozen=True, slots=True)
+class _AuditedAs:
+    """Event ID (CID 400), action, and event type (CID 401) of an action."""
+
+    event: Code
+    action: str
+    type: Code | None = None
+    outcome: str = _SUCCESS
+    ours: Code | None = None
+    """Role of this program in what no person did (CID 402)."""
+    theirs: Code | None = None
+    """Role of the other application entity."""
+    of: str = ""
+    """Of an alert: path of its subject, filled with the fields of the record."""
+
+
+def _used(action: str) -> _AuditedAs:
+    return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
+
+
+def _alert(kind: Code, of: str) -> _AuditedAs:
+    return _AuditedAs(_DCM.SecurityAlert, "E", kind, of=of)
+
+
+_LOGIN, _USERS = _DCM.Login, _DCM.UserSecurityAttributesChanged
+_A = AuditAction
+KINDS: Mapping[AuditAction, _AuditedAs] = {
+    _A.SIGNED_IN: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN),
+    _A.SIGN_IN_REFUSED: _AuditedAs(_DCM.UserAuthentication, "E", _LOGIN, _MINOR_FAILURE),
+    _A.SIGNED_OUT: _AuditedAs(_DCM.UserAuthentication, "E", _DCM.Logout),
+    _A.USER_ADDED: _alert(_USERS, "users/{user}"),
+    _A.USER_REMOVED: _alert(_USERS, "users/{user}"),
+    _A.USER_CHANGED: _alert(_USERS, "users/{user}"),
+    _A.PASSWORD_SET: _alert(_USERS, "users/{user}"),
+    _A.TOKEN_ADDED: _alert(_USERS, "tokens/{token}"),
+    _A.TOKEN_REMOVED: _alert(_USERS, "tokens/{token}"),
+    _A.STUDY_SEEN: _used("R"),
+    _A.LIST_SEEN: _AuditedAs(_DCM.Query, "E"),
+    _A.EXPORTED: _AuditedAs(_DCM.Export, "R"),
+    _A.STUDY_SEARCHED: _AuditedAs(_DCM.Query, "E"),
+    _A.STUDY_RERUN: _used("U"),
+    _A.JOB_CHANGED: _used("U"),
+    _A.STUDY_RELEASED: _used("U"),
+    _A.RESULT_WITHDRAWN: _used("D"),
+    _A.DELIVERY_RETRIED: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
+    _A.OBJECTS_DELETED: _used("D"),  # not "Study Deleted": its results stay
+    _A.DISCARDED: _used("U"),
+    _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
+    _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
+    _A.PATIENT_ADDED: _alert(_DCM.UseOfRestrictedFunction, "patients/{registration}"),
+    _A.PATIENT_REMOVED: _alert(_DCM.UseOfRestrictedFunction, "patients/{registration}"),
+    _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
+    _A.PEER_REMOVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
+    _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
+    _A.RULE_REMOVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
+    _A.PEER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "peers/{peers}"),
+    _A.STUDIES_FETCHED: _AuditedAs(_DCM.Query, "E"),
+    _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notification}"),
+    _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notifications}"),
+    _A.FEEDBACK_GIVEN: _used("U"),
+    _A.ASSESSMENT_SENT: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
+    _A.RESULTS_ASSESSED: _used("U"),
+    _A.CLEANING_JUDGED: _used("U"),
+    _A.DECISION_SETTLED: _alert(_DCM.UseOfRestrictedFunction, "decisions/{decision}"),
+    _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
+    _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
+    _A.CONFIG_RELOADED: _alert(_DCM.SoftwareConfiguration, "configuration"),
+    _A.BACKED_UP: _AuditedAs(_DCM.Export, "R"),
+    _A.RESTORED: _AuditedAs(_DCM.Import, "C"),
+    _A.SPOOL_REINDEXED: _alert(_DCM.UseOfRestrictedFunction, "spool"),
+    _A.MACHINE_REMOVED: _alert(_DCM.SoftwareConfiguration, "machines/{machine}"),
+    _A.NODE_STARTED: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStart, ours=_DCM.Application),
+    _A.NODE_STOPPING: _AuditedAs(_DCM.ApplicationActivity, "E", _DCM.ApplicationStop, ours=_DCM.Application),
+    _A.IMAGES_RECEIVED: _AuditedAs(
+        _DCM.DICOMInstancesTransferred, "C", ours=_DCM.DestinationRoleID, theirs=_DCM.SourceRoleID
+    ),
+    _A.RESULTS_SENT: _AuditedAs(
+        _DCM.DICOMInstancesTransferred, "R", ours=_DCM.SourceRoleID, theirs=_DCM.DestinationRoleID
+    ),
+    _A.PEER_ASKED: _AuditedAs(_DCM.Query, "E", ours=_DCM.SourceRoleID, theirs=_DCM.DestinationRoleID),
+    _A.CALLER_REFUSED: _AuditedAs(
+        _DCM.SecurityAlert, "E", _DCM.NodeAuthentication, _MINOR_FAILURE, ours=_DCM.Application
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSource:
+    """The node that sends an audit message: AE title, station name, host name and site."""
+
+    ae_title: str
+    station: str
+    host: str
+    site: str = ""
+
+
+def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditSource) -> bytes:
+    """The audit message in UTF-8. ``study_uid`` and ``patient_id`` are "" if the record concerns no study.
+
+    Raises FaultyMessage if the message would violate the schema.
+    """
+    kind = KINDS[row.action]
+    root = Element("AuditMessage")
+    at = row.at.isoformat(timespec="milliseconds")
+    event = SubElement(
+        root,
+        "EventIdentification",
+        EventActionCode=kind.action,
+        EventDateTime=at,
+        EventOutcomeIndicator=kind.outcome,
+    )
+    _code(event, "EventID", kind.event)
+    if kind.type is not None:
+        _code(event, "EventTypeCode", kind.type)
+    SubElement(event, "EventOutcomeDescription").text = row.action.value
+    _participants(root, row, kind, source)
+    reporter = {"AuditSourceID": printable(source.station)}
+    if source.site:
+        reporter["AuditEnterpriseSiteID"] = printable(source.site)
+    SubElement(
+        SubElement(root, "AuditSourceIdentification", reporter),
+        "AuditSourceTypeCode",
+        {"csd-code": _APPLICATION_SERVER},
+    )
+    if study_uid:
+        _object(root, study_uid, _REPORT, _DCM.StudyInstanceUID, row.fields)
+    if patient_id:
+        _object(root, patient_id, _PATIENT, _PATIENT_NUMBER, {}, person=True)
+    if kind.event == _DCM.SecurityAlert:
+        _alert_subject(root, row, kind, source)
+    elif not study_uid:
+        role = _QUERY if row.action is _A.STUDY_SEARCHED else _USER
+        _object(root, row.action.value, role, _URI, row.fields)
+    written: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
+    check_message(written)
+    return written
+
+
+def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
+    """The person or the other application entity, and this program, with their roles (CID 402).
+
+    Of its start and stop this program is the only one.
+    """
+    sends = kind.ours is not None and kind.ours == _DCM.SourceRoleID
+    if kind.event != _DCM.ApplicationActivity:
+        user = {"UserID": printable(row.actor) or "unknown", "UserIsRequestor": str(not sends).lower()}
+        if kind.ours is not None and row.actor:
+            user["AlternativeUserID"] = f"AETITLES={printable(row.actor)}"
+        if row.address:
+            user |= {"NetworkAccessPointID": printable(row.address), "NetworkAccessPointTypeCode": _ADDRESS}
+        other = SubElement(root, "ActiveParticipant", user)
+        if kind.theirs is not None:
+            _code(other, "RoleIDCode", kind.theirs)
+    program = SubElement(
+        root,
+        "ActiveParticipant",
+        UserID="dicom-node",
+        AlternativeUserID=f"AETITLES={source.ae_title}",
+        UserIsRequestor=str(sends).lower(),
+        NetworkAccessPointID=source.host,
+        NetworkAccessPointTypeCode=_MACHINE,
+    )
+    _code(program, "RoleIDCode", kind.ours or _DCM.Application)
+
+
+def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
+    """What the alert is about, and a text on it (PS3.15 A.5.3.11): a resource of this node, or the caller."""
+    details = {key: value for key, value in row.fields.items() if value not in (None, "", [])}
+    listed = ", ".join(f"{key}={value}" for key, value in details.items())
+    text = {"Alert Description": f"{row.action.value.replace('_', ' ')}{': ' if listed else ''}{listed}"}
+    if row.action is _A.CALLER_REFUSED:
+        _object(root, row.address or row.actor or "unknown", _SECURITY_RESOURCE, _DCM.NodeID, text | details)
+        return
+    named = {
+        key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in details.items()
+    }
+    path = quote(kind.of.format_map(defaultdict(str, named)))
+    _object(root, f"dicom-node://{source.host}/{path}", _SECURITY_RESOURCE, _URI, text | details)
+
+
+def _object(
+    root: Element, name: str, role: str, of: Code, details: Mapping[str, Any], *, person: bool = False
+) -> None:
+    found = SubElement(
+        root,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=printable(name),
+        ParticipantObjectTypeCodeRole=role,
+        ParticipantObjectTypeCode=_PERSON if person else _SYSTEM_OBJECT,
+    )
+    _code(found, "ParticipantObjectIDTypeCode", of)
+    if role == _QUERY:
+        SubElement(found, "ParticipantObjectQuery").text = _base64(details)
+        return
+    SubElement(found, "ParticipantObjectName").text = "" if person else printable(name)
+    for key, value in details.items():
+        if value not in (None, "", []):
+            SubElement(found, "ParticipantObjectDetail", type=key, value=_base64(value))
+
+
+def _code(parent: Element, name: str, code: Code) -> None:
+    words = {"csd-code": code.value, "codeSystemName": code.scheme_designator, "originalText": code.meaning}
+    SubElement(parent, name, words)
+
+
+def _base64(value: object) -> str:
+    """As it is: base64 is there to keep what would not be text in XML (PS3.15 A.5.1.1, ValuePair)."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")

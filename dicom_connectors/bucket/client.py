@@ -1,0 +1,192 @@
+"""A bucket of any S3 service; only this module uses obstore."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import cache, cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dicom_connectors.bucket.settings import BucketPart, ObjectStoreSettings
+from dicom_node.config.settings import Settings
+from dicom_node.connectors import part
+from dicom_node.errors import NotInSpool, StoreAway
+from dicom_node.object_store.bucket import sha256_of
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+_CONNECT_SECONDS = 5
+_RETRIES = 2
+_AGAIN_SECONDS = 1.0  # until a store that did not answer is asked again: pages do not wait for each file
+_BLOCK = 1 << 20
+
+
+def open_bucket(settings: Settings) -> Bucket | None:
+    """The bucket of these settings, None without one; the process shares one."""
+    return _opened(part(settings, BucketPart).object_store)
+
+
+@cache
+def _opened(settings: ObjectStoreSettings) -> Bucket | None:
+    return Bucket(settings) if settings.url else None
+
+
+class Bucket:
+    """The object store of the node (``dicom_node/object_store/bucket.py``)."""
+
+    def __init__(self, settings: ObjectStoreSettings) -> None:
+        self.name, self.local_mib, self._settings = settings.url, settings.local_mib, settings
+        self.is_usable = find_spec("obstore") is not None
+        self._away_until = 0.0
+
+    @cached_property
+    def _store(self) -> S3Store:
+        from obstore.store import S3Store
+
+        settings = self._settings
+        login = {
+            "access_key_id": settings.access_key_id.get_secret_value(),
+            "secret_access_key": settings.secret_access_key.get_secret_value(),
+            "endpoint": settings.endpoint,
+        }
+        return S3Store(
+            settings.bucket,
+            prefix=settings.prefix or None,
+            region=settings.region,
+            checksum_algorithm="sha256",  # the service compares what it got
+            client_options={
+                "allow_http": settings.endpoint.startswith("http://"),  # the settings refused it elsewhere
+                "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
+                "timeout": timedelta(seconds=settings.seconds),
+            },
+            retry_config={"max_retries": _RETRIES, "retry_timeout": timedelta(seconds=settings.seconds)},
+            **{key: value for key, value in login.items() if value},
+        )
+
+    def put(self, key: str, file: Path) -> None:
+        """Upload a file under a key that is used for no other content, and check its size in the bucket."""
+        import obstore
+
+        with self._asked(), _bucket_there(file):
+            obstore.put(self._store, key, file)
+        self._ask_size(key, file)
+
+    def put_first(self, key: str, file: Path) -> None:
+        """Upload a file, held in memory, unless the key exists. Raises StoreAway if the key has other
+        bytes.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            with self._asked(), _bucket_there(file):
+                obstore.put(self._store, key, file, mode="create")
+        except AlreadyExistsError:
+            self._compare(key, file)
+        self._ask_size(key, file)
+
+    def _ask_size(self, key: str, file: Path) -> None:
+        if self.size(key) != file.stat().st_size:
+            raise StoreAway("the object store shows another size than was put")
+
+    def size(self, key: str) -> int | None:
+        """The size of an object in bytes, None if it does not exist."""
+        import obstore
+
+        with suppress(FileNotFoundError), self._asked():
+            return int(obstore.head(self._store, key)["size"])
+        return None
+
+    def get(self, key: str, into: Path, sha256: str = "") -> str:
+        """Fetch an object into a file, which is complete or does not exist; returns its SHA-256.
+
+        Raises NotInSpool if the bucket does not have the object, or its hash is not ``sha256``.
+        """
+        import obstore
+
+        into.parent.mkdir(parents=True, exist_ok=True)
+        temporary = into.with_name(f".{secrets.token_hex(8)}")
+        digest = hashlib.sha256()
+        try:
+            with temporary.open("xb") as out, self._asked():
+                for block in obstore.get(self._store, key):
+                    out.write(block)
+                    digest.update(block)
+            if sha256 not in ("", digest.hexdigest()):
+                raise NotInSpool("an object in the object store is damaged: restore it, or send it again")
+            temporary.replace(into)
+        except FileNotFoundError:
+            raise NotInSpool("the object store has lost an object: restore it, or send it again") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+        return digest.hexdigest()
+
+    def delete(self, *keys: str) -> None:
+        """Delete objects; missing objects are ignored."""
+        import obstore
+
+        with suppress(FileNotFoundError), self._asked():
+            obstore.delete(self._store, keys)
+
+    def keys(self, under: str) -> Iterator[str]:
+        """All keys in the folder ``under``."""
+        import obstore
+
+        with self._asked():
+            for batch in obstore.list(self._store, under):
+                yield from (item["path"] for item in batch)
+
+    def _compare(self, key: str, file: Path) -> None:
+        """An answer that was lost makes us put twice; anything else is another's object."""
+        copy = file.with_name(f".{secrets.token_hex(8)}")
+        try:
+            theirs = self.get(key, copy)
+        except NotInSpool:
+            raise StoreAway("an object came and went in the object store") from None
+        finally:
+            copy.unlink(missing_ok=True)
+        if sha256_of(file) != theirs:
+            raise StoreAway("another worker put this object at the same time")
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Raises StoreAway for every failure but FileNotFoundError and AlreadyExistsError.
+
+        Without the store's own text, which quotes addresses and keys.
+        """
+        from obstore.exceptions import (
+            AlreadyExistsError,
+            BaseError,
+            PermissionDeniedError,
+            UnauthenticatedError,
+        )
+
+        if time.monotonic() < self._away_until:
+            raise StoreAway("the object store does not answer")
+        try:
+            yield
+        except AlreadyExistsError:
+            raise
+        except (PermissionDeniedError, UnauthenticatedError):
+            raise StoreAway("the object store refuses us: login or rights are missing") from None
+        except BaseError:
+            self._away_until = time.monotonic() + _AGAIN_SECONDS
+            raise StoreAway("the object store does not answer") from None
+
+
+@contextmanager
+def _bucket_there(file: Path) -> Iterator[None]:
+    """Where it is not this file that is missing, it is the bucket."""
+    try:
+        yield
+    except FileNotFoundError:
+        if not file.is_file():
+            raise
+        raise StoreAway("the object store has no bucket of this name") from None

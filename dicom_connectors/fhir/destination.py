@@ -1,0 +1,262 @@
+"""FHIR destination: a report as one transaction, by HL7 FHIR R4 (4.0.1) over HTTP.
+
+Of a server's OperationOutcome only the codes are read: its texts may name a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import requests
+from pydicom.uid import Comprehensive3DSRStorage, generate_uid
+
+from dicom_connectors.fhir.codes import Resource
+from dicom_connectors.fhir.entries import identifier_query, uids_of
+from dicom_connectors.fhir.filed import FiledReport
+from dicom_connectors.fhir.report import ReportTransaction
+from dicom_connectors.fhir.settings import FhirPeer
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.connectors import part
+from dicom_node.errors import FaultyInput
+from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.scu.http import (
+    CONNECT_SECONDS,
+    FAULTY_ANSWER,
+    UNREADABLE,
+    HttpDestination,
+    problem,
+    unanswered,
+)
+from dicom_node.scu.statuses import http_report
+
+_JSON: Final = "application/fhir+json"
+_CREATED: Final = ("Device", "DiagnosticReport", "ImagingStudy", "Observation")
+_RELEASES: Final = ("4.0", "4.3")  # R4 and R4B, which are the same for these resources
+_UNNAMED: Final = SendReport(SendStatus.VERIFY, "HTTP 200", "the answer does not say what became of it")
+_AMENDED: Final = SendReport(
+    SendStatus.REFUSED, "", "the report that it replaces was amended there: correct that one by hand"
+)
+# The codes of issue-type (R4) that say why.
+_ISSUES: Final = frozenset(
+    {
+        "invalid", "structure", "required", "value", "invariant", "security", "login", "unknown", "expired",
+        "forbidden", "suppressed", "processing", "not-supported", "duplicate", "multiple-matches",
+        "not-found", "deleted", "too-long", "code-invalid", "extension", "too-costly", "business-rule",
+        "conflict", "transient", "lock-error", "no-store", "exception", "timeout", "incomplete", "throttled",
+    }
+)  # fmt: skip
+
+
+class FhirDestination(HttpDestination):
+    """A FHIR server at a base URL such as https://host/fhir."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        super().__init__(peer, settings)
+        self._is_queried = peer.may_be_asked
+        self._systems = part(peer, FhirPeer).patient_systems
+        self._base = peer.url.rstrip("/")
+        self._session.headers["Accept"] = _JSON
+        self._session.auth = _login(peer)
+        self._timeout = (CONNECT_SECONDS, settings.outbox.answer_seconds)
+
+    def test(self) -> list[Check]:
+        """Read the server's statement of capabilities, and search for a report that cannot exist."""
+        try:
+            with self._connections.within(self._outbox.answer_seconds):
+                checks = list(_capabilities(self._asked("metadata")))
+            with self._connections.within(self._outbox.answer_seconds):
+                self._found("DiagnosticReport", generate_uid())
+        except requests.RequestException as error:
+            return [Check("FHIR", False, self._problem(error).text)]
+        except FAULTY_ANSWER:
+            return [Check("FHIR", False, UNREADABLE.text)]
+        return [*checks, Check("search", True, "search for reports answered")]
+
+    def _store(self, item: Outgoing) -> SendReport:
+        if item.sop_class_uid != Comprehensive3DSRStorage:
+            return SendReport(SendStatus.NARROWED, "", "reports only go there")
+        try:
+            report = ReportTransaction(item.path, self._systems)
+            with self._within(item):
+                earlier = self._replaced(report)
+                if earlier is not None and report.uid in uids_of(earlier.report):
+                    return SendReport(SendStatus.STORED, "", "the server has it, or a newer one")
+                if earlier is not None and not earlier.is_as_sent:
+                    return _AMENDED
+                return self._posted(report.bundle(self._patient(report), earlier))
+        except FaultyInput as error:
+            return SendReport(SendStatus.REFUSED, "", str(error))
+        except requests.RequestException as error:
+            return self._problem(error)
+
+    def _look(self, item: Outgoing) -> Confirmation:
+        try:
+            with self._connections.within(self._outbox.answer_seconds):
+                found = self._found("DiagnosticReport", item.sop_instance_uid)
+        except requests.RequestException as error:
+            return unanswered(self._problem(error))
+        if found:
+            return Confirmation(Presence.FOUND)
+        return Confirmation(Presence.NOT_FOUND, "the server does not show it")
+
+    def _remaining(self, item: Outgoing) -> Confirmation:
+        """What is entered in error is withdrawn: a record of a patient is not deleted."""
+        with self._within(item):
+            left = self._shown(item.sop_instance_uid)
+        return Confirmation(Presence.FOUND if left else Presence.NOT_FOUND)
+
+    def _delete(self, item: Outgoing) -> None:
+        with self._within(item):
+            for one in self._shown(item.sop_instance_uid):
+                try:
+                    self._posted(one.withdrawn())
+                except FaultyInput as error:  # the server's own resources are not as FHIR has them
+                    raise ValueError(str(error)) from None
+
+    def _shown(self, uid: str) -> list[FiledReport]:
+        """What is there of this report: nothing once a newer one has its place, or it is entered in error."""
+        return [one for one in self._filed(uid) if one.shows == uid and not _is_gone(one)]
+
+    def _posted(self, bundle: str) -> SendReport:
+        """Raises requests.RequestException."""
+        headers = {"Content-Type": _JSON, "Prefer": "return=minimal"}
+        answer = self._session.post(self._base, data=bundle.encode(), headers=headers, timeout=self._timeout)
+        answer.raise_for_status()
+        try:
+            return _outcome(answer.json())
+        except FAULTY_ANSWER:
+            return _UNNAMED if self._is_queried else UNREADABLE
+
+    def _replaced(self, report: ReportTransaction) -> FiledReport | None:
+        """The report that this one is to take the place of, itself where it has done so already."""
+        if not report.replaces:
+            return None
+        filed = self._filed(report.uid, report.replaces)
+        mine = [one for one in filed if report.uid in uids_of(one.report)]
+        others = [one for one in filed if not one.is_withdrawn]
+        return next(iter([*mine, *others]), None)
+
+    def _filed(self, *uids: str) -> list[FiledReport]:
+        """Reports that the server has under these UIDs, with the Observations of ours that they name."""
+        return [self._with_observations(FiledReport(one)) for one in self._found("DiagnosticReport", *uids)]
+
+    def _with_observations(self, filed: FiledReport) -> FiledReport:
+        observations = [one for place in filed.results for one in self._read(place)]
+        return replace(filed, observations=[one for one in observations if filed.owns(one)])
+
+    def _read(self, place: str) -> list[Resource]:
+        """The resource at this address, None after somebody has deleted it."""
+        answer = self._session.get(f"{self._base}/{place}", timeout=self._timeout)
+        if answer.status_code in (404, 410):
+            return []
+        answer.raise_for_status()
+        return [answer.json()]
+
+    def _patient(self, report: ReportTransaction) -> str:
+        """``Patient/ID`` where the server knows exactly one of this identifier, else "".
+
+        By POST: an address with a Patient ID would stay in the logs of proxies.
+        """
+        system, value = (report.patient.get(key, "") for key in ("system", "value"))
+        if not system:
+            return ""
+        answer = self._session.post(
+            f"{self._base}/Patient/_search",
+            data={"identifier": f"{system}|{value}"},
+            timeout=self._timeout,
+        )
+        if answer.status_code in (403, 404, 405):  # patients cannot be read: the report goes by identifier
+            return ""
+        answer.raise_for_status()
+        found = [one for one in _resources(answer.json(), "Patient") if _is_of(one, system, value)]
+        return f"Patient/{found[0]['id']}" if len(found) == 1 else ""
+
+    def _found(self, kind: str, *uids: str) -> list[Resource]:
+        """Resources with one of these identifiers. Raises requests.RequestException."""
+        answer = self._asked(kind, identifier=identifier_query(*uids))
+        return [one for one in _resources(answer, kind) if not {*uids}.isdisjoint(uids_of(one))]
+
+    def _asked(self, place: str, **search: str) -> Any:
+        answer = self._session.get(f"{self._base}/{place}", params=search, timeout=self._timeout)
+        answer.raise_for_status()
+        return answer.json()
+
+    def _problem(self, error: requests.RequestException) -> SendReport:
+        """With the codes of an OperationOutcome."""
+        report = problem(error, self._connections)
+        codes = _issues(error.response)
+        return replace(report, text=f"{report.text} ({', '.join(codes)})") if codes else report
+
+
+def _login(peer: PeerSettings) -> Any:
+    """A bearer token, or a user name and password; never a login that ~/.netrc may have for this host."""
+    token = part(peer, FhirPeer).token.get_secret_value()
+
+    def signed(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    return (peer.username, peer.password.get_secret_value()) if peer.username else signed
+
+
+def _capabilities(stated: Any) -> Iterator[Check]:
+    """What a CapabilityStatement says of what delivery needs."""
+    if stated["resourceType"] != "CapabilityStatement":
+        raise ValueError("no CapabilityStatement")
+    version = str(stated.get("fhirVersion") or "")[:16]
+    is_r4 = version.startswith(_RELEASES)
+    yield Check("FHIR", is_r4, f"version {version}{'' if is_r4 else ': this node speaks 4.0.1'}")
+    [rest, *_] = stated["rest"]
+    takes = any(one["code"] == "transaction" for one in rest.get("interaction") or ())
+    yield Check("transaction", takes, "supported" if takes else "it does not say that it takes transactions")
+    listed = {one["type"] for one in rest.get("resource") or () if one.get("conditionalCreate")}
+    missing = [kind for kind in _CREATED if kind not in listed]
+    text = f"it does not say so of {', '.join(missing)}: a result that is sent again may be there twice"
+    yield Check("conditional create", not missing, text if missing else "supported")
+
+
+def _outcome(answer: Any) -> SendReport:
+    """What became of a transaction (FHIR R4 3.1.0.11.2).
+
+    Raises what FAULTY_ANSWER names where the answer does not say it.
+    """
+    if answer["resourceType"] != "Bundle" or not str(answer["type"]).endswith("-response"):
+        raise ValueError("no answer to a transaction")
+    statuses = [int(str(one["response"]["status"])[:3]) for one in answer["entry"]]
+    failed = [status for status in statuses if not 200 <= status < 300]
+    if failed:
+        return http_report(failed[0])
+    if not statuses:
+        raise ValueError("it names no resource")
+    return SendReport(SendStatus.STORED, "HTTP 200", "stored")
+
+
+def _resources(answer: Any, kind: str) -> list[Resource]:
+    """Those of this kind in a searchset. Raises what FAULTY_ANSWER names."""
+    if answer["resourceType"] != "Bundle" or answer["type"] != "searchset":
+        raise ValueError("no searchset")
+    found = [one["resource"] for one in answer.get("entry") or ()]
+    return [one for one in found if one["resourceType"] == kind]
+
+
+def _is_of(patient: Resource, system: str, value: str) -> bool:
+    identifiers = patient.get("identifier") or ()
+    return any((one.get("system"), one.get("value")) == (system, value) for one in identifiers)
+
+
+def _is_gone(filed: FiledReport) -> bool:
+    """Whether the report and its Observations are entered in error."""
+    return all(FiledReport(one).is_withdrawn for one in (filed.report, *filed.observations))
+
+
+def _issues(answer: requests.Response | None) -> list[str]:
+    """The issue codes of an OperationOutcome, no other word of it."""
+    try:
+        issues = answer.json()["issue"] if answer is not None else ()
+        named = {str(one["code"]) for one in issues}
+    except FAULTY_ANSWER:
+        return []
+    return sorted(named & _ISSUES)[:3]

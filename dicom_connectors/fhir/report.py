@@ -1,0 +1,279 @@
+"""A report as one transaction: DiagnosticReport, findings and numbers, study and models.
+
+A report that replaces an earlier one updates the earlier DiagnosticReport on the server, which gets one
+identifier more; the earlier Observations are marked as entered in error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom import dcmread
+
+from dicom_connectors.fhir.codes import (
+    LOINC,
+    PRELIMINARY,
+    SNOMED,
+    UNITS,
+    Resource,
+    coding,
+    concept,
+    systems,
+    uid_identifier,
+)
+from dicom_connectors.fhir.entries import created, marked, reference, transaction, updated
+from dicom_connectors.fhir.filed import MOST_OBSERVATIONS, FiledReport, observation_uid
+from dicom_connectors.fhir.moments import date_time, written
+from dicom_connectors.fhir.patient import patient_identifier, patient_reference
+from dicom_node.dicom.own_objects import MANUFACTURER
+from dicom_node.dicom.uids import derived_uid
+from dicom_node.errors import FaultyInput
+from dicom_node.results.common.concepts import BURNED_IN
+from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results.sr import reading
+
+_HL7: Final = "http://terminology.hl7.org/CodeSystem"
+_RADIOLOGY: Final = (
+    {"system": f"{_HL7}/v2-0074", "code": "RAD", "display": "Radiology"},
+    {"system": LOINC, "code": "LP29684-5", "display": "Radiology"},
+)
+_IMAGING: Final = {"system": f"{_HL7}/observation-category", "code": "imaging", "display": "Imaging"}
+_IMAGING_STUDY: Final = {"system": LOINC, "code": "18748-4", "display": "Diagnostic imaging study"}
+_SOFTWARE: Final = {"system": SNOMED, "code": "706687001", "display": "Software"}
+_ACCESSION: Final = {"system": f"{_HL7}/v2-0203", "code": "ACSN"}
+_INTERPRETATIONS: Final = {
+    "present": ("POS", "Positive"),
+    "absent": ("NEG", "Negative"),
+    "indeterminate": ("IND", "Indeterminate"),
+}
+_LATERALITY: Final = ("272741003", "SCT", "Laterality")
+_OF_MODELS: Final = "AI model: inference"  # Contribution Description (0018,A003) in our results
+_PROCEDURE: Final = "121058"  # PS3.16 TID 1500: Procedure reported
+
+
+class ReportTransaction:
+    """The FHIR resources of one SR file. ``by_issuer``: identifier systems of Patient IDs.
+
+    Raises FaultyInput if the file has no report.
+    """
+
+    def __init__(self, path: Path, by_issuer: Mapping[str, str]) -> None:
+        self._document, self._path = dcmread(path), path
+        if "ContentSequence" not in self._document:
+            raise FaultyInput("it is no report")
+        self._systems = systems(self._document)
+        self.uid = str(self._document.SOPInstanceUID)
+        self.patient = patient_identifier(self._document, by_issuer)
+
+    @property
+    def replaces(self) -> str:
+        """SOP Instance UID of the report that this one replaces (PS3.3 C.17.2), "" for none."""
+        for study in self._document.get("PredecessorDocumentsSequence") or ():
+            for series in study.get("ReferencedSeriesSequence") or ():
+                for item in series.get("ReferencedSOPSequence") or ():
+                    return str(item.ReferencedSOPInstanceUID)
+        return ""
+
+    def bundle(self, patient: str = "", earlier: FiledReport | None = None) -> str:
+        """The transaction as JSON. Raises FaultyInput.
+
+        ``patient``: ``Patient/ID`` if the server has exactly one such patient. ``earlier``: the report to
+        replace.
+        """
+        entries, report = self._entries(patient_reference(self.patient, patient))
+        if earlier is None:
+            return transaction([*entries, created(report)])
+        now = earlier.report
+        identifiers = [*report["identifier"], *earlier.identifiers_but(self.uid)]
+        report = {**report, "id": now["id"], "identifier": identifiers}
+        return transaction([*entries, updated(report, now), *map(marked, earlier.observations)])
+
+    def _entries(self, subject: Resource) -> tuple[list[Resource], Resource]:
+        """Those of study, models, findings and numbers; and the report."""
+        study = created(self._study(subject))
+        devices = {name: created(device) for name, device in self._devices()}
+        observations = [created(one) for one in self._observations(subject, study, devices)]
+        report = self._report(subject, study, [reference(one) for one in observations])
+        return [study, *devices.values(), *observations], report
+
+    def _report(self, subject: Resource, study: Resource, results: Sequence[Resource]) -> Resource:
+        codes = [*self._procedures(), _IMAGING_STUDY]
+        lines = reading.short_result(self._path)
+        return _filled(
+            resourceType="DiagnosticReport",
+            identifier=[{"use": "official", **uid_identifier(self.uid)}],
+            basedOn=self._orders(),
+            status=PRELIMINARY,
+            category=[{"coding": list(_RADIOLOGY)}],
+            code={"coding": codes, "text": codes[0]["display"]},
+            subject=subject,
+            effectiveDateTime=self._when,
+            issued=written(self._document),
+            result=results,
+            imagingStudy=[reference(study)],
+            conclusion="\n".join([f"{self._statement}:", *lines]),
+        )
+
+    @property
+    def _statement(self) -> str:
+        models = ", ".join(f"{name}@{version}" for name, version, _ in self._models)
+        return f"AI, {models or self._pipeline}, not for diagnostic use, not assessed when made"
+
+    @property
+    def _pipeline(self) -> str:
+        """Name and version, the last of Software Versions (0018,1020) in our results."""
+        versions = self._document.get("SoftwareVersions") or "unknown"
+        last = versions if isinstance(versions, str) else versions[-1]
+        return str(last).replace(" ", "@")
+
+    @cached_property
+    def _models(self) -> list[tuple[str, str, str]]:
+        """Name, version and Device UID (0018,1002) of each."""
+        return [
+            (str(item.ManufacturerModelName), str(item.SoftwareVersions), str(item.DeviceUID))
+            for item in self._document.get("ContributingEquipmentSequence") or ()
+            if item.get("ContributionDescription") == _OF_MODELS
+        ]
+
+    @property
+    def _when(self) -> str:
+        return date_time(self._document, "StudyDate", "StudyTime")
+
+    def _procedures(self) -> list[Resource]:
+        """What was examined, in codes of LOINC: those of the source, else what is reported."""
+        performed = self._document.get("PerformedProcedureCodeSequence") or ()
+        reported = [
+            code
+            for item in self._document.ContentSequence
+            if item.ValueType == "CODE" and item.ConceptNameCodeSequence[0].get("CodeValue") == _PROCEDURE
+            for code in item.ConceptCodeSequence
+        ]
+        known = [
+            [code for code in codes if code.get("CodingSchemeDesignator") == "LN" and "CodeValue" in code]
+            for codes in (performed, reported)
+        ]
+        return [
+            coding(self._systems, str(code.CodeValue), "LN", str(code.CodeMeaning))
+            for code in known[0] or known[1]
+        ]
+
+    def _orders(self) -> list[Resource]:
+        accession = str(self._document.get("AccessionNumber") or "")
+        identifier = {"type": {"coding": [_ACCESSION]}, "value": accession}
+        return [{"type": "ServiceRequest", "identifier": identifier}] if accession else []
+
+    def _study(self, subject: Resource) -> Resource:
+        return _filled(
+            resourceType="ImagingStudy",
+            identifier=[uid_identifier(str(self._document.StudyInstanceUID))],
+            status="available",
+            subject=subject,
+            started=self._when,
+            description=str(self._document.get("StudyDescription") or ""),
+        )
+
+    def _devices(self) -> Iterator[tuple[str, Resource]]:
+        for name, version, uid in self._models:
+            yield (
+                f"{name} {version}",
+                {
+                    "resourceType": "Device",
+                    "identifier": [uid_identifier(uid)],
+                    "status": "active",
+                    "manufacturer": MANUFACTURER,
+                    "deviceName": [{"name": name, "type": "model-name"}],
+                    "type": {"coding": [_SOFTWARE], "text": "AI model"},
+                    "version": [{"value": version}],
+                },
+            )
+
+    def _observations(
+        self, subject: Resource, study: Resource, devices: Mapping[str, Resource]
+    ) -> Iterator[Resource]:
+        """Findings in the order of the report, then measurements; no text that was burned into an image."""
+        findings, numbers = reading.stated(self._path)
+        shown = [one for one in findings if one.code != (BURNED_IN.value, BURNED_IN.scheme_designator)]
+        said = [(one.model, one.tracking_uid, self._finding(one)) for one in shown]
+        said += [(one.model, one.tracking_uid, self._measurement(one)) for one in numbers]
+        if len(said) > MOST_OBSERVATIONS:
+            raise FaultyInput(f"it has more than {MOST_OBSERVATIONS} findings and numbers")
+        for at, (model, tracking, content) in enumerate(said):
+            uids = [observation_uid(self.uid, at), *([tracking] if tracking else [])]
+            yield _filled(
+                resourceType="Observation",
+                identifier=[uid_identifier(uid) for uid in uids],
+                status=PRELIMINARY,
+                category=[{"coding": [_IMAGING]}],
+                subject=subject,
+                effectiveDateTime=self._when,
+                issued=written(self._document),
+                device=reference(devices[model]) if model in devices else {},
+                derivedFrom=[reference(study)],
+                **content,
+            )
+
+    def _finding(self, finding: StatedFinding) -> Resource:
+        code, display = _INTERPRETATIONS[finding.decision]
+        meaning = {"system": f"{_HL7}/v3-ObservationInterpretation", "code": code, "display": display}
+        return {
+            "code": concept(self._systems, *finding.code, finding.meaning),
+            "valueCodeableConcept": concept(self._systems, *finding.presence),
+            "interpretation": [{"coding": [meaning]}],
+            "bodySite": self._site(finding.sites),
+            "component": [
+                *self._side(finding.sites),
+                *(
+                    {"code": {"text": name}, "valueQuantity": _quantity(*number.split(" ", 1))}
+                    for name, number in finding.numbers.items()
+                ),
+            ],
+        }
+
+    def _measurement(self, number: StatedNumber) -> Resource:
+        of_fetus = f", fetus {number.fetus}" if number.fetus else ""
+        value, scheme = number.code
+        code = concept(self._systems, value, scheme, number.meaning)
+        return {
+            "code": {**code, "text": f"{number.meaning}{of_fetus}"},
+            "valueQuantity": _quantity(str(number.value), number.unit[0]),
+            "focus": self._focus(number.fetus),
+            "bodySite": self._site(number.sites),
+            "component": self._side(number.sites),
+        }
+
+    def _focus(self, fetus: str) -> list[Resource]:
+        """The fetus: what is observed, where the subject is the mother. It is no resource of the server."""
+        if not fetus:
+            return []
+        uid = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), fetus)
+        return [{"identifier": uid_identifier(uid), "display": f"Fetus {fetus}"}]
+
+    def _side(self, sites: Sequence[StatedCode]) -> list[Resource]:
+        """The side in code: bodySite of R4 is one concept, which has no part for it."""
+        return [
+            {
+                "code": concept(self._systems, *_LATERALITY),
+                "valueCodeableConcept": concept(self._systems, *side),
+            }
+            for side in sites[1:]
+        ]
+
+    def _site(self, sites: Sequence[StatedCode]) -> Resource:
+        """The site in code and words, its side in words; see :meth:`_side`."""
+        if not sites:
+            return {}
+        [(value, scheme, meaning), *sides] = sites
+        words = ", ".join([meaning, *(side for _, _, side in sides)])
+        return {**concept(self._systems, value, scheme, meaning), "text": words}
+
+
+def _quantity(value: str, unit: str) -> Resource:
+    return {"value": float(value), "unit": unit, "system": UNITS, "code": unit}
+
+
+def _filled(**elements: Any) -> Resource:
+    """Elements that say something: FHIR has no empty ones."""
+    return {name: value for name, value in elements.items() if value}

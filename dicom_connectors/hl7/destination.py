@@ -1,0 +1,206 @@
+"""HL7 destination: a report as ORU^R01 over MLLP (HL7 transport specification, release 1), plain or TLS.
+
+Each message has its own connection: if it is lost, only that message has no acknowledgement. The answer is
+read within limits, and only its codes are reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+
+from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage
+
+from dicom_connectors.hl7.acknowledgement import ACCEPTED, parsed_acknowledgement
+from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
+from dicom_connectors.hl7.settings import Hl7Peer
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.connectors import part
+from dicom_node.scu.connections import Connections
+from dicom_node.scu.destination import (
+    CUT_OFF,
+    NOT_TRIED,
+    Check,
+    Confirmation,
+    Outgoing,
+    Presence,
+    SendReport,
+    SendStatus,
+    hangs,
+)
+from dicom_node.scu.transport import client_tls
+
+MAXIMUM_ANSWER_BYTES = 2**16
+"""Of an acknowledgement; usual ones have 200."""
+_START, _END = b"\x0b", b"\x1c\x0d"
+_CONNECT_SECONDS = 10.0
+_STAYS_SECONDS = 0.5  # a server that does not want us (TLS 1.3 says it after the handshake) has ended by then
+_NO_REPORT = SendReport(SendStatus.NARROWED, "", "a message is made of reports only")
+_FILE_GONE = SendReport(
+    SendStatus.REFUSED, "", "the file of a withdrawn report is gone: withdraw the report there by hand"
+)
+_NO_QUESTION = Confirmation(Presence.NOT_FOUND, "HL7 has no question for a result: it is sent again")
+_LOST = SendReport(SendStatus.RETRY, "", "connection lost before the acknowledgement")
+_UNREADABLE = SendReport(
+    SendStatus.REFUSED, "", "it answers, but not as an HL7 receiver does: correct host or port"
+)
+_TOO_LONG = SendReport(
+    SendStatus.REFUSED, "", f"its answer is longer than {MAXIMUM_ANSWER_BYTES // 1024} KiB"
+)
+_OTHER_MESSAGE = SendReport(SendStatus.RETRY, "", "it acknowledges another message than was sent (MSA-2)")
+
+
+class Hl7Destination:
+    """A RIS or interface engine that accepts ORU^R01."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        self._peer, self._settings = peer, settings
+        local = not peer.entered or settings.console.local_peers
+        self._connections = Connections(settings.outbox.answer_seconds, local=local)
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send one message after the other; if one finds the peer unreachable, the rest is not tried."""
+        reports: list[SendReport] = []
+        for item in objects:
+            if reports and reports[-1].status is SendStatus.UNREACHABLE:
+                reports.append(reports[-1])
+            else:
+                reports.append(NOT_TRIED if hangs(reports) else self._send(item))
+        return reports
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """Answer "unknown" for each object: HL7 has no query. Called only if the peer had another
+        transport before.
+        """
+        return [_NO_QUESTION] * len(objects)
+
+    def test(self) -> list[Check]:
+        """Open a connection, and check that the receiver leaves it open; nothing is sent."""
+        began = time.monotonic()
+        with self._connections.within(self._settings.outbox.answer_seconds):
+            try:
+                with self._connected() as connection:
+                    took = f"{(time.monotonic() - began) * 1000:.0f} ms"
+                    how = connection.version() or "TLS" if isinstance(connection, ssl.SSLSocket) else "TCP"
+                    connection.settimeout(_STAYS_SECONDS)
+                    with contextlib.suppress(TimeoutError):
+                        connection.recv(1)
+                        return [Check("connection", False, "the receiver ends the connection at once")]
+            except OSError as error:
+                return [Check("connection", False, self._unreachable(error).text)]
+        return [Check("connection", True, f"{how} in {took}; nothing was sent")]
+
+    def close(self) -> None:
+        """End all calls under way; later calls fail too. Any thread may call it."""
+        self._connections.close()
+
+    def _send(self, item: Outgoing) -> SendReport:
+        reports = [
+            SentReport(one.path, one.rule)
+            for one in (item, *item.former)
+            if one.sop_class_uid == Comprehensive3DSRStorage
+        ]
+        if not reports:
+            return _NO_REPORT
+        there = [report for report in reports if report.path.is_file()]
+        if item.sop_class_uid != KeyObjectSelectionDocumentStorage:
+            message = oru_of(reports[0], self._context(item), there[1:])
+        elif there == reports:
+            message = withdrawal_of(item.path, reports, self._context(item))
+        else:
+            return _FILE_GONE
+        with self._connections.within(self._settings.outbox.seconds_for(len(message))):
+            try:
+                with self._connected() as connection:
+                    return self._exchange(connection, message, control_id(item.sop_instance_uid))
+            except OSError as error:
+                return self._unreachable(error)
+
+    def _exchange(self, connection: socket.socket, message: bytes, number: str) -> SendReport:
+        try:
+            connection.sendall(_START + message + _END)
+            block = _answer(connection)
+        except TimeoutError:
+            return CUT_OFF
+        except OSError:  # also where the deadline has cut the connection
+            return CUT_OFF if self._connections.timed_out else _LOST
+        if isinstance(block, bytes):
+            return _acknowledged(block, number)
+        return CUT_OFF if self._connections.timed_out else block
+
+    def _context(self, item: Outgoing) -> MessageContext:
+        url = self._settings.console.url.rstrip("/")
+        return MessageContext(
+            sender=self._settings.node.ae_title,
+            receiver=self._peer.ae_title,
+            fields=part(self._peer, Hl7Peer).hl7_fields,
+            link=f"{url}/studies/{item.study}" if url and item.study else "",
+        )
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[socket.socket]:
+        """A connection, after the handshake of TLS where the peer has it. Raises OSError."""
+        host, port = self._peer.host, self._peer.port
+        if self._connections.closed or port is None:
+            raise OSError("not tried")
+        address = self._connections.address_of(host)
+        with (
+            socket.create_connection((address, port), _CONNECT_SECONDS) as raw,
+            self._wrapped(raw, host) as connection,
+        ):
+            connection.settimeout(self._connections.silence_seconds)
+            self._connections.opened(connection)
+            if isinstance(connection, ssl.SSLSocket):
+                connection.do_handshake()
+            yield connection
+
+    def _wrapped(self, raw: socket.socket, host: str) -> socket.socket:
+        if not self._peer.tls:
+            return raw
+        context = client_tls(self._settings)
+        return context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
+
+    def _unreachable(self, error: OSError) -> SendReport:
+        """Why there is no connection. A certificate that is not accepted waits for a person, as others do."""
+        whom = f"{self._peer.host}:{self._peer.port}"
+        if self._connections.refused:
+            why = self._connections.refused
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            why = f"the certificate of {whom} is not accepted: {error.verify_message}"
+        elif isinstance(error, ssl.SSLError):
+            why = f"no TLS with {whom}"
+        else:
+            why = f"cannot connect to {whom}"
+        return SendReport(SendStatus.UNREACHABLE, "", why)
+
+
+def _acknowledged(block: bytes, number: str) -> SendReport:
+    """The report for an answer to the message with this MSH-10."""
+    answer = parsed_acknowledgement(block)
+    if answer is None:
+        return _UNREADABLE
+    if answer.control_id != number:
+        return _OTHER_MESSAGE
+    if answer.code in ACCEPTED:
+        return SendReport(SendStatus.STORED, answer.code, "acknowledged")
+    return SendReport(SendStatus.REFUSED, answer.shown, answer.text)
+
+
+def _answer(connection: socket.socket) -> bytes | SendReport:
+    """The block that comes, without its frame; or why there is none. Raises OSError."""
+    data = b""
+    while True:
+        piece = connection.recv(4096)
+        data += piece
+        if data and not data.startswith(_START):
+            return _UNREADABLE
+        block, end, _ = data[1:].partition(_END[:1])
+        if len(block) > MAXIMUM_ANSWER_BYTES:
+            return _TOO_LONG
+        if end:
+            return block
+        if not piece:
+            return _LOST

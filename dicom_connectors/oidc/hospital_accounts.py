@@ -1,0 +1,151 @@
+"""Accounts of the hospital (OpenID Connect): at each sign-in the provider decides on the person's
+rights.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicom_connectors.oidc.settings import OidcSettings
+from dicom_node.errors import ProviderUnusable, SignInRefused, TooManyAtOnce
+from dicom_node.events import ACCOUNTS_UNUSABLE, happened
+from dicom_node.model.kinds import AuditAction
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit, users
+from dicom_node.services.audit import Person
+from dicom_node.store.accounts import UserAccount
+from dicom_node.store.database import Database
+from dicom_node.store.transitions import utc_now
+
+_places = threading.BoundedSemaphore(8)
+_FOREIGN = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class HospitalPerson:
+    """A person whom the hospital's provider or directory has identified at the sign-in."""
+
+    origin: str
+    """"oidc", in the audit."""
+    issuer: str
+    """Address of the provider that identified the person."""
+    subject: str
+    """The issuer's own identifier of the person, never given to another person."""
+    name: str
+    """For a new account: of :func:`name_at`."""
+    groups: frozenset[str]
+
+
+@contextmanager
+def place() -> Iterator[None]:
+    """Take one of the few places for sign-ins that wait for the provider. Raises TooManyAtOnce."""
+    if not _places.acquire(blocking=False):
+        raise TooManyAtOnce("Too many sign in at once: try again.")
+    try:
+        yield
+    finally:
+        _places.release()
+
+
+def unusable(reason: str) -> ProviderUnusable:
+    """The error for a missing or unusable answer; ``reason`` is logged, so it must not name a person."""
+    happened(ACCOUNTS_UNUSABLE, reason=reason)
+    return ProviderUnusable(
+        "The provider of the hospital's accounts does not answer as it should: try again later, or sign in "
+        "with a user of this node. The log of the node says more."
+    )
+
+
+def name_at(local: str, domain: str) -> str:
+    """A name with an @, such as "anna@example.org", which no name of a user of this node has."""
+    return f"{_FOREIGN.sub('-', local)[:32]}@{_FOREIGN.sub('-', domain)[:31]}"
+
+
+def account_of(session: Session, issuer: str, subject: str) -> UserAccount | None:
+    """The account of this person; None before the first sign-in."""
+    wanted = UserAccount.issuer == issuer, UserAccount.subject == subject
+    return session.scalar(select(UserAccount).where(*wanted))
+
+
+def enter(
+    database: Database,
+    settings: OidcSettings,
+    person: HospitalPerson,
+    address: str,
+    agent: str,
+    former: str = "",
+) -> str:
+    """Start a session; returns its token. The session ``former`` ends.
+
+    Raises SignInRefused, which is recorded in the audit with the person's name.
+    """
+    roles = [role for group, role in settings.roles.items() if group in person.groups]
+    with database.write() as session:
+        user = account_of(session, person.issuer, person.subject)
+        name = user.name if user else person.name
+        problem = _refusal(session, user, name, roles)
+        if not problem:
+            by = Person(name, address)
+            role = max(roles, key=list(UserRole).index)
+            user = _account(session, user, person, by, role)
+            user.senders = _senders(settings, person.groups, role)
+            return users.open_session(session, user.id, by, agent, former, origin=person.origin)
+        if user:
+            users.sign_out_everywhere(session, user)
+        audit.note(
+            session,
+            Person(user.name if user else "", address),
+            AuditAction.SIGN_IN_REFUSED,
+            origin=person.origin,
+            because=problem,
+            user=name,
+        )
+    raise SignInRefused(problem)
+
+
+def _refusal(session: Session, user: UserAccount | None, name: str, roles: list[UserRole]) -> str:
+    """Why a person whom the hospital knows is not let in, "" where nothing is in the way."""
+    if user and user.disabled:
+        return "This account is disabled here: an admin of the node enables it."
+    if not roles:
+        return "None of your groups may use this console: ask an admin of the node for it."
+    if user is None and users.find(session, name):
+        return "Another person's account has your name here: an admin of the node removes it."
+    return ""
+
+
+def _senders(settings: OidcSettings, groups: frozenset[str], role: UserRole) -> list[str]:
+    """The senders of all groups that are limited to some; an admin is not limited."""
+    limited = {title for group, titles in settings.senders.items() if group in groups for title in titles}
+    return [] if role is UserRole.ADMIN else sorted(limited)
+
+
+def _account(
+    session: Session, user: UserAccount | None, person: HospitalPerson, by: Person, role: UserRole
+) -> UserAccount:
+    """The account, with the role that the person's groups have today; a new one at the first sign-in."""
+    changed: dict[str, Any] = {"user": by.name, "role": role.value, "origin": person.origin}
+    if user is None:
+        user = UserAccount(
+            name=by.name,
+            role=role,
+            password_hash="",
+            created_at=utc_now(),
+            issuer=person.issuer,
+            subject=person.subject,
+        )
+        session.add(user)
+        session.flush()
+        audit.note(session, by, AuditAction.USER_ADDED, **changed)
+    elif user.role is not role:
+        user.role = role
+        audit.note(session, by, AuditAction.USER_CHANGED, **changed)
+    return user

@@ -1,0 +1,290 @@
+"""Sign-in with accounts of the hospital: OpenID Connect 1.0, the authorization code flow with PKCE.
+
+No data of the provider is kept between two sign-ins: its keys may change in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode, urlsplit
+
+import requests
+
+from dicom_connectors.oidc import hospital_accounts
+from dicom_connectors.oidc.hospital_accounts import HospitalPerson, unusable
+from dicom_connectors.oidc.settings import OidcConsole, OidcSettings, is_safe
+from dicom_node.config.settings import Settings
+from dicom_node.connectors import part
+from dicom_node.errors import NotFound, SignInRefused
+from dicom_node.events import ACCOUNTS_UNUSABLE, happened
+from dicom_node.model.kinds import AuditAction
+from dicom_node.scu.connections import Connections
+from dicom_node.scu.http import FAULTY_ANSWER, BoundedSession
+from dicom_node.services import audit, users
+from dicom_node.services.audit import Person
+from dicom_node.store.database import Database
+
+if TYPE_CHECKING:
+    from authlib.oauth2.client import OAuth2Client
+
+MINUTES: Final = 10
+"""So long a person may take at the provider."""
+BACK: Final = "/sign-in/oidc/back"
+"""The path at the console that the provider sends browsers to."""
+_ORIGIN = "oidc"  # in the audit
+_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
+"""Of signatures by the provider's private key: never "none", never one by a secret that others know."""
+_LEEWAY_SECONDS = 60  # between the clocks of provider and node
+_LARGEST = 2**18  # bytes of one answer
+
+
+@dataclass(frozen=True, slots=True)
+class _IdentityProvider:
+    """The provider as it describes itself, and a session that asks it."""
+
+    settings: OidcSettings
+    session: BoundedSession
+    client: OAuth2Client
+    metadata: Mapping[str, Any]
+
+    def address(self, endpoint: str) -> str:
+        """Of an endpoint. Raises ValueError for one to which nothing may be sent."""
+        found = self.metadata[endpoint]
+        if not is_safe(found):
+            raise ValueError(f"{endpoint} is no address with https")
+        return str(found)
+
+
+def is_configured(settings: Settings) -> bool:
+    """Whether people can sign in this way."""
+    return part(settings.console, OidcConsole).oidc is not None
+
+
+def begin(settings: Settings, secret: str) -> str:
+    """The provider's address for a sign-in; the browser that begins it must return with ``secret``.
+
+    Raises ProviderUnusable, TooManyAtOnce, NotFound if no provider is configured.
+    """
+    with _asked(settings) as provider:
+        wanted = (
+            {"acr_values": " ".join(provider.settings.acr_values)} if provider.settings.acr_values else {}
+        )
+        address, _ = provider.client.create_authorization_url(
+            provider.address("authorization_endpoint"),
+            state=_derived(secret, "state"),
+            nonce=_derived(secret, "nonce"),
+            code_verifier=_derived(secret, "verifier"),
+            **wanted,
+        )
+    return str(address)
+
+
+def finish(
+    database: Database, settings: Settings, secret: str, answer: Mapping[str, str], address: str, agent: str
+) -> str:
+    """Start a session for the person whom the provider sent back with ``answer``; returns the session's
+    token.
+
+    Raises SignInRefused, ProviderUnusable, TooManyAtOnce, NotFound if no provider is configured.
+    """
+    oidc = _configured(settings)
+    with database.read() as session:
+        users.refuse_too_many(session, address)
+    try:
+        _check(oidc, secret, answer)
+        with _asked(settings) as provider:
+            claims = _claims(provider, secret, answer["code"])
+            groups = _groups(provider, claims)
+    except SignInRefused as error:
+        with database.write() as session:
+            note = str(error)
+            audit.note(
+                session, Person("", address), AuditAction.SIGN_IN_REFUSED, origin=_ORIGIN, because=note
+            )
+        raise
+    person = HospitalPerson(_ORIGIN, oidc.issuer, claims["sub"], _name(oidc, claims), groups)
+    return hospital_accounts.enter(database, oidc, person, address, agent)
+
+
+def sign_out_address(settings: Settings) -> str:
+    """The address for signing out of the provider (OpenID Connect RP-Initiated Logout 1.0), "" without one.
+
+    Raises ProviderUnusable, TooManyAtOnce, NotFound if no provider is configured.
+    """
+    with _asked(settings) as provider:
+        if "end_session_endpoint" not in provider.metadata:
+            return ""
+        back = f"{settings.console.url.rstrip('/')}/sign-in"
+        query = {"client_id": provider.settings.client_id, "post_logout_redirect_uri": back}
+        return f"{provider.address('end_session_endpoint')}?{urlencode(query)}"
+
+
+def _derived(secret: str, purpose: str) -> str:
+    """A value for one sign-in. Who knows one of them knows neither the others nor the secret."""
+    return hashlib.sha256(f"{purpose} {secret}".encode()).hexdigest()
+
+
+def _configured(settings: Settings) -> OidcSettings:
+    if not (oidc := part(settings.console, OidcConsole).oidc):
+        raise NotFound("There is no such page.")
+    return oidc
+
+
+def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
+    """Raise SignInRefused for an answer that is not of this browser's sign-in, or no consent."""
+    state = answer.get("state", "").encode(errors="replace")
+    if not secret or not hmac.compare_digest(state, _derived(secret, "state").encode()):
+        raise SignInRefused("This sign-in was not begun in this browser, or too long ago: begin again.")
+    if answer.get("iss", oidc.issuer) != oidc.issuer:  # RFC 9207
+        raise SignInRefused("The answer is of another provider.")
+    if not answer.get("code"):
+        raise SignInRefused("The provider did not sign you in.")
+
+
+@contextmanager
+def _asked(settings: Settings) -> Iterator[_IdentityProvider]:
+    """The provider, within its time. Raises ProviderUnusable, TooManyAtOnce and NotFound."""
+    from authlib.common.errors import AuthlibBaseError
+    from joserfc.errors import JoseError
+
+    oidc = _configured(settings)
+    connections = Connections(oidc.seconds)
+    with hospital_accounts.place():
+        try:
+            with connections.within(oidc.seconds), BoundedSession(connections) as session:
+                if oidc.authorities:
+                    session.verify = str(oidc.authorities)
+                yield _found(settings, oidc, session)
+        except requests.RequestException as error:
+            late = connections.timed_out or isinstance(error, requests.Timeout)
+            raise unusable("no answer in time" if late else type(error).__name__) from None
+        except (AuthlibBaseError, JoseError, *FAULTY_ANSWER) as error:
+            raise unusable(f"an answer that cannot be read: {type(error).__name__}") from None
+
+
+def _found(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
+    """OpenID Connect Discovery 1.0, section 4."""
+    from authlib.integrations.requests_client import OAuth2Session
+    from authlib.oauth2.client import OAuth2Client
+
+    class BoundedClient(OAuth2Client):  # type: ignore[misc]  # without types
+        """Asks by our session, which has limits."""
+
+        client_auth_class = OAuth2Session.client_auth_class
+
+    metadata = _json(session, oidc, f"{oidc.issuer.rstrip('/')}/.well-known/openid-configuration")
+    if metadata["issuer"] != oidc.issuer:
+        raise ValueError("another issuer")
+    methods = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+    basic = "client_secret_basic" in methods
+    client = BoundedClient(
+        session,
+        client_id=oidc.client_id,
+        client_secret=oidc.client_secret.get_secret_value(),
+        token_endpoint_auth_method="client_secret_basic" if basic else "client_secret_post",
+        scope=" ".join(dict.fromkeys(("openid", *oidc.scopes))),
+        redirect_uri=settings.console.url.rstrip("/") + BACK,
+        code_challenge_method="S256",
+    )
+    return _IdentityProvider(oidc, session, client, metadata)
+
+
+def _json(session: BoundedSession, oidc: OidcSettings, address: str, token: str = "") -> dict[str, Any]:
+    """What is at an address. Raises requests.RequestException and ValueError."""
+
+    def shown(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Instead of a login that ~/.netrc may have for this host."""
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    answer = session.get(address, auth=shown, timeout=oidc.seconds)
+    answer.raise_for_status()
+    return _small(answer)
+
+
+def _small(answer: requests.Response) -> dict[str, Any]:
+    if len(answer.content) > _LARGEST:
+        raise ValueError("the answer is too long")
+    found = answer.json()
+    if not isinstance(found, dict):
+        raise ValueError("the answer is no object")
+    return found
+
+
+def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, Any]:
+    """What the ID token says, checked (OpenID Connect Core 1.0, 3.1.3.7); ``access_token`` beside it.
+
+    Raises SignInRefused for a code or a token that is not for this sign-in.
+    """
+    from authlib.integrations.base_client.errors import OAuthError
+    from authlib.oauth2.base import OAuth2Error
+    from authlib.oidc.core import CodeIDToken
+    from joserfc import jwt
+    from joserfc.errors import JoseError
+    from joserfc.jwk import KeySet
+    from joserfc.jws import JWSRegistry
+
+    oidc = provider.settings
+    try:
+        given = provider.client.fetch_token(
+            provider.address("token_endpoint"),
+            grant_type="authorization_code",
+            code=code,
+            code_verifier=_derived(secret, "verifier"),
+            timeout=oidc.seconds,
+        )
+    except (OAuthError, OAuth2Error) as error:
+        if error.error == "invalid_grant":
+            raise SignInRefused("The provider does not know this sign-in any more: begin again.") from None
+        raise
+    keys = KeySet.import_key_set(_json(provider.session, oidc, provider.address("jwks_uri")))  # type: ignore[arg-type]
+    try:
+        token = jwt.decode(
+            given["id_token"], keys, registry=JWSRegistry(algorithms=_ALGORITHMS, strict_check_header=False)
+        )
+        claims = CodeIDToken(
+            token.claims,
+            token.header,
+            {"aud": {"essential": True, "value": oidc.client_id}},
+            {
+                "nonce": _derived(secret, "nonce"),
+                "client_id": oidc.client_id,
+                "access_token": given.get("access_token"),
+            },
+        )
+        claims.validate(leeway=_LEEWAY_SECONDS)
+        if claims["iss"] != oidc.issuer or (oidc.acr_values and claims.get("acr") not in oidc.acr_values):
+            raise ValueError("another issuer, or a weaker sign-in")
+        if not isinstance(claims["sub"], str) or not re.fullmatch(r"[ -~]{1,255}", claims["sub"]):
+            raise ValueError("no sub")
+    except (JoseError, *FAULTY_ANSWER) as error:
+        happened(ACCOUNTS_UNUSABLE, reason=f"an ID token that is not accepted: {type(error).__name__}")
+        raise SignInRefused("What the provider says of you is not for this sign-in, or not signed.") from None
+    return {**claims, "access_token": str(given.get("access_token", ""))}
+
+
+def _groups(provider: _IdentityProvider, claims: Mapping[str, Any]) -> frozenset[str]:
+    """The groups of a person, of the ID token or of the UserInfo endpoint; what is no text is none."""
+    name = provider.settings.groups_claim
+    found = claims.get(name)
+    if found is None and "userinfo_endpoint" in provider.metadata and claims["access_token"]:
+        address = provider.address("userinfo_endpoint")
+        said = _json(provider.session, provider.settings, address, claims["access_token"])
+        found = said.get(name) if said.get("sub") == claims["sub"] else None  # Core 5.3.2
+    listed = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    return frozenset(one for one in listed if isinstance(one, str))
+
+
+def _name(oidc: OidcSettings, claims: Mapping[str, Any]) -> str:
+    """The name of a new account: the provider's, or else the subject."""
+    given = claims.get("preferred_username")
+    whole = given if isinstance(given, str) and given.strip() else claims["sub"]
+    local, _, domain = whole[:255].partition("@")
+    return hospital_accounts.name_at(local, domain or urlsplit(oidc.issuer).hostname or "")

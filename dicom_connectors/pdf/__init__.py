@@ -1,0 +1,1 @@
+"""The summary page as PDF, by reportlab, for systems that accept documents."""

@@ -1,0 +1,48 @@
+"""What the node gets from this connector: a thread that sends, a check of its settings, a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_connectors.traces.settings import TelemetrySettings, TracesPart
+from dicom_node.config.settings import Settings
+from dicom_node.connectors import Gauge, Service, part
+from dicom_node.preflight.found import Found, Tried
+from dicom_node.store.database import Database
+from dicom_node.store.tables import StudyTrace
+
+
+def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
+    """The thread that sends traces, if a collector is configured."""
+    if _section(settings).endpoint:
+        from dicom_connectors.traces.sender import TraceSender  # of an extra
+
+        yield Service("telemetry", TraceSender(database, settings, owner).run_once)
+
+
+def check(settings: Settings) -> Found:
+    """Mistakes in the section ``[telemetry]``."""
+    telemetry = _section(settings)
+    if not telemetry.endpoint:
+        return
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.proto") is None:
+        remedy = "needs opentelemetry-proto: pip install 'dicom-ai-node[telemetry]'"
+        yield "telemetry.endpoint", telemetry.endpoint, remedy
+    if telemetry.authorities and not telemetry.authorities.is_file():
+        yield "telemetry.authorities", str(telemetry.authorities), "is no file"
+    if telemetry.headers and telemetry.endpoint.startswith("http://"):
+        yield Tried("telemetry", False, "its headers go over the network unencrypted (http): use https")
+
+
+def metrics(session: Session) -> Iterator[Gauge]:
+    """How many traces were given up."""
+    dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
+    yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
+
+
+def _section(settings: Settings) -> TelemetrySettings:
+    return part(settings, TracesPart).telemetry

@@ -1,0 +1,1 @@
+"""Work items of worklist managers (UPS, PS3.4 CC): claimed, done by the node, reported."""

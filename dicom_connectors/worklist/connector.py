@@ -1,0 +1,41 @@
+"""What the node gets from this connector: threads for each manager, a check, a test of peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dicom_connectors.worklist.settings import WorklistPeer
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.connectors import Service, part
+from dicom_node.preflight.found import Found, Tried
+from dicom_node.scu.destination import Check
+from dicom_node.store.database import Database
+
+
+def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
+    """The threads that do the work of each manager, and listen whether it is to be cancelled."""
+    from dicom_connectors.worklist.cancellations import Cancellations
+    from dicom_connectors.worklist.performer import Worklist
+
+    for peer in settings.peers:
+        if part(peer, WorklistPeer).worklist:
+            worklist = Worklist(database, settings, peer, owner)
+            yield Service(f"worklist of {peer.name}", worklist.run_once)
+            if peer.transport == "dicomweb":
+                cancellations = Cancellations(database, settings, peer)
+                yield Service(f"cancellations of {peer.name}", cancellations.run_once)
+
+
+def check(settings: Settings) -> Found:
+    """Managers from which hardly any work can be taken."""
+    for peer in settings.peers:
+        if part(peer, WorklistPeer).worklist and not any("query" in one.may for one in settings.peers):
+            text = "worklist: no peer may be queried, so only work on studies that are here is taken"
+            yield Tried(f"peer {peer.name}", False, text)
+
+
+def test(peer: PeerSettings, settings: Settings) -> list[Check]:
+    """Whether the manager answers and lets the node in."""
+    from dicom_connectors.worklist.performer import open_manager
+
+    return open_manager(peer, settings).test() if part(peer, WorklistPeer).worklist else []

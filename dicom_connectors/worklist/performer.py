@@ -1,0 +1,515 @@
+"""Performs work of one worklist manager (UPS, PS3.4 CC; IHE AIW-I performer): claims, reports and ends it.
+
+A work item is stored with its Transaction UID before it is claimed, and its outcome before the outcome is
+reported: a kill or a lost answer costs only a second, identical request. If an answer was lost, the manager's
+state of the item decides. If the item's study is not here, it is fetched; then the rules apply to it as
+usual. The item is COMPLETED when the study's results are confirmed, never before.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from sqlalchemy.orm import Session
+
+from dicom_connectors.worklist import workitem as ups
+from dicom_connectors.worklist.manager import ChangeAnswer, ChangeStatus, WorklistManager
+from dicom_connectors.worklist.settings import WorklistPeer
+from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.connectors import part
+from dicom_node.errors import PeerUnreachable
+from dicom_node.events import (
+    FETCH_ASKED,
+    FETCH_CANCELLED,
+    JOB_CANCELLED,
+    WORKITEM_CANCELED,
+    WORKITEM_CLAIMED,
+    WORKITEM_COMPLETED,
+    WORKITEM_DECIDED,
+    WORKITEM_GIVEN_UP,
+    WORKITEM_LOST,
+    WORKITEM_PASSED,
+    WORKITEM_WANTED,
+    WORKLIST_AWAY,
+    WORKLIST_BACK,
+    EventType,
+)
+from dicom_node.fetch.fetcher import closed_at, write_down
+from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState, WorkitemState
+from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.scu import FoundStudy
+from dicom_node.store import fetches, workitems
+from dicom_node.store.database import Database
+from dicom_node.store.leases import KeptLease
+from dicom_node.store.tables import ClaimedWorkitem, Fetch, Study
+from dicom_node.store.transitions import move_fetch, move_job, move_workitem, record, settle_study, utc_now
+
+LOOK_AGAIN: Final = timedelta(seconds=2)
+"""Between looks at how far the study of a claimed item is."""
+INDEXED: Final = timedelta(minutes=2)
+"""What was fetched is in the index by then."""
+_BATCH: Final = 50
+_MOST_PASSED: Final = 1000  # items that are remembered as not taken
+_CALL_SECONDS: Final = 150.0  # an association made and released, at its slowest
+_NOT_AT_HAND: Final = "its input is not here, and no peer that may be queried has it"
+_STOPPED: Final = "its work item was cancelled, or is another performer's"
+_PHASES: Final = {
+    StudyState.RECEIVING: (20, "input is being received"),
+    StudyState.QUARANTINED: (20, "input waits for a person"),
+    StudyState.COMPLETE: (30, "analysis waits"),
+    StudyState.QUEUED: (30, "analysis waits"),
+    StudyState.RUNNING: (40, "analysis runs"),
+    StudyState.UNASSESSED: (80, "results wait for a person"),
+    StudyState.DELIVERING: (90, "results are being delivered"),
+}
+_ENDS: Final = {
+    StudyState.NOT_APPLICABLE: CancelReason.NOT_APPLICABLE,
+    StudyState.FAILED: CancelReason.FAILED,
+    StudyState.CANCELLED: CancelReason.STOPPED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """How far an item is: progress, or an outcome with its reason.
+
+    ``wants_fetch``: its input is not here, and was not asked for.
+    """
+
+    percent: int = 0
+    doing: str = ""
+    outcome: ProcedureStepState | None = None
+    reason: str = ""
+    wants_fetch: bool = False
+
+
+def open_manager(peer: PeerSettings, settings: Settings) -> WorklistManager:
+    """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
+    if peer.transport == "dimse":
+        from dicom_connectors.worklist.by_dimse import DimseManager
+
+        return DimseManager(peer, settings)
+    from dicom_connectors.worklist.by_http import UpsRsManager
+
+    return UpsRsManager(peer, settings)
+
+
+class Worklist:
+    """The work items of one manager; one node of a site at a time holds the lease for them."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        peer: PeerSettings,
+        owner: str,
+        open_manager: Callable[[PeerSettings, Settings], WorklistManager] = open_manager,
+    ) -> None:
+        self._database, self._settings, self._peer = database, settings, peer
+        self._work = part(peer, WorklistPeer)
+        self._open = open_manager
+        self._every = timedelta(seconds=self._work.worklist_seconds)
+        self._limit = timedelta(hours=self._work.worklist_hours)
+        seconds = 4 * (settings.outbox.answer_seconds + _CALL_SECONDS)
+        self._lease = KeptLease(database, f"worklist {peer.name}"[:64], owner, seconds)
+        self._search_at = 0.0
+        self._passed: dict[str, str] = {}  # an item is an event once, or once more after a restart
+        self._is_away = False
+
+    def run_once(self, stop: threading.Event) -> None:
+        """Advance the claimed items, and search for new ones when a search is due."""
+        with self._database.read() as session:
+            due = workitems.due(session, self._peer.name, utc_now(), _BATCH)
+        is_time = time.monotonic() >= self._search_at
+        if not (due or is_time) or not self._lease.keep():
+            return
+        manager = self._open(self._peer, self._settings)
+        with closing(manager), closed_at(stop, manager):
+            try:
+                for number in due:
+                    if stop.is_set() or not self._lease.keep():
+                        return
+                    self._bring_on(manager, number)
+                if is_time and not stop.is_set():
+                    self._search_at = time.monotonic() + self._work.worklist_seconds
+                    self._search(manager)
+            except PeerUnreachable as error:  # the next calls would wait as long
+                if not stop.is_set():
+                    self._noted(away=str(error))
+
+    # New items
+
+    def _search(self, manager: WorklistManager) -> None:
+        """Raises PeerUnreachable."""
+        with self._database.read() as session:
+            room = self._work.worklist_items - workitems.open_items(session, self._peer.name)
+        if room <= 0:
+            return
+        found = [item for given in manager.search() if (item := ups.read_workitem(given))]
+        self._noted(away="")
+        station = self._settings.node.station_name
+        mine = [item for item in found if item.is_for(self._work.worklist, station)]
+        with self._database.read() as session:
+            known = workitems.known(session, self._peer.name, [item.uid for item in mine])
+        for item in sorted(mine, key=lambda one: not one.is_urgent):
+            if room and item.uid not in known and self._want(manager, item):
+                known.add(item.uid)
+                room -= 1
+
+    def _want(self, manager: WorklistManager, item: Workitem) -> bool:
+        """Write an item down that can be done, and claim it. Raises PeerUnreachable."""
+        if not item.study_instance_uid:  # a search need not return the input
+            given = manager.read(item.uid)
+            item = (ups.read_workitem(given, item.uid) if given is not None else None) or item
+        with self._database.write() as session:
+            if why := self._hindrance(session, item):
+                self._pass(session, item.uid, why)
+                return False
+            now = utc_now()
+            row = ClaimedWorkitem(
+                peer=self._peer.name,
+                workitem_uid=item.uid,
+                transaction_uid=str(generate_uid()),
+                study_instance_uid=item.study_instance_uid,
+                work=item.work,
+                began_at=now,
+                checked_at=now,
+                next_at=now,
+            )
+            session.add(row)
+            session.flush()
+            record(
+                session,
+                WORKITEM_WANTED,
+                peer=self._peer.name,
+                asked="work items",
+                study=item.study_instance_uid,
+                workitem=item.uid,
+            )
+            number = row.id
+        self._bring_on(manager, number)
+        return True
+
+    def _hindrance(self, session: Session, item: Workitem) -> str:
+        """Why the node cannot do this item now; "" where it can."""
+        if not item.study_instance_uid:
+            return "its input is none, or of several studies"
+        study = fetches.here(session, [item.study_instance_uid]).get(item.study_instance_uid)
+        if study is None:
+            return "" if self._source(item) else _NOT_AT_HAND
+        issuers = {item.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
+        ids = {item.patient_id, study.patient_id.strip()} - {""}
+        if len(ids) > 1 or len(issuers) > 1:
+            return "it names another patient than the study that is here"
+        ended = study.state in _ENDS or study.state is StudyState.QUARANTINED
+        return f"the study is {study.state.value} here" if ended else ""
+
+    def _source(self, item: Workitem) -> PeerSettings | None:
+        """The peer to fetch from: one that we know by title or URL; no other address is called."""
+        for peer in self._settings.peers:
+            if "query" not in peer.may:
+                continue
+            urls = [
+                source
+                for source in item.sources
+                if peer.url and source.startswith(peer.url.rstrip("/") + "/")
+            ]
+            if urls or item.sources & set(peer.titles) or (not item.sources and peer.name == self._peer.name):
+                return peer
+        return None
+
+    def _pass(self, session: Session, uid: str, why: str) -> None:
+        if self._passed.get(uid) != why:
+            if len(self._passed) >= _MOST_PASSED:
+                self._passed.clear()
+            self._passed[uid] = why
+            record(session, WORKITEM_PASSED, peer=self._peer.name, workitem=uid, reason=why)
+
+    # Claimed items
+
+    def _bring_on(self, manager: WorklistManager, number: int) -> None:
+        """Do what is next for an item. Raises PeerUnreachable, with the item put off."""
+        with self._database.read() as session:
+            row = workitems.number(session, number)
+            session.expunge(row)
+        try:
+            if row.state is WorkitemState.CLAIMING:
+                self._claim(manager, row)
+            elif row.state is WorkitemState.CLAIMED:
+                self._report(manager, row)
+            elif row.state is WorkitemState.ENDING:
+                self._end(manager, row)
+        except PeerUnreachable as error:
+            self._put_off(row, str(error))
+            raise
+
+    def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
+        """Claim; where an answer was lost, an update tells whether it is ours. Raises PeerUnreachable."""
+        answer = manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
+        if answer.status is ChangeStatus.DONE:
+            self._move(row, WORKITEM_CLAIMED, next_at=utc_now())
+        elif answer.status is ChangeStatus.CONFLICT:
+            state = self._state(manager, row)
+            if state == ProcedureStepState.SCHEDULED:
+                self._put_off(row, answer.text)
+            elif state == ProcedureStepState.IN_PROGRESS and self._is_ours(manager, row):
+                self._move(row, WORKITEM_CLAIMED, next_at=utc_now())
+            else:
+                self._lose(row, f"{answer.text}: {state or 'it is gone'}")
+        elif answer.status is ChangeStatus.RETRY:
+            raise PeerUnreachable(answer.text)
+        else:
+            self._lose(row, answer.text)
+
+    def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
+        """Whether the item takes our Transaction UID. Raises PeerUnreachable."""
+        answer = manager.update(row.workitem_uid, row.transaction_uid, ups.progress(0, "claimed"))
+        if answer.status is ChangeStatus.RETRY:
+            raise PeerUnreachable(answer.text)
+        return answer.status is ChangeStatus.DONE
+
+    def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
+        """Say how far it is, or decide. Raises PeerUnreachable."""
+        standing = self._standing(row)
+        if standing.wants_fetch:
+            self._fetch(manager, row)
+        elif standing.outcome is not None:
+            self._decide(row, standing)
+        elif (standing.percent, standing.doing) != (row.percent, row.doing):
+            changes = ups.progress(standing.percent, standing.doing)
+            answer = manager.update(row.workitem_uid, row.transaction_uid, changes)
+            if answer.status is ChangeStatus.RETRY:
+                raise PeerUnreachable(answer.text)
+            if answer.status is ChangeStatus.DONE or self._is_in_progress(manager, row):
+                self._keep(row, standing)
+        elif utc_now() - row.checked_at < self._every or self._is_in_progress(manager, row):
+            self._keep(row, None)
+
+    def _is_in_progress(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
+        """Ask whether the item is still in progress; lost where it is not. Raises PeerUnreachable."""
+        state = self._state(manager, row)
+        if state != ProcedureStepState.IN_PROGRESS:
+            self._lose(row, state or "it is gone")
+            return False
+        self._noted(away="")
+        with self._database.write() as session:
+            workitems.number(session, row.id).checked_at = utc_now()
+        return True
+
+    def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
+        """Report the outcome: final attributes, then the state. Raises PeerUnreachable."""
+        outcome = ProcedureStepState(row.outcome)
+        answer = manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome))
+        if answer.status in (ChangeStatus.DONE, ChangeStatus.REFUSED):
+            answer = manager.change_state(row.workitem_uid, row.transaction_uid, outcome)
+        if answer.status is ChangeStatus.CONFLICT:
+            answer = self._settled(manager, row, answer)
+        ended = WORKITEM_COMPLETED if outcome is ProcedureStepState.COMPLETED else WORKITEM_CANCELED
+        if answer.status is ChangeStatus.DONE:
+            self._move(row, ended, ended_at=utc_now(), attempts=0)
+        elif answer.status is ChangeStatus.ABSENT:
+            self._lose(row, answer.text)
+        elif answer.status is ChangeStatus.REFUSED:
+            self._move(row, WORKITEM_GIVEN_UP, reason=answer.text[:255], ended_at=utc_now())
+        elif answer.status is ChangeStatus.RETRY:
+            raise PeerUnreachable(answer.text)
+        else:
+            self._put_off(row, answer.text)
+
+    def _settled(self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer) -> ChangeAnswer:
+        """The answer in the light of the item's state: one may have been lost. Raises PeerUnreachable."""
+        state = self._state(manager, row)
+        if state == row.outcome:
+            return ChangeAnswer(ChangeStatus.DONE, answer.text)
+        if state != ProcedureStepState.IN_PROGRESS:
+            return ChangeAnswer(ChangeStatus.ABSENT, state or "it is gone")
+        return answer
+
+    def _state(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
+        given = manager.read(row.workitem_uid)
+        return "" if given is None else ups.state_of(given)
+
+    def _standing(self, row: ClaimedWorkitem) -> _Standing:
+        with self._database.read() as session:
+            study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
+            if row.cancel_asked:
+                found = _cancelled(CancelReason.ON_REQUEST)
+            elif study is None:
+                found = _of_input(fetches.of_study(session, row.study_instance_uid), row)
+            else:
+                found = _of_study(session, study)
+        if found.outcome is None and utc_now() - row.began_at >= self._limit:
+            return _cancelled(CancelReason.EXPIRED)
+        return found
+
+    def _fetch(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
+        """Have the input fetched, as of the patient whom the item names. Raises PeerUnreachable."""
+        given = manager.read(row.workitem_uid)
+        item = ups.read_workitem(given, row.workitem_uid) if given is not None else None
+        peer = self._source(item) if item is not None else None
+        with self._database.write() as session:
+            mine = workitems.number(session, row.id)
+            mine.fetch_asked, mine.next_at = True, utc_now()
+            if item is None or peer is None:
+                return
+            known = fetches.of_study(session, row.study_instance_uid)
+            if known is None:
+                named = FoundStudy(
+                    row.study_instance_uid,
+                    patient_id=item.patient_id,
+                    issuer_of_patient_id=item.issuer_of_patient_id,
+                    patient=item.patient,
+                )
+                known = write_down(session, peer.name, named)
+            elif known.state not in OPEN_FETCHES:
+                known.peer = peer.name
+                move_fetch(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+            known.urgent = True
+
+    def _decide(self, row: ClaimedWorkitem, standing: _Standing) -> None:
+        now = utc_now()
+        outcome = standing.outcome.value if standing.outcome else ""
+        values = {"outcome": outcome, "reason": standing.reason, "decided_at": now, "next_at": now}
+        if outcome == ProcedureStepState.CANCELED:
+            self._stop_study(row)
+        self._move(row, WORKITEM_DECIDED, attempts=0, **values)
+
+    def _final(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
+        station, work = self._settings.node.station_name, ups.parse_work(row.work)
+        times = (row.began_at, row.decided_at or utc_now())
+        if outcome is ProcedureStepState.CANCELED:
+            return ups.cancelled(CancelReason(row.reason), row.percent, work, station, *times)
+        return ups.completed(row.study_instance_uid, self._outputs(row), work, station, *times)
+
+    def _outputs(self, row: ClaimedWorkitem) -> list[Output]:
+        with self._database.read() as session:
+            study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
+            found = workitems.delivered(session, study.id) if study is not None else {}
+        peers = {peer.name: peer for peer in self._settings.peers}
+        outputs = []
+        for series, delivered in found.items():
+            places = [peers[name] for name in sorted(delivered.destinations) if name in peers]
+            at = f"studies/{row.study_instance_uid}/series/{series}"
+            outputs.append(
+                Output(
+                    series,
+                    [(sop_class, uid) for uid, sop_class in delivered.objects.items()],
+                    [one.ae_title for one in places if one.transport in ("dimse", "orthanc")],
+                    [f"{one.url.rstrip('/')}/{at}" for one in places if one.transport == "dicomweb"],
+                )
+            )
+        return outputs
+
+    def _lose(self, row: ClaimedWorkitem, reason: str) -> None:
+        self._stop_study(row)
+        self._move(row, WORKITEM_LOST, reason=reason[:255], ended_at=utc_now())
+
+    def _stop_study(self, row: ClaimedWorkitem) -> None:
+        """Do not fetch, and do not analyse, a study that came for this item only.
+
+        One that was here goes on: somebody sent it for its results.
+        """
+        with self._database.write() as session:
+            if not row.fetch_asked or workitems.others_of_study(session, row):
+                return
+            fetch = fetches.of_study(session, row.study_instance_uid)
+            if fetch is not None and fetch.state is FetchState.WAITING:
+                move_fetch(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
+            study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
+            if study is None:
+                return
+            for job in workitems.unfinished_jobs(session, study.id):
+                if job.state is JobState.RUNNING:
+                    job.cancel_requested, job.reason = True, _STOPPED
+                else:
+                    move_job(session, job, JOB_CANCELLED, reason=_STOPPED, finished_at=utc_now())
+            settle_study(session, study.id)
+
+    def _move(self, row: ClaimedWorkitem, event: EventType, **values: object) -> None:
+        with self._database.write() as session:
+            current = workitems.number(session, row.id)
+            if current.state is row.state:  # else the lease ended, and another process moved it
+                move_workitem(session, current, event, **values)
+
+    def _keep(self, row: ClaimedWorkitem, reported: _Standing | None) -> None:
+        """Look again soon; ``reported``: what the manager has taken."""
+        now = utc_now()
+        with self._database.write() as session:
+            current = workitems.number(session, row.id)
+            current.next_at, current.attempts = now + LOOK_AGAIN, 0
+            if reported is not None:
+                current.percent, current.doing, current.checked_at = reported.percent, reported.doing, now
+
+    def _put_off(self, row: ClaimedWorkitem, reason: str) -> None:
+        """Try again later; or, after ``worklist_hours``, no more."""
+        with self._database.write() as session:
+            current = workitems.number(session, row.id)
+            is_late = row.decided_at is not None and utc_now() - row.decided_at >= self._limit
+            if current.state is WorkitemState.ENDING and is_late:
+                values = {"reason": reason[:255], "ended_at": utc_now()}
+                move_workitem(session, current, WORKITEM_GIVEN_UP, **values)
+                return
+            if current.state is WorkitemState.CLAIMING and utc_now() - row.began_at >= self._limit:
+                move_workitem(session, current, WORKITEM_LOST, reason=reason[:255], ended_at=utc_now())
+                return
+            current.attempts += 1
+            current.next_at = utc_now() + wait_before_retry(current.attempts, self._settings.outbox)
+
+    def _noted(self, away: str) -> None:
+        """An event when the manager stops answering, and when it answers again."""
+        if bool(away) != self._is_away:
+            self._is_away = bool(away)
+            with self._database.write() as session:
+                event = WORKLIST_AWAY if away else WORKLIST_BACK
+                record(session, event, peer=self._peer.name, reason=away.removeprefix(f"{self._peer.name}: "))
+
+
+def give_up_workitems(database: Database, settings: Settings) -> None:
+    """Give up open items of managers from which the settings no longer accept work."""
+    peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
+    with database.read() as session:
+        if not workitems.of_others(session, peers, 1):
+            return
+    with database.write() as session:
+        for row in workitems.of_others(session, peers, _BATCH):
+            values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
+            move_workitem(session, row, WORKITEM_GIVEN_UP, **values)
+
+
+def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _Standing:
+    """How far a study is that is not here."""
+    if not row.fetch_asked:
+        return _Standing(wants_fetch=True)
+    if fetch is None or fetch.state in (FetchState.FAILED, FetchState.CANCELLED, FetchState.OTHER_PATIENT):
+        return _cancelled(CancelReason.NOT_AT_HAND)
+    if fetch.state in OPEN_FETCHES:
+        return _Standing(10 if fetch.state is FetchState.FETCHING else 0, "input is being fetched")
+    if fetch.ended_at is None or utc_now() - fetch.ended_at < INDEXED:
+        return _Standing(20, "input is being received")
+    return _cancelled(CancelReason.NOT_AT_HAND)
+
+
+def _of_study(session: Session, study: Study) -> _Standing:
+    if study.state in _ENDS:
+        return _cancelled(_ENDS[study.state])
+    if study.state is StudyState.DELIVERED:
+        if workitems.delivered(session, study.id):
+            return _Standing(100, outcome=ProcedureStepState.COMPLETED)
+        return _cancelled(CancelReason.NOT_APPLICABLE)
+    percent, doing = _PHASES[study.state]
+    if study.state is StudyState.RUNNING:
+        percent += 10 * round(4 * workitems.share_done(session, study.id))
+    return _Standing(percent, doing)
+
+
+def _cancelled(reason: CancelReason) -> _Standing:
+    return _Standing(outcome=ProcedureStepState.CANCELED, reason=reason.value)

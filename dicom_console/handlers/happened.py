@@ -1,0 +1,100 @@
+"""What the node does: its present state, its events, its trends as charts and as numbers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import Query, Response
+
+from dicom_console.views import listing, metrics
+from dicom_console.views.activity import SPANS as TREND_STEPS
+from dicom_console.views.activity import Activity, activity
+from dicom_console.views.charts import chart
+from dicom_console.web.faces import Asked, Faces, Text, Visit
+from dicom_console.web.languages import N_
+from dicom_node.errors import FaultyInput
+from dicom_node.model.roles import UserRole
+from dicom_node.services.happened import Happened, HappenedQuery, around
+
+faces = Faces()
+
+SPANS = {1: N_("1 minute"), 5: N_("5 minutes"), 30: N_("half an hour"), 120: N_("2 hours"), 1440: N_("a day")}
+"""How far before and after the time to look (minutes), in words."""
+_LONGEST = 60 * 24 * 31
+_LAST_HOUR = 60
+TREND_SPANS = {1: N_("a day"), 7: N_("7 days"), 30: N_("30 days"), 91: N_("13 weeks")}
+
+
+@faces.page("GET", "/", UserRole.VIEWER)
+def present(asked: Asked) -> Response:
+    """Show counts, each with a link to its list."""
+    return asked.page("overview.html", now=asked.read(metrics.overview, asked.settings))
+
+
+@faces.handler("GET", "/events", UserRole.VIEWER)
+def list_events(
+    asked: Asked,
+    at: Annotated[str, Query(max_length=32)] = "",
+    minutes: Annotated[int, Query(ge=1, le=_LONGEST)] = 5,
+    peer: Text = "",
+    number: Annotated[str, Query(pattern=r"^\d{0,5}$")] = "",
+    words: Text = "",
+    problems: bool = False,
+) -> Happened:
+    """Events and associations, the oldest first: around the time ``at``, without one of the last hour.
+
+    ``at``: such as 2026-03-01T03:12, of the node's zone where it names none. ``minutes``: before and after.
+    ``peer``: a name, AE title or address. ``number``: of an event. ``words``: in its text or fields.
+    ``problems``: only warnings and errors. Of more than 500, those nearest to the time are listed.
+    """
+    try:
+        middle = datetime.fromisoformat(at.strip()).astimezone(UTC) if at.strip() else None
+    except (ValueError, OverflowError) as error:
+        raise FaultyInput(f"{at.strip()!r} is no time: write it as 2026-03-01T03:12") from error
+    nearest = middle or datetime.now(UTC)
+    since = nearest - timedelta(minutes=minutes if middle else _LAST_HOUR)
+    until = nearest + timedelta(minutes=minutes if middle else 1)
+    query = HappenedQuery(since, until, nearest, peer.strip(), int(number or 0), words.strip(), problems)
+    return asked.read(around, asked.settings, query)
+
+
+@faces.page_of(list_events)
+def _events_page(asked: Visit, found: Happened) -> Response:
+    names = ("at", "minutes", "peer", "number", "words", "problems")
+    return asked.page(
+        "events.html",
+        found=found,
+        named=asked.read(listing.named, found.events),
+        spans=SPANS,
+        filters={name: asked.query(name)[:64] for name in names if asked.query(name)},
+    )
+
+
+@faces.handler("GET", "/trends", UserRole.VIEWER)
+def show(asked: Asked, days: Annotated[int, Query(ge=1, le=91)] = 7) -> Activity:
+    """Studies, turnaround, findings, alarms and failures of the last 1, 7, 30 or 91 days, by time."""
+    if days not in TREND_STEPS:
+        raise FaultyInput(f"days is one of {', '.join(map(str, TREND_STEPS))}")
+    return asked.read(activity, days)
+
+
+@faces.page_of(show)
+def _trends_page(asked: Visit, found: Activity) -> Response:
+    charts = [
+        chart(N_("Studies received"), "", "bars", found.hours, [found.received]),
+        chart(N_("From the last image to the delivery"), "s", "lines", found.times, found.turnaround),
+        chart(N_("Reports that suspect a finding"), "", "lines", found.times, found.findings),
+        chart(N_("Share of jobs with a suspected finding"), "%", "lines", found.times, found.alarms, 1.0),
+        chart(
+            N_("Suspected findings that readers accepted"), "%", "lines", found.times, found.agreement, 1.0
+        ),
+    ]
+    return asked.page(
+        "trends.html",
+        charts=charts,
+        failures=found.failures,
+        spans=TREND_SPANS,
+        days=asked.query("days") or "7",
+        now=datetime.now(UTC).isoformat(),
+    )

@@ -1,0 +1,270 @@
+"""What the node works off: jobs, deliveries, fetches and notifications, with the actions of an operator."""
+
+from __future__ import annotations
+
+from threading import Semaphore
+from typing import Annotated, Literal
+
+from fastapi import Body, Query, Response
+
+from dicom_console.views import listing
+from dicom_console.web.faces import (
+    ROWS,
+    Asked,
+    Faces,
+    Number,
+    Since,
+    Visit,
+    back_to,
+    back_to_form,
+    one_of,
+    page_and_next,
+    see_other,
+)
+from dicom_node.errors import FaultyInput
+from dicom_node.model.kinds import NotificationState
+from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, FetchState, JobState
+from dicom_node.model.roles import UserRole
+from dicom_node.services import audit, deliveries, fetches, notifications
+from dicom_node.services.deliveries import Deliveries, DeliveryRow
+from dicom_node.services.fetches import Fetches, FetchRequest
+from dicom_node.services.jobs import (
+    Change,
+    JobRow,
+    Jobs,
+    StuckJobs,
+    change_jobs,
+    processes_at_work,
+    run_all,
+    stuck,
+)
+from dicom_node.services.notifications import NotificationRow, Notifications
+from dicom_node.services.typed import PRINTABLE, Because, Done
+from dicom_node.store import views
+from dicom_node.store.views import View
+
+faces = Faces()
+
+_TO_OUTBOX = back_to_form("/outbox")
+_MOST_QUESTIONS = 62
+"""Questions of one request, whose answers a browser waits for; for more there is the command."""
+_MISSING_DAYS = 3
+"""Today and so many days before, of which studies without a result are looked for."""
+_PLACE = Semaphore(1)  # a peer that hangs holds it until the deadline of its answer
+_ASKED_ALREADY = "A peer is being asked already: try again when it has answered."
+_TO_FETCHES = back_to("/fetches")
+_TEST_PLACES = Semaphore(2)  # a server that hangs holds its test for as long as it may
+
+
+@faces.handler("GET", "/jobs", UserRole.VIEWER)
+def jobs(asked: Asked, state: Annotated[list[JobState] | None, Query()] = None, before: Since = None) -> Jobs:
+    """Jobs, the newest first."""
+    workers = asked.read(processes_at_work, asked.settings)
+    rows = asked.read(views.list_jobs, states=state or (), limit=ROWS + 1, before=before, workers=workers)
+    shown, after = page_and_next(rows, "job")
+    return Jobs(jobs=[JobRow(**row) for row in shown], next=after)
+
+
+@faces.page_of(jobs)
+def _jobs_page(asked: Visit, found: Jobs) -> Response:
+    audit.note_list(asked.site.database, asked.person, "jobs")
+    return asked.page(
+        "jobs.html",
+        rows=found.jobs,
+        more=found.next,
+        first=not asked.query("before"),
+        state=asked.query("state"),
+        named=asked.read(listing.named, found.jobs),
+        stuck=asked.read(stuck),
+        states=list(JobState),
+    )
+
+
+@faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
+def run_all_jobs(asked: Asked, wanted: Annotated[StuckJobs, Body()]) -> Done:
+    """Run all jobs that were held, failed or were cancelled; of one rule where one is named."""
+    number = run_all(asked.settings, [JobState(wanted.state)], rule=wanted.rule, by=asked.person)
+    return Done(objects=number)
+
+
+@faces.handler("POST", "/jobs/{number}/{change}", UserRole.OPERATOR, back_to_form("/jobs"))
+def change_job(asked: Asked, number: Number, change: Change) -> None:
+    """Run a job again, put it first in the queue, or cancel it."""
+    change_jobs(asked.settings, [number], change, asked.person)
+
+
+@faces.handler("GET", "/outbox", UserRole.VIEWER)
+def outbox(
+    asked: Asked,
+    state: Annotated[list[DeliveryState | Literal["open"]] | None, Query()] = None,
+    to: Annotated[str, Query(max_length=64, pattern=PRINTABLE)] = "",
+    before: Since = None,
+) -> Deliveries:
+    """Deliveries, the newest first. The state "open": all that are on their way."""
+    states = {known for one in state or () for known in (OPEN_DELIVERIES if one == "open" else (one,))}
+    rows = asked.read(views.list_deliveries, states=states, destination=to, limit=ROWS + 1, before=before)
+    shown, after = page_and_next(rows, "delivery")
+    return Deliveries(deliveries=[DeliveryRow(**row) for row in shown], next=after)
+
+
+@faces.page_of(outbox)
+def _outbox_page(asked: Visit, found: Deliveries) -> Response:
+    audit.note_list(asked.site.database, asked.person, "outbox")
+    return asked.page(
+        "outbox.html",
+        rows=found.deliveries,
+        more=found.next,
+        first=not asked.query("before"),
+        state=asked.query("state"),
+        to=asked.query("to"),
+        named=asked.read(listing.named, found.deliveries),
+        states=["open", *DeliveryState],
+        dead=asked.read(listing.dead_by_destination),
+        longest=audit.LONGEST_REASON,
+        shortest=audit.SHORTEST_REASON,
+    )
+
+
+@faces.page("POST", "/outbox/retry-dead", UserRole.OPERATOR)
+def retry_dead(asked: Asked) -> Response:
+    """Send again all that was given up, to one destination or to all."""
+    deliveries.retry(asked.settings, destination=_destination(asked), by=asked.person)
+    return see_other("/outbox", state="open")
+
+
+@faces.page("POST", "/outbox/discard-dead", UserRole.OPERATOR)
+def discard_dead(asked: Asked) -> Response:
+    """Discard all that was given up, to one destination or to all."""
+    because, destination = asked.text("because"), _destination(asked)
+    deliveries.discard(asked.settings, because=because, destination=destination, by=asked.person)
+    return see_other("/outbox", state="discarded")
+
+
+@faces.handler("POST", "/outbox/{number}/retry", UserRole.OPERATOR, _TO_OUTBOX)
+def retry(asked: Asked, number: Number) -> None:
+    """Send a failed delivery again, or send a waiting one now."""
+    deliveries.retry(asked.settings, [number], by=asked.person)
+
+
+@faces.handler("POST", "/outbox/{number}/discard", UserRole.OPERATOR, _TO_OUTBOX)
+def discard(asked: Asked, number: Number, why: Annotated[Because, Body()]) -> None:
+    """Discard a delivery: it is not sent any more."""
+    deliveries.discard(asked.settings, [number], because=why.because, by=asked.person)
+
+
+def _destination(asked: Visit) -> str:
+    return asked.text("destination")[:64]
+
+
+def _fetch_of_form(asked: Visit) -> FetchRequest:
+    """Raises ValidationError."""
+    fields = {name: asked.text(name) for name in ("peer", "first", "last", "rule")}
+    modalities = asked.text("modalities").upper().replace(",", " ").split()
+    return FetchRequest.model_validate(
+        {**fields, "modalities": modalities, "per_minute": asked.text("per_minute") or 0}
+    )
+
+
+@faces.handler("GET", "/fetches", UserRole.VIEWER)
+def list_fetches(
+    asked: Asked, state: Annotated[list[FetchState] | None, Query()] = None, before: Since = None
+) -> Fetches:
+    """Studies that were asked for, the newest first."""
+    rows = fetches.listed(asked.settings, states=state or (), limit=ROWS + 1, before=before)
+    shown, after = page_and_next(rows, "fetch")
+    return Fetches(fetches=list(shown), next=after)
+
+
+@faces.page_of(list_fetches)
+def _fetches_page(asked: Visit, found: Fetches) -> Response:
+    audit.note_list(asked.site.database, asked.person, "fetches")
+    return asked.page(
+        "fetches.html",
+        rows=found.fetches,
+        more=found.next,
+        first=not asked.query("before"),
+        state=asked.query("state"),
+        states=list(FetchState),
+        named=asked.read(listing.named, found.fetches),
+        progress=fetches.by_peer(asked.settings),
+        peers=[peer.name for peer in asked.settings.peers if "query" in peer.may],
+        rules=[rule.name for rule in asked.settings.rules],
+    )
+
+
+@faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
+def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> fetches.FetchAsked:
+    """Have studies of a peer fetched that the node has not."""
+    if given.questions > _MOST_QUESTIONS:
+        raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
+    with one_of(_PLACE, _ASKED_ALREADY):
+        return fetches.ask(asked.settings, given, asked.person)
+
+
+@faces.page("POST", "/fetches/{name}/missing", UserRole.OPERATOR)
+def missing(asked: Asked, name: str) -> Response:
+    """Studies of the last days that should have a result, and have none; fetched where the form says so."""
+    fetch_them = asked.text("fetch") == "true"
+    with one_of(_PLACE, _ASKED_ALREADY):
+        rows = fetches.missing(asked.settings, name, _MISSING_DAYS, asked.person, fetch_them=fetch_them)
+    if fetch_them:
+        return _TO_FETCHES(asked, None)
+    audit.note_list(asked.site.database, asked.person, "fetches")
+    return asked.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
+
+
+@faces.page("POST", "/fetches/{name}/again", UserRole.OPERATOR)
+def again(asked: Asked, name: str) -> Response:
+    """Fetch once more what was given up or cancelled of a peer."""
+    fetches.again(asked.settings, name, asked.person)
+    return _TO_FETCHES(asked, None)
+
+
+@faces.page("POST", "/fetches/{name}/cancel", UserRole.OPERATOR)
+def cancel(asked: Asked, name: str) -> Response:
+    """Do not fetch what waits for a peer."""
+    fetches.cancel(asked.settings, name, asked.person)
+    return _TO_FETCHES(asked, None)
+
+
+@faces.handler("GET", "/notifications", UserRole.OPERATOR)
+def list_notifications(
+    asked: Asked,
+    state: Annotated[list[NotificationState] | None, Query()] = None,
+    before: Since = None,
+) -> Notifications:
+    """Notifications, the newest first."""
+    rows = asked.read(notifications.list_notifications, states=state or (), limit=ROWS + 1, before=before)
+    shown, after = page_and_next(rows, "notification")
+    return Notifications(notifications=[NotificationRow(**row) for row in shown], next=after)
+
+
+def _notifications_page(asked: Visit, found: Notifications, tested: View | None = None) -> Response:
+    return asked.page(
+        "notifications.html",
+        configured=notifications.configured(asked.settings),
+        rows=found.notifications,
+        more=found.next,
+        first=not asked.query("before"),
+        tested=tested,
+    )
+
+
+faces.page_of(list_notifications)(_notifications_page)
+
+
+@faces.page("POST", "/notifications/{name}/test", UserRole.OPERATOR)
+def test_notification(asked: Asked, name: str) -> Response:
+    """Send a test message of this notification now, and show the outcome."""
+    with one_of(_TEST_PLACES, "Other tests are under way: try again when they are done."):
+        try:
+            tested = notifications.send_test(asked.settings, name, asked.person)
+        except FaultyInput as error:
+            tested = {"name": name, "ok": False, "text": str(error)}
+    return _notifications_page(asked, list_notifications(asked), tested)
+
+
+@faces.handler("POST", "/notifications/{number}/retry", UserRole.OPERATOR, back_to("/notifications"))
+def tell_again(asked: Asked, number: Number) -> None:
+    """Send again a notification that was given up."""
+    notifications.send_again(asked.settings, [number], by=asked.person)

@@ -1,0 +1,178 @@
+"""What the viewer has of an image besides its picture: samples, windows, pixel sizes, outlines over it."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import ImageHeader, PixelArray
+from ai_pipeline.images.decode import DicomImage, open_dicom
+from ai_pipeline.images.header import calibrated_regions, is_calibrated, radiograph_spacing
+from ai_pipeline.images.numbers import decimal, decimal_of, value_of
+from dicom_console.views.pictures import Shown, two_at_a_time
+from dicom_node.config.settings import Settings
+from dicom_node.errors import NotFound
+from dicom_node.model.kinds import ResultKind
+from dicom_node.object_store.files import Files
+from dicom_node.store import results
+from dicom_node.store.tables import Result
+from dicom_node.store.views import View
+
+_RADIOGRAPHS = ("CR", "DX", "MG", "RF", "XA", "PX", "IO")
+_RATES = (1.0, 60.0)  # frames a second that are played
+_PRESETS = 10
+_COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (204, 121, 167))
+"""By Okabe and Ito: people with any colour vision distinguish them."""
+_OPACITY = 96  # of 255
+_OUTLINES = 16  # that a viewer offers
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Samples of a frame. ``data``: rows × columns values, little-endian; ``about``: their type and the
+    window.
+
+    Types are "u2" and "i2" (16 bit) and "f4", all after the Modality LUT (PS3.3 C.11.1), and "rgb" (8 bits a
+    colour).
+    """
+
+    data: bytes
+    about: dict[str, Any]
+
+
+def samples(shown: Shown, settings: Settings, frame: int) -> Samples:
+    """The samples of a frame (from 1). Raises NotFound if it cannot be decoded."""
+    with two_at_a_time():
+        image = open_dicom(shown.path, settings.images.limits)
+        stored = image.stored(frame - 1)
+        if stored.ndim == 3:
+            return Samples(image.show(stored).tobytes(), {"type": "rgb"})
+        display = image.grey_display(frame - 1)
+        values, kind = _packed(display.modality(stored))
+        centre, width, function = display.window(stored)
+        if not math.isfinite(centre + width):
+            raise NotFound("this image has no grey levels that are numbers")
+        inverted = image.header.photometric == "MONOCHROME1"
+        window = {"centre": centre, "width": width, "function": function}
+        return Samples(values.tobytes(), {"type": kind, "window": window, "inverted": inverted})
+
+
+def _packed(values: PixelArray) -> tuple[PixelArray, str]:
+    """In the smallest type of the three that holds them."""
+    if np.array_equal(values, np.rint(values)):
+        low, high = values.min(), values.max()
+        if low >= 0 and high < 2**16:
+            return values.astype("<u2"), "u2"
+        if low >= -(2**15) and high < 2**15:
+            return values.astype("<i2"), "i2"
+    return values.astype("<f4"), "f4"
+
+
+def described(shown: Shown, settings: Settings) -> dict[str, Any]:
+    """Size, frames and their rate (1/s), calibrated regions and windows of an image. Raises NotFound."""
+    with two_at_a_time():
+        image = open_dicom(shown.path, settings.images.limits)
+        header = image.header
+        return {
+            "columns": header.columns,
+            "rows": header.rows,
+            "frames": header.frames,
+            "rate": _rate(image),
+            "regions": _regions(header),
+            "windows": list(_windows(image.dataset)),
+        }
+
+
+def _regions(header: ImageHeader) -> list[dict[str, Any]]:
+    """Where lengths can be measured: a box, millimetres between rows and columns, and at which depth."""
+    if header.modality not in _RADIOGRAPHS:
+        return [
+            {"box": one.box, "row": one.row_spacing, "column": one.column_spacing, "note": ""}
+            for one in calibrated_regions(header)
+        ]
+    spacing = radiograph_spacing(header)
+    note = "" if is_calibrated(header) else " at the detector"
+    box = (0, 0, header.columns, header.rows)
+    return [{"box": box, "row": spacing[0], "column": spacing[1], "note": note}] if spacing else []
+
+
+def _rate(image: DicomImage) -> float:
+    """Frames a second, as the file says (PS3.3 C.7.6.5); else 15."""
+    said = [decimal_of(image.dataset, key, 0.0) for key in ("RecommendedDisplayFrameRate", "CineRate")]
+    time = decimal_of(image.dataset, "FrameTime", 0.0)  # ms
+    rates = [*said, 1000.0 / time if time > 0 else 0.0, 15.0]
+    return float(np.clip(next(rate for rate in rates if rate > 0), *_RATES))
+
+
+def _windows(dataset: Dataset) -> list[tuple[float, float, str]]:
+    """Window Center, Window Width and their explanations (PS3.3 C.11.2), as far as they are windows."""
+    keywords = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation")
+    values = (value_of(dataset, keyword) for keyword in keywords)
+    centres, widths, names = (
+        value if isinstance(value, MultiValue) else [] if value is None else [value] for value in values
+    )
+    found = zip_longest(map(decimal, centres), map(decimal, widths), map(str, names), fillvalue="")
+    return [
+        (centre, width, name[:64])
+        for centre, width, name in islice(found, _PRESETS)
+        if isinstance(centre, float) and isinstance(width, float) and width > 0
+    ]
+
+
+def masks(session: Session, settings: Settings, study: int, uid: str) -> list[View]:
+    """The segments drawn on the image ``uid``, without segments of withdrawn results."""
+    chosen = select(Result).where(Result.study_id == study, Result.kind == ResultKind.SEG)
+    rows = session.scalars(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc())).all()
+    gone = results.withdrawn(session, [row.id for row in rows])
+    replaced = {row.supersedes for row in rows}
+    door = Files(settings)
+    found: dict[str, View] = {}
+    for row in rows:
+        path = door.if_here(session, row.path)
+        if path is None or row.id in gone or row.sop_instance_uid in replaced:
+            continue
+        header = dcmread(path, stop_before_pixels=True)
+        if uid in _images(header):
+            for segment in header.SegmentSequence:
+                number, label = int(segment.SegmentNumber), str(segment.SegmentLabel)
+                found.setdefault(label, {"result": row.id, "segment": number, "name": label})
+    return list(islice(found.values(), _OUTLINES))
+
+
+def mask_png(shown: Shown, segment: int) -> bytes:
+    """A segment as coloured, half transparent PNG in the size of its image. Raises NotFound."""
+    if shown.kind != ResultKind.SEG:
+        raise NotFound("there is no such outline")
+    with two_at_a_time():
+        found = dcmread(shown.path)
+        frames = found.pixel_array.reshape(-1, found.Rows, found.Columns)
+        here = [
+            place
+            for place, item in enumerate(found.PerFrameFunctionalGroupsSequence)
+            if item.SegmentIdentificationSequence[0].ReferencedSegmentNumber == segment
+        ]
+        if not here:
+            raise NotFound("there is no such outline")
+        painted = np.zeros((*frames.shape[1:], 4), np.uint8)
+        painted[frames[here].any(axis=0)] = (*_COLOURS[(segment - 1) % len(_COLOURS)], _OPACITY)
+        data = io.BytesIO()
+        Image.fromarray(painted).save(data, "PNG", compress_level=1)
+    return data.getvalue()
+
+
+def _images(header: Dataset) -> set[str]:
+    """The images that a SEG refers to."""
+    series = header.get("ReferencedSeriesSequence", ())
+    listed = [item for one in series for item in one.get("ReferencedInstanceSequence", ())]
+    return {str(item.ReferencedSOPInstanceUID) for item in (*listed, *header.get("SourceImageSequence", ()))}

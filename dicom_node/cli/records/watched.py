@@ -1,0 +1,244 @@
+"""What an admin watches: events, associations, notifications, processes, lost decisions, the spool."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dicom_node.cli.common.lists import Rows, list_verb
+from dicom_node.cli.common.options import (
+    Config,
+    JsonObject,
+    Limit,
+    Since,
+    StudyUid,
+    event_number,
+    group,
+    limit_or_none,
+    load,
+    moment,
+    number_argument,
+    refuse_unknown,
+    states_option,
+)
+from dicom_node.cli.common.output import print_json, say
+from dicom_node.errors import ExitCode
+from dicom_node.model.kinds import NotificationState
+
+events_app = group("Events: what happened, and when.")
+associations_app = group("Associations: who connected, and how many objects came.")
+
+
+@list_verb(
+    events_app, "events", "--since 03:10 --until 03:15", none="No events.", why='"what happened at 03:12?"'
+)
+def list_events(
+    session: Any,
+    *,
+    study: StudyUid = "",
+    since: Since = "",
+    until: Annotated[
+        str, typer.Option("--until", metavar="WHEN", help="Only before this time, written as in --since.")
+    ] = "",
+    number: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--number",
+            parser=event_number,
+            metavar="NUMBER",
+            help="Only with this number (docs/reference/events.md); repeatable.",
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Also events of the level debug.")] = False,
+    limit: Limit = 200,
+) -> Rows:
+    """List events, the oldest first; of more than --limit the newest."""
+    from dicom_node.store import views
+
+    rows = views.list_events(
+        session,
+        study_instance_uid=study,
+        since=moment(since),
+        until=moment(until),
+        numbers=number or (),
+        debug=debug,
+        limit=limit_or_none(limit),
+    )
+    if not rows:
+        refuse_unknown(number or ())
+    return rows
+
+
+@list_verb(
+    associations_app,
+    "associations",
+    "--since 1h",
+    none="No associations.",
+    why="did the ultrasound get through?",
+)
+def list_associations(session: Any, *, since: Since = "", limit: Limit = 100) -> Rows:
+    """List associations, the newest first; an open one has no closing time."""
+    from dicom_node.store import views
+
+    return views.list_associations(session, since=moment(since), limit=limit_or_none(limit))
+
+
+notifications_app = group("Notifications sent by e-mail or webhook, with their receivers.")
+
+
+@list_verb(notifications_app, "notifications", "--state failed --config node.toml", none="No notifications.")
+def list_notifications(
+    session: Any,
+    *,
+    state: Annotated[list[NotificationState] | None, states_option(NotificationState)] = None,
+    limit: Limit = 50,
+) -> Rows:
+    """List notifications, the newest first, without their text."""
+    from dicom_node.services import notifications
+
+    return notifications.list_notifications(session, states=state or (), limit=limit_or_none(limit))
+
+
+@notifications_app.command(epilog="Example: dicom-node notifications test admins --config node.toml")
+def test(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A [[notifications]] of the configuration.")],
+    config: Config,
+    as_json: JsonObject = False,
+) -> None:
+    """Send a test now, after its templates were tried; exit status 1 when it is not taken."""
+    from dicom_node.services import notifications
+
+    row = notifications.send_test(load(config), name)
+    if as_json:
+        print_json(row)
+    else:
+        say(f"{row['name']}: {row['kind']} sent. {row['text']}".strip() if row["ok"] else row["text"])
+    if not row["ok"]:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@notifications_app.command(epilog="Example: dicom-node notifications retry 12 --config node.toml")
+def retry(
+    numbers: Annotated[
+        list[int],
+        number_argument(
+            "notification",
+            "notifications list",
+            "NOTIFICATION...",
+            "Their numbers, as `notifications list` shows them.",
+        ),
+    ],
+    config: Config,
+) -> None:
+    """Send notifications again that were given up."""
+    from dicom_node.services import notifications
+
+    notifications.send_again(load(config), numbers)
+    say("They are sent again.")
+
+
+processes_app = group("Processes of the site: on which machine, since when, and whether they live.")
+
+
+@list_verb(
+    processes_app, "processes", none="No process has reported yet: does a node run?", why="who is silent?"
+)
+def list_processes(session: Any) -> Rows:
+    """List all processes of all machines; a node that ended in good order is not among them."""
+    from dicom_node.monitoring import processes
+
+    return processes.processes(session)
+
+
+@processes_app.command(epilog="Example: dicom-node processes health --config node.toml")
+def health(config: Config) -> int:
+    """Exit 0 where every process of this machine (or container) shows life, else 1: for health checks."""
+    from dicom_node import services
+    from dicom_node.monitoring import processes
+
+    with services.reading(load(config)) as session:
+        here = [row for row in processes.processes(session) if row["machine"] == processes.machine_name()]
+    lost = [f"{row['place']}/{row['process']}" for row in here if row["state"] != "alive"]
+    say(f"silent: {', '.join(lost)}" if lost else f"alive: {len(here)}")
+    return ExitCode.OK if here and not lost else ExitCode.FAILED
+
+
+@processes_app.command(epilog="Example: dicom-node processes forget oldserver --config node.toml")
+def forget(
+    machine: Annotated[str, typer.Argument(metavar="MACHINE", help="As `processes list` shows it.")],
+    config: Config,
+) -> None:
+    """Forget the lost processes of a machine that is gone for good; otherwise they are forgotten after a
+    week.
+    """
+    from dicom_node.services import processes
+
+    say(f"Forgotten: {processes.forget(load(config), machine)}")
+
+
+decisions_app = group("Decisions of persons that were lost with the database.")
+
+
+@list_verb(decisions_app, "decisions", none="No decision waits.")
+def list_decisions(session: Any) -> Rows:
+    """List decisions of persons that the database lost and that could not be applied again yet.
+
+    No result of a study is sent while one of its decisions marked "holds" waits.
+    """
+    from dicom_node.services import decisions
+
+    return decisions.waiting(session)
+
+
+@decisions_app.command(epilog='Example: dicom-node decisions settle 3f2a... --because "study was sent again"')
+def settle(
+    decision: Annotated[str, typer.Argument(metavar="DECISION", help="As `decisions list` shows it.")],
+    config: Config,
+    because: Annotated[str, typer.Option("--because", help="The reason, which is stored with the decision.")],
+) -> None:
+    """Answer for a decision that cannot be done again, or a changed line: it holds nothing back any more."""
+    from dicom_node.services import decisions
+
+    decisions.settle(load(config), decision, because=because)
+    say("Settled: results that it held back are sent.")
+
+
+spool_app = group("The spool: received objects on disk.")
+
+_EVERY = 1000  # objects between two lines of progress
+
+
+@spool_app.command(epilog="Example: dicom-node spool compare --config node.toml")
+def compare(config: Config) -> int:
+    """Compare spool and database, as the node does at its start and daily; exit status 1: they differ.
+
+    What persons had decided and the database has lost is done again, or named where it cannot be.
+    """
+    from dicom_node.services import decisions, spool
+
+    loaded = load(config)
+    lost = decisions.describe_lost(loaded)
+    for line in lost:
+        say(line)
+    difference = spool.compare(loaded)
+    say(difference or "Spool and database agree.")
+    return ExitCode.FAILED if difference or lost else ExitCode.OK
+
+
+@spool_app.command(epilog="Example: dicom-node spool reindex --config node.toml")
+def reindex(config: Config) -> None:
+    """Put objects that the database does not know back to be taken in, as after a lost database.
+
+    The node may run; one that is stopped takes them in when it starts. Results that were sent are asked for
+    at their destinations and not sent twice.
+    """
+    from dicom_node.services import spool
+
+    done = spool.reindex(load(config), _progress)
+    say("The node takes them in like any other." if done else "Nothing to put back.")
+
+
+def _progress(done: int, of: int) -> None:
+    if done % _EVERY == 0 or done == of:
+        say(f"{done} of {of} object{'s' if of != 1 else ''} put back")

@@ -1,0 +1,70 @@
+"""What connectors add to the node, found by their entry points (docs/connectors.md).
+
+A connector is a package, of ours or of others, that lets the node speak more than DICOM. The node imports
+none: it asks a group of entry points for all that is installed, or for the one of a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from threading import Event
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, create_model
+
+_GROUP = "dicom_node"
+_INSTALLED = entry_points()
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Work for a thread of the main process, which calls ``run_once`` again and again until its event is set.
+
+    ``at_stop`` is called after the threads have ended and the node's stop is in the database.
+    """
+
+    name: str
+    run_once: Callable[[Event], object]
+    at_stop: Callable[[], object] = bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """The present value of one metric. ``labels``: states, machines, places and processes of the site."""
+
+    name: str
+    help: str
+    value: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@cache
+def installed(group: str) -> dict[str, EntryPoint]:
+    """The entry points of ``dicom_node.GROUP`` by name, in the order of their names."""
+    found = _INSTALLED.select(group=f"{_GROUP}.{group}")
+    return {point.name: point for point in sorted(found, key=lambda point: point.name)}
+
+
+def every(group: str) -> Iterator[Any]:
+    """What each entry point of the group names, imported when it is asked for."""
+    return (point.load() for point in installed(group).values())
+
+
+def extended(group: str) -> Callable[[type[Model]], type[Model]]:
+    """Decorates a section of the settings: fields and validators of the group's classes follow its own."""
+
+    def add(core: type[Model]) -> type[Model]:
+        bases = (*reversed([*every(group)]), core)  # pydantic takes fields from the last one to the first
+        return create_model(core.__name__, __base__=bases, __module__=core.__module__, __doc__=core.__doc__)
+
+    return add
+
+
+def part(section: BaseModel, kind: type[Model]) -> Model:
+    """The section as what a connector made of it: an instance of the class that it added."""
+    assert isinstance(section, kind)
+    return section

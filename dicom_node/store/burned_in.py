@@ -1,0 +1,138 @@
+"""Burned-in annotation: readings by image, which are encrypted, and reviews of cleaning by a person."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.model.kinds import ReviewCause, ReviewVerdict
+from dicom_node.model.roles import UserRole
+from dicom_node.store.tables import AnnotationReading, CleaningReview, DrawnByHand, Instance, Job
+from dicom_node.store.transitions import utc_now
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, the last two exclusive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An image (by SOP Instance UID) that a person should look at, with the reason and the places in it."""
+
+    image: str
+    cause: ReviewCause
+    note: str
+    places: tuple[Box, ...]
+    analysis_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The boxes that a person drew in an image, with the person's role and the time."""
+
+    boxes: tuple[Box, ...]
+    role: UserRole
+    at: datetime
+
+
+def ask(session: Session, job_id: int, seen: Collection[str], asked: Sequence[Asked]) -> None:
+    """Queue these images for a review, each once per analysis; end other waiting reviews of ``seen`` for the
+    rule.
+
+    ``seen`` and ``Asked.image`` are SOP Instance UIDs.
+    """
+    job = session.get_one(Job, job_id)
+    chosen = select(Instance.sop_instance_uid, Instance.id).where(Instance.sop_instance_uid.in_(seen))
+    numbers = {uid: number for uid, number in session.execute(chosen)}  # noqa: C416
+    kept = {(numbers[one.image], one.analysis_sha256) for one in asked if one.image in numbers}
+    known = session.scalars(
+        select(CleaningReview).where(
+            CleaningReview.instance_id.in_(numbers.values()), CleaningReview.rule == job.rule
+        )
+    ).all()
+    for row in known:
+        if row.verdict is None and (row.instance_id, row.analysis_sha256) not in kept:
+            row.verdict, row.decided_at = ReviewVerdict.REPLACED, utc_now()
+    there = {(row.instance_id, row.analysis_sha256) for row in known}
+    session.add_all(
+        CleaningReview(
+            study_id=job.study_id,
+            instance_id=numbers[one.image],
+            job_id=job_id,
+            rule=job.rule,
+            analysis_sha256=one.analysis_sha256,
+            cause=one.cause,
+            note=one.note,
+            places=[list(box) for box in one.places],
+            created_at=utc_now(),
+        )
+        for one in asked
+        if one.image in numbers and (numbers[one.image], one.analysis_sha256) not in there
+    )
+
+
+def drawn(session: Session, images: Collection[str]) -> dict[str, Drawn]:
+    """The boxes drawn in these images, by SOP Instance UID, if the pixels are still the same."""
+    chosen = select(Instance.sop_instance_uid, DrawnByHand).join(Instance)
+    same = (
+        Instance.sop_instance_uid.in_(images),
+        Instance.pixels_sha256 == DrawnByHand.pixels_sha256,
+    )
+    return {
+        uid: Drawn(
+            tuple((left, top, right, bottom) for left, top, right, bottom in row.boxes), row.role, row.at
+        )
+        for uid, row in session.execute(chosen.where(*same))
+    }
+
+
+def decide(session: Session, instance_id: int, verdict: ReviewVerdict, by: str) -> None:
+    """End the waiting reviews of an image, for every rule."""
+    waiting = (CleaningReview.instance_id == instance_id, CleaningReview.verdict.is_(None))
+    values = {"verdict": verdict, "decided_at": utc_now(), "decided_by": by}
+    session.execute(update(CleaningReview).where(*waiting).values(**values))
+
+
+def forget(session: Session, study_id: int) -> None:
+    """End the waiting reviews of a study, whose objects are purged from the spool."""
+    waiting = (CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
+    values = {"verdict": ReviewVerdict.REPLACED, "decided_at": utc_now()}
+    session.execute(update(CleaningReview).where(*waiting).values(**values))
+
+
+def images(session: Session, uids: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Row numbers of these images and of their studies, by SOP Instance UID."""
+    chosen = select(Instance.sop_instance_uid, Instance.id, Instance.study_id)
+    rows = session.execute(chosen.where(Instance.sop_instance_uid.in_(uids)))
+    return {uid: (number, study) for uid, number, study in rows}
+
+
+def replace(
+    session: Session, instances: Collection[int], analysis_sha256: str, readings: Sequence[AnnotationReading]
+) -> None:
+    """Store readings; they replace readings of the same images with the same pipeline and options."""
+    earlier = delete(AnnotationReading).where(
+        AnnotationReading.instance_id.in_(instances), AnnotationReading.analysis_sha256 == analysis_sha256
+    )
+    session.execute(earlier)
+    session.add_all(readings)
+
+
+def of_study(session: Session, study_id: int) -> list[tuple[AnnotationReading, str]]:
+    """The readings of a study with the SOP Instance UID of their image, in reading order."""
+    row = AnnotationReading
+    chosen = (
+        select(row, Instance.sop_instance_uid)
+        .join(Instance, Instance.id == row.instance_id)
+        .where(row.study_id == study_id)
+        .order_by(Instance.id, row.analysis_sha256, row.frame, row.top, row.left)
+    )
+    return [(reading, uid) for reading, uid in session.execute(chosen)]
+
+
+def forget_readings(session: Session, study_id: int) -> None:
+    """Delete a study's readings, when its objects are purged from the spool."""
+    session.execute(delete(AnnotationReading).where(AnnotationReading.study_id == study_id))

@@ -1,1 +1,0 @@
-"""Stored data on burned-in annotation: readings, and reviews of its cleaning."""
