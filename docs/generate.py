@@ -138,20 +138,13 @@ def setting_row(name: str, field: FieldInfo) -> tuple[str, str, str]:
 
 
 def events_part() -> str:
-    """Every event."""
+    """Every event, and the words of ``on`` in a notification that mean it."""
+    words = {event: f"`{word}`" for word, kinds in OCCASIONS.items() for event in kinds}
     rows = [
-        (event.number, logging.getLevelName(event.level).lower(), event.text) for event in events.all_types()
+        (event.number, logging.getLevelName(event.level).lower(), words.get(event, ""), event.text)
+        for event in events.all_types()
     ]
-    return table(("number", "level", "what happened"), rows)
-
-
-def occasions_part() -> str:
-    """Which events each word of ``on`` in a notification means."""
-    rows = [
-        (f"`{occasion}`", "; ".join(f"{event.number} {event.text}" for event in kinds))
-        for occasion, kinds in OCCASIONS.items()
-    ]
-    return table(("word of `on`", "events"), rows)
+    return table(("number", "level", "notified by", "what happened"), rows)
 
 
 def rest_part() -> str:
@@ -270,7 +263,6 @@ EXAMPLES: Mapping[str, Callable[[], str]] = {
     "our_pipeline.py": example_part("our_pipeline.py", "python"),
 }
 MARKED: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "operate/notifications.md": {"occasions": occasions_part},
     "pipelines.md": EXAMPLES,
     "reference/code.md": {"packages": packages_part},
     "reference/commands.md": {"verbs": verbs_part},

@@ -1,14 +1,14 @@
 """Read dates and times of a header (VR DA, TM and DT, PS3.5 6.2): one reading for all that use them.
 
-Old scanners and converters write dates with dots (ACR-NEMA 300), dashes or strokes, times with colons, and a
-time behind a date.
+Old scanners and converters write dates with dots (ACR-NEMA 300), dashes, strokes or colons, times with
+colons, and a time behind a date.
 """
 
 import re
 from datetime import date
 from typing import Final
 
-_DAY: Final = r"\d{8}|\d{4}(?P<mark>[./-])\d{1,2}(?P=mark)\d{1,2}"
+_DAY: Final = r"\d{8}|\d{4}(?P<mark>[./:-])\d{1,2}(?P=mark)\d{1,2}"
 _TIME: Final = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d+))?)?)?", re.ASCII)
 _YEAR_OR_MONTH: Final = re.compile(r"\d{4}(0[1-9]|1[0-2])?", re.ASCII)
 _DATE_TIME: Final = re.compile(

@@ -44,6 +44,7 @@ from ai_pipeline.images.header import (
     check_palette,
     embedded_overlays,
     picture_header,
+    put_terms_right,
     read_header,
 )
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
@@ -73,9 +74,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
         with path.open("rb") as opened:
             dataset = pydicom.dcmread(opened, stop_before_pixels=True)
             pixels_at = opened.tell()
-        for keyword in ("PhotometricInterpretation", "VOILUTFunction"):  # spaces mean nothing (PS3.5 6.2)
-            if isinstance(said := dataset.get(keyword), str):
-                dataset[keyword].value = said.strip().upper()
+        put_terms_right(dataset)
         syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
         header = read_header(dataset)
         samples, bits = whole_of(dataset, "SamplesPerPixel", 1), whole_of(dataset, "BitsAllocated", 0)

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom import config
+from pydicom.datadict import dictionary_description, dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, TagType
 from pydicom.uid import UID
 
 from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
@@ -91,10 +93,11 @@ class PixelAttributes:
         rows, columns, samples, allocated, _, representation = (
             _required(dataset, keyword) for keyword in _TYPE_1
         )
-        photometric = _text(dataset, "PhotometricInterpretation").upper()
+        photometric = _text(dataset, "PhotometricInterpretation")
         if not photometric:
             raise HeaderError("Photometric Interpretation (0028,0004) is missing")
-        if samples == 1 and not photometric.startswith((*_OF_ONE_SAMPLE, *_OF_MORE)):
+        is_term = photometric.startswith((*_OF_ONE_SAMPLE, *_OF_MORE)) and "\\" not in photometric
+        if not is_term:
             raise HeaderError("Photometric Interpretation (0028,0004) is no term of PS3.3 C.7.6.3.1.2")
         if samples != (1 if photometric in _OF_ONE_SAMPLE else 3):
             raise HeaderError(
@@ -131,8 +134,20 @@ class Calibration:
         return left <= point[0] <= right and top <= point[1] <= bottom
 
 
+def put_terms_right(dataset: Dataset) -> None:
+    """Write terms (VR CS) in capitals and without the spaces around them, which mean nothing (PS3.5 6.2)."""
+    for tag in list(dataset.keys()):
+        if dictionary_has_tag(tag) and dictionary_VR(tag) == "CS":
+            terms = [one.upper() for one in _values(dataset, tag)]
+            value = terms[0] if len(terms) == 1 else terms
+            dataset[tag] = DataElement(tag, "CS", value, validation_mode=config.IGNORE)
+
+
 def read_header(dataset: Dataset) -> ImageHeader:
-    """Collect the header values. Raises :class:`HeaderError`, which names the attribute that is unusable."""
+    """Collect the header values; :func:`put_terms_right` comes before.
+
+    Raises :class:`HeaderError`, which names the attribute that is unusable.
+    """
     rows, columns = (_positive(dataset, keyword) for keyword in ("Rows", "Columns"))
     bits_allocated = _positive(dataset, "BitsAllocated")
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
@@ -142,15 +157,15 @@ def read_header(dataset: Dataset) -> ImageHeader:
         rows=rows,
         columns=columns,
         frames=_frames(dataset),
-        photometric=_text(dataset, "PhotometricInterpretation").upper(),
+        photometric=_text(dataset, "PhotometricInterpretation"),
         bits_stored=whole_of(dataset, "BitsStored", bits_allocated, least=1, most=64),
-        body_part=_text(dataset, "BodyPartExamined").upper(),
-        view_position=_text(dataset, "ViewPosition").upper(),
-        laterality=_text(dataset, "ImageLaterality").upper() or _text(dataset, "Laterality").upper(),
-        presentation_intent=_text(dataset, "PresentationIntentType").upper(),
+        body_part=_text(dataset, "BodyPartExamined"),
+        view_position=_text(dataset, "ViewPosition"),
+        laterality=_text(dataset, "ImageLaterality") or _text(dataset, "Laterality"),
+        presentation_intent=_text(dataset, "PresentationIntentType"),
         age_years=age_years(dataset),
         image_type=tuple(_values(dataset, "ImageType")),
-        burned_in_annotation=_text(dataset, "BurnedInAnnotation").upper(),
+        burned_in_annotation=_text(dataset, "BurnedInAnnotation"),
         lossy=_text(dataset, "LossyImageCompression") == "01" or _is_lossy(syntax),
         attributes=_attributes(dataset, syntax),
         ultrasound_regions=_regions(dataset),
@@ -331,7 +346,8 @@ def _is_lossy(syntax: UID) -> bool:
 def _positive(dataset: Dataset, keyword: str) -> int:
     value = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
     if value is None:
-        raise HeaderError(f"{keyword} is missing: this is no image")
+        state = "missing: this is no image" if is_empty(dataset, keyword) else "not a number"
+        raise HeaderError(f"{keyword} is {state}")
     if value <= 0:
         raise HeaderError(f"{keyword} is {value}")
     return value
@@ -360,10 +376,10 @@ def _text(dataset: Dataset, keyword: str) -> str:
     return "\\".join(_values(dataset, keyword)).strip()
 
 
-def _values(dataset: Dataset, keyword: str) -> list[str]:
-    value = value_of(dataset, keyword)
+def _values(dataset: Dataset, tag: TagType) -> list[str]:
+    value = value_of(dataset, tag)
     if value is None:
         return []
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return [str(one) for one in value]
-    return [str(value)]
+        return [str(one).strip() for one in value]
+    return [str(value).strip()]

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_connectors.oidc.settings import OidcSettings
+from dicom_connectors.oidc.settings import ALL, OidcSettings
 from dicom_node.errors import ProviderUnusable, SignInRefused, TooManyAtOnce
 from dicom_node.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.model.kinds import AuditAction
@@ -91,12 +91,16 @@ def enter(
     with database.write() as session:
         user = account_of(session, person.issuer, person.subject)
         name = user.name if user else person.name
-        problem = _refusal(session, user, name, roles)
+        senders = [
+            title for group, titles in settings.senders.items() if group in person.groups for title in titles
+        ]
+        is_limited = bool(settings.senders) and UserRole.ADMIN not in roles
+        problem = _refusal(session, user, name, roles, sees_none=is_limited and not senders)
         if not problem:
             by = Person(name, address)
             role = max(roles, key=list(UserRole).index)
             user = _account(session, user, person, by, role)
-            user.senders = _senders(settings, person.groups, role)
+            user.senders = sorted({*senders}) if is_limited and ALL not in senders else []
             return users.open_session(session, user.id, by, agent, former, origin=person.origin)
         if user:
             users.sign_out_everywhere(session, user)
@@ -111,21 +115,19 @@ def enter(
     raise SignInRefused(problem)
 
 
-def _refusal(session: Session, user: UserAccount | None, name: str, roles: list[UserRole]) -> str:
+def _refusal(
+    session: Session, user: UserAccount | None, name: str, roles: list[UserRole], *, sees_none: bool
+) -> str:
     """Why a person whom the hospital knows is not let in, "" where nothing is in the way."""
     if user and user.disabled:
         return "This account is disabled here: an admin of the node enables it."
     if not roles:
         return "None of your groups may use this console: ask an admin of the node for it."
+    if sees_none:
+        return "None of your groups may see studies here: an admin adds one to console.oidc.senders."
     if user is None and users.find(session, name):
         return "Another person's account has your name here: an admin of the node removes it."
     return ""
-
-
-def _senders(settings: OidcSettings, groups: frozenset[str], role: UserRole) -> list[str]:
-    """The senders of all groups that are limited to some; an admin is not limited."""
-    limited = {title for group, titles in settings.senders.items() if group in groups for title in titles}
-    return [] if role is UserRole.ADMIN else sorted(limited)
 
 
 def _account(

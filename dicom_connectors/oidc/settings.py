@@ -39,6 +39,10 @@ def _provider(url: str) -> str:
     return url
 
 
+ALL = "*"
+"""In place of an AE title: all senders."""
+
+
 class OidcSettings(Section):
     """``[console.oidc]``: people sign in with the accounts of their hospital, by OpenID Connect."""
 
@@ -56,8 +60,8 @@ class OidcSettings(Section):
     """Role of each group, as roles = {"Radiology" = "reader", "PACS-Admins" = "admin"}. Of several the
     highest counts; who is in none of them is refused."""
     senders: dict[Group, tuple[AeTitle, ...]] = Field({})
-    """Senders whose studies each group sees, as senders = {"Room-3" = ["US3"]}. Of several groups all of
-    theirs; who is in no group of this table, and an admin, sees all studies."""
+    """Senders whose studies each group sees, as senders = {"Room-3" = ["US3"], "Radiology" = ["*"]}; "*": of
+    all. Where the table has a group, who is in none of its groups is refused, unless an admin."""
     groups_claim: Word = "groups"
     """The claim with a person's groups, in the ID token or else in what the provider says of the person."""
     scopes: tuple[Word, ...] = ("profile",)
@@ -90,7 +94,7 @@ def check_senders(settings: Settings, read: TomlFiles) -> None:
     accounts = part(settings.console, OidcConsole).oidc
     for group, titles in accounts.senders.items() if accounts else ():
         for title in titles:
-            if remedy := never_calls("calling_ae", title, settings, read):
+            if title != ALL and (remedy := never_calls("calling_ae", title, settings, read)):
                 read.add(("console", "oidc", "senders", group), repr(title), remedy)
 
 

@@ -138,7 +138,7 @@ def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
     if not refused:
         return see_other("/studies", **filters)
     return asked.page(
-        "studies.html",
+        "several.html",
         done=len(changed.studies) - len(refused),
         refused=refused,
         names=asked.read(search.names, asked.settings, [row["id"] for row in refused]),

@@ -30,6 +30,7 @@ from dicom_node.dicom.identity import COPIED, IDENTIFYING
 from dicom_node.errors import DecodedDifferently, FaultyObject
 
 _ONE_VALUE = frozenset({"LT", "ST", "UR", "UT"})
+_WITHOUT_SPACES = frozenset({"AE", "CS", "LO", "SH"})  # spaces in front mean nothing (PS3.5 6.2)
 _NUMBERS = frozenset({"FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
 # The VRs that can be read as one that a sender should have written, by the latter.
 _READ_AS = {
@@ -119,11 +120,14 @@ def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str
     if element is None or element.value is None:
         return ""
     if not isinstance(element, RawDataElement):
-        return without_padding(str(element.value))
-    try:
-        return without_padding(CharacterSet.from_terms(charset).decode(element.value, "LO"))
-    except (UnicodeError, LookupError):
-        return without_padding(element.value.decode("utf-8", "replace"))
+        text = str(element.value)
+    else:
+        try:
+            text = CharacterSet.from_terms(charset).decode(element.value, "LO")
+        except (UnicodeError, LookupError):
+            text = element.value.decode("utf-8", "replace")
+    text = "\\".join(without_padding(part) for part in text.split("\\"))
+    return text.upper() if dictionary_VR(tag) == "CS" else text
 
 
 def without_padding(text: str) -> str:
@@ -195,12 +199,16 @@ def _text_element(
 ) -> DataElement | None:
     try:
         text = charset.decode(value.rstrip(b"\0 "), vr).rstrip("\0 ")  # padding is of no multi-byte set
+        if vr in ASCII and "\x1b" in text:
+            raise UnicodeError
     except (UnicodeError, LookupError) as error:
         raise DecodedDifferently(
             f"{keyword_for_tag(tag)} {tag} cannot be decoded with its Specific Character Set (0008,0005): "
             "set assume_charset for this peer"
         ) from error
     values = [text] if wanted in _ONE_VALUE else text.split("\\")
+    if wanted in _WITHOUT_SPACES and keyword_for_tag(tag) not in IDENTIFYING:
+        values = [one.strip() for one in values]
     return _made(tag, wanted, values[0] if len(values) == 1 else values)
 
 

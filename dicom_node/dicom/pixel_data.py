@@ -85,7 +85,7 @@ def _pixel_bits(dataset: Dataset) -> list[int]:
     allocated = _number(dataset, "BitsAllocated", 0)
     if allocated not in (1, 8, 16, 32, 64) or samples not in (1, 3, 4):
         raise FaultyObject(f"{samples} samples of {allocated} bits per pixel are no image")
-    photometric = str(dataset.get("PhotometricInterpretation") or "").upper()
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip().upper()
     if photometric.startswith(("YBR_FULL_422", "YBR_PARTIAL_422")):
         # Chrominance at every other pixel (PS3.3 C.7.6.3.1.2); some makers write it at each.
         return [2 * allocated, samples * allocated]

@@ -153,19 +153,16 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
 
 
 def _held(rule: RuleSettings, study: StudyFacts, images: Sequence[ImageFacts]) -> str:
-    age = None if study.asked_for else _age_days(study)
-    if rule.max_study_age_days and age is not None and age > rule.max_study_age_days:
-        return f"the study is {age} days old, rule {rule.name} takes {rule.max_study_age_days:g}"
+    most, taken = 0.0 if study.asked_for else rule.max_study_age_days, date_of(study.study_date)
+    if most and taken and (age := (study.today - taken).days) > most:
+        return f"the study is {age} days old, rule {rule.name} takes {most:g}"
+    # Without any date nothing says that it is old; zeros stand for none.
+    if most and not taken and any(image.attributes.get("StudyDate", "").strip("0") for image in images):
+        return f"the date of the study names no day, rule {rule.name} takes {most:g} days"
     sender = images[0].calling_ae
     if rule.daily_cap and study.jobs_today.get((rule.name, sender), 0) >= rule.daily_cap:
         return f"rule {rule.name} had its {rule.daily_cap} jobs of today from {sender}"
     return ""
-
-
-def _age_days(study: StudyFacts) -> int | None:
-    """None for a study without a usable date: nothing says that it is old."""
-    taken = date_of(study.study_date)
-    return (study.today - taken).days if taken else None
 
 
 def _order(image: ImageFacts) -> tuple[int, int, str]:

@@ -20,6 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import SecretStr
 from pydicom.charset import python_encoding
+from pydicom.uid import UID
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -200,6 +201,9 @@ def _is_open(file: Path) -> bool:
 
 
 def _check_senders(settings: Settings) -> Found:
+    for uid in map(UID, settings.listener.further_storage_classes):
+        if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
+            yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
     if (
         not any("send" in peer.may for peer in settings.peers)
         and settings.listener.unknown_callers == "refuse"

@@ -96,7 +96,7 @@ def decide(session: Session, instance_id: int, verdict: ReviewVerdict, by: str) 
     session.execute(update(CleaningReview).where(*waiting).values(**values))
 
 
-def forget(session: Session, study_id: int) -> None:
+def end_reviews(session: Session, study_id: int) -> None:
     """End the waiting reviews of a study, whose objects are purged from the spool."""
     waiting = (CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
     values = {"verdict": ReviewVerdict.REPLACED, "decided_at": utc_now()}

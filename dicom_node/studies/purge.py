@@ -96,6 +96,6 @@ def _mark(session: Session, studies: Sequence[int]) -> list[str]:
     """Mark their objects as purged and forget their readings; returns the paths of the files."""
     paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
     for study_id in studies:
-        burned_in.forget(session, study_id)
-        burned_in.forget(session, study_id)
+        burned_in.forget_readings(session, study_id)
+        burned_in.end_reviews(session, study_id)
     return paths

@@ -20,11 +20,11 @@ from pydicom.dataset import Dataset
 from pynetdicom import evt
 from werkzeug.wrappers import Request, Response
 
+from dicom_connectors.worklist import workitem
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_node import fetch
 from dicom_node.config import loading
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.dicom import workitem
 from dicom_node.errors import PeerUnreachable
 from dicom_node.events import DESTINATION_HUNG, FETCHED_OTHER_PATIENT
 from dicom_node.model.kinds import ResultKind

@@ -987,4 +987,4 @@ def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path
     told = [one for one in json.loads(parts["events.json"]) if one["number"] == 5020]
     assert told[0]["fields"] == {"calling_ae": "other", "destination": "pacs", "objects": 3}
     assert json.loads(parts["versions.json"])["pydicom"] != "not installed"
-    assert json.loads(parts["drift.json"])
+    assert json.loads(parts["counts.json"])

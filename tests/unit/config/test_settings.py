@@ -308,6 +308,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("quiet_seconds = 1", "processes = 1", "peers.us1.processes: unknown key"),
         ('ae_title = "AINODE"', "port = 104", "node.toml:3: node.port: unknown key"),
         ("port = 49151", "port = 49151\nevent_loop = true", "listener.event_loop: unknown key"),
+        ("port = 49151", 'port = 49151\nfurther_storage_classes = ["1.2.840.10008.1.1"]',
+         "listener.further_storage_classes = '1.2.840.10008.1.1': is no SOP Class UID of storage"),
         ("", '[workers]\npipelines = ["chest"]\n', "workers.pipelines = 'chest': no such pipeline"),
         ("", "[workers]\nat_once = { chest = 1 }\n", "workers.at_once = 'chest': no such pipeline"),
         ("", "[workers]\nat_once = { chest_xray = 0 }\n", "at_once.chest_xray = 0: must be at least 1"),

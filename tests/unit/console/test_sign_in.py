@@ -340,6 +340,25 @@ def test_without_a_group_of_the_table_nobody_is_let_in(
     assert accounts(console) == {} and console.audited("sign_in_refused")[0]["user"] == "anna@127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("groups", "senders"),
+    [
+        (["readers"], None),
+        (["readers", "Room-3"], ["US3"]),
+        (["readers", "Room-3", "all"], []),
+        (["admins"], []),
+    ],
+)
+def test_where_groups_are_limited_to_senders_who_is_in_none_of_them_is_refused(
+    console: ConsoleLab, provider: Forger, groups: list[str], senders: list[str] | None
+) -> None:
+    console.change("console", oidc=provider.settings(senders={"Room-3": ["US3"], "all": ["*"]}))
+    provider.claims = {"groups": groups}
+    assert provider.sign_in(console.browser()) == (403 if senders is None else 200)
+    of_hospital = [row["senders"] for row in users.list_users(console.settings) if row["issuer"]]
+    assert of_hospital == [senders][: senders is not None]
+
+
 @pytest.mark.parametrize(("sub", "status"), [("1234", 200), ("5678", 403), (None, 403)])
 def test_groups_that_are_not_in_the_token_are_asked_for_and_must_be_of_the_same_person(
     console: ConsoleLab, provider: Forger, sub: str | None, status: int

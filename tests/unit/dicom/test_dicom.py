@@ -25,7 +25,7 @@ from dicom_node import results
 from dicom_node.dicom.character_sets import CharacterSet, can_hold, named, terms
 from dicom_node.dicom.dataset_head import read_sop_uids, read_study_uids
 from dicom_node.dicom.elements import Limits, Walk
-from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.header import decoded, quiet_pydicom
 from dicom_node.dicom.repair import Repairs, repair
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
 from dicom_node.errors import DecodedDifferently
@@ -485,6 +485,23 @@ def test_behind_what_nobody_can_read_no_element_counts(after: bytes, fault: str)
 def test_what_is_only_unusual_is_sound(data: bytes, syntax: str) -> None:
     found, fault = walked(data, syntax)
     assert (fault, (found[ID], found[STUDY])) == ("", (b"REAL", b"1.25"))
+
+
+def test_a_sequence_that_nobody_walks_is_a_fault_in_big_endian() -> None:
+    repeated = item(implicit(0x00081155, b"1.30") * 2)
+    found, fault = walked(explicit(REFERENCES, b"UN", repeated, order=">") + REAL, BIG)
+    assert fault.endswith("is a sequence with VR UN, in big endian") and not found
+
+
+def test_spaces_in_front_mean_nothing_but_identity_stays_to_the_letter() -> None:
+    given = {"VOILUTFunction": " SIGMOID", "TimezoneOffsetFromUTC": " +0100", "ImageType": "DERIVED\\ X"}
+    made = Dataset()
+    for keyword, text in (given | {"PatientID": " 12"}).items():
+        made.update(header_with(keyword, text))
+    dataset = pydicom.filereader.read_dataset(io.BytesIO(encode(made, True, True) or b""), True, True)
+    found = decoded(dataset, [*given, "PatientID"], ())
+    assert [found[word].value for word in given] == ["SIGMOID", "+0100", ["DERIVED", "X"]]
+    assert found.PatientID == " 12"
 
 
 def header_with(keyword: str, value: Any) -> Dataset:

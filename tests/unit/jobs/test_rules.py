@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from sqlalchemy import select
 
 from dicom_node import events, outbox, preflight
 from dicom_node.config.settings import ResultSettings, RuleSettings, Settings
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
 from dicom_node.events import RESULTS_ROUTED
+from dicom_node.inbox.inspection import inspect
 from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -144,6 +147,19 @@ def test_companions_and_own_results_are_never_taken() -> None:
 def test_an_old_study_is_held(study_date: str, days: float, held: bool) -> None:
     [decision] = decide([rule(max_study_age_days=days)], StudyFacts(study_date, TODAY), [image()])
     assert bool(decision.held_reason) is held
+
+
+@pytest.mark.parametrize(("given", "held"), [("02.01.2019", True), ("20190230", True), ("00000000", False)])
+def test_a_study_whose_date_names_no_day_is_held(tmp_path: Path, given: str, held: bool) -> None:
+    with quiet_pydicom():
+        dataset = changed(ultrasound("x"), StudyDate=given)
+    dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    found = inspect(tmp_path / "x.dcm")
+    facts = image(**found.attributes)
+    for days, asked_for, expected in ((7, False, held), (7, True, False), (0, False, False)):
+        study = StudyFacts(found.study_date, TODAY, asked_for=asked_for)
+        [decision] = decide([rule(max_study_age_days=days)], study, [facts])
+        assert bool(decision.held_reason) is expected
 
 
 Configured = Callable[..., Inbox]

@@ -48,6 +48,7 @@ from ai_pipeline.images.display import BAND_ROWS, GreyDisplay
 from ai_pipeline.images.fragments import Fragments
 from ai_pipeline.images.header import age_years, read_header
 from ai_pipeline.images.numbers import decimal, decimal_of, is_empty, value_of, whole, whole_of
+from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.inbox.inspection import inspect
 from tests.modality import chest
 from tests.unit.ai_pipeline.phantoms import (
@@ -102,13 +103,32 @@ def test_unusual_encodings_decode(name: str) -> None:
     assert image.stored().shape == (image.header.rows, image.header.columns)
 
 
-def test_a_space_before_a_term_and_empty_groups_change_no_picture(tmp_path: Path) -> None:
+def test_spaces_around_a_term_small_letters_and_empty_groups_change_nothing(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "x.dcm", FRAMES[:1], RLELossless)
-    changed(dcmread(path), PhotometricInterpretation="MONOCHROME1").save_as(path)
-    expected = open_dicom(path).display()
-    spaced = {"PhotometricInterpretation": " MONOCHROME1", "SharedFunctionalGroupsSequence": []}
-    changed(dcmread(path), **spaced).save_as(path)
-    assert np.array_equal(open_dicom(path).display(), expected)
+    terms = {
+        "PhotometricInterpretation": "MONOCHROME1",
+        "Modality": "DX",
+        "Laterality": "L",
+        "ImageType": ["DERIVED", "X"],
+    }
+    terms |= {
+        "ViewPosition": "PA",
+        "BodyPartExamined": "CHEST",
+        "BurnedInAnnotation": "YES",
+        "PresentationLUTShape": "INVERSE",
+    }
+    changed(dcmread(path), **terms).save_as(path)
+    expected = open_dicom(path)
+    shown = expected.display()
+    spaced = {
+        word: [f" {term.lower()} " for term in (terms[word] if word == "ImageType" else [terms[word]])]
+        for word in terms
+    }
+    with quiet_pydicom():
+        changed(dcmread(path), SharedFunctionalGroupsSequence=[], **spaced).save_as(path)
+    image = open_dicom(path)
+    assert image.header == expected.header
+    assert np.array_equal(image.display(), shown)
 
 
 def test_palette_and_ybr_become_rgb() -> None:
@@ -372,6 +392,18 @@ def test_another_number_of_frames_than_the_header_says_is_told(tmp_path: Path, n
     path = encapsulated(tmp_path / "x.dcm", FRAMES, STREAMS, JPEGBaseline8Bit)
     changed(dcmread(path), NumberOfFrames=number or None).save_as(path)
     with pytest.raises(PixelError, match=rf"\(0028,0008\) says {number or 1}, the pixel data have 4"):
+        open_dicom(path)
+
+
+def test_a_fragment_within_a_frame_is_no_frame_though_the_header_counts_it(tmp_path: Path) -> None:
+    frames = [
+        *generate_frames(
+            dcmread(write_dicom(tmp_path / "x.dcm", FRAMES, RLELossless)).PixelData, number_of_frames=4
+        )
+    ]
+    path = encapsulated(tmp_path / "x.dcm", FRAMES, [*split(frames[0]), *frames[1:]], RLELossless)
+    changed(dcmread(path), NumberOfFrames=5).save_as(path)
+    with pytest.raises(PixelError, match="says 5, the pixel data have 4"):
         open_dicom(path)
 
 
