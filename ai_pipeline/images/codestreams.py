@@ -64,6 +64,8 @@ _CHUNK = 2**20
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _HIERARCHY, _SCAN = 0xDE, 0xDA
+_SEQUENTIAL = {0xC0, 0xC1}
+"""Frame headers of baseline and extended sequential JPEG, both by Huffman codes (T.81 Table B.1)."""
 _STYLE, _TILE_PART = b"\xff\x52", b"\xff\x90"
 """Markers COD and SOT of a JPEG 2000 (ITU-T T.800 A.2)."""
 _PRECISION = 42
@@ -146,7 +148,7 @@ def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
         return colours.as_rgb(samples, says, header.photometric)
     says = colours.of_jpeg(list(_segments(frame)), header.photometric)
     if syntax not in JPEG_LS:
-        samples = _samples(DECODER.decode("libjpeg", frame, length), header, width)
+        samples = _samples(DECODER.decode("libjpeg", _with_all_coefficients(frame), length), header, width)
         return colours.as_rgb(samples, says, header.photometric)
     planar = not _interleave(frame)
     samples = _samples(DECODER.decode("charls", frame, length), header, width, planar=planar)
@@ -225,6 +227,19 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
         if marker == _SCAN:
             return
         place += max(length, 2)
+
+
+def _with_all_coefficients(frame: bytes) -> bytes:
+    """The frame, whose scan has all coefficients if it is sequential (T.81 B.2.3).
+
+    Old encoders say that it has the first only, which DCMTK passes over and libjpeg refuses.
+    """
+    segments = dict(_segments(frame))
+    scan = segments[_SCAN]
+    if not _SEQUENTIAL & segments.keys():
+        return frame
+    head = struct.pack(">BBH", 0xFF, _SCAN, len(scan) + 2)
+    return frame.replace(head + scan, head + scan[:-3] + b"\0\x3f\0", 1)
 
 
 def _jpeg_2000(frame: bytes) -> Declared:
