@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, cast
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sections import Section
@@ -90,7 +90,8 @@ class Hl7Peer(Section):
     @field_validator("deidentify", mode="before", check_fields=False)
     @classmethod
     def _names_the_patient(cls, deidentify: Any, info: ValidationInfo) -> Any:
-        if deidentify and info.data.get("transport") == "hl7":
+        is_set = TypeAdapter(bool).validate_python(deidentify)  # before the core, which asks for images
+        if is_set and info.data.get("transport") == "hl7":
             raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
         return deidentify
 

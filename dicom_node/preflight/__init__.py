@@ -171,9 +171,9 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     for key in ("peers", "notifications"):
         for one in getattr(settings, key):
             table = read.place_of(key, one.name)
-            for (secret,) in _secrets(one):
-                in_url = secret == "password" and not read.at((*table, secret))
-                places[f"{key[:-1]} {one.name}"] = (*table, "url" if in_url else secret)
+            for secret in _secrets(one):
+                in_url = secret == ("password",) and not read.at((*table, *secret))
+                places[f"{key[:-1]} {one.name}"] = (*table, *(("url",) if in_url else secret))
     for subject, place in places.items():
         for file in read.files_of(place):
             if _is_open(file):
@@ -217,7 +217,7 @@ def _check_peer(peer: PeerSettings) -> Found:
     if peer.by_http and _goes_by_proxy(peer.url):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
-    secrets = [".".join(place) for place in _secrets(peer)]
+    secrets = [".".join(place) for place in _secrets(peer) if place != ("password",)]  # goes with the name
     if (peer.username or secrets) and peer.url.startswith("http://"):
         what = "user name and password go" if peer.username else f"its {secrets[0]} goes"
         text = f"{what} over the network unencrypted (http): use https"

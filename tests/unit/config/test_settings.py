@@ -845,6 +845,7 @@ def peer(**more: Any) -> PeerSettings:
 def test_what_an_hl7_peer_cannot_have(given: dict[str, Any], remedy: str) -> None:
     with pytest.raises(ValidationError, match=remedy):
         peer(**given)
+    assert not peer(deidentify="false").deidentify
 
 
 @pytest.mark.parametrize(
