@@ -31,7 +31,7 @@ settings.load_profile("same")
 PACKAGES = {
     "orthanc": "Orthanc",
     "bubblewrap": "bwrap",
-    "chromium": "chromium",
+    "chromium-headless-shell": "chromium-headless-shell",
     "dcmtk": "storescu",
     "systemd": "systemd-analyze",
     "dicom3tools": "dciodvfy",

@@ -51,7 +51,7 @@ from tests.waiting import wait_until
 from tests.walked_lab import OWN_MODEL, Walked, walked
 
 pytestmark = [
-    *(pytest.mark.debian("chromium"), pytest.mark.timeout(600)),
+    *(pytest.mark.debian("chromium-headless-shell"), pytest.mark.timeout(600)),
     pytest.mark.filterwarnings("ignore:The string:UserWarning"),  # of a name; the node lets none be said
 ]
 
