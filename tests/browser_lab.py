@@ -52,7 +52,8 @@ def served_app(lab: ConsoleLab) -> Iterator[str]:
 def debian_chromium() -> Iterator[Chromium]:
     """Debian's browser, without a window."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium-headless-shell", args=["--no-sandbox"])
+        program = "/usr/bin/chromium-headless-shell"
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
 
