@@ -19,13 +19,15 @@ from pydicom.charset import (
     CODES_TO_ENCODINGS,
     ENCODINGS_TO_CODES,
     convert_encodings,
+    decode_bytes,
     default_encoding,
     encode_string,
     python_encoding,
 )
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.valuerep import PersonName
+from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
+from pydicom.values import convert_PN
 
 from dicom_node.dicom.walk import values
 
@@ -115,7 +117,8 @@ def terms(text: str) -> tuple[str, ...]:
 def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
     """Whether every text of a data set, written in this character set, is read back as it is.
 
-    pydicom writes "?" for other letters, and ISO 8859-1 for the default repertoire.
+    pydicom writes "?" for other letters, and ISO 8859-1 for the default repertoire. What follows ``^`` it
+    reads by the set before, where PS3.5 6.1.2.5.3 returns to the first: such a text is read in two ways.
     """
     encodings, read = convert_encodings(list(charset)), CharacterSet.from_terms(charset)
     before = config.settings.writing_validation_mode
@@ -124,7 +127,7 @@ def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             return all(
-                read.decode(_encoded(str(value), element.VR, encodings), element.VR) == str(value)
+                _is_read_back(str(value), element.VR, encodings, read)
                 for element, value in values(dataset)
                 if element.VR in TEXT
             )
@@ -134,9 +137,14 @@ def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
         config.settings.writing_validation_mode = before
 
 
-def _encoded(text: str, vr: str, encodings: Sequence[str]) -> bytes:
-    """As pydicom writes it."""
-    return bytes(PersonName(text).encode(encodings)) if vr == "PN" else encode_string(text, list(encodings))
+def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterSet) -> bool:
+    if vr == "PN":
+        written = bytes(PersonName(text).encode(encodings))
+        by_pydicom = str(convert_PN(written, list(encodings)))
+    else:
+        written = encode_string(text, list(encodings))
+        by_pydicom = decode_bytes(written, encodings, TEXT_VR_DELIMS)
+    return text == by_pydicom == read.decode(written, vr)
 
 
 def _codec(encoding: str) -> str:

@@ -186,11 +186,17 @@ def test_results_in_their_sources_character_set_are_withdrawn_and_assessed_in_it
 
 @pytest.mark.parametrize(
     ("charset", "text"),
-    [("\\ISO 2022 IR 87", "für"), ("\\ISO 2022 IR 58", "홍"), ("ISO_IR 100", "\u2013"), ("", "ü")],
+    [
+        ("\\ISO 2022 IR 87", "für"),
+        ("\\ISO 2022 IR 58", "홍"),
+        ("ISO_IR 100", "\u2013"),
+        ("", "ü"),
+        ("ISO 2022 IR 100\\ISO 2022 IR 144", "Люкс^Müller"),  # pydicom reads the second half as Cyrillic
+    ],
 )
 def test_a_character_set_holds_only_what_is_read_back_from_it(charset: str, text: str) -> None:
     dataset = pydicom.Dataset()
-    dataset.StudyDescription = text
+    dataset.StudyDescription = dataset.PatientName = text
     assert not can_hold(terms(charset), dataset)
 
 
