@@ -33,6 +33,8 @@ class TomlFiles:
     _written: dict[Place, str] = field(default_factory=dict)  # before ${...} was expanded
     _files: Sequence[str] = ()
     _problems: list[ConfigProblem] = field(default_factory=list)
+    _faulty: set[str] = field(default_factory=set)
+    """The keys of the mistakes, and of the tables around them."""
     renamed: dict[str, str] = field(default_factory=dict)
     """Former name as in the file (``peers.pacs.old``) → present name, of settings that were renamed."""
 
@@ -52,10 +54,7 @@ class TomlFiles:
 
     def is_faulty(self, place: Place) -> bool:
         """Whether a mistake is known at this place, or inside it."""
-        key = self._spelled(place)
-        return any(
-            known.key == key or known.key.startswith((f"{key}.", f"{key}[")) for known in self._problems
-        )
+        return self._spelled(place) in self._faulty
 
     def add(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake in the value at ``place``."""
@@ -146,6 +145,7 @@ class TomlFiles:
         shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
         key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
         self._problems.append(ConfigProblem(file, key, shown, remedy, line))
+        self._faulty.update([key, *(key[: found.start()] for found in re.finditer(r"[.\[]", key))])
 
     def add_file(self, file: Path) -> None:
         """Read one more configuration file."""

@@ -121,14 +121,15 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from check_shares(settings)
     for rule in settings.rules:
         yield from check_rule(rule, settings, runs_models=runs_models)
+    findings: Found = iter(()) if read.is_faulty(("rules",)) else check_findings(settings)
     if runs_models:
-        yield from check_findings(settings)
+        yield from findings
         yield from check_models(settings)
     else:
         yield Tried("models", True, "this machine runs none")
         if role.may_serve_console and settings.console.enabled and not extras.missing():
-            yield from _as_warnings(check_findings(settings))
-    yield from _check_senders(settings)
+            yield from _as_warnings(findings)
+    yield from _check_senders(settings, read)
     for undercut in undercuts(settings):
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
     yield from check_notifications(settings)
@@ -200,16 +201,17 @@ def _is_open(file: Path) -> bool:
     return file.exists() and bool(file.stat().st_mode & stat.S_IROTH)
 
 
-def _check_senders(settings: Settings) -> Found:
+def _check_senders(settings: Settings, read: TomlFiles) -> Found:
     for uid in map(UID, settings.listener.further_storage_classes):
         if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
             yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
     if (
         not any("send" in peer.may for peer in settings.peers)
+        and not read.is_faulty(("peers",))
         and settings.listener.unknown_callers == "refuse"
     ):
         yield Tried("peers", False, "none may send to this node: add [[peers]], one for each modality")
-    if not settings.rules:
+    if not settings.rules and not read.is_faulty(("rules",)):
         yield Tried("rules", False, "none: nothing that arrives is analysed; add [[rules]]")
 
 

@@ -544,6 +544,14 @@ def checked(tmp_path: Path, text: str) -> preflight.Checked:
     return preflight.check([write(tmp_path / "node.toml", text.replace("./var", str(tmp_path / "var")))])
 
 
+def test_a_mistake_in_a_rule_says_nothing_false_of_the_others(tmp_path: Path) -> None:
+    rule = 'pipeline = "chest_xray"'
+    then = f'{rule}\nthen = [{{ when = "Nodule", priority = "stat" }}]'
+    found = checked(tmp_path, f'{SITE}\n{ALARM}findings = ["Pneumothorax"]'.replace(rule, then))
+    assert [problem.key for problem in found.problems] == ["rules.chest.then[0].when"]
+    assert not [line for line in found.tried if line.subject == "rules"]
+
+
 def test_a_renamed_key_counts_and_a_warning_names_the_present_name(
     tmp_path: Path, two_were_renamed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
