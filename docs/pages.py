@@ -1,4 +1,4 @@
-"""What MkDocs needs beside the pages: the pages from elsewhere in the repository, and those of the API.
+"""What MkDocs needs beside the pages: the pages from elsewhere in the repository.
 
 ``mkdocs.yml`` names this file as a hook. Links between pages are written as they hold in the repository; here
 they become links between pages of the site, or, where their file is no page, its path.
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from api import first_sentence, rooms  # beside this file
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -45,15 +44,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from elsewhere and those of the API, and name the pages of folders in the navigation."""
+    """Add the pages from elsewhere, and name the pages of folders in the navigation."""
     for there, here in ELSEWHERE.items():
         if files.get_file_from_path(here) is None:
             text = (ROOT / there).read_text(encoding="utf-8")
             files.append(File.generated(config, here, content=rebased(text, there, here)))
     if MERMAID.is_file():
         files.append(File.generated(config, "assets/mermaid.min.js", abs_src_path=str(MERMAID)))
-    for name, text in rooms().items():
-        files.append(File.generated(config, f"reference/api/{name}.md", content=text))
     named = {one for one in _pages(config.nav) if not one.endswith("/")}
     unnamed = [file.src_uri for file in files.documentation_pages() if file.src_uri not in named]
     config.nav = _with_folders(config.nav, sorted(unnamed))
@@ -61,12 +58,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_more: Any) -> str:
-    """Links to files that are pages of the site under another name, and the list of the API's pages."""
-    source = f"docs/{page.file.src_uri}"
-    if page.file.src_uri == "reference/api.md":
-        listed = [f"* [{name}](api/{name}.md): {first_sentence(name)}\n" for name in rooms()]
-        return f"{markdown}\n{''.join(listed)}"
-    return markdown if page.file.generated_by else rebased(markdown, source, page.file.src_uri)
+    """Links to files that are pages of the site under another name."""
+    here = page.file.src_uri
+    return markdown if page.file.generated_by else rebased(markdown, f"docs/{here}", here)
 
 
 def on_post_page(output: str, *, page: Any, **_more: Any) -> str:
