@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ai_pipeline.errors import ModelError
+
 
 class TrainingError(Exception):
     """Base of all errors of ``ai_training``."""
+
+
+class UnreadableCheckpoint(ModelError):
+    """The file is no readable checkpoint. The text says what kind of file it is, or what it lacks."""
+
+
+class CannotAdapt(ModelError):
+    """A checkpoint cannot become a model. The text says why and what would help."""
 
 
 class DataMissing(TrainingError, OSError):
