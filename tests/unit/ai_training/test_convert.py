@@ -20,7 +20,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.chest.classifier import Classifier
-from ai_pipeline.cli import app
+from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import label_map, sandbox
@@ -198,6 +198,7 @@ def test_the_label_map_in_the_documentation_works_as_pasted(tmp_path: Path) -> N
 
 @pytest.fixture(autouse=True, scope="module")
 def libraries() -> None:
+    mount_commands()
     foreign.offer_torchvision_operators()
 
 

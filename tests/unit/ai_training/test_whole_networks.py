@@ -12,6 +12,7 @@ from torch.export import Dim
 
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.detector import SiteDetector
+from ai_pipeline.cli import mount_commands
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find, load
@@ -28,6 +29,11 @@ from tests.unit.ai_training.test_convert import convert
 pytestmark = pytest.mark.usefixtures("confinement")
 TIMM, RANDOM = ("--architecture", "resnet18"), StartWeights("random")
 VIT = (4.13851, -1.70189, -1.95903, 2.39544, 0.59395)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _commands() -> None:
+    mount_commands()
 
 
 @pytest.mark.parametrize(
