@@ -23,10 +23,10 @@ from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.registry import find, load
-from ai_pipeline.models.store import label_map, sandbox
+from ai_pipeline.models.store import sandbox
 from ai_training.base import UnreadableCheckpoint
 from ai_training.conversion import convert as conversion
-from ai_training.conversion import foreign
+from ai_training.conversion import foreign, label_map
 from ai_training.conversion.bundle import CARD, INFERENCE, METADATA, NETWORK
 from ai_training.conversion.checkpoints import read_weights
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
