@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from ai_pipeline.errors import ModelError
 
@@ -29,6 +30,16 @@ class ExperimentError(TrainingError, ValueError):
 
 Report = Callable[[float, str], None]
 """Called with the share done (0 to 1) and a line for a person; a milestone's line ends with a line feed."""
+
+
+T = TypeVar("T")
+
+
+def followed(things: Sequence[T], report: Report, what: str) -> Iterator[T]:
+    """Each of ``things`` in turn; ``report`` is told before it how many are done."""
+    for number, thing in enumerate(things):
+        report(number / len(things), what)
+        yield thing
 
 
 def silent(_share: float, _what: str) -> None:

@@ -20,7 +20,7 @@ from ai_training.cards import export
 from ai_training.chest.ship import export_onnx
 from ai_training.evaluation import evaluate
 from ai_training.networks.backbones import StartWeights, classifier
-from ai_training.networks.outlines import HeadGraph, HeadNetwork, outline_network
+from ai_training.networks.outlines import HeadNetwork, Probabilities, outline_network
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, let_make
 from tests.unit.ai_pipeline.models.test_modelstore import write_card
@@ -103,7 +103,7 @@ def test_a_classifier_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", ["timm/test_convnext", "timm/test_vit"])
 def test_an_outline_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: Path) -> None:
-    graph = HeadGraph(HeadNetwork(outline_network(name, RANDOM, 1, 64, 96))).eval()
+    graph = Probabilities(HeadNetwork(outline_network(name, RANDOM, 1, 64, 96))).eval()
     images, shapes = torch.randn(2, 3, 64, 96), {"images": {0: Dim("pictures", max=16)}}
     with torch.inference_mode():
         expected = dict(zip(("head", "present"), (part.numpy() for part in graph(images)), strict=True))
