@@ -26,6 +26,7 @@ from typing import Any
 
 from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
+from dicom_node.config.entered import Watched
 from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.environment import without_secrets
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
@@ -40,7 +41,6 @@ from dicom_node.scp.policy import AEPolicy, policy_path
 from dicom_node.signals import signal_pipe
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
-from dicom_node.store.entered import EnteredFile
 from dicom_node.store.own_events import OwnEvents
 
 _LOGGER = logging.getLogger(__name__)
@@ -79,13 +79,11 @@ def _run(
     signals: int,
     begun: float,
 ) -> None:
-    entered = EnteredFile(database, settings.node.data_dir)
-    # Lost, older than a database that was restored, or written by another node meanwhile.
-    if entered.renew() or entered.is_newer_than(begun):
+    entered = Watched(settings.node.data_dir)
+    if entered.is_newer_than(begun):  # by another node, or from a database of before
         settings = _checked(files, role)
-    entered.taken_over()
     database.changes.follow(database.engine)
-    node = _MainProcess(settings, files, role, place, entered)
+    node = _MainProcess(settings, files, role, place, database, entered)
     node.start()
     # Each read waits for the next signal; any but SIGHUP ends the node, also one that came with it.
     while set(os.read(signals, 64)) == {signal.SIGHUP}:
@@ -97,15 +95,21 @@ class _MainProcess:
     """The main process. On a reload its children go on while :class:`Background` is replaced by a new one."""
 
     def __init__(
-        self, settings: Settings, files: Sequence[Path], role: Role, place: str, entered: EnteredFile
+        self,
+        settings: Settings,
+        files: Sequence[Path],
+        role: Role,
+        place: str,
+        database: Database,
+        entered: Watched,
     ) -> None:
         self._settings, self._place, self._entered = settings, place, entered
-        self._files, self._role, self._database = files, role, entered.database
+        self._files, self._role, self._database = files, role, database
         self._address, self._ready_lock = "", threading.Lock()
-        self._say = OwnEvents(entered.database).say
+        self._say = OwnEvents(database).say
         self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
-        self._database_file = inode(entered.database)
+        self._database_file = inode(database)
         self._listener_place = listener_place(place)
         command = listener_command(settings, place)
         bare = without_secrets()
@@ -179,7 +183,6 @@ class _MainProcess:
         self._replace(former, self._workers[len(kept) :])
         self._renew_console()
         self._background.start()
-        self._entered.taken_over()
         self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
@@ -200,7 +203,7 @@ class _MainProcess:
 
     def _new_settings(self) -> Settings:
         """What the files say now. Raises ConfigurationError, also for what a running node cannot change."""
-        self._entered.renew()
+        self._entered.look()
         checked = preflight.check(self._files, self._role)
         if checked.problems or checked.settings is None:
             raise ConfigurationError(checked.problems)
@@ -386,7 +389,7 @@ def _database(settings: Settings) -> Iterator[Database]:
         )
     try:
         if database.is_sqlite:
-            migrate.upgrade(database)
+            migrate.upgrade(database, settings.node.data_dir)
         else:
             migrate.check(database)  # shared with other machines: upgrades are a decision of the admin
         yield database

@@ -21,8 +21,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.object_store.files import Files
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import EnteredTable, EventRow, Instance, Job, ReceivedObject, Study
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.tables import EventRow, Instance, Job, ReceivedObject, Study
 from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.scan import Indexer
 from tests.rows import Stored
@@ -216,11 +215,3 @@ def encoded(ds: Dataset) -> bytes:
     data = encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
     assert data is not None
     return data
-
-
-def enter_peer(database: Database, name: str) -> None:
-    """As the console of another machine does; this machine has yet to take it over."""
-    row = EnteredTable(kind="peers", name=name, version=1, keys=f'name = "{name}"\nae_title = "ELSEWHERE"\n')
-    row.changed_at, row.changed_by = utc_now(), "anna"
-    with database.write() as session:
-        session.add(row)

@@ -31,11 +31,11 @@ def remember(patch: pytest.MonkeyPatch, folder: Path) -> None:
         upgrade(template)
         template.dispose()
 
-    def copy_or_upgrade(database: Database) -> None:
+    def copy_or_upgrade(database: Database, data_dir: Path | None = None) -> None:
         with turn:
             take = _take_sqlite if database.is_sqlite else _take_postgres
             if not take(database, folder, made):
-                upgrade(database)
+                upgrade(database, data_dir)
 
     patch.setattr(migrate, "upgrade", copy_or_upgrade)
 

@@ -30,7 +30,7 @@ add_handlers(faces, "rules")
 @faces.handler("GET", "/rules", UserRole.VIEWER)
 def list_rules(asked: Asked) -> list[RuleRow]:
     """The rules in their order."""
-    known = asked.read(entered.listed, "rules")
+    known = entered.listed(asked.settings, "rules")
     found = rules.listed(asked.settings)
     return [RuleRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from dicom_node.config.entered import ENTERED_FILE
 from dicom_node.config.mistakes import described, did_you_mean
-from dicom_node.config.sections import ENTERED_FILE
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.connectors import every

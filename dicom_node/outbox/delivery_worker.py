@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node import scu
+from dicom_node.config.entered import is_entered
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import DELIVERY_OVERDUE, DELIVERY_STARTED, DESTINATION_HUNG, THREAD_FAILED
@@ -40,7 +41,6 @@ from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendRe
 from dicom_node.store import deliveries
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
-from dicom_node.store.entered import is_entered
 from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import move_delivery, record, settle_studies, utc_now
 
@@ -176,7 +176,7 @@ class DeliveryWorker:
 
     def _work(self, destination: str, route: Route | None) -> int:
         if route is None:
-            if is_entered(self._database, "peers", destination):  # this machine will know it in a moment
+            if is_entered(self._settings.node.data_dir, destination):  # this machine will know it in a moment
                 self._not_yet[destination] = time.monotonic() + _NOT_YET_SECONDS
                 return 0
             return give_up_all(self._database, self._settings, destination)

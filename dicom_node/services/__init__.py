@@ -61,7 +61,7 @@ def upgrade_database(settings: Settings) -> str:
     with faults.in_words(settings.database_url):
         database = Database(settings.database_url)
         try:
-            migrate.upgrade(database)
+            migrate.upgrade(database, settings.node.data_dir)
             return migrate.current(database) or ""
         finally:
             database.dispose()

@@ -1,7 +1,7 @@
 """Backup of a running node, restore, and the support bundle.
 
 A backup is a folder: the database, the copies of persons' decisions, the site key, the configuration files,
-the site's device rules, and ``manifest.json`` with the SHA-256 of each. Received objects and built results
+the entered peers and rules, the site's device rules, and ``manifest.json`` with the SHA-256 of each. Received objects and built results
 are large and included only on request: the PACS and the modalities have the images, and a delivered result is
 in the PACS.
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node import __version__, events, preflight, services, sitekey
+from dicom_node.config.entered import ENTERED_FILE, VERSIONS_FOLDER
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.decisions import copies
@@ -41,7 +42,7 @@ from dicom_node.store.database import sqlite_file
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
 _DEVICE_RULES = Path(DEVICE_RULES_FOLDER)
-_DECISIONS = Path(copies.FOLDER)
+_ENTERED, _KEPT = Path(ENTERED_FILE), (Path(copies.FOLDER), Path(VERSIONS_FOLDER))
 _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 
 
@@ -65,7 +66,9 @@ def backup(
         for number, file in enumerate(files):
             shutil.copyfile(file, part / _CONFIG / f"{number}-{file.name}")
         _copy_device_rules(settings, part / _DEVICE_RULES)
-        for folder in (_DECISIONS, *(_OBJECTS if objects else ())):
+        if (settings.node.data_dir / _ENTERED).exists():
+            shutil.copyfile(settings.node.data_dir / _ENTERED, part / _ENTERED)
+        for folder in (*_KEPT, *(_OBJECTS if objects else ())):
             if (settings.node.data_dir / folder).is_dir():
                 _copy_tree(settings.node.data_dir / folder, part / folder)
         _write_manifest(part)
@@ -89,7 +92,7 @@ def verify(source: Path) -> dict[str, Any]:
 
 
 def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
-    """Restore database, site key, device rules and objects of a verified backup.
+    """Restore database, site key, entered peers and rules, device rules and objects of a verified backup.
 
     The node must be stopped. The present files are kept beside them, with the time in their names. Device
     rules that the backup lacks stay: without one a name might be shown. Returns the saved configuration
@@ -106,12 +109,16 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
             except BlockingIOError:
                 raise NotAllowedNow(f"a node works on {data_dir}: stop it first") from None
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
+    for saved, place in (
+        (_DATABASE, database),
+        (_KEY, sitekey.path_of(data_dir)),
+        (_ENTERED, data_dir / _ENTERED),
+    ):
         if (source / saved).exists():
             _put(source / saved, place, stamp)
     for rules in sorted((source / _DEVICE_RULES).glob("*.toml")):
         _put(rules, _device_rules(settings) / rules.name, stamp)
-    for folder in (_DECISIONS, *_OBJECTS):  # no file that is there is written over
+    for folder in (*_KEPT, *_OBJECTS):  # no file that is there is written over
         if (source / folder).is_dir():
             _copy_tree(source / folder, data_dir / folder)
     notes = _audited(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])

@@ -1,4 +1,6 @@
-"""Peers and rules that a person enters by page or command; those in configuration files cannot be changed.
+"""Peers and rules that a person enters by page or command, in a file that only these write.
+
+Those in other configuration files cannot be changed.
 
 Reload: a running node loads a changed configuration completely or not at all.
 """
@@ -6,21 +8,31 @@ Reload: a running node loads a changed configuration completely or not at all.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+import tomlkit
 from pydantic import BaseModel
-from sqlalchemy.orm import Session
 
 from dicom_node.config.addresses import LocalAddress, remote_address
+from dicom_node.config.entered import (
+    ENTERED_FILE,
+    changing,
+    read_entered,
+    replace_entered,
+    text_of,
+    versions,
+)
 from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine
 from dicom_node.config.mistakes import did_you_mean
@@ -42,19 +54,19 @@ from dicom_node.errors import (
 from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
-from dicom_node.services import audit, open_database, reading, writing
+from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.typed import ServiceResult
-from dicom_node.store.entered import EnteredFile, entered
-from dicom_node.store.tables import EnteredTable
 from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import View, columns, list_events
+from dicom_node.store.views import View, as_json, list_events
 
 Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
 """Characters of peers or rules that a person writes."""
 _MODELS: Mapping[str, type[BaseModel]] = {"peers": PeerSettings, "rules": RuleSettings}
-_ONE: Mapping[str, str] = {"peers": "peer", "rules": "rule"}
+_ONE: Mapping[Kind, str] = {"peers": "peer", "rules": "rule"}
+_Entries = Mapping[tuple[Kind, str], Mapping[str, Any]]
+_CHANGED = re.compile(r"# changed by (.*), (\S+)")
 _SAVED = {"peers": AuditAction.PEER_SAVED, "rules": AuditAction.RULE_SAVED}
 _REMOVED = {"peers": AuditAction.PEER_REMOVED, "rules": AuditAction.RULE_REMOVED}
 _SECRET = ("username", "password", "token")
@@ -78,12 +90,28 @@ class Warned:
     undercut: tuple[str, ...]
 
 
-def listed(session: Session, kind: Kind) -> dict[str, View]:
-    """The peers (or rules) that were entered in the database, by name; peers and rules in files are not
-    included.
+def listed(settings: Settings, kind: Kind) -> dict[str, View]:
+    """The entered peers (or rules) by name: keys, ``version``, who changed it and when; not those of other
+    files.
     """
-    names = ("name", "version", "changed_at", "changed_by", "keys")
-    return {row.name: columns(row, *names) for row in entered(session, kind)}
+    text = _readable(read_entered(settings.node.data_dir))
+    found: dict[str, View] = {}
+    for table in tomlkit.parse(text).get(kind, ()):
+        content = table.unwrap()
+        changed = _CHANGED.fullmatch(table.trivia.comment)
+        found[content["name"]] = {
+            "name": content["name"],
+            "version": edition(kind, content),
+            "changed_by": changed[1] if changed else "",
+            "changed_at": changed[2] if changed else None,
+            "keys": as_text(kind, content),
+        }
+    return found
+
+
+def edition(kind: Kind, content: Mapping[str, Any] | None) -> int:
+    """The number of what a peer or rule says, 0 of none: by it a person's change overwrites no other one."""
+    return zlib.crc32(as_text(kind, content).encode()) % 10**9 or 1 if content else 0
 
 
 def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
@@ -149,34 +177,18 @@ def save(
     """
     name = str(content["name"])
     _refuse_risky(settings, kind, content)
-    with open_database(settings) as database:
-        with database.write() as session:
-            row = session.get(EnteredTable, (kind, name), with_for_update=True)
-            warned = _refuse(session, settings, kind, content, row, version)
-            if warned.undercut and not despite_hold:
-                raise HoldUndercut(
-                    f"{'; '.join(warned.undercut)}: give it assess_first = true, or confirm it (despite_hold)"
-                )
-            if row is None:
-                row = EnteredTable(kind=kind, name=name, version=0)
-                session.add(row)
-            row.keys, row.version = as_text(kind, content), row.version + 1
-            row.changed_at, row.changed_by = utc_now(), by.name
-            fields: dict[str, Any] = {"name": name, "version": row.version}
-            if warned.undercut:
-                fields["despite_hold"] = "; ".join(warned.undercut)
-            audit.note(session, by, _SAVED[kind], **fields)
-            saved = Saved(name=name, version=row.version, warnings=list(warned.warnings))
-        EnteredFile(database, settings.node.data_dir).renew()
-    return saved
+    with _changing(settings) as text:
+        new = _with(settings, text, kind, content, version, by)
+        warned = _write(settings, text, new, by, f"{_ONE[kind]} {name}", despite_hold=despite_hold)
+    return Saved(name=name, version=edition(kind, content), warnings=list(warned.warnings))
 
 
 def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> Warned:
     """The warnings of ``save``; raises its errors except HoldUndercut. Nothing is changed."""
     _refuse_risky(settings, kind, content)
-    with reading(settings) as session:
-        row = session.get(EnteredTable, (kind, str(content["name"])))
-        return _refuse(session, settings, kind, content, row, version)
+    text = read_entered(settings.node.data_dir)
+    new = _with(settings, text, kind, content, version, COMMAND_LINE)
+    return _refuse_mistakes(settings, _entries(text), _entries(new))
 
 
 def remove(
@@ -185,20 +197,98 @@ def remove(
     """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs the
     peer).
     """
-    with open_database(settings) as database:
-        with database.write() as session:
-            row = session.get(EnteredTable, (kind, name), with_for_update=True)
-            rows = {(one.kind, one.name): one.keys for one in entered(session)}
-            if row is None:
-                known = [known for other, known in rows if other == kind]
-                hint = did_you_mean(name, known)
-                raise NotFound(f"no {_ONE[kind]} that was entered is called {name!r}; {hint}")
-            _refuse_conflict(kind, name, row, version)
-            left = {key: keys for key, keys in rows.items() if key != (kind, name)}
-            _refuse_mistakes(settings, kind, rows, left)
-            session.delete(row)
-            audit.note(session, by, _REMOVED[kind], name=name)
-        EnteredFile(database, settings.node.data_dir).renew()
+    with _changing(settings) as text:
+        document = tomlkit.parse(_readable(text))
+        known = [one["name"] for one in document.get(kind, ())]
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise NotFound(f"no {_ONE[kind]} that was entered is called {name!r}; {hint}")
+        _refuse_conflict(settings, kind, name, version)
+        del document[kind][known.index(name)]
+        if len(known) == 1:
+            del document[kind]
+        what = f"{_ONE[kind]} {name} removed"
+        _write(settings, text, tomlkit.dumps(document), by, what, despite_hold=True)
+
+
+def undo(settings: Settings, number: int, by: Person = COMMAND_LINE, *, despite_hold: bool = False) -> Warned:
+    """Have the entered peers and rules as they were in this version. Raises NotFound, and as ``save``."""
+    if number not in versions(settings.node.data_dir):
+        raise NotFound(f"there is no version {number} of the entered peers and rules")
+    with _changing(settings) as text:
+        new = _readable(text_of(settings.node.data_dir, number))
+        return _write(settings, text, new, by, f"as in version {number}", despite_hold=despite_hold)
+
+
+@contextmanager
+def _changing(settings: Settings) -> Iterator[str]:
+    try:
+        with changing(settings.node.data_dir) as text:
+            yield _readable(text)
+    except OSError as error:
+        raise NotAllowedNow(f"{ENTERED_FILE} cannot be written here: {error.strerror}") from None
+
+
+def _readable(text: str) -> str:
+    """The text, if peers and rules can be read from it. Raises NotAllowedNow."""
+    try:
+        _entries(text)
+    except (tomllib.TOMLDecodeError, KeyError, TypeError):
+        raise NotAllowedNow(f"{ENTERED_FILE} is damaged: correct it, dicom-node check says where") from None
+    return text
+
+
+def _entries(text: str) -> _Entries:
+    data = tomllib.loads(text)
+    return {(kind, one["name"]): one for kind in _ONE for one in data.get(kind, ())}
+
+
+def _with(
+    settings: Settings, text: str, kind: Kind, content: Mapping[str, Any], version: int | None, by: Person
+) -> str:
+    """The text with this peer or rule; comments, order and whatever is not changed stay.
+
+    Raises ChangedMeanwhile, NotAllowedNow.
+    """
+    document, name = tomlkit.parse(_readable(text)), content["name"]
+    _refuse_conflict(settings, kind, name, version)
+    table = next((one for one in document.get(kind, ()) if one["name"] == name), None)
+    if table is None:
+        if name in {one.name for one in getattr(settings, kind)}:
+            raise NotAllowedNow(f"{name} is in the configuration files: change it there")
+        table = tomlkit.table()
+        document.setdefault(kind, tomlkit.aot()).append(table)
+        table = document[kind][-1]
+    for key in [key for key in table if key not in content]:
+        del table[key]
+    for key, value in tomlkit.parse(as_text(kind, content)).items():
+        if key not in table or table[key] != value:
+            table[key] = value
+    table.comment(f"changed by {by.name}, {as_json(utc_now())}")
+    return tomlkit.dumps(document)
+
+
+def _write(
+    settings: Settings, before: str, after: str, by: Person, what: str, *, despite_hold: bool
+) -> Warned:
+    """Check it as a whole, note each change in the audit, and write. Raises FaultyInput, HoldUndercut."""
+    old, new = _entries(before), _entries(after)
+    warned = _refuse_mistakes(settings, old, new)
+    if warned.undercut and not despite_hold:
+        raise HoldUndercut(
+            f"{'; '.join(warned.undercut)}: give it assess_first = true, or confirm it (despite_hold)"
+        )
+    with writing(settings) as session:
+        for kind, name in sorted(key for key in {*old, *new} if old.get(key) != new.get(key)):
+            fields: dict[str, Any] = {"name": name}
+            if (kind, name) in new:
+                fields["version"] = edition(kind, new[kind, name])
+            if warned.undercut:
+                fields["despite_hold"] = "; ".join(warned.undercut)
+            audit.note(session, by, (_SAVED if (kind, name) in new else _REMOVED)[kind], **fields)
+        session.flush()  # nothing is in force that the audit does not know
+        replace_entered(settings.node.data_dir, after, by.name, what)
+    return warned
 
 
 def apply(settings: Settings) -> int:
@@ -218,56 +308,38 @@ def apply(settings: Settings) -> int:
 def show_entry(settings: Settings, kind: Kind, name: str) -> View:
     """An entered peer or rule: its keys, ``version``, who changed it and when.
 
-    Raises NotFound; NotAllowedNow for one in the configuration files.
+    Raises NotFound; NotAllowedNow for one in the configuration files, FaultyInput for one with a secret.
     """
-    with reading(settings) as session:
-        found = listed(session, kind).get(name)
-    if found is not None:
-        return found | {"content": tomllib.loads(found["keys"])}
+    if found := listed(settings, kind).get(name):
+        content = tomllib.loads(found["keys"])
+        _refuse_for_files(kind, content)  # who may not enter it may not see it
+        return found | {"content": content}
     if name in {one.name for one in getattr(settings, kind)}:
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
     raise NotFound(f"no {_ONE[kind]} is called {name!r}")
 
 
-def _refuse(
-    session: Session,
-    settings: Settings,
-    kind: Kind,
-    content: Mapping[str, Any],
-    row: EnteredTable | None,
-    version: int | None,
-) -> Warned:
-    """Raise what may not be saved. ``row``: the one that is there."""
-    name = str(content["name"])
-    _refuse_conflict(kind, name, row, version)
-    rows = {(one.kind, one.name): one.keys for one in entered(session)}
-    if row is None and name in {one.name for one in getattr(settings, kind)}:
-        raise NotAllowedNow(f"{name} is in the configuration files: change it there")
-    return _refuse_mistakes(settings, kind, rows, rows | {(kind, name): as_text(kind, content)})
-
-
-def _refuse_conflict(kind: Kind, name: str, row: EnteredTable | None, version: int | None) -> None:
-    if version is None or version == (row.version if row else 0):
+def _refuse_conflict(settings: Settings, kind: Kind, name: str, version: int | None) -> None:
+    found = listed(settings, kind).get(name)
+    if version is None or version == (found["version"] if found else 0):
         return
-    if row is None:
+    if found is None:
         raise ChangedMeanwhile(f"somebody removed {name} after you opened it: nothing was saved")
     if version == 0:
         raise ChangedMeanwhile(f"there is a {_ONE[kind]} {name} already: nothing was saved")
-    at = row.changed_at.astimezone()
-    raise ChangedMeanwhile(
-        f"{row.changed_by} changed {name} at {at:%Y-%m-%d %H:%M:%S}, after you opened it: nothing was saved"
+    by = found["changed_by"] or "somebody"
+    at = (
+        f" at {datetime.fromisoformat(found['changed_at']).astimezone():%Y-%m-%d %H:%M:%S}"
+        if found["changed_at"]
+        else ""
     )
+    raise ChangedMeanwhile(f"{by} changed {name}{at}, after you opened it: nothing was saved")
 
 
 def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:
     """What a browser must not be able to do: read files and variables, run programs, keep passwords, and have
     the node call itself or the network behind it."""
-    if "${" in as_text(kind, content):
-        raise FaultyInput("variables and files (${...}) are for the configuration files only")
-    if kind == "peers" and (secret := [key for key in _SECRET if content.get(key)]):
-        raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
-    if kind == "peers" and "@" in str(content.get("url", "")):
-        raise FaultyInput("url: a peer with a login belongs in the configuration files")
+    _refuse_for_files(kind, content)
     if kind == "peers" and "entered" in content:
         raise FaultyInput("entered: the node itself sets it: leave it out")
     if kind == "peers" and not settings.console.local_peers:
@@ -276,8 +348,17 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
         raise FaultyInput("pipeline: rules that run programs belong in the configuration files")
 
 
+def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
+    if "${" in as_text(kind, content):
+        raise FaultyInput("variables and files (${...}) are for the configuration files only")
+    if kind == "peers" and (secret := [key for key in _SECRET if content.get(key)]):
+        raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
+    if kind == "peers" and "@" in str(content.get("url", "")):
+        raise FaultyInput("url: a peer with a login belongs in the configuration files")
+
+
 def _refuse_local(content: Mapping[str, Any]) -> None:
-    """Before the database is locked: a name server may take seconds. Each call looks the name up again."""
+    """Before the file is locked: a name server may take seconds. Each call looks the name up again."""
     problems = []
     for key in ("host", "query_host", "commitment_host", "url"):
         given = str(content.get(key) or "")
@@ -293,20 +374,18 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
         raise FaultyInput("\n".join(map(_in_words, problems)), problems)
 
 
-def _refuse_mistakes(
-    settings: Settings,
-    changed: Kind,
-    before: Mapping[tuple[str, str], str],
-    after: Mapping[tuple[str, str], str],
-) -> Warned:
+def _refuse_mistakes(settings: Settings, before: _Entries, after: _Entries) -> Warned:
     """What ``check`` warns of in the configuration as it would be. Raises FaultyInput with its mistakes."""
     from dicom_node import preflight
 
     data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True)
-    for kind in _MODELS:
+    for kind in _ONE:
         in_files = [one for one in data.get(kind, ()) if (kind, one["name"]) not in {*before, *after}]
-        data[kind] = in_files + [tomllib.loads(keys) for (other, _), keys in after.items() if other == kind]
-    checked = preflight.check_data(data, _role_here(settings, changed))
+        data[kind] = in_files + [one for (other, _), one in after.items() if other == kind]
+    changed = {
+        kind for kind, name in {*before, *after} if before.get((kind, name)) != after.get((kind, name))
+    }
+    checked = preflight.check_data(data, _role_here(settings, rules="rules" in changed))
     if checked.problems:
         raise FaultyInput("\n".join(map(_in_words, checked.problems)), checked.problems)
     assert checked.settings is not None, "without settings there are problems"
@@ -317,12 +396,12 @@ def _refuse_mistakes(
     )
 
 
-def _role_here(settings: Settings, changed: Kind) -> Role:
+def _role_here(settings: Settings, *, rules: bool) -> Role:
     """As which the change is checked: models only where they run, and of a rule, as that takes a while."""
     from dicom_node.processes import running
 
     here = {Role.at(place) for place in running(settings.node.data_dir)} or {Role.ALL}
-    if changed == "rules" and any(role.runs_models for role in here):
+    if rules and any(role.runs_models for role in here):
         return Role.ALL
     if any(role.receives for role in here):
         return Role.LISTENER

@@ -18,15 +18,18 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _VERSION = table("alembic_version", column("version_num"))
 
 
-def upgrade(database: Database) -> None:
-    """Create the schema, or update it to this program's version. Raises DatabaseNotReady if it is newer."""
+def upgrade(database: Database, data_dir: Path | None = None) -> None:
+    """Create the schema, or update it to this program's version. Raises DatabaseNotReady if it is newer.
+
+    ``data_dir``: of the node, for what an older database held and a file there holds now.
+    """
     if _refuse_newer(database) == head():
         return
     from alembic import command  # a third of a second
 
     config = _config()
     with database.alter() as connection:
-        config.attributes["connection"] = connection
+        config.attributes |= {"connection": connection, "data_dir": data_dir}
         command.upgrade(config, "head")
 
 

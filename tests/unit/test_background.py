@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_node import processes
 from dicom_node.background import Background, inode
+from dicom_node.config.entered import Watched
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.config.settings import NodeSettings, Settings
 from dicom_node.errors import ConfigurationError, ExitCode
@@ -28,9 +29,8 @@ from dicom_node.model.roles import Role
 from dicom_node.node import _prepare_folder
 from dicom_node.processes import Child
 from dicom_node.sitekey import SiteKey, load_or_create, path_of
-from dicom_node.store.entered import EnteredFile
 from dicom_node.studies.scan import Indexer
-from tests.inbox_lab import Inbox, enter_peer
+from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import small_xray
 from tests.waiting import wait_until
@@ -89,24 +89,20 @@ def test_what_is_entered_on_another_machine_has_the_node_read_its_configuration_
 ) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *asked: sent.append(asked))
-    ours = EnteredFile(inbox.database, inbox.folder)
+    ours = Watched(inbox.folder)
     node = Background(inbox.database, inbox.settings, Role.ALL, "all", print, 0, tuple, ours.is_behind)
-    for _ in range(3):
+    node._watch_entered()
+    for number in (1, 2):
+        (inbox.folder / "entered.toml").write_text(f'[[peers]]\nname = "us{number}"\nae_title = "US"\n')
         node._watch_entered()
-    assert sent == []
-    enter_peer(inbox.database, "us2")
-    node._watch_entered()
-    assert sent == [], "a node of the machine where it was entered takes it over meanwhile"
-    for _ in range(3):
+        assert len(sent) == number - 1, "a node of the machine where it was entered takes it over meanwhile"
+        for _ in range(2):
+            node._watch_entered()
+        assert sent == [(os.getpid(), signal.SIGHUP)] * number
+    (inbox.folder / "entered.toml").unlink()
+    ours.look()
+    for _ in range(2):
         node._watch_entered()
-    assert sent == [(os.getpid(), signal.SIGHUP)]
-    assert ours.renew(), "and is refused, or fails"
-    monkeypatch.setattr(ours, "_again_at", 0.0)
-    node._watch_entered()
-    assert len(sent) == 2, "after a while it is asked again"
-    assert not ours.renew()
-    ours.taken_over()
-    node._watch_entered()
     assert len(sent) == 2
 
 

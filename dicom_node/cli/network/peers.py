@@ -1,4 +1,4 @@
-"""``dicom-node peers`` and ``rules``: those of the configuration files, and those entered in the database."""
+"""``dicom-node peers`` and ``rules``: those of the configuration files, and those entered by page or command."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -161,6 +161,30 @@ def _print_caller(found: PrintedRow) -> None:
 
 
 add_verbs(app, "peers", file="us2.toml")
+
+
+@list_verb(app, "peers versions", none="No peers or rules were entered by page or command.")
+def versions(settings: Any) -> Rows:
+    """List the versions of the entered peers and rules: when each was written, by whom, what changed."""
+    from dicom_node.config import entered
+
+    known = entered.versions(settings.node.data_dir)
+    return [{"version": number, "change": change} for number, change in known.items()]
+
+
+@app.command(epilog="Example: dicom-node peers undo 7 --config node.toml")
+def undo(
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="One that `peers versions` lists.")],
+    config: Config,
+    despite_hold: DespiteHold = False,
+) -> None:
+    """Have the entered peers and rules as in an earlier version, after a check; running nodes take it over."""
+    from dicom_node.services import entered
+
+    settings = load(config)
+    for warning in entered.undo(settings, version, despite_hold=despite_hold).warnings:
+        say(f"warning: {warning}")
+    say(f"Peers and rules are as in version {version}. {_taken_over(entered.apply(settings))}")
 
 
 rules_app = group("Rules: which pipeline for which study.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from ai_pipeline.contract import Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
 from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
 from ai_pipeline.images.limits import lacks_memory
+from dicom_node.config.entered import is_entered
 from dicom_node.config.settings import Settings
 from dicom_node.errors import (
     DecodedDifferently,
@@ -34,7 +35,6 @@ from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
 from dicom_node.results import NOT_HERE, NOT_READ, Cause
 from dicom_node.store.database import Database
-from dicom_node.store.entered import is_entered
 from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class JobRunner:
             try:
                 self._settings.peer(name)
             except UnknownPeer:
-                if is_entered(self._database, "peers", name):
+                if is_entered(self._settings.node.data_dir, name):
                     raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
                 raise
         if job.gives_up:

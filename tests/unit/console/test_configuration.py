@@ -1,5 +1,7 @@
 """Peers, rules and models by page and command: checked, locked, tested, never overwritten unseen."""
 
+import errno
+import os
 import re
 import shutil
 import socket
@@ -17,13 +19,15 @@ from ai_pipeline.pipelines import cards
 from dicom_console.forms import rule as form
 from dicom_console.views.metrics import gauges
 from dicom_node.config import loading
+from dicom_node.config.entered import is_entered, versions
 from dicom_node.config.holds import undercuts
 from dicom_node.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
-from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow
+from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
 from dicom_node.events import ASSOCIATION_REJECTED
 from dicom_node.model.lifecycle import RequestedState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered, models, rules
+from dicom_node.services.audit import Person
 from dicom_node.services.entered import PROGRAMS
 from dicom_node.store import requested
 from dicom_node.store.tables import RequestedCommitment
@@ -160,10 +164,12 @@ def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, co
     settings = loading.load([config])
     assert (settings.peer("us2").quiet_seconds, settings.peer("us2").may) == (7, ("send",))
     assert "silent_hours = 24" in browser.page("/peers/us2/change")
-    assert browser.post("/peers/us2/change", **PEER, version="1", rest="") == 200
+    first = browser.field("version")
+    assert browser.post("/peers/us2/change", **PEER, version=first, rest="") == 200
     assert loading.load([config]).peer("us2").quiet_seconds is None
-    assert browser.post("/peers/us2/remove", version="1") == 409
-    assert browser.post("/peers/us2/remove", version="2") == 200
+    assert browser.post("/peers/us2/remove", version=first) == 409
+    browser.page("/peers/us2/change")
+    assert browser.post("/peers/us2/remove", version=browser.field("version")) == 200
     assert [peer.name for peer in loading.load([config]).peers] == ["pacs"]
     rows = console.audit_rows()
     assert [row["action"] for row in rows[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
@@ -194,15 +200,18 @@ def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLa
     first, second = console.browser(UserRole.ADMIN), console.browser(UserRole.ADMIN)
     first.post("/peers/new", **PEER, version="0")
     second.get("/peers/us2/change")
-    first.post("/peers/us2/change", **PEER | {"ae_title": "FIRST"}, version="1")
-    assert second.post("/peers/us2/change", **PEER | {"ae_title": "SECOND"}, version="1") == 409
+    opened = second.field("version")
+    first.post("/peers/us2/change", **PEER | {"ae_title": "FIRST"}, version=opened)
+    assert second.post("/peers/us2/change", **PEER | {"ae_title": "SECOND"}, version=opened) == 409
     assert "admin changed us2 at" in second.text
     assert 'value="SECOND"' in second.text, "what was entered is still there"
     assert 'href="/peers/us2/change"' in second.text, "and what it is now can be opened"
     assert loading.load([config]).peer("us2").ae_title == "FIRST"
     assert second.post("/peers/new", **PEER, version="0") == 409
-    first.post("/peers/us2/remove", version="2")
-    assert second.post("/peers/us2/change", **PEER, version="2") == 409 and "removed" in second.text
+    second.get("/peers/us2/change")
+    opened = second.field("version")
+    first.post("/peers/us2/remove", version=opened)
+    assert second.post("/peers/us2/change", **PEER, version=opened) == 409 and "removed" in second.text
 
 
 REFUSED: tuple[tuple[dict[str, str], str], ...] = (
@@ -246,6 +255,44 @@ def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
         entered.remove(loading.load([config]), "rules", "second", version=7)
     with pytest.raises(NotAllowedNow):
         entered.save(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
+
+
+def test_what_is_written_by_hand_stays_and_a_change_is_undone(inbox: Inbox, config: Path) -> None:
+    by_hand = '# our ward\n[[peers]]\nae_title = "US2"  # the new one\nname = "us2"\nmay = ["send"]\n'
+    (inbox.folder / "entered.toml").write_text(by_hand)
+    opened = entered.show_entry(loading.load([config]), "peers", "us2")
+    changed = {**opened["content"], "ae_title": "US3"}
+    entered.save(loading.load([config]), "peers", changed, opened["version"], Person("anna"))
+    text = entered_in(inbox)
+    assert re.match(r'# our ward\n\[\[peers\]\] # changed by anna, .*Z\nae_title = "US3"', text)
+    (inbox.folder / "entered.toml").write_text(text.replace("US3", "US4"))
+    for change, given in ((entered.save, changed), (entered.remove, "us2")):
+        with pytest.raises(ChangedMeanwhile):
+            change(loading.load([config]), "peers", given, entered.edition("peers", changed))  # type: ignore[operator]
+    entered.remove(loading.load([config]), "peers", "us2")
+    known = versions(inbox.folder)
+    assert [known[n].split(", ", 1)[1] for n in (2, 4)] == [
+        "anna: peer us2",
+        "command line: peer us2 removed",
+    ]
+    entered.undo(loading.load([config]), 1)
+    assert entered_in(inbox) == by_hand
+    with pytest.raises(NotFound):
+        entered.undo(loading.load([config]), 99)
+
+
+def test_what_nobody_can_write_or_read_changes_nothing(inbox: Inbox, config: Path) -> None:
+    settings = loading.load([config])
+    us2 = {"name": "us2", "ae_title": "US2", "may": ["send"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "no space")))
+        with pytest.raises(NotAllowedNow, match="no space"):
+            entered.save(settings, "peers", us2)
+    assert entered_in(inbox) == "" and not inbox.read(audit.rows)
+    (inbox.folder / "entered.toml").write_text("= 1")
+    with pytest.raises(NotAllowedNow, match="damaged"):
+        entered.save(settings, "peers", us2)
+    assert is_entered(inbox.folder, "us2"), "what waits for it waits on"
 
 
 OF_THIS_MACHINE: tuple[tuple[dict[str, str], str], ...] = (
@@ -421,12 +468,12 @@ def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, adm
     assert admin.post("/rules/new", **FIELDS_holds, act="try") == 200 and SAYS in admin.text
     mark = admin.field("tried")
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark) == 200
-    assert 'name="despite_hold"' in admin.text and not console.read(entered.listed, "rules")
+    assert 'name="despite_hold"' in admin.text and not entered.listed(console.settings, "rules")
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark, despite_hold="true") == 200
     assert "held is saved." in admin.text
     assert SAYS in admin.text, "the page that says that it is saved shows the warnings"
     assert "in_force.js" not in admin.text, "and stays until it was read"
-    assert list(console.read(entered.listed, "rules")) == ["held"]
+    assert list(entered.listed(console.settings, "rules")) == ["held"]
     assert SAYS in str(console.audited("rule_saved"))
 
 

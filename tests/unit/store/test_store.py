@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node import events, preflight
 from dicom_node.background import Background, inode
+from dicom_node.config.entered import read_entered
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
@@ -222,8 +223,11 @@ def test_rows_of_every_release_are_read_by_this_program_after_the_upgrade(
             connection.execute(
                 table.insert(), {column.name: a_value(table, column) for column in table.columns}
             )
-    migrate.upgrade(database)
+    with pytest.raises(DatabaseNotReady, match="peers and rules were entered"):
+        migrate.upgrade(database)
+    migrate.upgrade(database, tmp_path)
     migrate.check(database)
+    assert read_entered(tmp_path) == '[[peers]] # changed by 1, 2026-01-02T00:00:00Z\nname = "1"\n'
     with database.read() as session:
         for mapper in Base.registry.mappers:
             rows = session.scalars(select(mapper.class_)).all()
@@ -235,6 +239,8 @@ def a_value(table: Table, column: Column[Any]) -> object:
     """A value of the column's type; each table has the row 1, which foreign keys name."""
     if (table.name, column.name) == ("delivery", "original_id"):
         return None  # a delivery is of a result or of an original
+    if table.name == "entered_table" and column.name in ("kind", "keys"):
+        return "peers" if column.name == "kind" else 'name = "1"\n'
     now = Base.metadata.tables.get(table.name)
     if (
         now is not None
