@@ -63,7 +63,7 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     entered = (Path(given) if isinstance(given, str) else Path(default)) / ENTERED_FILE
     if os.access(entered, os.R_OK):  # who may not read it may not change the node either
         in_files = len(read.numbered_names("peers"))
-        read.add_file(entered)
+        read.add_file(entered, may_be_empty=True)
         for number, _ in read.numbered_names("peers")[in_files:]:
             read.data["peers"][number]["entered"] = True
     settings = examined(read)

@@ -147,7 +147,7 @@ class TomlFiles:
         key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
         self._problems.append(ConfigProblem(file, key, shown, remedy, line))
 
-    def add_file(self, file: Path) -> None:
+    def add_file(self, file: Path, *, may_be_empty: bool = False) -> None:
         """Read one more configuration file."""
         try:
             self._texts[file] = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
@@ -163,7 +163,7 @@ class TomlFiles:
             line, remedy = fault(error, self._texts[file])
             self._not_read(file, f"is no TOML: {remedy}", line)
             return
-        if not read:
+        if not read and not may_be_empty:
             self._not_read(file, "is empty: nothing is configured there")
         for key, value in read.items():
             self._merge(file, key, value)

@@ -1,9 +1,9 @@
 """Backup of a running node, restore, and the support bundle.
 
 A backup is a folder: the database, the copies of persons' decisions, the site key, the configuration files,
-the entered peers and rules, the site's device rules, and ``manifest.json`` with the SHA-256 of each. Received objects and built results
-are large and included only on request: the PACS and the modalities have the images, and a delivered result is
-in the PACS.
+the entered peers and rules, the site's device rules, and ``manifest.json`` with the SHA-256 of each. Received
+objects and built results are large and included only on request: the PACS and the modalities have the images,
+and a delivered result is in the PACS.
 
 The support bundle: one ZIP file of JSON that helps remote support and names no patient.
 Only listed data is included: the event fields listed here, and the configuration without secrets. Free texts

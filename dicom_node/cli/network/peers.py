@@ -1,4 +1,4 @@
-"""``dicom-node peers`` and ``rules``: those of the configuration files, and those entered by page or command."""
+"""``dicom-node peers`` and ``rules``: those of the configuration files, and those that were entered."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -178,7 +178,7 @@ def undo(
     config: Config,
     despite_hold: DespiteHold = False,
 ) -> None:
-    """Have the entered peers and rules as in an earlier version, after a check; running nodes take it over."""
+    """Have the entered peers and rules as in a version, after a check; running nodes take it over."""
     from dicom_node.services import entered
 
     settings = load(config)

@@ -32,7 +32,7 @@ from dicom_node.services.entered import PROGRAMS
 from dicom_node.store import requested
 from dicom_node.store.tables import RequestedCommitment
 from dicom_node.store.transitions import utc_now
-from tests.console_lab import Browser, ConsoleLab, Program, config_file
+from tests.console_lab import Browser, ConsoleLab, Program, audited, config_file
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import small_xray
@@ -288,7 +288,7 @@ def test_what_nobody_can_write_or_read_changes_nothing(inbox: Inbox, config: Pat
         patch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "no space")))
         with pytest.raises(NotAllowedNow, match="no space"):
             entered.save(settings, "peers", us2)
-    assert entered_in(inbox) == "" and not inbox.read(audit.rows)
+    assert entered_in(inbox) == "" and not audited(inbox.database, "peer_saved")
     (inbox.folder / "entered.toml").write_text("= 1")
     with pytest.raises(NotAllowedNow, match="damaged"):
         entered.save(settings, "peers", us2)
