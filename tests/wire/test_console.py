@@ -866,7 +866,6 @@ def test_a_node_that_is_killed_keeps_what_it_answered_for_and_nothing_else(site:
     wait_until(lambda: any(incoming.glob(".*")), 30, "an object is coming")
     node.kill()
     sender.join(60)
-    (settings.node.data_dir / "entered.toml").unlink()
     node.start()
     wait_until(lambda: len(node.studies()) == before + 1, 60, "the first object is indexed")
     assert list(incoming.glob(".*")) == []
