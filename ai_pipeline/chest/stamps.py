@@ -295,7 +295,7 @@ def _heart_exchanged(anatomy: Anatomy | None, pose: Pose) -> bool | None:
 
 
 def _exchanged(marker: Marker | None) -> bool | None:
-    """Whether ``marker`` lies on the side where it lies in a mirrored image; None where it shows no side."""
+    """Whether ``marker`` is on the side of a mirrored image; None if it is too near the middle to tell."""
     if marker is None or abs(marker.x - 0.5) < BESIDE:
         return None
     return (marker.letter == "L") == (marker.x < 0.5)

@@ -64,8 +64,8 @@ _CHUNK = 2**20
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _HIERARCHY, _SCAN = 0xDE, 0xDA
-_SEQUENTIAL = {0xC0, 0xC1}
-"""Frame headers of baseline and extended sequential JPEG, both by Huffman codes (T.81 Table B.1)."""
+_SEQUENTIAL, _ALL = {0xC0, 0xC1}, b"\0\x3f\0"
+"""Frame headers of sequential JPEG by Huffman codes (T.81 Table B.1), and how their scans' headers end."""
 _STYLE, _TILE_PART = b"\xff\x52", b"\xff\x90"
 """Markers COD and SOT of a JPEG 2000 (ITU-T T.800 A.2)."""
 _PRECISION = 42
@@ -236,10 +236,10 @@ def _with_all_coefficients(frame: bytes) -> bytes:
     """
     segments = dict(_segments(frame))
     scan = segments[_SCAN]
-    if not _SEQUENTIAL & segments.keys():
+    if scan.endswith(_ALL) or not _SEQUENTIAL & segments.keys():
         return frame
     head = struct.pack(">BBH", 0xFF, _SCAN, len(scan) + 2)
-    return frame.replace(head + scan, head + scan[:-3] + b"\0\x3f\0", 1)
+    return frame.replace(head + scan, head + scan[:-3] + _ALL, 1)
 
 
 def _jpeg_2000(frame: bytes) -> Declared:

@@ -91,7 +91,7 @@ class Pose:
 
 UPRIGHT = Pose()
 POSES = tuple(Pose(turned, inverted) for inverted in (False, True) for turned in (0, 90, 180, 270))
-"""The poses that pixels can tell. Mirroring is none of them: the heart's side is too uncertain."""
+"""The poses that pixels can tell. Pixels do not show mirroring: the side of the heart is too uncertain."""
 
 
 def shown(upright: Grey, pose: Pose) -> Grey:

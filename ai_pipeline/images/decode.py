@@ -365,6 +365,7 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
         for macro in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
             for item in (group.get(macro) or [])[:1]:
                 merged.update(item)
+    put_terms_right(merged)
     return merged
 
 

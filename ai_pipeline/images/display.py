@@ -66,7 +66,7 @@ class GreyDisplay:
         """
         if self.choice == "window":
             centre, width = (_first(self.dataset, keyword) or 0.0 for keyword in _WINDOW)
-            return centre, width, str(self.dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+            return centre, width, str(self.dataset.get("VOILUTFunction") or "LINEAR").upper()
         if self.choice == "VOI LUT":
             shown = self.modality(np.array([stored.min(), stored.max()]))
             low, high = float(min(shown)), float(max(shown))
@@ -153,7 +153,7 @@ def _looked_up(stored: PixelArray, values: npt.NDArray[np.int32], greys: Grey) -
 def _windowed(values: PixelArray, dataset: Dataset) -> Values:
     """Apply the first window of the header (PS3.3 C.11.2.1.2 and C.11.2.1.3), output 0 to 1."""
     centre, width = (_first(dataset, keyword) or 0.0 for keyword in _WINDOW)
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     x = values.astype(np.float64)
     if function == "SIGMOID":
         return 1.0 / (1.0 + np.exp(-4.0 * (x - centre) / max(width, 1e-6)))

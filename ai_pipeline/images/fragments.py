@@ -40,11 +40,10 @@ class Fragments:
         """
         found: list[list[tuple[int, int]]] = []
         with path.open("rb") as file:
-            for place in _places(file, start):
-                if place[1] and (not found or _begins_frame(file, *place)):
+            for place in (place for place in _places(file, start) if place[1]):
+                if not found or _begins_frame(file, *place):
                     found.append([])
-                if place[1]:
-                    found[-1].append(place)
+                found[-1].append(place)
         if len(found) != frames:
             raise CodestreamFault(
                 f"Number of Frames (0028,0008) says {frames}, the pixel data have {len(found)}"

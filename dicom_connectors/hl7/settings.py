@@ -90,7 +90,7 @@ class Hl7Peer(Section):
     @field_validator("deidentify", mode="before", check_fields=False)
     @classmethod
     def _names_the_patient(cls, deidentify: Any, info: ValidationInfo) -> Any:
-        is_set = TypeAdapter(bool).validate_python(deidentify)  # before the core, which asks for images
+        is_set = TypeAdapter(bool).validate_python(deidentify)  # before the core: its remedy is no HL7 peer's
         if is_set and info.data.get("transport") == "hl7":
             raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
         return deidentify

@@ -60,8 +60,8 @@ class OidcSettings(Section):
     """Role of each group, as roles = {"Radiology" = "reader", "PACS-Admins" = "admin"}. Of several the
     highest counts; who is in none of them is refused."""
     senders: dict[Group, tuple[AeTitle, ...]] = Field({})
-    """Senders whose studies each group sees, as senders = {"Room-3" = ["US3"], "Radiology" = ["*"]}; "*": of
-    all. Where the table has a group, who is in none of its groups is refused, unless an admin."""
+    """Senders whose studies each group sees, as senders = {"Room-3" = ["US3"], "Radiology" = ["*"]}; "*":
+    all senders. Who is in none of these groups is refused, unless an admin; an empty table limits nobody."""
     groups_claim: Word = "groups"
     """The claim with a person's groups, in the ID token or else in what the provider says of the person."""
     scopes: tuple[Word, ...] = ("profile",)

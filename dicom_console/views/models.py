@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ai_pipeline.errors import CardError
@@ -13,7 +13,7 @@ from ai_pipeline.pipelines import slots
 from dicom_console.views.contents import Node
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
-from dicom_node.services.models import cards, in_use
+from dicom_node.services.models import ModelInUse, cards, in_use
 from dicom_node.store.views import View
 
 
@@ -21,8 +21,11 @@ def models(settings: Settings) -> list[View]:
     """One row per model card: whether the model's files exist, and which pipelines use it. Raises
     ModelRefused.
     """
-    rows = [_row(card, settings) for card in cards(settings)]
-    return [row | {"ready": all(part["there"] for part in row["weights"])} for row in rows]
+    used, found = in_use(settings), cards(settings)
+    return [
+        row | {"ready": all(part["there"] for part in row["weights"])}
+        for row in (_row(card, used) for card in found)
+    ]
 
 
 def model(settings: Settings, identifier: str, version: str) -> View:
@@ -33,7 +36,7 @@ def model(settings: Settings, identifier: str, version: str) -> View:
     metrics = dict(card.details.get("metrics", {}))
     by_label: Mapping[str, Any] = metrics.pop("labels", {}) if isinstance(metrics.get("labels"), dict) else {}
     return {
-        **_row(card, settings),
+        **_row(card, in_use(settings)),
         "intended_use": card.intended_use,
         "limits": list(card.limits),
         "calibrated": card.calibrated,
@@ -76,7 +79,7 @@ def history(settings: Settings) -> list[View]:
     return sorted(rows, key=lambda row: row["at"], reverse=True)[:50]
 
 
-def _row(card: Card, settings: Settings) -> View:
+def _row(card: Card, used: Sequence[ModelInUse]) -> View:
     return {
         "name": card.name,
         "id": card.id,
@@ -85,7 +88,7 @@ def _row(card: Card, settings: Settings) -> View:
         "architecture": card.architecture,
         "licence": card.licence,
         "own": registry.SHIPPED not in card.path.parents,
-        "pipelines": [one.slot for one in in_use(settings) if one.model == card.name],
+        "pipelines": [one.slot for one in used if one.model == card.name],
         "weights": [
             {"role": part.role, "file": part.path.name, "sha256": part.sha256, "there": part.path.is_file()}
             for part in card.weights

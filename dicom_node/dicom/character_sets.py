@@ -117,8 +117,8 @@ def terms(text: str) -> tuple[str, ...]:
 def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
     """Whether every text of a data set, written in this character set, is read back as it is.
 
-    pydicom writes "?" for other letters, and ISO 8859-1 for the default repertoire. What follows ``^`` it
-    reads by the set before, where PS3.5 6.1.2.5.3 returns to the first: such a text is read in two ways.
+    pydicom writes "?" for other letters, and ISO 8859-1 for the default repertoire. It
+    reads the text behind ``^`` by the set before it, though PS3.5 6.1.2.5.3 returns to the first set there.
     """
     encodings, read = convert_encodings(list(charset)), CharacterSet.from_terms(charset)
     before = config.settings.writing_validation_mode

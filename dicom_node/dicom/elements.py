@@ -181,11 +181,11 @@ class Walk:
         is_undefined = length == _UNDEFINED
         if vr in ("", "UN"):  # its items are in Implicit VR Little Endian (PS3.5 6.2.2)
             is_implicit = True
-            known = _vr(tag) == "SQ"
-            if not self.is_little_endian and (is_undefined or (known and length)):
+            is_listed = _vr(tag) == "SQ"
+            if not self.is_little_endian and (is_undefined or (is_listed and length)):
                 raise _Damage(f"{named(tag)} is a sequence with VR UN, in big endian")
             # Of a private element without VR the parser of a PACS may know that it is a sequence.
-            known = known if vr else self._peek(4) == _ITEM_IN_BYTES
+            known = is_listed if vr else self._peek(4) == _ITEM_IN_BYTES
             vr = "SQ" if is_undefined or known else vr
         return Element(tag, vr, self._at, length, is_undefined, is_implicit)
 

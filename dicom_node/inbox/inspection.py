@@ -185,7 +185,7 @@ class _Texts:
         for keyword in _NUMBERS:
             found[keyword] = str(_value(self._dataset, keyword) or "")
         found["NumberOfFrames"] = self._readable("NumberOfFrames")
-        found["StudyDate"] = self._study_date() or found["StudyDate"][:64]  # rules hold what has no day
+        found["StudyDate"] = self._study_date() or found["StudyDate"][:64]  # such a date holds the study
         return {keyword: value for keyword, value in found.items() if value}
 
     def _study_date(self) -> str:

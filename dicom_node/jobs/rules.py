@@ -158,7 +158,7 @@ def _held(rule: RuleSettings, study: StudyFacts, images: Sequence[ImageFacts]) -
         return f"the study is {age} days old, rule {rule.name} takes {most:g}"
     # Without any date nothing says that it is old; zeros stand for none.
     if most and not taken and any(image.attributes.get("StudyDate", "").strip("0") for image in images):
-        return f"the date of the study names no day, rule {rule.name} takes {most:g} days"
+        return f"the date of the study names no day, rule {rule.name} takes studies of {most:g} days"
     sender = images[0].calling_ae
     if rule.daily_cap and study.jobs_today.get((rule.name, sender), 0) >= rule.daily_cap:
         return f"rule {rule.name} had its {rule.daily_cap} jobs of today from {sender}"

@@ -261,7 +261,6 @@ def _ssl_context(tls: TlsPolicy) -> ssl.SSLContext:
     return context
 
 
-_MORE, _LAST_COMMAND = 0x01, 0x03  # message control headers of a command's fragments, PS3.8 E.2
 _PDV_HEADER = 6
 _NAMES = (1, 2)  # User-Identity-Type: user name; user name and passcode (PS3.7 Table D.3-14)
 
@@ -375,7 +374,7 @@ class NodeAssociation(Association):  # type: ignore[misc]
         limit = self.dimse.maximum_pdu_size
         step = max(limit - _PDV_HEADER, 1) if limit else len(encoded)
         for start in range(0, len(encoded), step):
-            header = _LAST_COMMAND if start + step >= len(encoded) else _MORE
+            header = _COMMAND | _LAST if start + step >= len(encoded) else _COMMAND
             self.dul.socket.send(p_data_tf(context_id, header, encoded[start : start + step]))
 
     def _shake_hands(self) -> bool:

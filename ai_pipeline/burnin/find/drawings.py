@@ -210,7 +210,7 @@ def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]
 
 
 def _is_square(box: Box) -> bool:
-    """Whether a box is that of a caliper: the ticks of a ruler look alike, but are not square."""
+    """Whether a box holds a caliper: the ticks of a ruler look alike, but are not square."""
     shorter, longer = sorted(_size(box))
     return shorter >= SMALLEST_END and longer <= UNLIKE * shorter
 
