@@ -4,17 +4,18 @@
 ``docs/conformance.md``; ``--check`` only says what is out of date (``tests/test_docs.py`` runs it).
 """
 
-from __future__ import annotations
-
+import ast
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from interfaces import metric_rows, rest_rows  # this and packages: beside this file
-from packages import packages_part
+import grimp
+from networkx import DiGraph, transitive_reduction
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -24,6 +25,8 @@ from ai_pipeline import pipelines
 from ai_pipeline.contract import PipelineCard
 from ai_pipeline.pipelines import PIPELINES
 from dicom_connectors.oidc.settings import OidcSettings
+from dicom_console.app import FACES
+from dicom_console.views.metrics import Durations
 from dicom_node import events
 from dicom_node.cli import INTERRUPTED, app
 from dicom_node.config.notifications import NotificationSettings
@@ -42,6 +45,10 @@ from dicom_node.model.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY
 from dicom_node.notifications.gather import EVENTS as OCCASIONS
 
 DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PACKAGES = ("dicom_node", "dicom_connectors", "dicom_console", "ai_pipeline", "ai_training")
+BASE = ("config", "dicom", "model", "object_store", "store")
+"""Folders of dicom_node that every room may use."""
 _EXIT_MEANINGS: Mapping[int, str] = {
     ExitCode.OK: "done; for `serve`: stopped in order",
     ExitCode.FAILED: "done in part, or the state of the thing does not allow it",
@@ -58,14 +65,13 @@ _EXIT_MEANINGS: Mapping[int, str] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Renew the files, or with ``--check`` compare them."""
-    stale = [path for path, text in documents().items() if path.read_text(encoding="utf-8") != text]
-    if "--check" in arguments:
-        for path in stale:
+    stale = {path: text for path, text in documents().items() if _text(path) != text}
+    for path, text in stale.items():
+        if "--check" in arguments:
             print(f"{path.name} is out of date: python docs/generate.py")
-        return 1 if stale else 0
-    for path, text in documents().items():
-        path.write_text(text, encoding="utf-8")
-    return 0
+        else:
+            path.write_text(text, encoding="utf-8")
+    return 1 if stale and "--check" in arguments else 0
 
 
 def documents() -> dict[Path, str]:
@@ -90,12 +96,8 @@ def with_parts(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f"the text has no part {name}")
-        text = pattern.sub(_inserted(write()), text)
+        text = pattern.sub(rf"\1{write().replace(chr(92), chr(92) * 2)}\2", text)
     return text
-
-
-def _inserted(part: str) -> Callable[[re.Match[str]], str]:
-    return lambda match: f"{match[1]}{part}{match[2]}"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -109,16 +111,17 @@ def settings_part() -> str:
     """Every key with type, default and sentence, section by section."""
     parts = []
     sections: list[tuple[str, type[BaseModel]]] = []
+    below = {"listener": ("[listener.tls]", TlsSettings), "console": ("[console.oidc]", OidcSettings)}
     for name, field in Settings.model_fields.items():
         if name not in ("peers", "rules", "notifications") and isinstance(field.annotation, type):
-            sections.append((f"[{name}]", field.annotation))
-            if name == "listener":
-                sections.append(("[listener.tls]", TlsSettings))
-            if name == "console":
-                sections += [("[console.oidc]", OidcSettings)]
-    sections += [("[[peers]]", PeerSettings), ("[[rules]]", RuleSettings), ("when of a rule", Conditions)]
-    sections.append(("then of a rule", ResultSettings))
-    sections.append(("[[notifications]]", NotificationSettings))
+            sections += [(f"[{name}]", field.annotation), *([below[name]] if name in below else [])]
+    sections += [
+        ("[[peers]]", PeerSettings),
+        ("[[rules]]", RuleSettings),
+        ("when of a rule", Conditions),
+        ("then of a rule", ResultSettings),
+        ("[[notifications]]", NotificationSettings),
+    ]
     for title, model in sections:
         rows = [setting_row(name, field) for name, field in documented_fields(model).items()]
         parts.append(f"## `{title}`\n\n{table(('key', 'default', 'what it does'), rows)}")
@@ -128,13 +131,11 @@ def settings_part() -> str:
 def setting_row(name: str, field: FieldInfo) -> tuple[str, str, str]:
     """Key, default and sentence of a setting."""
     default = field.get_default(call_default_factory=True, validated_data={})
+    text = " ".join((field.description or "").split())
     if default is PydanticUndefined:
-        shown = "required"
-    elif default is None or isinstance(default, BaseModel):
-        shown = "not set"
-    else:
-        shown = f"`{toml_value(default)}`"
-    return f"`{name}`", shown, " ".join((field.description or "").split())
+        return f"`{name}`", "required", text
+    unset = default is None or isinstance(default, BaseModel)
+    return f"`{name}`", "not set" if unset else f"`{toml_value(default)}`", text
 
 
 def events_part() -> str:
@@ -147,22 +148,80 @@ def events_part() -> str:
     return table(("number", "level", "notified by", "what happened"), rows)
 
 
+def packages_part() -> str:
+    """Who imports whom (Mermaid), without what every room may use or what follows from other arrows.
+
+    Raises NetworkXError where the arrows do not go one way.
+    """
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    inside = graph.find_children("dicom_node")
+    rooms = {package: package for package in PACKAGES[1:]}
+    for module in (*inside, *rooms):
+        graph.squash_module(module)
+    folders = {module for module in inside if (ROOT / module.replace(".", "/")).is_dir()}
+    rooms |= {module: name for module in folders if (name := module.partition(".")[2]) not in BASE}
+    # Files that put rooms together; the other files are base.
+    rooms |= {
+        module: "node.py"
+        for module in inside - folders
+        if graph.find_modules_directly_imported_by(module) & rooms.keys()
+    }
+    rooms["dicom_node.__main__"] = "cli"
+    arrows = DiGraph(
+        (room, rooms[to])
+        for module, room in rooms.items()
+        for to in graph.find_modules_directly_imported_by(module) & rooms.keys()
+        if rooms[to] != room
+    )
+    lines = ["flowchart LR", "    subgraph dicom_node"]
+    lines += [f"        {room}" for room in sorted({*arrows} - {*PACKAGES})] + ["    end"]
+    lines += [f"    {room} --> {to}" for room, to in sorted(transitive_reduction(arrows).edges)]
+    return "```mermaid\n" + "\n".join(lines) + "\n```\n"
+
+
 def rest_part() -> str:
-    """Every address for programs."""
-    return table(("request", "role", "what it does"), rest_rows())
+    """Every address for programs, in the order of the console's own routes."""
+    rows = [
+        (
+            f"`{method} {route.path}`",
+            f"`{route.endpoint.needs}`",
+            (route.endpoint.__doc__ or "").strip().partition("\n\n")[0].replace("``", "`"),
+        )
+        for faces in FACES
+        for route in faces.programs.routes
+        for method in sorted(route.methods)
+    ]
+    return table(("request", "role", "what it does"), rows)
 
 
 def metrics_part() -> str:
-    """Every number of ``/metrics``."""
-    return table(("metric", "labels", "what it is"), metric_rows())
+    """Every number of ``/metrics``: gauges from the calls that make them, histograms from their registry."""
+    views = [ROOT / "dicom_console" / "views" / "metrics.py", *ROOT.glob("dicom_connectors/*/connector.py")]
+    gauges = []
+    for node in chain.from_iterable(ast.walk(ast.parse(_text(path))) for path in views):
+        match node:
+            case ast.Call(ast.Name("_states"), [ast.Constant(name), ast.Constant(about), *_]):
+                gauges.append((f"`dicom_node_{name}`", "state", about))
+            case ast.Call(ast.Name("Gauge"), [ast.Constant(name), ast.Constant(about), _, *labels]):
+                gauges.append((f"`dicom_node_{name}`", "machine, place, process" if labels else "", about))
+    histograms = [
+        (
+            f"`{family.name}`",
+            "peer, rule, modality" if "turnaround" in family.name else "rule, modality",
+            f"{family.documentation} (histogram)",
+        )
+        for family in Durations().registry.collect()
+    ]
+    return table(("metric", "labels", "what it is"), sorted(gauges) + histograms)
 
 
 def exit_codes_part() -> str:
     """Every exit status, with the errors that end with it."""
-    rows = []
-    for code in (*ExitCode, INTERRUPTED):
-        names = sorted(f"`{kind.__name__}`" for kind in _kinds(NodeError) if kind.exit_code == code)
-        rows.append((int(code), _EXIT_MEANINGS[code], ", ".join(names)))
+    names = [(kind.exit_code, f"`{kind.__name__}`") for kind in _kinds(NodeError)]
+    rows = [
+        (int(code), meaning, ", ".join(sorted(name for of, name in names if of == code)))
+        for code, meaning in _EXIT_MEANINGS.items()
+    ]
     return table(("status", "meaning", "errors of the program"), rows)
 
 
@@ -177,19 +236,15 @@ def _kinds(kind: type[NodeError]) -> Iterator[type[NodeError]]:
 
 def verbs_part() -> str:
     """Every verb with its options and an example, as ``--help`` tells them."""
-    return "\n".join(_verb(path, command) for path, command in verbs())
-
-
-def verbs() -> list[tuple[str, Any]]:
-    """Every verb, as it is typed, with its command."""
-    return list(_walk("dicom-node", get_command(app)))
+    return "\n".join(_verb(path, command) for path, command in _walk("dicom-node", get_command(app)))
 
 
 def _walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
-    names = command.list_commands(None) if hasattr(command, "list_commands") else ()
-    if not names:
+    """Every verb below ``path``, as it is typed, with its command."""
+    if not hasattr(command, "list_commands"):
         yield path, command
-    for name in names:
+        return
+    for name in command.list_commands(None):
         yield from _walk(f"{path} {name}", command.commands[name])
 
 
@@ -198,12 +253,11 @@ def _verb(path: str, command: Any) -> str:
     for parameter in command.params:
         if parameter.name in ("help", "config"):
             continue
-        is_argument = parameter.param_type_name == "argument"
-        name = parameter.metavar if is_argument else ", ".join(parameter.opts)
+        name = parameter.metavar if parameter.param_type_name == "argument" else ", ".join(parameter.opts)
         rows.append((f"`{name}`", (parameter.help or "").strip()))
-    example = (command.epilog or "").strip()
     text = " ".join((command.help or "").split())
-    return f"## `{path}`\n\n{text}\n\n{table(('', ''), rows) + chr(10) if rows else ''}{example}\n"
+    options = table(("", ""), rows) + "\n" if rows else ""
+    return f"## `{path}`\n\n{text}\n\n{options}{(command.epilog or '').strip()}\n"
 
 
 def states_part() -> str:
@@ -224,12 +278,10 @@ def states_part() -> str:
 
 def _life_cycle(cycle: Mapping[tuple[Any, EventType], Any]) -> str:
     """A table of ``model/lifecycle.py`` as a picture (Mermaid); an arrow bears the number of its event."""
-    arrows: dict[tuple[str, str], list[str]] = {}
+    arrows: dict[tuple[str, str], dict[str, None]] = {}
     for (state, event), to in cycle.items():
         before = "at_work" if cycle is STUDY and state in READ_FROM_WORK else str(state)
-        numbers = arrows.setdefault((before, str(to)), [])
-        if str(event.number) not in numbers:
-            numbers.append(str(event.number))
+        arrows.setdefault((before, str(to)), {})[str(event.number)] = None
     lines = [f"    {before} --> {to} : {', '.join(numbers)}" for (before, to), numbers in arrows.items()]
     if cycle is STUDY:
         lines += [f"    {state} --> at_work : 2015" for state in ("complete", "at_work")]
@@ -253,17 +305,16 @@ def _pipeline(card: PipelineCard) -> str:
     return f"## Options of `{card.name}`\n\n{card.about} {card.intended_use}\n\n{options}"
 
 
-def example_part(name: str, language: str) -> Callable[[], str]:
+def example_part(name: str, language: str) -> str:
     """A file of ``examples/pipeline`` as a block of code."""
-    return lambda: f"```{language}\n{_text(DOCS.parent / 'examples' / 'pipeline' / name)}```\n"
+    return f"```{language}\n{_text(ROOT / 'examples' / 'pipeline' / name)}```\n"
 
 
-EXAMPLES: Mapping[str, Callable[[], str]] = {
-    "pyproject.toml": example_part("pyproject.toml", "toml"),
-    "our_pipeline.py": example_part("our_pipeline.py", "python"),
-}
 MARKED: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "pipelines.md": EXAMPLES,
+    "pipelines.md": {
+        "pyproject.toml": partial(example_part, "pyproject.toml", "toml"),
+        "our_pipeline.py": partial(example_part, "our_pipeline.py", "python"),
+    },
     "reference/code.md": {"packages": packages_part},
     "reference/commands.md": {"verbs": verbs_part},
     "reference/events.md": {"events": events_part},

@@ -1,19 +1,16 @@
 """``docs/licences.md``: licences of all that a release brings, from the metadata of what is installed."""
 
-from __future__ import annotations
-
-import ast
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from itertools import chain
-from pathlib import Path
+
+import grimp
+from generate import ROOT, table
 
 from ai_pipeline.models.registry import cards
 
-ROOT = Path(__file__).resolve().parents[1]
 _OURS = ("ai_pipeline", "dicom_node", "ai_training")
 _COPYLEFT = re.compile(r"\b[AL]?GPL|GNU ")
 _TEXT = """# Licences
@@ -64,12 +61,14 @@ def licences() -> str:
     locked = re.findall(r"^([\w.-]+)==", (ROOT / "release.lock").read_text(encoding="utf-8"), re.MULTILINE)
     others = sorted(set(_asked_for()) - set(locked))
     copyleft = [name for name in (*locked, *others) if _COPYLEFT.search(_licence(name))]
+    graph = grimp.build_graph(*_OURS, include_external_packages=True, cache_dir=None)
     return _TEXT.format(
-        copyleft=_table(
-            ("package", "licence", "imported in"), ((n, _licence(n), _importers(n)) for n in copyleft)
+        copyleft=table(
+            ("package", "licence", "imported in"),
+            [(name, _licence(name), _importers(name, graph)) for name in copyleft],
         ),
         release=_packages(locked),
-        models=_table(("model", "licence"), ((card.name, card.licence) for card in cards())),
+        models=table(("model", "licence"), [(card.name, card.licence) for card in cards()]),
         training=_packages(others),
     )
 
@@ -87,49 +86,22 @@ def _asked_for() -> Iterator[str]:
 
 
 def _packages(names: Iterable[str]) -> str:
-    return _table(("package", "licence"), ((n, _licence(n)) for n in sorted(names, key=str.casefold)))
+    return table(("package", "licence"), [(name, _licence(name)) for name in sorted(names, key=str.casefold)])
 
 
 def _licence(name: str) -> str:
     """The expression, else the classifiers, else the first line of the free text."""
     known = metadata.metadata(name)
-    classified = [
-        text.split(" :: ")[-1] for text in known.get_all("Classifier") or [] if "License ::" in text
-    ]
-    named = [text for text in classified if text != "OSI Approved"]
+    classified = [text.split(" :: ")[-1] for text in known.get_all("Classifier", []) if "License ::" in text]
     return (
         known.get("License-Expression")
-        or ", ".join(named)
+        or ", ".join(text for text in classified if text != "OSI Approved")
         or (known.get("License") or "UNKNOWN").splitlines()[0]
     )
 
 
-def _importers(name: str) -> str:
-    modules = {top for top, owners in _owners().items() if name in owners}
-    files = sorted({file for file, imported in _imports() if imported in modules})
-    return ", ".join(f"`{file}`" for file in files) or "nowhere: another package loads it"
-
-
-@cache
-def _owners() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()
-
-
-@cache
-def _imports() -> list[tuple[str, str]]:
-    """Files of ours, each with every top-level module that it imports."""
-    files = [file for package in _OURS for file in (ROOT / package).rglob("*.py")]
-    return [(str(file.relative_to(ROOT)), module) for file in files for module in _imported(file)]
-
-
-def _imported(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.split(".")[0]
-
-
-def _table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (headings, ("---",) * len(headings), *rows)]
-    return "".join(f"{line}\n" for line in lines)
+def _importers(name: str, graph: grimp.ImportGraph) -> str:
+    owners = metadata.packages_distributions()
+    tops = [top for top in owners if name in owners[top] and top in graph.modules]
+    modules = {module for top in tops for module in graph.find_modules_that_directly_import(top)}
+    return ", ".join(f"`{module}`" for module in sorted(modules)) or "nowhere: another package loads it"

@@ -4,11 +4,8 @@
 they become links between pages of the site, or, where their file is no page, its path.
 """
 
-from __future__ import annotations
-
 import posixpath
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ ELSEWHERE = {
 """Files of the repository that are pages too: path there, path below ``docs``; index.md has its own text."""
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 _LOADED = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(?:https?:)?//[^>]*>")
+_LOWER = re.compile(r"^(?: {2}(?=[*-] )| {3}(?=.))", re.MULTILINE)
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -51,8 +49,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, here, content=rebased(text, there, here)))
     if MERMAID.is_file():
         files.append(File.generated(config, "assets/mermaid.min.js", abs_src_path=str(MERMAID)))
-    named = {one for one in _pages(config.nav) if not one.endswith("/")}
-    unnamed = [file.src_uri for file in files.documentation_pages() if file.src_uri not in named]
+    named = repr(config.nav)
+    unnamed = [file.src_uri for file in files.documentation_pages() if f"'{file.src_uri}'" not in named]
     config.nav = _with_folders(config.nav, sorted(unnamed))
     return files
 
@@ -84,20 +82,9 @@ def rebased(text: str, there: str, here: str) -> str:
         return f"{mark}[{words}]({posixpath.relpath(page, posixpath.dirname(here) or '.')}{heading})"
 
     parts = _FENCE.split(text)
-    return "".join(part if index % 2 else _LINK.sub(link, deeper(part)) for index, part in enumerate(parts))
-
-
-def deeper(text: str) -> str:
-    """What belongs to an item of a list by four spaces, which Python-Markdown wants, not by two or three."""
-    return re.sub(r"(?m)^(?: {2}(?=[*-] )| {3}(?=.))", "    ", text)
-
-
-def _pages(nav: Any) -> Iterator[str]:
-    """Every address in the navigation."""
-    if isinstance(nav, str):
-        yield nav
-    for item in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
-        yield from _pages(item)
+    # What belongs to an item of a list does so by four spaces for Python-Markdown, not by two or three.
+    parts[::2] = [_LINK.sub(link, _LOWER.sub("    ", part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _with_folders(nav: Any, unnamed: list[str]) -> Any:

@@ -5,13 +5,12 @@ The statement itself is written by hand (``docs/conformance.md``); ``PARTS`` are
 """
 # ruff: noqa: E501 - the lines are those of the document
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,6 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.uid import UID
 
 from ai_pipeline import pipelines
-from ai_pipeline.contract import Code
 from ai_pipeline.models.registry import cards
 from dicom_connectors.audit_syslog.message import KINDS as AUDITED
 from dicom_connectors.worklist.by_dimse import KEYS
@@ -62,35 +60,31 @@ ContentRow = tuple[str, str, str, str]
 def sop_classes() -> str:
     """Every SOP class with its roles; of Storage the kinds of result that are sent, and what is received."""
     study_root = "1.2.840.10008.5.1.4.1.2.2."
-    kinds: dict[str, list[str]] = {}
-    for kind, uids in SOP_CLASSES.items():
-        for uid in uids:
-            kinds.setdefault(str(uid), []).append(f"`{kind}`")
-    rows: list[tuple[str, str, str, str]] = [("Verification SOP Class", VERIFICATION, "yes", "yes")]
+    rows = [("Verification SOP Class", VERIFICATION, "yes", "yes")]
     for item in STORAGE_CLASSES:
-        rows.append((item.name, item.uid, ", ".join(kinds.get(item.uid, ())), _use(item.uid, item.kind)))
-    rows.append((UID(commitment.SOP_CLASS).name, commitment.SOP_CLASS, "yes", "`commit_after`"))
-    rows += [(UID(f"{study_root}{n}").name, f"{study_root}{n}", "yes", "") for n in (1, 2, 3)]
-    rows.append((UID(performed_step.SOP_CLASS).name, performed_step.SOP_CLASS, "", "`mpps`"))
-    rows.append((PULL.name, PULL, "`worklist`", ""))
+        use = "analysed by sender" if item.uid in SECONDARY_CAPTURES else "analysed"
+        kept = item.kind is not ClassKind.IMAGE
+        sent = ", ".join(f"`{kind}`" for kind, uids in SOP_CLASSES.items() if item.uid in uids)
+        rows.append((item.name, item.uid, sent, "kept" if kept else use))
+    rows += [
+        (UID(commitment.SOP_CLASS).name, commitment.SOP_CLASS, "yes", "`commit_after`"),
+        *((UID(f"{study_root}{n}").name, f"{study_root}{n}", "yes", "") for n in (1, 2, 3)),
+        (UID(performed_step.SOP_CLASS).name, performed_step.SOP_CLASS, "", "`mpps`"),
+        (PULL.name, PULL, "`worklist`", ""),
+    ]
     return table(("SOP class", "UID", "SCU", "SCP"), rows)
-
-
-def _use(uid: str, kind: ClassKind) -> str:
-    if kind is not ClassKind.IMAGE:
-        return "kept"
-    return "analysed by sender" if uid in SECONDARY_CAPTURES else "analysed"
 
 
 def transfer_syntaxes() -> str:
     """Every transfer syntax in the order of preference."""
-    short = {"compressed": "", "kept but not decoded here": "kept", "  ": " ", " ,": ","}
-    rows = []
-    for one in TRANSFER_SYNTAXES:
-        kind = str(one.kind)
-        for long, word in short.items():
-            kind = kind.replace(long, word)
-        rows.append((one.name, one.uid, kind.strip()))
+    rows = [
+        (
+            one.name,
+            one.uid,
+            re.sub(r" ?compressed", "", one.kind.replace("kept but not decoded here", "kept")).strip(),
+        )
+        for one in TRANSFER_SYNTAXES
+    ]
     return table(("transfer syntax", "UID", "kind"), rows)
 
 
@@ -110,11 +104,13 @@ _KINDS: Final = {
 
 def kinds_of_result() -> str:
     """Every kind of result with its Series Numbers."""
-    further = {ResultKind.SEG: OUTLINES_SERIES_NUMBER, ResultKind.CLEANED: PROCESSED_SERIES_NUMBER}
-    rows = []
-    for kind in SOP_CLASSES:
-        numbers = [SERIES_NUMBERS[kind], *([further[kind]] if kind in further else [])]
-        rows.append((f"`{kind}`", _KINDS[kind], ", ".join(map(str, numbers))))
+    further = {
+        ResultKind.SEG: f", {OUTLINES_SERIES_NUMBER}",
+        ResultKind.CLEANED: f", {PROCESSED_SERIES_NUMBER}",
+    }
+    rows = [
+        (f"`{kind}`", _KINDS[kind], f"{SERIES_NUMBERS[kind]}{further.get(kind, '')}") for kind in SOP_CLASSES
+    ]
     return table(("kind", "what it is", "Series Number"), rows)
 
 
@@ -150,7 +146,6 @@ def our_statuses() -> str:
         "N-ACTION": REQUEST_STATUSES,
         "MPPS": STEP_STATUSES,
     }
-    every = dict.fromkeys(status for statuses in services.values() for status in statuses)
     rows = [
         (
             f"{status.code:04X}",
@@ -158,7 +153,7 @@ def our_statuses() -> str:
             ", ".join(name for name, statuses in services.items() if status in statuses),
             status.when,
         )
-        for status in every
+        for status in dict.fromkeys(chain.from_iterable(services.values()))
     ]
     return table(("status", "meaning", "answer to", "when"), rows)
 
@@ -180,10 +175,15 @@ _RETRIEVED: Final = {
 
 def store_statuses() -> str:
     """What we do with the status of a C-STORE."""
-    codes: dict[SendStatus, list[str]] = {}
-    for one in STORE_STATUSES:
-        codes.setdefault(one.status, []).append(f"{_range(one.first, one.last)} {one.text}")
-    rows = [(_SENT[status], "; ".join(found)) for status, found in codes.items()]
+    rows = [
+        (
+            behaviour,
+            "; ".join(
+                f"{_range(one.first, one.last)} {one.text}" for one in STORE_STATUSES if one.status == status
+            ),
+        )
+        for status, behaviour in _SENT.items()
+    ]
     return table(("behaviour", "statuses"), rows)
 
 
@@ -449,16 +449,16 @@ class Dump:
     attributes: dict[str, str]
     content: tuple[ContentRow, ...]
 
-    @property
-    def sop_class_uid(self) -> str:
-        return self.attributes["SOPClassUID"]
-
 
 @cache
-def dumps() -> tuple[Dump, ...]:
+def dumps() -> list[Dump]:
     """Every dump of an object that names the patient; the others have what the profile left of it."""
-    paths = sorted(path for path in GOLDEN.glob("*.txt") if not path.name.startswith("deidentified"))
-    return tuple(_read(path) for path in paths)
+    found = []
+    for path in sorted(path for path in GOLDEN.glob("*.txt") if not path.name.startswith("deidentified")):
+        lines = path.read_text(encoding="utf-8").splitlines()[2:]  # builder version, transfer syntax
+        attributes = dict(match.groups() for match in map(_ATTRIBUTE.fullmatch, lines) if match)
+        found.append(Dump(path.stem, attributes, tuple(_content(lines))))
+    return found
 
 
 def instances() -> str:
@@ -480,8 +480,7 @@ def instances() -> str:
 
 def _shared(presences: list[dict[str, str]]) -> dict[str, str]:
     """What all have with the same presence."""
-    first = presences[0]
-    return {word: how for word, how in first.items() if all(one.get(word) == how for one in presences)}
+    return dict(set.intersection(*(set(one.items()) for one in presences)))
 
 
 def _modules() -> str:
@@ -519,7 +518,11 @@ def _attributes(presences: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _dumps_of(pattern: str, sop_class_uid: str) -> list[Dump]:
-    return [one for one in dumps() if fnmatch(one.name, pattern) and one.sop_class_uid == sop_class_uid]
+    return [
+        one
+        for one in dumps()
+        if fnmatch(one.name, pattern) and one.attributes["SOPClassUID"] == sop_class_uid
+    ]
 
 
 def _use_of(module: str, usage: str, made: list[Dump]) -> str:
@@ -602,43 +605,19 @@ def concept(value: str, scheme: str, meaning: str, value_type: str, parent: str)
 
 def report_content() -> str:
     """Annex A.B: every row of content that the builders write, below the concept of the item above it."""
+    reports = sorted(dumps(), key=lambda one: one.name != "chest_xray-sr")
+    written = chain.from_iterable(one.content for one in reports if one.attributes["SOPClassUID"] == _SR)
     by_parent: dict[str, list[tuple[str, ...]]] = {}
-    for parent, relationship, kind, name in _content_rows():
-        by_parent.setdefault(parent or "root", []).append(
-            (relationship, kind, name, _template_of(name).replace("TID ", ""))
-        )
-    rows: list[tuple[str, ...]] = []
-    for parent, below in by_parent.items():
-        rows += [(f"**{parent}**", "", "", ""), *below]
-    return table(("relationship", "value type", "concept", "TID"), rows)
-
-
-def _content_rows() -> dict[ContentRow, None]:
-    """Every row of content in the reports that the builders wrote, in order."""
-    return {
-        row: None
-        for one in sorted(dumps(), key=lambda one: one.name != "chest_xray-sr")
-        if one.sop_class_uid == _SR
-        for row in one.content
-    } | dict.fromkeys(FURTHER_ROWS)
-
-
-def _template_of(name: str) -> str:
-    return TEMPLATES[name[1:].split(",", maxsplit=1)[0] if name.startswith("(") else name]
-
-
-def _read(path: Path) -> Dump:
-    lines = path.read_text(encoding="utf-8").splitlines()[2:]  # builder version, transfer syntax
-    found = (_ATTRIBUTE.fullmatch(line) for line in lines)
-    return Dump(path.stem, {match[1]: match[2] for match in found if match}, tuple(_content(lines)))
+    for parent, relationship, kind, name in dict.fromkeys((*written, *FURTHER_ROWS)):
+        template = TEMPLATES[name[1:].split(",", maxsplit=1)[0] if name.startswith("(") else name]
+        below = by_parent.setdefault(parent or "root", [(f"**{parent or 'root'}**", "", "", "")])
+        below.append((relationship, kind, name, template.replace("TID ", "")))
+    return table(("relationship", "value type", "concept", "TID"), [*chain.from_iterable(by_parent.values())])
 
 
 def _content(lines: list[str]) -> Iterator[ContentRow]:
     parents: list[tuple[int, str]] = []
-    for line in lines:
-        item = _ITEM.match(line)
-        if item is None:
-            continue
+    for item in filter(None, map(_ITEM.match, lines)):
         depth = len(item[1])
         parents = [one for one in parents if one[0] < depth]
         parent = parents[-1][1] if parents else ""
@@ -661,16 +640,13 @@ def what_models_say() -> str:
 
 def private_codes() -> str:
     """Annex A.E: the codes of our own scheme."""
-    codes = {code.value: code.meaning for code in PRIVATE} | {one.value: one.meaning for one in _of_cards()}
-    return table(("value", "meaning"), list(codes.items()))
-
-
-def _of_cards() -> Iterator[Code]:
-    """The codes of our own scheme on the cards of pipelines and models, but for those of all results."""
     codes = [code for card in pipelines.cards() for code in card.private_codes]
     codes += [label.code for card in cards() for label in card.labels]
-    common = {code.value for code in PRIVATE}
-    return (code for code in codes if code.scheme == SCHEME and code.value not in common)
+    meanings = {code.value: code.meaning for code in PRIVATE}
+    for code in codes:
+        if code.scheme == SCHEME:
+            meanings.setdefault(code.value, code.meaning)
+    return table(("value", "meaning"), list(meanings.items()))
 
 
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
