@@ -136,11 +136,11 @@ def test_threads_that_begin_at_once_do_not_take_an_unknown_space_for_none(
 def test_an_object_that_brings_the_disk_under_the_watermark_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spool = Spool(tmp_path / "spool", minimum_free_bytes=1)
+    spool = Spool(tmp_path / "spool", minimum_free_bytes=3 * 2**20)
     incoming = spool.open(arrival(), UltrasoundImageStorage, "1.2.3", IMPLICIT)
     monkeypatch.setattr("dicom_node.inbox.spool._FREE_SPACE_SECONDS", 0.0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(SpoolFull):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 2**20))
+    with pytest.raises(SpoolFull, match="^2 MiB free, spool.minimum_free_mib asks for 3$"):
         incoming.write(DATA_SET)
     incoming.abandon()
     assert everything_in(tmp_path) == []
