@@ -46,7 +46,7 @@ from dicom_node.scp.connection.deadline import Deadline, DeadlineSocket
 from dicom_node.scp.connection.pdus import MalformedRequest, PData, check_answer, check_request
 from dicom_node.scp.contexts import VERIFICATION, refusals, refused_class
 from dicom_node.scp.entrance import OTHERS, Entrance, Failure, Failures, network
-from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, Proposal
+from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, Proposal, addresses_of
 from dicom_node.scp.storage_service import StoreRequest
 from tests.certificates_lab import Authority
 from tests.node_lab import in_background
@@ -349,6 +349,10 @@ UNKNOWN = statuses.CALLING_AE_NOT_RECOGNISED
 OPEN = policy(unknown_callers="accept")
 AT = {**US1, "host": "192.0.2.1", "check_address": True}
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "h", "port": 104, "may": ["receive"]}
+COMMITS = PACS | {
+    "host": "192.0.2.1", "check_address": True, "confirm": "commitment", "commitment_host": "192.0.2.9"
+}  # fmt: skip
+RECEIVES = Permission("pacs", may_send=False, may_report=True)
 ECHO = (VERIFICATION,)
 MAY, MAY_NOT = Permission("us1", may_send=True), Permission("", may_send=False)
 
@@ -367,6 +371,11 @@ MAY, MAY_NOT = Permission("us1", may_send=True), Permission("", may_send=False)
         (policy((US1, PACS)), proposal("PACS"), Permission("pacs", may_send=False)),
         (policy((PACS | {"ae_title": "US1"}, US1)), proposal("US1"), MAY),
         (policy((US1,)), proposal("US1 "), MAY),
+        (policy((US1,), check_called_ae=False), proposal(called="OTHER"), MAY),
+        (policy((US1,), check_called_ae=False), proposal(called="A\\B"), statuses.CALLED_AE_NOT_RECOGNISED),
+        (policy((COMMITS,)), proposal("PACS"), UNKNOWN),
+        (policy((COMMITS,)), proposal("PACS", address="192.0.2.1"), replace(RECEIVES, may_report=False)),
+        (policy((COMMITS,)), proposal("PACS", address="192.0.2.9"), RECEIVES),
         (policy(echo_from="anyone"), proposal("STRANGER", classes=ECHO), MAY_NOT),
         (policy(echo_from="peers"), proposal("STRANGER", classes=ECHO), UNKNOWN),
         (policy(echo_from="anyone"), proposal("STRANGER", classes=(VERIFICATION, US)), UNKNOWN),
@@ -396,12 +405,15 @@ def test_the_address_counts_where_it_is_asked_for(host: str, address: str, accep
     verdict = policy((peer,)).decide(proposal(address=address))
     assert isinstance(verdict, Permission) == accepted
     assert isinstance(policy((US1 | {"host": host},)).decide(proposal(address=address)), Permission)
+    assert ("192.0.2.7" in addresses_of(policy((peer,)).peers)) == (host == "192.0.2.7")
 
 
 def test_limits_hold_per_peer_and_for_all() -> None:
     one = replace(policy((US1 | {"maximum_associations": 2},)), maximum_associations=3)
     counts = [(MAY, {"us1": 1}), (MAY, {"us1": 2}), (MAY_NOT, {"us1": 2}), (MAY_NOT, {"us1": 2, "": 1})]
     assert [one.has_room(who, there, 0) for who, there in counts] == [True, False, True, False]
+    mebibytes = (one.maximum_object_bytes >> 20, one.minimum_free_bytes >> 20, one.waiting_bytes >> 20)
+    assert mebibytes == (4096, 1024, 65536)
 
 
 @pytest.mark.parametrize(("may_send", "of_one_address", "of_all"), [(False, 3, 10), (True, 20, 50)])
