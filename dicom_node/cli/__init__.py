@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from dicom_node import logs
+from dicom_node import __version__, logs
 from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
@@ -83,8 +83,6 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from dicom_node import __version__
-
         say(f"dicom-node {__version__}")
         raise typer.Exit
 

@@ -14,7 +14,7 @@ from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
 from dicom_node.services import audit, open_database, reading, writing
-from dicom_node.services.audit import Person
+from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
 from dicom_node.store import fetches, sight
 from dicom_node.store.views import columns
@@ -89,7 +89,7 @@ class MissingRow(ServiceResult):
 def ask(
     settings: Settings,
     request: FetchRequest,
-    by: Person,
+    by: Person = COMMAND_LINE,
     advance: Callable[[], object] = bool,
 ) -> FetchAsked:
     """Query a peer for studies, and queue the fetch of those that the node does not have.
@@ -132,7 +132,7 @@ def ask(
     )
 
 
-def again(settings: Settings, name: str, by: Person) -> int:
+def again(settings: Settings, name: str, by: Person = COMMAND_LINE) -> int:
     """Fetch given-up and cancelled studies again; returns how many. Raises UnknownPeer, FaultyInput."""
     from dicom_node import fetch
 
@@ -140,7 +140,7 @@ def again(settings: Settings, name: str, by: Person) -> int:
     return _changed(settings, name, by, "again", fetch.ask_again)
 
 
-def cancel(settings: Settings, name: str, by: Person) -> int:
+def cancel(settings: Settings, name: str, by: Person = COMMAND_LINE) -> int:
     """Cancel the waiting fetches from this peer, configured or not; returns the number of studies."""
     from dicom_node import fetch
 
@@ -153,7 +153,9 @@ def progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]
         return fetches.states_since(session, peer, first)
 
 
-def missing(settings: Settings, name: str, days: int, by: Person, *, fetch_them: bool) -> list[MissingRow]:
+def missing(
+    settings: Settings, name: str, days: int, by: Person = COMMAND_LINE, *, fetch_them: bool
+) -> list[MissingRow]:
     """Studies of the last days that should have a result according to the rules, and have none.
 
     ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises UnknownPeer,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dicom_node.cli.admin.users import asked_password
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.output import say
 from dicom_node.errors import ConfigurationError, NodeError
 
@@ -24,9 +25,7 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-Asked = tuple[str, str, Callable[[str], Any]]
-
-_QUESTIONS: dict[str, Asked] = {
+_QUESTIONS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "ae_title": ("AE title of this node", "AINODE", str),
     "data_dir": ("Folder for images and database", "/var/lib/dicom-node", lambda text: Path(text).absolute()),
     "pacs": ("PACS for the results, AE@HOST:PORT (empty: none yet)", "", str),
@@ -57,19 +56,17 @@ def init(
     Run it as the user that the node runs as. An option answers its question. The password is asked for, or is
     the next line of standard input. Nothing is overwritten.
     """
-    from dicom_node.services import new_node
-
     folder = to.absolute()
-    new_node.refuse_what_is_there(folder)
+    rooms.new_node.refuse_what_is_there(folder)
     given = dict(zip(_QUESTIONS, (ae_title, data_dir, pacs, machines, admin), strict=True))
-    answers = new_node.Answers()
+    answers = rooms.new_node.Answers()
     for key in _QUESTIONS:
         answers = _answered(
             answers, key, _QUESTIONS[key][1] if given[key] is None and defaults else given[key]
         )
-    new_node.refuse_what_is_there(folder, answers.data_dir)
-    new_node.create(answers, folder, asked_password() if answers.admin else "")
-    configuration, unit = folder / new_node.CONFIGURATION, folder / new_node.UNIT
+    rooms.new_node.refuse_what_is_there(folder, answers.data_dir)
+    rooms.new_node.create(answers, folder, asked_password() if answers.admin else "")
+    configuration, unit = folder / rooms.new_node.CONFIGURATION, folder / rooms.new_node.UNIT
     say(
         f"{configuration} and {unit} are written" + (f", {answers.admin} is admin." if answers.admin else ".")
     )
@@ -81,14 +78,12 @@ def init(
 
 def _answered(answers: Answers, key: str, given: str | None) -> Answers:
     """With one more answer; at a terminal a faulty one is asked for again."""
-    from dicom_node.services import new_node
-
     question, default, read = _QUESTIONS[key]
     while True:
         text = given if given is not None else typer.prompt(question, default, show_default=bool(default))
         answer = replace(answers, **{key: read(text.strip())})
         try:
-            new_node.examine(answer)
+            rooms.new_node.examine(answer)
         except NodeError as error:
             if given is not None or not sys.stdin.isatty():
                 raise

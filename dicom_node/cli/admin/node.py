@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from dicom_node import __version__, logs
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.options import Config, JsonObject, RoleOption, group, load
 from dicom_node.cli.common.output import print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
@@ -41,9 +42,7 @@ def reload(config: Config) -> None:
 
     Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
     """
-    from dicom_node.services.entered import reload_node
-
-    for place in reload_node(config):
+    for place in rooms.entered.reload_node(config):
         say(f"The node ({place}) has the new configuration; each worker takes it after its job.")
 
 
@@ -79,9 +78,7 @@ def support_bundle(
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
 ) -> None:
     """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
-    from dicom_node.services import backup
-
-    names = backup.write_bundle(load(config), config, destination)
+    names = rooms.backup.write_bundle(load(config), config, destination)
     say(f"{destination} holds {', '.join(names)}: read it before you send it.")
 
 
@@ -97,11 +94,9 @@ def backup(
     ] = False,
 ) -> None:
     """Save database, site key and configuration while the node runs. It holds patient data and secrets."""
-    from dicom_node.services import backup as backups
-
-    for note in backups.backup(load(config), config, destination, objects=objects, key=not without_key):
+    for note in rooms.backup.backup(load(config), config, destination, objects=objects, key=not without_key):
         say(note)
-    backups.verify(destination)
+    rooms.backup.verify(destination)
     say(f"Saved to {destination} and verified.")
 
 
@@ -112,16 +107,13 @@ def restore(
     verify: Annotated[bool, typer.Option("--verify", help="Only look whether the backup is whole.")] = False,
 ) -> None:
     """Put a backup in place of the present data, which is kept beside it. The node must be stopped."""
-    from dicom_node.services import backup as backups
-    from dicom_node.services import decisions
-
     loaded = load(config)
     if verify:
-        manifest = backups.verify(source)
+        manifest = rooms.backup.verify(source)
         say(f"{len(manifest['files'])} files of {manifest['made']}, program {manifest['program']}: whole.")
         return
-    saved, notes = backups.restore(loaded, source)
-    for note in (*notes, *decisions.describe_lost(loaded)):
+    saved, notes = rooms.backup.restore(loaded, source)
+    for note in (*notes, *rooms.decisions.describe_lost(loaded)):
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
     say("Start the node, then run dicom-node spool compare: reindex adds objects received after the backup.")

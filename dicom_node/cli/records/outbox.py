@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.lists import Rows, list_verb
 from dicom_node.cli.common.options import (
     Config,
     Limit,
     StudyUid,
     group,
-    limit_or_none,
     load,
     number_argument,
     states_option,
@@ -43,14 +43,12 @@ def list_deliveries(
     limit: Limit = 100,
 ) -> Rows:
     """List deliveries, the newest first."""
-    from dicom_node.store import views
-
-    return views.list_deliveries(
+    return rooms.views.list_deliveries(
         session,
         states=state or (),
         destination=to,
         study_instance_uid=study,
-        limit=limit_or_none(limit),
+        limit=limit or None,
     )
 
 
@@ -62,10 +60,8 @@ def retry(
     to: To = "",
 ) -> None:
     """Send results again that were given up, once the cause is gone."""
-    from dicom_node.services import deliveries
-
     _either(numbers, dead)
-    number = deliveries.retry(load(config), numbers or None, destination=to)
+    number = rooms.deliveries.retry(load(config), numbers or None, destination=to)
     say(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")
 
 
@@ -80,10 +76,8 @@ def discard(
     to: To = "",
 ) -> None:
     """Stop sending results that wait or were given up. `outbox retry` sends them all the same."""
-    from dicom_node.services import deliveries
-
     _either(numbers, dead)
-    number = deliveries.discard(load(config), numbers or None, because=because, destination=to)
+    number = rooms.deliveries.discard(load(config), numbers or None, because=because, destination=to)
     say(f"{number} discarded.")
 
 
