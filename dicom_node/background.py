@@ -45,7 +45,7 @@ from dicom_node.monitoring.past import forget_past
 from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, forget_lost
 from dicom_node.notifications.gather import forget_removed, report_silence
 from dicom_node.notifications.sender import Notifier
-from dicom_node.object_store.bucket import Bucket, bucket_of
+from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.files import Files
 from dicom_node.object_store.handover import HandOver
 from dicom_node.object_store.local_copies import LocalCopies
@@ -102,7 +102,9 @@ class Background:
         self._settings = settings
         self._role = role
         self._say = say
-        self._owner = _owner(settings, place)
+        # The same after a restart, so that a killed node takes its lease back at once.
+        folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
+        self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
         self._life, self._signs = SignsOfLife(database, place, self._owner), signs
         self._entered_elsewhere = entered_elsewhere
         self._stop = threading.Event()
@@ -120,9 +122,8 @@ class Background:
         self._ahead = _ahead()
         self._not_copied = False
         self._database_file = database_file
-        spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
-        self._spool = spool
-        self._indexer = Indexer(database, spool, settings)
+        self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._indexer = Indexer(database, self._spool, settings)
         self._assembler = Assembler(database, settings)
 
     def start(self, scanned: Callable[[int], object] = bool) -> None:
@@ -130,30 +131,26 @@ class Background:
         if self._role.indexes:
             self._run("indexer", lambda: self._index_and_assemble(scanned))
         if self._role.indexes and (bucket := bucket_of(self._settings)):
-            self._run("hand-over", lambda: self._hand_over(bucket))
+            handed = self._database, self._settings, bucket, self._say, self._spool.stored
+            self._run("hand-over", lambda: HandOver(*handed).run_forever(self._stop))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
             self._repeat("removals", Removals(self._database, self._settings, self._owner).run_once)
             for peer in (one for one in self._settings.peers if one.commit_after):
                 answers = CommitmentAnswers(self._database, self._settings, peer, self._owner)
                 self._repeat(f"commitment to {peer.name}", answers.run_once)
-        if self._role.indexes:  # what is fetched comes into this machine's spool
-            self._fetch()
-        if self._settings.notifications:
-            self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
-        for service in self._services:
-            self._repeat(service.name, service.run_once)
-        self._start_timers()
-
-    def _fetch(self) -> None:
-        """Threads for peers that may be asked for studies."""
-        for peer in self._settings.peers:
+        for peer in self._settings.peers if self._role.indexes else ():  # into this machine's spool
             if "query" in peer.may:
                 fetcher = Fetcher(self._database, self._settings, peer, self._owner)
                 self._repeat(f"fetch from {peer.name}", fetcher.run_once)
             if peer.name in self._settings.asked_by_rules:
                 questions = Questions(self._database, self._settings, peer, self._owner)
                 self._repeat(f"questions to {peer.name}", questions.run_once)
+        if self._settings.notifications:
+            self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
+        for service in self._services:
+            self._repeat(service.name, service.run_once)
+        self._start_timers()
 
     def _deliver(self) -> None:
         """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
@@ -219,10 +216,6 @@ class Background:
                 self._database.changes.wait(seen, _REPEAT_AT_LEAST_SECONDS - _REPEAT_SECONDS, self._stop)
 
         self._run(name, loop)
-
-    def _hand_over(self, bucket: Bucket) -> None:
-        handing = HandOver(self._database, self._settings, bucket, self._say, self._spool.stored)
-        handing.run_forever(self._stop)
 
     def _index_and_assemble(self, scanned: Callable[[int], object]) -> None:
         """Index what the listeners spooled and close studies that are quiet; once more at the end.
@@ -306,53 +299,40 @@ class Background:
                 (self._when_held(_JOBS, self._queue.reap), self._settings.workers.lease_seconds / 3)
             )
         if self._role.indexes:
-            timers.append((self._watch_disk, 30.0))
-            timers.append((self._watch_database, 30.0))
-            timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
+            timers += [
+                (self._watch_disk, 30.0),
+                (self._watch_database, 30.0),
+                (lambda: note_free_space(self._database, self._settings), 3600.0),
+            ]
         if self._role.keeps_time:
-            timers.append((self._once_a_site(report_silence), 600.0))
-            timers.append((self._once_a_site(report_overdue), 300.0))
-            timers.append((self._once_a_site(report_outages), 60.0))
-            hourly = (
-                purge,
-                purge_results,
-                forget_old,
-                forget_past,
-                forget_removed,
-                forget_requests,
-                give_up_others,
-                *connectors.every("tasks"),
-            )
-            timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
-        compare: Callable[[], None] | None = None
-        if bucket and self._role.indexes:  # each node has a spool of its own
-            compare = self._compare_spool
-        elif not bucket and self._role.keeps_time:
-            compare = self._when_held(_SITE, self._compare_spool)
-        if compare:
-            begin = datetime.now(UTC)
-            self._scheduler.add_job(self._outlasting(compare), "interval", days=1, next_run_time=begin)
+            hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
+            further = (give_up_others, *connectors.every("tasks"), forget_lost)
+            timers += [
+                (self._once_a_site(report_silence), 600.0),
+                (self._once_a_site(report_overdue), 300.0),
+                (self._once_a_site(report_outages), 60.0),
+                *((self._once_a_site(function), 3600.0) for function in (*hourly, *further)),
+            ]
+        add = self._scheduler.add_job
+        # With a bucket each node has a spool of its own.
+        if self._role.indexes if bucket else self._role.keeps_time:
+            compare = self._compare_spool if bucket else self._when_held(_SITE, self._compare_spool)
+            add(self._outlast, "interval", [compare], days=1, next_run_time=datetime.now(UTC))
         if self._role.keeps_time and any(peer.missing_days for peer in self._settings.peers):
-            look = self._outlasting(self._once_a_site(report_missing))
-            self._scheduler.add_job(look, "cron", hour=_MISSING_HOUR, max_instances=1)
+            look = self._once_a_site(report_missing)
+            add(self._outlast, "cron", [look], hour=_MISSING_HOUR, max_instances=1)
         for function, seconds in timers:
-            self._scheduler.add_job(
-                self._outlasting(function), "interval", seconds=seconds, coalesce=True, max_instances=1
-            )
+            add(self._outlast, "interval", [function], seconds=seconds, coalesce=True, max_instances=1)
         for function in (self._hold_leases, self._show_life):
-            self._outlasting(function)()
+            self._outlast(function)
         self._scheduler.start()
 
-    def _outlasting(self, function: Callable[[], object]) -> Callable[[], None]:
+    def _outlast(self, function: Callable[[], object]) -> None:
         """Run a timer's work and survive its errors. An absent database gives one event for all timers."""
-
-        def run() -> None:
-            try:
-                function()
-            except SQLAlchemyError as error:
-                self._database.outage.noticed(error)
-
-        return run
+        try:
+            function()
+        except SQLAlchemyError as error:
+            self._database.outage.noticed(error)
 
     def _hold_leases(self) -> None:
         """Take or renew them: of those that can do the same duties, one process of a site does them."""
@@ -442,9 +422,3 @@ def inode(database: Database) -> int:
 def _ahead() -> float:
     """Seconds by which the machine's clock is ahead of the one that nobody sets."""
     return time.time() - time.monotonic()
-
-
-def _owner(settings: Settings, place: str) -> str:
-    """A name that is the same after a restart, so that a killed node takes its lease back at once."""
-    folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
-    return f"{socket.gethostname()[:40]}/{folder}/{place}"

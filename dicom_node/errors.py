@@ -32,19 +32,21 @@ class ExitCode(IntEnum):
 
 
 class NodeError(Exception):
-    """Base of all errors that the node raises on purpose."""
+    """Base of all errors that the node raises on purpose; a class names its exit status beside its base."""
 
     exit_code: ExitCode = ExitCode.SOFTWARE
 
+    def __init_subclass__(cls, exit_code: ExitCode | None = None) -> None:
+        super().__init_subclass__()
+        cls.exit_code = exit_code or cls.exit_code
 
-class IllegalTransition(NodeError):
+
+class IllegalTransition(NodeError, exit_code=ExitCode.CONFIG):
     """The life cycle's table does not allow this step in the present state: a defect of the node."""
 
 
 class CannotRun(NodeError):
     """The node cannot start or go on as it is set up; raised before anything is accepted."""
-
-    exit_code = ExitCode.CONFIG
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class ConfigProblem:
         return f"{place}: {self.key}{shown}: {self.remedy}"
 
 
-class ConfigurationError(CannotRun):
+class ConfigurationError(CannotRun, exit_code=ExitCode.UNAVAILABLE):
     """All mistakes of a configuration together."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
@@ -79,28 +81,20 @@ class UnsafeFolder(CannotRun):
 class AlreadyRunning(CannotRun):
     """Another node works on this data folder."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class CannotListen(CannotRun):
+class CannotListen(CannotRun, exit_code=ExitCode.UNAVAILABLE):
     """The listener does not start: its port is in use, or its certificate cannot be read."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class RequestRefused(NodeError):
+class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
     """A person's request cannot be fulfilled."""
 
-    exit_code = ExitCode.FAILED
 
-
-class NotFound(RequestRefused):
+class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
     """No such study, job, delivery or model."""
 
-    exit_code = ExitCode.NOT_FOUND
 
-
-class NotAllowedNow(RequestRefused):
+class NotAllowedNow(RequestRefused, exit_code=ExitCode.NOT_FOUND):
     """The state of the study, job or delivery does not allow the step."""
 
 
@@ -119,70 +113,52 @@ class TooManyAtOnce(RequestRefused):
 class UnknownPeer(RequestRefused):
     """No peer of this name is configured."""
 
-    exit_code = ExitCode.NOT_FOUND
 
-
-class NotTakenOverYet(RequestRefused):
+class NotTakenOverYet(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """This machine has not loaded yet a peer that was entered on another machine: wait, it will."""
 
 
 class PeerUnreachable(RequestRefused):
     """No association with a peer: it is down, refuses us, or its settings lack host or port."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class NotRunning(RequestRefused):
+class NotRunning(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """A running node is needed, and none works on the data folder."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class SignInRefused(RequestRefused):
+class SignInRefused(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """Name or password is wrong, the account may not be used, or there were too many attempts."""
 
 
 class ProviderUnusable(RequestRefused):
     """The provider of the hospital's accounts (OpenID Connect) does not answer, or not as it should."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class FaultyInput(RequestRefused):
+class FaultyInput(RequestRefused, exit_code=ExitCode.DATA):
     """A file, folder or form that a person gave cannot be used. ``problems``: of its keys, where known."""
-
-    exit_code = ExitCode.DATA
 
     def __init__(self, text: str, problems: Sequence[ConfigProblem] = ()) -> None:
         super().__init__(text)
         self.problems = tuple(problems)
 
 
-class CannotCreate(RequestRefused):
+class CannotCreate(RequestRefused, exit_code=ExitCode.CANNOT_CREATE):
     """A file or folder that a person named is there already, or cannot be made."""
 
-    exit_code = ExitCode.CANNOT_CREATE
 
-
-class ReadingsSealed(RequestRefused):
+class ReadingsSealed(RequestRefused, exit_code=ExitCode.DATA):
     """The readings of burned-in annotation were sealed with another site key than the present one."""
 
-    exit_code = ExitCode.DATA
 
-
-class ModelRefused(RequestRefused):
+class ModelRefused(RequestRefused, exit_code=ExitCode.DATA):
     """A model card cannot be read, or the weights do not match the card."""
 
-    exit_code = ExitCode.DATA
 
-
-class DemoFailed(RequestRefused):
+class DemoFailed(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """A part of the demonstration does not start or does not end."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class StorageError(NodeError):
+class StorageError(NodeError, exit_code=ExitCode.UNAVAILABLE):
     """Spool or database cannot be written or read."""
 
 
@@ -201,34 +177,24 @@ class NotInSpool(StorageError):
 class StoreAway(StorageError):
     """The object store does not answer, or does not have the object yet; a later try may succeed."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class DecisionNotCopied(StorageError):
+class DecisionNotCopied(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """A person's decision is in force, but not yet copied outside the database."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class DatabaseUnusable(StorageError):
+class DatabaseUnusable(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """The database does not answer, is locked, or cannot be opened or written."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class DatabaseDamaged(StorageError):
+class DatabaseDamaged(StorageError, exit_code=ExitCode.DATA):
     """The database's file is damaged."""
 
-    exit_code = ExitCode.DATA
 
-
-class DatabaseNotReady(StorageError):
+class DatabaseNotReady(StorageError, exit_code=ExitCode.CONFIG):
     """The database's URL is invalid, or its schema is newer than this program."""
 
-    exit_code = ExitCode.CONFIG
 
-
-class SchemaOutdated(DatabaseNotReady):
+class SchemaOutdated(DatabaseNotReady, exit_code=ExitCode.DATA):
     """The schema is older than this program: upgrade it."""
 
 
@@ -262,8 +228,6 @@ class DecodedDifferently(ObjectError):
 
 class ResultRefused(ObjectError):
     """The gate found a built object invalid: it is not stored and not sent."""
-
-    exit_code = ExitCode.DATA
 
 
 class FaultyMessage(NodeError):
