@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import DatabaseNotReady
+from dicom_node.errors import DatabaseNotReady, NotFound
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, sqlite_file
+from dicom_node.store.tables import Base
+
+Found = TypeVar("Found", bound=Base)
 
 BUSY_SECONDS = 60.0
 """How long what a person asked for waits for other writers: eight commands at once on two busy cores, each of
@@ -54,6 +58,16 @@ def writing(settings: Settings) -> Iterator[Session]:
     """A short writing scope on the node's database."""
     with open_database(settings) as database, database.write() as session:
         yield session
+
+
+def existing(
+    session: Session, kind: type[Found], key: object, otherwise: str, *, lock: bool = False
+) -> Found:
+    """The row with this key. Raises NotFound with the words ``otherwise``."""
+    row = session.get(kind, key, with_for_update=lock or None)
+    if row is None:
+        raise NotFound(otherwise)
+    return row
 
 
 def upgrade_database(settings: Settings) -> str:

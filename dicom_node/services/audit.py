@@ -94,26 +94,28 @@ def note(
     if by.decision:
         decisions.apply(session, by.decision)
     elif action in DECISIONS:
-        known = {"actor": by.name, "address": row.address, "fields": fields}
-        record = {**known, "what": dict(what or {}), "words": words}
-        decisions.add(session, _decision(session, row, record))
+        about = dict(what or {})
+        study = session.get_one(Study, study_id) if study_id is not None else None
+        decision = DecisionRow(
+            id=uuid.uuid4().hex,
+            at=row.at,
+            machine=machine(),
+            action=action.value,
+            study_uid=(study.study_instance_uid or "") if study else "",
+            record={
+                "actor": by.name,
+                "address": row.address,
+                "fields": fields,
+                "what": about,
+                "words": words,
+            },
+            copied=False,
+            holds=holds(action, about),
+            applied_at=row.at,
+            waits_for="",
+        )
+        decisions.add(session, decision)
     return row
-
-
-def _decision(session: Session, row: AuditRow, record: dict[str, Any]) -> DecisionRow:
-    study = session.get_one(Study, row.study_id) if row.study_id is not None else None
-    return DecisionRow(
-        id=uuid.uuid4().hex,
-        at=row.at,
-        machine=machine(),
-        action=row.action.value,
-        study_uid=(study.study_instance_uid or "") if study else "",
-        record=record,
-        copied=False,
-        holds=holds(row.action, record["what"]),
-        applied_at=row.at,
-        waits_for="",
-    )
 
 
 def note_sight(database: Database, by: Person, study_id: int) -> None:
@@ -144,8 +146,9 @@ def rows(
 
     ``before``: only rows older than the row with this number.
     """
-    joined = select(AuditRow, Study.study_instance_uid)
-    chosen = joined.join(Study, AuditRow.study_id == Study.id, isouter=True)
+    chosen = select(AuditRow, Study.study_instance_uid).join(
+        Study, AuditRow.study_id == Study.id, isouter=True
+    )
     if before is not None:
         chosen = chosen.where(AuditRow.id < before)
     if actor:

@@ -19,7 +19,7 @@ import shutil
 import sqlite3
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -59,12 +59,15 @@ def backup(
     try:
         part.mkdir(mode=0o700, parents=True)
         notes = _copy_database(settings, part / _DATABASE)
-        if key:
-            _copy_key(settings, part / _KEY)
+        if key and (key_file := sitekey.path_of(settings.node.data_dir)).exists():
+            shutil.copyfile(key_file, part / _KEY)
+            (part / _KEY).chmod(0o600)
         (part / _CONFIG).mkdir(mode=0o700)
         for number, file in enumerate(files):
             shutil.copyfile(file, part / _CONFIG / f"{number}-{file.name}")
-        _copy_device_rules(settings, part / _DEVICE_RULES)
+        for file in sorted(_device_rules(settings).glob("*.toml")):
+            (part / _DEVICE_RULES).mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(file, part / _DEVICE_RULES / file.name)
         for folder in (_DECISIONS, *(_OBJECTS if objects else ())):
             if (settings.node.data_dir / folder).is_dir():
                 _copy_tree(settings.node.data_dir / folder, part / folder)
@@ -77,7 +80,13 @@ def backup(
 
 def verify(source: Path) -> dict[str, Any]:
     """The manifest of a backup whose files are all present and undamaged. Raises FaultyInput."""
-    manifest = _manifest(source)
+    try:
+        manifest: dict[str, Any] = json.loads((source / _MANIFEST).read_text(encoding="utf-8"))
+        names = [Path(name) for name in manifest["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FaultyInput(f"{source} is no backup of dicom-node: {_MANIFEST} is missing or damaged") from None
+    if any(name.is_absolute() or ".." in name.parts for name in names):
+        raise FaultyInput(f"{source}: {_MANIFEST} names files outside the backup")
     for name, expected in manifest["files"].items():
         if not (source / name).is_file():
             raise FaultyInput(f"{source}: {name} is missing")
@@ -148,20 +157,6 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
     return []
 
 
-def _copy_key(settings: Settings, target: Path) -> None:
-    key = sitekey.path_of(settings.node.data_dir)
-    if key.exists():
-        shutil.copyfile(key, target)
-        target.chmod(0o600)
-
-
-def _copy_device_rules(settings: Settings, target: Path) -> None:
-    files = sorted(_device_rules(settings).glob("*.toml"))
-    for file in files:
-        target.mkdir(mode=0o700, exist_ok=True)
-        shutil.copyfile(file, target / file.name)
-
-
 def _device_rules(settings: Settings) -> Path:
     """Where the site's device rules lie, or would lie."""
     from dicom_node.jobs.worker.at_start import device_rules_of
@@ -199,38 +194,26 @@ def _copy_tree(source: Path, target: Path) -> None:
     """Files may go while it runs (the purge), and none that is there is written over."""
     for file in _files(source):
         place = target / file.relative_to(source)
-        if place.exists():
-            continue
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            shutil.copyfile(file, place)
-        except FileNotFoundError:
-            continue
+        if not place.exists():
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                shutil.copyfile(file, place)
 
 
 def _write_manifest(folder: Path) -> None:
     files = {str(file.relative_to(folder)): sha256_of(file) for file in _files(folder)}
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = {"program": __version__, "made": made, "files": files}
+    manifest = {
+        "program": __version__,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": files,
+    }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def _manifest(source: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((source / _MANIFEST).read_text(encoding="utf-8"))
-        names = [Path(name) for name in manifest["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FaultyInput(f"{source} is no backup of dicom-node: {_MANIFEST} is missing or damaged") from None
-    if any(name.is_absolute() or ".." in name.parts for name in names):
-        raise FaultyInput(f"{source}: {_MANIFEST} names files outside the backup")
-    return manifest
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink())
 
 
-_EVENTS = 2000
 _LIBRARIES = (
     *("pydicom", "pynetdicom", "highdicom", "numpy", "onnxruntime", "torch", "opencv-python-headless"),
     *("SQLAlchemy", "alembic", "pydantic", "psycopg", "requests", "urllib3"),
@@ -241,7 +224,6 @@ _WORDS = frozenset(
     | {"rule", "state", "status", "transport", "verdict", "version"}
 )
 _SECRET = frozenset({"password", "token", "username", "url", "database_url"})
-_REDACTED = "***"
 
 
 def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -> list[str]:
@@ -255,7 +237,7 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
     try:
         with services.reading(settings) as session:
             parts["counts.json"] = views.counts(session)
-            rows = views.list_events(session, limit=_EVENTS)
+            rows = views.list_events(session, limit=2000)
             parts["events.json"] = [_event(row, settings) for row in rows]
     except NodeError as error:
         parts["database.json"] = {"problem": type(error).__name__}
@@ -274,7 +256,7 @@ def redacted(settings: Settings) -> dict[str, Any]:
     plain: dict[str, Any] = settings.model_dump(mode="json")
     plain["node"]["database_url"] = settings.database_url.partition(":")[0]
     for peer in plain["peers"]:
-        peer |= {key: _REDACTED for key in _SECRET & peer.keys() if peer[key]}
+        peer |= {key: "***" for key in _SECRET & peer.keys() if peer[key]}
     for rule in plain["rules"]:
         # Values are the site's own words: descriptions, stations, paths.
         rule["options"] = sorted(rule["options"])
@@ -284,8 +266,11 @@ def redacted(settings: Settings) -> dict[str, Any]:
 
 def _event(row: Mapping[str, Any], settings: Settings) -> dict[str, object]:
     known = {event.number: event.text for event in events.all_types()}
-    fields = {key: _safe(key, value, settings.peers) for key, value in row["fields"].items()}
-    shown = {key: value for key, value in fields.items() if value is not None}
+    shown = {
+        key: safe
+        for key, value in row["fields"].items()
+        if (safe := _safe(key, value, settings.peers)) is not None
+    }
     return {"at": row["at"], "number": row["number"], "text": known.get(row["number"], ""), "fields": shown}
 
 
@@ -301,13 +286,12 @@ def _safe(key: str, value: object, peers: Sequence[PeerSettings]) -> object:
 def _check(files: Sequence[Path], settings: Settings) -> dict[str, object]:
     """What ``check`` says, without the values that it quotes."""
     checked = preflight.check_and_probe(files)
-    problems, tried = checked.problems, checked.tried
     names = {peer.name for peer in settings.peers}
     return {
-        "problems": [{"key": problem.key.split("=")[0]} for problem in problems],
+        "problems": [{"key": problem.key.split("=")[0]} for problem in checked.problems],
         "checks": [
             {"subject": line.subject, "ok": line.ok}
-            for line in tried
+            for line in checked.tried
             if not line.subject.startswith("peer ") or line.subject.removeprefix("peer ") in names
         ],
     }

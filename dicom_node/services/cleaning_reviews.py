@@ -16,7 +16,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, ResultKind, ReviewCause, ReviewVerdict
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, images, writing
+from dicom_node.services import audit, existing, images, writing
 from dicom_node.services.audit import Person
 from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
 from dicom_node.store import burned_in
@@ -31,7 +31,7 @@ MOST = 10
 """Boxes in one image."""
 LARGEST_SHARE = 0.5
 """Largest share of the picture under a person's boxes: cleaning refuses more (``burnin.decide.banner``)."""
-_EDGES = ("left", "top", "right", "bottom")
+EDGES = ("left", "top", "right", "bottom")
 
 
 Edge = Annotated[int, Field(ge=0, lt=100_000)]
@@ -98,7 +98,12 @@ def show(session: Session, settings: Settings, number: int) -> View:
         raise NotFound("there is no such review")
     review, instance, _ = row
     image = images.view(session, settings, review.instance_id)
-    image |= {"masks": [], "marks": [_mark(*box) for box in review.places]}
+    mark = {"finding": "Detected annotation", "text": "", "decision": "", "frames": []}
+    image["masks"] = []
+    image["marks"] = [
+        {**mark, "points": [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]}
+        for left, top, right, bottom in review.places
+    ]
     drawn = burned_in.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_row(*row),
@@ -108,12 +113,6 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "cleaned": next((one for one in image["layers"] if one["same_size"]), None),
         "left": _left(session, settings, review.study_id, instance.sop_instance_uid),
     }
-
-
-def _mark(left: int, top: int, right: int, bottom: int) -> View:
-    """A place as the viewer draws it."""
-    points = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-    return {"finding": "Detected annotation", "text": "", "decision": "", "frames": [], "points": points}
 
 
 def accept(settings: Settings, number: int, by: Person) -> None:
@@ -138,11 +137,18 @@ def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role
         review = _waiting(session, number)
         instance = session.get_one(Instance, review.instance_id)
         refuse_faulty(instance, boxes)
-        row = session.get(DrawnByHand, instance.id) or DrawnByHand(instance_id=instance.id)
-        row.pixels_sha256, row.boxes = instance.pixels_sha256, [list(box) for box in boxes]
-        row.at, row.actor, row.role = by.now, by.name, role
-        session.add(row)
-        what = {"boxes": row.boxes, "role": role.value}
+        drawn = [list(box) for box in boxes]
+        session.merge(
+            DrawnByHand(
+                instance_id=instance.id,
+                pixels_sha256=instance.pixels_sha256,
+                boxes=drawn,
+                at=by.now,
+                actor=by.name,
+                role=role,
+            )
+        )
+        what = {"boxes": drawn, "role": role.value}
         _decide(session, review, instance, ReviewVerdict.DRAWN, by, what, boxes=len(boxes))
         rerun.rerun(session, review.study_id, settings)
 
@@ -152,7 +158,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
 
     Raises FaultyInput.
     """
-    columns_ = [form.get(edge, ()) for edge in _EDGES]
+    columns_ = [form.get(edge, ()) for edge in EDGES]
     if len({len(column) for column in columns_}) != 1 or len(columns_[0]) > MOST:
         raise FaultyInput(f"up to {MOST} boxes, each with its four edges")
     found: list[Box] = []
@@ -190,7 +196,6 @@ def _decide(
 ) -> None:
     """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
     burned_in.decide(session, instance.id, verdict, by.name)
-    image = {"image": instance.sop_instance_uid, "pixels_sha256": instance.pixels_sha256}
     audit.note(
         session,
         by,
@@ -199,24 +204,28 @@ def _decide(
         review=review.id,
         verdict=verdict.value,
         cause=review.cause.value,
-        what={**image, "verdict": verdict.value, **what},
+        what={
+            "image": instance.sop_instance_uid,
+            "pixels_sha256": instance.pixels_sha256,
+            "verdict": verdict.value,
+            **what,
+        },
         **fields,
     )
 
 
 def _waiting(session: Session, number: int) -> CleaningReview:
-    row = session.get(CleaningReview, number, with_for_update=True)
-    if row is None:
-        raise NotFound("there is no such review")
+    row = existing(session, CleaningReview, number, "there is no such review", lock=True)
     if row.verdict is not None:
         raise NotAllowedNow("this image does not wait any more: load the list again")
     return row
 
 
 def _rows() -> Select[CleaningReview, Instance, str | None]:
-    joined = select(CleaningReview, Instance, Study.study_instance_uid)
-    return joined.join(Instance, CleaningReview.instance_id == Instance.id).join(
-        Study, CleaningReview.study_id == Study.id
+    return (
+        select(CleaningReview, Instance, Study.study_instance_uid)
+        .join(Instance, CleaningReview.instance_id == Instance.id)
+        .join(Study, CleaningReview.study_id == Study.id)
     )
 
 
@@ -238,13 +247,12 @@ def _left(session: Session, settings: Settings, study: int, uid: str) -> list[st
     made = images.pictures_of(session, settings, study, uid)
     rows = [row for _, row in made if row.kind is ResultKind.CLEANED]
     gone = withdrawn(session, [row.id for row in rows])
-    ended = ("cancelled", "discarded", "dead")
     return sorted(
         {
             sent.destination
             for row in rows
             if row.id not in gone
             for sent in row.deliveries
-            if sent.state.value not in ended
+            if sent.state.value not in ("cancelled", "discarded", "dead")
         }
     )

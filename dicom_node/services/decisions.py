@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 from dicom_node import jobs, outbox
 from dicom_node.config.settings import Settings
 from dicom_node.decisions import copies
-from dicom_node.errors import NodeError, NotAllowedNow, NotFound
+from dicom_node.errors import NodeError, NotAllowedNow
 from dicom_node.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.model.kinds import AuditAction, RejectionReason, ReviewVerdict
 from dicom_node.model.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, open_database, reading, studies, writing
+from dicom_node.services import audit, existing, open_database, reading, results, studies, writing
 from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.services.jobs import sources_sha256
 from dicom_node.store import burned_in, decisions
@@ -34,7 +34,6 @@ from dicom_node.store.tables.node import FAULT
 from dicom_node.store.transitions import record
 from dicom_node.store.views import View, as_json, find_study
 
-_S = DeliveryState
 _SHOWN = 100  # decisions that are named
 
 
@@ -86,9 +85,12 @@ def apply_waiting(settings: Settings) -> int:
         reason = "a decision before it" if one.study in behind else _done(settings, one)
         if not reason:
             done += 1
-        else:
-            behind |= {one.study} if one.holds and one.study else set()
-            _note_reason(settings, one, reason)
+            continue
+        behind |= {one.study} if one.holds and one.study else set()
+        if one.waits_for != reason[:255]:
+            with writing(settings) as session:
+                here = session.get_one(DecisionRow, one.by.decision, with_for_update=True)
+                here.waits_for = reason[:255] if here.applied_at is None else here.waits_for
     return done
 
 
@@ -124,9 +126,7 @@ def settle(settings: Settings, number: str, *, because: str, by: Person = COMMAN
     """
     words = checked_reason(because)
     with writing(settings) as session:
-        row = session.get(DecisionRow, number, with_for_update=True)
-        if row is None:
-            raise NotFound("there is no such decision")
+        row = existing(session, DecisionRow, number, "there is no such decision", lock=True)
         try:
             decisions.apply(session, number)
         except LookupError:
@@ -183,13 +183,6 @@ def _done(settings: Settings, wanted: LostDecision) -> str:
     return ""
 
 
-def _note_reason(settings: Settings, wanted: LostDecision, reason: str) -> None:
-    if wanted.waits_for != reason[:255]:
-        with writing(settings) as session:
-            here = session.get_one(DecisionRow, wanted.by.decision, with_for_update=True)
-            here.waits_for = reason[:255] if here.applied_at is None else here.waits_for
-
-
 def _only_audit(settings: Settings, wanted: LostDecision) -> None:
     """Its entry in the audit; what it did is there, or a person asks for it again."""
     with writing(settings) as session:
@@ -202,12 +195,10 @@ def _note(session: Session, wanted: LostDecision, study: int | None) -> None:
 
 
 def _withdraw(settings: Settings, wanted: LostDecision) -> None:
-    from dicom_node.services.results import withdraw
-
     with reading(settings) as session:
         numbers = [row.id for row in _results(session, wanted.what["results"])]
     reason = RejectionReason(wanted.what["reason"])
-    withdraw(settings, wanted.study, numbers, reason=reason, because=wanted.words, by=wanted.by)
+    results.withdraw(settings, wanted.study, numbers, reason=reason, because=wanted.words, by=wanted.by)
 
 
 def _assess(settings: Settings, wanted: LostDecision) -> None:
@@ -238,7 +229,7 @@ def _release(settings: Settings, wanted: LostDecision) -> None:
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        study = _study_number(database, wanted.study)
+        study = studies.number_of(database, wanted.study)
         take = Choice(database, settings).again(study, wanted.what)
         if take is None and _needs_no_release(database, wanted):
             _only_audit(settings, wanted)
@@ -272,7 +263,7 @@ def _discard(settings: Settings, wanted: LostDecision) -> None:
 def _retry(settings: Settings, wanted: LostDecision) -> None:
     with writing(settings) as session:
         for delivery in _deliveries(session, wanted.what["deliveries"]):
-            if delivery.state in (_S.DISCARDED, _S.DEAD):
+            if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
                 outbox.retry(session, delivery.id)
         _note(session, wanted, None)
 
@@ -288,10 +279,16 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
         if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
             raise _NotYet("the image that was judged is not here")
         if verdict is ReviewVerdict.DRAWN:
-            row = session.get(DrawnByHand, instance.id) or DrawnByHand(instance_id=instance.id)
-            row.pixels_sha256, row.boxes = what["pixels_sha256"], what["boxes"]
-            row.at, row.actor, row.role = wanted.by.now, wanted.by.name, UserRole(what["role"])
-            session.add(row)
+            session.merge(
+                DrawnByHand(
+                    instance_id=instance.id,
+                    pixels_sha256=what["pixels_sha256"],
+                    boxes=what["boxes"],
+                    at=wanted.by.now,
+                    actor=wanted.by.name,
+                    role=UserRole(what["role"]),
+                )
+            )
         burned_in.decide(session, instance.id, verdict, wanted.by.name)
         _note(session, wanted, study.id)
         if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
@@ -306,24 +303,23 @@ def _change_job(settings: Settings, wanted: LostDecision) -> None:
         if what["change"] == "cancel":
             of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
             newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
-            same = (job for job in newest_first if sources_sha256(job) == what["images"])
-            job = next(same, None)
+            job = next((job for job in newest_first if sources_sha256(job) == what["images"]), None)
             if job is None:
                 raise _NotYet("the job that was cancelled is not there")
             if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
                 jobs.cancel(session, job.id)
-            for delivery in _of_job(session, job.id):
+            of_job = select(Delivery).join(Result, Result.id == Delivery.result_id)
+            of_job = of_job.where(Result.job_id == job.id).order_by(Delivery.id)
+            for delivery in session.scalars(of_job).all():
                 if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
                     outbox.discard(session, delivery.id, "its job was cancelled by a person")
         _note(session, wanted, study)
 
 
 def _delete_received(settings: Settings, wanted: LostDecision) -> None:
-    from dicom_node.services.studies import delete_received
-
     with open_database(settings) as database:
-        study = _study_number(database, wanted.study)
-    [row] = delete_received(settings, [study], wanted.by)
+        study = studies.number_of(database, wanted.study)
+    [row] = studies.delete_received(settings, [study], wanted.by)
     if not row["deleted"]:
         raise _NotYet(row["reason"])
 
@@ -350,11 +346,6 @@ _AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
 }
 
 
-def _study_number(database: Database, uid: str) -> int:
-    with database.read() as session:
-        return find_study(session, uid).id
-
-
 def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
     """All of them, of a study whose results stand. Raises _NotYet."""
     rows = session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids))).all()
@@ -366,13 +357,7 @@ def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
 def _deliveries(session: Session, pairs: Sequence[Sequence[str]]) -> list[Delivery]:
     rows = {row.sop_instance_uid: row.id for row in _results(session, [uid for uid, _ in pairs])}
     chosen = (select(Delivery).filter_by(result_id=rows[uid], destination=peer) for uid, peer in pairs)
-    found = [session.scalar(one) for one in chosen]
-    there = [row for row in found if row is not None]
+    there = [row for one in chosen if (row := session.scalar(one)) is not None]
     if len(there) < len(pairs):
         raise _NotYet("its results do not go to that peer (yet)")
     return there
-
-
-def _of_job(session: Session, job: int) -> Sequence[Delivery]:
-    chosen = select(Delivery).join(Result, Result.id == Delivery.result_id).where(Result.job_id == job)
-    return session.scalars(chosen.order_by(Delivery.id)).all()

@@ -88,9 +88,11 @@ def discard(
                 outbox.discard(session, delivery_id, words)
             done = list(deliveries)
         for study, pairs in _by_study(session, done).items():
-            noted: dict[str, Any] = {"deliveries": list(pairs)}
-            if deliveries is None:
-                noted = {"all_dead": len(pairs), "destination": destination}
+            noted: dict[str, Any] = (
+                {"all_dead": len(pairs), "destination": destination}
+                if deliveries is None
+                else {"deliveries": list(pairs)}
+            )
             what = {"deliveries": list(pairs.values())}
             audit.note(session, by, AuditAction.DISCARDED, study_id=study, what=what, words=words, **noted)
     return len(done)
@@ -105,9 +107,14 @@ def send_study(settings: Settings, study_instance_uid: str, peer: str, by: Perso
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
         number = outbox.send_to(session, study, to, settings.peers)
-        what = {"peer": to.name}
         audit.note(
-            session, by, AuditAction.SENT_TO_PEER, study_id=study, what=what, peer=to.name, objects=number
+            session,
+            by,
+            AuditAction.SENT_TO_PEER,
+            study_id=study,
+            what={"peer": to.name},
+            peer=to.name,
+            objects=number,
         )
     return number
 
@@ -117,6 +124,5 @@ def _by_study(session: Session, deliveries: Sequence[int]) -> dict[int, dict[int
     chosen = select(Delivery).where(Delivery.id.in_(deliveries)).order_by(Delivery.id)
     found: dict[int, dict[int, list[str]]] = {}
     for row in session.scalars(chosen):
-        pair = [row.item.sop_instance_uid, row.destination]
-        found.setdefault(row.item.study_id, {})[row.id] = pair
+        found.setdefault(row.item.study_id, {})[row.id] = [row.item.sop_instance_uid, row.destination]
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from dicom_node.model.roles import UserRole
 from dicom_node.object_store.files import Files
 from dicom_node.services import audit, cleaning_reviews, writing
 from dicom_node.services.audit import Person
-from dicom_node.services.cleaning_reviews import Boxes
+from dicom_node.services.cleaning_reviews import EDGES, Boxes
 from dicom_node.services.typed import PRINTABLE, Row, ServiceResult
 from dicom_node.store.burned_in import Box
 from dicom_node.store.tables import CleaningReview, Instance
@@ -37,7 +37,6 @@ TRIED: Final = 50
 _SEARCHED: Final = 5000  # of the newest images of the node, for those of the device
 _KEYS: Final = ("manufacturer", "model", "software", "modality", "rows", "columns")
 _SOURCE: Final = "drawn at the console"
-_EDGES: Final = ("left", "top", "right", "bottom")
 
 
 class NewRule(Boxes):
@@ -148,7 +147,7 @@ def made_here(settings: Settings) -> list[View]:
         {
             "name": name,
             "match": {key: value for key, value in rule.match.model_dump().items() if value is not None},
-            "rectangles": [[getattr(one, edge) for edge in _EDGES] for one in rule.rectangles],
+            "rectangles": [[getattr(one, edge) for edge in EDGES] for one in rule.rectangles],
         }
         for name, rule in sorted(known.items())
         if folder and _is_ours(folder / f"{name}.toml")
@@ -190,7 +189,7 @@ def _rule(
     content: dict[str, Any] = {
         "name": name,
         "match": {key: about[key] for key in _KEYS if key in about},
-        "rectangles": [dict(zip(_EDGES, box, strict=True)) for box in boxes],
+        "rectangles": [dict(zip(EDGES, box, strict=True)) for box in boxes],
     }
     try:
         rule = DeviceRule.model_validate(content)
@@ -204,12 +203,8 @@ def _rule(
         raise FaultyInput(str(error)) from None
     if name in taken:
         raise FaultyInput(f"there is a device rule {name} already: give this one another name")
-    return rule, _text(content)
-
-
-def _text(content: Mapping[str, Any]) -> str:
     rectangles = ",\n    ".join(map(toml_value, content["rectangles"]))
-    return (
+    return rule, (
         f"source = {toml_value(f'{_SOURCE}, {datetime.now(UTC):%Y-%m-%d}')}\n\n[[rule]]\n"
         f"name = {toml_value(content['name'])}\nmatch = {toml_value(content['match'])}\n"
         f"rectangles = [\n    {rectangles},\n]\n"
@@ -249,8 +244,13 @@ def _of_device(session: Session, like: Instance) -> Sequence[Instance]:
         for key in ("Manufacturer", "ManufacturerModelName", "Rows", "Columns")
         if key in like.attributes
     ]
-    chosen = select(Instance).join(newest, Instance.id == newest.c.id).where(*same)
-    return session.scalars(chosen.order_by(Instance.id.desc()).limit(TRIED)).all()
+    return session.scalars(
+        select(Instance)
+        .join(newest, Instance.id == newest.c.id)
+        .where(*same)
+        .order_by(Instance.id.desc())
+        .limit(TRIED)
+    ).all()
 
 
 def _over(header: ImageHeader, boxes: Sequence[Box]) -> float | None:

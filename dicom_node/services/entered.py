@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +42,7 @@ from dicom_node.errors import (
 from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
+from dicom_node.processes import files_of, running
 from dicom_node.services import audit, open_database, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.typed import ServiceResult
@@ -82,8 +83,10 @@ def listed(session: Session, kind: Kind) -> dict[str, View]:
     """The peers (or rules) that were entered in the database, by name; peers and rules in files are not
     included.
     """
-    names = ("name", "version", "changed_at", "changed_by", "keys")
-    return {row.name: columns(row, *names) for row in entered(session, kind)}
+    return {
+        row.name: columns(row, "name", "version", "changed_at", "changed_by", "keys")
+        for row in entered(session, kind)
+    }
 
 
 def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
@@ -190,12 +193,12 @@ def remove(
             row = session.get(EnteredTable, (kind, name), with_for_update=True)
             rows = {(one.kind, one.name): one.keys for one in entered(session)}
             if row is None:
-                known = [known for other, known in rows if other == kind]
-                hint = did_you_mean(name, known)
+                hint = did_you_mean(name, [known for other, known in rows if other == kind])
                 raise NotFound(f"no {_ONE[kind]} that was entered is called {name!r}; {hint}")
             _refuse_conflict(kind, name, row, version)
-            left = {key: keys for key, keys in rows.items() if key != (kind, name)}
-            _refuse_mistakes(settings, kind, rows, left)
+            _refuse_mistakes(
+                settings, kind, rows, {key: keys for key, keys in rows.items() if key != (kind, name)}
+            )
             session.delete(row)
             audit.note(session, by, _REMOVED[kind], name=name)
         EnteredFile(database, settings.node.data_dir).renew()
@@ -205,8 +208,6 @@ def apply(settings: Settings) -> int:
     """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
     s.
     """
-    from dicom_node.processes import running
-
     asked = 0
     for pid in running(settings.node.data_dir).values():
         with suppress(ProcessLookupError, PermissionError):
@@ -319,8 +320,6 @@ def _refuse_mistakes(
 
 def _role_here(settings: Settings, changed: Kind) -> Role:
     """As which the change is checked: models only where they run, and of a rule, as that takes a while."""
-    from dicom_node.processes import running
-
     here = {Role.at(place) for place in running(settings.node.data_dir)} or {Role.ALL}
     if changed == "rules" and any(role.runs_models for role in here):
         return Role.ALL
@@ -345,7 +344,6 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     asked), NotRunning, NotAllowedNow.
     """
     from dicom_node import preflight
-    from dicom_node.processes import files_of, running
 
     settings, read = examine(files)
     if settings is None or read.problems:
@@ -357,8 +355,15 @@ def reload_node(files: Sequence[Path]) -> list[str]:
                 f"{settings.node.data_dir} is closed to this user: run this as the user that the node runs as"
             )
         raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
+    given = {path.resolve() for path in files}
     for place in found:
-        _refuse_other_files(files, files_of(settings.node.data_dir, place))
+        # A node reads the files again that it was started with, whatever stands in others.
+        known = files_of(settings.node.data_dir, place)
+        if known and given != {path.resolve() for path in known}:
+            runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, files))
+            raise NotAllowedNow(
+                f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"
+            )
     done = []
     try:
         for place, pid in found.items():
@@ -373,15 +378,6 @@ def reload_node(files: Sequence[Path]) -> list[str]:
             with writing(settings) as session:
                 audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
-
-
-def _refuse_other_files(given: Sequence[Path], known: Collection[Path]) -> None:
-    """A node reads the files again that it was started with, whatever stands in others."""
-    if known and {path.resolve() for path in given} != {path.resolve() for path in known}:
-        runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, given))
-        raise NotAllowedNow(
-            f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"
-        )
 
 
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:

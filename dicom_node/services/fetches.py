@@ -107,21 +107,26 @@ def ask(
         )
     if not 0 <= (request.last - request.first).days <= LONGEST_RANGE:
         raise FaultyInput("the last day lies before the first, or 30 years after it")
-    questions = fetch.questions(request.first, request.last, request.modalities)
     archive = scu.open_archive(peer, settings)
     with open_database(settings) as database:
         asked = fetch.ask(
             database,
             archive,
             peer.name,
-            questions,
+            fetch.questions(request.first, request.last, request.modalities),
             rule=request.rule,
             per_minute=request.per_minute,
             advance=advance,
         )
         with database.write() as session:
-            action = AuditAction.STUDIES_FETCHED
-            audit.note(session, by, action, peer=peer.name, studies=asked.wanted, rule=request.rule)
+            audit.note(
+                session,
+                by,
+                AuditAction.STUDIES_FETCHED,
+                peer=peer.name,
+                studies=asked.wanted,
+                rule=request.rule,
+            )
     return FetchAsked(
         found=asked.found,
         here=asked.here,

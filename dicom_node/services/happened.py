@@ -76,10 +76,18 @@ def around(session: Session, settings: Settings, asked: HappenedQuery) -> Happen
     """The events and associations that match the query."""
     called = _names_of(settings, asked.peer)
     before, after = _read(session, asked)
-    matching = (row for row in before + after if _is_of(row["fields"], called))
-    found = _counted(row for row in matching if _has(row, asked.words.casefold()))
+    words = asked.words.casefold()
+    found = _counted(
+        row
+        for row in before + after
+        if _is_of(row["fields"], called)
+        and any(words in str(text).casefold() for text in (row["text"], *row["fields"].values()))
+    )
     events = _nearest(found, "at", asked.nearest)
-    opened = _associations(session, asked, called)
+    opened: list[View] = []
+    if not (asked.number or asked.words or asked.problems):  # else events alone were asked for
+        read = views.list_associations(session, since=asked.since, until=asked.until, limit=2 * _READ)
+        opened = [row for row in reversed(read) if _is_of(row, called)]
     associations = _nearest(opened, "opened_at", asked.nearest)
     return Happened(
         events=[HappenedEvent(**row) for row in events],
@@ -128,14 +136,6 @@ def _nearest(rows: Sequence[View], key: str, to: datetime) -> Sequence[View]:
     return sorted(nearest, key=lambda row: str(row[key]))
 
 
-def _associations(session: Session, asked: HappenedQuery, called: Collection[str]) -> list[View]:
-    """Associations that were opened in the time, the oldest first; none where events alone were asked for."""
-    if asked.number or asked.words or asked.problems:
-        return []
-    read = views.list_associations(session, since=asked.since, until=asked.until, limit=2 * _READ)
-    return [row for row in reversed(read) if _is_of(row, called)]
-
-
 def _names_of(settings: Settings, peer: str) -> frozenset[str]:
     """What a peer may be called in a field, in lower case: its name, its AE title and its host."""
     asked = peer.casefold()
@@ -148,7 +148,3 @@ def _names_of(settings: Settings, peer: str) -> frozenset[str]:
 
 def _is_of(fields: Mapping[str, Any], called: Collection[str]) -> bool:
     return not called or any(str(value).casefold() in called for value in fields.values())
-
-
-def _has(row: Mapping[str, Any], words: str) -> bool:
-    return not words or any(words in str(text).casefold() for text in (row["text"], *row["fields"].values()))

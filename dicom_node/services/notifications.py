@@ -9,13 +9,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.mistakes import did_you_mean
-from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, NotificationState
 from dicom_node.notifications import message
 from dicom_node.notifications.sender import deliver
-from dicom_node.services import audit, writing
+from dicom_node.services import audit, existing, writing
 from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.services.typed import Row, ServiceResult
 from dicom_node.store.tables import Notification
@@ -71,11 +70,10 @@ def list_notifications(
         chosen = chosen.where(Notification.state.in_(wanted))
     if before is not None:
         chosen = chosen.where(Notification.id < before)
-    names = ("rule", "state", "reason", "attempts", "created_at", "next_at", "sent_at")
     return [
         {
             "notification": row.id,
-            **columns(row, *names),
+            **columns(row, "rule", "state", "reason", "attempts", "created_at", "next_at", "sent_at"),
             "events": [f"{group['text']} × {group['count']}" for group in row.content.get("groups", ())],
         }
         for row in session.scalars(chosen)
@@ -87,7 +85,10 @@ def send_test(settings: Settings, name: str, by: Person = COMMAND_LINE) -> View:
 
     Raises NotFound, FaultyInput (a template fails).
     """
-    rule = _find(settings, name)
+    rules = {rule.name: rule for rule in settings.notifications}
+    if name not in rules:
+        raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rules, 'configured')}")
+    rule = rules[name]
     message.check_templates(rule)
     test = message.test_message(rule, settings.node.ae_title)
     answer = deliver(settings, rule, test, str(uuid.uuid4()))
@@ -100,17 +101,10 @@ def send_again(settings: Settings, numbers: Sequence[int], by: Person = COMMAND_
     """Send given-up notifications again: all of these or none. Raises NotFound, NotAllowedNow."""
     with writing(settings) as session:
         for number in numbers:
-            row = session.get(Notification, number, with_for_update=True)
-            if row is None:
-                raise NotFound(f"no notification has the number {number}")
+            row = existing(
+                session, Notification, number, f"no notification has the number {number}", lock=True
+            )
             if row.state is not NotificationState.FAILED:
                 raise NotAllowedNow(f"notification {number} is {row.state}: only a failed one is sent again")
             row.state, row.next_at, row.refusals = NotificationState.PENDING, utc_now(), 0
         audit.note(session, by, AuditAction.NOTIFIED_AGAIN, notifications=list(numbers))
-
-
-def _find(settings: Settings, name: str) -> NotificationSettings:
-    rules = {rule.name: rule for rule in settings.notifications}
-    if name not in rules:
-        raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rules, 'configured')}")
-    return rules[name]

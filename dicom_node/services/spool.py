@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from dicom_node.config.settings import Settings
+from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import AuditAction
 from dicom_node.object_store.files import Files
 from dicom_node.services import audit, open_database
 from dicom_node.services.audit import COMMAND_LINE
-
-if TYPE_CHECKING:
-    from dicom_node.inbox.spool import Spool
+from dicom_node.studies import comparison
 
 
 def compare(settings: Settings) -> str:
     """The differences between spool and index, and what to do; "" if there is none."""
-    from dicom_node.studies.comparison import compare
-
     with open_database(settings) as database:
-        return str(compare(database, _spool(settings), Files(settings)))
+        return str(comparison.compare(database, _spool(settings), Files(settings)))
 
 
 def reindex(settings: Settings, progress: Callable[[int, int], None]) -> int:
@@ -28,10 +24,8 @@ def reindex(settings: Settings, progress: Callable[[int, int], None]) -> int:
 
     ``progress`` is called with (done, all). Raises SpoolError.
     """
-    from dicom_node.studies.comparison import reindex
-
     with open_database(settings) as database:
-        done = reindex(database, _spool(settings), Files(settings), progress)
+        done = comparison.reindex(database, _spool(settings), Files(settings), progress)
         if done:
             with database.write() as session:
                 audit.note(session, COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
@@ -39,6 +33,4 @@ def reindex(settings: Settings, progress: Callable[[int, int], None]) -> int:
 
 
 def _spool(settings: Settings) -> Spool:
-    from dicom_node.inbox.spool import Spool
-
     return Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)

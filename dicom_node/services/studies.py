@@ -55,7 +55,7 @@ def versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        return Choice(database, settings).rows(_number_of(database, study_instance_uid))
+        return Choice(database, settings).rows(number_of(database, study_instance_uid))
 
 
 def release(
@@ -74,7 +74,7 @@ def release(
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        study = _number_of(database, study_instance_uid)
+        study = number_of(database, study_instance_uid)
 
         def note(session: Session, what: dict[str, Any]) -> None:
             audit.note(session, by, AuditAction.STUDY_RELEASED, study_id=study, what=what, taken=sorted(take))
@@ -144,7 +144,8 @@ def delete_received(settings: Settings, studies: Sequence[int], by: Person = COM
             ]
 
 
-def _number_of(database: Database, study_instance_uid: str) -> int:
+def number_of(database: Database, study_instance_uid: str) -> int:
+    """The study's number in the database. Raises NotFound."""
     with database.read() as session:
         return find_study(session, study_instance_uid).id
 

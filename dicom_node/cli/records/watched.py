@@ -174,7 +174,7 @@ def forget(
     """Forget the lost processes of a machine that is gone for good; otherwise they are forgotten after a
     week.
     """
-    say(f"Forgotten: {rooms.processes.forget(load(config), machine)}")
+    say(f"Forgotten: {rooms.jobs.forget_machine(load(config), machine)}")
 
 
 decisions_app = group("Decisions of persons that were lost with the database.")
