@@ -56,14 +56,6 @@ _NOTED = (*_KEYS, "decision", "report_uid")
 _BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
 _AGES = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (1000, "80 and over"))  # years, below
-_GROUPED_BY: Mapping[str, Any] = {
-    "age": Feedback.age_group,
-    "sex": Feedback.sex,
-    "station": Feedback.station,
-}
-_THERE = (ReaderVerdict.ACCEPTED, ReaderVerdict.MODIFIED)
-_HEADER = ("PatientBirthDate", "PatientAge", "PatientSex", "StudyDate")
-
 
 AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
 
@@ -235,18 +227,19 @@ def assess(
         findings = _findings(session, settings, study)
         known = _may_be_missing(settings, findings) if is_missing else findings
         row = next((one for one in known if _key(one) == wanted), None)
-        if row is None and is_missing:
-            raise NotFound("this model knows no such finding, or its report says something of it")
         if row is None:
-            raise NotFound("the newest report says nothing of this: load the page again")
+            raise NotFound(
+                "this model knows no such finding, or its report says something of it"
+                if is_missing
+                else "the newest report says nothing of this: load the page again"
+            )
         _keep(session, settings, study, [row], verdict, by, words)
-        what = {"finding": {key: row[key] for key in _NOTED}, "verdict": verdict.value}
         audit.note(
             session,
             by,
             AuditAction.FEEDBACK_GIVEN,
             study_id=study,
-            what=what,
+            what={"finding": {key: row[key] for key in _NOTED}, "verdict": verdict.value},
             words=words,
             verdict=verdict.value,
             model=wanted[2],
@@ -303,8 +296,7 @@ def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> lis
     given: dict[tuple[str, ...], list[View]] = {}
     chosen = select(Feedback).where(Feedback.study_id == study).order_by(Feedback.at, Feedback.id)
     for row in session.scalars(chosen):
-        key = (row.finding, row.tracking_uid, f"{row.model} {row.version}")
-        given.setdefault(key, []).append(columns(row, "actor", "verdict", "because"))
+        given.setdefault(_key_of(row), []).append(columns(row, "actor", "verdict", "because"))
     return [row | {"verdicts": given.get(_key(row), [])} for row in findings]
 
 
@@ -325,9 +317,11 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
     ``ppv`` is the share of calls "present" that readers confirmed, with its 95 % interval (Wilson); None
     without verdicts. A modified finding counts as confirmed.
     """
-    chosen = select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
-    chosen = chosen.where(Feedback.model == model, Feedback.version == version)
-    rows = session.execute(chosen.group_by(Feedback.finding, Feedback.decision, Feedback.verdict))
+    rows = session.execute(
+        select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
+        .where(Feedback.model == model, Feedback.version == version)
+        .group_by(Feedback.finding, Feedback.decision, Feedback.verdict)
+    )
     found: dict[str, Counter[str]] = {}
     for finding, decision, verdict, number in rows:
         found.setdefault(finding, Counter())[f"{decision} {verdict.value}".strip()] += number
@@ -387,15 +381,18 @@ def counts_by_group(session: Session, model: str, version: str) -> list[View]:
     Only findings with a verdict are listed; ``ppv`` with its 95 % interval (Wilson).
     """
     found: list[View] = []
-    for name, column in _GROUPED_BY.items():
-        chosen = select(column, Feedback.finding, Feedback.verdict, func.count()).where(
-            Feedback.model == model, Feedback.version == version, Feedback.decision == Decision.PRESENT.value
+    of_model = (Feedback.model == model, Feedback.version == version)
+    by = {"age": Feedback.age_group, "sex": Feedback.sex, "station": Feedback.station}
+    for name, column in by.items():
+        rows = session.execute(
+            select(column, Feedback.finding, Feedback.verdict, func.count())
+            .where(*of_model, Feedback.decision == Decision.PRESENT.value)
+            .group_by(column, Feedback.finding, Feedback.verdict)
         )
         groups: dict[tuple[str, str], list[int]] = {}
-        for group, finding, verdict, number in session.execute(
-            chosen.group_by(column, Feedback.finding, Feedback.verdict)
-        ):
-            groups.setdefault((group, finding), [0, 0])[0 if verdict in _THERE else 1] += number
+        for group, finding, verdict, number in rows:
+            is_there = verdict in (ReaderVerdict.ACCEPTED, ReaderVerdict.MODIFIED)
+            groups.setdefault((group, finding), [0, 0])[0 if is_there else 1] += number
         found += [
             {
                 "by": name,
@@ -422,7 +419,11 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
         if not peers or not assessed:
             continue
         path = door.here(session, report.path)
-        former, by_us = _former(session, rows), stored.this_installation(session)
+        # The newest assessment object in which these verdicts were sent.
+        sent = Result.sop_instance_uid.in_([row.sent_in for row in rows])
+        sent_in = select(Result.sop_instance_uid).where(Result.kind == ResultKind.ASSESSMENT, sent)
+        former = session.scalar(sent_in.order_by(Result.id.desc()).limit(1)) or ""
+        by_us = stored.this_installation(session)
         built = build_assessment(path, assessed, by.name, settings.node.ae_title, by_us, former)
         if stored.is_result(session, built.sop_instance_uid):
             continue
@@ -451,14 +452,6 @@ def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
     return [
         peer for peer in settings.peers if peer.assessments and "receive" in peer.may and peer.name in have
     ]
-
-
-def _former(session: Session, rows: Sequence[Feedback]) -> str:
-    """SOP Instance UID of the newest assessment object in which these verdicts were sent."""
-    chosen = select(Result.sop_instance_uid).where(
-        Result.kind == ResultKind.ASSESSMENT, Result.sop_instance_uid.in_([row.sent_in for row in rows])
-    )
-    return session.scalar(chosen.order_by(Result.id.desc()).limit(1)) or ""
 
 
 def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
@@ -505,29 +498,27 @@ def _assessed_by(
     from dicom_node.results import FindingAssessment
 
     findings = _findings(session, settings, study)
-    known = {_key(row): row for row in (*_may_be_missing(settings, findings), *findings)}
+    known = (*_may_be_missing(settings, findings), *findings)
+    codes = {_key(row): (row["code"][0], row["code"][1]) for row in known}
     same = {"study_id": study, "actor": by.name, "report_uid": report_uid}
     rows = [
         row
         for row in session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
-        if (row.finding, row.tracking_uid, f"{row.model} {row.version}") in known
+        if _key_of(row) in codes
     ]
-    assessed = []
-    for row in rows:
-        value, scheme = known[row.finding, row.tracking_uid, f"{row.model} {row.version}"]["code"]
-        assessed.append(
-            FindingAssessment(
-                finding=row.finding,
-                code=(value, scheme),
-                tracking_uid=row.tracking_uid,
-                model=row.model,
-                version=row.version,
-                verdict=row.verdict,
-                because=row.because,
-                at=row.at,
-            )
+    return rows, [
+        FindingAssessment(
+            finding=row.finding,
+            code=codes[_key_of(row)],
+            tracking_uid=row.tracking_uid,
+            model=row.model,
+            version=row.version,
+            verdict=row.verdict,
+            because=row.because,
+            at=row.at,
         )
-    return rows, assessed
+        for row in rows
+    ]
 
 
 def _keep(
@@ -567,6 +558,10 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(row[key] for key in _KEYS)
 
 
+def _key_of(row: Feedback) -> tuple[str, ...]:
+    return row.finding, row.tracking_uid, f"{row.model} {row.version}"
+
+
 def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The labels that the models of these findings know and did not report, as findings without a place."""
     reported = {(row["finding"], row["model"]) for row in findings}
@@ -592,7 +587,11 @@ def _groups_of(session: Session, study: int, report: Path) -> dict[str, str]:
 
     The station is Station Name (0008,1010) of the images, or the AE title that sent them; "several" of many.
     """
-    header = dcmread(report, stop_before_pixels=True, specific_tags=list(_HEADER))
+    header = dcmread(
+        report,
+        stop_before_pixels=True,
+        specific_tags=["PatientBirthDate", "PatientAge", "PatientSex", "StudyDate"],
+    )
     sex = str(header.get("PatientSex") or "")
     images = images_of(session, study)
     stations = {str(row.attributes.get("StationName") or row.calling_ae)[:64] for row in images}

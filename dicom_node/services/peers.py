@@ -172,17 +172,13 @@ def _viewed(peer: PeerSettings) -> list[PeerCheck]:
     """What the viewer behind a peer makes of the kinds of result that the peer gets."""
     if not peer.viewer:
         return []
-    hidden = not_drawn_by(peer.viewer, peer.results)
-    if not hidden:
-        return [PeerCheck(peer=peer.name, check="viewer", ok=True, text=f"{peer.viewer} draws all of them")]
+    hidden = [
+        (outcome is not ViewerOutcome.BREAKS, f"{kind} in {peer.viewer}: {outcome}")
+        for kind, outcome in not_drawn_by(peer.viewer, peer.results)
+    ]
     return [
-        PeerCheck(
-            peer=peer.name,
-            check="viewer",
-            ok=outcome is not ViewerOutcome.BREAKS,
-            text=f"{kind} in {peer.viewer}: {outcome}",
-        )
-        for kind, outcome in hidden
+        PeerCheck(peer=peer.name, check="viewer", ok=ok, text=text)
+        for ok, text in hidden or [(True, f"{peer.viewer} draws all of them")]
     ]
 
 
@@ -197,8 +193,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
         events = views.list_events(session, since=since, numbers=_NUMBERS, limit=_EVENTS)
         lost = outages(session)
-    calls = [{**row, "calling": row["calling_ae"]} for row in associations]
-    seen = _SearchedRecords(calls, events, lost)
+    seen = _SearchedRecords([{**row, "calling": row["calling_ae"]} for row in associations], events, lost)
     if _is_address(asked):
         return _of_address(settings, asked, seen)
     peers = tuple(peer for peer in settings.peers if asked in (peer.name, peer.ae_title))
@@ -236,7 +231,11 @@ def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedReco
     mine = [row for row in seen.associations if caller.is_meant(row)]
     theirs = [event for event in seen.events if caller.is_meant(event["fields"])]
     # Not by an echo alone, which anybody may send: a peer's association, or one that brought objects.
-    through = [row for row in mine if row["objects"] or row["calling_ae"] in _titles_of(settings)]
+    titles = [peer.ae_title for peer in settings.peers]
+    through = [row for row in mine if row["objects"] or row["calling_ae"] in titles]
+    names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
+    rejections = _of(ASSOCIATION_REJECTED, theirs, names)
+    refusals = _of(STORE_REFUSED, theirs, {"status": "status", "reason": "reason"})
     found: dict[str, Any] = {
         "asked": asked,
         "peer": next((peer.name for peer in caller.peers), None),
@@ -245,8 +244,8 @@ def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedReco
         "others": [],
         "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
         "refused_contexts": _counted(_contexts(mine)),
-        "rejections": _outdated(_counted(_rejections(theirs)), through),
-        "refused_objects": _outdated(_counted(_objects(theirs)), [row for row in mine if row["objects"]]),
+        "rejections": _outdated(_counted(rejections), through),
+        "refused_objects": _outdated(_counted(refusals), [row for row in mine if row["objects"]]),
         "failures": _counted(_failures(theirs)),
         "callers": [],
     }
@@ -257,19 +256,16 @@ def _unknown(settings: Settings, asked: str, seen: _SearchedRecords) -> NotFound
     callers = {str(row.get("calling", "")) for row in seen.fields if asked == row.get("called")}
     if callers and asked != settings.node.ae_title:
         by = ", ".join(sorted(callers))
-        says = f"the node's AE title is {settings.node.ae_title}; `dicom-node peers why` {by} says more"
-        return NotFound(f"{asked!r} is no peer; so {by} called this node: {says}")
-    names = (peer.name for peer in settings.peers)
-    known = sorted({*seen.titles(), *names, *_titles_of(settings)})
+        return NotFound(
+            f"{asked!r} is no peer; so {by} called this node: the node's AE title is "
+            f"{settings.node.ae_title}; `dicom-node peers why` {by} says more"
+        )
+    known = sorted(seen.titles().union(*((peer.name, peer.ae_title) for peer in settings.peers)))
     capitals = {name.upper(): name for name in known}
     alike = difflib.get_close_matches(asked.upper(), capitals, n=1, cutoff=0.8)
     meant = f": did you mean {capitals[alike[0]]}?" if alike else "."
     shown = ", ".join([*known[:_KNOWN_SHOWN], *(["…"] if len(known) > _KNOWN_SHOWN else [])])
     return NotFound(f"{asked!r} is no peer and did not call in this time{meant} Known: {shown or 'none'}")
-
-
-def _titles_of(settings: Settings) -> list[str]:
-    return [peer.ae_title for peer in settings.peers]
 
 
 def _is_address(text: str) -> bool:
@@ -290,16 +286,14 @@ def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], 
             yield {"context": context, "classes": 1}, 1, row["opened_at"]
 
 
-def _rejections(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
-    for event in _of(ASSOCIATION_REJECTED, events):
-        fields = event["fields"]
-        names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
-        yield {key: str(fields.get(name, "")) for key, name in names.items()}, 1, event["at"]
-
-
-def _objects(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
-    for event in _of(STORE_REFUSED, events):
-        yield {key: str(event["fields"].get(key, "")) for key in ("status", "reason")}, 1, event["at"]
+def _of(
+    kind: EventType, events: Iterable[Record], names: Mapping[str, str]
+) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """What the events of one kind say; ``names``: of their fields, by those that we give them."""
+    for event in events:
+        if event["number"] == kind.number:
+            fields = event["fields"]
+            yield {key: str(fields.get(name, "")) for key, name in names.items()}, 1, event["at"]
 
 
 def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
@@ -311,10 +305,6 @@ def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, s
             for failure, text in _TEXTS.items():
                 if count := int(event["fields"].get(failure) or 0):
                     yield {"address": address, "text": text}, count, event["at"]
-
-
-def _of(kind: EventType, events: Iterable[Record]) -> Iterator[Record]:
-    return (event for event in events if event["number"] == kind.number)
 
 
 def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
@@ -363,7 +353,13 @@ def _about_rejections(settings: Settings, caller: _Caller, found: Record) -> Ite
         if row["outdated"] and row["meaning"] != LOCAL_LIMIT_EXCEEDED.meaning:
             continue
         if verdict == CALLED_AE_NOT_RECOGNISED:
-            yield _about_called(settings, calling, called)
+            known = settings.listener.further_ae_titles
+            yield _lines(
+                f"{calling} calls us {called}; we are {', '.join([settings.node.ae_title, *known])}: "
+                "change it there, or add",
+                "[listener]",
+                f"further_ae_titles = {toml_value([*known, called])}",
+            )
         elif verdict == CALLING_AE_NOT_RECOGNISED:
             yield _about_calling(settings, calling, address)
         elif row["meaning"] == LOCAL_LIMIT_EXCEEDED.meaning:
@@ -395,15 +391,6 @@ def _about_calling(settings: Settings, title: str, address: str) -> dict[str, An
         f"ae_title = {toml_value(title)}",
         f"host = {toml_value(address)}",
         'may = ["send"]',
-    )
-
-
-def _about_called(settings: Settings, calling: str, called: str) -> dict[str, Any]:
-    ours = ", ".join([settings.node.ae_title, *settings.listener.further_ae_titles])
-    return _lines(
-        f"{calling} calls us {called}; we are {ours}: change it there, or add",
-        "[listener]",
-        f"further_ae_titles = {toml_value([*settings.listener.further_ae_titles, called])}",
     )
 
 
@@ -456,8 +443,11 @@ def _about_silence(settings: Settings, caller: _Caller, found: Record) -> Iterat
         f"{listener.port}, and look at firewalls on the way"
     )
     if _is_address(listener.host) and ipaddress.ip_address(listener.host).is_loopback:
-        says = f"the node listens on {listener.host} only, where no other machine gets through"
-        yield _lines(says, "[listener]", 'host = "0.0.0.0"')
+        yield _lines(
+            f"the node listens on {listener.host} only, where no other machine gets through",
+            "[listener]",
+            'host = "0.0.0.0"',
+        )
 
 
 def _name(caller: _Caller) -> str:

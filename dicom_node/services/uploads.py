@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from operator import attrgetter
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.images.decode import picture_of
@@ -192,7 +192,7 @@ class _Upload:
         if sight.SENDERS.get():
             head += file.read(HEAD)
             self._refuse_hidden(head, meta)
-        pieces = _pieces(head, file)
+        pieces = chain([head], iter(partial(file.read, _BLOCK), b""))
         self._store(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, pieces)
 
     def _refuse_hidden(self, head: bytes, meta: FileMeta) -> None:
@@ -250,12 +250,6 @@ class _UnpackedFile:
         return data
 
 
-def _pieces(first: bytes, file: _Readable) -> Iterator[bytes]:
-    yield first
-    while block := file.read(_BLOCK):
-        yield block
-
-
 def _may_be_object(entry: zipfile.ZipInfo) -> bool:
     """Not folders, the directory of a medium, and what systems add."""
     base = entry.filename.rpartition("/")[2]
@@ -294,15 +288,15 @@ MODALITIES = ("US", "DX", "CR", "OT")
 SEXES = ("", "F", "M", "O")
 PICTURE_MIB = 256
 """Largest PNG or JPEG, which is read whole."""
-# VR lengths of PS3.5 6.2; LO and PN have no control characters and no backslash.
-_LONGEST_TEXTS = {"PatientID": 64, "PatientName": 64, "StudyDescription": 64, "AccessionNumber": 16}
-_TEXT = re.compile(r"[^\\\x00-\x1f\x7f]*")
-_LABELS = {
-    "PatientID": "Patient ID",
-    "PatientName": "Name",
-    "StudyDescription": "Study description",
-    "AccessionNumber": "Accession number",
+# What the form calls them and their longest, VR lengths of PS3.5 6.2.
+_TEXTS = {
+    "PatientID": ("Patient ID", 64),
+    "PatientName": ("Name", 64),
+    "StudyDescription": ("Study description", 64),
+    "AccessionNumber": ("Accession number", 16),
 }
+# LO and PN have no control characters and no backslash.
+_TEXT = re.compile(r"[^\\\x00-\x1f\x7f]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,16 +312,14 @@ class Described:
         """The description in a form, None if it is empty. Raises FaultyInput with all mistakes."""
         if not any(value for key, value in fields.items() if key not in ("Modality", "PatientSex")):
             return None
-        texts = {keyword: fields.get(keyword, "") for keyword in _LONGEST_TEXTS}
+        texts = {keyword: fields.get(keyword, "") for keyword in _TEXTS}
         wrong = [
-            f"{_LABELS[keyword]}: at most {longest} characters, no backslash"
-            for keyword, longest in _LONGEST_TEXTS.items()
+            f"{label}: at most {longest} characters, no backslash"
+            for keyword, (label, longest) in _TEXTS.items()
             if len(texts[keyword]) > longest or not _TEXT.fullmatch(texts[keyword])
         ]
-        if not texts["PatientID"]:
-            wrong.append("Patient ID: is missing")
-        if not texts["PatientName"]:
-            wrong.append("Name: is missing")
+        needed = ("PatientID", "PatientName")
+        wrong += [f"{_TEXTS[keyword][0]}: is missing" for keyword in needed if not texts[keyword]]
         if (modality := fields.get("Modality", "")) not in MODALITIES:
             wrong.append(f"Modality: one of {', '.join(MODALITIES)}")
         if (sex := fields.get("PatientSex", "")) not in SEXES:
@@ -367,38 +359,47 @@ def secondary_capture(
     samples = np.ascontiguousarray(picture_of(data, about.modality, limits, NONE_GIVEN).samples)
     instance = derived_uid("upload", upload, "instance", str(number))
     now = datetime.now().astimezone()
-    made = Dataset()
-    made.SpecificCharacterSet = "ISO_IR 192"
-    made.ImageType = ["DERIVED", "SECONDARY"]
-    made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, instance
-    made.StudyDate, made.StudyTime = about.study_date, ""
-    made.Modality, made.ConversionType = about.modality, "WSD"
-    made.ReferringPhysicianName = made.StudyID = ""
-    for keyword, text in about.texts.items():
-        setattr(made, keyword, text)
-    made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = f"{now:%Y%m%d}", f"{now:%H%M%S}"
-    made.StudyInstanceUID = derived_uid("upload", upload, "study")
-    made.SeriesInstanceUID = derived_uid("upload", upload, "series")
-    made.SeriesNumber, made.InstanceNumber = 1, number
-    made.PatientOrientation = []
-    _set_pixels(made, samples)
+    is_colour, bits = samples.ndim == 3, 8 * samples.dtype.itemsize
+    pixels = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
+    values: dict[str, Any] = {
+        **about.texts,
+        "SpecificCharacterSet": "ISO_IR 192",
+        "ImageType": ["DERIVED", "SECONDARY"],
+        "SOPClassUID": SecondaryCaptureImageStorage,
+        "SOPInstanceUID": instance,
+        "StudyInstanceUID": derived_uid("upload", upload, "study"),
+        "SeriesInstanceUID": derived_uid("upload", upload, "series"),
+        "SeriesNumber": 1,
+        "InstanceNumber": number,
+        "StudyDate": about.study_date,
+        "StudyTime": "",
+        "StudyID": "",
+        "ReferringPhysicianName": "",
+        "Modality": about.modality,
+        "ConversionType": "WSD",
+        "DateOfSecondaryCapture": f"{now:%Y%m%d}",
+        "TimeOfSecondaryCapture": f"{now:%H%M%S}",
+        "PatientOrientation": [],
+        "SamplesPerPixel": 3 if is_colour else 1,
+        "PhotometricInterpretation": "RGB" if is_colour else "MONOCHROME2",
+        "Rows": samples.shape[0],
+        "Columns": samples.shape[1],
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": 0,
+        "PixelData": pixels + b"\0" * (len(pixels) % 2),
+    }
+    if is_colour:
+        values["PlanarConfiguration"] = 0
     if not data.startswith(b"\x89PNG"):
-        made.LossyImageCompression, made.LossyImageCompressionMethod = "01", "ISO_10918_1"
-        made.LossyImageCompressionRatio = f"{max(samples.nbytes / len(data), 1):.2f}"
+        ratio = f"{max(samples.nbytes / len(data), 1):.2f}"
+        values |= {"LossyImageCompression": "01", "LossyImageCompressionRatio": ratio}
+        values["LossyImageCompressionMethod"] = "ISO_10918_1"
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    made["PixelData"].VR = "OW" if bits > 8 else "OB"
     encoded = io.BytesIO()
     dcmwrite(encoded, made, implicit_vr=False, little_endian=True)
     return Built(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, encoded.getvalue())
-
-
-def _set_pixels(made: Dataset, samples: PixelArray) -> None:
-    bits = 8 * samples.dtype.itemsize
-    made.SamplesPerPixel = 3 if samples.ndim == 3 else 1
-    made.PhotometricInterpretation = "RGB" if samples.ndim == 3 else "MONOCHROME2"
-    if samples.ndim == 3:
-        made.PlanarConfiguration = 0
-    made.Rows, made.Columns = samples.shape[:2]
-    made.BitsAllocated = made.BitsStored = bits
-    made.HighBit, made.PixelRepresentation = bits - 1, 0
-    pixels = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
-    made.PixelData = pixels + b"\0" * (len(pixels) % 2)
-    made["PixelData"].VR = "OW" if bits > 8 else "OB"
