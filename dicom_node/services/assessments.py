@@ -23,19 +23,16 @@ from ai_pipeline.contract import Decision
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.numbers import whole
 from ai_pipeline.models import registry
-from dicom_node import outbox
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, ResultKind
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, UNDECIDED, DeliveryState, HeldState, StudyState
 from dicom_node.monitoring.drift import wilson
 from dicom_node.object_store.files import Files
-from dicom_node.outbox import held
+from dicom_node.outbox import enqueue, held
 from dicom_node.results.sr.reading import findings as findings_of_report
-from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, LONGEST_REASON, Person, checked_reason
+from dicom_node.services import PRINTABLE, Because, Row, ServiceRequest, audit, reading, writing
 from dicom_node.services.images import images_of, report_files
-from dicom_node.services.typed import PRINTABLE, Because, Row, ServiceRequest
 from dicom_node.store import results as stored
 from dicom_node.store.accounts import Feedback
 from dicom_node.store.tables import Result, Study
@@ -85,7 +82,7 @@ class FindingAssessed(ServiceRequest):
     model: str = Field(max_length=130, pattern=PRINTABLE)
     tracking_uid: str = Field("", max_length=64, pattern=PRINTABLE)
     verdict: ReaderVerdict
-    because: str = Field("", max_length=LONGEST_REASON, pattern=PRINTABLE)
+    because: str = Field("", max_length=audit.LONGEST_REASON, pattern=PRINTABLE)
 
 
 class AcceptResults(ServiceRequest):
@@ -107,7 +104,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
     ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
     back, so that it applies to the results that the person saw.
     """
-    rows = outbox.in_question(session, study)
+    rows = held.in_question(session, study)
     decisions = {
         (row.decided_at, row.decided_by, row.state): {
             "verdict": row.state.value,
@@ -119,7 +116,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
         "waiting": sum(row.state in UNDECIDED for row in rows),
         "rejected": sum(row.state is HeldState.REJECTED for row in rows),
         "since": as_json(min((row.since for row in rows), default=None)),
-        "as_of": outbox.mark(rows) if rows else "",
+        "as_of": held.mark(rows) if rows else "",
         "decisions": list(decisions.values()),
         "takers": sorted(
             {peer.name for one in _reports(session, settings, study) for peer in _takers(settings, one)}
@@ -130,7 +127,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
 def accept_results(
     settings: Settings,
     study_instance_uid: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     as_of: str | None = None,
     rejected: bool | None = None,
@@ -153,7 +150,7 @@ def accept_results(
                 "Reject the results, or assess the finding anew"
             )
         what = _decision(session, study, HeldState.ACCEPTED)
-        number = outbox.accept(session, study, by.name, as_of, rejected=rejected)
+        number = held.accept(session, study, by.name, as_of, rejected=rejected)
         # Whoever accepts the results accepts what they suspect and nobody has assessed yet.
         rest = [
             row
@@ -169,7 +166,7 @@ def accept_results(
 def reject_results(
     settings: Settings,
     study_instance_uid: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     because: str,
     as_of: str | None = None,
@@ -177,16 +174,18 @@ def reject_results(
     """Reject a study's waiting results, so that none is sent; returns how many. Raises NotFound,
     NotAllowedNow, FaultyInput.
     """
-    words = checked_reason(because)
+    words = audit.checked_reason(because)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
         what = _decision(session, study, HeldState.REJECTED)
-        number = outbox.reject(session, study, by.name, words, as_of)
+        number = held.reject(session, study, by.name, words, as_of)
         _note_decision(session, by, study, what, number, words)
     return number
 
 
-def send_assessments(settings: Settings, study_instance_uid: str, by: Person = COMMAND_LINE) -> list[str]:
+def send_assessments(
+    settings: Settings, study_instance_uid: str, by: audit.Person = audit.COMMAND_LINE
+) -> list[str]:
     """Send this person's assessments of a study to the peers that have the report and accept assessments.
 
     Returns their names. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no peer accepts
@@ -211,7 +210,7 @@ def assess(
     settings: Settings,
     study: int,
     given: FindingAssessed,
-    by: Person,
+    by: audit.Person,
 ) -> None:
     """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
 
@@ -219,7 +218,7 @@ def assess(
     have the finding (any more), FaultyInput.
     """
     verdict = given.verdict
-    words = checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
+    words = audit.checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
     is_missing = verdict is ReaderVerdict.MISSING
     wanted = (given.finding, "" if is_missing else given.tracking_uid, given.model)
     with writing(settings) as session:
@@ -247,7 +246,7 @@ def assess(
 
 
 def assess_again(
-    session: Session, settings: Settings, study: int, what: Mapping[str, Any], by: Person, because: str
+    session: Session, settings: Settings, study: int, what: Mapping[str, Any], by: audit.Person, because: str
 ) -> None:
     """Store an assessment again after a restore, whatever the newest report is by now."""
     verdict, finding = ReaderVerdict(what["verdict"]), what["finding"]
@@ -261,7 +260,7 @@ def assess_named(
     study_instance_uid: str,
     about: Mapping[str, str],
     verdict: ReaderVerdict,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     because: str = "",
 ) -> View:
     """Assess the finding whose values match ``about`` ("" matches every value); returns the finding.
@@ -407,7 +406,7 @@ def counts_by_group(session: Session, model: str, version: str) -> list[View]:
     return found
 
 
-def _send(session: Session, settings: Settings, study: int, by: Person) -> list[str]:
+def _send(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
     """An object for each report that this person assessed; returns the peers that get one."""
     from dicom_node.results import build_assessment, put_in_place, row_values, written
 
@@ -431,7 +430,7 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
             file = files[built.sop_instance_uid]
             values = row_values(built, file, door)
             row = Result(study_id=study, job_id=report.job_id, created_at=utc_now(), **values)
-            outbox.enqueue(session, stored.add(session, row), peers)
+            enqueue(session, stored.add(session, row), peers)
             for one in rows:
                 one.sent_in = built.sop_instance_uid
             session.flush()
@@ -456,7 +455,7 @@ def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
 
 def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
     """What a person is about to decide, for its copy."""
-    held_rows = outbox.in_question(session, study)
+    held_rows = held.in_question(session, study)
     uids = select(Result.sop_instance_uid).where(Result.id.in_([row.result_id for row in held_rows]))
     return {
         "results": sorted(session.scalars(uids)),
@@ -466,7 +465,7 @@ def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any
 
 
 def _note_decision(
-    session: Session, by: Person, study: int, what: dict[str, Any], results: int, words: str = ""
+    session: Session, by: audit.Person, study: int, what: dict[str, Any], results: int, words: str = ""
 ) -> None:
     audit.note(
         session,
@@ -492,7 +491,7 @@ def _contested(session: Session, settings: Settings, study: int) -> list[str]:
 
 
 def _assessed_by(
-    session: Session, settings: Settings, study: int, report_uid: str, by: Person
+    session: Session, settings: Settings, study: int, report_uid: str, by: audit.Person
 ) -> tuple[Sequence[Feedback], list[FindingAssessment]]:
     """A person's assessments of one of the newest reports: the rows, and the same for an object."""
     from dicom_node.results import FindingAssessment
@@ -527,7 +526,7 @@ def _keep(
     study: int,
     findings: Sequence[Mapping[str, Any]],
     verdict: ReaderVerdict,
-    by: Person,
+    by: audit.Person,
     because: str,
 ) -> None:
     """One assessment a person and finding: a later one replaces it."""

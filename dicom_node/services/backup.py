@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dicom_node import __version__, events, preflight, services, sitekey
+from dicom_node import __version__, events, preflight, sitekey
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.decisions import copies
@@ -33,8 +33,7 @@ from dicom_node.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNo
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import AuditAction
 from dicom_node.object_store.bucket import sha256_of
-from dicom_node.services import audit, writing
-from dicom_node.services.audit import COMMAND_LINE
+from dicom_node.services import audit, reading, writing
 from dicom_node.store import faults, migrate, views
 from dicom_node.store.database import sqlite_file
 
@@ -134,7 +133,7 @@ def _audited(settings: Settings, action: AuditAction, **fields: Any) -> list[str
         return []
     try:
         with writing(settings) as session:
-            audit.note(session, COMMAND_LINE, action, **fields)
+            audit.note(session, audit.COMMAND_LINE, action, **fields)
     except StorageError as error:
         return [f"This is not in the audit: {error}"]
     return []
@@ -235,7 +234,7 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
         "machine.json": _machine(settings),
     }
     try:
-        with services.reading(settings) as session:
+        with reading(settings) as session:
             parts["counts.json"] = views.counts(session)
             rows = views.list_events(session, limit=2000)
             parts["events.json"] = [_event(row, settings) for row in rows]

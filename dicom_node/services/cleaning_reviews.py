@@ -16,11 +16,8 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, ResultKind, ReviewCause, ReviewVerdict
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, existing, images, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
+from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, existing, images, writing
 from dicom_node.store import burned_in
-from dicom_node.store.burned_in import Box
 from dicom_node.store.results import withdrawn
 from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance, Study
 from dicom_node.store.views import View, as_json, columns
@@ -115,7 +112,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     }
 
 
-def accept(settings: Settings, number: int, by: Person) -> None:
+def accept(settings: Settings, number: int, by: audit.Person) -> None:
     """Accept the cleaning of an image as it is: a sent image stays sent, a withheld one is not sent.
 
     Raises NotFound, NotAllowedNow.
@@ -125,7 +122,9 @@ def accept(settings: Settings, number: int, by: Person) -> None:
         _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
 
 
-def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role: UserRole) -> None:
+def draw(
+    settings: Settings, number: int, boxes: Sequence[burned_in.Box], by: audit.Person, role: UserRole
+) -> None:
     """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
     The image is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput,
@@ -153,7 +152,7 @@ def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role
         rerun.rerun(session, review.study_id, settings)
 
 
-def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
+def boxes_of(form: Mapping[str, Sequence[str]]) -> list[burned_in.Box]:
     """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out.
 
     Raises FaultyInput.
@@ -161,7 +160,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
     columns_ = [form.get(edge, ()) for edge in EDGES]
     if len({len(column) for column in columns_}) != 1 or len(columns_[0]) > MOST:
         raise FaultyInput(f"up to {MOST} boxes, each with its four edges")
-    found: list[Box] = []
+    found: list[burned_in.Box] = []
     for edges in zip(*columns_, strict=True):
         texts = [edge.strip() for edge in edges]
         if not any(texts):
@@ -173,7 +172,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
     return found
 
 
-def refuse_faulty(instance: Instance, boxes: Sequence[Box]) -> None:
+def refuse_faulty(instance: Instance, boxes: Sequence[burned_in.Box]) -> None:
     """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
     rows, width = images.number_in(instance, "Rows"), images.number_in(instance, "Columns")
     if not boxes:
@@ -190,7 +189,7 @@ def _decide(
     review: CleaningReview,
     instance: Instance,
     verdict: ReviewVerdict,
-    by: Person,
+    by: audit.Person,
     what: Mapping[str, object] = MappingProxyType({}),
     **fields: Any,
 ) -> None:

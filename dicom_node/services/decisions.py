@@ -24,7 +24,6 @@ from dicom_node.model.kinds import AuditAction, RejectionReason, ReviewVerdict
 from dicom_node.model.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, existing, open_database, reading, results, studies, writing
-from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.services.jobs import sources_sha256
 from dicom_node.store import burned_in, decisions
 from dicom_node.store.accounts import RegisteredPatient
@@ -43,7 +42,7 @@ class LostDecision:
 
     action: AuditAction
     study: str
-    by: Person
+    by: audit.Person
     holds: bool
     waits_for: str
     what: Mapping[str, Any]
@@ -119,12 +118,12 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     return text + (f"; deliveries of {held} wait for them" if held else "")
 
 
-def settle(settings: Settings, number: str, *, because: str, by: Person = COMMAND_LINE) -> None:
+def settle(settings: Settings, number: str, *, because: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Settle a decision that cannot be applied again, with a person's reason; deliveries stop waiting for it.
 
     Raises NotFound, NotAllowedNow, FaultyInput.
     """
-    words = checked_reason(because)
+    words = audit.checked_reason(because)
     with writing(settings) as session:
         row = existing(session, DecisionRow, number, "there is no such decision", lock=True)
         try:
@@ -167,7 +166,7 @@ def as_view(row: DecisionRow) -> View:
 
 def _lost(row: DecisionRow) -> LostDecision:
     record_ = row.record
-    by = Person(record_["actor"], record_["address"], decided_at=row.at, decision=row.id)
+    by = audit.Person(record_["actor"], record_["address"], decided_at=row.at, decision=row.id)
     about = {name: record_[name] for name in ("what", "words", "fields")}
     return LostDecision(AuditAction(row.action), row.study_uid, by, row.holds, row.waits_for, **about)
 

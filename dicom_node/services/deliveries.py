@@ -13,9 +13,7 @@ from dicom_node import outbox
 from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.services import audit, writing
-from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
-from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
+from dicom_node.services import PRINTABLE, Row, ServiceRequest, ServiceResult, audit, writing
 from dicom_node.store.tables import Delivery
 from dicom_node.store.views import find_study
 
@@ -46,7 +44,7 @@ def retry(
     deliveries: Sequence[int] | None = None,
     *,
     destination: str = "",
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
     """Send again these given-up deliveries, or all (to one destination). Returns how many.
 
@@ -72,14 +70,14 @@ def discard(
     *,
     because: str,
     destination: str = "",
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
     """Discard these deliveries, or all that were given up (to one destination). Returns how many.
 
     ``because`` is shown with them but never logged: a person may have written a name. Raises NotFound,
     NotAllowedNow, FaultyInput.
     """
-    words = checked_reason(because)
+    words = audit.checked_reason(because)
     with writing(settings) as session:
         if deliveries is None:
             done = outbox.discard_all(session, words, destination or None)
@@ -98,7 +96,9 @@ def discard(
     return len(done)
 
 
-def send_study(settings: Settings, study_instance_uid: str, peer: str, by: Person = COMMAND_LINE) -> int:
+def send_study(
+    settings: Settings, study_instance_uid: str, peer: str, by: audit.Person = audit.COMMAND_LINE
+) -> int:
     """Send a study's newest results to a further peer; returns how many objects.
 
     Raises NotFound, UnknownPeer, NotAllowedNow.

@@ -24,10 +24,7 @@ from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.roles import UserRole
 from dicom_node.object_store.files import Files
-from dicom_node.services import audit, cleaning_reviews, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.cleaning_reviews import EDGES, Boxes
-from dicom_node.services.typed import PRINTABLE, Row, ServiceResult
+from dicom_node.services import PRINTABLE, Row, ServiceResult, audit, cleaning_reviews, writing
 from dicom_node.store.burned_in import Box
 from dicom_node.store.tables import CleaningReview, Instance
 from dicom_node.store.views import View
@@ -39,7 +36,7 @@ _KEYS: Final = ("manufacturer", "model", "software", "modality", "rows", "column
 _SOURCE: Final = "drawn at the console"
 
 
-class NewRule(Boxes):
+class NewRule(cleaning_reviews.Boxes):
     """A new device rule: its name and its boxes."""
 
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
@@ -95,7 +92,7 @@ def tried(session: Session, settings: Settings, number: int, name: str, boxes: S
     return {"text": text, "name": rule.name, "images": rows, "boxes": [list(box) for box in boxes]}
 
 
-def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: Person) -> None:
+def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: audit.Person) -> None:
     """Write the rule into the site's folder of device rules, where the node reads it at its next reload.
 
     Raises NotFound, FaultyInput, NotAllowedNow (the rule exists, or the node may not write to the folder).
@@ -122,7 +119,7 @@ def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: P
 
 
 def save_and_clean(
-    settings: Settings, number: int, name: str, boxes: Sequence[Box], by: Person, role: UserRole
+    settings: Settings, number: int, name: str, boxes: Sequence[Box], by: audit.Person, role: UserRole
 ) -> str:
     """Save the rule and clean the image again; returns why the image cannot be cleaned, "" if it can.
 
@@ -147,14 +144,16 @@ def made_here(settings: Settings) -> list[View]:
         {
             "name": name,
             "match": {key: value for key, value in rule.match.model_dump().items() if value is not None},
-            "rectangles": [[getattr(one, edge) for edge in EDGES] for one in rule.rectangles],
+            "rectangles": [
+                [getattr(one, edge) for edge in cleaning_reviews.EDGES] for one in rule.rectangles
+            ],
         }
         for name, rule in sorted(known.items())
         if folder and _is_ours(folder / f"{name}.toml")
     ]
 
 
-def remove(settings: Settings, name: str, by: Person) -> None:
+def remove(settings: Settings, name: str, by: audit.Person) -> None:
     """Remove a rule that was drawn at the console. Raises NotFound, NotAllowedNow."""
     folder = device_rules_of(settings)
     if folder is None or name not in {row["name"] for row in made_here(settings)}:
@@ -189,7 +188,7 @@ def _rule(
     content: dict[str, Any] = {
         "name": name,
         "match": {key: about[key] for key in _KEYS if key in about},
-        "rectangles": [dict(zip(EDGES, box, strict=True)) for box in boxes],
+        "rectangles": [dict(zip(cleaning_reviews.EDGES, box, strict=True)) for box in boxes],
     }
     try:
         rule = DeviceRule.model_validate(content)

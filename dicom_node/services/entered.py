@@ -43,9 +43,7 @@ from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
 from dicom_node.processes import files_of, running
-from dicom_node.services import audit, open_database, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import ServiceResult
+from dicom_node.services import ServiceResult, audit, open_database, reading, writing
 from dicom_node.store.entered import EnteredFile, entered
 from dicom_node.store.tables import EnteredTable
 from dicom_node.store.transitions import utc_now
@@ -140,7 +138,7 @@ def save(
     kind: Kind,
     content: Mapping[str, Any],
     version: int | None = None,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     despite_hold: bool = False,
 ) -> Saved:
@@ -183,7 +181,11 @@ def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: i
 
 
 def remove(
-    settings: Settings, kind: Kind, name: str, version: int | None = None, by: Person = COMMAND_LINE
+    settings: Settings,
+    kind: Kind,
+    name: str,
+    version: int | None = None,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
     """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs the
     peer).
@@ -376,7 +378,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     finally:
         if done:  # whatever the other processes answered
             with writing(settings) as session:
-                audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
+                audit.note(session, audit.COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
 
 

@@ -13,9 +13,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
-from dicom_node.services import audit, open_database, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
+from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, open_database, reading, writing
 from dicom_node.store import fetches, sight
 from dicom_node.store.views import columns
 
@@ -89,7 +87,7 @@ class MissingRow(ServiceResult):
 def ask(
     settings: Settings,
     request: FetchRequest,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     advance: Callable[[], object] = bool,
 ) -> FetchAsked:
     """Query a peer for studies, and queue the fetch of those that the node does not have.
@@ -137,7 +135,7 @@ def ask(
     )
 
 
-def again(settings: Settings, name: str, by: Person = COMMAND_LINE) -> int:
+def again(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> int:
     """Fetch given-up and cancelled studies again; returns how many. Raises UnknownPeer, FaultyInput."""
     from dicom_node import fetch
 
@@ -145,7 +143,7 @@ def again(settings: Settings, name: str, by: Person = COMMAND_LINE) -> int:
     return _changed(settings, name, by, "again", fetch.ask_again)
 
 
-def cancel(settings: Settings, name: str, by: Person = COMMAND_LINE) -> int:
+def cancel(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> int:
     """Cancel the waiting fetches from this peer, configured or not; returns the number of studies."""
     from dicom_node import fetch
 
@@ -159,7 +157,7 @@ def progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]
 
 
 def missing(
-    settings: Settings, name: str, days: int, by: Person = COMMAND_LINE, *, fetch_them: bool
+    settings: Settings, name: str, days: int, by: audit.Person = audit.COMMAND_LINE, *, fetch_them: bool
 ) -> list[MissingRow]:
     """Studies of the last days that should have a result according to the rules, and have none.
 
@@ -230,7 +228,7 @@ def _queried(settings: Settings, name: str) -> PeerSettings:
     return peer
 
 
-def _changed(settings: Settings, name: str, by: Person, did: str, change: Callable[..., int]) -> int:
+def _changed(settings: Settings, name: str, by: audit.Person, did: str, change: Callable[..., int]) -> int:
     with writing(settings) as session:
         number = change(session, name)
         audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=did)

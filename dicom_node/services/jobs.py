@@ -21,9 +21,7 @@ from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import Role
 from dicom_node.monitoring import processes
 from dicom_node.processes import running
-from dicom_node.services import audit, open_database, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
+from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, open_database, writing
 from dicom_node.store.queue import running as running_jobs
 from dicom_node.store.tables import Job, Study
 from dicom_node.store.views import View
@@ -63,7 +61,7 @@ def change_jobs(
     settings: Settings,
     job_ids: Sequence[int],
     change: Change,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
     """Apply one of the actions on jobs (``jobs.by_hand``) to all of these or none. Raises NotFound,
     NotAllowedNow.
@@ -73,7 +71,7 @@ def change_jobs(
             _change(session, job_id, change, by)
 
 
-def _change(session: Session, job_id: int, change: Change, by: Person) -> None:
+def _change(session: Session, job_id: int, change: Change, by: audit.Person) -> None:
     {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change](session, job_id)
     job = session.get_one(Job, job_id)
     what = {"change": change, "rule": job.rule, "images": sources_sha256(job)}
@@ -96,7 +94,7 @@ def run_all(
     *,
     rule: str = "",
     since: datetime | None = None,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
     """Queue all jobs in these states, which must be in :data:`STUCK`, and return their number.
 
@@ -135,7 +133,7 @@ def processes_at_work(session: Session, settings: Settings) -> int:
     return max(settings.workers.processes, 1)
 
 
-def forget_machine(settings: Settings, machine: str, by: Person = COMMAND_LINE) -> int:
+def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.COMMAND_LINE) -> int:
     """Forget the lost processes of a removed machine; returns how many.
 
     Raises NotFound if no process of this machine is lost.

@@ -23,7 +23,6 @@ from dicom_node.errors import ModelRefused, NotFound
 from dicom_node.model.kinds import AuditAction, Counted
 from dicom_node.monitoring import drift as scores
 from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import Person
 from dicom_node.store.transitions import utc_now
 
 OTHER = "other"
@@ -107,7 +106,7 @@ def in_use(settings: Settings) -> list[ModelInUse]:
     return found
 
 
-def activate(settings: Settings, slot: str, name: str, by: Person) -> None:
+def activate(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
     """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises ModelRefused, NotFound."""
     pipeline, chosen, models_dir = _slot(settings, slot)
     with _refused():
@@ -119,7 +118,7 @@ def activate(settings: Settings, slot: str, name: str, by: Person) -> None:
             folder.activate(pipeline, chosen, card, models_dir)
 
 
-def roll_back(settings: Settings, slot: str, by: Person) -> None:
+def roll_back(settings: Settings, slot: str, by: audit.Person) -> None:
     """Use the previous model in a slot of a pipeline again. Raises ModelRefused, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
     with _refused(), writing(settings) as session:

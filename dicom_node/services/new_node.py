@@ -10,14 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dicom_node import services
 from dicom_node.config.loading import examined
 from dicom_node.config.sample import FIRST_RULES, toml_value
 from dicom_node.config.settings import Settings
 from dicom_node.config.toml_files import TomlFiles
 from dicom_node.errors import CannotCreate, ConfigurationError, FaultyInput
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.services import upgrade_database, users
 
 CONFIGURATION, UNIT = "node.toml", "dicom-node.service"
 _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
@@ -85,7 +84,7 @@ def create(answers: Answers, folder: Path, password: str) -> None:
     except OSError as error:
         raise CannotCreate(f"{error.filename} cannot be made: {error.strerror}") from None
     if answers.admin:
-        services.upgrade_database(settings)
+        upgrade_database(settings)
         users.add_user(settings, answers.admin, UserRole.ADMIN, password)
 
 

@@ -14,9 +14,7 @@ from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, NotificationState
 from dicom_node.notifications import message
 from dicom_node.notifications.sender import deliver
-from dicom_node.services import audit, existing, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import Row, ServiceResult
+from dicom_node.services import Row, ServiceResult, audit, existing, writing
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
@@ -80,7 +78,7 @@ def list_notifications(
     ]
 
 
-def send_test(settings: Settings, name: str, by: Person = COMMAND_LINE) -> View:
+def send_test(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> View:
     """Send a test message at once; returns ``ok`` and ``text``.
 
     Raises NotFound, FaultyInput (a template fails).
@@ -97,7 +95,7 @@ def send_test(settings: Settings, name: str, by: Person = COMMAND_LINE) -> View:
     return {"name": rule.name, "kind": rule.kind, "ok": answer.taken, "text": answer.text}
 
 
-def send_again(settings: Settings, numbers: Sequence[int], by: Person = COMMAND_LINE) -> None:
+def send_again(settings: Settings, numbers: Sequence[int], by: audit.Person = audit.COMMAND_LINE) -> None:
     """Send given-up notifications again: all of these or none. Raises NotFound, NotAllowedNow."""
     with writing(settings) as session:
         for number in numbers:

@@ -18,9 +18,16 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction
-from dicom_node.services import audit, existing, images, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
+from dicom_node.services import (
+    PRINTABLE,
+    Row,
+    ServiceRequest,
+    ServiceResult,
+    audit,
+    existing,
+    images,
+    writing,
+)
 from dicom_node.services.uploads import Described
 from dicom_node.sitekey import Seal
 from dicom_node.store import sight
@@ -57,7 +64,7 @@ class RegisteredRow(Row):
     PatientID: str
 
 
-def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
+def register(settings: Settings, fields: Mapping[str, str], by: audit.Person) -> int:
     """Register PatientID, PatientName, PatientBirthDate (YYYY-MM-DD) and PatientSex; returns its number.
 
     Raises FaultyInput with all mistakes, also if the ID is registered, or studies with it name another
@@ -90,7 +97,7 @@ def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
         return row.id
 
 
-def remove(settings: Settings, number: int, by: Person) -> None:
+def remove(settings: Settings, number: int, by: audit.Person) -> None:
     """Remove a registration; studies stay. Raises NotFound."""
     with writing(settings) as session:
         row = existing(session, RegisteredPatient, number, "there is no such registration")

@@ -31,9 +31,7 @@ from dicom_node.scp.statuses import (
     NOT_AUTHORISED,
     TOO_LARGE,
 )
-from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import Row, ServiceResult
+from dicom_node.services import Row, ServiceResult, audit, reading, writing
 from dicom_node.store import views
 
 if TYPE_CHECKING:
@@ -132,7 +130,7 @@ def place_for_test() -> Iterator[None]:
         _tests.release()
 
 
-def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None) -> list[PeerCheck]:
+def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None = None) -> list[PeerCheck]:
     """Test what delivery, queries and reports to these peers need; by default to all peers that the node
     calls.
 

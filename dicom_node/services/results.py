@@ -17,7 +17,6 @@ from dicom_node.model.kinds import AuditAction, RejectionReason, RemovalState, R
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.object_store.files import Files
 from dicom_node.services import audit, existing, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
 from dicom_node.store.accounts import Feedback, Removal, Withdrawal
@@ -70,7 +69,7 @@ def withdraw(
     *,
     reason: RejectionReason,
     because: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> dict[str, list[str]]:
     """Withdraw these results of a study, by number, or all.
 
@@ -79,7 +78,7 @@ def withdraw(
     """
     from dicom_node.results import build_rejection, put_in_place, row_values, written
 
-    words, now = checked_reason(because), by.now
+    words, now = audit.checked_reason(because), by.now
     door = Files(settings)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid)

@@ -23,9 +23,7 @@ from dicom_node.jobs.enqueue import image_facts
 from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.lifecycle import HeldState, JobState, StudyState
-from dicom_node.services import audit, entered, open_database
-from dicom_node.services.audit import COMMAND_LINE
-from dicom_node.services.typed import Row
+from dicom_node.services import Row, audit, entered, open_database
 from dicom_node.store import intake, results
 from dicom_node.store.tables import HeldResult, Job, Study
 from dicom_node.store.transitions import utc_now
@@ -161,7 +159,7 @@ def replay(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[s
     from dicom_node.studies import rerun
 
     def note(session: Session, study: int) -> None:
-        audit.note(session, COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
+        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
         if dry_run:

@@ -9,7 +9,6 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import AuditAction
 from dicom_node.object_store.files import Files
 from dicom_node.services import audit, open_database
-from dicom_node.services.audit import COMMAND_LINE
 from dicom_node.studies import comparison
 
 
@@ -28,7 +27,7 @@ def reindex(settings: Settings, progress: Callable[[int, int], None]) -> int:
         done = comparison.reindex(database, _spool(settings), Files(settings), progress)
         if done:
             with database.write() as session:
-                audit.note(session, COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
+                audit.note(session, audit.COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
     return done
 
 

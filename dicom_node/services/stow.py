@@ -26,7 +26,6 @@ from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scp.statuses import Status
 from dicom_node.services import audit
-from dicom_node.services.audit import Person
 from dicom_node.services.uploads import HEAD
 from dicom_node.store import sight
 from dicom_node.store.database import Database
@@ -90,7 +89,7 @@ class StowRequest:
     an invalid UID.
     """
 
-    def __init__(self, database: Database, settings: Settings, by: Person, study_uid: str) -> None:
+    def __init__(self, database: Database, settings: Settings, by: audit.Person, study_uid: str) -> None:
         if study_uid and not is_uid(study_uid):
             raise FaultyInput("the address has no valid Study Instance UID")
         self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid

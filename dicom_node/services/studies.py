@@ -15,9 +15,19 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, NotAllowedNow
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
-from dicom_node.services import audit, deliveries, jobs, open_database, reading, results, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
+from dicom_node.services import (
+    PRINTABLE,
+    Row,
+    ServiceRequest,
+    ServiceResult,
+    audit,
+    deliveries,
+    jobs,
+    open_database,
+    reading,
+    results,
+    writing,
+)
 from dicom_node.store.database import Database
 from dicom_node.store.intake import purgeable
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
@@ -62,7 +72,7 @@ def release(
     settings: Settings,
     study_instance_uid: str,
     take: Sequence[int] = (),
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     as_of: str | None = None,
 ) -> None:
@@ -83,7 +93,7 @@ def release(
 
 
 def rerun_rules(
-    settings: Settings, study_instance_uids: Sequence[str], by: Person = COMMAND_LINE
+    settings: Settings, study_instance_uids: Sequence[str], by: audit.Person = audit.COMMAND_LINE
 ) -> list[dict[str, Any]]:
     """Apply the rules to these studies again, all or none; a row for each study and rule that takes it.
 
@@ -107,7 +117,7 @@ def readings_of(settings: Settings, study_instance_uid: str) -> list[dict[str, A
     from dicom_node.jobs.worker import readings
 
     def note(session: Session, study: int) -> None:
-        audit.note(session, COMMAND_LINE, AuditAction.STUDY_SEEN, study_id=study, readings=True)
+        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_SEEN, study_id=study, readings=True)
 
     with open_database(settings) as database:
         return readings.show(database, settings, study_instance_uid, note)
@@ -120,7 +130,9 @@ def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> lis
     return delete_received(settings, studies)
 
 
-def delete_received(settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE) -> list[View]:
+def delete_received(
+    settings: Settings, studies: Sequence[int], by: audit.Person = audit.COMMAND_LINE
+) -> list[View]:
     """Delete the received objects of these studies now; a row for each, with the reason why not, or "".
 
     The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
@@ -207,7 +219,7 @@ def change_studies(
     settings: Settings,
     study_instance_uids: Sequence[str],
     wanted: StudyChangeRequest,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> list[ChangedStudy]:
     """Change each of these studies; returns a row for each, with the ``reason`` if it was refused or failed.
 
@@ -230,7 +242,9 @@ def change_studies(
     return rows
 
 
-def _change(settings: Settings, uid: str, wanted: StudyChangeRequest, by: Person) -> dict[str, list[str]]:
+def _change(
+    settings: Settings, uid: str, wanted: StudyChangeRequest, by: audit.Person
+) -> dict[str, list[str]]:
     """Returns the UIDs of withdrawn results that persons must remove by hand, by peer."""
     match wanted.change:
         case "retry":
@@ -246,7 +260,7 @@ def _change(settings: Settings, uid: str, wanted: StudyChangeRequest, by: Person
     return {}
 
 
-def _retry(settings: Settings, uid: str, by: Person) -> None:
+def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
     with reading(settings) as session:
         study = find_study(session, uid)
         stopped = select(Job.id).where(Job.study_id == study.id, Job.study_revision == study.revision)

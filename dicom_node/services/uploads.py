@@ -41,9 +41,7 @@ from dicom_node.inbox.part10 import check_taken, read_meta, store
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
-from dicom_node.services import audit
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import ServiceResult
+from dicom_node.services import ServiceResult, audit
 from dicom_node.store import sight
 from dicom_node.store.database import Database
 
@@ -90,7 +88,11 @@ class Upload:
 
 
 def take(
-    database: Database, settings: Settings, sent: Sequence[UploadedFile], about: Described | None, by: Person
+    database: Database,
+    settings: Settings,
+    sent: Sequence[UploadedFile],
+    about: Described | None,
+    by: audit.Person,
 ) -> Upload:
     """Spool all acceptable files; ``about`` describes pictures among them. The audit records their number."""
     upload = _Upload(database, settings, by)
@@ -115,7 +117,7 @@ class _Readable(Protocol):
 class _Upload:
     """The files of one upload, as of one association."""
 
-    def __init__(self, database: Database, settings: Settings, by: Person) -> None:
+    def __init__(self, database: Database, settings: Settings, by: audit.Person) -> None:
         self._database = database
         self.association = f"console-{secrets.token_hex(8)}"
         self._settings = settings

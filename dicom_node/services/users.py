@@ -29,7 +29,6 @@ from dicom_node.errors import (
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, existing, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
 from dicom_node.store.accounts import ApiToken, AuditRow, UserAccount, UserSession
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
@@ -84,7 +83,7 @@ def add_user(
     name: str,
     role: UserRole,
     password: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     senders: Sequence[str] = (),
 ) -> None:
@@ -127,7 +126,7 @@ def list_users(settings: Settings) -> list[View]:
 def change_user(
     settings: Settings,
     name: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     role: UserRole | None = None,
     disabled: bool | None = None,
@@ -152,7 +151,7 @@ def change_user(
         audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, **now)
 
 
-def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
+def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Sign a user out everywhere. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
@@ -160,7 +159,7 @@ def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> No
         audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True)
 
 
-def remove_user(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
+def remove_user(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Remove the account and its tokens, and sign the user out; audit rows stay. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
@@ -171,7 +170,7 @@ def remove_user(settings: Settings, name: str, by: Person = COMMAND_LINE) -> Non
         audit.note(session, by, AuditAction.USER_REMOVED, user=name)
 
 
-def set_password(settings: Settings, name: str, password: str, by: Person = COMMAND_LINE) -> None:
+def set_password(settings: Settings, name: str, password: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Set a password, and end the user's sessions.
 
     Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
@@ -235,7 +234,7 @@ def sign_in(
 class SignInAttempt:
     """A sign-in attempt, counted for its account, or for a bucket of the name if there is no account."""
 
-    by: Person
+    by: audit.Person
     typed: Mapping[str, Any]
 
 
@@ -243,7 +242,9 @@ def attempt_of(session: Session, user: UserAccount | None, name: str, address: s
     """An attempt, before its password is checked. Raises SignInRefused after too many attempts."""
     # One of 65,536 for a name that is no user's: too few to guess from the audit what was typed.
     bucket = hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
-    attempt = SignInAttempt(Person(user.name if user else "", address), {} if user else {"typed": bucket})
+    attempt = SignInAttempt(
+        audit.Person(user.name if user else "", address), {} if user else {"typed": bucket}
+    )
     named = AuditRow.actor == attempt.by.name
     if not user:
         named &= AuditRow.fields["typed"].as_string() == bucket
@@ -258,7 +259,9 @@ def refuse(database: Database, attempt: SignInAttempt, **how: Any) -> NoReturn:
     raise SignInRefused("Name or password is wrong.")
 
 
-def open_session(session: Session, user_id: int, by: Person, agent: str, former: str = "", **how: Any) -> str:
+def open_session(
+    session: Session, user_id: int, by: audit.Person, agent: str, former: str = "", **how: Any
+) -> str:
     """Start a session; returns its token. The session ``former`` ends. ``how``: fields for the audit."""
     token, now = new_token(), utc_now()
     ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
@@ -313,7 +316,9 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
         ]
 
 
-def end_session(settings: Settings, number: int, by: Person = COMMAND_LINE, of: User | None = None) -> None:
+def end_session(
+    settings: Settings, number: int, by: audit.Person = audit.COMMAND_LINE, of: User | None = None
+) -> None:
     """End one session. Raises NotFound.
 
     ``of``: the user who ends it; only an admin may end sessions of others.
@@ -357,7 +362,7 @@ def user_of_session(
     return found
 
 
-def sign_out(database: Database, token: str, by: Person) -> None:
+def sign_out(database: Database, token: str, by: audit.Person) -> None:
     """End the session."""
     with database.write() as session:
         session.execute(delete(UserSession).where(UserSession.token_sha256 == _hash(token)))
@@ -371,7 +376,7 @@ def search_of(database: Database, token: str) -> dict[str, str]:
         return dict(row.search) if row else {}
 
 
-def keep_search(database: Database, token: str, about: Mapping[str, str], by: Person) -> None:
+def keep_search(database: Database, token: str, about: Mapping[str, str], by: audit.Person) -> None:
     """Store the search for the list that follows.
 
     The audit records that a patient was searched for, not which.
@@ -456,7 +461,7 @@ def user_of_token(database: Database, token: str) -> User | None:
     return found
 
 
-def _refuse_own(user: UserAccount, by: Person) -> None:
+def _refuse_own(user: UserAccount, by: audit.Person) -> None:
     """Raise NotAllowedNow for one's own account: so the last admin cannot be locked out by mistake."""
     if user.name == by.name:
         raise NotAllowedNow("this is your own account: another admin changes or removes it")
