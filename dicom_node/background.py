@@ -39,31 +39,18 @@ from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
-from dicom_node.monitoring.disk import note_free_space
-from dicom_node.monitoring.drift import forget_old, report_drift
-from dicom_node.monitoring.past import forget_past
-from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, forget_lost
-from dicom_node.notifications.gather import forget_removed, report_silence
-from dicom_node.notifications.sender import Notifier
+from dicom_node.monitoring import disk, drift, past, processes
+from dicom_node.notifications import gather, sender
+from dicom_node.object_store import files, handover, local_copies
 from dicom_node.object_store.bucket import bucket_of
-from dicom_node.object_store.files import Files
-from dicom_node.object_store.handover import HandOver
-from dicom_node.object_store.local_copies import LocalCopies
-from dicom_node.outbox.commitments import CommitmentAnswers, forget_requests, give_up_others
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.outbox.held import report_overdue
-from dicom_node.outbox.outages import report_outages
-from dicom_node.outbox.removals import Removals
+from dicom_node.outbox import commitments, delivery_worker, held, outages, removals
 from dicom_node.processes import running
 from dicom_node.services import decisions
 from dicom_node.store import deliveries, leases
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.assemble import Assembler
-from dicom_node.studies.comparison import reconcile
-from dicom_node.studies.purge import purge, purge_results
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies import assemble, comparison, purge, scan
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_LOCK_SECONDS = 0.5
@@ -95,7 +82,7 @@ class Background:
         place: str,
         say: Callable[..., None],
         database_file: int,
-        signs: Callable[[], Sequence[Sign]] = tuple,
+        signs: Callable[[], Sequence[processes.Sign]] = tuple,
         entered_elsewhere: Callable[[], bool] = bool,
     ) -> None:
         self._database = database
@@ -105,11 +92,11 @@ class Background:
         # The same after a restart, so that a killed node takes its lease back at once.
         folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
         self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
-        self._life, self._signs = SignsOfLife(database, place, self._owner), signs
+        self._life, self._signs = processes.SignsOfLife(database, place, self._owner), signs
         self._entered_elsewhere = entered_elsewhere
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._delivery_worker = DeliveryWorker(database, settings)
+        self._delivery_worker = delivery_worker.DeliveryWorker(database, settings)
         groups = ("services", "services.intake") if role.indexes else ("services",)
         offers = chain.from_iterable(map(connectors.every, groups))
         services = (offer(database, settings, self._owner) for offer in offers)
@@ -123,8 +110,8 @@ class Background:
         self._not_copied = False
         self._database_file = database_file
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
-        self._indexer = Indexer(database, self._spool, settings)
-        self._assembler = Assembler(database, settings)
+        self._indexer = scan.Indexer(database, self._spool, settings)
+        self._assembler = assemble.Assembler(database, settings)
 
     def start(self, scanned: Callable[[int], object] = bool) -> None:
         """Start the threads; ``scanned`` is called once, with the number of objects that were waiting."""
@@ -132,12 +119,12 @@ class Background:
             self._run("indexer", lambda: self._index_and_assemble(scanned))
         if self._role.indexes and (bucket := bucket_of(self._settings)):
             handed = self._database, self._settings, bucket, self._say, self._spool.stored
-            self._run("hand-over", lambda: HandOver(*handed).run_forever(self._stop))
+            self._run("hand-over", lambda: handover.HandOver(*handed).run_forever(self._stop))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
-            self._repeat("removals", Removals(self._database, self._settings, self._owner).run_once)
+            self._repeat("removals", removals.Removals(self._database, self._settings, self._owner).run_once)
             for peer in (one for one in self._settings.peers if one.commit_after):
-                answers = CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                answers = commitments.CommitmentAnswers(self._database, self._settings, peer, self._owner)
                 self._repeat(f"commitment to {peer.name}", answers.run_once)
         for peer in self._settings.peers if self._role.indexes else ():  # into this machine's spool
             if "query" in peer.may:
@@ -147,7 +134,9 @@ class Background:
                 questions = Questions(self._database, self._settings, peer, self._owner)
                 self._repeat(f"questions to {peer.name}", questions.run_once)
         if self._settings.notifications:
-            self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
+            self._repeat(
+                "notifications", sender.Notifier(self._database, self._settings, self._owner).run_once
+            )
         for service in self._services:
             self._repeat(service.name, service.run_once)
         self._start_timers()
@@ -285,13 +274,13 @@ class Background:
     def _start_timers(self) -> None:
         timers: list[tuple[Callable[[], object], float]] = [
             (self._hold_leases, _SCHEDULER_SECONDS / 3),
-            (self._show_life, SIGN_SECONDS),
+            (self._show_life, processes.SIGN_SECONDS),
             (self._watch_clock, _CLOCK_SECONDS),
             (self._watch_entered, _ENTERED_SECONDS),
             (self._watch_decisions, _DECISIONS_SECONDS),
         ]
         if bucket := bucket_of(self._settings):
-            timers.append((LocalCopies(self._database, self._settings, bucket).trim, 60.0))
+            timers.append((local_copies.LocalCopies(self._database, self._settings, bucket).trim, 60.0))
         if self._role.runs_models:
             timers.append((self._watch_drift, 3600.0))
         if self._role.may_deliver:
@@ -302,15 +291,22 @@ class Background:
             timers += [
                 (self._watch_disk, 30.0),
                 (self._watch_database, 30.0),
-                (lambda: note_free_space(self._database, self._settings), 3600.0),
+                (lambda: disk.note_free_space(self._database, self._settings), 3600.0),
             ]
         if self._role.keeps_time:
-            hourly = (purge, purge_results, forget_old, forget_past, forget_removed, forget_requests)
-            further = (give_up_others, *connectors.every("tasks"), forget_lost)
+            hourly = (
+                purge.purge,
+                purge.purge_results,
+                drift.forget_old,
+                past.forget_past,
+                gather.forget_removed,
+                commitments.forget_requests,
+            )
+            further = (commitments.give_up_others, *connectors.every("tasks"), processes.forget_lost)
             timers += [
-                (self._once_a_site(report_silence), 600.0),
-                (self._once_a_site(report_overdue), 300.0),
-                (self._once_a_site(report_outages), 60.0),
+                (self._once_a_site(gather.report_silence), 600.0),
+                (self._once_a_site(held.report_overdue), 300.0),
+                (self._once_a_site(outages.report_outages), 60.0),
                 *((self._once_a_site(function), 3600.0) for function in (*hourly, *further)),
             ]
         add = self._scheduler.add_job
@@ -338,13 +334,13 @@ class Background:
         """Take or renew them: of those that can do the same duties, one process of a site does them."""
         failures: list[Exception] = []
         for name in self._leases:
-            held = False
+            ours = False
             try:
-                held = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
+                ours = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
             except Exception as error:  # noqa: BLE001  (not known to be ours; the next one may be)
                 failures.append(error)
-            is_new = held and name not in self._held
-            (self._held.add if held else self._held.discard)(name)
+            is_new = ours and name not in self._held
+            (self._held.add if ours else self._held.discard)(name)
             if is_new:
                 self._say(SCHEDULER_TAKEN, owner=self._owner, lease=name)
         if failures:
@@ -397,10 +393,10 @@ class Background:
     def _watch_drift(self) -> None:
         """On one machine at a time, and one that has the models: the scheduler may be a listener."""
         if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
-            report_drift(self._database, self._settings)
+            drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        reconcile(self._database, self._spool, Files(self._settings))
+        comparison.reconcile(self._database, self._spool, files.Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""
