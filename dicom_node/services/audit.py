@@ -14,11 +14,10 @@ from sqlalchemy.orm import Session
 from dicom_node.decisions.copies import holds, machine
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction
-from dicom_node.store import decisions
+from dicom_node.store import decisions, transitions
 from dicom_node.store.accounts import AuditRow, Withdrawal
 from dicom_node.store.database import Database
 from dicom_node.store.tables import DecisionRow, Study
-from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
 SHORTEST_REASON, LONGEST_REASON = 3, 200
@@ -65,7 +64,7 @@ class Person:
         """The time for the audit: the time of the first decision after a restore, otherwise the present
         time.
         """
-        return self.decided_at or utc_now()
+        return self.decided_at or transitions.utc_now()
 
 
 COMMAND_LINE = Person("command line")
@@ -180,7 +179,10 @@ def _note_once(
     database: Database, by: Person, action: AuditAction, same: ColumnElement[bool], **fields: Any
 ) -> None:
     noted = exists().where(
-        same, AuditRow.actor == by.name, AuditRow.action == action, AuditRow.at > utc_now() - _AGAIN
+        same,
+        AuditRow.actor == by.name,
+        AuditRow.action == action,
+        AuditRow.at > transitions.utc_now() - _AGAIN,
     )
     with database.read() as session:
         if session.scalar(select(noted)):

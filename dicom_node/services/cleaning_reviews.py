@@ -17,8 +17,7 @@ from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, ResultKind, ReviewCause, ReviewVerdict
 from dicom_node.model.roles import UserRole
 from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, existing, images, writing
-from dicom_node.store import burned_in
-from dicom_node.store.results import withdrawn
+from dicom_node.store import burned_in, results
 from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance, Study
 from dicom_node.store.views import View, as_json, columns
 
@@ -245,7 +244,7 @@ def _left(session: Session, settings: Settings, study: int, uid: str) -> list[st
     """The peers that have a cleaned image of it, of whatever rule, or to which one is on its way."""
     made = images.pictures_of(session, settings, study, uid)
     rows = [row for _, row in made if row.kind is ResultKind.CLEANED]
-    gone = withdrawn(session, [row.id for row in rows])
+    gone = results.withdrawn(session, [row.id for row in rows])
     return sorted(
         {
             sent.destination

@@ -25,12 +25,11 @@ from dicom_node.model.lifecycle import DELIVERY, END_STATES, DeliveryState, Held
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, existing, open_database, reading, results, studies, writing
 from dicom_node.services.jobs import sources_sha256
-from dicom_node.store import burned_in, decisions
+from dicom_node.store import burned_in, decisions, transitions
 from dicom_node.store.accounts import RegisteredPatient
 from dicom_node.store.database import Database
 from dicom_node.store.tables import DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
 from dicom_node.store.tables.node import FAULT
-from dicom_node.store.transitions import record
 from dicom_node.store.views import View, as_json, find_study
 
 _SHOWN = 100  # decisions that are named
@@ -131,7 +130,7 @@ def settle(settings: Settings, number: str, *, because: str, by: audit.Person = 
         except LookupError:
             raise NotAllowedNow("this decision is applied") from None
         row.waits_for = f"settled by a person: {words}"
-        record(session, DECISION_SETTLED, decision=number, action=row.action)
+        transitions.record(session, DECISION_SETTLED, decision=number, action=row.action)
         audit.note(session, by, AuditAction.DECISION_SETTLED, decision=number, of=row.action)
 
 

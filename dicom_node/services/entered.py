@@ -20,10 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from dicom_node.config.addresses import LocalAddress, remote_address
-from dicom_node.config.holds import undercuts
-from dicom_node.config.loading import examine
-from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config import addresses, holds, loading, mistakes
 from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import REVEALED
 from dicom_node.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
@@ -195,7 +192,7 @@ def remove(
             row = session.get(EnteredTable, (kind, name), with_for_update=True)
             rows = {(one.kind, one.name): one.keys for one in entered(session)}
             if row is None:
-                hint = did_you_mean(name, [known for other, known in rows if other == kind])
+                hint = mistakes.did_you_mean(name, [known for other, known in rows if other == kind])
                 raise NotFound(f"no {_ONE[kind]} that was entered is called {name!r}; {hint}")
             _refuse_conflict(kind, name, row, version)
             _refuse_mistakes(
@@ -287,8 +284,8 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
         try:
             host = urlsplit(given).hostname if key == "url" else given
             if host:
-                remote_address(host)
-        except LocalAddress as error:
+                addresses.remote_address(host)
+        except addresses.LocalAddress as error:
             problems.append(ConfigProblem("", f"peers.{content['name']}.{key}", repr(given), str(error)))
         except (OSError, ValueError):  # nobody knows it yet, or the check of the settings says what is wrong
             continue
@@ -313,10 +310,10 @@ def _refuse_mistakes(
     if checked.problems:
         raise FaultyInput("\n".join(map(_in_words, checked.problems)), checked.problems)
     assert checked.settings is not None, "without settings there are problems"
-    known = set(undercuts(settings))
+    known = set(holds.undercuts(settings))
     return Warned(
         tuple(f"{one.subject}: {one.text}" for one in checked.tried if not one.ok),
-        tuple(f"rule {one.rule}: {one}" for one in undercuts(checked.settings) if one not in known),
+        tuple(f"rule {one.rule}: {one}" for one in holds.undercuts(checked.settings) if one not in known),
     )
 
 
@@ -347,7 +344,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     """
     from dicom_node import preflight
 
-    settings, read = examine(files)
+    settings, read = loading.examine(files)
     if settings is None or read.problems:
         raise ConfigurationError(read.problems)
     found = running(settings.node.data_dir)

@@ -15,7 +15,6 @@ from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from ai_pipeline.models.reference import reference_of
-from ai_pipeline.models.registry import Card
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
 from dicom_node.config.settings import Settings
@@ -139,7 +138,7 @@ def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]
     return *known[name], settings.workers.models_dir
 
 
-def cards(settings: Settings) -> Sequence[Card]:
+def cards(settings: Settings) -> Sequence[registry.Card]:
     """The cards of shipped models and of the site's own. Raises ModelRefused."""
     with _refused():
         return registry.cards(settings.workers.models_dir)

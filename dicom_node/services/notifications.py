@@ -12,8 +12,7 @@ from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, NotificationState
-from dicom_node.notifications import message
-from dicom_node.notifications.sender import deliver
+from dicom_node.notifications import message, sender
 from dicom_node.services import Row, ServiceResult, audit, existing, writing
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import utc_now
@@ -89,7 +88,7 @@ def send_test(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LI
     rule = rules[name]
     message.check_templates(rule)
     test = message.test_message(rule, settings.node.ae_title)
-    answer = deliver(settings, rule, test, str(uuid.uuid4()))
+    answer = sender.deliver(settings, rule, test, str(uuid.uuid4()))
     with writing(settings) as session:
         audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(answer.taken))
     return {"name": rule.name, "kind": rule.kind, "ok": answer.taken, "text": answer.text}

@@ -26,14 +26,13 @@ from dicom_node.services import (
     audit,
     existing,
     images,
+    uploads,
     writing,
 )
-from dicom_node.services.uploads import Described
 from dicom_node.sitekey import Seal
-from dicom_node.store import sight
+from dicom_node.store import sight, transitions
 from dicom_node.store.accounts import RegisteredPatient
 from dicom_node.store.tables import Study
-from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
 SHOWN = 500
@@ -72,7 +71,7 @@ def register(settings: Settings, fields: Mapping[str, str], by: audit.Person) ->
     """
     if sight.SENDERS.get():
         raise FaultyInput("registered patients are of all senders, and this user sees some only")
-    about = Described.from_form({**fields, "Modality": "OT"})
+    about = uploads.Described.from_form({**fields, "Modality": "OT"})
     if about is None:
         raise FaultyInput("Patient ID: is missing")
     identifier = about.texts["PatientID"]
@@ -88,7 +87,7 @@ def register(settings: Settings, fields: Mapping[str, str], by: audit.Person) ->
         row = RegisteredPatient(
             patient_id=identifier,
             sealed=_seal(settings.node.data_dir).close(known, identifier),
-            registered_at=utc_now(),
+            registered_at=transitions.utc_now(),
             registered_by=by.name,
         )
         session.add(row)
@@ -117,7 +116,7 @@ def one(session: Session, settings: Settings, number: int) -> View:
     return _shown(settings, existing(session, RegisteredPatient, number, "there is no such registration"))
 
 
-def refuse_another(session: Session, settings: Settings, about: Described) -> None:
+def refuse_another(session: Session, settings: Settings, about: uploads.Described) -> None:
     """Raise FaultyInput if the form contradicts the registered patient with this Patient ID."""
     row = _row(session, about.texts["PatientID"])
     if row is not None:

@@ -17,11 +17,10 @@ from dicom_node.model.kinds import AuditAction, RejectionReason, RemovalState, R
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.object_store.files import Files
 from dicom_node.services import audit, existing, reading, writing
-from dicom_node.store import deliveries
+from dicom_node.store import deliveries, transitions
 from dicom_node.store import results as stored
 from dicom_node.store.accounts import Feedback, Removal, Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
-from dicom_node.store.transitions import FOR_UPDATE, record, settle_study
 from dicom_node.store.views import View, columns, find_study
 
 _WAITS = (DeliveryState.UNASSESSED, DeliveryState.PENDING, DeliveryState.DEAD)
@@ -82,7 +81,7 @@ def withdraw(
     door = Files(settings)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid)
-        session.get_one(Study, study.id, with_for_update=FOR_UPDATE)
+        session.get_one(Study, study.id, with_for_update=transitions.FOR_UPDATE)
         chosen = _chosen(session, study.id, results)
         by_us = stored.this_installation(session)
         notes = []
@@ -124,7 +123,7 @@ def withdraw(
                 words=words,
                 what={"results": [row.sop_instance_uid for row in chosen], "reason": reason.value},
             )
-            settle_study(session, study.id)
+            transitions.settle_study(session, study.id)
             session.flush()
             # One that was there is of a try that was killed before its rows were written.
             put_in_place([file for file in files.values() if not file.was_there], door)
@@ -204,7 +203,7 @@ def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:
         if delivery.state in _WAITS and not deliveries.discard(session, delivery, deliveries.WITHDRAWN):
             raise NotAllowedNow(_BEING_SENT)
     session.flush()
-    record(
+    transitions.record(
         session,
         RESULT_WITHDRAWN,
         row.study_id,

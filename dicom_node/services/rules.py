@@ -24,9 +24,8 @@ from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_n
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.lifecycle import HeldState, JobState, StudyState
 from dicom_node.services import Row, audit, entered, open_database
-from dicom_node.store import intake, results
+from dicom_node.store import intake, results, transitions
 from dicom_node.store.tables import HeldResult, Job, Study
-from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
 TRIED = 50
@@ -248,7 +247,7 @@ def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str]
     intact = [(image, facts) for _, image, facts in read if not image.fault]
     for uid in {image.study_instance_uid for image, _ in intact}:
         members = [(image.study_date, facts) for image, facts in intact if image.study_instance_uid == uid]
-        study = StudyFacts(members[0][0], utc_now().date())
+        study = StudyFacts(members[0][0], transitions.utc_now().date())
         for decision in decide(settings.rules, study, [facts for _, facts in members]):
             held[uid, decision.rule.name] = decision.held_reason
     return held

@@ -25,8 +25,7 @@ from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scp.statuses import Status
-from dicom_node.services import audit
-from dicom_node.services.uploads import HEAD
+from dicom_node.services import audit, uploads
 from dicom_node.store import sight
 from dicom_node.store.database import Database
 
@@ -260,7 +259,7 @@ class _Part:
         self._size += len(data)
         if self._size > self._request.largest:
             raise _Refused(TOO_LARGE)
-        self._head += data[: HEAD - len(self._head)]
+        self._head += data[: uploads.HEAD - len(self._head)]
         self._incoming.write(data)
 
     def _commit(self) -> None:
@@ -268,10 +267,10 @@ class _Part:
             self._open()
         assert self._incoming is not None and self._syntax is not None
         one = self._one
-        sop_class_uid, instance_uid = read_sop_uids(self._head, self._syntax, HEAD)
+        sop_class_uid, instance_uid = read_sop_uids(self._head, self._syntax, uploads.HEAD)
         if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
             raise _Refused(OTHER_OBJECT)
-        one.study_uid, one.series_uid = read_study_uids(self._head, self._syntax, HEAD)
+        one.study_uid, one.series_uid = read_study_uids(self._head, self._syntax, uploads.HEAD)
         self._request.judge(one.study_uid, instance_uid)
         self._incoming.commit()
         self._request.count(self._size)

@@ -28,10 +28,9 @@ from dicom_node.services import (
     results,
     writing,
 )
+from dicom_node.store import intake, transitions
 from dicom_node.store.database import Database
-from dicom_node.store.intake import purgeable
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
-from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, find_study
 
 
@@ -171,7 +170,7 @@ def _why_not(session: Session, number: int) -> str:
         return f"it is {study.state.value}: wait until it has ended"
     if session.scalar(there) is None:
         return "its images were deleted before"
-    if purgeable(session, utc_now() + timedelta(days=1), 1, [number]):
+    if intake.purgeable(session, transitions.utc_now() + timedelta(days=1), 1, [number]):
         return "it was being changed at that moment: try again"
     return "a result is not confirmed yet, or a job is held: send, discard or cancel it first"
 
