@@ -118,18 +118,15 @@ class _SharedFile(RotatingFileHandler):
         try:
             with self._lock_path.open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._follow()
+                there = Path(self.baseFilename)
+                ours = os.fstat(self.stream.fileno()).st_ino if self.stream else None
+                if not there.exists() or there.stat().st_ino != ours:
+                    if self.stream:
+                        self.stream.close()
+                    self.stream = self._open()
                 super().emit(record)
         except OSError:
             self.handleError(record)
-
-    def _follow(self) -> None:
-        there = Path(self.baseFilename)
-        ours = os.fstat(self.stream.fileno()).st_ino if self.stream else None
-        if not there.exists() or there.stat().st_ino != ours:
-            if self.stream:
-                self.stream.close()
-            self.stream = self._open()
 
 
 class _Formatter(logging.Formatter):
@@ -138,8 +135,9 @@ class _Formatter(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:
-        line = f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s"
-        super().__init__(line, "%Y-%m-%dT%H:%M:%S")
+        super().__init__(
+            f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)

@@ -27,7 +27,6 @@ from typing import Any
 from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
 from dicom_node.config.settings import NEEDS_RESTART, Settings
-from dicom_node.environment import without_secrets
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
 from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.model.roles import Role
@@ -37,7 +36,7 @@ from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child, console_program, taken_place
 from dicom_node.scp.policy import AEPolicy, policy_path
-from dicom_node.signals import signal_pipe
+from dicom_node.signals import signal_pipe, without_secrets
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.entered import EnteredFile
@@ -192,13 +191,21 @@ class _MainProcess:
         self._background.give_up_scheduler()
 
     def _make_background(self, settings: Settings) -> Background:
-        known = self._database_file, self._signs_of_life, self._entered.is_behind
-        return Background(self._database, settings, self._role, self._place, self._say, *known)
+        return Background(
+            self._database,
+            settings,
+            self._role,
+            self._place,
+            self._say,
+            self._database_file,
+            self._signs_of_life,
+            self._entered.is_behind,
+        )
 
     def _signs_of_life(self) -> list[Sign]:
         children = [*self._children(), *([self._console] if self._console else [])]
-        ours = Sign("main", os.getpid())
-        return [ours, *(Sign(child.name, child.pid, child.silent_seconds) for child in children)]
+        signs = (Sign(child.name, child.pid, child.silent_seconds) for child in children)
+        return [Sign("main", os.getpid()), *signs]
 
     def _make_workers(self, settings: Settings) -> list[Child]:
         count = settings.workers.processes if self._role.runs_models else 0
@@ -246,42 +253,33 @@ class _MainProcess:
         given: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> Child:
-        heard = (partial(self._child_ready, name), partial(self._child_died, name))
-        return Child(name, command, *heard, given, environment)
+        ready, died = partial(self._child_ready, name), partial(self._child_died, name)
+        return Child(name, command, ready, died, given, environment)
 
     def _scanned(self, objects: int) -> None:
         self._say(events.RECOVERY_SCANNED, objects=objects)
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
-        if name == "console":
-            self._console_spoke(report)
-            return
+        reason = str(report.get("cannot_start", ""))
         if name == "listener":
-            self._cannot_listen = str(report.get("cannot_start", ""))
+            self._cannot_listen = reason
             self._listener_spoke.set()
-        if "cannot_start" in report:  # the first time the node ends; later the port may become free again
+        if "cannot_start" in report:
+            if name == "console":  # else: at its start the node ends; later the port may become free again
+                self._say(events.CONSOLE_CANNOT_START, reason=reason)
             return
+        if name == "console":
+            self._say(events.CONSOLE_STARTED, address=str(report["console"]))
         with self._ready_lock:
+            self._console_serves |= name == "console"
             if "listening" in report:
                 self._address = ":".join(str(part) for part in report["listening"])
-            self._is_ready(name)
-
-    def _is_ready(self, name: str) -> None:
-        if former := self._replaced.pop(name, None):
-            former.retire()
-        if name in self._waiting_for:
-            self._waiting_for.remove(name)
-            if not self._waiting_for:
-                self._say_ready()
-
-    def _console_spoke(self, report: Mapping[str, Any]) -> None:
-        if "cannot_start" in report:
-            self._say(events.CONSOLE_CANNOT_START, reason=str(report["cannot_start"]))
-            return
-        self._say(events.CONSOLE_STARTED, address=str(report["console"]))
-        with self._ready_lock:
-            self._console_serves = True
-            self._is_ready("console")
+            if former := self._replaced.pop(name, None):
+                former.retire()
+            if name in self._waiting_for:
+                self._waiting_for.remove(name)
+                if not self._waiting_for:
+                    self._say_ready()
 
     def _say_ready(self) -> None:
         self._say(

@@ -237,8 +237,7 @@ def running(data_dir: Path) -> dict[str, int]:
         with suppress(OSError, ValueError):
             pid = int(path.read_text(encoding="utf-8").partition("\n")[0])
             # The folder may be shared: the process of this number may be a stranger on this machine.
-            held = (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir())
-            if path.resolve() in held:
+            if path.resolve() in (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir()):
                 found[path.stem] = pid
     return found
 

@@ -251,8 +251,14 @@ def assess_again(
     """Store an assessment again after a restore, whatever the newest report is by now."""
     verdict, finding = ReaderVerdict(what["verdict"]), what["finding"]
     _keep(session, settings, study, [finding], verdict, by, because)
-    fields = {"verdict": verdict.value, "model": finding["model"]}
-    audit.note(session, by, AuditAction.FEEDBACK_GIVEN, study_id=study, **fields)
+    audit.note(
+        session,
+        by,
+        AuditAction.FEEDBACK_GIVEN,
+        study_id=study,
+        verdict=verdict.value,
+        model=finding["model"],
+    )
 
 
 def assess_named(
@@ -302,12 +308,14 @@ def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> lis
 def missing_findings(session: Session, settings: Settings, study: int, findings: Sequence[View]) -> View:
     """Findings that readers reported as missing, and the findings that a person may report as missing."""
     chosen = select(Feedback).where(Feedback.study_id == study, Feedback.verdict == ReaderVerdict.MISSING)
-    reported = [
-        columns(row, "actor", "finding", "model") for row in session.scalars(chosen.order_by(Feedback.id))
-    ]
-    known = _may_be_missing(settings, findings)
-    choices = [{"finding": row["finding"], "model": row["model"]} for row in known]
-    return {"said": reported, "choices": choices}
+    return {
+        "said": [
+            columns(row, "actor", "finding", "model") for row in session.scalars(chosen.order_by(Feedback.id))
+        ],
+        "choices": [
+            {"finding": row["finding"], "model": row["model"]} for row in _may_be_missing(settings, findings)
+        ],
+    }
 
 
 def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
@@ -441,8 +449,8 @@ def _send(session: Session, settings: Settings, study: int, by: audit.Person) ->
 
 def _reports(session: Session, settings: Settings, study: int) -> Sequence[Result]:
     """The newest reports of a study that name the patient."""
-    uids = [path.stem for path in report_files(session, settings, study)]
-    return session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids)).order_by(Result.id)).all()
+    named = Result.sop_instance_uid.in_([path.stem for path in report_files(session, settings, study)])
+    return session.scalars(select(Result).where(named).order_by(Result.id)).all()
 
 
 def _takers(settings: Settings, report: Result) -> list[PeerSettings]:

@@ -70,7 +70,12 @@ def backup(
         for folder in (_DECISIONS, *(_OBJECTS if objects else ())):
             if (settings.node.data_dir / folder).is_dir():
                 _copy_tree(settings.node.data_dir / folder, part / folder)
-        _write_manifest(part)
+        manifest = {
+            "program": __version__,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "files": {str(file.relative_to(part)): sha256_of(file) for file in _files(part)},
+        }
+        (part / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         part.rename(destination)
     except OSError as error:
         raise CannotCreate(f"the backup cannot be written to {destination}: {error.strerror}") from None
@@ -197,16 +202,6 @@ def _copy_tree(source: Path, target: Path) -> None:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 shutil.copyfile(file, place)
-
-
-def _write_manifest(folder: Path) -> None:
-    files = {str(file.relative_to(folder)): sha256_of(file) for file in _files(folder)}
-    manifest = {
-        "program": __version__,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": files,
-    }
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -67,8 +67,7 @@ def waiting(session: Session, after: int | None = None) -> tuple[list[View], int
 def after(session: Session, number: int) -> int | None:
     """The image that waits after this one; after the last the first one; None if no other image waits."""
     chosen = select(CleaningReview.id).where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
-    in_turn = chosen.order_by(CleaningReview.id < number, CleaningReview.id)
-    return session.scalar(in_turn.limit(1))
+    return session.scalar(chosen.order_by(CleaningReview.id < number, CleaningReview.id).limit(1))
 
 
 def decided(session: Session) -> list[View]:

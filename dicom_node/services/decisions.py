@@ -27,7 +27,6 @@ from dicom_node.services import audit, existing, open_database, reading, results
 from dicom_node.services.jobs import sources_sha256
 from dicom_node.store import burned_in, decisions, transitions
 from dicom_node.store.accounts import RegisteredPatient
-from dicom_node.store.database import Database
 from dicom_node.store.tables import DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
 from dicom_node.store.tables.node import FAULT
 from dicom_node.store.views import View, as_json, find_study
@@ -229,25 +228,17 @@ def _release(settings: Settings, wanted: LostDecision) -> None:
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study)
         take = Choice(database, settings).again(study, wanted.what)
-        if take is None and _needs_no_release(database, wanted):
-            _only_audit(settings, wanted)
-            return
-    if take is None:
+        with database.read() as session:
+            state = find_study(session, wanted.study).state
+            same = (DecisionRow.study_uid == wanted.study, DecisionRow.action == wanted.action)
+            later = select(DecisionRow.id).where(*same, DecisionRow.at > wanted.by.now).limit(1)
+            released_later = session.scalar(later) is not None
+    if take is not None:
+        studies.release(settings, wanted.study, take, wanted.by)
+    elif released_later or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
+        _only_audit(settings, wanted)
+    else:
         raise _NotYet("the study is not in quarantine with the objects that were released")
-    studies.release(settings, wanted.study, take, wanted.by)
-
-
-def _needs_no_release(database: Database, wanted: LostDecision) -> bool:
-    """The study came through without it, or was released once more later."""
-    later = (
-        DecisionRow.study_uid == wanted.study,
-        DecisionRow.action == wanted.action,
-        DecisionRow.at > wanted.by.now,
-    )
-    with database.read() as session:
-        state = find_study(session, wanted.study).state
-        again = session.scalar(select(DecisionRow.id).where(*later).limit(1))
-    return again is not None or state in END_STATES - {StudyState.QUARANTINED}
 
 
 def _discard(settings: Settings, wanted: LostDecision) -> None:

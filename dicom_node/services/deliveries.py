@@ -59,8 +59,8 @@ def retry(
                 outbox.retry(session, delivery_id)
             done, noted = list(deliveries), {"deliveries": list(deliveries)}
         by_study = _by_study(session, done).values()
-        what = {"deliveries": [pair for pairs in by_study for pair in pairs.values()]}
-        audit.note(session, by, AuditAction.DELIVERY_RETRIED, what=what, **noted)
+        what = [pair for pairs in by_study for pair in pairs.values()]
+        audit.note(session, by, AuditAction.DELIVERY_RETRIED, what={"deliveries": what}, **noted)
     return len(done)
 
 

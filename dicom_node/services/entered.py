@@ -160,10 +160,8 @@ def save(
                 session.add(row)
             row.keys, row.version = as_text(kind, content), row.version + 1
             row.changed_at, row.changed_by = utc_now(), by.name
-            fields: dict[str, Any] = {"name": name, "version": row.version}
-            if warned.undercut:
-                fields["despite_hold"] = "; ".join(warned.undercut)
-            audit.note(session, by, _SAVED[kind], **fields)
+            despite = {"despite_hold": "; ".join(warned.undercut)} if warned.undercut else {}
+            audit.note(session, by, _SAVED[kind], name=name, version=row.version, **despite)
             saved = Saved(name=name, version=row.version, warnings=list(warned.warnings))
         EnteredFile(database, settings.node.data_dir).renew()
     return saved

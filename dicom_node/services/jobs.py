@@ -74,17 +74,26 @@ def change_jobs(
 def _change(session: Session, job_id: int, change: Change, by: audit.Person) -> None:
     {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change](session, job_id)
     job = session.get_one(Job, job_id)
-    what = {"change": change, "rule": job.rule, "images": sources_sha256(job)}
     audit.note(
-        session, by, AuditAction.JOB_CHANGED, study_id=job.study_id, what=what, job=job_id, change=change
+        session,
+        by,
+        AuditAction.JOB_CHANGED,
+        study_id=job.study_id,
+        what={"change": change, "rule": job.rule, "images": sources_sha256(job)},
+        job=job_id,
+        change=change,
     )
 
 
 def stuck(session: Session) -> list[View]:
     """The number of jobs that a person may run again: a row with ``jobs`` for each ``state`` and ``rule``."""
-    chosen = select(Job.state, Job.rule, func.count()).join(Study, Job.study_id == Study.id)
-    chosen = chosen.where(_MAY_RUN, Job.state.in_(STUCK)).group_by(Job.state, Job.rule)
-    rows = session.execute(chosen.order_by(Job.state, Job.rule))
+    rows = session.execute(
+        select(Job.state, Job.rule, func.count())
+        .join(Study, Job.study_id == Study.id)
+        .where(_MAY_RUN, Job.state.in_(STUCK))
+        .group_by(Job.state, Job.rule)
+        .order_by(Job.state, Job.rule)
+    )
     return [{"state": state, "rule": rule, "jobs": number} for state, rule, number in rows]
 
 

@@ -118,8 +118,7 @@ def one(session: Session, settings: Settings, number: int) -> View:
 
 def refuse_another(session: Session, settings: Settings, about: uploads.Described) -> None:
     """Raise FaultyInput if the form contradicts the registered patient with this Patient ID."""
-    row = _row(session, about.texts["PatientID"])
-    if row is not None:
+    if (row := _row(session, about.texts["PatientID"])) is not None:
         _refuse_another(_open(settings, row), about.texts, "the registration")
 
 

@@ -112,8 +112,11 @@ class _SearchedRecords:
 
     def titles(self, networks: frozenset[str] | None = None) -> set[str]:
         """Calling AE titles, from everywhere or from these networks."""
-        near = (row for row in self.fields if networks is None or row.get("address") in networks)
-        return {str(row.get("calling", "")) for row in near} - {""}
+        return {
+            str(row.get("calling", ""))
+            for row in self.fields
+            if networks is None or row.get("address") in networks
+        } - {""}
 
 
 @contextmanager
@@ -147,9 +150,13 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
         rows += [row for peer in chosen for row in _viewed(peer)]
     if by is not None:
         with writing(settings) as session:
-            failed = sorted({row.check for row in rows if not row.ok})
-            tested = [peer.name for peer in chosen]
-            audit.note(session, by, AuditAction.PEER_TESTED, peers=tested, failed=failed)
+            audit.note(
+                session,
+                by,
+                AuditAction.PEER_TESTED,
+                peers=[peer.name for peer in chosen],
+                failed=sorted({row.check for row in rows if not row.ok}),
+            )
     return rows
 
 
@@ -214,15 +221,18 @@ def short_name(title: str) -> str:
 def _of_address(settings: Settings, asked: str, seen: _SearchedRecords) -> dict[str, Any]:
     networks = frozenset([network(asked)])
     here = {peer.ae_title for peer in settings.peers if peer.host == asked}
-    titles = sorted(here | seen.titles(networks))
-    callers = []
-    for title in titles:
-        peers = tuple(peer for peer in settings.peers if peer.ae_title == title)
-        callers.append(_answer(settings, title, _Caller(frozenset([title]), networks, peers, True), seen))
+    peers = {
+        title: tuple(peer for peer in settings.peers if peer.ae_title == title)
+        for title in sorted(here | seen.titles(networks))
+    }
+    callers = [
+        _answer(settings, title, _Caller(frozenset([title]), networks, theirs, True), seen)
+        for title, theirs in peers.items()
+    ]
     found = _answer(settings, asked, _Caller(frozenset(), networks, (), True), seen)
     if callers:  # each has its own advice; what came without a title needs none
         found["advice"] = []
-    return found | {"ae_titles": titles, "callers": callers}
+    return found | {"ae_titles": list(peers), "callers": callers}
 
 
 def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedRecords) -> dict[str, Any]:

@@ -201,8 +201,8 @@ def _would_do(session: Session, study: Study, rule: RuleSettings) -> list[str]:
         return []
     present = results.suspected(session, study.id, rule.pipeline)
     assessed = job.state is JobState.SUCCEEDED
-    rejected = HeldResult.state == HeldState.REJECTED
-    withheld = bool(session.scalar(select(exists().where(HeldResult.study_id == study.id, rejected))))
+    rejected = exists().where(HeldResult.study_id == study.id, HeldResult.state == HeldState.REJECTED)
+    withheld = bool(session.scalar(select(rejected)))
     return [
         str(one)
         for one in rule.then

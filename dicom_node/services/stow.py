@@ -94,8 +94,9 @@ class StowRequest:
         self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid
         self._association = f"console-{secrets.token_hex(8)}"
         self._classes = accepted_classes(settings.listener.further_storage_classes)
-        minimum = settings.spool.minimum_free_mib * 2**20
-        self._spool, self._waiting = _place(settings.node.data_dir / "spool", minimum)
+        self._spool, self._waiting = _place(
+            settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20
+        )
         self._part: _Part | None = None
         self.largest: Final = settings.listener.maximum_object_mib * 2**20
         """Bytes of the largest data set."""
@@ -126,7 +127,6 @@ class StowRequest:
             self._part = None
         if not self.instances:
             return
-        refused = len(self.instances) - self.stored
         with self._database.write() as session:
             audit.note(
                 session,
@@ -134,7 +134,7 @@ class StowRequest:
                 AuditAction.UPLOADED,
                 way=WAY,
                 objects=self.stored,
-                refused=refused,
+                refused=len(self.instances) - self.stored,
                 association=self._association,
             )
 
@@ -191,7 +191,6 @@ class _Refused(Exception):
     """The node refuses to store an object."""
 
     def __init__(self, status: Status) -> None:
-        super().__init__(status.meaning)
         self.status = status
 
 
@@ -241,10 +240,10 @@ class _Part:
     def _take(self, data: bytes) -> None:
         if self._incoming is not None:
             self._append(data)
-            return
-        self._start += data
-        if len(self._start) >= META_BYTES:
-            self._open()
+        else:
+            self._start += data
+            if len(self._start) >= META_BYTES:
+                self._open()
 
     def _open(self) -> None:
         start, self._start = bytes(self._start), bytearray()

@@ -1,9 +1,11 @@
-"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other."""
+"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other; and
+on the spool, where their objects are.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
@@ -13,8 +15,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, NotAllowedNow
+from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
+from dicom_node.object_store.files import Files
 from dicom_node.services import (
     PRINTABLE,
     Row,
@@ -231,7 +235,19 @@ def change_studies(
     for uid in study_instance_uids:
         reason, by_hand = "", dict[str, list[str]]()
         try:
-            by_hand = _change(settings, uid, wanted, by)
+            match wanted.change:
+                case "retry":
+                    _retry(settings, uid, by)
+                case "rerun":
+                    rerun_rules(settings, [uid], by)
+                case "send":
+                    deliveries.send_study(settings, uid, wanted.peer, by)
+                case "release":
+                    release(settings, uid, by=by)
+                case "withdraw":
+                    by_hand = results.withdraw(
+                        settings, uid, None, reason=wanted.reason, because=wanted.because, by=by
+                    )
         except NodeError as refused:
             reason = str(refused)
         except Exception as error:  # noqa: BLE001  (the others are changed, and each has its row)
@@ -239,24 +255,6 @@ def change_studies(
             reason = f"it failed in the node ({type(error).__name__})"
         rows.append(ChangedStudy(study=uid, done=not reason, reason=reason, by_hand=by_hand))
     return rows
-
-
-def _change(
-    settings: Settings, uid: str, wanted: StudyChangeRequest, by: audit.Person
-) -> dict[str, list[str]]:
-    """Returns the UIDs of withdrawn results that persons must remove by hand, by peer."""
-    match wanted.change:
-        case "retry":
-            _retry(settings, uid, by)
-        case "rerun":
-            rerun_rules(settings, [uid], by)
-        case "send":
-            deliveries.send_study(settings, uid, wanted.peer, by)
-        case "release":
-            release(settings, uid, by=by)
-        case "withdraw":
-            return results.withdraw(settings, uid, None, reason=wanted.reason, because=wanted.because, by=by)
-    return {}
 
 
 def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
@@ -272,3 +270,28 @@ def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
         jobs.change_jobs(settings, job_ids, "retry", by)
     if delivery_ids:
         deliveries.retry(settings, delivery_ids, by=by)
+
+
+def compare_spool(settings: Settings) -> str:
+    """The differences between spool and index, and what to do; "" if there is none."""
+    from dicom_node.studies.comparison import compare
+
+    spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
+    with open_database(settings) as database:
+        return str(compare(database, spool, Files(settings)))
+
+
+def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> int:
+    """Let the node index spooled objects that its database does not know; returns how many.
+
+    ``progress`` is called with (done, all). Raises SpoolError.
+    """
+    from dicom_node.studies.comparison import reindex
+
+    spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
+    with open_database(settings) as database:
+        done = reindex(database, spool, Files(settings), progress)
+        if done:
+            with database.write() as session:
+                audit.note(session, audit.COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
+    return done

@@ -215,8 +215,10 @@ class _Upload:
         if about is None:
             raise FaultyInput("a PNG or JPEG needs a patient and a modality: fill in the form")
         self._pictures += 1
-        built = secondary_capture(file, about, self.association, self._pictures, self._settings.images.limits)
-        self._store(built.sop_class_uid, built.sop_instance_uid, built.transfer_syntax_uid, [built.data])
+        instance, data = secondary_capture(
+            file, about, self.association, self._pictures, self._settings.images.limits
+        )
+        self._store(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, [data])
 
     def _store(self, sop_class: str, instance: str, syntax: str, pieces: Iterable[bytes]) -> None:
         largest = self._settings.listener.maximum_object_mib * 2**20
@@ -337,20 +339,11 @@ class Described:
         return cls(texts, modality, dates["StudyDate"] or f"{datetime.now().astimezone():%Y%m%d}")
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An encoded data set made from an upload, with the UIDs for a file."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    data: bytes
-
-
 def secondary_capture(
     file: BinaryIO, about: Described, upload: str, number: int, limits: ImageLimits
-) -> Built:
-    """The picture as a Secondary Capture object; its UIDs are derived from ``upload`` and ``number``.
+) -> tuple[str, bytes]:
+    """The picture as a Secondary Capture object, its SOP Instance UID and its data set in Explicit VR Little
+    Endian; UIDs are derived from ``upload`` and ``number``.
 
     Raises FaultyInput, and PixelError for a file that is no picture or exceeds the limits.
     """
@@ -404,4 +397,4 @@ def secondary_capture(
     made["PixelData"].VR = "OW" if bits > 8 else "OB"
     encoded = io.BytesIO()
     dcmwrite(encoded, made, implicit_vr=False, little_endian=True)
-    return Built(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, encoded.getvalue())
+    return instance, encoded.getvalue()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,6 @@ from dicom_node.cli.admin.users import asked_password
 from dicom_node.cli.common import rooms
 from dicom_node.cli.common.output import say
 from dicom_node.errors import ConfigurationError, NodeError
-
-if TYPE_CHECKING:
-    from dicom_node.services.new_node import Answers
 
 app = typer.Typer()
 
@@ -58,12 +55,23 @@ def init(
     """
     folder = to.absolute()
     rooms.new_node.refuse_what_is_there(folder)
-    given = dict(zip(_QUESTIONS, (ae_title, data_dir, pacs, machines, admin), strict=True))
+    options = dict(zip(_QUESTIONS, (ae_title, data_dir, pacs, machines, admin), strict=True))
     answers = rooms.new_node.Answers()
-    for key in _QUESTIONS:
-        answers = _answered(
-            answers, key, _QUESTIONS[key][1] if given[key] is None and defaults else given[key]
-        )
+    for key, (question, default, read) in _QUESTIONS.items():
+        given = default if options[key] is None and defaults else options[key]
+        while True:  # at a terminal a faulty answer is asked for again
+            text = given if given is not None else typer.prompt(question, default, show_default=bool(default))
+            answered = replace(answers, **{key: read(text.strip())})
+            try:
+                rooms.new_node.examine(answered)
+            except NodeError as error:
+                if given is not None or not sys.stdin.isatty():
+                    raise
+                problems = error.problems if isinstance(error, ConfigurationError) else ()
+                say("; ".join(problem.remedy for problem in problems) or str(error))
+            else:
+                answers = answered
+                break
     rooms.new_node.refuse_what_is_there(folder, answers.data_dir)
     rooms.new_node.create(answers, folder, asked_password() if answers.admin else "")
     configuration, unit = folder / rooms.new_node.CONFIGURATION, folder / rooms.new_node.UNIT
@@ -74,20 +82,3 @@ def init(
     say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")
     if answers.admin:
         say("The console is at http://127.0.0.1:8080 on this machine; for others it needs [console.tls].")
-
-
-def _answered(answers: Answers, key: str, given: str | None) -> Answers:
-    """With one more answer; at a terminal a faulty one is asked for again."""
-    question, default, read = _QUESTIONS[key]
-    while True:
-        text = given if given is not None else typer.prompt(question, default, show_default=bool(default))
-        answer = replace(answers, **{key: read(text.strip())})
-        try:
-            rooms.new_node.examine(answer)
-        except NodeError as error:
-            if given is not None or not sys.stdin.isatty():
-                raise
-            problems = error.problems if isinstance(error, ConfigurationError) else ()
-            say("; ".join(problem.remedy for problem in problems) or str(error))
-        else:
-            return answer

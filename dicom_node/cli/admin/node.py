@@ -1,9 +1,12 @@
-"""Verbs for the whole node: it runs, is checked, saved and restored; its database gets this version."""
+"""Verbs for the whole node: it runs, is checked, saved and restored; its database gets this version;
+and a configuration to start from.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +15,13 @@ import typer
 from dicom_node import __version__, logs
 from dicom_node.cli.common import rooms
 from dicom_node.cli.common.options import Config, JsonObject, RoleOption, group, load
-from dicom_node.cli.common.output import print_json, say, say_checked
+from dicom_node.cli.common.output import print_document, print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.model.roles import Role
 
 app = typer.Typer()
 database = group("The database.")
+samples = group("Configuration files to start from.")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -126,3 +130,36 @@ def upgrade(config: Config) -> None:
 
     version = services.upgrade_database(load(config))
     say(f"The database has version {version}.")
+
+
+class Which(StrEnum):
+    """The sample files."""
+
+    NODE = "node"
+    PEERS = "peers"
+    RULES = "rules"
+    NOTIFICATIONS = "notifications"
+
+
+@samples.command(
+    epilog="Example: dicom-node config sample > node.toml; dicom-node config sample peers >> node.toml"
+)
+def sample(
+    which: Annotated[
+        Which | None,
+        typer.Argument(
+            metavar="[node|peers|rules|notifications]",
+            help="Every key of the node, a peer, a rule or a notification.",
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every key of all of them, with its default and a sentence.")
+    ] = False,
+) -> None:
+    """Print a configuration to start from: the lines that are needed, or every key with its default."""
+    from dicom_node.config.sample import FILES, START
+
+    if everything:
+        print_document("\n".join(make() for make in FILES.values()))
+    else:
+        print_document(FILES[which]() if which else START)

@@ -20,7 +20,6 @@ __all__ = [
     "peers",
     "results",
     "rules",
-    "spool",
     "studies",
     "users",
     "views",
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
         peers,
         results,
         rules,
-        spool,
         studies,
         users,
     )

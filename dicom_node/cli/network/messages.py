@@ -71,8 +71,6 @@ def echo(
 
 fetches_app = group("Studies that are fetched from peers.")
 
-_LOOK_SECONDS = 1.0
-
 
 def _day(text: str) -> date:
     try:
@@ -147,7 +145,7 @@ def _wait(settings: Any, peer: str, asked: Any) -> int:
                 shown += 1
             if ended == sum(states.values()):
                 break
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(1.0)
     fetched = states.get(FetchState.FETCHED, 0)
     say(f"{fetched} fetched, {ended - fetched} not (dicom-node fetches list).", err=True)
     return ExitCode.OK if fetched == ended else ExitCode.FAILED

@@ -158,8 +158,7 @@ def try_(
     from dicom_node.scu.modality import dicom_files
 
     loaded = load(config)
-    peer = loaded.sender(sender) if sender else None
-    rows = rooms.rules.try_files(loaded, dicom_files(files), peer)
+    rows = rooms.rules.try_files(loaded, dicom_files(files), loaded.sender(sender) if sender else None)
     print_rows(rows, COLUMNS["rules try"], as_json=as_json, none="No files, or no rules are configured.")
     return ExitCode.OK if all(row["rule"] for row in rows) else ExitCode.DATA  # no rule reads a faulty file
 

@@ -184,13 +184,12 @@ def withdraw(
     if len(uids) > 1:
         if result:
             raise typer.BadParameter("--result is for one study")
-        words = rooms.audit.checked_reason(because)
-        _change(config, uids, as_json=False, change="withdraw", reason=reason, because=words)
-        return
+        because = rooms.audit.checked_reason(because)
+        return _change(config, uids, as_json=False, change="withdraw", reason=reason, because=because)
     study = whole_or_end(uids[0])
     left = rooms.results.withdraw_by_uid(load(config), study, result or None, reason=reason, because=because)
     say("Withdrawn: nothing of it is sent any more.")
-    _say_by_hand(left)
+    return _say_by_hand(left)
 
 
 def _say_by_hand(left: Mapping[str, Sequence[str]]) -> None:

@@ -1,4 +1,6 @@
-"""What an admin watches: events, associations, notifications, processes, lost decisions, the spool."""
+"""What an admin watches: events, associations, notifications, deliveries, processes, lost decisions, the
+spool.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ from dicom_node.cli.common.options import (
 from dicom_node.cli.common.output import print_json, say
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import NotificationState
+from dicom_node.model.lifecycle import DeliveryState
 
 
 def _event_number(text: str) -> int:
@@ -140,6 +143,76 @@ def retry(
     say("They are sent again.")
 
 
+outbox_app = group("Outbox: one row per result object and destination.")
+
+
+Numbers = Annotated[
+    list[int] | None,
+    number_argument("delivery", "outbox list", "[DELIVERY]...", "Numbers, as `outbox list` shows them."),
+]
+Dead = Annotated[bool, typer.Option("--dead", help="All that were given up.")]
+To = Annotated[str, typer.Option("--to", metavar="PEER", help="With --dead: only to this peer.")]
+
+
+@list_verb(
+    outbox_app,
+    "outbox",
+    "--state dead --config node.toml",
+    none="No deliveries, or none that all filters let pass.",
+)
+def list_deliveries(
+    session: Any,
+    *,
+    state: Annotated[list[DeliveryState] | None, states_option(DeliveryState)] = None,
+    to: Annotated[str, typer.Option("--to", metavar="PEER", help="Only to this peer.")] = "",
+    study: StudyUid = "",
+    limit: Limit = 100,
+) -> Rows:
+    """List deliveries, the newest first."""
+    return rooms.views.list_deliveries(
+        session,
+        states=state or (),
+        destination=to,
+        study_instance_uid=study,
+        limit=limit or None,
+    )
+
+
+@outbox_app.command("retry", epilog="Example: dicom-node outbox retry --dead --config node.toml")
+def retry_deliveries(
+    config: Config,
+    numbers: Numbers = None,
+    dead: Dead = False,
+    to: To = "",
+) -> None:
+    """Send results again that were given up, once the cause is gone."""
+    _either(numbers, dead)
+    number = rooms.deliveries.retry(load(config), numbers or None, destination=to)
+    say(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")
+
+
+@outbox_app.command(
+    "discard",
+    epilog='Example: dicom-node outbox discard 17 --because "the PACS was replaced" --config node.toml',
+)
+def discard_deliveries(
+    config: Config,
+    because: Annotated[str, typer.Option(metavar="TEXT", help="Why, without names; it is shown with them.")],
+    numbers: Numbers = None,
+    dead: Dead = False,
+    to: To = "",
+) -> None:
+    """Stop sending results that wait or were given up. `outbox retry` sends them all the same."""
+    _either(numbers, dead)
+    number = rooms.deliveries.discard(load(config), numbers or None, because=because, destination=to)
+    say(f"{number} discarded.")
+
+
+def _either(deliveries: list[int] | None, dead: bool) -> None:
+    if bool(deliveries) == dead:
+        raise typer.BadParameter("give the numbers of deliveries, or --dead for all that were given up")
+
+
 processes_app = group("Processes of the site: on which machine, since when, and whether they live.")
 
 
@@ -213,7 +286,7 @@ def compare(config: Config) -> int:
     lost = rooms.decisions.describe_lost(loaded)
     for line in lost:
         say(line)
-    difference = rooms.spool.compare(loaded)
+    difference = rooms.studies.compare_spool(loaded)
     say(difference or "Spool and database agree.")
     return ExitCode.FAILED if difference or lost else ExitCode.OK
 
@@ -230,5 +303,5 @@ def reindex(config: Config) -> None:
         if done % 1000 == 0 or done == of:
             say(f"{done} of {of} object{'s' if of != 1 else ''} put back")
 
-    done = rooms.spool.reindex(load(config), progress)
+    done = rooms.studies.reindex_spool(load(config), progress)
     say("The node takes them in like any other." if done else "Nothing to put back.")
