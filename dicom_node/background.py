@@ -32,6 +32,7 @@ from dicom_node.events import (
     DISK_LOW,
     INDEXING_BACK,
     INDEXING_FAILED,
+    RECOVERY_SCANNED,
     SCHEDULER_TAKEN,
     THREAD_FAILED,
 )
@@ -113,10 +114,11 @@ class Background:
         self._indexer = scan.Indexer(database, self._spool, settings)
         self._assembler = assemble.Assembler(database, settings)
 
-    def start(self, scanned: Callable[[int], object] = bool) -> None:
-        """Start the threads; ``scanned`` is called once, with the number of objects that were waiting."""
+    def start(self, *, first: bool = False) -> None:
+        """Start the threads; at the node's ``first`` start an event says how many objects were waiting."""
+        self._unscanned = first
         if self._role.indexes:
-            self._run("indexer", lambda: self._index_and_assemble(scanned))
+            self._run("indexer", self._index_and_assemble)
         if self._role.indexes and (bucket := bucket_of(self._settings)):
             handed = self._database, self._settings, bucket, self._say, self._spool.stored
             self._run("hand-over", lambda: handover.HandOver(*handed).run_forever(self._stop))
@@ -206,19 +208,18 @@ class Background:
 
         self._run(name, loop)
 
-    def _index_and_assemble(self, scanned: Callable[[int], object]) -> None:
+    def _index_and_assemble(self) -> None:
         """Index what the listeners spooled and close studies that are quiet; once more at the end.
 
         One process of a site does: the next one takes over when the kernel drops the lock of one that died.
         One whose round failed lets go of the lock: another that has its database and its disk may go on.
         """
-        waits_for_first = [scanned]
         while not self._stop.is_set():
             try:
                 with (self._settings.node.data_dir / "index.lock").open("a") as lock:
                     if self._locked(lock):
                         self._indexer.forget_cursors()
-                        self._index_until_stop(waits_for_first)
+                        self._index_until_stop()
             except Exception as error:  # noqa: BLE001  (the loop must outlive a database or disk that is away)
                 self._indexing_failed(error)
             self._stop.wait(_FAILED_SECONDS)
@@ -234,13 +235,14 @@ class Background:
                 return True
         return False
 
-    def _index_until_stop(self, waits_for_first: list[Callable[[int], object]]) -> None:
+    def _index_until_stop(self) -> None:
         changes, pause = self._database.changes, SHORTEST
         while True:
             ending = self._stop.is_set()
             seen, traces = changes.count, self._indexer.traces()
-            while waits_for_first:
-                waits_for_first.pop()(self._indexer.waiting())
+            if self._unscanned:
+                self._unscanned = False
+                self._say(RECOVERY_SCANNED, objects=self._indexer.waiting())
             busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
             busy += self._assembler.run_once(behind=self._indexer.behind)
             self._indexing_goes_on()

@@ -126,7 +126,7 @@ class _MainProcess:
                 raise CannotListen(f"the listener cannot start: {self._cannot_listen}")
         if self._console:  # "ready" does not wait for it: the node receives and works without
             self._console.start()
-        self._background.start(self._scanned)
+        self._background.start(first=True)
         if not self._children() and self._role is not Role.CONSOLE:  # it delivers or keeps time only
             self._say_ready()
 
@@ -255,9 +255,6 @@ class _MainProcess:
     ) -> Child:
         ready, died = partial(self._child_ready, name), partial(self._child_died, name)
         return Child(name, command, ready, died, given, environment)
-
-    def _scanned(self, objects: int) -> None:
-        self._say(events.RECOVERY_SCANNED, objects=objects)
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
         reason = str(report.get("cannot_start", ""))

@@ -244,5 +244,4 @@ def running(data_dir: Path) -> dict[str, int]:
 
 def files_of(data_dir: Path, place: str) -> set[Path]:
     """The configuration files of the node at this place; empty for a node of an earlier version."""
-    lines = (data_dir / f"{place}.lock").read_text(encoding="utf-8").splitlines()
-    return {Path(line) for line in lines[1:]}
+    return {Path(line) for line in (data_dir / f"{place}.lock").read_text(encoding="utf-8").splitlines()[1:]}

@@ -233,8 +233,7 @@ def _fetch(settings: Settings, bucket: Bucket) -> None:
         by_stem.setdefault(key.split("/")[-2], []).append(key)
     for stem, keys in by_stem.items():
         with DecisionChain(_path(settings, stem)).locked() as file:
-            further = sorted(key for key in keys if int(Path(key).stem) > file.number)
-            for key in further:
+            for key in sorted(key for key in keys if int(Path(key).stem) > file.number):
                 file.write(_get(settings, bucket, key))
 
 

@@ -79,8 +79,9 @@ def decided(session: Session) -> list[View]:
 
 def numbers(session: Session) -> View:
     """The number of images that wait for a review, and the time since when the oldest waits."""
-    chosen = select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
-    count, oldest = session.execute(chosen).one()
+    count, oldest = session.execute(
+        select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
+    ).one()
     return {"waiting": count, "oldest": as_json(oldest)}
 
 

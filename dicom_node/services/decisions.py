@@ -172,7 +172,7 @@ def _lost(row: DecisionRow) -> LostDecision:
 def _done(settings: Settings, wanted: LostDecision) -> str:
     """Do it again; "" when it is done, else what it waits for."""
     try:
-        _AGAIN.get(wanted.action, _only_audit)(settings, wanted)
+        _AGAIN.get(wanted.action, _with_audit)(settings, wanted)
     except (NodeError, _NotYet) as not_yet:
         return str(not_yet)
     except LookupError:  # another process was quicker
@@ -180,9 +180,13 @@ def _done(settings: Settings, wanted: LostDecision) -> str:
     return ""
 
 
-def _only_audit(settings: Settings, wanted: LostDecision) -> None:
-    """Its entry in the audit; what it did is there, or a person asks for it again."""
+def _with_audit(settings: Settings, wanted: LostDecision) -> None:
+    """What is done in one transaction with its entry in the audit. Of other decisions the entry alone: what
+    they did is there, or a person asks for it again.
+    """
     with writing(settings) as session:
+        if again := _AGAIN_WITH_AUDIT.get(wanted.action):
+            again(session, wanted)
         study = find_study(session, wanted.study).id if wanted.study else None
         _note(session, wanted, study)
 
@@ -236,25 +240,21 @@ def _release(settings: Settings, wanted: LostDecision) -> None:
     if take is not None:
         studies.release(settings, wanted.study, take, wanted.by)
     elif released_later or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
-        _only_audit(settings, wanted)
+        _with_audit(settings, wanted)
     else:
         raise _NotYet("the study is not in quarantine with the objects that were released")
 
 
-def _discard(settings: Settings, wanted: LostDecision) -> None:
-    with writing(settings) as session:
-        for delivery in _deliveries(session, wanted.what["deliveries"]):
-            if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
-                outbox.discard(session, delivery.id, wanted.words)
-        _note(session, wanted, find_study(session, wanted.study).id)
+def _discard(session: Session, wanted: LostDecision) -> None:
+    for delivery in _deliveries(session, wanted.what["deliveries"]):
+        if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+            outbox.discard(session, delivery.id, wanted.words)
 
 
-def _retry(settings: Settings, wanted: LostDecision) -> None:
-    with writing(settings) as session:
-        for delivery in _deliveries(session, wanted.what["deliveries"]):
-            if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
-                outbox.retry(session, delivery.id)
-        _note(session, wanted, None)
+def _retry(session: Session, wanted: LostDecision) -> None:
+    for delivery in _deliveries(session, wanted.what["deliveries"]):
+        if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
+            outbox.retry(session, delivery.id)
 
 
 def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
@@ -284,25 +284,22 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
             rerun.rerun(session, study.id, settings)
 
 
-def _change_job(settings: Settings, wanted: LostDecision) -> None:
+def _change_job(session: Session, wanted: LostDecision) -> None:
     """A job that was cancelled is cancelled; where it was quicker, nothing of it leaves that did not yet."""
     what = wanted.what
-    with writing(settings) as session:
-        study = find_study(session, wanted.study).id
-        if what["change"] == "cancel":
-            of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
-            newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
-            job = next((job for job in newest_first if sources_sha256(job) == what["images"]), None)
-            if job is None:
-                raise _NotYet("the job that was cancelled is not there")
-            if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
-                jobs.cancel(session, job.id)
-            of_job = select(Delivery).join(Result, Result.id == Delivery.result_id)
-            of_job = of_job.where(Result.job_id == job.id).order_by(Delivery.id)
-            for delivery in session.scalars(of_job).all():
-                if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
-                    outbox.discard(session, delivery.id, "its job was cancelled by a person")
-        _note(session, wanted, study)
+    study = find_study(session, wanted.study).id
+    if what["change"] == "cancel":
+        of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
+        newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
+        job = next((job for job in newest_first if sources_sha256(job) == what["images"]), None)
+        if job is None:
+            raise _NotYet("the job that was cancelled is not there")
+        if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
+            jobs.cancel(session, job.id)
+        of_job = select(Delivery).join(Result, Result.id == Delivery.result_id).where(Result.job_id == job.id)
+        for delivery in session.scalars(of_job.order_by(Delivery.id)).all():
+            if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+                outbox.discard(session, delivery.id, "its job was cancelled by a person")
 
 
 def _delete_received(settings: Settings, wanted: LostDecision) -> None:
@@ -313,12 +310,10 @@ def _delete_received(settings: Settings, wanted: LostDecision) -> None:
         raise _NotYet(row["reason"])
 
 
-def _remove_patient(settings: Settings, wanted: LostDecision) -> None:
-    with writing(settings) as session:
-        row = session.get(RegisteredPatient, wanted.what["registration"])
-        if row is not None and row.registered_at.isoformat() == wanted.what["registered_at"]:
-            session.delete(row)
-        _note(session, wanted, None)
+def _remove_patient(session: Session, wanted: LostDecision) -> None:
+    row = session.get(RegisteredPatient, wanted.what["registration"])
+    if row is not None and row.registered_at.isoformat() == wanted.what["registered_at"]:
+        session.delete(row)
 
 
 _AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
@@ -326,11 +321,13 @@ _AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
     AuditAction.RESULTS_ASSESSED: _assess,
     AuditAction.FEEDBACK_GIVEN: _give_feedback,
     AuditAction.STUDY_RELEASED: _release,
+    AuditAction.CLEANING_JUDGED: _judge_cleaning,
+    AuditAction.OBJECTS_DELETED: _delete_received,
+}
+_AGAIN_WITH_AUDIT: Mapping[AuditAction, Callable[[Session, LostDecision], None]] = {
     AuditAction.DISCARDED: _discard,
     AuditAction.DELIVERY_RETRIED: _retry,
-    AuditAction.CLEANING_JUDGED: _judge_cleaning,
     AuditAction.JOB_CHANGED: _change_job,
-    AuditAction.OBJECTS_DELETED: _delete_received,
     AuditAction.PATIENT_REMOVED: _remove_patient,
 }
 

@@ -72,7 +72,20 @@ def tried(session: Session, settings: Settings, number: int, name: str, boxes: S
     rule, text = _rule(settings, instance, header, name, boxes)
     rows: list[View] = []
     door = Files(settings)
-    for other in _of_device(session, instance):
+    newest = (
+        select(Instance.id)
+        .where(Instance.role == ObjectRole.SOURCE, Instance.purged.is_(False))
+        .order_by(Instance.id.desc())
+        .limit(_SEARCHED)
+        .subquery()
+    )
+    of_device = [
+        Instance.attributes[key].as_string() == instance.attributes[key]
+        for key in ("Manufacturer", "ManufacturerModelName", "Rows", "Columns")
+        if key in instance.attributes
+    ]
+    chosen = select(Instance).join(newest, Instance.id == newest.c.id).where(*of_device)
+    for other in session.scalars(chosen.order_by(Instance.id.desc()).limit(TRIED)).all():
         try:
             about = open_dicom(door.here(session, other.path), settings.images.limits).header
         except (PixelError, OSError, StorageError):
@@ -228,28 +241,6 @@ def _is_ours(path: Path) -> bool:
         return path.read_text(encoding="utf-8").startswith(f'source = "{_SOURCE}')
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _of_device(session: Session, like: Instance) -> Sequence[Instance]:
-    newest = (
-        select(Instance.id)
-        .where(Instance.role == ObjectRole.SOURCE, Instance.purged.is_(False))
-        .order_by(Instance.id.desc())
-        .limit(_SEARCHED)
-        .subquery()
-    )
-    same = [
-        Instance.attributes[key].as_string() == like.attributes[key]
-        for key in ("Manufacturer", "ManufacturerModelName", "Rows", "Columns")
-        if key in like.attributes
-    ]
-    return session.scalars(
-        select(Instance)
-        .join(newest, Instance.id == newest.c.id)
-        .where(*same)
-        .order_by(Instance.id.desc())
-        .limit(TRIED)
-    ).all()
 
 
 def _over(header: ImageHeader, boxes: Sequence[Box]) -> float | None:

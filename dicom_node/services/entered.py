@@ -160,7 +160,7 @@ def save(
                 session.add(row)
             row.keys, row.version = as_text(kind, content), row.version + 1
             row.changed_at, row.changed_by = utc_now(), by.name
-            despite = {"despite_hold": "; ".join(warned.undercut)} if warned.undercut else {}
+            despite: dict[str, Any] = {"despite_hold": "; ".join(warned.undercut)} if warned.undercut else {}
             audit.note(session, by, _SAVED[kind], name=name, version=row.version, **despite)
             saved = Saved(name=name, version=row.version, warnings=list(warned.warnings))
         EnteredFile(database, settings.node.data_dir).renew()
@@ -402,8 +402,7 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
-    ours = node_name(place)
-    numbers = (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    ours, numbers = node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
         try:

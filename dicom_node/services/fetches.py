@@ -210,10 +210,13 @@ def listed(
     before: int | None = None,
 ) -> list[FetchRow]:
     """Requested studies, the newest first; ``before``: only those with a lower number."""
-    names = ("peer", "study_instance_uid", "rule", "state", "reason", "attempts", "objects", "asked_at")
     with reading(settings) as session:
         return [
-            FetchRow(fetch=row.id, **columns(row, *names, "started_at", "ended_at"))
+            FetchRow(
+                fetch=row.id,
+                **columns(row, "peer", "study_instance_uid", "rule", "state", "reason", "attempts"),
+                **columns(row, "objects", "asked_at", "started_at", "ended_at"),
+            )
             for row in fetches.listed(session, peer, states, limit, before)
         ]
 

@@ -130,8 +130,7 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
             reported[rule].update(images)
     gone = results.withdrawn(session, [row.id for row in newest])
     door = Files(settings)
-    paths = (door.if_here(session, row.path) for row in newest if row.id not in gone)
-    return [path for path in paths if path]
+    return [path for row in newest if row.id not in gone and (path := door.if_here(session, row.path))]
 
 
 def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:

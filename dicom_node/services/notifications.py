@@ -87,8 +87,9 @@ def send_test(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LI
         raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rules, 'configured')}")
     rule = rules[name]
     message.check_templates(rule)
-    test = message.test_message(rule, settings.node.ae_title)
-    answer = sender.deliver(settings, rule, test, str(uuid.uuid4()))
+    answer = sender.deliver(
+        settings, rule, message.test_message(rule, settings.node.ae_title), str(uuid.uuid4())
+    )
     with writing(settings) as session:
         audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(answer.taken))
     return {"name": rule.name, "kind": rule.kind, "ok": answer.taken, "text": answer.text}

@@ -209,8 +209,9 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
     caller = _Caller(titles, frozenset(network(one) for host in hosts for one in addresses(host)), peers)
     called_from = {str(row["address"]) for row in seen.fields if caller.bears(str(row.get("calling", "")))}
     caller = replace(caller, networks=caller.networks | called_from)
-    others = sorted(title for title in seen.titles(caller.networks) if not caller.bears(title))
-    return _answer(settings, asked, caller, seen) | {"others": others}
+    return _answer(settings, asked, caller, seen) | {
+        "others": sorted(title for title in seen.titles(caller.networks) if not caller.bears(title))
+    }
 
 
 def short_name(title: str) -> str:
@@ -441,9 +442,10 @@ def _about_objects(settings: Settings, caller: _Caller, found: Record) -> Iterat
 
 
 def _about_silence(settings: Settings, caller: _Caller, found: Record) -> Iterator[dict[str, Any]]:
-    seen = ("associations", "rejections", "refused_objects", "failures")
     may = {word for peer in caller.peers for word in peer.may}
-    if any(found[key] for key in seen) or may == {"receive"}:
+    if may == {"receive"} or any(
+        found[key] for key in ("associations", "rejections", "refused_objects", "failures")
+    ):
         return
     listener, whether = settings.listener, "If it is to send, let" if "receive" in may else "Let"
     yield _lines(

@@ -96,9 +96,9 @@ def parsed(settings: Settings, text: str) -> Settings:
 
 def with_rule(settings: Settings, content: View) -> Settings:
     """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
-    others = [rule for rule in settings.rules if rule.name != content["name"]]
-    alone = parsed(settings, "[[rules]]\n" + entered.as_text("rules", content))
-    return settings.model_copy(update={"rules": (*others, *alone.rules)})
+    alone = parsed(settings, "[[rules]]\n" + entered.as_text("rules", content)).rules
+    others = (rule for rule in settings.rules if rule.name != content["name"])
+    return settings.model_copy(update={"rules": (*others, *alone)})
 
 
 def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
@@ -257,8 +257,11 @@ def _read(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadF
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
     takes = any(name in rule.secondary_captures_from for rule in settings.rules)
-    further = frozenset(settings.listener.further_storage_classes)
-    role = role_of(found.sop_class_uid, further, takes_secondary_captures=takes)
+    role = role_of(
+        found.sop_class_uid,
+        frozenset(settings.listener.further_storage_classes),
+        takes_secondary_captures=takes,
+    )
     facts = ImageFacts(
         sop_instance_uid=found.sop_instance_uid,
         sop_class_uid=found.sop_class_uid,

@@ -145,12 +145,13 @@ class StowRequest:
 
     def open(self, meta: FileMeta) -> IncomingObject:
         """Open a file in the spool for an incoming object. Raises _Refused, SpoolError."""
-        limits = self._settings.spool
         if meta.sop_class_uid not in self._classes:
             raise _Refused(NO_SUCH_CLASS)
         if transfer_syntax(meta.transfer_syntax_uid) is None:
             raise _Refused(NO_SUCH_SYNTAX)
-        if not self._waiting.has_room(CONSOLE_AE_TITLE, limits.waiting_objects, limits.waiting_mib * 2**20):
+        if not self._waiting.has_room(
+            CONSOLE_AE_TITLE, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib * 2**20
+        ):
             raise _Refused(NO_ROOM)
         arrival = Arrival(
             self._association,

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
@@ -167,12 +167,11 @@ def number_of(database: Database, study_instance_uid: str) -> int:
 
 def _why_not(session: Session, number: int) -> str:
     study = session.get_one(Study, number)
-    there = select(Instance.id).where(Instance.study_id == number, Instance.purged.is_(False)).limit(1)
     if study.state is StudyState.QUARANTINED:
         return "it is in quarantine: release it first"
     if study.state not in END_STATES:
         return f"it is {study.state.value}: wait until it has ended"
-    if session.scalar(there) is None:
+    if not session.scalar(select(exists().where(Instance.study_id == number, Instance.purged.is_(False)))):
         return "its images were deleted before"
     if intake.purgeable(session, transitions.utc_now() + timedelta(days=1), 1, [number]):
         return "it was being changed at that moment: try again"

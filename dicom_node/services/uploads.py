@@ -221,7 +221,6 @@ class _Upload:
         self._store(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, [data])
 
     def _store(self, sop_class: str, instance: str, syntax: str, pieces: Iterable[bytes]) -> None:
-        largest = self._settings.listener.maximum_object_mib * 2**20
         arrival = Arrival(
             self.association,
             CONSOLE_AE_TITLE,
@@ -231,7 +230,11 @@ class _Upload:
             datetime.now(UTC),
             sight.SENDERS.get(),
         )
-        store(self._spool.open(arrival, sop_class, instance, syntax), pieces, largest)
+        store(
+            self._spool.open(arrival, sop_class, instance, syntax),
+            pieces,
+            self._settings.listener.maximum_object_mib * 2**20,
+        )
 
 
 class _UnpackedFile:
@@ -322,8 +325,11 @@ class Described:
             for keyword, (label, longest) in _TEXTS.items()
             if len(texts[keyword]) > longest or not _TEXT.fullmatch(texts[keyword])
         ]
-        needed = ("PatientID", "PatientName")
-        wrong += [f"{_TEXTS[keyword][0]}: is missing" for keyword in needed if not texts[keyword]]
+        wrong += [
+            f"{_TEXTS[keyword][0]}: is missing"
+            for keyword in ("PatientID", "PatientName")
+            if not texts[keyword]
+        ]
         if (modality := fields.get("Modality", "")) not in MODALITIES:
             wrong.append(f"Modality: one of {', '.join(MODALITIES)}")
         if (sex := fields.get("PatientSex", "")) not in SEXES:

@@ -33,8 +33,9 @@ def serve(config: Config, role: RoleOption = Role.ALL) -> int:
     SIGHUP (`dicom-node reload`) takes over a changed configuration, all of it or nothing.
     """
     logs.configure("info", "node")
-    files = ", ".join(str(file) for file in config)
-    _LOGGER.info("dicom-node %s starts (role %s), reads and checks %s", __version__, role, files)
+    _LOGGER.info(
+        "dicom-node %s starts (role %s), reads and checks %s", __version__, role, ", ".join(map(str, config))
+    )
     from dicom_node import node  # takes a second or two
 
     return node.serve(config, role)

@@ -181,8 +181,7 @@ def replay(
 
     Uses the rules in these files: run `dicom-node reload` first, so that the node uses them too.
     """
-    received = moment(since) or datetime.min.replace(tzinfo=UTC)
-    return rooms.rules.replay(settings, received, dry_run=dry_run)
+    return rooms.rules.replay(settings, moment(since) or datetime.min.replace(tzinfo=UTC), dry_run=dry_run)
 
 
 add_verbs(rules_app, "rules", file="chest.toml")
