@@ -41,11 +41,11 @@ class NodeError(Exception):
         cls.exit_code = exit_code or cls.exit_code
 
 
-class IllegalTransition(NodeError, exit_code=ExitCode.CONFIG):
+class IllegalTransition(NodeError):
     """The life cycle's table does not allow this step in the present state: a defect of the node."""
 
 
-class CannotRun(NodeError):
+class CannotRun(NodeError, exit_code=ExitCode.CONFIG):
     """The node cannot start or go on as it is set up; raised before anything is accepted."""
 
 
@@ -66,7 +66,7 @@ class ConfigProblem:
         return f"{place}: {self.key}{shown}: {self.remedy}"
 
 
-class ConfigurationError(CannotRun, exit_code=ExitCode.UNAVAILABLE):
+class ConfigurationError(CannotRun):
     """All mistakes of a configuration together."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
@@ -78,7 +78,7 @@ class UnsafeFolder(CannotRun):
     """The data folder is not safe for acknowledged objects."""
 
 
-class AlreadyRunning(CannotRun):
+class AlreadyRunning(CannotRun, exit_code=ExitCode.UNAVAILABLE):
     """Another node works on this data folder."""
 
 
@@ -94,7 +94,7 @@ class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
     """No such study, job, delivery or model."""
 
 
-class NotAllowedNow(RequestRefused, exit_code=ExitCode.NOT_FOUND):
+class NotAllowedNow(RequestRefused):
     """The state of the study, job or delivery does not allow the step."""
 
 
@@ -110,15 +110,15 @@ class TooManyAtOnce(RequestRefused):
     """The limit of such requests under way is reached: ask again when one of them is done."""
 
 
-class UnknownPeer(RequestRefused):
+class UnknownPeer(RequestRefused, exit_code=ExitCode.NOT_FOUND):
     """No peer of this name is configured."""
 
 
-class NotTakenOverYet(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
+class NotTakenOverYet(RequestRefused):
     """This machine has not loaded yet a peer that was entered on another machine: wait, it will."""
 
 
-class PeerUnreachable(RequestRefused):
+class PeerUnreachable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """No association with a peer: it is down, refuses us, or its settings lack host or port."""
 
 
@@ -126,11 +126,11 @@ class NotRunning(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """A running node is needed, and none works on the data folder."""
 
 
-class SignInRefused(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
+class SignInRefused(RequestRefused):
     """Name or password is wrong, the account may not be used, or there were too many attempts."""
 
 
-class ProviderUnusable(RequestRefused):
+class ProviderUnusable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """The provider of the hospital's accounts (OpenID Connect) does not answer, or not as it should."""
 
 
@@ -158,7 +158,7 @@ class DemoFailed(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """A part of the demonstration does not start or does not end."""
 
 
-class StorageError(NodeError, exit_code=ExitCode.UNAVAILABLE):
+class StorageError(NodeError):
     """Spool or database cannot be written or read."""
 
 
@@ -174,7 +174,7 @@ class NotInSpool(StorageError):
     """A spooled file is not at the path in its row. The index may just be moving it, so it is tried again."""
 
 
-class StoreAway(StorageError):
+class StoreAway(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """The object store does not answer, or does not have the object yet; a later try may succeed."""
 
 
@@ -194,7 +194,7 @@ class DatabaseNotReady(StorageError, exit_code=ExitCode.CONFIG):
     """The database's URL is invalid, or its schema is newer than this program."""
 
 
-class SchemaOutdated(DatabaseNotReady, exit_code=ExitCode.DATA):
+class SchemaOutdated(DatabaseNotReady):
     """The schema is older than this program: upgrade it."""
 
 
@@ -226,7 +226,7 @@ class DecodedDifferently(ObjectError):
     """Text in the object cannot be decoded with the character set that the object names."""
 
 
-class ResultRefused(ObjectError):
+class ResultRefused(ObjectError, exit_code=ExitCode.DATA):
     """The gate found a built object invalid: it is not stored and not sent."""
 
 
