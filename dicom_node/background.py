@@ -32,6 +32,7 @@ from dicom_node.events import (
     DISK_LOW,
     INDEXING_BACK,
     INDEXING_FAILED,
+    RECOVERY_SCANNED,
     SCHEDULER_TAKEN,
     THREAD_FAILED,
 )
@@ -39,31 +40,18 @@ from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
-from dicom_node.monitoring.disk import note_free_space
-from dicom_node.monitoring.drift import forget_old, report_drift
-from dicom_node.monitoring.past import forget_past
-from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, forget_lost
-from dicom_node.notifications.gather import forget_removed, report_silence
-from dicom_node.notifications.sender import Notifier
-from dicom_node.object_store.bucket import Bucket, bucket_of
-from dicom_node.object_store.files import Files
-from dicom_node.object_store.handover import HandOver
-from dicom_node.object_store.local_copies import LocalCopies
-from dicom_node.outbox.commitments import CommitmentAnswers, forget_requests, give_up_others
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.outbox.held import report_overdue
-from dicom_node.outbox.outages import report_outages
-from dicom_node.outbox.removals import Removals
+from dicom_node.monitoring import disk, drift, past, processes
+from dicom_node.notifications import gather, sender
+from dicom_node.object_store import files, handover, local_copies
+from dicom_node.object_store.bucket import bucket_of
+from dicom_node.outbox import commitments, delivery_worker, held, outages, removals
 from dicom_node.processes import running
 from dicom_node.services import decisions
 from dicom_node.store import deliveries, leases
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.assemble import Assembler
-from dicom_node.studies.comparison import reconcile
-from dicom_node.studies.purge import purge, purge_results
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies import assemble, comparison, purge, scan
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_LOCK_SECONDS = 0.5
@@ -95,19 +83,21 @@ class Background:
         place: str,
         say: Callable[..., None],
         database_file: int,
-        signs: Callable[[], Sequence[Sign]] = tuple,
+        signs: Callable[[], Sequence[processes.Sign]] = tuple,
         entered_elsewhere: Callable[[], bool] = bool,
     ) -> None:
         self._database = database
         self._settings = settings
         self._role = role
         self._say = say
-        self._owner = _owner(settings, place)
-        self._life, self._signs = SignsOfLife(database, place, self._owner), signs
+        # The same after a restart, so that a killed node takes its lease back at once.
+        folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
+        self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
+        self._life, self._signs = processes.SignsOfLife(database, place, self._owner), signs
         self._entered_elsewhere = entered_elsewhere
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._delivery_worker = DeliveryWorker(database, settings)
+        self._delivery_worker = delivery_worker.DeliveryWorker(database, settings)
         groups = ("services", "services.intake") if role.indexes else ("services",)
         offers = chain.from_iterable(map(connectors.every, groups))
         services = (offer(database, settings, self._owner) for offer in offers)
@@ -120,40 +110,38 @@ class Background:
         self._ahead = _ahead()
         self._not_copied = False
         self._database_file = database_file
-        spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
-        self._spool = spool
-        self._indexer = Indexer(database, spool, settings)
-        self._assembler = Assembler(database, settings)
+        self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._indexer = scan.Indexer(database, self._spool, settings)
+        self._assembler = assemble.Assembler(database, settings)
 
-    def start(self, scanned: Callable[[int], object] = bool) -> None:
-        """Start the threads; ``scanned`` is called once, with the number of objects that were waiting."""
+    def start(self, *, first: bool = False) -> None:
+        """Start the threads; at the node's ``first`` start an event says how many objects were waiting."""
+        self._unscanned = first
         if self._role.indexes:
-            self._run("indexer", lambda: self._index_and_assemble(scanned))
+            self._run("indexer", self._index_and_assemble)
         if self._role.indexes and (bucket := bucket_of(self._settings)):
-            self._run("hand-over", lambda: self._hand_over(bucket))
+            handed = self._database, self._settings, bucket, self._say, self._spool.stored
+            self._run("hand-over", lambda: handover.HandOver(*handed).run_forever(self._stop))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
-            self._repeat("removals", Removals(self._database, self._settings, self._owner).run_once)
+            self._repeat("removals", removals.Removals(self._database, self._settings, self._owner).run_once)
             for peer in (one for one in self._settings.peers if one.commit_after):
-                answers = CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                answers = commitments.CommitmentAnswers(self._database, self._settings, peer, self._owner)
                 self._repeat(f"commitment to {peer.name}", answers.run_once)
-        if self._role.indexes:  # what is fetched comes into this machine's spool
-            self._fetch()
-        if self._settings.notifications:
-            self._repeat("notifications", Notifier(self._database, self._settings, self._owner).run_once)
-        for service in self._services:
-            self._repeat(service.name, service.run_once)
-        self._start_timers()
-
-    def _fetch(self) -> None:
-        """Threads for peers that may be asked for studies."""
-        for peer in self._settings.peers:
+        for peer in self._settings.peers if self._role.indexes else ():  # into this machine's spool
             if "query" in peer.may:
                 fetcher = Fetcher(self._database, self._settings, peer, self._owner)
                 self._repeat(f"fetch from {peer.name}", fetcher.run_once)
             if peer.name in self._settings.asked_by_rules:
                 questions = Questions(self._database, self._settings, peer, self._owner)
                 self._repeat(f"questions to {peer.name}", questions.run_once)
+        if self._settings.notifications:
+            self._repeat(
+                "notifications", sender.Notifier(self._database, self._settings, self._owner).run_once
+            )
+        for service in self._services:
+            self._repeat(service.name, service.run_once)
+        self._start_timers()
 
     def _deliver(self) -> None:
         """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
@@ -220,23 +208,18 @@ class Background:
 
         self._run(name, loop)
 
-    def _hand_over(self, bucket: Bucket) -> None:
-        handing = HandOver(self._database, self._settings, bucket, self._say, self._spool.stored)
-        handing.run_forever(self._stop)
-
-    def _index_and_assemble(self, scanned: Callable[[int], object]) -> None:
+    def _index_and_assemble(self) -> None:
         """Index what the listeners spooled and close studies that are quiet; once more at the end.
 
         One process of a site does: the next one takes over when the kernel drops the lock of one that died.
         One whose round failed lets go of the lock: another that has its database and its disk may go on.
         """
-        waits_for_first = [scanned]
         while not self._stop.is_set():
             try:
                 with (self._settings.node.data_dir / "index.lock").open("a") as lock:
                     if self._locked(lock):
                         self._indexer.forget_cursors()
-                        self._index_until_stop(waits_for_first)
+                        self._index_until_stop()
             except Exception as error:  # noqa: BLE001  (the loop must outlive a database or disk that is away)
                 self._indexing_failed(error)
             self._stop.wait(_FAILED_SECONDS)
@@ -252,13 +235,14 @@ class Background:
                 return True
         return False
 
-    def _index_until_stop(self, waits_for_first: list[Callable[[int], object]]) -> None:
+    def _index_until_stop(self) -> None:
         changes, pause = self._database.changes, SHORTEST
         while True:
             ending = self._stop.is_set()
             seen, traces = changes.count, self._indexer.traces()
-            while waits_for_first:
-                waits_for_first.pop()(self._indexer.waiting())
+            if self._unscanned:
+                self._unscanned = False
+                self._say(RECOVERY_SCANNED, objects=self._indexer.waiting())
             busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
             busy += self._assembler.run_once(behind=self._indexer.behind)
             self._indexing_goes_on()
@@ -292,13 +276,13 @@ class Background:
     def _start_timers(self) -> None:
         timers: list[tuple[Callable[[], object], float]] = [
             (self._hold_leases, _SCHEDULER_SECONDS / 3),
-            (self._show_life, SIGN_SECONDS),
+            (self._show_life, processes.SIGN_SECONDS),
             (self._watch_clock, _CLOCK_SECONDS),
             (self._watch_entered, _ENTERED_SECONDS),
             (self._watch_decisions, _DECISIONS_SECONDS),
         ]
         if bucket := bucket_of(self._settings):
-            timers.append((LocalCopies(self._database, self._settings, bucket).trim, 60.0))
+            timers.append((local_copies.LocalCopies(self._database, self._settings, bucket).trim, 60.0))
         if self._role.runs_models:
             timers.append((self._watch_drift, 3600.0))
         if self._role.may_deliver:
@@ -306,65 +290,59 @@ class Background:
                 (self._when_held(_JOBS, self._queue.reap), self._settings.workers.lease_seconds / 3)
             )
         if self._role.indexes:
-            timers.append((self._watch_disk, 30.0))
-            timers.append((self._watch_database, 30.0))
-            timers.append((lambda: note_free_space(self._database, self._settings), 3600.0))
+            timers += [
+                (self._watch_disk, 30.0),
+                (self._watch_database, 30.0),
+                (lambda: disk.note_free_space(self._database, self._settings), 3600.0),
+            ]
         if self._role.keeps_time:
-            timers.append((self._once_a_site(report_silence), 600.0))
-            timers.append((self._once_a_site(report_overdue), 300.0))
-            timers.append((self._once_a_site(report_outages), 60.0))
             hourly = (
-                purge,
-                purge_results,
-                forget_old,
-                forget_past,
-                forget_removed,
-                forget_requests,
-                give_up_others,
-                *connectors.every("tasks"),
+                purge.purge,
+                purge.purge_results,
+                drift.forget_old,
+                past.forget_past,
+                gather.forget_removed,
+                commitments.forget_requests,
             )
-            timers += [(self._once_a_site(function), 3600.0) for function in (*hourly, forget_lost)]
-        compare: Callable[[], None] | None = None
-        if bucket and self._role.indexes:  # each node has a spool of its own
-            compare = self._compare_spool
-        elif not bucket and self._role.keeps_time:
-            compare = self._when_held(_SITE, self._compare_spool)
-        if compare:
-            begin = datetime.now(UTC)
-            self._scheduler.add_job(self._outlasting(compare), "interval", days=1, next_run_time=begin)
+            further = (commitments.give_up_others, *connectors.every("tasks"), processes.forget_lost)
+            timers += [
+                (self._once_a_site(gather.report_silence), 600.0),
+                (self._once_a_site(held.report_overdue), 300.0),
+                (self._once_a_site(outages.report_outages), 60.0),
+                *((self._once_a_site(function), 3600.0) for function in (*hourly, *further)),
+            ]
+        add = self._scheduler.add_job
+        # With a bucket each node has a spool of its own.
+        if self._role.indexes if bucket else self._role.keeps_time:
+            compare = self._compare_spool if bucket else self._when_held(_SITE, self._compare_spool)
+            add(self._outlast, "interval", [compare], days=1, next_run_time=datetime.now(UTC))
         if self._role.keeps_time and any(peer.missing_days for peer in self._settings.peers):
-            look = self._outlasting(self._once_a_site(report_missing))
-            self._scheduler.add_job(look, "cron", hour=_MISSING_HOUR, max_instances=1)
+            look = self._once_a_site(report_missing)
+            add(self._outlast, "cron", [look], hour=_MISSING_HOUR, max_instances=1)
         for function, seconds in timers:
-            self._scheduler.add_job(
-                self._outlasting(function), "interval", seconds=seconds, coalesce=True, max_instances=1
-            )
+            add(self._outlast, "interval", [function], seconds=seconds, coalesce=True, max_instances=1)
         for function in (self._hold_leases, self._show_life):
-            self._outlasting(function)()
+            self._outlast(function)
         self._scheduler.start()
 
-    def _outlasting(self, function: Callable[[], object]) -> Callable[[], None]:
+    def _outlast(self, function: Callable[[], object]) -> None:
         """Run a timer's work and survive its errors. An absent database gives one event for all timers."""
-
-        def run() -> None:
-            try:
-                function()
-            except SQLAlchemyError as error:
-                self._database.outage.noticed(error)
-
-        return run
+        try:
+            function()
+        except SQLAlchemyError as error:
+            self._database.outage.noticed(error)
 
     def _hold_leases(self) -> None:
         """Take or renew them: of those that can do the same duties, one process of a site does them."""
         failures: list[Exception] = []
         for name in self._leases:
-            held = False
+            ours = False
             try:
-                held = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
+                ours = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
             except Exception as error:  # noqa: BLE001  (not known to be ours; the next one may be)
                 failures.append(error)
-            is_new = held and name not in self._held
-            (self._held.add if held else self._held.discard)(name)
+            is_new = ours and name not in self._held
+            (self._held.add if ours else self._held.discard)(name)
             if is_new:
                 self._say(SCHEDULER_TAKEN, owner=self._owner, lease=name)
         if failures:
@@ -417,10 +395,10 @@ class Background:
     def _watch_drift(self) -> None:
         """On one machine at a time, and one that has the models: the scheduler may be a listener."""
         if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
-            report_drift(self._database, self._settings)
+            drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        reconcile(self._database, self._spool, Files(self._settings))
+        comparison.reconcile(self._database, self._spool, files.Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""
@@ -442,9 +420,3 @@ def inode(database: Database) -> int:
 def _ahead() -> float:
     """Seconds by which the machine's clock is ahead of the one that nobody sets."""
     return time.time() - time.monotonic()
-
-
-def _owner(settings: Settings, place: str) -> str:
-    """A name that is the same after a restart, so that a killed node takes its lease back at once."""
-    folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
-    return f"{socket.gethostname()[:40]}/{folder}/{place}"

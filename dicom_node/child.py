@@ -8,7 +8,7 @@ import select
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ExitCode
@@ -18,31 +18,29 @@ NICENESS = 5
 """Niceness of processes that compute: beside others that want the same core they get a quarter of it."""
 
 
-class _Lines:
-    """Lines of standard input. Not sys.stdin itself: its lock would trouble the interpreter's end."""
+def _lines() -> Iterator[bytes]:
+    """Lines of standard input. Not sys.stdin itself: its lock would trouble the interpreter's end.
 
-    def __init__(self) -> None:
-        self._read = b""
-
-    def next(self) -> bytes:
-        """The next line, empty at the end. While none comes, report to the node that this process lives."""
-        stdin = sys.stdin.fileno()
-        while b"\n" not in self._read:
+    While none comes, report to the node that this process lives.
+    """
+    stdin, read = sys.stdin.fileno(), b""
+    while True:
+        while b"\n" not in read:
             if select.select([stdin], [], [], ALIVE_SECONDS)[0]:
                 if not (some := os.read(stdin, 65536)):
-                    return b""
-                self._read += some
+                    return
+                read += some
             show_life()
-        line, _, self._read = self._read.partition(b"\n")
-        return line
+        line, _, read = read.partition(b"\n")
+        yield line
 
 
-_LINES = _Lines()
+_LINES = _lines()
 
 
 def given_settings() -> Settings:
     """The settings in the first line of standard input."""
-    if not (line := _LINES.next()):
+    if not (line := next(_LINES, b"")):
         raise SystemExit(int(ExitCode.USAGE))
     return Settings.model_validate_json(line)
 
@@ -59,7 +57,7 @@ def watch_parent(stop: Callable[[], object], take_over: Callable[[Settings], obj
 
     def watch() -> None:
         try:
-            while line := _LINES.next():
+            while line := next(_LINES, b""):
                 if take_over:
                     take_over(Settings.model_validate_json(line))
         finally:

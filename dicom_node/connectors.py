@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, create_model
 
-_GROUP = "dicom_node"
 _INSTALLED = entry_points()
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -45,8 +44,8 @@ class Gauge:
 @cache
 def installed(group: str) -> dict[str, EntryPoint]:
     """The entry points of ``dicom_node.GROUP`` by name, in the order of their names."""
-    found = _INSTALLED.select(group=f"{_GROUP}.{group}")
-    return {point.name: point for point in sorted(found, key=lambda point: point.name)}
+    found = sorted(_INSTALLED.select(group=f"dicom_node.{group}"), key=lambda point: point.name)
+    return {point.name: point for point in found}
 
 
 def every(group: str) -> Iterator[Any]:

@@ -32,19 +32,21 @@ class ExitCode(IntEnum):
 
 
 class NodeError(Exception):
-    """Base of all errors that the node raises on purpose."""
+    """Base of all errors that the node raises on purpose; a class names its exit status beside its base."""
 
     exit_code: ExitCode = ExitCode.SOFTWARE
+
+    def __init_subclass__(cls, exit_code: ExitCode | None = None) -> None:
+        super().__init_subclass__()
+        cls.exit_code = exit_code or cls.exit_code
 
 
 class IllegalTransition(NodeError):
     """The life cycle's table does not allow this step in the present state: a defect of the node."""
 
 
-class CannotRun(NodeError):
+class CannotRun(NodeError, exit_code=ExitCode.CONFIG):
     """The node cannot start or go on as it is set up; raised before anything is accepted."""
-
-    exit_code = ExitCode.CONFIG
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +78,20 @@ class UnsafeFolder(CannotRun):
     """The data folder is not safe for acknowledged objects."""
 
 
-class AlreadyRunning(CannotRun):
+class AlreadyRunning(CannotRun, exit_code=ExitCode.UNAVAILABLE):
     """Another node works on this data folder."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class CannotListen(CannotRun):
+class CannotListen(CannotRun, exit_code=ExitCode.UNAVAILABLE):
     """The listener does not start: its port is in use, or its certificate cannot be read."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class RequestRefused(NodeError):
+class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
     """A person's request cannot be fulfilled."""
 
-    exit_code = ExitCode.FAILED
 
-
-class NotFound(RequestRefused):
+class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
     """No such study, job, delivery or model."""
-
-    exit_code = ExitCode.NOT_FOUND
 
 
 class NotAllowedNow(RequestRefused):
@@ -116,70 +110,52 @@ class TooManyAtOnce(RequestRefused):
     """The limit of such requests under way is reached: ask again when one of them is done."""
 
 
-class UnknownPeer(RequestRefused):
+class UnknownPeer(RequestRefused, exit_code=ExitCode.NOT_FOUND):
     """No peer of this name is configured."""
-
-    exit_code = ExitCode.NOT_FOUND
 
 
 class NotTakenOverYet(RequestRefused):
     """This machine has not loaded yet a peer that was entered on another machine: wait, it will."""
 
 
-class PeerUnreachable(RequestRefused):
+class PeerUnreachable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """No association with a peer: it is down, refuses us, or its settings lack host or port."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class NotRunning(RequestRefused):
+class NotRunning(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """A running node is needed, and none works on the data folder."""
-
-    exit_code = ExitCode.UNAVAILABLE
 
 
 class SignInRefused(RequestRefused):
     """Name or password is wrong, the account may not be used, or there were too many attempts."""
 
 
-class ProviderUnusable(RequestRefused):
+class ProviderUnusable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """The provider of the hospital's accounts (OpenID Connect) does not answer, or not as it should."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class FaultyInput(RequestRefused):
+class FaultyInput(RequestRefused, exit_code=ExitCode.DATA):
     """A file, folder or form that a person gave cannot be used. ``problems``: of its keys, where known."""
-
-    exit_code = ExitCode.DATA
 
     def __init__(self, text: str, problems: Sequence[ConfigProblem] = ()) -> None:
         super().__init__(text)
         self.problems = tuple(problems)
 
 
-class CannotCreate(RequestRefused):
+class CannotCreate(RequestRefused, exit_code=ExitCode.CANNOT_CREATE):
     """A file or folder that a person named is there already, or cannot be made."""
 
-    exit_code = ExitCode.CANNOT_CREATE
 
-
-class ReadingsSealed(RequestRefused):
+class ReadingsSealed(RequestRefused, exit_code=ExitCode.DATA):
     """The readings of burned-in annotation were sealed with another site key than the present one."""
 
-    exit_code = ExitCode.DATA
 
-
-class ModelRefused(RequestRefused):
+class ModelRefused(RequestRefused, exit_code=ExitCode.DATA):
     """A model card cannot be read, or the weights do not match the card."""
 
-    exit_code = ExitCode.DATA
 
-
-class DemoFailed(RequestRefused):
+class DemoFailed(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """A part of the demonstration does not start or does not end."""
-
-    exit_code = ExitCode.UNAVAILABLE
 
 
 class StorageError(NodeError):
@@ -198,34 +174,24 @@ class NotInSpool(StorageError):
     """A spooled file is not at the path in its row. The index may just be moving it, so it is tried again."""
 
 
-class StoreAway(StorageError):
+class StoreAway(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """The object store does not answer, or does not have the object yet; a later try may succeed."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class DecisionNotCopied(StorageError):
+class DecisionNotCopied(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """A person's decision is in force, but not yet copied outside the database."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class DatabaseUnusable(StorageError):
+class DatabaseUnusable(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """The database does not answer, is locked, or cannot be opened or written."""
 
-    exit_code = ExitCode.UNAVAILABLE
 
-
-class DatabaseDamaged(StorageError):
+class DatabaseDamaged(StorageError, exit_code=ExitCode.DATA):
     """The database's file is damaged."""
 
-    exit_code = ExitCode.DATA
 
-
-class DatabaseNotReady(StorageError):
+class DatabaseNotReady(StorageError, exit_code=ExitCode.CONFIG):
     """The database's URL is invalid, or its schema is newer than this program."""
-
-    exit_code = ExitCode.CONFIG
 
 
 class SchemaOutdated(DatabaseNotReady):
@@ -260,10 +226,8 @@ class DecodedDifferently(ObjectError):
     """Text in the object cannot be decoded with the character set that the object names."""
 
 
-class ResultRefused(ObjectError):
+class ResultRefused(ObjectError, exit_code=ExitCode.DATA):
     """The gate found a built object invalid: it is not stored and not sent."""
-
-    exit_code = ExitCode.DATA
 
 
 class FaultyMessage(NodeError):

@@ -50,7 +50,19 @@ def configure(level: str, process: str, target: LogTarget | None = None) -> None
     ``level`` as in ``node.log_level``; ``process`` is in every line, because all processes share one stream.
     """
     target = target or LogTarget()
-    handlers, problems = _handlers(target)
+    # Standard error always; file and syslog where they can be opened.
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    problems = []
+    try:
+        if target.file:
+            handlers.append(_SharedFile(target))
+    except OSError as error:
+        problems.append(f"log.file cannot be written: {error.strerror}")
+    try:
+        if target.syslog:
+            handlers.append(SysLogHandler(_syslog_address(target.syslog)))
+    except OSError as error:
+        problems.append(f"log.syslog cannot be reached: {error.strerror}")
     wanted = _LevelFilter(logging.getLevelName(level.upper()), frozenset(target.debug))
     for handler in handlers:
         handler.setFormatter(_Json(process) if target.json else _Formatter(process))
@@ -64,23 +76,6 @@ def configure(level: str, process: str, target: LogTarget | None = None) -> None
     warnings.simplefilter("ignore")  # pydicom warns with the value it found
     for problem in problems:
         logging.getLogger(__name__).error("%s", problem)
-
-
-def _handlers(target: LogTarget) -> tuple[list[logging.Handler], list[str]]:
-    """Standard error always; file and syslog where they can be opened, and what was wrong."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    problems = []
-    try:
-        if target.file:
-            handlers.append(_SharedFile(target))
-    except OSError as error:
-        problems.append(f"log.file cannot be written: {error.strerror}")
-    try:
-        if target.syslog:
-            handlers.append(SysLogHandler(_syslog_address(target.syslog)))
-    except OSError as error:
-        problems.append(f"log.syslog cannot be reached: {error.strerror}")
-    return handlers, problems
 
 
 def _syslog_address(text: str) -> str | tuple[str, int]:
@@ -123,18 +118,15 @@ class _SharedFile(RotatingFileHandler):
         try:
             with self._lock_path.open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._follow()
+                there = Path(self.baseFilename)
+                ours = os.fstat(self.stream.fileno()).st_ino if self.stream else None
+                if not there.exists() or there.stat().st_ino != ours:
+                    if self.stream:
+                        self.stream.close()
+                    self.stream = self._open()
                 super().emit(record)
         except OSError:
             self.handleError(record)
-
-    def _follow(self) -> None:
-        there = Path(self.baseFilename)
-        ours = os.fstat(self.stream.fileno()).st_ino if self.stream else None
-        if not there.exists() or there.stat().st_ino != ours:
-            if self.stream:
-                self.stream.close()
-            self.stream = self._open()
 
 
 class _Formatter(logging.Formatter):
@@ -143,8 +135,9 @@ class _Formatter(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:
-        line = f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s"
-        super().__init__(line, "%Y-%m-%dT%H:%M:%S")
+        super().__init__(
+            f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)

@@ -27,7 +27,6 @@ from typing import Any
 from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
 from dicom_node.config.settings import NEEDS_RESTART, Settings
-from dicom_node.environment import without_secrets
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
 from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.model.roles import Role
@@ -37,7 +36,7 @@ from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child, console_program, taken_place
 from dicom_node.scp.policy import AEPolicy, policy_path
-from dicom_node.signals import signal_pipe
+from dicom_node.signals import signal_pipe, without_secrets
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.entered import EnteredFile
@@ -61,36 +60,27 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     settings = _checked(files, role)
     logs.configure(settings.node.log_level, "node", settings.log_target)
     _prepare_folder(settings)
-    in_words = faults.in_words(settings.database_url)
-    with in_words, _disk_in_words(settings), taken_place(settings.node.data_dir, role, files) as place:
+    with (
+        faults.in_words(settings.database_url),
+        _disk_in_words(settings),
+        taken_place(settings.node.data_dir, role, files) as place,
+    ):
         if not wait_for_space(settings, role, place, signals):
             return ExitCode.OK
         with _database(settings) as database:
-            _run(settings, files, role, place, database, signals, begun)
+            entered = EnteredFile(database, settings.node.data_dir)
+            # Lost, older than a database that was restored, or written by another node meanwhile.
+            if entered.renew() or entered.is_newer_than(begun):
+                settings = _checked(files, role)
+            entered.taken_over()
+            database.changes.follow(database.engine)
+            node = _MainProcess(settings, files, role, place, entered)
+            node.start()
+            # Each read waits for the next signal; any but SIGHUP ends the node, also one that came with it.
+            while set(os.read(signals, 64)) == {signal.SIGHUP}:
+                node.reload()
+            node.stop()
     return ExitCode.OK
-
-
-def _run(
-    settings: Settings,
-    files: Sequence[Path],
-    role: Role,
-    place: str,
-    database: Database,
-    signals: int,
-    begun: float,
-) -> None:
-    entered = EnteredFile(database, settings.node.data_dir)
-    # Lost, older than a database that was restored, or written by another node meanwhile.
-    if entered.renew() or entered.is_newer_than(begun):
-        settings = _checked(files, role)
-    entered.taken_over()
-    database.changes.follow(database.engine)
-    node = _MainProcess(settings, files, role, place, entered)
-    node.start()
-    # Each read waits for the next signal; any but SIGHUP ends the node, also one that came with it.
-    while set(os.read(signals, 64)) == {signal.SIGHUP}:
-        node.reload()
-    node.stop()
 
 
 class _MainProcess:
@@ -106,7 +96,6 @@ class _MainProcess:
         self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
         self._database_file = inode(entered.database)
-        self._listener_place = listener_place(place)
         command = listener_command(settings, place)
         bare = without_secrets()
         self._listener = self._child("listener", command, environment=bare) if role.receives else None
@@ -126,14 +115,18 @@ class _MainProcess:
         """
         self._say(events.NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
         if self._role.receives:
-            self._write_policy(self._settings)
+            _write_policy(self._settings, self._place)
         for child in self._children():
             child.start()
         if self._role.receives:
-            self._wait_for_listener()
+            self._listener_spoke.wait(_LISTENER_SECONDS)
+            if self._cannot_listen:
+                for child in self._children():
+                    child.stop(_GRACE_SECONDS)
+                raise CannotListen(f"the listener cannot start: {self._cannot_listen}")
         if self._console:  # "ready" does not wait for it: the node receives and works without
             self._console.start()
-        self._background.start(self._scanned)
+        self._background.start(first=True)
         if not self._children() and self._role is not Role.CONSOLE:  # it delivers or keeps time only
             self._say_ready()
 
@@ -144,13 +137,12 @@ class _MainProcess:
         """
         try:
             with _disk_in_words(self._settings):
-                settings = self._new_settings()
+                self._entered.renew()
+                settings = _checked(self._files, self._role, self._settings)
                 _prepare_folder(settings)
                 background = self._make_background(settings)
-                if self._listener:
-                    self._write_policy(
-                        settings
-                    )  # the last that a full disk can refuse: nothing has stopped yet
+                if self._listener:  # the last that a full disk can refuse: nothing has stopped yet
+                    _write_policy(settings, self._place)
         except NodeError as error:
             problems = error.problems if isinstance(error, ConfigurationError) else ()
             for problem in problems or (error,):
@@ -198,32 +190,22 @@ class _MainProcess:
             stopper.join(_GRACE_SECONDS)
         self._background.give_up_scheduler()
 
-    def _new_settings(self) -> Settings:
-        """What the files say now. Raises ConfigurationError, also for what a running node cannot change."""
-        self._entered.renew()
-        checked = preflight.check(self._files, self._role)
-        if checked.problems or checked.settings is None:
-            raise ConfigurationError(checked.problems)
-        for key, value in checked.settings.fixed.items():
-            if value != self._settings.fixed[key]:
-                checked.files.add_named(key, str(value), NEEDS_RESTART)
-        if checked.problems:
-            raise ConfigurationError(checked.problems)
-        _warn(checked)
-        return checked.settings
-
-    def _write_policy(self, settings: Settings) -> None:
-        path = policy_path(settings.node.data_dir, self._listener_place)
-        AEPolicy.from_settings(settings).write(path)
-
     def _make_background(self, settings: Settings) -> Background:
-        known = self._database_file, self._signs_of_life, self._entered.is_behind
-        return Background(self._database, settings, self._role, self._place, self._say, *known)
+        return Background(
+            self._database,
+            settings,
+            self._role,
+            self._place,
+            self._say,
+            self._database_file,
+            self._signs_of_life,
+            self._entered.is_behind,
+        )
 
     def _signs_of_life(self) -> list[Sign]:
         children = [*self._children(), *([self._console] if self._console else [])]
-        ours = Sign("main", os.getpid())
-        return [ours, *(Sign(child.name, child.pid, child.silent_seconds) for child in children)]
+        signs = (Sign(child.name, child.pid, child.silent_seconds) for child in children)
+        return [Sign("main", os.getpid()), *signs]
 
     def _make_workers(self, settings: Settings) -> list[Child]:
         count = settings.workers.processes if self._role.runs_models else 0
@@ -240,11 +222,11 @@ class _MainProcess:
 
     def _renew_console(self) -> None:
         """Another one starts, and the one before ends once that serves: nobody is refused meanwhile."""
-        former, beside = [self._console] if self._console else [], self._console_serves
+        former, beside = self._console, self._console_serves
         self._console = self._make_console(self._settings, *(("--beside",) if beside else ()))
-        if not beside:  # it would take the port
-            _retire(former)
-        self._replace(former if beside else [], [self._console] if self._console else [])
+        if former and not beside:  # it would take the port
+            former.retire()
+        self._replace([former] if former and beside else [], [self._console] if self._console else [])
 
     def _replace(self, former: Sequence[Child], new: Sequence[Child]) -> None:
         """Start the new ones; a former one ends once the new one of its name is ready, now where there is
@@ -254,7 +236,8 @@ class _MainProcess:
         with self._ready_lock:
             for child in former:
                 if child.name not in names:
-                    _retire([child, *filter(None, [self._replaced.pop(child.name, None)])])
+                    for ended in filter(None, (child, self._replaced.pop(child.name, None))):
+                        ended.retire()
                 elif self._replaced.setdefault(child.name, child) is not child:  # the one before it works on
                     child.retire()
         for child in new:
@@ -270,49 +253,30 @@ class _MainProcess:
         given: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> Child:
-        heard = (partial(self._child_ready, name), partial(self._child_died, name))
-        return Child(name, command, *heard, given, environment)
-
-    def _wait_for_listener(self) -> None:
-        self._listener_spoke.wait(_LISTENER_SECONDS)
-        if self._cannot_listen:
-            for child in self._children():
-                child.stop(_GRACE_SECONDS)
-            raise CannotListen(f"the listener cannot start: {self._cannot_listen}")
-
-    def _scanned(self, objects: int) -> None:
-        self._say(events.RECOVERY_SCANNED, objects=objects)
+        ready, died = partial(self._child_ready, name), partial(self._child_died, name)
+        return Child(name, command, ready, died, given, environment)
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
-        if name == "console":
-            self._console_spoke(report)
-            return
+        reason = str(report.get("cannot_start", ""))
         if name == "listener":
-            self._cannot_listen = str(report.get("cannot_start", ""))
+            self._cannot_listen = reason
             self._listener_spoke.set()
-        if "cannot_start" in report:  # the first time the node ends; later the port may become free again
+        if "cannot_start" in report:
+            if name == "console":  # else: at its start the node ends; later the port may become free again
+                self._say(events.CONSOLE_CANNOT_START, reason=reason)
             return
+        if name == "console":
+            self._say(events.CONSOLE_STARTED, address=str(report["console"]))
         with self._ready_lock:
+            self._console_serves |= name == "console"
             if "listening" in report:
                 self._address = ":".join(str(part) for part in report["listening"])
-            self._is_ready(name)
-
-    def _is_ready(self, name: str) -> None:
-        if former := self._replaced.pop(name, None):
-            former.retire()
-        if name in self._waiting_for:
-            self._waiting_for.remove(name)
-            if not self._waiting_for:
-                self._say_ready()
-
-    def _console_spoke(self, report: Mapping[str, Any]) -> None:
-        if "cannot_start" in report:
-            self._say(events.CONSOLE_CANNOT_START, reason=str(report["cannot_start"]))
-            return
-        self._say(events.CONSOLE_STARTED, address=str(report["console"]))
-        with self._ready_lock:
-            self._console_serves = True
-            self._is_ready("console")
+            if former := self._replaced.pop(name, None):
+                former.retire()
+            if name in self._waiting_for:
+                self._waiting_for.remove(name)
+                if not self._waiting_for:
+                    self._say_ready()
 
     def _say_ready(self) -> None:
         self._say(
@@ -339,17 +303,24 @@ def _disk_in_words(settings: Settings) -> Iterator[None]:
         raise SpoolFull(f"the disk of node.data_dir = {settings.node.data_dir} is full: make room") from None
 
 
-def _retire(children: Sequence[Child]) -> None:
-    for child in children:
-        child.retire()
+def _write_policy(settings: Settings, place: str) -> None:
+    AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, listener_place(place)))
 
 
-def _checked(files: Sequence[Path], role: Role) -> Settings:
-    """What the files say. Raises ConfigurationError with every mistake."""
+def _checked(files: Sequence[Path], role: Role, running: Settings | None = None) -> Settings:
+    """What the files say. Raises ConfigurationError with every mistake, else for what a node that runs with
+    the settings ``running`` cannot change.
+    """
     checked = preflight.check(files, role)
+    if running and checked.settings and not checked.problems:
+        for key, value in checked.settings.fixed.items():
+            if value != running.fixed[key]:
+                checked.files.add_named(key, str(value), NEEDS_RESTART)
     if checked.problems or checked.settings is None:
         raise ConfigurationError(checked.problems)
-    _warn(checked)
+    for line in checked.tried:
+        if not line.ok:
+            _LOGGER.warning("%s: %s", line.subject, line.text)
     return checked.settings
 
 
@@ -368,18 +339,11 @@ def _prepare_folder(settings: Settings) -> None:
         refuse_another_key(settings)
 
 
-def _warn(checked: preflight.Checked) -> None:
-    for line in checked.tried:
-        if not line.ok:
-            _LOGGER.warning("%s: %s", line.subject, line.text)
-
-
 @contextmanager
 def _database(settings: Settings) -> Iterator[Database]:
     """The database, made or brought up to date first: one machine, one program, no separate step."""
     database = Database(settings.database_url)
-    network = network_file_system(settings.node.data_dir) if database.is_sqlite else ""
-    if network:
+    if network := network_file_system(settings.node.data_dir) if database.is_sqlite else "":
         raise UnsafeFolder(
             f"{settings.node.data_dir} is on {network}: SQLite is not safe there. Use a local disk for "
             "node.data_dir, or PostgreSQL by node.database_url"
@@ -410,7 +374,8 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
                 said_at = time.monotonic()
                 free = shutil.disk_usage(settings.node.data_dir).free // 2**20
                 events.happened(events.DISK_LOW, free_mib=free, minimum_mib=settings.spool.minimum_free_mib)
-            if _is_to_end(signals):
+            ready, _, _ = select.select([signals], [], [], _LOOK_SECONDS)
+            if ready and set(os.read(signals, 64)) != {signal.SIGHUP}:  # one that ends the node
                 return False
     finally:
         if listener:
@@ -430,7 +395,7 @@ def listener_command(settings: Settings, place: str) -> list[str]:
 
 
 def _refusing_listener(settings: Settings, place: str) -> Child:
-    AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, listener_place(place)))
+    _write_policy(settings, place)
     listener = Child(
         "listener",
         listener_command(settings, place),
@@ -446,9 +411,3 @@ def _refusing_listener(settings: Settings, place: str) -> Child:
 def _has_space(settings: Settings) -> bool:
     needed = min(_NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20)
     return shutil.disk_usage(settings.node.data_dir).free >= needed
-
-
-def _is_to_end(signals: int) -> bool:
-    """Wait a while; whether a signal came that ends the node."""
-    ready, _, _ = select.select([signals], [], [], _LOOK_SECONDS)
-    return bool(ready) and set(os.read(signals, 64)) != {signal.SIGHUP}

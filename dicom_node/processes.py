@@ -237,13 +237,11 @@ def running(data_dir: Path) -> dict[str, int]:
         with suppress(OSError, ValueError):
             pid = int(path.read_text(encoding="utf-8").partition("\n")[0])
             # The folder may be shared: the process of this number may be a stranger on this machine.
-            held = (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir())
-            if path.resolve() in held:
+            if path.resolve() in (file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir()):
                 found[path.stem] = pid
     return found
 
 
 def files_of(data_dir: Path, place: str) -> set[Path]:
     """The configuration files of the node at this place; empty for a node of an earlier version."""
-    lines = (data_dir / f"{place}.lock").read_text(encoding="utf-8").splitlines()
-    return {Path(line) for line in lines[1:]}
+    return {Path(line) for line in (data_dir / f"{place}.lock").read_text(encoding="utf-8").splitlines()[1:]}

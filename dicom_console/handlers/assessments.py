@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
 from dicom_node.model.kinds import ReaderVerdict
 from dicom_node.model.roles import UserRole
-from dicom_node.services import assessments, audit
+from dicom_node.services import Done, assessments, audit
 from dicom_node.services.assessments import (
     AcceptResults,
     Assessed,
@@ -18,7 +18,6 @@ from dicom_node.services.assessments import (
     RejectResults,
     StudyAssessment,
 )
-from dicom_node.services.typed import Done
 
 faces = Faces()
 _BACK = back_to("/studies/{number}")

@@ -18,10 +18,9 @@ from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, deliveries, results, studies, users
+from dicom_node.services import Done, Row, audit, deliveries, results, studies, users
 from dicom_node.services.deliveries import To
 from dicom_node.services.studies import ChangedStudies, SeveralStudies, Studies, StudyRow, Wanted
-from dicom_node.services.typed import Done, Row
 from dicom_node.store import views
 
 faces = Faces()

@@ -25,7 +25,7 @@ from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import NotificationState
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, FetchState, JobState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, deliveries, fetches, notifications
+from dicom_node.services import PRINTABLE, Because, Done, audit, deliveries, fetches, notifications
 from dicom_node.services.deliveries import Deliveries, DeliveryRow
 from dicom_node.services.fetches import Fetches, FetchRequest
 from dicom_node.services.jobs import (
@@ -39,7 +39,6 @@ from dicom_node.services.jobs import (
     stuck,
 )
 from dicom_node.services.notifications import NotificationRow, Notifications
-from dicom_node.services.typed import PRINTABLE, Because, Done
 from dicom_node.store import views
 from dicom_node.store.views import View
 

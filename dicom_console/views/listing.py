@@ -17,9 +17,8 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.results.common.concepts import CUT_OFF
 from dicom_node.results.sr import reading as report
-from dicom_node.services import assessments
+from dicom_node.services import Row, assessments
 from dicom_node.services.images import images_of, number_in, person, report_files, subject, view
-from dicom_node.services.typed import Row
 from dicom_node.store import views
 from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, ReceivedObject, Result, Study

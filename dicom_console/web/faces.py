@@ -40,9 +40,8 @@ from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.config.settings import Settings
 from dicom_node.model.roles import UserRole
-from dicom_node.services import entered
+from dicom_node.services import PRINTABLE, ServiceResult, entered
 from dicom_node.services.audit import Person
-from dicom_node.services.typed import PRINTABLE, ServiceResult
 from dicom_node.services.users import User
 from dicom_node.store.views import View
 

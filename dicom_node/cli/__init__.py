@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from dicom_node import logs
+from dicom_node import __version__, logs
 from dicom_node.cli.common.output import never_fail_on_characters, say
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
 
@@ -29,13 +29,13 @@ _NOUNS = {
     "spool": ("records.watched", "spool_app"),
     "decisions": ("records.watched", "decisions_app"),
     "jobs": ("records.jobs", "app"),
-    "outbox": ("records.outbox", "app"),
+    "outbox": ("records.watched", "outbox_app"),
     "notifications": ("records.watched", "notifications_app"),
     "events": ("records.watched", "events_app"),
     "associations": ("records.watched", "associations_app"),
     "processes": ("records.watched", "processes_app"),
     "models": ("records.models", "app"),
-    "config": ("admin.config", "app"),
+    "config": ("admin.node", "samples"),
     "db": ("admin.node", "database"),
     "users": ("admin.users", "app"),
     "tokens": ("admin.users", "tokens"),
@@ -83,8 +83,6 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from dicom_node import __version__
-
         say(f"dicom-node {__version__}")
         raise typer.Exit
 

@@ -107,8 +107,11 @@ def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
         if path.stem == machine():  # lines that were cut off at the end, or went with a disk
             with database.write() as session:
                 decisions.mark_lost(session, path.stem, found)
-    if bucket is not None:
-        _hand_over(settings, bucket)
+    if bucket is not None:  # what it has not got of this machine's file
+        there, path = set(bucket.keys(f"{FOLDER}/{machine()}")), _path(settings, machine())
+        for line in DecisionChain(path).read().lines if path.exists() else ():
+            if _key(machine(), line) not in there:
+                _put_line(settings, bucket, machine(), line)
     return new
 
 
@@ -128,13 +131,18 @@ def _path(settings: Settings, stem: str) -> Path:
 
 def _not_copied(database: Database, settings: Settings) -> list[dict[str, Any]]:
     with database.read() as session:
-        return [_record(settings, row) for row in decisions.not_copied(session, machine(), _BATCH)]
-
-
-def _record(settings: Settings, row: DecisionRow) -> dict[str, Any]:
-    words = seal(settings.node.data_dir, str(row.record.get("words", "")), row.id)
-    known = {"id": row.id, "at": row.at.isoformat(), "action": row.action, "study": row.study_uid}
-    return {**row.record, **known, "holds": row.holds, "words": words}
+        return [
+            {
+                **row.record,
+                "id": row.id,
+                "at": row.at.isoformat(),
+                "action": row.action,
+                "study": row.study_uid,
+                "holds": row.holds,
+                "words": seal(settings.node.data_dir, str(row.record.get("words", "")), row.id),
+            }
+            for row in decisions.not_copied(session, machine(), _BATCH)
+        ]
 
 
 def _rows(settings: Settings, stem: str, content: ChainContent) -> Iterator[DecisionRow]:
@@ -203,13 +211,10 @@ def holds(action: AuditAction, what: dict[str, Any]) -> bool:
 
 def _put(settings: Settings, stem: str, lines: Sequence[Line]) -> None:
     """Into the bucket as well; one that is away gets them later (``take_in``)."""
-    bucket = bucket_of(settings)
-    try:
-        for line in lines:
-            if bucket is not None:
+    if (bucket := bucket_of(settings)) is not None:
+        with suppress(StoreAway):
+            for line in lines:
                 _put_line(settings, bucket, stem, line)
-    except StoreAway:
-        return
 
 
 def _put_line(settings: Settings, bucket: Bucket, stem: str, line: Line) -> None:
@@ -221,15 +226,6 @@ def _put_line(settings: Settings, bucket: Bucket, stem: str, line: Line) -> None
         file.unlink(missing_ok=True)
 
 
-def _hand_over(settings: Settings, bucket: Bucket) -> None:
-    """What the bucket has not got of this machine's file."""
-    there = set(bucket.keys(f"{FOLDER}/{machine()}"))
-    path = _path(settings, machine())
-    for line in DecisionChain(path).read().lines if path.exists() else ():
-        if _key(machine(), line) not in there:
-            _put_line(settings, bucket, machine(), line)
-
-
 def _fetch(settings: Settings, bucket: Bucket) -> None:
     """Files of all machines as the bucket has them, as far as they are longer there."""
     by_stem: dict[str, list[str]] = {}
@@ -237,8 +233,7 @@ def _fetch(settings: Settings, bucket: Bucket) -> None:
         by_stem.setdefault(key.split("/")[-2], []).append(key)
     for stem, keys in by_stem.items():
         with DecisionChain(_path(settings, stem)).locked() as file:
-            further = sorted(key for key in keys if int(Path(key).stem) > file.number)
-            for key in further:
+            for key in sorted(key for key in keys if int(Path(key).stem) > file.number):
                 file.write(_get(settings, bucket, key))
 
 
@@ -276,7 +271,6 @@ class ChainContent:
 
     lines: Sequence[Line]
     faults: Sequence[Fault]
-    torn: bool
 
 
 class DecisionChain:
@@ -299,11 +293,10 @@ class DecisionChain:
     def read(self) -> ChainContent:
         """Read all lines, and compare each with its hash and with the previous line. Raises OSError."""
         data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
         lines: list[Line] = []
         faults: list[Fault] = []
         number, before = 0, ""
-        for raw in whole.splitlines():
+        for raw in data[: data.rfind(b"\n") + 1].splitlines():
             line = _parsed(raw)
             number += 1
             if line is None or line["sha256"] != _digest(line):
@@ -315,7 +308,7 @@ class DecisionChain:
                 lines.append(line)
                 number = line["n"]
             before = _hash_of(raw)
-        return ChainContent(lines, faults, torn=len(whole) != len(data))
+        return ChainContent(lines, faults)
 
     def _fault(self, raw: bytes, before: str, text: str) -> Fault:
         name = hashlib.sha256(f"{self.path.name}:{before}:".encode() + raw).hexdigest()[:32]
@@ -334,7 +327,6 @@ class Appender:
     def append(self, records: Sequence[Mapping[str, Any]]) -> list[Line]:
         """Append the records that are not in the file yet, and sync the file; returns the new lines."""
         lines: list[Line] = []
-        data = b""
         for decision in records:
             if decision["id"] in self._known:
                 continue
@@ -342,8 +334,7 @@ class Appender:
             line = {**decision, "n": self.number, "before": self._before}
             self._before = line["sha256"] = _digest(line)
             lines.append(line)
-            data += encoded(line)
-        self.write(data)
+        self.write(b"".join(map(encoded, lines)))
         return lines
 
     def write(self, data: bytes) -> None:

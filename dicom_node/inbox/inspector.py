@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.dicom.identity import Patient
-from dicom_node.environment import without_secrets
 from dicom_node.inbox import header
 from dicom_node.inbox.inspection import Inspected
+from dicom_node.signals import without_secrets
 
 _START_SECONDS = 120.0
 _BYTES_A_SECOND = 10 * 2**20  # of a slow disk, beside the time limit

@@ -1,4 +1,5 @@
-"""A person's actions on a node, one file per noun; command line and console share these functions.
+"""A person's actions on a node, one file per noun; command line and console share these functions,
+and the base classes of typed requests and results.
 
 Each function takes the settings, opens the database for one short unit of work and raises a ``NodeError``
 that says what to do. Modules that are slow to import (networking, models) are imported by the function that
@@ -9,13 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import DatabaseNotReady
+from dicom_node.decisions import copies
+from dicom_node.errors import DatabaseNotReady, NotFound
+from dicom_node.services import audit
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, sqlite_file
+from dicom_node.store.tables import Base
+
+Found = TypeVar("Found", bound=Base)
 
 BUSY_SECONDS = 60.0
 """How long what a person asked for waits for other writers: eight commands at once on two busy cores, each of
@@ -36,7 +45,7 @@ def open_database(settings: Settings, busy_seconds: float | None = None) -> Iter
         database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)
         try:
             migrate.check(database)
-            database.copy_decisions = lambda: _copy_decisions(database, settings)
+            database.copy_decisions = partial(copies.copy, database, settings)
             yield database
         finally:
             database.dispose()
@@ -56,6 +65,16 @@ def writing(settings: Settings) -> Iterator[Session]:
         yield session
 
 
+def existing(
+    session: Session, kind: type[Found], key: object, otherwise: str, *, lock: bool = False
+) -> Found:
+    """The row with this key. Raises NotFound with the words ``otherwise``."""
+    row = session.get(kind, key, with_for_update=lock or None)
+    if row is None:
+        raise NotFound(otherwise)
+    return row
+
+
 def upgrade_database(settings: Settings) -> str:
     """Update the schema to this program's version; returns that version."""
     with faults.in_words(settings.database_url):
@@ -67,7 +86,40 @@ def upgrade_database(settings: Settings) -> str:
             database.dispose()
 
 
-def _copy_decisions(database: Database, settings: Settings) -> None:
-    from dicom_node.decisions.copies import copy  # it imports pydicom; few commands decide anything
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
-    copy(database, settings)
+
+class ServiceResult(BaseModel):
+    """The answer of a service; its keys can be read as those of a mapping."""
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key)
+
+
+class Row(ServiceResult):
+    """The keys of ``dicom-node … list --json`` (docs/reference/lists.md), and further ones."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ServiceRequest(BaseModel):
+    """A request to a service; an unknown key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Because(ServiceRequest):
+    """The reason that a person gives for a change; it must not contain names."""
+
+    because: Annotated[
+        str,
+        Field(min_length=audit.SHORTEST_REASON, max_length=audit.LONGEST_REASON, pattern=PRINTABLE),
+        # A refused one raises an error that says why.
+        BeforeValidator(lambda text: audit.checked_reason(text) if isinstance(text, str) else text),
+    ]
+
+
+class Done(ServiceResult):
+    """How many results or jobs the request has changed, or results it has sent."""
+
+    objects: int

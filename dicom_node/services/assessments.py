@@ -23,19 +23,16 @@ from ai_pipeline.contract import Decision
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.numbers import whole
 from ai_pipeline.models import registry
-from dicom_node import outbox
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, ResultKind
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, UNDECIDED, DeliveryState, HeldState, StudyState
 from dicom_node.monitoring.drift import wilson
 from dicom_node.object_store.files import Files
-from dicom_node.outbox import held
+from dicom_node.outbox import enqueue, held
 from dicom_node.results.sr.reading import findings as findings_of_report
-from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, LONGEST_REASON, Person, checked_reason
+from dicom_node.services import PRINTABLE, Because, Row, ServiceRequest, audit, reading, writing
 from dicom_node.services.images import images_of, report_files
-from dicom_node.services.typed import PRINTABLE, Because, Row, ServiceRequest
 from dicom_node.store import results as stored
 from dicom_node.store.accounts import Feedback
 from dicom_node.store.tables import Result, Study
@@ -56,14 +53,6 @@ _NOTED = (*_KEYS, "decision", "report_uid")
 _BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
 _AGES = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (1000, "80 and over"))  # years, below
-_GROUPED_BY: Mapping[str, Any] = {
-    "age": Feedback.age_group,
-    "sex": Feedback.sex,
-    "station": Feedback.station,
-}
-_THERE = (ReaderVerdict.ACCEPTED, ReaderVerdict.MODIFIED)
-_HEADER = ("PatientBirthDate", "PatientAge", "PatientSex", "StudyDate")
-
 
 AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
 
@@ -93,7 +82,7 @@ class FindingAssessed(ServiceRequest):
     model: str = Field(max_length=130, pattern=PRINTABLE)
     tracking_uid: str = Field("", max_length=64, pattern=PRINTABLE)
     verdict: ReaderVerdict
-    because: str = Field("", max_length=LONGEST_REASON, pattern=PRINTABLE)
+    because: str = Field("", max_length=audit.LONGEST_REASON, pattern=PRINTABLE)
 
 
 class AcceptResults(ServiceRequest):
@@ -115,7 +104,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
     ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
     back, so that it applies to the results that the person saw.
     """
-    rows = outbox.in_question(session, study)
+    rows = held.in_question(session, study)
     decisions = {
         (row.decided_at, row.decided_by, row.state): {
             "verdict": row.state.value,
@@ -127,7 +116,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
         "waiting": sum(row.state in UNDECIDED for row in rows),
         "rejected": sum(row.state is HeldState.REJECTED for row in rows),
         "since": as_json(min((row.since for row in rows), default=None)),
-        "as_of": outbox.mark(rows) if rows else "",
+        "as_of": held.mark(rows) if rows else "",
         "decisions": list(decisions.values()),
         "takers": sorted(
             {peer.name for one in _reports(session, settings, study) for peer in _takers(settings, one)}
@@ -138,7 +127,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
 def accept_results(
     settings: Settings,
     study_instance_uid: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     as_of: str | None = None,
     rejected: bool | None = None,
@@ -161,7 +150,7 @@ def accept_results(
                 "Reject the results, or assess the finding anew"
             )
         what = _decision(session, study, HeldState.ACCEPTED)
-        number = outbox.accept(session, study, by.name, as_of, rejected=rejected)
+        number = held.accept(session, study, by.name, as_of, rejected=rejected)
         # Whoever accepts the results accepts what they suspect and nobody has assessed yet.
         rest = [
             row
@@ -177,7 +166,7 @@ def accept_results(
 def reject_results(
     settings: Settings,
     study_instance_uid: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     because: str,
     as_of: str | None = None,
@@ -185,16 +174,18 @@ def reject_results(
     """Reject a study's waiting results, so that none is sent; returns how many. Raises NotFound,
     NotAllowedNow, FaultyInput.
     """
-    words = checked_reason(because)
+    words = audit.checked_reason(because)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
         what = _decision(session, study, HeldState.REJECTED)
-        number = outbox.reject(session, study, by.name, words, as_of)
+        number = held.reject(session, study, by.name, words, as_of)
         _note_decision(session, by, study, what, number, words)
     return number
 
 
-def send_assessments(settings: Settings, study_instance_uid: str, by: Person = COMMAND_LINE) -> list[str]:
+def send_assessments(
+    settings: Settings, study_instance_uid: str, by: audit.Person = audit.COMMAND_LINE
+) -> list[str]:
     """Send this person's assessments of a study to the peers that have the report and accept assessments.
 
     Returns their names. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no peer accepts
@@ -219,7 +210,7 @@ def assess(
     settings: Settings,
     study: int,
     given: FindingAssessed,
-    by: Person,
+    by: audit.Person,
 ) -> None:
     """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
 
@@ -227,7 +218,7 @@ def assess(
     have the finding (any more), FaultyInput.
     """
     verdict = given.verdict
-    words = checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
+    words = audit.checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
     is_missing = verdict is ReaderVerdict.MISSING
     wanted = (given.finding, "" if is_missing else given.tracking_uid, given.model)
     with writing(settings) as session:
@@ -235,18 +226,19 @@ def assess(
         findings = _findings(session, settings, study)
         known = _may_be_missing(settings, findings) if is_missing else findings
         row = next((one for one in known if _key(one) == wanted), None)
-        if row is None and is_missing:
-            raise NotFound("this model knows no such finding, or its report says something of it")
         if row is None:
-            raise NotFound("the newest report says nothing of this: load the page again")
+            raise NotFound(
+                "this model knows no such finding, or its report says something of it"
+                if is_missing
+                else "the newest report says nothing of this: load the page again"
+            )
         _keep(session, settings, study, [row], verdict, by, words)
-        what = {"finding": {key: row[key] for key in _NOTED}, "verdict": verdict.value}
         audit.note(
             session,
             by,
             AuditAction.FEEDBACK_GIVEN,
             study_id=study,
-            what=what,
+            what={"finding": {key: row[key] for key in _NOTED}, "verdict": verdict.value},
             words=words,
             verdict=verdict.value,
             model=wanted[2],
@@ -254,13 +246,19 @@ def assess(
 
 
 def assess_again(
-    session: Session, settings: Settings, study: int, what: Mapping[str, Any], by: Person, because: str
+    session: Session, settings: Settings, study: int, what: Mapping[str, Any], by: audit.Person, because: str
 ) -> None:
     """Store an assessment again after a restore, whatever the newest report is by now."""
     verdict, finding = ReaderVerdict(what["verdict"]), what["finding"]
     _keep(session, settings, study, [finding], verdict, by, because)
-    fields = {"verdict": verdict.value, "model": finding["model"]}
-    audit.note(session, by, AuditAction.FEEDBACK_GIVEN, study_id=study, **fields)
+    audit.note(
+        session,
+        by,
+        AuditAction.FEEDBACK_GIVEN,
+        study_id=study,
+        verdict=verdict.value,
+        model=finding["model"],
+    )
 
 
 def assess_named(
@@ -268,7 +266,7 @@ def assess_named(
     study_instance_uid: str,
     about: Mapping[str, str],
     verdict: ReaderVerdict,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     because: str = "",
 ) -> View:
     """Assess the finding whose values match ``about`` ("" matches every value); returns the finding.
@@ -303,20 +301,21 @@ def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> lis
     given: dict[tuple[str, ...], list[View]] = {}
     chosen = select(Feedback).where(Feedback.study_id == study).order_by(Feedback.at, Feedback.id)
     for row in session.scalars(chosen):
-        key = (row.finding, row.tracking_uid, f"{row.model} {row.version}")
-        given.setdefault(key, []).append(columns(row, "actor", "verdict", "because"))
+        given.setdefault(_key_of(row), []).append(columns(row, "actor", "verdict", "because"))
     return [row | {"verdicts": given.get(_key(row), [])} for row in findings]
 
 
 def missing_findings(session: Session, settings: Settings, study: int, findings: Sequence[View]) -> View:
     """Findings that readers reported as missing, and the findings that a person may report as missing."""
     chosen = select(Feedback).where(Feedback.study_id == study, Feedback.verdict == ReaderVerdict.MISSING)
-    reported = [
-        columns(row, "actor", "finding", "model") for row in session.scalars(chosen.order_by(Feedback.id))
-    ]
-    known = _may_be_missing(settings, findings)
-    choices = [{"finding": row["finding"], "model": row["model"]} for row in known]
-    return {"said": reported, "choices": choices}
+    return {
+        "said": [
+            columns(row, "actor", "finding", "model") for row in session.scalars(chosen.order_by(Feedback.id))
+        ],
+        "choices": [
+            {"finding": row["finding"], "model": row["model"]} for row in _may_be_missing(settings, findings)
+        ],
+    }
 
 
 def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
@@ -325,9 +324,11 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
     ``ppv`` is the share of calls "present" that readers confirmed, with its 95 % interval (Wilson); None
     without verdicts. A modified finding counts as confirmed.
     """
-    chosen = select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
-    chosen = chosen.where(Feedback.model == model, Feedback.version == version)
-    rows = session.execute(chosen.group_by(Feedback.finding, Feedback.decision, Feedback.verdict))
+    rows = session.execute(
+        select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
+        .where(Feedback.model == model, Feedback.version == version)
+        .group_by(Feedback.finding, Feedback.decision, Feedback.verdict)
+    )
     found: dict[str, Counter[str]] = {}
     for finding, decision, verdict, number in rows:
         found.setdefault(finding, Counter())[f"{decision} {verdict.value}".strip()] += number
@@ -387,15 +388,18 @@ def counts_by_group(session: Session, model: str, version: str) -> list[View]:
     Only findings with a verdict are listed; ``ppv`` with its 95 % interval (Wilson).
     """
     found: list[View] = []
-    for name, column in _GROUPED_BY.items():
-        chosen = select(column, Feedback.finding, Feedback.verdict, func.count()).where(
-            Feedback.model == model, Feedback.version == version, Feedback.decision == Decision.PRESENT.value
+    of_model = (Feedback.model == model, Feedback.version == version)
+    by = {"age": Feedback.age_group, "sex": Feedback.sex, "station": Feedback.station}
+    for name, column in by.items():
+        rows = session.execute(
+            select(column, Feedback.finding, Feedback.verdict, func.count())
+            .where(*of_model, Feedback.decision == Decision.PRESENT.value)
+            .group_by(column, Feedback.finding, Feedback.verdict)
         )
         groups: dict[tuple[str, str], list[int]] = {}
-        for group, finding, verdict, number in session.execute(
-            chosen.group_by(column, Feedback.finding, Feedback.verdict)
-        ):
-            groups.setdefault((group, finding), [0, 0])[0 if verdict in _THERE else 1] += number
+        for group, finding, verdict, number in rows:
+            is_there = verdict in (ReaderVerdict.ACCEPTED, ReaderVerdict.MODIFIED)
+            groups.setdefault((group, finding), [0, 0])[0 if is_there else 1] += number
         found += [
             {
                 "by": name,
@@ -410,7 +414,7 @@ def counts_by_group(session: Session, model: str, version: str) -> list[View]:
     return found
 
 
-def _send(session: Session, settings: Settings, study: int, by: Person) -> list[str]:
+def _send(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
     """An object for each report that this person assessed; returns the peers that get one."""
     from dicom_node.results import build_assessment, put_in_place, row_values, written
 
@@ -422,7 +426,11 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
         if not peers or not assessed:
             continue
         path = door.here(session, report.path)
-        former, by_us = _former(session, rows), stored.this_installation(session)
+        # The newest assessment object in which these verdicts were sent.
+        sent = Result.sop_instance_uid.in_([row.sent_in for row in rows])
+        sent_in = select(Result.sop_instance_uid).where(Result.kind == ResultKind.ASSESSMENT, sent)
+        former = session.scalar(sent_in.order_by(Result.id.desc()).limit(1)) or ""
+        by_us = stored.this_installation(session)
         built = build_assessment(path, assessed, by.name, settings.node.ae_title, by_us, former)
         if stored.is_result(session, built.sop_instance_uid):
             continue
@@ -430,7 +438,7 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
             file = files[built.sop_instance_uid]
             values = row_values(built, file, door)
             row = Result(study_id=study, job_id=report.job_id, created_at=utc_now(), **values)
-            outbox.enqueue(session, stored.add(session, row), peers)
+            enqueue(session, stored.add(session, row), peers)
             for one in rows:
                 one.sent_in = built.sop_instance_uid
             session.flush()
@@ -441,8 +449,8 @@ def _send(session: Session, settings: Settings, study: int, by: Person) -> list[
 
 def _reports(session: Session, settings: Settings, study: int) -> Sequence[Result]:
     """The newest reports of a study that name the patient."""
-    uids = [path.stem for path in report_files(session, settings, study)]
-    return session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids)).order_by(Result.id)).all()
+    named = Result.sop_instance_uid.in_([path.stem for path in report_files(session, settings, study)])
+    return session.scalars(select(Result).where(named).order_by(Result.id)).all()
 
 
 def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
@@ -453,17 +461,9 @@ def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
     ]
 
 
-def _former(session: Session, rows: Sequence[Feedback]) -> str:
-    """SOP Instance UID of the newest assessment object in which these verdicts were sent."""
-    chosen = select(Result.sop_instance_uid).where(
-        Result.kind == ResultKind.ASSESSMENT, Result.sop_instance_uid.in_([row.sent_in for row in rows])
-    )
-    return session.scalar(chosen.order_by(Result.id.desc()).limit(1)) or ""
-
-
 def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
     """What a person is about to decide, for its copy."""
-    held_rows = outbox.in_question(session, study)
+    held_rows = held.in_question(session, study)
     uids = select(Result.sop_instance_uid).where(Result.id.in_([row.result_id for row in held_rows]))
     return {
         "results": sorted(session.scalars(uids)),
@@ -473,7 +473,7 @@ def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any
 
 
 def _note_decision(
-    session: Session, by: Person, study: int, what: dict[str, Any], results: int, words: str = ""
+    session: Session, by: audit.Person, study: int, what: dict[str, Any], results: int, words: str = ""
 ) -> None:
     audit.note(
         session,
@@ -499,35 +499,33 @@ def _contested(session: Session, settings: Settings, study: int) -> list[str]:
 
 
 def _assessed_by(
-    session: Session, settings: Settings, study: int, report_uid: str, by: Person
+    session: Session, settings: Settings, study: int, report_uid: str, by: audit.Person
 ) -> tuple[Sequence[Feedback], list[FindingAssessment]]:
     """A person's assessments of one of the newest reports: the rows, and the same for an object."""
     from dicom_node.results import FindingAssessment
 
     findings = _findings(session, settings, study)
-    known = {_key(row): row for row in (*_may_be_missing(settings, findings), *findings)}
+    known = (*_may_be_missing(settings, findings), *findings)
+    codes = {_key(row): (row["code"][0], row["code"][1]) for row in known}
     same = {"study_id": study, "actor": by.name, "report_uid": report_uid}
     rows = [
         row
         for row in session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
-        if (row.finding, row.tracking_uid, f"{row.model} {row.version}") in known
+        if _key_of(row) in codes
     ]
-    assessed = []
-    for row in rows:
-        value, scheme = known[row.finding, row.tracking_uid, f"{row.model} {row.version}"]["code"]
-        assessed.append(
-            FindingAssessment(
-                finding=row.finding,
-                code=(value, scheme),
-                tracking_uid=row.tracking_uid,
-                model=row.model,
-                version=row.version,
-                verdict=row.verdict,
-                because=row.because,
-                at=row.at,
-            )
+    return rows, [
+        FindingAssessment(
+            finding=row.finding,
+            code=codes[_key_of(row)],
+            tracking_uid=row.tracking_uid,
+            model=row.model,
+            version=row.version,
+            verdict=row.verdict,
+            because=row.because,
+            at=row.at,
         )
-    return rows, assessed
+        for row in rows
+    ]
 
 
 def _keep(
@@ -536,7 +534,7 @@ def _keep(
     study: int,
     findings: Sequence[Mapping[str, Any]],
     verdict: ReaderVerdict,
-    by: Person,
+    by: audit.Person,
     because: str,
 ) -> None:
     """One assessment a person and finding: a later one replaces it."""
@@ -567,6 +565,10 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(row[key] for key in _KEYS)
 
 
+def _key_of(row: Feedback) -> tuple[str, ...]:
+    return row.finding, row.tracking_uid, f"{row.model} {row.version}"
+
+
 def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The labels that the models of these findings know and did not report, as findings without a place."""
     reported = {(row["finding"], row["model"]) for row in findings}
@@ -592,7 +594,11 @@ def _groups_of(session: Session, study: int, report: Path) -> dict[str, str]:
 
     The station is Station Name (0008,1010) of the images, or the AE title that sent them; "several" of many.
     """
-    header = dcmread(report, stop_before_pixels=True, specific_tags=list(_HEADER))
+    header = dcmread(
+        report,
+        stop_before_pixels=True,
+        specific_tags=["PatientBirthDate", "PatientAge", "PatientSex", "StudyDate"],
+    )
     sex = str(header.get("PatientSex") or "")
     images = images_of(session, study)
     stations = {str(row.attributes.get("StationName") or row.calling_ae)[:64] for row in images}

@@ -14,11 +14,10 @@ from sqlalchemy.orm import Session
 from dicom_node.decisions.copies import holds, machine
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction
-from dicom_node.store import decisions
+from dicom_node.store import decisions, transitions
 from dicom_node.store.accounts import AuditRow, Withdrawal
 from dicom_node.store.database import Database
 from dicom_node.store.tables import DecisionRow, Study
-from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
 SHORTEST_REASON, LONGEST_REASON = 3, 200
@@ -65,7 +64,7 @@ class Person:
         """The time for the audit: the time of the first decision after a restore, otherwise the present
         time.
         """
-        return self.decided_at or utc_now()
+        return self.decided_at or transitions.utc_now()
 
 
 COMMAND_LINE = Person("command line")
@@ -94,26 +93,28 @@ def note(
     if by.decision:
         decisions.apply(session, by.decision)
     elif action in DECISIONS:
-        known = {"actor": by.name, "address": row.address, "fields": fields}
-        record = {**known, "what": dict(what or {}), "words": words}
-        decisions.add(session, _decision(session, row, record))
+        about = dict(what or {})
+        study = session.get_one(Study, study_id) if study_id is not None else None
+        decision = DecisionRow(
+            id=uuid.uuid4().hex,
+            at=row.at,
+            machine=machine(),
+            action=action.value,
+            study_uid=(study.study_instance_uid or "") if study else "",
+            record={
+                "actor": by.name,
+                "address": row.address,
+                "fields": fields,
+                "what": about,
+                "words": words,
+            },
+            copied=False,
+            holds=holds(action, about),
+            applied_at=row.at,
+            waits_for="",
+        )
+        decisions.add(session, decision)
     return row
-
-
-def _decision(session: Session, row: AuditRow, record: dict[str, Any]) -> DecisionRow:
-    study = session.get_one(Study, row.study_id) if row.study_id is not None else None
-    return DecisionRow(
-        id=uuid.uuid4().hex,
-        at=row.at,
-        machine=machine(),
-        action=row.action.value,
-        study_uid=(study.study_instance_uid or "") if study else "",
-        record=record,
-        copied=False,
-        holds=holds(row.action, record["what"]),
-        applied_at=row.at,
-        waits_for="",
-    )
 
 
 def note_sight(database: Database, by: Person, study_id: int) -> None:
@@ -144,8 +145,9 @@ def rows(
 
     ``before``: only rows older than the row with this number.
     """
-    joined = select(AuditRow, Study.study_instance_uid)
-    chosen = joined.join(Study, AuditRow.study_id == Study.id, isouter=True)
+    chosen = select(AuditRow, Study.study_instance_uid).join(
+        Study, AuditRow.study_id == Study.id, isouter=True
+    )
     if before is not None:
         chosen = chosen.where(AuditRow.id < before)
     if actor:
@@ -177,7 +179,10 @@ def _note_once(
     database: Database, by: Person, action: AuditAction, same: ColumnElement[bool], **fields: Any
 ) -> None:
     noted = exists().where(
-        same, AuditRow.actor == by.name, AuditRow.action == action, AuditRow.at > utc_now() - _AGAIN
+        same,
+        AuditRow.actor == by.name,
+        AuditRow.action == action,
+        AuditRow.at > transitions.utc_now() - _AGAIN,
     )
     with database.read() as session:
         if session.scalar(select(noted)):

@@ -19,13 +19,13 @@ import shutil
 import sqlite3
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dicom_node import __version__, events, preflight, services, sitekey
+from dicom_node import __version__, events, preflight, sitekey
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.decisions import copies
@@ -33,8 +33,7 @@ from dicom_node.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNo
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import AuditAction
 from dicom_node.object_store.bucket import sha256_of
-from dicom_node.services import audit, writing
-from dicom_node.services.audit import COMMAND_LINE
+from dicom_node.services import audit, reading, writing
 from dicom_node.store import faults, migrate, views
 from dicom_node.store.database import sqlite_file
 
@@ -59,16 +58,24 @@ def backup(
     try:
         part.mkdir(mode=0o700, parents=True)
         notes = _copy_database(settings, part / _DATABASE)
-        if key:
-            _copy_key(settings, part / _KEY)
+        if key and (key_file := sitekey.path_of(settings.node.data_dir)).exists():
+            shutil.copyfile(key_file, part / _KEY)
+            (part / _KEY).chmod(0o600)
         (part / _CONFIG).mkdir(mode=0o700)
         for number, file in enumerate(files):
             shutil.copyfile(file, part / _CONFIG / f"{number}-{file.name}")
-        _copy_device_rules(settings, part / _DEVICE_RULES)
+        for file in sorted(_device_rules(settings).glob("*.toml")):
+            (part / _DEVICE_RULES).mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(file, part / _DEVICE_RULES / file.name)
         for folder in (_DECISIONS, *(_OBJECTS if objects else ())):
             if (settings.node.data_dir / folder).is_dir():
                 _copy_tree(settings.node.data_dir / folder, part / folder)
-        _write_manifest(part)
+        manifest = {
+            "program": __version__,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "files": {str(file.relative_to(part)): sha256_of(file) for file in _files(part)},
+        }
+        (part / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         part.rename(destination)
     except OSError as error:
         raise CannotCreate(f"the backup cannot be written to {destination}: {error.strerror}") from None
@@ -77,7 +84,13 @@ def backup(
 
 def verify(source: Path) -> dict[str, Any]:
     """The manifest of a backup whose files are all present and undamaged. Raises FaultyInput."""
-    manifest = _manifest(source)
+    try:
+        manifest: dict[str, Any] = json.loads((source / _MANIFEST).read_text(encoding="utf-8"))
+        names = [Path(name) for name in manifest["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FaultyInput(f"{source} is no backup of dicom-node: {_MANIFEST} is missing or damaged") from None
+    if any(name.is_absolute() or ".." in name.parts for name in names):
+        raise FaultyInput(f"{source}: {_MANIFEST} names files outside the backup")
     for name, expected in manifest["files"].items():
         if not (source / name).is_file():
             raise FaultyInput(f"{source}: {name} is missing")
@@ -125,7 +138,7 @@ def _audited(settings: Settings, action: AuditAction, **fields: Any) -> list[str
         return []
     try:
         with writing(settings) as session:
-            audit.note(session, COMMAND_LINE, action, **fields)
+            audit.note(session, audit.COMMAND_LINE, action, **fields)
     except StorageError as error:
         return [f"This is not in the audit: {error}"]
     return []
@@ -146,20 +159,6 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
         except sqlite3.DatabaseError:
             raise FaultyInput(f"the database {source} is damaged: it cannot be saved") from None
     return []
-
-
-def _copy_key(settings: Settings, target: Path) -> None:
-    key = sitekey.path_of(settings.node.data_dir)
-    if key.exists():
-        shutil.copyfile(key, target)
-        target.chmod(0o600)
-
-
-def _copy_device_rules(settings: Settings, target: Path) -> None:
-    files = sorted(_device_rules(settings).glob("*.toml"))
-    for file in files:
-        target.mkdir(mode=0o700, exist_ok=True)
-        shutil.copyfile(file, target / file.name)
 
 
 def _device_rules(settings: Settings) -> Path:
@@ -199,38 +198,16 @@ def _copy_tree(source: Path, target: Path) -> None:
     """Files may go while it runs (the purge), and none that is there is written over."""
     for file in _files(source):
         place = target / file.relative_to(source)
-        if place.exists():
-            continue
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            shutil.copyfile(file, place)
-        except FileNotFoundError:
-            continue
-
-
-def _write_manifest(folder: Path) -> None:
-    files = {str(file.relative_to(folder)): sha256_of(file) for file in _files(folder)}
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = {"program": __version__, "made": made, "files": files}
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def _manifest(source: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((source / _MANIFEST).read_text(encoding="utf-8"))
-        names = [Path(name) for name in manifest["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FaultyInput(f"{source} is no backup of dicom-node: {_MANIFEST} is missing or damaged") from None
-    if any(name.is_absolute() or ".." in name.parts for name in names):
-        raise FaultyInput(f"{source}: {_MANIFEST} names files outside the backup")
-    return manifest
+        if not place.exists():
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                shutil.copyfile(file, place)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink())
 
 
-_EVENTS = 2000
 _LIBRARIES = (
     *("pydicom", "pynetdicom", "highdicom", "numpy", "onnxruntime", "torch", "opencv-python-headless"),
     *("SQLAlchemy", "alembic", "pydantic", "psycopg", "requests", "urllib3"),
@@ -241,7 +218,6 @@ _WORDS = frozenset(
     | {"rule", "state", "status", "transport", "verdict", "version"}
 )
 _SECRET = frozenset({"password", "token", "username", "url", "database_url"})
-_REDACTED = "***"
 
 
 def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -> list[str]:
@@ -253,9 +229,9 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
         "machine.json": _machine(settings),
     }
     try:
-        with services.reading(settings) as session:
+        with reading(settings) as session:
             parts["counts.json"] = views.counts(session)
-            rows = views.list_events(session, limit=_EVENTS)
+            rows = views.list_events(session, limit=2000)
             parts["events.json"] = [_event(row, settings) for row in rows]
     except NodeError as error:
         parts["database.json"] = {"problem": type(error).__name__}
@@ -274,7 +250,7 @@ def redacted(settings: Settings) -> dict[str, Any]:
     plain: dict[str, Any] = settings.model_dump(mode="json")
     plain["node"]["database_url"] = settings.database_url.partition(":")[0]
     for peer in plain["peers"]:
-        peer |= {key: _REDACTED for key in _SECRET & peer.keys() if peer[key]}
+        peer |= {key: "***" for key in _SECRET & peer.keys() if peer[key]}
     for rule in plain["rules"]:
         # Values are the site's own words: descriptions, stations, paths.
         rule["options"] = sorted(rule["options"])
@@ -284,8 +260,11 @@ def redacted(settings: Settings) -> dict[str, Any]:
 
 def _event(row: Mapping[str, Any], settings: Settings) -> dict[str, object]:
     known = {event.number: event.text for event in events.all_types()}
-    fields = {key: _safe(key, value, settings.peers) for key, value in row["fields"].items()}
-    shown = {key: value for key, value in fields.items() if value is not None}
+    shown = {
+        key: safe
+        for key, value in row["fields"].items()
+        if (safe := _safe(key, value, settings.peers)) is not None
+    }
     return {"at": row["at"], "number": row["number"], "text": known.get(row["number"], ""), "fields": shown}
 
 
@@ -301,13 +280,12 @@ def _safe(key: str, value: object, peers: Sequence[PeerSettings]) -> object:
 def _check(files: Sequence[Path], settings: Settings) -> dict[str, object]:
     """What ``check`` says, without the values that it quotes."""
     checked = preflight.check_and_probe(files)
-    problems, tried = checked.problems, checked.tried
     names = {peer.name for peer in settings.peers}
     return {
-        "problems": [{"key": problem.key.split("=")[0]} for problem in problems],
+        "problems": [{"key": problem.key.split("=")[0]} for problem in checked.problems],
         "checks": [
             {"subject": line.subject, "ok": line.ok}
-            for line in tried
+            for line in checked.tried
             if not line.subject.startswith("peer ") or line.subject.removeprefix("peer ") in names
         ],
     }

@@ -16,12 +16,8 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, ResultKind, ReviewCause, ReviewVerdict
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, images, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
-from dicom_node.store import burned_in
-from dicom_node.store.burned_in import Box
-from dicom_node.store.results import withdrawn
+from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, existing, images, writing
+from dicom_node.store import burned_in, results
 from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance, Study
 from dicom_node.store.views import View, as_json, columns
 
@@ -31,7 +27,7 @@ MOST = 10
 """Boxes in one image."""
 LARGEST_SHARE = 0.5
 """Largest share of the picture under a person's boxes: cleaning refuses more (``burnin.decide.banner``)."""
-_EDGES = ("left", "top", "right", "bottom")
+EDGES = ("left", "top", "right", "bottom")
 
 
 Edge = Annotated[int, Field(ge=0, lt=100_000)]
@@ -71,8 +67,7 @@ def waiting(session: Session, after: int | None = None) -> tuple[list[View], int
 def after(session: Session, number: int) -> int | None:
     """The image that waits after this one; after the last the first one; None if no other image waits."""
     chosen = select(CleaningReview.id).where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
-    in_turn = chosen.order_by(CleaningReview.id < number, CleaningReview.id)
-    return session.scalar(in_turn.limit(1))
+    return session.scalar(chosen.order_by(CleaningReview.id < number, CleaningReview.id).limit(1))
 
 
 def decided(session: Session) -> list[View]:
@@ -84,8 +79,9 @@ def decided(session: Session) -> list[View]:
 
 def numbers(session: Session) -> View:
     """The number of images that wait for a review, and the time since when the oldest waits."""
-    chosen = select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
-    count, oldest = session.execute(chosen).one()
+    count, oldest = session.execute(
+        select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
+    ).one()
     return {"waiting": count, "oldest": as_json(oldest)}
 
 
@@ -98,7 +94,12 @@ def show(session: Session, settings: Settings, number: int) -> View:
         raise NotFound("there is no such review")
     review, instance, _ = row
     image = images.view(session, settings, review.instance_id)
-    image |= {"masks": [], "marks": [_mark(*box) for box in review.places]}
+    mark = {"finding": "Detected annotation", "text": "", "decision": "", "frames": []}
+    image["masks"] = []
+    image["marks"] = [
+        {**mark, "points": [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]}
+        for left, top, right, bottom in review.places
+    ]
     drawn = burned_in.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_row(*row),
@@ -110,13 +111,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     }
 
 
-def _mark(left: int, top: int, right: int, bottom: int) -> View:
-    """A place as the viewer draws it."""
-    points = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-    return {"finding": "Detected annotation", "text": "", "decision": "", "frames": [], "points": points}
-
-
-def accept(settings: Settings, number: int, by: Person) -> None:
+def accept(settings: Settings, number: int, by: audit.Person) -> None:
     """Accept the cleaning of an image as it is: a sent image stays sent, a withheld one is not sent.
 
     Raises NotFound, NotAllowedNow.
@@ -126,7 +121,9 @@ def accept(settings: Settings, number: int, by: Person) -> None:
         _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
 
 
-def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role: UserRole) -> None:
+def draw(
+    settings: Settings, number: int, boxes: Sequence[burned_in.Box], by: audit.Person, role: UserRole
+) -> None:
     """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
     The image is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput,
@@ -138,24 +135,31 @@ def draw(settings: Settings, number: int, boxes: Sequence[Box], by: Person, role
         review = _waiting(session, number)
         instance = session.get_one(Instance, review.instance_id)
         refuse_faulty(instance, boxes)
-        row = session.get(DrawnByHand, instance.id) or DrawnByHand(instance_id=instance.id)
-        row.pixels_sha256, row.boxes = instance.pixels_sha256, [list(box) for box in boxes]
-        row.at, row.actor, row.role = by.now, by.name, role
-        session.add(row)
-        what = {"boxes": row.boxes, "role": role.value}
+        drawn = [list(box) for box in boxes]
+        session.merge(
+            DrawnByHand(
+                instance_id=instance.id,
+                pixels_sha256=instance.pixels_sha256,
+                boxes=drawn,
+                at=by.now,
+                actor=by.name,
+                role=role,
+            )
+        )
+        what = {"boxes": drawn, "role": role.value}
         _decide(session, review, instance, ReviewVerdict.DRAWN, by, what, boxes=len(boxes))
         rerun.rerun(session, review.study_id, settings)
 
 
-def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
+def boxes_of(form: Mapping[str, Sequence[str]]) -> list[burned_in.Box]:
     """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out.
 
     Raises FaultyInput.
     """
-    columns_ = [form.get(edge, ()) for edge in _EDGES]
+    columns_ = [form.get(edge, ()) for edge in EDGES]
     if len({len(column) for column in columns_}) != 1 or len(columns_[0]) > MOST:
         raise FaultyInput(f"up to {MOST} boxes, each with its four edges")
-    found: list[Box] = []
+    found: list[burned_in.Box] = []
     for edges in zip(*columns_, strict=True):
         texts = [edge.strip() for edge in edges]
         if not any(texts):
@@ -167,7 +171,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[Box]:
     return found
 
 
-def refuse_faulty(instance: Instance, boxes: Sequence[Box]) -> None:
+def refuse_faulty(instance: Instance, boxes: Sequence[burned_in.Box]) -> None:
     """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
     rows, width = images.number_in(instance, "Rows"), images.number_in(instance, "Columns")
     if not boxes:
@@ -184,13 +188,12 @@ def _decide(
     review: CleaningReview,
     instance: Instance,
     verdict: ReviewVerdict,
-    by: Person,
+    by: audit.Person,
     what: Mapping[str, object] = MappingProxyType({}),
     **fields: Any,
 ) -> None:
     """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
     burned_in.decide(session, instance.id, verdict, by.name)
-    image = {"image": instance.sop_instance_uid, "pixels_sha256": instance.pixels_sha256}
     audit.note(
         session,
         by,
@@ -199,24 +202,28 @@ def _decide(
         review=review.id,
         verdict=verdict.value,
         cause=review.cause.value,
-        what={**image, "verdict": verdict.value, **what},
+        what={
+            "image": instance.sop_instance_uid,
+            "pixels_sha256": instance.pixels_sha256,
+            "verdict": verdict.value,
+            **what,
+        },
         **fields,
     )
 
 
 def _waiting(session: Session, number: int) -> CleaningReview:
-    row = session.get(CleaningReview, number, with_for_update=True)
-    if row is None:
-        raise NotFound("there is no such review")
+    row = existing(session, CleaningReview, number, "there is no such review", lock=True)
     if row.verdict is not None:
         raise NotAllowedNow("this image does not wait any more: load the list again")
     return row
 
 
 def _rows() -> Select[CleaningReview, Instance, str | None]:
-    joined = select(CleaningReview, Instance, Study.study_instance_uid)
-    return joined.join(Instance, CleaningReview.instance_id == Instance.id).join(
-        Study, CleaningReview.study_id == Study.id
+    return (
+        select(CleaningReview, Instance, Study.study_instance_uid)
+        .join(Instance, CleaningReview.instance_id == Instance.id)
+        .join(Study, CleaningReview.study_id == Study.id)
     )
 
 
@@ -237,14 +244,13 @@ def _left(session: Session, settings: Settings, study: int, uid: str) -> list[st
     """The peers that have a cleaned image of it, of whatever rule, or to which one is on its way."""
     made = images.pictures_of(session, settings, study, uid)
     rows = [row for _, row in made if row.kind is ResultKind.CLEANED]
-    gone = withdrawn(session, [row.id for row in rows])
-    ended = ("cancelled", "discarded", "dead")
+    gone = results.withdrawn(session, [row.id for row in rows])
     return sorted(
         {
             sent.destination
             for row in rows
             if row.id not in gone
             for sent in row.deliveries
-            if sent.state.value not in ended
+            if sent.state.value not in ("cancelled", "discarded", "dead")
         }
     )

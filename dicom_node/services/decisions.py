@@ -18,23 +18,19 @@ from sqlalchemy.orm import Session
 from dicom_node import jobs, outbox
 from dicom_node.config.settings import Settings
 from dicom_node.decisions import copies
-from dicom_node.errors import NodeError, NotAllowedNow, NotFound
+from dicom_node.errors import NodeError, NotAllowedNow
 from dicom_node.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.model.kinds import AuditAction, RejectionReason, ReviewVerdict
 from dicom_node.model.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, open_database, reading, studies, writing
-from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
+from dicom_node.services import audit, existing, open_database, reading, results, studies, writing
 from dicom_node.services.jobs import sources_sha256
-from dicom_node.store import burned_in, decisions
+from dicom_node.store import burned_in, decisions, transitions
 from dicom_node.store.accounts import RegisteredPatient
-from dicom_node.store.database import Database
 from dicom_node.store.tables import DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
 from dicom_node.store.tables.node import FAULT
-from dicom_node.store.transitions import record
 from dicom_node.store.views import View, as_json, find_study
 
-_S = DeliveryState
 _SHOWN = 100  # decisions that are named
 
 
@@ -44,7 +40,7 @@ class LostDecision:
 
     action: AuditAction
     study: str
-    by: Person
+    by: audit.Person
     holds: bool
     waits_for: str
     what: Mapping[str, Any]
@@ -86,9 +82,12 @@ def apply_waiting(settings: Settings) -> int:
         reason = "a decision before it" if one.study in behind else _done(settings, one)
         if not reason:
             done += 1
-        else:
-            behind |= {one.study} if one.holds and one.study else set()
-            _note_reason(settings, one, reason)
+            continue
+        behind |= {one.study} if one.holds and one.study else set()
+        if one.waits_for != reason[:255]:
+            with writing(settings) as session:
+                here = session.get_one(DecisionRow, one.by.decision, with_for_update=True)
+                here.waits_for = reason[:255] if here.applied_at is None else here.waits_for
     return done
 
 
@@ -117,22 +116,20 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     return text + (f"; deliveries of {held} wait for them" if held else "")
 
 
-def settle(settings: Settings, number: str, *, because: str, by: Person = COMMAND_LINE) -> None:
+def settle(settings: Settings, number: str, *, because: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Settle a decision that cannot be applied again, with a person's reason; deliveries stop waiting for it.
 
     Raises NotFound, NotAllowedNow, FaultyInput.
     """
-    words = checked_reason(because)
+    words = audit.checked_reason(because)
     with writing(settings) as session:
-        row = session.get(DecisionRow, number, with_for_update=True)
-        if row is None:
-            raise NotFound("there is no such decision")
+        row = existing(session, DecisionRow, number, "there is no such decision", lock=True)
         try:
             decisions.apply(session, number)
         except LookupError:
             raise NotAllowedNow("this decision is applied") from None
         row.waits_for = f"settled by a person: {words}"
-        record(session, DECISION_SETTLED, decision=number, action=row.action)
+        transitions.record(session, DECISION_SETTLED, decision=number, action=row.action)
         audit.note(session, by, AuditAction.DECISION_SETTLED, decision=number, of=row.action)
 
 
@@ -167,7 +164,7 @@ def as_view(row: DecisionRow) -> View:
 
 def _lost(row: DecisionRow) -> LostDecision:
     record_ = row.record
-    by = Person(record_["actor"], record_["address"], decided_at=row.at, decision=row.id)
+    by = audit.Person(record_["actor"], record_["address"], decided_at=row.at, decision=row.id)
     about = {name: record_[name] for name in ("what", "words", "fields")}
     return LostDecision(AuditAction(row.action), row.study_uid, by, row.holds, row.waits_for, **about)
 
@@ -175,7 +172,7 @@ def _lost(row: DecisionRow) -> LostDecision:
 def _done(settings: Settings, wanted: LostDecision) -> str:
     """Do it again; "" when it is done, else what it waits for."""
     try:
-        _AGAIN.get(wanted.action, _only_audit)(settings, wanted)
+        _AGAIN.get(wanted.action, _with_audit)(settings, wanted)
     except (NodeError, _NotYet) as not_yet:
         return str(not_yet)
     except LookupError:  # another process was quicker
@@ -183,16 +180,13 @@ def _done(settings: Settings, wanted: LostDecision) -> str:
     return ""
 
 
-def _note_reason(settings: Settings, wanted: LostDecision, reason: str) -> None:
-    if wanted.waits_for != reason[:255]:
-        with writing(settings) as session:
-            here = session.get_one(DecisionRow, wanted.by.decision, with_for_update=True)
-            here.waits_for = reason[:255] if here.applied_at is None else here.waits_for
-
-
-def _only_audit(settings: Settings, wanted: LostDecision) -> None:
-    """Its entry in the audit; what it did is there, or a person asks for it again."""
+def _with_audit(settings: Settings, wanted: LostDecision) -> None:
+    """What is done in one transaction with its entry in the audit. Of other decisions the entry alone: what
+    they did is there, or a person asks for it again.
+    """
     with writing(settings) as session:
+        if again := _AGAIN_WITH_AUDIT.get(wanted.action):
+            again(session, wanted)
         study = find_study(session, wanted.study).id if wanted.study else None
         _note(session, wanted, study)
 
@@ -202,12 +196,10 @@ def _note(session: Session, wanted: LostDecision, study: int | None) -> None:
 
 
 def _withdraw(settings: Settings, wanted: LostDecision) -> None:
-    from dicom_node.services.results import withdraw
-
     with reading(settings) as session:
         numbers = [row.id for row in _results(session, wanted.what["results"])]
     reason = RejectionReason(wanted.what["reason"])
-    withdraw(settings, wanted.study, numbers, reason=reason, because=wanted.words, by=wanted.by)
+    results.withdraw(settings, wanted.study, numbers, reason=reason, because=wanted.words, by=wanted.by)
 
 
 def _assess(settings: Settings, wanted: LostDecision) -> None:
@@ -238,43 +230,31 @@ def _release(settings: Settings, wanted: LostDecision) -> None:
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        study = _study_number(database, wanted.study)
+        study = studies.number_of(database, wanted.study)
         take = Choice(database, settings).again(study, wanted.what)
-        if take is None and _needs_no_release(database, wanted):
-            _only_audit(settings, wanted)
-            return
-    if take is None:
+        with database.read() as session:
+            state = find_study(session, wanted.study).state
+            same = (DecisionRow.study_uid == wanted.study, DecisionRow.action == wanted.action)
+            later = select(DecisionRow.id).where(*same, DecisionRow.at > wanted.by.now).limit(1)
+            released_later = session.scalar(later) is not None
+    if take is not None:
+        studies.release(settings, wanted.study, take, wanted.by)
+    elif released_later or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
+        _with_audit(settings, wanted)
+    else:
         raise _NotYet("the study is not in quarantine with the objects that were released")
-    studies.release(settings, wanted.study, take, wanted.by)
 
 
-def _needs_no_release(database: Database, wanted: LostDecision) -> bool:
-    """The study came through without it, or was released once more later."""
-    later = (
-        DecisionRow.study_uid == wanted.study,
-        DecisionRow.action == wanted.action,
-        DecisionRow.at > wanted.by.now,
-    )
-    with database.read() as session:
-        state = find_study(session, wanted.study).state
-        again = session.scalar(select(DecisionRow.id).where(*later).limit(1))
-    return again is not None or state in END_STATES - {StudyState.QUARANTINED}
+def _discard(session: Session, wanted: LostDecision) -> None:
+    for delivery in _deliveries(session, wanted.what["deliveries"]):
+        if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+            outbox.discard(session, delivery.id, wanted.words)
 
 
-def _discard(settings: Settings, wanted: LostDecision) -> None:
-    with writing(settings) as session:
-        for delivery in _deliveries(session, wanted.what["deliveries"]):
-            if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
-                outbox.discard(session, delivery.id, wanted.words)
-        _note(session, wanted, find_study(session, wanted.study).id)
-
-
-def _retry(settings: Settings, wanted: LostDecision) -> None:
-    with writing(settings) as session:
-        for delivery in _deliveries(session, wanted.what["deliveries"]):
-            if delivery.state in (_S.DISCARDED, _S.DEAD):
-                outbox.retry(session, delivery.id)
-        _note(session, wanted, None)
+def _retry(session: Session, wanted: LostDecision) -> None:
+    for delivery in _deliveries(session, wanted.what["deliveries"]):
+        if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
+            outbox.retry(session, delivery.id)
 
 
 def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
@@ -288,52 +268,52 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
         if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
             raise _NotYet("the image that was judged is not here")
         if verdict is ReviewVerdict.DRAWN:
-            row = session.get(DrawnByHand, instance.id) or DrawnByHand(instance_id=instance.id)
-            row.pixels_sha256, row.boxes = what["pixels_sha256"], what["boxes"]
-            row.at, row.actor, row.role = wanted.by.now, wanted.by.name, UserRole(what["role"])
-            session.add(row)
+            session.merge(
+                DrawnByHand(
+                    instance_id=instance.id,
+                    pixels_sha256=what["pixels_sha256"],
+                    boxes=what["boxes"],
+                    at=wanted.by.now,
+                    actor=wanted.by.name,
+                    role=UserRole(what["role"]),
+                )
+            )
         burned_in.decide(session, instance.id, verdict, wanted.by.name)
         _note(session, wanted, study.id)
         if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
             rerun.rerun(session, study.id, settings)
 
 
-def _change_job(settings: Settings, wanted: LostDecision) -> None:
+def _change_job(session: Session, wanted: LostDecision) -> None:
     """A job that was cancelled is cancelled; where it was quicker, nothing of it leaves that did not yet."""
     what = wanted.what
-    with writing(settings) as session:
-        study = find_study(session, wanted.study).id
-        if what["change"] == "cancel":
-            of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
-            newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
-            same = (job for job in newest_first if sources_sha256(job) == what["images"])
-            job = next(same, None)
-            if job is None:
-                raise _NotYet("the job that was cancelled is not there")
-            if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
-                jobs.cancel(session, job.id)
-            for delivery in _of_job(session, job.id):
-                if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
-                    outbox.discard(session, delivery.id, "its job was cancelled by a person")
-        _note(session, wanted, study)
+    study = find_study(session, wanted.study).id
+    if what["change"] == "cancel":
+        of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
+        newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
+        job = next((job for job in newest_first if sources_sha256(job) == what["images"]), None)
+        if job is None:
+            raise _NotYet("the job that was cancelled is not there")
+        if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
+            jobs.cancel(session, job.id)
+        of_job = select(Delivery).join(Result, Result.id == Delivery.result_id).where(Result.job_id == job.id)
+        for delivery in session.scalars(of_job.order_by(Delivery.id)).all():
+            if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+                outbox.discard(session, delivery.id, "its job was cancelled by a person")
 
 
 def _delete_received(settings: Settings, wanted: LostDecision) -> None:
-    from dicom_node.services.studies import delete_received
-
     with open_database(settings) as database:
-        study = _study_number(database, wanted.study)
-    [row] = delete_received(settings, [study], wanted.by)
+        study = studies.number_of(database, wanted.study)
+    [row] = studies.delete_received(settings, [study], wanted.by)
     if not row["deleted"]:
         raise _NotYet(row["reason"])
 
 
-def _remove_patient(settings: Settings, wanted: LostDecision) -> None:
-    with writing(settings) as session:
-        row = session.get(RegisteredPatient, wanted.what["registration"])
-        if row is not None and row.registered_at.isoformat() == wanted.what["registered_at"]:
-            session.delete(row)
-        _note(session, wanted, None)
+def _remove_patient(session: Session, wanted: LostDecision) -> None:
+    row = session.get(RegisteredPatient, wanted.what["registration"])
+    if row is not None and row.registered_at.isoformat() == wanted.what["registered_at"]:
+        session.delete(row)
 
 
 _AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
@@ -341,18 +321,15 @@ _AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
     AuditAction.RESULTS_ASSESSED: _assess,
     AuditAction.FEEDBACK_GIVEN: _give_feedback,
     AuditAction.STUDY_RELEASED: _release,
+    AuditAction.CLEANING_JUDGED: _judge_cleaning,
+    AuditAction.OBJECTS_DELETED: _delete_received,
+}
+_AGAIN_WITH_AUDIT: Mapping[AuditAction, Callable[[Session, LostDecision], None]] = {
     AuditAction.DISCARDED: _discard,
     AuditAction.DELIVERY_RETRIED: _retry,
-    AuditAction.CLEANING_JUDGED: _judge_cleaning,
     AuditAction.JOB_CHANGED: _change_job,
-    AuditAction.OBJECTS_DELETED: _delete_received,
     AuditAction.PATIENT_REMOVED: _remove_patient,
 }
-
-
-def _study_number(database: Database, uid: str) -> int:
-    with database.read() as session:
-        return find_study(session, uid).id
 
 
 def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
@@ -366,13 +343,7 @@ def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
 def _deliveries(session: Session, pairs: Sequence[Sequence[str]]) -> list[Delivery]:
     rows = {row.sop_instance_uid: row.id for row in _results(session, [uid for uid, _ in pairs])}
     chosen = (select(Delivery).filter_by(result_id=rows[uid], destination=peer) for uid, peer in pairs)
-    found = [session.scalar(one) for one in chosen]
-    there = [row for row in found if row is not None]
+    there = [row for one in chosen if (row := session.scalar(one)) is not None]
     if len(there) < len(pairs):
         raise _NotYet("its results do not go to that peer (yet)")
     return there
-
-
-def _of_job(session: Session, job: int) -> Sequence[Delivery]:
-    chosen = select(Delivery).join(Result, Result.id == Delivery.result_id).where(Result.job_id == job)
-    return session.scalars(chosen.order_by(Delivery.id)).all()

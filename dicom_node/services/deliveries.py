@@ -13,9 +13,7 @@ from dicom_node import outbox
 from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.services import audit, writing
-from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
-from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
+from dicom_node.services import PRINTABLE, Row, ServiceRequest, ServiceResult, audit, writing
 from dicom_node.store.tables import Delivery
 from dicom_node.store.views import find_study
 
@@ -46,7 +44,7 @@ def retry(
     deliveries: Sequence[int] | None = None,
     *,
     destination: str = "",
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
     """Send again these given-up deliveries, or all (to one destination). Returns how many.
 
@@ -61,8 +59,8 @@ def retry(
                 outbox.retry(session, delivery_id)
             done, noted = list(deliveries), {"deliveries": list(deliveries)}
         by_study = _by_study(session, done).values()
-        what = {"deliveries": [pair for pairs in by_study for pair in pairs.values()]}
-        audit.note(session, by, AuditAction.DELIVERY_RETRIED, what=what, **noted)
+        what = [pair for pairs in by_study for pair in pairs.values()]
+        audit.note(session, by, AuditAction.DELIVERY_RETRIED, what={"deliveries": what}, **noted)
     return len(done)
 
 
@@ -72,14 +70,14 @@ def discard(
     *,
     because: str,
     destination: str = "",
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
     """Discard these deliveries, or all that were given up (to one destination). Returns how many.
 
     ``because`` is shown with them but never logged: a person may have written a name. Raises NotFound,
     NotAllowedNow, FaultyInput.
     """
-    words = checked_reason(because)
+    words = audit.checked_reason(because)
     with writing(settings) as session:
         if deliveries is None:
             done = outbox.discard_all(session, words, destination or None)
@@ -88,15 +86,19 @@ def discard(
                 outbox.discard(session, delivery_id, words)
             done = list(deliveries)
         for study, pairs in _by_study(session, done).items():
-            noted: dict[str, Any] = {"deliveries": list(pairs)}
-            if deliveries is None:
-                noted = {"all_dead": len(pairs), "destination": destination}
+            noted: dict[str, Any] = (
+                {"all_dead": len(pairs), "destination": destination}
+                if deliveries is None
+                else {"deliveries": list(pairs)}
+            )
             what = {"deliveries": list(pairs.values())}
             audit.note(session, by, AuditAction.DISCARDED, study_id=study, what=what, words=words, **noted)
     return len(done)
 
 
-def send_study(settings: Settings, study_instance_uid: str, peer: str, by: Person = COMMAND_LINE) -> int:
+def send_study(
+    settings: Settings, study_instance_uid: str, peer: str, by: audit.Person = audit.COMMAND_LINE
+) -> int:
     """Send a study's newest results to a further peer; returns how many objects.
 
     Raises NotFound, UnknownPeer, NotAllowedNow.
@@ -105,9 +107,14 @@ def send_study(settings: Settings, study_instance_uid: str, peer: str, by: Perso
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
         number = outbox.send_to(session, study, to, settings.peers)
-        what = {"peer": to.name}
         audit.note(
-            session, by, AuditAction.SENT_TO_PEER, study_id=study, what=what, peer=to.name, objects=number
+            session,
+            by,
+            AuditAction.SENT_TO_PEER,
+            study_id=study,
+            what={"peer": to.name},
+            peer=to.name,
+            objects=number,
         )
     return number
 
@@ -117,6 +124,5 @@ def _by_study(session: Session, deliveries: Sequence[int]) -> dict[int, dict[int
     chosen = select(Delivery).where(Delivery.id.in_(deliveries)).order_by(Delivery.id)
     found: dict[int, dict[int, list[str]]] = {}
     for row in session.scalars(chosen):
-        pair = [row.item.sop_instance_uid, row.destination]
-        found.setdefault(row.item.study_id, {})[row.id] = pair
+        found.setdefault(row.item.study_id, {})[row.id] = [row.item.sop_instance_uid, row.destination]
     return found

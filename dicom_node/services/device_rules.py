@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +24,7 @@ from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.roles import UserRole
 from dicom_node.object_store.files import Files
-from dicom_node.services import audit, cleaning_reviews, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.cleaning_reviews import Boxes
-from dicom_node.services.typed import PRINTABLE, Row, ServiceResult
+from dicom_node.services import PRINTABLE, Row, ServiceResult, audit, cleaning_reviews, writing
 from dicom_node.store.burned_in import Box
 from dicom_node.store.tables import CleaningReview, Instance
 from dicom_node.store.views import View
@@ -37,10 +34,9 @@ TRIED: Final = 50
 _SEARCHED: Final = 5000  # of the newest images of the node, for those of the device
 _KEYS: Final = ("manufacturer", "model", "software", "modality", "rows", "columns")
 _SOURCE: Final = "drawn at the console"
-_EDGES: Final = ("left", "top", "right", "bottom")
 
 
-class NewRule(Boxes):
+class NewRule(cleaning_reviews.Boxes):
     """A new device rule: its name and its boxes."""
 
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
@@ -76,7 +72,20 @@ def tried(session: Session, settings: Settings, number: int, name: str, boxes: S
     rule, text = _rule(settings, instance, header, name, boxes)
     rows: list[View] = []
     door = Files(settings)
-    for other in _of_device(session, instance):
+    newest = (
+        select(Instance.id)
+        .where(Instance.role == ObjectRole.SOURCE, Instance.purged.is_(False))
+        .order_by(Instance.id.desc())
+        .limit(_SEARCHED)
+        .subquery()
+    )
+    of_device = [
+        Instance.attributes[key].as_string() == instance.attributes[key]
+        for key in ("Manufacturer", "ManufacturerModelName", "Rows", "Columns")
+        if key in instance.attributes
+    ]
+    chosen = select(Instance).join(newest, Instance.id == newest.c.id).where(*of_device)
+    for other in session.scalars(chosen.order_by(Instance.id.desc()).limit(TRIED)).all():
         try:
             about = open_dicom(door.here(session, other.path), settings.images.limits).header
         except (PixelError, OSError, StorageError):
@@ -96,7 +105,7 @@ def tried(session: Session, settings: Settings, number: int, name: str, boxes: S
     return {"text": text, "name": rule.name, "images": rows, "boxes": [list(box) for box in boxes]}
 
 
-def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: Person) -> None:
+def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: audit.Person) -> None:
     """Write the rule into the site's folder of device rules, where the node reads it at its next reload.
 
     Raises NotFound, FaultyInput, NotAllowedNow (the rule exists, or the node may not write to the folder).
@@ -123,7 +132,7 @@ def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: P
 
 
 def save_and_clean(
-    settings: Settings, number: int, name: str, boxes: Sequence[Box], by: Person, role: UserRole
+    settings: Settings, number: int, name: str, boxes: Sequence[Box], by: audit.Person, role: UserRole
 ) -> str:
     """Save the rule and clean the image again; returns why the image cannot be cleaned, "" if it can.
 
@@ -148,14 +157,16 @@ def made_here(settings: Settings) -> list[View]:
         {
             "name": name,
             "match": {key: value for key, value in rule.match.model_dump().items() if value is not None},
-            "rectangles": [[getattr(one, edge) for edge in _EDGES] for one in rule.rectangles],
+            "rectangles": [
+                [getattr(one, edge) for edge in cleaning_reviews.EDGES] for one in rule.rectangles
+            ],
         }
         for name, rule in sorted(known.items())
         if folder and _is_ours(folder / f"{name}.toml")
     ]
 
 
-def remove(settings: Settings, name: str, by: Person) -> None:
+def remove(settings: Settings, name: str, by: audit.Person) -> None:
     """Remove a rule that was drawn at the console. Raises NotFound, NotAllowedNow."""
     folder = device_rules_of(settings)
     if folder is None or name not in {row["name"] for row in made_here(settings)}:
@@ -190,7 +201,7 @@ def _rule(
     content: dict[str, Any] = {
         "name": name,
         "match": {key: about[key] for key in _KEYS if key in about},
-        "rectangles": [dict(zip(_EDGES, box, strict=True)) for box in boxes],
+        "rectangles": [dict(zip(cleaning_reviews.EDGES, box, strict=True)) for box in boxes],
     }
     try:
         rule = DeviceRule.model_validate(content)
@@ -204,12 +215,8 @@ def _rule(
         raise FaultyInput(str(error)) from None
     if name in taken:
         raise FaultyInput(f"there is a device rule {name} already: give this one another name")
-    return rule, _text(content)
-
-
-def _text(content: Mapping[str, Any]) -> str:
     rectangles = ",\n    ".join(map(toml_value, content["rectangles"]))
-    return (
+    return rule, (
         f"source = {toml_value(f'{_SOURCE}, {datetime.now(UTC):%Y-%m-%d}')}\n\n[[rule]]\n"
         f"name = {toml_value(content['name'])}\nmatch = {toml_value(content['match'])}\n"
         f"rectangles = [\n    {rectangles},\n]\n"
@@ -234,23 +241,6 @@ def _is_ours(path: Path) -> bool:
         return path.read_text(encoding="utf-8").startswith(f'source = "{_SOURCE}')
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _of_device(session: Session, like: Instance) -> Sequence[Instance]:
-    newest = (
-        select(Instance.id)
-        .where(Instance.role == ObjectRole.SOURCE, Instance.purged.is_(False))
-        .order_by(Instance.id.desc())
-        .limit(_SEARCHED)
-        .subquery()
-    )
-    same = [
-        Instance.attributes[key].as_string() == like.attributes[key]
-        for key in ("Manufacturer", "ManufacturerModelName", "Rows", "Columns")
-        if key in like.attributes
-    ]
-    chosen = select(Instance).join(newest, Instance.id == newest.c.id).where(*same)
-    return session.scalars(chosen.order_by(Instance.id.desc()).limit(TRIED)).all()
 
 
 def _over(header: ImageHeader, boxes: Sequence[Box]) -> float | None:

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,10 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from dicom_node.config.addresses import LocalAddress, remote_address
-from dicom_node.config.holds import undercuts
-from dicom_node.config.loading import examine
-from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config import addresses, holds, loading, mistakes
 from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import REVEALED
 from dicom_node.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
@@ -42,9 +39,8 @@ from dicom_node.errors import (
 from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
-from dicom_node.services import audit, open_database, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import ServiceResult
+from dicom_node.processes import files_of, running
+from dicom_node.services import ServiceResult, audit, open_database, reading, writing
 from dicom_node.store.entered import EnteredFile, entered
 from dicom_node.store.tables import EnteredTable
 from dicom_node.store.transitions import utc_now
@@ -82,8 +78,10 @@ def listed(session: Session, kind: Kind) -> dict[str, View]:
     """The peers (or rules) that were entered in the database, by name; peers and rules in files are not
     included.
     """
-    names = ("name", "version", "changed_at", "changed_by", "keys")
-    return {row.name: columns(row, *names) for row in entered(session, kind)}
+    return {
+        row.name: columns(row, "name", "version", "changed_at", "changed_by", "keys")
+        for row in entered(session, kind)
+    }
 
 
 def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
@@ -137,7 +135,7 @@ def save(
     kind: Kind,
     content: Mapping[str, Any],
     version: int | None = None,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     despite_hold: bool = False,
 ) -> Saved:
@@ -162,10 +160,8 @@ def save(
                 session.add(row)
             row.keys, row.version = as_text(kind, content), row.version + 1
             row.changed_at, row.changed_by = utc_now(), by.name
-            fields: dict[str, Any] = {"name": name, "version": row.version}
-            if warned.undercut:
-                fields["despite_hold"] = "; ".join(warned.undercut)
-            audit.note(session, by, _SAVED[kind], **fields)
+            despite: dict[str, Any] = {"despite_hold": "; ".join(warned.undercut)} if warned.undercut else {}
+            audit.note(session, by, _SAVED[kind], name=name, version=row.version, **despite)
             saved = Saved(name=name, version=row.version, warnings=list(warned.warnings))
         EnteredFile(database, settings.node.data_dir).renew()
     return saved
@@ -180,7 +176,11 @@ def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: i
 
 
 def remove(
-    settings: Settings, kind: Kind, name: str, version: int | None = None, by: Person = COMMAND_LINE
+    settings: Settings,
+    kind: Kind,
+    name: str,
+    version: int | None = None,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
     """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs the
     peer).
@@ -190,12 +190,12 @@ def remove(
             row = session.get(EnteredTable, (kind, name), with_for_update=True)
             rows = {(one.kind, one.name): one.keys for one in entered(session)}
             if row is None:
-                known = [known for other, known in rows if other == kind]
-                hint = did_you_mean(name, known)
+                hint = mistakes.did_you_mean(name, [known for other, known in rows if other == kind])
                 raise NotFound(f"no {_ONE[kind]} that was entered is called {name!r}; {hint}")
             _refuse_conflict(kind, name, row, version)
-            left = {key: keys for key, keys in rows.items() if key != (kind, name)}
-            _refuse_mistakes(settings, kind, rows, left)
+            _refuse_mistakes(
+                settings, kind, rows, {key: keys for key, keys in rows.items() if key != (kind, name)}
+            )
             session.delete(row)
             audit.note(session, by, _REMOVED[kind], name=name)
         EnteredFile(database, settings.node.data_dir).renew()
@@ -205,8 +205,6 @@ def apply(settings: Settings) -> int:
     """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
     s.
     """
-    from dicom_node.processes import running
-
     asked = 0
     for pid in running(settings.node.data_dir).values():
         with suppress(ProcessLookupError, PermissionError):
@@ -284,8 +282,8 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
         try:
             host = urlsplit(given).hostname if key == "url" else given
             if host:
-                remote_address(host)
-        except LocalAddress as error:
+                addresses.remote_address(host)
+        except addresses.LocalAddress as error:
             problems.append(ConfigProblem("", f"peers.{content['name']}.{key}", repr(given), str(error)))
         except (OSError, ValueError):  # nobody knows it yet, or the check of the settings says what is wrong
             continue
@@ -310,17 +308,15 @@ def _refuse_mistakes(
     if checked.problems:
         raise FaultyInput("\n".join(map(_in_words, checked.problems)), checked.problems)
     assert checked.settings is not None, "without settings there are problems"
-    known = set(undercuts(settings))
+    known = set(holds.undercuts(settings))
     return Warned(
         tuple(f"{one.subject}: {one.text}" for one in checked.tried if not one.ok),
-        tuple(f"rule {one.rule}: {one}" for one in undercuts(checked.settings) if one not in known),
+        tuple(f"rule {one.rule}: {one}" for one in holds.undercuts(checked.settings) if one not in known),
     )
 
 
 def _role_here(settings: Settings, changed: Kind) -> Role:
     """As which the change is checked: models only where they run, and of a rule, as that takes a while."""
-    from dicom_node.processes import running
-
     here = {Role.at(place) for place in running(settings.node.data_dir)} or {Role.ALL}
     if changed == "rules" and any(role.runs_models for role in here):
         return Role.ALL
@@ -345,9 +341,8 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     asked), NotRunning, NotAllowedNow.
     """
     from dicom_node import preflight
-    from dicom_node.processes import files_of, running
 
-    settings, read = examine(files)
+    settings, read = loading.examine(files)
     if settings is None or read.problems:
         raise ConfigurationError(read.problems)
     found = running(settings.node.data_dir)
@@ -357,8 +352,15 @@ def reload_node(files: Sequence[Path]) -> list[str]:
                 f"{settings.node.data_dir} is closed to this user: run this as the user that the node runs as"
             )
         raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
+    given = {path.resolve() for path in files}
     for place in found:
-        _refuse_other_files(files, files_of(settings.node.data_dir, place))
+        # A node reads the files again that it was started with, whatever stands in others.
+        known = files_of(settings.node.data_dir, place)
+        if known and given != {path.resolve() for path in known}:
+            runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, files))
+            raise NotAllowedNow(
+                f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"
+            )
     done = []
     try:
         for place, pid in found.items():
@@ -371,17 +373,8 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     finally:
         if done:  # whatever the other processes answered
             with writing(settings) as session:
-                audit.note(session, COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
+                audit.note(session, audit.COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
-
-
-def _refuse_other_files(given: Sequence[Path], known: Collection[Path]) -> None:
-    """A node reads the files again that it was started with, whatever stands in others."""
-    if known and {path.resolve() for path in given} != {path.resolve() for path in known}:
-        runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, given))
-        raise NotAllowedNow(
-            f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"
-        )
 
 
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
@@ -409,8 +402,7 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
-    ours = node_name(place)
-    numbers = (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    ours, numbers = node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
         try:

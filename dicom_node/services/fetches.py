@@ -13,9 +13,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import FaultyInput, NotFound
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
-from dicom_node.services import audit, open_database, reading, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
+from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, open_database, reading, writing
 from dicom_node.store import fetches, sight
 from dicom_node.store.views import columns
 
@@ -89,7 +87,7 @@ class MissingRow(ServiceResult):
 def ask(
     settings: Settings,
     request: FetchRequest,
-    by: Person,
+    by: audit.Person = audit.COMMAND_LINE,
     advance: Callable[[], object] = bool,
 ) -> FetchAsked:
     """Query a peer for studies, and queue the fetch of those that the node does not have.
@@ -107,21 +105,26 @@ def ask(
         )
     if not 0 <= (request.last - request.first).days <= LONGEST_RANGE:
         raise FaultyInput("the last day lies before the first, or 30 years after it")
-    questions = fetch.questions(request.first, request.last, request.modalities)
     archive = scu.open_archive(peer, settings)
     with open_database(settings) as database:
         asked = fetch.ask(
             database,
             archive,
             peer.name,
-            questions,
+            fetch.questions(request.first, request.last, request.modalities),
             rule=request.rule,
             per_minute=request.per_minute,
             advance=advance,
         )
         with database.write() as session:
-            action = AuditAction.STUDIES_FETCHED
-            audit.note(session, by, action, peer=peer.name, studies=asked.wanted, rule=request.rule)
+            audit.note(
+                session,
+                by,
+                AuditAction.STUDIES_FETCHED,
+                peer=peer.name,
+                studies=asked.wanted,
+                rule=request.rule,
+            )
     return FetchAsked(
         found=asked.found,
         here=asked.here,
@@ -132,7 +135,7 @@ def ask(
     )
 
 
-def again(settings: Settings, name: str, by: Person) -> int:
+def again(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> int:
     """Fetch given-up and cancelled studies again; returns how many. Raises UnknownPeer, FaultyInput."""
     from dicom_node import fetch
 
@@ -140,7 +143,7 @@ def again(settings: Settings, name: str, by: Person) -> int:
     return _changed(settings, name, by, "again", fetch.ask_again)
 
 
-def cancel(settings: Settings, name: str, by: Person) -> int:
+def cancel(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> int:
     """Cancel the waiting fetches from this peer, configured or not; returns the number of studies."""
     from dicom_node import fetch
 
@@ -153,7 +156,9 @@ def progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]
         return fetches.states_since(session, peer, first)
 
 
-def missing(settings: Settings, name: str, days: int, by: Person, *, fetch_them: bool) -> list[MissingRow]:
+def missing(
+    settings: Settings, name: str, days: int, by: audit.Person = audit.COMMAND_LINE, *, fetch_them: bool
+) -> list[MissingRow]:
     """Studies of the last days that should have a result according to the rules, and have none.
 
     ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises UnknownPeer,
@@ -205,10 +210,13 @@ def listed(
     before: int | None = None,
 ) -> list[FetchRow]:
     """Requested studies, the newest first; ``before``: only those with a lower number."""
-    names = ("peer", "study_instance_uid", "rule", "state", "reason", "attempts", "objects", "asked_at")
     with reading(settings) as session:
         return [
-            FetchRow(fetch=row.id, **columns(row, *names, "started_at", "ended_at"))
+            FetchRow(
+                fetch=row.id,
+                **columns(row, "peer", "study_instance_uid", "rule", "state", "reason", "attempts"),
+                **columns(row, "objects", "asked_at", "started_at", "ended_at"),
+            )
             for row in fetches.listed(session, peer, states, limit, before)
         ]
 
@@ -223,7 +231,7 @@ def _queried(settings: Settings, name: str) -> PeerSettings:
     return peer
 
 
-def _changed(settings: Settings, name: str, by: Person, did: str, change: Callable[..., int]) -> int:
+def _changed(settings: Settings, name: str, by: audit.Person, did: str, change: Callable[..., int]) -> int:
     with writing(settings) as session:
         number = change(session, name)
         audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=did)

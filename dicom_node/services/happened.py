@@ -17,9 +17,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.events import all_types
-from dicom_node.services.typed import Row, ServiceResult
+from dicom_node.services import Row, ServiceResult
 from dicom_node.store import views
-from dicom_node.store.views import View
 
 MOST = 500
 """Events and associations that are shown, of each: those nearest to the time that was asked for."""
@@ -76,10 +75,18 @@ def around(session: Session, settings: Settings, asked: HappenedQuery) -> Happen
     """The events and associations that match the query."""
     called = _names_of(settings, asked.peer)
     before, after = _read(session, asked)
-    matching = (row for row in before + after if _is_of(row["fields"], called))
-    found = _counted(row for row in matching if _has(row, asked.words.casefold()))
+    words = asked.words.casefold()
+    found = _counted(
+        row
+        for row in before + after
+        if _is_of(row["fields"], called)
+        and any(words in str(text).casefold() for text in (row["text"], *row["fields"].values()))
+    )
     events = _nearest(found, "at", asked.nearest)
-    opened = _associations(session, asked, called)
+    opened: list[views.View] = []
+    if not (asked.number or asked.words or asked.problems):  # else events alone were asked for
+        read = views.list_associations(session, since=asked.since, until=asked.until, limit=2 * _READ)
+        opened = [row for row in reversed(read) if _is_of(row, called)]
     associations = _nearest(opened, "opened_at", asked.nearest)
     return Happened(
         events=[HappenedEvent(**row) for row in events],
@@ -90,7 +97,7 @@ def around(session: Session, settings: Settings, asked: HappenedQuery) -> Happen
     )
 
 
-def _read(session: Session, asked: HappenedQuery) -> tuple[list[View], list[View]]:
+def _read(session: Session, asked: HappenedQuery) -> tuple[list[views.View], list[views.View]]:
     """The events before and after the time, of each at most ``_READ``: the nearest."""
     numbers = _PROBLEMS if asked.problems else frozenset[int]()
     if asked.number:
@@ -102,9 +109,9 @@ def _read(session: Session, asked: HappenedQuery) -> tuple[list[View], list[View
     return before, chosen(since=asked.nearest, until=asked.until, oldest=True)
 
 
-def _counted(rows: Iterable[View]) -> list[View]:
+def _counted(rows: Iterable[views.View]) -> list[views.View]:
     """Events, each once where the same happened several times in a row: the last one, and how often."""
-    found: list[View] = []
+    found: list[views.View] = []
     for row in rows:
         if found and same_again(found[-1]) == same_again(row):
             found[-1] = row | {"times": found[-1]["times"] + 1}
@@ -113,27 +120,19 @@ def _counted(rows: Iterable[View]) -> list[View]:
     return found
 
 
-def same_again(row: View) -> object:
+def same_again(row: views.View) -> object:
     """A key that is equal for events that differ only in numbers and in their object."""
     fields = row["fields"].items()
     texts = ((key, value) for key, value in fields if isinstance(value, str) and key not in _OF_ONE_OBJECT)
     return row["number"], row["study_instance_uid"], tuple(sorted(texts))
 
 
-def _nearest(rows: Sequence[View], key: str, to: datetime) -> Sequence[View]:
+def _nearest(rows: Sequence[views.View], key: str, to: datetime) -> Sequence[views.View]:
     """At most ``MOST`` rows, in their order: those whose time is nearest."""
     if len(rows) <= MOST:
         return rows
     nearest = sorted(rows, key=lambda row: abs(datetime.fromisoformat(row[key]) - to))[:MOST]
     return sorted(nearest, key=lambda row: str(row[key]))
-
-
-def _associations(session: Session, asked: HappenedQuery, called: Collection[str]) -> list[View]:
-    """Associations that were opened in the time, the oldest first; none where events alone were asked for."""
-    if asked.number or asked.words or asked.problems:
-        return []
-    read = views.list_associations(session, since=asked.since, until=asked.until, limit=2 * _READ)
-    return [row for row in reversed(read) if _is_of(row, called)]
 
 
 def _names_of(settings: Settings, peer: str) -> frozenset[str]:
@@ -148,7 +147,3 @@ def _names_of(settings: Settings, peer: str) -> frozenset[str]:
 
 def _is_of(fields: Mapping[str, Any], called: Collection[str]) -> bool:
     return not called or any(str(value).casefold() in called for value in fields.values())
-
-
-def _has(row: Mapping[str, Any], words: str) -> bool:
-    return not words or any(words in str(text).casefold() for text in (row["text"], *row["fields"].values()))

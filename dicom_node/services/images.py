@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -44,15 +43,22 @@ def view(session: Session, settings: Settings, number: int) -> View:
     in_order = [image.id for image in images_of(session, row.study_id) if not image.purged]
     place = in_order.index(number) if number in in_order else None
     marks = list(_marks(report_files(session, settings, row.study_id), uid))
+    names = {mark["finding"] for mark in marks if not mark["decision"]}
     return {
         "id": number,
         "uid": uid,
         "study": row.study_id,
         "columns": number_in(row, "Columns"),
         "rows": number_in(row, "Rows"),
-        "layers": list(_layers(session, settings, row.study_id, uid)),
+        "layers": _layers(session, settings, row.study_id, uid),
         "marks": marks,
-        "about_lines": list(_about_lines(marks)),
+        # What the cards of pipelines say of the lines that are drawn for measurements.
+        "about_lines": [
+            one.about
+            for card in (cards() if names else ())
+            for one in card.measures
+            if one.about and one.code.meaning in names
+        ],
         "before": in_order[place - 1] if place else None,
         "after": in_order[place + 1] if place is not None and place + 1 < len(in_order) else None,
     }
@@ -67,16 +73,20 @@ def earlier(session: Session, number: int) -> list[View]:
     here = session.get_one(Study, row.study_id)
     if not here.patient_id:
         return []
-    chosen = select(Instance, Study.study_date).join(Study, Study.id == Instance.study_id)
-    chosen = chosen.where(
-        Study.patient_id == here.patient_id,
-        Study.issuer_of_patient_id == here.issuer_of_patient_id,
-        Study.study_date < here.study_date,
-        Instance.modality == row.modality,
-        Instance.role.not_in(_NOT_SHOWN),
-        Instance.purged.is_(False),
+    rows = session.execute(
+        select(Instance, Study.study_date)
+        .join(Study, Study.id == Instance.study_id)
+        .where(
+            Study.patient_id == here.patient_id,
+            Study.issuer_of_patient_id == here.issuer_of_patient_id,
+            Study.study_date < here.study_date,
+            Instance.modality == row.modality,
+            Instance.role.not_in(_NOT_SHOWN),
+            Instance.purged.is_(False),
+        )
+        .order_by(Study.study_date.desc(), Instance.id)
+        .limit(_MOST_EARLIER)
     )
-    rows = session.execute(chosen.order_by(Study.study_date.desc(), Instance.id).limit(_MOST_EARLIER))
     return [
         {"id": image.id, "date": date, "view": str(image.attributes.get("ViewPosition") or "")}
         for image, date in rows
@@ -86,13 +96,11 @@ def earlier(session: Session, number: int) -> list[View]:
 
 def images_of(session: Session, study: int) -> Sequence[Instance]:
     """The study's objects in force that have pixels, in the order of the examination."""
-    shown = Instance.role.not_in(_NOT_SHOWN)
-    rows = session.scalars(
-        select(Instance).where(Instance.study_id == study, shown).order_by(Instance.id).limit(_MOST)
-    )
-    found = [row for row in rows if row.attributes.get("Rows")]
+    shown = (Instance.study_id == study, Instance.role.not_in(_NOT_SHOWN))
+    rows = session.scalars(select(Instance).where(*shown).order_by(Instance.id).limit(_MOST))
     return sorted(
-        found, key=lambda row: (number_in(row, "SeriesNumber"), number_in(row, "InstanceNumber"), row.id)
+        (row for row in rows if row.attributes.get("Rows")),
+        key=lambda row: (number_in(row, "SeriesNumber"), number_in(row, "InstanceNumber"), row.id),
     )
 
 
@@ -107,9 +115,12 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
     If the newest was withdrawn there is none: a replaced report does not come back. Reports on images that
     were purged before the newest was made are not replaced by it; they come first.
     """
-    chosen = select(Result, Job.rule, Job.source_uids).join(Job, Result.job_id == Job.id)
-    chosen = chosen.where(Result.study_id == study, Result.kind == ResultKind.SR)
-    rows = session.execute(chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc())).all()
+    rows = session.execute(
+        select(Result, Job.rule, Job.source_uids)
+        .join(Job, Result.job_id == Job.id)
+        .where(Result.study_id == study, Result.kind == ResultKind.SR, Result.deidentified.is_(False))
+        .order_by(Result.id.desc())
+    ).all()
     replaced = {row.supersedes for row, _, _ in rows}
     newest: list[Result] = []
     reported: dict[str, set[str]] = {}  # images of newer reports, by rule
@@ -119,15 +130,13 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
             reported[rule].update(images)
     gone = results.withdrawn(session, [row.id for row in newest])
     door = Files(settings)
-    paths = (door.if_here(session, row.path) for row in newest if row.id not in gone)
-    return [path for path in paths if path]
+    return [path for row in newest if row.id not in gone and (path := door.if_here(session, row.path))]
 
 
 def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:
     """All pictures made of the image that name the patient, the newest first, with their subjects."""
-    chosen = select(Result).where(Result.study_id == study, Result.kind.in_(_PICTURES))
-    chosen = chosen.where(Result.deidentified.is_(False)).order_by(Result.id.desc()).limit(_MOST)
-    for row in session.scalars(chosen):
+    wanted = (Result.study_id == study, Result.kind.in_(_PICTURES), Result.deidentified.is_(False))
+    for row in session.scalars(select(Result).where(*wanted).order_by(Result.id.desc()).limit(_MOST)):
         path = Files(settings).if_here(session, row.path)
         if path and (name := _name(row, path, uid)):
             yield name, row
@@ -135,8 +144,8 @@ def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> I
 
 def person(session: Session, settings: Settings, number: int) -> dict[str, str]:
     """Name, birth date and sex, read from a file of the study: the database does not contain them all."""
-    chosen = select(Instance).where(Instance.study_id == number, Instance.purged.is_(False))
-    row = session.scalar(chosen.where(Instance.role.not_in(_NOT_SHOWN)).order_by(Instance.id.desc()).limit(1))
+    shown = (Instance.study_id == number, Instance.purged.is_(False), Instance.role.not_in(_NOT_SHOWN))
+    row = session.scalar(select(Instance).where(*shown).order_by(Instance.id.desc()).limit(1))
     header = Dataset()
     if row is not None and (path := Files(settings).if_here(session, row.path)):
         with suppress(NodeError):  # its text does not decode: the study's reason says so
@@ -150,13 +159,6 @@ def subject(session: Session, settings: Settings, row: Result) -> str:
     if path is None:
         return ""
     return _subject(dcmread(path, stop_before_pixels=True, specific_tags=["DerivationDescription"]))
-
-
-def _about_lines(marks: Sequence[View]) -> Iterator[str]:
-    """What the cards of pipelines say of the lines that are drawn for measurements."""
-    names = {mark["finding"] for mark in marks if not mark["decision"]}
-    for card in cards() if names else ():
-        yield from (one.about for one in card.measures if one.about and one.code.meaning in names)
 
 
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
@@ -178,22 +180,29 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
         }
 
 
-def _layers(session: Session, settings: Settings, study: int, uid: str) -> Iterator[dict[str, Any]]:
+def _layers(session: Session, settings: Settings, study: int, uid: str) -> list[View]:
     """Pictures that were made of the image, the newest of each name unless it was withdrawn."""
     found: dict[str, Result] = {}
     for name, row in pictures_of(session, settings, study, uid):
         found.setdefault(name, row)
     gone = results.withdrawn(session, [row.id for row in found.values()])
-    found = {name: row for name, row in found.items() if row.id not in gone}
-    for name, row in sorted(found.items(), key=lambda item: (_PICTURES.index(item[1].kind), item[1].id)):
-        same_size = row.kind is ResultKind.CLEANED
-        yield {"id": row.id, "kind": row.kind.value, "name": name, "same_size": same_size}
+    return [
+        {
+            "id": row.id,
+            "kind": row.kind.value,
+            "name": name,
+            "same_size": row.kind is ResultKind.CLEANED,
+        }
+        for name, row in sorted(found.items(), key=lambda item: (_PICTURES.index(item[1].kind), item[1].id))
+        if row.id not in gone
+    ]
 
 
 def _name(row: Result, path: Path, uid: str) -> str:
     """What the picture is called beside this image; "" where it is of another one."""
-    wanted = ["SourceImageSequence", "DerivationDescription"]
-    header = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+    header = dcmread(
+        path, stop_before_pixels=True, specific_tags=["SourceImageSequence", "DerivationDescription"]
+    )
     if uid not in {item.ReferencedSOPInstanceUID for item in header.get("SourceImageSequence", [])}:
         return ""
     return _NAMES.get(row.kind) or f"Heat map: {_subject(header)}"

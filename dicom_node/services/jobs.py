@@ -1,4 +1,6 @@
-"""A person's actions on jobs: run again, put first, cancel; each change is in the audit."""
+"""A person's actions on jobs (run again, put first, cancel) and on the machines that do them; each change is
+in the audit.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,9 @@ from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import Role
-from dicom_node.services import audit, open_database, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import Row, ServiceRequest, ServiceResult
-from dicom_node.store.database import Database
+from dicom_node.monitoring import processes
+from dicom_node.processes import running
+from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, open_database, writing
 from dicom_node.store.queue import running as running_jobs
 from dicom_node.store.tables import Job, Study
 from dicom_node.store.views import View
@@ -60,7 +61,7 @@ def change_jobs(
     settings: Settings,
     job_ids: Sequence[int],
     change: Change,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
     """Apply one of the actions on jobs (``jobs.by_hand``) to all of these or none. Raises NotFound,
     NotAllowedNow.
@@ -70,21 +71,29 @@ def change_jobs(
             _change(session, job_id, change, by)
 
 
-def _change(session: Session, job_id: int, change: Change, by: Person) -> None:
-    act = {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change]
-    act(session, job_id)
+def _change(session: Session, job_id: int, change: Change, by: audit.Person) -> None:
+    {"retry": jobs.retry, "put_first": jobs.put_first, "cancel": jobs.cancel}[change](session, job_id)
     job = session.get_one(Job, job_id)
-    what = {"change": change, "rule": job.rule, "images": sources_sha256(job)}
     audit.note(
-        session, by, AuditAction.JOB_CHANGED, study_id=job.study_id, what=what, job=job_id, change=change
+        session,
+        by,
+        AuditAction.JOB_CHANGED,
+        study_id=job.study_id,
+        what={"change": change, "rule": job.rule, "images": sources_sha256(job)},
+        job=job_id,
+        change=change,
     )
 
 
 def stuck(session: Session) -> list[View]:
     """The number of jobs that a person may run again: a row with ``jobs`` for each ``state`` and ``rule``."""
-    chosen = select(Job.state, Job.rule, func.count()).join(Study, Job.study_id == Study.id)
-    chosen = chosen.where(_MAY_RUN, Job.state.in_(STUCK)).group_by(Job.state, Job.rule)
-    rows = session.execute(chosen.order_by(Job.state, Job.rule))
+    rows = session.execute(
+        select(Job.state, Job.rule, func.count())
+        .join(Study, Job.study_id == Study.id)
+        .where(_MAY_RUN, Job.state.in_(STUCK))
+        .group_by(Job.state, Job.rule)
+        .order_by(Job.state, Job.rule)
+    )
     return [{"state": state, "rule": rule, "jobs": number} for state, rule, number in rows]
 
 
@@ -94,7 +103,7 @@ def run_all(
     *,
     rule: str = "",
     since: datetime | None = None,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
     """Queue all jobs in these states, which must be in :data:`STUCK`, and return their number.
 
@@ -106,20 +115,16 @@ def run_all(
         chosen = chosen.where(Job.rule == rule)
     if since is not None:
         chosen = chosen.where(Job.created_at >= since)
+    done = 0
     with open_database(settings) as database:
         with database.read() as session:
             found = list(session.scalars(chosen.order_by(Job.id)))
-        parts = [found[first : first + _AT_ONCE] for first in range(0, len(found), _AT_ONCE)]
-        return sum(_run(database, part, by) for part in parts)
-
-
-def _run(database: Database, job_ids: Sequence[int], by: Person) -> int:
-    done = 0
-    with database.write() as session:
-        for job_id in job_ids:
-            with suppress(NotFound, NotAllowedNow):  # before it changes anything
-                _change(session, job_id, "retry", by)
-                done += 1
+        for first in range(0, len(found), _AT_ONCE):
+            with database.write() as session:
+                for job_id in found[first : first + _AT_ONCE]:
+                    with suppress(NotFound, NotAllowedNow):  # before it changes anything
+                        _change(session, job_id, "retry", by)
+                        done += 1
     return done
 
 
@@ -130,10 +135,21 @@ def sources_sha256(job: Job) -> str:
 
 def processes_at_work(session: Session, settings: Settings) -> int:
     """The number of processes that work on jobs, for estimates; 0 if no node works, on any machine."""
-    from dicom_node.processes import running
-
     if not any(Role.at(place).runs_models for place in running(settings.node.data_dir)):
         now, held = datetime.now(UTC), running_jobs(session)
         if not any(job.lease_until and job.lease_until > now for job in held):
             return 0
     return max(settings.workers.processes, 1)
+
+
+def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.COMMAND_LINE) -> int:
+    """Forget the lost processes of a removed machine; returns how many.
+
+    Raises NotFound if no process of this machine is lost.
+    """
+    with writing(settings) as session:
+        forgotten = processes.forget_machine(session, machine)
+        if not forgotten:
+            raise NotFound(f"no lost process is of a machine called {machine!r}")
+        audit.note(session, by, AuditAction.MACHINE_REMOVED, machine=machine, processes=forgotten)
+    return forgotten

@@ -4,7 +4,8 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,7 +15,6 @@ from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from ai_pipeline.models.reference import reference_of
-from ai_pipeline.models.registry import Card
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
 from dicom_node.config.settings import Settings
@@ -22,7 +22,6 @@ from dicom_node.errors import ModelRefused, NotFound
 from dicom_node.model.kinds import AuditAction, Counted
 from dicom_node.monitoring import drift as scores
 from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import Person
 from dicom_node.store.transitions import utc_now
 
 OTHER = "other"
@@ -72,11 +71,8 @@ def drift(settings: Settings, since: datetime | None = None, peer: str = "") -> 
     title, or "other" for all senders that are no configured peers. Raises UnknownPeer, ModelRefused.
     """
     day = scores.window(settings, utc_now()) if since is None else since.astimezone(UTC).date()
-    with reading(settings) as session:
-        try:
-            found = scores.drift(session, settings.workers.models_dir, day)
-        except CardError as error:
-            raise ModelRefused(str(error)) from None
+    with reading(settings) as session, _refused():
+        found = scores.drift(session, settings.workers.models_dir, day)
     rows = [_drift_row(item, day) for item in found]
     if not peer:
         return rows
@@ -103,40 +99,32 @@ def in_use(settings: Settings) -> list[ModelInUse]:
     """The model in each slot of each pipeline. Raises ModelRefused."""
     found = []
     for name, (pipeline, slot) in slots().items():
-        try:
+        with _refused():
             card = folder.in_use(slot, settings.workers.models_dir)
-        except CardError as error:
-            raise ModelRefused(str(error)) from None
         found.append(ModelInUse(name, pipeline.name, slot.role, card.name if card else ""))
     return found
 
 
-def activate(settings: Settings, slot: str, name: str, by: Person) -> None:
+def activate(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
     """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises ModelRefused, NotFound."""
     pipeline, chosen, models_dir = _slot(settings, slot)
-    try:
+    with _refused():
         card = registry.find(name, models_dir)
         try_out(pipeline.name, card.path, TRIAL_SECONDS)
         with writing(settings) as session:
             audit.note(session, by, AuditAction.MODEL_ACTIVATED, pipeline=slot, model=card.name)
             session.flush()  # no change that cannot be noted
             folder.activate(pipeline, chosen, card, models_dir)
-    except CardError as error:
-        raise ModelRefused(str(error)) from None
 
 
-def roll_back(settings: Settings, slot: str, by: Person) -> None:
+def roll_back(settings: Settings, slot: str, by: audit.Person) -> None:
     """Use the previous model in a slot of a pipeline again. Raises ModelRefused, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
-    try:
-        with writing(settings) as session:
-            card = folder.before(chosen, models_dir)
-            name = card.name if card else ""
-            audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=slot, model=name)
-            session.flush()  # no change that cannot be noted
-            folder.rollback(chosen, models_dir)
-    except CardError as error:
-        raise ModelRefused(str(error)) from None
+    with _refused(), writing(settings) as session:
+        card = folder.before(chosen, models_dir)
+        audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=slot, model=card.name if card else "")
+        session.flush()  # no change that cannot be noted
+        folder.rollback(chosen, models_dir)
 
 
 def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]:
@@ -150,10 +138,17 @@ def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]
     return *known[name], settings.workers.models_dir
 
 
-def cards(settings: Settings) -> Sequence[Card]:
+def cards(settings: Settings) -> Sequence[registry.Card]:
     """The cards of shipped models and of the site's own. Raises ModelRefused."""
-    try:
+    with _refused():
         return registry.cards(settings.workers.models_dir)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Raises ModelRefused for a card that cannot be used."""
+    try:
+        yield
     except CardError as error:
         raise ModelRefused(str(error)) from None
 

@@ -10,18 +10,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dicom_node import services
 from dicom_node.config.loading import examined
 from dicom_node.config.sample import FIRST_RULES, toml_value
 from dicom_node.config.settings import Settings
 from dicom_node.config.toml_files import TomlFiles
 from dicom_node.errors import CannotCreate, ConfigurationError, FaultyInput
 from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.services import upgrade_database, users
 
 CONFIGURATION, UNIT = "node.toml", "dicom-node.service"
-_RESULTS = ["sr", "gsps", "sc", "summary", "cleaned"]
-_ABOUT = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n"
 _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
     "/opt/dicom-node/bin/dicom-node",
     "/etc/dicom-node/node.toml",
@@ -87,7 +84,7 @@ def create(answers: Answers, folder: Path, password: str) -> None:
     except OSError as error:
         raise CannotCreate(f"{error.filename} cannot be made: {error.strerror}") from None
     if answers.admin:
-        services.upgrade_database(settings)
+        upgrade_database(settings)
         users.add_user(settings, answers.admin, UserRole.ADMIN, password)
 
 
@@ -99,20 +96,16 @@ def _tables(answers: Answers) -> dict[str, Any]:
         "peers": [_machine(text) for text in answers.machines],
     }
     if answers.pacs:
-        found["peers"].insert(0, _pacs(answers.pacs))
+        if not (known := re.fullmatch(r"(.+)@(.+):(\d{1,9})", answers.pacs)):
+            raise FaultyInput(f"{answers.pacs!r} is no PACS: write AE@HOST:PORT, such as PACS@192.0.2.10:104")
+        pacs = {"name": "pacs", "ae_title": known[1], "host": known[2], "port": int(known[3])}
+        pacs |= {"may": ["send", "receive"], "results": ["sr", "gsps", "sc", "summary", "cleaned"]}
+        found["peers"].insert(0, pacs)
         found["rules"] = [
             {"name": name, "when": {"modality": modality}, "pipeline": pipeline, "send_to": ["pacs"]}
             for name, (modality, pipeline) in FIRST_RULES.items()
         ]
     return found
-
-
-def _pacs(text: str) -> dict[str, Any]:
-    if not (found := re.fullmatch(r"(.+)@(.+):(\d{1,9})", text)):
-        raise FaultyInput(f"{text!r} is no PACS: write AE@HOST:PORT, such as PACS@192.0.2.10:104")
-    ae_title, host, port = found.groups()
-    known = {"name": "pacs", "ae_title": ae_title, "host": host, "port": int(port)}
-    return known | {"may": ["send", "receive"], "results": _RESULTS}
 
 
 def _machine(text: str) -> dict[str, Any]:
@@ -123,7 +116,7 @@ def _machine(text: str) -> dict[str, Any]:
 
 
 def _toml(tables: dict[str, Any]) -> str:
-    text = _ABOUT
+    text = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n"
     for key, value in tables.items():
         for table in value if isinstance(value, list) else [value]:
             text += f"\n[[{key}]]\n" if isinstance(value, list) else f"\n[{key}]\n"

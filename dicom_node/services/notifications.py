@@ -9,15 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.mistakes import did_you_mean
-from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, NotificationState
-from dicom_node.notifications import message
-from dicom_node.notifications.sender import deliver
-from dicom_node.services import audit, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import Row, ServiceResult
+from dicom_node.notifications import message, sender
+from dicom_node.services import Row, ServiceResult, audit, existing, writing
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
@@ -71,46 +67,42 @@ def list_notifications(
         chosen = chosen.where(Notification.state.in_(wanted))
     if before is not None:
         chosen = chosen.where(Notification.id < before)
-    names = ("rule", "state", "reason", "attempts", "created_at", "next_at", "sent_at")
     return [
         {
             "notification": row.id,
-            **columns(row, *names),
+            **columns(row, "rule", "state", "reason", "attempts", "created_at", "next_at", "sent_at"),
             "events": [f"{group['text']} × {group['count']}" for group in row.content.get("groups", ())],
         }
         for row in session.scalars(chosen)
     ]
 
 
-def send_test(settings: Settings, name: str, by: Person = COMMAND_LINE) -> View:
+def send_test(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> View:
     """Send a test message at once; returns ``ok`` and ``text``.
 
     Raises NotFound, FaultyInput (a template fails).
     """
-    rule = _find(settings, name)
+    rules = {rule.name: rule for rule in settings.notifications}
+    if name not in rules:
+        raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rules, 'configured')}")
+    rule = rules[name]
     message.check_templates(rule)
-    test = message.test_message(rule, settings.node.ae_title)
-    answer = deliver(settings, rule, test, str(uuid.uuid4()))
+    answer = sender.deliver(
+        settings, rule, message.test_message(rule, settings.node.ae_title), str(uuid.uuid4())
+    )
     with writing(settings) as session:
         audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(answer.taken))
     return {"name": rule.name, "kind": rule.kind, "ok": answer.taken, "text": answer.text}
 
 
-def send_again(settings: Settings, numbers: Sequence[int], by: Person = COMMAND_LINE) -> None:
+def send_again(settings: Settings, numbers: Sequence[int], by: audit.Person = audit.COMMAND_LINE) -> None:
     """Send given-up notifications again: all of these or none. Raises NotFound, NotAllowedNow."""
     with writing(settings) as session:
         for number in numbers:
-            row = session.get(Notification, number, with_for_update=True)
-            if row is None:
-                raise NotFound(f"no notification has the number {number}")
+            row = existing(
+                session, Notification, number, f"no notification has the number {number}", lock=True
+            )
             if row.state is not NotificationState.FAILED:
                 raise NotAllowedNow(f"notification {number} is {row.state}: only a failed one is sent again")
             row.state, row.next_at, row.refusals = NotificationState.PENDING, utc_now(), 0
         audit.note(session, by, AuditAction.NOTIFIED_AGAIN, notifications=list(numbers))
-
-
-def _find(settings: Settings, name: str) -> NotificationSettings:
-    rules = {rule.name: rule for rule in settings.notifications}
-    if name not in rules:
-        raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rules, 'configured')}")
-    return rules[name]

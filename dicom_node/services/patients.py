@@ -16,22 +16,27 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import FaultyInput, NotFound
+from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction
-from dicom_node.services import audit, images, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
-from dicom_node.services.uploads import Described
+from dicom_node.services import (
+    PRINTABLE,
+    Row,
+    ServiceRequest,
+    ServiceResult,
+    audit,
+    existing,
+    images,
+    uploads,
+    writing,
+)
 from dicom_node.sitekey import Seal
-from dicom_node.store import sight
+from dicom_node.store import sight, transitions
 from dicom_node.store.accounts import RegisteredPatient
 from dicom_node.store.tables import Study
-from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
 SHOWN = 500
 """Registered patients that are listed, the newest."""
-_PURPOSE = "registered patients"
 _SEALED_KEYS = ("PatientName", "PatientBirthDate", "PatientSex")
 _LABELS = {"PatientName": "name", "PatientBirthDate": "birth date", "PatientSex": "sex"}
 
@@ -58,7 +63,7 @@ class RegisteredRow(Row):
     PatientID: str
 
 
-def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
+def register(settings: Settings, fields: Mapping[str, str], by: audit.Person) -> int:
     """Register PatientID, PatientName, PatientBirthDate (YYYY-MM-DD) and PatientSex; returns its number.
 
     Raises FaultyInput with all mistakes, also if the ID is registered, or studies with it name another
@@ -66,18 +71,23 @@ def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
     """
     if sight.SENDERS.get():
         raise FaultyInput("registered patients are of all senders, and this user sees some only")
-    about = Described.from_form({**fields, "Modality": "OT"})
+    about = uploads.Described.from_form({**fields, "Modality": "OT"})
     if about is None:
         raise FaultyInput("Patient ID: is missing")
     identifier = about.texts["PatientID"]
     with writing(settings) as session:
         if _row(session, identifier) is not None:
             raise FaultyInput("this Patient ID is registered already")
-        _refuse_another(_of_studies(session, settings, identifier), about.texts, "studies here")
+        # What the newest study with this ID and no issuer says, as far as its files are here.
+        same = (Study.patient_id == identifier, Study.issuer_of_patient_id == "")
+        newest = session.scalar(select(Study.id).where(*same).order_by(Study.id.desc()).limit(1))
+        if newest is not None:
+            _refuse_another(images.person(session, settings, newest), about.texts, "studies here")
+        known = json.dumps({key: about.texts[key] for key in _SEALED_KEYS})
         row = RegisteredPatient(
             patient_id=identifier,
-            sealed=_close(settings, about.texts),
-            registered_at=utc_now(),
+            sealed=_seal(settings.node.data_dir).close(known, identifier),
+            registered_at=transitions.utc_now(),
             registered_by=by.name,
         )
         session.add(row)
@@ -86,12 +96,10 @@ def register(settings: Settings, fields: Mapping[str, str], by: Person) -> int:
         return row.id
 
 
-def remove(settings: Settings, number: int, by: Person) -> None:
+def remove(settings: Settings, number: int, by: audit.Person) -> None:
     """Remove a registration; studies stay. Raises NotFound."""
     with writing(settings) as session:
-        row = session.get(RegisteredPatient, number)
-        if row is None:
-            raise NotFound("there is no such registration")
+        row = existing(session, RegisteredPatient, number, "there is no such registration")
         session.delete(row)
         what = {"registration": number, "registered_at": row.registered_at.isoformat()}
         audit.note(session, by, AuditAction.PATIENT_REMOVED, what=what, registration=number)
@@ -105,16 +113,12 @@ def registered(session: Session, settings: Settings) -> list[View]:
 
 def one(session: Session, settings: Settings, number: int) -> View:
     """One registration as values by keyword. Raises NotFound."""
-    row = session.get(RegisteredPatient, number)
-    if row is None:
-        raise NotFound("there is no such registration")
-    return _shown(settings, row)
+    return _shown(settings, existing(session, RegisteredPatient, number, "there is no such registration"))
 
 
-def refuse_another(session: Session, settings: Settings, about: Described) -> None:
+def refuse_another(session: Session, settings: Settings, about: uploads.Described) -> None:
     """Raise FaultyInput if the form contradicts the registered patient with this Patient ID."""
-    row = _row(session, about.texts["PatientID"])
-    if row is not None:
+    if (row := _row(session, about.texts["PatientID"])) is not None:
         _refuse_another(_open(settings, row), about.texts, "the registration")
 
 
@@ -125,15 +129,11 @@ def _row(session: Session, identifier: str) -> RegisteredPatient | None:
 
 
 def _shown(settings: Settings, row: RegisteredPatient) -> View:
-    known = columns(row, "id", "registered_at", "registered_by")
-    return {**known, "PatientID": row.patient_id, **_open(settings, row)}
-
-
-def _of_studies(session: Session, settings: Settings, identifier: str) -> Mapping[str, str]:
-    """What the newest study with this ID and no issuer says, as far as its files are here."""
-    same = (Study.patient_id == identifier, Study.issuer_of_patient_id == "")
-    newest = session.scalar(select(Study.id).where(*same).order_by(Study.id.desc()).limit(1))
-    return {} if newest is None else images.person(session, settings, newest)
+    return {
+        **columns(row, "id", "registered_at", "registered_by"),
+        "PatientID": row.patient_id,
+        **_open(settings, row),
+    }
 
 
 def _refuse_another(known: Mapping[str, str], given: Mapping[str, str], who: str) -> None:
@@ -154,11 +154,6 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().rstrip("^= ").split())
 
 
-def _close(settings: Settings, texts: Mapping[str, str]) -> bytes:
-    known = json.dumps({key: texts[key] for key in _SEALED_KEYS})
-    return _seal(settings.node.data_dir).close(known, texts["PatientID"])
-
-
 def _open(settings: Settings, row: RegisteredPatient) -> dict[str, str]:
     """Empty texts where it was sealed under another key: the registration is to be made anew."""
     known = _seal(settings.node.data_dir).open(row.sealed, row.patient_id)
@@ -169,4 +164,4 @@ def _open(settings: Settings, row: RegisteredPatient) -> dict[str, str]:
 
 @cache
 def _seal(data_dir: Path) -> Seal:
-    return Seal(data_dir, _PURPOSE)
+    return Seal(data_dir, "registered patients")

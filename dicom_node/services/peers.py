@@ -31,9 +31,7 @@ from dicom_node.scp.statuses import (
     NOT_AUTHORISED,
     TOO_LARGE,
 )
-from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import Row, ServiceResult
+from dicom_node.services import Row, ServiceResult, audit, reading, writing
 from dicom_node.store import views
 
 if TYPE_CHECKING:
@@ -114,8 +112,11 @@ class _SearchedRecords:
 
     def titles(self, networks: frozenset[str] | None = None) -> set[str]:
         """Calling AE titles, from everywhere or from these networks."""
-        near = (row for row in self.fields if networks is None or row.get("address") in networks)
-        return {str(row.get("calling", "")) for row in near} - {""}
+        return {
+            str(row.get("calling", ""))
+            for row in self.fields
+            if networks is None or row.get("address") in networks
+        } - {""}
 
 
 @contextmanager
@@ -132,7 +133,7 @@ def place_for_test() -> Iterator[None]:
         _tests.release()
 
 
-def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None) -> list[PeerCheck]:
+def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None = None) -> list[PeerCheck]:
     """Test what delivery, queries and reports to these peers need; by default to all peers that the node
     calls.
 
@@ -149,9 +150,13 @@ def try_peers(settings: Settings, names: Sequence[str], by: Person | None = None
         rows += [row for peer in chosen for row in _viewed(peer)]
     if by is not None:
         with writing(settings) as session:
-            failed = sorted({row.check for row in rows if not row.ok})
-            tested = [peer.name for peer in chosen]
-            audit.note(session, by, AuditAction.PEER_TESTED, peers=tested, failed=failed)
+            audit.note(
+                session,
+                by,
+                AuditAction.PEER_TESTED,
+                peers=[peer.name for peer in chosen],
+                failed=sorted({row.check for row in rows if not row.ok}),
+            )
     return rows
 
 
@@ -172,17 +177,13 @@ def _viewed(peer: PeerSettings) -> list[PeerCheck]:
     """What the viewer behind a peer makes of the kinds of result that the peer gets."""
     if not peer.viewer:
         return []
-    hidden = not_drawn_by(peer.viewer, peer.results)
-    if not hidden:
-        return [PeerCheck(peer=peer.name, check="viewer", ok=True, text=f"{peer.viewer} draws all of them")]
+    hidden = [
+        (outcome is not ViewerOutcome.BREAKS, f"{kind} in {peer.viewer}: {outcome}")
+        for kind, outcome in not_drawn_by(peer.viewer, peer.results)
+    ]
     return [
-        PeerCheck(
-            peer=peer.name,
-            check="viewer",
-            ok=outcome is not ViewerOutcome.BREAKS,
-            text=f"{kind} in {peer.viewer}: {outcome}",
-        )
-        for kind, outcome in hidden
+        PeerCheck(peer=peer.name, check="viewer", ok=ok, text=text)
+        for ok, text in hidden or [(True, f"{peer.viewer} draws all of them")]
     ]
 
 
@@ -197,8 +198,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         associations = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
         events = views.list_events(session, since=since, numbers=_NUMBERS, limit=_EVENTS)
         lost = outages(session)
-    calls = [{**row, "calling": row["calling_ae"]} for row in associations]
-    seen = _SearchedRecords(calls, events, lost)
+    seen = _SearchedRecords([{**row, "calling": row["calling_ae"]} for row in associations], events, lost)
     if _is_address(asked):
         return _of_address(settings, asked, seen)
     peers = tuple(peer for peer in settings.peers if asked in (peer.name, peer.ae_title))
@@ -209,8 +209,9 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
     caller = _Caller(titles, frozenset(network(one) for host in hosts for one in addresses(host)), peers)
     called_from = {str(row["address"]) for row in seen.fields if caller.bears(str(row.get("calling", "")))}
     caller = replace(caller, networks=caller.networks | called_from)
-    others = sorted(title for title in seen.titles(caller.networks) if not caller.bears(title))
-    return _answer(settings, asked, caller, seen) | {"others": others}
+    return _answer(settings, asked, caller, seen) | {
+        "others": sorted(title for title in seen.titles(caller.networks) if not caller.bears(title))
+    }
 
 
 def short_name(title: str) -> str:
@@ -221,22 +222,29 @@ def short_name(title: str) -> str:
 def _of_address(settings: Settings, asked: str, seen: _SearchedRecords) -> dict[str, Any]:
     networks = frozenset([network(asked)])
     here = {peer.ae_title for peer in settings.peers if peer.host == asked}
-    titles = sorted(here | seen.titles(networks))
-    callers = []
-    for title in titles:
-        peers = tuple(peer for peer in settings.peers if peer.ae_title == title)
-        callers.append(_answer(settings, title, _Caller(frozenset([title]), networks, peers, True), seen))
+    peers = {
+        title: tuple(peer for peer in settings.peers if peer.ae_title == title)
+        for title in sorted(here | seen.titles(networks))
+    }
+    callers = [
+        _answer(settings, title, _Caller(frozenset([title]), networks, theirs, True), seen)
+        for title, theirs in peers.items()
+    ]
     found = _answer(settings, asked, _Caller(frozenset(), networks, (), True), seen)
     if callers:  # each has its own advice; what came without a title needs none
         found["advice"] = []
-    return found | {"ae_titles": titles, "callers": callers}
+    return found | {"ae_titles": list(peers), "callers": callers}
 
 
 def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedRecords) -> dict[str, Any]:
     mine = [row for row in seen.associations if caller.is_meant(row)]
     theirs = [event for event in seen.events if caller.is_meant(event["fields"])]
     # Not by an echo alone, which anybody may send: a peer's association, or one that brought objects.
-    through = [row for row in mine if row["objects"] or row["calling_ae"] in _titles_of(settings)]
+    titles = [peer.ae_title for peer in settings.peers]
+    through = [row for row in mine if row["objects"] or row["calling_ae"] in titles]
+    names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
+    rejections = _of(ASSOCIATION_REJECTED, theirs, names)
+    refusals = _of(STORE_REFUSED, theirs, {"status": "status", "reason": "reason"})
     found: dict[str, Any] = {
         "asked": asked,
         "peer": next((peer.name for peer in caller.peers), None),
@@ -245,8 +253,8 @@ def _answer(settings: Settings, asked: str, caller: _Caller, seen: _SearchedReco
         "others": [],
         "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
         "refused_contexts": _counted(_contexts(mine)),
-        "rejections": _outdated(_counted(_rejections(theirs)), through),
-        "refused_objects": _outdated(_counted(_objects(theirs)), [row for row in mine if row["objects"]]),
+        "rejections": _outdated(_counted(rejections), through),
+        "refused_objects": _outdated(_counted(refusals), [row for row in mine if row["objects"]]),
         "failures": _counted(_failures(theirs)),
         "callers": [],
     }
@@ -257,19 +265,16 @@ def _unknown(settings: Settings, asked: str, seen: _SearchedRecords) -> NotFound
     callers = {str(row.get("calling", "")) for row in seen.fields if asked == row.get("called")}
     if callers and asked != settings.node.ae_title:
         by = ", ".join(sorted(callers))
-        says = f"the node's AE title is {settings.node.ae_title}; `dicom-node peers why` {by} says more"
-        return NotFound(f"{asked!r} is no peer; so {by} called this node: {says}")
-    names = (peer.name for peer in settings.peers)
-    known = sorted({*seen.titles(), *names, *_titles_of(settings)})
+        return NotFound(
+            f"{asked!r} is no peer; so {by} called this node: the node's AE title is "
+            f"{settings.node.ae_title}; `dicom-node peers why` {by} says more"
+        )
+    known = sorted(seen.titles().union(*((peer.name, peer.ae_title) for peer in settings.peers)))
     capitals = {name.upper(): name for name in known}
     alike = difflib.get_close_matches(asked.upper(), capitals, n=1, cutoff=0.8)
     meant = f": did you mean {capitals[alike[0]]}?" if alike else "."
     shown = ", ".join([*known[:_KNOWN_SHOWN], *(["…"] if len(known) > _KNOWN_SHOWN else [])])
     return NotFound(f"{asked!r} is no peer and did not call in this time{meant} Known: {shown or 'none'}")
-
-
-def _titles_of(settings: Settings) -> list[str]:
-    return [peer.ae_title for peer in settings.peers]
 
 
 def _is_address(text: str) -> bool:
@@ -290,16 +295,14 @@ def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], 
             yield {"context": context, "classes": 1}, 1, row["opened_at"]
 
 
-def _rejections(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
-    for event in _of(ASSOCIATION_REJECTED, events):
-        fields = event["fields"]
-        names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
-        yield {key: str(fields.get(name, "")) for key, name in names.items()}, 1, event["at"]
-
-
-def _objects(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
-    for event in _of(STORE_REFUSED, events):
-        yield {key: str(event["fields"].get(key, "")) for key in ("status", "reason")}, 1, event["at"]
+def _of(
+    kind: EventType, events: Iterable[Record], names: Mapping[str, str]
+) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """What the events of one kind say; ``names``: of their fields, by those that we give them."""
+    for event in events:
+        if event["number"] == kind.number:
+            fields = event["fields"]
+            yield {key: str(fields.get(name, "")) for key, name in names.items()}, 1, event["at"]
 
 
 def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
@@ -311,10 +314,6 @@ def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, s
             for failure, text in _TEXTS.items():
                 if count := int(event["fields"].get(failure) or 0):
                     yield {"address": address, "text": text}, count, event["at"]
-
-
-def _of(kind: EventType, events: Iterable[Record]) -> Iterator[Record]:
-    return (event for event in events if event["number"] == kind.number)
 
 
 def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
@@ -363,7 +362,13 @@ def _about_rejections(settings: Settings, caller: _Caller, found: Record) -> Ite
         if row["outdated"] and row["meaning"] != LOCAL_LIMIT_EXCEEDED.meaning:
             continue
         if verdict == CALLED_AE_NOT_RECOGNISED:
-            yield _about_called(settings, calling, called)
+            known = settings.listener.further_ae_titles
+            yield _lines(
+                f"{calling} calls us {called}; we are {', '.join([settings.node.ae_title, *known])}: "
+                "change it there, or add",
+                "[listener]",
+                f"further_ae_titles = {toml_value([*known, called])}",
+            )
         elif verdict == CALLING_AE_NOT_RECOGNISED:
             yield _about_calling(settings, calling, address)
         elif row["meaning"] == LOCAL_LIMIT_EXCEEDED.meaning:
@@ -395,15 +400,6 @@ def _about_calling(settings: Settings, title: str, address: str) -> dict[str, An
         f"ae_title = {toml_value(title)}",
         f"host = {toml_value(address)}",
         'may = ["send"]',
-    )
-
-
-def _about_called(settings: Settings, calling: str, called: str) -> dict[str, Any]:
-    ours = ", ".join([settings.node.ae_title, *settings.listener.further_ae_titles])
-    return _lines(
-        f"{calling} calls us {called}; we are {ours}: change it there, or add",
-        "[listener]",
-        f"further_ae_titles = {toml_value([*settings.listener.further_ae_titles, called])}",
     )
 
 
@@ -446,9 +442,10 @@ def _about_objects(settings: Settings, caller: _Caller, found: Record) -> Iterat
 
 
 def _about_silence(settings: Settings, caller: _Caller, found: Record) -> Iterator[dict[str, Any]]:
-    seen = ("associations", "rejections", "refused_objects", "failures")
     may = {word for peer in caller.peers for word in peer.may}
-    if any(found[key] for key in seen) or may == {"receive"}:
+    if may == {"receive"} or any(
+        found[key] for key in ("associations", "rejections", "refused_objects", "failures")
+    ):
         return
     listener, whether = settings.listener, "If it is to send, let" if "receive" in may else "Let"
     yield _lines(
@@ -456,8 +453,11 @@ def _about_silence(settings: Settings, caller: _Caller, found: Record) -> Iterat
         f"{listener.port}, and look at firewalls on the way"
     )
     if _is_address(listener.host) and ipaddress.ip_address(listener.host).is_loopback:
-        says = f"the node listens on {listener.host} only, where no other machine gets through"
-        yield _lines(says, "[listener]", 'host = "0.0.0.0"')
+        yield _lines(
+            f"the node listens on {listener.host} only, where no other machine gets through",
+            "[listener]",
+            'host = "0.0.0.0"',
+        )
 
 
 def _name(caller: _Caller) -> str:

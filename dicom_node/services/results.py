@@ -16,18 +16,15 @@ from dicom_node.events import RESULT_WITHDRAWN
 from dicom_node.model.kinds import AuditAction, RejectionReason, RemovalState, ResultKind
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.object_store.files import Files
-from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
-from dicom_node.store import deliveries
+from dicom_node.services import audit, existing, reading, writing
+from dicom_node.store import deliveries, transitions
 from dicom_node.store import results as stored
 from dicom_node.store.accounts import Feedback, Removal, Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
-from dicom_node.store.transitions import FOR_UPDATE, record, settle_study
 from dicom_node.store.views import View, columns, find_study
 
-_S = DeliveryState
-_WAITS = (_S.UNASSESSED, _S.PENDING, _S.DEAD)
-_INFORMED = OPEN_DELIVERIES | {_S.CONFIRMED}
+_WAITS = (DeliveryState.UNASSESSED, DeliveryState.PENDING, DeliveryState.DEAD)
+_INFORMED = OPEN_DELIVERIES | {DeliveryState.CONFIRMED}
 _BEING_SENT = "a result is being sent right now: try again in a moment"
 
 
@@ -37,20 +34,19 @@ def show(session: Session, settings: Settings, study: int) -> View:
     The effect: which peers get a note of the withdrawal, and at which peers a person must remove results by
     hand. Raises NotFound.
     """
-    if session.get(Study, study) is None:
-        raise NotFound("there is no such study")
+    existing(session, Study, study, "there is no such study")
     rows = _results(session, study)
     gone = _withdrawn(session, rows)
-    kept = [row for row in rows if row.id not in gone]
     return {
         "kept": [
             {
                 **columns(row, "id", "kind", "sop_instance_uid", "deidentified", "created_at"),
                 "arrived": sorted(_arrived(row)),
             }
-            for row in kept
+            for row in rows
+            if row.id not in gone
         ],
-        "told": sorted(peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may),
+        "told": sorted(_iocm(settings)),
         "deleting": sorted(peer.name for peer in settings.peers if peer.withdraw == "delete"),
         "removals": _removals(session, study),
         "gone": [
@@ -72,7 +68,7 @@ def withdraw(
     *,
     reason: RejectionReason,
     because: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> dict[str, list[str]]:
     """Withdraw these results of a study, by number, or all.
 
@@ -81,11 +77,11 @@ def withdraw(
     """
     from dicom_node.results import build_rejection, put_in_place, row_values, written
 
-    words, now = checked_reason(because), by.now
+    words, now = audit.checked_reason(because), by.now
     door = Files(settings)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid)
-        session.get_one(Study, study.id, with_for_update=FOR_UPDATE)
+        session.get_one(Study, study.id, with_for_update=transitions.FOR_UPDATE)
         chosen = _chosen(session, study.id, results)
         by_us = stored.this_installation(session)
         notes = []
@@ -127,7 +123,7 @@ def withdraw(
                 words=words,
                 what={"results": [row.sop_instance_uid for row in chosen], "reason": reason.value},
             )
-            settle_study(session, study.id)
+            transitions.settle_study(session, study.id)
             session.flush()
             # One that was there is of a try that was killed before its rows were written.
             put_in_place([file for file in files.values() if not file.was_there], door)
@@ -146,10 +142,8 @@ def withdraw_by_uid(
     numbers = None
     if uids is not None:
         with reading(settings) as session:
-            rows = session.execute(
-                select(Result.sop_instance_uid, Result.id).where(Result.sop_instance_uid.in_(uids))
-            )
-            known = {uid: number for uid, number in rows}  # noqa: C416
+            chosen = select(Result.sop_instance_uid, Result.id).where(Result.sop_instance_uid.in_(uids))
+            known = dict(session.execute(chosen).tuples().all())
         if unknown := [uid for uid in uids if uid not in known]:
             raise NotFound(f"no result has the UID {unknown[0]}")
         numbers = list(known.values())
@@ -168,9 +162,10 @@ def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal
 
 def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[Result]:
     rows = _results(session, study)
-    if wanted is not None and (wrong := set(wanted) - {row.id for row in rows}):
-        raise NotFound(f"result {min(wrong)} is none of this study")
-    if wanted is not None:  # assessments of a report are withdrawn with it
+    if wanted is not None:
+        if wrong := set(wanted) - {row.id for row in rows}:
+            raise NotFound(f"result {min(wrong)} is none of this study")
+        # Assessments of a report are withdrawn with it.
         reports = [row for row in rows if row.id in wanted and row.kind is ResultKind.SR]
         wanted = [*wanted, *_assessments(session, study, rows, reports)]
     gone = _withdrawn(session, rows)
@@ -180,7 +175,7 @@ def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[
     # Locked until the end: a delivery that waits must not be taken by its sender meanwhile.
     theirs = select(Delivery).where(Delivery.result_id.in_([row.id for row in chosen]))
     locked = session.scalars(theirs.with_for_update().execution_options(populate_existing=True))
-    if any(delivery.state is _S.SENDING for delivery in locked.all()):
+    if any(delivery.state is DeliveryState.SENDING for delivery in locked.all()):
         raise NotAllowedNow(_BEING_SENT)
     return chosen
 
@@ -208,7 +203,7 @@ def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:
         if delivery.state in _WAITS and not deliveries.discard(session, delivery, deliveries.WITHDRAWN):
             raise NotAllowedNow(_BEING_SENT)
     session.flush()
-    record(
+    transitions.record(
         session,
         RESULT_WITHDRAWN,
         row.study_id,
@@ -244,12 +239,12 @@ def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]
 
 def _removals(session: Session, study: int) -> list[View]:
     """How far peers are that delete withdrawn results of the study."""
-    chosen = select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
-    chosen = chosen.join(Delivery, Delivery.id == Removal.delivery_id).join(
-        Result, Result.id == Delivery.result_id
-    )
     rows = session.execute(
-        chosen.where(Result.study_id == study).order_by(Delivery.destination, Removal.delivery_id)
+        select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
+        .join(Delivery, Delivery.id == Removal.delivery_id)
+        .join(Result, Result.id == Delivery.result_id)
+        .where(Result.study_id == study)
+        .order_by(Delivery.destination, Removal.delivery_id)
     )
     return [
         {
@@ -274,8 +269,11 @@ def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
         informed = select(Delivery.destination).where(
             Delivery.result_id == note, Delivery.state.in_(_INFORMED)
         )
-        deleted = select(Delivery.destination).join(Removal, Removal.delivery_id == Delivery.id)
-        deleted = deleted.where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
+        deleted = (
+            select(Delivery.destination)
+            .join(Removal, Removal.delivery_id == Delivery.id)
+            .where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
+        )
         cared_for = {*session.scalars(informed), *session.scalars(deleted)}
         for name in sorted(_arrived(row) - cared_for):
             found.setdefault(name, []).append(row.sop_instance_uid)

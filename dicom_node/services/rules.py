@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,9 @@ from dicom_node.jobs.enqueue import image_facts
 from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.lifecycle import HeldState, JobState, StudyState
-from dicom_node.services import audit, entered, open_database
-from dicom_node.services.audit import COMMAND_LINE
-from dicom_node.services.typed import Row
-from dicom_node.store import intake, results
+from dicom_node.services import Row, audit, entered, open_database
+from dicom_node.store import intake, results, transitions
 from dicom_node.store.tables import HeldResult, Job, Study
-from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 
 TRIED = 50
@@ -51,11 +47,7 @@ class RuleTrial(Row):
     changes: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _ReadFile:
-    path: Path
-    found: Inspected
-    facts: ImageFacts
+_ReadFile = tuple[Path, Inspected, ImageFacts]
 
 
 def listed(settings: Settings) -> list[View]:
@@ -104,9 +96,9 @@ def parsed(settings: Settings, text: str) -> Settings:
 
 def with_rule(settings: Settings, content: View) -> Settings:
     """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
-    others = [rule for rule in settings.rules if rule.name != content["name"]]
-    alone = parsed(settings, "[[rules]]\n" + entered.as_text("rules", content))
-    return settings.model_copy(update={"rules": (*others, *alone.rules)})
+    alone = parsed(settings, "[[rules]]\n" + entered.as_text("rules", content)).rules
+    others = (rule for rule in settings.rules if rule.name != content["name"])
+    return settings.model_copy(update={"rules": (*others, *alone)})
 
 
 def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
@@ -131,16 +123,30 @@ def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
     read = [_read(path, settings, sender) for path in files]
     held = _held(settings, read)
     rows: list[dict[str, Any]] = []
-    for item in read:
-        if item.found.fault:
-            rows.append(_row(item, "", "", applies=False, reason=f"quarantined: {item.found.fault}"))
+    for path, image, facts in read:
+        about = {
+            "file": str(path),
+            "study_instance_uid": image.study_instance_uid,
+            "sop_instance_uid": image.sop_instance_uid,
+            "modality": image.modality,
+        }
+        if image.fault:
+            none = {"rule": "", "pipeline": "", "applies": False}
+            rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
             continue
-        for found in explain(settings.rules, item.facts):
-            limit = held.get((item.found.study_instance_uid, found.rule), "") if found.applies else ""
-            reason = f"held: {limit}" if limit else found.reason
-            row = _row(item, found.rule, found.pipeline, applies=found.applies, reason=reason)
+        for found in explain(settings.rules, facts):
+            limit = held.get((image.study_instance_uid, found.rule), "") if found.applies else ""
             rule = settings.rule(found.rule)
-            rows.append(row | {"then": [str(one) for one in rule.then] if rule and found.applies else []})
+            rows.append(
+                {
+                    **about,
+                    "rule": found.rule,
+                    "pipeline": found.pipeline,
+                    "applies": found.applies,
+                    "reason": f"held: {limit}" if limit else found.reason,
+                    "then": [str(one) for one in rule.then] if rule and found.applies else [],
+                }
+            )
     return rows
 
 
@@ -152,7 +158,7 @@ def replay(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[s
     from dicom_node.studies import rerun
 
     def note(session: Session, study: int) -> None:
-        audit.note(session, COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
+        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
         if dry_run:
@@ -195,8 +201,8 @@ def _would_do(session: Session, study: Study, rule: RuleSettings) -> list[str]:
         return []
     present = results.suspected(session, study.id, rule.pipeline)
     assessed = job.state is JobState.SUCCEEDED
-    rejected = HeldResult.state == HeldState.REJECTED
-    withheld = bool(session.scalar(select(exists().where(HeldResult.study_id == study.id, rejected))))
+    rejected = exists().where(HeldResult.study_id == study.id, HeldResult.state == HeldState.REJECTED)
+    withheld = bool(session.scalar(select(rejected)))
     return [
         str(one)
         for one in rule.then
@@ -229,57 +235,41 @@ def _unknown(settings: Settings, rules: Sequence[RuleSettings]) -> Iterator[str]
     for number, rule in enumerate(rules, start=1):
         if rule.pipeline not in PIPELINES:
             yield f"rule {number}, pipeline: {did_you_mean(rule.pipeline, PIPELINES)}"
-        for name in rule.receivers:
-            if name not in receiving:
-                yield f"rule {number}, send_to: {did_you_mean(name, receiving, 'peers that may receive')}"
-        for name in rule.forward:
-            if name not in receiving:
-                yield f"rule {number}, forward: {did_you_mean(name, receiving, 'peers that may receive')}"
+        for key, names in (("send_to", rule.receivers), ("forward", rule.forward)):
+            for name in names:
+                if name not in receiving:
+                    yield f"rule {number}, {key}: {did_you_mean(name, receiving, 'peers that may receive')}"
 
 
 def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:
     """The limit that would hold a job for a person, by study and rule; daily caps are not known here."""
     held = {}
-    for uid in dict.fromkeys(item.found.study_instance_uid for item in read):
-        members = [item for item in read if item.found.study_instance_uid == uid and not item.found.fault]
-        if members:
-            facts = StudyFacts(members[0].found.study_date, utc_now().date())
-            for decision in decide(settings.rules, facts, [item.facts for item in members]):
-                held[uid, decision.rule.name] = decision.held_reason
+    intact = [(image, facts) for _, image, facts in read if not image.fault]
+    for uid in {image.study_instance_uid for image, _ in intact}:
+        members = [(image.study_date, facts) for image, facts in intact if image.study_instance_uid == uid]
+        study = StudyFacts(members[0][0], transitions.utc_now().date())
+        for decision in decide(settings.rules, study, [facts for _, facts in members]):
+            held[uid, decision.rule.name] = decision.held_reason
     return held
 
 
 def _read(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadFile:
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
+    takes = any(name in rule.secondary_captures_from for rule in settings.rules)
+    role = role_of(
+        found.sop_class_uid,
+        frozenset(settings.listener.further_storage_classes),
+        takes_secondary_captures=takes,
+    )
     facts = ImageFacts(
         sop_instance_uid=found.sop_instance_uid,
         sop_class_uid=found.sop_class_uid,
         modality=found.modality,
-        role=ObjectRole.OWN if found.own else _role(found.sop_class_uid, settings, name),
+        role=ObjectRole.OWN if found.own else role,
         calling_ae=sender.ae_title if sender else "",
         called_ae=settings.node.ae_title,
         sender=name,
         attributes=found.attributes,
     )
-    return _ReadFile(path, found, facts)
-
-
-def _role(sop_class_uid: str, settings: Settings, sender: str) -> ObjectRole:
-    takes = any(sender in rule.secondary_captures_from for rule in settings.rules)
-    further = frozenset(settings.listener.further_storage_classes)
-    return role_of(sop_class_uid, further, takes_secondary_captures=takes)
-
-
-def _row(item: _ReadFile, rule: str, pipeline: str, *, applies: bool, reason: str) -> dict[str, Any]:
-    return {
-        "file": str(item.path),
-        "study_instance_uid": item.found.study_instance_uid,
-        "sop_instance_uid": item.found.sop_instance_uid,
-        "modality": item.found.modality,
-        "rule": rule,
-        "pipeline": pipeline,
-        "applies": applies,
-        "reason": reason,
-        "then": [],
-    }
+    return path, found, facts

@@ -25,9 +25,7 @@ from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scp.statuses import Status
-from dicom_node.services import audit
-from dicom_node.services.audit import Person
-from dicom_node.services.uploads import HEAD
+from dicom_node.services import audit, uploads
 from dicom_node.store import sight
 from dicom_node.store.database import Database
 
@@ -90,14 +88,15 @@ class StowRequest:
     an invalid UID.
     """
 
-    def __init__(self, database: Database, settings: Settings, by: Person, study_uid: str) -> None:
+    def __init__(self, database: Database, settings: Settings, by: audit.Person, study_uid: str) -> None:
         if study_uid and not is_uid(study_uid):
             raise FaultyInput("the address has no valid Study Instance UID")
         self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid
         self._association = f"console-{secrets.token_hex(8)}"
         self._classes = accepted_classes(settings.listener.further_storage_classes)
-        minimum = settings.spool.minimum_free_mib * 2**20
-        self._spool, self._waiting = _place(settings.node.data_dir / "spool", minimum)
+        self._spool, self._waiting = _place(
+            settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20
+        )
         self._part: _Part | None = None
         self.largest: Final = settings.listener.maximum_object_mib * 2**20
         """Bytes of the largest data set."""
@@ -128,7 +127,6 @@ class StowRequest:
             self._part = None
         if not self.instances:
             return
-        refused = len(self.instances) - self.stored
         with self._database.write() as session:
             audit.note(
                 session,
@@ -136,7 +134,7 @@ class StowRequest:
                 AuditAction.UPLOADED,
                 way=WAY,
                 objects=self.stored,
-                refused=refused,
+                refused=len(self.instances) - self.stored,
                 association=self._association,
             )
 
@@ -147,12 +145,13 @@ class StowRequest:
 
     def open(self, meta: FileMeta) -> IncomingObject:
         """Open a file in the spool for an incoming object. Raises _Refused, SpoolError."""
-        limits = self._settings.spool
         if meta.sop_class_uid not in self._classes:
             raise _Refused(NO_SUCH_CLASS)
         if transfer_syntax(meta.transfer_syntax_uid) is None:
             raise _Refused(NO_SUCH_SYNTAX)
-        if not self._waiting.has_room(CONSOLE_AE_TITLE, limits.waiting_objects, limits.waiting_mib * 2**20):
+        if not self._waiting.has_room(
+            CONSOLE_AE_TITLE, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib * 2**20
+        ):
             raise _Refused(NO_ROOM)
         arrival = Arrival(
             self._association,
@@ -193,7 +192,6 @@ class _Refused(Exception):
     """The node refuses to store an object."""
 
     def __init__(self, status: Status) -> None:
-        super().__init__(status.meaning)
         self.status = status
 
 
@@ -243,10 +241,10 @@ class _Part:
     def _take(self, data: bytes) -> None:
         if self._incoming is not None:
             self._append(data)
-            return
-        self._start += data
-        if len(self._start) >= META_BYTES:
-            self._open()
+        else:
+            self._start += data
+            if len(self._start) >= META_BYTES:
+                self._open()
 
     def _open(self) -> None:
         start, self._start = bytes(self._start), bytearray()
@@ -261,7 +259,7 @@ class _Part:
         self._size += len(data)
         if self._size > self._request.largest:
             raise _Refused(TOO_LARGE)
-        self._head += data[: HEAD - len(self._head)]
+        self._head += data[: uploads.HEAD - len(self._head)]
         self._incoming.write(data)
 
     def _commit(self) -> None:
@@ -269,10 +267,10 @@ class _Part:
             self._open()
         assert self._incoming is not None and self._syntax is not None
         one = self._one
-        sop_class_uid, instance_uid = read_sop_uids(self._head, self._syntax, HEAD)
+        sop_class_uid, instance_uid = read_sop_uids(self._head, self._syntax, uploads.HEAD)
         if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
             raise _Refused(OTHER_OBJECT)
-        one.study_uid, one.series_uid = read_study_uids(self._head, self._syntax, HEAD)
+        one.study_uid, one.series_uid = read_study_uids(self._head, self._syntax, uploads.HEAD)
         self._request.judge(one.study_uid, instance_uid)
         self._incoming.commit()
         self._request.count(self._size)

@@ -1,27 +1,40 @@
-"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other."""
+"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other; and
+on the spool, where their objects are.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, NotAllowedNow
+from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
-from dicom_node.services import audit, deliveries, jobs, open_database, reading, results, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
-from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceResult
+from dicom_node.object_store.files import Files
+from dicom_node.services import (
+    PRINTABLE,
+    Row,
+    ServiceRequest,
+    ServiceResult,
+    audit,
+    deliveries,
+    jobs,
+    open_database,
+    reading,
+    results,
+    writing,
+)
+from dicom_node.store import intake, transitions
 from dicom_node.store.database import Database
-from dicom_node.store.intake import purgeable
 from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
-from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, find_study
 
 
@@ -55,14 +68,14 @@ def versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        return Choice(database, settings).rows(_number_of(database, study_instance_uid))
+        return Choice(database, settings).rows(number_of(database, study_instance_uid))
 
 
 def release(
     settings: Settings,
     study_instance_uid: str,
     take: Sequence[int] = (),
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     as_of: str | None = None,
 ) -> None:
@@ -74,7 +87,7 @@ def release(
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        study = _number_of(database, study_instance_uid)
+        study = number_of(database, study_instance_uid)
 
         def note(session: Session, what: dict[str, Any]) -> None:
             audit.note(session, by, AuditAction.STUDY_RELEASED, study_id=study, what=what, taken=sorted(take))
@@ -83,7 +96,7 @@ def release(
 
 
 def rerun_rules(
-    settings: Settings, study_instance_uids: Sequence[str], by: Person = COMMAND_LINE
+    settings: Settings, study_instance_uids: Sequence[str], by: audit.Person = audit.COMMAND_LINE
 ) -> list[dict[str, Any]]:
     """Apply the rules to these studies again, all or none; a row for each study and rule that takes it.
 
@@ -107,7 +120,7 @@ def readings_of(settings: Settings, study_instance_uid: str) -> list[dict[str, A
     from dicom_node.jobs.worker import readings
 
     def note(session: Session, study: int) -> None:
-        audit.note(session, COMMAND_LINE, AuditAction.STUDY_SEEN, study_id=study, readings=True)
+        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_SEEN, study_id=study, readings=True)
 
     with open_database(settings) as database:
         return readings.show(database, settings, study_instance_uid, note)
@@ -120,7 +133,9 @@ def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> lis
     return delete_received(settings, studies)
 
 
-def delete_received(settings: Settings, studies: Sequence[int], by: Person = COMMAND_LINE) -> list[View]:
+def delete_received(
+    settings: Settings, studies: Sequence[int], by: audit.Person = audit.COMMAND_LINE
+) -> list[View]:
     """Delete the received objects of these studies now; a row for each, with the reason why not, or "".
 
     The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
@@ -144,21 +159,21 @@ def delete_received(settings: Settings, studies: Sequence[int], by: Person = COM
             ]
 
 
-def _number_of(database: Database, study_instance_uid: str) -> int:
+def number_of(database: Database, study_instance_uid: str) -> int:
+    """The study's number in the database. Raises NotFound."""
     with database.read() as session:
         return find_study(session, study_instance_uid).id
 
 
 def _why_not(session: Session, number: int) -> str:
     study = session.get_one(Study, number)
-    there = select(Instance.id).where(Instance.study_id == number, Instance.purged.is_(False)).limit(1)
     if study.state is StudyState.QUARANTINED:
         return "it is in quarantine: release it first"
     if study.state not in END_STATES:
         return f"it is {study.state.value}: wait until it has ended"
-    if session.scalar(there) is None:
+    if not session.scalar(select(exists().where(Instance.study_id == number, Instance.purged.is_(False)))):
         return "its images were deleted before"
-    if purgeable(session, utc_now() + timedelta(days=1), 1, [number]):
+    if intake.purgeable(session, transitions.utc_now() + timedelta(days=1), 1, [number]):
         return "it was being changed at that moment: try again"
     return "a result is not confirmed yet, or a job is held: send, discard or cancel it first"
 
@@ -206,7 +221,7 @@ def change_studies(
     settings: Settings,
     study_instance_uids: Sequence[str],
     wanted: StudyChangeRequest,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
 ) -> list[ChangedStudy]:
     """Change each of these studies; returns a row for each, with the ``reason`` if it was refused or failed.
 
@@ -219,7 +234,19 @@ def change_studies(
     for uid in study_instance_uids:
         reason, by_hand = "", dict[str, list[str]]()
         try:
-            by_hand = _change(settings, uid, wanted, by)
+            match wanted.change:
+                case "retry":
+                    _retry(settings, uid, by)
+                case "rerun":
+                    rerun_rules(settings, [uid], by)
+                case "send":
+                    deliveries.send_study(settings, uid, wanted.peer, by)
+                case "release":
+                    release(settings, uid, by=by)
+                case "withdraw":
+                    by_hand = results.withdraw(
+                        settings, uid, None, reason=wanted.reason, because=wanted.because, by=by
+                    )
         except NodeError as refused:
             reason = str(refused)
         except Exception as error:  # noqa: BLE001  (the others are changed, and each has its row)
@@ -229,23 +256,7 @@ def change_studies(
     return rows
 
 
-def _change(settings: Settings, uid: str, wanted: StudyChangeRequest, by: Person) -> dict[str, list[str]]:
-    """Returns the UIDs of withdrawn results that persons must remove by hand, by peer."""
-    match wanted.change:
-        case "retry":
-            _retry(settings, uid, by)
-        case "rerun":
-            rerun_rules(settings, [uid], by)
-        case "send":
-            deliveries.send_study(settings, uid, wanted.peer, by)
-        case "release":
-            release(settings, uid, by=by)
-        case "withdraw":
-            return results.withdraw(settings, uid, None, reason=wanted.reason, because=wanted.because, by=by)
-    return {}
-
-
-def _retry(settings: Settings, uid: str, by: Person) -> None:
+def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
     with reading(settings) as session:
         study = find_study(session, uid)
         stopped = select(Job.id).where(Job.study_id == study.id, Job.study_revision == study.revision)
@@ -258,3 +269,28 @@ def _retry(settings: Settings, uid: str, by: Person) -> None:
         jobs.change_jobs(settings, job_ids, "retry", by)
     if delivery_ids:
         deliveries.retry(settings, delivery_ids, by=by)
+
+
+def compare_spool(settings: Settings) -> str:
+    """The differences between spool and index, and what to do; "" if there is none."""
+    from dicom_node.studies.comparison import compare
+
+    spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
+    with open_database(settings) as database:
+        return str(compare(database, spool, Files(settings)))
+
+
+def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> int:
+    """Let the node index spooled objects that its database does not know; returns how many.
+
+    ``progress`` is called with (done, all). Raises SpoolError.
+    """
+    from dicom_node.studies.comparison import reindex
+
+    spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
+    with open_database(settings) as database:
+        done = reindex(database, spool, Files(settings), progress)
+        if done:
+            with database.write() as session:
+                audit.note(session, audit.COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
+    return done

@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from operator import attrgetter
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.images.decode import picture_of
@@ -41,9 +41,7 @@ from dicom_node.inbox.part10 import check_taken, read_meta, store
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
-from dicom_node.services import audit
-from dicom_node.services.audit import Person
-from dicom_node.services.typed import ServiceResult
+from dicom_node.services import ServiceResult, audit
 from dicom_node.store import sight
 from dicom_node.store.database import Database
 
@@ -90,7 +88,11 @@ class Upload:
 
 
 def take(
-    database: Database, settings: Settings, sent: Sequence[UploadedFile], about: Described | None, by: Person
+    database: Database,
+    settings: Settings,
+    sent: Sequence[UploadedFile],
+    about: Described | None,
+    by: audit.Person,
 ) -> Upload:
     """Spool all acceptable files; ``about`` describes pictures among them. The audit records their number."""
     upload = _Upload(database, settings, by)
@@ -115,7 +117,7 @@ class _Readable(Protocol):
 class _Upload:
     """The files of one upload, as of one association."""
 
-    def __init__(self, database: Database, settings: Settings, by: Person) -> None:
+    def __init__(self, database: Database, settings: Settings, by: audit.Person) -> None:
         self._database = database
         self.association = f"console-{secrets.token_hex(8)}"
         self._settings = settings
@@ -192,7 +194,7 @@ class _Upload:
         if sight.SENDERS.get():
             head += file.read(HEAD)
             self._refuse_hidden(head, meta)
-        pieces = _pieces(head, file)
+        pieces = chain([head], iter(partial(file.read, _BLOCK), b""))
         self._store(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, pieces)
 
     def _refuse_hidden(self, head: bytes, meta: FileMeta) -> None:
@@ -213,11 +215,12 @@ class _Upload:
         if about is None:
             raise FaultyInput("a PNG or JPEG needs a patient and a modality: fill in the form")
         self._pictures += 1
-        built = secondary_capture(file, about, self.association, self._pictures, self._settings.images.limits)
-        self._store(built.sop_class_uid, built.sop_instance_uid, built.transfer_syntax_uid, [built.data])
+        instance, data = secondary_capture(
+            file, about, self.association, self._pictures, self._settings.images.limits
+        )
+        self._store(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, [data])
 
     def _store(self, sop_class: str, instance: str, syntax: str, pieces: Iterable[bytes]) -> None:
-        largest = self._settings.listener.maximum_object_mib * 2**20
         arrival = Arrival(
             self.association,
             CONSOLE_AE_TITLE,
@@ -227,7 +230,11 @@ class _Upload:
             datetime.now(UTC),
             sight.SENDERS.get(),
         )
-        store(self._spool.open(arrival, sop_class, instance, syntax), pieces, largest)
+        store(
+            self._spool.open(arrival, sop_class, instance, syntax),
+            pieces,
+            self._settings.listener.maximum_object_mib * 2**20,
+        )
 
 
 class _UnpackedFile:
@@ -248,12 +255,6 @@ class _UnpackedFile:
         if not data and self.taken != self._size:
             raise FaultyInput("it is damaged: it has another size than its ZIP says")
         return data
-
-
-def _pieces(first: bytes, file: _Readable) -> Iterator[bytes]:
-    yield first
-    while block := file.read(_BLOCK):
-        yield block
 
 
 def _may_be_object(entry: zipfile.ZipInfo) -> bool:
@@ -294,15 +295,15 @@ MODALITIES = ("US", "DX", "CR", "OT")
 SEXES = ("", "F", "M", "O")
 PICTURE_MIB = 256
 """Largest PNG or JPEG, which is read whole."""
-# VR lengths of PS3.5 6.2; LO and PN have no control characters and no backslash.
-_LONGEST_TEXTS = {"PatientID": 64, "PatientName": 64, "StudyDescription": 64, "AccessionNumber": 16}
-_TEXT = re.compile(r"[^\\\x00-\x1f\x7f]*")
-_LABELS = {
-    "PatientID": "Patient ID",
-    "PatientName": "Name",
-    "StudyDescription": "Study description",
-    "AccessionNumber": "Accession number",
+# What the form calls them and their longest, VR lengths of PS3.5 6.2.
+_TEXTS = {
+    "PatientID": ("Patient ID", 64),
+    "PatientName": ("Name", 64),
+    "StudyDescription": ("Study description", 64),
+    "AccessionNumber": ("Accession number", 16),
 }
+# LO and PN have no control characters and no backslash.
+_TEXT = re.compile(r"[^\\\x00-\x1f\x7f]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,16 +319,17 @@ class Described:
         """The description in a form, None if it is empty. Raises FaultyInput with all mistakes."""
         if not any(value for key, value in fields.items() if key not in ("Modality", "PatientSex")):
             return None
-        texts = {keyword: fields.get(keyword, "") for keyword in _LONGEST_TEXTS}
+        texts = {keyword: fields.get(keyword, "") for keyword in _TEXTS}
         wrong = [
-            f"{_LABELS[keyword]}: at most {longest} characters, no backslash"
-            for keyword, longest in _LONGEST_TEXTS.items()
+            f"{label}: at most {longest} characters, no backslash"
+            for keyword, (label, longest) in _TEXTS.items()
             if len(texts[keyword]) > longest or not _TEXT.fullmatch(texts[keyword])
         ]
-        if not texts["PatientID"]:
-            wrong.append("Patient ID: is missing")
-        if not texts["PatientName"]:
-            wrong.append("Name: is missing")
+        wrong += [
+            f"{_TEXTS[keyword][0]}: is missing"
+            for keyword in ("PatientID", "PatientName")
+            if not texts[keyword]
+        ]
         if (modality := fields.get("Modality", "")) not in MODALITIES:
             wrong.append(f"Modality: one of {', '.join(MODALITIES)}")
         if (sex := fields.get("PatientSex", "")) not in SEXES:
@@ -343,20 +345,11 @@ class Described:
         return cls(texts, modality, dates["StudyDate"] or f"{datetime.now().astimezone():%Y%m%d}")
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An encoded data set made from an upload, with the UIDs for a file."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    data: bytes
-
-
 def secondary_capture(
     file: BinaryIO, about: Described, upload: str, number: int, limits: ImageLimits
-) -> Built:
-    """The picture as a Secondary Capture object; its UIDs are derived from ``upload`` and ``number``.
+) -> tuple[str, bytes]:
+    """The picture as a Secondary Capture object, its SOP Instance UID and its data set in Explicit VR Little
+    Endian; UIDs are derived from ``upload`` and ``number``.
 
     Raises FaultyInput, and PixelError for a file that is no picture or exceeds the limits.
     """
@@ -367,38 +360,47 @@ def secondary_capture(
     samples = np.ascontiguousarray(picture_of(data, about.modality, limits, NONE_GIVEN).samples)
     instance = derived_uid("upload", upload, "instance", str(number))
     now = datetime.now().astimezone()
-    made = Dataset()
-    made.SpecificCharacterSet = "ISO_IR 192"
-    made.ImageType = ["DERIVED", "SECONDARY"]
-    made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, instance
-    made.StudyDate, made.StudyTime = about.study_date, ""
-    made.Modality, made.ConversionType = about.modality, "WSD"
-    made.ReferringPhysicianName = made.StudyID = ""
-    for keyword, text in about.texts.items():
-        setattr(made, keyword, text)
-    made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = f"{now:%Y%m%d}", f"{now:%H%M%S}"
-    made.StudyInstanceUID = derived_uid("upload", upload, "study")
-    made.SeriesInstanceUID = derived_uid("upload", upload, "series")
-    made.SeriesNumber, made.InstanceNumber = 1, number
-    made.PatientOrientation = []
-    _set_pixels(made, samples)
+    is_colour, bits = samples.ndim == 3, 8 * samples.dtype.itemsize
+    pixels = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
+    values: dict[str, Any] = {
+        **about.texts,
+        "SpecificCharacterSet": "ISO_IR 192",
+        "ImageType": ["DERIVED", "SECONDARY"],
+        "SOPClassUID": SecondaryCaptureImageStorage,
+        "SOPInstanceUID": instance,
+        "StudyInstanceUID": derived_uid("upload", upload, "study"),
+        "SeriesInstanceUID": derived_uid("upload", upload, "series"),
+        "SeriesNumber": 1,
+        "InstanceNumber": number,
+        "StudyDate": about.study_date,
+        "StudyTime": "",
+        "StudyID": "",
+        "ReferringPhysicianName": "",
+        "Modality": about.modality,
+        "ConversionType": "WSD",
+        "DateOfSecondaryCapture": f"{now:%Y%m%d}",
+        "TimeOfSecondaryCapture": f"{now:%H%M%S}",
+        "PatientOrientation": [],
+        "SamplesPerPixel": 3 if is_colour else 1,
+        "PhotometricInterpretation": "RGB" if is_colour else "MONOCHROME2",
+        "Rows": samples.shape[0],
+        "Columns": samples.shape[1],
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": 0,
+        "PixelData": pixels + b"\0" * (len(pixels) % 2),
+    }
+    if is_colour:
+        values["PlanarConfiguration"] = 0
     if not data.startswith(b"\x89PNG"):
-        made.LossyImageCompression, made.LossyImageCompressionMethod = "01", "ISO_10918_1"
-        made.LossyImageCompressionRatio = f"{max(samples.nbytes / len(data), 1):.2f}"
+        ratio = f"{max(samples.nbytes / len(data), 1):.2f}"
+        values |= {"LossyImageCompression": "01", "LossyImageCompressionRatio": ratio}
+        values["LossyImageCompressionMethod"] = "ISO_10918_1"
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    made["PixelData"].VR = "OW" if bits > 8 else "OB"
     encoded = io.BytesIO()
     dcmwrite(encoded, made, implicit_vr=False, little_endian=True)
-    return Built(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, encoded.getvalue())
-
-
-def _set_pixels(made: Dataset, samples: PixelArray) -> None:
-    bits = 8 * samples.dtype.itemsize
-    made.SamplesPerPixel = 3 if samples.ndim == 3 else 1
-    made.PhotometricInterpretation = "RGB" if samples.ndim == 3 else "MONOCHROME2"
-    if samples.ndim == 3:
-        made.PlanarConfiguration = 0
-    made.Rows, made.Columns = samples.shape[:2]
-    made.BitsAllocated = made.BitsStored = bits
-    made.HighBit, made.PixelRepresentation = bits - 1, 0
-    pixels = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
-    made.PixelData = pixels + b"\0" * (len(pixels) % 2)
-    made["PixelData"].VR = "OW" if bits > 8 else "OB"
+    return instance, encoded.getvalue()

@@ -28,8 +28,7 @@ from dicom_node.errors import (
 )
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, reading, writing
-from dicom_node.services.audit import COMMAND_LINE, Person
+from dicom_node.services import audit, existing, reading, writing
 from dicom_node.store.accounts import ApiToken, AuditRow, UserAccount, UserSession
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
@@ -84,7 +83,7 @@ def add_user(
     name: str,
     role: UserRole,
     password: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     senders: Sequence[str] = (),
 ) -> None:
@@ -98,8 +97,9 @@ def add_user(
     with writing(settings) as session:
         if find(session, name) is not None:
             raise CannotCreate(f"user {name} is there already: dicom-node users password changes it")
-        account = UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now(), senders=sees)
-        session.add(account)
+        session.add(
+            UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now(), senders=sees)
+        )
         audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role.value, senders=sees)
 
 
@@ -116,16 +116,17 @@ def list_users(settings: Settings) -> list[View]:
     with reading(settings) as session:
         rows = session.execute(signed_in.group_by(UserSession.user_id))
         used = {user: {"sessions": number, "seen_at": as_json(at)} for user, number, at in rows}
-        nowhere = {"sessions": 0, "seen_at": None}
-        found = session.scalars(select(UserAccount).order_by(UserAccount.name)).all()
-        shown = ("name", "role", "senders", "created_at", "disabled", "issuer")
-        return [columns(user, *shown) | used.get(user.id, nowhere) for user in found]
+        return [
+            columns(user, "name", "role", "senders", "created_at", "disabled", "issuer")
+            | used.get(user.id, {"sessions": 0, "seen_at": None})
+            for user in session.scalars(select(UserAccount).order_by(UserAccount.name))
+        ]
 
 
 def change_user(
     settings: Settings,
     name: str,
-    by: Person = COMMAND_LINE,
+    by: audit.Person = audit.COMMAND_LINE,
     *,
     role: UserRole | None = None,
     disabled: bool | None = None,
@@ -150,7 +151,7 @@ def change_user(
         audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, **now)
 
 
-def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
+def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Sign a user out everywhere. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
@@ -158,7 +159,7 @@ def end_sessions(settings: Settings, name: str, by: Person = COMMAND_LINE) -> No
         audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True)
 
 
-def remove_user(settings: Settings, name: str, by: Person = COMMAND_LINE) -> None:
+def remove_user(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Remove the account and its tokens, and sign the user out; audit rows stay. Raises NotFound."""
     with writing(settings) as session:
         user = _known(session, name)
@@ -169,7 +170,7 @@ def remove_user(settings: Settings, name: str, by: Person = COMMAND_LINE) -> Non
         audit.note(session, by, AuditAction.USER_REMOVED, user=name)
 
 
-def set_password(settings: Settings, name: str, password: str, by: Person = COMMAND_LINE) -> None:
+def set_password(settings: Settings, name: str, password: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Set a password, and end the user's sessions.
 
     Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
@@ -233,7 +234,7 @@ def sign_in(
 class SignInAttempt:
     """A sign-in attempt, counted for its account, or for a bucket of the name if there is no account."""
 
-    by: Person
+    by: audit.Person
     typed: Mapping[str, Any]
 
 
@@ -241,8 +242,13 @@ def attempt_of(session: Session, user: UserAccount | None, name: str, address: s
     """An attempt, before its password is checked. Raises SignInRefused after too many attempts."""
     # One of 65,536 for a name that is no user's: too few to guess from the audit what was typed.
     bucket = hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
-    attempt = SignInAttempt(Person(user.name if user else "", address), {} if user else {"typed": bucket})
-    refuse_too_many(session, address, _of_name(attempt.by.name, attempt.typed))
+    attempt = SignInAttempt(
+        audit.Person(user.name if user else "", address), {} if user else {"typed": bucket}
+    )
+    named = AuditRow.actor == attempt.by.name
+    if not user:
+        named &= AuditRow.fields["typed"].as_string() == bucket
+    refuse_too_many(session, address, named)
     return attempt
 
 
@@ -253,21 +259,24 @@ def refuse(database: Database, attempt: SignInAttempt, **how: Any) -> NoReturn:
     raise SignInRefused("Name or password is wrong.")
 
 
-def open_session(session: Session, user_id: int, by: Person, agent: str, former: str = "", **how: Any) -> str:
+def open_session(
+    session: Session, user_id: int, by: audit.Person, agent: str, former: str = "", **how: Any
+) -> str:
     """Start a session; returns its token. The session ``former`` ends. ``how``: fields for the audit."""
     token, now = new_token(), utc_now()
     ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
     session.execute(delete(UserSession).where(ended))
-    row = UserSession(
-        token_sha256=_hash(token),
-        user_id=user_id,
-        created_at=now,
-        seen_at=now,
-        address=by.address[:64],
-        browser=browser_name(agent),
-        search={},
+    session.add(
+        UserSession(
+            token_sha256=_hash(token),
+            user_id=user_id,
+            created_at=now,
+            seen_at=now,
+            address=by.address[:64],
+            browser=browser_name(agent),
+            search={},
+        )
     )
-    session.add(row)
     audit.note(session, by, AuditAction.SIGNED_IN, **how)
     return token
 
@@ -286,23 +295,30 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
     ``token``.
     """
     with reading(settings) as session:
-        chosen = select(UserSession, UserAccount.name).join(
-            UserAccount, UserSession.user_id == UserAccount.id
+        idle = timedelta(minutes=settings.console.idle_minutes)
+        chosen = (
+            select(UserSession, UserAccount.name)
+            .join(UserAccount, UserSession.user_id == UserAccount.id)
+            .where(UserSession.created_at > utc_now() - LONGEST_SESSION)
+            .where(UserSession.seen_at > utc_now() - idle)
         )
-        alive = UserSession.created_at > utc_now() - LONGEST_SESSION
-        idle = utc_now() - timedelta(minutes=settings.console.idle_minutes)
-        chosen = chosen.where(alive, UserSession.seen_at > idle)
         if user:
             chosen = chosen.where(UserAccount.name == _known(session, user).name)
         rows = session.execute(chosen.order_by(UserAccount.name, UserSession.seen_at.desc()))
-        shown = ("created_at", "seen_at", "address", "browser")
         return [
-            {"session": row.id, "user": name, **columns(row, *shown), "own": row.token_sha256 == _hash(token)}
+            {
+                "session": row.id,
+                "user": name,
+                **columns(row, "created_at", "seen_at", "address", "browser"),
+                "own": row.token_sha256 == _hash(token),
+            }
             for row, name in rows
         ]
 
 
-def end_session(settings: Settings, number: int, by: Person = COMMAND_LINE, of: User | None = None) -> None:
+def end_session(
+    settings: Settings, number: int, by: audit.Person = audit.COMMAND_LINE, of: User | None = None
+) -> None:
     """End one session. Raises NotFound.
 
     ``of``: the user who ends it; only an admin may end sessions of others.
@@ -326,8 +342,11 @@ def user_of_session(
     """
     now = utc_now()
     with database.read() as session:
-        chosen = select(UserSession, UserAccount).join(UserAccount, UserSession.user_id == UserAccount.id)
-        row = session.execute(chosen.where(UserSession.token_sha256 == _hash(token))).one_or_none()
+        row = session.execute(
+            select(UserSession, UserAccount)
+            .join(UserAccount, UserSession.user_id == UserAccount.id)
+            .where(UserSession.token_sha256 == _hash(token))
+        ).one_or_none()
         if row is None:
             return None
         signed_in, user = row
@@ -343,7 +362,7 @@ def user_of_session(
     return found
 
 
-def sign_out(database: Database, token: str, by: Person) -> None:
+def sign_out(database: Database, token: str, by: audit.Person) -> None:
     """End the session."""
     with database.write() as session:
         session.execute(delete(UserSession).where(UserSession.token_sha256 == _hash(token)))
@@ -357,7 +376,7 @@ def search_of(database: Database, token: str) -> dict[str, str]:
         return dict(row.search) if row else {}
 
 
-def keep_search(database: Database, token: str, about: Mapping[str, str], by: Person) -> None:
+def keep_search(database: Database, token: str, about: Mapping[str, str], by: audit.Person) -> None:
     """Store the search for the list that follows.
 
     The audit records that a patient was searched for, not which.
@@ -381,9 +400,7 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
         raise FaultyInput(f"a token is good for 1 to {LONGEST_DAYS} days")
     token, now = _PREFIX + secrets.token_urlsafe(32), utc_now()
     with writing(settings) as session:
-        owner = find(session, user)
-        if owner is None:
-            raise NotFound(f"there is no user {user}: dicom-node users list shows them")
+        owner = _known(session, user)
         _refuse_of_provider(owner, "token")
         row = ApiToken(
             token_sha256=_hash(token),
@@ -416,9 +433,8 @@ def list_tokens(settings: Settings) -> list[View]:
 def remove_token(settings: Settings, number: int) -> None:
     """Remove a token, so that nobody can use it any more. Raises NotFound."""
     with writing(settings) as session:
-        row = session.get(ApiToken, number)
-        if row is None:
-            raise NotFound(f"no token has the number {number}: dicom-node tokens list shows them")
+        missing = f"no token has the number {number}: dicom-node tokens list shows them"
+        existing(session, ApiToken, number, missing)
         session.execute(delete(ApiToken).where(ApiToken.id == number))
         audit.note(session, audit.COMMAND_LINE, AuditAction.TOKEN_REMOVED, token=number)
 
@@ -427,8 +443,11 @@ def user_of_token(database: Database, token: str) -> User | None:
     """The user of this token; None when there is no such token or it has expired."""
     now = utc_now()
     with database.read() as session:
-        chosen = select(ApiToken, UserAccount).join(UserAccount, ApiToken.user_id == UserAccount.id)
-        row = session.execute(chosen.where(ApiToken.token_sha256 == _hash(token))).one_or_none()
+        row = session.execute(
+            select(ApiToken, UserAccount)
+            .join(UserAccount, ApiToken.user_id == UserAccount.id)
+            .where(ApiToken.token_sha256 == _hash(token))
+        ).one_or_none()
         if row is None:
             return None
         known, user = row
@@ -442,7 +461,7 @@ def user_of_token(database: Database, token: str) -> User | None:
     return found
 
 
-def _refuse_own(user: UserAccount, by: Person) -> None:
+def _refuse_own(user: UserAccount, by: audit.Person) -> None:
     """Raise NotAllowedNow for one's own account: so the last admin cannot be locked out by mistake."""
     if user.name == by.name:
         raise NotAllowedNow("this is your own account: another admin changes or removes it")
@@ -491,11 +510,6 @@ def _refuse_weak(name: str, password: str) -> None:
         raise FaultyInput("the password is little more than the name: take another")
 
 
-def _of_name(known: str, typed: Mapping[str, Any]) -> ColumnElement[bool]:
-    named = AuditRow.actor == known
-    return named & (AuditRow.fields["typed"].as_string() == typed["typed"]) if typed else named
-
-
 def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] | None = None) -> None:
     """Raise SignInRefused after too many refusals of an address, or of the account ``named``."""
     here = AuditRow.address == address
@@ -511,9 +525,8 @@ def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] |
 
 
 def _refusals(session: Session, which: ColumnElement[bool], since: datetime) -> int:
-    chosen = select(func.count()).select_from(AuditRow)
     refused = (AuditRow.action == AuditAction.SIGN_IN_REFUSED) & (AuditRow.at >= since)
-    return session.scalar(chosen.where(refused, which)) or 0
+    return session.scalar(select(func.count()).select_from(AuditRow).where(refused, which)) or 0
 
 
 def _fits(hashed: str, password: str) -> bool:

@@ -22,7 +22,14 @@ from dicom_node.background import Background, inode
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.config.settings import NodeSettings, Settings
 from dicom_node.errors import ConfigurationError, ExitCode
-from dicom_node.events import DATABASE_REPLACED, INDEXING_FAILED, SCHEDULER_TAKEN, SPOOL_DIFFERS, EventType
+from dicom_node.events import (
+    DATABASE_REPLACED,
+    INDEXING_FAILED,
+    RECOVERY_SCANNED,
+    SCHEDULER_TAKEN,
+    SPOOL_DIFFERS,
+    EventType,
+)
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.model.roles import Role
 from dicom_node.node import _prepare_folder
@@ -120,12 +127,12 @@ def _running(*backgrounds: Background) -> Iterator[None]:
 
 
 def test_who_cannot_index_lets_another_do_it(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    say, run_once, first = Mock(), Mock(return_value=0), Mock()
+    say, run_once = Mock(), Mock(return_value=0)
     lost, standby = (_background(inbox, Role.LISTENER, f"listener-{n}", say) for n in (1, 2))
     monkeypatch.setattr(lost._indexer, "run_once", run_once)
-    lost.start(first)
+    lost.start(first=True)
     try:
-        wait_until(lambda: first.called, 60, "the first holds the lock")
+        wait_until(lambda: RECOVERY_SCANNED in _said(say), 60, "the first holds the lock")
         with _running(standby):
             inbox.receive(ultrasound("one"))
             run_once.side_effect = OperationalError("SELECT", {}, Exception("server closed the connection"))

@@ -6,16 +6,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from dicom_node.cli.admin.users import asked_password
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.output import say
 from dicom_node.errors import ConfigurationError, NodeError
-
-if TYPE_CHECKING:
-    from dicom_node.services.new_node import Answers
 
 app = typer.Typer()
 
@@ -24,9 +22,7 @@ def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-Asked = tuple[str, str, Callable[[str], Any]]
-
-_QUESTIONS: dict[str, Asked] = {
+_QUESTIONS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "ae_title": ("AE title of this node", "AINODE", str),
     "data_dir": ("Folder for images and database", "/var/lib/dicom-node", lambda text: Path(text).absolute()),
     "pacs": ("PACS for the results, AE@HOST:PORT (empty: none yet)", "", str),
@@ -57,19 +53,28 @@ def init(
     Run it as the user that the node runs as. An option answers its question. The password is asked for, or is
     the next line of standard input. Nothing is overwritten.
     """
-    from dicom_node.services import new_node
-
     folder = to.absolute()
-    new_node.refuse_what_is_there(folder)
-    given = dict(zip(_QUESTIONS, (ae_title, data_dir, pacs, machines, admin), strict=True))
-    answers = new_node.Answers()
-    for key in _QUESTIONS:
-        answers = _answered(
-            answers, key, _QUESTIONS[key][1] if given[key] is None and defaults else given[key]
-        )
-    new_node.refuse_what_is_there(folder, answers.data_dir)
-    new_node.create(answers, folder, asked_password() if answers.admin else "")
-    configuration, unit = folder / new_node.CONFIGURATION, folder / new_node.UNIT
+    rooms.new_node.refuse_what_is_there(folder)
+    options = dict(zip(_QUESTIONS, (ae_title, data_dir, pacs, machines, admin), strict=True))
+    answers = rooms.new_node.Answers()
+    for key, (question, default, read) in _QUESTIONS.items():
+        given = default if options[key] is None and defaults else options[key]
+        while True:  # at a terminal a faulty answer is asked for again
+            text = given if given is not None else typer.prompt(question, default, show_default=bool(default))
+            answered = replace(answers, **{key: read(text.strip())})
+            try:
+                rooms.new_node.examine(answered)
+            except NodeError as error:
+                if given is not None or not sys.stdin.isatty():
+                    raise
+                problems = error.problems if isinstance(error, ConfigurationError) else ()
+                say("; ".join(problem.remedy for problem in problems) or str(error))
+            else:
+                answers = answered
+                break
+    rooms.new_node.refuse_what_is_there(folder, answers.data_dir)
+    rooms.new_node.create(answers, folder, asked_password() if answers.admin else "")
+    configuration, unit = folder / rooms.new_node.CONFIGURATION, folder / rooms.new_node.UNIT
     say(
         f"{configuration} and {unit} are written" + (f", {answers.admin} is admin." if answers.admin else ".")
     )
@@ -77,22 +82,3 @@ def init(
     say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")
     if answers.admin:
         say("The console is at http://127.0.0.1:8080 on this machine; for others it needs [console.tls].")
-
-
-def _answered(answers: Answers, key: str, given: str | None) -> Answers:
-    """With one more answer; at a terminal a faulty one is asked for again."""
-    from dicom_node.services import new_node
-
-    question, default, read = _QUESTIONS[key]
-    while True:
-        text = given if given is not None else typer.prompt(question, default, show_default=bool(default))
-        answer = replace(answers, **{key: read(text.strip())})
-        try:
-            new_node.examine(answer)
-        except NodeError as error:
-            if given is not None or not sys.stdin.isatty():
-                raise
-            problems = error.problems if isinstance(error, ConfigurationError) else ()
-            say("; ".join(problem.remedy for problem in problems) or str(error))
-        else:
-            return answer

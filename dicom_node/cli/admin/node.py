@@ -1,22 +1,27 @@
-"""Verbs for the whole node: it runs, is checked, saved and restored; its database gets this version."""
+"""Verbs for the whole node: it runs, is checked, saved and restored; its database gets this version;
+and a configuration to start from.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dicom_node import __version__, logs
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.options import Config, JsonObject, RoleOption, group, load
-from dicom_node.cli.common.output import print_json, say, say_checked
+from dicom_node.cli.common.output import print_document, print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.model.roles import Role
 
 app = typer.Typer()
 database = group("The database.")
+samples = group("Configuration files to start from.")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,8 +33,9 @@ def serve(config: Config, role: RoleOption = Role.ALL) -> int:
     SIGHUP (`dicom-node reload`) takes over a changed configuration, all of it or nothing.
     """
     logs.configure("info", "node")
-    files = ", ".join(str(file) for file in config)
-    _LOGGER.info("dicom-node %s starts (role %s), reads and checks %s", __version__, role, files)
+    _LOGGER.info(
+        "dicom-node %s starts (role %s), reads and checks %s", __version__, role, ", ".join(map(str, config))
+    )
     from dicom_node import node  # takes a second or two
 
     return node.serve(config, role)
@@ -41,9 +47,7 @@ def reload(config: Config) -> None:
 
     Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
     """
-    from dicom_node.services.entered import reload_node
-
-    for place in reload_node(config):
+    for place in rooms.entered.reload_node(config):
         say(f"The node ({place}) has the new configuration; each worker takes it after its job.")
 
 
@@ -79,9 +83,7 @@ def support_bundle(
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
 ) -> None:
     """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
-    from dicom_node.services import backup
-
-    names = backup.write_bundle(load(config), config, destination)
+    names = rooms.backup.write_bundle(load(config), config, destination)
     say(f"{destination} holds {', '.join(names)}: read it before you send it.")
 
 
@@ -97,11 +99,9 @@ def backup(
     ] = False,
 ) -> None:
     """Save database, site key and configuration while the node runs. It holds patient data and secrets."""
-    from dicom_node.services import backup as backups
-
-    for note in backups.backup(load(config), config, destination, objects=objects, key=not without_key):
+    for note in rooms.backup.backup(load(config), config, destination, objects=objects, key=not without_key):
         say(note)
-    backups.verify(destination)
+    rooms.backup.verify(destination)
     say(f"Saved to {destination} and verified.")
 
 
@@ -112,16 +112,13 @@ def restore(
     verify: Annotated[bool, typer.Option("--verify", help="Only look whether the backup is whole.")] = False,
 ) -> None:
     """Put a backup in place of the present data, which is kept beside it. The node must be stopped."""
-    from dicom_node.services import backup as backups
-    from dicom_node.services import decisions
-
     loaded = load(config)
     if verify:
-        manifest = backups.verify(source)
+        manifest = rooms.backup.verify(source)
         say(f"{len(manifest['files'])} files of {manifest['made']}, program {manifest['program']}: whole.")
         return
-    saved, notes = backups.restore(loaded, source)
-    for note in (*notes, *decisions.describe_lost(loaded)):
+    saved, notes = rooms.backup.restore(loaded, source)
+    for note in (*notes, *rooms.decisions.describe_lost(loaded)):
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
     say("Start the node, then run dicom-node spool compare: reindex adds objects received after the backup.")
@@ -134,3 +131,36 @@ def upgrade(config: Config) -> None:
 
     version = services.upgrade_database(load(config))
     say(f"The database has version {version}.")
+
+
+class Which(StrEnum):
+    """The sample files."""
+
+    NODE = "node"
+    PEERS = "peers"
+    RULES = "rules"
+    NOTIFICATIONS = "notifications"
+
+
+@samples.command(
+    epilog="Example: dicom-node config sample > node.toml; dicom-node config sample peers >> node.toml"
+)
+def sample(
+    which: Annotated[
+        Which | None,
+        typer.Argument(
+            metavar="[node|peers|rules|notifications]",
+            help="Every key of the node, a peer, a rule or a notification.",
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every key of all of them, with its default and a sentence.")
+    ] = False,
+) -> None:
+    """Print a configuration to start from: the lines that are needed, or every key with its default."""
+    from dicom_node.config.sample import FILES, START
+
+    if everything:
+        print_document("\n".join(make() for make in FILES.values()))
+    else:
+        print_document(FILES[which]() if which else START)

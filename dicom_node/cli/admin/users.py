@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.lists import Rows, list_verb
 from dicom_node.cli.common.options import Config, group, load, number_argument
 from dicom_node.cli.common.output import say
@@ -38,18 +39,14 @@ def add(
     sees: Sees = None,
 ) -> None:
     """Add a user; the password is asked for, or is the first line of standard input."""
-    from dicom_node.services import users
-
-    users.add_user(load(config), name, role, asked_password(), senders=sees or ())
+    rooms.users.add_user(load(config), name, role, asked_password(), senders=sees or ())
     say(f"User {name} may sign in as {role}.")
 
 
 @list_verb(app, "users", none="No users.")
 def list_users(settings: Any) -> Rows:
     """List the users."""
-    from dicom_node.services import users
-
-    return users.list_users(settings)
+    return rooms.users.list_users(settings)
 
 
 @list_verb(app, "users sessions", "--user anna --config node.toml", none="Nobody is signed in.")
@@ -59,9 +56,7 @@ def list_sessions(
     user: Annotated[str, typer.Option("--user", metavar="NAME", help="Only those of this user.")] = "",
 ) -> Rows:
     """List who is signed in, and from where."""
-    from dicom_node.services import users
-
-    return users.list_sessions(settings, user)
+    return rooms.users.list_sessions(settings, user)
 
 
 @app.command("end-session", epilog="Example: dicom-node users end-session 3 --config node.toml")
@@ -73,18 +68,14 @@ def end_session(
     config: Config,
 ) -> None:
     """End one session: its browser must sign in again."""
-    from dicom_node.services import users
-
-    users.end_session(load(config), session)
+    rooms.users.end_session(load(config), session)
     say(f"Session {session} is ended.")
 
 
 @app.command(epilog="Example: dicom-node users remove anna --config node.toml")
 def remove(name: Name, config: Config) -> None:
     """Take a user's account away; whoever is signed in under it is signed out."""
-    from dicom_node.services import users
-
-    users.remove_user(load(config), name)
+    rooms.users.remove_user(load(config), name)
     say(f"User {name} is removed.")
 
 
@@ -101,23 +92,19 @@ def change(
     sees_all: Annotated[bool, typer.Option("--sees-all", help="Studies of all senders.")] = False,
 ) -> None:
     """Change a user's role or senders, or shut or open the account; the user is signed out everywhere."""
-    from dicom_node.services import users
-
     if sees and sees_all:
         raise typer.BadParameter("give --sees or --sees-all, not both")
     senders = [] if sees_all else sees
     if role is None and disabled is None and senders is None:
         raise typer.BadParameter("give --role, --sees, --sees-all, --disable or --enable")
-    users.change_user(load(config), name, role=role, disabled=disabled, senders=senders)
+    rooms.users.change_user(load(config), name, role=role, disabled=disabled, senders=senders)
     say(f"User {name} is changed.")
 
 
 @app.command(epilog="Example: dicom-node users password anna --config node.toml")
 def password(name: Name, config: Config) -> None:
     """Set another password; it is asked for, or is the first line of standard input."""
-    from dicom_node.services import users
-
-    users.set_password(load(config), name, asked_password())
+    rooms.users.set_password(load(config), name, asked_password())
     say(f"User {name} has a new password.")
 
 
@@ -129,17 +116,13 @@ def add_token(
     days: Annotated[int, typer.Option("--days", help="How long it is good for.")] = 365,
 ) -> None:
     """Make a token for a program and print it, once: the node keeps only its hash."""
-    from dicom_node.services import users
-
-    say(users.add_token(load(config), user, purpose, days))
+    say(rooms.users.add_token(load(config), user, purpose, days))
 
 
 @list_verb(tokens, "tokens", none="No tokens.")
 def list_tokens(settings: Any) -> Rows:
     """List the tokens."""
-    from dicom_node.services import users
-
-    return users.list_tokens(settings)
+    return rooms.users.list_tokens(settings)
 
 
 @tokens.command("remove", epilog="Example: dicom-node tokens remove 3 --config node.toml")
@@ -150,9 +133,7 @@ def remove_token(
     config: Config,
 ) -> None:
     """Take a token back: from now on it opens nothing."""
-    from dicom_node.services import users
-
-    users.remove_token(load(config), token)
+    rooms.users.remove_token(load(config), token)
     say(f"Token {token} is removed.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -80,44 +80,15 @@ def group(about: str) -> typer.Typer:
 
 def states_option(states: type[StrEnum], *further: str) -> Any:
     """The option ``--state``, which accepts these states and further words."""
-    words = "|".join([*states, *further])
-    return typer.Option(
-        "--state", parser=state_in(states, further), metavar=words, help="Only in this state; repeatable."
-    )
-
-
-def event_number(text: str) -> int:
-    """The number of an event from its four digits."""
-    if not re.fullmatch("[0-9]{4}", text):
-        raise typer.BadParameter(f"{text!r} is no number of an event: docs/reference/events.md lists them")
-    return int(text)
-
-
-def refuse_unknown(numbers: Iterable[int]) -> None:
-    """Refuse event numbers that do not exist. Call it only if no event was found: a newer version knows
-    more.
-    """
-    from dicom_node import events
-
-    known = {event.number for event in events.all_types()}
-    if unknown := [str(number) for number in numbers if number not in known]:
-        raise typer.BadParameter(
-            f"there is no event {', '.join(unknown)}: docs/reference/events.md lists the numbers"
-        )
-
-
-def state_in(states: type[StrEnum], further: Sequence[str] = ()) -> Callable[[str], str]:
-    """A parser that accepts one of these states or of the further words."""
+    known = [*states, *further]
 
     def read(text: str) -> str:
-        if text in further:
-            return text
-        if text not in list(states):
-            known = [*states, *further]
+        if text not in known:
             raise typer.BadParameter(f"{text!r} is no state; {did_you_mean(text, known, 'there are')}")
-        return states(text)
+        return text if text in further else states(text)
 
-    return read
+    words = "|".join(known)
+    return typer.Option("--state", parser=read, metavar=words, help="Only in this state; repeatable.")
 
 
 def number_argument(what: str, verb: str, metavar: str, about: str) -> Any:
@@ -169,8 +140,3 @@ def moment(text: str, now: datetime | None = None) -> datetime | None:
         raise typer.BadParameter(
             f"{text!r} is no time: write 2026-03-01T03:12, 03:12, or 30m, 2h, 3d for a time ago"
         ) from None
-
-
-def limit_or_none(limit: int) -> int | None:
-    """The limit; None, which means all, for ``--limit 0``."""
-    return limit or None

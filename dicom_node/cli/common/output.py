@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from typing import Any, Protocol
 
 from rich.cells import cell_len
@@ -108,15 +108,10 @@ def print_document(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Print one JSON document in UTF-8."""
+    of_service = methodcaller("model_dump", mode="json")
     sys.stdout.write(
-        printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=_as_mapping)) + "\n"
+        printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=of_service)) + "\n"
     )
-
-
-def _as_mapping(result: Any) -> dict[str, Any]:
-    """A typed result of a service."""
-    found: dict[str, Any] = result.model_dump(mode="json")
-    return found
 
 
 def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json: bool, none: str) -> None:
@@ -135,10 +130,19 @@ def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json
             if zones := sorted({value.zone for value in column if isinstance(value, Moment)}):
                 headings[number] += f" ({', '.join(zones)})"
                 break
-        if _to_a_terminal():
+        to_a_terminal = sys.stdout.isatty()
+        if to_a_terminal:
             values = [_shortened(column) for column in values]
         cells = [[_text(value) for value in row] for row in zip(*values, strict=True)]
-        (_print_table if _to_a_terminal() else _print_lines)(headings, cells)
+        (_print_table if to_a_terminal else _print_lines)(headings, cells)
+
+
+def print_part(heading: str, rows: Sequence[PrintedRow], columns: Sequence[Column]) -> None:
+    """Print a table below a blank line and its heading; nothing without rows."""
+    if rows:
+        say("")
+        say(heading, bold=True)
+        print_rows(rows, columns, as_json=False, none="")
 
 
 def print_details(row: Mapping[str, Any]) -> None:
@@ -239,10 +243,6 @@ def _line(text: Text, *, err: bool = False) -> None:
 
 def _console(*, err: bool = False) -> Console:
     return Console(stderr=err, highlight=False, markup=False, emoji=False)
-
-
-def _to_a_terminal() -> bool:
-    return sys.stdout.isatty()
 
 
 def _text(value: object) -> str:

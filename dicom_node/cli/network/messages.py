@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.lists import COLUMNS, Rows, list_verb
-from dicom_node.cli.common.options import Config, Json, Limit, group, limit_or_none, load, states_option
+from dicom_node.cli.common.options import Config, Json, Limit, group, load, states_option
 from dicom_node.cli.common.output import print_json, print_rows, progress, say
 from dicom_node.errors import ExitCode
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
@@ -70,8 +71,6 @@ def echo(
 
 fetches_app = group("Studies that are fetched from peers.")
 
-_LOOK_SECONDS = 1.0
-
 
 def _day(text: str) -> date:
     try:
@@ -113,11 +112,9 @@ def fetch(
     Given again, it goes on where it was ended. Exit status 1: some studies were given up.
     """
     from dicom_node.processes import running
-    from dicom_node.services import fetches
-    from dicom_node.services.audit import COMMAND_LINE
 
     settings = load(config)
-    request = fetches.FetchRequest(
+    request = rooms.fetches.FetchRequest(
         peer=peer,
         first=first,
         last=last,
@@ -126,7 +123,7 @@ def fetch(
         per_minute=per_minute,
     )
     with progress(f"asking {peer}", request.questions) as advance:
-        asked = fetches.ask(settings, request, COMMAND_LINE, lambda: advance(""))
+        asked = rooms.fetches.ask(settings, request, advance=lambda: advance(""))
     say(f"{asked.found} studies found, {asked.wanted} of them to be fetched.", err=True)
     say(f"Not fetched: {asked.here} are here, {asked.before} were fetched or given up before.", err=True)
     if asked.strays:
@@ -138,19 +135,17 @@ def fetch(
 
 def _wait(settings: Any, peer: str, asked: Any) -> int:
     """Show how far the node is; what others ask this peer for meanwhile is waited for too."""
-    from dicom_node.services import fetches
-
     shown = 0
     with progress(f"from {peer}", asked.wanted) as advance:
         while True:
-            states = fetches.progress(settings, peer, asked.first)
+            states = rooms.fetches.progress(settings, peer, asked.first)
             ended = sum(number for state, number in states.items() if state not in OPEN_FETCHES)
             while shown < ended:
                 advance("")
                 shown += 1
             if ended == sum(states.values()):
                 break
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(1.0)
     fetched = states.get(FetchState.FETCHED, 0)
     say(f"{fetched} fetched, {ended - fetched} not (dicom-node fetches list).", err=True)
     return ExitCode.OK if fetched == ended else ExitCode.FAILED
@@ -165,9 +160,7 @@ def list_fetches(
     limit: Limit = 50,
 ) -> Rows:
     """List studies that were asked for, the newest first."""
-    from dicom_node.services import fetches
-
-    rows = fetches.listed(settings, peer, state or (), limit_or_none(limit))
+    rows = rooms.fetches.listed(settings, peer, state or (), limit or None)
     return [row.model_dump(mode="json") for row in rows]
 
 
@@ -177,19 +170,13 @@ Peer = Annotated[str, typer.Argument(metavar="PEER", help='A peer with may = ["q
 @fetches_app.command(epilog="Example: dicom-node fetches again pacs --config node.toml")
 def again(peer: Peer, config: Config) -> None:
     """Fetch once more what was given up or cancelled of a peer."""
-    from dicom_node.services import fetches
-    from dicom_node.services.audit import COMMAND_LINE
-
-    say(f"{fetches.again(load(config), peer, COMMAND_LINE)} studies are fetched again.")
+    say(f"{rooms.fetches.again(load(config), peer)} studies are fetched again.")
 
 
 @fetches_app.command(epilog="Example: dicom-node fetches cancel pacs --config node.toml")
 def cancel(peer: Peer, config: Config) -> None:
     """Do not fetch what waits for a peer; the study that is under way still comes."""
-    from dicom_node.services import fetches
-    from dicom_node.services.audit import COMMAND_LINE
-
-    say(f"{fetches.cancel(load(config), peer, COMMAND_LINE)} studies are not fetched.")
+    say(f"{rooms.fetches.cancel(load(config), peer)} studies are not fetched.")
 
 
 @fetches_app.command(epilog="Example: dicom-node fetches missing pacs --days 3 --config node.toml")
@@ -206,9 +193,6 @@ def missing(
 
     Conditions of rules on single images cannot be tried on a peer's answer. Exit status 1: there are some.
     """
-    from dicom_node.services import fetches
-    from dicom_node.services.audit import COMMAND_LINE
-
-    rows = fetches.missing(load(config), peer, days, COMMAND_LINE, fetch_them=fetch_them)
+    rows = rooms.fetches.missing(load(config), peer, days, fetch_them=fetch_them)
     print_rows(rows, COLUMNS["fetches missing"], as_json=as_json, none="Every study has its result.")
     return ExitCode.FAILED if rows else ExitCode.OK

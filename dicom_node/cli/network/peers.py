@@ -1,22 +1,18 @@
 """``dicom-node peers`` and ``rules``: those of the configuration files, and those entered in the database."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.lists import COLUMNS, PARTS_OF_CALLER, Rows, list_verb
 from dicom_node.cli.common.options import Config, Json, JsonObject, Since, group, load, moment
-from dicom_node.cli.common.output import PrintedRow, print_json, print_rows, say
-from dicom_node.errors import ExitCode
+from dicom_node.cli.common.output import PrintedRow, print_json, print_part, print_rows, say
+from dicom_node.errors import ExitCode, FaultyInput
 
 Kind = Literal["peers", "rules"]
-DespiteHold = Annotated[
-    bool,
-    typer.Option("--despite-hold", help="Save it although it sends results at once that another rule holds."),
-]
 
 
 def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
@@ -31,9 +27,24 @@ def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
             Path, typer.Argument(metavar="FILE", exists=True, help=f"TOML with the keys of one {one}.")
         ],
         config: Config,
-        despite_hold: DespiteHold = False,
+        despite_hold: Annotated[
+            bool,
+            typer.Option(
+                "--despite-hold",
+                help="Save it although it sends results at once that another rule holds.",
+            ),
+        ] = False,
     ) -> None:
-        _put(config, kind, file, despite_hold=despite_hold)
+        settings = load(config)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FaultyInput(f"{file} cannot be read: {type(error).__name__}") from None
+        content = rooms.entered.parsed(kind, text)
+        saved = rooms.entered.save(settings, kind, content, despite_hold=despite_hold)
+        for warning in saved.warnings:
+            say(f"warning: {warning}")
+        say(f"{content['name']} is saved. {_taken_over(rooms.entered.apply(settings))}")
 
     def remove(
         name: Annotated[
@@ -41,7 +52,9 @@ def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
         ],
         config: Config,
     ) -> None:
-        _remove(config, kind, name)
+        settings = load(config)
+        rooms.entered.remove(settings, kind, name)
+        say(f"{name} is removed. {_taken_over(rooms.entered.apply(settings))}")
 
     app.command(
         help=f"Add a {one}, or change one that was entered, after a check; running nodes take it over.",
@@ -51,32 +64,6 @@ def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
         help=f"Take a {one} out that was entered by page or command; running nodes take it over.",
         epilog=f"Example: dicom-node {kind} remove {name} --config node.toml",
     )(remove)
-
-
-def _put(config: Sequence[Path], kind: Kind, file: Path, *, despite_hold: bool) -> None:
-    """Save what stands in a file. Raises FaultyInput, NotAllowedNow, HoldUndercut."""
-    from dicom_node.errors import FaultyInput
-    from dicom_node.services import entered
-
-    settings = load(config)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FaultyInput(f"{file} cannot be read: {type(error).__name__}") from None
-    content = entered.parsed(kind, text)
-    saved = entered.save(settings, kind, content, despite_hold=despite_hold)
-    for warning in saved.warnings:
-        say(f"warning: {warning}")
-    say(f"{content['name']} is saved. {_taken_over(entered.apply(settings))}")
-
-
-def _remove(config: Sequence[Path], kind: Kind, name: str) -> None:
-    """Take one out. Raises NotFound, FaultyInput."""
-    from dicom_node.services import entered
-
-    settings = load(config)
-    entered.remove(settings, kind, name)
-    say(f"{name} is removed. {_taken_over(entered.apply(settings))}")
 
 
 def _taken_over(nodes: int) -> str:
@@ -103,9 +90,7 @@ def test(
     as_json: Json = False,
 ) -> int:
     """Try all that delivery to a peer, and questions to it, need; nothing is stored or retrieved."""
-    from dicom_node.services import peers
-
-    rows = peers.try_peers(load(config), names or ())
+    rows = rooms.peers.try_peers(load(config), names or ())
     print_rows(rows, COLUMNS["peers test"], as_json=as_json, none="No peer may receive or be queried.")
     return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.UNAVAILABLE
 
@@ -120,9 +105,7 @@ def why(
     as_json: JsonObject = False,
 ) -> None:
     """List what a machine tried, what was refused, and the configuration lines that would allow it."""
-    from dicom_node.services import peers
-
-    found = peers.why(load(config), asked, moment(since))
+    found = rooms.peers.why(load(config), asked, moment(since))
     if as_json:
         print_json(found)
         return
@@ -133,20 +116,14 @@ def why(
     for caller in found["callers"]:
         say("")
         _print_caller(caller)
-    if found["failures"]:
-        say("")
-        say("Without an AE title", bold=True)
-        print_rows(found["failures"], PARTS_OF_CALLER["failures"], as_json=False, none="")
+    print_part("Without an AE title", found["failures"], PARTS_OF_CALLER["failures"])
 
 
 def _print_caller(found: PrintedRow) -> None:
     peer = f"is the peer {found['peer']}" if found["peer"] else "is no peer"
     say(f"{found['asked']} {peer}; seen from {', '.join(found['addresses']) or 'no address'}", bold=True)
     for heading, columns in PARTS_OF_CALLER.items():
-        if rows := found[heading]:
-            say("")
-            say(heading.replace("_", " ").capitalize(), bold=True)
-            print_rows(rows, columns, as_json=False, none="")
+        print_part(heading.replace("_", " ").capitalize(), found[heading], columns)
     if found["others"]:
         say("")
         say(f"From there also called (each has its own `dicom-node peers why`): {', '.join(found['others'])}")
@@ -179,11 +156,9 @@ def try_(
 ) -> int:
     """Say which rules would take these files, which not, and why. Nothing is sent or stored."""
     from dicom_node.scu.modality import dicom_files
-    from dicom_node.services import rules
 
     loaded = load(config)
-    peer = loaded.sender(sender) if sender else None
-    rows = rules.try_files(loaded, dicom_files(files), peer)
+    rows = rooms.rules.try_files(loaded, dicom_files(files), loaded.sender(sender) if sender else None)
     print_rows(rows, COLUMNS["rules try"], as_json=as_json, none="No files, or no rules are configured.")
     return ExitCode.OK if all(row["rule"] for row in rows) else ExitCode.DATA  # no rule reads a faulty file
 
@@ -206,10 +181,7 @@ def replay(
 
     Uses the rules in these files: run `dicom-node reload` first, so that the node uses them too.
     """
-    from dicom_node.services import rules
-
-    received = moment(since) or datetime.min.replace(tzinfo=UTC)
-    return rules.replay(settings, received, dry_run=dry_run)
+    return rooms.rules.replay(settings, moment(since) or datetime.min.replace(tzinfo=UTC), dry_run=dry_run)
 
 
 add_verbs(rules_app, "rules", file="chest.toml")

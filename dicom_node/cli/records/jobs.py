@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.lists import Rows, list_verb
 from dicom_node.cli.common.options import (
     Config,
@@ -14,7 +15,6 @@ from dicom_node.cli.common.options import (
     Since,
     StudyUid,
     group,
-    limit_or_none,
     load,
     moment,
     number_argument,
@@ -45,25 +45,20 @@ def list_jobs(
     limit: Limit = 100,
 ) -> Rows:
     """List jobs, the newest first."""
-    from dicom_node.services import jobs
-    from dicom_node.store import views
-
-    return views.list_jobs(
+    return rooms.views.list_jobs(
         session,
         states=state or (),
         study_instance_uid=study,
-        limit=limit_or_none(limit),
-        workers=jobs.processes_at_work(session, settings),
+        limit=limit or None,
+        workers=rooms.jobs.processes_at_work(session, settings),
     )
 
 
 @app.command(epilog="Example: dicom-node jobs show 17 --config node.toml")
 def show(job: Number, config: Config, as_json: JsonObject = False) -> None:
     """Show one job: its images, options, results."""
-    from dicom_node.store import views
-
     with reading(config) as (session, _):
-        row = views.show_job(session, job)
+        row = rooms.views.show_job(session, job)
     if as_json:
         print_json(row)
         return
@@ -80,34 +75,28 @@ def retry(
     since: Since = "",
 ) -> None:
     """Run jobs that failed, were held or were cancelled: these, or all in a --state."""
-    from dicom_node.services import jobs
-
     if bool(numbers) == bool(state) or (numbers and (rule or since)):
         raise typer.BadParameter("give the numbers of jobs, or --state with or without --rule and --since")
-    if not {*(state or ())} <= {*jobs.STUCK}:
+    if not {*(state or ())} <= {*rooms.jobs.STUCK}:
         raise typer.BadParameter("jobs that can be run again are held, failed or cancelled")
     if numbers:
-        jobs.change_jobs(load(config), numbers, "retry")
+        rooms.jobs.change_jobs(load(config), numbers, "retry")
         return _say_of(numbers, "is queued", "are queued")
-    queued = jobs.run_all(load(config), state or (), rule=rule, since=moment(since))
+    queued = rooms.jobs.run_all(load(config), state or (), rule=rule, since=moment(since))
     return say("1 job is queued." if queued == 1 else f"{queued} jobs are queued.")
 
 
 @app.command(epilog="Example: dicom-node jobs first 17 --config node.toml")
 def first(numbers: Several, config: Config) -> None:
     """Put jobs that wait before all others."""
-    from dicom_node.services import jobs
-
-    jobs.change_jobs(load(config), numbers, "put_first")
+    rooms.jobs.change_jobs(load(config), numbers, "put_first")
     _say_of(numbers, "is the next", "are the next")
 
 
 @app.command(epilog="Example: dicom-node jobs cancel 17 --config node.toml")
 def cancel(numbers: Several, config: Config) -> None:
     """Cancel jobs; one that runs is stopped at its next step."""
-    from dicom_node.services import jobs
-
-    jobs.change_jobs(load(config), numbers, "cancel")
+    rooms.jobs.change_jobs(load(config), numbers, "cancel")
     _say_of(
         numbers, "is cancelled, or will be at its next step", "are cancelled, or will be at their next step"
     )

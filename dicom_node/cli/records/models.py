@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.lists import COLUMNS, SCORES, Rows, list_verb, percent
 from dicom_node.cli.common.options import Config, Json, Since, group, load, moment, reading
 from dicom_node.cli.common.output import PrintedRow, print_document, print_json, print_rows, say
@@ -18,17 +19,13 @@ app = group("Models: cards and weights.")
 @list_verb(app, "models", none="No model cards.")
 def list_models(settings: Any) -> Rows:
     """List the model cards: shipped, and those of workers.models_dir."""
-    from dicom_node.services import models as service
-
-    return service.listed(settings)
+    return rooms.models.listed(settings)
 
 
 @app.command(epilog="Example: dicom-node models verify --config node.toml")
 def verify(config: Config, as_json: Json = False) -> int:
     """Compare the weights of every model with the SHA-256 of its card."""
-    from dicom_node.services import models as service
-
-    rows = service.verified(load(config))
+    rows = rooms.models.verified(load(config))
     print_rows(rows, COLUMNS["models verify"], as_json=as_json, none="No model cards.")
     return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.DATA
 
@@ -47,9 +44,7 @@ def drift(
 
     Counts of whole days (UTC); the last drift.window_days where --since is not given.
     """
-    from dicom_node.services import models as service
-
-    rows = service.drift(load(config), moment(since), peer)
+    rows = rooms.models.drift(load(config), moment(since), peer)
     if as_json:
         print_json(rows)
         return
@@ -67,12 +62,10 @@ def feedback(
     as_json: Json = False,
 ) -> None:
     """How readers assessed findings: accepted, modified, rejected or missing, why, of which version."""
-    from dicom_node.services import assessments
-
     with reading(config) as (session, _):
-        rows = assessments.all_assessments(session, since=moment(since))
+        rows = rooms.assessments.all_assessments(session, since=moment(since))
     if as_csv:
-        print_document(assessments.as_csv(rows))
+        print_document(rooms.assessments.as_csv(rows))
         return
     print_rows(
         rows,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.lists import COLUMNS, PARTS_OF_STUDY, Rows, list_verb, state_in_words
 from dicom_node.cli.common.options import (
     Config,
@@ -16,14 +17,13 @@ from dicom_node.cli.common.options import (
     Since,
     StudyArgument,
     group,
-    limit_or_none,
     load,
     moment,
     reading,
     states_option,
     whole_or_end,
 )
-from dicom_node.cli.common.output import local, print_details, print_json, print_rows, say
+from dicom_node.cli.common.output import local, print_details, print_json, print_part, print_rows, say
 from dicom_node.errors import ExitCode
 from dicom_node.events import DELIVERY_RETRIED
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason
@@ -50,18 +50,14 @@ def list_studies(
     limit: Limit = 100,
 ) -> Rows:
     """List studies, the newest first. "held": a limit of its rule waits for a person (`jobs retry`)."""
-    from dicom_node.store import views
-
-    return views.list_studies(session, states=state or (), since=moment(since), limit=limit_or_none(limit))
+    return rooms.views.list_studies(session, states=state or (), since=moment(since), limit=limit or None)
 
 
 @app.command(epilog="Example: dicom-node studies show 1.2.840.113619.2.1 --config node.toml")
 def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> None:
     """Show one study: objects received, jobs, results, procedure steps, what happened."""
-    from dicom_node.store import views
-
     with reading(config) as (session, _):
-        row = views.show_study(session, uid)
+        row = rooms.views.show_study(session, uid)
     if as_json:
         print_json(row)
         return
@@ -70,7 +66,8 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
     shown = {key: value for key, value in row.items() if key not in hidden}
     print_details(shown | {"state": state_in_words(row)})
     for part in parts if row["steps"] else (part for part in parts if part != "steps"):
-        _print_part(part, _folded(row[part]) if part == "events" else row[part])
+        rows = _folded(row[part]) if part == "events" else row[part]
+        print_part(part.capitalize(), rows, PARTS_OF_STUDY[part])
 
 
 @list_verb(
@@ -81,17 +78,13 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
 )
 def readings(settings: Any, *, uid: StudyArgument) -> Rows:
     """Show the readings of a study's burned-in annotation, names included. Needs the site key; event 4010."""
-    from dicom_node.services import studies
-
-    return studies.readings_of(settings, uid)
+    return rooms.studies.readings_of(settings, uid)
 
 
 @app.command(epilog="Example: dicom-node studies versions 1.2.840.113619.2.1 --config node.toml")
 def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
     """Show the choices for a study in quarantine: patients, versions, their senders and differences."""
-    from dicom_node.services import studies
-
-    rows = studies.versions(load(config), uid)
+    rows = rooms.studies.versions(load(config), uid)
     print_rows(
         rows, COLUMNS["studies versions"], as_json=as_json, none="There is nothing to choose in this study."
     )
@@ -119,14 +112,12 @@ def release(
 
     Objects that you do not choose stay aside.
     """
-    from dicom_node.services import studies
-
     if len(uids) > 1:
         if take or as_of:
             raise typer.BadParameter("--take and --as-of are for one study")
         _change(config, uids, as_json=False, change="release")
         return
-    studies.release(load(config), whole_or_end(uids[0]), take or (), as_of=as_of)
+    rooms.studies.release(load(config), whole_or_end(uids[0]), take or (), as_of=as_of)
     say("Released: the study is assembled again and its rules are applied.")
 
 
@@ -140,9 +131,7 @@ def rerun(
 
     Unchanged results are not sent twice. A study that is being received or in quarantine is refused.
     """
-    from dicom_node.services import studies
-
-    rows = studies.rerun_rules(load(config), [whole_or_end(uid) for uid in uids])
+    rows = rooms.studies.rerun_rules(load(config), [whole_or_end(uid) for uid in uids])
     print_rows(rows, COLUMNS["rules replay"], as_json=as_json, none="")
 
 
@@ -165,10 +154,8 @@ def send(
 
 def _change(config: Config, uids: list[str], *, as_json: bool, **wanted: Any) -> None:
     """One change of each study; a row for each. Exits with FAILED where one refused."""
-    from dicom_node.services import studies
-
-    rows = studies.change_studies(
-        load(config), [whole_or_end(uid) for uid in uids], studies.StudyChangeRequest(**wanted)
+    rows = rooms.studies.change_studies(
+        load(config), [whole_or_end(uid) for uid in uids], rooms.studies.StudyChangeRequest(**wanted)
     )
     print_rows(rows, COLUMNS["studies changed"], as_json=as_json, none="")
     if not as_json:
@@ -194,18 +181,15 @@ def withdraw(
 
     Each study is withdrawn alone; exit status 1 if one refuses.
     """
-    from dicom_node.services import audit, results
-
     if len(uids) > 1:
         if result:
             raise typer.BadParameter("--result is for one study")
-        words = audit.checked_reason(because)
-        _change(config, uids, as_json=False, change="withdraw", reason=reason, because=words)
-        return
+        because = rooms.audit.checked_reason(because)
+        return _change(config, uids, as_json=False, change="withdraw", reason=reason, because=because)
     study = whole_or_end(uids[0])
-    left = results.withdraw_by_uid(load(config), study, result or None, reason=reason, because=because)
+    left = rooms.results.withdraw_by_uid(load(config), study, result or None, reason=reason, because=because)
     say("Withdrawn: nothing of it is sent any more.")
-    _say_by_hand(left)
+    return _say_by_hand(left)
 
 
 def _say_by_hand(left: Mapping[str, Sequence[str]]) -> None:
@@ -220,9 +204,7 @@ def _say_by_hand(left: Mapping[str, Sequence[str]]) -> None:
 )
 def findings(session: Any, settings: Any, *, uid: StudyArgument) -> Rows:
     """Show what a study's newest reports found, and how each finding was assessed."""
-    from dicom_node.services import assessments
-
-    return assessments.findings_of_study(session, settings, uid)
+    return rooms.assessments.findings_of_study(session, settings, uid)
 
 
 @app.command(
@@ -246,10 +228,8 @@ def assess(
     ] = "",
 ) -> None:
     """Assess one finding of a study's newest report; a later assessment replaces the earlier one."""
-    from dicom_node.services import assessments
-
     about = {"finding": finding, "tracking_uid": tracking_uid, "model": model}
-    row = assessments.assess_named(load(config), uid, about, verdict, because=because)
+    row = rooms.assessments.assess_named(load(config), uid, about, verdict, because=because)
     say(f"Kept: {row['finding']} of {row['model']} is {verdict}.")
 
 
@@ -262,9 +242,7 @@ def accept(
     ] = False,
 ) -> None:
     """Accept results that wait for it (assess_first of a rule): they are sent."""
-    from dicom_node.services import assessments
-
-    number = assessments.accept_results(load(config), uid, rejected=rejected)
+    number = rooms.assessments.accept_results(load(config), uid, rejected=rejected)
     say(f"Accepted: {number} result{'s' if number != 1 else ''} will be sent.")
 
 
@@ -275,18 +253,13 @@ def reject(
     because: Annotated[str, typer.Option(metavar="TEXT", help="Why, without names.")],
 ) -> None:
     """Reject results that wait for an assessment: they are not sent."""
-    from dicom_node.services import assessments
-
-    number = assessments.reject_results(load(config), uid, because=because)
+    number = rooms.assessments.reject_results(load(config), uid, because=because)
     say(f"Rejected: {number} result{'s' if number != 1 else ''} will not be sent.")
 
 
 @app.command(epilog="Example: dicom-node studies delete 1.2.840.113619.2.1 --config node.toml")
 def delete(
-    uids: Annotated[
-        list[str],
-        typer.Argument(metavar="UID...", help="Study Instance UIDs, or the last figures of each."),
-    ],
+    uids: StudyArguments,
     config: Config,
     as_json: Json = False,
 ) -> int:
@@ -294,9 +267,7 @@ def delete(
 
     A study must have ended with all results confirmed. Built results stay.
     """
-    from dicom_node.services import studies
-
-    rows = studies.delete_by_uid(load(config), [whole_or_end(uid) for uid in uids])
+    rows = rooms.studies.delete_by_uid(load(config), [whole_or_end(uid) for uid in uids])
     print_rows(rows, COLUMNS["studies delete"], as_json=as_json, none="")
     return ExitCode.OK if all(row["deleted"] for row in rows) else ExitCode.FAILED
 
@@ -318,10 +289,3 @@ def _folded(events: list[dict[str, Any]]) -> Rows:
 
 def _try(event: Mapping[str, Any]) -> tuple[Any, ...]:
     return event["number"], event["fields"].get("destination"), event["fields"].get("reason")
-
-
-def _print_part(name: str, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        say("")
-        say(name.capitalize(), bold=True)
-        print_rows(rows, PARTS_OF_STUDY[name], as_json=False, none="")

@@ -1,11 +1,16 @@
-"""What an admin watches: events, associations, notifications, processes, lost decisions, the spool."""
+"""What an admin watches: events, associations, notifications, deliveries, processes, lost decisions, the
+spool.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
 
+from dicom_node import events
+from dicom_node.cli.common import rooms
 from dicom_node.cli.common.lists import Rows, list_verb
 from dicom_node.cli.common.options import (
     Config,
@@ -13,18 +18,24 @@ from dicom_node.cli.common.options import (
     Limit,
     Since,
     StudyUid,
-    event_number,
     group,
-    limit_or_none,
     load,
     moment,
     number_argument,
-    refuse_unknown,
     states_option,
 )
 from dicom_node.cli.common.output import print_json, say
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import NotificationState
+from dicom_node.model.lifecycle import DeliveryState
+
+
+def _event_number(text: str) -> int:
+    """The number of an event from its four digits."""
+    if not re.fullmatch("[0-9]{4}", text):
+        raise typer.BadParameter(f"{text!r} is no number of an event: docs/reference/events.md lists them")
+    return int(text)
+
 
 events_app = group("Events: what happened, and when.")
 associations_app = group("Associations: who connected, and how many objects came.")
@@ -45,7 +56,7 @@ def list_events(
         list[int] | None,
         typer.Option(
             "--number",
-            parser=event_number,
+            parser=_event_number,
             metavar="NUMBER",
             help="Only with this number (docs/reference/events.md); repeatable.",
         ),
@@ -54,19 +65,21 @@ def list_events(
     limit: Limit = 200,
 ) -> Rows:
     """List events, the oldest first; of more than --limit the newest."""
-    from dicom_node.store import views
-
-    rows = views.list_events(
+    rows = rooms.views.list_events(
         session,
         study_instance_uid=study,
         since=moment(since),
         until=moment(until),
         numbers=number or (),
         debug=debug,
-        limit=limit_or_none(limit),
+        limit=limit or None,
     )
-    if not rows:
-        refuse_unknown(number or ())
+    # Only where none was found: a newer version of the node may have written others.
+    known = {kind.number for kind in events.all_types()}
+    if not rows and (unknown := [str(one) for one in number or () if one not in known]):
+        raise typer.BadParameter(
+            f"there is no event {', '.join(unknown)}: docs/reference/events.md lists the numbers"
+        )
     return rows
 
 
@@ -79,9 +92,7 @@ def list_events(
 )
 def list_associations(session: Any, *, since: Since = "", limit: Limit = 100) -> Rows:
     """List associations, the newest first; an open one has no closing time."""
-    from dicom_node.store import views
-
-    return views.list_associations(session, since=moment(since), limit=limit_or_none(limit))
+    return rooms.views.list_associations(session, since=moment(since), limit=limit or None)
 
 
 notifications_app = group("Notifications sent by e-mail or webhook, with their receivers.")
@@ -95,9 +106,7 @@ def list_notifications(
     limit: Limit = 50,
 ) -> Rows:
     """List notifications, the newest first, without their text."""
-    from dicom_node.services import notifications
-
-    return notifications.list_notifications(session, states=state or (), limit=limit_or_none(limit))
+    return rooms.notifications.list_notifications(session, states=state or (), limit=limit or None)
 
 
 @notifications_app.command(epilog="Example: dicom-node notifications test admins --config node.toml")
@@ -107,9 +116,7 @@ def test(
     as_json: JsonObject = False,
 ) -> None:
     """Send a test now, after its templates were tried; exit status 1 when it is not taken."""
-    from dicom_node.services import notifications
-
-    row = notifications.send_test(load(config), name)
+    row = rooms.notifications.send_test(load(config), name)
     if as_json:
         print_json(row)
     else:
@@ -132,10 +139,78 @@ def retry(
     config: Config,
 ) -> None:
     """Send notifications again that were given up."""
-    from dicom_node.services import notifications
-
-    notifications.send_again(load(config), numbers)
+    rooms.notifications.send_again(load(config), numbers)
     say("They are sent again.")
+
+
+outbox_app = group("Outbox: one row per result object and destination.")
+
+
+Numbers = Annotated[
+    list[int] | None,
+    number_argument("delivery", "outbox list", "[DELIVERY]...", "Numbers, as `outbox list` shows them."),
+]
+Dead = Annotated[bool, typer.Option("--dead", help="All that were given up.")]
+To = Annotated[str, typer.Option("--to", metavar="PEER", help="With --dead: only to this peer.")]
+
+
+@list_verb(
+    outbox_app,
+    "outbox",
+    "--state dead --config node.toml",
+    none="No deliveries, or none that all filters let pass.",
+)
+def list_deliveries(
+    session: Any,
+    *,
+    state: Annotated[list[DeliveryState] | None, states_option(DeliveryState)] = None,
+    to: Annotated[str, typer.Option("--to", metavar="PEER", help="Only to this peer.")] = "",
+    study: StudyUid = "",
+    limit: Limit = 100,
+) -> Rows:
+    """List deliveries, the newest first."""
+    return rooms.views.list_deliveries(
+        session,
+        states=state or (),
+        destination=to,
+        study_instance_uid=study,
+        limit=limit or None,
+    )
+
+
+@outbox_app.command("retry", epilog="Example: dicom-node outbox retry --dead --config node.toml")
+def retry_deliveries(
+    config: Config,
+    numbers: Numbers = None,
+    dead: Dead = False,
+    to: To = "",
+) -> None:
+    """Send results again that were given up, once the cause is gone."""
+    _either(numbers, dead)
+    number = rooms.deliveries.retry(load(config), numbers or None, destination=to)
+    say(f"{number} will be sent again." if number != 1 else "1 delivery will be sent again.")
+
+
+@outbox_app.command(
+    "discard",
+    epilog='Example: dicom-node outbox discard 17 --because "the PACS was replaced" --config node.toml',
+)
+def discard_deliveries(
+    config: Config,
+    because: Annotated[str, typer.Option(metavar="TEXT", help="Why, without names; it is shown with them.")],
+    numbers: Numbers = None,
+    dead: Dead = False,
+    to: To = "",
+) -> None:
+    """Stop sending results that wait or were given up. `outbox retry` sends them all the same."""
+    _either(numbers, dead)
+    number = rooms.deliveries.discard(load(config), numbers or None, because=because, destination=to)
+    say(f"{number} discarded.")
+
+
+def _either(deliveries: list[int] | None, dead: bool) -> None:
+    if bool(deliveries) == dead:
+        raise typer.BadParameter("give the numbers of deliveries, or --dead for all that were given up")
 
 
 processes_app = group("Processes of the site: on which machine, since when, and whether they live.")
@@ -172,9 +247,7 @@ def forget(
     """Forget the lost processes of a machine that is gone for good; otherwise they are forgotten after a
     week.
     """
-    from dicom_node.services import processes
-
-    say(f"Forgotten: {processes.forget(load(config), machine)}")
+    say(f"Forgotten: {rooms.jobs.forget_machine(load(config), machine)}")
 
 
 decisions_app = group("Decisions of persons that were lost with the database.")
@@ -186,9 +259,7 @@ def list_decisions(session: Any) -> Rows:
 
     No result of a study is sent while one of its decisions marked "holds" waits.
     """
-    from dicom_node.services import decisions
-
-    return decisions.waiting(session)
+    return rooms.decisions.waiting(session)
 
 
 @decisions_app.command(epilog='Example: dicom-node decisions settle 3f2a... --because "study was sent again"')
@@ -198,15 +269,11 @@ def settle(
     because: Annotated[str, typer.Option("--because", help="The reason, which is stored with the decision.")],
 ) -> None:
     """Answer for a decision that cannot be done again, or a changed line: it holds nothing back any more."""
-    from dicom_node.services import decisions
-
-    decisions.settle(load(config), decision, because=because)
+    rooms.decisions.settle(load(config), decision, because=because)
     say("Settled: results that it held back are sent.")
 
 
 spool_app = group("The spool: received objects on disk.")
-
-_EVERY = 1000  # objects between two lines of progress
 
 
 @spool_app.command(epilog="Example: dicom-node spool compare --config node.toml")
@@ -215,13 +282,11 @@ def compare(config: Config) -> int:
 
     What persons had decided and the database has lost is done again, or named where it cannot be.
     """
-    from dicom_node.services import decisions, spool
-
     loaded = load(config)
-    lost = decisions.describe_lost(loaded)
+    lost = rooms.decisions.describe_lost(loaded)
     for line in lost:
         say(line)
-    difference = spool.compare(loaded)
+    difference = rooms.studies.compare_spool(loaded)
     say(difference or "Spool and database agree.")
     return ExitCode.FAILED if difference or lost else ExitCode.OK
 
@@ -233,12 +298,10 @@ def reindex(config: Config) -> None:
     The node may run; one that is stopped takes them in when it starts. Results that were sent are asked for
     at their destinations and not sent twice.
     """
-    from dicom_node.services import spool
 
-    done = spool.reindex(load(config), _progress)
+    def progress(done: int, of: int) -> None:
+        if done % 1000 == 0 or done == of:
+            say(f"{done} of {of} object{'s' if of != 1 else ''} put back")
+
+    done = rooms.studies.reindex_spool(load(config), progress)
     say("The node takes them in like any other." if done else "Nothing to put back.")
-
-
-def _progress(done: int, of: int) -> None:
-    if done % _EVERY == 0 or done == of:
-        say(f"{done} of {of} object{'s' if of != 1 else ''} put back")
