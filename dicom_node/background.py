@@ -39,9 +39,8 @@ from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
-from dicom_node.monitoring.disk import note_free_space
+from dicom_node.monitoring.disk import forget_past, note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
-from dicom_node.monitoring.past import forget_past
 from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife, forget_lost
 from dicom_node.notifications.gather import forget_removed, report_silence
 from dicom_node.notifications.sender import Notifier

@@ -25,23 +25,23 @@ from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_pipeline import extras
-from dicom_node import connectors
+from dicom_node import connectors, events
 from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
+from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sections import Section
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.dicom.character_sets import CharacterSet, terms
-from dicom_node.errors import ConfigProblem
+from dicom_node.errors import ConfigProblem, FaultyInput
 from dicom_node.model.roles import Role
+from dicom_node.notifications import message
 from dicom_node.object_store.bucket import bucket_of
 from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Tried
-from dicom_node.preflight.machine import check_machine, probe_machine
+from dicom_node.preflight.machine import check_machine, probe_machine, probe_object_store
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
-from dicom_node.preflight.object_store import probe_object_store
-from dicom_node.preflight.outgoing import check_notifications
 from dicom_node.scu import open_archive, open_destination, open_reporter
 
 _SECRETS_IN_WORDS = {
@@ -285,3 +285,34 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
             yield Tried(f"peer {peer.name}", False, "not asked: the certificates cannot be used")
         else:
             yield from (Tried(f"peer {peer.name}", line.ok, f"{line.name}: {line.text}") for line in lines)
+
+
+def check_notifications(settings: Settings) -> Found:
+    """Mistakes in the notification settings, and messages that would be sent unencrypted."""
+    mail = settings.mail
+    if mail.authorities and not mail.authorities.is_file():
+        yield "mail.authorities", str(mail.authorities), "is no file"
+    if mail.host and mail.security == "none":
+        yield Tried("mail", False, 'e-mails go over the network unencrypted: security = "starttls"')
+    for rule in settings.notifications:
+        yield from _check(rule)
+
+
+def _check(rule: NotificationSettings) -> Found:
+    known = {event.number for event in events.all_types()}
+    if unknown := [str(number) for number in rule.events if number not in known]:
+        yield (
+            f"notifications.{rule.name}.events",
+            ", ".join(unknown),
+            "docs/reference/events.md lists the numbers",
+        )
+    try:
+        message.check_templates(rule)
+    except FaultyInput as error:
+        key = "subject" if rule.subject and "subject" in str(error) else "template"
+        yield f"notifications.{rule.name}.{key}", "", str(error)
+    subject = f"notification {rule.name}"
+    if rule.url.get_secret_value().startswith("http://"):
+        yield Tried(subject, False, "is sent unencrypted (http): use https")
+    if rule.names_patients:
+        yield Tried(subject, False, "its templates may name patients: is the way to its readers safe?")

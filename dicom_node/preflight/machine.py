@@ -1,6 +1,7 @@
 """Requirements of a configuration on the machine: folders, port, certificates, and the database.
 
 Checks of the configured database: whether it can be reached, who can read it, and what it may lose.
+Requirements of an object store: an existing bucket, and the rights to the bucket.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import socket
 import ssl
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +25,22 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dicom_node import sitekey
 from dicom_node.config.settings import Settings, TlsSettings
-from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated, StoreAway
+from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated, StorageError, StoreAway
 from dicom_node.inbox.journal import listener_lock
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
+from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.files import Files
+from dicom_node.object_store.rows import oldest_waiting
+from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.found import Found, Problem, Tried
-from dicom_node.preflight.object_store import check_handed_over
 from dicom_node.printable import redacted
 from dicom_node.scp.policy import policy_path
+from dicom_node.sitekey import path_of
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, hosts
+from dicom_node.store.transitions import utc_now
 from dicom_node.studies.comparison import compare
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
@@ -340,3 +347,61 @@ def _ask_server(database: Database, settings: Settings) -> Found:
     if future is not None:
         enough = future.days is None or future.days > _DAYS_TO_ACT
         yield Tried("disk", enough, str(future))
+
+
+_SAID = b"dicom-node check"
+_LATE = timedelta(minutes=5)
+
+
+def probe_object_store(settings: Settings) -> Found:
+    """Upload a small object, download it, check that it cannot be overwritten, and delete it."""
+    if (bucket := bucket_of(settings)) is None or not bucket.is_usable:
+        return
+    if path_of(settings.node.data_dir).is_file():
+        try:
+            refuse_another_key(settings)
+        except ConfigurationError as error:
+            yield Tried("site key", False, str(error))
+    key, doing = f"check/{secrets.token_hex(8)}", "put"
+    with tempfile.TemporaryDirectory() as folder:
+        ours, other = Path(folder, "ours"), Path(folder, "other")
+        ours.write_bytes(_SAID)
+        other.write_bytes(_SAID[::-1])
+        try:
+            bucket.put_first(key, ours)
+            doing = "get"
+            bucket.get(key, Path(folder, "back"))
+            doing = "delete"
+            overwrites = _overwrites(bucket, key, other)
+            bucket.delete(key)
+        except StorageError as error:
+            look = "look at endpoint, login, bucket, and the rights to list, put, get and delete"
+            yield Tried("object store", False, f"{bucket.name}, {doing}: {error}; {look}")
+            return
+    if overwrites:
+        text = (
+            "it overwrites existing objects (no If-None-Match): two workers of one job may disturb each other"
+        )
+        yield Tried("object store", False, text)
+    else:
+        yield Tried("object store", True, f"{bucket.name}: an object was put, fetched and deleted")
+
+
+def check_handed_over(database: Database, settings: Settings) -> Found:
+    """Check for objects of the site that only the disk of one machine has."""
+    if bucket_of(settings) is None:
+        return
+    with database.read() as session:
+        count, since = oldest_waiting(session)
+    if since is not None:
+        late = utc_now() - since > _LATE
+        text = f"{count} received objects wait for it, the oldest since {since:%Y-%m-%d %H:%M:%S} UTC"
+        yield Tried("object store", not late, text)
+
+
+def _overwrites(bucket: Bucket, key: str, other: Path) -> bool:
+    try:
+        bucket.put_first(key, other)
+    except StoreAway:
+        return False
+    return True

@@ -68,12 +68,20 @@ from dicom_node.results.common.identity import described, document_uid
 from dicom_node.results.common.previous import comparison_parts, with_comparisons
 from dicom_node.results.common.source import Source, as_judged, read_sources, without_identity
 from dicom_node.results.common.tracked import of_source, reported
-from dicom_node.results.document import build_document
 from dicom_node.results.presentation import build_presentation
-from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
+from dicom_node.results.sc.cleaned import (
+    ORGAN_SERIES,
+    build_cleaned,
+    build_organs,
+    build_segmentation,
+    cleaned_class,
+    is_empty,
+    series_parts,
+)
 from dicom_node.results.sc.page import (
     SummaryPage,
     build_annotated,
+    build_document,
     build_failure_picture,
     build_heatmap,
     build_page,
@@ -81,7 +89,6 @@ from dicom_node.results.sc.page import (
     summary_of,
     with_evidence,
 )
-from dicom_node.results.segmentation import ORGAN_SERIES, build_organs, build_segmentation, is_empty
 from dicom_node.results.sr.reading import short_result
 from dicom_node.results.sr.report import build_failure_report, build_report
 

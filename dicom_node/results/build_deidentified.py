@@ -40,8 +40,13 @@ from dicom_node.results.common.source import Source, read_sources, source_of
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 from dicom_node.results.deidentify.profile import KEYWORDS, Pseudonyms, retained
-from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, modality_of
-from dicom_node.results.segmentation import build_segmentation, is_empty
+from dicom_node.results.sc.cleaned import (
+    build_cleaned,
+    build_segmentation,
+    cleaned_class,
+    is_empty,
+    modality_of,
+)
 from dicom_node.results.sr.report import build_report
 
 

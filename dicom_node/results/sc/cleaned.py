@@ -1,16 +1,25 @@
-"""The image without burned-in text: the source's samples, inpainted, as secondary captures."""
+"""The image without burned-in text, and masks.
+
+The source's samples, inpainted, as secondary captures. Masks as Segmentations (PS3.3 A.51): the synthetic
+pixels of a cleaned image, and the pixels of organs.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Final
 
+import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 from highdicom import SOPClass
 from highdicom.sc import SCImage
+from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import (
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
@@ -18,20 +27,23 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from ai_pipeline.contract import DerivedImage, PixelArray
+from ai_pipeline.contract import Code, DerivedImage, ModelRef, PixelArray
 from ai_pipeline.images.numbers import decimal_of
 from ai_pipeline.terms import shown_term
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.concepts import PIXEL_MASK, coded
+from dicom_node.results.common.concepts import BURNED_IN, PIXEL_MASK, SPATIAL_CONCEPT, coded
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import (
+    OUTLINES_SERIES_NUMBER,
     PROCESSED_SERIES_NUMBER,
     complete,
     disclaimer,
     header_arguments,
     series_description,
 )
+from dicom_node.results.common.identity import tracking_uid
 from dicom_node.results.common.source import (
     ORIENTATION_FOR_HIGHDICOM,
     Source,
@@ -318,3 +330,123 @@ def _class_of(frames: PixelArray) -> str:
 
 def _little_endian(frame: PixelArray) -> bytes:
     return np.ascontiguousarray(frame, frame.dtype.newbyteorder("<")).tobytes()
+
+
+_LABEL: Final = "Removed burned-in text"
+ORGAN_SERIES: Final = "organs"
+"""What tells the series of outlined organs from that of removed text."""
+
+
+def is_empty(image: DerivedImage) -> bool:
+    """Whether no pixel of the mask ``[frames,] rows, columns`` is set; then no segmentation is sent."""
+    return not any(np.any(frame) for frame in image.frames)
+
+
+def build_segmentation(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
+    """Binary segmentation with one segment and one frame. Raises ResultRefused for a mask of another size.
+
+    Its category is from CID 7150, its type from our own scheme. For a cine it marks pixels that were changed
+    in any frame, and refers to all frames: highdicom makes no multi-frame segmentation of images without a
+    frame of reference, and ultrasound has none.
+    """
+    segment = SegmentDescription(
+        segment_number=1,
+        segment_label=_LABEL,
+        segmented_property_category=SPATIAL_CONCEPT,
+        segmented_property_type=BURNED_IN,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=_algorithm(context, context.models),
+        tracking_uid=tracking_uid(context, source, "mask"),
+        tracking_id=f"AI {_LABEL}, image {source.number}",
+    )
+    return _segmentation(
+        context,
+        source,
+        filled(source, image)[None],
+        [segment],
+        content_label="AI_REMOVED_TEXT",
+        content_description="Pixels that AI inpainted" + (", in any frame" if source.frames > 1 else ""),
+        **header_arguments(context, ResultKind.SEG, source, uid, source.number),
+    )
+
+
+def build_organs(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
+    """Binary segmentation with one segment for each organ that the model outlined, in a series of its own.
+
+    Category and types are from CID 7150 and CID 7151. Raises ResultRefused for masks of another size.
+    """
+    masks = np.asarray(image.frames, np.uint8) > 0
+    if masks.shape != (len(image.organs), source.rows, source.columns):
+        raise ResultRefused("outlines of organs have not the size of their image")
+    segments = [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=f"AI {organ.meaning}",
+            segmented_property_category=_category(organ),
+            segmented_property_type=coded(organ),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=_algorithm(context, image.models),
+            tracking_uid=tracking_uid(context, source, "organ", organ.scheme, organ.value),
+            tracking_id=f"AI {organ.meaning}, image {source.number}",
+        )
+        for number, organ in enumerate(image.organs, start=1)
+    ]
+    outlined = _segmentation(
+        context,
+        source,
+        np.moveaxis(masks, 0, -1)[None],
+        segments,
+        content_label="AI_ORGANS",
+        content_description="Outlines by AI - not for diagnostic use",
+        **header_arguments(context, ResultKind.SEG, source, uid, source.number, ORGAN_SERIES),
+    )
+    outlined.SeriesNumber = OUTLINES_SERIES_NUMBER
+    outlined.SeriesDescription = series_description(context, ResultKind.SEG, "AI outlines of organs")
+    return outlined
+
+
+def _category(organ: Code) -> DicomCode:
+    """PS3.16 CID 7150: a lesion is no anatomical structure."""
+    abnormal = organ.value == codes.SCT.Lesion.value
+    return codes.SCT.MorphologicallyAbnormalStructure if abnormal else codes.SCT.AnatomicalStructure
+
+
+def _segmentation(
+    context: ResultContext,
+    source: Source,
+    masks: npt.NDArray[np.bool_],
+    segments: Sequence[SegmentDescription],
+    **arguments: Any,
+) -> Dataset:
+    """``masks``: ``[1, rows, columns]``, or ``[1, rows, columns, segments]``."""
+    segmentation = Segmentation(
+        source_images=[_one_frame(source)],
+        pixel_array=masks,
+        segmentation_type="BINARY",
+        segment_descriptions=segments,
+        **arguments,
+    )
+    # highdicom draws this UID at random; the same input must give the same object.
+    dimension = derived_uid("dimension", str(segmentation.SOPInstanceUID))
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimension
+    # Type 2C in General Image for images without a frame of reference; highdicom leaves it out.
+    set_orientation(segmentation, source)
+    return complete(segmentation, context, ResultKind.SEG, [source])
+
+
+def _one_frame(source: Source) -> Dataset:
+    """The stand-in as a single-frame secondary capture; envelope.complete names the true SOP class again."""
+    image = deepcopy(source.stand_in)  # the elements too: the stand-in is used again
+    image.SOPClassUID = SecondaryCaptureImageStorage
+    if "NumberOfFrames" in image:
+        del image.NumberOfFrames
+    return image
+
+
+def _algorithm(context: ResultContext, models: Sequence[ModelRef]) -> hd.AlgorithmIdentificationSequence:
+    if models:
+        name, version = models[0].id, models[0].version
+    else:
+        name, version = context.pipeline, context.pipeline_version
+    return hd.AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version)

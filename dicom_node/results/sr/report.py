@@ -84,14 +84,17 @@ from dicom_node.results.common.tracked import (
     LocatedFinding,
     TrackedMeasurement,
     check_frame,
+    conclusion,
+    is_unsure,
     located_findings,
     of_source,
     outline,
     ranked,
+    reliabilities,
+    remarks,
     reported,
     tracked_measurements,
 )
-from dicom_node.results.sr.conclusion import conclusion, is_unsure, reliabilities, remarks
 from dicom_node.results.sr.examination import (
     all_frames,
     image_library,
