@@ -217,18 +217,14 @@ def number_of(finding: Finding) -> CodedConcept:
     """
     calibrated = finding.model.calibrated
     what = "estimated probability" if calibrated else "score"
-    concept = _of_finding("P" if calibrated else "S", finding, f"AI {what} of {finding.name}")
+    meaning = f"AI {what} of {finding.name}"[:64]
+    # A private code of this finding and this meaning: its value is a hash of both (VR SH: 16).
+    named = "\n".join((finding.code.scheme, finding.code.value, meaning))
+    value = f"{'P' if calibrated else 'S'}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
+    concept = DicomCode(value, SCHEME, meaning)
     if calibrated and finding.decision is not Decision.ABSENT:
         return with_equivalent(concept, CERTAINTY)
     return CodedConcept.from_code(concept)
-
-
-def _of_finding(letter: str, finding: Finding, meaning: str) -> DicomCode:
-    """A private code of this finding and this meaning: its value is a hash of both (VR SH: 16)."""
-    code = finding.code
-    named = "\n".join((code.scheme, code.value, meaning[:64]))
-    value = f"{letter}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
-    return DicomCode(value, SCHEME, meaning[:64])
 
 
 def subject_context(fetus: str) -> SubjectContext:
@@ -252,12 +248,13 @@ def fetus_of_reports(objects: Iterable[Dataset]) -> str:
         str(item.TextValue)
         for one in objects
         for item in items(one)
-        if item.get("ValueType") == "TEXT" and _concept(item) == SUBJECT_ID.value
+        if item.get("ValueType") == "TEXT" and name_of(item) == SUBJECT_ID.value
     }
     return named.pop() if len(named) == 1 else ""
 
 
-def _concept(item: Dataset) -> str:
+def name_of(item: Dataset) -> str:
+    """The code value of a content item's concept name, "" where it has none."""
     names = item.get("ConceptNameCodeSequence")
     return str(names[0].get("CodeValue") or "") if names else ""
 

@@ -20,7 +20,6 @@ from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
     DeviceObserverIdentifyingAttributes,
-    ObservationContext,
     ObserverContext,
 )
 from pydicom.dataset import Dataset
@@ -47,7 +46,6 @@ from dicom_node.results.common.concepts import (
     PROCESSING_EQUIPMENT,
     code_alone,
     coding_schemes,
-    subject_context,
 )
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid, series_uid
@@ -74,6 +72,7 @@ SERIES_NUMBERS: Final = {
     ResultKind.PDF: 9012,
 }
 _WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
+# What identifies the request and its procedure (PS3.3 Table 10-9).
 _REQUEST: Final = (
     "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",
     "RequestedProcedureID", "RequestedProcedureDescription", "RequestedProcedureCodeSequence",
@@ -146,7 +145,10 @@ def complete(
     source = sources[0]
     _copy_identity(dataset, source)
     _freeze_times(dataset, context, offset_of(source))
-    _begin_series(dataset, context, offset_of(source))
+    # Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too.
+    began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
+    began = local(began, offset_of(source))
+    dataset.SeriesDate, dataset.SeriesTime = f"{began:%Y%m%d}", f"{began:%H%M%S.%f}"
     _right_references(dataset, sources)
     dataset.SeriesDescription = series_description(context, kind)
     if context.station_name:
@@ -160,8 +162,14 @@ def complete(
         if kind is not ResultKind.SEG and not is_unpaired(part):
             dataset.Laterality = _side(source)
     if kind is not ResultKind.SR:
-        _copy_requests(dataset, source)
-    _name_implementation(dataset)
+        # Request Attributes Sequence (0040,0275) of the source: the results answer the same request. So IHE
+        # wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
+        requests = [
+            Dataset({Tag(word): deepcopy(item[word]) for word in _REQUEST if item.get(word)})
+            for item in source.header.get("RequestAttributesSequence") or []
+        ]
+        if any(requests):
+            dataset.RequestAttributesSequence = [item for item in requests if item]
     return dataset
 
 
@@ -198,7 +206,6 @@ def built_document(
     """
     document.SeriesDescription = series_description(context, kind)
     _freeze_times(document, context, str(about.get("TimezoneOffsetFromUTC") or ""))
-    _name_implementation(document)
     return BuiltObject(
         kind=kind,
         sop_instance_uid=document.SOPInstanceUID,
@@ -207,11 +214,6 @@ def built_document(
         supersedes=supersedes,
         data=_encoded(document, about),
     )
-
-
-def _name_implementation(dataset: Dataset) -> None:
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
 def _copy_identity(dataset: Dataset, source: Source) -> None:
@@ -230,20 +232,23 @@ def _copy_identity(dataset: Dataset, source: Source) -> None:
 
 
 def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    date, time = dicom_date(context.analysed_at, offset), dicom_time(context.analysed_at, offset)
+    """The time of the analysis, also in highdicom's own item, into which it writes the present time: so two
+    builds do not differ. And what highdicom's constructors do not accept of the maker.
+    """
+    analysed = local(context.analysed_at, offset)
+    date, time = f"{analysed:%Y%m%d}", f"{analysed:%H%M%S.%f}"
     for prefix in ("InstanceCreation", "Content", "PresentationCreation"):
         if f"{prefix}Date" in dataset:
             setattr(dataset, f"{prefix}Date", date)
             setattr(dataset, f"{prefix}Time", time)
     if "DateOfSecondaryCapture" in dataset:
         dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = date, time
-    finish(dataset, context, offset)
-
-
-def _begin_series(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    """Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too."""
-    began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
-    dataset.SeriesDate, dataset.SeriesTime = dicom_date(began, offset), dicom_time(began, offset)
+    for item in dataset.ContributingEquipmentSequence:
+        if item.get("ManufacturerModelName") == "highdicom":
+            item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
+    dataset.DeviceUID = context.installation.device_uid
+    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
 def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
@@ -291,21 +296,6 @@ def _named_region(source: Source) -> str:
         str(code_alone(item).get("CodeValue")) for item in source.header.get("AnatomicRegionSequence") or []
     )
     return next(filter(None, (iods.body_part(today.get(value, value)) for value in named)), "")
-
-
-def _copy_requests(dataset: Dataset, source: Source) -> None:
-    """Request Attributes Sequence (0040,0275) of the source: the results answer the same request.
-
-    So IHE wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
-    """
-    items = [_request(item) for item in source.header.get("RequestAttributesSequence") or []]
-    if any(items):
-        dataset.RequestAttributesSequence = [item for item in items if item]
-
-
-def _request(attributes: Dataset) -> Dataset:
-    """What identifies the request and its procedure (PS3.3 Table 10-9), as far as it has a value."""
-    return Dataset({Tag(word): deepcopy(attributes[word]) for word in _REQUEST if attributes.get(word)})
 
 
 def is_unpaired(part: str) -> bool:
@@ -366,28 +356,6 @@ def acquisition_equipment(header: Dataset) -> Dataset:
     return item
 
 
-def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    """Add attributes that highdicom's constructors do not accept, and fix the time in highdicom's own item.
-
-    highdicom writes the present time there, so two builds would differ.
-    """
-    dataset.DeviceUID = context.installation.device_uid
-    for item in dataset.ContributingEquipmentSequence:
-        if item.get("ManufacturerModelName") == "highdicom":
-            item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
-
-
-def observation_context(context: ResultContext, fetus: str = "") -> ObservationContext:
-    """TID 1001 with a device observer (TID 1004): no person has looked at this.
-
-    ``fetus``: the fetus that is the subject, "" for the patient.
-    """
-    observed = ObservationContext(observer_device_context=device_observer(context))
-    if fetus:
-        observed.extend(subject_context(fetus))
-    return observed
-
-
 def device_observer(context: ResultContext) -> ObserverContext:
     """TID 1004 for this node."""
     device = DeviceObserverIdentifyingAttributes(
@@ -431,22 +399,12 @@ def _item(
 _OFFSET: Final = re.compile(r"([+-])([01]\d)([0-5]\d)")
 
 
-def dicom_date(moment: datetime, offset: str) -> str:
-    """The date as VR DA."""
-    return _local(moment, offset).strftime("%Y%m%d")
-
-
-def dicom_time(moment: datetime, offset: str) -> str:
-    """The time as VR TM, with microseconds."""
-    return _local(moment, offset).strftime("%H%M%S.%f")
-
-
 def dicom_datetime(moment: datetime, offset: str) -> str:
     """Date and time as VR DT, without an offset.
 
     (0008,0201) gives the offset (PS3.3 C.12.1), and DCMTK refuses "+0000".
     """
-    return _local(moment, offset).strftime("%Y%m%d%H%M%S.%f")
+    return f"{local(moment, offset):%Y%m%d%H%M%S.%f}"
 
 
 def zone_of(offset: str) -> timezone | None:
@@ -458,7 +416,7 @@ def zone_of(offset: str) -> timezone | None:
     return timezone(-shift if match[1] == "-" else shift)
 
 
-def _local(moment: datetime, offset: str) -> datetime:
+def local(moment: datetime, offset: str) -> datetime:
     """In the source's Timezone Offset From UTC (0008,0201); without one, in this machine's zone.
 
     An offset of our own choice would be a lie about the copied Study Date and Time, which it also governs.

@@ -25,8 +25,7 @@ from ai_pipeline.contract import (
     QualityNote,
     Region,
 )
-from ai_pipeline.images.render import label_text
-from ai_pipeline.summary import UNSURE, decided_in_words, result_lines
+from ai_pipeline.summary import decided_in_words, result_lines
 from dicom_node.errors import ResultRefused
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import BURNED_IN_HEAD, NOT_HERE, ResultContext
@@ -45,11 +44,6 @@ class LocatedFinding:
     tracking_uid: str
     identifier: str
     """Tracking Identifier (112039): names the finding, unique within one report."""
-
-    @property
-    def text(self) -> str:
-        """The text that is drawn beside the finding's box."""
-        return label_text(self.finding)
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
@@ -213,7 +207,11 @@ _OF_CLEANING: Final = frozenset(
 def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
     """The lines on all images of the report; images with identical lines are named together."""
     found = results_in_words(sources, result)
-    cleaned = _grouped((source, _cleaning(source, result.quality)) for source in sources)
+    cleaning = [note for note in result.quality if note.name in _OF_CLEANING]
+    cleaned = _grouped(
+        (source, "; ".join(note.text.rstrip(".") for note in cleaning if note.source_uid == source.uid))
+        for source in sources
+    )
     burned_in = [f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []
     parts = [*found, *purged_images(result), *burned_in]
     return "\r\n".join(parts)
@@ -235,11 +233,6 @@ def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNo
     elsewhere = _OF_CLEANING | {NOT_HERE}
     behind = [note for note in notes if note.source_uid in mine and not note.on_faces]
     return tuple(f"{note.name}: {note.text}" for note in behind if note.name not in elsewhere)
-
-
-def is_unsure(source: Source, result: PipelineResult) -> bool:
-    """Whether the model cannot exclude any finding on this image."""
-    return any(note.name == UNSURE and note.source_uid == source.uid for note in result.quality)
 
 
 def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -275,8 +268,3 @@ def _result(source: Source, result: PipelineResult) -> str:
     measured = [one for one in result.measurements if one.source_uid == source.uid]
     notes = [one for one in result.quality if one.source_uid in {None, source.uid}]
     return "\r\n".join(result_lines(findings, measured, notes))
-
-
-def _cleaning(source: Source, notes: Sequence[QualityNote]) -> str:
-    mine = [note.text for note in notes if note.source_uid == source.uid and note.name in _OF_CLEANING]
-    return "; ".join(text.rstrip(".") for text in mine)

@@ -47,7 +47,7 @@ from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import iods
+from dicom_node.results.common import concepts, iods
 from dicom_node.sitekey import SiteKey
 
 EDITION: Final = "2026c"
@@ -65,7 +65,6 @@ _DUMMIES: Final = {
     "UC": "REMOVED", "UT": "REMOVED",
 }  # fmt: skip
 _CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
-_CONTENT_SEQUENCE: Final = BaseTag(0x0040A730)
 
 # What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, which fetus,
 # conclusion, comment.
@@ -151,16 +150,14 @@ def _structured_content(read: Dataset) -> Iterator[str]:
             continue
         if value_type not in _CONTENT_OF_OURS:
             yield f"a content item is of type {value_type}"
-        elif value_type == "TEXT":
-            names = item.get("ConceptNameCodeSequence") or [Dataset()]
-            if str(names[0].get("CodeValue")) not in _TEXTS_OF_OURS:
-                yield "a text of the report is not one that the node writes"
+        elif value_type == "TEXT" and concepts.name_of(item) not in _TEXTS_OF_OURS:
+            yield "a text of the report is not one that the node writes"
 
 
 def _walk(dataset: Dataset, types: dict[tuple[Place, str], str], place: Place) -> None:
     for element in list(dataset):
         action = action_of(element.tag)
-        if action is Action.REPLACE and element.tag == _CONTENT_SEQUENCE:
+        if action is Action.REPLACE and element.keyword == "ContentSequence":
             action = None
         kind = types.get((place, element.keyword), "3")
         if action is not None and action is not Action.UID:
@@ -252,8 +249,8 @@ def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
     found = Dataset()
     for keyword in (keyword for option in sorted(options) for keyword in KEYWORDS[option]):
         value = given.get(keyword)
-        if keyword in _LARGEST:
-            value = value if 0 < _number(value) <= _LARGEST[keyword] else None
+        if keyword in _LARGEST:  # a DS of one value
+            value = value if 0 < (decimal(value) or 0.0) <= _LARGEST[keyword] else None
         elif isinstance(value, MultiValue) and dictionary_VM(keyword) == "1":
             value = None  # which of them is meant is not known, and no such object may be built
         elif keyword in clean:
@@ -295,12 +292,6 @@ def _earlier(text: str, days: int) -> str:
         return f"{day - timedelta(days):%Y%m%d}" if day else ""
     except OverflowError:
         return ""
-
-
-def _number(value: object) -> float:
-    """A DS of one value; not a number for what is none."""
-    number = decimal(value)
-    return float("nan") if number is None else number
 
 
 def _age(text: str) -> str:

@@ -19,7 +19,7 @@ from highdicom.sc import SCImage
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code as DicomCode
+from pydicom.tag import Tag
 from pydicom.uid import (
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
@@ -27,7 +27,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from ai_pipeline.contract import Code, DerivedImage, ModelRef, PixelArray
+from ai_pipeline.contract import DerivedImage, ModelRef, PixelArray
 from ai_pipeline.images.numbers import decimal_of
 from ai_pipeline.terms import shown_term
 from dicom_node.dicom.uids import derived_uid
@@ -54,9 +54,6 @@ from dicom_node.results.common.source import (
     set_orientation,
 )
 
-_FRAME_TIME: Final = 0x00181063
-_FRAME_TIME_VECTOR: Final = 0x00181065
-_PAGE_NUMBER_VECTOR: Final = 0x00182001
 _GREY_DISPLAY: Final = (
     "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence",
 )  # fmt: skip
@@ -93,8 +90,13 @@ def build_cleaned(
     picture.BurnedInAnnotation = "NO"
     picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
-    everywhere = np.ones((source.rows, source.columns), np.bool_)
-    _calibrate(picture, source, filled(source, mask) if mask else everywhere)
+    # Pixel Spacing if no pixel was filled; the ultrasound regions in which none was.
+    changed = filled(source, mask) if mask else np.ones((source.rows, source.columns), np.bool_)
+    copy_size = copy_aspect if changed.any() else copy_spacing
+    copy_size(picture, source)
+    regions = source.header.get("SequenceOfUltrasoundRegions") or []
+    if untouched := [deepcopy(region) for region in regions if _is_untouched(region, changed)]:
+        picture.SequenceOfUltrasoundRegions = untouched
     whole = complete(picture, context, ResultKind.CLEANED, [source])
     if image.processing:
         name = f"AI cleaned, {image.processing.title}"
@@ -110,25 +112,8 @@ def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
     frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
     if frames.shape != (source.frames, source.rows, source.columns):
         raise ResultRefused(f"the mask is {frames.shape}, its source {source.frames} × {source.rows} × …")
-    any_frame = np.zeros(frames.shape[1:], np.bool_)
-    for frame in frames:
-        any_frame |= frame != 0
+    any_frame: npt.NDArray[np.bool_] = np.any(frames, axis=0)
     return any_frame
-
-
-def _calibrate(picture: Dataset, source: Source, changed: npt.NDArray[np.bool_]) -> None:
-    """Pixel Spacing if no pixel was filled; the ultrasound regions in which none was."""
-    if changed.any():
-        copy_aspect(picture, source)
-    else:
-        copy_spacing(picture, source)
-    regions = [
-        deepcopy(region)
-        for region in source.header.get("SequenceOfUltrasoundRegions") or []
-        if _is_untouched(region, changed)
-    ]
-    if regions:
-        picture.SequenceOfUltrasoundRegions = regions
 
 
 def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
@@ -248,8 +233,9 @@ class _FrameStream(io.RawIOBase):
             return 0
         index, start = divmod(self._position, self._frame_bytes)
         if self._current[0] != index:
-            data = _little_endian(self._frames[index]) if index < len(self._frames) else b"\0"
-            self._current = (index, data)
+            in_order = self._frames.dtype.newbyteorder("<")
+            frames = self._frames[index : index + 1]  # none behind the last one, where the padding is
+            self._current = (index, np.ascontiguousarray(frames, in_order).tobytes() or b"\0")
         piece = self._current[1][start : start + len(buffer)]
         buffer[: len(piece)] = piece
         self._position += len(piece)
@@ -305,17 +291,13 @@ def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
     """Multi-frame and Cine modules: the source's own frame times, else its rate, else page numbers."""
     rates = (decimal_of(source.header, word, 0.0) for word in ("CineRate", "RecommendedDisplayFrameRate"))
     rate = next((one for one in rates if one > 0), 0.0)
-    if source.header.get("FrameTimeVector"):
-        picture.FrameIncrementPointer = _FRAME_TIME_VECTOR
-        copy_present(picture, source, "FrameTimeVector")
-    elif source.header.get("FrameTime"):
-        picture.FrameIncrementPointer = _FRAME_TIME
-        copy_present(picture, source, "FrameTime")
+    given = next(filter(source.header.get, ("FrameTimeVector", "FrameTime")), "")
+    picture.FrameIncrementPointer = Tag(given or ("FrameTime" if rate else "PageNumberVector"))
+    if given:
+        copy_present(picture, source, given)
     elif rate:
-        picture.FrameIncrementPointer = _FRAME_TIME
         picture.FrameTime = f"{1000 / rate:.4f}"  # milliseconds
     else:
-        picture.FrameIncrementPointer = _PAGE_NUMBER_VECTOR
         picture.PageNumberVector = list(range(1, frames + 1))
     copy_present(picture, source, *_CINE)
 
@@ -326,10 +308,6 @@ def _class_of(frames: PixelArray) -> str:
     if frames.dtype.itemsize == 1:
         return str(MultiFrameGrayscaleByteSecondaryCaptureImageStorage)
     return str(MultiFrameGrayscaleWordSecondaryCaptureImageStorage)
-
-
-def _little_endian(frame: PixelArray) -> bytes:
-    return np.ascontiguousarray(frame, frame.dtype.newbyteorder("<")).tobytes()
 
 
 _LABEL: Final = "Removed burned-in text"
@@ -382,7 +360,10 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
         SegmentDescription(
             segment_number=number,
             segment_label=f"AI {organ.meaning}",
-            segmented_property_category=_category(organ),
+            # PS3.16 CID 7150: a lesion is no anatomical structure.
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure
+            if organ.value == codes.SCT.Lesion.value
+            else codes.SCT.AnatomicalStructure,
             segmented_property_type=coded(organ),
             algorithm_type="AUTOMATIC",
             algorithm_identification=_algorithm(context, image.models),
@@ -405,12 +386,6 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
     return outlined
 
 
-def _category(organ: Code) -> DicomCode:
-    """PS3.16 CID 7150: a lesion is no anatomical structure."""
-    abnormal = organ.value == codes.SCT.Lesion.value
-    return codes.SCT.MorphologicallyAbnormalStructure if abnormal else codes.SCT.AnatomicalStructure
-
-
 def _segmentation(
     context: ResultContext,
     source: Source,
@@ -419,8 +394,12 @@ def _segmentation(
     **arguments: Any,
 ) -> Dataset:
     """``masks``: ``[1, rows, columns]``, or ``[1, rows, columns, segments]``."""
+    # The stand-in as a single-frame secondary capture; envelope.complete names the true SOP class again.
+    image = deepcopy(source.stand_in)  # the elements too: the stand-in is used again
+    image.SOPClassUID = SecondaryCaptureImageStorage
+    image.pop("NumberOfFrames", None)
     segmentation = Segmentation(
-        source_images=[_one_frame(source)],
+        source_images=[image],
         pixel_array=masks,
         segmentation_type="BINARY",
         segment_descriptions=segments,
@@ -435,18 +414,7 @@ def _segmentation(
     return complete(segmentation, context, ResultKind.SEG, [source])
 
 
-def _one_frame(source: Source) -> Dataset:
-    """The stand-in as a single-frame secondary capture; envelope.complete names the true SOP class again."""
-    image = deepcopy(source.stand_in)  # the elements too: the stand-in is used again
-    image.SOPClassUID = SecondaryCaptureImageStorage
-    if "NumberOfFrames" in image:
-        del image.NumberOfFrames
-    return image
-
-
 def _algorithm(context: ResultContext, models: Sequence[ModelRef]) -> hd.AlgorithmIdentificationSequence:
-    if models:
-        name, version = models[0].id, models[0].version
-    else:
-        name, version = context.pipeline, context.pipeline_version
+    named = ((model.id, model.version) for model in models)
+    name, version = next(named, (context.pipeline, context.pipeline_version))
     return hd.AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version)

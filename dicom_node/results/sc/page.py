@@ -52,6 +52,7 @@ from dicom_node.results.common.source import (
     describe_derivation,
     pixel_height,
     reference,
+    referenced,
     set_orientation,
 )
 from dicom_node.results.common.tracked import (
@@ -74,9 +75,6 @@ _OTHER_LETTERS: Final = "(in letters that this page cannot show)"
 _NO_PICTURE: Final = (
     "No picture: names may be burned into this image, and it was not verified that none is left."
 )
-_MOST_OF_MODELS: Final = 200
-"""Characters."""
-_FAILED: Final = "No picture: the AI did not run."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +112,10 @@ def summary_of(context: ResultContext, sources: Sequence[Source], result: Pipeli
     shown: PagePicture | str = _NO_PICTURE
     if cleaned is not None or not _may_show_names(source, result):
         display = display_of(source, cleaned, frame)
-        shown = PagePicture(display, tracked(here), _measured(source, result, frame), pixel_height(source))
+        measured = [
+            one for one in result.measurements if one.source_uid == source.uid and (one.frame or 1) == frame
+        ]
+        shown = PagePicture(display, tracked(here), measured, pixel_height(source))
     words = [text.replace("\r\n", "\n") for text in results_in_words(ordered, result)]
     if len(sources) == 1:
         words = [line for text in words for line in text.split("\n")]
@@ -137,7 +138,9 @@ def failure_summary(context: ResultContext, sources: Sequence[Source], reason: s
     It has no picture, because the images may not decode.
     """
     head, foot = _head(sources[0].header), _foot(context, sources)
-    return SummaryPage(head, _FAILED, [], [f"AI did not run: {reason}"], foot, sources[0], "AI did not run.")
+    words = [f"AI did not run: {reason}"]
+    shown = "No picture: the AI did not run."
+    return SummaryPage(head, shown, [], words, foot, sources[0], "AI did not run.")
 
 
 def build_page(context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str) -> Dataset:
@@ -170,11 +173,6 @@ def _importance(source: Source, result: PipelineResult) -> tuple[int, bool]:
     return (1 if measured or Decision.INDETERMINATE in decisions else 2), hidden
 
 
-def _measured(source: Source, result: PipelineResult, frame: int) -> list[Measurement]:
-    mine = [one for one in result.measurements if one.source_uid == source.uid]
-    return [one for one in mine if (one.frame or 1) == frame]
-
-
 def _may_show_names(source: Source, result: PipelineResult) -> bool:
     """Whether names may be burned into the image: it is an ultrasound, or such text was looked for."""
     looked = any(one.code == BURNED_IN for one in of_source(source, result.findings))
@@ -194,11 +192,11 @@ def _foot(context: ResultContext, sources: Sequence[Source]) -> list[str]:
 
 
 def _models(context: ResultContext) -> str:
-    """Names and versions of the models, those that are too many counted."""
+    """Names and versions of the models in 200 characters, those that are too many counted."""
     names = [f"{model.id} {model.version}" for model in context.models]
     if not names:
         return f"Pipeline: {context.pipeline} {context.pipeline_version}"
-    fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= _MOST_OF_MODELS), 1)
+    fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= 200), 1)
     more = f" and {len(names) - fitting} more" if fitting < len(names) else ""
     return f"Model{'s' if len(names) > 1 else ''}: {', '.join(names[:fitting])}{more}"
 
@@ -258,7 +256,6 @@ def _counted(images: int) -> str:
 
 
 Picture = npt.NDArray[np.uint8]
-_SMALL = (512, 512)  # rows and columns of the words on an image that is too large to be decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +336,7 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
     the image's header was refused.
     """
     opened = source.stored.image.header.rows > 0
-    display = np.zeros((source.rows, source.columns) if opened else _SMALL, np.uint8)
+    display = np.zeros((source.rows, source.columns) if opened else (512, 512), np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
     return _picture(context, source, Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid)
 
@@ -390,7 +387,6 @@ def _picture(context: ResultContext, source: Source, drawn: Capture, uid: str) -
     return complete(picture, context, drawn.kind, [source])
 
 
-MIME_TYPE: Final = "application/pdf"
 _DATETIME: Final = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, whole
 
 
@@ -412,29 +408,19 @@ def build_document(
     )
     document.ContributingEquipmentSequence = equipment
     document.ConversionType = "WSD"
-    document.AcquisitionDateTime = _began(sources)
-    document.BurnedInAnnotation = "YES"
-    document.DocumentTitle = TITLE
-    document.ConceptNameCodeSequence = [CodedConcept.from_code(IMAGING_REPORT)]
-    document.VerificationFlag = "UNVERIFIED"
-    document.SourceInstanceSequence = [_named(one) for one in sources]
-    document.MIMETypeOfEncapsulatedDocument = MIME_TYPE
-    document.EncapsulatedDocumentLength = len(pdf)
-    document.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
-    return complete(document, context, ResultKind.PDF, sources)
-
-
-def _named(source: Source) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid
-    return item
-
-
-def _began(sources: Sequence[Source]) -> str:
-    """Acquisition DateTime (0008,002A) of the first image, "" where one does not say it."""
     times = [
         str(one.header.get("AcquisitionDateTime") or "")
         or f"{one.header.get('AcquisitionDate') or ''}{one.header.get('AcquisitionTime') or ''}"
         for one in sources
     ]
-    return min(times) if all(map(_DATETIME.fullmatch, times)) else ""
+    # Of the first image, "" where one does not say it.
+    document.AcquisitionDateTime = min(times) if all(map(_DATETIME.fullmatch, times)) else ""
+    document.BurnedInAnnotation = "YES"
+    document.DocumentTitle = TITLE
+    document.ConceptNameCodeSequence = [CodedConcept.from_code(IMAGING_REPORT)]
+    document.VerificationFlag = "UNVERIFIED"
+    document.SourceInstanceSequence = [referenced(one) for one in sources]
+    document.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    document.EncapsulatedDocumentLength = len(pdf)
+    document.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
+    return complete(document, context, ResultKind.PDF, sources)

@@ -39,6 +39,7 @@ from highdicom.sr import (
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     NumContentItem,
+    ObservationContext,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     RelationshipTypeValues,
@@ -51,13 +52,12 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
-from ai_pipeline import contract
-from ai_pipeline.contract import Decision, Finding, ModelRef, PipelineResult
+from ai_pipeline.contract import Decision, Finding, PipelineResult
 from ai_pipeline.images.render import assesses
+from ai_pipeline.summary import UNSURE
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts
@@ -66,26 +66,24 @@ from dicom_node.results.common.context import Cause, ResultContext
 from dicom_node.results.common.envelope import (
     algorithm,
     complete,
+    device_observer,
     disclaimer,
     header_arguments,
-    observation_context,
     side_of,
 )
 from dicom_node.results.common.identity import series_uid, tracking_uid
 from dicom_node.results.common.previous import (
-    EarlierObject,
     PreviousImage,
     StatedFinding,
     StatedNumber,
     quoted,
 )
-from dicom_node.results.common.source import Source
+from dicom_node.results.common.source import Source, stand_in_of
 from dicom_node.results.common.tracked import (
     LocatedFinding,
     TrackedMeasurement,
     check_frame,
     conclusion,
-    is_unsure,
     located_findings,
     of_source,
     outline,
@@ -101,7 +99,7 @@ from dicom_node.results.sr.examination import (
     procedure_sites,
     procedures_performed,
     procedures_reported,
-    region_of,
+    regions_of,
 )
 
 
@@ -126,7 +124,9 @@ def build_report(
     summaries = [_summary(context, source, sources, result) for source in sources]
     # These have coordinates in their numbers: OHIF loads them.
     regions += [
-        group for source in sources for group in measurement_groups(context, source, result.measurements)
+        measurement_group(context, source, one)
+        for source in sources
+        for one in tracked_measurements(context, source, result.measurements)
     ]
     earlier = quoted(result, context.previous)
     text, fetus = conclusion(sources, result), fetus_of_all(result.measurements)
@@ -157,8 +157,12 @@ def _document(
     fetus: str = "",
     previous: Sequence[PreviousImage] = (),
 ) -> Dataset:
+    # TID 1001 with a device observer (TID 1004): no person has looked at this.
+    observed = ObservationContext(observer_device_context=device_observer(context))
+    if fetus:
+        observed.extend(subject_context(fetus))
     report = MeasurementReport(
-        observation_context=observation_context(context, fetus),
+        observation_context=observed,
         procedure_reported=procedures_reported(sources),
         title=codes.DCM.ImagingMeasurementReport,
         imaging_measurements=groups,
@@ -175,7 +179,12 @@ def _document(
         measurements,
         *([evaluations] if evaluations is not None else []),
         *map(previous_container, previous),
-        *(_text(concepts.COMMENT, text) for model in context.models for text in _hashes(model)),
+        # What the weights and cards of the models can be checked by.
+        *(
+            _text(concepts.COMMENT, f"{model.id} {model.version}: {what} sha256 {digest}")
+            for model in context.models
+            for what, digest in (("weights", model.sha256), ("card", model.card_sha256))
+        ),
     ]
     report[0].ContentSequence = ContentSequence([*about, *texts, *behind])
     document = Comprehensive3DSR(
@@ -186,19 +195,23 @@ def _document(
         is_verified=False,
         requested_procedures=_requests(sources[0]) or None,
         performed_procedure_codes=procedures_performed(sources),
-        previous_versions=[_predecessor(context, sources[0])] if context.supersedes else None,
+        # The report that this one replaces: of the same class and study (PS3.3 C.17.2).
+        previous_versions=[
+            stand_in_of(
+                Comprehensive3DSRStorage,
+                context.supersedes,
+                sources[0].study_uid,
+                context.supersedes_series or series_uid(context, ResultKind.SR, sources[0]),
+            )
+        ]
+        if context.supersedes
+        else None,
         **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
     )
     return complete(document, context, ResultKind.SR, sources)
 
 
-def _hashes(model: ModelRef) -> tuple[str, str]:
-    """What the model's weights and card can be checked by."""
-    name = f"{model.id} {model.version}"
-    return f"{name}: weights sha256 {model.sha256}", f"{name}: card sha256 {model.card_sha256}"
-
-
-def _text(name: Code, value: str) -> TextContentItem:
+def _text(name: DicomCode, value: str) -> TextContentItem:
     return TextContentItem(name=name, value=value, relationship_type=RelationshipTypeValues.CONTAINS)
 
 
@@ -208,7 +221,8 @@ def _summary(
     """What was not found in an image and how far to trust the rest."""
     findings = of_source(source, result.findings)
     measured = [one for one in result.measurements if one.source_uid == source.uid]
-    unsure = is_unsure(source, result)
+    # Whether the model cannot exclude any finding on this image.
+    unsure = any(note.name == UNSURE and note.source_uid == source.uid for note in result.quality)
     if not assesses(findings):
         answer = concepts.MEASURED if assesses((), measured) else concepts.NOT_ASSESSED
     elif assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
@@ -220,16 +234,6 @@ def _summary(
     rated = [one for one in findings if not (unsure and one.decision is Decision.ABSENT)]
     lines = (*reliabilities(rated), *remarks(source, sources, result.quality))
     return Summary(source, "AI summary", answer, lines, shown, unsure=unsure)
-
-
-def _predecessor(context: ResultContext, source: Source) -> Dataset:
-    """The report that this one replaces: of the same class and study (PS3.3 C.17.2)."""
-    earlier = Dataset()
-    earlier.SOPClassUID = Comprehensive3DSRStorage
-    earlier.SOPInstanceUID = context.supersedes
-    earlier.StudyInstanceUID = source.study_uid
-    earlier.SeriesInstanceUID = context.supersedes_series or series_uid(context, ResultKind.SR, source)
-    return earlier
 
 
 def _requests(source: Source) -> list[Dataset]:
@@ -260,7 +264,6 @@ def _request(source: Source, attributes: Dataset) -> Dataset:
 Group: TypeAlias = ContentSequence
 
 _CONTAINS: Final = RelationshipTypeValues.CONTAINS
-_HAS_PROPERTIES: Final = RelationshipTypeValues.HAS_PROPERTIES
 _INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
 
 
@@ -377,7 +380,11 @@ def evaluations_container(
         items += [
             _evaluation_item(context, one, summary.absence, summary.source, ()) for one in summary.absent
         ]
-        items += [_answer_item(summary.source, *answer) for answer in summary.answers]
+        for name, value in summary.answers:
+            answer = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+            image = _image_item(summary.source, all_frames(summary.source))
+            answer.ContentSequence = ContentSequence([image])
+            items.append(answer)
         items += _remarks(summary)
     container.ContentSequence = ContentSequence(items)
     return container
@@ -393,7 +400,8 @@ def _evaluation_item(
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
     name = concepts.coded(finding.code)
     item = CodeContentItem(name=name, value=presence, relationship_type=_CONTAINS)
-    numbers = [NumContentItem(relationship_type=_HAS_PROPERTIES, **number) for number in _numbers(finding)]
+    of_finding = RelationshipTypeValues.HAS_PROPERTIES
+    numbers = [NumContentItem(relationship_type=of_finding, **number) for number in _numbers(finding)]
     item.ContentSequence = ContentSequence(
         [
             *tracking,
@@ -404,12 +412,6 @@ def _evaluation_item(
             _image_item(source, _frame_numbers(finding, source)),
         ]
     )
-    return item
-
-
-def _answer_item(source: Source, name: DicomCode, value: DicomCode) -> ContentItem:
-    item = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
-    item.ContentSequence = ContentSequence([_image_item(source, all_frames(source))])
     return item
 
 
@@ -465,7 +467,7 @@ def _sites(context: ResultContext, finding: Finding, source: Source) -> list[Fin
     That is the side of its regions, or of an image that shows one side: an image of both lungs (Image
     Laterality B) does not make a finding bilateral.
     """
-    site: CodedConcept | DicomCode | None = region_of(context, source)
+    site: CodedConcept | DicomCode | None = next(regions_of(context, source), None)
     if finding.site is not None:
         site = concepts.coded(finding.site)
     if site is None:
@@ -478,21 +480,11 @@ def _frame_numbers(finding: Finding, source: Source) -> list[int] | None:
     return [finding.frame or 1] if source.frames > 1 else None
 
 
-def measurement_groups(
-    context: ResultContext, source: Source, measurements: Sequence[contract.Measurement]
-) -> list[Group]:
-    """TID 1501: one group for each measurement of this image, in their order.
+def measurement_group(context: ResultContext, source: Source, tracked: TrackedMeasurement) -> Group:
+    """TID 1501: a group for one measurement of this image.
 
-    Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image. Raises
-    ResultRefused for a frame or a point outside the image.
+    Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image.
     """
-    return [
-        _measurement_group(context, source, one)
-        for one in tracked_measurements(context, source, measurements)
-    ]
-
-
-def _measurement_group(context: ResultContext, source: Source, tracked: TrackedMeasurement) -> Group:
     measurement = tracked.measurement
     frames = [measurement.frame or 1] if source.frames > 1 else None
     read = measurement.model is None
@@ -526,39 +518,28 @@ def _measurement_group(context: ResultContext, source: Source, tracked: TrackedM
     return group
 
 
-PREVIOUS_FINDINGS: Final = DicomCode("121068", "DCM", "Previous Findings")
-_QUOTATION_MODE: Final = DicomCode("121001", "DCM", "Quotation Mode")
-_DOCUMENT: Final = DicomCode("121003", "DCM", "Document")
-_QUOTED_SOURCE: Final = DicomCode("121002", "DCM", "Quoted Source")
-_ALGORITHM: Final = DicomCode("111001", "DCM", "Algorithm Name")
 _CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
 
 
 def previous_container(previous: PreviousImage) -> ContainerContentItem:
     """The container that quotes the earlier report on one earlier image."""
-    quotation = [
-        CodeContentItem(_QUOTATION_MODE, _DOCUMENT, _CONTEXT),
-        CompositeContentItem(_QUOTED_SOURCE, previous.report.sop_class_uid, previous.report.uid, _CONTEXT),
+    mode, document = DicomCode("121001", "DCM", "Quotation Mode"), DicomCode("121003", "DCM", "Document")
+    quoted_source, report = DicomCode("121002", "DCM", "Quoted Source"), previous.report
+    items = [
+        CodeContentItem(mode, document, _CONTEXT),
+        CompositeContentItem(quoted_source, report.sop_class_uid, report.uid, _CONTEXT),
         *TimePointContext(time_point=previous.on.isoformat()),
     ]
-    numbers = [
-        _said_of(
-            one,
-            NumContentItem(
-                _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=_CONTAINS
-            ),
-        )
-        for one in previous.numbers
-    ]
-    findings = [
-        _said_of(
-            one,
-            CodeContentItem(_coded(one.code, one.meaning), concepts.DECISIONS[one.decision], _CONTAINS),
-        )
-        for one in previous.findings
-    ]
-    container = ContainerContentItem(name=PREVIOUS_FINDINGS, relationship_type=_CONTAINS)
-    items = [*quotation, *(_of_image(item, previous) for item in (*numbers, *findings))]
+    for number in previous.numbers:
+        name, unit = _coded(number.code, number.meaning), _coded(number.unit)
+        item = NumContentItem(name, number.value, unit, relationship_type=_CONTAINS)
+        items.append(_said_of(number, item, previous))
+    for finding in previous.findings:
+        name = _coded(finding.code, finding.meaning)
+        item = CodeContentItem(name, concepts.DECISIONS[finding.decision], _CONTAINS)
+        items.append(_said_of(finding, item, previous))
+    title = DicomCode("121068", "DCM", "Previous Findings")
+    container = ContainerContentItem(name=title, relationship_type=_CONTAINS)
     container.ContentSequence = ContentSequence(items)
     return container
 
@@ -567,43 +548,35 @@ def evidence(previous: Sequence[PreviousImage], source: Source) -> list[Dataset]
     """The quoted reports and earlier images in highdicom's form of evidence; ``source``: of the same
     patient.
     """
-    references = {one.uid: one for image in previous for one in (image.image, image.report)}
-    return [_stand_in(one, source) for one in references.values()]
+    references = {
+        one.uid: stand_in_of(one.sop_class_uid, one.uid, one.study_uid, one.series_uid)
+        for image in previous
+        for one in (image.image, image.report)
+    }
+    for one in references.values():
+        one.PatientID = source.stand_in.PatientID
+    return list(references.values())
 
 
-def _said_of(one: StatedFinding | StatedNumber, item: ContentItem) -> ContentItem:
-    """With the tracking UID that it has in the quoted report, and the model that said it."""
+def _said_of(one: StatedFinding | StatedNumber, item: ContentItem, previous: PreviousImage) -> ContentItem:
+    """With the tracking UID that it has in the quoted report, the model that said it, and the image."""
     tracking = (
         [UIDRefContentItem(codes.DCM.TrackingUniqueIdentifier, one.tracking_uid, _CONTEXT)]
         if one.tracking_uid
         else []
     )
-    model = [TextContentItem(_ALGORITHM, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)]
-    item.ContentSequence = ContentSequence([*tracking, *(model if one.model else [])])
-    return item
-
-
-def _of_image(item: ContentItem, previous: PreviousImage) -> ContentItem:
-    image = previous.image
-    item.ContentSequence.append(
-        ImageContentItem(
-            codes.DCM.SourceOfMeasurement,
-            image.sop_class_uid,
-            image.uid,
-            relationship_type=RelationshipTypeValues.INFERRED_FROM,
-        )
+    algorithm_name = DicomCode("111001", "DCM", "Algorithm Name")
+    model = [TextContentItem(algorithm_name, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)]
+    image = ImageContentItem(
+        codes.DCM.SourceOfMeasurement,
+        previous.image.sop_class_uid,
+        previous.image.uid,
+        relationship_type=_INFERRED_FROM,
     )
+    item.ContentSequence = ContentSequence([*tracking, *(model if one.model else []), image])
     return item
 
 
 def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
     value, scheme = code
     return CodedConcept(value, scheme, meaning or value)
-
-
-def _stand_in(reference: EarlierObject, source: Source) -> Dataset:
-    one = Dataset()
-    one.SOPClassUID, one.SOPInstanceUID = reference.sop_class_uid, reference.uid
-    one.StudyInstanceUID, one.SeriesInstanceUID = reference.study_uid, reference.series_uid
-    one.PatientID = source.stand_in.PatientID
-    return one
