@@ -16,16 +16,14 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-from dicom_node.dicom.elements import Limits, Walk, named
+from dicom_node.dicom.elements import LONG, Limits, Walk, named
 from dicom_node.dicom.transfer_syntaxes import TransferSyntax
 from dicom_node.errors import FaultyObject
 
 META_BYTES = 64 * 1024
 """In which a header must end."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _GROUP_LENGTH = struct.Struct("<HH2sHI")  # (0002,0000), 12 bytes
 
 
@@ -73,7 +71,7 @@ def read_file_meta(start: bytes) -> FileMeta:
             break
         if element <= last:
             raise FaultyObject(f"{named(group << 16 | element)} is given twice or out of order in the header")
-        long = vr in _LONG
+        long = vr in LONG
         (length,) = struct.unpack_from("<I" if long else "<H", start, at + (8 if long else 6))
         at += 12 if long else 8
         values[element] = start[at : at + length]
@@ -101,7 +99,6 @@ def is_uid(text: str) -> bool:
 
 _SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
 _STUDY_UID, _SERIES_UID = 0x0020000D, 0x0020000E
-_LIMITS: Final = Limits()
 
 
 def read_sop_uids(
@@ -124,18 +121,14 @@ def _uids(
     encoded: bytes | bytearray, syntax: TransferSyntax, first: int, last: int, inflated: int
 ) -> tuple[str, str]:
     if syntax.is_deflated:
-        encoded = _inflated(encoded, inflated)
+        try:
+            encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(encoded), inflated)
+        except zlib.error:
+            encoded = b""
     found = {first: "", last: ""}
-    for element in Walk(io.BytesIO(encoded), syntax, _LIMITS).elements():
+    for element in Walk(io.BytesIO(encoded), syntax, Limits()).elements():
         if element.tag > last:
             break
         if element.tag in found:
             found[element.tag] = uid_of(bytes(encoded[element.start : element.start + element.length]))
     return found[first], found[last]
-
-
-def _inflated(encoded: bytes | bytearray, most: int) -> bytes:
-    try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(encoded), most)
-    except zlib.error:
-        return b""

@@ -95,7 +95,10 @@ class _HeaderHash:
         elif element.value is None:
             return self._deferred_value(element, vr) if element.length else b""
         elif vr in TEXT | ASCII:
-            value = _plain_text(element.value, vr, charset)
+            try:
+                value = charset.decode(element.value, vr).rstrip("\0 ").encode()
+            except (UnicodeError, LookupError):
+                value = element.value.rstrip(b"\0 ")
         else:
             value = self._in_order(element.value, vr)
         if element.tag == _PHOTOMETRIC and not value.startswith((b"MONOCHROME", b"PALETTE")):
@@ -132,10 +135,3 @@ def _items(dataset: Dataset, element: DataElement | RawDataElement) -> Sequence[
     except DAMAGE:
         return None
     return value if isinstance(value, Items) else None
-
-
-def _plain_text(value: bytes, vr: str, charset: CharacterSet) -> bytes:
-    try:
-        return charset.decode(value, vr).rstrip("\0 ").encode()
-    except (UnicodeError, LookupError):
-        return value.rstrip(b"\0 ")
