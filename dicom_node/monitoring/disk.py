@@ -26,10 +26,6 @@ from dicom_node.store.tables import (
 )
 from dicom_node.store.transitions import utc_now
 
-_KEPT: Final = timedelta(days=30)
-_COMPARED: Final = timedelta(days=7)
-_SHORTEST: Final = timedelta(days=1)  # a day has its peaks and its night
-
 
 @dataclass(frozen=True, slots=True)
 class DiskForecast:
@@ -49,7 +45,7 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
     now = now or utc_now()
     with database.write() as session:
         session.merge(DiskSample(at=now, free_bytes=shutil.disk_usage(settings.node.data_dir).free))
-        session.execute(delete(DiskSample).where(DiskSample.at < now - _KEPT))
+        session.execute(delete(DiskSample).where(DiskSample.at < now - timedelta(days=30)))
 
 
 def forecast(session: Session, settings: Settings, now: datetime | None = None) -> DiskForecast | None:
@@ -57,9 +53,9 @@ def forecast(session: Session, settings: Settings, now: datetime | None = None) 
     than a day.
     """
     now = now or utc_now()
-    since = select(DiskSample).where(DiskSample.at >= now - _COMPARED).order_by(DiskSample.at).limit(1)
-    oldest = session.scalar(since)
-    if oldest is None or now - oldest.at < _SHORTEST:
+    week = select(DiskSample).where(DiskSample.at >= now - timedelta(days=7))
+    oldest = session.scalar(week.order_by(DiskSample.at).limit(1))
+    if oldest is None or now - oldest.at < timedelta(days=1):  # a day has its peaks and its night
         return None
     free = shutil.disk_usage(settings.node.data_dir).free
     a_day = (oldest.free_bytes - free) / ((now - oldest.at) / timedelta(days=1))

@@ -111,7 +111,9 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
         found = drift(session, settings.workers.models_dir, window(settings, moment))
         fresh = images_since(session, moment.date() - timedelta(days=1))
     with database.write() as session:
-        reported = _reported(session, datetime.combine(moment.date(), time(), UTC))
+        midnight = datetime.combine(moment.date(), time(), UTC)
+        today = select(EventRow).where(EventRow.number == SCORES_DRIFTED.number, EventRow.at >= midnight)
+        reported = {(row.fields.get("card"), row.fields.get("calling")) for row in session.scalars(today)}
         news = [
             item
             for item in found
@@ -120,15 +122,27 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
             and (item.model.card_sha256, item.calling_ae) not in reported
         ]
         for item in news:
-            _record(session, item)
+            labels = _drifted(item)
+            record(
+                session,
+                SCORES_DRIFTED,
+                model=item.model.id,
+                version=item.model.version,
+                card=item.model.card_sha256,
+                calling=item.calling_ae,
+                images=max(label.images for label in labels),
+                psi=round(max(label.index or 0.0 for label in labels), 2),
+                labels=" ".join(label.label for label in labels),
+            )
     return len(news)
 
 
 def forget_old(database: Database, settings: Settings, now: datetime | None = None) -> None:
-    """Delete counts older than ``drift.keep_days``."""
+    """Delete counts older than ``drift.keep_days``, and the lists of their images."""
     before = (now or utc_now()).date() - timedelta(days=settings.drift.keep_days)
     with database.write() as session:
-        forget(session, before)
+        for table in (ScoreCount, ImageCount, CountedImage):
+            session.execute(delete(table).where(table.day < before))
 
 
 def window(settings: Settings, now: datetime) -> date:
@@ -204,29 +218,6 @@ def _drifted(item: Drift) -> list[LabelDrift]:
         for label in item.labels
         if label.verdict is Verdict.DRIFTED and label.images >= FEWEST_TO_REPORT
     ]
-
-
-def _reported(session: Session, midnight: datetime) -> set[tuple[object, object]]:
-    """Card and sender of the events of today."""
-    rows = session.scalars(
-        select(EventRow).where(EventRow.number == SCORES_DRIFTED.number, EventRow.at >= midnight)
-    )
-    return {(row.fields.get("card"), row.fields.get("calling")) for row in rows}
-
-
-def _record(session: Session, item: Drift) -> None:
-    labels = _drifted(item)
-    record(
-        session,
-        SCORES_DRIFTED,
-        model=item.model.id,
-        version=item.model.version,
-        card=item.model.card_sha256,
-        calling=item.calling_ae,
-        images=max(label.images for label in labels),
-        psi=round(max(label.index or 0.0 for label in labels), 2),
-        labels=" ".join(label.label for label in labels),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,12 +301,6 @@ def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str,
     for card, calling_ae, label, number, images in session.execute(chosen.group_by(*keys).order_by(*keys)):
         found.setdefault((card, calling_ae), {}).setdefault(label, {})[number] = int(images)
     return found
-
-
-def forget(session: Session, before: date) -> None:
-    """Delete the counts of earlier days and their lists of images."""
-    for table in (ScoreCount, ImageCount, CountedImage):
-        session.execute(delete(table).where(table.day < before))
 
 
 def _add(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:

@@ -29,7 +29,6 @@ from dicom_node import connectors, events
 from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
-from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sections import Section
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
@@ -129,7 +128,13 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     else:
         yield Tried("models", True, "this machine runs none")
         if role.may_serve_console and settings.console.enabled and not extras.missing():
-            yield from _as_warnings(findings)
+            # As warnings: this machine may lack models of the workers, and they refuse what is wrong.
+            for one in findings:
+                if isinstance(one, Tried):
+                    yield one
+                else:
+                    key, value, remedy = one
+                    yield Tried(key, False, f"{value}: {remedy}, as far as this machine knows")
     yield from _check_senders(settings, read)
     for undercut in undercuts(settings):
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
@@ -138,18 +143,7 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield from find(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
-        yield from _check_commitment(peer, settings)
-        yield from _check_steps(peer, settings)
-
-
-def _as_warnings(found: Found) -> Found:
-    """Mistakes as warnings: this machine may lack models of the workers, and they refuse what is wrong."""
-    for one in found:
-        if isinstance(one, Tried):
-            yield one
-        else:
-            key, value, remedy = one
-            yield Tried(key, False, f"{value}: {remedy}, as far as this machine knows")
+        yield from _check_reports(peer, settings)
 
 
 def _check_deliveries(settings: Settings, role: Role) -> Found:
@@ -239,19 +233,15 @@ def _check_peer(peer: PeerSettings) -> Found:
         yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy
 
 
-def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
-    """Whether an archive can ever confirm what this peer asks us to commit to."""
-    if not peer.commit_after:
-        return
-    archives = {name for rule in settings.rules for name in rule.forward}
-    confirming = [one.name for one in settings.peers if one.name in archives and one.confirm != "none"]
-    if not [name for name in confirming if name != peer.name]:
+def _check_reports(peer: PeerSettings, settings: Settings) -> Found:
+    """Whether an archive can ever confirm what this peer asks us to commit to, and what its procedure steps
+    (MPPS) change; a machine keeps the steps that it took in its own folder.
+    """
+    archives = {name for rule in settings.rules for name in rule.forward} - {peer.name}
+    confirming = [one for one in settings.peers if one.name in archives and one.confirm != "none"]
+    if peer.commit_after and not confirming:
         remedy = 'no archive confirms: give a rule forward, to a peer with confirm = "query" or "commitment"'
         yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
-
-
-def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
-    """What its procedure steps (MPPS) change; a machine keeps the steps that it took in its own folder."""
     if not peer.mpps:
         return
     minutes = f"{settings.assembly.mpps_minutes:g}"
@@ -294,25 +284,17 @@ def check_notifications(settings: Settings) -> Found:
         yield "mail.authorities", str(mail.authorities), "is no file"
     if mail.host and mail.security == "none":
         yield Tried("mail", False, 'e-mails go over the network unencrypted: security = "starttls"')
-    for rule in settings.notifications:
-        yield from _check(rule)
-
-
-def _check(rule: NotificationSettings) -> Found:
     known = {event.number for event in events.all_types()}
-    if unknown := [str(number) for number in rule.events if number not in known]:
-        yield (
-            f"notifications.{rule.name}.events",
-            ", ".join(unknown),
-            "docs/reference/events.md lists the numbers",
-        )
-    try:
-        message.check_templates(rule)
-    except FaultyInput as error:
-        key = "subject" if rule.subject and "subject" in str(error) else "template"
-        yield f"notifications.{rule.name}.{key}", "", str(error)
-    subject = f"notification {rule.name}"
-    if rule.url.get_secret_value().startswith("http://"):
-        yield Tried(subject, False, "is sent unencrypted (http): use https")
-    if rule.names_patients:
-        yield Tried(subject, False, "its templates may name patients: is the way to its readers safe?")
+    for rule in settings.notifications:
+        key, subject = f"notifications.{rule.name}", f"notification {rule.name}"
+        if unknown := [str(number) for number in rule.events if number not in known]:
+            yield f"{key}.events", ", ".join(unknown), "docs/reference/events.md lists the numbers"
+        try:
+            message.check_templates(rule)
+        except FaultyInput as error:
+            part = "subject" if rule.subject and "subject" in str(error) else "template"
+            yield f"{key}.{part}", "", str(error)
+        if rule.url.get_secret_value().startswith("http://"):
+            yield Tried(subject, False, "is sent unencrypted (http): use https")
+        if rule.names_patients:
+            yield Tried(subject, False, "its templates may name patients: is the way to its readers safe?")

@@ -14,6 +14,7 @@ import shutil
 import socket
 import ssl
 import tempfile
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from dicom_node.inbox.journal import listener_lock
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
-from dicom_node.object_store.bucket import Bucket, bucket_of
+from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.files import Files
 from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.object_store.site_key import refuse_another_key
@@ -95,7 +96,12 @@ def check_machine(settings: Settings, role: Role) -> Found:
     yield from check_database(settings)
     if role.receives:
         yield from _check_listener(settings)
-    yield from _check_tls(settings)
+    if settings.listener.tls:
+        yield from check_certificates("listener.tls", settings.listener.tls)
+    else:
+        for peer in settings.peers:
+            if peer.tls:
+                yield Tried(f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown")
 
 
 def probe_machine(settings: Settings, role: Role) -> Found:
@@ -111,7 +117,10 @@ def _check_data_dir(settings: Settings) -> Found:
     if not existing.is_dir():
         yield "node.data_dir", str(folder), f"{existing} is no folder"
         return
-    if reason := _no_folder_can_be_made_in(existing):
+    try:  # since a file system may refuse what permissions allow
+        Path(tempfile.mkdtemp(prefix=".check-", dir=existing)).rmdir()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
         remedy = f"the node may not write in {existing} ({reason}): change its owner or choose another folder"
         yield "node.data_dir", str(folder), remedy
         return
@@ -127,15 +136,6 @@ def _check_data_dir(settings: Settings) -> Found:
     enough = free >= settings.spool.minimum_free_mib
     note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
     yield Tried("data folder", enough, f"{folder.resolve()}, {free} MiB free{note}")
-
-
-def _no_folder_can_be_made_in(existing: Path) -> str:
-    """Why not, "" where one can: tried, since a file system may refuse what permissions allow."""
-    try:
-        Path(tempfile.mkdtemp(prefix=".check-", dir=existing)).rmdir()
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    return ""
 
 
 def _check_site_key(settings: Settings) -> Found:
@@ -171,7 +171,10 @@ def _probe_port(settings: Settings) -> Found:
     except OSError:
         return  # reported by _check_listener
     shown = f"{listener.host}:{listener.port}"
-    if _listens(settings):
+    # Whether a listener of this data folder has the port, or is just giving it up: it holds its lock.
+    further = settings.node.data_dir.glob("policy-*.json")
+    places = ["", *(path.stem.removeprefix("policy-") for path in further)]
+    if any(_listens_at(settings, place) for place in places):
         yield Tried("listener", True, f"{shown}: this node runs there already")
         return
     problem = port_fault("listener.port", listener.port, address)
@@ -193,13 +196,6 @@ def port_fault(key: str, port: int, address: AddressInfo) -> Problem | None:
     return None
 
 
-def _listens(settings: Settings) -> bool:
-    """Whether a listener of this data folder has the port, or is just giving it up: it holds its lock."""
-    further = settings.node.data_dir.glob("policy-*.json")
-    places = ["", *(path.stem.removeprefix("policy-") for path in further)]
-    return any(_listens_at(settings, place) for place in places)
-
-
 def _listens_at(settings: Settings, place: str) -> bool:
     folder = settings.node.data_dir
     try:
@@ -214,15 +210,6 @@ def _listens_at(settings: Settings, place: str) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return False
-
-
-def _check_tls(settings: Settings) -> Found:
-    if settings.listener.tls:
-        yield from check_certificates("listener.tls", settings.listener.tls)
-        return
-    for peer in settings.peers:
-        if peer.tls:
-            yield Tried(f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown")
 
 
 def check_certificates(section: str, tls: TlsSettings) -> Found:
@@ -252,7 +239,6 @@ def check_certificates(section: str, tls: TlsSettings) -> Found:
             yield f"{section}.trusted", str(tls.trusted), "holds no PEM certificates"
 
 
-_DAYS_TO_ACT = 7
 _TLS_FILES = {
     "certificate": "certificate",
     "private_key": "private key",
@@ -345,12 +331,8 @@ def _ask_server(database: Database, settings: Settings) -> Found:
         lost = "the last commits are lost if the server crashes"
         yield Tried("database", False, f"{' and '.join(off)} off: {lost}; set to on in postgresql.conf")
     if future is not None:
-        enough = future.days is None or future.days > _DAYS_TO_ACT
+        enough = future.days is None or future.days > 7
         yield Tried("disk", enough, str(future))
-
-
-_SAID = b"dicom-node check"
-_LATE = timedelta(minutes=5)
 
 
 def probe_object_store(settings: Settings) -> Found:
@@ -362,17 +344,20 @@ def probe_object_store(settings: Settings) -> Found:
             refuse_another_key(settings)
         except ConfigurationError as error:
             yield Tried("site key", False, str(error))
-    key, doing = f"check/{secrets.token_hex(8)}", "put"
+    key, doing, overwrites = f"check/{secrets.token_hex(8)}", "put", False
     with tempfile.TemporaryDirectory() as folder:
         ours, other = Path(folder, "ours"), Path(folder, "other")
-        ours.write_bytes(_SAID)
-        other.write_bytes(_SAID[::-1])
+        said = b"dicom-node check"
+        ours.write_bytes(said)
+        other.write_bytes(said[::-1])
         try:
             bucket.put_first(key, ours)
             doing = "get"
             bucket.get(key, Path(folder, "back"))
             doing = "delete"
-            overwrites = _overwrites(bucket, key, other)
+            with suppress(StoreAway):
+                bucket.put_first(key, other)
+                overwrites = True
             bucket.delete(key)
         except StorageError as error:
             look = "look at endpoint, login, bucket, and the rights to list, put, get and delete"
@@ -394,14 +379,6 @@ def check_handed_over(database: Database, settings: Settings) -> Found:
     with database.read() as session:
         count, since = oldest_waiting(session)
     if since is not None:
-        late = utc_now() - since > _LATE
+        late = utc_now() - since > timedelta(minutes=5)
         text = f"{count} received objects wait for it, the oldest since {since:%Y-%m-%d %H:%M:%S} UTC"
         yield Tried("object store", not late, text)
-
-
-def _overwrites(bucket: Bucket, key: str, other: Path) -> bool:
-    try:
-        bucket.put_first(key, other)
-    except StoreAway:
-        return False
-    return True

@@ -157,19 +157,15 @@ def check_models(settings: Settings) -> Found:
         return
     if remedy := lacking(settings.workers.inference):
         yield "workers.inference", settings.workers.inference, remedy
-    yield from _check_decoder()
-    yield from _check_cards(settings)
-    yield from _check_device_rules(settings)
-
-
-def _check_decoder() -> Found:
     try:
-        lacking = _lacking()
+        walls = _lacking()
     except NoDecoder as error:
         yield "decoder", "", str(error)
     else:
-        text = f"this machine cannot take from it {lacking} (docs/reference/confinement.md)"
-        yield Tried("decoder", not lacking, text if lacking else DECODER)
+        text = f"this machine cannot take from it {walls} (docs/reference/confinement.md)"
+        yield Tried("decoder", not walls, text if walls else DECODER)
+    yield from _check_cards(settings)
+    yield from _check_device_rules(settings)
 
 
 @cache
