@@ -39,7 +39,6 @@ the File Meta Information. ``docs/operate/quarantine.md`` lists them."""
 CODING: Final = ("PhotometricInterpretation", "PlanarConfiguration")
 """Attributes that another transfer syntax may change. Pixel Data of the same bytes has the same ones."""
 _PHOTOMETRIC: Final = Tag(CODING[0])
-_BLOCK: Final = 2**20
 # Type codes of ``array`` for numbers of 2, 4 and 8 bytes (PS3.5 7.3).
 _NUMBERS: Final = {
     **dict.fromkeys(("AT", "OW", "SS", "US"), "H"),
@@ -109,7 +108,7 @@ class _HeaderHash:
         """The hash of a value that is still in the file."""
         value, left = hashlib.sha256(), element.length
         self._file.seek(element.value_tell)
-        while left > 0 and (block := self._file.read(min(left, _BLOCK))):
+        while left > 0 and (block := self._file.read(min(left, 2**20))):
             value.update(self._in_order(block, vr))
             left -= len(block)
         return value.digest()

@@ -15,7 +15,6 @@ from ai_pipeline.images.numbers import LARGEST_WHOLE, is_empty, value_of, whole
 from dicom_node.dicom.transfer_syntaxes import TransferSyntax
 from dicom_node.errors import FaultyObject
 
-_BLOCK = 2**20
 _ITEM, _DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 
@@ -43,7 +42,7 @@ def hash_pixel_data(pixels: PixelData) -> str:
     digest = hashlib.sha256(b"" if pixels.little_endian else b"big endian")
     pixels.file.seek(pixels.start)
     while length > 0:
-        block = pixels.file.read(min(length, _BLOCK))
+        block = pixels.file.read(min(length, 2**20))
         if not block:
             raise FaultyObject("the Pixel Data is truncated")
         digest.update(block)

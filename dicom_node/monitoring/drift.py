@@ -380,17 +380,17 @@ class Tallies:
             found = _ImageOutcome((_REFUSED[refusal.by],))
             seen.setdefault(_model(refusal.model), {})[refusal.source_uid] = found
         for score in scores:
-            seen.setdefault(_model(score.model), {})[score.source_uid] = self._analysed(score)
+            reference = self._reference(score.model)
+            bins = (
+                {label: reference.bin(label, value) for label, value in score.values.items()}
+                if reference
+                else {}
+            )
+            known = {label: number for label, number in bins.items() if number is not None}
+            reoriented = (Counted.REORIENTED,) if score.reoriented else ()
+            found = _ImageOutcome((Counted.ANALYSED, *reoriented), known)
+            seen.setdefault(_model(score.model), {})[score.source_uid] = found
         return Tally(seen)
-
-    def _analysed(self, score: Scores) -> _ImageOutcome:
-        reoriented = (Counted.REORIENTED,) if score.reoriented else ()
-        reference = self._reference(score.model)
-        if reference is None:
-            return _ImageOutcome((Counted.ANALYSED, *reoriented))
-        bins = {label: reference.bin(label, value) for label, value in score.values.items()}
-        known = {label: number for label, number in bins.items() if number is not None}
-        return _ImageOutcome((Counted.ANALYSED, *reoriented), known)
 
     def _reference(self, model: ModelRef) -> Reference | None:
         """The reference of that very card; None when it has none or was replaced on disk by now."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -25,12 +25,9 @@ from pydicom.uid import (
 from ai_pipeline.contract import (
     BURNED_IN,
     Decision,
-    DerivedImage,
     Finding,
     ImageKind,
-    Measurement,
     PipelineResult,
-    QualityNote,
 )
 from ai_pipeline.images.render import assesses
 from dicom_node.errors import ResultRefused
@@ -97,16 +94,14 @@ def build(
     summary = cache(lambda: summary_of(context, read, result))
     builder.add_summary(read, summary, (*not_here(result), *compared))
     for source in read:
-        image = _ImageResults(
-            source,
-            of_source(source, result.findings),
-            [one for one in result.measurements if one.source_uid == source.uid],
-            [note for note in result.quality if note.source_uid in {None, source.uid}],
-            [one for one in result.images if one.source_uid == source.uid],
-            result.drawn_on,
-            comparison_parts(result, context.previous, source.uid),
+        of_image = replace(
+            result,
+            findings=tuple(of_source(source, result.findings)),
+            measurements=tuple(one for one in result.measurements if one.source_uid == source.uid),
+            quality=tuple(note for note in result.quality if note.source_uid in {None, source.uid}),
+            images=tuple(one for one in result.images if one.source_uid == source.uid),
         )
-        builder.add_image(image)
+        builder.add_image(source, of_image, comparison_parts(result, context.previous, source.uid))
     return builder.built
 
 
@@ -126,22 +121,6 @@ def build_failure(
         make = partial(build_failure_picture, context, source, reason)
         builder.add(_PICTURE, [source], make, ("failure", reason))
     return builder.built
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _ImageResults:
-    """One image with what the pipeline says of it."""
-
-    source: Source
-    findings: Sequence[Finding]
-    measurements: Sequence[Measurement]
-    notes: Sequence[QualityNote]
-    derived: Sequence[DerivedImage]
-    drawn_on: Literal["source", "cleaned"]
-    compared: tuple[str, ...]
-
-    def of_kind(self, kind: ImageKind) -> list[DerivedImage]:
-        return [image for image in self.derived if image.kind is kind]
 
 
 def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -194,26 +173,35 @@ class _ResultBuilder:
         document = (ResultKind.PDF, EncapsulatedPDFStorage)
         self.add(document, sources, lambda uid: build_document(context, sources, summary(), uid), parts)
 
-    def add_image(self, image: _ImageResults) -> None:
+    def add_image(self, source: Source, result: PipelineResult, compared: tuple[str, ...]) -> None:
         """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.
 
-        No picture of pixels that ``drawn_on`` does not allow.
+        ``result``: what is of this image. No picture of pixels that its ``drawn_on`` does not allow.
         """
-        context, source = self._context, image.source
+        context, parts = self._context, (*_boxed(self._context, result.findings), *compared)
+        about = (result.findings, result.measurements, result.quality)
+        cleaned, masks, organs = (
+            [one for one in result.images if one.kind is kind]
+            for kind in (ImageKind.CLEANED, ImageKind.MASK, ImageKind.ORGANS)
+        )
         grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
         self.add(
             (ResultKind.GSPS, grey if source.grey else colour),
             [source],
-            partial(build_presentation, context, source, image.findings, image.measurements, image.notes),
-            (*_boxed(context, image.findings), *image.compared),
+            partial(build_presentation, context, source, *about),
+            parts,
         )
-        cleaned = image.of_kind(ImageKind.CLEANED)
         verified = next((one for one in cleaned if one.verified), None)
-        below = verified if image.drawn_on == "cleaned" else None
-        if below is not None or image.drawn_on == "source":
-            self._add_pictures(image, below)
-        masks = image.of_kind(ImageKind.MASK)
-        for one in (*cleaned, *(one for one in image.derived if one.processing)):
+        below = verified if result.drawn_on == "cleaned" else None
+        if below is not None or result.drawn_on == "source":
+            # Drawn on the source, or on the cleaned image below the drawing.
+            shows_cleaned = ResultKind.CLEANED in context.kinds and bool(cleaned)
+            if reported(context, result.findings) or not shows_cleaned or assesses((), result.measurements):
+                self.add(_PICTURE, [source], partial(build_annotated, context, source, *about, below), parts)
+            for rank, finding in enumerate(with_evidence(result.findings), start=1):
+                make = partial(build_heatmap, context, source, finding, rank, below)
+                self.add((ResultKind.HEATMAP, SecondaryCaptureImageStorage), [source], make, (str(rank),))
+        for one in (*cleaned, *(one for one in result.images if one.processing)):
             self.add(
                 (ResultKind.CLEANED, cleaned_class(source, one)),
                 [source],
@@ -224,29 +212,9 @@ class _ResultBuilder:
         for mask in masks:
             if ResultKind.SEG in context.kinds and not is_empty(mask):
                 self.add(_MASK, [source], partial(build_segmentation, context, source, mask))
-        for outlines in image.of_kind(ImageKind.ORGANS):
+        for outlines in organs:
             make = partial(build_organs, context, source, outlines)
             self.add(_MASK, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
-
-    def _add_pictures(self, image: _ImageResults, below: DerivedImage | None) -> None:
-        """Drawn on the source, or on the cleaned image ``below`` the drawing."""
-        context, source = self._context, image.source
-        cleaned = ResultKind.CLEANED in context.kinds and bool(image.of_kind(ImageKind.CLEANED))
-        if reported(context, image.findings) or not cleaned or assesses((), image.measurements):
-            about = (image.findings, image.measurements, image.notes)
-            self.add(
-                _PICTURE,
-                [source],
-                partial(build_annotated, context, source, *about, below),
-                (*_boxed(context, image.findings), *image.compared),
-            )
-        for rank, finding in enumerate(with_evidence(image.findings), start=1):
-            self.add(
-                (ResultKind.HEATMAP, SecondaryCaptureImageStorage),
-                [source],
-                partial(build_heatmap, context, source, finding, rank, below),
-                (str(rank),),
-            )
 
 
 @dataclass(frozen=True, slots=True)

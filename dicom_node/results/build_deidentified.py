@@ -140,7 +140,10 @@ class _Builder:
         )
         if made is None:
             return None
-        return as_cleaned(source, sop_class_uid, made.sop_instance_uid, made.series_instance_uid)
+        header = deepcopy(source.header)  # of the same size and frames
+        header.SOPClassUID, header.SOPInstanceUID = sop_class_uid, made.sop_instance_uid
+        header.SeriesInstanceUID = made.series_instance_uid
+        return source_of(source.stored, header)
 
     def _add(
         self,
@@ -226,7 +229,6 @@ _KEPT_IN_ITEMS: Final = frozenset(
         "LUTDescriptor", "LUTData",
     }
 )  # fmt: skip
-_MOST_NUMBERS: Final = 65_536  # of one attribute: what a lookup table can have
 # Code strings, kept where they are what the standard lets them be: a console may let people type.
 _TERMS: Final = {
     "Modality": re.compile(r"US|IVUS|CR|DX|MG|XA|RF|OT"),
@@ -281,14 +283,6 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         by_hand=source.stored.by_hand.partition(" on ")[0],  # without a date near the patient's
     )
     return source_of(keyed, header)
-
-
-def as_cleaned(source: Source, sop_class_uid: str, sop_instance_uid: str, series_uid: str) -> Source:
-    """A source that describes the cleaned image instead of the original: same size and frames, other UIDs."""
-    header = deepcopy(source.header)
-    header.SOPClassUID, header.SOPInstanceUID = sop_class_uid, sop_instance_uid
-    header.SeriesInstanceUID = series_uid
-    return source_of(source.stored, header)
 
 
 def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:
@@ -352,7 +346,7 @@ def _are_numbers(element: DataElement) -> bool:
     values = element.value if element.VM > 1 else [element.value]
     return (
         element.VR in dictionary_VR(element.tag).split(" or ")
-        and len(values) <= _MOST_NUMBERS
+        and len(values) <= 65_536  # what a lookup table can have
         and all(isinstance(value, int | float) for value in values)
     )
 

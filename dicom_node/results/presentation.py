@@ -27,7 +27,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
-from ai_pipeline.contract import Finding, Measurement, PixelArray, QualityNote
+from ai_pipeline.contract import Finding, Measurement, QualityNote
 from ai_pipeline.images.display import lut_of
 from ai_pipeline.images.numbers import decimal, decimal_of
 from ai_pipeline.images.render import label_text
@@ -40,7 +40,6 @@ from dicom_node.results.common.source import Source, copy_present, pixel_aspect
 from dicom_node.results.common.tracked import (
     LINE,
     LocatedFinding,
-    TrackedMeasurement,
     located_findings,
     of_source,
     outline,
@@ -52,8 +51,6 @@ TEXTS: Final = "AI_TEXTS"
 """Layers of boxes and measured lines, and of words: a viewer can hide either."""
 OVERLAYS: Final = "OVERLAYS"
 
-# In DISPLAY units (PS3.3 C.10.5.1.1): the list of findings without a place, and the footer.
-_LIST_BOX: Final = (0.01, 0.02, 0.5, 0.3)
 _FOOTER_LINE, _FOOTER_LETTERS = 0.035, 100
 """Height of a line of the footer (share of the display), and its letters, at most."""
 _LABEL: Final = (0.3, 0.04)
@@ -67,7 +64,6 @@ _SHUTTER: Final = {
     "CIRCULAR": ("CenterOfCircularShutter", "RadiusOfCircularShutter"),
     "POLYGONAL": ("VerticesOfThePolygonalShutter",),
 }  # fmt: skip
-_OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
 _OVERLAY_ROWS, _ACTIVATION_LAYER = 0x0010, 0x1001
 
 
@@ -87,7 +83,7 @@ def build_presentation(
     # Overlay Activation (PS3.3 C.11.7) is of each of the image's overlay planes.
     with quiet_pydicom():
         tags = pydicom.dcmread(source.stored.path, stop_before_pixels=True).keys()
-    overlays = [group for group in _OVERLAY_GROUPS if Tag(group, _OVERLAY_ROWS) in tags]
+    overlays = [group for group in range(0x6000, 0x6020, 2) if Tag(group, _OVERLAY_ROWS) in tags]
     colour = CIELabColor(82.0, 10.0, 80.0)
     lines = GraphicLayer(LINES, order=2, description="AI boxes and lines", display_color=colour)
     texts = GraphicLayer(TEXTS, order=3, description="AI texts", display_color=colour)
@@ -212,7 +208,7 @@ def _words(
     texts = [
         # VR ST: 1024 characters, lines end with CR LF (PS3.5 6.1.3).
         TextObject("\r\n".join(words)[:1024], units="DISPLAY", bounding_box=box, text_justification="LEFT")
-        for words, box in ((lines, _LIST_BOX), (footer, (0.01, above, 0.99, 0.99)))
+        for words, box in ((lines, (0.01, 0.02, 0.5, 0.3)), (footer, (0.01, above, 0.99, 0.99)))
         if words
     ]
     return GraphicAnnotation([image], layer, text_objects=texts)
@@ -235,28 +231,29 @@ def _measured(
         if not lines:
             continue
         drawn.update(line.tobytes() for line in lines)
+        # An outline, or the pieces of an open line: programs take a POLYLINE for a region of the report.
+        pieces = lines
+        if not one.measurement.closed:
+            pairs = (pair for line in lines for pair in pairwise(line))
+            pieces = [np.stack(pair) for pair in pairs if (pair[0] != pair[1]).any()]
         annotations.append(
             GraphicAnnotation(
                 [image],
                 layer,
                 referenced_frame_number=(one.measurement.frame or 1) if source.frames > 1 else None,
-                graphic_objects=[part for line in lines for part in _drawn(line, one)],
+                graphic_objects=[
+                    GraphicObject(
+                        LINE,
+                        points,
+                        units="PIXEL",
+                        tracking_id=one.identifier,
+                        tracking_uid=one.tracking_uid,
+                    )
+                    for points in pieces
+                ],
             )
         )
     return annotations
-
-
-def _drawn(line: PixelArray, tracked: TrackedMeasurement) -> list[GraphicObject]:
-    """An outline, or the pieces of an open line: programs take a POLYLINE for a region of the report."""
-    pieces = [line]
-    if not tracked.measurement.closed:
-        pieces = [np.stack(pair) for pair in pairwise(line) if (pair[0] != pair[1]).any()]
-    return [
-        GraphicObject(
-            LINE, points, units="PIXEL", tracking_id=tracked.identifier, tracking_uid=tracked.tracking_uid
-        )
-        for points in pieces
-    ]
 
 
 def _label(located: LocatedFinding, points: npt.NDArray[np.float64], source: Source) -> TextObject:

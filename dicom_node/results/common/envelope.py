@@ -71,7 +71,6 @@ SERIES_NUMBERS: Final = {
     **{kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)},
     ResultKind.PDF: 9012,
 }
-_WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
 # What identifies the request and its procedure (PS3.3 Table 10-9).
 _REQUEST: Final = (
     "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",
@@ -121,7 +120,7 @@ def series_description(context: ResultContext, kind: ResultKind, name: str = "")
     VR LO holds 64 characters; the pipeline's name comes last and is cut if needed. ``name`` replaces the
     usual name of this kind of series.
     """
-    warning = _WARNINGS.get(kind, "not for diagnostic use")
+    warning = "inpainted, not for measurement" if kind is ResultKind.CLEANED else "not for diagnostic use"
     return f"{name or _SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
 
 

@@ -65,7 +65,6 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # reference is put right afterwards (results.envelope).
 _SUCCESSORS: Final = {_STORAGE + "6": _STORAGE + "6.1", _STORAGE + "3": _STORAGE + "3.1"}
 _US_MULTI_FRAME: Final = _STORAGE + "3.1"
-_SECONDARY_CAPTURE: Final = _STORAGE + "7"
 _SC_MULTI_FRAME: Final = _STORAGE + "7.4"
 # highdicom takes the modality of the image library from the class: a grabbed ultrasound is ultrasound there.
 _OF_MODALITY: Final = {
@@ -247,7 +246,7 @@ def _class_for_highdicom(header: Dataset, frames: int) -> str:
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
     if found in SECONDARY_CAPTURES or not iods.is_known(found):
         still, cine = _OF_MODALITY.get(str(header.get("Modality")), ("", ""))
-        return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _SECONDARY_CAPTURE)
+        return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _STORAGE + "7")
     if frames > 1 and not iods.has_frames(found):
         # Cines under the single-frame class are common in old ultrasound.
         return _US_MULTI_FRAME if found == _STORAGE + "6.1" else _SC_MULTI_FRAME

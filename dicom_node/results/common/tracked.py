@@ -219,7 +219,15 @@ def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
 
 def results_in_words(sources: Sequence[Source], result: PipelineResult) -> list[str]:
     """The short result of each image, with its lines; images with identical lines are named together."""
-    return _grouped((source, _result(source, result)) for source in sources)
+    lines = (
+        result_lines(
+            of_source(source, result.findings),
+            [one for one in result.measurements if one.source_uid == source.uid],
+            [one for one in result.quality if one.source_uid in {None, source.uid}],
+        )
+        for source in sources
+    )
+    return _grouped(zip(sources, map("\r\n".join, lines), strict=True))
 
 
 def purged_images(result: PipelineResult) -> list[str]:
@@ -261,10 +269,3 @@ def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
         f"image{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: {text}"
         for text, numbers in images.items()
     ]
-
-
-def _result(source: Source, result: PipelineResult) -> str:
-    findings = [one for one in result.findings if one.source_uid == source.uid]
-    measured = [one for one in result.measurements if one.source_uid == source.uid]
-    notes = [one for one in result.quality if one.source_uid in {None, source.uid}]
-    return "\r\n".join(result_lines(findings, measured, notes))
