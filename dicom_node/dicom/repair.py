@@ -23,7 +23,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from ai_pipeline.images.dates import as_da, as_dt, as_tm
 from ai_pipeline.images.numbers import decimal, whole
-from dicom_node.dicom.character_sets import TEXT
+from dicom_node.dicom.header import TEXT
 from dicom_node.dicom.identity import IDENTIFYING
 
 _UID: Final = re.compile(r"([01]\.[1-3]?\d|2\.(0|[1-9]\d*))(\.(0|[1-9]\d*))*")

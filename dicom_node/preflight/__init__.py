@@ -32,14 +32,19 @@ from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sections import Section
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
-from dicom_node.dicom.character_sets import CharacterSet, terms
+from dicom_node.dicom.header import CharacterSet, terms
 from dicom_node.errors import ConfigProblem, FaultyInput
 from dicom_node.model.roles import Role
 from dicom_node.notifications import message
 from dicom_node.object_store.bucket import bucket_of
-from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Tried
-from dicom_node.preflight.machine import check_machine, probe_machine, probe_object_store
+from dicom_node.preflight.machine import (
+    check_console,
+    check_machine,
+    probe_console,
+    probe_machine,
+    probe_object_store,
+)
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.scu import open_archive, open_destination, open_reporter
 

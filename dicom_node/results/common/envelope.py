@@ -30,8 +30,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
 from ai_pipeline.contract import Finding, ModelRef
-from dicom_node.dicom.character_sets import can_hold, named
-from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.header import can_hold, named, quiet_pydicom
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
