@@ -263,13 +263,9 @@ def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str
             text = CharacterSet.from_terms(charset).decode(element.value, "LO")
         except (UnicodeError, LookupError):
             text = element.value.decode("utf-8", "replace")
-    text = "\\".join(without_padding(part) for part in text.split("\\"))
+    # NUL characters have no meaning, and PostgreSQL cannot store them.
+    text = "\\".join(part.replace("\0", "").strip() for part in text.split("\\"))
     return text.upper() if dictionary_VR(tag) == "CS" else text
-
-
-def without_padding(text: str) -> str:
-    """The text without NUL characters, which have no meaning and which PostgreSQL cannot store."""
-    return text.replace("\0", "").strip()
 
 
 def vr_of(element: DataElement | RawDataElement) -> str:

@@ -229,13 +229,6 @@ class CountedModel:
     card_sha256: str
 
 
-def senders(session: Session, uids: Collection[str]) -> dict[str, tuple[int, str]]:
-    """Row number and calling AE title of these images, by SOP Instance UID."""
-    chosen = select(Instance.sop_instance_uid, Instance.id, Instance.calling_ae)
-    rows = session.execute(chosen.where(Instance.sop_instance_uid.in_(uids)))
-    return {uid: (number, calling_ae) for uid, number, calling_ae in rows}
-
-
 def mark_counted(session: Session, card_sha256: str, instances: Collection[int], day: date) -> set[int]:
     """Record that these images are counted for a card; returns the images that were not counted before.
 
@@ -352,7 +345,10 @@ class Tally:
         titles = {peer.ae_title for peer in settings.peers if "send" in peer.may}
         for model in sorted(self.seen, key=lambda model: model.card_sha256):
             seen = self.seen[model]
-            rows = senders(session, seen)
+            # Row number and calling AE title of these images, by SOP Instance UID.
+            chosen = select(Instance.sop_instance_uid, Instance.id, Instance.calling_ae)
+            found = session.execute(chosen.where(Instance.sop_instance_uid.in_(seen)))
+            rows = {uid: (number, calling_ae) for uid, number, calling_ae in found}
             new = mark_counted(session, model.card_sha256, {number for number, _ in rows.values()}, day)
             images: Counter[tuple[str, Counted]] = Counter()
             scores: Counter[tuple[str, str, int]] = Counter()

@@ -119,7 +119,8 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield Tried(former, False, f"is the former name of {present}: write {present}, this one will go")
     yield from check_machine(settings, role)
     yield from check_console(settings, role)
-    yield from _check_deliveries(settings, role)
+    if not settings.outbox.deliver:
+        yield from _check_deliveries(role)
     yield from _check_secrets(settings, read)
     runs_models = role.runs_models and settings.workers.processes > 0
     yield from check_shares(settings)
@@ -151,12 +152,10 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield from _check_reports(peer, settings)
 
 
-def _check_deliveries(settings: Settings, role: Role) -> Found:
-    if settings.outbox.deliver or not role.may_deliver:
-        return
+def _check_deliveries(role: Role) -> Found:
     if role is Role.DELIVERY:
         yield "outbox.deliver", "false", "this machine has nothing else to do: take it out"
-    else:
+    elif role.may_deliver:
         text = "outbox.deliver = false: nothing is sent from here, another machine must (--role delivery)"
         yield Tried("outbox", False, text)
 

@@ -154,8 +154,8 @@ def _check_site_key(settings: Settings) -> Found:
         sitekey.load_or_create(settings.node.data_dir)
     except ConfigurationError as error:
         yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
-        return
-    yield Tried("site key", True, f"{path}: back it up")
+    else:
+        yield Tried("site key", True, f"{path}: back it up")
 
 
 def _check_listener(settings: Settings) -> Found:

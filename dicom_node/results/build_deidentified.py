@@ -32,9 +32,9 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.common import iods
+from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject, not_here
-from dicom_node.results.common.envelope import UTF8, acquisition_equipment, deidentifying_equipment, encode
+from dicom_node.results.common.envelope import UTF8, acquisition_equipment, encode, node_equipment
 from dicom_node.results.common.identity import described
 from dicom_node.results.common.previous import COMPARED
 from dicom_node.results.common.source import Source, read_sources, source_of
@@ -172,7 +172,14 @@ class _Builder:
 
     def _checked(self, kind: ResultKind, sources: Sequence[Source], dataset: Dataset) -> bytes:
         ours = {keyword: dataset[keyword].value for keyword in profile.OUR_WORDS if keyword in dataset}
-        dataset.ContributingEquipmentSequence.append(deidentifying_equipment(self._context))
+        dataset.ContributingEquipmentSequence.append(
+            node_equipment(
+                self._context,
+                "",
+                "AI node: applied the confidentiality profile",
+                concepts.DEIDENTIFYING_EQUIPMENT,
+            )
+        )
         profile.apply(dataset, kind, self._options)
         for keyword, value in ours.items():
             setattr(dataset, keyword, value)

@@ -19,7 +19,7 @@ from pydicom.valuerep import PersonName
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import is_own_result
-from dicom_node.dicom.walk import items
+from dicom_node.dicom.walk import items, listed
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
@@ -278,7 +278,9 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
             continue
         if item.get("ReferencedSOPClassUID") != source.sop_class_uid:
             yield "a reference names another SOP class than the source has"
-        if any(not 1 <= number <= source.frames for number in _numbers(item.get("ReferencedFrameNumber"))):
+        if any(
+            not 1 <= number <= source.frames for number in map(int, listed(item.get("ReferencedFrameNumber")))
+        ):
             yield "a reference names a frame that the source has not"
 
 
@@ -342,12 +344,13 @@ def _document(read: Dataset) -> Iterator[str]:
         yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
     if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
         yield "EncapsulatedDocument is no whole PDF"
-    if read.get("MIMETypeOfEncapsulatedDocument") != "application/pdf":
-        yield "MIMETypeOfEncapsulatedDocument is not application/pdf"
-    if read.get("BurnedInAnnotation") != "YES":
-        yield "BurnedInAnnotation is YES on documents, which name the patient"
-    if read.get("VerificationFlag") != "UNVERIFIED":
-        yield "an AI document must be UNVERIFIED"
+    for keyword, wanted, fault in (
+        ("MIMETypeOfEncapsulatedDocument", "application/pdf", "{} is not application/pdf"),
+        ("BurnedInAnnotation", "YES", "{} is YES on documents, which name the patient"),
+        ("VerificationFlag", "UNVERIFIED", "an AI document must be UNVERIFIED"),
+    ):
+        if read.get(keyword) != wanted:
+            yield fault.format(keyword)
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
@@ -364,12 +367,6 @@ def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
         return ()
     items: Sequence[Dataset] = dataset[keyword].value
     return items
-
-
-def _numbers(value: Any) -> list[int]:
-    if value in (None, ""):
-        return []
-    return [int(value)] if isinstance(value, (int, str)) else [int(one) for one in value]
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -24,7 +24,6 @@ from highdicom.pr import (
 )
 from PIL import ImageCms
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import Finding, Measurement, QualityNote
@@ -33,6 +32,7 @@ from ai_pipeline.images.numbers import decimal, decimal_of
 from ai_pipeline.images.render import label_text
 from ai_pipeline.summary import measurement_text, result_lines
 from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.walk import listed
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
@@ -130,7 +130,7 @@ def build_presentation(
 
 def _copy_shutter(state: Dataset, source: Source) -> None:
     """Display Shutter (PS3.3 C.7.6.11) and its colour (C.11.12): black, if the image gives none."""
-    shapes = [shape for shape in _values(source.header.get("ShutterShape")) if shape in _SHUTTER]
+    shapes = [shape for shape in listed(source.header.get("ShutterShape")) if shape in _SHUTTER]
     whole = [shape for shape in shapes if all(source.header.get(word) for word in _SHUTTER[shape])]
     if not whole:
         return
@@ -299,11 +299,11 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
         for table in header.get("VOILUTSequence") or []
         if (lut := _table(source, table))
     ]
-    centres, widths = (_values(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
+    centres, widths = (listed(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
     are_numbers = all(decimal(one) is not None for one in (*centres, *widths))
     if not centres or len(centres) != len(widths) or not are_numbers:
         return SoftcopyVOILUTTransformation(voi_luts=luts) if luts else _full_range(source)
-    explanations = _values(header.get("WindowCenterWidthExplanation"))
+    explanations = listed(header.get("WindowCenterWidthExplanation"))
     # The first is the one that the image is shown with; DCMTK's check wants one in a presentation state.
     return SoftcopyVOILUTTransformation(
         window_center=centres[0],
@@ -325,12 +325,6 @@ def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
     slope = decimal_of(source.header, "RescaleSlope", 0.0) or 1.0
     centre = (lowest + 2 ** (bits - 1)) * slope + decimal_of(source.header, "RescaleIntercept", 0.0)
     return SoftcopyVOILUTTransformation(window_center=centre, window_width=max(2**bits * abs(slope), 1.0))
-
-
-def _values(value: Any) -> tuple[Any, ...]:
-    if value in (None, ""):
-        return ()
-    return tuple(value) if isinstance(value, MultiValue | list) else (value,)
 
 
 def _table(source: Source, table: Dataset) -> dict[str, Any] | None:

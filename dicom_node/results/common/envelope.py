@@ -39,7 +39,6 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.concepts import (
     ACQUISITION_EQUIPMENT,
-    DEIDENTIFYING_EQUIPMENT,
     FORMER_REGIONS,
     MODIFYING_EQUIPMENT,
     PROCESSING_EQUIPMENT,
@@ -324,10 +323,12 @@ def contributing_equipment(
     ``offset``: as from ``envelope.offset_of``. Purposes are from CID 7005. A cleaned image has a second item
     for the node, which changed the source's pixels.
     """
-    items = [_node(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
+    items = [node_equipment(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
     if kind is ResultKind.CLEANED:
         items.append(
-            _node(context, offset, "AI node: filled pixels of burned-in annotation", MODIFYING_EQUIPMENT)
+            node_equipment(
+                context, offset, "AI node: filled pixels of burned-in annotation", MODIFYING_EQUIPMENT
+            )
         )
     for model in context.models:
         item = _item(
@@ -336,11 +337,6 @@ def contributing_equipment(
         item.DeviceUID = model_device_uid(context, model)
         items.append(item)
     return items
-
-
-def deidentifying_equipment(context: ResultContext) -> ContributingEquipment:
-    """The node as the equipment that applied the confidentiality profile (CID 7005)."""
-    return _node(context, "", "AI node: applied the confidentiality profile", DEIDENTIFYING_EQUIPMENT)
 
 
 def acquisition_equipment(header: Dataset) -> Dataset:
@@ -373,7 +369,10 @@ def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdent
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
 
 
-def _node(context: ResultContext, offset: str, what: str, purpose: DicomCode) -> ContributingEquipment:
+def node_equipment(
+    context: ResultContext, offset: str, what: str, purpose: DicomCode
+) -> ContributingEquipment:
+    """The node as equipment that did ``what``, for a ``purpose`` of CID 7005."""
     item = _item(context, offset, MODEL_NAME, software_versions(context), what, purpose)
     item.DeviceUID = context.installation.device_uid
     return item

@@ -67,7 +67,6 @@ from dicom_node.results.common.tracked import (
 from dicom_node.results.sc.cleaned import frames_of
 from dicom_node.results.sr.examination import view_of
 
-_BODY_PART: Final = ("BodyPartExamined", "Laterality")
 TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")
 """What the page begins with."""
 _NOT_GIVEN: Final = "not given"
@@ -146,17 +145,28 @@ def failure_summary(context: ResultContext, sources: Sequence[Source], reason: s
 def build_page(context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str) -> Dataset:
     """The page as a picture; without a body part if the ``sources`` have different ones."""
     pixels = draw_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
-    drawn = Capture(
-        ResultKind.SUMMARY, pixels, summary.frame, len(sources), summary.what, filled=summary.filled
+    kind = ResultKind.SUMMARY
+    picture = _captured(
+        context,
+        sources[0],
+        uid,
+        kind,
+        pixels,
+        summary.frame,
+        len(sources),
+        summary.what,
+        shown=summary.source,
+        filled=summary.filled,
     )
-    picture = capture(context, sources[0], drawn, uid, summary.source)
     picture.SourceImageSequence = [reference(one) for one in sources]
     for one in sources:
-        if not drawn.filled:
+        if not summary.filled:
             copy_present(picture, one, "SyntheticData")
-    complete(picture, context, drawn.kind, sources)
-    parts = {tuple(str(one.header.get(word) or "") for word in _BODY_PART) for one in sources}
-    if len(parts) > 1:
+    complete(picture, context, kind, sources)
+    parts = (
+        [str(one.header.get(word) or "") for word in ("BodyPartExamined", "Laterality")] for one in sources
+    )
+    if len(set(map(tuple, parts))) > 1:
         picture.pop("BodyPartExamined", None)
         picture.Laterality = ""
     return picture
@@ -258,21 +268,6 @@ def _counted(images: int) -> str:
 Picture = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """A picture with its description. ``frame`` and ``number`` (Instance Number) count from 1.
-
-    ``filled``: whether it shows a cleaned image, in which some pixels were never measured.
-    """
-
-    kind: ResultKind
-    pixels: Picture
-    frame: int
-    number: int
-    what: str
-    filled: bool = False
-
-
 def build_annotated(
     context: ResultContext,
     source: Source,
@@ -300,8 +295,8 @@ def build_annotated(
         measurements=[one for one in measurements if (one.frame or 1) == frame],
     )
     what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
-    drawn = Capture(ResultKind.SC, pixels, frame, source.number, what, filled=cleaned is not None)
-    return _picture(context, source, drawn, uid)
+    filled = cleaned is not None
+    return _picture(context, source, uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled)
 
 
 def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
@@ -325,8 +320,8 @@ def build_heatmap(
     frame = finding.frame or 1
     pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
-    drawn = Capture(ResultKind.HEATMAP, pixels, frame, rank, what, filled=cleaned is not None)
-    return _picture(context, source, drawn, uid)
+    filled = cleaned is not None
+    return _picture(context, source, uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
@@ -338,28 +333,41 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
     opened = source.stored.image.header.rows > 0
     display = np.zeros((source.rows, source.columns) if opened else (512, 512), np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
-    return _picture(context, source, Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid)
+    return _picture(context, source, uid, ResultKind.SC, pixels, 1, source.number, "AI did not run.")
 
 
-def capture(context: ResultContext, source: Source, drawn: Capture, uid: str, shown: Source) -> Dataset:
+def _captured(
+    context: ResultContext,
+    source: Source,
+    uid: str,
+    kind: ResultKind,
+    pixels: Picture,
+    frame: int,
+    number: int,
+    what: str,
+    *,
+    shown: Source,
+    filled: bool,
+) -> Dataset:
     """The object before :func:`dicom_node.results.common.envelope.complete`, without an orientation.
 
-    ``source`` gives patient, study and series; ``shown`` is the image in the picture.
+    ``source`` gives patient, study and series; ``shown`` is the image in the picture. ``frame`` and
+    ``number`` (Instance Number) count from 1. ``filled``: whether it shows a cleaned image, in which some
+    pixels were never measured.
     """
     picture = SCImage.from_ref_dataset(
         source.stand_in,
-        drawn.pixels,
+        pixels,
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=ORIENTATION_FOR_HIGHDICOM,
-        **header_arguments(context, drawn.kind, source, uid, drawn.number),
+        **header_arguments(context, kind, source, uid, number),
     )
     picture.PatientOrientation = None
-    what = f"{drawn.what} {disclaimer(context)}"[:1024]
-    describe_derivation(picture, shown, what, frames=(drawn.frame,))
+    describe_derivation(picture, shown, f"{what} {disclaimer(context)}"[:1024], frames=(frame,))
     picture.BurnedInAnnotation = "YES"
-    if drawn.filled:
+    if filled:
         picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     return picture
 
@@ -380,11 +388,22 @@ def first_frame(located: Sequence[LocatedFinding]) -> int:
     return next((one.finding.frame for one in located if one.finding.frame), 1)
 
 
-def _picture(context: ResultContext, source: Source, drawn: Capture, uid: str) -> Dataset:
-    picture = capture(context, source, drawn, uid, source)
+def _picture(
+    context: ResultContext,
+    source: Source,
+    uid: str,
+    kind: ResultKind,
+    pixels: Picture,
+    frame: int,
+    number: int,
+    what: str,
+    *,
+    filled: bool = False,
+) -> Dataset:
+    picture = _captured(context, source, uid, kind, pixels, frame, number, what, shown=source, filled=filled)
     set_orientation(picture, source)
     copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
-    return complete(picture, context, drawn.kind, [source])
+    return complete(picture, context, kind, [source])
 
 
 _DATETIME: Final = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, whole

@@ -22,7 +22,6 @@ from dicom_node.results.common.previous import StatedCode, StatedFinding, Stated
 _MEASUREMENT_GROUP, _FINDING = "125007", "121071"
 _SITE, _LATERALITY = "363698007", "272741003"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
-_TRACKING_UID = "112040"
 _DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()} | {
     concepts.PRESENT.value: Decision.PRESENT.value
 }
@@ -56,7 +55,21 @@ def stated(report: Path) -> tuple[list[StatedFinding], list[StatedNumber]]:
         for item in items
         if item.ValueType == "NUM"
     ]
-    return [_stated_finding(row, item) for row, item in _decided(document)], numbers
+    found = [
+        StatedFinding(
+            _image(item),
+            (row["code"][0], row["code"][1]),
+            row["finding"],
+            Decision(row["decision"]),
+            row["model"],
+            row["tracking_uid"],
+            row["presence"],
+            row["sites"],
+            row["numbers"],
+        )
+        for row, item in _decided(document)
+    ]
+    return found, numbers
 
 
 def _decided(document: Dataset) -> Iterator[tuple[dict[str, Any], Dataset]]:
@@ -74,21 +87,6 @@ def _measured(document: Dataset) -> Iterator[tuple[Dataset, list[Dataset]]]:
         items = list(group.get("ContentSequence", ()))
         if not any(_decides(item) for item in items):
             yield group, items
-
-
-def _stated_finding(row: Mapping[str, Any], item: Dataset) -> StatedFinding:
-    value, scheme = row["code"]
-    return StatedFinding(
-        _image(item),
-        (value, scheme),
-        row["finding"],
-        Decision(row["decision"]),
-        row["model"],
-        row["tracking_uid"],
-        row["presence"],
-        row["sites"],
-        row["numbers"],
-    )
 
 
 def _stated_number(item: Dataset, beside: list[Dataset], group: Dataset) -> StatedNumber:
@@ -289,7 +287,7 @@ def _model(items: list[Dataset]) -> str:
 def _tracking_uid(items: list[Dataset]) -> str:
     """The tracking UID of this finding (TID 4108); "" where it has none, such as an absent finding."""
     named = {_name(item).CodeValue: str(item.UID) for item in items if item.ValueType == "UIDREF"}
-    return named.get(_TRACKING_UID, "")
+    return named.get("112040", "")
 
 
 def _points(region: Dataset) -> list[tuple[float, float]]:

@@ -119,7 +119,7 @@ def build_report(
     ]
     order = {id(finding): place for place, finding in enumerate(ranked(result.findings))}
     located.sort(key=lambda pair: order[id(pair[0].finding)])
-    regions = [region_group(context, one, source) for one, source in located if one.region is not None]
+    regions = [finding_group(context, one, source) for one, source in located if one.region is not None]
     elsewhere = [(one, source) for one, source in located if one.region is None]
     summaries = [_summary(context, source, sources, result) for source in sources]
     # These have coordinates in their numbers: OHIF loads them.
@@ -133,7 +133,7 @@ def build_report(
     if regions:
         evaluations = evaluations_container(context, elsewhere, summaries)
         return _document(context, sources, uid, text, regions, evaluations, fetus, earlier)
-    groups = [image_finding_group(context, one, source) for one, source in elsewhere]
+    groups = [finding_group(context, one, source) for one, source in elsewhere]
     groups += [summary_group(context, summary) for summary in summaries]
     return _document(context, sources, uid, text, groups, previous=earlier)
 
@@ -142,7 +142,9 @@ def build_failure_report(
     context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause, uid: str
 ) -> Dataset:
     """The short report that the AI did not run, with the reason, so that nobody waits for a result."""
-    summaries = [Summary(source, "AI did not run", concepts.NOT_RUN, cause=cause) for source in sources]
+    because = (concepts.NOT_RUN_BECAUSE, concepts.CAUSES[cause])
+    answers = [(concepts.AI_RESULT, concepts.NOT_RUN), because]
+    summaries = [Summary(source, "AI did not run", answers) for source in sources]
     groups = [summary_group(context, summary) for summary in summaries]
     return _document(context, sources, uid, f"AI did not run: {reason}", groups)
 
@@ -229,11 +231,15 @@ def _summary(
         answer = concepts.FINDINGS
     else:
         answer = concepts.NONE_SUSPECTED if unsure else concepts.NONE_FOUND
-    shown = tuple(reported(context, findings))
+    absent = [one for one in ranked(reported(context, findings)) if one.decision is Decision.ABSENT]
+    for finding in absent:
+        check_frame(finding, source)
     # How often a film has what is not suspected was measured on usual ones.
     rated = [one for one in findings if not (unsure and one.decision is Decision.ABSENT)]
     lines = (*reliabilities(rated), *remarks(source, sources, result.quality))
-    return Summary(source, "AI summary", answer, lines, shown, unsure=unsure)
+    # CID 240 for findings that are not present; never "absent" if the model is unsure.
+    absence = concepts.DECISIONS[Decision.INDETERMINATE if unsure else Decision.ABSENT]
+    return Summary(source, "AI summary", [(concepts.AI_RESULT, answer)], lines, absent, absence)
 
 
 def _requests(source: Source) -> list[Dataset]:
@@ -269,72 +275,30 @@ _INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
-    """The summary of one image as a whole: a name, an answer in place of findings, and remarks.
+    """The summary of one image as a whole: a name, answers in place of findings, and remarks.
 
-    ``findings``: the reported findings of this image. ``cause``: why the AI did not run. ``unsure``: whether
-    the model cannot exclude any finding on the image.
+    ``answers``: the outcome of the analysis as coded evaluations, name and value. ``absent``: the reported
+    findings that were looked for and not found, the likeliest first; ``absence``: how far they are absent.
     """
 
     source: Source
     name: str
-    answer: DicomCode
+    answers: Sequence[tuple[DicomCode, DicomCode]]
     remarks: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    cause: Cause | None = None
-    unsure: bool = False
-
-    @property
-    def absent(self) -> list[Finding]:
-        """Findings that were looked for and not found, the likeliest first."""
-        absent = [finding for finding in ranked(self.findings) if finding.decision is Decision.ABSENT]
-        for finding in absent:
-            check_frame(finding, self.source)
-        return absent
-
-    @property
-    def absence(self) -> DicomCode:
-        """The concept (CID 240) for findings that are not present; never "absent" if the model is unsure."""
-        return concepts.DECISIONS[Decision.INDETERMINATE if self.unsure else Decision.ABSENT]
-
-    @property
-    def answers(self) -> list[tuple[DicomCode, DicomCode]]:
-        """The outcome of the analysis as coded evaluations: name and value."""
-        because = [(concepts.NOT_RUN_BECAUSE, concepts.CAUSES[self.cause])] if self.cause else []
-        return [(concepts.AI_RESULT, self.answer), *because]
+    absent: Sequence[Finding] = ()
+    absence: DicomCode = concepts.ABSENT
 
 
-def region_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
-    """TID 1410: one finding in one region, with its own tracking UID; its presence is a code of CID 240."""
+def finding_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
+    """TID 1410: one finding in one region; TID 1501: one finding in the image as a whole.
+
+    Each has its own tracking UID; its presence is a code of CID 240.
+    """
     finding, region = located.finding, located.region
-    assert region is not None
-    frames = _frame_numbers(finding, source)
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=ImageRegion(
-            graphic_type="POLYLINE",
-            graphic_data=outline(region, source),
-            source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
-        ),
-        geometric_purpose=codes.SCT.BoundedBy if region.type == "box" else None,
-        **_about(context, located, source),
-    )
-
-
-def image_finding_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
-    """TID 1501: one finding in the image as a whole."""
-    frames = _frame_numbers(located.finding, source)
-    return MeasurementsAndQualitativeEvaluations(
-        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        **_about(context, located, source),
-    )
-
-
-def _about(context: ResultContext, located: LocatedFinding, source: Source) -> dict[str, Any]:
-    """What both kinds of groups say of a finding; presence is of CID 240."""
-    finding = located.finding
     presence = QualitativeEvaluation(concepts.PRESENCE, concepts.presence(finding))
     if cut_off := _cut_offs(finding):
         presence[0].ContentSequence = ContentSequence(cut_off)
-    return {
+    about: dict[str, Any] = {
         "tracking_identifier": _tracking(located),
         "finding_type": concepts.coded(finding.code),
         "finding_sites": _sites(context, finding, source),
@@ -342,6 +306,19 @@ def _about(context: ResultContext, located: LocatedFinding, source: Source) -> d
         "measurements": [Measurement(**number) for number in _numbers(finding)],
         "qualitative_evaluations": [presence],
     }
+    frames = _frame_numbers(finding, source)
+    if region is None:
+        image = SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)
+        return MeasurementsAndQualitativeEvaluations(source_images=[image], **about)
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        referenced_region=ImageRegion(
+            graphic_type="POLYLINE",
+            graphic_data=outline(region, source),
+            source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
+        ),
+        geometric_purpose=codes.SCT.BoundedBy if region.type == "box" else None,
+        **about,
+    )
 
 
 def summary_group(context: ResultContext, summary: Summary) -> Group:
@@ -467,9 +444,9 @@ def _sites(context: ResultContext, finding: Finding, source: Source) -> list[Fin
     That is the side of its regions, or of an image that shows one side: an image of both lungs (Image
     Laterality B) does not make a finding bilateral.
     """
-    site: CodedConcept | DicomCode | None = next(regions_of(context, source), None)
-    if finding.site is not None:
-        site = concepts.coded(finding.site)
+    site = (
+        concepts.coded(finding.site) if finding.site is not None else next(regions_of(context, source), None)
+    )
     if site is None:
         return []
     side = finding.side or side_of(source)
