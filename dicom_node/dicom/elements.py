@@ -26,7 +26,6 @@ PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 LONG: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
 _SHORT: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LITTLE, _BIG = (tuple(struct.Struct(order + form) for form in ("HH", "I", "H")) for order in ("<", ">"))
-_WINDOW_BYTES: Final = 8192  # read at once
 _IN_FRAGMENTS: Final = frozenset({"OB", "OW", "OB or OW"})
 _NOT_IN_DATA_SETS: Final = (0x0000, 0x0002)  # of commands (PS3.7 6.3.1), of headers of files (PS3.10 7.1)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -293,7 +292,7 @@ class Walk:
         at = self._at - self._window_at
         if at < 0 or at + count > len(self._window):
             self._file.seek(self._at)
-            self._window, self._window_at, at = self._file.read(_WINDOW_BYTES), self._at, 0
+            self._window, self._window_at, at = self._file.read(8192), self._at, 0
         return at
 
     def _note(self, fault: str) -> None:

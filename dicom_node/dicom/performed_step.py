@@ -44,7 +44,6 @@ LAST: Final = (
     "PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime", "PerformedSeriesSequence",
 )  # fmt: skip
 """Needed for the end, from whichever N-SET."""
-_OF_SERIES: Final = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
 _ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000), little endian
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -136,7 +135,7 @@ def _of_series(series: Iterable[Dataset]) -> Iterator[str]:
         _uid(one, "SeriesInstanceUID")
         if not _text(one, "ProtocolName"):
             raise faulty(EMPTY, "ProtocolName")
-        for keyword in _OF_SERIES:
+        for keyword in ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence"):
             for item in _items(one, keyword):
                 _uid(item, "ReferencedSOPClassUID")
                 yield _uid(item, "ReferencedSOPInstanceUID")

@@ -150,7 +150,7 @@ _OF_CODE: Final = (
     "CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion",
     "CodeMeaning",
 )  # fmt: skip
-_SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})
+
 PRIVATE: Final = (
     AI_RESULT, FINDINGS, NONE_FOUND, NONE_SUSPECTED, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE,
     BURNED_IN, BURNED_IN_MEASUREMENT, CUT_OFF, READ_FROM_IMAGE,
@@ -185,7 +185,7 @@ def code_alone(item: Dataset) -> Dataset:
     Modifiers and private attributes of a source have no place in a content item.
     """
     value = mapping["SRT"].get(str(item.get("CodeValue")))
-    if value and item.get("CodingSchemeDesignator") in _SNOMED_RT:
+    if value and item.get("CodingSchemeDesignator") in {"SRT", "SNM3", "99SDM"}:
         return CodedConcept(value, "SCT", str(item.CodeMeaning))
     return Dataset({Tag(word): item[word] for word in _OF_CODE if word in item})
 

@@ -71,9 +71,6 @@ TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")
 """What the page begins with."""
 _NOT_GIVEN: Final = "not given"
 _OTHER_LETTERS: Final = "(in letters that this page cannot show)"
-_NO_PICTURE: Final = (
-    "No picture: names may be burned into this image, and it was not verified that none is left."
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +105,9 @@ def summary_of(context: ResultContext, sources: Sequence[Source], result: Pipeli
     here = [one for one in located if (one.finding.frame or 1) == frame]
     places = place_lines(one.region for one in here if one.region is not None)
     caption = "; ".join(filter(None, [_name(source, sources, frame, cleaned=cleaned is not None), *places]))
-    shown: PagePicture | str = _NO_PICTURE
+    shown: PagePicture | str = (
+        "No picture: names may be burned into this image, and it was not verified that none is left."
+    )
     if cleaned is not None or not _may_show_names(source, result):
         display = display_of(source, cleaned, frame)
         measured = [
