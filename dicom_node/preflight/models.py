@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing
 from functools import cache
 
 from ai_pipeline import extras
@@ -174,11 +175,8 @@ def _lacking() -> str:
 
     Raises NoDecoder.
     """
-    decoder = Decoder()
-    try:
+    with closing(Decoder()) as decoder:
         return decoder.lacks()
-    finally:
-        decoder.close()
 
 
 def _check_cards(settings: Settings) -> Found:
