@@ -40,7 +40,7 @@ from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
-from dicom_node.monitoring import disk, drift, past, processes
+from dicom_node.monitoring import disk, drift, processes
 from dicom_node.notifications import gather, sender
 from dicom_node.object_store import files, handover, local_copies
 from dicom_node.object_store.bucket import bucket_of
@@ -300,7 +300,7 @@ class Background:
                 purge.purge,
                 purge.purge_results,
                 drift.forget_old,
-                past.forget_past,
+                disk.forget_past,
                 gather.forget_removed,
                 commitments.forget_requests,
             )

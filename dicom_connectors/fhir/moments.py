@@ -8,7 +8,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
-from dicom_node.results.common.times import zone_of
+from dicom_node.results.common.envelope import zone_of
 
 
 def date_time(document: Dataset, date: str, time: str) -> str:

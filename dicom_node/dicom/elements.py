@@ -23,10 +23,9 @@ BULK_BYTES: Final = 65536
 """Longer values (bytes) outside of items are not read: no attribute that is read is so long."""
 PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float, Double Float, Pixel Data."""
-_LONG: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
+LONG: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
 _SHORT: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LITTLE, _BIG = (tuple(struct.Struct(order + form) for form in ("HH", "I", "H")) for order in ("<", ">"))
-_WINDOW_BYTES: Final = 8192  # read at once
 _IN_FRAGMENTS: Final = frozenset({"OB", "OW", "OB or OW"})
 _NOT_IN_DATA_SETS: Final = (0x0000, 0x0002)  # of commands (PS3.7 6.3.1), of headers of files (PS3.10 7.1)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -93,29 +92,23 @@ class Walk:
     def elements(self) -> Iterator[Element]:
         """The first element of each tag, as far as the data set is sound. Without sequences that are none."""
         try:
-            self._pass_file_header()
-            self._compare_encoding()
+            # The header of a file (PS3.10 7.1), which some senders leave before the data set.
+            if self._peek(132)[128:] == b"DICM":
+                self._note("a whole file with its preamble (PS3.10 7.1) is in the place of the data set")
+                self._at += 132
+            while self.is_little_endian and self._peek(2) == b"\2\0":
+                element = self._head(self.size, is_implicit=False)
+                self._note(f"{element}{_MISPLACED}")
+                self._at += element.length
+            # The first element counts, as for parsers, where the transfer syntax says something else of VRs.
+            if len(self._peek(6)) == 6 and self._seems_explicit() is self._is_implicit:
+                found, said = ("Explicit", "Implicit") if self._is_implicit else ("Implicit", "Explicit")
+                self._note(f"the data set is in {found} VR, its transfer syntax says {said} VR")
+                self._is_implicit = not self._is_implicit
             yield from self._data_set(self.size, self._is_implicit, is_delimited=False)
         except _Damage as damage:
             if not self._is_padding():
                 self._note(str(damage))
-
-    def _pass_file_header(self) -> None:
-        """Go to what stands behind the header of a file (PS3.10 7.1), which some senders leave before it."""
-        if self._peek(132)[128:] == b"DICM":
-            self._note("a whole file with its preamble (PS3.10 7.1) is in the place of the data set")
-            self._at += 132
-        while self.is_little_endian and self._peek(2) == b"\2\0":
-            element = self._head(self.size, is_implicit=False)
-            self._note(f"{element}{_MISPLACED}")
-            self._at += element.length
-
-    def _compare_encoding(self) -> None:
-        """Go by the first element, as parsers do, where the transfer syntax says something else of VRs."""
-        if len(self._peek(6)) == 6 and self._seems_explicit() is self._is_implicit:
-            found, said = ("Explicit", "Implicit") if self._is_implicit else ("Implicit", "Explicit")
-            self._note(f"the data set is in {found} VR, its transfer syntax says {said} VR")
-            self._is_implicit = not self._is_implicit
 
     def _seems_explicit(self) -> bool:
         vr = self._peek(6)[4:]
@@ -170,7 +163,7 @@ class Walk:
         if is_implicit:
             vr = _vr(tag)
             (length,) = self._long.unpack_from(self._window, at + 4)
-        elif code in _LONG:
+        elif code in LONG:
             vr = code.decode()
             (length,) = self._long.unpack_from(self._window, self._pass(4, end))
         elif code in _SHORT:
@@ -200,22 +193,18 @@ class Walk:
             if not self._sequence(element, end, inside):
                 return None
         elif not element.is_undefined:
-            self._count_bytes(element, inside)
+            # No bytes are read of private elements, nor of bulk data outside of items.
+            if not (inside or element).is_private and (inside or element.length <= BULK_BYTES):
+                self._read += element.length
+            if self._read > self._limits.header_mib * 2**20:
+                limit = f"{self._limits.header_mib} MiB (inspection.maximum_header_mib)"
+                raise _LimitReached(f"the attributes are more than {limit}")
             self._at += element.length
         elif element.vr in _IN_FRAGMENTS:
             self._fragments(element, end)
         else:
             raise _Damage(f"{element}{_in(inside)} has VR {element.vr} and no length")
         return self._at - 8 - element.start if element.is_undefined else element.length
-
-    def _count_bytes(self, element: Element, inside: Element | None) -> None:
-        """Count the bytes that are read: none of private elements, no bulk data outside of items."""
-        if (inside or element).is_private or (inside is None and element.length > BULK_BYTES):
-            return
-        self._read += element.length
-        if self._read > self._limits.header_mib * 2**20:
-            limit = f"{self._limits.header_mib} MiB (inspection.maximum_header_mib)"
-            raise _LimitReached(f"the attributes are more than {limit}")
 
     def _sequence(self, element: Element, end: int, inside: Element | None) -> bool:
         """Walk the items; False for a damaged sequence, which is passed over if its length is known."""
@@ -303,7 +292,7 @@ class Walk:
         at = self._at - self._window_at
         if at < 0 or at + count > len(self._window):
             self._file.seek(self._at)
-            self._window, self._window_at, at = self._file.read(_WINDOW_BYTES), self._at, 0
+            self._window, self._window_at, at = self._file.read(8192), self._at, 0
         return at
 
     def _note(self, fault: str) -> None:

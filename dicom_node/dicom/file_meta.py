@@ -3,22 +3,27 @@
 It ends where its Group Length says: elements of group 0002 behind it are of the data set, which may not have
 any (``dicom.elements``). A parser that reads them as a part of the header lets a sender replace what the
 listener wrote there.
+
+UIDs in the first bytes of an encoded data set (PS3.5 7.1 and 7.5, PS3.3 C.7.2.1, C.7.3.1, C.12.1).
+For processes that receive objects and parse no data sets: only these UIDs are read, all other values skipped.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dicom_node.dicom.elements import named
+from dicom_node.dicom.elements import LONG, Limits, Walk, named
+from dicom_node.dicom.transfer_syntaxes import TransferSyntax
 from dicom_node.errors import FaultyObject
 
 META_BYTES = 64 * 1024
 """In which a header must end."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _GROUP_LENGTH = struct.Struct("<HH2sHI")  # (0002,0000), 12 bytes
 
 
@@ -66,7 +71,7 @@ def read_file_meta(start: bytes) -> FileMeta:
             break
         if element <= last:
             raise FaultyObject(f"{named(group << 16 | element)} is given twice or out of order in the header")
-        long = vr in _LONG
+        long = vr in LONG
         (length,) = struct.unpack_from("<I" if long else "<H", start, at + (8 if long else 6))
         at += 12 if long else 8
         values[element] = start[at : at + length]
@@ -90,3 +95,40 @@ def uid_of(value: bytes) -> str:
 def is_uid(text: str) -> bool:
     """Whether the text has the form of a UID (PS3.5 9.1)."""
     return bool(_UID.fullmatch(text)) and len(text) <= 64
+
+
+_SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
+_STUDY_UID, _SERIES_UID = 0x0020000D, 0x0020000E
+
+
+def read_sop_uids(
+    encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int = 2**10
+) -> tuple[str, str]:
+    """SOP Class UID and SOP Instance UID without padding; "" for a UID that these bytes do not contain
+    or that is none.
+
+    ``inflated``: the number of bytes of a deflated data set to inflate and read.
+    """
+    return _uids(encoded, syntax, _SOP_CLASS_UID, _SOP_INSTANCE_UID, inflated)
+
+
+def read_study_uids(encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int) -> tuple[str, str]:
+    """Study and Series Instance UID; otherwise as ``read_sop_uids``."""
+    return _uids(encoded, syntax, _STUDY_UID, _SERIES_UID, inflated)
+
+
+def _uids(
+    encoded: bytes | bytearray, syntax: TransferSyntax, first: int, last: int, inflated: int
+) -> tuple[str, str]:
+    if syntax.is_deflated:
+        try:
+            encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(encoded), inflated)
+        except zlib.error:
+            encoded = b""
+    found = {first: "", last: ""}
+    for element in Walk(io.BytesIO(encoded), syntax, Limits()).elements():
+        if element.tag > last:
+            break
+        if element.tag in found:
+            found[element.tag] = uid_of(bytes(encoded[element.start : element.start + element.length]))
+    return found[first], found[last]

@@ -48,9 +48,9 @@ def is_own_result(dataset: Dataset) -> bool:
     items = dataset.get("ContributingEquipmentSequence") or []
     if isinstance(items, (str, bytes)):
         return False
-    return any(isinstance(item, Dataset) and _names_product(item) for item in items)
-
-
-def _names_product(item: Dataset) -> bool:
-    names = [str(item.get(word) or "").strip("\0 ") for word in ("Manufacturer", "ManufacturerModelName")]
-    return names == [MANUFACTURER, MODEL_NAME]
+    ours = {"Manufacturer": MANUFACTURER, "ManufacturerModelName": MODEL_NAME}
+    return any(
+        isinstance(item, Dataset)
+        and all(str(item.get(word) or "").strip("\0 ") == name for word, name in ours.items())
+        for item in items
+    )

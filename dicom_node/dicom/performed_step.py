@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,9 +44,7 @@ LAST: Final = (
     "PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime", "PerformedSeriesSequence",
 )  # fmt: skip
 """Needed for the end, from whichever N-SET."""
-_OF_SERIES: Final = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
 _ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000), little endian
-_MOST_ITEMS: Final = 2 * MAXIMUM_OBJECTS
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -65,14 +64,26 @@ class StepChange:
 
 def read_creation(encoded: bytes, transfer_syntax: UID) -> StepChange:
     """Read the Attribute List of an N-CREATE in Implicit or Explicit VR Little Endian. Raises FaultyStep."""
-    return _read(encoded, transfer_syntax, _creation)
+    with _read(encoded, transfer_syntax) as given:
+        if missing := [keyword for keyword in _FIRST if keyword not in given]:
+            raise faulty(MISSING, *missing)
+        if empty := [keyword for keyword in _FIRST if not _has_value(given, keyword)]:
+            raise faulty(EMPTY, *empty)
+        if _status(given) is not StepStatus.IN_PROGRESS:
+            raise faulty(INVALID_VALUE, "PerformedProcedureStepStatus")
+        scheduled = _items(given, "ScheduledStepAttributesSequence")
+        studies = tuple(dict.fromkeys(_uid(item, "StudyInstanceUID") for item in scheduled))
+        if len(studies) > MAXIMUM_STUDIES:
+            raise FaultyStep(f"of more than {MAXIMUM_STUDIES} studies", TOO_MUCH)
+        return StepChange(StepStatus.IN_PROGRESS, studies, _objects(given), _last(given))
 
 
 def read_modification(encoded: bytes, transfer_syntax: UID) -> StepChange:
     """Read the Modification List of an N-SET, without attributes that it may not change. Raises
     FaultyStep.
     """
-    return _read(encoded, transfer_syntax, _modification)
+    with _read(encoded, transfer_syntax) as given:
+        return StepChange(_status(given), (), _objects(given), _last(given))
 
 
 def faulty(code: int, *keywords: str) -> FaultyStep:
@@ -82,35 +93,17 @@ def faulty(code: int, *keywords: str) -> FaultyStep:
     return FaultyStep(f"{MISSING_FROM[code]} {shown}", code, tags)
 
 
-def _read(encoded: bytes, transfer_syntax: UID, reading: Callable[[Dataset], StepChange]) -> StepChange:
-    if len(encoded) > MAXIMUM_BYTES or encoded.count(_ITEM) > _MOST_ITEMS:
+@contextmanager
+def _read(encoded: bytes, transfer_syntax: UID) -> Iterator[Dataset]:
+    """The data set, for a scope in which whatever is wrong with it raises FaultyStep."""
+    if len(encoded) > MAXIMUM_BYTES or encoded.count(_ITEM) > 2 * MAXIMUM_OBJECTS:
         raise FaultyStep("beyond the limits of a step", TOO_MUCH)
     try:
-        return reading(
-            read_dataset(io.BytesIO(encoded), transfer_syntax.is_implicit_VR, is_little_endian=True)
-        )
+        yield read_dataset(io.BytesIO(encoded), transfer_syntax.is_implicit_VR, is_little_endian=True)
     except FaultyStep:
         raise
     except Exception as error:  # noqa: BLE001 - pydicom raises what it likes for bytes that are no data set
         raise FaultyStep(f"data set cannot be read: {type(error).__name__}", FAILURE) from None
-
-
-def _creation(given: Dataset) -> StepChange:
-    if missing := [keyword for keyword in _FIRST if keyword not in given]:
-        raise faulty(MISSING, *missing)
-    if empty := [keyword for keyword in _FIRST if not _has_value(given, keyword)]:
-        raise faulty(EMPTY, *empty)
-    if _status(given) is not StepStatus.IN_PROGRESS:
-        raise faulty(INVALID_VALUE, "PerformedProcedureStepStatus")
-    scheduled = _items(given, "ScheduledStepAttributesSequence")
-    studies = tuple(dict.fromkeys(_uid(item, "StudyInstanceUID") for item in scheduled))
-    if len(studies) > MAXIMUM_STUDIES:
-        raise FaultyStep(f"of more than {MAXIMUM_STUDIES} studies", TOO_MUCH)
-    return StepChange(StepStatus.IN_PROGRESS, studies, _objects(given), _last(given))
-
-
-def _modification(given: Dataset) -> StepChange:
-    return StepChange(_status(given), (), _objects(given), _last(given))
 
 
 def _last(given: Dataset) -> frozenset[str]:
@@ -142,7 +135,7 @@ def _of_series(series: Iterable[Dataset]) -> Iterator[str]:
         _uid(one, "SeriesInstanceUID")
         if not _text(one, "ProtocolName"):
             raise faulty(EMPTY, "ProtocolName")
-        for keyword in _OF_SERIES:
+        for keyword in ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence"):
             for item in _items(one, keyword):
                 _uid(item, "ReferencedSOPClassUID")
                 yield _uid(item, "ReferencedSOPInstanceUID")

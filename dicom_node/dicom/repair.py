@@ -23,7 +23,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from ai_pipeline.images.dates import as_da, as_dt, as_tm
 from ai_pipeline.images.numbers import decimal, whole
-from dicom_node.dicom.character_sets import TEXT
+from dicom_node.dicom.header import TEXT
 from dicom_node.dicom.identity import IDENTIFYING
 
 _UID: Final = re.compile(r"([01]\.[1-3]?\d|2\.(0|[1-9]\d*))(\.(0|[1-9]\d*))*")
@@ -68,7 +68,6 @@ _REQUIRED: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
 }
 _ISSUER: Final = (("LocalNamespaceEntityID",), ("UniversalEntityID", "UniversalEntityIDType"))
 _OF_CODES: Final = frozenset({"AnatomicRegionSequence", "AnatomicRegionModifierSequence"})
-_CODE_VALUES: Final = ("CodeValue", "LongCodeValue", "URNCodeValue")
 _LENGTHS: Final = {
     "AE": 16,
     "SH": 16,
@@ -80,14 +79,14 @@ _LENGTHS: Final = {
     "UT": 2**16,
 }
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_NOT_IN_URI: Final = re.compile(r"[\x00-\x20\x7f]")
-_CONTROL_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
-_FORBIDDEN: Final = {**dict.fromkeys(("LT", "ST", "UT"), _CONTROL_IN_TEXT), "UR": _NOT_IN_URI}
+_FORBIDDEN: Final = {
+    **dict.fromkeys(("LT", "ST", "UT"), re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")),
+    "UR": re.compile(r"[\x00-\x20\x7f]"),
+}
 _RANGES: Final = {
     "US": (0, 2**16 - 1), "SS": (-(2**15), 2**15 - 1), "UL": (0, 2**32 - 1), "SL": (-(2**31), 2**31 - 1),
     "UV": (0, 2**64 - 1), "SV": (-(2**63), 2**63 - 1), "FL": (-3.4e38, 3.4e38), "FD": (-1.7e308, 1.7e308),
 }  # fmt: skip
-_REFERENCE: Final = ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")
 _CODES: Final = (
     ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
     ("LongCodeValue", "CodingSchemeDesignator", "CodeMeaning"),
@@ -195,10 +194,10 @@ def _is_whole_item(keyword: str, item: Dataset, notes: _Notes) -> bool:
         elif codes and _is_empty(element):
             del item[element.tag]
     if codes:
-        values = [word for word in _CODE_VALUES if word in item]
+        values = [word for word in ("CodeValue", "LongCodeValue", "URNCodeValue") if word in item]
         return len(values) == 1 and any(all(word in item for word in one) for one in _CODES)
     if keyword.startswith("Referenced"):
-        return all(word in item for word in _REFERENCE)
+        return "ReferencedSOPClassUID" in item and "ReferencedSOPInstanceUID" in item
     wanted = _ISSUER if keyword.startswith("Issuer") else _REQUIRED.get(keyword, ((),))
     return len(item) > 0 and any(all(item.get(word) for word in one) for one in wanted)
 

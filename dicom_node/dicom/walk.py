@@ -8,6 +8,7 @@ from typing import Any
 from pydicom import config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from ai_pipeline.images.numbers import DAMAGE
 
@@ -28,6 +29,13 @@ def values(dataset: Dataset) -> Iterator[tuple[DataElement, Any]]:
             if element.VR != "SQ" and element.value not in (None, ""):
                 for value in element.value if element.VM > 1 else [element.value]:
                     yield element, value
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """The values of an attribute, which has none, one or several."""
+    if value in (None, ""):
+        return ()
+    return tuple(value) if isinstance(value, MultiValue | list) else (value,)
 
 
 def _elements(dataset: Dataset) -> Iterator[DataElement]:

@@ -25,14 +25,12 @@ from pydicom.tag import BaseTag, Tag
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.terms import shown_uid_name
 from dicom_node.config.sections import InspectionSettings
-from dicom_node.dicom import character_sets
 from dicom_node.dicom.elements import BULK_BYTES, PIXEL_DATA, Element, Limits, Walk
 from dicom_node.dicom.file_meta import META_BYTES, read_file_meta, uid_of
-from dicom_node.dicom.header import read_identity, readable_text
-from dicom_node.dicom.header_hash import header_sha256
+from dicom_node.dicom.hashes import PixelData, check_image, hash_pixel_data, header_sha256
+from dicom_node.dicom.header import named, read_identity, readable_text
 from dicom_node.dicom.identity import Patient, identity_texts
 from dicom_node.dicom.own_objects import is_own_result
-from dicom_node.dicom.pixel_data import PixelData, check_image, hash_pixel_data
 from dicom_node.dicom.sop_classes import SOURCES
 from dicom_node.dicom.transfer_syntaxes import TransferSyntax, transfer_syntax
 from dicom_node.errors import DecodedDifferently, FaultyObject
@@ -61,7 +59,7 @@ class Inspected:
     With a fault the other fields have the values that could be read (UIDs are empty or valid). ``attributes``
     are texts by DICOM keyword, ``identity`` the values that results copy (``dicom.identity``);
     ``assumed_charset`` is set if the object's own character set does not decode them. ``header_sha256`` is
-    the hash of what the header says (``dicom.header_hash``), ``dataset_sha256`` that of the data set byte for
+    the hash of what the header says (``dicom.hashes``), ``dataset_sha256`` that of the data set byte for
     byte and its transfer syntax.
     """
 
@@ -140,7 +138,7 @@ class _Texts:
 
     def __init__(self, dataset: Dataset, assume_charset: str) -> None:
         self._dataset = dataset
-        self._charset = character_sets.named(dataset)
+        self._charset = named(dataset)
         self._assumed = assume_charset
 
     def described(self, known: Inspected) -> Inspected:

@@ -1,23 +1,30 @@
-"""How long the disk of the data folder will last: its free space is recorded once an hour, and compared."""
+"""How long the disk of the data folder will last: its free space is recorded once an hour, and compared.
+
+So that it lasts, old events, ended associations, procedure steps and work items are deleted. Rows of studies,
+results and deliveries stay.
+"""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Delete, Select, delete, exists, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from dicom_node.config.settings import Settings
 from dicom_node.store.database import Database
-from dicom_node.store.tables import DiskSample
+from dicom_node.store.tables import (
+    Association,
+    ClaimedWorkitem,
+    DiskSample,
+    EventRow,
+    NotifiedEvent,
+    PerformedStep,
+)
 from dicom_node.store.transitions import utc_now
-
-_KEPT: Final = timedelta(days=30)
-_COMPARED: Final = timedelta(days=7)
-_SHORTEST: Final = timedelta(days=1)  # a day has its peaks and its night
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
     now = now or utc_now()
     with database.write() as session:
         session.merge(DiskSample(at=now, free_bytes=shutil.disk_usage(settings.node.data_dir).free))
-        session.execute(delete(DiskSample).where(DiskSample.at < now - _KEPT))
+        session.execute(delete(DiskSample).where(DiskSample.at < now - timedelta(days=30)))
 
 
 def forecast(session: Session, settings: Settings, now: datetime | None = None) -> DiskForecast | None:
@@ -46,11 +53,47 @@ def forecast(session: Session, settings: Settings, now: datetime | None = None) 
     than a day.
     """
     now = now or utc_now()
-    since = select(DiskSample).where(DiskSample.at >= now - _COMPARED).order_by(DiskSample.at).limit(1)
-    oldest = session.scalar(since)
-    if oldest is None or now - oldest.at < _SHORTEST:
+    week = select(DiskSample).where(DiskSample.at >= now - timedelta(days=7))
+    oldest = session.scalar(week.order_by(DiskSample.at).limit(1))
+    if oldest is None or now - oldest.at < timedelta(days=1):  # a day has its peaks and its night
         return None
     free = shutil.disk_usage(settings.node.data_dir).free
     a_day = (oldest.free_bytes - free) / ((now - oldest.at) / timedelta(days=1))
     room = max(free - settings.spool.minimum_free_mib * 2**20, 0)
     return DiskForecast(a_day, room / a_day if a_day > 0 else None)
+
+
+_BATCH: Final = 5000  # rows in one transaction: others get their turn to write
+
+
+def forget_past(database: Database, settings: Settings, now: datetime | None = None) -> int:
+    """Delete rows that are older than ``node.event_days``; returns their number.
+
+    Events that a notification refers to stay, and so does the newest event: SQLite numbers events from it.
+    """
+    before = (now or utc_now()) - timedelta(days=settings.node.event_days)
+    named = exists().where(NotifiedEvent.event_id == EventRow.id)
+    is_newest = EventRow.id == select(func.max(aliased(EventRow).id)).scalar_subquery()
+    events = select(EventRow.id).where(EventRow.at < before, ~named, ~is_newest).order_by(EventRow.at)
+    associations = select(Association.id).where(Association.closed_at < before)
+    steps = select(PerformedStep.id).where(PerformedStep.changed_at < before)
+    items = select(ClaimedWorkitem.id).where(ClaimedWorkitem.ended_at < before)
+    return (
+        _forget(database, events, delete(EventRow).where(~named), EventRow.id)
+        + _forget(database, associations, delete(Association), Association.id)
+        + _forget(database, steps, delete(PerformedStep), PerformedStep.id)
+        + _forget(database, items, delete(ClaimedWorkitem), ClaimedWorkitem.id)
+    )
+
+
+def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
+    """Some rows at a time: others may write while it looks."""
+    total = 0
+    while True:
+        with database.read() as session:
+            rows = session.scalars(old.limit(_BATCH)).all()
+        with database.write() as session:
+            session.execute(deletion.where(key.in_(rows)))
+        total += len(rows)
+        if len(rows) < _BATCH:
+            return total

@@ -111,7 +111,9 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
         found = drift(session, settings.workers.models_dir, window(settings, moment))
         fresh = images_since(session, moment.date() - timedelta(days=1))
     with database.write() as session:
-        reported = _reported(session, datetime.combine(moment.date(), time(), UTC))
+        midnight = datetime.combine(moment.date(), time(), UTC)
+        today = select(EventRow).where(EventRow.number == SCORES_DRIFTED.number, EventRow.at >= midnight)
+        reported = {(row.fields.get("card"), row.fields.get("calling")) for row in session.scalars(today)}
         news = [
             item
             for item in found
@@ -120,15 +122,27 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
             and (item.model.card_sha256, item.calling_ae) not in reported
         ]
         for item in news:
-            _record(session, item)
+            labels = _drifted(item)
+            record(
+                session,
+                SCORES_DRIFTED,
+                model=item.model.id,
+                version=item.model.version,
+                card=item.model.card_sha256,
+                calling=item.calling_ae,
+                images=max(label.images for label in labels),
+                psi=round(max(label.index or 0.0 for label in labels), 2),
+                labels=" ".join(label.label for label in labels),
+            )
     return len(news)
 
 
 def forget_old(database: Database, settings: Settings, now: datetime | None = None) -> None:
-    """Delete counts older than ``drift.keep_days``."""
+    """Delete counts older than ``drift.keep_days``, and the lists of their images."""
     before = (now or utc_now()).date() - timedelta(days=settings.drift.keep_days)
     with database.write() as session:
-        forget(session, before)
+        for table in (ScoreCount, ImageCount, CountedImage):
+            session.execute(delete(table).where(table.day < before))
 
 
 def window(settings: Settings, now: datetime) -> date:
@@ -206,29 +220,6 @@ def _drifted(item: Drift) -> list[LabelDrift]:
     ]
 
 
-def _reported(session: Session, midnight: datetime) -> set[tuple[object, object]]:
-    """Card and sender of the events of today."""
-    rows = session.scalars(
-        select(EventRow).where(EventRow.number == SCORES_DRIFTED.number, EventRow.at >= midnight)
-    )
-    return {(row.fields.get("card"), row.fields.get("calling")) for row in rows}
-
-
-def _record(session: Session, item: Drift) -> None:
-    labels = _drifted(item)
-    record(
-        session,
-        SCORES_DRIFTED,
-        model=item.model.id,
-        version=item.model.version,
-        card=item.model.card_sha256,
-        calling=item.calling_ae,
-        images=max(label.images for label in labels),
-        psi=round(max(label.index or 0.0 for label in labels), 2),
-        labels=" ".join(label.label for label in labels),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class CountedModel:
     """The model of a count; the same model with another card counts as another model."""
@@ -236,13 +227,6 @@ class CountedModel:
     id: str
     version: str
     card_sha256: str
-
-
-def senders(session: Session, uids: Collection[str]) -> dict[str, tuple[int, str]]:
-    """Row number and calling AE title of these images, by SOP Instance UID."""
-    chosen = select(Instance.sop_instance_uid, Instance.id, Instance.calling_ae)
-    rows = session.execute(chosen.where(Instance.sop_instance_uid.in_(uids)))
-    return {uid: (number, calling_ae) for uid, number, calling_ae in rows}
 
 
 def mark_counted(session: Session, card_sha256: str, instances: Collection[int], day: date) -> set[int]:
@@ -312,12 +296,6 @@ def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str,
     return found
 
 
-def forget(session: Session, before: date) -> None:
-    """Delete the counts of earlier days and their lists of images."""
-    for table in (ScoreCount, ImageCount, CountedImage):
-        session.execute(delete(table).where(table.day < before))
-
-
 def _add(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
@@ -367,7 +345,10 @@ class Tally:
         titles = {peer.ae_title for peer in settings.peers if "send" in peer.may}
         for model in sorted(self.seen, key=lambda model: model.card_sha256):
             seen = self.seen[model]
-            rows = senders(session, seen)
+            # Row number and calling AE title of these images, by SOP Instance UID.
+            chosen = select(Instance.sop_instance_uid, Instance.id, Instance.calling_ae)
+            found = session.execute(chosen.where(Instance.sop_instance_uid.in_(seen)))
+            rows = {uid: (number, calling_ae) for uid, number, calling_ae in found}
             new = mark_counted(session, model.card_sha256, {number for number, _ in rows.values()}, day)
             images: Counter[tuple[str, Counted]] = Counter()
             scores: Counter[tuple[str, str, int]] = Counter()
@@ -395,17 +376,17 @@ class Tallies:
             found = _ImageOutcome((_REFUSED[refusal.by],))
             seen.setdefault(_model(refusal.model), {})[refusal.source_uid] = found
         for score in scores:
-            seen.setdefault(_model(score.model), {})[score.source_uid] = self._analysed(score)
+            reference = self._reference(score.model)
+            bins = (
+                {label: reference.bin(label, value) for label, value in score.values.items()}
+                if reference
+                else {}
+            )
+            known = {label: number for label, number in bins.items() if number is not None}
+            reoriented = (Counted.REORIENTED,) if score.reoriented else ()
+            found = _ImageOutcome((Counted.ANALYSED, *reoriented), known)
+            seen.setdefault(_model(score.model), {})[score.source_uid] = found
         return Tally(seen)
-
-    def _analysed(self, score: Scores) -> _ImageOutcome:
-        reoriented = (Counted.REORIENTED,) if score.reoriented else ()
-        reference = self._reference(score.model)
-        if reference is None:
-            return _ImageOutcome((Counted.ANALYSED, *reoriented))
-        bins = {label: reference.bin(label, value) for label, value in score.values.items()}
-        known = {label: number for label, number in bins.items() if number is not None}
-        return _ImageOutcome((Counted.ANALYSED, *reoriented), known)
 
     def _reference(self, model: ModelRef) -> Reference | None:
         """The reference of that very card; None when it has none or was replaced on disk by now."""

@@ -26,7 +26,6 @@ SIGN_SECONDS: Final = 10.0
 """How often a node tells the database of its processes."""
 SILENT_SECONDS: Final = 30.0
 """A process that was not heard of for this long counts as lost."""
-_KEPT: Final = timedelta(days=7)  # what is lost
 _WATCH: Final = "process watch"  # the lease of the node that looks for lost ones
 
 
@@ -73,8 +72,24 @@ class SignsOfLife:
         this machine are forgotten: they were restarted under a new place, or removed. Raises SQLAlchemyError.
         """
         with self._lock:
-            if not self._left:
-                self._report(signs, places_here)
+            if self._left:
+                return
+            with self._database.write() as session:
+                now = database_time(session)
+                # The clock was put back: a time ahead would hide a loss for as long.
+                session.execute(update(SiteProcess).where(SiteProcess.seen_at > now).values(seen_at=now))
+                self._write(session, signs, now)
+                if self._before is None:
+                    gone = SiteProcess.machine == self._machine, SiteProcess.lost
+                    session.execute(delete(SiteProcess).where(*gone, SiteProcess.place.not_in(places_here)))
+            before, self._before = self._before, now
+            if before is None or not timedelta() <= now - before <= 2 * timedelta(seconds=SIGN_SECONDS):
+                self._steady_since = now  # without a database all were silent: others need a moment, too
+            since = now - timedelta(seconds=SILENT_SECONDS)
+            if self._steady_since <= since and leases.acquire(
+                self._database, _WATCH, self._owner, 3 * SIGN_SECONDS
+            ):
+                self._look(since, now)
 
     def leave(self) -> None:
         """Remove this node's rows when it stops as planned, so that it is not reported as lost.
@@ -87,24 +102,6 @@ class SignsOfLife:
                 with self._database.write() as session:
                     session.execute(delete(SiteProcess).where(*self._ours()))
                 leases.release(self._database, _WATCH, self._owner)
-
-    def _report(self, signs: Collection[Sign], places_here: Collection[str]) -> None:
-        with self._database.write() as session:
-            now = database_time(session)
-            # The clock was put back: a time ahead would hide a loss for as long.
-            session.execute(update(SiteProcess).where(SiteProcess.seen_at > now).values(seen_at=now))
-            self._write(session, signs, now)
-            if self._before is None:
-                gone = SiteProcess.machine == self._machine, SiteProcess.lost
-                session.execute(delete(SiteProcess).where(*gone, SiteProcess.place.not_in(places_here)))
-        before, self._before = self._before, now
-        if before is None or not timedelta() <= now - before <= 2 * timedelta(seconds=SIGN_SECONDS):
-            self._steady_since = now  # without a database all were silent: others need a moment, too
-        since = now - timedelta(seconds=SILENT_SECONDS)
-        if self._steady_since > since:
-            return
-        if leases.acquire(self._database, _WATCH, self._owner, 3 * SIGN_SECONDS):
-            self._look(since, now)
 
     def _ours(self) -> tuple[ColumnElement[bool], ...]:
         return SiteProcess.machine == self._machine, SiteProcess.place == self._place
@@ -157,7 +154,7 @@ def forget_machine(session: Session, machine: str) -> int:
 def forget_lost(database: Database, _settings: Settings) -> None:
     """Forget processes that have been lost for a week."""
     with database.write() as session:
-        old = SiteProcess.seen_at < database_time(session) - _KEPT
+        old = SiteProcess.seen_at < database_time(session) - timedelta(days=7)
         session.execute(delete(SiteProcess).where(SiteProcess.lost, old))
 
 

@@ -25,23 +25,27 @@ from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_pipeline import extras
-from dicom_node import connectors
+from dicom_node import connectors, events
 from dicom_node.config.holds import undercuts
 from dicom_node.config.loading import examine, examined
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sections import Section
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
-from dicom_node.dicom.character_sets import CharacterSet, terms
-from dicom_node.errors import ConfigProblem
+from dicom_node.dicom.header import CharacterSet, terms
+from dicom_node.errors import ConfigProblem, FaultyInput
 from dicom_node.model.roles import Role
+from dicom_node.notifications import message
 from dicom_node.object_store.bucket import bucket_of
-from dicom_node.preflight.console import check_console, probe_console
 from dicom_node.preflight.found import Found, Tried
-from dicom_node.preflight.machine import check_machine, probe_machine
+from dicom_node.preflight.machine import (
+    check_console,
+    check_machine,
+    probe_console,
+    probe_machine,
+    probe_object_store,
+)
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
-from dicom_node.preflight.object_store import probe_object_store
-from dicom_node.preflight.outgoing import check_notifications
 from dicom_node.scu import open_archive, open_destination, open_reporter
 
 _SECRETS_IN_WORDS = {
@@ -115,7 +119,8 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield Tried(former, False, f"is the former name of {present}: write {present}, this one will go")
     yield from check_machine(settings, role)
     yield from check_console(settings, role)
-    yield from _check_deliveries(settings, role)
+    if not settings.outbox.deliver:
+        yield from _check_deliveries(role)
     yield from _check_secrets(settings, read)
     runs_models = role.runs_models and settings.workers.processes > 0
     yield from check_shares(settings)
@@ -129,7 +134,13 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     else:
         yield Tried("models", True, "this machine runs none")
         if role.may_serve_console and settings.console.enabled and not extras.missing():
-            yield from _as_warnings(findings)
+            # As warnings: this machine may lack models of the workers, and they refuse what is wrong.
+            for one in findings:
+                if isinstance(one, Tried):
+                    yield one
+                else:
+                    key, value, remedy = one
+                    yield Tried(key, False, f"{value}: {remedy}, as far as this machine knows")
     yield from _check_senders(settings, read)
     for undercut in undercuts(settings):
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
@@ -138,26 +149,13 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
         yield from find(settings)
     for peer in settings.peers:
         yield from _check_peer(peer)
-        yield from _check_commitment(peer, settings)
-        yield from _check_steps(peer, settings)
+        yield from _check_reports(peer, settings)
 
 
-def _as_warnings(found: Found) -> Found:
-    """Mistakes as warnings: this machine may lack models of the workers, and they refuse what is wrong."""
-    for one in found:
-        if isinstance(one, Tried):
-            yield one
-        else:
-            key, value, remedy = one
-            yield Tried(key, False, f"{value}: {remedy}, as far as this machine knows")
-
-
-def _check_deliveries(settings: Settings, role: Role) -> Found:
-    if settings.outbox.deliver or not role.may_deliver:
-        return
+def _check_deliveries(role: Role) -> Found:
     if role is Role.DELIVERY:
         yield "outbox.deliver", "false", "this machine has nothing else to do: take it out"
-    else:
+    elif role.may_deliver:
         text = "outbox.deliver = false: nothing is sent from here, another machine must (--role delivery)"
         yield Tried("outbox", False, text)
 
@@ -239,19 +237,15 @@ def _check_peer(peer: PeerSettings) -> Found:
         yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy
 
 
-def _check_commitment(peer: PeerSettings, settings: Settings) -> Found:
-    """Whether an archive can ever confirm what this peer asks us to commit to."""
-    if not peer.commit_after:
-        return
-    archives = {name for rule in settings.rules for name in rule.forward}
-    confirming = [one.name for one in settings.peers if one.name in archives and one.confirm != "none"]
-    if not [name for name in confirming if name != peer.name]:
+def _check_reports(peer: PeerSettings, settings: Settings) -> Found:
+    """Whether an archive can ever confirm what this peer asks us to commit to, and what its procedure steps
+    (MPPS) change; a machine keeps the steps that it took in its own folder.
+    """
+    archives = {name for rule in settings.rules for name in rule.forward} - {peer.name}
+    confirming = [one for one in settings.peers if one.name in archives and one.confirm != "none"]
+    if peer.commit_after and not confirming:
         remedy = 'no archive confirms: give a rule forward, to a peer with confirm = "query" or "commitment"'
         yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
-
-
-def _check_steps(peer: PeerSettings, settings: Settings) -> Found:
-    """What its procedure steps (MPPS) change; a machine keeps the steps that it took in its own folder."""
     if not peer.mpps:
         return
     minutes = f"{settings.assembly.mpps_minutes:g}"
@@ -285,3 +279,26 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
             yield Tried(f"peer {peer.name}", False, "not asked: the certificates cannot be used")
         else:
             yield from (Tried(f"peer {peer.name}", line.ok, f"{line.name}: {line.text}") for line in lines)
+
+
+def check_notifications(settings: Settings) -> Found:
+    """Mistakes in the notification settings, and messages that would be sent unencrypted."""
+    mail = settings.mail
+    if mail.authorities and not mail.authorities.is_file():
+        yield "mail.authorities", str(mail.authorities), "is no file"
+    if mail.host and mail.security == "none":
+        yield Tried("mail", False, 'e-mails go over the network unencrypted: security = "starttls"')
+    known = {event.number for event in events.all_types()}
+    for rule in settings.notifications:
+        key, subject = f"notifications.{rule.name}", f"notification {rule.name}"
+        if unknown := [str(number) for number in rule.events if number not in known]:
+            yield f"{key}.events", ", ".join(unknown), "docs/reference/events.md lists the numbers"
+        try:
+            message.check_templates(rule)
+        except FaultyInput as error:
+            part = "subject" if rule.subject and "subject" in str(error) else "template"
+            yield f"{key}.{part}", "", str(error)
+        if rule.url.get_secret_value().startswith("http://"):
+            yield Tried(subject, False, "is sent unencrypted (http): use https")
+        if rule.names_patients:
+            yield Tried(subject, False, "its templates may name patients: is the way to its readers safe?")

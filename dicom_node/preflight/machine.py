@@ -1,39 +1,52 @@
 """Requirements of a configuration on the machine: folders, port, certificates, and the database.
 
 Checks of the configured database: whether it can be reached, who can read it, and what it may lose.
+Requirements of an object store: an existing bucket, and the rights to the bucket.
+Requirements of ``[console]``: its packages, an address that is safe without TLS, a free port.
 """
 
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
+import secrets
 import shutil
 import socket
 import ssl
 import tempfile
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from pydicom.uid import UID
-from sqlalchemy import text
+from sqlalchemy import exists, select, text
 from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dicom_node import sitekey
-from dicom_node.config.settings import Settings, TlsSettings
-from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated, StoreAway
+from dicom_node.config.settings import ConsoleSettings, Settings, TlsSettings
+from dicom_node.connectors import every
+from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated, StorageError, StoreAway
 from dicom_node.inbox.journal import listener_lock
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
+from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.files import Files
+from dicom_node.object_store.rows import oldest_waiting
+from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.found import Found, Problem, Tried
-from dicom_node.preflight.object_store import check_handed_over
 from dicom_node.printable import redacted
+from dicom_node.processes import console_program, running
 from dicom_node.scp.policy import policy_path
+from dicom_node.sitekey import path_of
 from dicom_node.store import faults, migrate
-from dicom_node.store.database import Database, hosts
+from dicom_node.store.accounts import UserAccount
+from dicom_node.store.database import Database, hosts, sqlite_file
+from dicom_node.store.transitions import utc_now
 from dicom_node.studies.comparison import compare
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
@@ -88,7 +101,12 @@ def check_machine(settings: Settings, role: Role) -> Found:
     yield from check_database(settings)
     if role.receives:
         yield from _check_listener(settings)
-    yield from _check_tls(settings)
+    if settings.listener.tls:
+        yield from check_certificates("listener.tls", settings.listener.tls)
+    else:
+        for peer in settings.peers:
+            if peer.tls:
+                yield Tried(f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown")
 
 
 def probe_machine(settings: Settings, role: Role) -> Found:
@@ -104,7 +122,10 @@ def _check_data_dir(settings: Settings) -> Found:
     if not existing.is_dir():
         yield "node.data_dir", str(folder), f"{existing} is no folder"
         return
-    if reason := _no_folder_can_be_made_in(existing):
+    try:  # since a file system may refuse what permissions allow
+        Path(tempfile.mkdtemp(prefix=".check-", dir=existing)).rmdir()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
         remedy = f"the node may not write in {existing} ({reason}): change its owner or choose another folder"
         yield "node.data_dir", str(folder), remedy
         return
@@ -122,15 +143,6 @@ def _check_data_dir(settings: Settings) -> Found:
     yield Tried("data folder", enough, f"{folder.resolve()}, {free} MiB free{note}")
 
 
-def _no_folder_can_be_made_in(existing: Path) -> str:
-    """Why not, "" where one can: tried, since a file system may refuse what permissions allow."""
-    try:
-        Path(tempfile.mkdtemp(prefix=".check-", dir=existing)).rmdir()
-    except OSError as error:
-        return error.strerror or type(error).__name__
-    return ""
-
-
 def _check_site_key(settings: Settings) -> Found:
     path = sitekey.path_of(settings.node.data_dir)
     if not any(peer.deidentify for peer in settings.peers):
@@ -142,8 +154,8 @@ def _check_site_key(settings: Settings) -> Found:
         sitekey.load_or_create(settings.node.data_dir)
     except ConfigurationError as error:
         yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
-        return
-    yield Tried("site key", True, f"{path}: back it up")
+    else:
+        yield Tried("site key", True, f"{path}: back it up")
 
 
 def _check_listener(settings: Settings) -> Found:
@@ -164,7 +176,10 @@ def _probe_port(settings: Settings) -> Found:
     except OSError:
         return  # reported by _check_listener
     shown = f"{listener.host}:{listener.port}"
-    if _listens(settings):
+    # Whether a listener of this data folder has the port, or is just giving it up: it holds its lock.
+    further = settings.node.data_dir.glob("policy-*.json")
+    places = ["", *(path.stem.removeprefix("policy-") for path in further)]
+    if any(_listens_at(settings, place) for place in places):
         yield Tried("listener", True, f"{shown}: this node runs there already")
         return
     problem = port_fault("listener.port", listener.port, address)
@@ -186,13 +201,6 @@ def port_fault(key: str, port: int, address: AddressInfo) -> Problem | None:
     return None
 
 
-def _listens(settings: Settings) -> bool:
-    """Whether a listener of this data folder has the port, or is just giving it up: it holds its lock."""
-    further = settings.node.data_dir.glob("policy-*.json")
-    places = ["", *(path.stem.removeprefix("policy-") for path in further)]
-    return any(_listens_at(settings, place) for place in places)
-
-
 def _listens_at(settings: Settings, place: str) -> bool:
     folder = settings.node.data_dir
     try:
@@ -207,15 +215,6 @@ def _listens_at(settings: Settings, place: str) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return False
-
-
-def _check_tls(settings: Settings) -> Found:
-    if settings.listener.tls:
-        yield from check_certificates("listener.tls", settings.listener.tls)
-        return
-    for peer in settings.peers:
-        if peer.tls:
-            yield Tried(f"peer {peer.name}", False, "tls without [listener.tls]: no certificate is shown")
 
 
 def check_certificates(section: str, tls: TlsSettings) -> Found:
@@ -245,7 +244,6 @@ def check_certificates(section: str, tls: TlsSettings) -> Found:
             yield f"{section}.trusted", str(tls.trusted), "holds no PEM certificates"
 
 
-_DAYS_TO_ACT = 7
 _TLS_FILES = {
     "certificate": "certificate",
     "private_key": "private key",
@@ -338,5 +336,132 @@ def _ask_server(database: Database, settings: Settings) -> Found:
         lost = "the last commits are lost if the server crashes"
         yield Tried("database", False, f"{' and '.join(off)} off: {lost}; set to on in postgresql.conf")
     if future is not None:
-        enough = future.days is None or future.days > _DAYS_TO_ACT
+        enough = future.days is None or future.days > 7
         yield Tried("disk", enough, str(future))
+
+
+def probe_object_store(settings: Settings) -> Found:
+    """Upload a small object, download it, check that it cannot be overwritten, and delete it."""
+    if (bucket := bucket_of(settings)) is None or not bucket.is_usable:
+        return
+    if path_of(settings.node.data_dir).is_file():
+        try:
+            refuse_another_key(settings)
+        except ConfigurationError as error:
+            yield Tried("site key", False, str(error))
+    key, doing, overwrites = f"check/{secrets.token_hex(8)}", "put", False
+    with tempfile.TemporaryDirectory() as folder:
+        ours, other = Path(folder, "ours"), Path(folder, "other")
+        said = b"dicom-node check"
+        ours.write_bytes(said)
+        other.write_bytes(said[::-1])
+        try:
+            bucket.put_first(key, ours)
+            doing = "get"
+            bucket.get(key, Path(folder, "back"))
+            doing = "delete"
+            with suppress(StoreAway):
+                bucket.put_first(key, other)
+                overwrites = True
+            bucket.delete(key)
+        except StorageError as error:
+            look = "look at endpoint, login, bucket, and the rights to list, put, get and delete"
+            yield Tried("object store", False, f"{bucket.name}, {doing}: {error}; {look}")
+            return
+    if overwrites:
+        text = (
+            "it overwrites existing objects (no If-None-Match): two workers of one job may disturb each other"
+        )
+        yield Tried("object store", False, text)
+    else:
+        yield Tried("object store", True, f"{bucket.name}: an object was put, fetched and deleted")
+
+
+def check_handed_over(database: Database, settings: Settings) -> Found:
+    """Check for objects of the site that only the disk of one machine has."""
+    if bucket_of(settings) is None:
+        return
+    with database.read() as session:
+        count, since = oldest_waiting(session)
+    if since is not None:
+        late = utc_now() - since > timedelta(minutes=5)
+        text = f"{count} received objects wait for it, the oldest since {since:%Y-%m-%d %H:%M:%S} UTC"
+        yield Tried("object store", not late, text)
+
+
+def check_console(settings: Settings, role: Role) -> Found:
+    """Mistakes that prevent the console from being served at its configured address."""
+    console = settings.console
+    if role is Role.CONSOLE and not console.enabled:
+        yield "console.enabled", "false", "this machine has nothing else to do: set it to true"
+    if not (console.enabled and role.may_serve_console):
+        return
+    if not console_program():
+        remedy = "needs the package dicom-ai-node-console: pip install -c constraints.txt ./dicom_console"
+        yield "console.enabled", "true", remedy
+    if console.tls:
+        yield from check_certificates("console.tls", console.tls)
+    elif not _is_this_machine(console.host):
+        remedy = "passwords would cross the network unencrypted: add [console.tls], or keep 127.0.0.1"
+        yield "console.host", repr(console.host), remedy
+    if role.receives and (console.host, console.port) == (settings.listener.host, settings.listener.port):
+        yield "console.port", str(console.port), "is the listener's port: choose another"
+    if console.metrics_port:
+        if console.metrics_port in (console.port, settings.listener.port):
+            yield "console.metrics_port", str(console.metrics_port), "is taken by the node: choose another"
+        elif not _is_this_machine(console.host):
+            text = f"whoever reaches port {console.metrics_port} reads /metrics: for your monitoring alone"
+            yield Tried("console", False, text)
+    if not _is_this_machine(console.host) and not console.hosts:
+        text = "asked for by its address only: list the names that browsers use in console.hosts"
+        yield Tried("console", False, text)
+    for find in every("checks.console"):
+        yield from find(settings)
+    if not _has_users(settings):
+        yield Tried("console", False, "nobody can sign in yet: dicom-node users add NAME --role admin")
+
+
+def probe_console(settings: Settings, role: Role) -> Found:
+    """Whether another process uses the console's port."""
+    console = settings.console
+    if not (console.enabled and role.may_serve_console) or running(settings.node.data_dir):
+        return
+    try:
+        address = socket.getaddrinfo(console.host, console.port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        yield "console.host", repr(console.host), "is not an address of this machine"
+        return
+    problem = port_fault("console.port", console.port, address)
+    yield problem or Tried("console", True, f"{address_of(console)} is free")
+    if console.metrics_port:
+        place = socket.getaddrinfo(console.host, console.metrics_port, type=socket.SOCK_STREAM)[0]
+        if problem := port_fault("console.metrics_port", console.metrics_port, place):
+            yield problem
+
+
+def address_of(console: ConsoleSettings) -> str:
+    """The console's URL for a browser."""
+    host = f"[{console.host}]" if ":" in console.host else console.host
+    return f"{'https' if console.tls else 'http'}://{host}:{console.port}/"
+
+
+def _has_users(settings: Settings) -> bool:
+    """Whether anybody can sign in; True where the database cannot be asked, which another check reports."""
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        return False
+    try:
+        database = Database(settings.database_url)
+        with database.read() as session:
+            found = session.scalar(select(exists().where(UserAccount.id > 0)))
+        database.dispose()
+    except (SQLAlchemyError, ImportError, StorageError):
+        return True
+    return bool(found)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may mean any address
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing
 from functools import cache
 
 from ai_pipeline import extras
@@ -157,19 +158,15 @@ def check_models(settings: Settings) -> Found:
         return
     if remedy := lacking(settings.workers.inference):
         yield "workers.inference", settings.workers.inference, remedy
-    yield from _check_decoder()
-    yield from _check_cards(settings)
-    yield from _check_device_rules(settings)
-
-
-def _check_decoder() -> Found:
     try:
-        lacking = _lacking()
+        walls = _lacking()
     except NoDecoder as error:
         yield "decoder", "", str(error)
     else:
-        text = f"this machine cannot take from it {lacking} (docs/reference/confinement.md)"
-        yield Tried("decoder", not lacking, text if lacking else DECODER)
+        text = f"this machine cannot take from it {walls} (docs/reference/confinement.md)"
+        yield Tried("decoder", not walls, text if walls else DECODER)
+    yield from _check_cards(settings)
+    yield from _check_device_rules(settings)
 
 
 @cache
@@ -178,11 +175,8 @@ def _lacking() -> str:
 
     Raises NoDecoder.
     """
-    decoder = Decoder()
-    try:
+    with closing(Decoder()) as decoder:
         return decoder.lacks()
-    finally:
-        decoder.close()
 
 
 def _check_cards(settings: Settings) -> Found:

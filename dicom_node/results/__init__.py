@@ -7,13 +7,12 @@ from dicom_node.results.build import (
     ResultFile,
     build,
     build_failure,
-    build_rejection,
     put_in_place,
     row_values,
     written,
 )
-from dicom_node.results.build_assessment import FindingAssessment, build_assessment
 from dicom_node.results.build_deidentified import Deidentified, build_deidentified
+from dicom_node.results.by_persons import FindingAssessment, build_assessment, build_rejection
 from dicom_node.results.common.context import (
     NOT_HERE,
     NOT_READ,

@@ -1,33 +1,22 @@
-"""Builds the objects to send from a pipeline's result, checks them by the gate, and puts them on disk.
-
-The rejection note of IHE IOCM (RAD TF-3, 4.66): a Key Object Selection that names the withdrawn
-results.
-"""
+"""Builds the objects to send from a pipeline's result, checks them by the gate, and puts them on disk."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
-from highdicom.sr import ContentSequence
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
     EncapsulatedPDFStorage,
-    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -36,44 +25,38 @@ from pydicom.uid import (
 from ai_pipeline.contract import (
     BURNED_IN,
     Decision,
-    DerivedImage,
     Finding,
     ImageKind,
-    Measurement,
     PipelineResult,
-    QualityNote,
 )
 from ai_pipeline.images.render import assesses
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.own_objects import Installation
-from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
-from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.model.kinds import ResultKind
 from dicom_node.object_store.files import Files
 from dicom_node.results import gate
-from dicom_node.results.common.concepts import fetus_of_reports, subject_context
 from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject, not_here
 from dicom_node.results.common.envelope import (
-    SERIES_NUMBERS,
-    UTF8,
-    built_document,
-    contributing_equipment,
-    device_observer,
     encode,
-    general_equipment,
 )
-from dicom_node.results.common.identity import described, document_uid
+from dicom_node.results.common.identity import described
 from dicom_node.results.common.previous import comparison_parts, with_comparisons
-from dicom_node.results.common.source import Source, as_judged, read_sources, without_identity
+from dicom_node.results.common.source import Source, as_judged, read_sources
 from dicom_node.results.common.tracked import of_source, reported
-from dicom_node.results.document import build_document
 from dicom_node.results.presentation import build_presentation
-from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, series_parts
+from dicom_node.results.sc.cleaned import (
+    ORGAN_SERIES,
+    build_cleaned,
+    build_organs,
+    build_segmentation,
+    cleaned_class,
+    is_empty,
+    series_parts,
+)
 from dicom_node.results.sc.page import (
     SummaryPage,
     build_annotated,
+    build_document,
     build_failure_picture,
     build_heatmap,
     build_page,
@@ -81,17 +64,12 @@ from dicom_node.results.sc.page import (
     summary_of,
     with_evidence,
 )
-from dicom_node.results.segmentation import ORGAN_SERIES, build_organs, build_segmentation, is_empty
 from dicom_node.results.sr.reading import short_result
 from dicom_node.results.sr.report import build_failure_report, build_report
 
 _REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)
 _PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
-_PAGE: Final = (ResultKind.SUMMARY, SecondaryCaptureImageStorage)
-_DOCUMENT: Final = (ResultKind.PDF, EncapsulatedPDFStorage)
 _MASK: Final = (ResultKind.SEG, SegmentationStorage)
-_GREY_STATE: Final = GrayscaleSoftcopyPresentationStateStorage
-_COLOUR_STATE: Final = ColorSoftcopyPresentationStateStorage
 
 
 def build(
@@ -104,17 +82,26 @@ def build(
     cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
     read = as_judged(read_sources(sources), result.views)
-    _check_names(read, result)
+    named = [one.source_uid for one in result.findings]
+    named += [*(one.source_uid for one in result.images), *(one.source_uid for one in result.measurements)]
+    if not {source.uid for source in read}.issuperset(named):
+        raise ResultRefused("the pipeline names an image that is not a source of this job")
     result = with_comparisons(result, context.previous, context.study_day)
     compared = comparison_parts(result, context.previous)
     builder = _ResultBuilder(context)
     parts = (*_boxed(context, result.findings), *not_here(result), *compared)
-    builder.add(_REPORT, read, lambda uid: build_report(context, read, result, uid), parts)
+    builder.add(_REPORT, read, partial(build_report, context, read, result), parts)
     summary = cache(lambda: summary_of(context, read, result))
     builder.add_summary(read, summary, (*not_here(result), *compared))
     for source in read:
-        parts = comparison_parts(result, context.previous, source.uid)
-        builder.add_image(_of_image(source, result, parts))
+        of_image = replace(
+            result,
+            findings=tuple(of_source(source, result.findings)),
+            measurements=tuple(one for one in result.measurements if one.source_uid == source.uid),
+            quality=tuple(note for note in result.quality if note.source_uid in {None, source.uid}),
+            images=tuple(one for one in result.images if one.source_uid == source.uid),
+        )
+        builder.add_image(source, of_image, comparison_parts(result, context.previous, source.uid))
     return builder.built
 
 
@@ -128,47 +115,12 @@ def build_failure(
     read = read_sources(sources)
     builder = _ResultBuilder(context)
     parts = ("failure", cause, reason)
-    builder.add(_REPORT, read, lambda uid: build_failure_report(context, read, reason, cause, uid), parts)
+    builder.add(_REPORT, read, partial(build_failure_report, context, read, reason, cause), parts)
     builder.add_summary(read, lambda: failure_summary(context, read, reason), ("failure", reason))
     for source in read:
-        builder.add_failure_picture(source, reason)
+        make = partial(build_failure_picture, context, source, reason)
+        builder.add(_PICTURE, [source], make, ("failure", reason))
     return builder.built
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _ImageResults:
-    """One image with what the pipeline says of it."""
-
-    source: Source
-    findings: Sequence[Finding]
-    measurements: Sequence[Measurement]
-    notes: Sequence[QualityNote]
-    derived: Sequence[DerivedImage]
-    drawn_on: Literal["source", "cleaned"]
-    compared: tuple[str, ...]
-
-    def of_kind(self, kind: ImageKind) -> list[DerivedImage]:
-        return [image for image in self.derived if image.kind is kind]
-
-
-def _check_names(read: Sequence[Source], result: PipelineResult) -> None:
-    named = [finding.source_uid for finding in result.findings]
-    named += [image.source_uid for image in result.images]
-    named += [measurement.source_uid for measurement in result.measurements]
-    if not {source.uid for source in read}.issuperset(named):
-        raise ResultRefused("the pipeline names an image that is not a source of this job")
-
-
-def _of_image(source: Source, result: PipelineResult, compared: tuple[str, ...]) -> _ImageResults:
-    return _ImageResults(
-        source,
-        of_source(source, result.findings),
-        [one for one in result.measurements if one.source_uid == source.uid],
-        [note for note in result.quality if note.source_uid in {None, source.uid}],
-        [image for image in result.images if image.source_uid == source.uid],
-        result.drawn_on,
-        compared,
-    )
 
 
 def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -216,83 +168,53 @@ class _ResultBuilder:
     ) -> None:
         """The page of the job, as a picture and as a document."""
         context = self._context
-        self.add(_PAGE, sources, lambda uid: build_page(context, sources, summary(), uid), parts)
-        self.add(_DOCUMENT, sources, lambda uid: build_document(context, sources, summary(), uid), parts)
+        picture = (ResultKind.SUMMARY, SecondaryCaptureImageStorage)
+        self.add(picture, sources, lambda uid: build_page(context, sources, summary(), uid), parts)
+        document = (ResultKind.PDF, EncapsulatedPDFStorage)
+        self.add(document, sources, lambda uid: build_document(context, sources, summary(), uid), parts)
 
-    def add_image(self, image: _ImageResults) -> None:
+    def add_image(self, source: Source, result: PipelineResult, compared: tuple[str, ...]) -> None:
         """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.
 
-        No picture of pixels that ``drawn_on`` does not allow.
+        ``result``: what is of this image. No picture of pixels that its ``drawn_on`` does not allow.
         """
-        self.add(
-            (ResultKind.GSPS, _GREY_STATE if image.source.grey else _COLOUR_STATE),
-            [image.source],
-            lambda uid: build_presentation(
-                self._context, image.source, image.findings, image.measurements, image.notes, uid
-            ),
-            (*_boxed(self._context, image.findings), *image.compared),
+        context, parts = self._context, (*_boxed(self._context, result.findings), *compared)
+        about = (result.findings, result.measurements, result.quality)
+        cleaned, masks, organs = (
+            [one for one in result.images if one.kind is kind]
+            for kind in (ImageKind.CLEANED, ImageKind.MASK, ImageKind.ORGANS)
         )
-        cleaned = image.of_kind(ImageKind.CLEANED)
-        verified = next((one for one in cleaned if one.verified), None)
-        below = verified if image.drawn_on == "cleaned" else None
-        if below is not None or image.drawn_on == "source":
-            self._add_pictures(image, below)
-        for one in (*cleaned, *(one for one in image.derived if one.processing)):
-            self._add_cleaned(image, one)
-        for mask in image.of_kind(ImageKind.MASK):
-            self._add_mask(image.source, mask)
-        for outlines in image.of_kind(ImageKind.ORGANS):
-            self._add_organs(image.source, outlines)
-
-    def add_failure_picture(self, source: Source, reason: str) -> None:
-        """Add the picture that says that the AI did not run."""
-        parts = ("failure", reason)
+        grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
         self.add(
-            _PICTURE, [source], lambda uid: build_failure_picture(self._context, source, reason, uid), parts
-        )
-
-    def _add_pictures(self, image: _ImageResults, below: DerivedImage | None) -> None:
-        """Drawn on the source, or on the cleaned image ``below`` the drawing."""
-        cleaned = ResultKind.CLEANED in self._context.kinds and bool(image.of_kind(ImageKind.CLEANED))
-        if reported(self._context, image.findings) or not cleaned or assesses((), image.measurements):
-            self.add(
-                _PICTURE,
-                [image.source],
-                lambda uid: build_annotated(
-                    self._context, image.source, image.findings, image.measurements, image.notes, below, uid
-                ),
-                (*_boxed(self._context, image.findings), *image.compared),
-            )
-        for rank, finding in enumerate(with_evidence(image.findings), start=1):
-            self._add_heatmap(image.source, finding, rank, below)
-
-    def _add_heatmap(self, source: Source, finding: Finding, rank: int, below: DerivedImage | None) -> None:
-        self.add(
-            (ResultKind.HEATMAP, SecondaryCaptureImageStorage),
+            (ResultKind.GSPS, grey if source.grey else colour),
             [source],
-            lambda uid: build_heatmap(self._context, source, finding, rank, below, uid),
-            (str(rank),),
+            partial(build_presentation, context, source, *about),
+            parts,
         )
-
-    def _add_cleaned(self, image: _ImageResults, cleaned: DerivedImage) -> None:
-        mask = next(iter(image.of_kind(ImageKind.MASK)), None)
-        self.add(
-            (ResultKind.CLEANED, cleaned_class(image.source, cleaned)),
-            [image.source],
-            lambda uid: build_cleaned(self._context, image.source, cleaned, mask, uid),
-            (cleaned.name,) if cleaned.processing else (),
-            series_parts(image.source, cleaned),
-        )
-
-    def _add_mask(self, source: Source, mask: DerivedImage) -> None:
-        if ResultKind.SEG in self._context.kinds and not is_empty(mask):
-            self.add(_MASK, [source], lambda uid: build_segmentation(self._context, source, mask, uid))
-
-    def _add_organs(self, source: Source, outlines: DerivedImage) -> None:
-        parts = (ORGAN_SERIES,)
-        self.add(
-            _MASK, [source], lambda uid: build_organs(self._context, source, outlines, uid), parts, parts
-        )
+        verified = next((one for one in cleaned if one.verified), None)
+        below = verified if result.drawn_on == "cleaned" else None
+        if below is not None or result.drawn_on == "source":
+            # Drawn on the source, or on the cleaned image below the drawing.
+            shows_cleaned = ResultKind.CLEANED in context.kinds and bool(cleaned)
+            if reported(context, result.findings) or not shows_cleaned or assesses((), result.measurements):
+                self.add(_PICTURE, [source], partial(build_annotated, context, source, *about, below), parts)
+            for rank, finding in enumerate(with_evidence(result.findings), start=1):
+                make = partial(build_heatmap, context, source, finding, rank, below)
+                self.add((ResultKind.HEATMAP, SecondaryCaptureImageStorage), [source], make, (str(rank),))
+        for one in (*cleaned, *(one for one in result.images if one.processing)):
+            self.add(
+                (ResultKind.CLEANED, cleaned_class(source, one)),
+                [source],
+                partial(build_cleaned, context, source, one, next(iter(masks), None)),
+                (one.name,) if one.processing else (),
+                series_parts(source, one),
+            )
+        for mask in masks:
+            if ResultKind.SEG in context.kinds and not is_empty(mask):
+                self.add(_MASK, [source], partial(build_segmentation, context, source, mask))
+        for outlines in organs:
+            make = partial(build_organs, context, source, outlines)
+            self.add(_MASK, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,61 +285,3 @@ def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
         file.flush()
         os.fsync(file.fileno())
     return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data))
-
-
-# CID 7011: the titles that IOCM takes for reasons of a person.
-_TITLES: Final[Mapping[RejectionReason, Code]] = {
-    RejectionReason.QUALITY: Code("113001", "DCM", "Rejected for Quality Reasons"),
-    RejectionReason.SAFETY: Code("113037", "DCM", "Rejected for Patient Safety Reasons"),
-}
-
-
-def build_rejection(
-    withdrawn: Sequence[Path],
-    reason: RejectionReason,
-    because: str,
-    at: datetime,
-    station: str,
-    installation: Installation,
-) -> BuiltObject:
-    """Build the rejection note for these results of one study, given as files; in the character set of the
-    first.
-
-    ``because``: its Key Object Description (TID 2010). ``at``: the time in all its attributes; ``station``:
-    our AE title.
-    """
-    with quiet_pydicom():
-        objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
-    context = ResultContext.of_person("withdrawal", at, installation, station)
-    first = objects[0]
-    parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
-    content = KeyObjectSelection(
-        document_title=_TITLES[reason],
-        referenced_objects=objects,
-        observer_device_context=device_observer(context),
-        description=because,
-    )
-    if fetus := fetus_of_reports(objects):
-        by_relationship = sorted(
-            [*content[0].ContentSequence, *subject_context(fetus)],
-            key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
-        )
-        content[0].ContentSequence = ContentSequence(by_relationship)
-    note = KeyObjectSelectionDocument(
-        evidence=[without_identity(one) for one in objects],
-        content=content,
-        series_instance_uid=derived_uid("rejection series", *parts),
-        series_number=SERIES_NUMBERS[ResultKind.REJECTION],
-        sop_instance_uid=document_uid(context, "rejection", *parts),
-        instance_number=1,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set=UTF8,
-        contributing_equipment=contributing_equipment(
-            context, str(first.get("TimezoneOffsetFromUTC") or ""), ResultKind.REJECTION
-        ),
-        **general_equipment(context),
-    )
-    for keyword in COPIED:
-        if keyword in first:
-            note[keyword] = deepcopy(first[keyword])
-    return built_document(note, context, ResultKind.REJECTION, first)

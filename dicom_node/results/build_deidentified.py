@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -31,17 +32,22 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.common import iods
+from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject, not_here
-from dicom_node.results.common.envelope import UTF8, acquisition_equipment, deidentifying_equipment, encode
+from dicom_node.results.common.envelope import UTF8, acquisition_equipment, encode, node_equipment
 from dicom_node.results.common.identity import described
 from dicom_node.results.common.previous import COMPARED
 from dicom_node.results.common.source import Source, read_sources, source_of
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 from dicom_node.results.deidentify.profile import KEYWORDS, Pseudonyms, retained
-from dicom_node.results.sc.cleaned import build_cleaned, cleaned_class, modality_of
-from dicom_node.results.segmentation import build_segmentation, is_empty
+from dicom_node.results.sc.cleaned import (
+    build_cleaned,
+    build_segmentation,
+    cleaned_class,
+    is_empty,
+    modality_of,
+)
 from dicom_node.results.sr.report import build_report
 
 
@@ -106,11 +112,17 @@ class _Builder:
             for image in self._images(source, ImageKind.CLEANED):
                 known = pseudonymised(source, self._pseudonyms, self._options)
                 cleaned = self._cleaned(known, image, mask)
-                if cleaned is not None:
-                    cleaned_sources[source.uid] = cleaned
-                    self._masks(source, cleaned)
+                if cleaned is None:
+                    continue
+                cleaned_sources[source.uid] = cleaned
+                for one in self._images(source, ImageKind.MASK):
+                    if ResultKind.SEG in self._context.kinds and not is_empty(one):
+                        make = partial(build_segmentation, self._context, cleaned, in_boxes(one))
+                        self._add((ResultKind.SEG, SegmentationStorage), [cleaned], make)
         if cleaned_sources and ResultKind.SR in self._context.kinds:
-            self._report(cleaned_sources)
+            sources = list(cleaned_sources.values())
+            make = partial(build_report, self._context, sources, of_cleaned(self._result, cleaned_sources))
+            self._add((ResultKind.SR, Comprehensive3DSRStorage), sources, make, not_here(self._result))
         return Deidentified(tuple(self._objects), tuple(self._withheld))
 
     def _cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source | None:
@@ -123,34 +135,15 @@ class _Builder:
         made = self._add(
             (ResultKind.CLEANED, sop_class_uid),
             [source],
-            lambda uid: build_cleaned(self._context, source, image, mask, uid),
+            partial(build_cleaned, self._context, source, image, mask),
             series_parts=(modality_of(source),),
         )
         if made is None:
             return None
-        return as_cleaned(source, sop_class_uid, made.sop_instance_uid, made.series_instance_uid)
-
-    def _masks(self, source: Source, cleaned: Source) -> None:
-        for mask in self._images(source, ImageKind.MASK):
-            if ResultKind.SEG in self._context.kinds and not is_empty(mask):
-                self._mask(cleaned, in_boxes(mask))
-
-    def _mask(self, cleaned: Source, boxes: DerivedImage) -> None:
-        self._add(
-            (ResultKind.SEG, SegmentationStorage),
-            [cleaned],
-            lambda uid: build_segmentation(self._context, cleaned, boxes, uid),
-        )
-
-    def _report(self, cleaned_sources: dict[str, Source]) -> None:
-        sources = list(cleaned_sources.values())
-        result = of_cleaned(self._result, cleaned_sources)
-        self._add(
-            (ResultKind.SR, Comprehensive3DSRStorage),
-            sources,
-            lambda uid: build_report(self._context, sources, result, uid),
-            not_here(self._result),
-        )
+        header = deepcopy(source.header)  # of the same size and frames
+        header.SOPClassUID, header.SOPInstanceUID = sop_class_uid, made.sop_instance_uid
+        header.SeriesInstanceUID = made.series_instance_uid
+        return source_of(source.stored, header)
 
     def _add(
         self,
@@ -179,7 +172,14 @@ class _Builder:
 
     def _checked(self, kind: ResultKind, sources: Sequence[Source], dataset: Dataset) -> bytes:
         ours = {keyword: dataset[keyword].value for keyword in profile.OUR_WORDS if keyword in dataset}
-        dataset.ContributingEquipmentSequence.append(deidentifying_equipment(self._context))
+        dataset.ContributingEquipmentSequence.append(
+            node_equipment(
+                self._context,
+                "",
+                "AI node: applied the confidentiality profile",
+                concepts.DEIDENTIFYING_EQUIPMENT,
+            )
+        )
         profile.apply(dataset, kind, self._options)
         for keyword, value in ours.items():
             setattr(dataset, keyword, value)
@@ -236,7 +236,6 @@ _KEPT_IN_ITEMS: Final = frozenset(
         "LUTDescriptor", "LUTData",
     }
 )  # fmt: skip
-_MOST_NUMBERS: Final = 65_536  # of one attribute: what a lookup table can have
 # Code strings, kept where they are what the standard lets them be: a console may let people type.
 _TERMS: Final = {
     "Modality": re.compile(r"US|IVUS|CR|DX|MG|XA|RF|OT"),
@@ -272,8 +271,10 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         if keyword in given and (kept := _harmless(given[keyword])) is not None:
             header[keyword] = kept
     for keyword, allowed in _TERMS.items():
-        if keyword in given and _is_term(given[keyword], allowed):
-            header[keyword] = deepcopy(given[keyword])
+        if keyword in given:
+            values = given[keyword].value if given[keyword].VM > 1 else [given[keyword].value]
+            if all(allowed.fullmatch(str(value)) for value in values):
+                header[keyword] = deepcopy(given[keyword])
     if iods.region(given.get("BodyPartExamined")):
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
     header.update(retained(given, options, pseudonyms.days_earlier(header.PatientID)))
@@ -289,14 +290,6 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         by_hand=source.stored.by_hand.partition(" on ")[0],  # without a date near the patient's
     )
     return source_of(keyed, header)
-
-
-def as_cleaned(source: Source, sop_class_uid: str, sop_instance_uid: str, series_uid: str) -> Source:
-    """A source that describes the cleaned image instead of the original: same size and frames, other UIDs."""
-    header = deepcopy(source.header)
-    header.SOPClassUID, header.SOPInstanceUID = sop_class_uid, sop_instance_uid
-    header.SeriesInstanceUID = series_uid
-    return source_of(source.stored, header)
 
 
 def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:
@@ -330,11 +323,8 @@ def in_boxes(mask: DerivedImage) -> DerivedImage:
     For a cine, the boxes around pixels that were changed in any frame.
     """
     frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
-    any_frame = np.zeros(frames.shape[1:], np.bool_)
-    for frame in frames:
-        any_frame |= frame != 0
-    filled = np.zeros_like(any_frame)
-    _fill(any_frame, filled)
+    filled = np.zeros(frames.shape[1:], np.bool_)
+    _fill(np.any(frames, axis=0), filled)
     return replace(mask, frames=np.broadcast_to(filled, frames.shape))
 
 
@@ -346,7 +336,10 @@ def _harmless(element: DataElement) -> DataElement | None:
     if copy.VR != "SQ":
         return copy
     for item in copy.value:
-        _as_numbers(item)
+        # LUT Data that came as OW (PS3.3 C.11.2.1.1), where it has as many entries as its descriptor says.
+        data, described = item.get("LUTData"), item.get("LUTDescriptor")
+        if isinstance(data, bytes) and described and len(data) == 2 * (int(described[0]) or 65_536):
+            item.add_new("LUTData", "US", np.frombuffer(data, "<u2").tolist())
         for inner in list(item):
             if inner.keyword not in _KEPT_IN_ITEMS or not _are_numbers(inner):
                 del item[inner.tag]
@@ -355,26 +348,14 @@ def _harmless(element: DataElement) -> DataElement | None:
     return copy
 
 
-def _as_numbers(item: Dataset) -> None:
-    """LUT Data that came as OW (PS3.3 C.11.2.1.1), where it has as many entries as its descriptor says."""
-    data, described = item.get("LUTData"), item.get("LUTDescriptor")
-    if isinstance(data, bytes) and described and len(data) == 2 * (int(described[0]) or 65_536):
-        item.add_new("LUTData", "US", np.frombuffer(data, "<u2").tolist())
-
-
 def _are_numbers(element: DataElement) -> bool:
     """Whether the dictionary's VR and the value are numeric; bytes are not, as they may be anything."""
     values = element.value if element.VM > 1 else [element.value]
     return (
         element.VR in dictionary_VR(element.tag).split(" or ")
-        and len(values) <= _MOST_NUMBERS
+        and len(values) <= 65_536  # what a lookup table can have
         and all(isinstance(value, int | float) for value in values)
     )
-
-
-def _is_term(element: DataElement, allowed: re.Pattern[str]) -> bool:
-    values: Sequence[object] = element.value if element.VM > 1 else [element.value]
-    return all(allowed.fullmatch(str(value)) for value in values)
 
 
 def _fill(mask: npt.NDArray[np.bool_], filled: npt.NDArray[np.bool_]) -> None:

@@ -19,11 +19,11 @@ from pydicom.valuerep import PersonName
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import is_own_result
-from dicom_node.dicom.walk import items
+from dicom_node.dicom.walk import items, listed
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import iods
+from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import disclaimer, series_description
 from dicom_node.results.common.source import Source
@@ -134,10 +134,15 @@ def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
 
 
 def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
-    """The data set before Pixel Data, the length of that, and the bytes before it."""
+    """The data set before Pixel Data, the length of that (None unless it reaches just to the end), and the
+    bytes before it.
+    """
     buffer = io.BytesIO(data)  # shares the bytes: a cine is not copied
     read = pydicom.dcmread(buffer, stop_before_pixels=True)
-    return read, _pixel_bytes(data, buffer.tell()), data[: buffer.tell()]
+    at = buffer.tell()
+    length = int.from_bytes(data[at + 8 : at + 12], "little")
+    is_whole = data[at : at + 4] == _PIXEL_DATA_TAG and at + 12 + length == len(data)
+    return read, length if is_whole else None, data[:at]
 
 
 def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
@@ -213,7 +218,11 @@ def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
             yield f"{keyword} is no UID"
         if value in theirs | {sources[0].study_uid}:
             yield f"{keyword} is one of the source"
-    tracking = [str(item.UID) for item in items(read) if item.get("ValueType") == "UIDREF" and _tracks(item)]
+    tracking = [
+        str(item.UID)
+        for item in items(read)
+        if item.get("ValueType") == "UIDREF" and concepts.name_of(item) == "112040"
+    ]
     if len(set(tracking)) < len(tracking):
         yield "a Tracking Unique Identifier is in two groups: viewers show only the first"
 
@@ -249,6 +258,13 @@ def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
 def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
     known = {source.uid: source for source in sources}
     earlier = {one.uid: one for image in context.previous.values() for one in (image.image, image.report)}
+    # References inside what was copied from the source (Referenced Study Sequence …) are the source's.
+    copied = [
+        inner
+        for keyword in (*COPIED, "ReferencedRequestSequence", "RequestAttributesSequence")
+        for outer in _sequence(read, keyword)
+        for inner in items(outer)
+    ]
     for item in items(read):
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
         if not uid or uid == context.supersedes:
@@ -257,19 +273,27 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
             continue
         source = known.get(uid)
         if source is None:
-            if not _copied(read, item):
+            if not any(item is one for one in copied):
                 yield "it refers to an object that is no source of this job"
             continue
         if item.get("ReferencedSOPClassUID") != source.sop_class_uid:
             yield "a reference names another SOP class than the source has"
-        if any(not 1 <= number <= source.frames for number in _numbers(item.get("ReferencedFrameNumber"))):
+        if any(
+            not 1 <= number <= source.frames for number in map(int, listed(item.get("ReferencedFrameNumber")))
+        ):
             yield "a reference names a frame that the source has not"
 
 
 def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     """SCOORD and PIXEL graphics: closed, with an area, inside the image; measured lines are open."""
     known = {source.uid: source for source in sources}
-    lengths = {id(line) for item in items(read) for line in _measured(item)}
+    lengths = {  # what numbers were measured on (TID 320)
+        id(line)
+        for item in items(read)
+        if item.get("ValueType") == "NUM"
+        for line in _sequence(item, "ContentSequence")
+        if line.get("ValueType") == "SCOORD"
+    }
     for item in items(read):
         if item.get("ValueType") == "SCOORD":
             images = [
@@ -283,13 +307,6 @@ def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
         for graphic in item.get("GraphicObjectSequence") or []:
             line = graphic.get("GraphicType") == LINE
             yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
-
-
-def _measured(item: Dataset) -> list[Dataset]:
-    """What a number was measured on (TID 320)."""
-    if item.get("ValueType") != "NUM":
-        return []
-    return [child for child in _sequence(item, "ContentSequence") if child.get("ValueType") == "SCOORD"]
 
 
 def _inside(
@@ -327,12 +344,13 @@ def _document(read: Dataset) -> Iterator[str]:
         yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
     if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
         yield "EncapsulatedDocument is no whole PDF"
-    if read.get("MIMETypeOfEncapsulatedDocument") != "application/pdf":
-        yield "MIMETypeOfEncapsulatedDocument is not application/pdf"
-    if read.get("BurnedInAnnotation") != "YES":
-        yield "BurnedInAnnotation is YES on documents, which name the patient"
-    if read.get("VerificationFlag") != "UNVERIFIED":
-        yield "an AI document must be UNVERIFIED"
+    for keyword, wanted, fault in (
+        ("MIMETypeOfEncapsulatedDocument", "application/pdf", "{} is not application/pdf"),
+        ("BurnedInAnnotation", "YES", "{} is YES on documents, which name the patient"),
+        ("VerificationFlag", "UNVERIFIED", "an AI document must be UNVERIFIED"),
+    ):
+        if read.get(keyword) != wanted:
+            yield fault.format(keyword)
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
@@ -344,40 +362,11 @@ def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
         yield "PixelData has not the length that Rows, Columns and frames say"
 
 
-def _pixel_bytes(data: bytes, position: int) -> int | None:
-    """Length of the Pixel Data that begins at ``position``, None unless it reaches just to the end."""
-    if data[position : position + 4] != _PIXEL_DATA_TAG:
-        return None
-    length = int.from_bytes(data[position + 8 : position + 12], "little")
-    return length if position + 12 + length == len(data) else None
-
-
-def _copied(read: Dataset, item: Dataset) -> bool:
-    """References inside what was copied from the source (Referenced Study Sequence …) are the source's."""
-    return any(
-        item is inner
-        for keyword in (*COPIED, "ReferencedRequestSequence", "RequestAttributesSequence")
-        for outer in _sequence(read, keyword)
-        for inner in items(outer)
-    )
-
-
 def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
     if keyword not in dataset or dataset[keyword].VR != "SQ":
         return ()
     items: Sequence[Dataset] = dataset[keyword].value
     return items
-
-
-def _tracks(item: Dataset) -> bool:
-    names = item.get("ConceptNameCodeSequence") or []
-    return bool(names) and names[0].get("CodeValue") == "112040"
-
-
-def _numbers(value: Any) -> list[int]:
-    if value in (None, ""):
-        return []
-    return [int(value)] if isinstance(value, (int, str)) else [int(one) for one in value]
 
 
 def _equal(one: Any, other: Any) -> bool:

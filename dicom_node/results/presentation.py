@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import highdicom as hd
 import numpy as np
+import numpy.typing as npt
 import pydicom
 from highdicom.color import CIELabColor
 from highdicom.pr import (
@@ -23,14 +24,15 @@ from highdicom.pr import (
 )
 from PIL import ImageCms
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
-from ai_pipeline.contract import Finding, Measurement, PixelArray, QualityNote
+from ai_pipeline.contract import Finding, Measurement, QualityNote
 from ai_pipeline.images.display import lut_of
 from ai_pipeline.images.numbers import decimal, decimal_of
+from ai_pipeline.images.render import label_text
 from ai_pipeline.summary import measurement_text, result_lines
 from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.walk import listed
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
@@ -38,7 +40,6 @@ from dicom_node.results.common.source import Source, copy_present, pixel_aspect
 from dicom_node.results.common.tracked import (
     LINE,
     LocatedFinding,
-    TrackedMeasurement,
     located_findings,
     of_source,
     outline,
@@ -50,8 +51,6 @@ TEXTS: Final = "AI_TEXTS"
 """Layers of boxes and measured lines, and of words: a viewer can hide either."""
 OVERLAYS: Final = "OVERLAYS"
 
-# In DISPLAY units (PS3.3 C.10.5.1.1): the list of findings without a place, and the footer.
-_LIST_BOX: Final = (0.01, 0.02, 0.5, 0.3)
 _FOOTER_LINE, _FOOTER_LETTERS = 0.035, 100
 """Height of a line of the footer (share of the display), and its letters, at most."""
 _LABEL: Final = (0.3, 0.04)
@@ -65,7 +64,6 @@ _SHUTTER: Final = {
     "CIRCULAR": ("CenterOfCircularShutter", "RadiusOfCircularShutter"),
     "POLYGONAL": ("VerticesOfThePolygonalShutter",),
 }  # fmt: skip
-_OVERLAY_GROUPS: Final = range(0x6000, 0x6020, 2)
 _OVERLAY_ROWS, _ACTIVATION_LAYER = 0x0010, 0x1001
 
 
@@ -82,14 +80,22 @@ def build_presentation(
     A state replaces the image's own window, rescale, polarity, shutter and overlays (PS3.4 N.2), so these are
     copied, and the overlays stay visible.
     """
-    overlays = _overlay_groups(source)
+    # Overlay Activation (PS3.3 C.11.7) is of each of the image's overlay planes.
+    with quiet_pydicom():
+        tags = pydicom.dcmread(source.stored.path, stop_before_pixels=True).keys()
+    overlays = [group for group in range(0x6000, 0x6020, 2) if Tag(group, _OVERLAY_ROWS) in tags]
     colour = CIELabColor(82.0, 10.0, 80.0)
     lines = GraphicLayer(LINES, order=2, description="AI boxes and lines", display_color=colour)
     texts = GraphicLayer(TEXTS, order=3, description="AI texts", display_color=colour)
     layers = [lines, texts]
     if overlays:
         layers.insert(0, GraphicLayer(OVERLAYS, order=1, description="Overlays of the image"))
-    image = source.stand_in if source.grey else _as_true_colour(source.stand_in)
+    image = source.stand_in
+    if not source.grey:
+        # highdicom takes three samples per pixel only; PALETTE COLOR is a colour image too (PS3.4 N.2.2).
+        image = Dataset()
+        image.update(source.stand_in)
+        image.SamplesPerPixel = 3
     arguments: dict[str, Any] = {
         "referenced_images": [image],
         "content_label": "AI_FINDINGS",
@@ -103,7 +109,15 @@ def build_presentation(
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
     }
     if source.grey:
-        state = GrayscaleSoftcopyPresentationState(**arguments, **_grey_pipeline(source))
+        # highdicom looks for rescale, window and polarity in functional groups where the class is a
+        # multi-frame one, and writes IDENTITY for MONOCHROME1, which shows the negative: they are given here.
+        shape = "INVERSE" if source.photometric == "MONOCHROME1" else "IDENTITY"
+        state = GrayscaleSoftcopyPresentationState(
+            **arguments,
+            modality_lut_transformation=_modality_lut(source),
+            presentation_lut_transformation=hd.PresentationLUTTransformation(presentation_lut_shape=shape),
+            voi_lut_transformations=[_voi(source)],
+        )
     else:
         state = ColorSoftcopyPresentationState(icc_profile=srgb_profile(), **arguments)
     # PS3.3 C.10.4: in place of the image's own ratio, which viewers ignore here; highdicom writes 1:1.
@@ -116,7 +130,7 @@ def build_presentation(
 
 def _copy_shutter(state: Dataset, source: Source) -> None:
     """Display Shutter (PS3.3 C.7.6.11) and its colour (C.11.12): black, if the image gives none."""
-    shapes = [shape for shape in _values(source.header.get("ShutterShape")) if shape in _SHUTTER]
+    shapes = [shape for shape in listed(source.header.get("ShutterShape")) if shape in _SHUTTER]
     whole = [shape for shape in shapes if all(source.header.get(word) for word in _SHUTTER[shape])]
     if not whole:
         return
@@ -126,13 +140,6 @@ def _copy_shutter(state: Dataset, source: Source) -> None:
     copy_present(state, source, "ShutterPresentationValue", "ShutterPresentationColorCIELabValue")
     if not source.grey and "ShutterPresentationColorCIELabValue" not in state:
         state.ShutterPresentationColorCIELabValue = [0, 32896, 32896]  # black (PS3.3 C.10.7.1.1)
-
-
-def _overlay_groups(source: Source) -> list[int]:
-    """Groups of the image's overlay planes: Overlay Activation (PS3.3 C.11.7) is of each of them."""
-    with quiet_pydicom():
-        tags = pydicom.dcmread(source.stored.path, stop_before_pixels=True).keys()
-    return [group for group in _OVERLAY_GROUPS if Tag(group, _OVERLAY_ROWS) in tags]
 
 
 @cache
@@ -159,10 +166,19 @@ def _boxes(
     located = located_findings(context, source, of_source(source, findings))
     annotations = []
     for frame in dict.fromkeys(one.finding.frame for one in located if one.region is not None):
-        placed = [one for one in located if one.region is not None and one.finding.frame == frame]
+        placed = [
+            (one, outline(one.region, source))
+            for one in located
+            if one.region is not None and one.finding.frame == frame
+        ]
         number = (frame or 1) if source.frames > 1 else None
-        drawn = [_box(one, source) for one in placed]
-        names = [_label(one, source) for one in placed]
+        drawn = [
+            GraphicObject(
+                "POLYLINE", points, units="PIXEL", tracking_id=one.identifier, tracking_uid=one.tracking_uid
+            )
+            for one, points in placed
+        ]
+        names = [_label(one, points, source) for one, points in placed]
         annotations += [
             GraphicAnnotation([image], layers[0], referenced_frame_number=number, graphic_objects=drawn),
             GraphicAnnotation([image], layers[1], referenced_frame_number=number, text_objects=names),
@@ -187,7 +203,15 @@ def _words(
         if one.model is not None and not one.statement and one.unit.value != "{pixels}"
     ]
     lines += [line for line in numbers if line not in lines[0]]
-    return GraphicAnnotation([image], layer, text_objects=_texts(context, lines))
+    footer = textwrap.wrap(disclaimer(context), _FOOTER_LETTERS)
+    above = max(0.5, 0.99 - _FOOTER_LINE * len(footer))
+    texts = [
+        # VR ST: 1024 characters, lines end with CR LF (PS3.5 6.1.3).
+        TextObject("\r\n".join(words)[:1024], units="DISPLAY", bounding_box=box, text_justification="LEFT")
+        for words, box in ((lines, (0.01, 0.02, 0.5, 0.3)), (footer, (0.01, above, 0.99, 0.99)))
+        if words
+    ]
+    return GraphicAnnotation([image], layer, text_objects=texts)
 
 
 def _measured(
@@ -207,53 +231,42 @@ def _measured(
         if not lines:
             continue
         drawn.update(line.tobytes() for line in lines)
+        # An outline, or the pieces of an open line: programs take a POLYLINE for a region of the report.
+        pieces = lines
+        if not one.measurement.closed:
+            pairs = (pair for line in lines for pair in pairwise(line))
+            pieces = [np.stack(pair) for pair in pairs if (pair[0] != pair[1]).any()]
         annotations.append(
             GraphicAnnotation(
                 [image],
                 layer,
                 referenced_frame_number=(one.measurement.frame or 1) if source.frames > 1 else None,
-                graphic_objects=[part for line in lines for part in _drawn(line, one)],
+                graphic_objects=[
+                    GraphicObject(
+                        LINE,
+                        points,
+                        units="PIXEL",
+                        tracking_id=one.identifier,
+                        tracking_uid=one.tracking_uid,
+                    )
+                    for points in pieces
+                ],
             )
         )
     return annotations
 
 
-def _drawn(line: PixelArray, tracked: TrackedMeasurement) -> list[GraphicObject]:
-    """An outline, or the pieces of an open line: programs take a POLYLINE for a region of the report."""
-    pieces = [line]
-    if not tracked.measurement.closed:
-        pieces = [np.stack(pair) for pair in pairwise(line) if (pair[0] != pair[1]).any()]
-    return [
-        GraphicObject(
-            LINE, points, units="PIXEL", tracking_id=tracked.identifier, tracking_uid=tracked.tracking_uid
-        )
-        for points in pieces
-    ]
-
-
-def _box(located: LocatedFinding, source: Source) -> GraphicObject:
-    assert located.region is not None
-    return GraphicObject(
-        "POLYLINE",
-        outline(located.region, source),
-        units="PIXEL",
-        tracking_id=located.identifier,
-        tracking_uid=located.tracking_uid,
-    )
-
-
-def _label(located: LocatedFinding, source: Source) -> TextObject:
+def _label(located: LocatedFinding, points: npt.NDArray[np.float64], source: Source) -> TextObject:
     """The label above a finding's box, or in it at the upper edge of the image.
 
     It has a place of its own: without one DICOMscope writes it left of the anchor, outside the image.
     """
-    assert located.region is not None
-    left, top = map(float, outline(located.region, source).min(axis=0))
+    left, top = map(float, points.min(axis=0))
     width, height = _LABEL[0] * source.columns, _LABEL[1] * source.rows
     first = float(np.clip(left, 0.01 * source.columns, source.columns - width))
     above = top - height if top >= height else top
     return TextObject(
-        located.text,
+        label_text(located.finding),
         units="PIXEL",
         bounding_box=(first, above, first + width, above + height),
         text_justification="LEFT",
@@ -262,43 +275,6 @@ def _label(located: LocatedFinding, source: Source) -> TextObject:
         tracking_id=located.identifier,
         tracking_uid=located.tracking_uid,
     )
-
-
-def _texts(context: ResultContext, listed: Sequence[str]) -> list[TextObject]:
-    texts = []
-    if listed:
-        # VR ST: 1024 characters, lines end with CR LF (PS3.5 6.1.3).
-        texts.append(_text("\r\n".join(listed)[:1024], _LIST_BOX))
-    footer = textwrap.wrap(disclaimer(context), _FOOTER_LETTERS)
-    above = max(0.5, 0.99 - _FOOTER_LINE * len(footer))
-    texts.append(_text("\r\n".join(footer)[:1024], (0.01, above, 0.99, 0.99)))
-    return texts
-
-
-def _text(words: str, box: tuple[float, float, float, float]) -> TextObject:
-    return TextObject(words, units="DISPLAY", bounding_box=box, text_justification="LEFT")
-
-
-def _as_true_colour(stand_in: Dataset) -> Dataset:
-    """highdicom takes three samples per pixel only; PALETTE COLOR is a colour image too (PS3.4 N.2.2)."""
-    image = Dataset()
-    image.update(stand_in)
-    image.SamplesPerPixel = 3
-    return image
-
-
-def _grey_pipeline(source: Source) -> dict[str, Any]:
-    """Rescale, window and polarity of the image, given explicitly.
-
-    highdicom looks for them in functional groups where the class is a multi-frame one, and writes IDENTITY
-    for MONOCHROME1, which shows the negative.
-    """
-    shape = "INVERSE" if source.photometric == "MONOCHROME1" else "IDENTITY"
-    return {
-        "modality_lut_transformation": _modality_lut(source),
-        "presentation_lut_transformation": hd.PresentationLUTTransformation(presentation_lut_shape=shape),
-        "voi_lut_transformations": [_voi(source)],
-    }
 
 
 def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
@@ -323,10 +299,11 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
         for table in header.get("VOILUTSequence") or []
         if (lut := _table(source, table))
     ]
-    centres, widths = (_decimals(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
-    if not centres or len(centres) != len(widths):
+    centres, widths = (listed(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
+    are_numbers = all(decimal(one) is not None for one in (*centres, *widths))
+    if not centres or len(centres) != len(widths) or not are_numbers:
         return SoftcopyVOILUTTransformation(voi_luts=luts) if luts else _full_range(source)
-    explanations = _values(header.get("WindowCenterWidthExplanation"))
+    explanations = listed(header.get("WindowCenterWidthExplanation"))
     # The first is the one that the image is shown with; DCMTK's check wants one in a presentation state.
     return SoftcopyVOILUTTransformation(
         window_center=centres[0],
@@ -348,18 +325,6 @@ def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
     slope = decimal_of(source.header, "RescaleSlope", 0.0) or 1.0
     centre = (lowest + 2 ** (bits - 1)) * slope + decimal_of(source.header, "RescaleIntercept", 0.0)
     return SoftcopyVOILUTTransformation(window_center=centre, window_width=max(2**bits * abs(slope), 1.0))
-
-
-def _values(value: Any) -> tuple[Any, ...]:
-    if value in (None, ""):
-        return ()
-    return tuple(value) if isinstance(value, MultiValue | list) else (value,)
-
-
-def _decimals(value: Any) -> tuple[Any, ...]:
-    """All of them, as they were written; none where one is no number."""
-    values = _values(value)
-    return values if all(decimal(one) is not None for one in values) else ()
 
 
 def _table(source: Source, table: Dataset) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from pydicom.uid import UID
 from dicom_node import events
 from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.commitment import CommitmentReport, RequestedObjects
-from dicom_node.dicom.dataset_head import read_sop_uids
+from dicom_node.dicom.file_meta import read_sop_uids
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
 from dicom_node.events import Event, EventType, FieldValue, happened

@@ -20,8 +20,7 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.dicom.character_sets import named, terms
-from dicom_node.dicom.header import decoded, quiet_pydicom
+from dicom_node.dicom.header import decoded, named, quiet_pydicom, terms
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.errors import DecodedDifferently, FaultyInput, FaultyObject, PeerUnreachable, SpoolError
 from dicom_node.scu.archive import (

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.dataset_head import read_sop_uids, read_study_uids
-from dicom_node.dicom.file_meta import META_BYTES, FileMeta, is_uid
+from dicom_node.dicom.file_meta import META_BYTES, FileMeta, is_uid, read_sop_uids, read_study_uids
 from dicom_node.dicom.transfer_syntaxes import TransferSyntax, transfer_syntax
 from dicom_node.errors import FaultyInput, SpoolError
 from dicom_node.inbox.header import Arrival

@@ -31,8 +31,7 @@ from ai_pipeline.images.decode import picture_of
 from ai_pipeline.images.header import NONE_GIVEN
 from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.dataset_head import read_sop_uids, read_study_uids
-from dicom_node.dicom.file_meta import META_BYTES, FileMeta
+from dicom_node.dicom.file_meta import META_BYTES, FileMeta, read_sop_uids, read_study_uids
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput, SpoolError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dicom_node.dicom.header_hash import CODING
+from dicom_node.dicom.hashes import CODING
 from dicom_node.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.model.kinds import Outcome

@@ -150,7 +150,7 @@ _OF_CODE: Final = (
     "CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion",
     "CodeMeaning",
 )  # fmt: skip
-_SNOMED_RT: Final = frozenset({"SRT", "SNM3", "99SDM"})
+
 PRIVATE: Final = (
     AI_RESULT, FINDINGS, NONE_FOUND, NONE_SUSPECTED, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE,
     BURNED_IN, BURNED_IN_MEASUREMENT, CUT_OFF, READ_FROM_IMAGE,
@@ -185,7 +185,7 @@ def code_alone(item: Dataset) -> Dataset:
     Modifiers and private attributes of a source have no place in a content item.
     """
     value = mapping["SRT"].get(str(item.get("CodeValue")))
-    if value and item.get("CodingSchemeDesignator") in _SNOMED_RT:
+    if value and item.get("CodingSchemeDesignator") in {"SRT", "SNM3", "99SDM"}:
         return CodedConcept(value, "SCT", str(item.CodeMeaning))
     return Dataset({Tag(word): item[word] for word in _OF_CODE if word in item})
 
@@ -217,18 +217,14 @@ def number_of(finding: Finding) -> CodedConcept:
     """
     calibrated = finding.model.calibrated
     what = "estimated probability" if calibrated else "score"
-    concept = _of_finding("P" if calibrated else "S", finding, f"AI {what} of {finding.name}")
+    meaning = f"AI {what} of {finding.name}"[:64]
+    # A private code of this finding and this meaning: its value is a hash of both (VR SH: 16).
+    named = "\n".join((finding.code.scheme, finding.code.value, meaning))
+    value = f"{'P' if calibrated else 'S'}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
+    concept = DicomCode(value, SCHEME, meaning)
     if calibrated and finding.decision is not Decision.ABSENT:
         return with_equivalent(concept, CERTAINTY)
     return CodedConcept.from_code(concept)
-
-
-def _of_finding(letter: str, finding: Finding, meaning: str) -> DicomCode:
-    """A private code of this finding and this meaning: its value is a hash of both (VR SH: 16)."""
-    code = finding.code
-    named = "\n".join((code.scheme, code.value, meaning[:64]))
-    value = f"{letter}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
-    return DicomCode(value, SCHEME, meaning[:64])
 
 
 def subject_context(fetus: str) -> SubjectContext:
@@ -252,12 +248,13 @@ def fetus_of_reports(objects: Iterable[Dataset]) -> str:
         str(item.TextValue)
         for one in objects
         for item in items(one)
-        if item.get("ValueType") == "TEXT" and _concept(item) == SUBJECT_ID.value
+        if item.get("ValueType") == "TEXT" and name_of(item) == SUBJECT_ID.value
     }
     return named.pop() if len(named) == 1 else ""
 
 
-def _concept(item: Dataset) -> str:
+def name_of(item: Dataset) -> str:
+    """The code value of a content item's concept name, "" where it has none."""
     names = item.get("ConceptNameCodeSequence")
     return str(names[0].get("CodeValue") or "") if names else ""
 

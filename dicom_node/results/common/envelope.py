@@ -1,13 +1,18 @@
 """Completes and encodes objects built by highdicom: identity, fixed times, references, encoding.
 
 The maker of a result: General Equipment, Contributing Equipment and the observer of a report.
+
+Times in results: always the time of the analysis, in the zone of the source image. Each function takes an
+aware time and an offset as from ``offset_of`` (``+0100`` or empty).
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from copy import deepcopy
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from highdicom import ContributingEquipment
@@ -15,7 +20,6 @@ from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
     DeviceObserverIdentifyingAttributes,
-    ObservationContext,
     ObserverContext,
 )
 from pydicom.dataset import Dataset
@@ -26,8 +30,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
 from ai_pipeline.contract import Finding, ModelRef
-from dicom_node.dicom.character_sets import can_hold, named
-from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.dicom.header import can_hold, named, quiet_pydicom
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -36,18 +39,15 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.concepts import (
     ACQUISITION_EQUIPMENT,
-    DEIDENTIFYING_EQUIPMENT,
     FORMER_REGIONS,
     MODIFYING_EQUIPMENT,
     PROCESSING_EQUIPMENT,
     code_alone,
     coding_schemes,
-    subject_context,
 )
 from dicom_node.results.common.context import BuiltObject, ResultContext
 from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid, series_uid
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.times import dicom_date, dicom_datetime, dicom_time
 
 UTF8: Final = "ISO_IR 192"
 _SERIES_NAMES: Final = {
@@ -69,7 +69,7 @@ SERIES_NUMBERS: Final = {
     **{kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)},
     ResultKind.PDF: 9012,
 }
-_WARNINGS: Final = {ResultKind.CLEANED: "inpainted, not for measurement"}
+# What identifies the request and its procedure (PS3.3 Table 10-9).
 _REQUEST: Final = (
     "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",
     "RequestedProcedureID", "RequestedProcedureDescription", "RequestedProcedureCodeSequence",
@@ -118,7 +118,7 @@ def series_description(context: ResultContext, kind: ResultKind, name: str = "")
     VR LO holds 64 characters; the pipeline's name comes last and is cut if needed. ``name`` replaces the
     usual name of this kind of series.
     """
-    warning = _WARNINGS.get(kind, "not for diagnostic use")
+    warning = "inpainted, not for measurement" if kind is ResultKind.CLEANED else "not for diagnostic use"
     return f"{name or _SERIES_NAMES[kind]} - {warning} - {context.pipeline}"[:64]
 
 
@@ -142,7 +142,10 @@ def complete(
     source = sources[0]
     _copy_identity(dataset, source)
     _freeze_times(dataset, context, offset_of(source))
-    _begin_series(dataset, context, offset_of(source))
+    # Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too.
+    began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
+    began = local(began, offset_of(source))
+    dataset.SeriesDate, dataset.SeriesTime = f"{began:%Y%m%d}", f"{began:%H%M%S.%f}"
     _right_references(dataset, sources)
     dataset.SeriesDescription = series_description(context, kind)
     if context.station_name:
@@ -156,8 +159,14 @@ def complete(
         if kind is not ResultKind.SEG and not is_unpaired(part):
             dataset.Laterality = _side(source)
     if kind is not ResultKind.SR:
-        _copy_requests(dataset, source)
-    _name_implementation(dataset)
+        # Request Attributes Sequence (0040,0275) of the source: the results answer the same request. So IHE
+        # wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
+        requests = [
+            Dataset({Tag(word): deepcopy(item[word]) for word in _REQUEST if item.get(word)})
+            for item in source.header.get("RequestAttributesSequence") or []
+        ]
+        if any(requests):
+            dataset.RequestAttributesSequence = [item for item in requests if item]
     return dataset
 
 
@@ -194,7 +203,6 @@ def built_document(
     """
     document.SeriesDescription = series_description(context, kind)
     _freeze_times(document, context, str(about.get("TimezoneOffsetFromUTC") or ""))
-    _name_implementation(document)
     return BuiltObject(
         kind=kind,
         sop_instance_uid=document.SOPInstanceUID,
@@ -203,11 +211,6 @@ def built_document(
         supersedes=supersedes,
         data=_encoded(document, about),
     )
-
-
-def _name_implementation(dataset: Dataset) -> None:
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
 def _copy_identity(dataset: Dataset, source: Source) -> None:
@@ -226,20 +229,23 @@ def _copy_identity(dataset: Dataset, source: Source) -> None:
 
 
 def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    date, time = dicom_date(context.analysed_at, offset), dicom_time(context.analysed_at, offset)
+    """The time of the analysis, also in highdicom's own item, into which it writes the present time: so two
+    builds do not differ. And what highdicom's constructors do not accept of the maker.
+    """
+    analysed = local(context.analysed_at, offset)
+    date, time = f"{analysed:%Y%m%d}", f"{analysed:%H%M%S.%f}"
     for prefix in ("InstanceCreation", "Content", "PresentationCreation"):
         if f"{prefix}Date" in dataset:
             setattr(dataset, f"{prefix}Date", date)
             setattr(dataset, f"{prefix}Time", time)
     if "DateOfSecondaryCapture" in dataset:
         dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = date, time
-    finish(dataset, context, offset)
-
-
-def _begin_series(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    """Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too."""
-    began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
-    dataset.SeriesDate, dataset.SeriesTime = dicom_date(began, offset), dicom_time(began, offset)
+    for item in dataset.ContributingEquipmentSequence:
+        if item.get("ManufacturerModelName") == "highdicom":
+            item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
+    dataset.DeviceUID = context.installation.device_uid
+    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
 
 
 def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
@@ -289,21 +295,6 @@ def _named_region(source: Source) -> str:
     return next(filter(None, (iods.body_part(today.get(value, value)) for value in named)), "")
 
 
-def _copy_requests(dataset: Dataset, source: Source) -> None:
-    """Request Attributes Sequence (0040,0275) of the source: the results answer the same request.
-
-    So IHE wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
-    """
-    items = [_request(item) for item in source.header.get("RequestAttributesSequence") or []]
-    if any(items):
-        dataset.RequestAttributesSequence = [item for item in items if item]
-
-
-def _request(attributes: Dataset) -> Dataset:
-    """What identifies the request and its procedure (PS3.3 Table 10-9), as far as it has a value."""
-    return Dataset({Tag(word): deepcopy(attributes[word]) for word in _REQUEST if attributes.get(word)})
-
-
 def is_unpaired(part: str) -> bool:
     """Whether a Body Part Examined (PS3.16 Annex L, any case) has no left and right."""
     return part.upper() in _UNPAIRED
@@ -332,10 +323,12 @@ def contributing_equipment(
     ``offset``: as from ``envelope.offset_of``. Purposes are from CID 7005. A cleaned image has a second item
     for the node, which changed the source's pixels.
     """
-    items = [_node(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
+    items = [node_equipment(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
     if kind is ResultKind.CLEANED:
         items.append(
-            _node(context, offset, "AI node: filled pixels of burned-in annotation", MODIFYING_EQUIPMENT)
+            node_equipment(
+                context, offset, "AI node: filled pixels of burned-in annotation", MODIFYING_EQUIPMENT
+            )
         )
     for model in context.models:
         item = _item(
@@ -344,11 +337,6 @@ def contributing_equipment(
         item.DeviceUID = model_device_uid(context, model)
         items.append(item)
     return items
-
-
-def deidentifying_equipment(context: ResultContext) -> ContributingEquipment:
-    """The node as the equipment that applied the confidentiality profile (CID 7005)."""
-    return _node(context, "", "AI node: applied the confidentiality profile", DEIDENTIFYING_EQUIPMENT)
 
 
 def acquisition_equipment(header: Dataset) -> Dataset:
@@ -360,28 +348,6 @@ def acquisition_equipment(header: Dataset) -> Dataset:
         if header.get(keyword):
             item[keyword] = deepcopy(header[keyword])
     return item
-
-
-def finish(dataset: Dataset, context: ResultContext, offset: str) -> None:
-    """Add attributes that highdicom's constructors do not accept, and fix the time in highdicom's own item.
-
-    highdicom writes the present time there, so two builds would differ.
-    """
-    dataset.DeviceUID = context.installation.device_uid
-    for item in dataset.ContributingEquipmentSequence:
-        if item.get("ManufacturerModelName") == "highdicom":
-            item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
-
-
-def observation_context(context: ResultContext, fetus: str = "") -> ObservationContext:
-    """TID 1001 with a device observer (TID 1004): no person has looked at this.
-
-    ``fetus``: the fetus that is the subject, "" for the patient.
-    """
-    observed = ObservationContext(observer_device_context=device_observer(context))
-    if fetus:
-        observed.extend(subject_context(fetus))
-    return observed
 
 
 def device_observer(context: ResultContext) -> ObserverContext:
@@ -403,7 +369,10 @@ def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdent
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
 
 
-def _node(context: ResultContext, offset: str, what: str, purpose: DicomCode) -> ContributingEquipment:
+def node_equipment(
+    context: ResultContext, offset: str, what: str, purpose: DicomCode
+) -> ContributingEquipment:
+    """The node as equipment that did ``what``, for a ``purpose`` of CID 7005."""
     item = _item(context, offset, MODEL_NAME, software_versions(context), what, purpose)
     item.DeviceUID = context.installation.device_uid
     return item
@@ -422,3 +391,31 @@ def _item(
         contribution_datetime=dicom_datetime(context.analysed_at, offset),
         contribution_description=what,
     )
+
+
+_OFFSET: Final = re.compile(r"([+-])([01]\d)([0-5]\d)")
+
+
+def dicom_datetime(moment: datetime, offset: str) -> str:
+    """Date and time as VR DT, without an offset.
+
+    (0008,0201) gives the offset (PS3.3 C.12.1), and DCMTK refuses "+0000".
+    """
+    return f"{local(moment, offset):%Y%m%d%H%M%S.%f}"
+
+
+def zone_of(offset: str) -> timezone | None:
+    """The time zone with this Timezone Offset From UTC (0008,0201); None for a text that is no offset."""
+    match = _OFFSET.fullmatch(offset)
+    if match is None:
+        return None
+    shift = timedelta(hours=int(match[2]), minutes=int(match[3]))
+    return timezone(-shift if match[1] == "-" else shift)
+
+
+def local(moment: datetime, offset: str) -> datetime:
+    """In the source's Timezone Offset From UTC (0008,0201); without one, in this machine's zone.
+
+    An offset of our own choice would be a lie about the copied Study Date and Time, which it also governs.
+    """
+    return moment.astimezone(zone_of(offset))

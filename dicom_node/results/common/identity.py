@@ -16,13 +16,6 @@ from dicom_node.results.common.source import Source
 BUILDER_VERSION: Final = "11"
 
 
-def object_uid(context: ResultContext, kind: ResultKind, sources: Sequence[Source], *parts: str) -> str:
-    """SOP Instance UID of a result of these sources; ``parts`` distinguish several of one kind."""
-    named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
-    shaping = (*_shaping(context), context.charset)
-    return derived_uid("object", *shaping, kind, sources[0].study_uid, *named, *parts)
-
-
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
     """Series Instance UID for all results of one kind in a study, also of images that arrive later.
 
@@ -85,9 +78,11 @@ def described(
 
     ``parts`` and ``series_parts`` distinguish several objects, or series, of one kind.
     """
+    named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
+    shaping = (*_shaping(context), context.charset)
     return BuiltObject(
         kind=kind,
-        sop_instance_uid=object_uid(context, kind, sources, *parts),
+        sop_instance_uid=derived_uid("object", *shaping, kind, sources[0].study_uid, *named, *parts),
         sop_class_uid=str(sop_class_uid),
         series_instance_uid=series_uid(context, kind, sources[0], *series_parts),
         supersedes=context.supersedes if kind is ResultKind.SR else "",

@@ -75,7 +75,7 @@ def missing_attribute(dataset: Dataset, module: str) -> str:
 
 def region(body_part: object) -> CodedConcept | None:
     """The code of a Body Part Examined (0018,0015), as senders write it; None if it has no code."""
-    word, known = re.sub("[ _]", "", str(body_part or "").upper()), _body_parts()
+    word, known = re.sub("[ _]", "", str(body_part or "").upper()), body_parts()
     return known.get(word) or known.get(word.removesuffix("S"))
 
 
@@ -84,17 +84,12 @@ def body_part(code_value: object) -> str:
 
     Where two words have one code, the word that names no endoscopy.
     """
-    words = [part for part, code in _body_parts().items() if code.value == code_value]
+    words = [part for part, code in body_parts().items() if code.value == code_value]
     return min(words, key=lambda word: word.startswith("ENDO"), default="")
 
 
-def regions() -> list[CodedConcept]:
-    """The SNOMED CT codes of all body parts that DICOM names."""
-    return list(_body_parts().values())
-
-
 @cache
-def _body_parts() -> dict[str, CodedConcept]:
+def body_parts() -> dict[str, CodedConcept]:
     """Codes by Body Part Examined; those of former editions and of senders come last."""
     known = {part: code for part, (code, *_) in get_anatomic_region_map().items()}
     known["SINUS"] = CodedConcept("2095001", "SCT", "Paranasal sinus")  # PS3.16 CID 4031

@@ -18,7 +18,6 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import Tag
-from pydicom.uid import UID
 
 from ai_pipeline.contract import ImageHeader, JudgedView
 from ai_pipeline.images.numbers import decimal, value_of, whole_of
@@ -54,7 +53,6 @@ _IMAGE_KEYWORDS: Final = (
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
 
-_PATIENT_ID: Final = ("PatientID", "IssuerOfPatientID")
 _PATIENT: Final = ("PatientName", "PatientBirthDate", "PatientSex")
 _NONE: Final = Repairs()
 # Type 2 in every IOD, so highdicom asks for them.
@@ -67,7 +65,6 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 # reference is put right afterwards (results.envelope).
 _SUCCESSORS: Final = {_STORAGE + "6": _STORAGE + "6.1", _STORAGE + "3": _STORAGE + "3.1"}
 _US_MULTI_FRAME: Final = _STORAGE + "3.1"
-_SECONDARY_CAPTURE: Final = _STORAGE + "7"
 _SC_MULTI_FRAME: Final = _STORAGE + "7.4"
 # highdicom takes the modality of the image library from the class: a grabbed ultrasound is ultrasound there.
 _OF_MODALITY: Final = {
@@ -151,9 +148,16 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     sources = sorted((_read(one) for one in objects), key=lambda s: (s.series_uid, s.number, s.uid))
     if len({source.study_uid for source in sources}) > 1:
         raise ResultRefused("the source images differ in StudyInstanceUID: no result for more than one study")
-    if not are_one_patient(_patient(source) for source in sources):
+    named = ("PatientID", "IssuerOfPatientID", *_PATIENT)
+    texts = ([str(source.header.get(keyword) or "") for keyword in named] for source in sources)
+    if not are_one_patient(Patient.from_values(*values) for values in texts):
         raise ResultRefused("the source images contradict each other: no result for more than one patient")
-    _share_patient(sources)
+    # What one image says of the patient holds for those that leave it empty: one value for one patient.
+    for keyword in _PATIENT:
+        given = [source.header[keyword] for source in sources if source.header.get(keyword)]
+        for source in sources:
+            if given and not source.header.get(keyword):
+                source.header[keyword] = deepcopy(given[0])
     return tuple(sources)
 
 
@@ -161,21 +165,6 @@ def as_judged(sources: Sequence[Source], views: Sequence[JudgedView]) -> tuple[S
     """The sources with the views as which they were judged."""
     judged = {one.source_uid: one.view for one in views}
     return tuple(replace(source, judged_view=judged.get(source.uid, "")) for source in sources)
-
-
-def _patient(source: Source) -> Patient:
-    return Patient.from_values(
-        *(str(source.header.get(keyword) or "") for keyword in (*_PATIENT_ID, *_PATIENT))
-    )
-
-
-def _share_patient(sources: Sequence[Source]) -> None:
-    """What one image says of the patient holds for those that leave it empty: one value for one patient."""
-    for keyword in _PATIENT:
-        given = [source.header[keyword] for source in sources if source.header.get(keyword)]
-        for source in sources:
-            if given and not source.header.get(keyword):
-                source.header[keyword] = deepcopy(given[0])
 
 
 def repairs_of(objects: Sequence[SourceObject]) -> dict[str, Repairs]:
@@ -206,6 +195,14 @@ def without_identity(document: Dataset) -> Dataset:
     """A copy for highdicom's constructors, which refuse some names; identity is copied afterwards."""
     empty = {Tag(word): DataElement(word, dictionary_VR(word), None) for word in _FOR_HIGHDICOM}
     return Dataset({**dict(document.items()), **empty})
+
+
+def stand_in_of(sop_class_uid: str, uid: str, study_uid: str, series_uid: str) -> Dataset:
+    """An object for highdicom's constructors, which look for these UIDs in evidence and former versions."""
+    one = Dataset()
+    one.SOPClassUID, one.SOPInstanceUID = sop_class_uid, uid
+    one.StudyInstanceUID, one.SeriesInstanceUID = study_uid, series_uid
+    return one
 
 
 def _stand_in(header: Dataset, image: ImageHeader) -> Dataset:
@@ -249,7 +246,7 @@ def _class_for_highdicom(header: Dataset, frames: int) -> str:
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
     if found in SECONDARY_CAPTURES or not iods.is_known(found):
         still, cine = _OF_MODALITY.get(str(header.get("Modality")), ("", ""))
-        return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _SECONDARY_CAPTURE)
+        return (cine or _SC_MULTI_FRAME) if frames > 1 else (still or _STORAGE + "7")
     if frames > 1 and not iods.has_frames(found):
         # Cines under the single-frame class are common in old ultrasound.
         return _US_MULTI_FRAME if found == _STORAGE + "6.1" else _SC_MULTI_FRAME
@@ -343,37 +340,33 @@ def _pair(source: Source, keyword: str) -> tuple[float, float] | None:
 
 def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:
     """An item of Source Image Sequence; ``frames`` from 1, none for all."""
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid
+    item = referenced(source)
     if source.frames > 1:
         item.ReferencedFrameNumber = list(frames or range(1, source.frames + 1))
     item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(SOURCE_FOR_PROCESSING)]
     return item
 
 
+def referenced(source: Source) -> Dataset:
+    """An item that names the source."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid
+    return item
+
+
 def _carry_on_lossy(picture: Dataset, source: Source) -> None:
     """Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless."""
+    header = source.header
+    picture.LossyImageCompression = "01" if source.stored.image.header.lossy else "00"
     if not source.stored.image.header.lossy:
-        picture.LossyImageCompression = "00"
         return
-    picture.LossyImageCompression = "01"
-    ratio = source.header.get("LossyImageCompressionRatio") or _measured_ratio(source)
-    method = source.header.get("LossyImageCompressionMethod") or _LOSSY_METHODS.get(_syntax(source))
+    ratio, method = (header.get(f"LossyImageCompression{what}") for what in ("Ratio", "Method"))
+    by_syntax = _LOSSY_METHODS.get(str(header.file_meta.get("TransferSyntaxUID") or ""))
+    if not ratio and by_syntax:  # size of the samples over size of the file; the header is negligible
+        samples = source.rows * source.columns * source.frames * whole_of(header, "SamplesPerPixel", 1)
+        size = samples * whole_of(header, "BitsAllocated", 8) // 8
+        ratio = round(size / source.stored.path.stat().st_size, 2)
     if ratio:
         picture.LossyImageCompressionRatio = deepcopy(ratio)
-    if method:
-        picture.LossyImageCompressionMethod = deepcopy(method)
-
-
-def _measured_ratio(source: Source) -> float | None:
-    """Size of the samples over size of the file; the header is negligible."""
-    if _syntax(source) not in _LOSSY_METHODS:
-        return None
-    header = source.header
-    samples = source.rows * source.columns * source.frames * whole_of(header, "SamplesPerPixel", 1)
-    size = samples * whole_of(header, "BitsAllocated", 8) // 8
-    return round(size / source.stored.path.stat().st_size, 2)
-
-
-def _syntax(source: Source) -> UID:
-    return UID(str(source.header.file_meta.get("TransferSyntaxUID") or ""))
+    if method or by_syntax:
+        picture.LossyImageCompressionMethod = deepcopy(method or by_syntax)

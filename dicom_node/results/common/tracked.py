@@ -1,23 +1,34 @@
 """Findings in the order for a reader, and measurements, each with its tracking UID.
 
 Report, presentation state and picture are made from the same located findings and tracked measurements.
+
+The report's conclusion: the short result of each image, and how burned-in text was handled.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, Point, Region
-from ai_pipeline.images.render import label_text
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Decision,
+    Finding,
+    Measurement,
+    PipelineResult,
+    Point,
+    QualityNote,
+    Region,
+)
+from ai_pipeline.summary import decided_in_words, result_lines
 from dicom_node.errors import ResultRefused
 from dicom_node.results.common import concepts
-from dicom_node.results.common.context import ResultContext
+from dicom_node.results.common.context import BURNED_IN_HEAD, NOT_HERE, ResultContext
 from dicom_node.results.common.identity import tracking_uid
 from dicom_node.results.common.source import Source
 
@@ -33,11 +44,6 @@ class LocatedFinding:
     tracking_uid: str
     identifier: str
     """Tracking Identifier (112039): names the finding, unique within one report."""
-
-    @property
-    def text(self) -> str:
-        """The text that is drawn beside the finding's box."""
-        return label_text(self.finding)
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
@@ -181,3 +187,85 @@ def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray
     if not inside or (points[0] == points[-1]).all():
         raise ResultRefused("a measurement whose ends do not lie apart in its image")
     return np.concatenate([points, points[:1]]) if closed else points
+
+
+# Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
+_OF_CLEANING: Final = frozenset(
+    {
+        "burned_in",
+        "kept",
+        "in_doubt",
+        "blacked_out",
+        "over_lesion",
+        "side_marker",
+        "cleaning_failed",
+        "overlay_planes",
+    }
+)
+
+
+def conclusion(sources: Sequence[Source], result: PipelineResult) -> str:
+    """The lines on all images of the report; images with identical lines are named together."""
+    found = results_in_words(sources, result)
+    cleaning = [note for note in result.quality if note.name in _OF_CLEANING]
+    cleaned = _grouped(
+        (source, "; ".join(note.text.rstrip(".") for note in cleaning if note.source_uid == source.uid))
+        for source in sources
+    )
+    burned_in = [f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []
+    parts = [*found, *purged_images(result), *burned_in]
+    return "\r\n".join(parts)
+
+
+def results_in_words(sources: Sequence[Source], result: PipelineResult) -> list[str]:
+    """The short result of each image, with its lines; images with identical lines are named together."""
+    lines = (
+        result_lines(
+            of_source(source, result.findings),
+            [one for one in result.measurements if one.source_uid == source.uid],
+            [one for one in result.quality if one.source_uid in {None, source.uid}],
+        )
+        for source in sources
+    )
+    return _grouped(zip(sources, map("\r\n".join, lines), strict=True))
+
+
+def purged_images(result: PipelineResult) -> list[str]:
+    """Remarks on images of earlier jobs that have been deleted here since."""
+    return [f"No longer here: {note.text}" for note in result.quality if note.name == NOT_HERE]
+
+
+def remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> tuple[str, ...]:
+    """Quality notes on an image; notes without an image belong to the first of ``sources``."""
+    mine = {source.uid, None} if source is sources[0] else {source.uid}
+    elsewhere = _OF_CLEANING | {NOT_HERE}
+    behind = [note for note in notes if note.source_uid in mine and not note.on_faces]
+    return tuple(f"{note.name}: {note.text}" for note in behind if note.name not in elsewhere)
+
+
+def reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """One remark on how reliable these findings are (how many in 10 such calls are right).
+
+    Empty if no reliability was measured.
+    """
+    parts = [
+        f"{decided_in_words(finding)}: {finding.reliability}."
+        for finding in ranked(findings)
+        if finding.reliability
+    ]
+    return (f"reliability: {' '.join(parts)}",) if parts else ()
+
+
+def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
+    """Each sentence once, with the numbers of its images where there are several."""
+    images: dict[str, list[int]] = {}
+    pairs = list(sentences)
+    for source, text in pairs:
+        if text:
+            images.setdefault(text, []).append(source.number)
+    if len(pairs) == 1:
+        return list(images)
+    return [
+        f"image{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: {text}"
+        for text, numbers in images.items()
+    ]

@@ -62,10 +62,10 @@ _NAME_PART: Final = 4  # letters of a single part of a name that is looked for a
 class KnownIdentity:
     """Identifying values of the sources, none of which may occur in a de-identified object."""
 
-    _phrases: frozenset[str] = field(repr=False)
-    _places: frozenset[str] = field(repr=False)
-    _name_parts: frozenset[str] = field(repr=False)
-    _uids: frozenset[str] = field(repr=False)
+    _phrases: set[str] = field(repr=False, default_factory=set)
+    _places: set[str] = field(repr=False, default_factory=set)
+    _name_parts: set[str] = field(repr=False, default_factory=set)
+    _uids: set[str] = field(repr=False, default_factory=set)
 
     @classmethod
     def from_sources(cls, sources: Sequence[Source], options: Set[Retained] = frozenset()) -> KnownIdentity:
@@ -74,7 +74,7 @@ class KnownIdentity:
         Values that ``options`` retain on purpose are left out.
         """
         retained = {keyword for option in options for keyword in KEYWORDS[option]}
-        found = _Found()
+        found = cls()
         for source in sources:
             with quiet_pydicom():
                 whole = pydicom.dcmread(source.stored.path, stop_before_pixels=True)
@@ -82,13 +82,10 @@ class KnownIdentity:
                     for keyword, vr, value in _values(dataset):
                         # A retained date is shifted: the true date still identifies.
                         if vr == "DA" or keyword not in retained:
-                            found.note(keyword, vr, value)
-        return cls(
-            frozenset(found.phrases),
-            frozenset(found.places - found.phrases),
-            frozenset(found.parts),
-            frozenset(found.uids - {NO_INSTALLATION.device_uid}),
-        )
+                            found._note(keyword, vr, value)
+        found._places.difference_update(found._phrases)
+        found._uids.discard(NO_INSTALLATION.device_uid)
+        return found
 
     def found_in(
         self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
@@ -110,7 +107,10 @@ class KnownIdentity:
                 yield f"{keyword} is a UID of the source"
             elif vr in {"DA", "DT"} and text[:8] in self._phrases:
                 yield f"{keyword} is a date of the source"
-            elif vr in _FREE_TEXT and any(one.search(text) for one in _looked_for(keyword, phrases, parts)):
+            # Single parts of a name not where words of others stand: people are called Left, or Philips.
+            elif vr in _FREE_TEXT and any(
+                one.search(text) for one in (phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts])
+            ):
                 yield f"{keyword} holds what identifies the source"
             elif vr == "CS" and len(text) >= _IN_BYTES and text in wanted:
                 yield f"{keyword} is what identifies the source"
@@ -127,49 +127,25 @@ class KnownIdentity:
                 spellings = (phrase, phrase.upper(), phrase.title())
                 yield from {one.encode() for text in spellings for one in (text, text.replace(" ", "^"))}
 
-
-@dataclass(slots=True)
-class _Found:
-    """Values as they are collected."""
-
-    phrases: set[str] = field(default_factory=set)
-    places: set[str] = field(default_factory=set)
-    parts: set[str] = field(default_factory=set)
-    uids: set[str] = field(default_factory=set)
-
-    def note(self, keyword: str, vr: str, value: str) -> None:
+    def _note(self, keyword: str, vr: str, value: str) -> None:
         if vr == "UI":
             if keyword not in _OF_STANDARDS and UID(value).is_private:
-                self.uids.add(value)
+                self._uids.add(value)
         elif vr == "PN":
-            for name in value.split("="):
-                self._note_name(_plain(name).split())
+            for words in (_plain(name).split() for name in value.split("=")):
+                if len(words) > 1:
+                    self._phrases.update({" ".join(words), " ".join(reversed(words))})
+                self._name_parts.update(
+                    word for word in words if len(word) >= (_NAME_PART if word.isascii() else 2)
+                )
         elif vr in {"DA", "DT"}:
-            self._note_day(value[:8])
+            if (day := re.match(r"(\d{4})(\d\d)(\d\d)", value)) and day[0] != DUMMY_DATE:
+                year, month, date = day.groups()
+                self._phrases.update(
+                    {day[0], f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
+                )
         elif keyword in _IDENTIFYING and len(_plain(value)) > 1:
-            (self.places if keyword in _PLACES else self.phrases).add(_plain(value))
-
-    def _note_name(self, words: list[str]) -> None:
-        if len(words) > 1:
-            self.phrases |= {" ".join(words), " ".join(reversed(words))}
-        self.parts |= {word for word in words if len(word) >= (_NAME_PART if word.isascii() else 2)}
-
-    def _note_day(self, day: str) -> None:
-        if re.fullmatch(r"\d{8}", day) and day != DUMMY_DATE:
-            year, month, date = day[:4], day[4:6], day[6:]
-            self.phrases |= {
-                day,
-                f"{year}-{month}-{date}",
-                f"{date}.{month}.{year}",
-                f"{month}/{date}/{year}",
-            }
-
-
-def _looked_for(
-    keyword: str, phrases: list[re.Pattern[str]], parts: list[re.Pattern[str]]
-) -> list[re.Pattern[str]]:
-    """Single parts of a name, but not where words of others stand: people are called Left, or Philips."""
-    return phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts]
+            (self._places if keyword in _PLACES else self._phrases).add(_plain(value))
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:

@@ -26,7 +26,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
 from functools import cache
 from typing import Final
 
@@ -47,16 +46,17 @@ from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import iods
+from dicom_node.results.common import concepts, iods
 from dicom_node.sitekey import SiteKey
 
 EDITION: Final = "2026c"
 DUMMY_DATE: Final = "19000101"
 BASIC_PROFILE: Final = DicomCode("113100", "DCM", "Basic Application Confidentiality Profile")
-CLEAN_PIXEL_DATA: Final = DicomCode("113101", "DCM", "Clean Pixel Data Option")
-CLEAN_STRUCTURED_CONTENT: Final = DicomCode("113104", "DCM", "Clean Structured Content Option")
 # A mask has neither pixels of the source nor content items: the basic profile is all that was applied to it.
-_OPTIONS: Final = {ResultKind.CLEANED: (CLEAN_PIXEL_DATA,), ResultKind.SR: (CLEAN_STRUCTURED_CONTENT,)}
+_OPTIONS: Final = {
+    ResultKind.CLEANED: (DicomCode("113101", "DCM", "Clean Pixel Data Option"),),
+    ResultKind.SR: (DicomCode("113104", "DCM", "Clean Structured Content Option"),),
+}
 
 # A non-zero value for where an IOD wants one (action D), by value representation.
 _DUMMIES: Final = {
@@ -65,7 +65,6 @@ _DUMMIES: Final = {
     "UC": "REMOVED", "UT": "REMOVED",
 }  # fmt: skip
 _CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
-_CONTENT_SEQUENCE: Final = BaseTag(0x0040A730)
 
 # What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, which fetus,
 # conclusion, comment.
@@ -82,18 +81,8 @@ OUR_WORDS: Final = ("SeriesDescription", "DerivationDescription")
 Place = tuple[str, ...]
 
 
-class Action(StrEnum):
-    """The action for an attribute in Table E.1-1 (PS3.15 E.1.1)."""
-
-    REMOVE = "X"
-    EMPTY = "Z"
-    REPLACE = "D"
-    UID = "U"
-    REMOVE_OR_EMPTY = "X/Z"
-    REMOVE_OR_REPLACE = "X/D"
-    EMPTY_OR_REPLACE = "Z/D"
-    REMOVE_EMPTY_OR_REPLACE = "X/Z/D"
-    REMOVE_EMPTY_OR_UID = "X/Z/U*"
+_REMOVE, _REPLACE, _UID = "X", "D", "U"
+"""Actions for an attribute in Table E.1-1 (PS3.15 E.1.1); the others stand in ``_actions``."""
 
 
 def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset()) -> None:
@@ -128,7 +117,7 @@ def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]
     for item in items(read):
         for element in item:
             allowed = element.keyword in OUR_WORDS or (item is read and element.keyword in kept)
-            if action_of(element.tag) is Action.REMOVE and not allowed:
+            if action_of(element.tag) == _REMOVE and not allowed:
                 yield f"{element.keyword or element.tag} has to be removed"
 
 
@@ -136,10 +125,10 @@ def _dates(options: Set[Retained]) -> str:
     return "MODIFIED" if Retained.MODIFIED_DATES in options else "REMOVED"
 
 
-def action_of(tag: BaseTag) -> Action | None:
+def action_of(tag: BaseTag) -> str | None:
     """The table's action for an attribute; None: the attribute is not listed and is kept."""
     if tag.is_private or (tag.group & _REPEATED) in {_CURVES, _OVERLAYS}:
-        return Action.REMOVE  # of overlays the table names data and comments: the rest says nothing without
+        return _REMOVE  # of overlays the table names data and comments: the rest says nothing without
     return _actions().get(int(tag))
 
 
@@ -151,28 +140,26 @@ def _structured_content(read: Dataset) -> Iterator[str]:
             continue
         if value_type not in _CONTENT_OF_OURS:
             yield f"a content item is of type {value_type}"
-        elif value_type == "TEXT":
-            names = item.get("ConceptNameCodeSequence") or [Dataset()]
-            if str(names[0].get("CodeValue")) not in _TEXTS_OF_OURS:
-                yield "a text of the report is not one that the node writes"
+        elif value_type == "TEXT" and concepts.name_of(item) not in _TEXTS_OF_OURS:
+            yield "a text of the report is not one that the node writes"
 
 
 def _walk(dataset: Dataset, types: dict[tuple[Place, str], str], place: Place) -> None:
     for element in list(dataset):
         action = action_of(element.tag)
-        if action is Action.REPLACE and element.tag == _CONTENT_SEQUENCE:
+        if action == _REPLACE and element.keyword == "ContentSequence":
             action = None
         kind = types.get((place, element.keyword), "3")
-        if action is not None and action is not Action.UID:
+        if action is not None and action != _UID:
             _act(dataset, element, action, kind)
         if element.tag in dataset and element.VR == "SQ":
             for item in dataset[element.tag].value:
                 _walk(item, types, (*place, element.keyword))
 
 
-def _act(dataset: Dataset, element: DataElement, action: Action, kind: str) -> None:
+def _act(dataset: Dataset, element: DataElement, action: str, kind: str) -> None:
     """The least that the IOD bears: removed if of Type 3, emptied if of Type 2, else replaced."""
-    allowed = str(action).rstrip("*").split("/")
+    allowed = action.rstrip("*").split("/")
     wanted = {"1": ("D", "U", "Z", "X"), "2": ("U", "Z", "D", "X")}.get(kind[:1], ("X", "Z", "D", "U"))
     chosen = next(letter for letter in wanted if letter in allowed)
     if chosen == "X":
@@ -186,17 +173,17 @@ def _act(dataset: Dataset, element: DataElement, action: Action, kind: str) -> N
 
 
 @cache
-def _actions() -> dict[int, Action]:
-    groups: dict[Action, Sequence[tuple[int, ...]]] = {
-        Action.REMOVE: table.X_TAGS,
-        Action.EMPTY: table.Z_TAGS,
-        Action.REPLACE: table.D_TAGS,
-        Action.UID: table.U_TAGS,
-        Action.REMOVE_OR_EMPTY: table.X_Z_TAGS,
-        Action.REMOVE_OR_REPLACE: table.X_D_TAGS,
-        Action.EMPTY_OR_REPLACE: table.Z_D_TAGS,
-        Action.REMOVE_EMPTY_OR_REPLACE: table.X_Z_D_TAGS,
-        Action.REMOVE_EMPTY_OR_UID: table.X_Z_U_STAR_TAGS,
+def _actions() -> dict[int, str]:
+    groups: dict[str, Sequence[tuple[int, ...]]] = {
+        _REMOVE: table.X_TAGS,
+        "Z": table.Z_TAGS,
+        _REPLACE: table.D_TAGS,
+        _UID: table.U_TAGS,
+        "X/Z": table.X_Z_TAGS,
+        "X/D": table.X_D_TAGS,
+        "Z/D": table.Z_D_TAGS,
+        "X/Z/D": table.X_Z_D_TAGS,
+        "X/Z/U*": table.X_Z_U_STAR_TAGS,
     }
     return {
         (tag[0] << 16) + tag[1]: action
@@ -252,8 +239,8 @@ def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
     found = Dataset()
     for keyword in (keyword for option in sorted(options) for keyword in KEYWORDS[option]):
         value = given.get(keyword)
-        if keyword in _LARGEST:
-            value = value if 0 < _number(value) <= _LARGEST[keyword] else None
+        if keyword in _LARGEST:  # a DS of one value
+            value = value if 0 < (decimal(value) or 0.0) <= _LARGEST[keyword] else None
         elif isinstance(value, MultiValue) and dictionary_VM(keyword) == "1":
             value = None  # which of them is meant is not known, and no such object may be built
         elif keyword in clean:
@@ -297,12 +284,6 @@ def _earlier(text: str, days: int) -> str:
         return ""
 
 
-def _number(value: object) -> float:
-    """A DS of one value; not a number for what is none."""
-    number = decimal(value)
-    return float("nan") if number is None else number
-
-
 def _age(text: str) -> str:
     """An AS; "" for what is none."""
     found = re.fullmatch(r"(\d{3})([DWMY])", text)
@@ -313,7 +294,6 @@ def _age(text: str) -> str:
 
 
 PREFIX: Final = "AI-"  # a reader sees that it is no Patient ID of a hospital
-_CHARACTERS: Final = 20  # of base32: 100 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +339,7 @@ class Pseudonyms:
             patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
         )
         text = base64.b32encode(_mac(self._patients, named)).decode("ascii")
-        return PREFIX + text[:_CHARACTERS]
+        return PREFIX + text[:20]  # of base32: 100 bits
 
     def days_earlier(self, patient: str) -> int:
         """The number of days by which a patient's dates are moved back: one to eleven years.

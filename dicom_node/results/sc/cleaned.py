@@ -1,16 +1,25 @@
-"""The image without burned-in text: the source's samples, inpainted, as secondary captures."""
+"""The image without burned-in text, and masks.
+
+The source's samples, inpainted, as secondary captures. Masks as Segmentations (PS3.3 A.51): the synthetic
+pixels of a cleaned image, and the pixels of organs.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Final
 
+import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 from highdicom import SOPClass
 from highdicom.sc import SCImage
+from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
 from pydicom.uid import (
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
@@ -18,20 +27,23 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from ai_pipeline.contract import DerivedImage, PixelArray
+from ai_pipeline.contract import DerivedImage, ModelRef, PixelArray
 from ai_pipeline.images.numbers import decimal_of
 from ai_pipeline.terms import shown_term
+from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.concepts import PIXEL_MASK, coded
+from dicom_node.results.common.concepts import BURNED_IN, PIXEL_MASK, SPATIAL_CONCEPT, coded
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import (
+    OUTLINES_SERIES_NUMBER,
     PROCESSED_SERIES_NUMBER,
     complete,
     disclaimer,
     header_arguments,
     series_description,
 )
+from dicom_node.results.common.identity import tracking_uid
 from dicom_node.results.common.source import (
     ORIENTATION_FOR_HIGHDICOM,
     Source,
@@ -42,9 +54,6 @@ from dicom_node.results.common.source import (
     set_orientation,
 )
 
-_FRAME_TIME: Final = 0x00181063
-_FRAME_TIME_VECTOR: Final = 0x00181065
-_PAGE_NUMBER_VECTOR: Final = 0x00182001
 _GREY_DISPLAY: Final = (
     "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence",
 )  # fmt: skip
@@ -81,8 +90,13 @@ def build_cleaned(
     picture.BurnedInAnnotation = "NO"
     picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
-    everywhere = np.ones((source.rows, source.columns), np.bool_)
-    _calibrate(picture, source, filled(source, mask) if mask else everywhere)
+    # Pixel Spacing if no pixel was filled; the ultrasound regions in which none was.
+    changed = filled(source, mask) if mask else np.ones((source.rows, source.columns), np.bool_)
+    copy_size = copy_aspect if changed.any() else copy_spacing
+    copy_size(picture, source)
+    regions = source.header.get("SequenceOfUltrasoundRegions") or []
+    if untouched := [deepcopy(region) for region in regions if _is_untouched(region, changed)]:
+        picture.SequenceOfUltrasoundRegions = untouched
     whole = complete(picture, context, ResultKind.CLEANED, [source])
     if image.processing:
         name = f"AI cleaned, {image.processing.title}"
@@ -98,25 +112,8 @@ def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
     frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
     if frames.shape != (source.frames, source.rows, source.columns):
         raise ResultRefused(f"the mask is {frames.shape}, its source {source.frames} × {source.rows} × …")
-    any_frame = np.zeros(frames.shape[1:], np.bool_)
-    for frame in frames:
-        any_frame |= frame != 0
+    any_frame: npt.NDArray[np.bool_] = np.any(frames, axis=0)
     return any_frame
-
-
-def _calibrate(picture: Dataset, source: Source, changed: npt.NDArray[np.bool_]) -> None:
-    """Pixel Spacing if no pixel was filled; the ultrasound regions in which none was."""
-    if changed.any():
-        copy_aspect(picture, source)
-    else:
-        copy_spacing(picture, source)
-    regions = [
-        deepcopy(region)
-        for region in source.header.get("SequenceOfUltrasoundRegions") or []
-        if _is_untouched(region, changed)
-    ]
-    if regions:
-        picture.SequenceOfUltrasoundRegions = regions
 
 
 def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
@@ -236,8 +233,9 @@ class _FrameStream(io.RawIOBase):
             return 0
         index, start = divmod(self._position, self._frame_bytes)
         if self._current[0] != index:
-            data = _little_endian(self._frames[index]) if index < len(self._frames) else b"\0"
-            self._current = (index, data)
+            in_order = self._frames.dtype.newbyteorder("<")
+            frames = self._frames[index : index + 1]  # none behind the last one, where the padding is
+            self._current = (index, np.ascontiguousarray(frames, in_order).tobytes() or b"\0")
         piece = self._current[1][start : start + len(buffer)]
         buffer[: len(piece)] = piece
         self._position += len(piece)
@@ -293,17 +291,13 @@ def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
     """Multi-frame and Cine modules: the source's own frame times, else its rate, else page numbers."""
     rates = (decimal_of(source.header, word, 0.0) for word in ("CineRate", "RecommendedDisplayFrameRate"))
     rate = next((one for one in rates if one > 0), 0.0)
-    if source.header.get("FrameTimeVector"):
-        picture.FrameIncrementPointer = _FRAME_TIME_VECTOR
-        copy_present(picture, source, "FrameTimeVector")
-    elif source.header.get("FrameTime"):
-        picture.FrameIncrementPointer = _FRAME_TIME
-        copy_present(picture, source, "FrameTime")
+    given = next(filter(source.header.get, ("FrameTimeVector", "FrameTime")), "")
+    picture.FrameIncrementPointer = Tag(given or ("FrameTime" if rate else "PageNumberVector"))
+    if given:
+        copy_present(picture, source, given)
     elif rate:
-        picture.FrameIncrementPointer = _FRAME_TIME
         picture.FrameTime = f"{1000 / rate:.4f}"  # milliseconds
     else:
-        picture.FrameIncrementPointer = _PAGE_NUMBER_VECTOR
         picture.PageNumberVector = list(range(1, frames + 1))
     copy_present(picture, source, *_CINE)
 
@@ -316,5 +310,111 @@ def _class_of(frames: PixelArray) -> str:
     return str(MultiFrameGrayscaleWordSecondaryCaptureImageStorage)
 
 
-def _little_endian(frame: PixelArray) -> bytes:
-    return np.ascontiguousarray(frame, frame.dtype.newbyteorder("<")).tobytes()
+_LABEL: Final = "Removed burned-in text"
+ORGAN_SERIES: Final = "organs"
+"""What tells the series of outlined organs from that of removed text."""
+
+
+def is_empty(image: DerivedImage) -> bool:
+    """Whether no pixel of the mask ``[frames,] rows, columns`` is set; then no segmentation is sent."""
+    return not any(np.any(frame) for frame in image.frames)
+
+
+def build_segmentation(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
+    """Binary segmentation with one segment and one frame. Raises ResultRefused for a mask of another size.
+
+    Its category is from CID 7150, its type from our own scheme. For a cine it marks pixels that were changed
+    in any frame, and refers to all frames: highdicom makes no multi-frame segmentation of images without a
+    frame of reference, and ultrasound has none.
+    """
+    segment = SegmentDescription(
+        segment_number=1,
+        segment_label=_LABEL,
+        segmented_property_category=SPATIAL_CONCEPT,
+        segmented_property_type=BURNED_IN,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=_algorithm(context, context.models),
+        tracking_uid=tracking_uid(context, source, "mask"),
+        tracking_id=f"AI {_LABEL}, image {source.number}",
+    )
+    return _segmentation(
+        context,
+        source,
+        filled(source, image)[None],
+        [segment],
+        content_label="AI_REMOVED_TEXT",
+        content_description="Pixels that AI inpainted" + (", in any frame" if source.frames > 1 else ""),
+        **header_arguments(context, ResultKind.SEG, source, uid, source.number),
+    )
+
+
+def build_organs(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
+    """Binary segmentation with one segment for each organ that the model outlined, in a series of its own.
+
+    Category and types are from CID 7150 and CID 7151. Raises ResultRefused for masks of another size.
+    """
+    masks = np.asarray(image.frames, np.uint8) > 0
+    if masks.shape != (len(image.organs), source.rows, source.columns):
+        raise ResultRefused("outlines of organs have not the size of their image")
+    segments = [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=f"AI {organ.meaning}",
+            # PS3.16 CID 7150: a lesion is no anatomical structure.
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure
+            if organ.value == codes.SCT.Lesion.value
+            else codes.SCT.AnatomicalStructure,
+            segmented_property_type=coded(organ),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=_algorithm(context, image.models),
+            tracking_uid=tracking_uid(context, source, "organ", organ.scheme, organ.value),
+            tracking_id=f"AI {organ.meaning}, image {source.number}",
+        )
+        for number, organ in enumerate(image.organs, start=1)
+    ]
+    outlined = _segmentation(
+        context,
+        source,
+        np.moveaxis(masks, 0, -1)[None],
+        segments,
+        content_label="AI_ORGANS",
+        content_description="Outlines by AI - not for diagnostic use",
+        **header_arguments(context, ResultKind.SEG, source, uid, source.number, ORGAN_SERIES),
+    )
+    outlined.SeriesNumber = OUTLINES_SERIES_NUMBER
+    outlined.SeriesDescription = series_description(context, ResultKind.SEG, "AI outlines of organs")
+    return outlined
+
+
+def _segmentation(
+    context: ResultContext,
+    source: Source,
+    masks: npt.NDArray[np.bool_],
+    segments: Sequence[SegmentDescription],
+    **arguments: Any,
+) -> Dataset:
+    """``masks``: ``[1, rows, columns]``, or ``[1, rows, columns, segments]``."""
+    # The stand-in as a single-frame secondary capture; envelope.complete names the true SOP class again.
+    image = deepcopy(source.stand_in)  # the elements too: the stand-in is used again
+    image.SOPClassUID = SecondaryCaptureImageStorage
+    image.pop("NumberOfFrames", None)
+    segmentation = Segmentation(
+        source_images=[image],
+        pixel_array=masks,
+        segmentation_type="BINARY",
+        segment_descriptions=segments,
+        **arguments,
+    )
+    # highdicom draws this UID at random; the same input must give the same object.
+    dimension = derived_uid("dimension", str(segmentation.SOPInstanceUID))
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimension
+    # Type 2C in General Image for images without a frame of reference; highdicom leaves it out.
+    set_orientation(segmentation, source)
+    return complete(segmentation, context, ResultKind.SEG, [source])
+
+
+def _algorithm(context: ResultContext, models: Sequence[ModelRef]) -> hd.AlgorithmIdentificationSequence:
+    named = ((model.id, model.version) for model in models)
+    name, version = next(named, (context.pipeline, context.pipeline_version))
+    return hd.AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version)

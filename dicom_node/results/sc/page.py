@@ -1,7 +1,7 @@
-"""Secondary captures: pictures with the result drawn in, and the summary of a job on one page.
+"""The summary of a job on one page, and pictures with the result drawn in.
 
-Secondary captures with the result drawn in, for viewers that show neither reports nor presentation
-states.
+Secondary captures are for viewers that show neither reports nor presentation states. The summary page is also
+an Encapsulated PDF (PS3.3 A.45.1), for systems that accept documents, not pictures.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from highdicom.base import SOPClass
 from highdicom.sc import SCImage
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.uid import EncapsulatedPDFStorage
 
 from ai_pipeline.contract import (
     BURNED_IN,
@@ -26,12 +29,21 @@ from ai_pipeline.contract import (
     PipelineResult,
     QualityNote,
 )
-from ai_pipeline.images.page import PagePicture, draw_page, drawable
+from ai_pipeline.images.page import PagePicture, draw_page, drawable, lay_out_page
 from ai_pipeline.images.render import NOT_FOR_DIAGNOSIS, annotate, heatmap_overlay, place_lines
 from ai_pipeline.summary import result_lines
+from dicom_node.connectors import installed
+from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
+from dicom_node.results.common.concepts import IMAGING_REPORT
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.envelope import complete, disclaimer, header_arguments, offset_of
+from dicom_node.results.common.envelope import (
+    complete,
+    dicom_datetime,
+    disclaimer,
+    header_arguments,
+    offset_of,
+)
 from dicom_node.results.common.source import (
     ORIENTATION_FOR_HIGHDICOM,
     Source,
@@ -40,25 +52,25 @@ from dicom_node.results.common.source import (
     describe_derivation,
     pixel_height,
     reference,
+    referenced,
     set_orientation,
 )
-from dicom_node.results.common.times import dicom_datetime
-from dicom_node.results.common.tracked import LocatedFinding, located_findings, of_source, ranked, tracked
+from dicom_node.results.common.tracked import (
+    LocatedFinding,
+    located_findings,
+    of_source,
+    purged_images,
+    ranked,
+    results_in_words,
+    tracked,
+)
 from dicom_node.results.sc.cleaned import frames_of
-from dicom_node.results.sr.conclusion import purged_images, results_in_words
 from dicom_node.results.sr.examination import view_of
 
-_BODY_PART: Final = ("BodyPartExamined", "Laterality")
 TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")
 """What the page begins with."""
 _NOT_GIVEN: Final = "not given"
 _OTHER_LETTERS: Final = "(in letters that this page cannot show)"
-_NO_PICTURE: Final = (
-    "No picture: names may be burned into this image, and it was not verified that none is left."
-)
-_MOST_OF_MODELS: Final = 200
-"""Characters."""
-_FAILED: Final = "No picture: the AI did not run."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,10 +105,15 @@ def summary_of(context: ResultContext, sources: Sequence[Source], result: Pipeli
     here = [one for one in located if (one.finding.frame or 1) == frame]
     places = place_lines(one.region for one in here if one.region is not None)
     caption = "; ".join(filter(None, [_name(source, sources, frame, cleaned=cleaned is not None), *places]))
-    shown: PagePicture | str = _NO_PICTURE
+    shown: PagePicture | str = (
+        "No picture: names may be burned into this image, and it was not verified that none is left."
+    )
     if cleaned is not None or not _may_show_names(source, result):
         display = display_of(source, cleaned, frame)
-        shown = PagePicture(display, tracked(here), _measured(source, result, frame), pixel_height(source))
+        measured = [
+            one for one in result.measurements if one.source_uid == source.uid and (one.frame or 1) == frame
+        ]
+        shown = PagePicture(display, tracked(here), measured, pixel_height(source))
     words = [text.replace("\r\n", "\n") for text in results_in_words(ordered, result)]
     if len(sources) == 1:
         words = [line for text in words for line in text.split("\n")]
@@ -119,23 +136,36 @@ def failure_summary(context: ResultContext, sources: Sequence[Source], reason: s
     It has no picture, because the images may not decode.
     """
     head, foot = _head(sources[0].header), _foot(context, sources)
-    return SummaryPage(head, _FAILED, [], [f"AI did not run: {reason}"], foot, sources[0], "AI did not run.")
+    words = [f"AI did not run: {reason}"]
+    shown = "No picture: the AI did not run."
+    return SummaryPage(head, shown, [], words, foot, sources[0], "AI did not run.")
 
 
 def build_page(context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str) -> Dataset:
     """The page as a picture; without a body part if the ``sources`` have different ones."""
     pixels = draw_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
-    drawn = Capture(
-        ResultKind.SUMMARY, pixels, summary.frame, len(sources), summary.what, filled=summary.filled
+    kind = ResultKind.SUMMARY
+    picture = _captured(
+        context,
+        sources[0],
+        uid,
+        kind,
+        pixels,
+        summary.frame,
+        len(sources),
+        summary.what,
+        shown=summary.source,
+        filled=summary.filled,
     )
-    picture = capture(context, sources[0], drawn, uid, summary.source)
     picture.SourceImageSequence = [reference(one) for one in sources]
     for one in sources:
-        if not drawn.filled:
+        if not summary.filled:
             copy_present(picture, one, "SyntheticData")
-    complete(picture, context, drawn.kind, sources)
-    parts = {tuple(str(one.header.get(word) or "") for word in _BODY_PART) for one in sources}
-    if len(parts) > 1:
+    complete(picture, context, kind, sources)
+    parts = (
+        [str(one.header.get(word) or "") for word in ("BodyPartExamined", "Laterality")] for one in sources
+    )
+    if len(set(map(tuple, parts))) > 1:
         picture.pop("BodyPartExamined", None)
         picture.Laterality = ""
     return picture
@@ -150,11 +180,6 @@ def _importance(source: Source, result: PipelineResult) -> tuple[int, bool]:
     if Decision.PRESENT in decisions:
         return 0, hidden
     return (1 if measured or Decision.INDETERMINATE in decisions else 2), hidden
-
-
-def _measured(source: Source, result: PipelineResult, frame: int) -> list[Measurement]:
-    mine = [one for one in result.measurements if one.source_uid == source.uid]
-    return [one for one in mine if (one.frame or 1) == frame]
 
 
 def _may_show_names(source: Source, result: PipelineResult) -> bool:
@@ -176,11 +201,11 @@ def _foot(context: ResultContext, sources: Sequence[Source]) -> list[str]:
 
 
 def _models(context: ResultContext) -> str:
-    """Names and versions of the models, those that are too many counted."""
+    """Names and versions of the models in 200 characters, those that are too many counted."""
     names = [f"{model.id} {model.version}" for model in context.models]
     if not names:
         return f"Pipeline: {context.pipeline} {context.pipeline_version}"
-    fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= _MOST_OF_MODELS), 1)
+    fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= 200), 1)
     more = f" and {len(names) - fitting} more" if fitting < len(names) else ""
     return f"Model{'s' if len(names) > 1 else ''}: {', '.join(names[:fitting])}{more}"
 
@@ -240,22 +265,6 @@ def _counted(images: int) -> str:
 
 
 Picture = npt.NDArray[np.uint8]
-_SMALL = (512, 512)  # rows and columns of the words on an image that is too large to be decoded
-
-
-@dataclass(frozen=True, slots=True)
-class Capture:
-    """A picture with its description. ``frame`` and ``number`` (Instance Number) count from 1.
-
-    ``filled``: whether it shows a cleaned image, in which some pixels were never measured.
-    """
-
-    kind: ResultKind
-    pixels: Picture
-    frame: int
-    number: int
-    what: str
-    filled: bool = False
 
 
 def build_annotated(
@@ -285,8 +294,8 @@ def build_annotated(
         measurements=[one for one in measurements if (one.frame or 1) == frame],
     )
     what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
-    drawn = Capture(ResultKind.SC, pixels, frame, source.number, what, filled=cleaned is not None)
-    return _picture(context, source, drawn, uid)
+    filled = cleaned is not None
+    return _picture(context, source, uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled)
 
 
 def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
@@ -310,8 +319,8 @@ def build_heatmap(
     frame = finding.frame or 1
     pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
-    drawn = Capture(ResultKind.HEATMAP, pixels, frame, rank, what, filled=cleaned is not None)
-    return _picture(context, source, drawn, uid)
+    filled = cleaned is not None
+    return _picture(context, source, uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
@@ -321,30 +330,43 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
     the image's header was refused.
     """
     opened = source.stored.image.header.rows > 0
-    display = np.zeros((source.rows, source.columns) if opened else _SMALL, np.uint8)
+    display = np.zeros((source.rows, source.columns) if opened else (512, 512), np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
-    return _picture(context, source, Capture(ResultKind.SC, pixels, 1, source.number, "AI did not run."), uid)
+    return _picture(context, source, uid, ResultKind.SC, pixels, 1, source.number, "AI did not run.")
 
 
-def capture(context: ResultContext, source: Source, drawn: Capture, uid: str, shown: Source) -> Dataset:
+def _captured(
+    context: ResultContext,
+    source: Source,
+    uid: str,
+    kind: ResultKind,
+    pixels: Picture,
+    frame: int,
+    number: int,
+    what: str,
+    *,
+    shown: Source,
+    filled: bool,
+) -> Dataset:
     """The object before :func:`dicom_node.results.common.envelope.complete`, without an orientation.
 
-    ``source`` gives patient, study and series; ``shown`` is the image in the picture.
+    ``source`` gives patient, study and series; ``shown`` is the image in the picture. ``frame`` and
+    ``number`` (Instance Number) count from 1. ``filled``: whether it shows a cleaned image, in which some
+    pixels were never measured.
     """
     picture = SCImage.from_ref_dataset(
         source.stand_in,
-        drawn.pixels,
+        pixels,
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=ORIENTATION_FOR_HIGHDICOM,
-        **header_arguments(context, drawn.kind, source, uid, drawn.number),
+        **header_arguments(context, kind, source, uid, number),
     )
     picture.PatientOrientation = None
-    what = f"{drawn.what} {disclaimer(context)}"[:1024]
-    describe_derivation(picture, shown, what, frames=(drawn.frame,))
+    describe_derivation(picture, shown, f"{what} {disclaimer(context)}"[:1024], frames=(frame,))
     picture.BurnedInAnnotation = "YES"
-    if drawn.filled:
+    if filled:
         picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     return picture
 
@@ -365,8 +387,58 @@ def first_frame(located: Sequence[LocatedFinding]) -> int:
     return next((one.finding.frame for one in located if one.finding.frame), 1)
 
 
-def _picture(context: ResultContext, source: Source, drawn: Capture, uid: str) -> Dataset:
-    picture = capture(context, source, drawn, uid, source)
+def _picture(
+    context: ResultContext,
+    source: Source,
+    uid: str,
+    kind: ResultKind,
+    pixels: Picture,
+    frame: int,
+    number: int,
+    what: str,
+    *,
+    filled: bool = False,
+) -> Dataset:
+    picture = _captured(context, source, uid, kind, pixels, frame, number, what, shown=source, filled=filled)
     set_orientation(picture, source)
     copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
-    return complete(picture, context, drawn.kind, [source])
+    return complete(picture, context, kind, [source])
+
+
+_DATETIME: Final = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, whole
+
+
+def build_document(
+    context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str
+) -> Dataset:
+    """The page as a document on these ``sources``; marked unverified, because a program made it."""
+    page = lay_out_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
+    if not (writer := installed("documents").get("pdf")):
+        raise ResultRefused("a PDF needs the connector pdf")
+    pdf: bytes = writer.load()(page, TITLE, context.analysed_at)
+    arguments = header_arguments(context, ResultKind.PDF, sources[0], uid, len(sources))
+    equipment = arguments.pop("contributing_equipment")
+    document = SOPClass(
+        study_instance_uid=sources[0].study_uid,
+        sop_class_uid=EncapsulatedPDFStorage,
+        modality="DOC",
+        **arguments,
+    )
+    document.ContributingEquipmentSequence = equipment
+    document.ConversionType = "WSD"
+    times = [
+        str(one.header.get("AcquisitionDateTime") or "")
+        or f"{one.header.get('AcquisitionDate') or ''}{one.header.get('AcquisitionTime') or ''}"
+        for one in sources
+    ]
+    # Of the first image, "" where one does not say it.
+    document.AcquisitionDateTime = min(times) if all(map(_DATETIME.fullmatch, times)) else ""
+    document.BurnedInAnnotation = "YES"
+    document.DocumentTitle = TITLE
+    document.ConceptNameCodeSequence = [CodedConcept.from_code(IMAGING_REPORT)]
+    document.VerificationFlag = "UNVERIFIED"
+    document.SourceInstanceSequence = [referenced(one) for one in sources]
+    document.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    document.EncapsulatedDocumentLength = len(pdf)
+    document.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
+    return complete(document, context, ResultKind.PDF, sources)

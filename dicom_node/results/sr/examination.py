@@ -31,11 +31,6 @@ from dicom_node.results.common.source import Source
 _RADIOGRAPHS: Final = frozenset({"CR", "DX", "MG"})
 
 
-def region_of(context: ResultContext, source: Source) -> CodedConcept | DicomCode | None:
-    """The body region in the image's header, else the pipeline's; None if neither names one."""
-    return next(_regions(context, source), None)
-
-
 def target_of(context: ResultContext, source: Source) -> CodedConcept:
     """The body region for TID 1602: the first region of CID 4031 that image or pipeline name, else the one
     in which an organ lies that the image names. Without any, the whole body.
@@ -69,7 +64,8 @@ def procedure_sites(
     same_kind = (source for source in sources if _reported(source)[0] == procedure)
     known = filter(None, (_target(context, source) for source in same_kind))
     sites = {region.value: region for region in known}.values()
-    return [CodeContentItem(concepts.PROCEDURE_SITE, region, _HAS_CONCEPT_MOD) for region in sites]
+    modifies = RelationshipTypeValues.HAS_CONCEPT_MOD
+    return [CodeContentItem(concepts.PROCEDURE_SITE, region, modifies) for region in sites]
 
 
 def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
@@ -102,7 +98,7 @@ def _once(
     return [CodedConcept(code.value, code.scheme_designator, code.meaning) for code in found.values()]
 
 
-def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | DicomCode]:
+def regions_of(context: ResultContext, source: Source) -> Iterator[CodedConcept | DicomCode]:
     """Anatomic Region Sequence (0008,2218), Body Part Examined (PS3.16 Annex L), the pipeline's region.
 
     The pipeline's alone where the two contradict each other.
@@ -118,7 +114,7 @@ def _regions(context: ResultContext, source: Source) -> Iterator[CodedConcept | 
 def _target(context: ResultContext, source: Source) -> CodedConcept | None:
     named = (
         concepts.region_of(one.value) or concepts.region_in_words(str(one.meaning)) or one
-        for one in _regions(context, source)
+        for one in regions_of(context, source)
     )
     return next(filter(None, map(_common_region, named)), None)
 
@@ -126,11 +122,13 @@ def _target(context: ResultContext, source: Source) -> CodedConcept | None:
 def _common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
     """The member of CID 4031 with this code, in words of the standard."""
     given = DicomCode(region.value, region.scheme_designator, region.meaning)
-    member = next((code for code in _common_regions() if given in _codes_of(code)), None)
+    former = concepts.FORMER_REGIONS
+    known = (code for code in _common_regions() if given in (code, former.get(code.value, code)))
+    member = next(known, None)
     if member is None:
         return None
-    if member.value in concepts.FORMER_REGIONS:
-        return concepts.with_equivalent(concepts.FORMER_REGIONS[member.value], member)
+    if member.value in former:
+        return concepts.with_equivalent(former[member.value], member)
     return CodedConcept.from_code(member)
 
 
@@ -142,12 +140,6 @@ def _common_regions() -> tuple[DicomCode, ...]:
     return tuple(code for code in members if code.value not in concepts.NEW_REGIONS)
 
 
-def _codes_of(member: DicomCode) -> Sequence[DicomCode]:
-    """Today's code of a region, and its former one."""
-    former = concepts.FORMER_REGIONS.get(member.value)
-    return [member, former] if former is not None else [member]
-
-
 def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
     """The codes of a sequence; a content item cannot state one without its scheme (a URN)."""
     items = [concepts.code_alone(item) for item in header.get(keyword) or []]
@@ -155,7 +147,6 @@ def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
 
 
 _HAS_ACQ_CONTEXT: Final = RelationshipTypeValues.HAS_ACQ_CONTEXT
-_HAS_CONCEPT_MOD: Final = RelationshipTypeValues.HAS_CONCEPT_MOD
 
 
 def all_frames(source: Source) -> list[int] | None:

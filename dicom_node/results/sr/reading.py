@@ -22,7 +22,6 @@ from dicom_node.results.common.previous import StatedCode, StatedFinding, Stated
 _MEASUREMENT_GROUP, _FINDING = "125007", "121071"
 _SITE, _LATERALITY = "363698007", "272741003"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
-_TRACKING_UID = "112040"
 _DECISIONS = {code.value: decision.value for decision, code in concepts.DECISIONS.items()} | {
     concepts.PRESENT.value: Decision.PRESENT.value
 }
@@ -33,58 +32,61 @@ def findings(report: Path) -> list[dict[str, Any]]:
 
     Each has name, code, decision, the concept of its presence, sites, numbers, region, model and UID.
     """
-    document = dcmread(report)
-    found: list[dict[str, Any]] = []
-    for group in _containers(document, _MEASUREMENT_GROUP):
-        found += _of_group(group)
-    for container in _containers(document, concepts.QUALITATIVE_EVALUATIONS.value):
-        found += [_of_evaluation(item) for item in container.get("ContentSequence", ()) if _decides(item)]
-    return found
+    return [row for row, _ in _decided(dcmread(report))]
 
 
 def measurements(report: Path) -> list[dict[str, Any]]:
     """The measurements of a TID 1500 report that belong to no finding: name, number, model."""
     found: list[dict[str, Any]] = []
-    for group in _containers(dcmread(report), _MEASUREMENT_GROUP):
-        items = list(group.get("ContentSequence", ()))
-        if not any(_decides(item) for item in items):
-            sites = [_value(item) for item in items if _is_coded(item) and _name(item).CodeValue == _SITE]
-            for name, number in _numbers(items).items():
-                found.append(
-                    {"name": name, "site": ", ".join(sites), "number": number, "model": _model(items)}
-                )
+    for _, items in _measured(dcmread(report)):
+        coded = [item for item in items if _is_coded(item) and _name(item).CodeValue == _SITE]
+        site = ", ".join(str(item.ConceptCodeSequence[0].CodeMeaning) for item in coded)
+        for name, number in _numbers(items).items():
+            found.append({"name": name, "site": site, "number": number, "model": _model(items)})
     return found
 
 
 def stated(report: Path) -> tuple[list[StatedFinding], list[StatedNumber]]:
     """The findings and the measured numbers of a TID 1500 report, each with its image."""
     document = dcmread(report)
-    found: list[StatedFinding] = []
-    numbers: list[StatedNumber] = []
-    for group in _containers(document, _MEASUREMENT_GROUP):
-        found += [_stated_finding(row, group) for row in _of_group(group)]
-        items = list(group.get("ContentSequence", ()))
-        if not any(_decides(item) for item in items):
-            numbers += [_stated_number(item, items, group) for item in items if item.ValueType == "NUM"]
-    for container in _containers(document, concepts.QUALITATIVE_EVALUATIONS.value):
-        decided = (item for item in container.get("ContentSequence", ()) if _decides(item))
-        found += [_stated_finding(_of_evaluation(item), item) for item in decided]
+    numbers = [
+        _stated_number(item, items, group)
+        for group, items in _measured(document)
+        for item in items
+        if item.ValueType == "NUM"
+    ]
+    found = [
+        StatedFinding(
+            _image(item),
+            (row["code"][0], row["code"][1]),
+            row["finding"],
+            Decision(row["decision"]),
+            row["model"],
+            row["tracking_uid"],
+            row["presence"],
+            row["sites"],
+            row["numbers"],
+        )
+        for row, item in _decided(document)
+    ]
     return found, numbers
 
 
-def _stated_finding(row: Mapping[str, Any], item: Dataset) -> StatedFinding:
-    value, scheme = row["code"]
-    return StatedFinding(
-        _image(item),
-        (value, scheme),
-        row["finding"],
-        Decision(row["decision"]),
-        row["model"],
-        row["tracking_uid"],
-        row["presence"],
-        row["sites"],
-        row["numbers"],
-    )
+def _decided(document: Dataset) -> Iterator[tuple[dict[str, Any], Dataset]]:
+    """Each finding of a report with its group, or its item among the qualitative evaluations."""
+    for group in _containers(document, _MEASUREMENT_GROUP):
+        yield from ((row, group) for row in _of_group(group))
+    for container in _containers(document, concepts.QUALITATIVE_EVALUATIONS.value):
+        decided = (item for item in container.get("ContentSequence", ()) if _decides(item))
+        yield from ((_of_evaluation(item), item) for item in decided)
+
+
+def _measured(document: Dataset) -> Iterator[tuple[Dataset, list[Dataset]]]:
+    """Each group without a finding, with its items."""
+    for group in _containers(document, _MEASUREMENT_GROUP):
+        items = list(group.get("ContentSequence", ()))
+        if not any(_decides(item) for item in items):
+            yield group, items
 
 
 def _stated_number(item: Dataset, beside: list[Dataset], group: Dataset) -> StatedNumber:
@@ -100,7 +102,8 @@ def _stated_number(item: Dataset, beside: list[Dataset], group: Dataset) -> Stat
         _model(beside),
         _tracking_uid(beside),
         _sites(beside),
-        _fetus(beside),
+        # The Subject ID of the group (TID 1008), "" where it is about the patient.
+        _texts(beside).get(concepts.SUBJECT_ID.value, ""),
     )
 
 
@@ -244,10 +247,9 @@ def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
     )
 
 
-def _fetus(items: list[Dataset]) -> str:
-    """The Subject ID of the group (TID 1008), "" where it is about the patient."""
-    named = {_name(item).CodeValue: str(item.TextValue) for item in items if item.ValueType == "TEXT"}
-    return named.get(concepts.SUBJECT_ID.value, "")
+def _texts(items: list[Dataset]) -> dict[str, str]:
+    """Texts by the code of their concept."""
+    return {_name(item).CodeValue: str(item.TextValue) for item in items if item.ValueType == "TEXT"}
 
 
 def _numbers(items: list[Dataset]) -> dict[str, str]:
@@ -278,14 +280,14 @@ def _numbers_of(place: int, decided: int, numbers: Mapping[str, str]) -> dict[st
 
 def _model(items: list[Dataset]) -> str:
     """Name and version of the algorithm (TID 4019), "" where the group names none."""
-    named = {_name(item).CodeValue: str(item.TextValue) for item in items if item.ValueType == "TEXT"}
+    named = _texts(items)
     return f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
 
 
 def _tracking_uid(items: list[Dataset]) -> str:
     """The tracking UID of this finding (TID 4108); "" where it has none, such as an absent finding."""
     named = {_name(item).CodeValue: str(item.UID) for item in items if item.ValueType == "UIDREF"}
-    return named.get(_TRACKING_UID, "")
+    return named.get("112040", "")
 
 
 def _points(region: Dataset) -> list[tuple[float, float]]:
@@ -303,8 +305,7 @@ def _regions(item: Dataset) -> Iterator[Dataset]:
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:
-    concept = item.get("ConceptNameCodeSequence")
-    if concept and concept[0].get("CodeValue") == code:
+    if concepts.name_of(item) == code:
         return [item]
     return [found for child in item.get("ContentSequence", ()) for found in _containers(child, code)]
 
@@ -313,7 +314,3 @@ def _name(item: Dataset) -> Dataset:
     """Its concept, as a code."""
     code: Dataset = item.ConceptNameCodeSequence[0]
     return code
-
-
-def _value(item: Dataset) -> str:
-    return str(item.ConceptCodeSequence[0].CodeMeaning)

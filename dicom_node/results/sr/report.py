@@ -39,6 +39,7 @@ from highdicom.sr import (
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     NumContentItem,
+    ObservationContext,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     RelationshipTypeValues,
@@ -51,13 +52,12 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
-from ai_pipeline import contract
-from ai_pipeline.contract import Decision, Finding, ModelRef, PipelineResult
+from ai_pipeline.contract import Decision, Finding, PipelineResult
 from ai_pipeline.images.render import assesses
+from ai_pipeline.summary import UNSURE
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts
@@ -66,39 +66,40 @@ from dicom_node.results.common.context import Cause, ResultContext
 from dicom_node.results.common.envelope import (
     algorithm,
     complete,
+    device_observer,
     disclaimer,
     header_arguments,
-    observation_context,
     side_of,
 )
 from dicom_node.results.common.identity import series_uid, tracking_uid
 from dicom_node.results.common.previous import (
-    EarlierObject,
     PreviousImage,
     StatedFinding,
     StatedNumber,
     quoted,
 )
-from dicom_node.results.common.source import Source
+from dicom_node.results.common.source import Source, stand_in_of
 from dicom_node.results.common.tracked import (
     LocatedFinding,
     TrackedMeasurement,
     check_frame,
+    conclusion,
     located_findings,
     of_source,
     outline,
     ranked,
+    reliabilities,
+    remarks,
     reported,
     tracked_measurements,
 )
-from dicom_node.results.sr.conclusion import conclusion, is_unsure, reliabilities, remarks
 from dicom_node.results.sr.examination import (
     all_frames,
     image_library,
     procedure_sites,
     procedures_performed,
     procedures_reported,
-    region_of,
+    regions_of,
 )
 
 
@@ -118,19 +119,21 @@ def build_report(
     ]
     order = {id(finding): place for place, finding in enumerate(ranked(result.findings))}
     located.sort(key=lambda pair: order[id(pair[0].finding)])
-    regions = [region_group(context, one, source) for one, source in located if one.region is not None]
+    regions = [finding_group(context, one, source) for one, source in located if one.region is not None]
     elsewhere = [(one, source) for one, source in located if one.region is None]
     summaries = [_summary(context, source, sources, result) for source in sources]
     # These have coordinates in their numbers: OHIF loads them.
     regions += [
-        group for source in sources for group in measurement_groups(context, source, result.measurements)
+        measurement_group(context, source, one)
+        for source in sources
+        for one in tracked_measurements(context, source, result.measurements)
     ]
     earlier = quoted(result, context.previous)
     text, fetus = conclusion(sources, result), fetus_of_all(result.measurements)
     if regions:
         evaluations = evaluations_container(context, elsewhere, summaries)
         return _document(context, sources, uid, text, regions, evaluations, fetus, earlier)
-    groups = [image_finding_group(context, one, source) for one, source in elsewhere]
+    groups = [finding_group(context, one, source) for one, source in elsewhere]
     groups += [summary_group(context, summary) for summary in summaries]
     return _document(context, sources, uid, text, groups, previous=earlier)
 
@@ -139,7 +142,9 @@ def build_failure_report(
     context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause, uid: str
 ) -> Dataset:
     """The short report that the AI did not run, with the reason, so that nobody waits for a result."""
-    summaries = [Summary(source, "AI did not run", concepts.NOT_RUN, cause=cause) for source in sources]
+    because = (concepts.NOT_RUN_BECAUSE, concepts.CAUSES[cause])
+    answers = [(concepts.AI_RESULT, concepts.NOT_RUN), because]
+    summaries = [Summary(source, "AI did not run", answers) for source in sources]
     groups = [summary_group(context, summary) for summary in summaries]
     return _document(context, sources, uid, f"AI did not run: {reason}", groups)
 
@@ -154,8 +159,12 @@ def _document(
     fetus: str = "",
     previous: Sequence[PreviousImage] = (),
 ) -> Dataset:
+    # TID 1001 with a device observer (TID 1004): no person has looked at this.
+    observed = ObservationContext(observer_device_context=device_observer(context))
+    if fetus:
+        observed.extend(subject_context(fetus))
     report = MeasurementReport(
-        observation_context=observation_context(context, fetus),
+        observation_context=observed,
         procedure_reported=procedures_reported(sources),
         title=codes.DCM.ImagingMeasurementReport,
         imaging_measurements=groups,
@@ -172,7 +181,12 @@ def _document(
         measurements,
         *([evaluations] if evaluations is not None else []),
         *map(previous_container, previous),
-        *(_text(concepts.COMMENT, text) for model in context.models for text in _hashes(model)),
+        # What the weights and cards of the models can be checked by.
+        *(
+            _text(concepts.COMMENT, f"{model.id} {model.version}: {what} sha256 {digest}")
+            for model in context.models
+            for what, digest in (("weights", model.sha256), ("card", model.card_sha256))
+        ),
     ]
     report[0].ContentSequence = ContentSequence([*about, *texts, *behind])
     document = Comprehensive3DSR(
@@ -183,19 +197,23 @@ def _document(
         is_verified=False,
         requested_procedures=_requests(sources[0]) or None,
         performed_procedure_codes=procedures_performed(sources),
-        previous_versions=[_predecessor(context, sources[0])] if context.supersedes else None,
+        # The report that this one replaces: of the same class and study (PS3.3 C.17.2).
+        previous_versions=[
+            stand_in_of(
+                Comprehensive3DSRStorage,
+                context.supersedes,
+                sources[0].study_uid,
+                context.supersedes_series or series_uid(context, ResultKind.SR, sources[0]),
+            )
+        ]
+        if context.supersedes
+        else None,
         **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
     )
     return complete(document, context, ResultKind.SR, sources)
 
 
-def _hashes(model: ModelRef) -> tuple[str, str]:
-    """What the model's weights and card can be checked by."""
-    name = f"{model.id} {model.version}"
-    return f"{name}: weights sha256 {model.sha256}", f"{name}: card sha256 {model.card_sha256}"
-
-
-def _text(name: Code, value: str) -> TextContentItem:
+def _text(name: DicomCode, value: str) -> TextContentItem:
     return TextContentItem(name=name, value=value, relationship_type=RelationshipTypeValues.CONTAINS)
 
 
@@ -205,28 +223,23 @@ def _summary(
     """What was not found in an image and how far to trust the rest."""
     findings = of_source(source, result.findings)
     measured = [one for one in result.measurements if one.source_uid == source.uid]
-    unsure = is_unsure(source, result)
+    # Whether the model cannot exclude any finding on this image.
+    unsure = any(note.name == UNSURE and note.source_uid == source.uid for note in result.quality)
     if not assesses(findings):
         answer = concepts.MEASURED if assesses((), measured) else concepts.NOT_ASSESSED
     elif assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
         answer = concepts.FINDINGS
     else:
         answer = concepts.NONE_SUSPECTED if unsure else concepts.NONE_FOUND
-    shown = tuple(reported(context, findings))
+    absent = [one for one in ranked(reported(context, findings)) if one.decision is Decision.ABSENT]
+    for finding in absent:
+        check_frame(finding, source)
     # How often a film has what is not suspected was measured on usual ones.
     rated = [one for one in findings if not (unsure and one.decision is Decision.ABSENT)]
     lines = (*reliabilities(rated), *remarks(source, sources, result.quality))
-    return Summary(source, "AI summary", answer, lines, shown, unsure=unsure)
-
-
-def _predecessor(context: ResultContext, source: Source) -> Dataset:
-    """The report that this one replaces: of the same class and study (PS3.3 C.17.2)."""
-    earlier = Dataset()
-    earlier.SOPClassUID = Comprehensive3DSRStorage
-    earlier.SOPInstanceUID = context.supersedes
-    earlier.StudyInstanceUID = source.study_uid
-    earlier.SeriesInstanceUID = context.supersedes_series or series_uid(context, ResultKind.SR, source)
-    return earlier
+    # CID 240 for findings that are not present; never "absent" if the model is unsure.
+    absence = concepts.DECISIONS[Decision.INDETERMINATE if unsure else Decision.ABSENT]
+    return Summary(source, "AI summary", [(concepts.AI_RESULT, answer)], lines, absent, absence)
 
 
 def _requests(source: Source) -> list[Dataset]:
@@ -257,78 +270,35 @@ def _request(source: Source, attributes: Dataset) -> Dataset:
 Group: TypeAlias = ContentSequence
 
 _CONTAINS: Final = RelationshipTypeValues.CONTAINS
-_HAS_PROPERTIES: Final = RelationshipTypeValues.HAS_PROPERTIES
 _INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Summary:
-    """The summary of one image as a whole: a name, an answer in place of findings, and remarks.
+    """The summary of one image as a whole: a name, answers in place of findings, and remarks.
 
-    ``findings``: the reported findings of this image. ``cause``: why the AI did not run. ``unsure``: whether
-    the model cannot exclude any finding on the image.
+    ``answers``: the outcome of the analysis as coded evaluations, name and value. ``absent``: the reported
+    findings that were looked for and not found, the likeliest first; ``absence``: how far they are absent.
     """
 
     source: Source
     name: str
-    answer: DicomCode
+    answers: Sequence[tuple[DicomCode, DicomCode]]
     remarks: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    cause: Cause | None = None
-    unsure: bool = False
-
-    @property
-    def absent(self) -> list[Finding]:
-        """Findings that were looked for and not found, the likeliest first."""
-        absent = [finding for finding in ranked(self.findings) if finding.decision is Decision.ABSENT]
-        for finding in absent:
-            check_frame(finding, self.source)
-        return absent
-
-    @property
-    def absence(self) -> DicomCode:
-        """The concept (CID 240) for findings that are not present; never "absent" if the model is unsure."""
-        return concepts.DECISIONS[Decision.INDETERMINATE if self.unsure else Decision.ABSENT]
-
-    @property
-    def answers(self) -> list[tuple[DicomCode, DicomCode]]:
-        """The outcome of the analysis as coded evaluations: name and value."""
-        because = [(concepts.NOT_RUN_BECAUSE, concepts.CAUSES[self.cause])] if self.cause else []
-        return [(concepts.AI_RESULT, self.answer), *because]
+    absent: Sequence[Finding] = ()
+    absence: DicomCode = concepts.ABSENT
 
 
-def region_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
-    """TID 1410: one finding in one region, with its own tracking UID; its presence is a code of CID 240."""
+def finding_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
+    """TID 1410: one finding in one region; TID 1501: one finding in the image as a whole.
+
+    Each has its own tracking UID; its presence is a code of CID 240.
+    """
     finding, region = located.finding, located.region
-    assert region is not None
-    frames = _frame_numbers(finding, source)
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=ImageRegion(
-            graphic_type="POLYLINE",
-            graphic_data=outline(region, source),
-            source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
-        ),
-        geometric_purpose=codes.SCT.BoundedBy if region.type == "box" else None,
-        **_about(context, located, source),
-    )
-
-
-def image_finding_group(context: ResultContext, located: LocatedFinding, source: Source) -> Group:
-    """TID 1501: one finding in the image as a whole."""
-    frames = _frame_numbers(located.finding, source)
-    return MeasurementsAndQualitativeEvaluations(
-        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        **_about(context, located, source),
-    )
-
-
-def _about(context: ResultContext, located: LocatedFinding, source: Source) -> dict[str, Any]:
-    """What both kinds of groups say of a finding; presence is of CID 240."""
-    finding = located.finding
     presence = QualitativeEvaluation(concepts.PRESENCE, concepts.presence(finding))
     if cut_off := _cut_offs(finding):
         presence[0].ContentSequence = ContentSequence(cut_off)
-    return {
+    about: dict[str, Any] = {
         "tracking_identifier": _tracking(located),
         "finding_type": concepts.coded(finding.code),
         "finding_sites": _sites(context, finding, source),
@@ -336,6 +306,19 @@ def _about(context: ResultContext, located: LocatedFinding, source: Source) -> d
         "measurements": [Measurement(**number) for number in _numbers(finding)],
         "qualitative_evaluations": [presence],
     }
+    frames = _frame_numbers(finding, source)
+    if region is None:
+        image = SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)
+        return MeasurementsAndQualitativeEvaluations(source_images=[image], **about)
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        referenced_region=ImageRegion(
+            graphic_type="POLYLINE",
+            graphic_data=outline(region, source),
+            source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
+        ),
+        geometric_purpose=codes.SCT.BoundedBy if region.type == "box" else None,
+        **about,
+    )
 
 
 def summary_group(context: ResultContext, summary: Summary) -> Group:
@@ -374,7 +357,11 @@ def evaluations_container(
         items += [
             _evaluation_item(context, one, summary.absence, summary.source, ()) for one in summary.absent
         ]
-        items += [_answer_item(summary.source, *answer) for answer in summary.answers]
+        for name, value in summary.answers:
+            answer = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+            image = _image_item(summary.source, all_frames(summary.source))
+            answer.ContentSequence = ContentSequence([image])
+            items.append(answer)
         items += _remarks(summary)
     container.ContentSequence = ContentSequence(items)
     return container
@@ -390,7 +377,8 @@ def _evaluation_item(
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
     name = concepts.coded(finding.code)
     item = CodeContentItem(name=name, value=presence, relationship_type=_CONTAINS)
-    numbers = [NumContentItem(relationship_type=_HAS_PROPERTIES, **number) for number in _numbers(finding)]
+    of_finding = RelationshipTypeValues.HAS_PROPERTIES
+    numbers = [NumContentItem(relationship_type=of_finding, **number) for number in _numbers(finding)]
     item.ContentSequence = ContentSequence(
         [
             *tracking,
@@ -401,12 +389,6 @@ def _evaluation_item(
             _image_item(source, _frame_numbers(finding, source)),
         ]
     )
-    return item
-
-
-def _answer_item(source: Source, name: DicomCode, value: DicomCode) -> ContentItem:
-    item = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
-    item.ContentSequence = ContentSequence([_image_item(source, all_frames(source))])
     return item
 
 
@@ -462,9 +444,9 @@ def _sites(context: ResultContext, finding: Finding, source: Source) -> list[Fin
     That is the side of its regions, or of an image that shows one side: an image of both lungs (Image
     Laterality B) does not make a finding bilateral.
     """
-    site: CodedConcept | DicomCode | None = region_of(context, source)
-    if finding.site is not None:
-        site = concepts.coded(finding.site)
+    site = (
+        concepts.coded(finding.site) if finding.site is not None else next(regions_of(context, source), None)
+    )
     if site is None:
         return []
     side = finding.side or side_of(source)
@@ -475,21 +457,11 @@ def _frame_numbers(finding: Finding, source: Source) -> list[int] | None:
     return [finding.frame or 1] if source.frames > 1 else None
 
 
-def measurement_groups(
-    context: ResultContext, source: Source, measurements: Sequence[contract.Measurement]
-) -> list[Group]:
-    """TID 1501: one group for each measurement of this image, in their order.
+def measurement_group(context: ResultContext, source: Source, tracked: TrackedMeasurement) -> Group:
+    """TID 1501: a group for one measurement of this image.
 
-    Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image. Raises
-    ResultRefused for a frame or a point outside the image.
+    Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image.
     """
-    return [
-        _measurement_group(context, source, one)
-        for one in tracked_measurements(context, source, measurements)
-    ]
-
-
-def _measurement_group(context: ResultContext, source: Source, tracked: TrackedMeasurement) -> Group:
     measurement = tracked.measurement
     frames = [measurement.frame or 1] if source.frames > 1 else None
     read = measurement.model is None
@@ -523,39 +495,28 @@ def _measurement_group(context: ResultContext, source: Source, tracked: TrackedM
     return group
 
 
-PREVIOUS_FINDINGS: Final = DicomCode("121068", "DCM", "Previous Findings")
-_QUOTATION_MODE: Final = DicomCode("121001", "DCM", "Quotation Mode")
-_DOCUMENT: Final = DicomCode("121003", "DCM", "Document")
-_QUOTED_SOURCE: Final = DicomCode("121002", "DCM", "Quoted Source")
-_ALGORITHM: Final = DicomCode("111001", "DCM", "Algorithm Name")
 _CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
 
 
 def previous_container(previous: PreviousImage) -> ContainerContentItem:
     """The container that quotes the earlier report on one earlier image."""
-    quotation = [
-        CodeContentItem(_QUOTATION_MODE, _DOCUMENT, _CONTEXT),
-        CompositeContentItem(_QUOTED_SOURCE, previous.report.sop_class_uid, previous.report.uid, _CONTEXT),
+    mode, document = DicomCode("121001", "DCM", "Quotation Mode"), DicomCode("121003", "DCM", "Document")
+    quoted_source, report = DicomCode("121002", "DCM", "Quoted Source"), previous.report
+    items = [
+        CodeContentItem(mode, document, _CONTEXT),
+        CompositeContentItem(quoted_source, report.sop_class_uid, report.uid, _CONTEXT),
         *TimePointContext(time_point=previous.on.isoformat()),
     ]
-    numbers = [
-        _said_of(
-            one,
-            NumContentItem(
-                _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=_CONTAINS
-            ),
-        )
-        for one in previous.numbers
-    ]
-    findings = [
-        _said_of(
-            one,
-            CodeContentItem(_coded(one.code, one.meaning), concepts.DECISIONS[one.decision], _CONTAINS),
-        )
-        for one in previous.findings
-    ]
-    container = ContainerContentItem(name=PREVIOUS_FINDINGS, relationship_type=_CONTAINS)
-    items = [*quotation, *(_of_image(item, previous) for item in (*numbers, *findings))]
+    for number in previous.numbers:
+        name, unit = _coded(number.code, number.meaning), _coded(number.unit)
+        item = NumContentItem(name, number.value, unit, relationship_type=_CONTAINS)
+        items.append(_said_of(number, item, previous))
+    for finding in previous.findings:
+        name = _coded(finding.code, finding.meaning)
+        item = CodeContentItem(name, concepts.DECISIONS[finding.decision], _CONTAINS)
+        items.append(_said_of(finding, item, previous))
+    title = DicomCode("121068", "DCM", "Previous Findings")
+    container = ContainerContentItem(name=title, relationship_type=_CONTAINS)
     container.ContentSequence = ContentSequence(items)
     return container
 
@@ -564,43 +525,35 @@ def evidence(previous: Sequence[PreviousImage], source: Source) -> list[Dataset]
     """The quoted reports and earlier images in highdicom's form of evidence; ``source``: of the same
     patient.
     """
-    references = {one.uid: one for image in previous for one in (image.image, image.report)}
-    return [_stand_in(one, source) for one in references.values()]
+    references = {
+        one.uid: stand_in_of(one.sop_class_uid, one.uid, one.study_uid, one.series_uid)
+        for image in previous
+        for one in (image.image, image.report)
+    }
+    for one in references.values():
+        one.PatientID = source.stand_in.PatientID
+    return list(references.values())
 
 
-def _said_of(one: StatedFinding | StatedNumber, item: ContentItem) -> ContentItem:
-    """With the tracking UID that it has in the quoted report, and the model that said it."""
+def _said_of(one: StatedFinding | StatedNumber, item: ContentItem, previous: PreviousImage) -> ContentItem:
+    """With the tracking UID that it has in the quoted report, the model that said it, and the image."""
     tracking = (
         [UIDRefContentItem(codes.DCM.TrackingUniqueIdentifier, one.tracking_uid, _CONTEXT)]
         if one.tracking_uid
         else []
     )
-    model = [TextContentItem(_ALGORITHM, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)]
-    item.ContentSequence = ContentSequence([*tracking, *(model if one.model else [])])
-    return item
-
-
-def _of_image(item: ContentItem, previous: PreviousImage) -> ContentItem:
-    image = previous.image
-    item.ContentSequence.append(
-        ImageContentItem(
-            codes.DCM.SourceOfMeasurement,
-            image.sop_class_uid,
-            image.uid,
-            relationship_type=RelationshipTypeValues.INFERRED_FROM,
-        )
+    algorithm_name = DicomCode("111001", "DCM", "Algorithm Name")
+    model = [TextContentItem(algorithm_name, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)]
+    image = ImageContentItem(
+        codes.DCM.SourceOfMeasurement,
+        previous.image.sop_class_uid,
+        previous.image.uid,
+        relationship_type=_INFERRED_FROM,
     )
+    item.ContentSequence = ContentSequence([*tracking, *(model if one.model else []), image])
     return item
 
 
 def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
     value, scheme = code
     return CodedConcept(value, scheme, meaning or value)
-
-
-def _stand_in(reference: EarlierObject, source: Source) -> Dataset:
-    one = Dataset()
-    one.SOPClassUID, one.SOPInstanceUID = reference.sop_class_uid, reference.uid
-    one.StudyInstanceUID, one.SeriesInstanceUID = reference.study_uid, reference.series_uid
-    one.PatientID = source.stand_in.PatientID
-    return one

@@ -36,7 +36,7 @@ from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.model.roles import Role, UserRole
 from dicom_node.monitoring.disk import DiskForecast
 from dicom_node.notifications.sender import Notifier
-from dicom_node.preflight import console
+from dicom_node.preflight import machine
 from dicom_node.preflight.found import Tried
 from dicom_node.scp.entrance import Failure
 from dicom_node.services import audit
@@ -826,7 +826,7 @@ def test_the_address_of_a_console_needs_tls_unless_it_is_of_this_machine(
 ) -> None:
     given = {"enabled": True, "port": free_port(), **keys}
     settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "console": given})
-    found = [*console.check_console(settings, role), *console.probe_console(settings, role)]
+    found = [*machine.check_console(settings, role), *machine.probe_console(settings, role)]
     remedies = {one[0]: one[2] for one in found if not isinstance(one, Tried)}
     assert set(remedies) == set(told)
     assert all(word in remedies[key] for key, word in told.items())

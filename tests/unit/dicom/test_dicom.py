@@ -22,10 +22,9 @@ from pynetdicom.dsutils import encode
 
 from ai_pipeline.contract import PipelineResult
 from dicom_node import results
-from dicom_node.dicom.character_sets import CharacterSet, can_hold, named, terms
-from dicom_node.dicom.dataset_head import read_sop_uids, read_study_uids
 from dicom_node.dicom.elements import Limits, Walk
-from dicom_node.dicom.header import decoded, quiet_pydicom
+from dicom_node.dicom.file_meta import read_sop_uids, read_study_uids
+from dicom_node.dicom.header import CharacterSet, can_hold, decoded, named, quiet_pydicom, terms
 from dicom_node.dicom.repair import Repairs, repair
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
 from dicom_node.errors import DecodedDifferently

@@ -26,9 +26,8 @@ from dicom_node.model.kinds import Counted
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.monitoring import drift as drifting
 from dicom_node.monitoring import processes
-from dicom_node.monitoring.disk import forecast, note_free_space
+from dicom_node.monitoring.disk import forecast, forget_past, note_free_space
 from dicom_node.monitoring.drift import CountedModel, Drift, Tallies, drift, report_drift, wilson, window
-from dicom_node.monitoring.past import forget_past
 from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (

@@ -23,7 +23,7 @@ from dicom_node.object_store.local_copies import LocalCopies
 from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.preflight.found import Tried
-from dicom_node.preflight.object_store import probe_object_store
+from dicom_node.preflight.machine import probe_object_store
 from dicom_node.sitekey import path_of as path_of_key
 from dicom_node.store.tables import Delivery, Job, Result
 from dicom_node.store.transitions import utc_now

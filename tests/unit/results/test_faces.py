@@ -37,9 +37,8 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.results import Cause, Pseudonyms, ResultContext, SourceObject, gate
 from dicom_node.results.common.envelope import encode, series_description
 from dicom_node.results.common.source import read_sources
-from dicom_node.results.document import build_document
 from dicom_node.results.sc import page
-from dicom_node.results.sc.page import summary_of
+from dicom_node.results.sc.page import build_document, summary_of
 from tests.deidentified_lab import HERE, result_of, write_named
 from tests.result_images import (
     ANALYSED_AT,

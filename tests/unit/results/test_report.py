@@ -421,7 +421,7 @@ def _known_meanings(scheme: str, value: str) -> set[str]:
         for code, (meaning, _cids) in values.items()
         if code == value
     }
-    regions = iods.regions()
+    regions = iods.body_parts().values()
     words |= {code.meaning for code in regions if (code.scheme_designator, code.value) == (scheme, value)}
     return {word.lower().split(" (")[0] for word in words}
 
@@ -561,7 +561,7 @@ def test_the_report_of_a_failure_says_it_too(images: dict[tuple[str, str], resul
 def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() -> None:
     nowhere = {"artery", "endo-arterial", "endo-vascular", "endo-venous", "joint", "lumen of blood vessel"}
     nowhere |= {"vein", "cardiovascular system", "phantom", "saphenous vein", "entire body"}
-    for organ in iods.regions():
+    for organ in iods.body_parts().values():
         if organ.meaning.lower() not in nowhere and _common_region(organ) is None:
             region = concepts.region_of(organ.value)
             assert region is not None and _common_region(region) is not None, organ.meaning

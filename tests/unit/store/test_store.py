@@ -50,9 +50,8 @@ from dicom_node.model.lifecycle import (
     WorkitemState,
 )
 from dicom_node.model.roles import Role, UserRole
-from dicom_node.monitoring.disk import note_free_space
+from dicom_node.monitoring.disk import forget_past, note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
-from dicom_node.monitoring.past import forget_past
 from dicom_node.monitoring.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.notifications.gather import forget_removed
 from dicom_node.outbox.commitments import forget_requests

@@ -32,7 +32,7 @@ from dicom_node.model.lifecycle import (
     JobState,
     StudyState,
 )
-from dicom_node.monitoring.past import forget_past
+from dicom_node.monitoring.disk import forget_past
 from dicom_node.scp.command import N_CREATE_RQ, N_SET_RQ, NormalizedCommand
 from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.services import audit, rules, studies

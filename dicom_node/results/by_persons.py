@@ -1,21 +1,25 @@
-"""A person's assessment of a report's findings, as a further SR that refers to the report (IHE AIRA).
+"""What persons say of results, as objects: the assessment of a report's findings, and the rejection note.
 
+The assessment is a further SR that refers to the report (IHE AIRA).
 Comprehensive 3D SR, TID 1500 (PS3.16): a TID 1501 group for each finding with the finding's own tracking UID,
 and the UID of the report as a UIDREF item (the template is extensible). The report itself is referenced in
 the header's place for related documents, Referenced Instance Sequence (PS3.3 C.17.2) with its purpose, and in
 the evidence: the content tree refers only to images, as readers of TID 1500 expect. The verdicts are codes of
 our scheme.
+
+The rejection note of IHE IOCM (RAD TF-3, 4.66) is a Key Object Selection that names the withdrawn results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
@@ -35,13 +39,14 @@ from highdicom.sr import (
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import Installation
 from dicom_node.dicom.uids import derived_uid
-from dicom_node.model.kinds import ReaderVerdict, ResultKind
+from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.results import gate
 from dicom_node.results.common import concepts
 from dicom_node.results.common.context import BuiltObject, ResultContext
@@ -54,7 +59,7 @@ from dicom_node.results.common.envelope import (
     general_equipment,
 )
 from dicom_node.results.common.identity import document_uid
-from dicom_node.results.common.source import without_identity
+from dicom_node.results.common.source import stand_in_of, without_identity
 
 _DISCLAIMER: Final = "A person's assessment of an AI result - not for diagnostic use"
 _CONTAINS: Final = RelationshipTypeValues.CONTAINS
@@ -96,11 +101,16 @@ def build_assessment(
         about = dcmread(report)
     at = max(one.at for one in said)
     context = ResultContext.of_person("assessment", at, installation, station)
-    parts = (str(about.SOPInstanceUID), person, *(str(part) for one in said for part in _shaping(one)))
+    shaping = [
+        (one.finding, *one.code, one.tracking_uid, one.model, one.version, one.verdict, one.because, one.at)
+        for one in said
+    ]
+    parts = (str(about.SOPInstanceUID), person, *(str(part) for one in shaping for part in one))
+    series_uid = derived_uid("assessment series", str(about.StudyInstanceUID), person)
     document = Comprehensive3DSR(
         evidence=[without_identity(about)],
         content=_content(context, about, said, person),
-        series_instance_uid=derived_uid("assessment series", str(about.StudyInstanceUID), person),
+        series_instance_uid=series_uid,
         series_number=SERIES_NUMBERS[ResultKind.ASSESSMENT],
         sop_instance_uid=document_uid(context, "assessment", *parts),
         instance_number=1,
@@ -111,7 +121,10 @@ def build_assessment(
         performed_procedure_codes=[
             CodedConcept.from_dataset(item) for item in about.get("PerformedProcedureCodeSequence") or []
         ],
-        previous_versions=[_former(about, former, person)] if former else None,
+        # The assessment that this one replaces: of the same person, so of the same series.
+        previous_versions=[stand_in_of(Comprehensive3DSRStorage, former, about.StudyInstanceUID, series_uid)]
+        if former
+        else None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
         coding_schemes=concepts.coding_schemes(),
@@ -121,7 +134,11 @@ def build_assessment(
         **general_equipment(context),
     )
     _take_over(document, about)
-    document.ReferencedInstanceSequence = [_related(about)]
+    # The assessed report, and why it is named (PS3.3 Table C.17-2).
+    related = Dataset()
+    related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
+    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(concepts.ASSESSED_REPORT)]
+    document.ReferencedInstanceSequence = [related]
     built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
     gate.check_assessment(built.data or b"", document, about)
     return built
@@ -131,11 +148,20 @@ def _content(
     context: ResultContext, about: Dataset, said: Sequence[FindingAssessment], person: str
 ) -> MeasurementReport:
     content = MeasurementReport(
-        observation_context=_observers(context, person),
+        # TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004).
+        observation_context=ObservationContext(
+            observer_person_context=ObserverContext(
+                observer_type=codes.DCM.Person,
+                observer_identifying_attributes=PersonObserverIdentifyingAttributes(
+                    name=f"{person}^", login_name=person
+                ),
+            ),
+            observer_device_context=device_observer(context),
+        ),
         procedure_reported=[
             CodedConcept.from_dataset(item.ConceptCodeSequence[0])
             for item in about.ContentSequence
-            if _concept(item) == _PROCEDURE
+            if concepts.name_of(item) == _PROCEDURE
         ],
         title=codes.DCM.ImagingMeasurementReport,
         imaging_measurements=[_group(about, one) for one in said],
@@ -164,25 +190,12 @@ def _group(about: Dataset, one: FindingAssessment) -> MeasurementsAndQualitative
     return group
 
 
-def _observers(context: ResultContext, person: str) -> ObservationContext:
-    """TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004)."""
-    return ObservationContext(
-        observer_person_context=ObserverContext(
-            observer_type=codes.DCM.Person,
-            observer_identifying_attributes=PersonObserverIdentifyingAttributes(
-                name=f"{person}^", login_name=person
-            ),
-        ),
-        observer_device_context=device_observer(context),
-    )
-
-
 def _take_over(document: Dataset, about: Dataset) -> None:
     """Patient and study as the report has them, and its images with their series (PS3.3 C.17.2)."""
     for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
         if keyword in about:
             document[keyword] = deepcopy(about[keyword])
-    library = [deepcopy(item) for item in about.ContentSequence if _concept(item) == _IMAGE_LIBRARY]
+    library = [deepcopy(item) for item in about.ContentSequence if concepts.name_of(item) == _IMAGE_LIBRARY]
     *first, measurements = document.ContentSequence
     document.ContentSequence = [*first, *library, measurements]
     [mine] = document.CurrentRequestedProcedureEvidenceSequence
@@ -191,33 +204,63 @@ def _take_over(document: Dataset, about: Dataset) -> None:
             mine.ReferencedSeriesSequence.extend(deepcopy(study.ReferencedSeriesSequence))
 
 
-def _related(about: Dataset) -> Dataset:
-    """The assessed report, and why it is named (PS3.3 Table C.17-2)."""
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
-    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(concepts.ASSESSED_REPORT)]
-    return item
-
-
-def _former(about: Dataset, uid: str, person: str) -> Dataset:
-    """The assessment that this one replaces: of the same person, so of the same series."""
-    earlier = Dataset()
-    earlier.SOPClassUID = Comprehensive3DSRStorage
-    earlier.SOPInstanceUID = uid
-    earlier.StudyInstanceUID = about.StudyInstanceUID
-    earlier.SeriesInstanceUID = derived_uid("assessment series", str(about.StudyInstanceUID), person)
-    return earlier
-
-
 def _text(value: str) -> TextContentItem:
     return TextContentItem(name=concepts.COMMENT, value=value, relationship_type=_CONTAINS)
 
 
-def _concept(item: Dataset) -> str:
-    name = item.get("ConceptNameCodeSequence")
-    return str(name[0].get("CodeValue") or "") if name else ""
+# CID 7011: the titles that IOCM takes for reasons of a person.
+_TITLES: Final[Mapping[RejectionReason, Code]] = {
+    RejectionReason.QUALITY: Code("113001", "DCM", "Rejected for Quality Reasons"),
+    RejectionReason.SAFETY: Code("113037", "DCM", "Rejected for Patient Safety Reasons"),
+}
 
 
-def _shaping(one: FindingAssessment) -> tuple[object, ...]:
-    named = (one.finding, *one.code, one.tracking_uid, one.model, one.version)
-    return *named, one.verdict, one.because, one.at
+def build_rejection(
+    withdrawn: Sequence[Path],
+    reason: RejectionReason,
+    because: str,
+    at: datetime,
+    station: str,
+    installation: Installation,
+) -> BuiltObject:
+    """Build the rejection note for these results of one study, given as files; in the character set of the
+    first.
+
+    ``because``: its Key Object Description (TID 2010). ``at``: the time in all its attributes; ``station``:
+    our AE title.
+    """
+    with quiet_pydicom():
+        objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
+    context = ResultContext.of_person("withdrawal", at, installation, station)
+    first = objects[0]
+    parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
+    content = KeyObjectSelection(
+        document_title=_TITLES[reason],
+        referenced_objects=objects,
+        observer_device_context=device_observer(context),
+        description=because,
+    )
+    if fetus := concepts.fetus_of_reports(objects):
+        by_relationship = sorted(
+            [*content[0].ContentSequence, *concepts.subject_context(fetus)],
+            key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
+        )
+        content[0].ContentSequence = ContentSequence(by_relationship)
+    note = KeyObjectSelectionDocument(
+        evidence=[without_identity(one) for one in objects],
+        content=content,
+        series_instance_uid=derived_uid("rejection series", *parts),
+        series_number=SERIES_NUMBERS[ResultKind.REJECTION],
+        sop_instance_uid=document_uid(context, "rejection", *parts),
+        instance_number=1,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=UTF8,
+        contributing_equipment=contributing_equipment(
+            context, str(first.get("TimezoneOffsetFromUTC") or ""), ResultKind.REJECTION
+        ),
+        **general_equipment(context),
+    )
+    for keyword in COPIED:
+        if keyword in first:
+            note[keyword] = deepcopy(first[keyword])
+    return built_document(note, context, ResultKind.REJECTION, first)
