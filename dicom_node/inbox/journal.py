@@ -18,11 +18,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dicom_node.events import Event, by_number
-from dicom_node.inbox.sync import sync_folder
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20
 _READ_BYTES = 2**20
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. It is opened each time: it may have been deleted and made again."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def journal_folder(data_dir: Path, place: str = "") -> Path:

@@ -28,7 +28,7 @@ from pathlib import Path
 from dicom_node.errors import SpoolError, SpoolFull
 from dicom_node.inbox import header
 from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.sync import sync_folder
+from dicom_node.inbox.journal import sync_folder
 
 _FREE_SPACE_SECONDS = 1.0  # statvfs is asked this often; at 600 MB/s the watermark is passed by 0.6 GB
 _FULL = (errno.ENOSPC, errno.EDQUOT)

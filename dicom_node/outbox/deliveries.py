@@ -62,10 +62,6 @@ def enqueue(
     return int(waits)
 
 
-_NOT_ACCEPTED = "its result waits until a person has accepted it (studies accept)"
-_REJECTED = "a person rejected its result, it is sent nowhere"
-
-
 def retry(session: Session, delivery_id: int) -> None:
     """Send again a delivery that was given up, left out or lost by its sender; send a waiting one now.
 
@@ -208,7 +204,9 @@ def _refusal(session: Session, delivery: Delivery) -> str:
         return "the file was deleted after spool.result_days"
     held_state = held.not_accepted(session, [result.id]).get(result.id)
     if held_state is not None or delivery.state is _S.UNASSESSED:
-        return _REJECTED if held_state is HeldState.REJECTED else _NOT_ACCEPTED
+        rejected = "a person rejected its result, it is sent nowhere"
+        undecided = "its result waits until a person has accepted it (studies accept)"
+        return rejected if held_state is HeldState.REJECTED else undecided
     return ""
 
 

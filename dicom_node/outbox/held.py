@@ -29,10 +29,6 @@ _S = DeliveryState
 # The state of deliveries is indexed, and few are unassessed.
 _UNASSESSED = select(Delivery.result_id).where(Delivery.state == _S.UNASSESSED)
 _NOT_ACCEPTED = HeldResult.state != HeldState.ACCEPTED
-_NONE_WAITS = (
-    "no result of this study waits for an assessment; to send rejected results, use studies accept --rejected"
-)
-_NEWER_WAIT = "newer results wait for an assessment: decide on these first"
 
 
 def hold(
@@ -74,7 +70,12 @@ def accept(
     rows = _locked(session, study_id, as_of)
     were_rejected = rows[0].state is HeldState.REJECTED
     if were_rejected is not (rejected if rejected is not None else were_rejected and as_of is not None):
-        raise NotAllowedNow(_NONE_WAITS if were_rejected else _NEWER_WAIT)
+        raise NotAllowedNow(
+            "no result of this study waits for an assessment; to send rejected results, use studies accept "
+            "--rejected"
+            if were_rejected
+            else "newer results wait for an assessment: decide on these first"
+        )
     for row in rows:
         for delivery in _deliveries(session, row, _S.DISCARDED if were_rejected else _S.UNASSESSED):
             if delivery.item.purged:
@@ -123,7 +124,21 @@ def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
     """
     of_study = select(HeldResult).where(HeldResult.study_id == study_id).order_by(HeldResult.result_id)
     waiting = session.scalars(of_study.where(HeldResult.result_id.in_(_UNASSESSED))).all()
-    return waiting or session.scalars(of_study.where(*_rejected(study_id))).all()
+    if waiting:
+        return waiting
+    # Those that a person rejected, without results that newer ones of their rule replaced.
+    newest = (
+        select(func.max(Result.job_id))
+        .join(Job, Job.id == Result.job_id)
+        .where(Job.study_id == study_id)
+        .group_by(Job.rule)
+    )
+    rejected = (
+        HeldResult.state == HeldState.REJECTED,
+        HeldResult.result_id.in_(select(Result.id).where(Result.job_id.in_(newest))),
+        HeldResult.result_id.not_in(select(Withdrawal.result_id)),
+    )
+    return session.scalars(of_study.where(*rejected)).all()
 
 
 def mark(rows: Sequence[HeldResult]) -> str:
@@ -159,19 +174,6 @@ def oldest(session: Session) -> datetime | None:
     """The time since when the longest waiting result waits; None if none waits."""
     chosen = select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED))
     return session.scalar(chosen)
-
-
-def _rejected(study_id: int) -> tuple[ColumnElement[bool], ...]:
-    """Results that a person rejected, without results that newer ones of their rule replaced."""
-    newest = (
-        select(func.max(Result.job_id))
-        .join(Job, Job.id == Result.job_id)
-        .where(Job.study_id == study_id)
-        .group_by(Job.rule)
-    )
-    of_newest = select(Result.id).where(Result.job_id.in_(newest))
-    withdrawn = HeldResult.result_id.in_(select(Withdrawal.result_id))
-    return HeldResult.state == HeldState.REJECTED, HeldResult.result_id.in_(of_newest), ~withdrawn
 
 
 def _locked(session: Session, study_id: int, as_of: str | None) -> Sequence[HeldResult]:

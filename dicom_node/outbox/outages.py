@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
@@ -27,7 +26,6 @@ from dicom_node.store.transitions import record, utc_now
 _WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
 # A first try that is under way has not failed.
 _TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), else_=0)
-_TOOK = (DELIVERY_SENT, DELIVERY_WARNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,11 @@ def report_outages(database: Database, settings: Settings) -> int:
         return 0
     with database.read() as session:
         now = {one.destination: one for one in outages(session)}
-        reported = set(_reported_away(session))
+        # Destinations whose outage has an event and whose return has none.
+        both = (DESTINATION_AWAY.number, DESTINATION_BACK.number)
+        told = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
+        newest = {str(fields.get("destination")): number for number, fields in session.execute(told)}
+    reported = {name for name, number in newest.items() if number == DESTINATION_AWAY.number}
     late = utc_now() - timedelta(minutes=minutes)
     new = [one for name, one in now.items() if name not in reported and one.since <= late]
     if not (new or reported - set(now)):
@@ -71,12 +73,14 @@ def report_outages(database: Database, settings: Settings) -> int:
         for destination in sorted(reported - set(now)):
             record(session, DESTINATION_BACK, destination=destination)
         for one in new:
-            known: dict[str, Any] = {
-                "since": one.since.isoformat(),
-                "waiting": one.waiting,
-                "reason": one.reason,
-            }
-            record(session, DESTINATION_AWAY, destination=one.destination, **known)
+            record(
+                session,
+                DESTINATION_AWAY,
+                destination=one.destination,
+                since=one.since.isoformat(),
+                waiting=one.waiting,
+                reason=one.reason,
+            )
     return len(new)
 
 
@@ -104,15 +108,10 @@ def _since(session: Session, oldest: Delivery) -> datetime | None:
         return None
     of_it = EventRow.fields["destination"].as_string() == oldest.destination
     newest = select(EventRow.id).where(of_it, EventRow.id > began.id).order_by(EventRow.id.desc()).limit(1)
-    took = (session.scalar(newest.where(EventRow.number == kind.number)) for kind in _TOOK)
+    took = (
+        session.scalar(newest.where(EventRow.number == kind.number))
+        for kind in (DELIVERY_SENT, DELIVERY_WARNED)
+    )
     last = max((number for number in took if number is not None), default=None)
     again = began if last is None else session.scalar(failed.where(of_it, EventRow.id > last))
     return again.at if again is not None else None
-
-
-def _reported_away(session: Session) -> Iterator[str]:
-    """Destinations whose outage has an event and whose return has none."""
-    both = (DESTINATION_AWAY.number, DESTINATION_BACK.number)
-    chosen = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
-    newest = {str(fields.get("destination")): number for number, fields in session.execute(chosen)}
-    return (name for name, number in newest.items() if number == DESTINATION_AWAY.number)

@@ -94,8 +94,10 @@ STORAGE_CLASSES: tuple[StorageClass, ...] = (
 job; ``listener.further_storage_classes`` adds to them."""
 
 VERIFICATION = "1.2.840.10008.1.1"
-_SHOWN = 64  # characters of a UID that a peer sent
 _SYNTAXES_SHOWN = 3
+_LITTLE_ENDIAN = [
+    one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)
+]
 _CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named writes it
 
 
@@ -122,16 +124,14 @@ def commitment_context(*, for_requests: bool = False) -> PresentationContext:
 
     ``for_requests``: for a peer that requests storage commitment from us instead, as SCU.
     """
-    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
-    context = build_context(commitment.SOP_CLASS, plain)
+    context = build_context(commitment.SOP_CLASS, _LITTLE_ENDIAN)
     context.scu_role, context.scp_role = for_requests, not for_requests
     return context
 
 
 def step_context() -> PresentationContext:
     """The presentation context for a peer that reports on performed procedure steps (PS3.4 F.7)."""
-    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
-    return build_context(performed_step.SOP_CLASS, plain)
+    return build_context(performed_step.SOP_CLASS, _LITTLE_ENDIAN)
 
 
 def refusals(
@@ -168,4 +168,4 @@ def _named(uid: str) -> str:
 
 def shown_uid(uid: str) -> str:
     """A UID from outside, reduced to digits and dots for events, so that a name in its place is not shown."""
-    return re.sub(r"[^0-9.]", "?", uid[:_SHOWN])
+    return re.sub(r"[^0-9.]", "?", uid[:64])

@@ -27,6 +27,8 @@ from dicom_node.scu.destination import (
     Presence,
     RemovalAnswer,
     Remover,
+    RequestAnswer,
+    RequestStatus,
     SendReport,
     SendStatus,
 )
@@ -46,6 +48,8 @@ __all__ = [
     "Presence",
     "RemovalAnswer",
     "Remover",
+    "RequestAnswer",
+    "RequestStatus",
     "RetrieveStatus",
     "Retrieved",
     "SendReport",

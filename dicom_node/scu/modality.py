@@ -22,14 +22,12 @@ from pynetdicom.presentation import PresentationContext
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import PeerUnreachable
+from dicom_node.scu.association import CallingAE, client_tls
 from dicom_node.scu.connections import Connections
-from dicom_node.scu.destination import SendStatus
-from dicom_node.scu.statuses import store_report
-from dicom_node.scu.transport import CallingAE, client_tls
+from dicom_node.scu.destination import SendStatus, store_report
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
 _TIMEOUT_SECONDS = 30.0
-_STORED = (SendStatus.STORED, SendStatus.WARNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,8 @@ class Sent:
     @property
     def stored(self) -> bool:
         """Whether the peer has stored the file: Success or a warning (PS3.4 B.2.3)."""
-        return self.status is not None and store_report(self.status).status in _STORED
+        stored = (SendStatus.STORED, SendStatus.WARNED)
+        return self.status is not None and store_report(self.status).status in stored
 
 
 def send(callee: Callee, files: Sequence[Path], on_each: Callable[[Sent], None]) -> list[Sent]:
@@ -114,9 +113,7 @@ class _RequestedAssociation:
     def __init__(
         self, callee: Callee, contexts: Sequence[PresentationContext], connections: Connections
     ) -> None:
-        self._callee = callee
-        self._contexts = contexts
-        self._connections = connections
+        self._callee, self._contexts, self._connections = callee, contexts, connections
 
     def __enter__(self) -> Association:
         callee = self._callee
