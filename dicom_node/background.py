@@ -47,8 +47,7 @@ from dicom_node.notifications.gather import forget_removed, report_silence
 from dicom_node.notifications.sender import Notifier
 from dicom_node.object_store.bucket import Bucket, bucket_of
 from dicom_node.object_store.files import Files
-from dicom_node.object_store.handover import HandOver
-from dicom_node.object_store.local_copies import LocalCopies
+from dicom_node.object_store.handover import HandOver, LocalCopies
 from dicom_node.outbox.commitments import CommitmentAnswers, forget_requests, give_up_others
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.held import report_overdue

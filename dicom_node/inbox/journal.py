@@ -94,12 +94,6 @@ class JournalWriter:
             os.fdatasync(self._file)
         sync_folder(self._stem.parent)
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            if self._file >= 0:
-                os.close(self._file)
-
     def _append(self, line: bytes) -> None:
         if self._file < 0:
             self._file = self._next_file()
@@ -116,8 +110,8 @@ class JournalWriter:
         self._torn = False
 
     def _next_file(self) -> int:
-        path = f"{self._stem}-{self._number + 1:05d}.jsonl"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
         self._number += 1
         self._written = 0
         return file

@@ -223,8 +223,9 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
 
 
 def _locked(session: Session, transaction_uid: str) -> Commitment | None:
-    chosen = select(Commitment).where(Commitment.transaction_uid == transaction_uid)
-    return session.scalar(chosen.with_for_update())
+    return session.scalar(
+        select(Commitment).where(Commitment.transaction_uid == transaction_uid).with_for_update()
+    )
 
 
 def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
@@ -239,7 +240,6 @@ def _studies(session: Session, numbers: Sequence[int]) -> list[int]:
 
 _ANSWERS_AT_ONCE: Final = 20
 _CALL_SECONDS: Final = 150.0  # an association made and released, at its slowest
-_LOOK_AGAIN: Final = (timedelta(seconds=1), timedelta(seconds=60))  # the least and the most
 INDEXED_AFTER: Final = timedelta(minutes=5)
 """An object that a peer sent before it asked is in the index by then; until then it may be unknown."""
 
@@ -259,8 +259,7 @@ class CommitmentAnswers:
         self._open = open_reporter
         self._limit = timedelta(hours=peer.commit_hours)
         forwarded_to = {name for rule in settings.rules for name in rule.forward}
-        confirming = {one.name for one in settings.peers if one.confirm != "none"}
-        self._archives = forwarded_to & confirming
+        self._archives = forwarded_to & {one.name for one in settings.peers if one.confirm != "none"}
         seconds = 2 * (settings.outbox.answer_seconds + _CALL_SECONDS)
         self._lease = KeptLease(database, f"commitment to {peer.name}"[:64], owner, seconds)
 
@@ -273,10 +272,9 @@ class CommitmentAnswers:
         self._decide()
         taken = 0
         with self._database.read() as session:
-            rows = requested.due(
-                session, self._peer.name, RequestedState.DECIDED, utc_now(), _ANSWERS_AT_ONCE
-            )
-            to_report = [row.id for row in rows]
+            decided = RequestedState.DECIDED
+            due = requested.due(session, self._peer.name, decided, utc_now(), _ANSWERS_AT_ONCE)
+            to_report = [row.id for row in due]
         for number in to_report:
             if (stop is not None and stop.is_set()) or not self._lease.keep():
                 break
@@ -294,11 +292,12 @@ class CommitmentAnswers:
             for row in requested.due(session, self._peer.name, RequestedState.WAITING, now, _ANSWERS_AT_ONCE):
                 failed = self._failed(session, row, now)
                 if failed is None:
-                    least, most = _LOOK_AGAIN
-                    row.next_at = now + min(max((now - row.asked_at) / 10, least), most)
+                    wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
+                    row.next_at = now + min(wait, timedelta(seconds=60))
                 else:
-                    values = {"failed": failed, "decided_at": now, "next_at": now}
-                    move_requested(session, row, COMMITMENT_DECIDED, **values)
+                    move_requested(
+                        session, row, COMMITMENT_DECIDED, failed=failed, decided_at=now, next_at=now
+                    )
 
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
         """The objects that are not committed, "UID reason"; None while one may still be.

@@ -124,7 +124,11 @@ class DeliveryWorker:
             if running is not None and running.is_alive():
                 if route is None or time.monotonic() < route.overdue_at:
                     continue
-                route = self._abandoned(route)
+                # Given up: another one in its place. Its leases end by themselves.
+                route.hang_up()
+                self._routes[destination] = route = self._route(route.peer)
+                with self._database.write() as session:
+                    record(session, DELIVERY_OVERDUE, destination=destination)
             thread = threading.Thread(
                 target=self._work_in_thread,
                 args=(destination, route, stop),
@@ -134,15 +138,6 @@ class DeliveryWorker:
             self._threads[destination] = thread
             thread.start()
         return bool(due)
-
-    def _abandoned(self, route: Route) -> Route:
-        """Give up a route that is overdue; returns the new one in its place. Its leases end by themselves."""
-        destination = route.peer.name
-        route.hang_up()
-        self._routes[destination] = new = self._route(route.peer)
-        with self._database.write() as session:
-            record(session, DELIVERY_OVERDUE, destination=destination)
-        return new
 
     def _work_in_thread(self, destination: str, route: Route | None, stop: threading.Event) -> None:
         """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers.
@@ -332,7 +327,6 @@ def _defect(error: Exception) -> str:
 
 _TURN = 4  # of so many claims one is of what has waited longest: STAT studies cannot hold up others for ever
 _BATCH = 32  # objects of one study on one association
-_LEFT = frozenset({DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,21 +365,30 @@ class Ledger:
         with self._database.write() as session:
             moves = self._moves(session)
             self._claims += 1
-            by_waiting = self._claims % _TURN == 0
-            due = deliveries.due_batch(session, self._peer.name, now, _BATCH, by_waiting=by_waiting)
+            due = deliveries.due_batch(
+                session, self._peer.name, now, _BATCH, by_waiting=self._claims % _TURN == 0
+            )
             for delivery in due:
                 if delivery.state is DeliveryState.SENDING:
                     moves.sender_lost(delivery)
             deliveries.discard_withdrawn(session, due)
             for delivery in due:
-                if delivery.state is DeliveryState.PENDING and _is_in_quarantine(delivery):
+                quarantined = delivery.item.study.state is StudyState.QUARANTINED
+                # A note that takes results back goes all the same.
+                is_note = delivery.result is not None and delivery.result.kind is ResultKind.REJECTION
+                if delivery.state is DeliveryState.PENDING and quarantined and not is_note:
                     deliveries.withdraw(session, delivery, "the study is in quarantine")
                 elif delivery.state is DeliveryState.PENDING and deliveries.is_outdated(session, delivery):
                     deliveries.withdraw(session, delivery, "a newer version of the object replaces it")
                 elif delivery.state is DeliveryState.PENDING:
-                    until = utc_now() + self._lease
-                    started = {"attempts": delivery.attempts + 1, "lease_owner": self._owner}
-                    move_delivery(session, delivery, DELIVERY_STARTED, lease_until=until, **started)
+                    move_delivery(
+                        session,
+                        delivery,
+                        DELIVERY_STARTED,
+                        attempts=delivery.attempts + 1,
+                        lease_owner=self._owner,
+                        lease_until=utc_now() + self._lease,
+                    )
                     to_send.append(self._leased(session, delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
                     deliveries.hold(delivery, self._owner, now + self._lease)
@@ -394,9 +397,9 @@ class Ledger:
 
     def renew(self, batch: Sequence[Leased]) -> None:
         """Renew the leases: the owner is alive."""
-        numbers = [one.delivery for one in batch]
         with self._database.write() as session:
-            deliveries.renew(session, numbers, self._owner, utc_now() + self._lease)
+            until = utc_now() + self._lease
+            deliveries.renew(session, [one.delivery for one in batch], self._owner, until)
 
     def give_up(self, faults: Mapping[Leased, str]) -> None:
         """Give up deliveries that must not be sent to the peer. ``faults``: the reason for each."""
@@ -417,7 +420,7 @@ class Ledger:
                     moves.sent(row, reports[one])
             # Whether the peer gets, or has got, any other result of the study.
             takes_others = bool(narrowed) and any(
-                other.state not in _LEFT
+                other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
                 for other in deliveries.others_of_study(
                     session, narrowed[0].study, self._peer.name, but=[one.delivery for one in narrowed]
                 )
@@ -496,8 +499,8 @@ class Ledger:
         attempts = max(one.attempts for one in reports)
         statuses = {report.status for report in reports.values()}
         if statuses <= {scu.SendStatus.UNREACHABLE, scu.SendStatus.HUNG}:
-            until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
-            deliveries.postpone(session, self._peer.name, until)
+            wait = wait_before_retry(attempts, self._settings.outbox)
+            deliveries.postpone(session, self._peer.name, utc_now() + wait)
         elif attempts > 1 and statuses & {
             scu.SendStatus.STORED,
             scu.SendStatus.WARNED,
@@ -506,8 +509,14 @@ class Ledger:
             deliveries.hurry(session, utc_now(), self._peer.name)
 
     def _record_hung(self, session: Session, batch: Sequence[Leased], doing: str) -> None:
-        fields = {"destination": self._peer.name, "doing": doing, "objects": len(batch)}
-        record(session, DESTINATION_HUNG, batch[0].study, **fields)
+        record(
+            session,
+            DESTINATION_HUNG,
+            batch[0].study,
+            destination=self._peer.name,
+            doing=doing,
+            objects=len(batch),
+        )
 
 
 def give_up_all(database: Database, settings: Settings, destination: str) -> int:
@@ -521,9 +530,3 @@ def give_up_all(database: Database, settings: Settings, destination: str) -> int
             moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
         settle_studies(session, (delivery.item.study_id for delivery in batch))
     return len(batch)
-
-
-def _is_in_quarantine(delivery: Delivery) -> bool:
-    """Whether its study is in quarantine; a note that takes results back goes all the same."""
-    is_note = delivery.result is not None and delivery.result.kind is ResultKind.REJECTION
-    return delivery.item.study.state is StudyState.QUARANTINED and not is_note

@@ -25,9 +25,8 @@ from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, move_held, settle_study, utc_now
 from dicom_node.store.views import View, as_json
 
-_S = DeliveryState
 # The state of deliveries is indexed, and few are unassessed.
-_UNASSESSED = select(Delivery.result_id).where(Delivery.state == _S.UNASSESSED)
+_UNASSESSED = select(Delivery.result_id).where(Delivery.state == DeliveryState.UNASSESSED)
 _NOT_ACCEPTED = HeldResult.state != HeldState.ACCEPTED
 
 
@@ -44,7 +43,7 @@ def hold(
     if row is not None and row.state not in UNDECIDED:
         return row
     here = select(Delivery.destination).where(Delivery.result_id == result.id)
-    waits = Delivery.state == _S.UNASSESSED
+    waits = Delivery.state == DeliveryState.UNASSESSED
     if assess_first:
         left = set(session.scalars(here.where(Delivery.withdrawn.is_(False), ~waits)))
         if row is None and set(destinations) - left:
@@ -77,7 +76,9 @@ def accept(
             else "newer results wait for an assessment: decide on these first"
         )
     for row in rows:
-        for delivery in _deliveries(session, row, _S.DISCARDED if were_rejected else _S.UNASSESSED):
+        for delivery in _deliveries(
+            session, row, DeliveryState.DISCARDED if were_rejected else DeliveryState.UNASSESSED
+        ):
             if delivery.item.purged:
                 raise NotAllowedNow("the files of these results were deleted after spool.result_days")
             move_delivery(
@@ -97,7 +98,7 @@ def reject(session: Session, study_id: int, by: str, because: str, as_of: str | 
     if rows[0].state is HeldState.REJECTED:
         raise NotAllowedNow("these results were rejected already")
     for row in rows:
-        for delivery in _deliveries(session, row, _S.UNASSESSED):
+        for delivery in _deliveries(session, row, DeliveryState.UNASSESSED):
             move_delivery(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
     move_held(session, rows, RESULTS_REJECTED, decided_at=utc_now(), decided_by=by, because=because)
     settle_study(session, study_id)
@@ -109,11 +110,14 @@ def report_overdue(database: Database, settings: Settings) -> int:
     hours = settings.outbox.assess_hours
     if not hours:
         return 0
-    late = (HeldResult.state == HeldState.WAITING, HeldResult.since < utc_now() - timedelta(hours=hours))
-    chosen = select(HeldResult).where(*late, HeldResult.result_id.in_(_UNASSESSED))
+    late = select(HeldResult).where(
+        HeldResult.state == HeldState.WAITING,
+        HeldResult.since < utc_now() - timedelta(hours=hours),
+        HeldResult.result_id.in_(_UNASSESSED),
+    )
     with database.write() as session:
         studies: dict[int, list[HeldResult]] = {}
-        for row in session.scalars(chosen.order_by(HeldResult.result_id)):
+        for row in session.scalars(late.order_by(HeldResult.result_id)):
             studies.setdefault(row.study_id, []).append(row)
         return sum(move_held(session, rows, ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
 
@@ -133,12 +137,13 @@ def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
         .where(Job.study_id == study_id)
         .group_by(Job.rule)
     )
-    rejected = (
-        HeldResult.state == HeldState.REJECTED,
-        HeldResult.result_id.in_(select(Result.id).where(Result.job_id.in_(newest))),
-        HeldResult.result_id.not_in(select(Withdrawal.result_id)),
-    )
-    return session.scalars(of_study.where(*rejected)).all()
+    return session.scalars(
+        of_study.where(
+            HeldResult.state == HeldState.REJECTED,
+            HeldResult.result_id.in_(select(Result.id).where(Result.job_id.in_(newest))),
+            HeldResult.result_id.not_in(select(Withdrawal.result_id)),
+        )
+    ).all()
 
 
 def mark(rows: Sequence[HeldResult]) -> str:
@@ -160,8 +165,8 @@ def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, Hel
 
 def decided(session: Session, study_id: int) -> Sequence[HeldResult]:
     """The results of a study that a person accepted or rejected, in the order of the decisions."""
-    of_study = (HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
-    return session.scalars(select(HeldResult).where(*of_study).order_by(HeldResult.decided_at)).all()
+    decisions = select(HeldResult).where(HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
+    return session.scalars(decisions.order_by(HeldResult.decided_at)).all()
 
 
 def numbers(session: Session) -> View:
@@ -172,8 +177,7 @@ def numbers(session: Session) -> View:
 
 def oldest(session: Session) -> datetime | None:
     """The time since when the longest waiting result waits; None if none waits."""
-    chosen = select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED))
-    return session.scalar(chosen)
+    return session.scalar(select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED)))
 
 
 def _locked(session: Session, study_id: int, as_of: str | None) -> Sequence[HeldResult]:

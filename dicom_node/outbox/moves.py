@@ -34,8 +34,6 @@ _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is 
 _FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
 _DONE: dict[str, Any] = {**_FREE, "transaction_uid": ""}
 
-_S = DeliveryState
-
 
 class Moves:
     """Changes the state of deliveries to one destination, within the caller's transaction.
@@ -156,29 +154,38 @@ class Moves:
 
         The report is missing if none came in time, or the peer accepts no request.
         """
-        instance = delivery.item.sop_instance_uid
-        fields = {"destination": delivery.destination, "instance": instance, "reason": reason}
         if delivery.transaction_uid or not delivery.queries:  # not with each question
-            record(self._session, events.COMMITMENT_MISSING, delivery.item.study_id, **fields)
+            record(
+                self._session,
+                events.COMMITMENT_MISSING,
+                delivery.item.study_id,
+                destination=delivery.destination,
+                instance=delivery.item.sop_instance_uid,
+                reason=reason,
+            )
         if self._peer.may_be_asked:
             delivery.transaction_uid = ""
         else:
-            text = f"acknowledged, but unconfirmed: {reason}"
-            self._move(delivery, events.DELIVERY_DEAD, reason=text, **_FREE)
+            self._move(
+                delivery,
+                events.DELIVERY_DEAD,
+                reason=f"acknowledged, but unconfirmed: {reason}",
+                **_FREE,
+            )
 
     def committed(self, delivery: Delivery) -> None:
         """Confirm the delivery: the destination reports that it keeps the object, even if we had given it
         up.
         """
-        given_up = delivery.state is _S.DEAD and delivery.transaction_uid
-        if delivery.state is _S.UNCONFIRMED or given_up:
+        given_up = delivery.state is DeliveryState.DEAD and delivery.transaction_uid
+        if delivery.state is DeliveryState.UNCONFIRMED or given_up:
             self._confirmed(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
         """Send the object again, as often as after refusals: the destination reports that it does not keep
         it.
         """
-        if delivery.transaction_uid == transaction_uid and delivery.state is _S.UNCONFIRMED:
+        if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
     def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
@@ -214,13 +221,12 @@ class Moves:
 
     def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
         """Try later. ``left``: the object went out, and no answer came."""
-        wait = wait_before_retry(delivery.attempts, self._settings)
         self._move(
             delivery,
             events.DELIVERY_RETRIED,
             status=status,
             reason=reason,
-            next_at=self._now + wait,
+            next_at=self._now + wait_before_retry(delivery.attempts, self._settings),
             sent_at=self._now if left else delivery.sent_at,
             **_DONE,
         )
@@ -238,7 +244,8 @@ class Moves:
         if self._peer.transport == "orthanc":  # the stored bytes are compared
             return False
         return any(
-            one.sent_at or one.state is _S.SENDING for one in deliveries.versions(self._session, delivery)
+            one.sent_at or one.state is DeliveryState.SENDING
+            for one in deliveries.versions(self._session, delivery)
         )
 
     @property

@@ -65,12 +65,12 @@ def report_outages(database: Database, settings: Settings) -> int:
         told = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
         newest = {str(fields.get("destination")): number for number, fields in session.execute(told)}
     reported = {name for name, number in newest.items() if number == DESTINATION_AWAY.number}
-    late = utc_now() - timedelta(minutes=minutes)
+    late, back = utc_now() - timedelta(minutes=minutes), sorted(reported - set(now))
     new = [one for name, one in now.items() if name not in reported and one.since <= late]
-    if not (new or reported - set(now)):
+    if not (new or back):
         return 0
     with database.write() as session:
-        for destination in sorted(reported - set(now)):
+        for destination in back:
             record(session, DESTINATION_BACK, destination=destination)
         for one in new:
             record(
@@ -90,8 +90,8 @@ def _found(session: Session) -> Iterator[PeerOutage]:
         since = _since(session, session.get_one(Delivery, oldest))
         if since is not None:
             mine = select(func.count()).where(_WAITING, Delivery.destination == destination)
-            waiting = session.scalar(mine) or 0
-            yield PeerOutage(destination, since, waiting, session.get_one(Delivery, newest).reason)
+            reason = session.get_one(Delivery, newest).reason
+            yield PeerOutage(destination, since, session.scalar(mine) or 0, reason)
 
 
 def _since(session: Session, oldest: Delivery) -> datetime | None:
@@ -102,8 +102,12 @@ def _since(session: Session, oldest: Delivery) -> datetime | None:
     otherwise cost a search of all events.
     """
     failed = select(EventRow).where(EventRow.number == DELIVERY_RETRIED.number).order_by(EventRow.id).limit(1)
-    mine = EventRow.fields["delivery"].as_integer() == oldest.id
-    began = session.scalar(failed.where(EventRow.study_id == oldest.item.study_id, mine))
+    began = session.scalar(
+        failed.where(
+            EventRow.study_id == oldest.item.study_id,
+            EventRow.fields["delivery"].as_integer() == oldest.id,
+        )
+    )
     if began is None:
         return None
     of_it = EventRow.fields["destination"].as_string() == oldest.destination

@@ -56,11 +56,12 @@ class Removals:
         if not self._lease.keep():
             return 0
         asked = 0
-        due = (Removal.state == RemovalState.ASKED, has_come(Removal.next_at, utc_now()))
+        chosen = select(Removal.delivery_id).where(
+            Removal.state == RemovalState.ASKED, has_come(Removal.next_at, utc_now())
+        )
         with self._database.read() as session:
-            chosen = select(Removal.delivery_id).where(*due).order_by(Removal.next_at).limit(_BATCH)
-            numbers = list(session.scalars(chosen))
-        for number in numbers:
+            due = session.scalars(chosen.order_by(Removal.next_at).limit(_BATCH)).all()
+        for number in due:
             if (stop is not None and stop.is_set()) or not self._lease.keep():
                 break
             self._note(number, self._ask(number))

@@ -10,8 +10,8 @@ from pathlib import Path
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigurationError, StorageError, StoreAway
 from dicom_node.object_store.bucket import Bucket, bucket_of
+from dicom_node.object_store.handover import refuse_another_key
 from dicom_node.object_store.rows import oldest_waiting
-from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.sitekey import path_of
 from dicom_node.store.database import Database

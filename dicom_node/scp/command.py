@@ -23,7 +23,6 @@ NORMALIZED: Final[Mapping[int, tuple[int, int, int]]] = {
     N_ACTION_RQ: (0x0003, 0x1001, 0x1008),
     N_CREATE_RQ: (0x0002, 0x1000, 0),
 }
-_RESPONSE = 0x8000  # added to the field of a request
 _NAMES = {
     0x0010: "C-GET",
     0x0020: "C-FIND",
@@ -201,7 +200,7 @@ def encode_normalized_response(command: NormalizedCommand, answer: NormalizedAns
 def _response(field: int, command: Command, status: Status, further: Iterable[bytes]) -> bytes:
     elements = (
         _element(0x0002, _ui(command.sop_class_uid)),
-        _element(0x0100, struct.pack("<H", field | _RESPONSE)),
+        _element(0x0100, struct.pack("<H", field | 0x8000)),
         _element(0x0120, struct.pack("<H", command.message_id)),
         _element(0x0800, struct.pack("<H", _NO_DATA_SET)),
         _element(0x0900, struct.pack("<H", status.code)),

@@ -255,7 +255,6 @@ def _ssl_context(tls: TlsPolicy) -> ssl.SSLContext:
     return context
 
 
-_PDV_HEADER = 6
 _NAMES = (1, 2)  # User-Identity-Type: user name; user name and passcode (PS3.7 Table D.3-14)
 
 
@@ -300,8 +299,9 @@ class NodeAssociation(Association):  # type: ignore[misc]
             if self.accepted is not None:
                 self.service.leave(self.accepted, released=self.is_released, reason=self._reason)
             else:
-                reason = "" if self.is_rejected else self._reason
-                self.service.give_up(self.requestor.address_info.address, reason)
+                self.service.give_up(
+                    self.requestor.address_info.address, "" if self.is_rejected else self._reason
+                )
 
     def ends(self, reason: str) -> None:
         """Set why the association will end; only the first reason goes into the journal."""
@@ -352,8 +352,8 @@ class NodeAssociation(Association):  # type: ignore[misc]
             response = command.encode_normalized_response(request.command, answer)
         else:
             response = command.encode_echo_response(request, self.service.echo(accepted, abstract_syntax))
-        limit = self.dimse.maximum_pdu_size
-        step = max(limit - _PDV_HEADER, 1) if limit else len(response)
+        limit = self.dimse.maximum_pdu_size  # 6 bytes of it are the header of a PDV
+        step = max(limit - 6, 1) if limit else len(response)
         for start in range(0, len(response), step):
             header = _COMMAND | _LAST if start + step >= len(response) else _COMMAND
             self.dul.socket.send(p_data_tf(context_id, header, response[start : start + step]))
@@ -417,17 +417,18 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
             (str(context.abstract_syntax), [str(syntax) for syntax in context.transfer_syntax])
             for context in self.requestor.primitive.presentation_context_definition_list
         ]
-        proposal = Proposal(
-            calling_ae=calling,
-            called_ae=self.assoc.request_head.called,
-            address=self.requestor.address_info.address,
-            abstract_syntaxes=tuple(abstract for abstract, _ in contexts),
-            refused=refusals(contexts, self.acceptor.supported_contexts),
-            application_context=self.assoc.request_head.application_context,
-            has_version_1=self.assoc.request_head.has_version_1,
-            names_user=self.requestor.user_identity is not None,
+        verdict = self.assoc.service.enter(
+            Proposal(
+                calling_ae=calling,
+                called_ae=self.assoc.request_head.called,
+                address=self.requestor.address_info.address,
+                abstract_syntaxes=tuple(abstract for abstract, _ in contexts),
+                refused=refusals(contexts, self.acceptor.supported_contexts),
+                application_context=self.assoc.request_head.application_context,
+                has_version_1=self.assoc.request_head.has_version_1,
+                names_user=self.requestor.user_identity is not None,
+            )
         )
-        verdict = self.assoc.service.enter(proposal)
         if isinstance(verdict, Rejection):
             self.assoc.is_rejected = True
             self.send_reject(verdict.result, verdict.source, verdict.reason)

@@ -174,8 +174,10 @@ class AEPolicy:
         fields: dict[str, Any] = json.loads(text)
         fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
         fields["log"] = LogTarget(**{**fields["log"], "debug": tuple(fields["log"]["debug"])})
-        titles = ("reports_as", "asks_as")
-        peers = (peer | {key: tuple(peer.get(key, ())) for key in titles} for peer in fields["peers"])
+        peers = (
+            peer | {key: tuple(peer.get(key, ())) for key in ("reports_as", "asks_as")}
+            for peer in fields["peers"]
+        )
         fields["peers"] = tuple(PeerPolicy(**peer) for peer in peers)
         for name in ("ae_titles", "further_storage_classes"):
             fields[name] = tuple(fields[name])
@@ -213,8 +215,9 @@ class AEPolicy:
             return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
         if proposal.names_user and self.user_identity == "refuse":
             return statuses.USER_IDENTITY_REFUSED
-        known = proposal.called_ae in self.ae_titles
-        if not is_ae_title(proposal.called_ae) or (self.check_called_ae and not known):
+        if not is_ae_title(proposal.called_ae) or (
+            self.check_called_ae and proposal.called_ae not in self.ae_titles
+        ):
             return statuses.CALLED_AE_NOT_RECOGNISED
         peer = self._peer_of(proposal)
         reporter = self._committing(proposal, lambda one: one.reports_as)
@@ -264,8 +267,7 @@ class AEPolicy:
         taken |= {title for peer in self.peers for title in (*peer.reports_as, *peer.asks_as)}
         if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
             return Permission("", may_send=True)
-        only_verifies = set(proposal.abstract_syntaxes) == {VERIFICATION}
-        if self.echo_from == "anyone" and only_verifies:
+        if self.echo_from == "anyone" and set(proposal.abstract_syntaxes) == {VERIFICATION}:
             return Permission("", may_send=False)
         return statuses.CALLING_AE_NOT_RECOGNISED
 

@@ -166,13 +166,11 @@ class StorageService:
         self.entrance = Entrance()
         self._failures = Failures()
         self._lock = threading.Lock()
-        self._open: Counter[str] = Counter()
-        self._strangers: Counter[str] = Counter()
+        self._open, self._strangers = Counter[str](), Counter[str]()
         self._numbers = itertools.count(1)
         self._unwritten: list[events.Event] = []
         self._complained_at = float("-inf")
-        self._asked: Counter[str] = Counter()
-        self._objects_asked: Counter[str] = Counter()
+        self._asked, self._objects_asked = Counter[str](), Counter[str]()
         self._asked_since = time.monotonic()
         step = (2 * performed_step.MAXIMUM_BYTES, self._take_step, events.STEP_REFUSED)
         self._normalized: dict[tuple[str, int], tuple[int, _Taker, events.EventType]] = {
@@ -504,10 +502,12 @@ class StorageService:
     def write_out(self) -> None:
         """Write the kept events to the journal, and the counts of failed connections."""
         for address, counts in self._failures.due():
-            numbers = {str(failure): number for failure, number in counts.items()}
             self.record(
                 events.happened(
-                    events.CONNECTIONS_FAILED, listener=self._listener_id, address=address, **numbers
+                    events.CONNECTIONS_FAILED,
+                    listener=self._listener_id,
+                    address=address,
+                    **{str(failure): number for failure, number in counts.items()},
                 )
             )
         with self._lock:
@@ -522,8 +522,10 @@ class StorageService:
         if not refused:
             return event
         many = len(refused) > limits.REFUSED_CONTEXTS_NAMED
-        named = list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused)
-        fields = {"refused": named, "refused_count": len(refused)}
+        fields = {
+            "refused": list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused),
+            "refused_count": len(refused),
+        }
         _LOGGER.debug("association %s: presentation contexts refused: %s", accepted.association, fields)
         return replace(event, fields={**event.fields, **fields})
 

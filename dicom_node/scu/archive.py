@@ -155,25 +155,29 @@ class Retrieved:
     text: str = ""
 
 
-_R = RetrieveStatus
-
 # PS3.4 C.4.2.1.5 and C.4.3.1.4. The first range that holds a code counts.
 RETRIEVE_STATUSES: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
-    (0x0000, 0x0000, _R.RETRIEVED, ""),
-    (0xB000, 0xB000, _R.INCOMPLETE, "some objects did not come"),
-    (0xA801, 0xA801, _R.REFUSED, "the peer does not know our AE title as a destination: add it there"),
-    (0xA900, 0xA9FF, _R.REFUSED, "the request does not match its SOP class"),
-    (0xA700, 0xA7FF, _R.RETRY, "out of resources"),
-    (0xFE00, 0xFE00, _R.RETRY, "cancelled by the peer"),
-    (0x0122, 0x0124, _R.REFUSED, "not supported, or not authorized"),
-    (0x0000, 0xFFFF, _R.RETRY, "failure"),
+    (0x0000, 0x0000, RetrieveStatus.RETRIEVED, ""),
+    (0xB000, 0xB000, RetrieveStatus.INCOMPLETE, "some objects did not come"),
+    (
+        0xA801,
+        0xA801,
+        RetrieveStatus.REFUSED,
+        "the peer does not know our AE title as a destination: add it there",
+    ),
+    (0xA900, 0xA9FF, RetrieveStatus.REFUSED, "the request does not match its SOP class"),
+    (0xA700, 0xA7FF, RetrieveStatus.RETRY, "out of resources"),
+    (0xFE00, 0xFE00, RetrieveStatus.RETRY, "cancelled by the peer"),
+    (0x0122, 0x0124, RetrieveStatus.REFUSED, "not supported, or not authorized"),
+    (0x0000, 0xFFFF, RetrieveStatus.RETRY, "failure"),
 )
 
 
 def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
     """The outcome for the final status of a C-MOVE or C-GET, and why objects are missing ("" for success)."""
-    fitting = ((status, text) for first, last, status, text in RETRIEVE_STATUSES if first <= code <= last)
-    status, text = next(fitting)
+    status, text = next(
+        (status, text) for first, last, status, text in RETRIEVE_STATUSES if first <= code <= last
+    )
     return status, f"status {code:04X}: {text}" if text else ""
 
 

@@ -38,7 +38,6 @@ _LOGGER = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10.0
 _NEGOTIATE_SECONDS = 30.0
 _ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
-_SILENCE_SECONDS = 120.0
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 _LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also frees its threads
 FIND = StudyRootQueryRetrieveInformationModelFind
@@ -61,10 +60,11 @@ class DimseCaller:
 
         ``silence_seconds``: how long the peer may transfer no byte; 0: ``outbox.answer_seconds``.
         """
-        self._peer = peer
-        self._settings = settings
-        local = not peer.entered or settings.console.local_peers
-        self._connections = Connections(silence_seconds or settings.outbox.answer_seconds, local=local)
+        self._peer, self._settings = peer, settings
+        self._connections = Connections(
+            silence_seconds or settings.outbox.answer_seconds,
+            local=not peer.entered or settings.console.local_peers,
+        )
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""
@@ -76,7 +76,7 @@ class DimseCaller:
         contexts: Sequence[PresentationContext],
         *,
         service: PeerService = "storage",
-        handlers: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
+        handlers: Sequence[tuple[Any, ...]] = (),
         roles: Sequence[Any] = (),
         largest_object: int = 0,
     ) -> Iterator[Association | NoAssociation]:
@@ -194,8 +194,8 @@ def question_at(level: str, **keys: str) -> Dataset:
 
 def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
     if association.is_rejected:
-        primitive = association.acceptor.primitive
-        return NoAssociation(f"association rejected by {whom}: {primitive.reason_str}")
+        reason = association.acceptor.primitive.reason_str
+        return NoAssociation(f"association rejected by {whom}: {reason}")
     if association.rejected_contexts:
         names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
         return NoAssociation(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
@@ -209,17 +209,14 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     that wait for the peer continue when ``connections`` are cut.
     """
 
-    def __init__(
-        self, ae_title: str = "PYNETDICOM", connections: Connections | None = None, largest_object: int = 0
-    ) -> None:
+    def __init__(self, ae_title: str, connections: Connections, largest_object: int = 0) -> None:
         """Prepare an AE. ``largest_object``: bytes of an object that the peer may send on our association
         (C-GET).
         """
         super().__init__(ae_title)
         self.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._connections = connections or Connections(_SILENCE_SECONDS)
-        self._largest_object = largest_object
+        self._connections, self._largest_object = connections, largest_object
 
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None

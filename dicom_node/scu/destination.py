@@ -189,9 +189,6 @@ def shown(item: Outgoing, sop_class: str) -> Confirmation:
     return Confirmation(Presence.FOUND)
 
 
-_S = SendStatus
-
-
 @dataclass(frozen=True, slots=True)
 class StatusRange:
     """The outbox's reaction to the statuses from ``first`` to ``last``."""
@@ -204,23 +201,23 @@ class StatusRange:
 
 # The first range that holds a code counts. A7xx, 0110 and 0122 … stand before the classes that contain them.
 STORE_STATUSES: tuple[StatusRange, ...] = (
-    StatusRange(0x0000, 0x0000, _S.STORED, "stored"),
-    StatusRange(0xB000, 0xB000, _S.WARNED, "stored, data elements coerced"),
-    StatusRange(0xB006, 0xB006, _S.WARNED, "stored, elements discarded"),
-    StatusRange(0xB007, 0xB007, _S.WARNED, "stored, data set does not match its SOP class"),
-    StatusRange(0x0001, 0x0001, _S.WARNED, "stored, with a warning"),
-    StatusRange(0x0107, 0x0107, _S.WARNED, "stored, attribute list warning"),
-    StatusRange(0x0116, 0x0116, _S.WARNED, "stored, attribute value out of range"),
-    StatusRange(0xB000, 0xBFFF, _S.WARNED, "stored, with a warning"),
-    StatusRange(0x0111, 0x0111, _S.VERIFY, "duplicate SOP instance"),
-    StatusRange(0x0110, 0x0110, _S.RETRY, "processing failure"),
-    StatusRange(0x0213, 0x0213, _S.RETRY, "resource limitation"),
-    StatusRange(0xFE00, 0xFE00, _S.RETRY, "cancelled by the destination"),
-    StatusRange(0xA700, 0xA7FF, _S.RETRY, "out of resources"),
-    StatusRange(0x0122, 0x0122, _S.REFUSED, "SOP class not supported"),
-    StatusRange(0x0124, 0x0124, _S.REFUSED, "not authorized"),
-    StatusRange(0xA900, 0xA9FF, _S.REFUSED, "data set does not match SOP class"),
-    StatusRange(0xC000, 0xCFFF, _S.REFUSED, "cannot understand"),
+    StatusRange(0x0000, 0x0000, SendStatus.STORED, "stored"),
+    StatusRange(0xB000, 0xB000, SendStatus.WARNED, "stored, data elements coerced"),
+    StatusRange(0xB006, 0xB006, SendStatus.WARNED, "stored, elements discarded"),
+    StatusRange(0xB007, 0xB007, SendStatus.WARNED, "stored, data set does not match its SOP class"),
+    StatusRange(0x0001, 0x0001, SendStatus.WARNED, "stored, with a warning"),
+    StatusRange(0x0107, 0x0107, SendStatus.WARNED, "stored, attribute list warning"),
+    StatusRange(0x0116, 0x0116, SendStatus.WARNED, "stored, attribute value out of range"),
+    StatusRange(0xB000, 0xBFFF, SendStatus.WARNED, "stored, with a warning"),
+    StatusRange(0x0111, 0x0111, SendStatus.VERIFY, "duplicate SOP instance"),
+    StatusRange(0x0110, 0x0110, SendStatus.RETRY, "processing failure"),
+    StatusRange(0x0213, 0x0213, SendStatus.RETRY, "resource limitation"),
+    StatusRange(0xFE00, 0xFE00, SendStatus.RETRY, "cancelled by the destination"),
+    StatusRange(0xA700, 0xA7FF, SendStatus.RETRY, "out of resources"),
+    StatusRange(0x0122, 0x0122, SendStatus.REFUSED, "SOP class not supported"),
+    StatusRange(0x0124, 0x0124, SendStatus.REFUSED, "not authorized"),
+    StatusRange(0xA900, 0xA9FF, SendStatus.REFUSED, "data set does not match SOP class"),
+    StatusRange(0xC000, 0xCFFF, SendStatus.REFUSED, "cannot understand"),
 )
 
 
@@ -230,8 +227,8 @@ def store_report(code: int | None) -> SendReport:
     Error Comment (0000,0902) is left out on purpose: free text of the peer may name a patient.
     """
     if code is None:
-        return SendReport(_S.RETRY, "", "association lost before the answer")
+        return SendReport(SendStatus.RETRY, "", "association lost before the answer")
     for meaning in STORE_STATUSES:
         if meaning.first <= code <= meaning.last:
             return SendReport(meaning.status, f"{code:04X}", meaning.text)
-    return SendReport(_S.REFUSED, f"{code:04X}", "failure")
+    return SendReport(SendStatus.REFUSED, f"{code:04X}", "failure")

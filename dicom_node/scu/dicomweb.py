@@ -151,8 +151,7 @@ def _failure(failed: Dataset) -> SendReport:
 
 
 def _value(answer: dict[str, Any], tag: str) -> str:
-    values = answer.get(tag, {}).get("Value") or [""]
-    return str(values[0])
+    return str((answer.get(tag, {}).get("Value") or [""])[0])
 
 
 _Answer = TypeVar("_Answer")

@@ -123,7 +123,11 @@ class DimseDestination(DimseCaller):
             return checks
         checks += self._check_classes()
         if self._peer.confirm == "commitment":
-            checks.append(check_commitment(self))
+            with self.associate(contexts(commitment.SOP_CLASS), service="commitment") as association:
+                if isinstance(association, NoAssociation):
+                    checks.append(Check("commitment", False, association.text))
+                else:
+                    checks.append(Check("commitment", True, "Storage Commitment Push Model accepted"))
         if self._peer.may_be_asked:
             checks.append(self._check_query())
         return checks
@@ -174,11 +178,12 @@ class DimseDestination(DimseCaller):
 
     def _check_query(self) -> Check:
         """C-FIND for an object that nobody has: a PACS may accept the context and refuse the question."""
-        question = _image_question(generate_uid(), generate_uid(), generate_uid())
         with self.associate(contexts(FIND), service="query") as association:
             if isinstance(association, NoAssociation):
                 return Check("query", False, association.text)
-            problem = self._find(association, question, {})
+            problem = self._find(
+                association, _image_question(generate_uid(), generate_uid(), generate_uid()), {}
+            )
         return Check("query", problem is None, problem.text if problem else "Study Root C-FIND answered")
 
     def _store(self, association: Association, item: Outgoing) -> SendReport:
@@ -262,11 +267,7 @@ class CommitmentRequestor(DimseCaller):
 
     def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
         """Send a request, then wait ``commitment_wait_seconds`` for a report on the same association."""
-
-        def on_report(event: Any) -> tuple[int, None]:
-            return _take(event, keep), None
-
-        handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
+        handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
         with self.associate(
             contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
         ) as association:
@@ -332,35 +333,25 @@ class CommitmentReporter(DimseCaller):
         return Check("commitment report", True, f"Storage Commitment Push Model accepted, {how}")
 
 
-def check_commitment(caller: DimseCaller) -> Check:
-    """Check whether the peer accepts requests for storage commitment; sends none."""
-    with caller.associate(contexts(commitment.SOP_CLASS), service="commitment") as association:
-        if isinstance(association, NoAssociation):
-            return Check("commitment", False, association.text)
-    return Check("commitment", True, "Storage Commitment Push Model accepted")
-
-
 def _answer(code: int | None) -> RequestAnswer:
     """The answer to an N-ACTION by its status (PS3.7 10.1.4.1.10)."""
     if code is None:
         return RequestAnswer(RequestStatus.RETRY, "storage commitment: association lost before the answer")
     if code == 0x0000 or code >> 12 == 0xB or code in (0x0001, 0x0107, 0x0116):
         return RequestAnswer(RequestStatus.ACCEPTED)
-    waits = code in (0x0110, 0x0210, 0x0213)
-    status = RequestStatus.RETRY if waits else RequestStatus.REFUSED
+    status = RequestStatus.RETRY if code in (0x0110, 0x0210, 0x0213) else RequestStatus.REFUSED
     return RequestAnswer(status, f"storage commitment refused: status {code:04X}")
 
 
-def _take(event: Any, keep: KeepReport) -> int:
-    """Answer an N-EVENT-REPORT; returns its status (PS3.7 10.1.1.1.8)."""
+def _take(event: Any, keep: KeepReport) -> tuple[int, None]:
+    """Answer an N-EVENT-REPORT: its status (PS3.7 10.1.1.1.8), and no Event Reply."""
     try:
         encoded = event.request.EventInformation
-        syntax = event.context.transfer_syntax
-        report = commitment.read_report(encoded.getvalue() if encoded else b"", syntax)
+        report = commitment.read_report(encoded.getvalue() if encoded else b"", event.context.transfer_syntax)
     except FaultyReport:
-        return 0x0115
+        return 0x0115, None
     try:
         keep(report)
     except Exception:  # noqa: BLE001 - whatever went wrong, it is not kept: the peer is to report again
-        return 0x0213
-    return 0x0000
+        return 0x0213, None
+    return 0x0000, None

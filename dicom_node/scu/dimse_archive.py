@@ -36,8 +36,9 @@ from dicom_node.scu.destination import Check
 
 LARGEST_BY_GET = 512 * 2**20
 """Bytes of an object by C-GET, which is in memory once; larger ones come by C-MOVE."""
-_KEPT = (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
-GET_SYNTAXES = [one.uid for one in TRANSFER_SYNTAXES if one.kind not in _KEPT]
+GET_SYNTAXES = [
+    one.uid for one in TRANSFER_SYNTAXES if one.kind not in (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
+]
 """Proposed for objects by C-GET: those that are decoded here. DCMTK gives no answer to as many as we know."""
 _MODELS = {
     "move": StudyRootQueryRetrieveInformationModelMove,
@@ -98,8 +99,9 @@ class DimseArchive(DimseCaller):
                 return _none(association)
             with self.waiting(association, self._peer.retrieve_seconds):
                 asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
-                ours = self._settings.node.ae_title
-                answers = _until_cut(association.send_c_move, asked, ours, _MODELS["move"])
+                answers = _until_cut(
+                    association.send_c_move, asked, self._settings.node.ae_title, _MODELS["move"]
+                )
                 return self._outcome(association, answers, came=None)
 
     def test(self) -> list[Check]:

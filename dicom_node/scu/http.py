@@ -110,8 +110,9 @@ class HttpCaller:
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._outbox = settings.outbox
-        local = not peer.entered or settings.console.local_peers
-        self._connections = Connections(settings.outbox.answer_seconds, local=local)
+        self._connections = Connections(
+            settings.outbox.answer_seconds, local=not peer.entered or settings.console.local_peers
+        )
         self._session = BoundedSession(self._connections)
 
     def close(self) -> None:

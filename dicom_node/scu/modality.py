@@ -47,8 +47,14 @@ class Callee:
         """The AE that a peer's settings describe. Raises PeerUnreachable without host or port."""
         if not peer.host or peer.port is None:
             raise PeerUnreachable(f"peer {peer.name}: {peer.missing_of_address()}: add it to its [[peers]]")
-        context = client_tls(settings) if peer.tls else None
-        return cls(peer.ae_title, peer.host, peer.port, settings.node.ae_title, context, settings.outbox)
+        return cls(
+            peer.ae_title,
+            peer.host,
+            peer.port,
+            calling=settings.node.ae_title,
+            tls=client_tls(settings) if peer.tls else None,
+            patience=settings.outbox,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,9 @@ class Sent:
     @property
     def stored(self) -> bool:
         """Whether the peer has stored the file: Success or a warning (PS3.4 B.2.3)."""
-        stored = (SendStatus.STORED, SendStatus.WARNED)
-        return self.status is not None and store_report(self.status).status in stored
+        return self.status is not None and (
+            store_report(self.status).status in (SendStatus.STORED, SendStatus.WARNED)
+        )
 
 
 def send(callee: Callee, files: Sequence[Path], on_each: Callable[[Sent], None]) -> list[Sent]:
@@ -157,7 +164,12 @@ def _batches(
     """Files with the contexts that they need, at most 128 on one association."""
     wanted: dict[tuple[UID, UID], list[_File]] = {}
     for path in files:
-        if (file := _read(path)) is None:
+        try:
+            meta = read_file_meta_info(path)
+            file = _File(
+                path, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
+            )
+        except (InvalidDicomError, OSError, AttributeError):
             report(Sent(path, "", None, "no DICOM file (Part 10)", datetime.now(UTC)))
         else:
             wanted.setdefault((file.sop_class, file.syntax), []).append(file)
@@ -166,16 +178,6 @@ def _batches(
         some = kinds[start : start + _MAXIMUM_CONTEXTS]
         batch = [file for kind in some for file in wanted[kind]]
         yield [build_context(*kind) for kind in some], sorted(batch, key=lambda file: files.index(file.path))
-
-
-def _read(path: Path) -> _File | None:
-    try:
-        meta = read_file_meta_info(path)
-        return _File(
-            path, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
-        )
-    except (InvalidDicomError, OSError, AttributeError):
-        return None
 
 
 def _send_one(association: Association, file: _File) -> Sent:

@@ -343,9 +343,9 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 
     def _largest(self, kind: int) -> int:
         """Bytes of a PDU of this kind that are read."""
-        if self.state_machine.current_state != _ESTABLISHED or kind != P_DATA_TF:
-            return limits.LARGEST_REQUEST
-        return max(self.assoc.acceptor.maximum_length or 0, limits.LARGEST_PDU)
+        is_data = kind == P_DATA_TF and self.state_machine.current_state == _ESTABLISHED
+        ours = max(self.assoc.acceptor.maximum_length or 0, limits.LARGEST_PDU)
+        return ours if is_data else limits.LARGEST_REQUEST
 
     def _abort_hard(self) -> None:
         """Abort past the state machine, whose state is unknown after an error."""
