@@ -27,7 +27,6 @@ from sqlalchemy.orm import Session
 from dicom_node import cli
 from dicom_node.config import loading
 from dicom_node.scu.association import CallingAE
-from dicom_node.scu.connections import Connections
 from dicom_node.store import migrate, views
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study
@@ -299,7 +298,7 @@ def store(
 ) -> list[int | None]:
     """C-STORE the objects on one association; the status of each, None where none came."""
     datasets = [item if isinstance(item, Dataset) else dcmread(item) for item in objects]
-    ae = CallingAE(calling, Connections(120))
+    ae = CallingAE(ae_title=calling)
     for sop_class, syntax in {(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in datasets}:
         ae.add_requested_context(sop_class, syntax)
     association = ae.associate("127.0.0.1", port, ae_title=called)

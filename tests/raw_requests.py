@@ -8,14 +8,13 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION, N_CREATE, N_EVENT_REPORT
 
 from dicom_node.scu.association import CallingAE
-from dicom_node.scu.connections import Connections
 
 
 def associate_for(
     sop_class: UID, port: int, calling: str, *, as_provider: bool = False, seconds: float = 30
 ) -> Association:
     """For this class in Implicit VR Little Endian, established or not; ``as_provider``: its SCP asks."""
-    ae = CallingAE(calling, Connections(120))
+    ae = CallingAE(ae_title=calling)
     ae.dimse_timeout = seconds
     roles = [build_role(sop_class, scp_role=True)] if as_provider else []
     context = build_context(sop_class, ImplicitVRLittleEndian)

@@ -37,6 +37,25 @@ class Inspector:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, which is started unless it runs, when it is ready. Raises OSError."""
+        if self._process is not None and self._process.poll() is not None:  # killed between two objects
+            self.close()
+        if self._process is None:
+            # Its errors would quote what is in the object.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "dicom_node.inbox", self._limits.model_dump_json()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=without_secrets(),
+            )
+            if not _line(self._process, _START_SECONDS):  # no fault of any object
+                self.close()
+                raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")
+        return self._process
+
     def inspect(self, path: Path, assume_charset: str = "") -> Inspected:
         """The header of a Part 10 file, read again where the process is lost. Raises only OSError, if the
         disk cannot read the file.
@@ -107,25 +126,6 @@ class Inspector:
             limit = f"more than {self._limits.memory_mib} MiB (inspection.memory_mib)"
             raise ReaderLost(f"the process that read it died; it may have needed {limit}")
         return cast(dict[str, Any], json.loads(answer))
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """The process, which is started unless it runs, when it is ready. Raises OSError."""
-        if self._process is not None and self._process.poll() is not None:  # killed between two objects
-            self.close()
-        if self._process is None:
-            # Its errors would quote what is in the object.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dicom_node.inbox", self._limits.model_dump_json()],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                env=without_secrets(),
-            )
-            if not _line(self._process, _START_SECONDS):  # no fault of any object
-                self.close()
-                raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")
-        return self._process
 
 
 def unread(path: Path, fault: str) -> Inspected:

@@ -73,7 +73,7 @@ class DimseCaller:
     @contextlib.contextmanager
     def associate(
         self,
-        contexts: Sequence[PresentationContext],
+        contexts: list[PresentationContext],
         *,
         service: PeerService = "storage",
         handlers: Sequence[tuple[Any, ...]] = (),
@@ -103,7 +103,7 @@ class DimseCaller:
                 association = ae.associate(
                     self._connections.address_of(host),
                     port,
-                    list(contexts),
+                    contexts,
                     ae_title=called,
                     max_pdu=self._settings.listener.maximum_pdu_bytes,
                     tls_args=tls,
@@ -209,14 +209,17 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     that wait for the peer continue when ``connections`` are cut.
     """
 
-    def __init__(self, ae_title: str, connections: Connections, largest_object: int = 0) -> None:
+    def __init__(
+        self, ae_title: str = "PYNETDICOM", connections: Connections | None = None, largest_object: int = 0
+    ) -> None:
         """Prepare an AE. ``largest_object``: bytes of an object that the peer may send on our association
         (C-GET).
         """
         super().__init__(ae_title)
         self.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._connections, self._largest_object = connections, largest_object
+        self._connections = connections or Connections(silence_seconds=120.0)
+        self._largest_object = largest_object
 
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None

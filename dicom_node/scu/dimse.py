@@ -192,9 +192,8 @@ class DimseDestination(DimseCaller):
             return content
         seconds = self._settings.outbox.seconds_for(item.path.stat().st_size)
         try:
-            status = self.status_of(
-                association, seconds, association.send_c_store, content, priority=0
-            )  # medium
+            # Priority 0 is medium (PS3.7 9.1.1).
+            status = self.status_of(association, seconds, association.send_c_store, content, priority=0)
         except ValueError:
             return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
         self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
@@ -252,8 +251,13 @@ def _transfer_syntax(item: Outgoing) -> UID:
 
 
 def _image_question(study: str, series: str, instance: str) -> Dataset:
-    keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series, "SOPInstanceUID": instance}
-    return question_at("IMAGE", **keys, SOPClassUID="")
+    return question_at(
+        "IMAGE",
+        StudyInstanceUID=study,
+        SeriesInstanceUID=series,
+        SOPInstanceUID=instance,
+        SOPClassUID="",
+    )
 
 
 def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation | None) -> Confirmation:

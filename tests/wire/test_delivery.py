@@ -51,7 +51,6 @@ from dicom_node.outbox import commitments
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import open_destination
 from dicom_node.scu.association import CallingAE
-from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import RequestAnswer
 from dicom_node.scu.dimse import CommitmentRequestor
 from dicom_node.store import intake
@@ -273,7 +272,7 @@ def test_the_reactor_does_not_take_answers_that_somebody_waits_for(
 
 
 def test_a_refused_connection_leaves_no_open_socket(recwarn: pytest.WarningsRecorder) -> None:
-    association = CallingAE("PYNETDICOM", Connections(120)).associate("127.0.0.1", free_port(), ECHO)
+    association = CallingAE().associate("127.0.0.1", free_port(), ECHO)
     assert not association.is_established
     del association
     gc.collect()
