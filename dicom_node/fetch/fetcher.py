@@ -112,11 +112,7 @@ class Fetcher:
                 fetch = fetches.next_due(session, self._peer.name, now)
                 if fetch is None:
                     return None
-                last = fetches.last_start(session, self._peer.name)
-                most = self._peer.fetch_per_minute
-                pause = 60 / min(fetch.per_minute or most, most)
-                # A last start that lies ahead is of a clock put back.
-                wait = min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
+                wait = self._pause(fetch, fetches.last_start(session, self._peer.name), now)
                 session.expunge(fetch)
             if wait > 0:
                 stop.wait(min(wait, _LOOK_SECONDS))
@@ -136,6 +132,11 @@ class Fetcher:
         row = fetches.number(session, fetch.id)
         same = row is not None and (row.state, row.attempts) == (fetch.state, fetch.attempts)
         return row if same else None
+
+    def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
+        """Seconds until the peer may be asked again; a last start that lies ahead is of a clock put back."""
+        pause = 60 / min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
+        return min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
 
     def _finish(self, fetch: Fetch, outcome: scu.Retrieved, *, stopped: bool) -> None:
         event = self._judged(fetch, outcome, stopped)
