@@ -42,7 +42,7 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
 from dicom_node.monitoring import disk, drift, processes
 from dicom_node.notifications import gather, sender
-from dicom_node.object_store import files, handover, local_copies
+from dicom_node.object_store import files, handover
 from dicom_node.object_store.bucket import bucket_of
 from dicom_node.outbox import commitments, delivery_worker, held, outages, removals
 from dicom_node.processes import running
@@ -282,7 +282,7 @@ class Background:
             (self._watch_decisions, _DECISIONS_SECONDS),
         ]
         if bucket := bucket_of(self._settings):
-            timers.append((local_copies.LocalCopies(self._database, self._settings, bucket).trim, 60.0))
+            timers.append((handover.LocalCopies(self._database, self._settings, bucket).trim, 60.0))
         if self._role.runs_models:
             timers.append((self._watch_drift, 3600.0))
         if self._role.may_deliver:

@@ -31,7 +31,7 @@ from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeEr
 from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name
-from dicom_node.object_store.site_key import refuse_another_key
+from dicom_node.object_store.handover import refuse_another_key
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child, console_program, taken_place

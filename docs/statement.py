@@ -43,10 +43,9 @@ from dicom_node.scp.statuses import (
     STEP_STATUSES,
     Status,
 )
-from dicom_node.scu.archive import STUDY_KEYS, RetrieveStatus
-from dicom_node.scu.destination import SendStatus
-from dicom_node.scu.kinds import SOP_CLASSES
-from dicom_node.scu.statuses import RETRIEVE_STATUSES, STORE_STATUSES
+from dicom_node.scu.archive import RETRIEVE_STATUSES, STUDY_KEYS, RetrieveStatus
+from dicom_node.scu.destination import STORE_STATUSES, SendStatus
+from dicom_node.scu.dimse import SOP_CLASSES
 from dicom_node.services.stow import REASONS
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "tests" / "golden"

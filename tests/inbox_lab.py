@@ -1,6 +1,7 @@
 """A reception without a network: real spool files, a real journal, a real database."""
 
 import atexit
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -109,7 +110,7 @@ class Inbox(Stored):
         """Once: a second close would close a file of somebody else by its number."""
         if self.is_open:
             self.is_open = False
-            self.journal.close()
+            os.close(self.journal._file)
             self.database.dispose()
 
     def receive(
@@ -161,7 +162,7 @@ class Inbox(Stored):
         self.tell(ASSOCIATION_RELEASED, association, objects=1)
 
     def listener_restarted(self) -> None:
-        self.journal.close()
+        os.close(self.journal._file)
         self.journal = JournalWriter(self.folder / "journal", "listener2")
         self.tell(LISTENER_STARTED, listener="listener2")
 

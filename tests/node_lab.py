@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import cli
 from dicom_node.config import loading
-from dicom_node.scu.transport import CallingAE
+from dicom_node.scu.association import CallingAE
 from dicom_node.store import migrate, views
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study

@@ -26,10 +26,10 @@ from dicom_node.scu.http import (
     FAULTY_ANSWER,
     UNREADABLE,
     HttpDestination,
+    http_report,
     problem,
     unanswered,
 )
-from dicom_node.scu.statuses import http_report
 
 _JSON: Final = "application/fhir+json"
 _CREATED: Final = ("Device", "DiagnosticReport", "ImagingStudy", "Observation")

@@ -19,6 +19,7 @@ from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru
 from dicom_connectors.hl7.settings import Hl7Peer
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.connectors import part
+from dicom_node.scu.association import client_tls
 from dicom_node.scu.connections import Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
@@ -31,7 +32,6 @@ from dicom_node.scu.destination import (
     SendStatus,
     hangs,
 )
-from dicom_node.scu.transport import client_tls
 
 MAXIMUM_ANSWER_BYTES = 2**16
 """Of an acknowledgement; usual ones have 200."""

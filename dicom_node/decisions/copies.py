@@ -33,7 +33,7 @@ from sqlalchemy.exc import IntegrityError
 from dicom_node.config.settings import Settings
 from dicom_node.errors import DecisionNotCopied, NotInSpool, StoreAway
 from dicom_node.events import DECISIONS_CHANGED, DECISIONS_UNKNOWN
-from dicom_node.inbox.sync import sync_folder
+from dicom_node.inbox.journal import sync_folder
 from dicom_node.model.kinds import AuditAction, ReviewVerdict
 from dicom_node.model.lifecycle import HeldState
 from dicom_node.object_store.bucket import Bucket, bucket_of

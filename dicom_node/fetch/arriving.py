@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
@@ -30,7 +31,6 @@ from dicom_node.events import (
 from dicom_node.fetch.fetcher import closed_at, write_down
 from dicom_node.model.kinds import FetchPurpose, ObjectRole, QuestionKind
 from dicom_node.model.lifecycle import OPEN_FETCHES, StudyState
-from dicom_node.scu import MOST_OBJECTS, Archive, FoundStudy, StudyQuery
 from dicom_node.store import fetches, intake, leases, questions
 from dicom_node.store.database import Database
 from dicom_node.store.tables import ArchiveQuestion, Study
@@ -75,8 +75,9 @@ class Questions:
                 for row in questions.open_of(session, self._peer.name)
             ]
         for number, is_due in opened:
-            name = f"questions to {self._peer.name}"
-            if stop.is_set() or not leases.acquire(self._database, name, self._owner, self._lease_seconds):
+            if stop.is_set() or not leases.acquire(
+                self._database, f"questions to {self._peer.name}", self._owner, self._lease_seconds
+            ):
                 return
             if is_due:
                 self._ask(number, stop)
@@ -100,12 +101,10 @@ class Questions:
                     enter = _priors(archive, about, rule.priors if rule else None)
         except PeerUnreachable:
             enter = _put_off
-        try:
-            with self._database.write() as session:
-                if row := questions.number(session, number):
-                    enter(session, row)
-        except IntegrityError:  # another process wrote the same study down: looked at again in a moment
-            return
+        # Another process may write the same study down: looked at again in a moment.
+        with suppress(IntegrityError), self._database.write() as session:
+            if row := questions.number(session, number):
+                enter(session, row)
 
 
 def _put_off(session: Session, row: ArchiveQuestion) -> None:
@@ -129,24 +128,24 @@ def _about(session: Session, row: ArchiveQuestion) -> _About:
     )
 
 
-def _instances(archive: Archive, about: _About) -> Enter:
+def _instances(archive: scu.Archive, about: _About) -> Enter:
     """Ask how many instances there are of the study. Raises PeerUnreachable."""
-    found = archive.find(StudyQuery(study_instance_uid=about.study_instance_uid)).studies
+    found = archive.find(scu.StudyQuery(study_instance_uid=about.study_instance_uid)).studies
     theirs = found[0].instances or 0 if found else 0
 
     def enter(session: Session, row: ArchiveQuestion) -> None:
         row.instances = theirs - fetches.results_at(session, row.study_id, row.peer)
         missing = row.instances - fetches.received_objects(session, row.study_id)
         _answered(session, row, found=theirs, fetched=max(missing, 0))
-        if theirs > MOST_OBJECTS:
-            _end(session, row, f"more than {MOST_OBJECTS} instances: not believed")
+        if theirs > scu.MOST_OBJECTS:
+            _end(session, row, f"more than {scu.MOST_OBJECTS} instances: not believed")
         elif missing > 0 and not _fetch_instances(session, row.peer, found[0]):
             _end(session, row, "the study was fetched before")
 
     return enter
 
 
-def _fetch_instances(session: Session, peer: str, study: FoundStudy) -> bool:
+def _fetch_instances(session: Session, peer: str, study: scu.FoundStudy) -> bool:
     known = fetches.of_study(session, study.study_instance_uid)
     if known is None:
         write_down(session, peer, study, purpose=FetchPurpose.INSTANCES)
@@ -158,15 +157,14 @@ def _fetch_instances(session: Session, peer: str, study: FoundStudy) -> bool:
     return True
 
 
-def _priors(archive: Archive, about: _About, wanted: PriorsSettings | None) -> Enter:
+def _priors(archive: scu.Archive, about: _About, wanted: PriorsSettings | None) -> Enter:
     """Ask for earlier studies of the patient. Raises PeerUnreachable."""
     if wanted is None:
         return lambda session, row: _end(session, row, "the rule has no priors any more")
     if not about.patient_id or _WILDCARDS.search(about.patient_id):
         return lambda session, row: _end(session, row, "without a Patient ID that can be asked for")
-    oldest = about.day - timedelta(days=round(365.25 * wanted.years))
-    query = StudyQuery(
-        first=oldest,
+    query = scu.StudyQuery(
+        first=about.day - timedelta(days=round(365.25 * wanted.years)),
         last=about.day - timedelta(days=1),
         patient_id=about.patient_id,
         issuer_of_patient_id=about.issuer_of_patient_id,
@@ -192,7 +190,7 @@ def _priors(archive: Archive, about: _About, wanted: PriorsSettings | None) -> E
     return enter
 
 
-def _fits(study: FoundStudy, about: _About) -> bool:
+def _fits(study: scu.FoundStudy, about: _About) -> bool:
     if not study.study_date or study.study_instance_uid == about.study_instance_uid:
         return False
     ours = about.modalities | (_PROJECTION if about.modalities & _PROJECTION else frozenset())
@@ -201,8 +199,8 @@ def _fits(study: FoundStudy, about: _About) -> bool:
 
 
 def _of_same_part(
-    archive: Archive, newest: Sequence[FoundStudy], about: _About, wanted: PriorsSettings
-) -> Iterator[FoundStudy]:
+    archive: scu.Archive, newest: Sequence[scu.FoundStudy], about: _About, wanted: PriorsSettings
+) -> Iterator[scu.FoundStudy]:
     """The first ``most`` of the same body part, as far as the peer names one. Raises PeerUnreachable."""
     left = wanted.most
     for study in newest[:_LOOKED_AT]:
@@ -218,8 +216,16 @@ def _of_same_part(
 
 def _answered(session: Session, row: ArchiveQuestion, *, found: int, fetched: int) -> None:
     row.answered_at = utc_now()
-    named = {"peer": row.peer, "rule": row.rule, "asked": row.kind.value}
-    record(session, ARCHIVE_ANSWERED, row.study_id, **named, found=found, fetched=fetched)
+    record(
+        session,
+        ARCHIVE_ANSWERED,
+        row.study_id,
+        peer=row.peer,
+        rule=row.rule,
+        asked=row.kind.value,
+        found=found,
+        fetched=fetched,
+    )
     session.flush()
 
 
@@ -260,8 +266,15 @@ def _is_settled(session: Session, study_instance_uid: str, now: datetime) -> boo
 def _end(session: Session, row: ArchiveQuestion, reason: str = "") -> None:
     """Nobody waits for it any more; ``reason``: why something is missing."""
     row.ended_at = utc_now()
-    named = {"peer": row.peer, "rule": row.rule, "asked": row.kind.value, "reason": reason}
-    record(session, ARCHIVE_NOT_AWAITED if reason else ARCHIVE_WAIT_ENDED, row.study_id, **named)
+    record(
+        session,
+        ARCHIVE_NOT_AWAITED if reason else ARCHIVE_WAIT_ENDED,
+        row.study_id,
+        peer=row.peer,
+        rule=row.rule,
+        asked=row.kind.value,
+        reason=reason,
+    )
     session.flush()
     if row.kind is QuestionKind.PRIORS:
         questions.let_job_run(session, row)

@@ -36,14 +36,12 @@ from dicom_node.events import (
     STUDIES_MISSING,
     EventType,
 )
-from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.part10 import check_taken, read_meta, store
+from dicom_node.inbox.header import Arrival, check_taken, read_meta
 from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, StudyState
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.scp.contexts import accepted_classes
-from dicom_node.scu import Archive, FoundStudy, Retrieved, RetrieveStatus, StudyQuery
 from dicom_node.store import fetches, leases
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Fetch, Study
@@ -81,16 +79,19 @@ class Fetcher:
             self._take_over()
             if (fetch := self._start_next(stop)) is None:
                 break
-            self._finish(fetch, self._retrieve(fetch, stop), stopped=stop.is_set())
+            archive = scu.open_archive(self._peer, self._settings)
+            sink = Incoming(self._spool, self._waiting, self._settings, self._peer, fetch.id)
+            with closed_at(stop, archive):
+                outcome = archive.retrieve(fetch.study_instance_uid, sink)
+            self._finish(fetch, outcome, stopped=stop.is_set())
             tried += 1
         return tried
 
     def _is_due(self) -> bool:
         """Whether it is worth a writing transaction; also where a process ended while it fetched."""
         with self._database.read() as session:
-            if fetches.next_due(session, self._peer.name, utc_now()):
-                return True
-            return bool(fetches.unfinished(session, self._peer.name))
+            due = fetches.next_due(session, self._peer.name, utc_now())
+            return bool(due or fetches.unfinished(session, self._peer.name))
 
     def _take_over(self) -> None:
         """Studies that are being fetched while we have the lease: whoever did it is gone."""
@@ -134,18 +135,10 @@ class Fetcher:
 
     def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
         """Seconds until the peer may be asked again; a last start that lies ahead is of a clock put back."""
-        rate = min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
-        if last is None:
-            return 0.0
-        return min((last - now).total_seconds() + 60 / rate, 60 / rate)
+        pause = 60 / min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
+        return min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
 
-    def _retrieve(self, fetch: Fetch, stop: threading.Event) -> Retrieved:
-        archive = scu.open_archive(self._peer, self._settings)
-        sink = Incoming(self._spool, self._waiting, self._settings, self._peer, fetch.id)
-        with closed_at(stop, archive):
-            return archive.retrieve(fetch.study_instance_uid, sink)
-
-    def _finish(self, fetch: Fetch, outcome: Retrieved, *, stopped: bool) -> None:
+    def _finish(self, fetch: Fetch, outcome: scu.Retrieved, *, stopped: bool) -> None:
         event = self._judged(fetch, outcome, stopped)
         now = utc_now()
         values = {"reason": outcome.text[:500], "objects": outcome.objects}
@@ -159,16 +152,16 @@ class Fetcher:
             else:
                 move_fetch(session, row, event, **values, ended_at=now)
 
-    def _judged(self, fetch: Fetch, outcome: Retrieved, stopped: bool) -> EventType:
-        if outcome.status is RetrieveStatus.RETRIEVED:
+    def _judged(self, fetch: Fetch, outcome: scu.Retrieved, stopped: bool) -> EventType:
+        if outcome.status is scu.RetrieveStatus.RETRIEVED:
             return FETCH_DONE
-        if stopped or outcome.status is RetrieveStatus.UNREACHABLE:
+        if stopped or outcome.status is scu.RetrieveStatus.UNREACHABLE:
             return FETCH_RETRIED
-        if outcome.status in (RetrieveStatus.REFUSED, RetrieveStatus.ABSENT):
+        if outcome.status in (scu.RetrieveStatus.REFUSED, scu.RetrieveStatus.ABSENT):
             return FETCH_FAILED
         if fetch.attempts < ATTEMPTS:
             return FETCH_RETRIED
-        return FETCH_DONE if outcome.status is RetrieveStatus.INCOMPLETE else FETCH_FAILED
+        return FETCH_DONE if outcome.status is scu.RetrieveStatus.INCOMPLETE else FETCH_FAILED
 
 
 @contextmanager
@@ -193,7 +186,6 @@ def closed_at(stop: threading.Event, called: _Closed) -> Iterator[None]:
 
 ASSOCIATION = "fetch-"
 """How the identifiers of such associations begin; the number of the fetch follows."""
-_MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
 
 
 class Incoming:
@@ -205,11 +197,8 @@ class Incoming:
         self._spool, self._waiting, self._settings, self._peer = spool, waiting, settings, peer
         self._association = f"{ASSOCIATION}{number}"
         self.sop_classes: Collection[str] = accepted_classes(settings.listener.further_storage_classes)
-
-    @property
-    def largest_bytes(self) -> int:
-        """The size of the largest object that is accepted, in bytes (``listener.maximum_object_mib``)."""
-        return self._settings.listener.maximum_object_mib * 2**20
+        self.largest_bytes = settings.listener.maximum_object_mib * 2**20
+        """The size of the largest object that is accepted."""
 
     def take_object(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Iterable[bytes]
@@ -226,14 +215,13 @@ class Incoming:
             self._peer.ae_title,
             self._settings.node.ae_title,
             self._peer.host,
-            _MEDIUM,
-            datetime.now(UTC),
+            priority=0,  # medium, PS3.7 9.1.1
+            received_at=datetime.now(UTC),
         )
         incoming = self._spool.open(
             arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid, self._peer.name
         )
-        size = store(incoming, data, self.largest_bytes)
-        self._waiting.add(self._peer.name, size)
+        self._waiting.add(self._peer.name, incoming.take(data, self.largest_bytes))
 
     def take_file(self, pieces: Iterable[bytes]) -> None:
         """Store a Part 10 file. Raises FaultyInput, SpoolError."""
@@ -242,12 +230,15 @@ class Incoming:
         while len(start) < META_BYTES and (piece := next(rest, b"")):
             start += piece
         meta = read_meta(start[:META_BYTES])
-        data = itertools.chain([start[meta.length :]], rest)
-        self.take_object(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, data)
+        self.take_object(
+            meta.sop_class_uid,
+            meta.sop_instance_uid,
+            meta.transfer_syntax_uid,
+            itertools.chain([start[meta.length :]], rest),
+        )
 
 
-_BATCH = 500  # studies of one query
-_NAMED = 20  # UIDs in an event
+_BATCH = 500  # studies of one query or transaction
 _ON_ITS_WAY = frozenset(
     {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING, StudyState.UNASSESSED}
 )
@@ -261,7 +252,7 @@ class MissingStudy:
     ``fetchable``: whether fetching the study may help.
     """
 
-    found: FoundStudy
+    found: scu.FoundStudy
     rule: str
     why: str
     fetchable: bool = True
@@ -271,7 +262,10 @@ def missing(database: Database, settings: Settings, peer: PeerSettings, days: in
     """Query the peer for studies of today and of the ``days`` days before. Raises PeerUnreachable."""
     today = date.today()  # Study Date is local
     archive = scu.open_archive(peer, settings)
-    asked = questions(today - timedelta(days=days), today, _modalities(settings.rules))
+    # Modalities to ask for; none, so all, where a rule takes any or has a pattern.
+    named = {pattern for rule in settings.rules for pattern in rule.when.modality or ("*",)}
+    modalities = [] if any(sign in name for name in named for sign in "*?") else sorted(named)
+    asked = questions(today - timedelta(days=days), today, modalities)
     answers = {study.study_instance_uid: study for one in asked for study in archive.find(one).studies}
     wanted = [(study, rule) for study in answers.values() if (rule := _rule_for(study, settings.rules))]
     batches = [wanted[start : start + _BATCH] for start in range(0, len(wanted), _BATCH)]
@@ -302,20 +296,14 @@ def report_missing(database: Database, settings: Settings) -> int:
         except PeerUnreachable:  # tomorrow again; deliveries to it say that it is away
             continue
         if rows:
-            uids = [row.found.study_instance_uid for row in rows[:_NAMED]]
+            uids = [row.found.study_instance_uid for row in rows[:20]]  # so many stand in an event
             with database.write() as session:
                 record(session, STUDIES_MISSING, peer=peer.name, number=len(rows), studies=uids)
         total += len(rows)
     return total
 
 
-def _modalities(rules: Sequence[RuleSettings]) -> list[str]:
-    """Modalities to ask for; none, so all, where a rule takes any or has a pattern."""
-    named = [pattern for rule in rules for pattern in rule.when.modality or ("*",)]
-    return [] if any(sign in name for name in named for sign in "*?") else sorted(set(named))
-
-
-def _rule_for(study: FoundStudy, rules: Sequence[RuleSettings]) -> str:
+def _rule_for(study: scu.FoundStudy, rules: Sequence[RuleSettings]) -> str:
     """The first rule whose conditions hold as far as an answer says; those on images cannot be tried."""
     for rule in rules:
         wanted, texts = rule.when.modality, rule.when.study_description
@@ -330,7 +318,7 @@ def _any(patterns: Sequence[str], values: Sequence[str]) -> bool:
 
 
 def _without_result(
-    session: Session, peer: PeerSettings, wanted: Sequence[tuple[FoundStudy, str]]
+    session: Session, peer: PeerSettings, wanted: Sequence[tuple[scu.FoundStudy, str]]
 ) -> Iterator[MissingStudy]:
     uids = [study.study_instance_uid for study, _ in wanted]
     here, asked = fetches.here(session, uids), fetches.of_studies(session, uids)
@@ -345,7 +333,7 @@ def _without_result(
             yield MissingStudy(study, rule, why, fetchable=why.startswith("incomplete"))
 
 
-def _lacks(session: Session, peer: PeerSettings, study: FoundStudy, known: Study) -> str:
+def _lacks(session: Session, peer: PeerSettings, study: scu.FoundStudy, known: Study) -> str:
     """What is wrong with a study that is here; "" where it has its result, or will have it."""
     if known.state in _ON_ITS_WAY:
         return ""
@@ -356,9 +344,6 @@ def _lacks(session: Session, peer: PeerSettings, study: FoundStudy, known: Study
     if known.state in _SETTLED:
         return ""
     return f"{known.state}: {known.reason}"[:200]
-
-
-_NAMED_AT_ONCE = 500  # studies of one transaction
 
 
 @dataclass(slots=True)
@@ -383,17 +368,17 @@ class AskedStudies:
         self.first = min(self.first or row.id, row.id)
 
 
-def questions(first: date, last: date, modalities: Sequence[str]) -> list[StudyQuery]:
+def questions(first: date, last: date, modalities: Sequence[str]) -> list[scu.StudyQuery]:
     """One query for each day and modality: short answers, whatever limit the archive has."""
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    return [StudyQuery(day, day, modality) for day in days for modality in modalities or ("",)]
+    return [scu.StudyQuery(day, day, modality) for day in days for modality in modalities or ("",)]
 
 
 def ask(
     database: Database,
-    archive: Archive,
+    archive: scu.Archive,
     peer: str,
-    asked: Sequence[StudyQuery],
+    asked: Sequence[scu.StudyQuery],
     *,
     rule: str = "",
     per_minute: float = 0,
@@ -407,8 +392,8 @@ def ask(
     for question in asked:
         found = archive.find(question)
         outcome.strays += found.strays
-        for start in range(0, len(found.studies), _NAMED_AT_ONCE):
-            batch = found.studies[start : start + _NAMED_AT_ONCE]
+        for start in range(0, len(found.studies), _BATCH):
+            batch = found.studies[start : start + _BATCH]
             with database.write() as session:
                 _write(session, peer, batch, rule, per_minute, outcome)
         advance()
@@ -418,7 +403,7 @@ def ask(
 def write_down(
     session: Session,
     peer: str,
-    study: FoundStudy,
+    study: scu.FoundStudy,
     rule: str = "",
     per_minute: float = 0,
     purpose: FetchPurpose = FetchPurpose.ASKED,
@@ -446,22 +431,24 @@ def write_down(
 
 def ask_again(session: Session, peer: str) -> int:
     """Fetch again the studies of this peer that were given up or cancelled; returns their number."""
-    rows = fetches.listed(session, peer, (FetchState.FAILED, FetchState.CANCELLED))
     return sum(
-        move_fetch(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now()) for row in rows
+        move_fetch(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+        for row in fetches.listed(session, peer, (FetchState.FAILED, FetchState.CANCELLED))
     )
 
 
 def cancel(session: Session, peer: str) -> int:
     """Cancel the waiting fetches from this peer; returns the number of studies."""
-    rows = fetches.listed(session, peer, (FetchState.WAITING,))
-    return sum(move_fetch(session, row, FETCH_CANCELLED, ended_at=utc_now()) for row in rows)
+    return sum(
+        move_fetch(session, row, FETCH_CANCELLED, ended_at=utc_now())
+        for row in fetches.listed(session, peer, (FetchState.WAITING,))
+    )
 
 
 def _write(
     session: Session,
     peer: str,
-    studies: Sequence[FoundStudy],
+    studies: Sequence[scu.FoundStudy],
     rule: str,
     per_minute: float,
     outcome: AskedStudies,

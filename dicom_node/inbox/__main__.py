@@ -30,20 +30,18 @@ def main() -> None:
         request = json.loads(line)
         # Should the node die first, this one ends all the same.
         signal.alarm(math.ceil(request["seconds"]) + 5)
-        answer = json.dumps(_answer(request, limits))
+        answer: dict[str, Any]
+        if "same" in request:
+            one, other = map(Path, request["same"])
+            answer = {"same": _same(one, other, limits)}
+        else:
+            try:
+                answer = dataclasses.asdict(inspect(Path(request["inspect"]), request["assume"], limits))
+            except OSError as error:
+                answer = {"error": error.errno or 0}
+        encoded = json.dumps(answer)
         signal.alarm(0)
-        sys.stdout.write(answer + "\n")
-        sys.stdout.flush()
-
-
-def _answer(request: dict[str, Any], limits: InspectionSettings) -> dict[str, Any]:
-    if "same" in request:
-        one, other = request["same"]
-        return {"same": _same(Path(one), Path(other), limits)}
-    try:
-        return dataclasses.asdict(inspect(Path(request["inspect"]), request["assume"], limits))
-    except OSError as error:
-        return {"error": error.errno or 0}
+        print(encoded, flush=True)
 
 
 def _same(one: Path, other: Path, limits: InspectionSettings) -> bool | None:

@@ -1,6 +1,7 @@
 """The Part 10 header of a spooled object (PS3.10 7.1), which contains the sender and the time of arrival.
 
-After any crash, the spool alone shows which objects were received from whom.
+After any crash, the spool alone shows which objects were received from whom. Of Part 10 files from other
+systems on their way into the spool only the meta information is read.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dicom_node.dicom.file_meta import META_BYTES, FileMeta, read_file_meta
+from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
-from dicom_node.errors import FaultyObject, SpoolError
+from dicom_node.errors import FaultyInput, FaultyObject, SpoolError
 
 # (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
 ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
@@ -55,7 +57,18 @@ def encode_header(
         sop_class_uid, transfer_syntax_uid, arrival.calling_ae, arrival.called_ae
     )
     instance = _element(0x0003, b"UI", sop_instance_uid.encode("ascii"))
-    elements = b"".join((before, instance, after, _element(0x0102, b"OB", _encode_arrival(arrival))))
+    fields = {
+        "association": arrival.association,
+        "calling_ae": arrival.calling_ae,
+        "called_ae": arrival.called_ae,
+        "address": arrival.address,
+        "priority": arrival.priority,
+        **({"senders": arrival.senders} if arrival.senders else {}),
+        "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
+    }
+    elements = b"".join(
+        (before, instance, after, _element(0x0102, b"OB", _JSON.encode(fields).encode("ascii")))
+    )
     return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
 
 
@@ -71,10 +84,7 @@ def _around_the_instance(
     sop_class_uid: str, transfer_syntax_uid: str, calling_ae: str, called_ae: str
 ) -> tuple[bytes, bytes]:
     """The elements before and after (0002,0003), which many objects share."""
-    before = (
-        _element(0x0001, b"OB", b"\0\1"),
-        _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
-    )
+    before = (_element(0x0001, b"OB", b"\0\1"), _element(0x0002, b"UI", sop_class_uid.encode("ascii")))
     after = (
         _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
         _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
@@ -90,7 +100,7 @@ def _around_the_instance(
 def read_arrival(path: Path) -> Arrival:
     """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it."""
     try:
-        meta = _read_meta(path)
+        meta = _meta_of(path)
     except (OSError, FaultyObject) as error:
         raise SpoolError(f"{path.name} is no spooled object: {type(error).__name__}") from None
     if meta.values.get(0x0100, b"").rstrip(b"\0") != ARRIVAL_CREATOR_UID.encode("ascii"):
@@ -127,28 +137,36 @@ def _rest(file: BinaryIO) -> int:
 def read_requested(path: Path) -> tuple[str, str, str]:
     """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it."""
     try:
-        meta = _read_meta(path)
+        meta = _meta_of(path)
     except (OSError, FaultyObject):
         return "", "", ""
     return meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid
 
 
-def _read_meta(path: Path) -> FileMeta:
+def read_meta(start: bytes) -> FileMeta:
+    """Read the meta information from the first META_BYTES of a file. Raises FaultyInput."""
+    if start[128:132] != b"DICM":
+        raise FaultyInput("it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG")
+    try:
+        meta = read_file_meta(start)
+    except FaultyObject as error:
+        raise FaultyInput(str(error)) from None
+    if not (meta.sop_class_uid and meta.sop_instance_uid and meta.transfer_syntax_uid):
+        raise FaultyInput("its file meta information has no valid UIDs")
+    return meta
+
+
+def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
+    """Raise FaultyInput if this node does not accept the class or the transfer syntax."""
+    if sop_class_uid not in classes:
+        raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
+    if transfer_syntax(transfer_syntax_uid) is None:
+        raise FaultyInput("this node does not take its transfer syntax (docs/conformance.md)")
+
+
+def _meta_of(path: Path) -> FileMeta:
     with path.open("rb") as file:
         return read_file_meta(file.read(META_BYTES))
-
-
-def _encode_arrival(arrival: Arrival) -> bytes:
-    fields = {
-        "association": arrival.association,
-        "calling_ae": arrival.calling_ae,
-        "called_ae": arrival.called_ae,
-        "address": arrival.address,
-        "priority": arrival.priority,
-        **({"senders": arrival.senders} if arrival.senders else {}),
-        "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
-    }
-    return _JSON.encode(fields).encode("ascii")
 
 
 def _encode_time(moment: datetime) -> bytes:

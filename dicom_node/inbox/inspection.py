@@ -42,7 +42,6 @@ ATTRIBUTES = (
     "PhotometricInterpretation", "Manufacturer", "ManufacturerModelName", "SeriesNumber", "InstanceNumber",
     "StudyDate",
 )  # fmt: skip
-_NUMBERS = ("Rows", "Columns", "BitsStored", "PlanarConfiguration")
 _DEFAULT_LIMITS = InspectionSettings()
 # What pydicom raises on damaged headers (its own damaged test files and fuzzing).
 _DAMAGE = (
@@ -104,11 +103,16 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
         if syntax is not None and syntax.is_deflated:
             file = _inflated(file, limits)
         start = file.tell()
-        walk = Walk(file, syntax, _limits(limits))
-        elements = list(walk.elements())
-        dataset, pixels = _read(file, walk, elements)
+        most = (
+            limits.maximum_items,
+            limits.maximum_elements,
+            limits.maximum_depth,
+            limits.maximum_header_mib,
+        )
+        walk = Walk(file, syntax, Limits(*most))
+        dataset, pixels = _read(file, walk, list(walk.elements()))
         header = header_sha256(dataset, file, little_endian=walk.is_little_endian)
-        found = replace(_Texts(dataset, assume_charset).described(known), header_sha256=header)
+        found = replace(_described(known, dataset, assume_charset), header_sha256=header)
     except FaultyObject as error:
         return replace(known, fault=str(error))
     except _DAMAGE as error:
@@ -133,64 +137,50 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
         return replace(found, fault=f"the header is damaged ({_cause(error)})")
 
 
-class _Texts:
-    """Texts of one data set, decoded by its own character set or the one that the peer is known to use."""
+def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspected:
+    """What can be read; a text that cannot be decoded is the fault.
 
-    def __init__(self, dataset: Dataset, assume_charset: str) -> None:
-        self._dataset = dataset
-        self._charset = named(dataset)
-        self._assumed = assume_charset
-
-    def described(self, known: Inspected) -> Inspected:
-        """What can be read; a text that cannot be decoded is the fault."""
-        dataset, fault, assumed, identity = self._dataset, "", "", {}
-        try:
-            header = read_identity(dataset, self._assumed)
-            identity = identity_texts(header.dataset)
-            assumed = self._assumed if header.charset != self._charset else ""
-            self._charset = header.charset
-        except (DecodedDifferently, FaultyObject) as error:
-            fault = str(error)
-        except _DAMAGE as error:
-            fault = f"the header is damaged ({_cause(error)})"
-        patient_id, issuer = identity.get("PatientID", ""), identity.get("IssuerOfPatientID", "")
-        return replace(
-            known,
-            sop_class_uid=_uid(dataset, "SOPClassUID"),
-            sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
-            study_instance_uid=_uid(dataset, "StudyInstanceUID"),
-            series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
-            modality=self._readable("Modality")[:16],
-            patient_id=patient_id[:255],
-            issuer_of_patient_id=issuer[:255],
-            study_date=self._study_date(),
-            patient=Patient.from_values(
-                patient_id,
-                issuer,
-                identity.get("PatientName", ""),
-                identity.get("PatientBirthDate", ""),
-                identity.get("PatientSex", ""),
-            ),
-            attributes=self._attributes(),
-            identity=identity,
-            assumed_charset=assumed,
-            own=is_own_result(dataset),
-            fault=fault,
-        )
-
-    def _attributes(self) -> dict[str, str]:
-        found = {keyword: self._readable(keyword) for keyword in ATTRIBUTES}
-        for keyword in _NUMBERS:
-            found[keyword] = str(_value(self._dataset, keyword) or "")
-        found["NumberOfFrames"] = self._readable("NumberOfFrames")
-        found["StudyDate"] = self._study_date() or found["StudyDate"][:64]  # such a date holds the study
-        return {keyword: value for keyword, value in found.items() if value}
-
-    def _study_date(self) -> str:
-        return as_da(self._readable("StudyDate").partition("\\")[0]) or ""
-
-    def _readable(self, keyword: str) -> str:
-        return readable_text(self._dataset, keyword, self._charset)
+    Texts are decoded by the data set's own character set or the one that the peer is known to use.
+    """
+    own = charset = named(dataset)
+    fault, identity = "", {}
+    try:
+        header = read_identity(dataset, assume_charset)
+        identity, charset = identity_texts(header.dataset), header.charset
+    except (DecodedDifferently, FaultyObject) as error:
+        fault = str(error)
+    except _DAMAGE as error:
+        fault = f"the header is damaged ({_cause(error)})"
+    attributes = {keyword: readable_text(dataset, keyword, charset) for keyword in ATTRIBUTES}
+    study_date = as_da(attributes["StudyDate"].partition("\\")[0]) or ""
+    attributes["StudyDate"] = study_date or attributes["StudyDate"][:64]  # such a date holds the study
+    for keyword in ("Rows", "Columns", "BitsStored", "PlanarConfiguration"):
+        attributes[keyword] = str(_value(dataset, keyword) or "")
+    attributes["NumberOfFrames"] = readable_text(dataset, "NumberOfFrames", charset)
+    patient_id, issuer = identity.get("PatientID", ""), identity.get("IssuerOfPatientID", "")
+    return replace(
+        known,
+        sop_class_uid=_uid(dataset, "SOPClassUID"),
+        sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
+        study_instance_uid=_uid(dataset, "StudyInstanceUID"),
+        series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
+        modality=readable_text(dataset, "Modality", charset)[:16],
+        patient_id=patient_id[:255],
+        issuer_of_patient_id=issuer[:255],
+        study_date=study_date,
+        patient=Patient.from_values(
+            patient_id,
+            issuer,
+            identity.get("PatientName", ""),
+            identity.get("PatientBirthDate", ""),
+            identity.get("PatientSex", ""),
+        ),
+        attributes={keyword: value for keyword, value in attributes.items() if value},
+        identity=identity,
+        assumed_charset=assume_charset if charset != own else "",
+        own=is_own_result(dataset),
+        fault=fault,
+    )
 
 
 def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixels: PixelData | None) -> None:
@@ -229,12 +219,6 @@ def _hash_data_set(file: BinaryIO, start: int, pixels: PixelData | None, begun: 
     return digest.hexdigest()
 
 
-def _limits(limits: InspectionSettings) -> Limits:
-    return Limits(
-        limits.maximum_items, limits.maximum_elements, limits.maximum_depth, limits.maximum_header_mib
-    )
-
-
 def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, PixelData | None]:
     """The data set without private elements and long values, and where its Pixel Data is."""
     read: dict[BaseTag, Any] = {}
@@ -242,8 +226,9 @@ def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Data
     for element in elements:
         tag, vr, start, length, is_undefined, is_implicit = element
         if tag in PIXEL_DATA:
-            stated = None if is_undefined else length
-            pixels = pixels or PixelData(file, start, stated, walk.size, walk.is_little_endian)
+            pixels = pixels or PixelData(
+                file, start, None if is_undefined else length, walk.size, walk.is_little_endian
+            )
         elif not element.is_private:
             value = None
             if length <= BULK_BYTES or element.is_sequence:

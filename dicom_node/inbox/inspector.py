@@ -37,9 +37,24 @@ class Inspector:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the process, unless it runs, and wait until it is ready. Raises OSError."""
-        self._started()
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, which is started unless it runs, when it is ready. Raises OSError."""
+        if self._process is not None and self._process.poll() is not None:  # killed between two objects
+            self.close()
+        if self._process is None:
+            # Its errors would quote what is in the object.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "dicom_node.inbox", self._limits.model_dump_json()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=without_secrets(),
+            )
+            if not _line(self._process, _START_SECONDS):  # no fault of any object
+                self.close()
+                raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")
+        return self._process
 
     def inspect(self, path: Path, assume_charset: str = "") -> Inspected:
         """The header of a Part 10 file, read again where the process is lost. Raises only OSError, if the
@@ -50,9 +65,15 @@ class Inspector:
         except ReaderLost:
             return self.inspect_again(path, assume_charset)
 
-    def inspect_once(self, path: Path, assume_charset: str = "") -> Inspected:
-        """The header of a Part 10 file. Raises ReaderLost, and OSError if the disk cannot read the file."""
-        return self._inspect(path, assume_charset, 1)
+    def inspect_once(self, path: Path, assume_charset: str = "", times: int = 1) -> Inspected:
+        """The header of a Part 10 file. Raises ReaderLost, and OSError if the disk cannot read the file.
+
+        ``times``: how many times the time limit it gets.
+        """
+        found = self._ask({"inspect": str(path), "assume": assume_charset}, path.stat().st_size, times)
+        if "error" in found:
+            raise OSError(found["error"], "the file cannot be read")
+        return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
     def inspect_again(self, path: Path, assume_charset: str = "") -> Inspected:
         """Read by a fresh process, with more time; an object at which it is lost too is at fault. Raises
@@ -60,15 +81,9 @@ class Inspector:
         """
         self.close()
         try:
-            return self._inspect(path, assume_charset, _LONGER)
+            return self.inspect_once(path, assume_charset, _LONGER)
         except ReaderLost as lost:
             return unread(path, str(lost))
-
-    def _inspect(self, path: Path, assume_charset: str, times: int) -> Inspected:
-        found = self._ask({"inspect": str(path), "assume": assume_charset}, path.stat().st_size, times)
-        if "error" in found:
-            raise OSError(found["error"], "the file cannot be read")
-        return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
     def fresh(self) -> Inspector:
         """Another one with the same limits, for second tries."""
@@ -96,7 +111,7 @@ class Inspector:
 
     def _ask(self, request: dict[str, Any], size: int, times: int) -> dict[str, Any]:
         seconds = times * (self._limits.seconds + size / _BYTES_A_SECOND)
-        process = self._started()
+        process = self.start()
         assert process.stdin is not None and process.stdout is not None
         try:
             process.stdin.write(json.dumps({**request, "seconds": seconds}).encode("ascii") + b"\n")
@@ -110,27 +125,7 @@ class Inspector:
             self.close()
             limit = f"more than {self._limits.memory_mib} MiB (inspection.memory_mib)"
             raise ReaderLost(f"the process that read it died; it may have needed {limit}")
-        found: dict[str, Any] = json.loads(answer)
-        return found
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is not None:  # killed between two objects
-            self.close()
-        if self._process is None:
-            command = [sys.executable, "-P", "-m", "dicom_node.inbox", self._limits.model_dump_json()]
-            # Its errors would quote what is in the object.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                env=without_secrets(),
-            )
-            if not _line(self._process, _START_SECONDS):  # no fault of any object
-                self.close()
-                raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")
-        return self._process
+        return cast(dict[str, Any], json.loads(answer))
 
 
 def unread(path: Path, fault: str) -> Inspected:

@@ -18,11 +18,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dicom_node.events import Event, by_number
-from dicom_node.inbox.sync import sync_folder
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20
 _READ_BYTES = 2**20
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. It is opened each time: it may have been deleted and made again."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def journal_folder(data_dir: Path, place: str = "") -> Path:
@@ -86,12 +94,6 @@ class JournalWriter:
             os.fdatasync(self._file)
         sync_folder(self._stem.parent)
 
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            if self._file >= 0:
-                os.close(self._file)
-
     def _append(self, line: bytes) -> None:
         if self._file < 0:
             self._file = self._next_file()
@@ -108,8 +110,8 @@ class JournalWriter:
         self._torn = False
 
     def _next_file(self) -> int:
-        path = f"{self._stem}-{self._number + 1:05d}.jsonl"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
         self._number += 1
         self._written = 0
         return file

@@ -11,6 +11,7 @@ who has reached the limit of waiting files.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -25,13 +26,11 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dicom_node.errors import SpoolError, SpoolFull
+from dicom_node.errors import FaultyInput, SpoolError, SpoolFull
 from dicom_node.inbox import header
-from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.sync import sync_folder
+from dicom_node.inbox.journal import sync_folder
 
 _FREE_SPACE_SECONDS = 1.0  # statvfs is asked this often; at 600 MB/s the watermark is passed by 0.6 GB
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OF_A_PLACE = re.compile(r"\.listener-[0-9]+-")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
@@ -44,29 +43,25 @@ class Spool:
     """
 
     def __init__(self, root: Path, minimum_free_bytes: int, place: str = "") -> None:
-        self._incoming, self._objects, self._quarantine = (
-            root / "incoming",
-            root / "objects",
-            root / "quarantine",
-        )
-        self.incoming = self._incoming
+        self.incoming = root / "incoming"
         """Where acknowledged files are that are not indexed yet."""
-        for folder in (self._incoming, self._objects, self._quarantine):
+        self._objects, self._quarantine = root / "objects", root / "quarantine"
+        for folder in (self.incoming, self._objects, self._quarantine):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise SpoolError(f"{folder} cannot be made: {error.strerror}") from None
         self.crash_record = root / "open"
         """The file in which the index notes which object it has open."""
-        self._free_space = _FreeSpace(self._incoming, minimum_free_bytes)
-        self._commits = _GroupCommit(self._incoming)
+        self._free_space = _FreeSpace(self.incoming, minimum_free_bytes)
+        self._commits = _GroupCommit(self.incoming)
         self._place = f".{place}-" if place else ""
         self._token = f"{self._place or '.'}{secrets.token_hex(4)}"
         self._numbers = itertools.count()
 
     def open(
         self,
-        arrival: Arrival,
+        arrival: header.Arrival,
         sop_class_uid: str,
         sop_instance_uid: str,
         transfer_syntax_uid: str,
@@ -78,9 +73,8 @@ class Spool:
         """
         self.check_space()
         mark = mark_of(sender or arrival.calling_ae)
-        temporary = self._incoming / f"{self._token}-{next(self._numbers):08x}{mark}"
         return IncomingObject(
-            temporary,
+            self.incoming / f"{self._token}-{next(self._numbers):08x}{mark}",
             header.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid),
             self._free_space,
             self._commits,
@@ -92,13 +86,13 @@ class Spool:
 
     def pending(self) -> list[Path]:
         """Acknowledged files that are not indexed yet, oldest first."""
-        with os.scandir(self._incoming) as entries:
+        with os.scandir(self.incoming) as entries:
             names = [entry.name for entry in entries if entry.name.endswith(".dcm")]
-        return [self._incoming / name for name in sorted(names) if not name.startswith(".")]
+        return [self.incoming / name for name in sorted(names) if not name.startswith(".")]
 
     def is_pending(self, name: str) -> bool:
         """Whether a file of this name waits to be indexed."""
-        return (self._incoming / name).is_file()
+        return (self.incoming / name).is_file()
 
     def stored(self) -> Iterator[Path]:
         """The paths of indexed files, including files in quarantine."""
@@ -107,7 +101,7 @@ class Spool:
 
     def put_back(self, path: Path) -> Path:
         """Move a stored file back to ``incoming``, so that it is indexed again. Raises SpoolError."""
-        return _move(path, self._incoming)
+        return _move(path, self.incoming)
 
     def settle(self, path: Path, place: Path) -> None:
         """Move an indexed file to its place, or delete it if the place is another file with the same bytes.
@@ -137,7 +131,7 @@ class Spool:
         """Delete half-written files of a killed listener of this place, before a new one accepts objects."""
         leftovers = [
             path
-            for path in self._incoming.glob(".*")
+            for path in self.incoming.glob(".*")
             if (path.name.startswith(self._place) if self._place else not _OF_A_PLACE.match(path.name))
         ]
         for leftover in leftovers:
@@ -155,10 +149,8 @@ class IncomingObject:
         free_space: _FreeSpace,
         commits: _GroupCommit,
     ) -> None:
-        self._temporary = temporary
-        self._header = encoded_header
-        self._free_space = free_space
-        self._commits = commits
+        self._temporary, self._header = temporary, encoded_header
+        self._free_space, self._commits = free_space, commits
         # The header says when the last byte came, so it is written last, into the room left for it.
         try:
             self._file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -194,6 +186,25 @@ class IncomingObject:
             raise _spool_error(error) from None
         return name
 
+    def take(self, pieces: Iterable[bytes], largest: int) -> int:
+        """Write a data set of at most ``largest`` bytes and make it durable; returns its size in bytes.
+
+        Raises FaultyInput, SpoolError.
+        """
+        size = 0
+        try:
+            for piece in pieces:
+                size += len(piece)
+                if size > largest:
+                    raise FaultyInput("it is larger than listener.maximum_object_mib")
+                self.write(piece)
+            if not size:
+                raise FaultyInput("it has no data set")
+            self.commit()
+        finally:
+            self.abandon()
+        return size
+
     def abandon(self) -> None:
         """Delete an object that was not committed; does nothing after ``commit``."""
         if self._file >= 0:
@@ -209,8 +220,7 @@ class _FreeSpace:
     """The watermark. One statvfs a second serves all threads."""
 
     def __init__(self, folder: Path, minimum_bytes: int) -> None:
-        self._folder = folder
-        self._minimum = minimum_bytes
+        self._folder, self._minimum = folder, minimum_bytes
         self._asked_at = float("-inf")
         self._free = 0
 
@@ -287,7 +297,7 @@ def _move(path: Path, folder: Path) -> Path:
 
 
 def _spool_error(error: OSError) -> SpoolError:
-    if error.errno in _FULL:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpoolFull("the disk of the spool is full")
     return SpoolError(f"the spool cannot be written: {error.strerror}")
 
@@ -379,12 +389,6 @@ class WaitingObjects:
                 if entry.name.endswith(".dcm") and not entry.name.startswith("."):
                     mark = marked(entry.name)
                     objects[mark] += 1
-                    sizes[mark] += _size(entry)
+                    with contextlib.suppress(OSError):  # indexed meanwhile
+                        sizes[mark] += entry.stat().st_size
         return objects, sizes
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:  # indexed meanwhile
-        return 0

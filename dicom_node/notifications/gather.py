@@ -18,7 +18,6 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session
@@ -27,7 +26,6 @@ from dicom_node import events
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, ResultSettings, Settings, matches
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.events import JOB_SUCCEEDED, NODE_STARTED, PEER_SILENT, RESULTS_ACCEPTED, EventType
 from dicom_node.model.kinds import NotificationState, Occasion, ResultKind
 from dicom_node.notifications import message
 from dicom_node.object_store.files import Files
@@ -63,10 +61,12 @@ def forget_removed(database: Database, settings: Settings) -> None:
 
     A notification that is configured again later starts afresh.
     """
-    known = [_cursor_of(rule) for rule in settings.notifications]
     with database.write() as session:
         session.execute(
-            delete(Cursor).where(Cursor.name.startswith(_CURSOR, autoescape=True), Cursor.name.not_in(known))
+            delete(Cursor).where(
+                Cursor.name.startswith(_CURSOR, autoescape=True),
+                Cursor.name.not_in([_cursor_of(rule) for rule in settings.notifications]),
+            )
         )
 
 
@@ -74,8 +74,7 @@ class Gatherer:
     """Makes notifications; only one at a time per database (the lease of the sender)."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
-        self._database = database
-        self._settings = settings
+        self._database, self._settings = database, settings
         self._heads: deque[tuple[float, int]] = deque()
 
     def run_once(self) -> int:
@@ -108,10 +107,17 @@ class Gatherer:
                 return 0
             if cursor.offset > (head := session.scalar(select(func.max(EventRow.id))) or 0):
                 cursor.offset = head  # the newest events are gone, and their numbers are given again
-            if not self._is_time(session, rule):
+            ours = Notification.rule == rule.name
+            last, now = session.scalar(select(func.max(Notification.created_at)).where(ours)), utc_now()
+            if last is not None and now - timedelta(minutes=rule.every_minutes) < last <= now:
                 return 0
             further = [one for some in self._all_conditions(rule).values() for one in some]
-            rows = _new(session, rule, numbers_of(rule) | numbers_for(further), cursor.offset)
+            # Events for which this rule has no notification yet.
+            known = exists().where(NotifiedEvent.rule == rule.name, NotifiedEvent.event_id == EventRow.id)
+            numbers = numbers_of(rule) | numbers_for(further)
+            new = (EventRow.id > cursor.offset, EventRow.number.in_(numbers), ~known)
+            oldest = select(EventRow).where(*new).order_by(EventRow.id).limit(_AT_ONCE)
+            rows = session.scalars(oldest).all()
             chosen = [found for row in rows if (found := self._as_event(session, rule, row)) is not None]
             session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
             if chosen:
@@ -119,22 +125,21 @@ class Gatherer:
             if len(rows) < _AT_ONCE and behind is not None and behind > cursor.offset:
                 session.flush()
                 cursor.offset = behind
-                of_rule = NotifiedEvent.rule == rule.name
-                session.execute(delete(NotifiedEvent).where(of_rule, NotifiedEvent.event_id <= behind))
-                _forget(session, rule)
+                session.execute(
+                    delete(NotifiedEvent).where(
+                        NotifiedEvent.rule == rule.name, NotifiedEvent.event_id <= behind
+                    )
+                )
+                ended = Notification.state != NotificationState.PENDING
+                old = Notification.created_at < now - _KEPT
+                session.execute(delete(Notification).where(ours, ended, old))
         return 1 if chosen else 0
-
-    def _is_time(self, session: Session, rule: NotificationSettings) -> bool:
-        last = session.scalar(select(func.max(Notification.created_at)).where(Notification.rule == rule.name))
-        now = utc_now()
-        return last is None or not now - timedelta(minutes=rule.every_minutes) < last <= now
 
     def _as_event(
         self, session: Session, rule: NotificationSettings, row: EventRow
     ) -> message.TemplateEvent | None:
         """The event as the templates get it, None where the rule does not ask for it."""
-        found: list[str] = []
-        result: list[str] = []
+        found, result = list[str](), list[str]()
         conditions = self._conditions(session, rule, row)
         wanted = [*rule.findings, *(one.finding for one in conditions if one.finding)]
         if (conditions or wanted) and row.study_id is not None and fetches.is_prior(session, row.study_id):
@@ -144,9 +149,15 @@ class Gatherer:
         words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}
         result += [_IN_WORDS[word] for word in sorted(words)]
         is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
-        if is_own or not (found or words or wants_all(rule, row.number)):
+        if is_own or not (found or words or row.number in _asked_for(rule)):
             return None
-        patient = _patient(session, row) if rule.names_patients else None
+        patient = None
+        if rule.names_patients:
+            study = session.get(Study, row.study_id) if row.study_id else None
+            patient = {
+                "patient_id": study.patient_id if study else "",
+                "accession_number": study.accession_number if study else "",
+            }
         url = self._settings.console.url
         link = f"{url}/studies/{row.study_id}" if url and row.study_id else ""
         return message.TemplateEvent(row.number, as_json(row.at), row.fields, found, result, patient, link)
@@ -175,11 +186,9 @@ class Gatherer:
     ) -> tuple[list[str], list[str]]:
         """The suspected findings that match the patterns in the event's reports, and these reports' lines."""
         reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *_leave_by(row))
-        paths = session.scalars(select(Result.path).where(*reports))
         files = Files(self._settings)
-        names: dict[str, None] = {}
-        lines: dict[str, None] = {}
-        for path in paths:
+        names, lines = dict[str, None](), dict[str, None]()
+        for path in session.scalars(select(Result.path).where(*reports)):
             with suppress(NotInSpool):  # lost: it cannot be read either
                 files.here(session, path)
             suspected, result = _reported(files.data_dir / path)
@@ -193,16 +202,17 @@ class Gatherer:
         self, session: Session, rule: NotificationSettings, chosen: list[message.TemplateEvent]
     ) -> None:
         made, now = message.written(rule, self._settings.node.ae_title, chosen), utc_now()
-        row = Notification(
-            key=str(uuid.uuid4()),
-            rule=rule.name,
-            subject=made.subject,
-            text=made.text,
-            content=dict(made.content),
-            created_at=now,
-            next_at=now,
+        session.add(
+            Notification(
+                key=str(uuid.uuid4()),
+                rule=rule.name,
+                subject=made.subject,
+                text=made.text,
+                content=dict(made.content),
+                created_at=now,
+                next_at=now,
+            )
         )
-        session.add(row)
 
 
 def _leave_by(row: EventRow) -> Sequence[ColumnElement[bool]]:
@@ -210,35 +220,14 @@ def _leave_by(row: EventRow) -> Sequence[ColumnElement[bool]]:
 
     After a job: its results that no person must accept first. After an acceptance: the accepted results.
     """
-    if row.number == JOB_SUCCEEDED.number:
-        held = select(HeldResult.result_id)
-        return Result.job_id == row.fields.get("job"), Result.id.not_in(held)
-    accepted = row.fields.get("numbers", []) if row.number == RESULTS_ACCEPTED.number else []
+    if row.number == events.JOB_SUCCEEDED.number:
+        return Result.job_id == row.fields.get("job"), Result.id.not_in(select(HeldResult.result_id))
+    accepted = row.fields.get("numbers", []) if row.number == events.RESULTS_ACCEPTED.number else []
     return (Result.id.in_(accepted),)
 
 
 def _cursor_of(rule: NotificationSettings) -> str:
     return f"{_CURSOR}{rule.name}"
-
-
-def _new(session: Session, rule: NotificationSettings, numbers: set[int], after: int) -> list[EventRow]:
-    """Events for which this rule has no notification yet, the oldest first."""
-    known = exists().where(NotifiedEvent.rule == rule.name, NotifiedEvent.event_id == EventRow.id)
-    wanted = (EventRow.id > after, EventRow.number.in_(numbers), ~known)
-    return list(session.scalars(select(EventRow).where(*wanted).order_by(EventRow.id).limit(_AT_ONCE)))
-
-
-def _forget(session: Session, rule: NotificationSettings) -> None:
-    ended = (Notification.state != NotificationState.PENDING, Notification.created_at < utc_now() - _KEPT)
-    session.execute(delete(Notification).where(Notification.rule == rule.name, *ended))
-
-
-def _patient(session: Session, row: EventRow) -> dict[str, Any]:
-    study = session.get(Study, row.study_id) if row.study_id else None
-    return {
-        "patient_id": study.patient_id if study else "",
-        "accession_number": study.accession_number if study else "",
-    }
 
 
 @lru_cache(maxsize=64)
@@ -256,7 +245,7 @@ def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(row["finding"] for row in found if row["decision"] == "present"), lines
 
 
-EVENTS: Mapping[Occasion, Sequence[EventType]] = {
+EVENTS: Mapping[Occasion, Sequence[events.EventType]] = {
     Occasion.FAILURE: (
         events.JOB_FAILED,
         events.FETCH_FAILED,
@@ -301,7 +290,7 @@ EVENTS: Mapping[Occasion, Sequence[EventType]] = {
 WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ACCEPTED.number})
 
 
-WHEN: Mapping[str, Sequence[EventType]] = {
+WHEN: Mapping[str, Sequence[events.EventType]] = {
     "withheld": (
         events.CLEANING_WITHHELD,
         events.RESULT_WITHHELD,
@@ -326,14 +315,12 @@ def numbers_of(rule: NotificationSettings) -> set[int]:
 
     With a condition on findings these include finished jobs and accepted results.
     """
-    wanted = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
-    return wanted | (WITH_FINDINGS if rule.findings else frozenset())
+    return _asked_for(rule) | (WITH_FINDINGS if rule.findings else frozenset())
 
 
-def wants_all(rule: NotificationSettings, number: int) -> bool:
-    """Whether ``rule`` wants every event with this number; if not, only events with a wanted finding."""
-    asked = {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
-    return number in asked
+def _asked_for(rule: NotificationSettings) -> set[int]:
+    """The numbers of the events that ``rule`` wants all of; of others only those with a wanted finding."""
+    return {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
 
 
 def report_silence(database: Database, settings: Settings) -> int:
@@ -348,11 +335,11 @@ def report_silence(database: Database, settings: Settings) -> int:
 def _report(session: Session, peer: PeerSettings) -> bool:
     last = session.scalar(
         select(func.max(ReceivedObject.received_at)).where(ReceivedObject.calling_ae == peer.ae_title)
-    ) or session.scalar(select(func.min(EventRow.at)).where(EventRow.number == NODE_STARTED.number))
+    ) or session.scalar(select(func.min(EventRow.at)).where(EventRow.number == events.NODE_STARTED.number))
     if last is None or last > utc_now() - timedelta(hours=peer.silent_hours):
         return False
-    reported = select(EventRow.fields).where(EventRow.number == PEER_SILENT.number, EventRow.at > last)
+    reported = select(EventRow.fields).where(EventRow.number == events.PEER_SILENT.number, EventRow.at > last)
     if any(fields.get("peer") == peer.name for fields in session.scalars(reported)):
         return False
-    record(session, PEER_SILENT, peer=peer.name, hours=peer.silent_hours, last=last.isoformat())
+    record(session, events.PEER_SILENT, peer=peer.name, hours=peer.silent_hours, last=last.isoformat())
     return True

@@ -111,9 +111,11 @@ def check_templates(rule: NotificationSettings) -> None:
 
 def test_message(rule: NotificationSettings, node: str) -> Message:
     """The content of a test message."""
-    text = f"This is a test of the notification {rule.name} of {node}. Nothing has happened.\n"
-    content = {"node": node, "name": rule.name, "total": 0, "groups": [], "test": True}
-    return Message(f"{node}: test of the notification {rule.name}", text, content)
+    return Message(
+        f"{node}: test of the notification {rule.name}",
+        f"This is a test of the notification {rule.name} of {node}. Nothing has happened.\n",
+        {"node": node, "name": rule.name, "total": 0, "groups": [], "test": True},
+    )
 
 
 def _content(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEvent]) -> dict[str, Any]:
@@ -138,8 +140,14 @@ def _content(rule: NotificationSettings, node: str, chosen: Sequence[TemplateEve
 
 def _event(event: TemplateEvent) -> dict[str, Any]:
     shown = {key: value for key, value in event.fields.items() if value not in (None, "", [])}
-    lists = {"findings": list(event.findings), "result": list(event.result)}
-    return {"at": event.at, "fields": shown, "link": event.link, **lists, **(event.patient or {})}
+    return {
+        "at": event.at,
+        "fields": shown,
+        "link": event.link,
+        "findings": list(event.findings),
+        "result": list(event.result),
+        **(event.patient or {}),
+    }
 
 
 def _headline(same: Sequence[TemplateEvent]) -> str:

@@ -38,15 +38,12 @@ from dicom_node.store.tables import Notification
 from dicom_node.store.tables.base import has_come
 from dicom_node.store.transitions import record, utc_now
 
-_S = NotificationState
-
 
 class Notifier:
     """Collects and sends notifications under one configuration; all state is in the database."""
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
-        self._database = database
-        self._settings = settings
+        self._database, self._settings = database, settings
         self._gatherer = Gatherer(database, settings)
         # Half of it is longer than one notification may take: it is asked for before each.
         self._lease = KeptLease(database, "notifications", owner, 2 * settings.mail.seconds + 30.0)
@@ -56,20 +53,18 @@ class Notifier:
         if not self._lease.keep():
             return 0
         self._gatherer.run_once()
+        chosen = select(Notification.id).where(
+            Notification.state == NotificationState.PENDING, has_come(Notification.next_at, utc_now())
+        )
+        with self._database.read() as session:
+            due = session.scalars(chosen.order_by(Notification.next_at).limit(100)).all()
         tried = 0
-        for number in self._due():
+        for number in due:
             if (stop is not None and stop.is_set()) or not self._lease.keep():
                 break
             self._send(number)
             tried += 1
         return tried
-
-    def _due(self) -> list[int]:
-        now = utc_now()
-        waiting = (Notification.state == _S.PENDING, has_come(Notification.next_at, now))
-        with self._database.read() as session:
-            chosen = select(Notification.id).where(*waiting).order_by(Notification.next_at).limit(100)
-            return list(session.scalars(chosen))
 
     def _send(self, number: int) -> None:
         with self._database.read() as session:
@@ -79,8 +74,7 @@ class Notifier:
         if rule is None:
             answer = Answer(False, "the configuration has no such notification any more", for_good=True)
         else:
-            message = Message(row.subject, row.text, row.content)
-            answer = deliver(self._settings, rule, message, row.key)
+            answer = deliver(self._settings, rule, Message(row.subject, row.text, row.content), row.key)
         self._note(number, rule, answer)
 
     def _note(self, number: int, rule: NotificationSettings | None, answer: Answer) -> None:
@@ -92,17 +86,17 @@ class Notifier:
             row.reason = answer.text
             known: dict[str, Any] = {"notification": row.rule, "id": row.key}
             if answer.taken:
-                row.state, row.sent_at = _S.SENT, now
+                row.state, row.sent_at = NotificationState.SENT, now
                 record(session, NOTIFICATION_SENT, **known, reason=answer.text)
-            elif rule is None or self._is_over(row, rule):
-                row.state = _S.FAILED
+            elif (
+                rule is None
+                or now - row.created_at > timedelta(hours=rule.give_up_hours)
+                or row.refusals >= self._settings.outbox.refusals
+            ):
+                row.state = NotificationState.FAILED
                 record(session, NOTIFICATION_GIVEN_UP, **known, reason=answer.text, attempts=row.attempts)
             else:
                 row.next_at = now + wait_before_retry(row.attempts, self._settings.outbox)
-
-    def _is_over(self, row: Notification, rule: NotificationSettings) -> bool:
-        late = utc_now() - row.created_at > timedelta(hours=rule.give_up_hours)
-        return late or row.refusals >= self._settings.outbox.refusals
 
 
 def deliver(settings: Settings, rule: NotificationSettings, message: Message, key: str) -> Answer:
@@ -154,7 +148,8 @@ def _email(sender: str, to: Sequence[str], message: Message, key: str) -> EmailM
 
 
 def _send(settings: MailSettings, email: EmailMessage, to: Sequence[str], connections: Connections) -> Answer:
-    with _client(settings, connections) as client:
+    tls = tls_context(settings.authorities, connections) if settings.security == "tls" else None
+    with _Client(settings.host, settings.port, settings.seconds, connections, tls) as client:
         if settings.security == "starttls":
             client.starttls(context=tls_context(settings.authorities, connections))
         if settings.username:
@@ -163,11 +158,6 @@ def _send(settings: MailSettings, email: EmailMessage, to: Sequence[str], connec
     if refused:
         return Answer(True, f"{len(refused)} of {len(to)} recipients were refused")
     return Answer(True, "")
-
-
-def _client(settings: MailSettings, connections: Connections) -> smtplib.SMTP:
-    context = tls_context(settings.authorities, connections) if settings.security == "tls" else None
-    return _Client(settings.host, settings.port, settings.seconds, connections, context)
 
 
 class _Client(smtplib.SMTP):

@@ -38,11 +38,9 @@ def waiting(session: Session, after: int, limit: int) -> Sequence[Waiting]:
 
     Their files may be on another machine.
     """
-    columns = (ReceivedObject.id, ReceivedObject.path, ReceivedObject.bytes)
-    rows = session.execute(
-        select(*columns).where(_WAITS, ReceivedObject.id > after).order_by(ReceivedObject.id).limit(limit)
-    )
-    return [Waiting(row.id, row.path, row.bytes) for row in rows]
+    chosen = select(ReceivedObject.id, ReceivedObject.path, ReceivedObject.bytes)
+    chosen = chosen.where(_WAITS, ReceivedObject.id > after).order_by(ReceivedObject.id).limit(limit)
+    return [Waiting(*row) for row in session.execute(chosen)]
 
 
 def oldest_waiting(session: Session) -> tuple[int, datetime | None]:
@@ -69,8 +67,9 @@ def expect(session: Session, spool_names: Collection[str]) -> None:
 
 def handed_over(session: Session, hashes: Mapping[int, str]) -> list[str]:
     """Store the hashes of uploaded files in their rows. Returns the paths of files purged meanwhile."""
-    rows = [{"id": number, "sha256": hashes[number]} for number in sorted(hashes)]
-    session.execute(update(ReceivedObject), rows)
+    session.execute(
+        update(ReceivedObject), [{"id": number, "sha256": hashes[number]} for number in sorted(hashes)]
+    )
     gone = select(ReceivedObject.path).where(ReceivedObject.id.in_(hashes), ReceivedObject.purged)
     return list(session.scalars(gone))
 

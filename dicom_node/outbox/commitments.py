@@ -24,7 +24,6 @@ from sqlalchemy.orm import Session
 from dicom_node import scu
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom import commitment
-from dicom_node.dicom.commitment import CommitmentReport
 from dicom_node.events import (
     COMMITMENT_ANSWER_GIVEN_UP,
     COMMITMENT_ANSWERED,
@@ -37,8 +36,6 @@ from dicom_node.events import (
 from dicom_node.model.lifecycle import CommitmentState, DeliveryState, RequestedState
 from dicom_node.outbox.moves import Moves
 from dicom_node.outbox.schedule import wait_before_retry
-from dicom_node.scu import CommitmentProvider, CommitmentUser, Outgoing, open_commitment
-from dicom_node.scu.destination import RequestAnswer, RequestStatus
 from dicom_node.store import deliveries, intake, requested
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
@@ -55,11 +52,8 @@ class CommitmentRequests:
     """
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
-        self._database = database
-        self._settings = settings
-        self._peer = peer
-        self._owner = owner
-        self._requestor: CommitmentUser | None = None
+        self._database, self._settings, self._peer, self._owner = database, settings, peer, owner
+        self._requestor: scu.CommitmentUser | None = None
         self._stopping = False
 
     def hang_up(self) -> None:
@@ -68,7 +62,7 @@ class CommitmentRequests:
         if self._requestor is not None:
             self._requestor.close()
 
-    def ask(self, objects: Mapping[int, Outgoing]) -> list[int]:
+    def ask(self, objects: Mapping[int, scu.Outgoing]) -> list[int]:
         """Request commitment for leased deliveries (by id) that have no request under way.
 
         Returns the deliveries to query instead, because no report came or the peer accepts no request.
@@ -76,13 +70,13 @@ class CommitmentRequests:
         transaction, wanted, to_query = self._begin(objects)
         if not wanted:
             return to_query
-        requestor = self._requestor = open_commitment(self._peer, self._settings)
+        requestor = self._requestor = scu.open_commitment(self._peer, self._settings)
         if self._stopping:
             requestor.close()
         answer = requestor.ask(transaction, [objects[number] for number in wanted], self._keep)
         return [*to_query, *self._answered(transaction, wanted, answer)]
 
-    def _begin(self, objects: Mapping[int, Outgoing]) -> tuple[str, list[int], list[int]]:
+    def _begin(self, objects: Mapping[int, scu.Outgoing]) -> tuple[str, list[int], list[int]]:
         """Write a request down; its Transaction UID, what it asks for, and what is to be queried."""
         now, transaction = utc_now(), generate_uid()
         wanted, to_query = [], []
@@ -93,28 +87,44 @@ class CommitmentRequests:
                     to_query.append(row.id)
                 elif moves.commitment_is_overdue(row):
                     to_query += self._without(moves, row, "no storage commitment report came")
-                elif _is_under_way(session, row):
+                elif row.transaction_uid and (
+                    # In a request that reached the destination; a kill may have stopped one that was asked.
+                    session.scalar(
+                        select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
+                    )
+                    in (CommitmentState.ACCEPTED, CommitmentState.REPORTED)
+                ):
                     moves.await_report(row)
                 else:
                     wanted.append(row)
             if wanted:
-                _write_down(session, transaction, wanted, now)
+                session.add(
+                    Commitment(
+                        transaction_uid=transaction,
+                        destination=wanted[0].destination,
+                        deliveries=[row.id for row in wanted],
+                        asked_at=now,
+                    )
+                )
+                for row in wanted:
+                    row.transaction_uid = transaction
+                session.flush()
             settle_studies(session, _studies(session, list(objects)))
             return transaction, [row.id for row in wanted], to_query
 
-    def _answered(self, transaction: str, wanted: Sequence[int], answer: RequestAnswer) -> list[int]:
+    def _answered(self, transaction: str, wanted: Sequence[int], answer: scu.RequestAnswer) -> list[int]:
         to_query: list[int] = []
         with self._database.write() as session:
             moves = Moves(session, self._peer, self._settings.outbox, utc_now())
-            if answer.status is RequestStatus.ACCEPTED:
+            if answer.status is scu.RequestStatus.ACCEPTED:
                 commitment = _locked(session, transaction)
                 if commitment is not None and commitment.state is CommitmentState.ASKED:
                     move_commitment(session, commitment, COMMITMENT_REQUESTED)
             for row in self._held(session, wanted):
-                if answer.status is RequestStatus.ACCEPTED:
+                if answer.status is scu.RequestStatus.ACCEPTED:
                     moves.await_report(row)
-                elif answer.status is RequestStatus.RETRY:
-                    moves.request_again(row, answer.text)
+                elif answer.status is scu.RequestStatus.RETRY:
+                    moves.ask_again(row, answer.text)
                 else:
                     row.transaction_uid = ""
                     to_query += self._without(moves, row, answer.text)
@@ -126,12 +136,12 @@ class CommitmentRequests:
         moves.commitment_missing(row, reason)
         return [row.id] if row.state is DeliveryState.UNCONFIRMED else []
 
-    def _held(self, session: Session, numbers: Mapping[int, Outgoing] | Sequence[int]) -> list[Delivery]:
+    def _held(self, session: Session, numbers: Mapping[int, scu.Outgoing] | Sequence[int]) -> list[Delivery]:
         """The deliveries that the owner still holds and that no report confirmed meanwhile."""
         rows = deliveries.held_by(session, self._owner, list(numbers))
         return [row for row in rows.values() if row.state is DeliveryState.UNCONFIRMED]
 
-    def _keep(self, report: CommitmentReport) -> None:
+    def _keep(self, report: commitment.CommitmentReport) -> None:
         """Keep a report that came on the association of the request."""
         with self._database.write() as session:
             intake.keep_report(
@@ -191,8 +201,10 @@ def _enter_one(database: Database, settings: Settings, number: int) -> bool:
 
 def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
     commitment = _locked(session, report.transaction_uid)
-    peer = _asked(settings, commitment, report)
-    if commitment is None or peer is None:
+    asked = commitment.destination if commitment is not None else None
+    peer = next((one for one in settings.peers if one.name == asked), None)
+    titles = {title.strip() for title in peer.reporting_titles} if peer is not None else ()
+    if commitment is None or peer is None or report.calling_ae.strip() not in titles:
         record(session, COMMITMENT_UNKNOWN, calling=report.calling_ae, transaction=report.transaction_uid)
         return
     if commitment.state is not CommitmentState.REPORTED:  # a second report may name what the first did not
@@ -210,40 +222,10 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
     settle_studies(session, [row.item.study_id for row in rows])
 
 
-def _asked(settings: Settings, commitment: Commitment | None, report: WaitingReport) -> PeerSettings | None:
-    """The peer that was asked, if the report is from it."""
-    for peer in settings.peers:
-        if commitment is not None and peer.name == commitment.destination:
-            titles = {title.strip() for title in peer.reporting_titles}
-            return peer if report.calling_ae.strip() in titles else None
-    return None
-
-
-def _is_under_way(session: Session, row: Delivery) -> bool:
-    """Whether it is in a request that reached the destination; a kill may have stopped one that was asked."""
-    if not row.transaction_uid:
-        return False
-    chosen = select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
-    return session.scalar(chosen) in (CommitmentState.ACCEPTED, CommitmentState.REPORTED)
-
-
-def _write_down(session: Session, transaction: str, rows: Sequence[Delivery], now: datetime) -> None:
-    session.add(
-        Commitment(
-            transaction_uid=transaction,
-            destination=rows[0].destination,
-            deliveries=[row.id for row in rows],
-            asked_at=now,
-        )
-    )
-    for row in rows:
-        row.transaction_uid = transaction
-    session.flush()
-
-
 def _locked(session: Session, transaction_uid: str) -> Commitment | None:
-    chosen = select(Commitment).where(Commitment.transaction_uid == transaction_uid)
-    return session.scalar(chosen.with_for_update())
+    return session.scalar(
+        select(Commitment).where(Commitment.transaction_uid == transaction_uid).with_for_update()
+    )
 
 
 def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
@@ -258,10 +240,8 @@ def _studies(session: Session, numbers: Sequence[int]) -> list[int]:
 
 _ANSWERS_AT_ONCE: Final = 20
 _CALL_SECONDS: Final = 150.0  # an association made and released, at its slowest
-_LOOK_AGAIN: Final = (timedelta(seconds=1), timedelta(seconds=60))  # the least and the most
 INDEXED_AFTER: Final = timedelta(minutes=5)
 """An object that a peer sent before it asked is in the index by then; until then it may be unknown."""
-_NOT_ASKED_ANY_MORE: Final = "the peer is not configured with commit_after any more"
 
 
 class CommitmentAnswers:
@@ -273,14 +253,13 @@ class CommitmentAnswers:
         settings: Settings,
         peer: PeerSettings,
         owner: str,
-        open_reporter: Callable[[PeerSettings, Settings], CommitmentProvider] = scu.open_reporter,
+        open_reporter: Callable[[PeerSettings, Settings], scu.CommitmentProvider] = scu.open_reporter,
     ) -> None:
         self._database, self._settings, self._peer = database, settings, peer
         self._open = open_reporter
         self._limit = timedelta(hours=peer.commit_hours)
         forwarded_to = {name for rule in settings.rules for name in rule.forward}
-        confirming = {one.name for one in settings.peers if one.confirm != "none"}
-        self._archives = forwarded_to & confirming
+        self._archives = forwarded_to & {one.name for one in settings.peers if one.confirm != "none"}
         seconds = 2 * (settings.outbox.answer_seconds + _CALL_SECONDS)
         self._lease = KeptLease(database, f"commitment to {peer.name}"[:64], owner, seconds)
 
@@ -292,7 +271,11 @@ class CommitmentAnswers:
             return 0
         self._decide()
         taken = 0
-        for number in self._to_report():
+        with self._database.read() as session:
+            decided = RequestedState.DECIDED
+            due = requested.due(session, self._peer.name, decided, utc_now(), _ANSWERS_AT_ONCE)
+            to_report = [row.id for row in due]
+        for number in to_report:
             if (stop is not None and stop.is_set()) or not self._lease.keep():
                 break
             if not self._report(number):
@@ -309,11 +292,12 @@ class CommitmentAnswers:
             for row in requested.due(session, self._peer.name, RequestedState.WAITING, now, _ANSWERS_AT_ONCE):
                 failed = self._failed(session, row, now)
                 if failed is None:
-                    least, most = _LOOK_AGAIN
-                    row.next_at = now + min(max((now - row.asked_at) / 10, least), most)
+                    wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
+                    row.next_at = now + min(wait, timedelta(seconds=60))
                 else:
-                    values = {"failed": failed, "decided_at": now, "next_at": now}
-                    move_requested(session, row, COMMITMENT_DECIDED, **values)
+                    move_requested(
+                        session, row, COMMITMENT_DECIDED, failed=failed, decided_at=now, next_at=now
+                    )
 
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
         """The objects that are not committed, "UID reason"; None while one may still be.
@@ -345,13 +329,6 @@ class CommitmentAnswers:
             failed.append(f"{uid} {reason or 0:04X}")
         return None if waits else failed
 
-    def _to_report(self) -> list[int]:
-        with self._database.read() as session:
-            rows = requested.due(
-                session, self._peer.name, RequestedState.DECIDED, utc_now(), _ANSWERS_AT_ONCE
-            )
-            return [row.id for row in rows]
-
     def _report(self, number: int) -> bool:
         with self._database.read() as session:
             row = session.get_one(RequestedCommitment, number)
@@ -364,15 +341,11 @@ class CommitmentAnswers:
             reason = reporter.report(commitment.report(transaction, objects, failed), event_type)
         finally:
             reporter.close()
-        self._note(number, reason)
-        return not reason
-
-    def _note(self, number: int, reason: str) -> None:
         now = utc_now()
         with self._database.write() as session:
             row = session.get_one(RequestedCommitment, number)
             if row.state is not RequestedState.DECIDED:  # the lease ended, and another process reported
-                return
+                return not reason
             row.attempts += 1
             row.reason = reason[:255]
             session.flush()
@@ -382,6 +355,7 @@ class CommitmentAnswers:
                 move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)
             else:
                 row.next_at = now + wait_before_retry(row.attempts, self._settings.outbox)
+        return not reason
 
 
 def give_up_others(database: Database, settings: Settings) -> None:
@@ -392,6 +366,6 @@ def give_up_others(database: Database, settings: Settings) -> None:
             return
     with database.write() as session:
         for row in requested.of_others(session, peers, _ANSWERS_AT_ONCE):
-            row.reason = _NOT_ASKED_ANY_MORE
+            row.reason = "the peer is not configured with commit_after any more"
             session.flush()
             move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)

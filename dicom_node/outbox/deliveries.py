@@ -24,8 +24,6 @@ from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import Delivery, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
 
-_S = DeliveryState
-
 
 def enqueue(
     session: Session,
@@ -51,19 +49,18 @@ def enqueue(
         return 0
     waits = hold is not None and hold.state in UNDECIDED
     for peer in peers:
-        ask_first = in_doubt and peer.confirm == "query"
         delivery = deliveries.add(
-            session, result, peer.name, ask_first=ask_first, by_hand=by_hand, unassessed=waits
+            session,
+            result,
+            peer.name,
+            ask_first=in_doubt and peer.confirm == "query",
+            by_hand=by_hand,
+            unassessed=waits,
         )
-        if delivery.withdrawn or (delivery.state is _S.UNASSESSED and not waits):
+        if delivery.withdrawn or (delivery.state is DeliveryState.UNASSESSED and not waits):
             event = DELIVERY_HELD if waits else DELIVERY_WANTED
-            wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
-            move_delivery(session, delivery, event, **wanted)
+            move_delivery(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
     return int(waits)
-
-
-_NOT_ACCEPTED = "its result waits until a person has accepted it (studies accept)"
-_REJECTED = "a person rejected its result, it is sent nowhere"
 
 
 def retry(session: Session, delivery_id: int) -> None:
@@ -73,18 +70,23 @@ def retry(session: Session, delivery_id: int) -> None:
     """
     now = utc_now()
     delivery = _locked(session, delivery_id)
-    if delivery.state is _S.CONFIRMED:
+    if delivery.state is DeliveryState.CONFIRMED:
         raise NotAllowedNow(f"delivery {delivery_id} is {delivery.state} already")
-    if delivery.state is _S.SENDING and deliveries.is_held(delivery, now):
+    if delivery.state is DeliveryState.SENDING and deliveries.is_held(delivery, now):
         raise NotAllowedNow(
             f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
         )
     if reason := _refusal(session, delivery):
         raise NotAllowedNow(f"delivery {delivery_id}: {reason}")
-    if delivery.state in (_S.PENDING, _S.UNCONFIRMED):
+    if delivery.state in (DeliveryState.PENDING, DeliveryState.UNCONFIRMED):
         delivery.next_at, delivery.transaction_uid = now, ""
-        study = delivery.item.study_id
-        record(session, DELIVERY_BY_HAND, study, delivery=delivery_id, destination=delivery.destination)
+        record(
+            session,
+            DELIVERY_BY_HAND,
+            delivery.item.study_id,
+            delivery=delivery_id,
+            destination=delivery.destination,
+        )
         return
     move_delivery(
         session,
@@ -107,9 +109,12 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
 
     Results that are in quarantine, withdrawn or not accepted by a person are left out.
     """
-    withdrawn = exists().where(Withdrawal.result_id == Delivery.result_id)
-    sound = (Study.state != StudyState.QUARANTINED, ~withdrawn, ~held.may_not_leave())
-    chosen = list(session.scalars(_dead(destination).where(*sound).order_by(Delivery.id)))
+    sound = _dead(destination).where(
+        Study.state != StudyState.QUARANTINED,
+        ~exists().where(Withdrawal.result_id == Delivery.result_id),
+        ~held.may_not_leave(),
+    )
+    chosen = list(session.scalars(sound.order_by(Delivery.id)))
     for delivery_id in chosen:
         retry(session, delivery_id)
     return chosen
@@ -207,8 +212,10 @@ def _refusal(session: Session, delivery: Delivery) -> str:
     if result.purged:
         return "the file was deleted after spool.result_days"
     held_state = held.not_accepted(session, [result.id]).get(result.id)
-    if held_state is not None or delivery.state is _S.UNASSESSED:
-        return _REJECTED if held_state is HeldState.REJECTED else _NOT_ACCEPTED
+    if held_state is not None or delivery.state is DeliveryState.UNASSESSED:
+        rejected = "a person rejected its result, it is sent nowhere"
+        undecided = "its result waits until a person has accepted it (studies accept)"
+        return rejected if held_state is HeldState.REJECTED else undecided
     return ""
 
 
@@ -230,7 +237,9 @@ def _fits(row: Result, peer: PeerSettings, others: Collection[str]) -> bool:
 
 
 def _dead(destination: str | None) -> Select[int]:
-    dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(Delivery.state == _S.DEAD)
+    dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(
+        Delivery.state == DeliveryState.DEAD
+    )
     return dead if destination is None else dead.where(Delivery.destination == destination)
 
 

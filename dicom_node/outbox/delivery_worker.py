@@ -36,7 +36,6 @@ from dicom_node.outbox import last_check
 from dicom_node.outbox.commitments import CommitmentRequests, enter_reports
 from dicom_node.outbox.moves import Moves
 from dicom_node.outbox.schedule import wait_before_retry
-from dicom_node.scu import Confirmation, Destination, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.store import deliveries
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
@@ -65,13 +64,11 @@ class DeliveryWorker:
         open_destination: OpenDestination = scu.open_destination,
         lease_seconds: float = 15.0,
     ) -> None:
-        self._database = database
-        self._settings = settings
+        self._database, self._settings, self._open = database, settings, open_destination
         self._not_yet: dict[str, float] = {}  # when to look again for a peer that was entered elsewhere
         self._threads: dict[str, threading.Thread] = {}
         self._owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
-        self._open = open_destination
         self._routes = {peer.name: self._route(peer) for peer in settings.peers if "receive" in peer.may}
 
     def _route(self, peer: PeerSettings) -> Route:
@@ -106,10 +103,7 @@ class DeliveryWorker:
                 stop.wait(_DATABASE_AWAY_SECONDS)
             pause = changes.pause(pause, found=found)
             changes.wait(seen, pause, stop)
-        self._finish()
-
-    def _finish(self) -> None:
-        """Wait for what is being sent, cut off what takes too long, hand back what is still held then."""
+        # Wait for what is being sent, cut off what takes too long, hand back what is still held then.
         _join(self._threads.values(), self._settings.outbox.stop_seconds)
         for route in self._routes.values():
             route.hang_up()
@@ -130,7 +124,11 @@ class DeliveryWorker:
             if running is not None and running.is_alive():
                 if route is None or time.monotonic() < route.overdue_at:
                     continue
-                route = self._abandoned(route)
+                # Given up: another one in its place. Its leases end by themselves.
+                route.hang_up()
+                self._routes[destination] = route = self._route(route.peer)
+                with self._database.write() as session:
+                    record(session, DELIVERY_OVERDUE, destination=destination)
             thread = threading.Thread(
                 target=self._work_in_thread,
                 args=(destination, route, stop),
@@ -140,15 +138,6 @@ class DeliveryWorker:
             self._threads[destination] = thread
             thread.start()
         return bool(due)
-
-    def _abandoned(self, route: Route) -> Route:
-        """Give up a route that is overdue; returns the new one in its place. Its leases end by themselves."""
-        destination = route.peer.name
-        route.hang_up()
-        self._routes[destination] = new = self._route(route.peer)
-        with self._database.write() as session:
-            record(session, DELIVERY_OVERDUE, destination=destination)
-        return new
 
     def _work_in_thread(self, destination: str, route: Route | None, stop: threading.Event) -> None:
         """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers.
@@ -163,16 +152,13 @@ class DeliveryWorker:
                         if self._routes.get(destination) is not route:
                             break
                 return
-            except Exception as error:  # noqa: BLE001  (whatever it was, other destinations go on)
-                self._tell(destination, error)
+            except Exception as error:  # whatever it was, other destinations go on
+                # Where it happened goes to the log; neither it nor the event has the error's text.
+                _LOGGER.error("defect while delivering", exc_info=error)
+                with self._noticed(), self._database.write() as session:
+                    record(session, THREAD_FAILED, thread=f"to {destination}", reason=type(error).__name__)
             stop.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _tell(self, destination: str, error: Exception) -> None:
-        """Where it happened goes to the log; neither it nor the event has the error's text."""
-        _LOGGER.error("defect while delivering", exc_info=error)
-        with self._noticed(), self._database.write() as session:
-            record(session, THREAD_FAILED, thread=f"to {destination}", reason=type(error).__name__)
 
     def _work(self, destination: str, route: Route | None) -> int:
         if route is None:
@@ -198,7 +184,7 @@ def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
         thread.join(max(end - time.monotonic(), 0))
 
 
-OpenDestination = Callable[[PeerSettings, Settings], Destination]
+OpenDestination = Callable[[PeerSettings, Settings], scu.Destination]
 
 _CALLS_SECONDS = 240.0  # two associations made and released for an object, at their slowest
 
@@ -216,13 +202,10 @@ class Route:
         lease_seconds: float,
         open_destination: OpenDestination,
     ) -> None:
-        self._database = database
-        self._settings = settings
-        self.peer = peer
+        self._database, self._settings, self.peer = database, settings, peer
         self._files, self._folder = Files(settings), settings.node.data_dir.resolve()
-        self._lease_seconds = lease_seconds
-        self._open = open_destination
-        self._destination: Destination | None = None
+        self._lease_seconds, self._open = lease_seconds, open_destination
+        self._destination: scu.Destination | None = None
         self._ledger = Ledger(database, settings, peer, owner, timedelta(seconds=lease_seconds))
         self._requests = CommitmentRequests(database, settings, peer, owner)
         self._stopping = False
@@ -244,20 +227,17 @@ class Route:
         batch = [*to_send, *to_ask]
         if not batch:
             return 0
-        self.overdue_at = time.monotonic() + self._longest(batch)
+        # How long sending and asking for these can take at most.
+        outbox = self._settings.outbox
+        sending = sum(outbox.seconds_for(one.bytes) for one in batch)
+        calls = len(batch) + (self.peer.confirm == "commitment")
+        self.overdue_at = time.monotonic() + 2 * sending + calls * (outbox.answer_seconds + _CALLS_SECONDS)
         try:
             with self._leases_renewed(batch, self.overdue_at):
                 self._work(to_send, to_ask)
         finally:
             self.overdue_at = float("inf")
         return len(batch)
-
-    def _longest(self, batch: Sequence[Leased]) -> float:
-        """How long sending and asking for these can take at most, seconds."""
-        outbox = self._settings.outbox
-        sending = sum(outbox.seconds_for(one.bytes) for one in batch)
-        calls = len(batch) + (self.peer.confirm == "commitment")
-        return 2 * sending + calls * (outbox.answer_seconds + _CALLS_SECONDS)
 
     @contextmanager
     def _leases_renewed(self, batch: Sequence[Leased], end: float) -> Iterator[None]:
@@ -288,8 +268,11 @@ class Route:
         destination = self._destination = self._open(self.peer, self._settings)
         if self._stopping:
             destination.close()
-        acknowledged = self._send(destination, to_send)
-        self._ask(destination, self._not_committed([*acknowledged, *to_ask]))
+        to_query = [*self._send(destination, to_send), *to_ask]
+        if self.peer.confirm == "commitment" and to_query and not self._stopping:
+            uncommitted = self._requests.ask({one.delivery: one.object for one in to_query})
+            to_query = [one for one in to_query if one.delivery in uncommitted]
+        self._ask(destination, to_query)
 
     def _fetched(self, batch: Sequence[Leased]) -> list[Leased]:
         """Fetch the files of a batch to this machine. The last check refuses a lost or damaged file."""
@@ -302,19 +285,23 @@ class Route:
             fetched.append(replace(one, object=replace(one.object, study_instance_uid=study)))
         return fetched
 
-    def _send(self, destination: Destination, batch: Sequence[Leased]) -> list[Leased]:
+    def _send(self, destination: scu.Destination, batch: Sequence[Leased]) -> list[Leased]:
         """Send; returns what the destination acknowledged and has not shown yet."""
-        checked = {one: self._fault(one) for one in batch}
-        faults = {one: fault for one, fault in checked.items() if fault}
+        faults = {one: fault for one in batch if (fault := self._fault(one))}
         whole = [one for one in batch if one not in faults]
         if final := {one: fault for one, fault in faults.items() if not one.is_original}:
             self._ledger.give_up(final)
         if again := [one for one in faults if one.is_original]:  # its file may be on its way to its place
-            reports = [SendReport(SendStatus.REFUSED, "", faults[one]) for one in again]
-            self._ledger.enter_reports(dict(zip(again, reports, strict=True)))
+            self._ledger.enter_reports(
+                {one: scu.SendReport(scu.SendStatus.REFUSED, "", faults[one]) for one in again}
+            )
         if not whole:
             return []
-        reports = _sent(destination, [one.object for one in whole])
+        try:
+            reports = destination.send([one.object for one in whole])
+        except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
+            # A defect of ours in a destination is a failed try like any other.
+            reports = [scu.SendReport(scu.SendStatus.RETRY, "", _defect(error))] * len(whole)
         return self._ledger.enter_reports(dict(zip(whole, reports, strict=True)))
 
     def _fault(self, one: Leased) -> str:
@@ -322,32 +309,14 @@ class Route:
             return last_check.fault_of_original(one.object, self.peer, one.bytes)
         return last_check.fault(one.object, self.peer, one.pseudonym_domain)
 
-    def _not_committed(self, batch: Sequence[Leased]) -> Sequence[Leased]:
-        """What the peer is to be queried for: all, unless it is asked for storage commitment."""
-        if self.peer.confirm != "commitment" or not batch or self._stopping:
-            return batch
-        to_query = self._requests.ask({one.delivery: one.object for one in batch})
-        return [one for one in batch if one.delivery in to_query]
-
-    def _ask(self, destination: Destination, batch: Sequence[Leased]) -> None:
-        if batch:
-            answers = _asked(destination, [one.object for one in batch])
-            self._ledger.enter_confirmations(dict(zip(batch, answers, strict=True)))
-
-
-def _sent(destination: Destination, objects: Sequence[Outgoing]) -> list[SendReport]:
-    """Send; an exception in a destination (a defect of ours) is a failed try like any other."""
-    try:
-        return destination.send(objects)
-    except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
-        return [SendReport(SendStatus.RETRY, "", _defect(error))] * len(objects)
-
-
-def _asked(destination: Destination, objects: Sequence[Outgoing]) -> list[Confirmation]:
-    try:
-        return destination.confirm(objects)
-    except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
-        return [Confirmation(Presence.UNKNOWN, _defect(error))] * len(objects)
+    def _ask(self, destination: scu.Destination, batch: Sequence[Leased]) -> None:
+        if not batch:
+            return
+        try:
+            answers = destination.confirm([one.object for one in batch])
+        except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
+            answers = [scu.Confirmation(scu.Presence.UNKNOWN, _defect(error))] * len(batch)
+        self._ledger.enter_confirmations(dict(zip(batch, answers, strict=True)))
 
 
 def _defect(error: Exception) -> str:
@@ -358,9 +327,6 @@ def _defect(error: Exception) -> str:
 
 _TURN = 4  # of so many claims one is of what has waited longest: STAT studies cannot hold up others for ever
 _BATCH = 32  # objects of one study on one association
-_STORED = frozenset({SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY})
-_AWAY = frozenset({SendStatus.UNREACHABLE, SendStatus.HUNG})
-_LEFT = frozenset({DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +338,7 @@ class Leased:
     study: int
     bytes: int
     pseudonym_domain: str
-    object: Outgoing
+    object: scu.Outgoing
     is_original: bool = False
     """A received object, of whose file the hash is not known."""
 
@@ -399,21 +365,30 @@ class Ledger:
         with self._database.write() as session:
             moves = self._moves(session)
             self._claims += 1
-            by_waiting = self._claims % _TURN == 0
-            due = deliveries.due_batch(session, self._peer.name, now, _BATCH, by_waiting=by_waiting)
+            due = deliveries.due_batch(
+                session, self._peer.name, now, _BATCH, by_waiting=self._claims % _TURN == 0
+            )
             for delivery in due:
                 if delivery.state is DeliveryState.SENDING:
                     moves.sender_lost(delivery)
             deliveries.discard_withdrawn(session, due)
             for delivery in due:
-                if delivery.state is DeliveryState.PENDING and _is_in_quarantine(delivery):
+                quarantined = delivery.item.study.state is StudyState.QUARANTINED
+                # A note that takes results back goes all the same.
+                is_note = delivery.result is not None and delivery.result.kind is ResultKind.REJECTION
+                if delivery.state is DeliveryState.PENDING and quarantined and not is_note:
                     deliveries.withdraw(session, delivery, "the study is in quarantine")
                 elif delivery.state is DeliveryState.PENDING and deliveries.is_outdated(session, delivery):
                     deliveries.withdraw(session, delivery, "a newer version of the object replaces it")
                 elif delivery.state is DeliveryState.PENDING:
-                    until = utc_now() + self._lease
-                    started = {"attempts": delivery.attempts + 1, "lease_owner": self._owner}
-                    move_delivery(session, delivery, DELIVERY_STARTED, lease_until=until, **started)
+                    move_delivery(
+                        session,
+                        delivery,
+                        DELIVERY_STARTED,
+                        attempts=delivery.attempts + 1,
+                        lease_owner=self._owner,
+                        lease_until=utc_now() + self._lease,
+                    )
                     to_send.append(self._leased(session, delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
                     deliveries.hold(delivery, self._owner, now + self._lease)
@@ -422,9 +397,9 @@ class Ledger:
 
     def renew(self, batch: Sequence[Leased]) -> None:
         """Renew the leases: the owner is alive."""
-        numbers = [one.delivery for one in batch]
         with self._database.write() as session:
-            deliveries.renew(session, numbers, self._owner, utc_now() + self._lease)
+            until = utc_now() + self._lease
+            deliveries.renew(session, [one.delivery for one in batch], self._owner, until)
 
     def give_up(self, faults: Mapping[Leased, str]) -> None:
         """Give up deliveries that must not be sent to the peer. ``faults``: the reason for each."""
@@ -433,17 +408,23 @@ class Ledger:
                 if row.attempts == one.attempts:
                     moves.give_up(row, faults[one])
 
-    def enter_reports(self, reports: Mapping[Leased, SendReport]) -> list[Leased]:
+    def enter_reports(self, reports: Mapping[Leased, scu.SendReport]) -> list[Leased]:
         """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
         confirmed.
         """
-        narrowed = [one for one, report in reports.items() if report.status is SendStatus.NARROWED]
+        narrowed = [one for one, report in reports.items() if report.status is scu.SendStatus.NARROWED]
         with self._entering(list(reports)) as (session, moves, rows):
             mine = {one: row for one, row in rows.items() if row.attempts == one.attempts}
             for one, row in mine.items():
                 if one not in narrowed:
                     moves.sent(row, reports[one])
-            takes_others = bool(narrowed) and self._takes_others(session, narrowed)
+            # Whether the peer gets, or has got, any other result of the study.
+            takes_others = bool(narrowed) and any(
+                other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
+                for other in deliveries.others_of_study(
+                    session, narrowed[0].study, self._peer.name, but=[one.delivery for one in narrowed]
+                )
+            )
             for one in narrowed:
                 if one in mine:
                     # Results that are left out harm nobody, but of a note or an original a person must know.
@@ -451,17 +432,17 @@ class Ledger:
                     may_lack = result is not None and result.kind is not ResultKind.REJECTION
                     moves.narrowed(mine[one], reports[one], takes_others=takes_others and may_lack)
             self._pace(session, reports)
-            if any(report.status is SendStatus.HUNG for report in reports.values()):
+            if any(report.status is scu.SendStatus.HUNG for report in reports.values()):
                 self._record_hung(session, list(reports), "send")
         return [one for one, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
 
-    def enter_confirmations(self, answers: Mapping[Leased, Confirmation]) -> None:
+    def enter_confirmations(self, answers: Mapping[Leased, scu.Confirmation]) -> None:
         """Record the peer's answers to the queries about these deliveries."""
         with self._entering(list(answers)) as (session, moves, rows):
             for one, row in rows.items():
                 if row.state is DeliveryState.UNCONFIRMED:
                     moves.asked(row, answers[one])
-            if any(answer.presence is Presence.HUNG for answer in answers.values()):
+            if any(answer.presence is scu.Presence.HUNG for answer in answers.values()):
                 self._record_hung(session, list(answers), "query")
 
     def put_off(self, batch: Sequence[Leased], reason: str) -> None:
@@ -469,9 +450,9 @@ class Ledger:
         with self._entering(batch) as (_, moves, rows):
             for one, row in rows.items():
                 if row.state is DeliveryState.UNCONFIRMED:
-                    moves.asked(row, Confirmation(Presence.UNKNOWN, reason))
+                    moves.asked(row, scu.Confirmation(scu.Presence.UNKNOWN, reason))
                 elif row.attempts == one.attempts:
-                    moves.sent(row, SendReport(SendStatus.UNREACHABLE, "", reason))
+                    moves.sent(row, scu.SendReport(scu.SendStatus.UNREACHABLE, "", reason))
 
     @contextmanager
     def _entering(
@@ -499,10 +480,10 @@ class Ledger:
             delivery.id, delivery.attempts, item.study_id, item.bytes, domain, outgoing, result is None
         )
 
-    def _outgoing(self, delivery: Delivery) -> Outgoing:
+    def _outgoing(self, delivery: Delivery) -> scu.Outgoing:
         item, result = delivery.item, delivery.result
         study = item.study.study_instance_uid or ""
-        return Outgoing(
+        return scu.Outgoing(
             sop_class_uid=item.sop_class_uid,
             sop_instance_uid=item.sop_instance_uid,
             study_instance_uid="" if result and result.deidentified else study,  # read from its file
@@ -513,24 +494,29 @@ class Ledger:
             rule=result.job.rule if result else "",
         )
 
-    def _takes_others(self, session: Session, narrowed: Sequence[Leased]) -> bool:
-        """Whether the peer gets, or has got, any other result of the study."""
-        numbers = [one.delivery for one in narrowed]
-        others = deliveries.others_of_study(session, narrowed[0].study, self._peer.name, but=numbers)
-        return any(other.state not in _LEFT for other in others)
-
-    def _pace(self, session: Session, reports: Mapping[Leased, SendReport]) -> None:
+    def _pace(self, session: Session, reports: Mapping[Leased, scu.SendReport]) -> None:
         """Postpone what waits for a peer that does not answer; make it due when the peer answers again."""
         attempts = max(one.attempts for one in reports)
-        if all(report.status in _AWAY for report in reports.values()):
-            until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
-            deliveries.postpone(session, self._peer.name, until)
-        elif attempts > 1 and any(report.status in _STORED for report in reports.values()):
+        statuses = {report.status for report in reports.values()}
+        if statuses <= {scu.SendStatus.UNREACHABLE, scu.SendStatus.HUNG}:
+            wait = wait_before_retry(attempts, self._settings.outbox)
+            deliveries.postpone(session, self._peer.name, utc_now() + wait)
+        elif attempts > 1 and statuses & {
+            scu.SendStatus.STORED,
+            scu.SendStatus.WARNED,
+            scu.SendStatus.VERIFY,
+        }:
             deliveries.hurry(session, utc_now(), self._peer.name)
 
     def _record_hung(self, session: Session, batch: Sequence[Leased], doing: str) -> None:
-        fields = {"destination": self._peer.name, "doing": doing, "objects": len(batch)}
-        record(session, DESTINATION_HUNG, batch[0].study, **fields)
+        record(
+            session,
+            DESTINATION_HUNG,
+            batch[0].study,
+            destination=self._peer.name,
+            doing=doing,
+            objects=len(batch),
+        )
 
 
 def give_up_all(database: Database, settings: Settings, destination: str) -> int:
@@ -544,9 +530,3 @@ def give_up_all(database: Database, settings: Settings, destination: str) -> int
             moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
         settle_studies(session, (delivery.item.study_id for delivery in batch))
     return len(batch)
-
-
-def _is_in_quarantine(delivery: Delivery) -> bool:
-    """Whether its study is in quarantine; a note that takes results back goes all the same."""
-    is_note = delivery.result is not None and delivery.result.kind is ResultKind.REJECTION
-    return delivery.item.study.state is StudyState.QUARANTINED and not is_note

@@ -25,14 +25,9 @@ from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, move_held, settle_study, utc_now
 from dicom_node.store.views import View, as_json
 
-_S = DeliveryState
 # The state of deliveries is indexed, and few are unassessed.
-_UNASSESSED = select(Delivery.result_id).where(Delivery.state == _S.UNASSESSED)
+_UNASSESSED = select(Delivery.result_id).where(Delivery.state == DeliveryState.UNASSESSED)
 _NOT_ACCEPTED = HeldResult.state != HeldState.ACCEPTED
-_NONE_WAITS = (
-    "no result of this study waits for an assessment; to send rejected results, use studies accept --rejected"
-)
-_NEWER_WAIT = "newer results wait for an assessment: decide on these first"
 
 
 def hold(
@@ -48,7 +43,7 @@ def hold(
     if row is not None and row.state not in UNDECIDED:
         return row
     here = select(Delivery.destination).where(Delivery.result_id == result.id)
-    waits = Delivery.state == _S.UNASSESSED
+    waits = Delivery.state == DeliveryState.UNASSESSED
     if assess_first:
         left = set(session.scalars(here.where(Delivery.withdrawn.is_(False), ~waits)))
         if row is None and set(destinations) - left:
@@ -74,9 +69,16 @@ def accept(
     rows = _locked(session, study_id, as_of)
     were_rejected = rows[0].state is HeldState.REJECTED
     if were_rejected is not (rejected if rejected is not None else were_rejected and as_of is not None):
-        raise NotAllowedNow(_NONE_WAITS if were_rejected else _NEWER_WAIT)
+        raise NotAllowedNow(
+            "no result of this study waits for an assessment; to send rejected results, use studies accept "
+            "--rejected"
+            if were_rejected
+            else "newer results wait for an assessment: decide on these first"
+        )
     for row in rows:
-        for delivery in _deliveries(session, row, _S.DISCARDED if were_rejected else _S.UNASSESSED):
+        for delivery in _deliveries(
+            session, row, DeliveryState.DISCARDED if were_rejected else DeliveryState.UNASSESSED
+        ):
             if delivery.item.purged:
                 raise NotAllowedNow("the files of these results were deleted after spool.result_days")
             move_delivery(
@@ -96,7 +98,7 @@ def reject(session: Session, study_id: int, by: str, because: str, as_of: str | 
     if rows[0].state is HeldState.REJECTED:
         raise NotAllowedNow("these results were rejected already")
     for row in rows:
-        for delivery in _deliveries(session, row, _S.UNASSESSED):
+        for delivery in _deliveries(session, row, DeliveryState.UNASSESSED):
             move_delivery(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
     move_held(session, rows, RESULTS_REJECTED, decided_at=utc_now(), decided_by=by, because=because)
     settle_study(session, study_id)
@@ -108,11 +110,14 @@ def report_overdue(database: Database, settings: Settings) -> int:
     hours = settings.outbox.assess_hours
     if not hours:
         return 0
-    late = (HeldResult.state == HeldState.WAITING, HeldResult.since < utc_now() - timedelta(hours=hours))
-    chosen = select(HeldResult).where(*late, HeldResult.result_id.in_(_UNASSESSED))
+    late = select(HeldResult).where(
+        HeldResult.state == HeldState.WAITING,
+        HeldResult.since < utc_now() - timedelta(hours=hours),
+        HeldResult.result_id.in_(_UNASSESSED),
+    )
     with database.write() as session:
         studies: dict[int, list[HeldResult]] = {}
-        for row in session.scalars(chosen.order_by(HeldResult.result_id)):
+        for row in session.scalars(late.order_by(HeldResult.result_id)):
             studies.setdefault(row.study_id, []).append(row)
         return sum(move_held(session, rows, ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
 
@@ -123,7 +128,22 @@ def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
     """
     of_study = select(HeldResult).where(HeldResult.study_id == study_id).order_by(HeldResult.result_id)
     waiting = session.scalars(of_study.where(HeldResult.result_id.in_(_UNASSESSED))).all()
-    return waiting or session.scalars(of_study.where(*_rejected(study_id))).all()
+    if waiting:
+        return waiting
+    # Those that a person rejected, without results that newer ones of their rule replaced.
+    newest = (
+        select(func.max(Result.job_id))
+        .join(Job, Job.id == Result.job_id)
+        .where(Job.study_id == study_id)
+        .group_by(Job.rule)
+    )
+    return session.scalars(
+        of_study.where(
+            HeldResult.state == HeldState.REJECTED,
+            HeldResult.result_id.in_(select(Result.id).where(Result.job_id.in_(newest))),
+            HeldResult.result_id.not_in(select(Withdrawal.result_id)),
+        )
+    ).all()
 
 
 def mark(rows: Sequence[HeldResult]) -> str:
@@ -145,8 +165,8 @@ def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, Hel
 
 def decided(session: Session, study_id: int) -> Sequence[HeldResult]:
     """The results of a study that a person accepted or rejected, in the order of the decisions."""
-    of_study = (HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
-    return session.scalars(select(HeldResult).where(*of_study).order_by(HeldResult.decided_at)).all()
+    decisions = select(HeldResult).where(HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
+    return session.scalars(decisions.order_by(HeldResult.decided_at)).all()
 
 
 def numbers(session: Session) -> View:
@@ -157,21 +177,7 @@ def numbers(session: Session) -> View:
 
 def oldest(session: Session) -> datetime | None:
     """The time since when the longest waiting result waits; None if none waits."""
-    chosen = select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED))
-    return session.scalar(chosen)
-
-
-def _rejected(study_id: int) -> tuple[ColumnElement[bool], ...]:
-    """Results that a person rejected, without results that newer ones of their rule replaced."""
-    newest = (
-        select(func.max(Result.job_id))
-        .join(Job, Job.id == Result.job_id)
-        .where(Job.study_id == study_id)
-        .group_by(Job.rule)
-    )
-    of_newest = select(Result.id).where(Result.job_id.in_(newest))
-    withdrawn = HeldResult.result_id.in_(select(Withdrawal.result_id))
-    return HeldResult.state == HeldState.REJECTED, HeldResult.result_id.in_(of_newest), ~withdrawn
+    return session.scalar(select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED)))
 
 
 def _locked(session: Session, study_id: int, as_of: str | None) -> Sequence[HeldResult]:

@@ -6,7 +6,6 @@ sent to a de-identified destination.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pydicom
@@ -15,9 +14,9 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.config.settings import PeerSettings
 from dicom_node.model.deidentified import is_deidentified, retained_by
+from dicom_node.object_store.bucket import sha256_of
 from dicom_node.scu import Outgoing
 
-_DAMAGED = "the result file of the node is missing or damaged"
 _READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
 
 
@@ -36,7 +35,7 @@ def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
         return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
     header = _header(item.path) if _is_whole(item) else None
     if header is None:
-        return _DAMAGED
+        return "the result file of the node is missing or damaged"
     if peer.deidentify and not is_deidentified(header):
         return "it names the patient, and this peer gets de-identified objects only"
     if peer.deidentify and not retained_by(header) <= frozenset(peer.retain):
@@ -63,8 +62,7 @@ def fault_of_original(item: Outgoing, peer: PeerSettings, size: int) -> str:
 def _is_whole(item: Outgoing) -> bool:
     """Whether the file still holds the bytes that were built: only those may leave."""
     try:
-        with item.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == item.sha256
+        return sha256_of(item.path) == item.sha256
     except OSError:
         return False
 

@@ -19,7 +19,6 @@ from dicom_node import events
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.dicom.commitment import failure_text
-from dicom_node.events import EventType
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
 from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
@@ -29,14 +28,11 @@ from dicom_node.store.transitions import move_delivery, record
 
 NOT_ASKED = "not asked: the peer's profile says confirm = none"
 BY_QUERY = "found by query: the destination gave no storage commitment"
-_NEVER_SHOWN = "acknowledged, but not shown for confirm_seconds"
 _KEEPS_EARLIER = "the destination keeps the version of this object that it has: a person replaces it there"
 _REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.leases)
 _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
 _FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
 _DONE: dict[str, Any] = {**_FREE, "transaction_uid": ""}
-
-_S = DeliveryState
 
 
 class Moves:
@@ -46,10 +42,7 @@ class Moves:
     """
 
     def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
-        self._session = session
-        self._peer = peer
-        self._settings = settings
-        self._now = now
+        self._session, self._peer, self._settings, self._now = session, peer, settings, now
 
     def sent(self, delivery: Delivery, report: SendReport) -> None:
         """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
@@ -71,9 +64,10 @@ class Moves:
         """
         if takes_others:
             self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
+        elif delivery.result:
+            self.give_up(delivery, f"{report.text}: it takes none of the results")
         else:
-            text = f"{report.text}: it takes none of the results" if delivery.result else report.text
-            self._move(delivery, events.DELIVERY_DEAD, reason=text, **_DONE)
+            self.give_up(delivery, report.text)
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Give up a delivery that no retry can help."""
@@ -110,12 +104,12 @@ class Moves:
             reason = BY_QUERY if self._peer.confirm == "commitment" else ""
             self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
         elif answer.presence is Presence.DIFFERENT:
-            self._move(delivery, events.DELIVERY_DEAD, reason=answer.text, **_DONE)
+            self.give_up(delivery, answer.text)
         elif delivery.sent_at is None:
             # Never acknowledged: no half hour of patience, it is sent (again) now.
             unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
             if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
-                self._ask_again(delivery, answer)
+                self.ask_again(delivery, answer.text)
             else:
                 self._move(
                     delivery,
@@ -125,10 +119,13 @@ class Moves:
                     sent_at=self._now,
                     **_DONE,
                 )
-        elif answer.presence is Presence.NOT_FOUND and self._confirmation_is_overdue(delivery):
-            self._count_refusal(delivery, delivery.status, _NEVER_SHOWN)
+        elif (
+            answer.presence is Presence.NOT_FOUND
+            and (self._now - delivery.sent_at).total_seconds() > self._settings.confirm_seconds
+        ):
+            self._count_refusal(delivery, delivery.status, "acknowledged, but not shown for confirm_seconds")
         else:
-            self._ask_again(delivery, answer)
+            self.ask_again(delivery, answer.text)
 
     def await_report(self, delivery: Delivery) -> None:
         """Wait for the report on a storage commitment request; check again at the latest when its time
@@ -140,9 +137,13 @@ class Moves:
         delivery.lease_owner, delivery.lease_until = "", None
         self._session.flush()
 
-    def request_again(self, delivery: Delivery, reason: str) -> None:
-        """Try again later, because the request for storage commitment failed."""
-        self._ask_again(delivery, Confirmation(Presence.UNKNOWN, reason))
+    def ask_again(self, delivery: Delivery, reason: str) -> None:
+        """Query, or request storage commitment, again later."""
+        delivery.queries += 1
+        delivery.reason = reason
+        delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
+        delivery.lease_owner, delivery.lease_until = "", None
+        self._session.flush()
 
     def commitment_is_overdue(self, delivery: Delivery) -> bool:
         """Whether the peer's time for the report is over."""
@@ -153,29 +154,38 @@ class Moves:
 
         The report is missing if none came in time, or the peer accepts no request.
         """
-        instance = delivery.item.sop_instance_uid
-        fields = {"destination": delivery.destination, "instance": instance, "reason": reason}
         if delivery.transaction_uid or not delivery.queries:  # not with each question
-            record(self._session, events.COMMITMENT_MISSING, delivery.item.study_id, **fields)
+            record(
+                self._session,
+                events.COMMITMENT_MISSING,
+                delivery.item.study_id,
+                destination=delivery.destination,
+                instance=delivery.item.sop_instance_uid,
+                reason=reason,
+            )
         if self._peer.may_be_asked:
             delivery.transaction_uid = ""
         else:
-            text = f"acknowledged, but unconfirmed: {reason}"
-            self._move(delivery, events.DELIVERY_DEAD, reason=text, **_FREE)
+            self._move(
+                delivery,
+                events.DELIVERY_DEAD,
+                reason=f"acknowledged, but unconfirmed: {reason}",
+                **_FREE,
+            )
 
     def committed(self, delivery: Delivery) -> None:
         """Confirm the delivery: the destination reports that it keeps the object, even if we had given it
         up.
         """
-        given_up = delivery.state is _S.DEAD and delivery.transaction_uid
-        if delivery.state is _S.UNCONFIRMED or given_up:
+        given_up = delivery.state is DeliveryState.DEAD and delivery.transaction_uid
+        if delivery.state is DeliveryState.UNCONFIRMED or given_up:
             self._confirmed(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
         """Send the object again, as often as after refusals: the destination reports that it does not keep
         it.
         """
-        if delivery.transaction_uid == transaction_uid and delivery.state is _S.UNCONFIRMED:
+        if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
     def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
@@ -211,13 +221,12 @@ class Moves:
 
     def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
         """Try later. ``left``: the object went out, and no answer came."""
-        wait = wait_before_retry(delivery.attempts, self._settings)
         self._move(
             delivery,
             events.DELIVERY_RETRIED,
             status=status,
             reason=reason,
-            next_at=self._now + wait,
+            next_at=self._now + wait_before_retry(delivery.attempts, self._settings),
             sent_at=self._now if left else delivery.sent_at,
             **_DONE,
         )
@@ -230,29 +239,18 @@ class Moves:
         else:
             self._again(delivery, status, reason)
 
-    def _ask_again(self, delivery: Delivery, answer: Confirmation) -> None:
-        delivery.queries += 1
-        delivery.reason = answer.text
-        delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
-        delivery.lease_owner, delivery.lease_until = "", None
-        self._session.flush()
-
     def _earlier_version_may_be_found(self, delivery: Delivery) -> bool:
         """Whether the peer may have another version under this UID, and cannot say which one it has."""
         if self._peer.transport == "orthanc":  # the stored bytes are compared
             return False
         return any(
-            one.sent_at or one.state is _S.SENDING for one in deliveries.versions(self._session, delivery)
+            one.sent_at or one.state is DeliveryState.SENDING
+            for one in deliveries.versions(self._session, delivery)
         )
 
     @property
     def _report_time(self) -> timedelta:
         return timedelta(hours=self._peer.commitment_hours)
 
-    def _confirmation_is_overdue(self, delivery: Delivery) -> bool:
-        if delivery.sent_at is None:
-            return False
-        return self._now - delivery.sent_at > timedelta(seconds=self._settings.confirm_seconds)
-
-    def _move(self, delivery: Delivery, event: EventType, **values: Any) -> None:
+    def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
         move_delivery(self._session, delivery, event, **values)

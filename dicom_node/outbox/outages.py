@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
@@ -27,7 +26,6 @@ from dicom_node.store.transitions import record, utc_now
 _WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
 # A first try that is under way has not failed.
 _TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), else_=0)
-_TOOK = (DELIVERY_SENT, DELIVERY_WARNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +60,27 @@ def report_outages(database: Database, settings: Settings) -> int:
         return 0
     with database.read() as session:
         now = {one.destination: one for one in outages(session)}
-        reported = set(_reported_away(session))
-    late = utc_now() - timedelta(minutes=minutes)
+        # Destinations whose outage has an event and whose return has none.
+        both = (DESTINATION_AWAY.number, DESTINATION_BACK.number)
+        told = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
+        newest = {str(fields.get("destination")): number for number, fields in session.execute(told)}
+    reported = {name for name, number in newest.items() if number == DESTINATION_AWAY.number}
+    late, back = utc_now() - timedelta(minutes=minutes), sorted(reported - set(now))
     new = [one for name, one in now.items() if name not in reported and one.since <= late]
-    if not (new or reported - set(now)):
+    if not (new or back):
         return 0
     with database.write() as session:
-        for destination in sorted(reported - set(now)):
+        for destination in back:
             record(session, DESTINATION_BACK, destination=destination)
         for one in new:
-            known: dict[str, Any] = {
-                "since": one.since.isoformat(),
-                "waiting": one.waiting,
-                "reason": one.reason,
-            }
-            record(session, DESTINATION_AWAY, destination=one.destination, **known)
+            record(
+                session,
+                DESTINATION_AWAY,
+                destination=one.destination,
+                since=one.since.isoformat(),
+                waiting=one.waiting,
+                reason=one.reason,
+            )
     return len(new)
 
 
@@ -86,8 +90,8 @@ def _found(session: Session) -> Iterator[PeerOutage]:
         since = _since(session, session.get_one(Delivery, oldest))
         if since is not None:
             mine = select(func.count()).where(_WAITING, Delivery.destination == destination)
-            waiting = session.scalar(mine) or 0
-            yield PeerOutage(destination, since, waiting, session.get_one(Delivery, newest).reason)
+            reason = session.get_one(Delivery, newest).reason
+            yield PeerOutage(destination, since, session.scalar(mine) or 0, reason)
 
 
 def _since(session: Session, oldest: Delivery) -> datetime | None:
@@ -98,21 +102,20 @@ def _since(session: Session, oldest: Delivery) -> datetime | None:
     otherwise cost a search of all events.
     """
     failed = select(EventRow).where(EventRow.number == DELIVERY_RETRIED.number).order_by(EventRow.id).limit(1)
-    mine = EventRow.fields["delivery"].as_integer() == oldest.id
-    began = session.scalar(failed.where(EventRow.study_id == oldest.item.study_id, mine))
+    began = session.scalar(
+        failed.where(
+            EventRow.study_id == oldest.item.study_id,
+            EventRow.fields["delivery"].as_integer() == oldest.id,
+        )
+    )
     if began is None:
         return None
     of_it = EventRow.fields["destination"].as_string() == oldest.destination
     newest = select(EventRow.id).where(of_it, EventRow.id > began.id).order_by(EventRow.id.desc()).limit(1)
-    took = (session.scalar(newest.where(EventRow.number == kind.number)) for kind in _TOOK)
+    took = (
+        session.scalar(newest.where(EventRow.number == kind.number))
+        for kind in (DELIVERY_SENT, DELIVERY_WARNED)
+    )
     last = max((number for number in took if number is not None), default=None)
     again = began if last is None else session.scalar(failed.where(of_it, EventRow.id > last))
     return again.at if again is not None else None
-
-
-def _reported_away(session: Session) -> Iterator[str]:
-    """Destinations whose outage has an event and whose return has none."""
-    both = (DESTINATION_AWAY.number, DESTINATION_BACK.number)
-    chosen = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
-    newest = {str(fields.get("destination")): number for number, fields in session.execute(chosen)}
-    return (name for name, number in newest.items() if number == DESTINATION_AWAY.number)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from pydicom import dcmread
 from sqlalchemy import select
@@ -19,7 +18,6 @@ from dicom_node.events import RESULT_NOT_REMOVED, RESULT_REMOVED
 from dicom_node.model.kinds import RemovalState
 from dicom_node.object_store.files import Files
 from dicom_node.outbox.schedule import wait_before_retry
-from dicom_node.scu import Outgoing, RemovalAnswer, Remover
 from dicom_node.store import deliveries
 from dicom_node.store.accounts import Removal
 from dicom_node.store.database import Database
@@ -30,8 +28,6 @@ from dicom_node.store.transitions import record, utc_now
 
 _BATCH = 50
 _LEASE_SECONDS = 120.0
-_NO_LONGER = 'the peer is not configured with withdraw = "delete" any more'
-_NO_FILE = "its file is not here: it cannot be compared with the object there"
 
 
 def ask_to_remove(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
@@ -50,11 +46,9 @@ class Removals:
         database: Database,
         settings: Settings,
         owner: str,
-        open_remover: Callable[[PeerSettings, Settings], Remover] = scu.open_remover,
+        open_remover: Callable[[PeerSettings, Settings], scu.Remover] = scu.open_remover,
     ) -> None:
-        self._database = database
-        self._settings = settings
-        self._open = open_remover
+        self._database, self._settings, self._open = database, settings, open_remover
         self._lease = KeptLease(database, "removals", owner, _LEASE_SECONDS)
 
     def run_once(self, stop: threading.Event | None = None) -> int:
@@ -62,37 +56,53 @@ class Removals:
         if not self._lease.keep():
             return 0
         asked = 0
-        for number in self._due():
+        chosen = select(Removal.delivery_id).where(
+            Removal.state == RemovalState.ASKED, has_come(Removal.next_at, utc_now())
+        )
+        with self._database.read() as session:
+            due = session.scalars(chosen.order_by(Removal.next_at).limit(_BATCH)).all()
+        for number in due:
             if (stop is not None and stop.is_set()) or not self._lease.keep():
                 break
             self._note(number, self._ask(number))
             asked += 1
         return asked
 
-    def _due(self) -> list[int]:
-        due = (Removal.state == RemovalState.ASKED, has_come(Removal.next_at, utc_now()))
-        with self._database.read() as session:
-            chosen = select(Removal.delivery_id).where(*due).order_by(Removal.next_at).limit(_BATCH)
-            return list(session.scalars(chosen))
-
-    def _ask(self, number: int) -> RemovalAnswer:
+    def _ask(self, number: int) -> scu.RemovalAnswer:
         with self._database.read() as session:
             delivery = session.get_one(Delivery, number)
             peer = next((one for one in self._settings.peers if one.name == delivery.destination), None)
             if peer is None or peer.withdraw != "delete":
-                return RemovalAnswer(False, _NO_LONGER, for_good=True)
+                return scu.RemovalAnswer(
+                    False, 'the peer is not configured with withdraw = "delete" any more', for_good=True
+                )
             result = delivery.item
             path = Files(self._settings).if_here(session, result.path)
             if path is None or isinstance(result, Original):  # which nobody withdraws
-                return RemovalAnswer(False, _NO_FILE, for_good=result.purged)
-            item = _outgoing(result, path)
+                return scu.RemovalAnswer(
+                    False,
+                    "its file is not here: it cannot be compared with the object there",
+                    for_good=result.purged,
+                )
+            # With the UIDs that its file has: a de-identified object has its own.
+            header = dcmread(
+                path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"]
+            )
+            item = scu.Outgoing(
+                sop_class_uid=result.sop_class_uid,
+                sop_instance_uid=result.sop_instance_uid,
+                study_instance_uid=str(header.StudyInstanceUID),
+                series_instance_uid=str(header.SeriesInstanceUID),
+                path=path,
+                sha256=result.sha256,
+            )
         remover = self._open(peer, self._settings)
         try:
             return remover.remove(item)
         finally:
             remover.close()
 
-    def _note(self, number: int, answer: RemovalAnswer) -> None:
+    def _note(self, number: int, answer: scu.RemovalAnswer) -> None:
         now = utc_now()
         with self._database.write() as session:
             row = session.get_one(Removal, number)
@@ -108,16 +118,3 @@ class Removals:
                 record(session, RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=answer.text)
             else:
                 row.next_at = now + wait_before_retry(row.attempts, self._settings.outbox)
-
-
-def _outgoing(result: Result, path: Path) -> Outgoing:
-    """The object with the UIDs that its file has: a de-identified one has its own."""
-    header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
-    return Outgoing(
-        sop_class_uid=result.sop_class_uid,
-        sop_instance_uid=result.sop_instance_uid,
-        study_instance_uid=str(header.StudyInstanceUID),
-        series_instance_uid=str(header.SeriesInstanceUID),
-        path=path,
-        sha256=result.sha256,
-    )

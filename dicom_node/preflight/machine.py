@@ -36,8 +36,8 @@ from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
 from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.files import Files
+from dicom_node.object_store.handover import refuse_another_key
 from dicom_node.object_store.rows import oldest_waiting
-from dicom_node.object_store.site_key import refuse_another_key
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
 from dicom_node.processes import console_program, running

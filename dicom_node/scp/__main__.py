@@ -41,12 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with policy.json")
     parser.add_argument("--place", default="", help="listener-2 and so on: a further one on this folder")
     given = parser.parse_args(arguments)
-    data_dir: Path = given.data_dir
     try:
-        policy = PolicyFile(policy_path(data_dir, given.place)).current()
+        policy = PolicyFile(policy_path(given.data_dir, given.place)).current()
         logs.configure(policy.log_level, "listener", policy.log)
-        with _only_one(listener_lock(data_dir, given.place)):
-            _serve(Listener(data_dir, given.place))
+        with _only_one(listener_lock(given.data_dir, given.place)):
+            _serve(Listener(given.data_dir, given.place))
     except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:
         print(json.dumps({"cannot_start": str(error)}), flush=True)
         return ExitCode.UNAVAILABLE

@@ -23,7 +23,6 @@ NORMALIZED: Final[Mapping[int, tuple[int, int, int]]] = {
     N_ACTION_RQ: (0x0003, 0x1001, 0x1008),
     N_CREATE_RQ: (0x0002, 0x1000, 0),
 }
-_RESPONSE = 0x8000  # added to the field of a request
 _NAMES = {
     0x0010: "C-GET",
     0x0020: "C-FIND",
@@ -44,52 +43,47 @@ class MalformedCommand(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class StoreCommand:
-    """A C-STORE-RQ. UIDs are as sent, without padding, valid or not."""
+class Command:
+    """What every request has, and all that a C-ECHO-RQ has."""
 
     message_id: int
     sop_class_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class _InstanceCommand(Command):
+    """A request about one SOP Instance. UIDs are as sent, without padding, valid or not."""
+
     sop_instance_uid: str
-    priority: int
     has_data_set: bool
 
     @property
     def names_an_instance(self) -> bool:
-        """Whether the Affected SOP Instance UID is a valid UID."""
+        """Whether the SOP Instance UID is a valid UID."""
         return _UID.fullmatch(self.sop_instance_uid) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class EchoCommand:
-    """A C-ECHO-RQ."""
+class StoreCommand(_InstanceCommand):
+    """A C-STORE-RQ."""
 
-    message_id: int
-    sop_class_uid: str
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
-class NormalizedCommand:
-    """An N-EVENT-REPORT-RQ, N-SET-RQ, N-ACTION-RQ or N-CREATE-RQ. UIDs are as sent, without padding.
+class NormalizedCommand(_InstanceCommand):
+    """An N-EVENT-REPORT-RQ, N-SET-RQ, N-ACTION-RQ or N-CREATE-RQ.
 
     ``type_id``: Event Type ID or Action Type ID, 0 without one.
     """
 
     field: int
-    message_id: int
-    sop_class_uid: str
-    sop_instance_uid: str
-    has_data_set: bool
     type_id: int = 0
 
     @property
     def creates(self) -> bool:
         """Whether the command is an N-CREATE."""
         return self.field == N_CREATE_RQ
-
-    @property
-    def names_an_instance(self) -> bool:
-        """Whether the command's SOP Instance UID is a valid UID."""
-        return _UID.fullmatch(self.sop_instance_uid) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +127,11 @@ def name_of(field: int) -> str:
     return _NAMES.get(field, f"command {field:04X}")
 
 
-def read_echo_command(elements: Mapping[int, bytes]) -> EchoCommand:
+def read_echo_command(elements: Mapping[int, bytes]) -> Command:
     """Read a C-ECHO-RQ. Raises MalformedCommand, also if a data set is announced: C-ECHO has none."""
     if _number(elements, 0x0800) != _NO_DATA_SET:
         raise MalformedCommand("C-ECHO with a data set")
-    return EchoCommand(_number(elements, 0x0110), _uid(elements, 0x0002))
+    return Command(_number(elements, 0x0110), _uid(elements, 0x0002))
 
 
 def read_store_command(elements: Mapping[int, bytes]) -> StoreCommand:
@@ -179,7 +173,7 @@ def encode_store_response(command: StoreCommand, status: Status, comment: str) -
     return _response(C_STORE_RQ, command, status, further)
 
 
-def encode_echo_response(command: EchoCommand, status: Status) -> bytes:
+def encode_echo_response(command: Command, status: Status) -> bytes:
     """The encoded C-ECHO-RSP."""
     return _response(C_ECHO_RQ, command, status, [_comment(status.meaning)] if status.code else ())
 
@@ -203,15 +197,10 @@ def encode_normalized_response(command: NormalizedCommand, answer: NormalizedAns
     return _response(command.field, command, answer.status, further)
 
 
-def _response(
-    field: int,
-    command: StoreCommand | EchoCommand | NormalizedCommand,
-    status: Status,
-    further: Iterable[bytes],
-) -> bytes:
+def _response(field: int, command: Command, status: Status, further: Iterable[bytes]) -> bytes:
     elements = (
         _element(0x0002, _ui(command.sop_class_uid)),
-        _element(0x0100, struct.pack("<H", field | _RESPONSE)),
+        _element(0x0100, struct.pack("<H", field | 0x8000)),
         _element(0x0120, struct.pack("<H", command.message_id)),
         _element(0x0800, struct.pack("<H", _NO_DATA_SET)),
         _element(0x0900, struct.pack("<H", status.code)),

@@ -47,15 +47,6 @@ def _classes(kind: ClassKind, keywords: str) -> Iterable[StorageClass]:
     return (StorageClass(uid, _name(uid), kind) for uid in map(_BY_KEYWORD.__getitem__, keywords.split()))
 
 
-# Private classes of ultrasound systems, as public dictionaries of UIDs name them.
-_PRIVATE = (
-    ("Private Philips HP Live 3D 01 Storage", "1.2.840.113543.6.6.1.3.10001"),
-    ("Private Philips HP Live 3D 02 Storage", "1.2.840.113543.6.6.1.3.10002"),
-    ("Private Philips 3D Presentation State Storage", "1.3.46.670589.2.5.1.1"),
-    ("Private TomTec Annotation Storage", "1.2.276.0.48.5.1.4.1.1.7"),
-    ("Private Toshiba US Image Storage", "1.2.392.200036.9116.7.8.1.1.1"),
-)
-
 STORAGE_CLASSES: tuple[StorageClass, ...] = (
     *_classes(
         ClassKind.IMAGE,
@@ -88,14 +79,26 @@ STORAGE_CLASSES: tuple[StorageClass, ...] = (
         TwelveLeadECGWaveformStorage GeneralECGWaveformStorage AmbulatoryECGWaveformStorage
         """,
     ),
-    *(StorageClass(uid, name, ClassKind.NON_SOURCE) for name, uid in _PRIVATE),
+    # Private classes of ultrasound systems, as public dictionaries of UIDs name them.
+    *(
+        StorageClass(uid, name, ClassKind.NON_SOURCE)
+        for name, uid in (
+            ("Private Philips HP Live 3D 01 Storage", "1.2.840.113543.6.6.1.3.10001"),
+            ("Private Philips HP Live 3D 02 Storage", "1.2.840.113543.6.6.1.3.10002"),
+            ("Private Philips 3D Presentation State Storage", "1.3.46.670589.2.5.1.1"),
+            ("Private TomTec Annotation Storage", "1.2.276.0.48.5.1.4.1.1.7"),
+            ("Private Toshiba US Image Storage", "1.2.392.200036.9116.7.8.1.1.1"),
+        )
+    ),
 )
 """Accepted without configuration, so that nothing that an ultrasound cart sends beside its images fails its
 job; ``listener.further_storage_classes`` adds to them."""
 
 VERIFICATION = "1.2.840.10008.1.1"
-_SHOWN = 64  # characters of a UID that a peer sent
 _SYNTAXES_SHOWN = 3
+_LITTLE_ENDIAN = [
+    one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)
+]
 _CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named writes it
 
 
@@ -110,9 +113,8 @@ def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationConte
     pynetdicom accepts the first of *our* transfer syntaxes that the peer offers.
     """
     syntaxes = [one.uid for one in TRANSFER_SYNTAXES]
-    plain = [one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated]
     return [
-        build_context(VERIFICATION, plain),
+        build_context(VERIFICATION, [one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated]),
         *(build_context(uid, syntaxes) for uid in accepted_classes(further)),
     ]
 
@@ -122,16 +124,14 @@ def commitment_context(*, for_requests: bool = False) -> PresentationContext:
 
     ``for_requests``: for a peer that requests storage commitment from us instead, as SCU.
     """
-    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
-    context = build_context(commitment.SOP_CLASS, plain)
+    context = build_context(commitment.SOP_CLASS, _LITTLE_ENDIAN)
     context.scu_role, context.scp_role = for_requests, not for_requests
     return context
 
 
 def step_context() -> PresentationContext:
     """The presentation context for a peer that reports on performed procedure steps (PS3.4 F.7)."""
-    plain = [one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)]
-    return build_context(performed_step.SOP_CLASS, plain)
+    return build_context(performed_step.SOP_CLASS, _LITTLE_ENDIAN)
 
 
 def refusals(
@@ -168,4 +168,4 @@ def _named(uid: str) -> str:
 
 def shown_uid(uid: str) -> str:
     """A UID from outside, reduced to digits and dots for events, so that a name in its place is not shown."""
-    return re.sub(r"[^0-9.]", "?", uid[:_SHOWN])
+    return re.sub(r"[^0-9.]", "?", uid[:64])

@@ -70,8 +70,7 @@ class Failures:
     """Counts failures by address; the first is due for the journal at once, further ones once a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
+        self._clock, self._lock = clock, threading.Lock()
         self._counts: defaultdict[str, Counter[Failure]] = defaultdict(Counter)
         self._reported: set[str] = set()  # in this minute
         self._listed: Counter[str] = Counter()

@@ -23,7 +23,7 @@ import time
 import weakref
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pynetdicom import AE, _config, evt
 from pynetdicom._globals import MODE_ACCEPTOR
@@ -40,11 +40,9 @@ from dicom_node.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.inbox.journal import JournalWriter, journal_folder
 from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.scp import command
-from dicom_node.scp.command import EchoCommand, MalformedCommand
 from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.deadline import DeadlineSocket
 from dicom_node.scp.connection.pdus import RequestHead, p_data_tf
-from dicom_node.scp.connection.reactor import LONGEST_WAIT, Provider
+from dicom_node.scp.connection.reactor import LONGEST_WAIT, DeadlineSocket, Provider
 from dicom_node.scp.contexts import commitment_context, presentation_contexts, refusals, step_context
 from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.scp.policy import AEPolicy, PolicyFile, Proposal, TlsPolicy, addresses_of, policy_path
@@ -153,16 +151,12 @@ class _Server(AssociationServer):  # type: ignore[misc]
     def __init__(self, *args: Any, service: StorageService, share_port: bool, **options: Any) -> None:
         self.service = service
         self._share_port = share_port
-        self._running: weakref.WeakSet[NodeAssociation] = weakref.WeakSet()
+        self.running: weakref.WeakSet[NodeAssociation] = weakref.WeakSet()
         super().__init__(*args, **options)
 
     def associations(self) -> list[NodeAssociation]:
         """The associations whose thread runs."""
-        return [one for one in self._running if one.is_alive()]
-
-    def add(self, association: NodeAssociation) -> None:
-        """Remember an association that is about to start."""
-        self._running.add(association)
+        return [one for one in self.running if one.is_alive()]
 
     def server_bind(self) -> None:
         """Bind; with others that share the port."""
@@ -212,7 +206,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         acceptor.implementation_version_name = self.ae.implementation_version_name
         acceptor.supported_contexts = self.server.contexts  # read only during negotiation
         association.requestor.address_info = self.remote
-        self.server.add(association)
+        self.server.running.add(association)
         return association
 
 
@@ -261,7 +255,6 @@ def _ssl_context(tls: TlsPolicy) -> ssl.SSLContext:
     return context
 
 
-_PDV_HEADER = 6
 _NAMES = (1, 2)  # User-Identity-Type: user name; user name and passcode (PS3.7 Table D.3-14)
 
 
@@ -300,29 +293,27 @@ class NodeAssociation(Association):  # type: ignore[misc]
             self.ends(f"failed here: {type(error).__name__}")
             self._cut()
         finally:
-            self.dul.wait_for_its_end()  # it may still be storing an object, which counts
+            if self.dul.is_alive():
+                self.dul.join()  # it may still be storing an object, which counts
             self.dimse.abandon()
             if self.accepted is not None:
                 self.service.leave(self.accepted, released=self.is_released, reason=self._reason)
             else:
-                reason = "" if self.is_rejected else self._reason
-                self.service.give_up(self.requestor.address_info.address, reason)
+                self.service.give_up(
+                    self.requestor.address_info.address, "" if self.is_rejected else self._reason
+                )
 
     def ends(self, reason: str) -> None:
         """Set why the association will end; only the first reason goes into the journal."""
         self._reason = self._reason or reason
 
-    def open_object(self, request: StoreRequest) -> None:
-        """Begin to receive a C-STORE. Raises MalformedCommand if its presentation context was not
-        accepted.
-        """
+    def open(self, request: _WithData) -> None:
+        """Begin to receive a request. Raises MalformedCommand if its context does not allow it."""
         accepted, syntaxes = self._negotiated(request.context_id)
-        self.service.open(accepted, request, syntaxes)
-
-    def open_normalized(self, request: NormalizedRequest) -> None:
-        """Begin to receive a DIMSE-N request. Raises MalformedCommand if its context does not allow it."""
-        _, (abstract_syntax, _) = self._negotiated(request.context_id)
-        self.service.open_normalized(request, abstract_syntax)
+        if isinstance(request, StoreRequest):
+            self.service.open(accepted, request, syntaxes)
+        else:
+            self.service.open_normalized(request, syntaxes[0])
 
     def kill(self) -> None:
         """End the thread of this association and the thread of its DUL."""
@@ -361,7 +352,11 @@ class NodeAssociation(Association):  # type: ignore[misc]
             response = command.encode_normalized_response(request.command, answer)
         else:
             response = command.encode_echo_response(request, self.service.echo(accepted, abstract_syntax))
-        self._answer(context_id, response)
+        limit = self.dimse.maximum_pdu_size  # 6 bytes of it are the header of a PDV
+        step = max(limit - 6, 1) if limit else len(response)
+        for start in range(0, len(response), step):
+            header = _COMMAND | _LAST if start + step >= len(response) else _COMMAND
+            self.dul.socket.send(p_data_tf(context_id, header, response[start : start + step]))
 
     def _negotiated(self, context_id: int) -> tuple[AcceptedAssociation, tuple[str, str]]:
         """The association, with abstract and transfer syntax of a context. Raises MalformedCommand."""
@@ -369,13 +364,6 @@ class NodeAssociation(Association):  # type: ignore[misc]
         if context is None or self.accepted is None:
             raise command.MalformedCommand("presentation context not accepted")
         return self.accepted, (str(context.abstract_syntax), str(context.transfer_syntax[0]))
-
-    def _answer(self, context_id: int, encoded: bytes) -> None:
-        limit = self.dimse.maximum_pdu_size
-        step = max(limit - _PDV_HEADER, 1) if limit else len(encoded)
-        for start in range(0, len(encoded), step):
-            header = _COMMAND | _LAST if start + step >= len(encoded) else _COMMAND
-            self.dul.socket.send(p_data_tf(context_id, header, encoded[start : start + step]))
 
     def _shake_hands(self) -> bool:
         """The TLS handshake: here and not in the server's thread, which one silent peer would block."""
@@ -420,13 +408,27 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
         # Whether a peer that we ask for storage commitment proposes to be its SCP: by role selection
         # alone. Without it the peer would be the SCU, and ask us: only peers with ``commit_after`` may.
         role = self.requestor.role_selection.get(commitment.SOP_CLASS)
-        may = self.assoc.service.policy.current().may_report(self.assoc.request_head.calling)
-        reports = may and role is not None and bool(role.scp_role)
+        reports = role is not None and bool(role.scp_role) and policy.may_report(calling)
         if reports or policy.may_ask(calling):
             self._support(commitment_context(for_requests=not reports))
         if policy.takes_steps_of(calling):
             self._support(step_context())
-        verdict = self.assoc.service.enter(self._proposal())
+        contexts = [
+            (str(context.abstract_syntax), [str(syntax) for syntax in context.transfer_syntax])
+            for context in self.requestor.primitive.presentation_context_definition_list
+        ]
+        verdict = self.assoc.service.enter(
+            Proposal(
+                calling_ae=calling,
+                called_ae=self.assoc.request_head.called,
+                address=self.requestor.address_info.address,
+                abstract_syntaxes=tuple(abstract for abstract, _ in contexts),
+                refused=refusals(contexts, self.acceptor.supported_contexts),
+                application_context=self.assoc.request_head.application_context,
+                has_version_1=self.assoc.request_head.has_version_1,
+                names_user=self.requestor.user_identity is not None,
+            )
+        )
         if isinstance(verdict, Rejection):
             self.assoc.is_rejected = True
             self.send_reject(verdict.result, verdict.source, verdict.reason)
@@ -454,54 +456,18 @@ class _PolicyNegotiation(ACSE):  # type: ignore[misc]
         response.server_response = b""
         return True, response
 
-    def _proposal(self) -> Proposal:
-        contexts = [
-            (str(context.abstract_syntax), [str(syntax) for syntax in context.transfer_syntax])
-            for context in self.requestor.primitive.presentation_context_definition_list
-        ]
-        head = self.assoc.request_head
-        return Proposal(
-            calling_ae=head.calling,
-            called_ae=head.called,
-            address=self.requestor.address_info.address,
-            abstract_syntaxes=tuple(abstract for abstract, _ in contexts),
-            refused=refusals(contexts, self.acceptor.supported_contexts),
-            application_context=head.application_context,
-            has_version_1=head.has_version_1,
-            names_user=self.requestor.user_identity is not None,
-        )
-
 
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 
 _WithData = StoreRequest | NormalizedRequest
-Request = _WithData | EchoCommand
-
-
-class StoreAssociation(Protocol):
-    """The methods of an association that message handling needs."""
-
-    def ends(self, reason: str) -> None:
-        """Set why the association will end."""
-
-    def open_object(self, request: StoreRequest) -> None:
-        """Begin to receive a C-STORE. Raises MalformedCommand if its presentation context was not
-        accepted.
-        """
-
-    def open_normalized(self, request: NormalizedRequest) -> None:
-        """Begin to receive a DIMSE-N request. Raises MalformedCommand if its context does not allow it."""
-
-    def serve(self, request: Request, context_id: int) -> None:
-        """Answer a complete request. Raises MalformedCommand as ``open_object`` does."""
+Request = _WithData | command.Command
 
 
 class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
     """Processes received messages; called by the thread that reads the socket."""
 
-    def __init__(self, association: StoreAssociation) -> None:
+    def __init__(self, association: NodeAssociation) -> None:
         super().__init__(association)
-        self._association = association
         self._command = bytearray()
         self._command_context: int | None = None
         self._request: _WithData | None = None
@@ -517,12 +483,12 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         try:
             for context_id, value in primitive.presentation_data_value_list:
                 self._take(context_id, value)
-        except MalformedCommand as error:
-            self._association.ends(str(error))
+        except command.MalformedCommand as error:
+            self.assoc.ends(str(error))
             self.dul.event_queue.put("Evt19")
         except Exception as error:  # this association ends, and the listener must live on
             _LOGGER.error("association failed: %s", type(error).__name__, exc_info=error)
-            self._association.ends(f"failed here: {type(error).__name__}")
+            self.assoc.ends(f"failed here: {type(error).__name__}")
             self.dul.event_queue.put("Evt19")
 
     def abandon(self) -> None:
@@ -533,17 +499,17 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
 
     def _take(self, context_id: int, value: memoryview) -> None:
         if not value:
-            raise MalformedCommand("PDV without message control header")
+            raise command.MalformedCommand("PDV without message control header")
         if len(value) <= limits.TINY_FRAGMENT:
             self._tiny_fragments += 1
             if self._tiny_fragments > limits.TINY_FRAGMENTS:
-                raise MalformedCommand("too many tiny fragments")
+                raise command.MalformedCommand("too many tiny fragments")
         if value[0] & _COMMAND:
             self._take_command(context_id, value)
         else:
             request = self._request
             if request is None or context_id != request.context_id:
-                raise MalformedCommand("data set without command")
+                raise command.MalformedCommand("data set without command")
             request.write(value[1:])
             if value[0] & _LAST:
                 self._request = None
@@ -551,13 +517,13 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
 
     def _take_command(self, context_id: int, value: memoryview) -> None:
         if self._request is not None:
-            raise MalformedCommand("command inside a data set")
+            raise command.MalformedCommand("command inside a data set")
         if self._command_context not in (None, context_id):
-            raise MalformedCommand("command in two presentation contexts")
+            raise command.MalformedCommand("command in two presentation contexts")
         self._command_context = context_id
         self._command += value[1:]
         if len(self._command) > limits.LARGEST_COMMAND:
-            raise MalformedCommand("command set beyond its largest length")
+            raise command.MalformedCommand("command set beyond its largest length")
         if value[0] & _LAST:
             encoded, self._command = bytes(self._command), bytearray()
             self._command_context = None
@@ -567,19 +533,16 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
         elements = command.read_elements(encoded)
         field = command.command_field(elements)
         if field == command.C_STORE_RQ:
-            store = StoreRequest(context_id, command.read_store_command(elements))
-            self._association.open_object(store)
-            self._await_data(store)
+            self._open(StoreRequest(context_id, command.read_store_command(elements)))
         elif field in command.NORMALIZED:
-            request = NormalizedRequest(context_id, command.read_normalized_command(elements))
-            self._association.open_normalized(request)
-            self._await_data(request)
+            self._open(NormalizedRequest(context_id, command.read_normalized_command(elements)))
         elif field == command.C_ECHO_RQ:
             self._serve(context_id, command.read_echo_command(elements))
         elif field != command.C_CANCEL_RQ:  # which has no answer, and nothing here to cancel
-            raise MalformedCommand(f"not served: {command.name_of(field)}")
+            raise command.MalformedCommand(f"not served: {command.name_of(field)}")
 
-    def _await_data(self, request: _WithData) -> None:
+    def _open(self, request: _WithData) -> None:
+        self.assoc.open(request)
         if request.command.has_data_set:
             self._request = request
         else:
@@ -587,4 +550,4 @@ class SpoolingProvider(DIMSEServiceProvider):  # type: ignore[misc]
 
     def _serve(self, context_id: int, request: Request) -> None:
         self._tiny_fragments = 0
-        self._association.serve(request, context_id)
+        self.assoc.serve(request, context_id)

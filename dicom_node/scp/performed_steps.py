@@ -2,14 +2,21 @@
 
 An accepted request is in the journal before it is in the step's file, and in both before it is answered:
 after a kill in between, the modality has no answer, sends the request again, and it is accepted again.
+
+The memory of the listeners is a file for each step, so that any listener can answer. The index learns of
+steps from the journal; these files serve the listeners that share a data folder, which have no database.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
+import json
+import os
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,11 +24,9 @@ from typing import Final
 from pydicom.uid import UID
 
 from dicom_node.dicom import performed_step
-from dicom_node.dicom.performed_step import StepChange, read_creation, read_modification
 from dicom_node.errors import FaultyStep
 from dicom_node.events import STEP_BEGUN, STEP_CHANGED, Event, FieldValue
-from dicom_node.inbox.journal import JournalWriter
-from dicom_node.inbox.steps import KnownStep, StepFolder
+from dicom_node.inbox.journal import JournalWriter, sync_folder
 from dicom_node.model.kinds import StepStatus
 from dicom_node.scp import statuses
 from dicom_node.scp.command import NormalizedAnswer, NormalizedCommand
@@ -32,7 +37,80 @@ ENDED_ID: Final = 0xA710
 KEPT_DAYS: Final = 30
 """How long a step is known after the last request about it."""
 _CLEAN_SECONDS = 3600.0
+_LOCK = "lock"
 _STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownStep:
+    """A step after an accepted request. ``number``: how many requests were accepted before.
+
+    ``objects``: SOP Instance UIDs; ``has``: attributes of the final state that were given so far.
+    """
+
+    uid: str
+    peer: str
+    calling: str
+    status: StepStatus
+    number: int
+    studies: tuple[str, ...]
+    objects: tuple[str, ...] = ()
+    has: tuple[str, ...] = ()
+
+
+class StepFolder:
+    """The folder ``steps`` in a data folder; it is made with the first step."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Lock the folder: no other process or thread reads or writes a step in this scope. Raises
+        OSError.
+        """
+        self._folder.mkdir(exist_ok=True)
+        with (self._folder / _LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def read(self, uid: str) -> KnownStep | None:
+        """Read the step with this SOP Instance UID. Raises OSError, and ValueError for a file of another
+        version.
+        """
+        try:
+            fields = json.loads(self._path(uid).read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return None
+        lists = {name: tuple(fields[name]) for name in ("studies", "objects", "has")}
+        try:
+            return KnownStep(**{**fields, **lists, "status": StepStatus(fields["status"])})
+        except TypeError:
+            raise ValueError("the file of a step cannot be read") from None
+
+    def write(self, step: KnownStep) -> None:
+        """Replace the step's file; it is durable when this returns. Raises OSError."""
+        path = self._path(step.uid)
+        temporary = path.with_name(f".{path.name}")
+        with temporary.open("w", encoding="ascii") as file:
+            json.dump(asdict(step), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(self._folder)
+
+    def forget(self, seconds: float) -> None:
+        """Delete steps that have not changed for ``seconds``. Raises OSError."""
+        if not self._folder.is_dir():
+            return
+        before = time.time() - seconds
+        with os.scandir(self._folder) as entries:
+            old = [Path(one) for one in entries if one.name != _LOCK and one.stat().st_mtime < before]
+        for path in old:
+            path.unlink()
+
+    def _path(self, uid: str) -> Path:
+        return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"
 
 
 class PerformedSteps:
@@ -60,11 +138,13 @@ class PerformedSteps:
         if not command.names_an_instance:
             return NormalizedAnswer(statuses.STEP_INSTANCE)
         try:
-            change = (read_creation if command.creates else read_modification)(encoded, transfer_syntax)
+            read = performed_step.read_creation if command.creates else performed_step.read_modification
+            change = read(encoded, transfer_syntax)
             with self._folder.locked():
                 return self._take(command, change, peer, fields)
         except FaultyStep as error:
-            return _refusal(error)
+            missing = error.tags if error.code == performed_step.MISSING else ()
+            return NormalizedAnswer(_STATUSES[error.code], str(error), missing=missing)
         except (OSError, ValueError):
             return NormalizedAnswer(statuses.NOT_KEPT, "the step cannot be written")
 
@@ -78,16 +158,25 @@ class PerformedSteps:
                 self._folder.forget(KEPT_DAYS * 86400)
 
     def _take(
-        self, command: NormalizedCommand, change: StepChange, peer: str, fields: Mapping[str, FieldValue]
+        self,
+        command: NormalizedCommand,
+        change: performed_step.StepChange,
+        peer: str,
+        fields: Mapping[str, FieldValue],
     ) -> NormalizedAnswer:
         known = self._folder.read(command.sop_instance_uid)
         if command.creates:
             if known is not None:
                 return NormalizedAnswer(statuses.STEP_KNOWN)
-            calling = str(fields["calling"])
-            status, uid = StepStatus.IN_PROGRESS, command.sop_instance_uid
             step = KnownStep(
-                uid, peer, calling, status, 0, change.studies, change.objects or (), tuple(sorted(change.has))
+                command.sop_instance_uid,
+                peer,
+                calling=str(fields["calling"]),
+                status=StepStatus.IN_PROGRESS,
+                number=0,
+                studies=change.studies,
+                objects=change.objects or (),
+                has=tuple(sorted(change.has)),
             )
         elif known is None:
             return NormalizedAnswer(statuses.STEP_UNKNOWN)
@@ -97,14 +186,23 @@ class PerformedSteps:
             return NormalizedAnswer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
         else:
             step = _changed(known, change)
+        # The whole step, so that each line of the journal can be read alone. Not logged here: it names all
+        # objects. The index tells their number.
+        told = {
+            **fields,
+            "step": step.uid,
+            "status": step.status.value,
+            "number": step.number,
+            "studies": list(step.studies),
+            "objects": list(step.objects),
+        }
         event = STEP_BEGUN if command.creates else STEP_CHANGED
-        # Not logged here: it names all objects of the step. The index tells their number.
-        self._journal.append_durably(Event(event, datetime.now(UTC), {**fields, **_told(step)}))
+        self._journal.append_durably(Event(event, datetime.now(UTC), told))
         self._folder.write(step)
         return NormalizedAnswer(statuses.SUCCESS)
 
 
-def _changed(known: KnownStep, change: StepChange) -> KnownStep:
+def _changed(known: KnownStep, change: performed_step.StepChange) -> KnownStep:
     """The step after an N-SET. Raises FaultyStep where it would end without what its end needs."""
     step = replace(
         known,
@@ -117,19 +215,3 @@ def _changed(known: KnownStep, change: StepChange) -> KnownStep:
     if step.status is not StepStatus.IN_PROGRESS and missing:
         raise performed_step.faulty(performed_step.EMPTY, *missing)
     return step
-
-
-def _told(step: KnownStep) -> dict[str, FieldValue]:
-    """The whole step, so that each line of the journal can be read alone."""
-    return {
-        "step": step.uid,
-        "status": step.status.value,
-        "number": step.number,
-        "studies": list(step.studies),
-        "objects": list(step.objects),
-    }
-
-
-def _refusal(error: FaultyStep) -> NormalizedAnswer:
-    missing = error.tags if error.code == performed_step.MISSING else ()
-    return NormalizedAnswer(_STATUSES[error.code], str(error), missing=missing)

@@ -22,10 +22,9 @@ from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.pdus import is_ae_title
 from dicom_node.scp.contexts import VERIFICATION
 from dicom_node.scp.entrance import numeric
-from dicom_node.scp.statuses import Rejection
 
 if TYPE_CHECKING:  # the listener starts without them
-    from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
+    from dicom_node.config.settings import PeerSettings, Settings
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 """The only one there is (PS3.7 A.2.1)."""
@@ -51,6 +50,22 @@ class PeerPolicy:
     """AE titles under which it asks us for storage commitment, from the same host."""
     mpps: bool = False
     """Whether it may report on performed procedure steps."""
+
+    @classmethod
+    def from_settings(cls, peer: PeerSettings) -> PeerPolicy:
+        """The part of a peer's settings that concerns the listener."""
+        return cls(
+            name=peer.name,
+            ae_title=peer.ae_title,
+            host=peer.host,
+            may_send="send" in peer.may,
+            check_address=peer.check_address,
+            maximum_associations=peer.maximum_associations,
+            reports_as=tuple(title.strip() for title in peer.reporting_titles),
+            reports_from=peer.commitment_host or "",
+            asks_as=tuple(title.strip() for title in peer.requesting_titles),
+            mpps=peer.mpps,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +155,14 @@ class AEPolicy:
             waiting_objects=settings.spool.waiting_objects,
             waiting_bytes=settings.spool.waiting_mib * 2**20,
             log_level=settings.node.log_level,
-            tls=_tls(listener.tls) if listener.tls else None,
-            peers=tuple(_peer(peer) for peer in settings.peers),
+            tls=TlsPolicy(
+                str(listener.tls.certificate),
+                str(listener.tls.private_key),
+                str(listener.tls.trusted) if listener.tls.trusted else None,
+            )
+            if listener.tls
+            else None,
+            peers=tuple(map(PeerPolicy.from_settings, settings.peers)),
             user_identity=listener.user_identity,
             strict_instance_uids=listener.instance_uids == "strict",
             log=settings.log_target,
@@ -153,8 +174,10 @@ class AEPolicy:
         fields: dict[str, Any] = json.loads(text)
         fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
         fields["log"] = LogTarget(**{**fields["log"], "debug": tuple(fields["log"]["debug"])})
-        titles = ("reports_as", "asks_as")
-        peers = (peer | {key: tuple(peer.get(key, ())) for key in titles} for peer in fields["peers"])
+        peers = (
+            peer | {key: tuple(peer.get(key, ())) for key in ("reports_as", "asks_as")}
+            for peer in fields["peers"]
+        )
         fields["peers"] = tuple(PeerPolicy(**peer) for peer in peers)
         for name in ("ae_titles", "further_storage_classes"):
             fields[name] = tuple(fields[name])
@@ -179,18 +202,22 @@ class AEPolicy:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def decide(self, proposal: Proposal) -> Permission | Rejection:
+    def decide(self, proposal: Proposal) -> Permission | statuses.Rejection:
         """Decide whether this caller may associate, and for which services.
 
         May use the name service (``check_address``). An unknown caller may at most verify (``echo_from``),
         unless ``unknown_callers`` is "accept"; but a caller may not send under the title of the node's own
         console or of a peer with another address, because rules use the title.
         """
-        unsupported = self._unsupported(proposal)
-        if unsupported is not None:
-            return unsupported
-        known = proposal.called_ae in self.ae_titles
-        if not is_ae_title(proposal.called_ae) or (self.check_called_ae and not known):
+        if not proposal.has_version_1:
+            return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
+        if proposal.application_context != APPLICATION_CONTEXT:
+            return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
+        if proposal.names_user and self.user_identity == "refuse":
+            return statuses.USER_IDENTITY_REFUSED
+        if not is_ae_title(proposal.called_ae) or (
+            self.check_called_ae and proposal.called_ae not in self.ae_titles
+        ):
             return statuses.CALLED_AE_NOT_RECOGNISED
         peer = self._peer_of(proposal)
         reporter = self._committing(proposal, lambda one: one.reports_as)
@@ -233,25 +260,14 @@ class AEPolicy:
             return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
         return number < min(half, limits.STRANGERS) and here < limits.STRANGERS_OF_ONE_ADDRESS
 
-    def _unsupported(self, proposal: Proposal) -> Rejection | None:
-        """Why nobody may associate like this, whoever calls."""
-        if not proposal.has_version_1:
-            return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
-        if proposal.application_context != APPLICATION_CONTEXT:
-            return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
-        if proposal.names_user and self.user_identity == "refuse":
-            return statuses.USER_IDENTITY_REFUSED
-        return None
-
-    def _decide_unknown(self, proposal: Proposal) -> Permission | Rejection:
+    def _decide_unknown(self, proposal: Proposal) -> Permission | statuses.Rejection:
         if not is_ae_title(proposal.calling_ae):
             return statuses.CALLING_AE_NOT_RECOGNISED
         taken = {CONSOLE_AE_TITLE, *(peer.ae_title.strip() for peer in self.peers)}
         taken |= {title for peer in self.peers for title in (*peer.reports_as, *peer.asks_as)}
         if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
             return Permission("", may_send=True)
-        only_verifies = set(proposal.abstract_syntaxes) == {VERIFICATION}
-        if self.echo_from == "anyone" and only_verifies:
+        if self.echo_from == "anyone" and set(proposal.abstract_syntaxes) == {VERIFICATION}:
             return Permission("", may_send=False)
         return statuses.CALLING_AE_NOT_RECOGNISED
 
@@ -309,26 +325,6 @@ class PolicyFile:
     def _identity(self) -> tuple[int, int, int]:
         status = self._path.stat()
         return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _tls(tls: TlsSettings) -> TlsPolicy:
-    trusted = str(tls.trusted) if tls.trusted else None
-    return TlsPolicy(str(tls.certificate), str(tls.private_key), trusted)
-
-
-def _peer(peer: PeerSettings) -> PeerPolicy:
-    return PeerPolicy(
-        name=peer.name,
-        ae_title=peer.ae_title,
-        host=peer.host,
-        may_send="send" in peer.may,
-        check_address=peer.check_address,
-        maximum_associations=peer.maximum_associations,
-        reports_as=tuple(title.strip() for title in peer.reporting_titles),
-        reports_from=peer.commitment_host or "",
-        asks_as=tuple(title.strip() for title in peer.requesting_titles),
-        mpps=peer.mpps,
-    )
 
 
 def _is_address_of(address: str, host: str) -> bool:

@@ -19,11 +19,9 @@ from pydicom.uid import UID
 
 from dicom_node import events
 from dicom_node.dicom import commitment, performed_step
-from dicom_node.dicom.commitment import CommitmentReport, RequestedObjects
 from dicom_node.dicom.file_meta import read_sop_uids
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.errors import FaultyReport, SpoolError, SpoolFull
-from dicom_node.events import Event, EventType, FieldValue, happened
 from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
@@ -45,7 +43,6 @@ from dicom_node.scp.contexts import VERIFICATION, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures, network
 from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.scp.policy import Permission, PolicyFile, Proposal
-from dicom_node.scp.statuses import Rejection, Status
 
 _LOGGER = logging.getLogger(__name__)
 _MINUTE = 60.0
@@ -58,7 +55,7 @@ class AcceptedAssociation:
     association: str
     proposal: Proposal
     permission: Permission
-    beginning: Event | None = None
+    beginning: events.Event | None = None
     """What the journal lacks because the disk was full: until it has it, no object is acknowledged."""
     stored: int = 0
     """Objects acknowledged with Success."""
@@ -84,7 +81,7 @@ class StoreRequest:
     context_id: int
     command: StoreCommand
     incoming: IncomingObject | None = None
-    refusal: Status | None = None
+    refusal: statuses.Status | None = None
     comment: str = ""
     size: int = 0
     largest: int = 0
@@ -94,7 +91,7 @@ class StoreRequest:
     transfer_syntax_uid: str = ""
     strict_instance_uids: bool = False
 
-    def refuse(self, status: Status, comment: str) -> None:
+    def refuse(self, status: statuses.Status, comment: str) -> None:
         """Refuse the object with ``status``; none of its bytes are kept."""
         self.refusal, self.comment = status, comment
         self.abandon()
@@ -164,29 +161,33 @@ class StorageService:
         listener_id: str,
     ) -> None:
         self.policy = policy
-        self._spool, self._waiting = spool, waiting
-        self._journal = journal
-        self._steps = steps
+        self._spool, self._waiting, self._journal, self._steps = spool, waiting, journal, steps
         self._listener_id = listener_id
         self.entrance = Entrance()
         self._failures = Failures()
         self._lock = threading.Lock()
-        self._open: Counter[str] = Counter()
-        self._strangers: Counter[str] = Counter()
+        self._open, self._strangers = Counter[str](), Counter[str]()
         self._numbers = itertools.count(1)
-        self._unwritten: list[Event] = []
+        self._unwritten: list[events.Event] = []
         self._complained_at = float("-inf")
-        self._asked: Counter[str] = Counter()
-        self._objects_asked: Counter[str] = Counter()
+        self._asked, self._objects_asked = Counter[str](), Counter[str]()
         self._asked_since = time.monotonic()
-        step = (2 * performed_step.MAXIMUM_BYTES, self._take_step)
-        self._normalized: dict[tuple[str, int], tuple[int, _Taker]] = {
-            (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, self._take_report),
-            (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, self._take_request),
+        step = (2 * performed_step.MAXIMUM_BYTES, self._take_step, events.STEP_REFUSED)
+        self._normalized: dict[tuple[str, int], tuple[int, _Taker, events.EventType]] = {
+            (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (
+                commitment.MAXIMUM_BYTES,
+                self._take_report,
+                events.COMMITMENT_REPORT_REFUSED,
+            ),
+            (commitment.SOP_CLASS, N_ACTION_RQ): (
+                commitment.REQUEST_BYTES,
+                self._take_request,
+                events.COMMITMENT_ASK_REFUSED,
+            ),
             (performed_step.SOP_CLASS, N_CREATE_RQ): step,
             (performed_step.SOP_CLASS, N_SET_RQ): step,
         }
-        """By abstract syntax and command field: the bytes that are read, and who takes them."""
+        """By abstract syntax and command field: the bytes that are read, who takes them, the event if not."""
 
     def arrive(self, address: str) -> bool:
         """Count a new connection; returns False if it must be closed, because too many of its address
@@ -206,7 +207,7 @@ class StorageService:
         if reason:
             self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
 
-    def enter(self, proposal: Proposal) -> AcceptedAssociation | Rejection:
+    def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
         """Accept or reject an association; the decision is in the journal before the peer is answered.
 
         On a full disk an association is accepted without a line in the journal, and its objects are refused.
@@ -225,8 +226,20 @@ class StorageService:
                     self._count(proposal, verdict, 1)
                 else:
                     verdict = statuses.LOCAL_LIMIT_EXCEEDED
-        if isinstance(verdict, Rejection):
-            return self._reject(proposal, verdict)
+        if isinstance(verdict, statuses.Rejection):
+            self._list_or_count(
+                Failure.REJECTED,
+                proposal.address,
+                events.ASSOCIATION_REJECTED,
+                calling=proposal.calling_ae,
+                called=proposal.called_ae,
+                address=proposal.address,
+                result=verdict.result,
+                source=verdict.source,
+                reason=verdict.reason,
+                meaning=verdict.meaning,
+            )
+            return verdict
         accepted = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
         accepted.beginning = self._beginning(accepted)
         self._journal_beginning(accepted)
@@ -235,8 +248,9 @@ class StorageService:
 
     def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
         """End an association, after its last object; ``reason``: why it ended, if without A-RELEASE."""
-        self._leave_room(accepted)
-        fields: dict[str, FieldValue] = {"objects": accepted.stored}
+        with self._lock:
+            self._count(accepted.proposal, accepted.permission, -1)
+        fields: dict[str, events.FieldValue] = {"objects": accepted.stored}
         if accepted.refused:
             fields["objects_refused"] = accepted.refused
         if released:
@@ -268,7 +282,14 @@ class StorageService:
         else:
             try:
                 request.incoming = self._spool.open(
-                    self._arrival(accepted, command),
+                    Arrival(
+                        association=accepted.association,
+                        calling_ae=accepted.proposal.calling_ae,
+                        called_ae=accepted.proposal.called_ae,
+                        address=accepted.proposal.address,
+                        priority=command.priority,
+                        received_at=datetime.now(UTC),
+                    ),
                     command.sop_class_uid,
                     command.sop_instance_uid,
                     context[1],
@@ -277,7 +298,7 @@ class StorageService:
             except SpoolError as error:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
 
-    def finish(self, accepted: AcceptedAssociation, request: StoreRequest) -> Status:
+    def finish(self, accepted: AcceptedAssociation, request: StoreRequest) -> statuses.Status:
         """Make a completely received object durable, and only then return Success."""
         if request.incoming is not None and not request.size:
             request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
@@ -291,19 +312,21 @@ class StorageService:
             accepted.stored += 1
             self._waiting.add(accepted.sender, request.size)
             if instance_uid != request.command.sop_instance_uid:
-                self._report_instance_uid(accepted, request, instance_uid)
+                self._journal_if_few(
+                    accepted,
+                    events.INSTANCE_UID_DIFFERS,
+                    requested=shown_uid(request.command.sop_instance_uid),
+                    sop_instance_uid=shown_uid(instance_uid),
+                )
             return statuses.SUCCESS
         accepted.refused += 1
         self._journal_if_few(
             accepted,
-            self._event(
-                events.STORE_REFUSED,
-                accepted,
-                status=f"{request.refusal.code:04X}",
-                reason=request.comment,
-                sop_class_uid=shown_uid(request.command.sop_class_uid),
-                sop_instance_uid=shown_uid(request.command.sop_instance_uid),
-            ),
+            events.STORE_REFUSED,
+            status=f"{request.refusal.code:04X}",
+            reason=request.comment,
+            sop_class_uid=shown_uid(request.command.sop_class_uid),
+            sop_instance_uid=shown_uid(request.command.sop_instance_uid),
         )
         return request.refusal
 
@@ -323,83 +346,55 @@ class StorageService:
             request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Instance UID")
         return sop_instance_uid or command.sop_instance_uid
 
-    def _report_instance_uid(
-        self, accepted: AcceptedAssociation, request: StoreRequest, sop_instance_uid: str
-    ) -> None:
-        event = self._event(
-            events.INSTANCE_UID_DIFFERS,
-            accepted,
-            requested=shown_uid(request.command.sop_instance_uid),
-            sop_instance_uid=shown_uid(sop_instance_uid),
-        )
-        self._journal_if_few(accepted, event)
-
     def open_normalized(self, request: NormalizedRequest, abstract_syntax: str) -> None:
         """Begin a DIMSE-N request. Raises MalformedCommand if its presentation context does not allow it."""
         field = request.command.field
         if (abstract_syntax, field) not in self._normalized:
             raise MalformedCommand(f"not served: {name_of(field)}")
-        request.largest, _ = self._normalized[abstract_syntax, field]
+        request.largest, _, _ = self._normalized[abstract_syntax, field]
 
     def take_normalized(
         self, accepted: AcceptedAssociation, request: NormalizedRequest, abstract_syntax: str, syntax: str
     ) -> NormalizedAnswer:
         """Make a completely received DIMSE-N request durable, and only then return Success."""
-        _, take = self._normalized[abstract_syntax, request.command.field]
-        return take(accepted, request, UID(syntax))
+        _, take, refused = self._normalized[abstract_syntax, request.command.field]
+        answer = take(accepted, request, UID(syntax))
+        if answer.status is not statuses.SUCCESS:
+            fields: dict[str, events.FieldValue] = {
+                "status": f"{answer.status.code:04X}",
+                "reason": answer.comment or answer.status.meaning,
+            }
+            if refused is events.STEP_REFUSED:
+                fields["step"] = shown_uid(request.command.sop_instance_uid)
+            self._journal_if_few(accepted, refused, **fields)
+        return answer
 
     def _take_report(
         self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
     ) -> NormalizedAnswer:
         """A storage commitment report."""
-        report = self._read_report(accepted, request, syntax)
-        if isinstance(report, Status):
-            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, report)
-        fields: dict[str, FieldValue] = {
-            "transaction": report.transaction_uid,
-            "calling": accepted.proposal.calling_ae,
-            "committed": report.committed_lines(),
-            "failed": report.failed_lines(),
-        }
-        if not self._journal_unlogged(events.COMMITMENT_REPORTED, fields):
-            return self._refuse(events.COMMITMENT_REPORT_REFUSED, accepted, statuses.NOT_KEPT)
-        accepted.reports += 1
-        return NormalizedAnswer(statuses.SUCCESS)
-
-    def _read_report(
-        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
-    ) -> CommitmentReport | Status:
-        """What is reported, or why it is refused."""
         if not accepted.permission.may_report:
-            return statuses.NOT_AUTHORISED
+            return NormalizedAnswer(statuses.NOT_AUTHORISED)
         if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
-            return statuses.NOT_KEPT
+            return NormalizedAnswer(statuses.NOT_KEPT)
         try:
-            return commitment.read_report(bytes(request.data), syntax)
+            report = commitment.read_report(bytes(request.data), syntax)
         except FaultyReport:
-            return statuses.INFORMATION_UNREADABLE
+            return NormalizedAnswer(statuses.INFORMATION_UNREADABLE)
+        answer = self._journal_unlogged(
+            events.COMMITMENT_REPORTED,
+            transaction=report.transaction_uid,
+            calling=accepted.proposal.calling_ae,
+            committed=report.committed_lines(),
+            failed=report.failed_lines(),
+        )
+        accepted.reports += answer.status is statuses.SUCCESS
+        return answer
 
     def _take_request(
         self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
     ) -> NormalizedAnswer:
-        """Handle a request for storage commitment."""
-        asked = self._read_request(accepted, request, syntax)
-        if isinstance(asked, Status):
-            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, asked)
-        fields: dict[str, FieldValue] = {
-            "transaction": asked.transaction_uid,
-            "calling": accepted.proposal.calling_ae,
-            "peer": accepted.permission.peer,
-            "objects": asked.lines(),
-        }
-        if not self._journal_unlogged(events.COMMITMENT_ASKED, fields):
-            return self._refuse(events.COMMITMENT_ASK_REFUSED, accepted, statuses.NOT_KEPT)
-        return NormalizedAnswer(statuses.SUCCESS)
-
-    def _read_request(
-        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
-    ) -> RequestedObjects | Status:
-        """What is asked for, or why it is refused (PS3.7 10.1.4.1.10)."""
+        """A request for storage commitment (PS3.7 10.1.4.1.10)."""
         command, peer = request.command, accepted.permission.peer
         for wrong, status in (
             (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
@@ -408,17 +403,24 @@ class StorageService:
             (command.type_id != commitment.REQUEST, statuses.NO_SUCH_ACTION),
         ):
             if wrong:
-                return status
-        if not self._may_ask_now(peer, 0):
-            return statuses.NOT_KEPT
+                return NormalizedAnswer(status)
         try:
-            self._spool.check_space()
-            asked = commitment.read_request(bytes(request.data), syntax)
+            if self._may_ask_now(peer, 0):
+                self._spool.check_space()
+                asked = commitment.read_request(bytes(request.data), syntax)
+                if self._may_ask_now(peer, len(asked.objects)):
+                    return self._journal_unlogged(
+                        events.COMMITMENT_ASKED,
+                        transaction=asked.transaction_uid,
+                        calling=accepted.proposal.calling_ae,
+                        peer=peer,
+                        objects=asked.lines(),
+                    )
         except SpoolError:
-            return statuses.NOT_KEPT
+            return NormalizedAnswer(statuses.NOT_KEPT)
         except FaultyReport:
-            return statuses.INFORMATION_UNREADABLE
-        return asked if self._may_ask_now(peer, len(asked.objects)) else statuses.NOT_KEPT
+            return NormalizedAnswer(statuses.INFORMATION_UNREADABLE)
+        return NormalizedAnswer(statuses.NOT_KEPT)
 
     def _may_ask_now(self, peer: str, objects: int) -> bool:
         """Whether the peer may ask for as many objects in this minute; they count from now on.
@@ -437,40 +439,20 @@ class StorageService:
                 self._objects_asked[peer] += objects
             return within and self._asked[peer] <= limits.REQUESTS_A_MINUTE
 
-    def _journal_unlogged(self, event_type: EventType, fields: dict[str, FieldValue]) -> bool:
-        """Whether it is durable. Not logged here: it names many objects. The index tells their number."""
-        try:
-            self._journal.append_durably(Event(event_type, datetime.now(UTC), fields))
-        except OSError:
-            return False
-        return True
-
-    def _refuse(
-        self, event_type: EventType, accepted: AcceptedAssociation, status: Status
+    def _journal_unlogged(
+        self, event_type: events.EventType, **fields: events.FieldValue
     ) -> NormalizedAnswer:
-        fields = {"status": f"{status.code:04X}", "reason": status.meaning}
-        self._journal_if_few(accepted, self._event(event_type, accepted, **fields))
-        return NormalizedAnswer(status)
+        """Success if it is durable. Not logged here: it names many objects. The index tells their number."""
+        try:
+            self._journal.append_durably(events.Event(event_type, datetime.now(UTC), fields))
+        except OSError:
+            return NormalizedAnswer(statuses.NOT_KEPT)
+        return NormalizedAnswer(statuses.SUCCESS)
 
     def _take_step(
         self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
     ) -> NormalizedAnswer:
         """An N-CREATE or N-SET of a performed procedure step."""
-        answer = self._answer_step(accepted, request, syntax)
-        if answer.status is statuses.SUCCESS:
-            accepted.steps += 1
-            return answer
-        fields: dict[str, FieldValue] = {
-            "status": f"{answer.status.code:04X}",
-            "reason": answer.comment or answer.status.meaning,
-            "step": shown_uid(request.command.sop_instance_uid),
-        }
-        self._journal_if_few(accepted, self._event(events.STEP_REFUSED, accepted, **fields))
-        return answer
-
-    def _answer_step(
-        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
-    ) -> NormalizedAnswer:
         if not accepted.permission.mpps:
             return NormalizedAnswer(statuses.NOT_AUTHORISED)
         if accepted.steps >= limits.STEP_REPORTS_OF_ONE_ASSOCIATION:
@@ -485,26 +467,33 @@ class StorageService:
             "calling": accepted.proposal.calling_ae,
             "peer": accepted.permission.peer,
         }
-        peer = accepted.permission.peer
-        return self._steps.take(request.command, bytes(request.data), syntax, peer, fields)
+        answer = self._steps.take(
+            request.command, bytes(request.data), syntax, accepted.permission.peer, fields
+        )
+        accepted.steps += answer.status is statuses.SUCCESS
+        return answer
 
-    def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> Status:
+    def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> statuses.Status:
         """The answer to a C-ECHO in a presentation context of this abstract syntax."""
         if abstract_syntax != VERIFICATION:
             return statuses.SOP_CLASS_NOT_SUPPORTED
-        self._journal_if_few(accepted, self._event(events.ECHOED, accepted))
+        self._journal_if_few(accepted, events.ECHOED)
         return statuses.SUCCESS
 
     def tls_failed(self, address: str, reason: str) -> None:
         """Count a connection whose TLS handshake failed."""
-        if self._failures.may_list(address):
-            self.record(
-                happened(events.TLS_FAILED, listener=self._listener_id, address=address, reason=reason)
-            )
-        else:
-            self._failures.add(address, Failure.NO_TLS)
+        self._list_or_count(Failure.NO_TLS, address, events.TLS_FAILED, address=address, reason=reason)
 
-    def record(self, event: Event) -> None:
+    def _list_or_count(
+        self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
+    ) -> None:
+        """An event of its own for this failure of ``caller``, or one more of those counted in a minute."""
+        if self._failures.may_list(caller):
+            self.record(events.happened(event_type, listener=self._listener_id, **fields))
+        else:
+            self._failures.add(caller, failure)
+
+    def record(self, event: events.Event) -> None:
         """Write an event to the journal; on a full disk keep it for later, unless too many are kept."""
         with self._lock:
             self._unwritten = [*self._unwritten, event][-limits.EVENTS_WAITING :]
@@ -513,21 +502,32 @@ class StorageService:
     def write_out(self) -> None:
         """Write the kept events to the journal, and the counts of failed connections."""
         for address, counts in self._failures.due():
-            numbers = {str(failure): number for failure, number in counts.items()}
-            event = happened(
-                events.CONNECTIONS_FAILED, listener=self._listener_id, address=address, **numbers
+            self.record(
+                events.happened(
+                    events.CONNECTIONS_FAILED,
+                    listener=self._listener_id,
+                    address=address,
+                    **{str(failure): number for failure, number in counts.items()},
+                )
             )
-            self.record(event)
         with self._lock:
             self._write_out()
 
-    def _beginning(self, accepted: AcceptedAssociation) -> Event:
-        """Its refused presentation contexts are logged for debugging only: toolkits offer all they have."""
-        event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
-        refused = _refused(accepted.proposal)
-        if refused:
-            _LOGGER.debug("association %s: presentation contexts refused: %s", accepted.association, refused)
-        return replace(event, fields={**event.fields, **refused})
+    def _beginning(self, accepted: AcceptedAssociation) -> events.Event:
+        """Its refused presentation contexts, of many only some, and their number.
+
+        They are logged for debugging only: toolkits offer all they have.
+        """
+        event, refused = self._event(events.ASSOCIATION_ACCEPTED, accepted), accepted.proposal.refused
+        if not refused:
+            return event
+        many = len(refused) > limits.REFUSED_CONTEXTS_NAMED
+        fields = {
+            "refused": list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused),
+            "refused_count": len(refused),
+        }
+        _LOGGER.debug("association %s: presentation contexts refused: %s", accepted.association, fields)
+        return replace(event, fields={**event.fields, **fields})
 
     def _journal_beginning(self, accepted: AcceptedAssociation) -> bool:
         """Before the first object can be acknowledged: else its study could seem complete."""
@@ -539,10 +539,13 @@ class StorageService:
                 self._cannot_write(error)
         return accepted.beginning is None
 
-    def _journal_if_few(self, accepted: AcceptedAssociation, event: Event) -> None:
+    def _journal_if_few(
+        self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue
+    ) -> None:
         """Journal an event that a peer can cause a thousand times a second, within limits."""
         accepted.repeatable += 1
-        sends = accepted.permission.may_send and event.type is events.STORE_REFUSED
+        event = self._event(event_type, accepted, **fields)
+        sends = accepted.permission.may_send and event_type is events.STORE_REFUSED
         listed = limits.REFUSALS_OF_ONE_ASSOCIATION if sends else limits.LISTED_OF_ONE_ASSOCIATION
         if (accepted.refused if sends else accepted.repeatable) <= listed:
             self.record(event)
@@ -561,28 +564,6 @@ class StorageService:
             self._complained_at = time.monotonic()
             _LOGGER.error("the journal cannot be written: %s", error.strerror)
 
-    def _reject(self, proposal: Proposal, rejection: Rejection) -> Rejection:
-        if not self._failures.may_list(proposal.address):
-            self._failures.add(proposal.address, Failure.REJECTED)
-            return rejection
-        event = happened(
-            events.ASSOCIATION_REJECTED,
-            listener=self._listener_id,
-            calling=proposal.calling_ae,
-            called=proposal.called_ae,
-            address=proposal.address,
-            result=rejection.result,
-            source=rejection.source,
-            reason=rejection.reason,
-            meaning=rejection.meaning,
-        )
-        self.record(event)
-        return rejection
-
-    def _leave_room(self, accepted: AcceptedAssociation) -> None:
-        with self._lock:
-            self._count(accepted.proposal, accepted.permission, -1)
-
     def _count(self, proposal: Proposal, permission: Permission, step: int) -> None:
         self._open[permission.peer] += step
         if not permission.peer:
@@ -590,8 +571,10 @@ class StorageService:
             if not self._strangers[proposal.address]:
                 del self._strangers[proposal.address]
 
-    def _event(self, event_type: EventType, accepted: AcceptedAssociation, **fields: FieldValue) -> Event:
-        return happened(
+    def _event(
+        self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue
+    ) -> events.Event:
+        return events.happened(
             event_type,
             association=accepted.association,
             listener=self._listener_id,
@@ -601,23 +584,6 @@ class StorageService:
             peer=accepted.permission.peer,
             **fields,
         )
-
-    def _arrival(self, accepted: AcceptedAssociation, command: StoreCommand) -> Arrival:
-        return Arrival(
-            association=accepted.association,
-            calling_ae=accepted.proposal.calling_ae,
-            called_ae=accepted.proposal.called_ae,
-            address=accepted.proposal.address,
-            priority=command.priority,
-            received_at=datetime.now(UTC),
-        )
-
-
-def _refused(proposal: Proposal) -> dict[str, FieldValue]:
-    """The refused presentation contexts, of many only some, and their number; nothing where all are taken."""
-    many = len(proposal.refused) > limits.REFUSED_CONTEXTS_NAMED
-    named = proposal.refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else proposal.refused
-    return {"refused": list(named), "refused_count": len(proposal.refused)} if named else {}
 
 
 def _comment(error: SpoolError) -> str:

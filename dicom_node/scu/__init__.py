@@ -27,6 +27,8 @@ from dicom_node.scu.destination import (
     Presence,
     RemovalAnswer,
     Remover,
+    RequestAnswer,
+    RequestStatus,
     SendReport,
     SendStatus,
 )
@@ -46,6 +48,8 @@ __all__ = [
     "Presence",
     "RemovalAnswer",
     "Remover",
+    "RequestAnswer",
+    "RequestStatus",
     "RetrieveStatus",
     "Retrieved",
     "SendReport",
@@ -100,5 +104,5 @@ def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
     """The client that sends to this peer, by its ``transport``. For one thread; not connected yet."""
     # Each end is imported when a peer uses it: a site without Orthanc never loads the Orthanc client.
     added = installed("destinations").get(peer.transport)
-    found = added or EntryPoint(peer.transport, _OURS[peer.transport], "")
-    return cast(Destination, found.load()(peer, settings))
+    opens = (added or EntryPoint(peer.transport, _OURS[peer.transport], "")).load()
+    return cast(Destination, opens(peer, settings))

@@ -30,7 +30,6 @@ MOST_OBJECTS: Final = 20_000
 """Objects that one retrieval may bring."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _NOBODY = Patient()
-_LONGEST_ID = 64  # LO, PS3.5 6.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class FoundStudy:
 
 
 def _identifier(texts: Mapping[str, str], keyword: str) -> str:
-    return texts.get(keyword, "").replace("\0", "").strip()[:_LONGEST_ID]
+    return texts.get(keyword, "").replace("\0", "").strip()[:64]  # LO, PS3.5 6.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +155,32 @@ class Retrieved:
     text: str = ""
 
 
+# PS3.4 C.4.2.1.5 and C.4.3.1.4. The first range that holds a code counts.
+RETRIEVE_STATUSES: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
+    (0x0000, 0x0000, RetrieveStatus.RETRIEVED, ""),
+    (0xB000, 0xB000, RetrieveStatus.INCOMPLETE, "some objects did not come"),
+    (
+        0xA801,
+        0xA801,
+        RetrieveStatus.REFUSED,
+        "the peer does not know our AE title as a destination: add it there",
+    ),
+    (0xA900, 0xA9FF, RetrieveStatus.REFUSED, "the request does not match its SOP class"),
+    (0xA700, 0xA7FF, RetrieveStatus.RETRY, "out of resources"),
+    (0xFE00, 0xFE00, RetrieveStatus.RETRY, "cancelled by the peer"),
+    (0x0122, 0x0124, RetrieveStatus.REFUSED, "not supported, or not authorized"),
+    (0x0000, 0xFFFF, RetrieveStatus.RETRY, "failure"),
+)
+
+
+def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
+    """The outcome for the final status of a C-MOVE or C-GET, and why objects are missing ("" for success)."""
+    status, text = next(
+        (status, text) for first, last, status, text in RETRIEVE_STATUSES if first <= code <= last
+    )
+    return status, f"status {code:04X}: {text}" if text else ""
+
+
 class ObjectSink(Protocol):
     """Stores objects that a retrieval receives on our own connection.
 
@@ -165,22 +190,18 @@ class ObjectSink(Protocol):
     @property
     def sop_classes(self) -> Collection[str]:
         """The UIDs of the SOP classes that the sink accepts."""
-        ...
 
     @property
     def largest_bytes(self) -> int:
         """The size of the largest object that the sink accepts, in bytes."""
-        ...
 
     def take_object(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Iterable[bytes]
     ) -> None:
         """Store an encoded data set."""
-        ...
 
     def take_file(self, pieces: Iterable[bytes]) -> None:
         """Store a Part 10 file (PS3.10 7)."""
-        ...
 
 
 class Archive(Protocol):
@@ -191,22 +212,17 @@ class Archive(Protocol):
 
     def find(self, query: StudyQuery) -> FoundStudies:
         """Query for studies. Raises PeerUnreachable without a readable answer."""
-        ...
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """Body Part Examined (0018,0015) of the study's series, as far as it is given. Raises
         PeerUnreachable.
         """
-        ...
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """Get all objects of a study. Failures of the peer are outcomes, not errors."""
-        ...
 
     def test(self) -> list[Check]:
         """Test what queries and retrieval need, without retrieving anything."""
-        ...
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""
-        ...

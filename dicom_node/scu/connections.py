@@ -31,12 +31,10 @@ class Connections:
     """
 
     def __init__(self, silence_seconds: float, *, local: bool = True) -> None:
-        self.silence_seconds = silence_seconds
-        self.local = local
+        self.silence_seconds, self.local = silence_seconds, local
         self.refused = ""
         """Why the last call was not made."""
-        self.timed_out = False
-        self.closed = False
+        self.timed_out = self.closed = False
         self._connected_at: float | None = None
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()

@@ -100,19 +100,15 @@ class Destination(Protocol):
         """Send in this order; one report per object, in order. Failures of the peer are reports, not
         errors.
         """
-        ...
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """Query whether the peer has the objects; one answer per object, in the same order."""
-        ...
 
     def test(self) -> list[Check]:
         """Test everything that delivery needs, without storing anything."""
-        ...
 
     def close(self) -> None:
         """End all calls under way; calls that wait for the peer return at once. Any thread may call it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +125,9 @@ class Remover(Protocol):
 
     def remove(self, item: Outgoing) -> RemovalAnswer:
         """Delete this object, but no other object with its UID, and query whether it is gone."""
-        ...
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""
-        ...
 
 
 KeepReport = Callable[[CommitmentReport], None]
@@ -163,11 +157,9 @@ class CommitmentUser(Protocol):
         """Request storage commitment for these objects; a report that arrives at once is passed to
         ``keep``.
         """
-        ...
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""
-        ...
 
 
 class CommitmentProvider(Protocol):
@@ -175,15 +167,12 @@ class CommitmentProvider(Protocol):
 
     def report(self, information: Dataset, event_type: int) -> str:
         """Report this Event Information; returns "" if the peer accepted it, else why not."""
-        ...
 
     def check(self) -> Check:
         """Check whether the peer accepts reports; sends none."""
-        ...
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""
-        ...
 
 
 def hangs(reports: Sequence[SendReport]) -> bool:
@@ -198,3 +187,48 @@ def shown(item: Outgoing, sop_class: str) -> Confirmation:
     if sop_class not in ("", item.sop_class_uid):
         return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
     return Confirmation(Presence.FOUND)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRange:
+    """The outbox's reaction to the statuses from ``first`` to ``last``."""
+
+    first: int
+    last: int
+    status: SendStatus
+    text: str
+
+
+# The first range that holds a code counts. A7xx, 0110 and 0122 … stand before the classes that contain them.
+STORE_STATUSES: tuple[StatusRange, ...] = (
+    StatusRange(0x0000, 0x0000, SendStatus.STORED, "stored"),
+    StatusRange(0xB000, 0xB000, SendStatus.WARNED, "stored, data elements coerced"),
+    StatusRange(0xB006, 0xB006, SendStatus.WARNED, "stored, elements discarded"),
+    StatusRange(0xB007, 0xB007, SendStatus.WARNED, "stored, data set does not match its SOP class"),
+    StatusRange(0x0001, 0x0001, SendStatus.WARNED, "stored, with a warning"),
+    StatusRange(0x0107, 0x0107, SendStatus.WARNED, "stored, attribute list warning"),
+    StatusRange(0x0116, 0x0116, SendStatus.WARNED, "stored, attribute value out of range"),
+    StatusRange(0xB000, 0xBFFF, SendStatus.WARNED, "stored, with a warning"),
+    StatusRange(0x0111, 0x0111, SendStatus.VERIFY, "duplicate SOP instance"),
+    StatusRange(0x0110, 0x0110, SendStatus.RETRY, "processing failure"),
+    StatusRange(0x0213, 0x0213, SendStatus.RETRY, "resource limitation"),
+    StatusRange(0xFE00, 0xFE00, SendStatus.RETRY, "cancelled by the destination"),
+    StatusRange(0xA700, 0xA7FF, SendStatus.RETRY, "out of resources"),
+    StatusRange(0x0122, 0x0122, SendStatus.REFUSED, "SOP class not supported"),
+    StatusRange(0x0124, 0x0124, SendStatus.REFUSED, "not authorized"),
+    StatusRange(0xA900, 0xA9FF, SendStatus.REFUSED, "data set does not match SOP class"),
+    StatusRange(0xC000, 0xCFFF, SendStatus.REFUSED, "cannot understand"),
+)
+
+
+def store_report(code: int | None) -> SendReport:
+    """The report for a C-STORE status; None: no answer came (the association was cut off).
+
+    Error Comment (0000,0902) is left out on purpose: free text of the peer may name a patient.
+    """
+    if code is None:
+        return SendReport(SendStatus.RETRY, "", "association lost before the answer")
+    for meaning in STORE_STATUSES:
+        if meaning.first <= code <= meaning.last:
+            return SendReport(meaning.status, f"{code:04X}", meaning.text)
+    return SendReport(SendStatus.REFUSED, f"{code:04X}", "failure")

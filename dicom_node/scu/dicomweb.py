@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import requests
 from dicomweb_client import DICOMwebClient
@@ -30,20 +30,27 @@ from dicom_node.scu.archive import (
     RetrieveStatus,
     StudyQuery,
 )
-from dicom_node.scu.connections import Connections
-from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus, shown
+from dicom_node.scu.destination import (
+    Check,
+    Confirmation,
+    Outgoing,
+    Presence,
+    SendReport,
+    SendStatus,
+    shown,
+    store_report,
+)
 from dicom_node.scu.http import (
     CONNECT_SECONDS,
     FAULTY_ANSWER,
     NO_STUDY,
     UNREADABLE,
-    BoundedSession,
+    HttpCaller,
     HttpDestination,
     problem,
     status_of,
     unanswered,
 )
-from dicom_node.scu.statuses import store_report
 
 _SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
 _UNNAMED = SendReport(SendStatus.VERIFY, "HTTP 200", "the answer does not name the object")
@@ -144,30 +151,24 @@ def _failure(failed: Dataset) -> SendReport:
 
 
 def _value(answer: dict[str, Any], tag: str) -> str:
-    values = answer.get(tag, {}).get("Value") or [""]
-    return str(values[0])
+    return str((answer.get(tag, {}).get("Value") or [""])[0])
 
 
 _Answer = TypeVar("_Answer")
 _PAGE = 1000
 _PAGES = 100
 _BLOCK = 2**16
-_NO_STUDY: Final = StudyQuery(study_instance_uid="2.25.0")
 _WADO = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _BODY_PART = f"{tag_for_keyword('BodyPartExamined'):08X}"
 _TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
 
 
-class DicomwebArchive:
+class DicomwebArchive(HttpCaller):
     """A DICOMweb server at a base URL such as https://host/dicom-web; every call has a deadline."""
 
-    name = "QIDO-RS"
-
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        self._peer, self._settings = peer, settings
-        local = not peer.entered or settings.console.local_peers
-        self._connections = Connections(settings.outbox.answer_seconds, local=local)
-        self._session = BoundedSession(self._connections)
+        super().__init__(peer, settings)
+        self._peer = peer
         self._url = peer.url.rstrip("/")
         if peer.username:
             self._session.auth = (peer.username, peer.password.get_secret_value())
@@ -183,7 +184,7 @@ class DicomwebArchive:
 
     def _answer(self, ask: Callable[[], _Answer]) -> _Answer:
         try:
-            with self._connections.within(self._settings.outbox.answer_seconds):
+            with self._connections.within(self._outbox.answer_seconds):
                 return ask()
         except requests.RequestException as error:
             report = problem(error, self._connections)
@@ -195,8 +196,14 @@ class DicomwebArchive:
         """Get all objects of a study within ``retrieve_minutes`` of the peer."""
         count = _Count(sink)
         try:
-            with self._connections.within(self._peer.retrieve_seconds):
-                return count.outcome(self._fetch(study_instance_uid, count))
+            with (
+                self._connections.within(self._peer.retrieve_seconds),
+                self._get(f"/studies/{study_instance_uid}", _WADO, stream=True) as answer,
+            ):
+                boundary = boundary_of(answer.headers.get("Content-Type", ""))
+                for part in Parts(answer.raw.stream(_BLOCK, decode_content=False), boundary):
+                    count.take(part)
+            return count.outcome(Retrieved(RetrieveStatus.RETRIEVED))
         except requests.RequestException as error:
             return count.outcome(self._failure(error))
         except SpoolError as error:
@@ -210,23 +217,24 @@ class DicomwebArchive:
     def test(self) -> list[Check]:
         """Search for a study that cannot exist."""
         try:
-            self.find(_NO_STUDY)
+            self.find(StudyQuery(study_instance_uid="2.25.0"))
         except PeerUnreachable as error:
-            return [Check(self.name, False, str(error).removeprefix(f"{self._peer.name}: "))]
-        return [Check(self.name, True, "search answered")]
+            return [Check("QIDO-RS", False, str(error).removeprefix(f"{self._peer.name}: "))]
+        return [Check("QIDO-RS", True, "search answered")]
 
-    def close(self) -> None:
-        """End all calls under way for good, from any thread."""
-        self._connections.close()
-
-    def _get(self, path: str, accept: str = "", **options: Any) -> requests.Response:
-        headers = {"Accept": accept} if accept else {}
+    def _get(self, path: str, accept: str, **options: Any) -> requests.Response:
+        headers = {"Accept": accept}
         if options.get("stream"):
             headers["Accept-Encoding"] = "identity"  # what is packed has no size that can be limited
-        timeout = (CONNECT_SECONDS, self._settings.outbox.answer_seconds)
+        timeout = (CONNECT_SECONDS, self._outbox.answer_seconds)
         answer = self._session.get(f"{self._url}{path}", headers=headers, timeout=timeout, **options)
         answer.raise_for_status()
         return answer
+
+    def _rows(self, path: str, **params: Any) -> Any:
+        """A search (PS3.18 10.6); its answer has no body where nothing matches."""
+        answer = self._get(path, "application/dicom+json", params=params)
+        return answer.json() if answer.status_code != 204 and answer.content else []
 
     def _failure(self, error: requests.RequestException) -> Retrieved:
         report = problem(error, self._connections)
@@ -246,17 +254,14 @@ class DicomwebArchive:
             "PatientID": query.patient_id,
         }
         keys = {key: value for key, value in asked.items() if value} | {"limit": str(_PAGE)}
-        named = (
-            "StudyDescription",
-            "ModalitiesInStudy",
-            "NumberOfStudyRelatedInstances",
-            "IssuerOfPatientID",
-        )
-        also = [_TAGS[key] for key in named]
+        also = [
+            _TAGS["StudyDescription"],
+            _TAGS["ModalitiesInStudy"],
+            _TAGS["NumberOfStudyRelatedInstances"],
+            _TAGS["IssuerOfPatientID"],
+        ]
         for page in range(_PAGES):
-            params = {**keys, "offset": str(page * _PAGE), "includefield": also}
-            answer = self._get("/studies", "application/dicom+json", params=params)
-            rows = answer.json() if answer.status_code != 204 and answer.content else []
+            rows = self._rows("/studies", **keys, offset=str(page * _PAGE), includefield=also)
             if not isinstance(rows, list):
                 raise TypeError("no list of studies")
             yield from (_json_texts(row) for row in rows)
@@ -264,17 +269,9 @@ class DicomwebArchive:
                 return
 
     def _body_parts(self, study_instance_uid: str) -> Iterator[str]:
-        params = {"includefield": _BODY_PART, "limit": str(_PAGE)}
-        answer = self._get(f"/studies/{study_instance_uid}/series", "application/dicom+json", params=params)
-        for row in answer.json() if answer.status_code != 204 and answer.content else []:
+        path = f"/studies/{study_instance_uid}/series"
+        for row in self._rows(path, includefield=_BODY_PART, limit=str(_PAGE)):
             yield from map(_json_text, row.get(_BODY_PART, {}).get("Value") or [])
-
-    def _fetch(self, study_instance_uid: str, count: _Count) -> Retrieved:
-        with self._get(f"/studies/{study_instance_uid}", _WADO, stream=True) as answer:
-            boundary = boundary_of(answer.headers.get("Content-Type", ""))
-            for part in Parts(answer.raw.stream(_BLOCK, decode_content=False), boundary):
-                count.take(part)
-        return Retrieved(RetrieveStatus.RETRIEVED)
 
 
 class _Count:

@@ -11,23 +11,43 @@ reports.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    ColorSoftcopyPresentationStateStorage,
+    Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 from pynetdicom import _config, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+from pynetdicom.sop_class import Verification
 
 from dicom_node.dicom import commitment
 from dicom_node.errors import FaultyReport
 from dicom_node.model.kinds import ResultKind
-from dicom_node.scu.association import DimseCaller, NoAssociation
+from dicom_node.scu.association import (
+    FIND,
+    LITTLE_ENDIAN,
+    DimseCaller,
+    NoAssociation,
+    contexts,
+    question_at,
+)
 from dicom_node.scu.destination import (
     CUT_OFF,
     NOT_TRIED,
@@ -42,16 +62,31 @@ from dicom_node.scu.destination import (
     SendStatus,
     hangs,
     shown,
+    store_report,
 )
-from dicom_node.scu.kinds import SOP_CLASSES
-from dicom_node.scu.statuses import store_report
 
 # A path given to send_c_store is sent as it stands on disk, in pieces.
 _config.STORE_SEND_CHUNKED_DATASET = True
 
-_MEDIUM_PRIORITY = 0
-_PENDING = (0xFF00, 0xFF01)
-_LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
+    ResultKind.SR: (Comprehensive3DSRStorage,),
+    ResultKind.GSPS: (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage),
+    ResultKind.SC: (SecondaryCaptureImageStorage,),
+    ResultKind.SUMMARY: (SecondaryCaptureImageStorage,),
+    ResultKind.PDF: (EncapsulatedPDFStorage,),
+    ResultKind.HEATMAP: (SecondaryCaptureImageStorage,),
+    ResultKind.CLEANED: (
+        SecondaryCaptureImageStorage,
+        MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+        MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+        MultiFrameTrueColorSecondaryCaptureImageStorage,
+    ),
+    ResultKind.SEG: (SegmentationStorage,),
+    ResultKind.ASSESSMENT: (Comprehensive3DSRStorage,),
+    ResultKind.REJECTION: (KeyObjectSelectionDocumentStorage,),
+}
+"""Of each kind of result: what ``test`` proposes to a PACS."""
+_ROLES = [build_role(commitment.SOP_CLASS, scp_role=True)]
 
 
 class DimseDestination(DimseCaller):
@@ -67,14 +102,17 @@ class DimseDestination(DimseCaller):
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """C-FIND at IMAGE level (PS3.4 C.6.2.1), one query per series."""
-        with self.associate(_find_contexts(), service="query") as association:
+        with self.associate(contexts(FIND), service="query") as association:
             if isinstance(association, NoAssociation):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
             found: dict[str, str] = {}
             unanswered: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                if problem := self._find(association, _question(group), found):
+                question = _image_question(
+                    group[0].study_instance_uid, series, group[0].sop_instance_uid if len(group) == 1 else ""
+                )
+                if problem := self._find(association, question, found):
                     unanswered[series] = problem
         return [_confirmation(item, found, unanswered.get(item.series_instance_uid)) for item in objects]
 
@@ -85,7 +123,11 @@ class DimseDestination(DimseCaller):
             return checks
         checks += self._check_classes()
         if self._peer.confirm == "commitment":
-            checks.append(check_commitment(self))
+            with self.associate(contexts(commitment.SOP_CLASS), service="commitment") as association:
+                if isinstance(association, NoAssociation):
+                    checks.append(Check("commitment", False, association.text))
+                else:
+                    checks.append(Check("commitment", True, "Storage Commitment Push Model accepted"))
         if self._peer.may_be_asked:
             checks.append(self._check_query())
         return checks
@@ -119,10 +161,10 @@ class DimseDestination(DimseCaller):
         more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
         kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
         wanted = [(kind, uid) for kind in kinds for uid in SOP_CLASSES[kind]]
-        contexts = [
-            build_context(uid, list(_LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
+        proposed = [
+            build_context(uid, list(LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
         ]
-        with self.associate(contexts) as association:
+        with self.associate(proposed) as association:
             if isinstance(association, NoAssociation) and not association.takes_nothing:
                 return [Check("results", False, association.text)]
             accepted = () if isinstance(association, NoAssociation) else association.accepted_contexts
@@ -136,26 +178,24 @@ class DimseDestination(DimseCaller):
 
     def _check_query(self) -> Check:
         """C-FIND for an object that nobody has: a PACS may accept the context and refuse the question."""
-        question = _image_question(generate_uid(), generate_uid(), generate_uid())
-        with self.associate(_find_contexts(), service="query") as association:
+        with self.associate(contexts(FIND), service="query") as association:
             if isinstance(association, NoAssociation):
                 return Check("query", False, association.text)
-            problem = self._find(association, question, {})
+            problem = self._find(
+                association, _image_question(generate_uid(), generate_uid(), generate_uid()), {}
+            )
         return Check("query", problem is None, problem.text if problem else "Study Root C-FIND answered")
 
     def _store(self, association: Association, item: Outgoing) -> SendReport:
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
             return content
-        with self.waiting(association, self._settings.outbox.seconds_for(item.path.stat().st_size)):
-            try:
-                status = association.send_c_store(content, priority=_MEDIUM_PRIORITY).get("Status")
-            except RuntimeError:  # cut since the last object
-                status = None
-            except ValueError:
-                return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
-            if status is None:
-                association.abort()  # pynetdicom notices a cut late, and would wait for the next answer
+        seconds = self._settings.outbox.seconds_for(item.path.stat().st_size)
+        try:
+            # Priority 0 is medium (PS3.7 9.1.1).
+            status = self.status_of(association, seconds, association.send_c_store, content, priority=0)
+        except ValueError:
+            return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
         self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
@@ -163,19 +203,12 @@ class DimseDestination(DimseCaller):
         self, association: Association, question: Dataset, found: dict[str, str]
     ) -> Confirmation | None:
         """Ask for objects of one series; what is there goes to ``found``. Returns what went wrong."""
-        code = None
-        with self.waiting(association, self._settings.outbox.answer_seconds):
-            try:
-                for status, answer in association.send_c_find(
-                    question, StudyRootQueryRetrieveInformationModelFind
-                ):
-                    code = status.get("Status")
-                    if code in _PENDING and answer is not None and "SOPInstanceUID" in answer:
-                        found[str(answer.SOPInstanceUID)] = str(answer.get("SOPClassUID", "") or "")
-            except RuntimeError:  # an earlier question cost us the association
-                code = None
-            if code is None:
-                association.abort()
+        matches, code = self.matches_of(association, question)
+        found |= {
+            str(match.SOPInstanceUID): str(match.get("SOPClassUID", "") or "")
+            for match in matches
+            if "SOPInstanceUID" in match
+        }
         self.debug("C-FIND", found=len(found), status=code)
         if code is None and self._connections.timed_out:
             return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
@@ -189,13 +222,9 @@ def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
     wanted: dict[tuple[str, str], None] = {}
     for item in objects:
         own = _transfer_syntax(item)
-        for syntax in _LITTLE_ENDIAN if own in _LITTLE_ENDIAN else (own,):
+        for syntax in LITTLE_ENDIAN if own in LITTLE_ENDIAN else (own,):
             wanted[item.sop_class_uid, syntax] = None
     return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
-
-
-def _find_contexts() -> list[PresentationContext]:
-    return [build_context(StudyRootQueryRetrieveInformationModelFind, list(_LITTLE_ENDIAN))]
 
 
 def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | SendReport:
@@ -210,7 +239,7 @@ def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | S
     own = _transfer_syntax(item)
     if own in syntaxes:
         return item.path
-    if own in _LITTLE_ENDIAN:
+    if own in LITTLE_ENDIAN:
         return dcmread(item.path)
     return SendReport(
         SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} in {own.name} is not accepted"
@@ -221,20 +250,14 @@ def _transfer_syntax(item: Outgoing) -> UID:
     return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
 
 
-def _question(group: Sequence[Outgoing]) -> Dataset:
-    first = group[0]
-    instance = first.sop_instance_uid if len(group) == 1 else ""
-    return _image_question(first.study_instance_uid, first.series_instance_uid, instance)
-
-
 def _image_question(study: str, series: str, instance: str) -> Dataset:
-    question = Dataset()
-    question.QueryRetrieveLevel = "IMAGE"
-    question.StudyInstanceUID = study
-    question.SeriesInstanceUID = series
-    question.SOPInstanceUID = instance
-    question.SOPClassUID = ""
-    return question
+    return question_at(
+        "IMAGE",
+        StudyInstanceUID=study,
+        SeriesInstanceUID=series,
+        SOPInstanceUID=instance,
+        SOPClassUID="",
+    )
 
 
 def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation | None) -> Confirmation:
@@ -243,50 +266,37 @@ def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation |
     return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
-_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-_LOOK_SECONDS = 0.1
-_ROLES = [build_role(commitment.SOP_CLASS, scp_role=True)]
-
-
 class CommitmentRequestor(DimseCaller):
     """Requests storage commitment from one peer for objects that it acknowledged."""
 
     def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
         """Send a request, then wait ``commitment_wait_seconds`` for a report on the same association."""
-
-        def on_report(event: Any) -> tuple[int, None]:
-            return _take(event, keep), None
-
-        handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
-        with self.associate(_contexts(), service="commitment", handlers=handlers) as association:
+        handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
+        with self.associate(
+            contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
+        ) as association:
             if isinstance(association, NoAssociation):
                 status = RequestStatus.REFUSED if association.takes_nothing else RequestStatus.RETRY
                 return RequestAnswer(status, f"storage commitment: {association.text}")
             uids = [(item.sop_class_uid, item.sop_instance_uid) for item in objects]
-            answer = self._request(association, commitment.request(transaction_uid, uids))
-            if answer.status is RequestStatus.ACCEPTED:
-                self._await_report(association)
+            code = self.status_of(
+                association,
+                self._settings.outbox.answer_seconds,
+                association.send_n_action,
+                commitment.request(transaction_uid, uids),
+                commitment.REQUEST,
+                commitment.SOP_CLASS,
+                commitment.SOP_INSTANCE,
+            )
+            self.debug("N-ACTION", status=code)
+            answer = _answer(code)
+            end = time.monotonic() + self._peer.commitment_wait_seconds
+            while answer.status is RequestStatus.ACCEPTED and time.monotonic() < end:
+                if not association.is_established or self._connections.closed:
+                    break
+                if association.dimse.report_answered.wait(0.1):
+                    break
             return answer
-
-    def _request(self, association: Association, information: Any) -> RequestAnswer:
-        with self.waiting(association, self._settings.outbox.answer_seconds):
-            try:
-                status, _ = association.send_n_action(
-                    information, commitment.REQUEST, commitment.SOP_CLASS, commitment.SOP_INSTANCE
-                )
-                code = status.get("Status")
-            except RuntimeError:  # cut meanwhile
-                code = None
-            if code is None:
-                association.abort()
-        self.debug("N-ACTION", status=code)
-        return _answer(code)
-
-    def _await_report(self, association: Association) -> None:
-        end = time.monotonic() + self._peer.commitment_wait_seconds
-        while association.is_established and not self._connections.closed and time.monotonic() < end:
-            if association.dimse.report_answered.wait(_LOOK_SECONDS):
-                return
 
 
 class CommitmentReporter(DimseCaller):
@@ -296,19 +306,20 @@ class CommitmentReporter(DimseCaller):
 
     def report(self, information: Dataset, event_type: int) -> str:
         """Send a report; returns "" if the peer accepted it, else why not."""
-        with self.associate(_contexts(), service="commitment", roles=_ROLES) as association:
+        with self.associate(
+            contexts(commitment.SOP_CLASS), service="commitment", roles=_ROLES
+        ) as association:
             if isinstance(association, NoAssociation):
                 return association.text
-            with self.waiting(association, self._settings.outbox.answer_seconds):
-                try:
-                    status, _ = association.send_n_event_report(
-                        information, event_type, commitment.SOP_CLASS, commitment.SOP_INSTANCE
-                    )
-                    code = status.get("Status")
-                except RuntimeError:  # cut meanwhile
-                    code = None
-                if code is None:
-                    association.abort()
+            code = self.status_of(
+                association,
+                self._settings.outbox.answer_seconds,
+                association.send_n_event_report,
+                information,
+                event_type,
+                commitment.SOP_CLASS,
+                commitment.SOP_INSTANCE,
+            )
             self.debug("N-EVENT-REPORT", status=code)
         if code is None:
             return "association lost before the answer"
@@ -316,24 +327,14 @@ class CommitmentReporter(DimseCaller):
 
     def check(self) -> Check:
         """Check whether the peer accepts reports; sends none."""
-        with self.associate(_contexts(), service="commitment", roles=_ROLES) as association:
+        with self.associate(
+            contexts(commitment.SOP_CLASS), service="commitment", roles=_ROLES
+        ) as association:
             if isinstance(association, NoAssociation):
                 return Check("commitment report", False, association.text)
             reversed_roles = any(context.as_scp for context in association.accepted_contexts)
         how = "roles reversed" if reversed_roles else "without role selection: sent all the same"
         return Check("commitment report", True, f"Storage Commitment Push Model accepted, {how}")
-
-
-def check_commitment(caller: DimseCaller) -> Check:
-    """Check whether the peer accepts requests for storage commitment; sends none."""
-    with caller.associate(_contexts(), service="commitment") as association:
-        if isinstance(association, NoAssociation):
-            return Check("commitment", False, association.text)
-    return Check("commitment", True, "Storage Commitment Push Model accepted")
-
-
-def _contexts() -> list[Any]:
-    return [build_context(commitment.SOP_CLASS, _SYNTAXES)]
 
 
 def _answer(code: int | None) -> RequestAnswer:
@@ -342,21 +343,19 @@ def _answer(code: int | None) -> RequestAnswer:
         return RequestAnswer(RequestStatus.RETRY, "storage commitment: association lost before the answer")
     if code == 0x0000 or code >> 12 == 0xB or code in (0x0001, 0x0107, 0x0116):
         return RequestAnswer(RequestStatus.ACCEPTED)
-    waits = code in (0x0110, 0x0210, 0x0213)
-    status = RequestStatus.RETRY if waits else RequestStatus.REFUSED
+    status = RequestStatus.RETRY if code in (0x0110, 0x0210, 0x0213) else RequestStatus.REFUSED
     return RequestAnswer(status, f"storage commitment refused: status {code:04X}")
 
 
-def _take(event: Any, keep: KeepReport) -> int:
-    """Answer an N-EVENT-REPORT; returns its status (PS3.7 10.1.1.1.8)."""
+def _take(event: Any, keep: KeepReport) -> tuple[int, None]:
+    """Answer an N-EVENT-REPORT: its status (PS3.7 10.1.1.1.8), and no Event Reply."""
     try:
         encoded = event.request.EventInformation
-        syntax = event.context.transfer_syntax
-        report = commitment.read_report(encoded.getvalue() if encoded else b"", syntax)
+        report = commitment.read_report(encoded.getvalue() if encoded else b"", event.context.transfer_syntax)
     except FaultyReport:
-        return 0x0115
+        return 0x0115, None
     try:
         keep(report)
     except Exception:  # noqa: BLE001 - whatever went wrong, it is not kept: the peer is to report again
-        return 0x0213
-    return 0x0000
+        return 0x0213, None
+    return 0x0000, None

@@ -9,12 +9,9 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
@@ -31,19 +28,17 @@ from dicom_node.scu.archive import (
     Retrieved,
     RetrieveStatus,
     StudyQuery,
+    retrieve_status,
 )
-from dicom_node.scu.association import DimseCaller, NoAssociation
+from dicom_node.scu.association import FIND, DimseCaller, NoAssociation, contexts, question_at
 from dicom_node.scu.destination import Check
-from dicom_node.scu.statuses import retrieve_status
 
 LARGEST_BY_GET = 512 * 2**20
 """Bytes of an object by C-GET, which is in memory once; larger ones come by C-MOVE."""
-_KEPT = (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
-GET_SYNTAXES = [one.uid for one in TRANSFER_SYNTAXES if one.kind not in _KEPT]
+GET_SYNTAXES = [
+    one.uid for one in TRANSFER_SYNTAXES if one.kind not in (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
+]
 """Proposed for objects by C-GET: those that are decoded here. DCMTK gives no answer to as many as we know."""
-_LITTLE_ENDIAN = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-_PENDING = (0xFF00, 0xFF01)
-_FIND = StudyRootQueryRetrieveInformationModelFind
 _MODELS = {
     "move": StudyRootQueryRetrieveInformationModelMove,
     "get": StudyRootQueryRetrieveInformationModelGet,
@@ -68,16 +63,26 @@ class DimseArchive(DimseCaller):
 
     def find(self, query: StudyQuery) -> FoundStudies:
         """C-FIND at STUDY level. Raises PeerUnreachable."""
-        answers = self._answers(_question(query))
+        values = {
+            "StudyDate": query.dates,
+            "ModalitiesInStudy": query.modality,
+            "StudyInstanceUID": query.study_instance_uid,
+            "PatientID": query.patient_id,
+        }
+        answers = self._answers(question_at("STUDY", **dict.fromkeys(STUDY_KEYS, "") | values))
         return FoundStudies.fitting(query, (texts for answer in answers if (texts := self._texts(answer))))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """The Body Part Examined of the study's series, in capitals (C-FIND at SERIES level). Raises
         PeerUnreachable.
         """
-        question = Dataset()
-        question.QueryRetrieveLevel, question.StudyInstanceUID = "SERIES", study_instance_uid
-        question.SeriesInstanceUID = question.Modality = question.BodyPartExamined = ""
+        question = question_at(
+            "SERIES",
+            StudyInstanceUID=study_instance_uid,
+            SeriesInstanceUID="",
+            Modality="",
+            BodyPartExamined="",
+        )
         found = set()
         for answer in self._answers(question):
             with quiet_pydicom(), suppress(*_FAULTY_VALUES):
@@ -88,20 +93,21 @@ class DimseArchive(DimseCaller):
         """C-MOVE or C-GET, by the peer's setting ``retrieve``; objects of a C-MOVE arrive at our listener."""
         if self._peer.retrieve == "get":
             return self._get(study_instance_uid, sink)
-        with self.associate(_contexts(_MODELS["move"]), service="query") as association:
+        with self.associate(contexts(_MODELS["move"]), service="query") as association:
             if isinstance(association, NoAssociation):
                 return _none(association)
             with self.waiting(association, self._peer.retrieve_seconds):
-                asked = _whole_study(study_instance_uid)
-                ours = self._settings.node.ae_title
-                answers = _until_cut(association.send_c_move, asked, ours, _MODELS["move"])
+                asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
+                answers = _until_cut(
+                    association.send_c_move, asked, self._settings.node.ae_title, _MODELS["move"]
+                )
                 return self._outcome(association, answers, came=None)
 
     def test(self) -> list[Check]:
         """Test whether queries and retrieval are accepted; nothing is retrieved."""
         checks = []
-        for name, model in (("find", _FIND), (self._peer.retrieve, _MODELS[self._peer.retrieve])):
-            with self.associate(_contexts(model), service="query") as association:
+        for name, model in (("find", FIND), (self._peer.retrieve, _MODELS[self._peer.retrieve])):
+            with self.associate(contexts(model), service="query") as association:
                 if isinstance(association, NoAssociation):
                     checks.append(Check(name, False, association.text))
                 else:
@@ -109,28 +115,17 @@ class DimseArchive(DimseCaller):
         return checks
 
     def _answers(self, question: Dataset) -> list[Dataset]:
-        with self.associate(_contexts(_FIND), service="query") as association:
+        with self.associate(contexts(FIND), service="query") as association:
             if isinstance(association, NoAssociation):
                 raise PeerUnreachable(f"{self._peer.name}: {association.text}")
-            return self._ask(association, question)
-
-    def _ask(self, association: Association, question: Dataset) -> list[Dataset]:
-        answers: list[Dataset] = []
-        code = None
-        with self.waiting(association, self._settings.outbox.answer_seconds):
-            for status, answer in _until_cut(association.send_c_find, question, _FIND):
-                code = status.get("Status")
-                if code in _PENDING:
-                    answers.append(answer if answer is not None else Dataset())
+            answers, code = self.matches_of(association, question)
+            self.debug("C-FIND", answers=len(answers), status=code)
             if code is None:
-                association.abort()
-        self.debug("C-FIND", answers=len(answers), status=code)
-        if code is None:
-            cut = "cut off, its answer does not end" if self._connections.timed_out else "no answer"
-            raise PeerUnreachable(f"{self._peer.name}: query: {cut}")
-        if code != 0:
-            raise PeerUnreachable(f"{self._peer.name}: query: status {code:04X}")
-        return answers
+                cut = "cut off, its answer does not end" if self._connections.timed_out else "no answer"
+                raise PeerUnreachable(f"{self._peer.name}: query: {cut}")
+            if code != 0:
+                raise PeerUnreachable(f"{self._peer.name}: query: status {code:04X}")
+            return answers
 
     def _texts(self, answer: Dataset) -> dict[str, str]:
         """The values of an answer; of one that cannot be decoded, its UID: it can be fetched."""
@@ -149,7 +144,7 @@ class DimseArchive(DimseCaller):
     def _get(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         taken = _Taken(sink, self._connections.cut)
         with self.associate(
-            [*_contexts(_MODELS["get"]), *(build_context(uid, GET_SYNTAXES) for uid in _classes(sink))],
+            [*contexts(_MODELS["get"]), *(build_context(uid, GET_SYNTAXES) for uid in _classes(sink))],
             service="query",
             handlers=[(evt.EVT_C_STORE, taken.on_store)],
             roles=[build_role(uid, scp_role=True) for uid in _classes(sink)],
@@ -160,7 +155,8 @@ class DimseArchive(DimseCaller):
             if all(one.abstract_syntax != _MODELS["get"] for one in association.accepted_contexts):
                 return Retrieved(RetrieveStatus.REFUSED, 0, "the peer does not accept C-GET")
             with self.waiting(association, self._peer.retrieve_seconds):
-                answers = _until_cut(association.send_c_get, _whole_study(study_instance_uid), _MODELS["get"])
+                asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
+                answers = _until_cut(association.send_c_get, asked, _MODELS["get"])
                 outcome = self._outcome(association, answers, came=taken)
         if taken.stopped:
             return Retrieved(RetrieveStatus.RETRY, taken.objects, taken.stopped)
@@ -239,31 +235,8 @@ def _none(association: NoAssociation) -> Retrieved:
     return Retrieved(status, 0, association.text)
 
 
-def _contexts(model: Any) -> list[PresentationContext]:
-    return [build_context(model, _LITTLE_ENDIAN)]
-
-
 def _classes(sink: ObjectSink) -> Sequence[str]:
     return list(sink.sop_classes)[: _MOST_CONTEXTS - 1]
-
-
-def _question(query: StudyQuery) -> Dataset:
-    question = Dataset()
-    question.QueryRetrieveLevel = "STUDY"
-    for keyword in STUDY_KEYS:
-        setattr(question, keyword, "")
-    question.StudyDate = query.dates
-    question.ModalitiesInStudy = query.modality
-    question.StudyInstanceUID = query.study_instance_uid
-    question.PatientID = query.patient_id
-    return question
-
-
-def _whole_study(study_instance_uid: str) -> Dataset:
-    asked = Dataset()
-    asked.QueryRetrieveLevel = "STUDY"
-    asked.StudyInstanceUID = study_instance_uid
-    return asked
 
 
 def _text(value: Any) -> str:

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
-from urllib3.poolmanager import PoolManager, ProxyManager
+from urllib3.poolmanager import ProxyManager
 
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
@@ -28,7 +28,6 @@ from dicom_node.scu.destination import (
     SendStatus,
     hangs,
 )
-from dicom_node.scu.statuses import http_report
 
 CONNECT_SECONDS = 10.0
 UNREADABLE = SendReport(
@@ -46,6 +45,21 @@ FAULTY_ANSWER = (
     ValueError,
     RecursionError,
 )
+
+
+# HTTP statuses that waiting (or a person's hand on a configuration) cures without another try being harmful.
+_HTTP_RETRY = {
+    401: "user name or password not accepted",
+    403: "forbidden: is this user allowed to store?",
+    404: "not found: is the URL right?",
+    405: "no such service at this URL",
+    407: "a proxy wants a password",
+    408: "time-out",
+    421: "wrong server",
+    423: "locked",
+    425: "too early",
+    429: "too many requests",
+}
 
 
 class BoundedSession(requests.Session):
@@ -91,14 +105,23 @@ class BoundedSession(requests.Session):
         return response
 
 
-class HttpDestination(ABC):
-    """Base of the destinations over HTTP: one request per object, each with its own answer and deadline."""
+class HttpCaller:
+    """Calls one peer by HTTP, with deadlines. For one thread; any thread may call ``close``."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         self._outbox = settings.outbox
-        local = not peer.entered or settings.console.local_peers
-        self._connections = Connections(settings.outbox.answer_seconds, local=local)
+        self._connections = Connections(
+            settings.outbox.answer_seconds, local=not peer.entered or settings.console.local_peers
+        )
         self._session = BoundedSession(self._connections)
+
+    def close(self) -> None:
+        """End all calls under way; later calls fail too. Any thread may call it."""
+        self._connections.close()
+
+
+class HttpDestination(HttpCaller, ABC):
+    """Base of the destinations over HTTP: one request per object, each with its own answer and deadline."""
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """Send one object after the other; if one finds the peer unreachable, the rest is not tried."""
@@ -138,10 +161,6 @@ class HttpDestination(ABC):
         gone = seen.presence is Presence.NOT_FOUND and seen != unanswered(UNREADABLE)
         return RemovalAnswer(gone, "" if gone else seen.text or "it is still there")
 
-    def close(self) -> None:
-        """End all calls under way; later calls fail too. Any thread may call it."""
-        self._connections.close()
-
     def _try_to_store(self, item: Outgoing) -> SendReport:
         try:
             return self._store(item)
@@ -177,14 +196,15 @@ class _Adapter(HTTPAdapter):
     """Tells ``connections`` of each connection that is opened."""
 
     def __init__(self, connections: Connections) -> None:
-        pools = (("http", HTTPConnectionPool), ("https", HTTPSConnectionPool))
-        self._pools = {scheme: _watched(pool, connections) for scheme, pool in pools}
+        self._pools = {
+            "http": _watched(HTTPConnectionPool, connections),
+            "https": _watched(HTTPSConnectionPool, connections),
+        }
         super().__init__()
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        manager: PoolManager = self.poolmanager
-        manager.pool_classes_by_scheme = self._pools
+        self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> ProxyManager:
         manager: ProxyManager = super().proxy_manager_for(proxy, **options)
@@ -199,8 +219,7 @@ def _watched(pool: type[HTTPConnectionPool], connections: Connections) -> type[H
             if self.proxy is None:  # a proxy is of this machine's environment, and calls from where it is
                 self._dns_host = connections.address_of(name)
             try:
-                made: socket.socket = super()._new_conn()
-                return made
+                return cast(socket.socket, super()._new_conn())
             finally:
                 self._dns_host = name  # by which the certificate is checked
 
@@ -214,6 +233,20 @@ def _watched(pool: type[HTTPConnectionPool], connections: Connections) -> type[H
 def status_of(error: requests.RequestException) -> int | None:
     """The HTTP status of a refused request, None without an answer."""
     return error.response.status_code if error.response is not None else None
+
+
+def http_report(code: int) -> SendReport:
+    """The report for an HTTP status of a failed request."""
+    shown = f"HTTP {code}"
+    if code in _HTTP_RETRY:
+        return SendReport(SendStatus.RETRY, shown, _HTTP_RETRY[code])
+    if 300 <= code < 400:
+        return SendReport(
+            SendStatus.RETRY, shown, "it points to another address, which is not followed: correct url"
+        )
+    if 400 <= code < 500:
+        return SendReport(SendStatus.REFUSED, shown, "request refused")
+    return SendReport(SendStatus.RETRY, shown, "the server has a problem")
 
 
 def problem(error: requests.RequestException, connections: Connections) -> SendReport:

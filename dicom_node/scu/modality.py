@@ -22,14 +22,12 @@ from pynetdicom.presentation import PresentationContext
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import PeerUnreachable
+from dicom_node.scu.association import CallingAE, client_tls
 from dicom_node.scu.connections import Connections
-from dicom_node.scu.destination import SendStatus
-from dicom_node.scu.statuses import store_report
-from dicom_node.scu.transport import CallingAE, client_tls
+from dicom_node.scu.destination import SendStatus, store_report
 
 _MAXIMUM_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
 _TIMEOUT_SECONDS = 30.0
-_STORED = (SendStatus.STORED, SendStatus.WARNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,14 @@ class Callee:
         """The AE that a peer's settings describe. Raises PeerUnreachable without host or port."""
         if not peer.host or peer.port is None:
             raise PeerUnreachable(f"peer {peer.name}: {peer.missing_of_address()}: add it to its [[peers]]")
-        context = client_tls(settings) if peer.tls else None
-        return cls(peer.ae_title, peer.host, peer.port, settings.node.ae_title, context, settings.outbox)
+        return cls(
+            peer.ae_title,
+            peer.host,
+            peer.port,
+            calling=settings.node.ae_title,
+            tls=client_tls(settings) if peer.tls else None,
+            patience=settings.outbox,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,9 @@ class Sent:
     @property
     def stored(self) -> bool:
         """Whether the peer has stored the file: Success or a warning (PS3.4 B.2.3)."""
-        return self.status is not None and store_report(self.status).status in _STORED
+        return self.status is not None and (
+            store_report(self.status).status in (SendStatus.STORED, SendStatus.WARNED)
+        )
 
 
 def send(callee: Callee, files: Sequence[Path], on_each: Callable[[Sent], None]) -> list[Sent]:
@@ -114,9 +120,7 @@ class _RequestedAssociation:
     def __init__(
         self, callee: Callee, contexts: Sequence[PresentationContext], connections: Connections
     ) -> None:
-        self._callee = callee
-        self._contexts = contexts
-        self._connections = connections
+        self._callee, self._contexts, self._connections = callee, contexts, connections
 
     def __enter__(self) -> Association:
         callee = self._callee
@@ -160,7 +164,12 @@ def _batches(
     """Files with the contexts that they need, at most 128 on one association."""
     wanted: dict[tuple[UID, UID], list[_File]] = {}
     for path in files:
-        if (file := _read(path)) is None:
+        try:
+            meta = read_file_meta_info(path)
+            file = _File(
+                path, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
+            )
+        except (InvalidDicomError, OSError, AttributeError):
             report(Sent(path, "", None, "no DICOM file (Part 10)", datetime.now(UTC)))
         else:
             wanted.setdefault((file.sop_class, file.syntax), []).append(file)
@@ -169,16 +178,6 @@ def _batches(
         some = kinds[start : start + _MAXIMUM_CONTEXTS]
         batch = [file for kind in some for file in wanted[kind]]
         yield [build_context(*kind) for kind in some], sorted(batch, key=lambda file: files.index(file.path))
-
-
-def _read(path: Path) -> _File | None:
-    try:
-        meta = read_file_meta_info(path)
-        return _File(
-            path, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
-        )
-    except (InvalidDicomError, OSError, AttributeError):
-        return None
 
 
 def _send_one(association: Association, file: _File) -> Sent:

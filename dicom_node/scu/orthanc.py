@@ -82,8 +82,11 @@ class OrthancDestination(HttpDestination):
 
     def _found(self, item: Outgoing) -> list[str]:
         """Orthanc's identifiers of the objects of this UID."""
-        uid = {"SOPInstanceUID": item.sop_instance_uid}
-        query = {"Level": "Instance", "CaseSensitive": True, "Query": uid}
+        query = {
+            "Level": "Instance",
+            "CaseSensitive": True,
+            "Query": {"SOPInstanceUID": item.sop_instance_uid},
+        }
         return list(self._client.find(query, **self._call))
 
     def _look(self, item: Outgoing) -> Confirmation:

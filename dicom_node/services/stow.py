@@ -18,8 +18,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.dicom.file_meta import META_BYTES, FileMeta, is_uid, read_sop_uids, read_study_uids
 from dicom_node.dicom.transfer_syntaxes import TransferSyntax, transfer_syntax
 from dicom_node.errors import FaultyInput, SpoolError
-from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.part10 import read_meta
+from dicom_node.inbox.header import Arrival, read_meta
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes

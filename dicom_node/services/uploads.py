@@ -35,8 +35,7 @@ from dicom_node.dicom.file_meta import META_BYTES, FileMeta, read_sop_uids, read
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput, SpoolError
-from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.part10 import check_taken, read_meta, store
+from dicom_node.inbox.header import Arrival, check_taken, read_meta
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
@@ -229,10 +228,8 @@ class _Upload:
             datetime.now(UTC),
             sight.SENDERS.get(),
         )
-        store(
-            self._spool.open(arrival, sop_class, instance, syntax),
-            pieces,
-            self._settings.listener.maximum_object_mib * 2**20,
+        self._spool.open(arrival, sop_class, instance, syntax).take(
+            pieces, self._settings.listener.maximum_object_mib * 2**20
         )
 
 

@@ -50,9 +50,9 @@ from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox import commitments
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import open_destination
+from dicom_node.scu.association import CallingAE
 from dicom_node.scu.destination import RequestAnswer
 from dicom_node.scu.dimse import CommitmentRequestor
-from dicom_node.scu.transport import CallingAE
 from dicom_node.store import intake
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Commitment, Delivery

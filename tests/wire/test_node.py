@@ -25,7 +25,7 @@ from sqlalchemy import select
 from benchmarks.sender import Rejected, associate
 from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.spool import Spool
-from dicom_node.inbox.steps import StepFolder
+from dicom_node.scp.performed_steps import StepFolder
 from dicom_node.store.tables import Lease, Result
 from tests.collector_lab import running_collector, text
 from tests.forked import run_forked

@@ -165,7 +165,8 @@ def _known_items(body: memoryview) -> tuple[str, bytes]:
             inner = list(islice(_items(body, start, end), limits.USER_ITEMS + 1))
             if len(inner) > limits.USER_ITEMS:
                 raise MalformedRequest("too many user information items")
-            read = [one for one in inner if one[0] != _USER_IDENTITY or _has_known_type(body, one)]
+            # A user identity of another type (PS3.7 D.3.3.7) makes pynetdicom abort.
+            read = [one for one in inner if one[0] != _USER_IDENTITY or body[one[1]] in range(1, 6)]
             kept += _item(kind, _of_kinds(body, read, (*_USER_ITEMS, _USER_IDENTITY)))
         else:
             unknown += 1
@@ -174,11 +175,6 @@ def _known_items(body: memoryview) -> tuple[str, bytes]:
     if not contexts:
         raise MalformedRequest("no presentation context")
     return application_context, bytes(kept)
-
-
-def _has_known_type(body: memoryview, identity: tuple[int, int, int]) -> bool:
-    """Whether pynetdicom reads a user identity of this type (PS3.7 D.3.3.7): it aborts at others."""
-    return body[identity[1]] in range(1, 6)
 
 
 def _of_kinds(body: memoryview, items: Iterable[tuple[int, int, int]], kinds: Container[int]) -> bytes:

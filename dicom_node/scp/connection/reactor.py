@@ -1,4 +1,5 @@
-"""The DUL of one association: a thread that waits for its socket instead of polling it, within limits.
+"""The DUL of one association: a thread that waits for its socket instead of polling it, within limits of time
+for each read and write.
 
 Stock pynetdicom sleeps 1 ms in two loops per association: 31 idle associations cost half a core, and each
 C-STORE waits for two or three of these sleeps. Here the DUL waits on socket and eventfd, the association on
@@ -16,7 +17,9 @@ import logging
 import os
 import queue
 import select
+import socket
 import ssl
+import struct
 import threading
 import time
 from typing import Any
@@ -24,9 +27,9 @@ from typing import Any
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.transport import AssociationSocket
 
 from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.deadline import Deadline
 from dicom_node.scp.connection.pdus import A_ASSOCIATE_RQ, P_DATA_TF, PData, check_request
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,6 +40,100 @@ _AWAITING_REQUEST, _ESTABLISHED, _CLOSED, _IDLE = "Sta2", "Sta6", "Sta13", "Sta1
 
 TOO_LATE = "no association request within the time allowed"
 TOO_SLOW = "too slow: a message did not come within the time allowed"
+
+
+class Deadline:
+    """The time by which a peer must complete a message: ``seconds`` from now, later with each byte received.
+
+    ``bytes_per_second``: the slowest allowed rate. The peer must not be silent for longer than twice
+    ``seconds``.
+    """
+
+    def __init__(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
+        self._longest = seconds
+        self._until = time.monotonic() + seconds
+        self._bytes_per_second = bytes_per_second
+
+    def extend(self, count: int) -> None:
+        """Extend the deadline, because ``count`` bytes have been received."""
+        self._until += count / self._bytes_per_second
+
+    @property
+    def seconds(self) -> float:
+        """The seconds to wait for the next bytes; zero or negative when the time is over."""
+        return min(self._longest, self._until - time.monotonic())
+
+
+class DeadlineSocket(AssociationSocket):  # type: ignore[misc]
+    """The socket of one association. ``deadline`` and ``send_seconds`` are set before it is used."""
+
+    deadline: Deadline
+    send_seconds: float
+
+    def __init__(self, association: Any, connection: socket.socket) -> None:
+        super().__init__(association, client_socket=connection)
+        self._limits: dict[int, float] = {}
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read exactly ``nr_bytes``, or fewer if the connection was closed. Raises OSError."""
+        data = bytearray(nr_bytes)
+        with memoryview(data) as view:
+            count = self.recv_into(view)
+        del data[count:]
+        return data
+
+    def recv_into(self, view: memoryview) -> int:
+        """Fill ``view``; returns the number of bytes read, fewer if the connection was closed. Raises
+        OSError.
+        """
+        count = 0
+        while count < len(view):
+            seconds = self.deadline.seconds
+            if seconds <= 0:
+                raise TimeoutError
+            received = self._receive(view[count:], seconds)
+            if not received:
+                break
+            count += received
+            self.deadline.extend(received)
+        return count
+
+    def send(self, bytestream: bytes) -> None:
+        """Send all of ``bytestream``; a peer that does not read loses its connection (Evt17)."""
+        try:
+            self._limit(socket.SO_SNDTIMEO, self.send_seconds)
+            self.socket.sendall(bytestream)
+        except (OSError, AttributeError):
+            self.event_queue.put("Evt17")
+
+    def interrupt(self) -> None:
+        """Wake the thread that reads or sends; it then finds the connection lost."""
+        with contextlib.suppress(OSError, TypeError):
+            # Not SSLSocket's own: that goes on without TLS, and what is read then is ciphertext.
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+    def drop(self, limit: int, seconds: float) -> int:
+        """Read and discard received bytes, at most ``limit``; returns how many. Raises OSError."""
+        self._limit(socket.SO_RCVTIMEO, seconds)
+        return len(self.socket.recv(limit))
+
+    def _receive(self, view: memoryview, seconds: float) -> int:
+        self._limit(socket.SO_RCVTIMEO, seconds)
+        if isinstance(self.socket, ssl.SSLSocket):
+            return self.socket.recv_into(view)
+        try:
+            return int(self.socket.recv_into(view, len(view), socket.MSG_WAITALL))
+        except BlockingIOError:
+            raise TimeoutError from None
+
+    def _limit(self, option: int, seconds: float) -> None:
+        """How long the next call may wait. A deadline that has hardly moved is not set again."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            self.socket.settimeout(seconds)
+        elif not 0.98 * seconds <= self._limits.get(option, 0.0) <= seconds:
+            microseconds = max(1, int(990_000 * seconds))
+            self.socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", *divmod(microseconds, 10**6)))
+            self._limits[option] = microseconds / 1e6
 
 
 class Provider(DULServiceProvider):  # type: ignore[misc]
@@ -66,7 +163,9 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._poll.register(self.socket.socket.fileno(), select.POLLIN)
         self.assoc._dul_ready.set()
         try:
-            while not self._kill_thread and not self._has_ended():
+            while not self._kill_thread:
+                if self._ending and self.state_machine.current_state == _IDLE:
+                    break
                 self._step()
         except Exception as error:  # noqa: BLE001 - whatever a peer sent, only its own association may end
             self.assoc.ends(f"invalid PDU: {type(error).__name__}")
@@ -113,33 +212,19 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             self.kill_dul()
             self.join(LONGEST_WAIT + _CLOSING)
 
-    def wait_for_its_end(self) -> None:
-        """Wait until the thread has ended, which takes time only on a slow disk."""
-        if self.is_alive():
-            self.join()
-
-    @property
-    def within_message(self) -> bool:
-        """Whether a message has been received only in part."""
-        return bool(self.assoc.dimse.within_message)
-
-    def _has_ended(self) -> bool:
-        return self._ending and self.state_machine.current_state == _IDLE
-
     def _step(self) -> None:
         if self.event_queue.empty():
             if self.artim_timer.expired:
                 if self.state_machine.current_state == _AWAITING_REQUEST:
                     self.assoc.ends(TOO_LATE)
                 self.event_queue.put("Evt18")
-            elif not self._take_primitive():
-                if self.state_machine.current_state == _CLOSED:
-                    self._await_closing()
-                elif self._readable:
-                    self._readable, self._busy = False, True
-                    self._read_pdu_data()
-                    self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
-                    self._busy = False
+            elif self.state_machine.current_state == _CLOSED:
+                self._await_closing()
+            elif not self._process_recv_primitive() and self._readable:
+                self._readable, self._busy = False, True
+                self._read_message()
+                self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
+                self._busy = False
         try:
             event = self.event_queue.get(block=False)
         except queue.Empty:
@@ -150,16 +235,11 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
         self._idle_timer.restart()  # the peer's turn begins now, however long our disk took
         self._busy = False
 
-    def _take_primitive(self) -> bool:
-        if self.state_machine.current_state == _CLOSED:
-            # A peer that aborts while its object is being stored: the answer has nowhere to go.
-            with contextlib.suppress(queue.Empty):
-                self.to_provider_queue.get(block=False)
-            return False
-        return bool(self._process_recv_primitive())
-
     def _await_closing(self) -> None:
         """Drop what still comes, so that the peer reads our last PDU; close when it does not, or goes on."""
+        # A peer that aborts while its object is being stored: the answer has nowhere to go.
+        with contextlib.suppress(queue.Empty):
+            self.to_provider_queue.get(block=False)
         now = time.monotonic()
         self._closes_at = self._closes_at or now + _CLOSING
         dropped = 0
@@ -195,19 +275,18 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
             return min(LONGEST_WAIT, max(0.0, float(self.artim_timer.remaining)))
         return LONGEST_WAIT
 
-    def _read_pdu_data(self) -> None:
-        """One PDU, and the rest of its message, without going back to wait for each."""
+    def _read_message(self) -> None:
+        """One PDU, and the rest of its message while only the peer is awaited: without waiting for each."""
         self._read_pdu()
-        while self.within_message and self._awaits_only_the_peer():
+        while self.assoc.dimse.within_message and not self._kill_thread:
+            if not (self.event_queue.empty() and self.to_provider_queue.empty()):
+                break
             self._read_pdu()
-
-    def _awaits_only_the_peer(self) -> bool:
-        return not self._kill_thread and self.event_queue.empty() and self.to_provider_queue.empty()
 
     def _read_pdu(self) -> None:
         """As pynetdicom does it, but a PDU beyond its largest length is not read."""
         # A new deadline for each message; an association request has what is left since the connection.
-        if not self._awaits_request and not self.within_message:
+        if not self._awaits_request and not self.assoc.dimse.within_message:
             self.deadline = Deadline(self.network_timeout, limits.SLOWEST_BYTES_PER_SECOND)
         self.socket.deadline = self.deadline
         try:
@@ -219,7 +298,9 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
                 return
             body = self._read_body(length) if len(head) == 6 else memoryview(b"")
         except TimeoutError:
-            self._give_up(TOO_LATE if self._awaits_request else TOO_SLOW)
+            self.assoc.ends(TOO_LATE if self._awaits_request else TOO_SLOW)
+            self._abort_hard()
+            self.kill_dul()
         except OSError:
             self.event_queue.put("Evt17")
         else:
@@ -262,14 +343,9 @@ class Provider(DULServiceProvider):  # type: ignore[misc]
 
     def _largest(self, kind: int) -> int:
         """Bytes of a PDU of this kind that are read."""
-        if self.state_machine.current_state != _ESTABLISHED or kind != P_DATA_TF:
-            return limits.LARGEST_REQUEST
-        return max(self.assoc.acceptor.maximum_length or 0, limits.LARGEST_PDU)
-
-    def _give_up(self, reason: str) -> None:
-        self.assoc.ends(reason)
-        self._abort_hard()
-        self.kill_dul()
+        is_data = kind == P_DATA_TF and self.state_machine.current_state == _ESTABLISHED
+        ours = max(self.assoc.acceptor.maximum_length or 0, limits.LARGEST_PDU)
+        return ours if is_data else limits.LARGEST_REQUEST
 
     def _abort_hard(self) -> None:
         """Abort past the state machine, whose state is unknown after an error."""

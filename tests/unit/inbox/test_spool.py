@@ -140,7 +140,7 @@ def test_an_object_that_brings_the_disk_under_the_watermark_is_given_up(
     incoming = spool.open(arrival(), UltrasoundImageStorage, "1.2.3", IMPLICIT)
     monkeypatch.setattr("dicom_node.inbox.spool._FREE_SPACE_SECONDS", 0.0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 2**20))
-    with pytest.raises(SpoolFull, match="^2 MiB free, spool.minimum_free_mib asks for 3$"):
+    with pytest.raises(SpoolFull, match=r"^2 MiB free, spool\.minimum_free_mib asks for 3$"):
         incoming.write(DATA_SET)
     incoming.abandon()
     assert everything_in(tmp_path) == []

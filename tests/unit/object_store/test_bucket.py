@@ -18,9 +18,7 @@ from dicom_node.events import STORE_AWAY, STORE_BACK
 from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.bucket import Bucket, bucket_of
-from dicom_node.object_store.handover import HandOver
-from dicom_node.object_store.local_copies import LocalCopies
-from dicom_node.object_store.site_key import refuse_another_key
+from dicom_node.object_store.handover import HandOver, LocalCopies, refuse_another_key
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.preflight.found import Tried
 from dicom_node.preflight.machine import probe_object_store

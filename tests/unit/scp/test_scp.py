@@ -42,8 +42,8 @@ from dicom_node.scp.command import (
     read_store_command,
 )
 from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.deadline import Deadline, DeadlineSocket
 from dicom_node.scp.connection.pdus import MalformedRequest, PData, check_answer, check_request
+from dicom_node.scp.connection.reactor import Deadline, DeadlineSocket
 from dicom_node.scp.contexts import VERIFICATION, refusals, refused_class
 from dicom_node.scp.entrance import OTHERS, Entrance, Failure, Failures, network
 from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, Proposal, addresses_of
@@ -238,7 +238,7 @@ UIDS = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){1,6}", fullmatch=True)
 def test_pynetdicom_reads_our_response(
     cls: str, uid: str, number: int, status: statuses.Status, comment: str
 ) -> None:
-    encoded = encode_store_response(StoreCommand(number, cls, uid, 0, True), status, comment)
+    encoded = encode_store_response(StoreCommand(number, cls, uid, True, 0), status, comment)
     ds = decode(BytesIO(encoded), True, True)
     assert (ds.AffectedSOPClassUID, ds.AffectedSOPInstanceUID) == (cls, uid)
     assert (ds.MessageIDBeingRespondedTo, ds.Status) == (number, status.code)
@@ -251,7 +251,7 @@ def test_pynetdicom_reads_our_response(
     "status", {*statuses.STEP_STATUSES, *statuses.REQUEST_STATUSES, *statuses.REPORT_STATUSES}
 )
 def test_each_failure_of_a_normalized_request_says_what_is_wrong(status: statuses.Status) -> None:
-    asked = NormalizedCommand(N_CREATE_RQ, 1, "1.2", "1.2.3", False)
+    asked = NormalizedCommand(1, "1.2", "1.2.3", False, N_CREATE_RQ)
     ds = decode(BytesIO(encode_normalized_response(asked, NormalizedAnswer(status))), True, True)
     assert bool(ds.get("ErrorComment")) is bool(status.code)
     said = NormalizedAnswer(status, "more exactly")
@@ -260,7 +260,7 @@ def test_each_failure_of_a_normalized_request_says_what_is_wrong(status: statuse
 
 
 def test_a_data_set_without_end_is_cut_off() -> None:
-    request = StoreRequest(1, StoreCommand(1, "1.2", "1.2.3", 0, True), largest=10)
+    request = StoreRequest(1, StoreCommand(1, "1.2", "1.2.3", True, 0), largest=10)
     request.write(bytes(11))
     request.size = limits.DISCARDED
     with pytest.raises(MalformedCommand):
@@ -277,7 +277,7 @@ def test_any_bytes_are_a_command_or_malformed(data: bytes) -> None:
 
 @pytest.mark.parametrize("uid", ["", "1.2 .3", "x", "1" * 65])
 def test_what_is_no_uid_names_no_instance(uid: str) -> None:
-    assert not StoreCommand(1, "1.2", uid, 0, True).names_an_instance
+    assert not StoreCommand(1, "1.2", uid, True, 0).names_an_instance
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.binary(min_size=1, max_size=50)), min_size=1, max_size=5))

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from dicom_node.config.addresses import LocalAddress, is_local, remote_address
 from dicom_node.config.settings import ConsoleSettings, PeerSettings, Settings
 from dicom_node.scu import http, open_destination, orthanc
-from dicom_node.scu.destination import Presence, SendStatus
+from dicom_node.scu.destination import Presence, SendStatus, store_report
 from dicom_node.scu.dicomweb import (
     LONGEST_HEAD,
     DicomwebDestination,
@@ -32,8 +32,8 @@ from dicom_node.scu.dicomweb import (
     boundary_of,
 )
 from dicom_node.scu.dimse import DimseDestination
+from dicom_node.scu.http import http_report
 from dicom_node.scu.orthanc import OrthancDestination
-from dicom_node.scu.statuses import http_report, store_report
 from tests.modality import ultrasound
 from tests.outbox_lab import outgoing
 from tests.ports import Quiet, serving

@@ -364,7 +364,7 @@ class Modality:
 
     def _take(self, field: int, uid: str, step: Dataset, peer: str) -> int:
         encoded = encode(step, False, True)
-        command = NormalizedCommand(field, 1, SOP_CLASS, uid, True)
+        command = NormalizedCommand(1, SOP_CLASS, uid, True, field)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
         return self.steps.take(command, encoded, UID(ExplicitVRLittleEndian), peer, fields).status.code
 
