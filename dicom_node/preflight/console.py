@@ -15,8 +15,8 @@ from dicom_node.model.roles import Role
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import check_certificates, port_fault
 from dicom_node.processes import console_program, running
-from dicom_node.store.accounts import UserAccount
 from dicom_node.store.database import Database, sqlite_file
+from dicom_node.store.tables import UserAccount
 
 
 def check_console(settings: Settings, role: Role) -> Found:

@@ -37,8 +37,7 @@ from dicom_node.services.audit import COMMAND_LINE, LONGEST_REASON, Person, chec
 from dicom_node.services.images import images_of, report_files
 from dicom_node.services.typed import PRINTABLE, Because, Row, ServiceRequest
 from dicom_node.store import results as stored
-from dicom_node.store.accounts import Feedback
-from dicom_node.store.tables import Result, Study
+from dicom_node.store.tables import Feedback, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.store.views import View, as_json, columns, find_study
 

@@ -27,9 +27,16 @@ from dicom_node.services import audit, open_database, reading, studies, writing
 from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.services.jobs import sources_sha256
 from dicom_node.store import burned_in, decisions
-from dicom_node.store.accounts import RegisteredPatient
 from dicom_node.store.database import Database
-from dicom_node.store.tables import DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
+from dicom_node.store.tables import (
+    DecisionRow,
+    Delivery,
+    DrawnByHand,
+    Instance,
+    Job,
+    RegisteredPatient,
+    Result,
+)
 from dicom_node.store.tables.node import FAULT
 from dicom_node.store.transitions import record
 from dicom_node.store.views import View, as_json, find_study

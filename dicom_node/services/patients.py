@@ -24,8 +24,7 @@ from dicom_node.services.typed import PRINTABLE, Row, ServiceRequest, ServiceRes
 from dicom_node.services.uploads import Described
 from dicom_node.sitekey import Seal
 from dicom_node.store import sight
-from dicom_node.store.accounts import RegisteredPatient
-from dicom_node.store.tables import Study
+from dicom_node.store.tables import RegisteredPatient, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
 

@@ -20,8 +20,7 @@ from dicom_node.services import audit, reading, writing
 from dicom_node.services.audit import COMMAND_LINE, Person, checked_reason
 from dicom_node.store import deliveries
 from dicom_node.store import results as stored
-from dicom_node.store.accounts import Feedback, Removal, Withdrawal
-from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.tables import Delivery, Feedback, Removal, Result, Study, Withdrawal
 from dicom_node.store.transitions import FOR_UPDATE, record, settle_study
 from dicom_node.store.views import View, columns, find_study
 

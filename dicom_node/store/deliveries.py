@@ -15,8 +15,7 @@ from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITH
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store import decisions
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Job, Original, Result, Study
+from dicom_node.store.tables import Delivery, Job, Original, Result, Study, Withdrawal
 from dicom_node.store.tables.base import has_come, has_ended
 from dicom_node.store.transitions import move_delivery, utc_now
 

@@ -16,7 +16,6 @@ from dicom_node.dicom.own_objects import Installation
 from dicom_node.events import RESULT_BUILT, RESULT_EXISTS, RESULT_RESTORED
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
-from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import (
     Delivery,
     InstallationRow,
@@ -26,6 +25,7 @@ from dicom_node.store.tables import (
     ReportedFinding,
     Result,
     Study,
+    Withdrawal,
 )
 from dicom_node.store.transitions import record
 

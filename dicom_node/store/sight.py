@@ -14,9 +14,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 
-from dicom_node.store.accounts import AuditRow, RegisteredPatient, Removal, Withdrawal
 from dicom_node.store.tables import (
     Association,
+    AuditRow,
     Base,
     ClaimedWorkitem,
     CountedImage,
@@ -31,12 +31,15 @@ from dicom_node.store.tables import (
     Original,
     PerformedStep,
     ReceivedObject,
+    RegisteredPatient,
+    Removal,
     RequestedCommitment,
     Result,
     ScoreCount,
     StepObject,
     StepStudy,
     Study,
+    Withdrawal,
 )
 
 SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())

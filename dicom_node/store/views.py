@@ -21,7 +21,6 @@ from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries, queue, steps
-from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import (
     Association,
     Base,
@@ -34,6 +33,7 @@ from dicom_node.store.tables import (
     Study,
     StudyTrace,
     UtcDateTime,
+    Withdrawal,
 )
 from dicom_node.store.transitions import utc_now
 

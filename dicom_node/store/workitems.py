@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import OPEN_WORKITEMS, DeliveryState, JobState, WorkitemState
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import ClaimedWorkitem, Delivery, Job, Result
+from dicom_node.store.tables import ClaimedWorkitem, Delivery, Job, Result, Withdrawal
 from dicom_node.store.tables.base import has_come
 
 _NOT_ASKED = ClaimedWorkitem.cancel_asked.is_(False)

@@ -51,9 +51,8 @@ from dicom_node.results import (
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries, fetches, intake
 from dicom_node.store import results as stored
-from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
+from dicom_node.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
 from dicom_node.store.transitions import record, settle_study, utc_now
 
 _NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be built again with the same bytes"
