@@ -150,8 +150,8 @@ class JobQueue:
         """
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
-            work = table.work(session, now, self._workers)
-            if not work.free and not (work.running and self._lost(session, now)):
+            is_free, is_running = table.work(session, now, self._workers)
+            if not is_free and not (is_running and self._lost(session, now)):
                 return None
         with self._database.write() as session:
             if self._workers.at_once:

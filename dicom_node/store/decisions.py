@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.store.database import DECIDED
+from dicom_node.store.database import DECIDED, batches
 from dicom_node.store.tables import DecisionRow, Delivery, Original, Result, Study
 from dicom_node.store.transitions import utc_now
 
-_BATCH = 500
 _OTHERS_HAD = timedelta(hours=1)  # after which a machine copies what another one did not
 
 
@@ -51,13 +50,13 @@ def mark_lost(session: Session, machine: str, there: Collection[str]) -> None:
     for copied in (True, False):
         of_mark = (number for number, mark in marks.items() if mark is copied)
         wrong = [number for number in of_mark if (number in there) is not copied]
-        for batch in _batches(wrong):
+        for batch in batches(wrong):
             session.execute(update(DecisionRow).where(DecisionRow.id.in_(batch)).values(copied=not copied))
 
 
 def known(session: Session, numbers: Collection[str]) -> set[str]:
     """The numbers of these decisions that the database has."""
-    chosen = (select(DecisionRow.id).where(DecisionRow.id.in_(batch)) for batch in _batches(numbers))
+    chosen = (select(DecisionRow.id).where(DecisionRow.id.in_(batch)) for batch in batches(numbers))
     return {number for one in chosen for number in session.scalars(one)}
 
 
@@ -85,9 +84,3 @@ def holds_back() -> ColumnElement[bool]:
         original.correlate(Delivery),
         exists().where(*waits, DecisionRow.study_uid == ""),
     )
-
-
-def _batches(numbers: Collection[str]) -> Iterator[list[str]]:
-    """SQLite takes some 30,000 values in a statement."""
-    listed = list(numbers)
-    return (listed[at : at + _BATCH] for at in range(0, len(listed), _BATCH))

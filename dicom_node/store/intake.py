@@ -252,14 +252,15 @@ def keep_report(
     """Store a commitment report until the outbox processes it; ``failed``: "UID reason" each, in
     hexadecimal.
     """
-    report = WaitingReport(
-        transaction_uid=transaction_uid,
-        calling_ae=calling_ae,
-        committed=list(committed),
-        failed=list(failed),
-        received_at=received_at,
+    session.add(
+        WaitingReport(
+            transaction_uid=transaction_uid,
+            calling_ae=calling_ae,
+            committed=list(committed),
+            failed=list(failed),
+            received_at=received_at,
+        )
     )
-    session.add(report)
 
 
 def sources(session: Session, study_id: int) -> Sequence[Instance]:
@@ -327,15 +328,11 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
 def _is_quiet(
     now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
 ) -> ColumnElement[bool]:
-    is_due = (Study.state == StudyState.RECEIVING) & (Study.due_at <= now)
-    quiet = is_due & ~_is_held(silent_since)
-    return quiet if at_once is None else quiet | at_once
-
-
-def _is_held(silent_since: datetime) -> ColumnElement[bool]:
     open_ones = exists().where(
         ReceivedObject.study_id == Study.id,
         Association.id == ReceivedObject.association,
         Association.closed_at.is_(None),
     )
-    return open_ones & (Study.due_at > silent_since)  # set anew by each object, by the steady clock
+    is_held = open_ones & (Study.due_at > silent_since)  # set anew by each object, by the steady clock
+    quiet = (Study.state == StudyState.RECEIVING) & (Study.due_at <= now) & ~is_held
+    return quiet if at_once is None else quiet | at_once

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
@@ -80,19 +79,15 @@ def expected_waits(session: Session, workers: int) -> dict[int, float]:
     return waits
 
 
-class Work(NamedTuple):
-    """Whether a job can be claimed, and whether a worker is running one."""
+def work(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:
+    """Whether these workers can claim a job, and whether a worker is running one.
 
-    free: bool
-    running: bool
-
-
-def work(session: Session, now: datetime, workers: WorkerSettings) -> Work:
-    """Whether these workers have work; each worker asks 20 times a second, so it is one query."""
+    Each worker asks 20 times a second, so it is one query.
+    """
     runs = exists().where(Job.state == JobState.RUNNING)
     free = exists().where(_is_free(now), _is_taken(session, workers))
-    row = session.execute(select(free, runs)).one()
-    return Work(bool(row[0]), bool(row[1]))
+    is_free, is_running = session.execute(select(free, runs)).one()
+    return bool(is_free), bool(is_running)
 
 
 def full_pipelines(session: Session, at_once: Mapping[str, int]) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.model.lifecycle import READ_FROM_WORK, DeliveryState, RequestedState
+from dicom_node.store.database import batches
 from dicom_node.store.tables import (
     Association,
     Delivery,
@@ -25,7 +26,6 @@ from dicom_node.store.tables.base import has_come
 
 MOST_OPEN = 5000
 """Requests of one peer that wait for a decision or a report; further ones are not taken."""
-_BATCH = 500
 _LONGEST_BACKLOG: Final = timedelta(days=1)  # of objects that wait to be indexed
 
 
@@ -87,7 +87,7 @@ def forget(session: Session, before: datetime) -> None:
 def sent(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
     """The ``uids`` under which this AE sent an object."""
     found: set[str] = set()
-    for batch in _batches(uids):
+    for batch in batches(uids):
         mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
         found |= set(session.scalars(select(ReceivedObject.sop_instance_uid).where(*mine).distinct()))
     return found
@@ -110,7 +110,7 @@ def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: d
 def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
     """The SOP class of the version in force of each of these instances."""
     found: dict[str, str] = {}
-    for batch in _batches(uids):
+    for batch in batches(uids):
         chosen = select(Instance.sop_instance_uid, Instance.sop_class_uid)
         found |= dict(session.execute(chosen.where(Instance.sop_instance_uid.in_(batch))).all())
     return found
@@ -123,7 +123,7 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
     """
     theirs, forwarded, in_force = (aliased(ReceivedObject) for _ in range(3))
     found: set[str] = set()
-    for batch in _batches(uids):
+    for batch in batches(uids):
         mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
         last = select(func.max(ReceivedObject.id)).where(*mine).group_by(ReceivedObject.sop_instance_uid)
         of_batch = Original.sop_instance_uid.in_(batch)
@@ -149,13 +149,8 @@ def left_out(session: Session, uids: Sequence[str]) -> set[str]:
     """The given instances that belong to complete studies and that no rule forwards."""
     found: set[str] = set()
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
-    for batch in _batches(uids):
+    for batch in batches(uids):
         chosen = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
         settled = (Study.state.in_(READ_FROM_WORK), ~forwarded)
         found |= set(session.scalars(chosen.where(Instance.sop_instance_uid.in_(batch), *settled)))
     return found
-
-
-def _batches(uids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """SQLite takes some 30,000 values in a statement."""
-    return (uids[at : at + _BATCH] for at in range(0, len(uids), _BATCH))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.dicom.own_objects import Installation
@@ -200,20 +200,10 @@ def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result
     is here, because a job on it may want to send its results to a further destination. A result is left out
     while another transaction locks it, because that transaction may wait for the study.
     """
-    chosen = _outdated(before)
-    found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
-    free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
-    locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()
-    # Again: what was committed between the first look and the lock is seen by a new statement only.
-    free_rows = chosen.where(Result.study_id.in_(locked)).order_by(Result.id)
-    return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
-
-
-def _outdated(before: datetime) -> Select[Result]:
     other = aliased(Result)
     sent = exists().where(other.study_id == Study.id, Delivery.result_id == other.id)
     finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
-    return (
+    chosen = (
         select(Result)
         .join(Result.study)
         .where(
@@ -225,6 +215,12 @@ def _outdated(before: datetime) -> Select[Result]:
             ~exists().where(ReceivedObject.study_id == Study.id, ReceivedObject.purged.is_(False)),
         )
     )
+    found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
+    free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
+    locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()
+    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    free_rows = chosen.where(Result.study_id.in_(locked)).order_by(Result.id)
+    return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
 
 
 def this_installation(session: Session) -> Installation:

@@ -42,7 +42,13 @@ def keep(session: Session, report: StepReport) -> None:
     step.status, step.number, step.changed_at = report.status, report.number, report.at
     step.ended_at = None if report.status is StepStatus.IN_PROGRESS else report.at
     session.flush()
-    _replace(session, step.id, report)
+    # Its studies and objects are those of this report.
+    studies = [{"step_id": step.id, "study_instance_uid": uid} for uid in report.studies]
+    objects = [{"step_id": step.id, "sop_instance_uid": uid} for uid in report.objects]
+    for table, rows in ((StepStudy, studies), (StepObject, objects)):
+        session.execute(delete(table).where(table.step_id == step.id))
+        if rows:
+            session.execute(insert(table), rows)
 
 
 def studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, int]:
@@ -136,13 +142,3 @@ def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
 
 def _is_here() -> ColumnElement[bool]:
     return exists().where(Instance.sop_instance_uid == StepObject.sop_instance_uid)
-
-
-def _replace(session: Session, step: int, report: StepReport) -> None:
-    """Replace the studies and objects of a step by the ones of its newest report."""
-    studies = [{"step_id": step, "study_instance_uid": uid} for uid in report.studies]
-    objects = [{"step_id": step, "sop_instance_uid": uid} for uid in report.objects]
-    for table, rows in ((StepStudy, studies), (StepObject, objects)):
-        session.execute(delete(table).where(table.step_id == step))
-        if rows:
-            session.execute(insert(table), rows)

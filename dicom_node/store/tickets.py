@@ -79,7 +79,7 @@ class TicketEngine:
             job = session.scalar(chosen.execution_options(populate_existing=True))
             if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
                 return job
-            manager.retry_job_by_id(ticket.id, datetime.now(UTC))
+            _run(manager.retry_job_by_id_async(ticket.id, datetime.now(UTC)))
             break
         _run(manager.unregister_worker(holder))
         return None
@@ -110,7 +110,10 @@ class TicketEngine:
         ahead.
         """
         with database.write() as session:
-            _bring_forward(session)
+            # Signs of life from a time ahead, before the clock of the database was put back: as of now.
+            # Else a worker that was killed before would be alive for as long as that clock was ahead.
+            ahead = _HOLDERS.c.last_heartbeat > func.now()
+            session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
             waits = (
                 select(_TICKETS.c.id)
                 .where(
@@ -122,36 +125,30 @@ class TicketEngine:
             queued = select(Job).where(Job.state == JobState.QUEUED, ~waits).limit(_MOST_OFFERED)
             without = session.scalars(queued.with_for_update(skip_locked=True)).all()
             for job in without:
-                for ticket in _manager(session).list_jobs(lock=_lock(job), task=TASK, status="todo"):
+                offered = _manager(session).list_jobs_async(lock=_lock(job), task=TASK, status="todo")
+                for ticket in _run(offered):
                     if ticket.id is not None and ticket.task_kwargs == {"job": job.id}:
                         _remove(session, ticket.id)  # it would hold up the new one
                 follow(session, job)
             return len(without)
 
 
-def _bring_forward(session: Session) -> None:
-    """Signs of life from a time ahead, before the clock of the database was put back: as of now.
-
-    Else a worker that was killed before would be alive for as long as that clock was ahead.
-    """
-    ahead = _HOLDERS.c.last_heartbeat > func.now()
-    session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
-
-
 def _offer(session: Session, job: Job) -> int | None:
     ahead = job.run_at - datetime.now(UTC)
     # The lowest class whose seconds are at least so many.
     work = min(max(math.ceil(_STEPS * math.log2(max(job.cost_seconds, 1.0))), 0), _MOST_WORK)
+    turn = min(max((job.turn_at - _SINCE).total_seconds(), 0), _LONGEST_TURN)
     ticket = jobs.Job(
         queue=f"{job.pipeline}/{job.priority}/{work}",
-        priority=_priority(job),
+        # Higher is sooner: STAT before all others, then whose turn is earlier, by the second.
+        priority=(_LONGEST_TURN if job.priority > 0 else 0) - int(turn),
         lock=_lock(job),
         queueing_lock=None,
         task_name=TASK,
         task_kwargs={"job": job.id},
         scheduled_at=job.run_at if timedelta() < ahead <= LATEST else None,
     )
-    return _manager(session).defer_job(ticket).id
+    return _run(_manager(session).defer_job_async(ticket)).id
 
 
 def _lock(job: Job) -> str:
@@ -170,16 +167,6 @@ def _remove(session: Session, ticket: int) -> None:
         _run(manager.unregister_worker(found.worker_id))
 
 
-def _priority(job: Job) -> int:
-    """Higher is sooner: STAT before all others, then whose turn is earlier, by the second."""
-    turn = min(max((job.turn_at - _SINCE).total_seconds(), 0), _LONGEST_TURN)
-    return (_LONGEST_TURN if job.priority > 0 else 0) - int(turn)
-
-
-def _most_seconds(work_class: int) -> float:
-    return math.inf if work_class == _MOST_WORK else 2.0 ** (work_class / _STEPS)
-
-
 def _open_queues(
     session: Session, workers: WorkerSettings, passing: tuple[int, float] | None
 ) -> list[str] | None:
@@ -196,14 +183,14 @@ def _open_queues(
 def _is_open(
     name: str, workers: WorkerSettings, full: frozenset[str], passing: tuple[int, float] | None
 ) -> bool:
-    pipeline, priority, work_class = name.rsplit("/", 2)
+    pipeline, priority, work = name.rsplit("/", 2)
     if pipeline in full or not workers.takes(pipeline):
         return False
     if passing is None:
         return True
     urgency, seconds = passing
-    short = int(priority) == urgency and _most_seconds(int(work_class)) <= seconds
-    return int(priority) > urgency or short
+    most = math.inf if int(work) == _MOST_WORK else 2.0 ** (int(work) / _STEPS)
+    return int(priority) > urgency or (int(priority) == urgency and most <= seconds)
 
 
 def _manager(session: Session) -> JobManager:
@@ -226,26 +213,14 @@ class _InSession(BaseConnector):
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def get_sync_connector(self) -> BaseConnector:
-        return self
-
-    def execute_query(self, query: str, **arguments: Any) -> None:
+    async def execute_query_async(self, query: str, **arguments: Any) -> None:
         self._execute(query, arguments)
 
-    def execute_query_one(self, query: str, **arguments: Any) -> dict[str, Any]:
+    async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
         return dict(self._execute(query, arguments).mappings().one())
 
-    def execute_query_all(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._execute(query, arguments).mappings()]
-
-    async def execute_query_async(self, query: str, **arguments: Any) -> None:
-        self.execute_query(query, **arguments)
-
-    async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
-        return self.execute_query_one(query, **arguments)
-
     async def execute_query_all_async(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
-        return self.execute_query_all(query, **arguments)
+        return [dict(row) for row in self._execute(query, arguments).mappings()]
 
     def _execute(self, query: str, arguments: Mapping[str, Any]) -> Any:
         given = {name: _as_driver_takes_it(value) for name, value in arguments.items()}

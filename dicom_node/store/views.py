@@ -51,6 +51,7 @@ _NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is 
 _DIGITS = 18  # that a number in the database may have
 _CANDIDATES = 5  # studies that are named where a UID's ending means several
 _TOLD_LATE = timedelta(minutes=1)  # the end of an association that outlasted its listener
+_RECEIVED = ("sop_instance_uid", "outcome", "reason", "calling_ae", "called_ae", "bytes", "received_at")
 _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
 
 
@@ -114,7 +115,10 @@ def show_study(session: Session, uid: str) -> View:
     return view | {
         "trace": session.scalar(select(StudyTrace.trace_id).where(StudyTrace.study_id == found.id)),
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
-        "received": [_received(row) for row in session.scalars(received)],
+        "received": [
+            columns(row, *_RECEIVED, "association") | {"path": "" if row.purged else row.path}
+            for row in session.scalars(received)
+        ],
         "steps": list_steps(session, found.study_instance_uid),
         "events": list_events(session, study_instance_uid=view["study"]),
     }
@@ -197,7 +201,17 @@ def list_deliveries(
         chosen = chosen.where(Delivery.destination == destination)
     if study_instance_uid:
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
-    return [_delivery(*row) for row in session.execute(chosen)]
+    names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
+    return [
+        {
+            "delivery": row.id,
+            "study_instance_uid": study_uid,
+            "kind": as_json(result.kind) if result else ORIGINAL,
+            "sop_instance_uid": row.item.sop_instance_uid,
+            **columns(row, *names, "confirmed_at", "discarded_because"),
+        }
+        for row, result, study_uid in session.execute(chosen)
+    ]
 
 
 def list_events(
@@ -337,19 +351,18 @@ def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, Vi
         states[result_id][destination] = state.value
     built = select(Result, Withdrawal).join(Withdrawal, Withdrawal.result_id == Result.id, isouter=True)
     found = session.execute(built.where(which).order_by(Result.id))
-    return [(row.study_id, _result(row, gone, states[row.id])) for row, gone in found]
-
-
-def _result(result: Result, gone: Withdrawal | None, states: dict[str, str]) -> View:
-    """``withdrawn``: when, who, why, in which words; None for one that is in force."""
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes", "deidentified")
-    withdrawn = gone and columns(gone, "at", "actor", "reason", "because")
-    return columns(result, *names) | {"withdrawn": withdrawn, "deliveries": states}
-
-
-def _received(row: ReceivedObject) -> View:
-    names = ("sop_instance_uid", "outcome", "reason", "calling_ae", "called_ae", "bytes", "received_at")
-    return columns(row, *names, "association") | {"path": "" if row.purged else row.path}
+    return [
+        (
+            row.study_id,
+            columns(row, *names)
+            | {
+                "withdrawn": gone and columns(gone, "at", "actor", "reason", "because"),  # None: in force
+                "deliveries": states[row.id],
+            },
+        )
+        for row, gone in found
+    ]
 
 
 def _jobs() -> Select[Job, str | None]:
@@ -357,32 +370,20 @@ def _jobs() -> Select[Job, str | None]:
 
 
 def _job_views(session: Session, chosen: Select[Job, str | None]) -> list[View]:
-    return [_job(*row) for row in session.execute(chosen)]
-
-
-def _job(row: Job, study_instance_uid: str | None) -> View:
-    return {
-        "job": row.id,
-        "study_instance_uid": study_instance_uid,
-        "revision": row.study_revision,
-        **columns(row, "rule", "pipeline", "state", "reason"),
-        "priority": PRIORITIES.get(row.priority, str(row.priority)),
-        "attempts": row.attempts,
-        "sources": len(row.source_uids),
-        **columns(row, "destinations", "share_done", "doing", "created_at", "run_at", "turn_at"),
-        **columns(row, "cost_seconds", "started_at", "finished_at"),
-    }
-
-
-def _delivery(row: Delivery, result: Result | None, study_instance_uid: str | None) -> View:
-    names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
-    return {
-        "delivery": row.id,
-        "study_instance_uid": study_instance_uid,
-        "kind": as_json(result.kind) if result else ORIGINAL,
-        "sop_instance_uid": row.item.sop_instance_uid,
-        **columns(row, *names, "confirmed_at", "discarded_because"),
-    }
+    return [
+        {
+            "job": row.id,
+            "study_instance_uid": study_instance_uid,
+            "revision": row.study_revision,
+            **columns(row, "rule", "pipeline", "state", "reason"),
+            "priority": PRIORITIES.get(row.priority, str(row.priority)),
+            "attempts": row.attempts,
+            "sources": len(row.source_uids),
+            **columns(row, "destinations", "share_done", "doing", "created_at", "run_at", "turn_at"),
+            **columns(row, "cost_seconds", "started_at", "finished_at"),
+        }
+        for row, study_instance_uid in session.execute(chosen)
+    ]
 
 
 def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:

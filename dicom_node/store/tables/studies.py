@@ -65,10 +65,6 @@ class Study(Numbered):
     priority: Mapped[int] = mapped_column(default=0)  # 1 STAT, 0 routine, -1 low
     sealed_name: Mapped[bytes] = mapped_column(LargeBinary, default=b"")  # opened by store.patient_names
 
-    instances: Mapped[list[Instance]] = relationship(back_populates="study", order_by="Instance.id")
-    jobs: Mapped[list[Job]] = relationship(back_populates="study", order_by="Job.id")
-    results: Mapped[list[Result]] = relationship(back_populates="study", order_by="Result.id")
-
 
 class StudyName(Base):
     """A word of the patient's name as a keyed hash, by which studies are found (``store.patient_names``)."""
@@ -107,8 +103,6 @@ class Instance(Numbered):
     called_ae: Mapped[str] = mapped_column(String(16))
     received_at: Mapped[datetime]
     revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
-
-    study: Mapped[Study] = relationship(back_populates="instances")
 
 
 class ReceivedObject(Numbered):
@@ -194,7 +188,7 @@ class Job(Numbered):
     analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
     models: Mapped[list[str]] = mapped_column(default=list)  # id@version of those that its results are of
 
-    study: Mapped[Study] = relationship(back_populates="jobs")
+    study: Mapped[Study] = relationship()
 
 
 class Result(Numbered):
@@ -216,7 +210,7 @@ class Result(Numbered):
     pseudonym_domain: Mapped[str] = mapped_column(String(64), default="")  # and of these for this one only
     created_at: Mapped[datetime]
 
-    study: Mapped[Study] = relationship(back_populates="results")
+    study: Mapped[Study] = relationship()
     job: Mapped[Job] = relationship()
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
 
