@@ -36,6 +36,7 @@ QUIET_SECONDS = 1.0
 _PROGRAM = (sys.executable, "-P", "-m", "dicom_node")
 _READY_SECONDS = 180.0  # the first start compiles and warms up models
 _STUDY_SECONDS = 900.0  # a long cine on a slow machine
+_POLL_SECONDS = 0.5
 
 _CONFIG = """\
 # Written by `dicom-node demo`: a node, a PACS that holds the studies, two modalities.
@@ -294,7 +295,7 @@ def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str,
         ended = ("delivered", "not_applicable", "quarantined", "failed", "cancelled")
         if stored <= indexed and view["state"] in ended:
             return view
-        time.sleep(0.5)
+        time.sleep(_POLL_SECONDS)
     raise DemoFailed(f"a study takes longer than {_STUDY_SECONDS:.0f} s: see {node.log}")
 
 

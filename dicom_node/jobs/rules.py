@@ -23,7 +23,6 @@ _ASKED = {
     "study_description": "StudyDescription",
     "series_description": "SeriesDescription",
 }
-_AE_TITLES = frozenset({"calling_ae", "called_ae"})
 _CODED: Mapping[str, str] = {
     "modality": "Modality",
     "body_part": "BodyPartExamined",
@@ -130,15 +129,11 @@ def _mismatches(rule: RuleSettings, image: ImageFacts) -> Iterator[str]:
         yield "its SOP class is no ultrasound or X-ray image"
     for name in Conditions.model_fields:
         patterns: Sequence[str] = getattr(rule.when, name)
-        values = _values(image, name)
+        asked = _ASKED[name]
+        value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
+        values = [part.strip() for part in value.split("\\")]
         if patterns and not any(matches(pattern, value) for pattern in patterns for value in values):
             yield _sentence(name, patterns, values)
-
-
-def _values(image: ImageFacts, condition: str) -> list[str]:
-    asked = _ASKED[condition]
-    value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
-    return [part.strip() for part in value.split("\\")]
 
 
 def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:
@@ -148,7 +143,7 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
         return f"{name} is empty, not {wanted}"
     if keyword := _CODED.get(condition):
         return f"{name} {'/'.join(shown_term(keyword, value) for value in values)} does not match {wanted}"
-    shown = f" {'/'.join(values)}" if condition in _AE_TITLES else ""
+    shown = f" {'/'.join(values)}" if condition.endswith("_ae") else ""
     return f"{name}{shown} does not match {wanted}"
 
 

@@ -49,22 +49,6 @@ _MOST_DECODED = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Analysed:
-    """The findings, and the reason for each image that was left out, by UID."""
-
-    result: PipelineResult
-    faults: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """Which images the pipeline accepts; for each image that could not be judged the reason, by UID."""
-
-    verdict: Accept | Refuse
-    faults: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class ImageAnalysis:
     """Runs pipelines on images; ``readings`` receives text read in images."""
 
@@ -73,13 +57,13 @@ class ImageAnalysis:
 
     def accepts(
         self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
-    ) -> Acceptance:
-        """Which images the pipeline accepts.
+    ) -> tuple[Accept | Refuse, Mapping[str, str]]:
+        """Which images the pipeline accepts; for each image that could not be judged the reason, by UID.
 
         Raises WorkerSpent; PixelError or NoNumber if it can judge no image.
         """
         if not pipeline.card.per_image:
-            return Acceptance(pipeline.accepts([source.image for source in sources], options), {})
+            return pipeline.accepts([source.image for source in sources], options), {}
         verdicts: list[Accept | Refuse] = []
         faults: dict[str, PixelError | NoNumber] = {}
         for source in sources:
@@ -91,7 +75,13 @@ class ImageAnalysis:
             _forget_pixels(source, sources)
         if not verdicts:
             raise _as_one(faults.values())
-        return Acceptance(_joined(verdicts), _in_words(faults))
+        in_words = {uid: str(fault) for uid, fault in faults.items()}
+        refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
+        taken = [uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids]
+        if taken:
+            return Accept(tuple(taken), refused), in_words
+        reasons = [verdict.reason for verdict in verdicts if isinstance(verdict, Refuse)]
+        return Refuse("; ".join(dict.fromkeys(reasons)), refused), in_words
 
     def run(
         self,
@@ -99,15 +89,17 @@ class ImageAnalysis:
         sources: Sequence[SourceObject],
         options: Mapping[str, object],
         report: Progress,
-    ) -> Analysed:
-        """The pipeline's result for these images; text read in the images goes to ``readings`` only.
+    ) -> tuple[PipelineResult, Mapping[str, str]]:
+        """The pipeline's result, and the reason for each image that was left out, by UID.
+
+        Text read in the images goes to ``readings`` only.
 
         An image that cannot be cleaned is left out with a note. An image that cannot be decoded, or for which
         the model gives no number, is left out as a fault. Raises CleaningFailed, PixelError or NoNumber if no
         image is left, WorkerSpent, and the exceptions of the pipeline.
         """
         if not pipeline.card.per_image:
-            return Analysed(self._run(pipeline, sources, options, report), {})
+            return self._run(pipeline, sources, options, report), {}
         results: list[PipelineResult] = []
         faults: dict[str, PixelError | NoNumber] = {}
         withheld: list[QualityNote] = []
@@ -123,16 +115,15 @@ class ImageAnalysis:
                 faults[source.image.uid] = fault
             except CleaningFailed as failure:
                 failures.append(failure)
-                text = f"no cleaned picture: {failure}"
-                note = QualityNote(WITHHELD, text, source.image.uid, places=failure.places)
-                withheld.append(note)
+                text, uid = f"no cleaned picture: {failure}", source.image.uid
+                withheld.append(note := QualityNote(WITHHELD, text, uid, places=failure.places))
                 results.append(PipelineResult(quality=(note,), models=pipeline.models()))
             _forget_pixels(source, sources)
         if len(failures) + len(faults) == len(sources):
             if failures:
                 raise NothingCleaned(str(failures[0]), withheld)
             raise _as_one(faults.values())
-        return Analysed(PipelineResult.joined(results), _in_words(faults))
+        return PipelineResult.joined(results), {uid: str(fault) for uid, fault in faults.items()}
 
     def _run(
         self,
@@ -144,20 +135,6 @@ class ImageAnalysis:
         result = pipeline.run([source.image for source in sources], report, options)
         uids = [source.image.uid for source in sources]
         return self.readings.take(pipeline, options, uids, without_research(result))
-
-
-def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:
-    """The verdicts on single images as one."""
-    taken = tuple(uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids)
-    refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
-    if taken:
-        return Accept(taken, refused)
-    reasons = [verdict.reason for verdict in verdicts if isinstance(verdict, Refuse)]
-    return Refuse("; ".join(dict.fromkeys(reasons)), refused)
-
-
-def _in_words(faults: Mapping[str, PixelError | NoNumber]) -> dict[str, str]:
-    return {uid: str(fault) for uid, fault in faults.items()}
 
 
 def _as_one(faults: Collection[PixelError | NoNumber]) -> PixelError | NoNumber:

@@ -106,10 +106,7 @@ def _asked(
         own = {note.name: note for note in notes if note.source_uid == source.image.uid}
         name = next((name for name in _CAUSES if name in own), None)
         if name is not None:
-            note, analysis = own[name], _analysis_sha256(pipeline, job, source)
-            yield burned_in.Asked(source.image.uid, _CAUSES[name], note.text, note.places, analysis)
-
-
-def _analysis_sha256(pipeline: Pipeline, job: ClaimedJob, source: SourceObject) -> str:
-    shaped_by = [pipeline.card.name, pipeline.card.version, dict(job.options), source.pixels_sha256]
-    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode()).hexdigest()
+            shaped_by = [pipeline.card.name, pipeline.card.version, dict(job.options), source.pixels_sha256]
+            analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
+            note, of_image = own[name], (source.image.uid, _CAUSES[name])
+            yield burned_in.Asked(*of_image, note.text, note.places, analysis.hexdigest())

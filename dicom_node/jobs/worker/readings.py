@@ -53,19 +53,18 @@ class ReadingRecord:
         ConfigurationError when the site key cannot be used.
         """
         if self._keeps:
-            self._keep(_analysis_sha256(pipeline, options), uids, result.readings)
+            analysis = json.dumps([pipeline.card.name, dict(options)], sort_keys=True, default=str)
+            analysis_sha256 = hashlib.sha256(analysis.encode()).hexdigest()
+            texts = [self._seal.close(reading.text, reading.source_uid) for reading in result.readings]
+            with self._database.write() as session:
+                known = table.images(session, uids)
+                rows = [
+                    _row(reading, sealed, analysis_sha256, *known[reading.source_uid])
+                    for reading, sealed in zip(result.readings, texts, strict=True)
+                    if reading.source_uid in known
+                ]
+                table.replace(session, [number for number, _ in known.values()], analysis_sha256, rows)
         return replace(result, readings=())
-
-    def _keep(self, analysis_sha256: str, uids: Collection[str], readings: Collection[Reading]) -> None:
-        texts = [self._seal.close(reading.text, reading.source_uid) for reading in readings]
-        with self._database.write() as session:
-            known = table.images(session, uids)
-            rows = [
-                _row(reading, sealed, analysis_sha256, *known[reading.source_uid])
-                for reading, sealed in zip(readings, texts, strict=True)
-                if reading.source_uid in known
-            ]
-            table.replace(session, [number for number, _ in known.values()], analysis_sha256, rows)
 
     @cached_property
     def _seal(self) -> Seal:
@@ -112,11 +111,6 @@ def _existing_seal(data_dir: Path) -> Seal:
     if not found:
         raise ReadingsSealed("the site key that encrypted the readings is missing: restore keys/site.key")
     return Seal(data_dir, _PURPOSE)
-
-
-def _analysis_sha256(pipeline: Pipeline, options: Mapping[str, object]) -> str:
-    analysis = json.dumps([pipeline.card.name, dict(options)], sort_keys=True, default=str)
-    return hashlib.sha256(analysis.encode()).hexdigest()
 
 
 def _row(
