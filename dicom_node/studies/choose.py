@@ -161,7 +161,17 @@ class Choice:
                 self._apply(session, study, read, taken)
                 for option in read.options():
                     if option.number in take:
-                        _record_choice(session, study, option)
+                        first = option.versions[0]
+                        record(
+                            session,
+                            VERSION_CHOSEN,
+                            study.id,
+                            study=study.study_instance_uid,
+                            instance=option.sop_instance_uid or first.uid,
+                            objects=len(option.versions),
+                            calling=first.item.arrival.calling_ae,
+                            received=as_json(first.item.arrival.received_at),
+                        )
             release_study(session, study_id)
             if also is not None:
                 taken_names = [_names(option) for option in read.options() if option.number in take]
@@ -387,17 +397,3 @@ def _claim(session: Session, study: Study, version: Version) -> None:
 def _as_of(session: Session, study: Study) -> tuple[int, int]:
     received = intake.received(session, study.id)
     return study.revision, received[-1].id if received else 0
-
-
-def _record_choice(session: Session, study: Study, option: Option) -> None:
-    arrival = option.versions[0].item.arrival
-    record(
-        session,
-        VERSION_CHOSEN,
-        study.id,
-        study=study.study_instance_uid,
-        instance=option.sop_instance_uid or option.versions[0].uid,
-        objects=len(option.versions),
-        calling=arrival.calling_ae,
-        received=as_json(arrival.received_at),
-    )
