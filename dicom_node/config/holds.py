@@ -7,9 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
-
-_SIGNS = frozenset("*?")
+from dicom_node.config.settings import Conditions, PeerSettings, Settings, matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,10 @@ def undercuts(settings: Settings) -> Iterator[Undercut]:
         held = {places.get(name, name) for name in holding.receivers}
         for rule in settings.rules:
             peers = tuple(sorted(name for name in rule.receivers if places.get(name, name) in held))
-            if peers and not rule.assess_first and _may_take_the_same(rule, holding):
+            if not peers or rule.assess_first or rule.pipeline != holding.pipeline:
+                continue
+            when = [(getattr(rule.when, key), getattr(holding.when, key)) for key in Conditions.model_fields]
+            if not any(_exclude_each_other(*both) for both in when):
                 yield Undercut(rule.name, holding.name, peers)
 
 
@@ -43,17 +44,10 @@ def _place(peer: PeerSettings) -> object:
     return peer.transport, where, peer.deidentify
 
 
-def _may_take_the_same(one: RuleSettings, other: RuleSettings) -> bool:
-    return one.pipeline == other.pipeline and not any(
-        _exclude_each_other(getattr(one.when, key), getattr(other.when, key))
-        for key in Conditions.model_fields
-    )
-
-
 def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> bool:
     """Whether no value can match both conditions; False where two patterns may have a value in common."""
     return bool(patterns and others) and not any(
-        matches(one, two) or matches(two, one) or (_SIGNS & set(one) and _SIGNS & set(two))
+        matches(one, two) or matches(two, one) or ({"*", "?"} & set(one) and {"*", "?"} & set(two))
         for one in patterns
         for two in others
     )

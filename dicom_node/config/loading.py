@@ -68,7 +68,15 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
             read.data["peers"][number]["entered"] = True
     settings = examined(read)
     if settings is not None:
-        _refuse_another_folder(settings.node.data_dir, files[0].resolve().parent, read)
+        # Started elsewhere, a relative data folder would be a second, empty node, which lists would show.
+        folder, beside = settings.node.data_dir, files[0].resolve().parent
+        if not folder.is_absolute() and not _has_a_node(folder) and _has_a_node(beside / folder):
+            meant = (beside / folder).resolve()
+            remedy = (
+                f"is {folder.resolve()} in the folder you are in, where no node is, and {meant} is one: "
+                f"start this in {beside}, or write the whole path"
+            )
+            read.add_named("node.data_dir", repr(str(folder)), remedy)
     return settings, read
 
 
@@ -81,23 +89,13 @@ def examined(read: TomlFiles) -> Settings | None:
         mistakes = list(described(error, Settings))
         for place, known, remedy in mistakes:
             value = read.shown(place, read.at(place)) if known else ""  # a misspelt key may hold a password
-            read.add_unless_known(place, value, remedy)
+            if not read.is_faulty(place):  # such as by an unset variable
+                read.add(place, value, remedy)
         settings = _what_is_left(read, [place for place, _, _ in mistakes])
     if settings is None or read.unread:
         return None
     cross_check(settings, read)
     return settings
-
-
-def _refuse_another_folder(given: Path, beside: Path, read: TomlFiles) -> None:
-    """Started elsewhere, a relative data folder would be a second, empty node, which lists would show."""
-    if not given.is_absolute() and not _has_a_node(given) and _has_a_node(beside / given):
-        meant = (beside / given).resolve()
-        remedy = (
-            f"is {given.resolve()} in the folder you are in, where no node is, and {meant} is one: "
-            f"start this in {beside}, or write the whole path"
-        )
-        read.add_named("node.data_dir", repr(str(given)), remedy)
 
 
 def _has_a_node(folder: Path) -> bool:
@@ -138,15 +136,11 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
     _check_same_rules(settings, read)
     for check in every("settings.checks"):
         check(settings, read)
-    for notification in settings.notifications:
-        if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
-            place = (*read.place_of("notifications", notification.name), "to")
-            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
-    _check_occasions(settings, read)
-
-
-def _check_occasions(settings: Settings, read: TomlFiles) -> None:
     named = {name for rule in settings.rules for one in rule.then for name in one.notify}
+    for one in settings.notifications:
+        if one.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
+            place = (*read.place_of("notifications", one.name), "to")
+            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
     for one in settings.notifications:
         if not (one.on or one.events or one.findings or one.name in named):
             remedy = "says of nothing: give on, events or findings, or name it in then of a rule"
@@ -203,8 +197,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
     for name in dict.fromkeys(rule.send_to):
         if name not in known:
-            remedy = f"no such peer; {did_you_mean(name, known)}"
-            read.add((*place, "send_to"), repr(name), remedy)
+            read.add((*place, "send_to"), repr(name), f"no such peer; {did_you_mean(name, known)}")
         elif not may_receive.get(name, True) and not read.is_faulty((*read.place_of("peers", name), "may")):
             read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
         if rule.send_to.count(name) > 1:
@@ -303,13 +296,11 @@ def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) ->
 
 
 def _check_same_rules(settings: Settings, read: TomlFiles) -> None:
-    seen: list[RuleSettings] = []
-    for rule in settings.rules:
-        other = next((one for one in seen if _does(one) == _does(rule) and one.name != rule.name), None)
-        if other is not None:
-            remedy = f"does the same as rule {other.name}: everything would be analysed and sent twice"
+    for number, rule in enumerate(settings.rules):
+        before = (one for one in settings.rules[:number] if one.name != rule.name)
+        if other := next((one.name for one in before if _does(one) == _does(rule)), ""):
+            remedy = f"does the same as rule {other}: everything would be analysed and sent twice"
             read.add(read.place_of("rules", rule.name), "", remedy)
-        seen.append(rule)
 
 
 def _does(rule: RuleSettings) -> tuple[object, ...]:

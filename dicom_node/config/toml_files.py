@@ -107,11 +107,6 @@ class TomlFiles:
                 text = text.replace(repr(value)[1:-1], written).replace(value, written)
         return text
 
-    def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
-        """Add a mistake, unless a mistake of the same key is known (such as an unset variable)."""
-        if not self.is_faulty(place):
-            self.add(place, value, remedy)
-
     def place_of(self, key: str, name: str) -> Place:
         """The place of the table with this name in the list ``key``."""
         for number, item in enumerate(self.data.get(key, ())):
@@ -198,7 +193,11 @@ class TomlFiles:
         def replace(match: re.Match[str]) -> str:
             path, name, default = match.groups()
             if path:
-                return self._secret(Path(path), place, file)
+                try:
+                    return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+                except (OSError, UnicodeDecodeError):
+                    self._wrong(file, place, str(Path(path)), "this file cannot be read")
+                    return ""
             if name not in os.environ and default is None:
                 self._wrong(file, place, match.group(0), f"environment variable {name} is not set")
             return os.environ.get(name, default or "")
@@ -207,13 +206,6 @@ class TomlFiles:
         if expanded != value:
             self._written[place] = value
         return expanded
-
-    def _secret(self, path: Path, place: Place, file: Path) -> str:
-        try:
-            return path.read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError):
-            self._wrong(file, place, str(path), "this file cannot be read")
-            return ""
 
     def _wrong(self, file: Path, place: Place, value: str, remedy: str) -> None:
         line = self._origin(place)[1] if place else 0
