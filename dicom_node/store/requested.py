@@ -58,25 +58,32 @@ def keep(
 
 def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCommitment]:
     """Requests of a peer without a report, or whose report the peer did not accept, the newest first."""
-    mine = (RequestedCommitment.peer == peer, RequestedCommitment.state != RequestedState.REPORTED)
-    chosen = select(RequestedCommitment).where(*mine).order_by(RequestedCommitment.asked_at.desc())
-    return session.scalars(chosen.limit(limit)).all()
+    return session.scalars(
+        select(RequestedCommitment)
+        .where(RequestedCommitment.peer == peer, RequestedCommitment.state != RequestedState.REPORTED)
+        .order_by(RequestedCommitment.asked_at.desc())
+        .limit(limit)
+    ).all()
 
 
 def due(
     session: Session, peer: str, state: RequestedState, now: datetime, limit: int
 ) -> Sequence[RequestedCommitment]:
     """Requests of a peer in this state that are due, the longest waiting first."""
-    mine = (RequestedCommitment.peer == peer, RequestedCommitment.state == state)
-    chosen = select(RequestedCommitment).where(*mine, has_come(RequestedCommitment.next_at, now))
+    chosen = select(RequestedCommitment).where(
+        RequestedCommitment.peer == peer,
+        RequestedCommitment.state == state,
+        has_come(RequestedCommitment.next_at, now),
+    )
     return session.scalars(chosen.order_by(RequestedCommitment.next_at).limit(limit)).all()
 
 
 def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:
     """Unfinished requests of all peers but these."""
     unfinished = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
-    chosen = select(RequestedCommitment).where(unfinished, RequestedCommitment.peer.not_in(peers))
-    return session.scalars(chosen.limit(limit)).all()
+    return session.scalars(
+        select(RequestedCommitment).where(unfinished, RequestedCommitment.peer.not_in(peers)).limit(limit)
+    ).all()
 
 
 def forget(session: Session, before: datetime) -> None:
@@ -88,8 +95,13 @@ def sent(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
     """The ``uids`` under which this AE sent an object."""
     found: set[str] = set()
     for batch in batches(uids):
-        mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
-        found |= set(session.scalars(select(ReceivedObject.sop_instance_uid).where(*mine).distinct()))
+        found |= set(
+            session.scalars(
+                select(ReceivedObject.sop_instance_uid)
+                .where(ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
+                .distinct()
+            )
+        )
     return found
 
 
@@ -101,8 +113,11 @@ def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: d
     """
     rows = select(func.count()).where(ReceivedObject.association == Association.id).scalar_subquery()
     is_counted = Association.outcome.in_((AssociationOutcome.RELEASED, AssociationOutcome.ABORTED))
-    recent = or_(Association.closed_at.is_(None), Association.closed_at > asked_at - _LONGEST_BACKLOG)
-    theirs = (Association.calling_ae == calling_ae, Association.opened_at <= asked_at, recent)
+    theirs = (
+        Association.calling_ae == calling_ae,
+        Association.opened_at <= asked_at,
+        or_(Association.closed_at.is_(None), Association.closed_at > asked_at - _LONGEST_BACKLOG),
+    )
     missing = or_(is_counted & (Association.objects > rows), ~is_counted & (asked_at > since))
     return bool(session.scalar(select(exists().where(*theirs, missing))))
 
@@ -111,8 +126,13 @@ def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
     """The SOP class of the version in force of each of these instances."""
     found: dict[str, str] = {}
     for batch in batches(uids):
-        chosen = select(Instance.sop_instance_uid, Instance.sop_class_uid)
-        found |= dict(session.execute(chosen.where(Instance.sop_instance_uid.in_(batch))).all())
+        found |= dict(
+            session.execute(
+                select(Instance.sop_instance_uid, Instance.sop_class_uid).where(
+                    Instance.sop_instance_uid.in_(batch)
+                )
+            ).all()
+        )
     return found
 
 
@@ -124,8 +144,11 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
     theirs, forwarded, in_force = (aliased(ReceivedObject) for _ in range(3))
     found: set[str] = set()
     for batch in batches(uids):
-        mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
-        last = select(func.max(ReceivedObject.id)).where(*mine).group_by(ReceivedObject.sop_instance_uid)
+        last = (
+            select(func.max(ReceivedObject.id))
+            .where(ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
+            .group_by(ReceivedObject.sop_instance_uid)
+        )
         of_batch = Original.sop_instance_uid.in_(batch)
         newest = select(func.max(Original.id)).where(of_batch).group_by(Original.sop_instance_uid)
         chosen = (
@@ -150,7 +173,11 @@ def left_out(session: Session, uids: Sequence[str]) -> set[str]:
     found: set[str] = set()
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
     for batch in batches(uids):
-        chosen = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
-        settled = (Study.state.in_(READ_FROM_WORK), ~forwarded)
-        found |= set(session.scalars(chosen.where(Instance.sop_instance_uid.in_(batch), *settled)))
+        found |= set(
+            session.scalars(
+                select(Instance.sop_instance_uid)
+                .join(Study, Study.id == Instance.study_id)
+                .where(Instance.sop_instance_uid.in_(batch), Study.state.in_(READ_FROM_WORK), ~forwarded)
+            )
+        )
     return found

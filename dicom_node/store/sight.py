@@ -78,8 +78,11 @@ def _names_no_other(senders: Sequence[str]) -> ColumnElement[bool]:
         EventRow.fields[field].as_string()
         for field in ("calling", "study", "studies", "instance", "workitem")
     )
-    names_nobody = and_(*(field.is_(None) for field in (calling, study, *others)))
-    return or_(calling.in_(senders), study.in_(_uids(senders)), names_nobody)
+    return or_(
+        calling.in_(senders),
+        study.in_(_uids(senders)),
+        and_(*(field.is_(None) for field in (calling, study, *others))),
+    )
 
 
 _CONDITIONS: Final[Mapping[type[Base], _Condition]] = {

@@ -75,8 +75,12 @@ class TicketEngine:
                 _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
                 continue
             # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
-            chosen = select(Job).where(Job.id == number).with_for_update(skip_locked=True)
-            job = session.scalar(chosen.execution_options(populate_existing=True))
+            job = session.scalar(
+                select(Job)
+                .where(Job.id == number)
+                .with_for_update(skip_locked=True)
+                .execution_options(populate_existing=True)
+            )
             if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
                 return job
             _run(manager.retry_job_by_id_async(ticket.id, datetime.now(UTC)))
@@ -97,8 +101,13 @@ class TicketEngine:
         """
         since = func.now() - timedelta(seconds=self._workers.lease_seconds)
         lives = _HOLDERS.c.last_heartbeat.between(since, func.now() + LATEST)
-        held = select(_TICKETS.c.id).join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
-        alive = set(session.scalars(held.where(lives)))
+        alive = set(
+            session.scalars(
+                select(_TICKETS.c.id)
+                .join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
+                .where(lives)
+            )
+        )
         return [
             job
             for job in running
@@ -122,8 +131,12 @@ class TicketEngine:
                 )
                 .exists()
             )
-            queued = select(Job).where(Job.state == JobState.QUEUED, ~waits).limit(_MOST_OFFERED)
-            without = session.scalars(queued.with_for_update(skip_locked=True)).all()
+            without = session.scalars(
+                select(Job)
+                .where(Job.state == JobState.QUEUED, ~waits)
+                .limit(_MOST_OFFERED)
+                .with_for_update(skip_locked=True)
+            ).all()
             for job in without:
                 offered = _manager(session).list_jobs_async(lock=_lock(job), task=TASK, status="todo")
                 for ticket in _run(offered):
@@ -174,10 +187,13 @@ def _open_queues(
     full = full_pipelines(session, workers.at_once)
     if not full and not workers.pipelines and passing is None:
         return None
-    names = session.scalars(
-        select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
-    )
-    return [name for name in names if _is_open(name, workers, full, passing)]
+    return [
+        name
+        for name in session.scalars(
+            select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
+        )
+        if _is_open(name, workers, full, passing)
+    ]
 
 
 def _is_open(

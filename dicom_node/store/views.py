@@ -72,7 +72,7 @@ def list_studies(
         chosen = chosen.where(in_states(wanted))
     if since is not None:
         chosen = chosen.where(Study.last_received_at >= since)
-    return study_views(session, chosen)
+    return list(numbered_studies(session, chosen).values())
 
 
 def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
@@ -110,7 +110,7 @@ def find_study(session: Session, uid: str) -> Study:
 def show_study(session: Session, uid: str) -> View:
     """One study (by UID or its ending) with its jobs, received objects, steps and events. Raises NotFound."""
     found = find_study(session, uid)
-    [view] = study_views(session, select(Study).where(Study.id == found.id))
+    view = numbered_studies(session, select(Study).where(Study.id == found.id))[found.id]
     received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
     return view | {
         "trace": session.scalar(select(StudyTrace.trace_id).where(StudyTrace.study_id == found.id)),
@@ -283,13 +283,11 @@ def counts(session: Session) -> View:
     }
 
 
-def study_views(session: Session, chosen: Select[Study]) -> list[View]:
-    """Studies as lists show them, in the order of ``chosen``; five queries for any number of studies."""
-    return list(numbered_studies(session, chosen).values())
-
-
 def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]:
-    """The chosen studies as lists show them, by their numbers; a study deleted meanwhile is left out."""
+    """The chosen studies as lists show them, by their numbers, in the order of ``chosen``.
+
+    Five queries for any number of studies. A study deleted meanwhile is left out.
+    """
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
     held = set(session.scalars(select(Study.id).where(Study.id.in_(select(ids.c.id)), _HAS_HELD_JOB)))
@@ -346,11 +344,19 @@ def _faulty(session: Session, of_study: ScalarSelect[int]) -> dict[int, str]:
 def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, View]]:
     """Results, in the order in which they were built, each with the id of its study."""
     states: dict[int, dict[str, str]] = defaultdict(dict)
-    rows = select(Result.id, Delivery.destination, Delivery.state).join(Result.deliveries)
-    for result_id, destination, state in session.execute(rows.where(which).order_by(Delivery.id)):
+    for result_id, destination, state in session.execute(
+        select(Result.id, Delivery.destination, Delivery.state)
+        .join(Result.deliveries)
+        .where(which)
+        .order_by(Delivery.id)
+    ):
         states[result_id][destination] = state.value
-    built = select(Result, Withdrawal).join(Withdrawal, Withdrawal.result_id == Result.id, isouter=True)
-    found = session.execute(built.where(which).order_by(Result.id))
+    found = session.execute(
+        select(Result, Withdrawal)
+        .join(Withdrawal, Withdrawal.result_id == Result.id, isouter=True)
+        .where(which)
+        .order_by(Result.id)
+    )
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes", "deidentified")
     return [
         (
@@ -396,9 +402,12 @@ def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
         select(ReceivedObject.association).where(ReceivedObject.study_id == found).distinct()
     ).all()
     field = EventRow.fields["association"].as_string()
-    closed = func.coalesce(Association.closed_at, literal(utc_now(), UtcDateTime()))
-    known = select(func.min(Association.opened_at), func.max(closed))
-    since, until = session.execute(known.where(Association.id.in_(brought))).one()
+    since, until = session.execute(
+        select(
+            func.min(Association.opened_at),
+            func.max(func.coalesce(Association.closed_at, literal(utc_now(), UtcDateTime()))),
+        ).where(Association.id.in_(brought))
+    ).one()
     if since is None:  # brought by none, or events and associations are forgotten
         return EventRow.study_id == found
     # By the index of times: fields have none, and SQLite would take the one of numbers for all associations.

@@ -121,8 +121,9 @@ class Indexing:
         object that another machine has not uploaded yet.
         """
         with sight.seen_by(item.arrival.senders):
-            uids = item.found.study_instance_uid, item.found.sop_instance_uid
-            is_hidden = bool(item.arrival.senders) and sight.is_hidden(session, *uids)
+            is_hidden = bool(item.arrival.senders) and sight.is_hidden(
+                session, item.found.study_instance_uid, item.found.sop_instance_uid
+            )
         if is_hidden:  # by a person who sees some senders only: it changes nothing of others
             item = replace(item, found=Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN))
         found = item.found

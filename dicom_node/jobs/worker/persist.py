@@ -569,8 +569,11 @@ def _of_report(
 
 
 def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:
-    chosen = select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
-    return list(session.scalars(chosen))
+    return list(
+        session.scalars(
+            select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
+        )
+    )
 
 
 def _kind(row: Instance) -> _Kind | None:
