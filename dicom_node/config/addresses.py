@@ -54,8 +54,8 @@ def remote_address(host: str) -> str:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     if any(is_local(str(place[0])) for *_, place in found):
         raise LocalAddress(host)
-    first = sorted(found, key=lambda one: one[0] != socket.AF_INET)[0]  # IPv4 first, as pynetdicom takes it
-    return str(first[4][0])
+    # IPv4 first, as pynetdicom takes it.
+    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
 def checked_host(host: str) -> str:

@@ -133,7 +133,11 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
             read.add(when, "", 'has no condition: say which images, such as { modality = "US" } ("*": all)')
         for name, pattern, remedy in _faults_of(rule.when, settings, read):
             read.add((*when, name), repr(pattern), remedy)
-    _check_same_rules(settings, read)
+    for number, rule in enumerate(settings.rules):
+        before = (one for one in settings.rules[:number] if one.name != rule.name)
+        if other := next((one.name for one in before if _does(one) == _does(rule)), ""):
+            remedy = f"does the same as rule {other}: everything would be analysed and sent twice"
+            read.add(read.place_of("rules", rule.name), "", remedy)
     for check in every("settings.checks"):
         check(settings, read)
     named = {name for rule in settings.rules for one in rule.then for name in one.notify}
@@ -261,8 +265,7 @@ def _check_then(
 
 def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterator[tuple[str, str, str]]:
     """Condition, pattern, remedy."""
-    given: dict[str, tuple[str, ...]] = {name: value for name, value in when if value}
-    for name, patterns in given.items():
+    for name, patterns in when:
         longest = _LONGEST.get(name, _LONGEST_CODE)
         for pattern in patterns:
             if not pattern.strip():
@@ -293,14 +296,6 @@ def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) ->
     if any(matches(pattern, title) for title in titles) or any(map(read.is_faulty, places)):
         return ""
     return f"never holds: {whose}; {did_you_mean(pattern, titles)}"
-
-
-def _check_same_rules(settings: Settings, read: TomlFiles) -> None:
-    for number, rule in enumerate(settings.rules):
-        before = (one for one in settings.rules[:number] if one.name != rule.name)
-        if other := next((one.name for one in before if _does(one) == _does(rule)), ""):
-            remedy = f"does the same as rule {other}: everything would be analysed and sent twice"
-            read.add(read.place_of("rules", rule.name), "", remedy)
 
 
 def _does(rule: RuleSettings) -> tuple[object, ...]:

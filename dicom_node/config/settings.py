@@ -629,8 +629,8 @@ class Settings(_Section):
     def sender_names(self) -> dict[str, str]:
         """The names of all senders by AE title; the console, possibly on another machine, is one of them."""
         asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
-        named = asked | {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
-        return named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
+        named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
+        return asked | named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
 
     @property
     def log_target(self) -> LogTarget:

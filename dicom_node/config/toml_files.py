@@ -149,27 +149,26 @@ class TomlFiles:
             read = tomllib.loads(self._texts[file])
         except OSError as error:
             self._not_read(file, f"cannot be read: {error.strerror}")
-            return
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             self._not_read(file, "holds a letter that is not in UTF-8: save the file as UTF-8", line)
-            return
         except tomllib.TOMLDecodeError as error:
             line, remedy = fault(error, self._texts[file])
             self._not_read(file, f"is no TOML: {remedy}", line)
-            return
-        if not read:
-            self._not_read(file, "is empty: nothing is configured there")
-        for key, value in read.items():
-            self._merge(file, key, value)
+        else:
+            if not read:
+                self._not_read(file, "is empty: nothing is configured there")
+            for key, value in read.items():
+                self._merge(file, key, value)
 
     def _merge(self, file: Path, key: str, value: Any) -> None:
         known = self.data.get(key)
         if isinstance(value, list) and isinstance(known, list):
             for item in value:
                 number = len(known)
-                places = self._origins.values()
-                before = sum(len(local) == 2 and local[0] == key and of == file for of, local in places)
+                before = sum(
+                    len(local) == 2 and local[0] == key and of == file for of, local in self._origins.values()
+                )
                 self._origins[key, number] = (file, (key, before))
                 known.append(item)  # first as it is, so that a mistake found in it can be named
                 known[number] = self._expand(item, (key, number), file)
@@ -228,8 +227,7 @@ class TomlFiles:
         for table in ("peers", "rules", "notifications"):
             for number, name in self.numbered_names(table):
                 if f"{key}.".startswith(f"{table}.{name}."):
-                    rest = key.removeprefix(f"{table}.{name}").split(".")[1:]
-                    return (table, number, *rest)
+                    return (table, number, *key.removeprefix(f"{table}.{name}").split(".")[1:])
         return tuple(key.split("."))
 
     def _spelled(self, place: Place) -> str:

@@ -196,8 +196,12 @@ class _Node:
         """Start the node and wait until it can receive objects and run jobs. Raises DemoFailed."""
         with self.log.open("wb") as log:
             # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.
-            command = [*_PROGRAM, "serve", "--config", str(self._config)]
-            self._process = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                [*_PROGRAM, "serve", "--config", str(self._config)],
+                stderr=log,
+                stdout=log,
+                start_new_session=True,
+            )
         end = time.monotonic() + _READY_SECONDS
         try:
             while "[6002]" not in self._log_text():  # events.NODE_READY
@@ -327,7 +331,8 @@ def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -
             # The middle frame as a viewer shows it; nothing for pixels that cannot be decoded.
             with suppress(PixelError):
                 image = open_dicom(target)
-                picture = Image.fromarray(image.display(image.header.frames // 2))
-                picture.save(folder / f"{number:02d}-{kind}.png")
+                Image.fromarray(image.display(image.header.frames // 2)).save(
+                    folder / f"{number:02d}-{kind}.png"
+                )
         written.append(Returned(kind, str(header.SOPInstanceUID), target))
     return written

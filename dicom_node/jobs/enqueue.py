@@ -97,23 +97,25 @@ def _add(session: Session, study: Study, decision: RuleDecision, seconds: float,
     waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)
     # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
     wanted = (study.priority, _RULE_PRIORITY[rule.priority])
-    job = Job(
-        study_id=study.id,
-        study_revision=study.revision,
-        rule=rule.name,
-        pipeline=rule.pipeline,
-        options=dict(rule.options),
-        destinations=list(rule.send_to),
-        source_uids=list(decision.source_uids),
-        priority=1 if 1 in wanted else min(wanted),
-        assess_first=rule.assess_first,
-        cost_seconds=seconds,
-        state=JobState.HELD if decision.held_reason else JobState.QUEUED,
-        reason=decision.held_reason,
-        run_at=later if waits else now,
-        created_at=now,
+    enqueue(
+        session,
+        Job(
+            study_id=study.id,
+            study_revision=study.revision,
+            rule=rule.name,
+            pipeline=rule.pipeline,
+            options=dict(rule.options),
+            destinations=list(rule.send_to),
+            source_uids=list(decision.source_uids),
+            priority=1 if 1 in wanted else min(wanted),
+            assess_first=rule.assess_first,
+            cost_seconds=seconds,
+            state=JobState.HELD if decision.held_reason else JobState.QUEUED,
+            reason=decision.held_reason,
+            run_at=later if waits else now,
+            created_at=now,
+        ),
     )
-    enqueue(session, job)
 
 
 def forward_originals(

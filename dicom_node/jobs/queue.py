@@ -78,10 +78,9 @@ def enqueue(session: Session, job: Job) -> None:
     job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
     session.add(job)
     session.flush()
-    held = job.state is JobState.HELD
     record(
         session,
-        events.JOB_HELD if held else events.JOB_QUEUED,
+        events.JOB_HELD if job.state is JobState.HELD else events.JOB_QUEUED,
         job.study_id,
         job=job.id,
         rule=job.rule,
@@ -230,8 +229,13 @@ class JobQueue:
 
     def postpone(self, job: ClaimedJob, seconds: float, reason: str) -> None:
         """Put the job back for later; this try does not count. Raises LeaseLost."""
-        when = utc_now() + timedelta(seconds=seconds)
-        self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
+        self._put_back(
+            job,
+            events.JOB_HANDED_BACK,
+            run_at=utc_now() + timedelta(seconds=seconds),
+            reason=reason,
+            tries=job.tries - 1,
+        )
 
     def hand_back(self, job: ClaimedJob) -> None:
         """Put the job back, free for other workers at once; this try does not count. Raises LeaseLost."""
@@ -310,8 +314,14 @@ class JobQueue:
                 # limits: a job may also be what brings the node down.
                 may_be_free = job.attempts < _LOSSES * self._workers.attempts
                 is_free = may_be_free and owners.is_dead_with_its_node(job.lease_owner)
-                values = {"reason": "its worker was lost", "lease_until": None, "tries": job.tries - is_free}
-                move_job(session, job, events.JOB_TAKEN_OVER, **values)
+                move_job(
+                    session,
+                    job,
+                    events.JOB_TAKEN_OVER,
+                    reason="its worker was lost",
+                    lease_until=None,
+                    tries=job.tries - is_free,
+                )
             settle_study(session, job.study_id)
         return len(lost)
 

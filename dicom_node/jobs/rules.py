@@ -85,23 +85,22 @@ def decide(
     rules: Sequence[RuleSettings], study: StudyFacts, images: Sequence[ImageFacts]
 ) -> list[RuleDecision]:
     """Every rule that takes at least one image, with the taken images in the order of the examination."""
-    decisions = []
     ordered = sorted(images, key=_order)
-    for rule in rules:
-        taken = [image for image in ordered if not any(_mismatches(rule, image))]
-        if taken:
-            uids = tuple(image.sop_instance_uid for image in taken)
-            decisions.append(RuleDecision(rule, uids, _held(rule, study, taken)))
-    return decisions
+    taken = [(rule, [image for image in ordered if not any(_mismatches(rule, image))]) for rule in rules]
+    return [
+        RuleDecision(rule, tuple(image.sop_instance_uid for image in its), _held(rule, study, its))
+        for rule, its in taken
+        if its
+    ]
 
 
 def explain(rules: Sequence[RuleSettings], image: ImageFacts) -> list[Explanation]:
     """For each rule, in the order of the configuration, whether it takes this image, and why not."""
-    found = []
-    for rule in rules:
-        reason = next(_mismatches(rule, image), "")
-        found.append(Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold"))
-    return found
+    tried = [(rule, next(_mismatches(rule, image), "")) for rule in rules]
+    return [
+        Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold")
+        for rule, reason in tried
+    ]
 
 
 def why_none(rules: Sequence[RuleSettings], images: Sequence[ImageFacts]) -> str:

@@ -125,8 +125,9 @@ class Choice:
         self._files = Files(settings)
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._inspector = Inspector(settings.inspection)
-        spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
-        self._indexing = Indexing(spool, settings, self._inspector)
+        self._indexing = Indexing(
+            Spool(settings.node.data_dir / "spool", minimum_free_bytes=0), settings, self._inspector
+        )
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
         """The choices, as from :func:`rows`; empty if the study can be released as it is."""
@@ -248,8 +249,7 @@ class Choice:
 
 def _names(option: Option) -> list[Any]:
     """An option by what stays when a database is lost: the spool names of its versions."""
-    names = sorted({version.item.path.stem for version in option.versions})
-    return [option.sop_instance_uid, names]
+    return [option.sop_instance_uid, sorted({version.item.path.stem for version in option.versions})]
 
 
 def _arrivals(session: Session, study_id: int) -> str:
@@ -265,8 +265,7 @@ def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
     """
     shown = []
     for option in options:
-        others = [other for other in options if other.question == option.question]
-        texts = [_values(other) for other in others]
+        texts = [_values(other) for other in options if other.question == option.question]
         mine = _values(option)
         arrivals = [version.item.arrival for version in option.versions]
         shown.append(
@@ -390,8 +389,10 @@ def _claim(session: Session, study: Study, version: Version) -> None:
         return
     other = session.get_one(Study, former.study_id)
     if other.state is not StudyState.QUARANTINED:
-        where = f"study {other.study_instance_uid}, which is {other.state}"
-        raise NotAllowedNow(f"object {version.uid} is in {where}: it cannot be taken from there")
+        raise NotAllowedNow(
+            f"object {version.uid} is in study {other.study_instance_uid}, which is {other.state}: "
+            "it cannot be taken from there"
+        )
 
 
 def _as_of(session: Session, study: Study) -> tuple[int, int]:

@@ -38,8 +38,7 @@ class Difference:
     def __str__(self) -> str:
         parts = []
         if self.unknown:
-            number = _objects(len(self.unknown))
-            parts.append(f"{number} unknown to the database: dicom-node spool reindex")
+            parts.append(f"{_objects(len(self.unknown))} unknown to the database: dicom-node spool reindex")
         if self.missing:
             parts.append(f"{_objects(self.missing)} of the database without a file: restore or send again")
         return "; ".join(parts)

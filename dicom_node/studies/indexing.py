@@ -207,13 +207,11 @@ class Indexing:
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
-            received = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
-            others = intake.patients(session, study.id, received)
+            others = intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
             if any(item.found.patient.contradicts(other) for other in others):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
             return Judgement(Outcome.NEW)
-        before = session.get_one(Study, former.study_id)
-        same_image = partial(_compared, former.path, item)
+        before, same_image = session.get_one(Study, former.study_id), partial(_compared, former.path, item)
         return judge(item.found, item.arrival.calling_ae, former, before, same_image)
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:

@@ -65,8 +65,9 @@ def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_
         other = "an image came again from another sender for another patient"
         return Judgement(Outcome.CONFLICT, emptied if is_its_sender else other)
     if lacks:
-        reason = "it leaves patient attributes empty that the version in force has"
-        return Judgement(Outcome.SET_ASIDE, reason)
+        return Judgement(
+            Outcome.SET_ASIDE, "it leaves patient attributes empty that the version in force has"
+        )
     if is_its_sender:
         return Judgement(Outcome.REVISION)
     return Judgement(Outcome.SET_ASIDE, "corrections are taken from the sender of the version in force only")

@@ -448,10 +448,9 @@ def _keep_request(session: Session, event: Event) -> None:
     peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
     objects = event.fields["objects"]
     refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
-    kind = events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED
     record(
         session,
-        kind,
+        events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED,
         peer=peer,
         calling=calling,
         transaction=transaction,

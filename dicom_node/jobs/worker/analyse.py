@@ -80,8 +80,8 @@ class ImageAnalysis:
         taken = [uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids]
         if taken:
             return Accept(tuple(taken), refused), in_words
-        reasons = [verdict.reason for verdict in verdicts if isinstance(verdict, Refuse)]
-        return Refuse("; ".join(dict.fromkeys(reasons)), refused), in_words
+        reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, Refuse))
+        return Refuse("; ".join(reasons), refused), in_words
 
     def run(
         self,
@@ -132,9 +132,9 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> PipelineResult:
-        result = pipeline.run([source.image for source in sources], report, options)
-        uids = [source.image.uid for source in sources]
-        return self.readings.take(pipeline, options, uids, without_research(result))
+        images = [source.image for source in sources]
+        result = without_research(pipeline.run(images, report, options))
+        return self.readings.take(pipeline, options, [image.uid for image in images], result)
 
 
 def _as_one(faults: Collection[PixelError | NoNumber]) -> PixelError | NoNumber:

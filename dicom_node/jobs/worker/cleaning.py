@@ -55,9 +55,8 @@ class Cleaning:
         result: PipelineResult, pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
     ) -> Cleaning:
         noted = Counter(note.name for note in result.quality)
-        cleaned = sum(image.kind is ImageKind.CLEANED for image in result.images)
         return Cleaning(
-            cleaned,
+            sum(image.kind is ImageKind.CLEANED for image in result.images),
             noted["widened"],
             noted["blacked_out"],
             noted[WITHHELD],

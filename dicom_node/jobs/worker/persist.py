@@ -159,8 +159,9 @@ class ResultWriter:
         now = utc_now()
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(job, deidentified=False)):
-            context = self._context(job, by, now, peers, built=built)
-            built += results.build_failure(context, images, reason, cause)
+            built += results.build_failure(
+                self._context(job, by, now, peers, built=built), images, reason, cause
+            )
         self._tell_repairs(job, images)
         end = _Ending(state, reason, assess_first=False, stat=stat)
         self._end(job, end, built, None, self._tallies.count((), refused))
@@ -197,13 +198,15 @@ class ResultWriter:
                     if end.stat:
                         stored.make_stat(session, job.study_id)
                     if further or end.stat:
-                        fields = {
-                            "job": job.id,
-                            "rule": job.rule,
-                            "destinations": ",".join(further),
-                            "stat": end.stat,
-                        }
-                        record(session, RESULTS_ROUTED, job.study_id, **fields)
+                        record(
+                            session,
+                            RESULTS_ROUTED,
+                            job.study_id,
+                            job=job.id,
+                            rule=job.rule,
+                            destinations=",".join(further),
+                            stat=end.stat,
+                        )
                     tally.count(session, self._settings)
                     cleaning.record(session, job)
                     settle_study(session, job.study_id)
@@ -469,8 +472,7 @@ def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> No
         delivery = deliveries.add(session, row, peer.name)
         if delivery.state is DeliveryState.PENDING:
             deliveries.withdraw(session, delivery, _NOT_AGAIN)
-            named = {"instance": row.sop_instance_uid, "destination": peer.name}
-            record(session, RESULT_LOST, row.study_id, **named)
+            record(session, RESULT_LOST, row.study_id, instance=row.sop_instance_uid, destination=peer.name)
 
 
 MOST_REPORTS: Final = 20

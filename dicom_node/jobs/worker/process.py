@@ -88,8 +88,8 @@ class Worker:
         with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
             record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
         with contextlib.suppress(BrokenPipeError):
-            message = json.dumps({"ready": True, "owner": self._owner})
-            sys.stdout.write(f"\n{message}\n")  # a line of its own, whatever a pipeline printed
+            # A line of its own, whatever a pipeline printed.
+            sys.stdout.write(f"\n{json.dumps({'ready': True, 'owner': self._owner})}\n")
             sys.stdout.flush()
         self._work()
         return None if self._must_end else self._successor
@@ -198,9 +198,10 @@ class Worker:
     def _pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:
             try:
-                workers = self._settings.workers
                 pipeline = pipelines.create(
-                    name, models_dir=workers.models_dir, device_rules=device_rules_of(self._settings)
+                    name,
+                    models_dir=self._settings.workers.models_dir,
+                    device_rules=device_rules_of(self._settings),
                 )
             except (KeyError, PluginError) as error:
                 raise NoSuchPipeline(str(error.args[0])) from None

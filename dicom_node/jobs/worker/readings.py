@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Pipeline, PipelineResult, Reading
+from ai_pipeline.contract import Pipeline, PipelineResult
 from dicom_node import sitekey
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigProblem, ConfigurationError, ReadingsSealed
@@ -59,7 +59,19 @@ class ReadingRecord:
             with self._database.write() as session:
                 known = table.images(session, uids)
                 rows = [
-                    _row(reading, sealed, analysis_sha256, *known[reading.source_uid])
+                    AnnotationReading(
+                        study_id=known[reading.source_uid][1],
+                        instance_id=known[reading.source_uid][0],
+                        analysis_sha256=analysis_sha256,
+                        frame=reading.frame,
+                        kind=reading.kind,
+                        meaning=reading.meaning.value,
+                        **dict(zip(("left", "top", "right", "bottom"), reading.bounds, strict=True)),
+                        confidence=reading.confidence,
+                        removed=reading.removed,
+                        sealed=sealed,
+                        read_at=utc_now(),
+                    )
                     for reading, sealed in zip(result.readings, texts, strict=True)
                     if reading.source_uid in known
                 ]
@@ -111,28 +123,6 @@ def _existing_seal(data_dir: Path) -> Seal:
     if not found:
         raise ReadingsSealed("the site key that encrypted the readings is missing: restore keys/site.key")
     return Seal(data_dir, _PURPOSE)
-
-
-def _row(
-    reading: Reading, sealed: bytes, analysis_sha256: str, instance_id: int, study_id: int
-) -> AnnotationReading:
-    left, top, right, bottom = reading.bounds
-    return AnnotationReading(
-        study_id=study_id,
-        instance_id=instance_id,
-        analysis_sha256=analysis_sha256,
-        frame=reading.frame,
-        kind=reading.kind,
-        meaning=reading.meaning.value,
-        left=left,
-        top=top,
-        right=right,
-        bottom=bottom,
-        confidence=reading.confidence,
-        removed=reading.removed,
-        sealed=sealed,
-        read_at=utc_now(),
-    )
 
 
 def _shown(row: AnnotationReading, image_uid: str, seal: Seal) -> dict[str, Any]:

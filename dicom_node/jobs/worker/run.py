@@ -237,8 +237,9 @@ def _missing(images: JobImages) -> Iterator[QualityNote]:
         yield QualityNote("not_analysed", f"{len(images.faults)} of the images not analysed: {reasons}")
     if images.unread:
         number = f"{images.unread} object" + "s" * (images.unread > 1)
-        text = f"{number} that came with these images cannot be read: the study may be incomplete"
-        yield QualityNote(NOT_READ, text)
+        yield QualityNote(
+            NOT_READ, f"{number} that came with these images cannot be read: the study may be incomplete"
+        )
     if images.purged:
         named = ", ".join(images.purged[:_MOST_NAMED])
         if len(images.purged) > _MOST_NAMED:

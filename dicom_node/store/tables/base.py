@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Enum,
+    ForeignKey,
     Integer,
     MetaData,
     String,
@@ -133,8 +134,14 @@ class Numbered(Base):
 
     # SQLite autoincrements INTEGER keys only.
     id: Mapped[int] = mapped_column(
-        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, sort_order=-1
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, sort_order=-2
     )
+
+
+class OfStudy:
+    """A table whose rows belong to a study each."""
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True, sort_order=-1)
 
 
 LONGEST_WAIT = timedelta(hours=1)

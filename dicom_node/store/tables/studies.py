@@ -35,7 +35,7 @@ from dicom_node.model.kinds import (
 )
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.store.tables.base import Base, Numbered
+from dicom_node.store.tables.base import Base, Numbered, OfStudy
 
 _WAITS = text("sha256 = ''")
 _BEGINS = "text_pattern_ops"  # in every locale an index finds how texts begin
@@ -75,7 +75,7 @@ class StudyName(Base):
     word: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
-class Instance(Numbered):
+class Instance(OfStudy, Numbered):
     """The version of a SOP instance that is in force; every version received is a :class:`ReceivedObject`."""
 
     __table_args__ = (  # studies by what their images are, and by who sent them
@@ -83,7 +83,6 @@ class Instance(Numbered):
         Index("ix_instance_sender", "calling_ae", "study_id", "role"),
     )
 
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64))
@@ -152,7 +151,7 @@ def _when_due(context: DefaultExecutionContext) -> Any:
     return context.get_current_parameters()["run_at"]  # type: ignore[no-untyped-call]
 
 
-class Job(Numbered):
+class Job(OfStudy, Numbered):
     """One rule's pipeline on one revision of a study."""
 
     __table_args__ = (
@@ -160,7 +159,6 @@ class Job(Numbered):
         Index("ix_job_claim", "state", "priority", "run_at"),
     )
 
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     study_revision: Mapped[int]
     rule: Mapped[str] = mapped_column(String(64))
     pipeline: Mapped[str] = mapped_column(String(64))
@@ -191,10 +189,9 @@ class Job(Numbered):
     study: Mapped[Study] = relationship()
 
 
-class Result(Numbered):
+class Result(OfStudy, Numbered):
     """One object that the node built. Its bytes are built once, and only those bytes are sent."""
 
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     kind: Mapped[ResultKind]
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -225,10 +222,9 @@ class ReportedFinding(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
 
 
-class Original(Numbered):
+class Original(OfStudy, Numbered):
     """A version of a received object that rules forward with its bytes unchanged."""
 
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     received_id: Mapped[int] = mapped_column(ForeignKey("received_object.id"), index=True)  # its file
     sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # several versions may have it
     sop_class_uid: Mapped[str] = mapped_column(String(64))
@@ -324,7 +320,7 @@ class ScoreCount(Base):
     images: Mapped[int]
 
 
-class AnnotationReading(Numbered):
+class AnnotationReading(OfStudy, Numbered):
     """A reading of one burned-in annotation. ``sealed``: its text, encrypted with the site key, "" for a
     drawing.
 
@@ -332,7 +328,6 @@ class AnnotationReading(Numbered):
     hash replaces the reading.
     """
 
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
     analysis_sha256: Mapped[str] = mapped_column(String(64))
     frame: Mapped[int | None]  # 1-based; NULL in a still
@@ -348,7 +343,7 @@ class AnnotationReading(Numbered):
     read_at: Mapped[datetime]
 
 
-class CleaningReview(Numbered):
+class CleaningReview(OfStudy, Numbered):
     """An image whose cleaning a person should check; ``verdict`` is NULL until the person decides.
 
     There is one row for each image, rule and analysis. ``analysis_sha256``: hash of the pipeline, its options
@@ -361,7 +356,6 @@ class CleaningReview(Numbered):
         Index("ix_cleaning_review_waiting", "verdict", "id"),
     )
 
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     rule: Mapped[str] = mapped_column(String(64))
