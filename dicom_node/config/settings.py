@@ -44,8 +44,14 @@ from dicom_node.connectors import extended, installed
 from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
 from dicom_node.model.deidentified import Retained
-from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.model.viewers import VIEWERS, drawn_by
+from dicom_node.model.kinds import (
+    CONSOLE_AE_TITLE,
+    CONSOLE_NAME,
+    DEIDENTIFIED_KINDS,
+    VIEWERS,
+    ResultKind,
+    drawn_by,
+)
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
 Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]

@@ -207,8 +207,7 @@ class TomlFiles:
         return expanded
 
     def _wrong(self, file: Path, place: Place, value: str, remedy: str) -> None:
-        line = self._origin(place)[1] if place else 0
-        self._add(str(file), line, self._spelled(place), value, remedy)
+        self._add(str(file), self._origin(place)[1] if place else 0, self._spelled(place), value, remedy)
 
     def _not_read(self, file: Path, remedy: str, line: int = 0) -> None:
         self.unread = True

@@ -307,8 +307,13 @@ class JobQueue:
             if job.cancel_requested:
                 move_job(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
             elif job.tries >= 2 * self._workers.attempts:  # failure reports count as tries too
-                reason = f"{job.tries} workers were lost with this job"
-                move_job(session, job, events.JOB_FAILED, reason=reason, finished_at=now)
+                move_job(
+                    session,
+                    job,
+                    events.JOB_FAILED,
+                    reason=f"{job.tries} workers were lost with this job",
+                    finished_at=now,
+                )
             else:
                 # No try for one that ended with the whole node: a power cut is not the job's fault. Within
                 # limits: a job may also be what brings the node down.

@@ -21,8 +21,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from dicom_node.config.addresses import LocalAddress, remote_address
-from dicom_node.config.holds import undercuts
-from dicom_node.config.loading import examine
+from dicom_node.config.loading import examine, undercuts
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import REVEALED

@@ -96,15 +96,17 @@ def drawn(session: Session, images: Collection[str]) -> dict[str, Drawn]:
 def decide(session: Session, instance_id: int, verdict: ReviewVerdict, by: str) -> None:
     """End the waiting reviews of an image, for every rule."""
     waiting = (CleaningReview.instance_id == instance_id, CleaningReview.verdict.is_(None))
-    values = {"verdict": verdict, "decided_at": utc_now(), "decided_by": by}
-    session.execute(update(CleaningReview).where(*waiting).values(**values))
+    session.execute(
+        update(CleaningReview).where(*waiting).values(verdict=verdict, decided_at=utc_now(), decided_by=by)
+    )
 
 
 def end_reviews(session: Session, study_id: int) -> None:
     """End the waiting reviews of a study, whose objects are purged from the spool."""
     waiting = (CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
-    values = {"verdict": ReviewVerdict.REPLACED, "decided_at": utc_now()}
-    session.execute(update(CleaningReview).where(*waiting).values(**values))
+    session.execute(
+        update(CleaningReview).where(*waiting).values(verdict=ReviewVerdict.REPLACED, decided_at=utc_now())
+    )
 
 
 def images(session: Session, uids: Collection[str]) -> dict[str, tuple[int, int]]:

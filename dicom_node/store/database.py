@@ -174,8 +174,12 @@ def sqlite_file(url: str) -> Path | None:
 
 def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun by us, not by the sqlite3 module
-    busy = f"busy_timeout={1000 * busy_seconds:.0f}"
-    for setting in (busy, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for setting in (
+        f"busy_timeout={1000 * busy_seconds:.0f}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
         _execute(connection, f"PRAGMA {setting}")
 
 

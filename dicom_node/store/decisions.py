@@ -66,8 +66,11 @@ def mark_lost(session: Session, machine: str, there: Collection[str]) -> None:
 
 def known(session: Session, numbers: Collection[str]) -> set[str]:
     """The numbers of these decisions that the database has."""
-    chosen = (select(DecisionRow.id).where(DecisionRow.id.in_(batch)) for batch in batches(numbers))
-    return {number for one in chosen for number in session.scalars(one)}
+    return {
+        number
+        for batch in batches(numbers)
+        for number in session.scalars(select(DecisionRow.id).where(DecisionRow.id.in_(batch)))
+    }
 
 
 def waiting(session: Session) -> Sequence[DecisionRow]:

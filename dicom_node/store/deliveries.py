@@ -56,8 +56,9 @@ def forward(session: Session, original: Original, destination: str) -> bool:
         return True
     if not found.withdrawn:
         return False
-    wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
-    return move_delivery(session, found, DELIVERY_WANTED, **wanted)
+    return move_delivery(
+        session, found, DELIVERY_WANTED, reason="wanted again", withdrawn=False, next_at=utc_now()
+    )
 
 
 def add(

@@ -45,7 +45,6 @@ from dicom_node.store.tables import (
 SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
 """Calling AE titles whose studies are seen in this request; () for all."""
 
-_Condition = Callable[[Sequence[str]], ColumnElement[bool]]
 # Tables of Core, to which the conditions themselves are not added.
 _instance, _received, _result, _original, _delivery, _study, _step_study = (
     one.__table__ for one in (Instance, ReceivedObject, Result, Original, Delivery, Study, StepStudy)
@@ -85,7 +84,7 @@ def _names_no_other(senders: Sequence[str]) -> ColumnElement[bool]:
     )
 
 
-_CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
+_CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[bool]]]] = {
     Study: lambda senders: Study.id.in_(_studies(senders)),
     ReceivedObject: lambda senders: or_(
         ReceivedObject.study_id.in_(_studies(senders)),

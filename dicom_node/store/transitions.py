@@ -1,7 +1,11 @@
-"""State changes of the life cycles: one compare-and-set each, with an event in the same transaction."""
+"""State changes of the life cycles: one compare-and-set each, with an event in the same transaction.
+
+Events of the node itself: none is lost if the database is unreachable.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,10 +14,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import select, update
 from sqlalchemy.engine import CursorResult
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import IllegalTransition
-from dicom_node.events import STUDY_MOVED, Event, EventType
+from dicom_node.events import STUDY_MOVED, Event, EventType, happened
 from dicom_node.model.lifecycle import (
     COMMITMENT,
     DELIVERY,
@@ -31,7 +36,7 @@ from dicom_node.model.lifecycle import (
     StudyState,
     study_state,
 )
-from dicom_node.store.database import EVENTS
+from dicom_node.store.database import EVENTS, Database
 from dicom_node.store.tables import (
     ClaimedWorkitem,
     Commitment,
@@ -286,3 +291,31 @@ def steady_now() -> datetime:
     Times that people see are from :func:`utc_now`.
     """
     return _STARTED + timedelta(seconds=time.monotonic())
+
+
+class OwnEvents:
+    """Logs events at once, and stores them at once or, with their time, when the database answers again."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[Event] = []
+        self._lock = threading.RLock()  # storing finds out that the database is back, which stores
+        database.outage.then = self._store
+
+    def say(self, event_type: EventType, **fields: str | int | float) -> None:
+        """Log an event and store it; an unreachable database must not stop the node."""
+        event = happened(event_type, **fields)
+        with self._lock:
+            self._waiting = [*self._waiting, event][-100:]
+        self._store()
+
+    def _store(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            try:
+                with self._database.write() as session:
+                    for event in waiting:
+                        append(session, event)
+            except SQLAlchemyError as error:
+                self._waiting = waiting
+                self._database.outage.noticed(error)

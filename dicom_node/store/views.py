@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from dicom_node import events
@@ -298,7 +298,15 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
         .group_by(Instance.study_id, Instance.modality)
         .order_by(Instance.modality)
     ).all()
-    faulty = _faulty(session, of_study)
+    # How many more faulty objects went to entries without a study than their reasons name.
+    faulty = session.execute(
+        select(Study.id, func.count())
+        .join(ReceivedObject, ReceivedObject.study_id == Study.id)
+        .where(Study.id.in_(of_study), Study.study_instance_uid.is_(None))
+        .where(ReceivedObject.outcome == Outcome.QUARANTINED)
+        .group_by(Study.id)
+    ).all()
+    more = {study: f"; and {n - 1} more faulty objects of this sender" for study, n in faulty if n > 1}
     modalities: dict[int, list[str]] = defaultdict(list)
     instances: dict[int, int] = defaultdict(int)
     for study_id, modality, number in images:
@@ -312,7 +320,7 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
         row.id: {
             "study": row.study_instance_uid or f"{_NO_UID}{row.id}",
             **columns(row, "study_instance_uid", "state", "reason", "patient_id"),
-            "reason": row.reason + faulty.get(row.id, ""),
+            "reason": row.reason + more.get(row.id, ""),
             "job_held": row.id in held,
             "modalities": modalities[row.id],
             "instances": instances[row.id],
@@ -322,22 +330,6 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
             "results": results[row.id],
         }
         for row in rows
-    }
-
-
-def _faulty(session: Session, of_study: ScalarSelect[int]) -> dict[int, str]:
-    """How many more faulty objects went to these entries without a study than their reasons name."""
-    counted = (
-        select(Study.id, func.count())
-        .join(ReceivedObject, ReceivedObject.study_id == Study.id)
-        .where(Study.id.in_(of_study), Study.study_instance_uid.is_(None))
-        .where(ReceivedObject.outcome == Outcome.QUARANTINED)
-        .group_by(Study.id)
-    )
-    return {
-        study: f"; and {number - 1} more faulty objects of this sender"
-        for study, number in session.execute(counted)
-        if number > 1
     }
 
 

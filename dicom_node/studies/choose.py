@@ -184,8 +184,8 @@ class Choice:
         None unless the study is as it was then: in quarantine, with the same objects.
         """
         with self._database.read() as session:
-            in_quarantine = session.get_one(Study, study_id).state is StudyState.QUARANTINED
-            if not in_quarantine or _arrivals(session, study_id) != what["of"]:
+            study = session.get_one(Study, study_id)
+            if study.state is not StudyState.QUARANTINED or _arrivals(session, study_id) != what["of"]:
                 return None
         options = self._read(study_id).options()
         numbers = [option.number for option in options if _names(option) in what["taken"]]

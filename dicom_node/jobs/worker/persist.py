@@ -29,8 +29,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
 from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.analyse import JobImages
-from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
+from dicom_node.jobs.worker.analyse import NOTHING_CLEANED, Cleaning, JobImages
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.monitoring.drift import Tallies, Tally

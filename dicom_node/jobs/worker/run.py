@@ -26,9 +26,8 @@ from dicom_node.errors import (
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.analyse import ImageAnalysis, JobImages, open_images
+from dicom_node.jobs.worker.analyse import Cleaning, ImageAnalysis, JobImages, open_images
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.cleaning import Cleaning
 from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState

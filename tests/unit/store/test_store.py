@@ -64,7 +64,6 @@ from dicom_node.sitekey import path_of
 from dicom_node.store import leases, migrate, views
 from dicom_node.store.changes import SHORTEST, Changes
 from dicom_node.store.database import Database
-from dicom_node.store.own_events import OwnEvents
 from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.tables import (
     Association,
@@ -82,6 +81,7 @@ from dicom_node.store.tables import (
     StudyName,
 )
 from dicom_node.store.transitions import (
+    OwnEvents,
     move_commitment,
     move_delivery,
     move_fetch,
