@@ -157,7 +157,7 @@ def run(
     finally:
         pacs.stop()
     # Other programs use the keys (docs/reference/lists.md).
-    studies_shown = [
+    rows = [
         {
             "modality": item.study.modality,
             "study_instance_uid": item.study.study_instance_uid,
@@ -173,8 +173,9 @@ def run(
         }
         for item in shown
     ]
-    text = json.dumps({"studies": studies_shown}, ensure_ascii=False, indent=2)
-    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    (out / "summary.json").write_text(
+        json.dumps({"studies": rows}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
     return shown
 
 

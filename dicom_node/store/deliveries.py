@@ -80,11 +80,10 @@ def add(
     )
     if found is not None:
         return found
-    state = _S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING
     delivery = Delivery(
         result=result,
         destination=destination,
-        state=state,
+        state=_S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING,
         next_at=utc_now(),
         reason="",
         status="",

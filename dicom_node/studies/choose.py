@@ -254,8 +254,8 @@ def _names(option: Option) -> list[Any]:
 
 def _arrivals(session: Session, study_id: int) -> str:
     """What a study was made of: the hash of its spool names."""
-    names = sorted({Path(row.path).stem for row in intake.received(session, study_id)})
-    return hashlib.sha256(" ".join(names).encode()).hexdigest()
+    names = {Path(row.path).stem for row in intake.received(session, study_id)}
+    return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
 
 
 def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:

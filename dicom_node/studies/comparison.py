@@ -56,8 +56,8 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
         unknown += [path for path in batch if path.stem not in purged]
         left_over += [path for path in batch if purged.get(path.stem)]
     with database.read() as session:
-        elsewhere = stored_rows.waiting_paths(session)  # maybe, on the way from another machine
-    there = in_store | elsewhere
+        # Maybe elsewhere: on the way from another machine.
+        there = in_store | stored_rows.waiting_paths(session)
     paths = (files.data_dir / path for path in _indexed(database) if path not in there)
     # at its place, or still on the way to it
     missing = sum(not (one.is_file() or spool.is_pending(one.name) or one.is_file()) for one in paths)

@@ -96,8 +96,11 @@ class Indexer:
         """
         end = time.monotonic() + seconds
         folders = journal_folders(self._data_dir)
-        lines = (path for folder in folders for path in folder.glob("*.jsonl"))
-        self._watched = [self._spool.incoming, *folders, *lines]
+        self._watched = [
+            self._spool.incoming,
+            *folders,
+            *(path for folder in folders for path in folder.glob("*.jsonl")),
+        ]
         for folder in folders:
             self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
         pending = self._spool.pending()

@@ -449,9 +449,12 @@ def _objects(
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
     """Whether a peer can show this kind of object, and wants these pseudonyms, boxes and characters."""
-    same_domain = item.pseudonym_domain == (peer.pseudonym_domain or "")
-    same = item.burned_in_boxes in (None, peer.burned_in_boxes) and item.charset in (None, peer.charset)
-    return item.kind in peer.results and same_domain and same
+    return (
+        item.kind in peer.results
+        and item.pseudonym_domain == (peer.pseudonym_domain or "")
+        and item.burned_in_boxes in (None, peer.burned_in_boxes)
+        and item.charset in (None, peer.charset)
+    )
 
 
 def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:

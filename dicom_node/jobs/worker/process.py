@@ -111,8 +111,9 @@ class Worker:
     @property
     def _named(self) -> Iterator[str]:
         """The pipelines that rules name and this node runs."""
-        names = dict.fromkeys(rule.pipeline for rule in self._settings.rules)
-        return filter(self._settings.workers.takes, names)
+        return filter(
+            self._settings.workers.takes, dict.fromkeys(rule.pipeline for rule in self._settings.rules)
+        )
 
     def _work(self) -> None:
         changes, pause = self._database.changes, SHORTEST
