@@ -40,7 +40,7 @@ from dicom_node.signals import signal_pipe, without_secrets
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.entered import EnteredFile
-from dicom_node.store.own_events import OwnEvents
+from dicom_node.store.transitions import OwnEvents
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0

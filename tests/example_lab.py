@@ -12,7 +12,7 @@ from PIL import Image
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Decision, Measurement, PipelineResult
 from dicom_node import results
-from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
+from dicom_node.demo.inputs import chest_phantom, chest_radiograph
 from dicom_node.model.kinds import ResultKind
 from tests.result_images import CALIBRATED, CARDIOMEGALY, NODULE, context, finding, source
 

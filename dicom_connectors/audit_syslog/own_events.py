@@ -16,8 +16,7 @@ from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.errors import UnknownPeer
 from dicom_node.model.kinds import AuditAction
-from dicom_node.store.accounts import AuditRow
-from dicom_node.store.tables import Association, EventRow, ReceivedObject
+from dicom_node.store.tables import Association, AuditRow, EventRow, ReceivedObject
 from dicom_node.store.transitions import utc_now
 
 _A = AuditAction

@@ -21,8 +21,8 @@ from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, users
 from dicom_node.services.audit import Person
-from dicom_node.store.accounts import UserAccount
 from dicom_node.store.database import Database
+from dicom_node.store.tables import UserAccount
 from dicom_node.store.transitions import utc_now
 
 _places = threading.BoundedSemaphore(8)

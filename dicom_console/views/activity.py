@@ -17,8 +17,16 @@ from ai_pipeline.contract import BURNED_IN
 from dicom_node import events
 from dicom_node.model.kinds import AssociationOutcome, ReaderVerdict
 from dicom_node.model.lifecycle import JobState
-from dicom_node.store.accounts import Feedback
-from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReportedFinding, Result, Study
+from dicom_node.store.tables import (
+    Association,
+    Delivery,
+    EventRow,
+    Feedback,
+    Job,
+    ReportedFinding,
+    Result,
+    Study,
+)
 from dicom_node.store.transitions import utc_now
 
 _HOUR, _DAY, _WEEK = 3600, 86400, 7 * 86400

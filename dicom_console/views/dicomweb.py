@@ -26,8 +26,7 @@ from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.object_store.files import Files
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Instance, Result, Study
+from dicom_node.store.tables import Delivery, Instance, Result, Study, Withdrawal
 
 OF_STUDY = (
     *("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID"),

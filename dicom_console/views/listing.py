@@ -20,8 +20,7 @@ from dicom_node.results.sr import reading as report
 from dicom_node.services import Row, assessments
 from dicom_node.services.images import images_of, number_in, person, report_files, subject, view
 from dicom_node.store import views
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, ReceivedObject, Result, Study
+from dicom_node.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.store.views import View, columns
 
 _FIGURES = 12  # of a UID, at least

@@ -25,7 +25,7 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from dicom_console.views import listing, problems
 from dicom_node import connectors, events
-from dicom_node.config.holds import undercuts
+from dicom_node.config.loading import undercuts
 from dicom_node.config.settings import Settings
 from dicom_node.connectors import Gauge
 from dicom_node.inbox.spool import Spool

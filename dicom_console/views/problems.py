@@ -17,8 +17,7 @@ from dicom_node.events import EventType
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import END_STATES, JobState, StudyState
 from dicom_node.services.happened import same_again
-from dicom_node.store.accounts import AuditRow
-from dicom_node.store.tables import Association, EventRow, Job, ReceivedObject, Study
+from dicom_node.store.tables import Association, AuditRow, EventRow, Job, ReceivedObject, Study
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, list_events
 

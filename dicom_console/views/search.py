@@ -18,9 +18,17 @@ from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.outbox import outages
 from dicom_node.store import views
-from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.patient_names import PatientNames
-from dicom_node.store.tables import Delivery, Instance, Job, ReportedFinding, Result, Study, StudyName
+from dicom_node.store.tables import (
+    Delivery,
+    Instance,
+    Job,
+    ReportedFinding,
+    Result,
+    Study,
+    StudyName,
+    Withdrawal,
+)
 from dicom_node.store.views import View
 
 PAGE = 50

@@ -13,8 +13,7 @@ from dicom_node.errors import NotFound
 from dicom_node.model.kinds import AuditAction, Outcome
 from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, StudyState
 from dicom_node.store import views
-from dicom_node.store.accounts import AuditRow
-from dicom_node.store.tables import Delivery, Job, ReceivedObject, Result, Study
+from dicom_node.store.tables import AuditRow, Delivery, Job, ReceivedObject, Result, Study
 from dicom_node.store.views import View, columns
 
 LISTED: Final = 5

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _VIEWER_SCHEMES = ("https", "http", "weasis", "radiant", "osirix", "horos")  # none that runs script
-_FIGURES = re.compile(r"[0-9.]+")
 # Besides loopback, link-local, unspecified, multicast and broadcast: "this network" (RFC 1122), and where
 # clouds give out the machine's identity (Amazon and Google by IPv6, Alibaba, Azure, Oracle).
 _OF_THE_MACHINE = tuple(
@@ -35,22 +34,14 @@ class LocalAddress(OSError):
 
 def is_local(address: str) -> bool:
     """Whether an IP address is this machine's, link-local, or the metadata service of a cloud."""
-    ip = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address):
-        return is_local(str(inner)) if (inner := _ipv4_within(ip)) else _is_local(ip)
-    return _is_local(ip)
-
-
-def _is_local(ip: IPv4Address | IPv6Address) -> bool:
+    ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    # An IPv6 address may stand for one of IPv4: mapped, 6to4, NAT64, or the old compatible form.
+    if ip in _IPV4_WITHIN or (ip.version == 6 and int(ip) >> 32 == 0 and int(ip) > 1):
+        ip = IPv4Address(int(ip) & 0xFFFFFFFF)
+    elif isinstance(ip, IPv6Address):
+        ip = ip.ipv4_mapped or ip.sixtofour or ip
     kinds = ip.is_loopback, ip.is_link_local, ip.is_unspecified, ip.is_multicast
     return any(kinds) or ip == IPv4Address("255.255.255.255") or any(ip in one for one in _OF_THE_MACHINE)
-
-
-def _ipv4_within(ip: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 address stands for: mapped, 6to4, NAT64, or the old compatible form."""
-    if ip in _IPV4_WITHIN or (int(ip) >> 32 == 0 and int(ip) > 1):
-        return IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.ipv4_mapped or ip.sixtofour
 
 
 def remote_address(host: str) -> str:
@@ -63,13 +54,15 @@ def remote_address(host: str) -> str:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     if any(is_local(str(place[0])) for *_, place in found):
         raise LocalAddress(host)
-    first = sorted(found, key=lambda one: one[0] != socket.AF_INET)[0]  # IPv4 first, as pynetdicom takes it
-    return str(first[4][0])
+    # IPv4 first, as pynetdicom takes it.
+    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
 
 
 def checked_host(host: str) -> str:
     """Return the host. Raises ValueError for a malformed IPv4 address, or when the text contains a port."""
-    if _FIGURES.fullmatch(host) and not _is_ipv4(host):
+    parts = host.split(".")
+    is_ipv4 = len(parts) == 4 and all(part.isdigit() and int(part) <= 255 for part in parts)
+    if re.fullmatch(r"[0-9.]+", host) and not is_ipv4:
         raise ValueError("is not an IP address: four numbers from 0 to 255, such as 192.168.1.20")
     if host.count(":") == 1:
         raise ValueError("must be the name or address alone: the port is a key of its own")
@@ -121,8 +114,3 @@ def with_login_apart(given: Mapping[str, Any]) -> dict[str, Any]:
     scheme, login, place = found.groups()
     name, _, password = login.partition(":")
     return {**given, "url": scheme + place, "username": unquote(name), "password": unquote(password)}
-
-
-def _is_ipv4(host: str) -> bool:
-    parts = host.split(".")
-    return len(parts) == 4 and all(part.isdigit() and int(part) <= 255 for part in parts)

@@ -1,6 +1,7 @@
 """Loading of the configuration from files: all mistakes are reported together (exit status 78).
 
-Mistakes between keys: names that refer to each other, conditions that never hold.
+Mistakes between keys: names that refer to each other, conditions that never hold. Rules that bypass a hold
+(``assess_first``) of another rule: they send the same results to a peer at once.
 
 Settings of former versions (docs/deploy/upgrade.md): a renamed one counts with a warning, a removed one is
 a mistake that names what to do instead.
@@ -12,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -68,7 +70,15 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
             read.data["peers"][number]["entered"] = True
     settings = examined(read)
     if settings is not None:
-        _refuse_another_folder(settings.node.data_dir, files[0].resolve().parent, read)
+        # Started elsewhere, a relative data folder would be a second, empty node, which lists would show.
+        folder, beside = settings.node.data_dir, files[0].resolve().parent
+        if not folder.is_absolute() and not _has_a_node(folder) and _has_a_node(beside / folder):
+            meant = (beside / folder).resolve()
+            remedy = (
+                f"is {folder.resolve()} in the folder you are in, where no node is, and {meant} is one: "
+                f"start this in {beside}, or write the whole path"
+            )
+            read.add_named("node.data_dir", repr(str(folder)), remedy)
     return settings, read
 
 
@@ -81,23 +91,13 @@ def examined(read: TomlFiles) -> Settings | None:
         mistakes = list(described(error, Settings))
         for place, known, remedy in mistakes:
             value = read.shown(place, read.at(place)) if known else ""  # a misspelt key may hold a password
-            read.add_unless_known(place, value, remedy)
+            if not read.is_faulty(place):  # such as by an unset variable
+                read.add(place, value, remedy)
         settings = _what_is_left(read, [place for place, _, _ in mistakes])
     if settings is None or read.unread:
         return None
     cross_check(settings, read)
     return settings
-
-
-def _refuse_another_folder(given: Path, beside: Path, read: TomlFiles) -> None:
-    """Started elsewhere, a relative data folder would be a second, empty node, which lists would show."""
-    if not given.is_absolute() and not _has_a_node(given) and _has_a_node(beside / given):
-        meant = (beside / given).resolve()
-        remedy = (
-            f"is {given.resolve()} in the folder you are in, where no node is, and {meant} is one: "
-            f"start this in {beside}, or write the whole path"
-        )
-        read.add_named("node.data_dir", repr(str(given)), remedy)
 
 
 def _has_a_node(folder: Path) -> bool:
@@ -135,18 +135,18 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
             read.add(when, "", 'has no condition: say which images, such as { modality = "US" } ("*": all)')
         for name, pattern, remedy in _faults_of(rule.when, settings, read):
             read.add((*when, name), repr(pattern), remedy)
-    _check_same_rules(settings, read)
+    for number, rule in enumerate(settings.rules):
+        before = (one for one in settings.rules[:number] if one.name != rule.name)
+        if other := next((one.name for one in before if _does(one) == _does(rule)), ""):
+            remedy = f"does the same as rule {other}: everything would be analysed and sent twice"
+            read.add(read.place_of("rules", rule.name), "", remedy)
     for check in every("settings.checks"):
         check(settings, read)
-    for notification in settings.notifications:
-        if notification.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
-            place = (*read.place_of("notifications", notification.name), "to")
-            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
-    _check_occasions(settings, read)
-
-
-def _check_occasions(settings: Settings, read: TomlFiles) -> None:
     named = {name for rule in settings.rules for one in rule.then for name in one.notify}
+    for one in settings.notifications:
+        if one.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
+            place = (*read.place_of("notifications", one.name), "to")
+            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
     for one in settings.notifications:
         if not (one.on or one.events or one.findings or one.name in named):
             remedy = "says of nothing: give on, events or findings, or name it in then of a rule"
@@ -203,8 +203,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
     for name in dict.fromkeys(rule.send_to):
         if name not in known:
-            remedy = f"no such peer; {did_you_mean(name, known)}"
-            read.add((*place, "send_to"), repr(name), remedy)
+            read.add((*place, "send_to"), repr(name), f"no such peer; {did_you_mean(name, known)}")
         elif not may_receive.get(name, True) and not read.is_faulty((*read.place_of("peers", name), "may")):
             read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
         if rule.send_to.count(name) > 1:
@@ -268,8 +267,7 @@ def _check_then(
 
 def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterator[tuple[str, str, str]]:
     """Condition, pattern, remedy."""
-    given: dict[str, tuple[str, ...]] = {name: value for name, value in when if value}
-    for name, patterns in given.items():
+    for name, patterns in when:
         longest = _LONGEST.get(name, _LONGEST_CODE)
         for pattern in patterns:
             if not pattern.strip():
@@ -300,16 +298,6 @@ def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) ->
     if any(matches(pattern, title) for title in titles) or any(map(read.is_faulty, places)):
         return ""
     return f"never holds: {whose}; {did_you_mean(pattern, titles)}"
-
-
-def _check_same_rules(settings: Settings, read: TomlFiles) -> None:
-    seen: list[RuleSettings] = []
-    for rule in settings.rules:
-        other = next((one for one in seen if _does(one) == _does(rule) and one.name != rule.name), None)
-        if other is not None:
-            remedy = f"does the same as rule {other.name}: everything would be analysed and sent twice"
-            read.add(read.place_of("rules", rule.name), "", remedy)
-        seen.append(rule)
 
 
 def _does(rule: RuleSettings) -> tuple[object, ...]:
@@ -357,3 +345,46 @@ def _tables(data: object, path: list[str], place: Place = ()) -> Iterator[Place]
         yield from _tables(data.get(path[0]), path[1:], (*place, path[0]))
     elif isinstance(data, dict):
         yield place
+
+
+@dataclass(frozen=True, slots=True)
+class Undercut:
+    """``rule`` sends to ``peers`` at once the results that ``holding`` keeps until a person has accepted
+    them.
+    """
+
+    rule: str
+    holding: str
+    peers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.peers)} gets by it at once what {self.holding} holds of the same study"
+
+
+def undercuts(settings: Settings) -> Iterator[Undercut]:
+    """Each rule that sends at once the same results that another rule holds for a person."""
+    places = {peer.name: _place(peer) for peer in settings.peers}
+    for holding in (rule for rule in settings.rules if rule.assess_first):
+        held = {places.get(name, name) for name in holding.receivers}
+        for rule in settings.rules:
+            peers = tuple(sorted(name for name in rule.receivers if places.get(name, name) in held))
+            if not peers or rule.assess_first or rule.pipeline != holding.pipeline:
+                continue
+            when = [(getattr(rule.when, key), getattr(holding.when, key)) for key in Conditions.model_fields]
+            if not any(_exclude_each_other(*both) for both in when):
+                yield Undercut(rule.name, holding.name, peers)
+
+
+def _place(peer: PeerSettings) -> object:
+    """Where it is: one PACS may be two peers. De-identified objects are others than those with a name."""
+    where = peer.url if peer.by_http else peer.address_of("storage")
+    return peer.transport, where, peer.deidentify
+
+
+def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether no value can match both conditions; False where two patterns may have a value in common."""
+    return bool(patterns and others) and not any(
+        matches(one, two) or matches(two, one) or ({"*", "?"} & set(one) and {"*", "?"} & set(two))
+        for one in patterns
+        for two in others
+    )

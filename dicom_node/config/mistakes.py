@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -46,12 +46,12 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -
 
 def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """The tables in ``model``, by key."""
-    inner = {}
-    for name, field in model.model_fields.items():
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                inner[name] = kind
-    return inner
+    return {
+        name: kind
+        for name, field in model.model_fields.items()
+        for kind in (field.annotation, *get_args(field.annotation))
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    }
 
 
 def _unknown_key(place: Place, model: type[BaseModel]) -> str:
@@ -74,8 +74,8 @@ def _remedy(found: ErrorDetails) -> str:
             remedy = found["msg"].removeprefix("Value error, ")
         case "literal_error" | "enum":
             choices = re.findall(r"'([^']*)'", context["expected"])
-            named = ", ".join(choice or '""' for choice in choices)
-            remedy = f"must be one of {named}{_near(given, choices)}"
+            named, hint = ", ".join(choice or '""' for choice in choices), did_you_mean(given, choices)
+            remedy = f"must be one of {named}{f'; {hint}' if hint.startswith('did') else ''}"
         case "string_pattern_mismatch":
             remedy = _WRITTEN.get(
                 context["pattern"], "has not the form that docs/reference/settings.md gives"
@@ -93,11 +93,6 @@ def _remedy(found: ErrorDetails) -> str:
         case _:
             remedy = _REMEDIES.get(kind.partition("_")[0], "cannot be used here")
     return remedy
-
-
-def _near(given: Any, choices: Sequence[str]) -> str:
-    hint = did_you_mean(given, choices)
-    return f"; {hint}" if hint.startswith("did") else ""
 
 
 _BOUNDS: Mapping[str, str] = {

@@ -13,11 +13,13 @@ from dicom_node.config.mistakes import NAME
 from dicom_node.config.sections import Secret, Section
 from dicom_node.model.kinds import Occasion
 
-_ADDRESS = re.compile(r"[^@\s<>,;:\"]+@[^@\s<>,;:\"]+")
-
 
 def _mail_address(address: str) -> str:
-    if not (_ADDRESS.fullmatch(address) and address.isascii() and address.isprintable()):
+    if not (
+        re.fullmatch(r"[^@\s<>,;:\"]+@[^@\s<>,;:\"]+", address)
+        and address.isascii()
+        and address.isprintable()
+    ):
         raise ValueError("is no mail address: write it as name@example.org, without a name before it")
     return address
 

@@ -25,8 +25,7 @@ from dicom_node.config.mistakes import sections
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 
-_WIDTH = 100
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
 
 # What stands in the sample where there is no default.
 _EXAMPLES: Mapping[tuple[str, str], object] = {
@@ -97,7 +96,6 @@ FIRST_RULES: Mapping[str, tuple[object, str]] = {
     "chest": (["CR", "DX"], "chest_xray"),
 }
 """Rules of a new node, by name: modality and pipeline."""
-_BARE = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
 _MODALITY = """\
 [[peers]]
 name = "us1"
@@ -195,7 +193,11 @@ def rules_toml() -> str:
     """Two rules as TOML: ultrasound with every key, chest X-ray with the keys it needs; one more in a
     comment.
     """
-    when = [line for name, field in documented_fields(Conditions).items() for line in _condition(name, field)]
+    examples = {name: toml_value(_EXAMPLES[("Conditions", name)]) for name in Conditions.model_fields}
+    when = [
+        f"#   {name} = {examples[name]}".ljust(44) + f"  {_described(field)}"
+        for name, field in documented_fields(Conditions).items()
+    ]
     return _lines(
         *_comment(
             "Which pipeline for which study, and where the results go. Every rule that matches an image "
@@ -242,8 +244,8 @@ FILES = {
 def toml_value(value: object) -> str:
     """A value in the syntax of TOML."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in value.items())
-        return f"{{ {inside} }}" if inside else "{}"
+        items = {k if _BARE_KEY.fullmatch(k) else toml_value(k): toml_value(v) for k, v in value.items()}
+        return f"{{ {', '.join(f'{key} = {item}' for key, item in items.items())} }}" if items else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     if isinstance(value, float):
@@ -255,12 +257,10 @@ def toml_value(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values as JSON has them
 
 
-def _toml_key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
-
-
 def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:
-    yield from _comment(_first_sentence(model))
+    # "``[node]``: who we are." without the name, which stands below it.
+    sentence = (model.__doc__ or "").strip().splitlines()[0].split(": ", 1)[-1]
+    yield from _comment(sentence[0].upper() + sentence[1:])
     mark = "# " if commented else ""
     yield f"{mark}[{path}]"
     inner: list[str] = []
@@ -295,24 +295,12 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool
         yield f"{name} = {toml_value(default)}"
 
 
-def _condition(name: str, field: FieldInfo) -> list[str]:
-    example = toml_value(_EXAMPLES[("Conditions", name)])
-    return [f"#   {name} = {example}".ljust(44) + f"  {_described(field)}"]
-
-
 def _described(field: FieldInfo, otherwise: str = "") -> str:
     return " ".join((field.description or otherwise).split())
 
 
-def _first_sentence(model: type[BaseModel]) -> str:
-    """ "``[node]``: who we are." without the name, which stands below it."""
-    sentence = (model.__doc__ or "").strip().splitlines()[0].split(": ", 1)[-1]
-    return sentence[0].upper() + sentence[1:]
-
-
-def _comment(text: str) -> Iterator[str]:
-    for line in textwrap.wrap(text, _WIDTH, break_long_words=False):
-        yield f"# {line}"
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, 100, break_long_words=False)]
 
 
 @cache
@@ -325,19 +313,14 @@ def documented_fields(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     texts: dict[str, str] = {}
     for one in reversed(model.__mro__):
         if issubclass(one, BaseModel) and one is not BaseModel:
-            texts |= _docstrings(one)
+            [written] = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+            assert isinstance(written, ast.ClassDef)
+            for above, below in pairwise(written.body):
+                match above, below:
+                    case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(
+                        value=ast.Constant(value=str(text))
+                    ):
+                        texts[key] = inspect.cleandoc(text)
     for name, field in model.model_fields.items():
         field.description = field.description or texts.get(name)
     return model.model_fields
-
-
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """By field, of the body of this class alone."""
-    [written] = ast.parse(textwrap.dedent(inspect.getsource(model))).body
-    assert isinstance(written, ast.ClassDef)
-    found = {}
-    for field, below in pairwise(written.body):
-        match field, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[name] = inspect.cleandoc(text)
-    return found

@@ -44,8 +44,14 @@ from dicom_node.connectors import extended, installed
 from dicom_node.errors import UnknownPeer
 from dicom_node.logs import LogTarget
 from dicom_node.model.deidentified import Retained
-from dicom_node.model.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.model.viewers import VIEWERS, drawn_by
+from dicom_node.model.kinds import (
+    CONSOLE_AE_TITLE,
+    CONSOLE_NAME,
+    DEIDENTIFIED_KINDS,
+    VIEWERS,
+    ResultKind,
+    drawn_by,
+)
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
 Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
@@ -283,18 +289,13 @@ class PeerSettings(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _takes_the_login_out_of_the_url(cls, given: Any) -> Any:
-        return with_login_apart(given) if isinstance(given, dict) else given
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gets_what_is_shown(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "results" in given:
+    def _gets_what_is_shown_and_a_login_apart(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
             return given
         viewer = given.get("viewer")
-        if not isinstance(viewer, str) or viewer not in VIEWERS:
-            return given
-        return {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
+        if "results" not in given and isinstance(viewer, str) and viewer in VIEWERS:
+            given = {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
+        return with_login_apart(given)
 
     @field_validator("results")
     @classmethod
@@ -323,17 +324,12 @@ class PeerSettings(_Section):
         return deidentify
 
     @model_validator(mode="after")
-    def _can_be_reached(self) -> Self:
-        if "receive" not in self.may:
-            return self
-        if self._is_in("by_address") and (missing := self.missing_of_address()):
-            raise ValueError(f"{missing}: a peer that may receive needs host and port")
-        if self.by_http and not self.url:
-            raise ValueError(f"transport {self.transport} needs url")
-        return self
-
-    @model_validator(mode="after")
-    def _can_report_steps(self) -> Self:
+    def _can_be_reached_and_report_steps(self) -> Self:
+        if "receive" in self.may:
+            if self._is_in("by_address") and (missing := self.missing_of_address()):
+                raise ValueError(f"{missing}: a peer that may receive needs host and port")
+            if self.by_http and not self.url:
+                raise ValueError(f"transport {self.transport} needs url")
         if self.mpps and "send" not in self.may:
             raise ValueError('mpps is for peers with may = ["send"]')
         return self
@@ -360,7 +356,7 @@ class PeerSettings(_Section):
         return self
 
     @model_validator(mode="after")
-    def _can_be_asked_to_delete(self) -> Self:
+    def _can_do_what_is_asked_of_it(self) -> Self:
         if self.withdraw == "delete":
             if "receive" not in self.may or not self.by_http:
                 raise ValueError(
@@ -369,16 +365,8 @@ class PeerSettings(_Section):
                 )
             if self.iocm:
                 raise ValueError('give iocm = true or withdraw = "delete", not both')
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_asked_to_commit(self) -> Self:
         if self.confirm == "commitment" and ("receive" not in self.may or self.transport != "dimse"):
             raise ValueError('confirm = "commitment" is for peers that receive by transport = "dimse"')
-        return self
-
-    @model_validator(mode="after")
-    def _can_get_our_reports(self) -> Self:
         host, port, _ = self.address_of("commitment")
         if self.commit_after and ("send" not in self.may or not host or port is None):
             raise ValueError(
@@ -417,22 +405,23 @@ class PeerSettings(_Section):
     @property
     def may_be_asked(self) -> bool:
         """Whether the peer answers queries for its objects."""
-        by_query = self.confirm == "commitment" and self.commitment_else == "query"
-        return self.confirm == "query" or by_query
+        return self.confirm == "query" or (self.confirm == "commitment" and self.commitment_else == "query")
 
     @property
     def reporting_titles(self) -> tuple[str, ...]:
         """AE titles that may send storage commitment reports for this peer; none if the node requests
         none.
         """
-        titles = (self.ae_title, self.commitment_ae_title)
-        return tuple(title for title in titles if title) if self.confirm == "commitment" else ()
+        return self._commitment_titles if self.confirm == "commitment" else ()
 
     @property
     def requesting_titles(self) -> tuple[str, ...]:
         """AE titles under which the peer may ask us for storage commitment; empty if it may not."""
-        titles = (self.ae_title, self.commitment_ae_title)
-        return tuple(title for title in titles if title) if self.commit_after else ()
+        return self._commitment_titles if self.commit_after else ()
+
+    @property
+    def _commitment_titles(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.ae_title, self.commitment_ae_title)))
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -646,20 +635,19 @@ class Settings(_Section):
     def sender_names(self) -> dict[str, str]:
         """The names of all senders by AE title; the console, possibly on another machine, is one of them."""
         asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
-        named = asked | {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
-        return named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
+        named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
+        return asked | named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
 
     @property
     def log_target(self) -> LogTarget:
         """The target of the log, and the peers whose debug lines are logged."""
-        watched = [name for peer in self.peers if peer.debug for name in (peer.name, peer.ae_title)]
         return LogTarget(
             json=self.log.format == "json",
             file=str(self.log.file.resolve()) if self.log.file else "",
             file_bytes=self.log.file_mib * 2**20,
             files=self.log.files,
             syslog=self.log.syslog,
-            debug=tuple(watched),
+            debug=tuple(name for one in self.peers if one.debug for name in (one.name, one.ae_title)),
         )
 
     @property

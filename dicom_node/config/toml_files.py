@@ -107,11 +107,6 @@ class TomlFiles:
                 text = text.replace(repr(value)[1:-1], written).replace(value, written)
         return text
 
-    def add_unless_known(self, place: Place, value: str, remedy: str) -> None:
-        """Add a mistake, unless a mistake of the same key is known (such as an unset variable)."""
-        if not self.is_faulty(place):
-            self.add(place, value, remedy)
-
     def place_of(self, key: str, name: str) -> Place:
         """The place of the table with this name in the list ``key``."""
         for number, item in enumerate(self.data.get(key, ())):
@@ -154,27 +149,26 @@ class TomlFiles:
             read = tomllib.loads(self._texts[file])
         except OSError as error:
             self._not_read(file, f"cannot be read: {error.strerror}")
-            return
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             self._not_read(file, "holds a letter that is not in UTF-8: save the file as UTF-8", line)
-            return
         except tomllib.TOMLDecodeError as error:
             line, remedy = fault(error, self._texts[file])
             self._not_read(file, f"is no TOML: {remedy}", line)
-            return
-        if not read:
-            self._not_read(file, "is empty: nothing is configured there")
-        for key, value in read.items():
-            self._merge(file, key, value)
+        else:
+            if not read:
+                self._not_read(file, "is empty: nothing is configured there")
+            for key, value in read.items():
+                self._merge(file, key, value)
 
     def _merge(self, file: Path, key: str, value: Any) -> None:
         known = self.data.get(key)
         if isinstance(value, list) and isinstance(known, list):
             for item in value:
                 number = len(known)
-                places = self._origins.values()
-                before = sum(len(local) == 2 and local[0] == key and of == file for of, local in places)
+                before = sum(
+                    len(local) == 2 and local[0] == key and of == file for of, local in self._origins.values()
+                )
                 self._origins[key, number] = (file, (key, before))
                 known.append(item)  # first as it is, so that a mistake found in it can be named
                 known[number] = self._expand(item, (key, number), file)
@@ -198,7 +192,11 @@ class TomlFiles:
         def replace(match: re.Match[str]) -> str:
             path, name, default = match.groups()
             if path:
-                return self._secret(Path(path), place, file)
+                try:
+                    return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+                except (OSError, UnicodeDecodeError):
+                    self._wrong(file, place, str(Path(path)), "this file cannot be read")
+                    return ""
             if name not in os.environ and default is None:
                 self._wrong(file, place, match.group(0), f"environment variable {name} is not set")
             return os.environ.get(name, default or "")
@@ -208,16 +206,8 @@ class TomlFiles:
             self._written[place] = value
         return expanded
 
-    def _secret(self, path: Path, place: Place, file: Path) -> str:
-        try:
-            return path.read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError):
-            self._wrong(file, place, str(path), "this file cannot be read")
-            return ""
-
     def _wrong(self, file: Path, place: Place, value: str, remedy: str) -> None:
-        line = self._origin(place)[1] if place else 0
-        self._add(str(file), line, self._spelled(place), value, remedy)
+        self._add(str(file), self._origin(place)[1] if place else 0, self._spelled(place), value, remedy)
 
     def _not_read(self, file: Path, remedy: str, line: int = 0) -> None:
         self.unread = True
@@ -236,8 +226,7 @@ class TomlFiles:
         for table in ("peers", "rules", "notifications"):
             for number, name in self.numbered_names(table):
                 if f"{key}.".startswith(f"{table}.{name}."):
-                    rest = key.removeprefix(f"{table}.{name}").split(".")[1:]
-                    return (table, number, *rest)
+                    return (table, number, *key.removeprefix(f"{table}.{name}").split(".")[1:])
         return tuple(key.split("."))
 
     def _spelled(self, place: Place) -> str:

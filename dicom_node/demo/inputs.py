@@ -1,8 +1,13 @@
-"""The inputs of the demonstration: ultrasound from pydicom's test files, a chest X-ray, or own files."""
+"""The inputs of the demonstration: ultrasound from pydicom's test files, a chest X-ray, or own files.
+
+Chest X-rays that are made here are from a public picture, or a drawn phantom. The patient is invented, and
+the name says so. UIDs are derived from the pixels: a second run sends the same object.
+"""
 
 import csv
 import hashlib
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -10,12 +15,15 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
 from pydicom import dcmread, examples
 from pydicom.data.download import get_cached_filehash, get_url
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.sr.codedict import Code, codes
+from pydicom.uid import DigitalXRayImageStorageForPresentation
 
-from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
 from dicom_node.errors import FaultyInput
 
 # Real ultrasound that comes with pydicom (MIT): a palette colour still, a still in RGB and in JPEG 2000 of
@@ -23,11 +31,43 @@ from dicom_node.errors import FaultyInput
 _ULTRASOUND = ("palette_color", "rgb_color", "jpeg2k", "ybr_color")
 # Computed radiography, 1955 × 1841, JPEG 2000 (DICOM WG 4; pydicom-data, MIT). No model was trained on it.
 _FILM = "RG1_J2KI.dcm"
-_FILM_SECONDS, _FILM_SECONDS_IN_ALL = 10, 60  # without data; a server may trickle
-_FILM_BYTES = 2 * 2**20
+Grey = npt.NDArray[np.uint8]
 
-_EXPOSED = "20260102101500"  # of the X-rays made here: frozen, so that a second run sends the same object
-_WANTED = "Cardiomegaly"  # a finding that a reader of the demonstration can see
+# Attributes of the modules of DX that are the same in each object (PS3.3 C.8.11).
+_COMMON: dict[str, object] = {
+    "SpecificCharacterSet": "ISO_IR 192",
+    "ReferringPhysicianName": "",
+    "StudyID": "1",
+    "SeriesNumber": 1,
+    "InstanceNumber": 1,
+    "StudyDescription": "Chest (demonstration)",
+    "Modality": "DX",
+    "Manufacturer": "dicom-ai-node",
+    "ManufacturerModelName": "demonstration",
+    "InstitutionName": "Demonstration",
+    "StationName": "XRAY1",
+    "DeviceSerialNumber": "1",
+    "SoftwareVersions": "1",
+    "ImageType": ["ORIGINAL", "PRIMARY", ""],
+    "PresentationIntentType": "FOR PRESENTATION",
+    "BodyPartExamined": "CHEST",
+    "PatientOrientation": ["L", "F"],
+    "ImageLaterality": "U",
+    "BurnedInAnnotation": "NO",
+    "LossyImageCompression": "00",
+    "PositionerType": "",
+    "AcquisitionContextSequence": [],
+    "DetectorType": "DIRECT",
+    "DetectorConfiguration": "AREA",
+    "PixelIntensityRelationship": "LOG",
+    "PixelIntensityRelationshipSign": -1,
+    "RescaleIntercept": 0,
+    "RescaleSlope": 1,
+    "RescaleType": "US",
+    "PresentationLUTShape": "IDENTITY",
+    "WindowCenter": 128,
+    "WindowWidth": 256,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +112,9 @@ def public_film(target: Path, url: str = "") -> Path | None:
     if target.is_file() and _is_the_film(target.read_bytes()):
         return target
     try:
-        with urlopen(url or get_url(_FILM), timeout=_FILM_SECONDS) as answer:
-            content, end = b"", time.monotonic() + _FILM_SECONDS_IN_ALL
-            while time.monotonic() < end and (part := answer.read1(_FILM_BYTES - len(content))):
+        with urlopen(url or get_url(_FILM), timeout=10) as answer:  # seconds without data
+            content, end = b"", time.monotonic() + 60  # in all: a server may trickle
+            while time.monotonic() < end and (part := answer.read1(2 * 2**20 - len(content))):
                 content += part
     except (OSError, HTTPException):  # the latter: something answers that speaks no HTTP
         return None
@@ -118,17 +158,16 @@ def _chest(folder: Path, data: Path | None, offline: bool) -> DemoStudy:
             "SYNTHETIC chest phantom, drawn by this program, which the AI is to refuse (no film was at hand: "
             "give --data DIR or --input DIR)"
         )
-    dataset = chest_radiograph(
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "chest.dcm"
+    chest_radiograph(
         pixels,
         view=row["view"],
         sex=row["sex"],
         age_years=int(row["age"]),
         description=description,
-        exposed=_EXPOSED,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "chest.dcm"
-    dataset.save_as(file, enforce_file_format=True)
+        exposed="20260102101500",  # frozen, so that a second run sends the same object
+    ).save_as(file, enforce_file_format=True)
     return _studies([file], origin)[0]
 
 
@@ -140,8 +179,81 @@ def _labelled_picture(folder: Path) -> tuple[Path, dict[str, str]] | None:
     with manifest.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             adult = row["age"].isdigit() and int(row["age"]) >= 18
-            labelled = _WANTED in row["labels"].split("|") and int(row["n_boxes"] or 0) > 0
+            # A finding that a reader of the demonstration can see.
+            labelled = "Cardiomegaly" in row["labels"].split("|") and int(row["n_boxes"] or 0) > 0
             path = folder / row["file"]
             if row["split"] == "test" and row["view"] == "PA" and adult and labelled and path.is_file():
                 return path, row
     return None
+
+
+def chest_radiograph(
+    pixels: Grey, *, view: str, sex: str, age_years: int, description: str, exposed: str
+) -> Dataset:
+    """DX For Presentation (PS3.3 A.26) of a frontal chest; ``pixels``: bright = dense, 8 bit.
+
+    ``exposed``: date and time, YYYYMMDDHHMMSS. ``description``: the source of the picture.
+    """
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    date, time = exposed[:8], exposed[8:]
+    projection = _item(codes.cid4010.PosteroAnterior if view == "PA" else codes.cid4010.AnteroPosterior)
+    projection.ViewModifierCodeSequence = []
+    ds = Dataset()
+    values = _COMMON | {
+        "SOPClassUID": DigitalXRayImageStorageForPresentation,
+        "SOPInstanceUID": _uid(digest, "instance"),
+        "StudyInstanceUID": _uid(digest, "study"),
+        "SeriesInstanceUID": _uid(digest, "series"),
+        "PatientName": f"Invented^Demo {digest[:4].upper()}",
+        "PatientID": f"DEMO-{digest[:8].upper()}",
+        "PatientSex": sex,
+        "PatientBirthDate": f"{int(date[:4]) - age_years}0101",
+        "PatientAge": f"{age_years:03d}Y",
+        "AccessionNumber": "DEMO" + digest[:8].upper(),
+        "SeriesDescription": description,
+        "ViewPosition": view,
+        "AnatomicRegionSequence": [_item(codes.cid4031.Chest)],
+        "ViewCodeSequence": [projection],
+        "ImagerPixelSpacing": [round(350 / pixels.shape[0], 4)] * 2,  # a chest cassette of 350 mm
+        **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), date),
+        **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), time),
+    }
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    ds.set_pixel_data(pixels, "MONOCHROME2", 8, generate_instance_uid=False)
+    return ds
+
+
+def chest_phantom() -> Grey:
+    """A synthetic frontal chest radiograph, bright = dense."""
+    canvas = Image.new("L", (1024, 1024), 8)
+    draw = ImageDraw.Draw(canvas)
+    draw.rounded_rectangle((90, 110, 934, 1120), 260, fill=150)  # soft tissue of the trunk
+    draw.rounded_rectangle((420, -40, 604, 200), 60, fill=160)  # neck
+    for lung in ((190, 190, 480, 830), (560, 190, 850, 830)):
+        draw.ellipse(lung, fill=46)
+    for top in range(170, 740, 70):
+        for left, start, end in ((120, 185, 300), (504, 240, 355)):
+            draw.arc((left, top, left + 400, top + 330), start, end, fill=90, width=20)  # ribs
+    draw.rectangle((470, 60, 554, 1024), fill=205)  # spine and mediastinum
+    for organ, brightness in (
+        ((430, 480, 700, 850), 190),  # heart, to the patient's left
+        ((150, 760, 520, 1180), 195),  # dome of the diaphragm, patient's right
+        ((500, 790, 880, 1180), 185),
+    ):
+        draw.ellipse(organ, fill=brightness)
+    picture = np.asarray(canvas.filter(ImageFilter.GaussianBlur(14)), dtype=np.float32)
+    quantum_noise = np.random.default_rng(20260102).normal(0, 3.0, picture.shape)
+    return np.clip(picture + quantum_noise, 0, 255).astype(np.uint8)
+
+
+def _uid(digest: str, level: str) -> str:
+    """From a UUID (PS3.5 B.2) of the picture, so that a second run makes nothing twice."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{digest} {level}').int}"
+
+
+def _item(code: Code) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
+    item.CodeMeaning = code.meaning
+    return item

@@ -1,7 +1,6 @@
 """A PACS for the demonstration: a small storage SCP that this machine alone reaches."""
 
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,6 @@ AE_TITLE = "PACS"
 _QUERY_KEYS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that is not in use."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class EmbeddedPacs:
     """A storage SCP that answers C-ECHO, C-STORE and C-FIND at IMAGE level (PS3.4 C.6.2.1)."""
 
@@ -38,8 +29,11 @@ class EmbeddedPacs:
         ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
         for context in AllStoragePresentationContexts:
             ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)]
-        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        server = ae.start_server(
+            ("127.0.0.1", 0),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)],
+        )
         self.port: int = server.socket.getsockname()[1]
 
     def fetch(self, study_instance_uid: str) -> list[Path]:
@@ -61,9 +55,8 @@ class EmbeddedPacs:
         return 0x0000
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        wanted = {key: value for key in _QUERY_KEYS if (value := event.identifier.get(key))}
         for keys in self._held().values():
-            if all(keys.get(key) == value for key, value in wanted.items()):
+            if all(event.identifier.get(key) in (None, "", keys.get(key)) for key in _QUERY_KEYS):
                 keys.QueryRetrieveLevel = "IMAGE"
                 yield 0xFF00, keys
         yield 0x0000, None

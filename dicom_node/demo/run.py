@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +26,7 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.demo import inputs
 from dicom_node.demo.inputs import DemoStudy
-from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs, free_port
+from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs
 from dicom_node.errors import DemoFailed, ExitCode
 
 Say = Callable[[str], None]
@@ -32,14 +34,9 @@ Say = Callable[[str], None]
 NODE_AE_TITLE = "AINODE"
 QUIET_SECONDS = 1.0
 _PROGRAM = (sys.executable, "-P", "-m", "dicom_node")
-_READY = "[6002]"  # events.NODE_READY, as the log shows it
 _READY_SECONDS = 180.0  # the first start compiles and warms up models
-_STOP_SECONDS = 40.0
 _STUDY_SECONDS = 900.0  # a long cine on a slow machine
 _POLL_SECONDS = 0.5
-_NEW = ("new", "revision")  # outcomes of objects that the node had not (docs/reference/lists.md)
-_ENDED = ("delivered", "not_applicable", "quarantined", "failed", "cancelled")
-"""States in which nothing more happens to a study by itself."""
 
 _CONFIG = """\
 # Written by `dicom-node demo`: a node, a PACS that holds the studies, two modalities.
@@ -159,26 +156,27 @@ def run(
                 shown.append(_run_study(study, out / f"{name}-{seen[name]}", node, pacs, say))
     finally:
         pacs.stop()
-    text = json.dumps({"studies": [_summary(item) for item in shown]}, ensure_ascii=False, indent=2)
-    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    # Other programs use the keys (docs/reference/lists.md).
+    rows = [
+        {
+            "modality": item.study.modality,
+            "study_instance_uid": item.study.study_instance_uid,
+            "origin": item.study.origin,
+            "folder": item.folder.name,
+            "state": item.state,
+            "reason": item.reason,
+            "findings": item.findings,
+            "objects": [{"kind": r.kind, "sop_instance_uid": r.sop_instance_uid} for r in item.results],
+            "seconds_to_pacs": item.seconds_to_pacs,
+            "quiet_seconds": item.quiet_seconds,
+            "known_before": item.known_before,
+        }
+        for item in shown
+    ]
+    (out / "summary.json").write_text(
+        json.dumps({"studies": rows}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
     return shown
-
-
-def _summary(item: DemoResult) -> dict[str, Any]:
-    """A study of ``summary.json``, whose keys other programs use (docs/reference/lists.md)."""
-    return {
-        "modality": item.study.modality,
-        "study_instance_uid": item.study.study_instance_uid,
-        "origin": item.study.origin,
-        "folder": item.folder.name,
-        "state": item.state,
-        "reason": item.reason,
-        "findings": item.findings,
-        "objects": [{"kind": r.kind, "sop_instance_uid": r.sop_instance_uid} for r in item.results],
-        "seconds_to_pacs": item.seconds_to_pacs,
-        "quiet_seconds": item.quiet_seconds,
-        "known_before": item.known_before,
-    }
 
 
 class _Node:
@@ -188,7 +186,8 @@ class _Node:
 
     def __init__(self, folder: Path, pacs: EmbeddedPacs) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
+        with socket.create_server(("127.0.0.1", 0)) as probe:  # finds one that is not in use
+            self.port: int = probe.getsockname()[1]
         self.log = folder / "node.log"
         self._folder = folder.resolve()
         self._pacs_port = pacs.port
@@ -198,11 +197,15 @@ class _Node:
         """Start the node and wait until it can receive objects and run jobs. Raises DemoFailed."""
         with self.log.open("wb") as log:
             # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.
-            command = [*_PROGRAM, "serve", "--config", str(self._config)]
-            self._process = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                [*_PROGRAM, "serve", "--config", str(self._config)],
+                stderr=log,
+                stdout=log,
+                start_new_session=True,
+            )
         end = time.monotonic() + _READY_SECONDS
         try:
-            while _READY not in self._log_text():
+            while "[6002]" not in self._log_text():  # events.NODE_READY
                 self.fail_if_ended()
                 if time.monotonic() > end:
                     raise DemoFailed(f"the node does not become ready: see {self.log}")
@@ -216,7 +219,7 @@ class _Node:
         """Send SIGTERM; kill the node with its children if it does not end."""
         self._process.terminate()
         try:
-            self._process.wait(_STOP_SECONDS)
+            self._process.wait(40)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -230,8 +233,8 @@ class _Node:
     def send(self, study: DemoStudy, peer: str) -> list[dict[str, Any]]:
         """Send a study from its modality to ``pacs`` or ``node``; returns the status of each file."""
         calling = study.calling_ae
-        folder = self._folder / calling.lower()
-        config = self._write(calling.lower(), _MODALITY, data_dir=folder, calling=calling)
+        name = calling.lower()
+        config = self._write(name, _MODALITY, data_dir=self._folder / name, calling=calling)
         return self.ask("send", peer, *map(str, study.files), config=config) or []
 
     def ask(self, *words: str, config: Path | None = None) -> Any:
@@ -246,10 +249,8 @@ class _Node:
 
     def _write(self, name: str, text: str, **values: object) -> Path:
         file = self._folder / f"{name}.toml"
-        ports = {"port": self.port, "pacs_port": self._pacs_port}
-        file.write_text(
-            text.format(ae_title=NODE_AE_TITLE, pacs_ae=AE_TITLE, **ports, **values), encoding="utf-8"
-        )
+        values |= {"ae_title": NODE_AE_TITLE, "port": self.port, "pacs_port": self._pacs_port}
+        file.write_text(text.format(pacs_ae=AE_TITLE, **values), encoding="utf-8")
         return file
 
     def _log_text(self) -> str:
@@ -268,6 +269,13 @@ def _run_study(study: DemoStudy, folder: Path, node: _Node, pacs: EmbeddedPacs, 
     view = _wait(uid, stored, begun, node)
     kinds = {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
     findings = node.ask("studies", "findings", uid)
+    # From the reception of the last new object to the confirmation of the last result, by the node's records:
+    # so a second run, which sends the same objects again, tells the time of the first.
+    rows = node.ask("outbox", "list", "--limit", "0", "--study", uid)
+    confirmed = [datetime.fromisoformat(row["confirmed_at"]) for row in rows if row["confirmed_at"]]
+    new = [item for item in view["received"] if item["outcome"] in ("new", "revision")]
+    received = [datetime.fromisoformat(item["received_at"]) for item in new]
+    took = (max(confirmed) - max(received)).total_seconds() if confirmed and received else None
     return DemoResult(
         study,
         folder,
@@ -275,7 +283,7 @@ def _run_study(study: DemoStudy, folder: Path, node: _Node, pacs: EmbeddedPacs, 
         view["reason"],
         _write_objects(folder, pacs.fetch(uid), kinds),
         [{key: row[key] for key in row.keys() - {"report_uid", "verdicts"}} for row in findings],
-        _seconds_to_pacs(view, node),
+        None if took is None else round(took, 3),
         known_before=all(item["outcome"] == "duplicate" for item in _received_since(view, begun)),
         refused=refused,
     )
@@ -288,7 +296,9 @@ def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str,
         node.fail_if_ended()
         view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
         indexed = {item["sop_instance_uid"] for item in _received_since(view, begun)}
-        if stored <= indexed and view["state"] in _ENDED:
+        # States in which nothing more happens to a study by itself.
+        ended = ("delivered", "not_applicable", "quarantined", "failed", "cancelled")
+        if stored <= indexed and view["state"] in ended:
             return view
         time.sleep(_POLL_SECONDS)
     raise DemoFailed(f"a study takes longer than {_STUDY_SECONDS:.0f} s: see {node.log}")
@@ -296,21 +306,6 @@ def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str,
 
 def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:
     return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
-
-
-def _seconds_to_pacs(view: dict[str, Any], node: _Node) -> float | None:
-    """From the reception of the last new object to the confirmation of the last result.
-
-    By the node's records. So a second run, which sends the same objects again, tells the time of the first.
-    """
-    rows = node.ask("outbox", "list", "--limit", "0", "--study", view["study_instance_uid"])
-    confirmed = [datetime.fromisoformat(row["confirmed_at"]) for row in rows if row["confirmed_at"]]
-    received = [
-        datetime.fromisoformat(item["received_at"]) for item in view["received"] if item["outcome"] in _NEW
-    ]
-    if not confirmed or not received:
-        return None
-    return round((max(confirmed) - max(received)).total_seconds(), 3)
 
 
 def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -> list[Returned]:
@@ -334,16 +329,11 @@ def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -
         target = folder / "pacs" / f"{number:02d}-{kind}.dcm"
         shutil.copy(header.filename, target)
         if header.get("Rows"):
-            _write_preview(target, folder / f"{number:02d}-{kind}.png")
+            # The middle frame as a viewer shows it; nothing for pixels that cannot be decoded.
+            with suppress(PixelError):
+                image = open_dicom(target)
+                Image.fromarray(image.display(image.header.frames // 2)).save(
+                    folder / f"{number:02d}-{kind}.png"
+                )
         written.append(Returned(kind, str(header.SOPInstanceUID), target))
     return written
-
-
-def _write_preview(path: Path, target: Path) -> None:
-    """The middle frame as a viewer shows it; nothing for pixels that cannot be decoded."""
-    try:
-        image = open_dicom(path)
-        picture = image.display(image.header.frames // 2)
-    except PixelError:
-        return
-    Image.fromarray(picture).save(target)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, time, timedelta
 
 from sqlalchemy.orm import Session
 
-from dicom_node.config.settings import RuleSettings, Settings
+from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED, NO_RULE, ORIGINALS_FORWARDED
 from dicom_node.jobs.queue import enqueue, estimated_seconds
@@ -70,12 +70,15 @@ def decide_study(
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
     asked_for = fetch is not None and fetch.purpose is not FetchPurpose.INSTANCES
-    return decide(rules, _study_facts(session, study, rules, asked_for=asked_for), facts)
+    today = utc_now().date()
+    capped = [rule.name for rule in rules if rule.daily_cap]
+    midnight = datetime.combine(today, time(), UTC)
+    counted = queue.jobs_by_sender(session, capped, midnight) if capped else {}
+    return decide(rules, StudyFacts(study.study_date, today, counted, asked_for), facts)
 
 
 def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
     """The facts of an indexed image that the conditions of rules use."""
-    senders = settings.sender_names
     return ImageFacts(
         sop_instance_uid=instance.sop_instance_uid,
         sop_class_uid=instance.sop_class_uid,
@@ -83,48 +86,36 @@ def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
         role=instance.role,
         calling_ae=instance.calling_ae,
         called_ae=instance.called_ae,
-        sender=senders.get(instance.calling_ae, ""),
+        sender=settings.sender_names.get(instance.calling_ae, ""),
         attributes=instance.attributes,
     )
-
-
-def _study_facts(
-    session: Session, study: Study, rules: Sequence[RuleSettings], *, asked_for: bool
-) -> StudyFacts:
-    now = utc_now()
-    capped = [rule.name for rule in rules if rule.daily_cap]
-    midnight = datetime.combine(now.date(), time(), UTC)
-    counted = queue.jobs_by_sender(session, capped, midnight) if capped else {}
-    return StudyFacts(study.study_date, now.date(), counted, asked_for)
 
 
 def _add(session: Session, study: Study, decision: RuleDecision, seconds: float, settings: Settings) -> None:
     rule, now = decision.rule, utc_now()
     later = now + timedelta(seconds=settings.assembly.archive_seconds)
     waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)
-    job = Job(
-        study_id=study.id,
-        study_revision=study.revision,
-        rule=rule.name,
-        pipeline=rule.pipeline,
-        options=dict(rule.options),
-        destinations=list(rule.send_to),
-        source_uids=list(decision.source_uids),
-        priority=_priority(study, rule),
-        assess_first=rule.assess_first,
-        cost_seconds=seconds,
-        state=JobState.HELD if decision.held_reason else JobState.QUEUED,
-        reason=decision.held_reason,
-        run_at=later if waits else now,
-        created_at=now,
-    )
-    enqueue(session, job)
-
-
-def _priority(study: Study, rule: RuleSettings) -> int:
-    """STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does."""
+    # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
     wanted = (study.priority, _RULE_PRIORITY[rule.priority])
-    return 1 if 1 in wanted else min(wanted)
+    enqueue(
+        session,
+        Job(
+            study_id=study.id,
+            study_revision=study.revision,
+            rule=rule.name,
+            pipeline=rule.pipeline,
+            options=dict(rule.options),
+            destinations=list(rule.send_to),
+            source_uids=list(decision.source_uids),
+            priority=1 if 1 in wanted else min(wanted),
+            assess_first=rule.assess_first,
+            cost_seconds=seconds,
+            state=JobState.HELD if decision.held_reason else JobState.QUEUED,
+            reason=decision.held_reason,
+            run_at=later if waits else now,
+            created_at=now,
+        ),
+    )
 
 
 def forward_originals(

@@ -36,36 +36,21 @@ def _runs_no_more(owner: str, place: int) -> bool:
     pid = int(parts[place])
     try:
         os.kill(pid, 0)
+        about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except OSError:  # another user's, or no /proc
         return False
-    return _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-    except OSError:
-        return False
-    return fields.split()[0] == "Z"
+    return about.rpartition(")")[2].split()[0] == "Z"  # a zombie
 
 
 @cache
 def _machine() -> str:
     """This boot of this machine and its process name space: containers may share a host name."""
     parts = [socket.gethostname()]
-    for read in (_boot_id, _pid_namespace):
+    for read in (Path("/proc/sys/kernel/random/boot_id").read_text, Path("/proc/self/ns/pid").readlink):
         try:
-            parts.append(read())
+            parts.append(str(read()))
         except OSError:  # not Linux: leases alone decide, because the name holds the process id of one boot
             parts.append(secrets.token_hex(8))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-
-
-def _pid_namespace() -> str:
-    return str(Path("/proc/self/ns/pid").readlink())

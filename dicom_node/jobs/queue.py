@@ -11,6 +11,7 @@ a person) go before all turns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -37,6 +38,12 @@ _ENDS: Mapping[JobState, EventType] = {
     JobState.FAILED: events.JOB_FAILED,
     JobState.CANCELLED: events.JOB_CANCELLED,
 }
+
+
+_SAME = (  # columns of a job that a claimed one has as they are
+    *("id", "tries", "study_id", "study_revision", "rule", "pipeline", "reason"),
+    *("analysed_at", "priority", "cost_seconds", "assess_first"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +78,9 @@ def enqueue(session: Session, job: Job) -> None:
     job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
     session.add(job)
     session.flush()
-    held = job.state is JobState.HELD
     record(
         session,
-        events.JOB_HELD if held else events.JOB_QUEUED,
+        events.JOB_HELD if job.state is JobState.HELD else events.JOB_QUEUED,
         job.study_id,
         job=job.id,
         rule=job.rule,
@@ -137,11 +143,13 @@ class JobQueue:
         self._database = database
         self.outage = database.outage
         """For who tries again."""
-        self._engine = _engine_for(database, workers)
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
-        self._attempts = workers.attempts
-        self._retry_seconds = workers.retry_seconds
+        self._engine: QueueEngine = LeaseTable(workers)
+        if not database.is_sqlite:
+            from dicom_node.store.tickets import TicketEngine  # only there procrastinate is installed
+
+            self._engine = TicketEngine(workers)
 
     def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
         """Take the job whose turn it is, STAT before others; None if no job waits.
@@ -150,8 +158,8 @@ class JobQueue:
         """
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
-            work = table.work(session, now, self._workers)
-            if not work.free and not (work.running and self._lost(session, now)):
+            is_free, is_running = table.work(session, now, self._workers)
+            if not is_free and not (is_running and self._lost(session, now)):
                 return None
         with self._database.write() as session:
             if self._workers.at_once:
@@ -175,7 +183,15 @@ class JobQueue:
             if not taken:
                 return None
             settle_study(session, job.study_id)
-            return _claimed(job, gives_up=before >= self._attempts)
+            return ClaimedJob(
+                **{name: getattr(job, name) for name in _SAME},
+                owner=job.lease_owner,
+                attempt=job.attempts,
+                options=dict(job.options),
+                destinations=tuple(job.destinations),
+                source_uids=tuple(job.source_uids),
+                gives_up=before >= self._workers.attempts,
+            )
 
     def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
         """Renew the lease. Raises LeaseLost, or JobCancelled if a person has cancelled the job."""
@@ -213,8 +229,13 @@ class JobQueue:
 
     def postpone(self, job: ClaimedJob, seconds: float, reason: str) -> None:
         """Put the job back for later; this try does not count. Raises LeaseLost."""
-        when = utc_now() + timedelta(seconds=seconds)
-        self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
+        self._put_back(
+            job,
+            events.JOB_HANDED_BACK,
+            run_at=utc_now() + timedelta(seconds=seconds),
+            reason=reason,
+            tries=job.tries - 1,
+        )
 
     def hand_back(self, job: ClaimedJob) -> None:
         """Put the job back, free for other workers at once; this try does not count. Raises LeaseLost."""
@@ -246,15 +267,15 @@ class JobQueue:
 
     def retry_delay(self, tries: int) -> timedelta:
         """The wait before the next attempt; it doubles with each."""
-        return min(timedelta(seconds=self._retry_seconds * 2.0 ** min(tries - 1, 20)), LONGEST_WAIT)
+        return min(timedelta(seconds=self._workers.retry_seconds * 2.0 ** min(tries - 1, 20)), LONGEST_WAIT)
 
     def is_last_try(self, job: ClaimedJob) -> bool:
         """Whether this is the last try, so that a failure ends the job."""
-        return job.tries >= self._attempts
+        return job.tries >= self._workers.attempts
 
     def may_be_tried_again(self, job: ClaimedJob) -> bool:
         """Whether a further try is allowed, even if only to report the failure."""
-        return job.tries < 2 * self._attempts
+        return job.tries < 2 * self._workers.attempts
 
     def _put_back(self, job: ClaimedJob, event: EventType, **values: Any) -> None:
         with self._database.write() as session:
@@ -285,44 +306,29 @@ class JobQueue:
         for job in lost:
             if job.cancel_requested:
                 move_job(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
-            elif job.tries >= 2 * self._attempts:  # failure reports count as tries too
-                reason = f"{job.tries} workers were lost with this job"
-                move_job(session, job, events.JOB_FAILED, reason=reason, finished_at=now)
+            elif job.tries >= 2 * self._workers.attempts:  # failure reports count as tries too
+                move_job(
+                    session,
+                    job,
+                    events.JOB_FAILED,
+                    reason=f"{job.tries} workers were lost with this job",
+                    finished_at=now,
+                )
             else:
-                values = {"reason": "its worker was lost", "lease_until": None, "tries": self._counted(job)}
-                move_job(session, job, events.JOB_TAKEN_OVER, **values)
+                # No try for one that ended with the whole node: a power cut is not the job's fault. Within
+                # limits: a job may also be what brings the node down.
+                may_be_free = job.attempts < _LOSSES * self._workers.attempts
+                is_free = may_be_free and owners.is_dead_with_its_node(job.lease_owner)
+                move_job(
+                    session,
+                    job,
+                    events.JOB_TAKEN_OVER,
+                    reason="its worker was lost",
+                    lease_until=None,
+                    tries=job.tries - is_free,
+                )
             settle_study(session, job.study_id)
         return len(lost)
-
-    def _counted(self, job: Job) -> int:
-        """Tries, without one that ended with the whole node: a power cut is not the job's fault.
-
-        Within limits: a job may also be what brings the node down.
-        """
-        blameless = owners.is_dead_with_its_node(job.lease_owner)
-        return job.tries - 1 if blameless and job.attempts < _LOSSES * self._attempts else job.tries
-
-
-def _engine_for(database: Database, workers: WorkerSettings) -> QueueEngine:
-    if database.is_sqlite:
-        return LeaseTable(workers)
-    from dicom_node.store.tickets import TicketEngine  # only there procrastinate is installed
-
-    return TicketEngine(workers)
-
-
-def _claimed(job: Job, *, gives_up: bool) -> ClaimedJob:
-    same = ("id", "tries", "study_id", "study_revision", "rule", "pipeline", "reason")
-    more = ("analysed_at", "priority", "cost_seconds", "assess_first")
-    return ClaimedJob(
-        **{name: getattr(job, name) for name in (*same, *more)},
-        owner=job.lease_owner,
-        attempt=job.attempts,
-        options=dict(job.options),
-        destinations=tuple(job.destinations),
-        source_uids=tuple(job.source_uids),
-        gives_up=gives_up,
-    )
 
 
 def _lost(job: ClaimedJob) -> LeaseLost:
@@ -349,18 +355,13 @@ def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
 
     The work is proportional to frames × pixels.
     """
-    return sum(SECONDS_PER_IMAGE + SECONDS_PER_MEGAPIXEL * _megapixels(image) for image in images)
+    from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
+
+    size = ("Rows", "Columns", "NumberOfFrames")
+    sizes = ([whole(image.get(word), least=1, most=999_999) or 1 for word in size] for image in images)
+    return sum(SECONDS_PER_IMAGE + SECONDS_PER_MEGAPIXEL * math.prod(one, start=1.0) / 1e6 for one in sizes)
 
 
 def turn_of(came_at: datetime, priority: int, seconds: float) -> datetime:
     """The turn of a job. ``priority``: 1 STAT, 0 routine, -1 low; ``seconds``: estimated work."""
     return came_at + timedelta(seconds=OVERTAKING * seconds) + (LOW if priority < 0 else timedelta())
-
-
-def _megapixels(image: Mapping[str, Any]) -> float:
-    from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
-
-    pixels = 1.0
-    for keyword in ("Rows", "Columns", "NumberOfFrames"):
-        pixels *= whole(image.get(keyword), least=1, most=999_999) or 1
-    return pixels / 1e6

@@ -23,7 +23,6 @@ _ASKED = {
     "study_description": "StudyDescription",
     "series_description": "SeriesDescription",
 }
-_AE_TITLES = frozenset({"calling_ae", "called_ae"})
 _CODED: Mapping[str, str] = {
     "modality": "Modality",
     "body_part": "BodyPartExamined",
@@ -86,23 +85,22 @@ def decide(
     rules: Sequence[RuleSettings], study: StudyFacts, images: Sequence[ImageFacts]
 ) -> list[RuleDecision]:
     """Every rule that takes at least one image, with the taken images in the order of the examination."""
-    decisions = []
     ordered = sorted(images, key=_order)
-    for rule in rules:
-        taken = [image for image in ordered if not any(_mismatches(rule, image))]
-        if taken:
-            uids = tuple(image.sop_instance_uid for image in taken)
-            decisions.append(RuleDecision(rule, uids, _held(rule, study, taken)))
-    return decisions
+    taken = [(rule, [image for image in ordered if not any(_mismatches(rule, image))]) for rule in rules]
+    return [
+        RuleDecision(rule, tuple(image.sop_instance_uid for image in its), _held(rule, study, its))
+        for rule, its in taken
+        if its
+    ]
 
 
 def explain(rules: Sequence[RuleSettings], image: ImageFacts) -> list[Explanation]:
     """For each rule, in the order of the configuration, whether it takes this image, and why not."""
-    found = []
-    for rule in rules:
-        reason = next(_mismatches(rule, image), "")
-        found.append(Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold"))
-    return found
+    tried = [(rule, next(_mismatches(rule, image), "")) for rule in rules]
+    return [
+        Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold")
+        for rule, reason in tried
+    ]
 
 
 def why_none(rules: Sequence[RuleSettings], images: Sequence[ImageFacts]) -> str:
@@ -130,15 +128,11 @@ def _mismatches(rule: RuleSettings, image: ImageFacts) -> Iterator[str]:
         yield "its SOP class is no ultrasound or X-ray image"
     for name in Conditions.model_fields:
         patterns: Sequence[str] = getattr(rule.when, name)
-        values = _values(image, name)
+        asked = _ASKED[name]
+        value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
+        values = [part.strip() for part in value.split("\\")]
         if patterns and not any(matches(pattern, value) for pattern in patterns for value in values):
             yield _sentence(name, patterns, values)
-
-
-def _values(image: ImageFacts, condition: str) -> list[str]:
-    asked = _ASKED[condition]
-    value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
-    return [part.strip() for part in value.split("\\")]
 
 
 def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:
@@ -148,7 +142,7 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
         return f"{name} is empty, not {wanted}"
     if keyword := _CODED.get(condition):
         return f"{name} {'/'.join(shown_term(keyword, value) for value in values)} does not match {wanted}"
-    shown = f" {'/'.join(values)}" if condition in _AE_TITLES else ""
+    shown = f" {'/'.join(values)}" if condition.endswith("_ae") else ""
     return f"{name}{shown} does not match {wanted}"
 
 

@@ -20,8 +20,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, StudyState
 from dicom_node.outbox import held
 from dicom_node.store import deliveries, results
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.tables import Delivery, Result, Study, Withdrawal
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, record, settle_study, utc_now
 
 

@@ -19,9 +19,8 @@ from dicom_node.events import (
     RESULTS_REJECTED,
 )
 from dicom_node.model.lifecycle import UNDECIDED, DeliveryState, HeldState, StudyState
-from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study
+from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study, Withdrawal
 from dicom_node.store.transitions import FOR_UPDATE, move_delivery, move_held, settle_study, utc_now
 from dicom_node.store.views import View, as_json
 

@@ -19,10 +19,9 @@ from dicom_node.model.kinds import RemovalState
 from dicom_node.object_store.files import Files
 from dicom_node.outbox.schedule import wait_before_retry
 from dicom_node.store import deliveries
-from dicom_node.store.accounts import Removal
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
-from dicom_node.store.tables import Delivery, Original, Result
+from dicom_node.store.tables import Delivery, Original, Removal, Result
 from dicom_node.store.tables.base import has_come
 from dicom_node.store.transitions import record, utc_now
 

@@ -26,8 +26,7 @@ from sqlalchemy.exc import ArgumentError
 
 from ai_pipeline import extras
 from dicom_node import connectors, events
-from dicom_node.config.holds import undercuts
-from dicom_node.config.loading import examine, examined
+from dicom_node.config.loading import examine, examined, undercuts
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sections import Section
 from dicom_node.config.settings import PeerSettings, Settings

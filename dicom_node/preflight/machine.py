@@ -44,8 +44,8 @@ from dicom_node.processes import console_program, running
 from dicom_node.scp.policy import policy_path
 from dicom_node.sitekey import path_of
 from dicom_node.store import faults, migrate
-from dicom_node.store.accounts import UserAccount
 from dicom_node.store.database import Database, hosts, sqlite_file
+from dicom_node.store.tables import UserAccount
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.comparison import compare
 

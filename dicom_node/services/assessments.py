@@ -34,8 +34,7 @@ from dicom_node.results.sr.reading import findings as findings_of_report
 from dicom_node.services import PRINTABLE, Because, Row, ServiceRequest, audit, reading, writing
 from dicom_node.services.images import images_of, report_files
 from dicom_node.store import results as stored
-from dicom_node.store.accounts import Feedback
-from dicom_node.store.tables import Result, Study
+from dicom_node.store.tables import Feedback, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.store.views import View, as_json, columns, find_study
 

@@ -15,9 +15,8 @@ from dicom_node.decisions.copies import holds, machine
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import AuditAction
 from dicom_node.store import decisions, transitions
-from dicom_node.store.accounts import AuditRow, Withdrawal
 from dicom_node.store.database import Database
-from dicom_node.store.tables import DecisionRow, Study
+from dicom_node.store.tables import AuditRow, DecisionRow, Study, Withdrawal
 from dicom_node.store.views import View, columns
 
 SHORTEST_REASON, LONGEST_REASON = 3, 200

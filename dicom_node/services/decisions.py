@@ -26,8 +26,15 @@ from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, existing, open_database, reading, results, studies, writing
 from dicom_node.services.jobs import sources_sha256
 from dicom_node.store import burned_in, decisions, transitions
-from dicom_node.store.accounts import RegisteredPatient
-from dicom_node.store.tables import DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
+from dicom_node.store.tables import (
+    DecisionRow,
+    Delivery,
+    DrawnByHand,
+    Instance,
+    Job,
+    RegisteredPatient,
+    Result,
+)
 from dicom_node.store.tables.node import FAULT
 from dicom_node.store.views import View, as_json, find_study
 

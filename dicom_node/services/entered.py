@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from dicom_node.config import addresses, holds, loading, mistakes
+from dicom_node.config import addresses, loading, mistakes
 from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import REVEALED
 from dicom_node.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
@@ -142,7 +142,7 @@ def save(
     """Add a peer or rule, or change one; ``apply`` puts it in force. Returns its version and warnings.
 
     ``version``: of the entry to change, 0 to add one, None: whichever exists. ``despite_hold``: a person
-    confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with every
+    confirmed that the rule sends results at once that another rule loading. Raises FaultyInput with every
     mistake that ``check`` would find, NotAllowedNow (the entry is in a file), ChangedMeanwhile, HoldUndercut.
     """
     name = str(content["name"])
@@ -308,10 +308,10 @@ def _refuse_mistakes(
     if checked.problems:
         raise FaultyInput("\n".join(map(_in_words, checked.problems)), checked.problems)
     assert checked.settings is not None, "without settings there are problems"
-    known = set(holds.undercuts(settings))
+    known = set(loading.undercuts(settings))
     return Warned(
         tuple(f"{one.subject}: {one.text}" for one in checked.tried if not one.ok),
-        tuple(f"rule {one.rule}: {one}" for one in holds.undercuts(checked.settings) if one not in known),
+        tuple(f"rule {one.rule}: {one}" for one in loading.undercuts(checked.settings) if one not in known),
     )
 
 

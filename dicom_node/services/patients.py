@@ -31,8 +31,7 @@ from dicom_node.services import (
 )
 from dicom_node.sitekey import Seal
 from dicom_node.store import sight, transitions
-from dicom_node.store.accounts import RegisteredPatient
-from dicom_node.store.tables import Study
+from dicom_node.store.tables import RegisteredPatient, Study
 from dicom_node.store.views import View, columns
 
 SHOWN = 500

@@ -17,8 +17,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.connectors import every
 from dicom_node.errors import NotFound, TooManyAtOnce
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
-from dicom_node.model.kinds import AuditAction
-from dicom_node.model.viewers import ViewerOutcome, not_drawn_by
+from dicom_node.model.kinds import AuditAction, ViewerOutcome, not_drawn_by
 from dicom_node.outbox.outages import PeerOutage, outages
 from dicom_node.scp.connection.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
 from dicom_node.scp.contexts import accepted_classes, refused_class

@@ -19,8 +19,7 @@ from dicom_node.object_store.files import Files
 from dicom_node.services import audit, existing, reading, writing
 from dicom_node.store import deliveries, transitions
 from dicom_node.store import results as stored
-from dicom_node.store.accounts import Feedback, Removal, Withdrawal
-from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.tables import Delivery, Feedback, Removal, Result, Study, Withdrawal
 from dicom_node.store.views import View, columns, find_study
 
 _WAITS = (DeliveryState.UNASSESSED, DeliveryState.PENDING, DeliveryState.DEAD)

@@ -29,8 +29,8 @@ from dicom_node.errors import (
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, existing, reading, writing
-from dicom_node.store.accounts import ApiToken, AuditRow, UserAccount, UserSession
 from dicom_node.store.database import Database
+from dicom_node.store.tables import ApiToken, AuditRow, UserAccount, UserSession
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json, columns
 

@@ -45,8 +45,12 @@ def ask(session: Session, job_id: int, seen: Collection[str], asked: Sequence[As
     ``seen`` and ``Asked.image`` are SOP Instance UIDs.
     """
     job = session.get_one(Job, job_id)
-    chosen = select(Instance.sop_instance_uid, Instance.id).where(Instance.sop_instance_uid.in_(seen))
-    numbers = {uid: number for uid, number in session.execute(chosen)}  # noqa: C416
+    numbers = {  # noqa: C416
+        uid: number
+        for uid, number in session.execute(
+            select(Instance.sop_instance_uid, Instance.id).where(Instance.sop_instance_uid.in_(seen))
+        )
+    }
     kept = {(numbers[one.image], one.analysis_sha256) for one in asked if one.image in numbers}
     known = session.scalars(
         select(CleaningReview).where(
@@ -92,45 +96,55 @@ def drawn(session: Session, images: Collection[str]) -> dict[str, Drawn]:
 def decide(session: Session, instance_id: int, verdict: ReviewVerdict, by: str) -> None:
     """End the waiting reviews of an image, for every rule."""
     waiting = (CleaningReview.instance_id == instance_id, CleaningReview.verdict.is_(None))
-    values = {"verdict": verdict, "decided_at": utc_now(), "decided_by": by}
-    session.execute(update(CleaningReview).where(*waiting).values(**values))
+    session.execute(
+        update(CleaningReview).where(*waiting).values(verdict=verdict, decided_at=utc_now(), decided_by=by)
+    )
 
 
 def end_reviews(session: Session, study_id: int) -> None:
     """End the waiting reviews of a study, whose objects are purged from the spool."""
     waiting = (CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
-    values = {"verdict": ReviewVerdict.REPLACED, "decided_at": utc_now()}
-    session.execute(update(CleaningReview).where(*waiting).values(**values))
+    session.execute(
+        update(CleaningReview).where(*waiting).values(verdict=ReviewVerdict.REPLACED, decided_at=utc_now())
+    )
 
 
 def images(session: Session, uids: Collection[str]) -> dict[str, tuple[int, int]]:
     """Row numbers of these images and of their studies, by SOP Instance UID."""
-    chosen = select(Instance.sop_instance_uid, Instance.id, Instance.study_id)
-    rows = session.execute(chosen.where(Instance.sop_instance_uid.in_(uids)))
-    return {uid: (number, study) for uid, number, study in rows}
+    return {
+        uid: (number, study)
+        for uid, number, study in session.execute(
+            select(Instance.sop_instance_uid, Instance.id, Instance.study_id).where(
+                Instance.sop_instance_uid.in_(uids)
+            )
+        )
+    }
 
 
 def replace(
     session: Session, instances: Collection[int], analysis_sha256: str, readings: Sequence[AnnotationReading]
 ) -> None:
     """Store readings; they replace readings of the same images with the same pipeline and options."""
-    earlier = delete(AnnotationReading).where(
-        AnnotationReading.instance_id.in_(instances), AnnotationReading.analysis_sha256 == analysis_sha256
+    session.execute(
+        delete(AnnotationReading).where(
+            AnnotationReading.instance_id.in_(instances), AnnotationReading.analysis_sha256 == analysis_sha256
+        )
     )
-    session.execute(earlier)
     session.add_all(readings)
 
 
 def of_study(session: Session, study_id: int) -> list[tuple[AnnotationReading, str]]:
     """The readings of a study with the SOP Instance UID of their image, in reading order."""
     row = AnnotationReading
-    chosen = (
-        select(row, Instance.sop_instance_uid)
-        .join(Instance, Instance.id == row.instance_id)
-        .where(row.study_id == study_id)
-        .order_by(Instance.id, row.analysis_sha256, row.frame, row.top, row.left)
-    )
-    return [(reading, uid) for reading, uid in session.execute(chosen)]
+    return [
+        (reading, uid)
+        for reading, uid in session.execute(
+            select(row, Instance.sop_instance_uid)
+            .join(Instance, Instance.id == row.instance_id)
+            .where(row.study_id == study_id)
+            .order_by(Instance.id, row.analysis_sha256, row.frame, row.top, row.left)
+        )
+    ]
 
 
 def forget_readings(session: Session, study_id: int) -> None:

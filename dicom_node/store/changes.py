@@ -53,8 +53,12 @@ class Changes:
 
     def follow(self, engine: Engine) -> None:
         """Start a thread that announces the commits of other processes, for the life of this process."""
-        follow = self._watch if engine.dialect.name == "sqlite" else self._listen_for_ever
-        threading.Thread(target=follow, args=(engine,), name="changes", daemon=True).start()
+        threading.Thread(
+            target=self._watch if engine.dialect.name == "sqlite" else self._listen_for_ever,
+            args=(engine,),
+            name="changes",
+            daemon=True,
+        ).start()
 
     def _watch(self, engine: Engine) -> None:
         file = Path(engine.url.database or "")

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import Connection
@@ -33,6 +34,8 @@ from sqlalchemy.orm import Session
 from dicom_node.errors import DatabaseDamaged, DatabaseNotReady
 from dicom_node.events import log
 from dicom_node.store.changes import CHANNEL, Changes
+
+T = TypeVar("T")
 
 EVENTS = "dicom_node_events"
 """Under which the session of a writing scope keeps its events until it is committed."""
@@ -73,12 +76,16 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        # Settings of libpq by which a silent server is noticed; what stands in the URL wins.
+        each = max(2, _CONNECT_SECONDS // max(1, len(hosts(self.url))))  # libpq takes 1 s for 2
+        given = {"connect_timeout": each, **_TCP}.items()
+        silence = {name: value for name, value in given if name not in self.url.query}
         # An error's text would quote the values of its statement: patients' IDs among them.
         self.engine = create_engine(
             self.url,
             pool_pre_ping=not self.is_sqlite,
             hide_parameters=True,
-            connect_args={} if self.is_sqlite else _silence_noticed(self.url),
+            connect_args={} if self.is_sqlite else silence,
         )
         if self.is_sqlite:
             event.listen(self.engine, "connect", partial(_set_pragmas, busy_seconds or _BUSY_SECONDS))
@@ -136,13 +143,6 @@ class Database:
         self.engine.dispose()
 
 
-def _silence_noticed(url: URL) -> dict[str, int]:
-    """The settings of libpq by which a silent server is noticed; what stands in the URL wins."""
-    each = max(2, _CONNECT_SECONDS // max(1, len(hosts(url))))  # libpq takes 1 s for 2
-    settings = {"connect_timeout": each, **_TCP}
-    return {name: value for name, value in settings.items() if name not in url.query}
-
-
 def hosts(url: URL) -> list[str]:
     """The machines in a server's URL, without ports; none for a socket of this machine.
 
@@ -159,6 +159,13 @@ def _without_port(host: str) -> str:
     return host if host.count(":") > 1 else host.partition(":")[0]
 
 
+def batches(values: Iterable[T]) -> Iterator[list[T]]:
+    """SQLite takes some 30,000 values in a statement."""
+    rest = iter(values)
+    while batch := list(islice(rest, 500)):
+        yield batch
+
+
 def sqlite_file(url: str) -> Path | None:
     """The file of an SQLite database, None for a server."""
     file = url.removeprefix("sqlite:///")
@@ -167,8 +174,12 @@ def sqlite_file(url: str) -> Path | None:
 
 def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun by us, not by the sqlite3 module
-    busy = f"busy_timeout={1000 * busy_seconds:.0f}"
-    for setting in (busy, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for setting in (
+        f"busy_timeout={1000 * busy_seconds:.0f}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
         _execute(connection, f"PRAGMA {setting}")
 
 

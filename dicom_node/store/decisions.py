@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.store.database import DECIDED
+from dicom_node.store.database import DECIDED, batches
 from dicom_node.store.tables import DecisionRow, Delivery, Original, Result, Study
 from dicom_node.store.transitions import utc_now
 
-_BATCH = 500
 _OTHERS_HAD = timedelta(hours=1)  # after which a machine copies what another one did not
 
 
@@ -34,9 +33,15 @@ def apply(session: Session, number: str) -> None:
 
 def not_copied(session: Session, machine: str, limit: int) -> Sequence[DecisionRow]:
     """Decisions that this machine must copy, the oldest first; also another machine's after an hour."""
-    whose = or_(DecisionRow.machine == machine, DecisionRow.at < utc_now() - _OTHERS_HAD)
-    chosen = select(DecisionRow).where(DecisionRow.copied.is_(False), whose)
-    return session.scalars(chosen.order_by(DecisionRow.at, DecisionRow.id).limit(limit)).all()
+    return session.scalars(
+        select(DecisionRow)
+        .where(
+            DecisionRow.copied.is_(False),
+            or_(DecisionRow.machine == machine, DecisionRow.at < utc_now() - _OTHERS_HAD),
+        )
+        .order_by(DecisionRow.at, DecisionRow.id)
+        .limit(limit)
+    ).all()
 
 
 def mark_copied(session: Session, numbers: Sequence[str]) -> None:
@@ -46,25 +51,33 @@ def mark_copied(session: Session, numbers: Sequence[str]) -> None:
 
 def mark_lost(session: Session, machine: str, there: Collection[str]) -> None:
     """Mark decisions as not copied that this machine copied and that its file has lost."""
-    of_machine = select(DecisionRow.id, DecisionRow.copied).where(DecisionRow.machine == machine)
-    marks = {number: mark for number, mark in session.execute(of_machine)}  # noqa: C416
+    marks = {  # noqa: C416
+        number: mark
+        for number, mark in session.execute(
+            select(DecisionRow.id, DecisionRow.copied).where(DecisionRow.machine == machine)
+        )
+    }
     for copied in (True, False):
         of_mark = (number for number, mark in marks.items() if mark is copied)
         wrong = [number for number in of_mark if (number in there) is not copied]
-        for batch in _batches(wrong):
+        for batch in batches(wrong):
             session.execute(update(DecisionRow).where(DecisionRow.id.in_(batch)).values(copied=not copied))
 
 
 def known(session: Session, numbers: Collection[str]) -> set[str]:
     """The numbers of these decisions that the database has."""
-    chosen = (select(DecisionRow.id).where(DecisionRow.id.in_(batch)) for batch in _batches(numbers))
-    return {number for one in chosen for number in session.scalars(one)}
+    return {
+        number
+        for batch in batches(numbers)
+        for number in session.scalars(select(DecisionRow.id).where(DecisionRow.id.in_(batch)))
+    }
 
 
 def waiting(session: Session) -> Sequence[DecisionRow]:
     """Decisions from the copy that are not applied, in the order in which they were made."""
-    chosen = select(DecisionRow).where(DecisionRow.applied_at.is_(None))
-    return session.scalars(chosen.order_by(DecisionRow.at, DecisionRow.id)).all()
+    return session.scalars(
+        select(DecisionRow).where(DecisionRow.applied_at.is_(None)).order_by(DecisionRow.at, DecisionRow.id)
+    ).all()
 
 
 def holds_back() -> ColumnElement[bool]:
@@ -78,16 +91,10 @@ def holds_back() -> ColumnElement[bool]:
         .where(*waits)
         .correlate(None)
     )
-    result = exists().where(Result.id == Delivery.result_id, Result.study_id.in_(studies))
-    original = exists().where(Original.id == Delivery.original_id, Original.study_id.in_(studies))
     return or_(
-        result.correlate(Delivery),
-        original.correlate(Delivery),
+        exists().where(Result.id == Delivery.result_id, Result.study_id.in_(studies)).correlate(Delivery),
+        exists()
+        .where(Original.id == Delivery.original_id, Original.study_id.in_(studies))
+        .correlate(Delivery),
         exists().where(*waits, DecisionRow.study_uid == ""),
     )
-
-
-def _batches(numbers: Collection[str]) -> Iterator[list[str]]:
-    """SQLite takes some 30,000 values in a statement."""
-    listed = list(numbers)
-    return (listed[at : at + _BATCH] for at in range(0, len(listed), _BATCH))

@@ -15,8 +15,7 @@ from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITH
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store import decisions
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, Job, Original, Result, Study
+from dicom_node.store.tables import Delivery, Job, Original, Result, Study, Withdrawal
 from dicom_node.store.tables.base import has_come, has_ended
 from dicom_node.store.transitions import move_delivery, utc_now
 
@@ -48,16 +47,18 @@ def forward(session: Session, original: Original, destination: str) -> bool:
 
     A delivery that was withdrawn before it was sent is queued again. Returns whether anything changed.
     """
-    mine = (Delivery.original_id == original.id, Delivery.destination == destination)
-    found = session.scalar(select(Delivery).where(*mine))
+    found = session.scalar(
+        select(Delivery).where(Delivery.original_id == original.id, Delivery.destination == destination)
+    )
     if found is None:
         session.add(Delivery(original=original, destination=destination, next_at=utc_now()))
         session.flush()
         return True
     if not found.withdrawn:
         return False
-    wanted = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
-    return move_delivery(session, found, DELIVERY_WANTED, **wanted)
+    return move_delivery(
+        session, found, DELIVERY_WANTED, reason="wanted again", withdrawn=False, next_at=utc_now()
+    )
 
 
 def add(
@@ -79,11 +80,10 @@ def add(
     )
     if found is not None:
         return found
-    state = _S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING
     delivery = Delivery(
         result=result,
         destination=destination,
-        state=state,
+        state=_S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING,
         next_at=utc_now(),
         reason="",
         status="",
@@ -103,12 +103,15 @@ def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
     """Deliveries of other versions of a received object to the same peer; none for a result."""
     if delivery.original is None:
         return ()
-    others = (
-        Original.sop_instance_uid == delivery.original.sop_instance_uid,
-        Original.id != delivery.original_id,
-        Delivery.destination == delivery.destination,
-    )
-    return session.scalars(select(Delivery).join(Delivery.original).where(*others)).all()
+    return session.scalars(
+        select(Delivery)
+        .join(Delivery.original)
+        .where(
+            Original.sop_instance_uid == delivery.original.sop_instance_uid,
+            Original.id != delivery.original_id,
+            Delivery.destination == delivery.destination,
+        )
+    ).all()
 
 
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
@@ -129,9 +132,14 @@ def replace_unassessed(session: Session, study_id: int, rule: str, by: Collectio
 
     Results in ``by``, which a newer job made, are left alone.
     """
-    former = select(Delivery).join(Delivery.result).join(Job, Job.id == Result.job_id)
-    of_rule = (Job.study_id == study_id, Job.rule == rule, Delivery.state == _S.UNASSESSED)
-    for delivery in session.scalars(former.where(*of_rule, Result.id.not_in(by))).all():
+    for delivery in session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .join(Job, Job.id == Result.job_id)
+        .where(
+            Job.study_id == study_id, Job.rule == rule, Delivery.state == _S.UNASSESSED, Result.id.not_in(by)
+        )
+    ).all():
         withdraw(session, delivery, "newer results replace it")
 
 
@@ -150,8 +158,11 @@ def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
 
 def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[Delivery]:
     """Deliveries of persons' assessments of these jobs' reports that were withdrawn before they were sent."""
-    of_jobs = (Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
-    return session.scalars(select(Delivery).join(Delivery.result).where(*of_jobs)).all()
+    return session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .where(Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
+    ).all()
 
 
 def discard(session: Session, delivery: Delivery, because: str) -> bool:
@@ -174,10 +185,17 @@ def may_be_there(delivery: Delivery) -> bool:
 
 def former_of(session: Session, result: Result, destination: str) -> list[Delivery]:
     """Deliveries to this peer of what this note withdraws, or this report replaces, and the peer may have."""
-    withdrawn = select(Withdrawal.result_id).where(Withdrawal.note_id == result.id)
-    former = or_(Result.id.in_(withdrawn), Result.sop_instance_uid == result.supersedes)
-    chosen = select(Delivery).join(Delivery.result).where(former, Delivery.destination == destination)
-    found = session.scalars(chosen.options(*_OBJECTS).order_by(Delivery.id))
+    former = or_(
+        Result.id.in_(select(Withdrawal.result_id).where(Withdrawal.note_id == result.id)),
+        Result.sop_instance_uid == result.supersedes,
+    )
+    found = session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .where(former, Delivery.destination == destination)
+        .options(*_OBJECTS)
+        .order_by(Delivery.id)
+    )
     return [delivery for delivery in found if may_be_there(delivery)]
 
 
@@ -307,6 +325,10 @@ def _due(now: datetime) -> ColumnElement[bool]:
     Nothing of a study of which a decision was lost with the database, until that is applied again.
     """
     free = or_(Delivery.lease_until.is_(None), has_come(Delivery.lease_until, now))
-    waiting = and_(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), has_come(Delivery.next_at, now), free)
-    lost = and_(Delivery.state == _S.SENDING, free)
-    return and_(or_(waiting, lost), ~decisions.holds_back())
+    return and_(
+        or_(
+            and_(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), has_come(Delivery.next_at, now), free),
+            and_(Delivery.state == _S.SENDING, free),
+        ),
+        ~decisions.holds_back(),
+    )

@@ -29,8 +29,10 @@ def of_study(session: Session, study_instance_uid: str | None, *, lock: bool = F
 
 def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, Fetch]:
     """The fetches of several studies, by Study Instance UID."""
-    chosen = select(Fetch).where(Fetch.study_instance_uid.in_(study_instance_uids))
-    return {row.study_instance_uid: row for row in session.scalars(chosen)}
+    return {
+        row.study_instance_uid: row
+        for row in session.scalars(select(Fetch).where(Fetch.study_instance_uid.in_(study_instance_uids)))
+    }
 
 
 def number(session: Session, fetch_id: int) -> Fetch | None:
@@ -42,9 +44,11 @@ def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
     """The due fetch from this peer that was requested first; fetches that another study waits for go
     first.
     """
-    due = (Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
     return session.scalar(
-        select(Fetch).where(*due).order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id).limit(1)
+        select(Fetch)
+        .where(Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
+        .order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id)
+        .limit(1)
     )
 
 
@@ -60,15 +64,22 @@ def last_start(session: Session, peer: str) -> datetime | None:
 
 def states_since(session: Session, peer: str, first: int) -> dict[FetchState, int]:
     """The number of a peer's fetches in each state, counting rows from number ``first`` on."""
-    chosen = select(Fetch.state, func.count()).where(Fetch.peer == peer, Fetch.id >= first)
-    return {row[0]: row[1] for row in session.execute(chosen.group_by(Fetch.state))}
+    return {
+        row[0]: row[1]
+        for row in session.execute(
+            select(Fetch.state, func.count())
+            .where(Fetch.peer == peer, Fetch.id >= first)
+            .group_by(Fetch.state)
+        )
+    }
 
 
 def states_by_peer(session: Session) -> dict[str, dict[FetchState, int]]:
     """The number of fetches in each state, for each peer."""
     found: dict[str, dict[FetchState, int]] = {}
-    chosen = select(Fetch.peer, Fetch.state, func.count()).group_by(Fetch.peer, Fetch.state)
-    for peer, state, number in session.execute(chosen.order_by(Fetch.peer)):
+    for peer, state, number in session.execute(
+        select(Fetch.peer, Fetch.state, func.count()).group_by(Fetch.peer, Fetch.state).order_by(Fetch.peer)
+    ):
         found.setdefault(peer, {})[state] = number
     return found
 
@@ -99,31 +110,48 @@ def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
     """
     tried = or_(Fetch.state == _S.FETCHING, (Fetch.state == _S.WAITING) & (Fetch.attempts > 0))
     whole = Fetch.purpose != FetchPurpose.INSTANCES
-    theirs = exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried, whole)
-    return ~(theirs & (Study.due_at > silent_since))
+    return ~(
+        exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried, whole)
+        & (Study.due_at > silent_since)
+    )
 
 
 def is_prior(session: Session, study_id: int) -> bool:
     """Whether a study was fetched as a prior; results of a prior are never sent."""
     uid = select(Study.study_instance_uid).where(Study.id == study_id).scalar_subquery()
-    prior = (Fetch.study_instance_uid == uid, Fetch.purpose == FetchPurpose.PRIOR)
-    return bool(session.scalar(select(exists().where(*prior))))
+    prior = exists().where(Fetch.study_instance_uid == uid, Fetch.purpose == FetchPurpose.PRIOR)
+    return bool(session.scalar(select(prior)))
 
 
 def here(session: Session, study_instance_uids: Collection[str]) -> dict[str, Study]:
     """The studies that this node has, by UID."""
-    chosen = select(Study).where(Study.study_instance_uid.in_(study_instance_uids))
-    return {str(row.study_instance_uid): row for row in session.scalars(chosen)}
+    return {
+        str(row.study_instance_uid): row
+        for row in session.scalars(select(Study).where(Study.study_instance_uid.in_(study_instance_uids)))
+    }
 
 
 def received_objects(session: Session, study_id: int) -> int:
     """The number of a study's objects in force here, without this node's results."""
-    mine = (Instance.study_id == study_id, Instance.role != ObjectRole.OWN)
-    return session.scalar(select(func.count()).select_from(Instance).where(*mine)) or 0
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Instance)
+            .where(Instance.study_id == study_id, Instance.role != ObjectRole.OWN)
+        )
+        or 0
+    )
 
 
 def results_at(session: Session, study_id: int, peer: str) -> int:
     """The number of a study's results that this peer has confirmed."""
     mine = (Result.study_id == study_id, Delivery.destination == peer)
-    confirmed = select(func.count()).select_from(Delivery).join(Delivery.result)
-    return session.scalar(confirmed.where(*mine, Delivery.state == DeliveryState.CONFIRMED)) or 0
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Delivery)
+            .join(Delivery.result)
+            .where(*mine, Delivery.state == DeliveryState.CONFIRMED)
+        )
+        or 0
+    )

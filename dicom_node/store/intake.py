@@ -33,16 +33,27 @@ def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
 
 def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
     """The given names that were indexed, each with whether it has been purged since."""
-    chosen = select(ReceivedObject.spool_name, ReceivedObject.purged)
-    rows = session.execute(chosen.where(ReceivedObject.spool_name.in_(spool_names)))
-    return {row.spool_name: row.purged for row in rows}
+    return {
+        row.spool_name: row.purged
+        for row in session.execute(
+            select(ReceivedObject.spool_name, ReceivedObject.purged).where(
+                ReceivedObject.spool_name.in_(spool_names)
+            )
+        )
+    }
 
 
 def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int, str]]:
     """Numbers and paths of unpurged received objects with numbers above ``number``."""
-    chosen = select(ReceivedObject.id, ReceivedObject.path).where(ReceivedObject.id > number, _HAS_FILE)
-    rows = session.execute(chosen.order_by(ReceivedObject.id).limit(limit))
-    return [(row.id, row.path) for row in rows]
+    return [
+        (row.id, row.path)
+        for row in session.execute(
+            select(ReceivedObject.id, ReceivedObject.path)
+            .where(ReceivedObject.id > number, _HAS_FILE)
+            .order_by(ReceivedObject.id)
+            .limit(limit)
+        )
+    ]
 
 
 def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
@@ -52,28 +63,33 @@ def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence
         .where(ReceivedObject.sop_instance_uid == sop_instance_uid, _HAS_FILE)
         .group_by(ReceivedObject.path)
     )
-    rows = (
+    return session.scalars(
         select(ReceivedObject).where(ReceivedObject.id.in_(chosen)).order_by(ReceivedObject.id).limit(limit)
-    )
-    return session.scalars(rows).all()
+    ).all()
 
 
 def received(session: Session, study_id: int) -> Sequence[ReceivedObject]:
     """The received objects of a study that were not purged, in the order in which they were indexed."""
-    chosen = select(ReceivedObject).where(ReceivedObject.study_id == study_id, _HAS_FILE)
-    return session.scalars(chosen.order_by(ReceivedObject.id)).all()
+    return session.scalars(
+        select(ReceivedObject)
+        .where(ReceivedObject.study_id == study_id, _HAS_FILE)
+        .order_by(ReceivedObject.id)
+    ).all()
 
 
 def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Instance]:
     """The versions in force by SOP Instance UID, in any study."""
-    chosen = select(Instance).where(Instance.sop_instance_uid.in_(sop_instance_uids))
-    return {row.sop_instance_uid: row for row in session.scalars(chosen)}
+    return {
+        row.sop_instance_uid: row
+        for row in session.scalars(select(Instance).where(Instance.sop_instance_uid.in_(sop_instance_uids)))
+    }
 
 
 def instances_of(session: Session, study_id: int, roles: Collection[ObjectRole]) -> Sequence[Instance]:
     """The objects of a study that have one of these ``roles``, in the order in which they were indexed."""
-    chosen = select(Instance).where(Instance.study_id == study_id, Instance.role.in_(roles))
-    return session.scalars(chosen.order_by(Instance.id)).all()
+    return session.scalars(
+        select(Instance).where(Instance.study_id == study_id, Instance.role.in_(roles)).order_by(Instance.id)
+    ).all()
 
 
 def instance(session: Session, sop_instance_uid: str) -> Instance | None:
@@ -111,21 +127,34 @@ def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None
 
 def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
     """The distinct patients in the study's objects of these roles."""
-    chosen = select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles))
-    return [Patient.parse(text) for text in session.scalars(chosen.distinct())]
+    return [
+        Patient.parse(text)
+        for text in session.scalars(
+            select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles)).distinct()
+        )
+    ]
 
 
 def of_one_patient(session: Session, studies: Collection[int]) -> bool:
     """Whether all objects of these studies can be of one patient."""
-    texts = session.scalars(select(Instance.patient).where(Instance.study_id.in_(studies)).distinct())
-    return are_one_patient([Patient.parse(text) for text in texts])
+    return are_one_patient(
+        [
+            Patient.parse(text)
+            for text in session.scalars(
+                select(Instance.patient).where(Instance.study_id.in_(studies)).distinct()
+            )
+        ]
+    )
 
 
 def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
     """Studies whose last object arrived after ``since`` and whose rules were applied, the oldest first."""
     coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
-    chosen = select(Study).where(Study.last_received_at >= since, Study.state.not_in(coming))
-    return session.scalars(chosen.order_by(Study.last_received_at, Study.id)).all()
+    return session.scalars(
+        select(Study)
+        .where(Study.last_received_at >= since, Study.state.not_in(coming))
+        .order_by(Study.last_received_at, Study.id)
+    ).all()
 
 
 def unread_beside(session: Session, study_id: int) -> int:
@@ -133,23 +162,35 @@ def unread_beside(session: Session, study_id: int) -> int:
 
     Nobody knows to which study they belong. One that came again and could be read does not count.
     """
-    mine = select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
-    came_again = exists().where(Instance.sop_instance_uid == ReceivedObject.sop_instance_uid)
     unread = (
         ReceivedObject.outcome == Outcome.QUARANTINED,
         ReceivedObject.association != "",
-        ReceivedObject.association.in_(mine),
+        ReceivedObject.association.in_(
+            select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
+        ),
         Study.study_instance_uid.is_(None),
-        ~came_again,
+        ~exists().where(Instance.sop_instance_uid == ReceivedObject.sop_instance_uid),
     )
-    names = func.count(func.distinct(ReceivedObject.path))
-    return session.scalar(select(names).join(Study, Study.id == ReceivedObject.study_id).where(*unread)) or 0
+    return (
+        session.scalar(
+            select(func.count(func.distinct(ReceivedObject.path)))
+            .join(Study, Study.id == ReceivedObject.study_id)
+            .where(*unread)
+        )
+        or 0
+    )
 
 
 def last_associations(session: Session, study_id: int, number: int) -> list[str]:
     """The associations of the study's last objects, one for each object."""
-    chosen = select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
-    return list(session.scalars(chosen.order_by(ReceivedObject.id.desc()).limit(number)))
+    return list(
+        session.scalars(
+            select(ReceivedObject.association)
+            .where(ReceivedObject.study_id == study_id)
+            .order_by(ReceivedObject.id.desc())
+            .limit(number)
+        )
+    )
 
 
 def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKind]) -> Sequence[Delivery]:
@@ -165,24 +206,36 @@ def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKi
 
 def pending_originals(session: Session, study_id: int) -> Sequence[Delivery]:
     """Deliveries of the study's received objects that were not sent yet."""
-    chosen = select(Delivery).join(Delivery.original).where(Original.study_id == study_id)
-    return session.scalars(chosen.where(Delivery.state == DeliveryState.PENDING)).all()
+    return session.scalars(
+        select(Delivery)
+        .join(Delivery.original)
+        .where(Original.study_id == study_id)
+        .where(Delivery.state == DeliveryState.PENDING)
+    ).all()
 
 
 def file_of(session: Session, instance: Instance) -> ReceivedObject:
     """The received object whose file is the version in force."""
-    mine = (
-        ReceivedObject.sop_instance_uid == instance.sop_instance_uid,
-        ReceivedObject.path == instance.path,
-    )
-    return session.scalars(select(ReceivedObject).where(*mine).order_by(ReceivedObject.id).limit(1)).one()
+    return session.scalars(
+        select(ReceivedObject)
+        .where(
+            ReceivedObject.sop_instance_uid == instance.sop_instance_uid, ReceivedObject.path == instance.path
+        )
+        .order_by(ReceivedObject.id)
+        .limit(1)
+    ).one()
 
 
 def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[str]:
     """The peers that get, or got, objects of this sender in this study by forwarding rules."""
-    chosen = select(Delivery.destination).join(Delivery.original).join(Original.received)
-    mine = (Original.study_id == study_id, ReceivedObject.calling_ae == calling_ae)
-    return session.scalars(chosen.where(*mine).distinct().order_by(Delivery.destination)).all()
+    return session.scalars(
+        select(Delivery.destination)
+        .join(Delivery.original)
+        .join(Original.received)
+        .where(Original.study_id == study_id, ReceivedObject.calling_ae == calling_ae)
+        .distinct()
+        .order_by(Delivery.destination)
+    ).all()
 
 
 def newest_original(session: Session, sop_instance_uid: str) -> Original | None:
@@ -196,8 +249,10 @@ def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
 
     ``senders`` are ends of spool names ("" for names without a mark).
     """
-    theirs = or_(*(ReceivedObject.spool_name.endswith(sender) for sender in senders))
-    return ~exists().where(ReceivedObject.study_id == Study.id, theirs)
+    return ~exists().where(
+        ReceivedObject.study_id == Study.id,
+        or_(*(ReceivedObject.spool_name.endswith(sender) for sender in senders)),
+    )
 
 
 def next_due(
@@ -252,20 +307,25 @@ def keep_report(
     """Store a commitment report until the outbox processes it; ``failed``: "UID reason" each, in
     hexadecimal.
     """
-    report = WaitingReport(
-        transaction_uid=transaction_uid,
-        calling_ae=calling_ae,
-        committed=list(committed),
-        failed=list(failed),
-        received_at=received_at,
+    session.add(
+        WaitingReport(
+            transaction_uid=transaction_uid,
+            calling_ae=calling_ae,
+            committed=list(committed),
+            failed=list(failed),
+            received_at=received_at,
+        )
     )
-    session.add(report)
 
 
 def sources(session: Session, study_id: int) -> Sequence[Instance]:
     """Images of a study that may start a job and whose files still exist."""
-    chosen = select(Instance).where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
-    return session.scalars(chosen.where(Instance.purged.is_(False)).order_by(Instance.id)).all()
+    return session.scalars(
+        select(Instance)
+        .where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
+        .where(Instance.purged.is_(False))
+        .order_by(Instance.id)
+    ).all()
 
 
 def purgeable(
@@ -303,8 +363,12 @@ def lock_purgeable(
     Studies that another transaction is changing now are left out.
     """
     found = purgeable(session, before, limit, among)
-    free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
-    locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()
+    locked = session.scalars(
+        select(Study.id)
+        .where(Study.id.in_(found))
+        .order_by(Study.id)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).all()
     # Again: what was committed between the first look and the lock is seen by a new statement only.
     return purgeable(session, before, limit, locked)
 
@@ -315,9 +379,10 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
     if not rows:
         return []
     theirs = (ReceivedObject.study_id == study_id) & (ReceivedObject.id <= max(rows))
-    paths = select(ReceivedObject.path).where(theirs)
     for chosen in (
-        update(Instance).where(Instance.study_id == study_id, Instance.path.in_(paths)),
+        update(Instance).where(
+            Instance.study_id == study_id, Instance.path.in_(select(ReceivedObject.path).where(theirs))
+        ),
         update(ReceivedObject).where(theirs),
     ):
         session.execute(chosen.values(purged=True), execution_options={"synchronize_session": False})
@@ -327,15 +392,10 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
 def _is_quiet(
     now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
 ) -> ColumnElement[bool]:
-    is_due = (Study.state == StudyState.RECEIVING) & (Study.due_at <= now)
-    quiet = is_due & ~_is_held(silent_since)
-    return quiet if at_once is None else quiet | at_once
-
-
-def _is_held(silent_since: datetime) -> ColumnElement[bool]:
-    open_ones = exists().where(
+    is_held = exists().where(
         ReceivedObject.study_id == Study.id,
         Association.id == ReceivedObject.association,
         Association.closed_at.is_(None),
-    )
-    return open_ones & (Study.due_at > silent_since)  # set anew by each object, by the steady clock
+    ) & (Study.due_at > silent_since)  # set anew by each object, by the steady clock
+    quiet = (Study.state == StudyState.RECEIVING) & (Study.due_at <= now) & ~is_held
+    return quiet if at_once is None else quiet | at_once

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import column, inspect, select, table
 
 from dicom_node.errors import DatabaseNotReady, SchemaOutdated
 from dicom_node.store.database import Database
-
-if TYPE_CHECKING:
-    from alembic.config import Config
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _VERSION = table("alembic_version", column("version_num"))
@@ -22,12 +18,13 @@ def upgrade(database: Database) -> None:
     """Create the schema, or update it to this program's version. Raises DatabaseNotReady if it is newer."""
     if _refuse_newer(database) == head():
         return
-    from alembic import command  # a third of a second
+    from alembic import command, config  # a third of a second
 
-    config = _config()
+    how = config.Config()
+    how.set_main_option("script_location", str(_MIGRATIONS))
     with database.alter() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        how.attributes["connection"] = connection
+        command.upgrade(how, "head")
 
 
 def check(database: Database) -> None:
@@ -70,11 +67,3 @@ def _refuse_newer(database: Database) -> str | None:
             f"the database has version {found}, newer than this program or from before release 0.1.0"
         )
     return found
-
-
-def _config() -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    return config

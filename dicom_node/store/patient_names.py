@@ -61,10 +61,11 @@ class PatientNames:
 
     def of(self, session: Session, studies: Collection[int]) -> Mapping[int, str]:
         """The name of each of these studies; "" without a name, or if another key encrypted it."""
-        chosen = select(Study.id, Study.sealed_name).where(Study.id.in_(studies))
         return {
             number: (self._seal.open(sealed, str(number)) or "") if self._seal and sealed else ""
-            for number, sealed in session.execute(chosen)
+            for number, sealed in session.execute(
+                select(Study.id, Study.sealed_name).where(Study.id.in_(studies))
+            )
         }
 
 

@@ -19,8 +19,7 @@ _Q = ArchiveQuestion
 
 def add(session: Session, study: Study, kind: QuestionKind, rule: str, peer: str) -> None:
     """Add a question about this revision of the study, once."""
-    known = select(exists().where(*_about(study), _Q.kind == kind, _Q.rule == rule))
-    if session.scalar(known):
+    if session.scalar(select(exists().where(*_about(study), _Q.kind == kind, _Q.rule == rule))):
         return
     at_once = utc_now() if kind is QuestionKind.PRIORS else None
     row = _Q(study_id=study.id, revision=study.revision, kind=kind, rule=rule, peer=peer, next_at=at_once)
@@ -35,8 +34,7 @@ def open_of(session: Session, peer: str) -> Sequence[ArchiveQuestion]:
 
 def number(session: Session, question_id: int) -> ArchiveQuestion | None:
     """The question with this number, locked; None if it is ended."""
-    chosen = select(_Q).where(_Q.id == question_id, _Q.ended_at.is_(None))
-    return session.scalar(chosen.with_for_update())
+    return session.scalar(select(_Q).where(_Q.id == question_id, _Q.ended_at.is_(None)).with_for_update())
 
 
 def ask_for_instances(session: Session, study: Study, until: datetime) -> bool:
@@ -44,8 +42,11 @@ def ask_for_instances(session: Session, study: Study, until: datetime) -> bool:
 
     The study waits for the answers until ``until`` at most.
     """
-    chosen = select(_Q).where(*_about(study), _Q.kind == QuestionKind.INSTANCES, _Q.until.is_(None))
-    rows = session.scalars(chosen.where(_Q.ended_at.is_(None))).all()
+    rows = session.scalars(
+        select(_Q)
+        .where(*_about(study), _Q.kind == QuestionKind.INSTANCES, _Q.until.is_(None))
+        .where(_Q.ended_at.is_(None))
+    ).all()
     for row in rows:
         row.until, row.next_at = until, utc_now()
     return bool(rows)
@@ -53,16 +54,24 @@ def ask_for_instances(session: Session, study: Study, until: datetime) -> bool:
 
 def waits_for_no_instances(now: datetime, longest: timedelta) -> ColumnElement[bool]:
     """Whether a study waits for no missing instances from a peer; no wait is longer than ``longest``."""
-    mine = (_Q.study_id == Study.id, _Q.revision == Study.revision, _Q.kind == QuestionKind.INSTANCES)
-    return ~exists().where(*mine, _Q.ended_at.is_(None), ~has_come(_Q.until, now, longest))
+    return ~exists().where(
+        _Q.study_id == Study.id,
+        _Q.revision == Study.revision,
+        _Q.kind == QuestionKind.INSTANCES,
+        _Q.ended_at.is_(None),
+        ~has_come(_Q.until, now, longest),
+    )
 
 
 def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) -> bool:
     """Let the job of this rule wait for earlier studies, until ``until`` at most; returns whether it must
     wait.
     """
-    chosen = select(_Q).where(*_about(study), _Q.kind == QuestionKind.PRIORS, _Q.rule == rule)
-    row = session.scalar(chosen.where(_Q.ended_at.is_(None)))
+    row = session.scalar(
+        select(_Q)
+        .where(*_about(study), _Q.kind == QuestionKind.PRIORS, _Q.rule == rule)
+        .where(_Q.ended_at.is_(None))
+    )
     if row is not None:
         row.until = until
     return row is not None
@@ -73,8 +82,7 @@ def let_job_run(session: Session, question: ArchiveQuestion) -> None:
     mine = (Job.study_id == question.study_id, Job.study_revision == question.revision)
     waits = (Job.rule == question.rule, Job.state == JobState.QUEUED, Job.attempts == 0)
     now = utc_now()
-    chosen = select(Job).where(*mine, *waits, Job.run_at > now)
-    for job in session.scalars(chosen.with_for_update()).all():
+    for job in session.scalars(select(Job).where(*mine, *waits, Job.run_at > now).with_for_update()).all():
         job.run_at = now
         session.flush()
         turn_changed(session, job)

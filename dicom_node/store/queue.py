@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
@@ -27,8 +26,9 @@ def of_study(session: Session, study_id: int, states: Collection[JobState]) -> S
 
 def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
     """Queued jobs, locked, that may start only after ``later``, because of a retry or of earlier studies."""
-    chosen = select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later)
-    return session.scalars(chosen.with_for_update()).all()
+    return session.scalars(
+        select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later).with_for_update()
+    ).all()
 
 
 def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) -> dict[tuple[str, str], int]:
@@ -73,38 +73,41 @@ def expected_waits(session: Session, workers: int) -> dict[int, float]:
     scale = took / estimated if (estimated := sum(row.cost_seconds for row in ended)) else 1.0
     before = sum(job.cost_seconds * (1.0 - job.share_done) for job in running(session))
     waits: dict[int, float] = {}
-    queued = select(Job.id, Job.cost_seconds).where(Job.state == JobState.QUEUED).order_by(*_IN_TURN)
-    for number, seconds in session.execute(queued):
+    for number, seconds in session.execute(
+        select(Job.id, Job.cost_seconds).where(Job.state == JobState.QUEUED).order_by(*_IN_TURN)
+    ):
         waits[number] = round(max(scale, 0.0) * before / workers, 1)
         before += seconds
     return waits
 
 
-class Work(NamedTuple):
-    """Whether a job can be claimed, and whether a worker is running one."""
+def work(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:
+    """Whether these workers can claim a job, and whether a worker is running one.
 
-    free: bool
-    running: bool
-
-
-def work(session: Session, now: datetime, workers: WorkerSettings) -> Work:
-    """Whether these workers have work; each worker asks 20 times a second, so it is one query."""
-    runs = exists().where(Job.state == JobState.RUNNING)
-    free = exists().where(_is_free(now), _is_taken(session, workers))
-    row = session.execute(select(free, runs)).one()
-    return Work(bool(row[0]), bool(row[1]))
+    Each worker asks 20 times a second, so it is one query.
+    """
+    is_free, is_running = session.execute(
+        select(
+            exists().where(_is_free(now), _is_taken(session, workers)),
+            exists().where(Job.state == JobState.RUNNING),
+        )
+    ).one()
+    return bool(is_free), bool(is_running)
 
 
 def full_pipelines(session: Session, at_once: Mapping[str, int]) -> frozenset[str]:
     """The pipelines that have reached their limit of running jobs. ``at_once``: the limits, by pipeline."""
     if not at_once:
         return frozenset()
-    counted = session.execute(
-        select(Job.pipeline, func.count())
-        .where(Job.state == JobState.RUNNING, Job.pipeline.in_(at_once))
-        .group_by(Job.pipeline)
+    return frozenset(
+        pipeline
+        for pipeline, running in session.execute(
+            select(Job.pipeline, func.count())
+            .where(Job.state == JobState.RUNNING, Job.pipeline.in_(at_once))
+            .group_by(Job.pipeline)
+        )
+        if running >= at_once[pipeline]
     )
-    return frozenset(pipeline for pipeline, running in counted if running >= at_once[pipeline])
 
 
 def count_claims_one_by_one(session: Session) -> None:
@@ -142,8 +145,12 @@ def beat(
 
 def held(session: Session, job_id: int, owner: str, attempt: int) -> Job | None:
     """The job, locked, if this attempt of this owner still holds it."""
-    chosen = select(Job).where(_is_held(job_id, owner, attempt)).with_for_update()
-    return session.scalar(chosen.execution_options(populate_existing=True))
+    return session.scalar(
+        select(Job)
+        .where(_is_held(job_id, owner, attempt))
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
 
 
 def _is_held(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.model.lifecycle import READ_FROM_WORK, DeliveryState, RequestedState
+from dicom_node.store.database import batches
 from dicom_node.store.tables import (
     Association,
     Delivery,
@@ -25,7 +26,6 @@ from dicom_node.store.tables.base import has_come
 
 MOST_OPEN = 5000
 """Requests of one peer that wait for a decision or a report; further ones are not taken."""
-_BATCH = 500
 _LONGEST_BACKLOG: Final = timedelta(days=1)  # of objects that wait to be indexed
 
 
@@ -58,25 +58,32 @@ def keep(
 
 def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCommitment]:
     """Requests of a peer without a report, or whose report the peer did not accept, the newest first."""
-    mine = (RequestedCommitment.peer == peer, RequestedCommitment.state != RequestedState.REPORTED)
-    chosen = select(RequestedCommitment).where(*mine).order_by(RequestedCommitment.asked_at.desc())
-    return session.scalars(chosen.limit(limit)).all()
+    return session.scalars(
+        select(RequestedCommitment)
+        .where(RequestedCommitment.peer == peer, RequestedCommitment.state != RequestedState.REPORTED)
+        .order_by(RequestedCommitment.asked_at.desc())
+        .limit(limit)
+    ).all()
 
 
 def due(
     session: Session, peer: str, state: RequestedState, now: datetime, limit: int
 ) -> Sequence[RequestedCommitment]:
     """Requests of a peer in this state that are due, the longest waiting first."""
-    mine = (RequestedCommitment.peer == peer, RequestedCommitment.state == state)
-    chosen = select(RequestedCommitment).where(*mine, has_come(RequestedCommitment.next_at, now))
+    chosen = select(RequestedCommitment).where(
+        RequestedCommitment.peer == peer,
+        RequestedCommitment.state == state,
+        has_come(RequestedCommitment.next_at, now),
+    )
     return session.scalars(chosen.order_by(RequestedCommitment.next_at).limit(limit)).all()
 
 
 def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:
     """Unfinished requests of all peers but these."""
     unfinished = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
-    chosen = select(RequestedCommitment).where(unfinished, RequestedCommitment.peer.not_in(peers))
-    return session.scalars(chosen.limit(limit)).all()
+    return session.scalars(
+        select(RequestedCommitment).where(unfinished, RequestedCommitment.peer.not_in(peers)).limit(limit)
+    ).all()
 
 
 def forget(session: Session, before: datetime) -> None:
@@ -87,9 +94,14 @@ def forget(session: Session, before: datetime) -> None:
 def sent(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
     """The ``uids`` under which this AE sent an object."""
     found: set[str] = set()
-    for batch in _batches(uids):
-        mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
-        found |= set(session.scalars(select(ReceivedObject.sop_instance_uid).where(*mine).distinct()))
+    for batch in batches(uids):
+        found |= set(
+            session.scalars(
+                select(ReceivedObject.sop_instance_uid)
+                .where(ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
+                .distinct()
+            )
+        )
     return found
 
 
@@ -101,8 +113,11 @@ def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: d
     """
     rows = select(func.count()).where(ReceivedObject.association == Association.id).scalar_subquery()
     is_counted = Association.outcome.in_((AssociationOutcome.RELEASED, AssociationOutcome.ABORTED))
-    recent = or_(Association.closed_at.is_(None), Association.closed_at > asked_at - _LONGEST_BACKLOG)
-    theirs = (Association.calling_ae == calling_ae, Association.opened_at <= asked_at, recent)
+    theirs = (
+        Association.calling_ae == calling_ae,
+        Association.opened_at <= asked_at,
+        or_(Association.closed_at.is_(None), Association.closed_at > asked_at - _LONGEST_BACKLOG),
+    )
     missing = or_(is_counted & (Association.objects > rows), ~is_counted & (asked_at > since))
     return bool(session.scalar(select(exists().where(*theirs, missing))))
 
@@ -110,9 +125,14 @@ def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: d
 def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
     """The SOP class of the version in force of each of these instances."""
     found: dict[str, str] = {}
-    for batch in _batches(uids):
-        chosen = select(Instance.sop_instance_uid, Instance.sop_class_uid)
-        found |= dict(session.execute(chosen.where(Instance.sop_instance_uid.in_(batch))).all())
+    for batch in batches(uids):
+        found |= dict(
+            session.execute(
+                select(Instance.sop_instance_uid, Instance.sop_class_uid).where(
+                    Instance.sop_instance_uid.in_(batch)
+                )
+            ).all()
+        )
     return found
 
 
@@ -123,9 +143,12 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
     """
     theirs, forwarded, in_force = (aliased(ReceivedObject) for _ in range(3))
     found: set[str] = set()
-    for batch in _batches(uids):
-        mine = (ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
-        last = select(func.max(ReceivedObject.id)).where(*mine).group_by(ReceivedObject.sop_instance_uid)
+    for batch in batches(uids):
+        last = (
+            select(func.max(ReceivedObject.id))
+            .where(ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
+            .group_by(ReceivedObject.sop_instance_uid)
+        )
         of_batch = Original.sop_instance_uid.in_(batch)
         newest = select(func.max(Original.id)).where(of_batch).group_by(Original.sop_instance_uid)
         chosen = (
@@ -149,13 +172,12 @@ def left_out(session: Session, uids: Sequence[str]) -> set[str]:
     """The given instances that belong to complete studies and that no rule forwards."""
     found: set[str] = set()
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
-    for batch in _batches(uids):
-        chosen = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
-        settled = (Study.state.in_(READ_FROM_WORK), ~forwarded)
-        found |= set(session.scalars(chosen.where(Instance.sop_instance_uid.in_(batch), *settled)))
+    for batch in batches(uids):
+        found |= set(
+            session.scalars(
+                select(Instance.sop_instance_uid)
+                .join(Study, Study.id == Instance.study_id)
+                .where(Instance.sop_instance_uid.in_(batch), Study.state.in_(READ_FROM_WORK), ~forwarded)
+            )
+        )
     return found
-
-
-def _batches(uids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """SQLite takes some 30,000 values in a statement."""
-    return (uids[at : at + _BATCH] for at in range(0, len(uids), _BATCH))

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.dicom.own_objects import Installation
 from dicom_node.events import RESULT_BUILT, RESULT_EXISTS, RESULT_RESTORED
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
-from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import (
     Delivery,
     InstallationRow,
@@ -26,6 +25,7 @@ from dicom_node.store.tables import (
     ReportedFinding,
     Result,
     Study,
+    Withdrawal,
 )
 from dicom_node.store.transitions import record
 
@@ -68,9 +68,14 @@ def note_findings(session: Session, report: Result, present: Collection[str]) ->
 
 def suspected(session: Session, study_id: int, pipeline: str) -> set[str]:
     """The findings that this pipeline's reports in force suspect."""
-    chosen = select(ReportedFinding.finding).join(Result, Result.id == ReportedFinding.result_id)
-    mine = (Result.study_id == study_id, Job.pipeline == pipeline)
-    return set(session.scalars(chosen.join(Job, Job.id == Result.job_id).where(*mine)))
+    return set(
+        session.scalars(
+            select(ReportedFinding.finding)
+            .join(Result, Result.id == ReportedFinding.result_id)
+            .join(Job, Job.id == Result.job_id)
+            .where(Result.study_id == study_id, Job.pipeline == pipeline)
+        )
+    )
 
 
 def forget_findings(session: Session, result_ids: Collection[int]) -> None:
@@ -80,8 +85,10 @@ def forget_findings(session: Session, result_ids: Collection[int]) -> None:
 
 def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Result]:
     """The results with these UIDs that were built before, by UID. Records an event for each."""
-    found = session.scalars(select(Result).where(Result.sop_instance_uid.in_(sop_instance_uids)))
-    known = {row.sop_instance_uid: row for row in found}
+    known = {
+        row.sop_instance_uid: row
+        for row in session.scalars(select(Result).where(Result.sop_instance_uid.in_(sop_instance_uids)))
+    }
     for row in known.values():
         record(session, RESULT_EXISTS, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
     return known
@@ -114,12 +121,11 @@ def series_began(session: Session, study_id: int, series_instance_uid: str) -> d
     """The time when the first job of this study with a result in that series analysed its images; None
     without one.
     """
-    first = (
+    return session.scalar(
         select(func.min(Job.analysed_at))
         .join(Result, Result.job_id == Job.id)
         .where(Result.study_id == study_id, Result.series_instance_uid == series_instance_uid)
     )
-    return session.scalar(first)
 
 
 def restore(session: Session, row: Result) -> None:
@@ -186,11 +192,20 @@ def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
 
     Instance Number (0020,0013) by SOP Instance UID; "" for an image without one.
     """
-    jobs = session.scalars(select(Job.source_uids).where(Job.study_id == study_id, Job.rule == rule))
-    had = {uid for uids in jobs for uid in uids}
-    chosen = select(Instance.sop_instance_uid, Instance.attributes).order_by(Instance.id)
-    purged = session.execute(chosen.where(Instance.study_id == study_id, Instance.purged))
-    return {uid: attributes.get("InstanceNumber", "") for uid, attributes in purged if uid in had}
+    had = {
+        uid
+        for uids in session.scalars(select(Job.source_uids).where(Job.study_id == study_id, Job.rule == rule))
+        for uid in uids
+    }
+    return {
+        uid: attributes.get("InstanceNumber", "")
+        for uid, attributes in session.execute(
+            select(Instance.sop_instance_uid, Instance.attributes)
+            .order_by(Instance.id)
+            .where(Instance.study_id == study_id, Instance.purged)
+        )
+        if uid in had
+    }
 
 
 def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result]:
@@ -200,20 +215,10 @@ def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result
     is here, because a job on it may want to send its results to a further destination. A result is left out
     while another transaction locks it, because that transaction may wait for the study.
     """
-    chosen = _outdated(before)
-    found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
-    free = select(Study.id).where(Study.id.in_(found)).order_by(Study.id)
-    locked = session.scalars(free.with_for_update(key_share=True, skip_locked=True)).all()
-    # Again: what was committed between the first look and the lock is seen by a new statement only.
-    free_rows = chosen.where(Result.study_id.in_(locked)).order_by(Result.id)
-    return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
-
-
-def _outdated(before: datetime) -> Select[Result]:
     other = aliased(Result)
     sent = exists().where(other.study_id == Study.id, Delivery.result_id == other.id)
     finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
-    return (
+    chosen = (
         select(Result)
         .join(Result.study)
         .where(
@@ -225,6 +230,16 @@ def _outdated(before: datetime) -> Select[Result]:
             ~exists().where(ReceivedObject.study_id == Study.id, ReceivedObject.purged.is_(False)),
         )
     )
+    found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
+    locked = session.scalars(
+        select(Study.id)
+        .where(Study.id.in_(found))
+        .order_by(Study.id)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).all()
+    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    free_rows = chosen.where(Result.study_id.in_(locked)).order_by(Result.id)
+    return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
 
 
 def this_installation(session: Session) -> Installation:

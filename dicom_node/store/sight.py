@@ -14,9 +14,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 
-from dicom_node.store.accounts import AuditRow, RegisteredPatient, Removal, Withdrawal
 from dicom_node.store.tables import (
     Association,
+    AuditRow,
     Base,
     ClaimedWorkitem,
     CountedImage,
@@ -31,18 +31,20 @@ from dicom_node.store.tables import (
     Original,
     PerformedStep,
     ReceivedObject,
+    RegisteredPatient,
+    Removal,
     RequestedCommitment,
     Result,
     ScoreCount,
     StepObject,
     StepStudy,
     Study,
+    Withdrawal,
 )
 
 SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
 """Calling AE titles whose studies are seen in this request; () for all."""
 
-_Condition = Callable[[Sequence[str]], ColumnElement[bool]]
 # Tables of Core, to which the conditions themselves are not added.
 _instance, _received, _result, _original, _delivery, _study, _step_study = (
     one.__table__ for one in (Instance, ReceivedObject, Result, Original, Delivery, Study, StepStudy)
@@ -75,11 +77,14 @@ def _names_no_other(senders: Sequence[str]) -> ColumnElement[bool]:
         EventRow.fields[field].as_string()
         for field in ("calling", "study", "studies", "instance", "workitem")
     )
-    names_nobody = and_(*(field.is_(None) for field in (calling, study, *others)))
-    return or_(calling.in_(senders), study.in_(_uids(senders)), names_nobody)
+    return or_(
+        calling.in_(senders),
+        study.in_(_uids(senders)),
+        and_(*(field.is_(None) for field in (calling, study, *others))),
+    )
 
 
-_CONDITIONS: Final[Mapping[type[Base], _Condition]] = {
+_CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[bool]]]] = {
     Study: lambda senders: Study.id.in_(_studies(senders)),
     ReceivedObject: lambda senders: or_(
         ReceivedObject.study_id.in_(_studies(senders)),

@@ -42,15 +42,25 @@ def keep(session: Session, report: StepReport) -> None:
     step.status, step.number, step.changed_at = report.status, report.number, report.at
     step.ended_at = None if report.status is StepStatus.IN_PROGRESS else report.at
     session.flush()
-    _replace(session, step.id, report)
+    # Its studies and objects are those of this report.
+    studies = [{"step_id": step.id, "study_instance_uid": uid} for uid in report.studies]
+    objects = [{"step_id": step.id, "sop_instance_uid": uid} for uid in report.objects]
+    for table, rows in ((StepStudy, studies), (StepObject, objects)):
+        session.execute(delete(table).where(table.step_id == step.id))
+        if rows:
+            session.execute(insert(table), rows)
 
 
 def studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, int]:
     """The database ids of received studies, by Study Instance UID."""
-    chosen = select(Study.study_instance_uid, Study.id).where(
-        Study.study_instance_uid.in_(study_instance_uids)
-    )
-    return {str(row.study_instance_uid): row.id for row in session.execute(chosen)}
+    return {
+        str(row.study_instance_uid): row.id
+        for row in session.execute(
+            select(Study.study_instance_uid, Study.id).where(
+                Study.study_instance_uid.in_(study_instance_uids)
+            )
+        )
+    }
 
 
 def adopt_events(session: Session, study: Study) -> None:
@@ -68,8 +78,10 @@ def adopt_events(session: Session, study: Study) -> None:
         EventRow.study_id.is_(None),
         EventRow.fields["study"].as_string() == study.study_instance_uid,
     )
-    changed = update(EventRow).where(*theirs).values(study_id=study.id)
-    session.execute(changed, execution_options={"synchronize_session": False})
+    session.execute(
+        update(EventRow).where(*theirs).values(study_id=study.id),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def of_study(
@@ -90,8 +102,14 @@ def named(session: Session, step: int) -> int:
 
 def missing(session: Session, steps: Iterable[int]) -> int:
     """The number of objects that these steps refer to and that have not been received."""
-    lacks = (StepObject.step_id.in_(list(steps)), ~_is_here())
-    return session.scalar(select(func.count(StepObject.sop_instance_uid.distinct())).where(*lacks)) or 0
+    return (
+        session.scalar(
+            select(func.count(StepObject.sop_instance_uid.distinct())).where(
+                StepObject.step_id.in_(list(steps)), ~_is_here()
+            )
+        )
+        or 0
+    )
 
 
 def hold(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
@@ -118,8 +136,11 @@ def complete(peers: Collection[str]) -> ColumnElement[bool]:
 
 def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
     """Whether a step of the study has not ended, or names an object that is not here."""
-    lacks = exists().where(StepObject.step_id == PerformedStep.id, ~_is_here())
-    return exists().where(*_of(peers), (PerformedStep.status == StepStatus.IN_PROGRESS) | lacks)
+    return exists().where(
+        *_of(peers),
+        (PerformedStep.status == StepStatus.IN_PROGRESS)
+        | exists().where(StepObject.step_id == PerformedStep.id, ~_is_here()),
+    )
 
 
 def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
@@ -136,13 +157,3 @@ def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
 
 def _is_here() -> ColumnElement[bool]:
     return exists().where(Instance.sop_instance_uid == StepObject.sop_instance_uid)
-
-
-def _replace(session: Session, step: int, report: StepReport) -> None:
-    """Replace the studies and objects of a step by the ones of its newest report."""
-    studies = [{"step_id": step, "study_instance_uid": uid} for uid in report.studies]
-    objects = [{"step_id": step, "sop_instance_uid": uid} for uid in report.objects]
-    for table, rows in ((StepStudy, studies), (StepObject, objects)):
-        session.execute(delete(table).where(table.step_id == step))
-        if rows:
-            session.execute(insert(table), rows)

@@ -75,11 +75,15 @@ class TicketEngine:
                 _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
                 continue
             # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
-            chosen = select(Job).where(Job.id == number).with_for_update(skip_locked=True)
-            job = session.scalar(chosen.execution_options(populate_existing=True))
+            job = session.scalar(
+                select(Job)
+                .where(Job.id == number)
+                .with_for_update(skip_locked=True)
+                .execution_options(populate_existing=True)
+            )
             if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
                 return job
-            manager.retry_job_by_id(ticket.id, datetime.now(UTC))
+            _run(manager.retry_job_by_id_async(ticket.id, datetime.now(UTC)))
             break
         _run(manager.unregister_worker(holder))
         return None
@@ -97,8 +101,13 @@ class TicketEngine:
         """
         since = func.now() - timedelta(seconds=self._workers.lease_seconds)
         lives = _HOLDERS.c.last_heartbeat.between(since, func.now() + LATEST)
-        held = select(_TICKETS.c.id).join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
-        alive = set(session.scalars(held.where(lives)))
+        alive = set(
+            session.scalars(
+                select(_TICKETS.c.id)
+                .join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
+                .where(lives)
+            )
+        )
         return [
             job
             for job in running
@@ -110,7 +119,10 @@ class TicketEngine:
         ahead.
         """
         with database.write() as session:
-            _bring_forward(session)
+            # Signs of life from a time ahead, before the clock of the database was put back: as of now.
+            # Else a worker that was killed before would be alive for as long as that clock was ahead.
+            ahead = _HOLDERS.c.last_heartbeat > func.now()
+            session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
             waits = (
                 select(_TICKETS.c.id)
                 .where(
@@ -119,39 +131,37 @@ class TicketEngine:
                 )
                 .exists()
             )
-            queued = select(Job).where(Job.state == JobState.QUEUED, ~waits).limit(_MOST_OFFERED)
-            without = session.scalars(queued.with_for_update(skip_locked=True)).all()
+            without = session.scalars(
+                select(Job)
+                .where(Job.state == JobState.QUEUED, ~waits)
+                .limit(_MOST_OFFERED)
+                .with_for_update(skip_locked=True)
+            ).all()
             for job in without:
-                for ticket in _manager(session).list_jobs(lock=_lock(job), task=TASK, status="todo"):
+                offered = _manager(session).list_jobs_async(lock=_lock(job), task=TASK, status="todo")
+                for ticket in _run(offered):
                     if ticket.id is not None and ticket.task_kwargs == {"job": job.id}:
                         _remove(session, ticket.id)  # it would hold up the new one
                 follow(session, job)
             return len(without)
 
 
-def _bring_forward(session: Session) -> None:
-    """Signs of life from a time ahead, before the clock of the database was put back: as of now.
-
-    Else a worker that was killed before would be alive for as long as that clock was ahead.
-    """
-    ahead = _HOLDERS.c.last_heartbeat > func.now()
-    session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
-
-
 def _offer(session: Session, job: Job) -> int | None:
     ahead = job.run_at - datetime.now(UTC)
     # The lowest class whose seconds are at least so many.
     work = min(max(math.ceil(_STEPS * math.log2(max(job.cost_seconds, 1.0))), 0), _MOST_WORK)
+    turn = min(max((job.turn_at - _SINCE).total_seconds(), 0), _LONGEST_TURN)
     ticket = jobs.Job(
         queue=f"{job.pipeline}/{job.priority}/{work}",
-        priority=_priority(job),
+        # Higher is sooner: STAT before all others, then whose turn is earlier, by the second.
+        priority=(_LONGEST_TURN if job.priority > 0 else 0) - int(turn),
         lock=_lock(job),
         queueing_lock=None,
         task_name=TASK,
         task_kwargs={"job": job.id},
         scheduled_at=job.run_at if timedelta() < ahead <= LATEST else None,
     )
-    return _manager(session).defer_job(ticket).id
+    return _run(_manager(session).defer_job_async(ticket)).id
 
 
 def _lock(job: Job) -> str:
@@ -170,16 +180,6 @@ def _remove(session: Session, ticket: int) -> None:
         _run(manager.unregister_worker(found.worker_id))
 
 
-def _priority(job: Job) -> int:
-    """Higher is sooner: STAT before all others, then whose turn is earlier, by the second."""
-    turn = min(max((job.turn_at - _SINCE).total_seconds(), 0), _LONGEST_TURN)
-    return (_LONGEST_TURN if job.priority > 0 else 0) - int(turn)
-
-
-def _most_seconds(work_class: int) -> float:
-    return math.inf if work_class == _MOST_WORK else 2.0 ** (work_class / _STEPS)
-
-
 def _open_queues(
     session: Session, workers: WorkerSettings, passing: tuple[int, float] | None
 ) -> list[str] | None:
@@ -187,23 +187,26 @@ def _open_queues(
     full = full_pipelines(session, workers.at_once)
     if not full and not workers.pipelines and passing is None:
         return None
-    names = session.scalars(
-        select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
-    )
-    return [name for name in names if _is_open(name, workers, full, passing)]
+    return [
+        name
+        for name in session.scalars(
+            select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
+        )
+        if _is_open(name, workers, full, passing)
+    ]
 
 
 def _is_open(
     name: str, workers: WorkerSettings, full: frozenset[str], passing: tuple[int, float] | None
 ) -> bool:
-    pipeline, priority, work_class = name.rsplit("/", 2)
+    pipeline, priority, work = name.rsplit("/", 2)
     if pipeline in full or not workers.takes(pipeline):
         return False
     if passing is None:
         return True
     urgency, seconds = passing
-    short = int(priority) == urgency and _most_seconds(int(work_class)) <= seconds
-    return int(priority) > urgency or short
+    most = math.inf if int(work) == _MOST_WORK else 2.0 ** (int(work) / _STEPS)
+    return int(priority) > urgency or (int(priority) == urgency and most <= seconds)
 
 
 def _manager(session: Session) -> JobManager:
@@ -226,26 +229,14 @@ class _InSession(BaseConnector):
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def get_sync_connector(self) -> BaseConnector:
-        return self
-
-    def execute_query(self, query: str, **arguments: Any) -> None:
+    async def execute_query_async(self, query: str, **arguments: Any) -> None:
         self._execute(query, arguments)
 
-    def execute_query_one(self, query: str, **arguments: Any) -> dict[str, Any]:
+    async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
         return dict(self._execute(query, arguments).mappings().one())
 
-    def execute_query_all(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._execute(query, arguments).mappings()]
-
-    async def execute_query_async(self, query: str, **arguments: Any) -> None:
-        self.execute_query(query, **arguments)
-
-    async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
-        return self.execute_query_one(query, **arguments)
-
     async def execute_query_all_async(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
-        return self.execute_query_all(query, **arguments)
+        return [dict(row) for row in self._execute(query, arguments).mappings()]
 
     def _execute(self, query: str, arguments: Mapping[str, Any]) -> Any:
         given = {name: _as_driver_takes_it(value) for name, value in arguments.items()}

@@ -1,19 +1,24 @@
-"""State changes of the life cycles: one compare-and-set each, with an event in the same transaction."""
+"""State changes of the life cycles: one compare-and-set each, with an event in the same transaction.
+
+Events of the node itself: none is lost if the database is unreachable.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import select, update
 from sqlalchemy.engine import CursorResult
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import IllegalTransition
-from dicom_node.events import STUDY_MOVED, Event, EventType
+from dicom_node.events import STUDY_MOVED, Event, EventType, happened
 from dicom_node.model.lifecycle import (
     COMMITMENT,
     DELIVERY,
@@ -31,7 +36,7 @@ from dicom_node.model.lifecycle import (
     StudyState,
     study_state,
 )
-from dicom_node.store.database import EVENTS
+from dicom_node.store.database import EVENTS, Database
 from dicom_node.store.tables import (
     ClaimedWorkitem,
     Commitment,
@@ -50,6 +55,8 @@ _State = TypeVar("_State", bound=StrEnum)
 
 # FOR NO KEY UPDATE: an event that others write about the study holds KEY SHARE on it, and does not wait.
 FOR_UPDATE = {"key_share": True}
+_AS_READ, _OF_ATTEMPT = ("id", "state"), ("id", "state", "attempts")
+_HOW = {"attempt": "attempts", "reason": "reason"}
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
@@ -80,21 +87,12 @@ def move_study(session: Session, study: Study, event: EventType, *, reason: str 
     return _set_study(session, study, _next(STUDY, study, event), event, reason)
 
 
-def _as_listed(session: Session, study_id: int, state: StudyState) -> str:
-    """The state in the word of lists: "held" where nothing came of the study but jobs that a limit holds."""
-    if state is not StudyState.NOT_APPLICABLE:
-        return state
-    held = select(Job.id).where(Job.study_id == study_id, Job.state == JobState.HELD).limit(1)
-    return JobState.HELD if session.scalar(held) is not None else state
-
-
 def move_job(session: Session, job: Job, event: EventType, **values: Any) -> bool:
     """Change a job's state by an event, if its state and attempt are as read; ``values``: further columns.
 
     Returns False if another process changed the job first.
     """
-    here = (Job.id == job.id) & (Job.state == job.state) & (Job.attempts == job.attempts)
-    if not _set(session, job, _next(JOB, job, event), here, values):
+    if not _set(session, job, _next(JOB, job, event), values, _OF_ATTEMPT):
         return False
     record(session, event, job.study_id, job=job.id, rule=job.rule, attempt=job.attempts, reason=job.reason)
     turn_changed(session, job)
@@ -115,9 +113,7 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
 
     Returns False if another process changed the delivery first.
     """
-    attempt = (Delivery.id == delivery.id) & (Delivery.attempts == delivery.attempts)
-    here = attempt & (Delivery.state == delivery.state)
-    if not _set(session, delivery, _next(DELIVERY, delivery, event), here, values):
+    if not _set(session, delivery, _next(DELIVERY, delivery, event), values, _OF_ATTEMPT):
         return False
     item = delivery.item
     record(
@@ -135,17 +131,8 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
 
 def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
     """Change the state of a request for storage commitment by an event, if its state is as read."""
-    here = (Commitment.id == commitment.id) & (Commitment.state == commitment.state)
-    if not _set(session, commitment, _next(COMMITMENT, commitment, event), here, {}):
-        return False
-    record(
-        session,
-        event,
-        destination=commitment.destination,
-        transaction=commitment.transaction_uid,
-        objects=len(commitment.deliveries),
-    )
-    return True
+    told = {"destination": "destination", "transaction": "transaction_uid", "objects": "deliveries"}
+    return _move(session, commitment, COMMITMENT, event, {}, told)
 
 
 def move_requested(session: Session, row: RequestedCommitment, event: EventType, **values: Any) -> bool:
@@ -153,20 +140,8 @@ def move_requested(session: Session, row: RequestedCommitment, event: EventType,
 
     ``values``: further columns.
     """
-    here = (RequestedCommitment.id == row.id) & (RequestedCommitment.state == row.state)
-    if not _set(session, row, _next(REQUESTED, row, event), here, values):
-        return False
-    record(
-        session,
-        event,
-        peer=row.peer,
-        transaction=row.transaction_uid,
-        objects=len(row.objects),
-        failed=len(row.failed),
-        attempt=row.attempts,
-        reason=row.reason,
-    )
-    return True
+    told = {"peer": "peer", "transaction": "transaction_uid", "objects": "objects", "failed": "failed"}
+    return _move(session, row, REQUESTED, event, values, told | _HOW)
 
 
 def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
@@ -176,8 +151,7 @@ def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **
     """
     moved = []
     for row in rows:
-        here = (HeldResult.result_id == row.result_id) & (HeldResult.state == row.state)
-        if _set(session, row, _next(HELD, row, event), here, values):
+        if _set(session, row, _next(HELD, row, event), values, ("result_id", "state")):
             moved.append(row)
     if moved:
         since = min(row.since for row in moved).isoformat()
@@ -190,37 +164,14 @@ def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) 
     """Change the state of a fetch by an event, if its state and attempt are as read; ``values``: further
     columns.
     """
-    here = (Fetch.id == fetch.id) & (Fetch.state == fetch.state) & (Fetch.attempts == fetch.attempts)
-    if not _set(session, fetch, _next(FETCH, fetch, event), here, values):
-        return False
-    record(
-        session,
-        event,
-        study=fetch.study_instance_uid,
-        peer=fetch.peer,
-        attempt=fetch.attempts,
-        objects=fetch.objects,
-        reason=fetch.reason,
-    )
-    return True
+    told = {"study": "study_instance_uid", "peer": "peer", "attempt": "attempts", "objects": "objects"}
+    return _move(session, fetch, FETCH, event, values, told | _HOW, _OF_ATTEMPT)
 
 
 def move_workitem(session: Session, row: ClaimedWorkitem, event: EventType, **values: Any) -> bool:
     """Change the state of a work item by an event, if its state is as read; ``values``: further columns."""
-    here = (ClaimedWorkitem.id == row.id) & (ClaimedWorkitem.state == row.state)
-    if not _set(session, row, _next(WORKITEM, row, event), here, values):
-        return False
-    record(
-        session,
-        event,
-        study=row.study_instance_uid,
-        peer=row.peer,
-        workitem=row.workitem_uid,
-        outcome=row.outcome,
-        attempt=row.attempts,
-        reason=row.reason,
-    )
-    return True
+    told = {"study": "study_instance_uid", "peer": "peer", "workitem": "workitem_uid", "outcome": "outcome"}
+    return _move(session, row, WORKITEM, event, values, told | _HOW)
 
 
 def settle_study(session: Session, study_id: int) -> None:
@@ -271,11 +222,31 @@ def settle_study_as(session: Session, study: Study, state: StudyState, reason: s
 
 
 def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> bool:
-    before, here = study.state, (Study.id == study.id) & (Study.state == study.state)
-    if not _set(session, study, to, here, {"reason": reason}):
+    before = study.state
+    if not _set(session, study, to, {"reason": reason}):
         return False
-    uid, after = study.study_instance_uid, _as_listed(session, study.id, to)
+    # In the word of lists: "held" where nothing came of the study but jobs that a limit holds.
+    held = select(Job.id).where(Job.study_id == study.id, Job.state == JobState.HELD).limit(1)
+    is_held = to is StudyState.NOT_APPLICABLE and session.scalar(held) is not None
+    after, uid = JobState.HELD if is_held else to, study.study_instance_uid
     record(session, event, study.id, study=uid, before=before, after=after, reason=reason)
+    return True
+
+
+def _move(
+    session: Session,
+    row: Commitment | RequestedCommitment | Fetch | ClaimedWorkitem,
+    cycle: Mapping[tuple[Any, EventType], StrEnum],
+    event: EventType,
+    values: Mapping[str, Any],
+    told: Mapping[str, str],
+    same: Sequence[str] = _AS_READ,
+) -> bool:
+    """``told``: the columns that the event tells, by its fields; of a list its length."""
+    if not _set(session, row, _next(cycle, row, event), values, same):
+        return False
+    fields = {field: getattr(row, column) for field, column in told.items()}
+    record(session, event, **{name: len(v) if isinstance(v, list) else v for name, v in fields.items()})
     return True
 
 
@@ -293,11 +264,12 @@ def _set(
     session: Session,
     row: Study | Job | Delivery | Commitment | RequestedCommitment | HeldResult | Fetch | ClaimedWorkitem,
     to: StrEnum,
-    here: ColumnElement[bool],
     values: Mapping[str, Any],
+    same: Sequence[str] = _AS_READ,
 ) -> bool:
-    """Compare and set: ``here`` finds the row while no other process has moved it."""
-    changed = session.execute(update(type(row)).where(here).values(state=to, **values))
+    """Compare and set: only while the row has what was read of it in the columns ``same``."""
+    here = [getattr(type(row), column) == getattr(row, column) for column in same]
+    changed = session.execute(update(type(row)).where(*here).values(state=to, **values))
     assert isinstance(changed, CursorResult)
     if changed.rowcount != 1:
         return False
@@ -319,3 +291,31 @@ def steady_now() -> datetime:
     Times that people see are from :func:`utc_now`.
     """
     return _STARTED + timedelta(seconds=time.monotonic())
+
+
+class OwnEvents:
+    """Logs events at once, and stores them at once or, with their time, when the database answers again."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[Event] = []
+        self._lock = threading.RLock()  # storing finds out that the database is back, which stores
+        database.outage.then = self._store
+
+    def say(self, event_type: EventType, **fields: str | int | float) -> None:
+        """Log an event and store it; an unreachable database must not stop the node."""
+        event = happened(event_type, **fields)
+        with self._lock:
+            self._waiting = [*self._waiting, event][-100:]
+        self._store()
+
+    def _store(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            try:
+                with self._database.write() as session:
+                    for event in waiting:
+                        append(session, event)
+            except SQLAlchemyError as error:
+                self._waiting = waiting
+                self._database.outage.noticed(error)

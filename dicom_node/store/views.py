@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
 from sqlalchemy.orm import Session, selectinload
 
 from dicom_node import events
@@ -21,7 +21,6 @@ from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries, queue, steps
-from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.tables import (
     Association,
     Base,
@@ -34,6 +33,7 @@ from dicom_node.store.tables import (
     Study,
     StudyTrace,
     UtcDateTime,
+    Withdrawal,
 )
 from dicom_node.store.transitions import utc_now
 
@@ -51,6 +51,7 @@ _NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is 
 _DIGITS = 18  # that a number in the database may have
 _CANDIDATES = 5  # studies that are named where a UID's ending means several
 _TOLD_LATE = timedelta(minutes=1)  # the end of an association that outlasted its listener
+_RECEIVED = ("sop_instance_uid", "outcome", "reason", "calling_ae", "called_ae", "bytes", "received_at")
 _NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
 
 
@@ -71,7 +72,7 @@ def list_studies(
         chosen = chosen.where(in_states(wanted))
     if since is not None:
         chosen = chosen.where(Study.last_received_at >= since)
-    return study_views(session, chosen)
+    return list(numbered_studies(session, chosen).values())
 
 
 def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
@@ -109,12 +110,15 @@ def find_study(session: Session, uid: str) -> Study:
 def show_study(session: Session, uid: str) -> View:
     """One study (by UID or its ending) with its jobs, received objects, steps and events. Raises NotFound."""
     found = find_study(session, uid)
-    [view] = study_views(session, select(Study).where(Study.id == found.id))
+    view = numbered_studies(session, select(Study).where(Study.id == found.id))[found.id]
     received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
     return view | {
         "trace": session.scalar(select(StudyTrace.trace_id).where(StudyTrace.study_id == found.id)),
         "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
-        "received": [_received(row) for row in session.scalars(received)],
+        "received": [
+            columns(row, *_RECEIVED, "association") | {"path": "" if row.purged else row.path}
+            for row in session.scalars(received)
+        ],
         "steps": list_steps(session, found.study_instance_uid),
         "events": list_events(session, study_instance_uid=view["study"]),
     }
@@ -197,7 +201,17 @@ def list_deliveries(
         chosen = chosen.where(Delivery.destination == destination)
     if study_instance_uid:
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
-    return [_delivery(*row) for row in session.execute(chosen)]
+    names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
+    return [
+        {
+            "delivery": row.id,
+            "study_instance_uid": study_uid,
+            "kind": as_json(result.kind) if result else ORIGINAL,
+            "sop_instance_uid": row.item.sop_instance_uid,
+            **columns(row, *names, "confirmed_at", "discarded_because"),
+        }
+        for row, result, study_uid in session.execute(chosen)
+    ]
 
 
 def list_events(
@@ -269,13 +283,11 @@ def counts(session: Session) -> View:
     }
 
 
-def study_views(session: Session, chosen: Select[Study]) -> list[View]:
-    """Studies as lists show them, in the order of ``chosen``; five queries for any number of studies."""
-    return list(numbered_studies(session, chosen).values())
-
-
 def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]:
-    """The chosen studies as lists show them, by their numbers; a study deleted meanwhile is left out."""
+    """The chosen studies as lists show them, by their numbers, in the order of ``chosen``.
+
+    Five queries for any number of studies. A study deleted meanwhile is left out.
+    """
     rows = session.scalars(chosen).all()
     ids = chosen.with_only_columns(Study.id).subquery()
     held = set(session.scalars(select(Study.id).where(Study.id.in_(select(ids.c.id)), _HAS_HELD_JOB)))
@@ -286,7 +298,15 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
         .group_by(Instance.study_id, Instance.modality)
         .order_by(Instance.modality)
     ).all()
-    faulty = _faulty(session, of_study)
+    # How many more faulty objects went to entries without a study than their reasons name.
+    faulty = session.execute(
+        select(Study.id, func.count())
+        .join(ReceivedObject, ReceivedObject.study_id == Study.id)
+        .where(Study.id.in_(of_study), Study.study_instance_uid.is_(None))
+        .where(ReceivedObject.outcome == Outcome.QUARANTINED)
+        .group_by(Study.id)
+    ).all()
+    more = {study: f"; and {n - 1} more faulty objects of this sender" for study, n in faulty if n > 1}
     modalities: dict[int, list[str]] = defaultdict(list)
     instances: dict[int, int] = defaultdict(int)
     for study_id, modality, number in images:
@@ -300,7 +320,7 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
         row.id: {
             "study": row.study_instance_uid or f"{_NO_UID}{row.id}",
             **columns(row, "study_instance_uid", "state", "reason", "patient_id"),
-            "reason": row.reason + faulty.get(row.id, ""),
+            "reason": row.reason + more.get(row.id, ""),
             "job_held": row.id in held,
             "modalities": modalities[row.id],
             "instances": instances[row.id],
@@ -313,43 +333,34 @@ def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]
     }
 
 
-def _faulty(session: Session, of_study: ScalarSelect[int]) -> dict[int, str]:
-    """How many more faulty objects went to these entries without a study than their reasons name."""
-    counted = (
-        select(Study.id, func.count())
-        .join(ReceivedObject, ReceivedObject.study_id == Study.id)
-        .where(Study.id.in_(of_study), Study.study_instance_uid.is_(None))
-        .where(ReceivedObject.outcome == Outcome.QUARANTINED)
-        .group_by(Study.id)
-    )
-    return {
-        study: f"; and {number - 1} more faulty objects of this sender"
-        for study, number in session.execute(counted)
-        if number > 1
-    }
-
-
 def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, View]]:
     """Results, in the order in which they were built, each with the id of its study."""
     states: dict[int, dict[str, str]] = defaultdict(dict)
-    rows = select(Result.id, Delivery.destination, Delivery.state).join(Result.deliveries)
-    for result_id, destination, state in session.execute(rows.where(which).order_by(Delivery.id)):
+    for result_id, destination, state in session.execute(
+        select(Result.id, Delivery.destination, Delivery.state)
+        .join(Result.deliveries)
+        .where(which)
+        .order_by(Delivery.id)
+    ):
         states[result_id][destination] = state.value
-    built = select(Result, Withdrawal).join(Withdrawal, Withdrawal.result_id == Result.id, isouter=True)
-    found = session.execute(built.where(which).order_by(Result.id))
-    return [(row.study_id, _result(row, gone, states[row.id])) for row, gone in found]
-
-
-def _result(result: Result, gone: Withdrawal | None, states: dict[str, str]) -> View:
-    """``withdrawn``: when, who, why, in which words; None for one that is in force."""
+    found = session.execute(
+        select(Result, Withdrawal)
+        .join(Withdrawal, Withdrawal.result_id == Result.id, isouter=True)
+        .where(which)
+        .order_by(Result.id)
+    )
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes", "deidentified")
-    withdrawn = gone and columns(gone, "at", "actor", "reason", "because")
-    return columns(result, *names) | {"withdrawn": withdrawn, "deliveries": states}
-
-
-def _received(row: ReceivedObject) -> View:
-    names = ("sop_instance_uid", "outcome", "reason", "calling_ae", "called_ae", "bytes", "received_at")
-    return columns(row, *names, "association") | {"path": "" if row.purged else row.path}
+    return [
+        (
+            row.study_id,
+            columns(row, *names)
+            | {
+                "withdrawn": gone and columns(gone, "at", "actor", "reason", "because"),  # None: in force
+                "deliveries": states[row.id],
+            },
+        )
+        for row, gone in found
+    ]
 
 
 def _jobs() -> Select[Job, str | None]:
@@ -357,32 +368,20 @@ def _jobs() -> Select[Job, str | None]:
 
 
 def _job_views(session: Session, chosen: Select[Job, str | None]) -> list[View]:
-    return [_job(*row) for row in session.execute(chosen)]
-
-
-def _job(row: Job, study_instance_uid: str | None) -> View:
-    return {
-        "job": row.id,
-        "study_instance_uid": study_instance_uid,
-        "revision": row.study_revision,
-        **columns(row, "rule", "pipeline", "state", "reason"),
-        "priority": PRIORITIES.get(row.priority, str(row.priority)),
-        "attempts": row.attempts,
-        "sources": len(row.source_uids),
-        **columns(row, "destinations", "share_done", "doing", "created_at", "run_at", "turn_at"),
-        **columns(row, "cost_seconds", "started_at", "finished_at"),
-    }
-
-
-def _delivery(row: Delivery, result: Result | None, study_instance_uid: str | None) -> View:
-    names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
-    return {
-        "delivery": row.id,
-        "study_instance_uid": study_instance_uid,
-        "kind": as_json(result.kind) if result else ORIGINAL,
-        "sop_instance_uid": row.item.sop_instance_uid,
-        **columns(row, *names, "confirmed_at", "discarded_because"),
-    }
+    return [
+        {
+            "job": row.id,
+            "study_instance_uid": study_instance_uid,
+            "revision": row.study_revision,
+            **columns(row, "rule", "pipeline", "state", "reason"),
+            "priority": PRIORITIES.get(row.priority, str(row.priority)),
+            "attempts": row.attempts,
+            "sources": len(row.source_uids),
+            **columns(row, "destinations", "share_done", "doing", "created_at", "run_at", "turn_at"),
+            **columns(row, "cost_seconds", "started_at", "finished_at"),
+        }
+        for row, study_instance_uid in session.execute(chosen)
+    ]
 
 
 def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
@@ -395,9 +394,12 @@ def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
         select(ReceivedObject.association).where(ReceivedObject.study_id == found).distinct()
     ).all()
     field = EventRow.fields["association"].as_string()
-    closed = func.coalesce(Association.closed_at, literal(utc_now(), UtcDateTime()))
-    known = select(func.min(Association.opened_at), func.max(closed))
-    since, until = session.execute(known.where(Association.id.in_(brought))).one()
+    since, until = session.execute(
+        select(
+            func.min(Association.opened_at),
+            func.max(func.coalesce(Association.closed_at, literal(utc_now(), UtcDateTime()))),
+        ).where(Association.id.in_(brought))
+    ).one()
     if since is None:  # brought by none, or events and associations are forgotten
         return EventRow.study_id == found
     # By the index of times: fields have none, and SQLite would take the one of numbers for all associations.

@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import OPEN_WORKITEMS, DeliveryState, JobState, WorkitemState
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import ClaimedWorkitem, Delivery, Job, Result
+from dicom_node.store.tables import ClaimedWorkitem, Delivery, Job, Result, Withdrawal
 from dicom_node.store.tables.base import has_come
 
 _NOT_ASKED = ClaimedWorkitem.cancel_asked.is_(False)
@@ -29,8 +28,11 @@ class DeliveredSeries:
 
 def due(session: Session, peer: str, now: datetime, limit: int) -> Sequence[int]:
     """Numbers of the open items of this manager that are due, the longest waiting first."""
-    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
-    chosen = select(ClaimedWorkitem.id).where(*mine, has_come(ClaimedWorkitem.next_at, now))
+    chosen = select(ClaimedWorkitem.id).where(
+        ClaimedWorkitem.peer == peer,
+        ClaimedWorkitem.state.in_(OPEN_WORKITEMS),
+        has_come(ClaimedWorkitem.next_at, now),
+    )
     return session.scalars(chosen.order_by(ClaimedWorkitem.next_at).limit(limit)).all()
 
 
@@ -41,14 +43,25 @@ def number(session: Session, workitem_id: int) -> ClaimedWorkitem:
 
 def open_items(session: Session, peer: str) -> int:
     """The number of this manager's items that are claimed and not ended."""
-    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
-    return session.scalar(select(func.count()).select_from(ClaimedWorkitem).where(*mine)) or 0
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(ClaimedWorkitem)
+            .where(ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
+        )
+        or 0
+    )
 
 
 def claimed(session: Session, peer: str) -> set[str]:
     """UIDs of this manager's claimed items without a request to cancel them."""
-    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED)
-    return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*mine, _NOT_ASKED)))
+    return set(
+        session.scalars(
+            select(ClaimedWorkitem.workitem_uid).where(
+                ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED, _NOT_ASKED
+            )
+        )
+    )
 
 
 def to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem]:
@@ -60,8 +73,11 @@ def to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem
 
 def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[ClaimedWorkitem]:
     """Open work items of all managers except ``peers``."""
-    open_ones = (ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
-    return session.scalars(select(ClaimedWorkitem).where(*open_ones).limit(limit)).all()
+    return session.scalars(
+        select(ClaimedWorkitem)
+        .where(ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
+        .limit(limit)
+    ).all()
 
 
 def others_of_study(session: Session, row: ClaimedWorkitem) -> bool:
@@ -78,8 +94,13 @@ def unfinished_jobs(session: Session, study_id: int) -> Sequence[Job]:
 
 def known(session: Session, peer: str, uids: Collection[str]) -> set[str]:
     """The UIDs among ``uids`` for which a claim at this peer is recorded, in whatever state."""
-    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.workitem_uid.in_(uids))
-    return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*mine)))
+    return set(
+        session.scalars(
+            select(ClaimedWorkitem.workitem_uid).where(
+                ClaimedWorkitem.peer == peer, ClaimedWorkitem.workitem_uid.in_(uids)
+            )
+        )
+    )
 
 
 def of_study(session: Session, study_instance_uid: str | None) -> Sequence[ClaimedWorkitem]:
@@ -90,8 +111,12 @@ def of_study(session: Session, study_instance_uid: str | None) -> Sequence[Claim
 
 def share_done(session: Session, study_id: int) -> float:
     """The finished part of the study's running jobs, 0 to 1."""
-    mine = (Job.study_id == study_id, Job.state == JobState.RUNNING)
-    return session.scalar(select(func.avg(Job.share_done)).where(*mine)) or 0.0
+    return (
+        session.scalar(
+            select(func.avg(Job.share_done)).where(Job.study_id == study_id, Job.state == JobState.RUNNING)
+        )
+        or 0.0
+    )
 
 
 def delivered(session: Session, study_id: int) -> Mapping[str, DeliveredSeries]:

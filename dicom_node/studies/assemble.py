@@ -47,10 +47,9 @@ class Assembler:
         self._archive = timedelta(seconds=settings.assembly.archive_seconds)
         self._mpps = [peer.name for peer in settings.peers if peer.mpps]
         self._at_once = steps.complete(self._mpps) if self._mpps else None
-        assembly = settings.assembly
+        of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
         of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
-        quiet = max(assembly.quiet_seconds, assembly.quiet_seconds_us, *of_peers)
-        self._longest = timedelta(seconds=quiet)
+        self._longest = timedelta(seconds=max(*of_site, *of_peers))
 
     def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
         """Complete every due study, jobs included, in one transaction each; returns how many.
@@ -67,7 +66,14 @@ class Assembler:
         if self._mpps:
             silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
             also.append(~steps.hold(self._mpps, silent_since))
-        self._bring_forward(now + 2 * self._longest)
+        # A later end of a quiet time was written by a clock that has been set back since.
+        latest = now + 2 * self._longest
+        late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
+        with self._database.read() as session:
+            is_late = session.scalar(select(exists().where(late)))
+        if is_late:
+            with self._database.write() as session:
+                session.execute(update(Study).where(late).values(due_at=latest))
         done = 0
         while self._complete_next(now, also):
             done += 1
@@ -79,15 +85,6 @@ class Assembler:
         with self._database.read() as session:
             due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
         return (due - now).total_seconds() if due else inf
-
-    def _bring_forward(self, latest: datetime) -> None:
-        """Limit quiet times: a later one was written by a clock that has been set back since."""
-        late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
-        with self._database.read() as session:
-            if not session.scalar(select(exists().where(late))):
-                return
-        with self._database.write() as session:
-            session.execute(update(Study).where(late).values(due_at=latest))
 
     def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
         with self._database.read() as session:

@@ -125,8 +125,9 @@ class Choice:
         self._files = Files(settings)
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._inspector = Inspector(settings.inspection)
-        spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
-        self._indexing = Indexing(spool, settings, self._inspector)
+        self._indexing = Indexing(
+            Spool(settings.node.data_dir / "spool", minimum_free_bytes=0), settings, self._inspector
+        )
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
         """The choices, as from :func:`rows`; empty if the study can be released as it is."""
@@ -161,7 +162,17 @@ class Choice:
                 self._apply(session, study, read, taken)
                 for option in read.options():
                     if option.number in take:
-                        _record_choice(session, study, option)
+                        first = option.versions[0]
+                        record(
+                            session,
+                            VERSION_CHOSEN,
+                            study.id,
+                            study=study.study_instance_uid,
+                            instance=option.sop_instance_uid or first.uid,
+                            objects=len(option.versions),
+                            calling=first.item.arrival.calling_ae,
+                            received=as_json(first.item.arrival.received_at),
+                        )
             release_study(session, study_id)
             if also is not None:
                 taken_names = [_names(option) for option in read.options() if option.number in take]
@@ -173,8 +184,8 @@ class Choice:
         None unless the study is as it was then: in quarantine, with the same objects.
         """
         with self._database.read() as session:
-            in_quarantine = session.get_one(Study, study_id).state is StudyState.QUARANTINED
-            if not in_quarantine or _arrivals(session, study_id) != what["of"]:
+            study = session.get_one(Study, study_id)
+            if study.state is not StudyState.QUARANTINED or _arrivals(session, study_id) != what["of"]:
                 return None
         options = self._read(study_id).options()
         numbers = [option.number for option in options if _names(option) in what["taken"]]
@@ -238,14 +249,13 @@ class Choice:
 
 def _names(option: Option) -> list[Any]:
     """An option by what stays when a database is lost: the spool names of its versions."""
-    names = sorted({version.item.path.stem for version in option.versions})
-    return [option.sop_instance_uid, names]
+    return [option.sop_instance_uid, sorted({version.item.path.stem for version in option.versions})]
 
 
 def _arrivals(session: Session, study_id: int) -> str:
     """What a study was made of: the hash of its spool names."""
-    names = sorted({Path(row.path).stem for row in intake.received(session, study_id)})
-    return hashlib.sha256(" ".join(names).encode()).hexdigest()
+    names = {Path(row.path).stem for row in intake.received(session, study_id)}
+    return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
 
 
 def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
@@ -255,8 +265,7 @@ def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
     """
     shown = []
     for option in options:
-        others = [other for other in options if other.question == option.question]
-        texts = [_values(other) for other in others]
+        texts = [_values(other) for other in options if other.question == option.question]
         mine = _values(option)
         arrivals = [version.item.arrival for version in option.versions]
         shown.append(
@@ -380,24 +389,12 @@ def _claim(session: Session, study: Study, version: Version) -> None:
         return
     other = session.get_one(Study, former.study_id)
     if other.state is not StudyState.QUARANTINED:
-        where = f"study {other.study_instance_uid}, which is {other.state}"
-        raise NotAllowedNow(f"object {version.uid} is in {where}: it cannot be taken from there")
+        raise NotAllowedNow(
+            f"object {version.uid} is in study {other.study_instance_uid}, which is {other.state}: "
+            "it cannot be taken from there"
+        )
 
 
 def _as_of(session: Session, study: Study) -> tuple[int, int]:
     received = intake.received(session, study.id)
     return study.revision, received[-1].id if received else 0
-
-
-def _record_choice(session: Session, study: Study, option: Option) -> None:
-    arrival = option.versions[0].item.arrival
-    record(
-        session,
-        VERSION_CHOSEN,
-        study.id,
-        study=study.study_instance_uid,
-        instance=option.sop_instance_uid or option.versions[0].uid,
-        objects=len(option.versions),
-        calling=arrival.calling_ae,
-        received=as_json(arrival.received_at),
-    )

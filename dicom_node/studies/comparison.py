@@ -6,9 +6,9 @@ Rows are committed before their file is moved, and marked as purged before it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from dicom_node.errors import StoreAway
@@ -17,7 +17,7 @@ from dicom_node.inbox.spool import Spool
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.files import Files
 from dicom_node.store import intake
-from dicom_node.store.database import Database
+from dicom_node.store.database import Database, batches
 from dicom_node.store.transitions import record
 
 _BATCH = 500  # rows asked for at once
@@ -38,8 +38,7 @@ class Difference:
     def __str__(self) -> str:
         parts = []
         if self.unknown:
-            number = _objects(len(self.unknown))
-            parts.append(f"{number} unknown to the database: dicom-node spool reindex")
+            parts.append(f"{_objects(len(self.unknown))} unknown to the database: dicom-node spool reindex")
         if self.missing:
             parts.append(f"{_objects(self.missing)} of the database without a file: restore or send again")
         return "; ".join(parts)
@@ -49,14 +48,16 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
     """Compare files with rows, and rows with files; takes some 20 s for a million objects."""
     unknown, left_over = [], []
     in_store = set(files.stored("spool"))
-    for batch in _batches(chain(spool.stored(), _only_there(in_store, files))):
+    fetched = (files.data_dir / key for key in in_store if key.endswith(".dcm"))  # where it lies then
+    only_there = (path for path in fetched if not path.is_file())
+    for batch in batches(chain(spool.stored(), only_there)):
         with database.read() as session:
             purged = intake.indexed(session, [path.stem for path in batch])
         unknown += [path for path in batch if path.stem not in purged]
         left_over += [path for path in batch if purged.get(path.stem)]
     with database.read() as session:
-        elsewhere = stored_rows.waiting_paths(session)  # maybe, on the way from another machine
-    there = in_store | elsewhere
+        # Maybe elsewhere: on the way from another machine.
+        there = in_store | stored_rows.waiting_paths(session)
     paths = (files.data_dir / path for path in _indexed(database) if path not in there)
     # at its place, or still on the way to it
     missing = sum(not (one.is_file() or spool.is_pending(one.name) or one.is_file()) for one in paths)
@@ -97,12 +98,6 @@ def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[
     return len(unknown)
 
 
-def _only_there(in_store: set[str], files: Files) -> Iterator[Path]:
-    """Where the files of these keys lie when they are fetched; those that are here are left out."""
-    paths = (files.data_dir / key for key in in_store if key.endswith(".dcm"))
-    return (path for path in paths if not path.is_file())
-
-
 def _objects(number: int) -> str:
     return f"{number} object{'s' if number != 1 else ''}"
 
@@ -117,9 +112,3 @@ def _indexed(database: Database) -> Iterator[str]:
             return
         last = rows[-1][0]
         yield from (path for _, path in rows)
-
-
-def _batches(paths: Iterable[Path]) -> Iterator[list[Path]]:
-    rest = iter(paths)
-    while batch := list(islice(rest, _BATCH)):
-        yield batch

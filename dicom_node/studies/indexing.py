@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.results import is_result
 from dicom_node.store.tables import Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_fetch, move_study, record, steady_now
-from dicom_node.studies.judgement import Former, Judgement, judge
+from dicom_node.studies.judgement import TWO_PATIENTS, Judgement, judge
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
 
 _PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
@@ -49,11 +49,9 @@ _EVENTS: dict[Outcome, EventType] = {
     Outcome.QUARANTINED: events.OBJECT_QUARANTINED,
     Outcome.SET_ASIDE: events.IDENTITY_NOT_TAKEN,
 }
-_BAD = (Outcome.CONFLICT, Outcome.QUARANTINED)
-_CHANGES_NOTHING = (Outcome.DUPLICATE, Outcome.SET_ASIDE)
 _COMPARED = 20  # versions of one object that a new one is compared with at most
+_NOT_SEEN = "its study, or the object, is here from senders that the user who stored it does not see"
 _LOOK_BACK = 3  # objects that show how a sender uses associations
-NOT_SEEN = "its study, or the object, is here from senders that the user who stored it does not see"
 _ONE_ENTRY = timedelta(hours=1)  # a sender's faulty objects without a study are one entry for so long
 
 
@@ -111,7 +109,10 @@ class Indexing:
                     known.append((place, one.found.pixels_sha256))
             for path, sha256 in known if not item.found.fault else ():
                 if sha256 != pixels:
-                    self._compare(session, path, item, again)
+                    item.same_image[path] = None  # where one does not decode or is purged
+                    with suppress(NotInSpool):
+                        first, inspector = self._where(session, path, item), again or self._inspector
+                        item.same_image[path] = inspector.same_image(first, item.path, again=bool(again))
 
     def index(self, session: Session, item: Arrived) -> Path:
         """Write the object's rows; returns the path for its file, or of a stored file with the same bytes.
@@ -120,10 +121,11 @@ class Indexing:
         object that another machine has not uploaded yet.
         """
         with sight.seen_by(item.arrival.senders):
-            uids = item.found.study_instance_uid, item.found.sop_instance_uid
-            is_hidden = bool(item.arrival.senders) and sight.is_hidden(session, *uids)
+            is_hidden = bool(item.arrival.senders) and sight.is_hidden(
+                session, item.found.study_instance_uid, item.found.sop_instance_uid
+            )
         if is_hidden:  # by a person who sees some senders only: it changes nothing of others
-            item = replace(item, found=Inspected(item.found.transfer_syntax_uid, fault=NOT_SEEN))
+            item = replace(item, found=Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN))
         found = item.found
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
         kept = self._kept_copy(session, item)
@@ -135,7 +137,7 @@ class Indexing:
             judgement = Judgement(Outcome.QUARANTINED, OTHER_STUDY)
         else:
             judgement = self._judge(session, study, item, role, former)
-        bad = judgement.outcome in _BAD
+        bad = judgement.outcome in (Outcome.CONFLICT, Outcome.QUARANTINED)
         place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
             # It repeats this copy, of which a person may have decided since.
@@ -167,10 +169,9 @@ class Indexing:
             forward_late(session, study, late, self._settings)
         event = _EVENTS[judgement.outcome]
         if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
-            built_here = is_result(session, found.sop_instance_uid)
-            event = (
-                events.OWN_RESULT_RETURNED if built_here else events.UNKNOWN_RESULT
-            )  # of another node, or a copied mark
+            # Unknown: of another node, or a copied mark.
+            is_ours = is_result(session, found.sop_instance_uid)
+            event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
         self._record(session, study, item, event, reason=judgement.reason)
         return place
 
@@ -206,29 +207,12 @@ class Indexing:
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
-            received = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
-            others = intake.patients(session, study.id, received)
-            return judge(item.found, item.arrival.calling_ae, None, others, lambda: None)
-        before = session.get_one(Study, former.study_id)
-        version = Former(
-            before.study_instance_uid or "",
-            former.pixels_sha256,
-            former.identity_sha256,
-            former.header_sha256,
-            former.attributes,
-            Patient.parse(former.patient),
-            before.issuer_of_patient_id,
-            former.calling_ae,
-        )
-        same_image = partial(_compared, former.path, item)
-        return judge(item.found, item.arrival.calling_ae, version, (), same_image)
-
-    def _compare(self, session: Session, former: str, item: Arrived, again: Inspector | None) -> None:
-        """Note whether both decode to the same samples; None when one does not decode or is purged."""
-        item.same_image[former] = None
-        with suppress(NotInSpool):
-            path, inspector = self._where(session, former, item), again or self._inspector
-            item.same_image[former] = inspector.same_image(path, item.path, again=bool(again))
+            others = intake.patients(session, study.id, (ObjectRole.SOURCE, ObjectRole.NON_SOURCE))
+            if any(item.found.patient.contradicts(other) for other in others):
+                return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
+            return Judgement(Outcome.NEW)
+        before, same_image = session.get_one(Study, former.study_id), partial(_compared, former.path, item)
+        return judge(item.found, item.arrival.calling_ae, former, before, same_image)
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
         if item.found.own or is_result(session, item.found.sop_instance_uid):
@@ -241,8 +225,7 @@ class Indexing:
         flood of them fills no list.
         """
         found, at = item.found, item.arrival.received_at
-        uid = found.study_instance_uid or None
-        mark = marked(item.path.name)
+        uid, mark = found.study_instance_uid or None, marked(item.path.name)
         if uid:
             study = intake.study(session, uid)
         else:
@@ -276,7 +259,7 @@ class Indexing:
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
     ) -> None:
         """Put the study's quiet time off, or reopen it; a non-source puts it off but reopens nothing."""
-        if role is ObjectRole.OWN or outcome in _CHANGES_NOTHING:
+        if role is ObjectRole.OWN or outcome in (Outcome.DUPLICATE, Outcome.SET_ASIDE):
             return
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
         if study.state is StudyState.QUARANTINED:
@@ -285,7 +268,13 @@ class Indexing:
             if role is not ObjectRole.SOURCE:
                 return
             study.revision += 1
-        study.due_at = self._due_at(session, study, item)
+        # The end of the quiet time after this object; doubled for one association an image.
+        seconds = self._quiet_seconds(item)
+        last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
+        if len(last) > 1 and len(set(last)) == len(last):
+            seconds *= 2
+        due_at = steady_now() + timedelta(seconds=seconds)
+        study.due_at = max(due_at, study.due_at) if study.due_at else due_at
         session.flush()
         if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
             # Nothing more may leave with the old name, or the old side, on it.
@@ -293,15 +282,6 @@ class Indexing:
         if study.state is not StudyState.RECEIVING:
             drop_waiting(session, study, f"superseded by revision {study.revision}")
             move_study(session, study, events.STUDY_REOPENED)
-
-    def _due_at(self, session: Session, study: Study, item: Arrived) -> datetime:
-        """End of the quiet time after this object; doubled for one association an image."""
-        seconds = self._quiet_seconds(item)
-        last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
-        if len(last) > 1 and len(set(last)) == len(last):
-            seconds *= 2
-        due_at = steady_now() + timedelta(seconds=seconds)
-        return max(due_at, study.due_at) if study.due_at else due_at
 
     def _quiet_seconds(self, item: Arrived) -> float:
         peer = self._peers.get(item.arrival.calling_ae)

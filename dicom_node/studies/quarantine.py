@@ -57,8 +57,7 @@ def stop_study(session: Session, study: Study, reason: str, *, same_data: bool =
     """
     drop_waiting(session, study, reason)
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
-        job.cancel_requested = True
-        job.reason = reason
+        job.cancel_requested, job.reason = True, reason
     but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
     for delivery in intake.pending_deliveries(session, study.id, but):
         deliveries.withdraw(session, delivery, reason)

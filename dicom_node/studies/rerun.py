@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,23 +17,15 @@ from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store import intake, queue
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Instance, Job, Study
+from dicom_node.store.tables import Instance, Study
 from dicom_node.store.transitions import FOR_UPDATE, move_study
 from dicom_node.studies.quarantine import stop_study
 
 Row = dict[str, Any]
 """A study and a rule that takes it, or "" for none; the keys stand in ``docs/reference/lists.md``."""
-_Work = tuple[str, str, tuple[str, ...], tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _MissedStudy:
-    """A study that the present rules would have taken; ``refusal`` says why it cannot be run again, or ""."""
-
-    study_id: int
-    study_instance_uid: str | None
-    decisions: Sequence[RuleDecision]
-    refusal: str
+_Missed = tuple[int, str | None, Sequence[RuleDecision], str]
+"""A study that the present rules would have taken: number, UID, decisions, why it cannot be run again, or
+""."""
 
 
 def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
@@ -62,13 +53,13 @@ def replay(
     with database.read() as session:
         found = _missed(session, settings, since)
     rows = []
-    for item in found:
+    for study_id, uid, decisions, _ in found:
         try:
             with database.write() as session:
-                rows += rerun(session, item.study_id, settings)
-                also(session, item.study_id)
+                rows += rerun(session, study_id, settings)
+                also(session, study_id)
         except NotAllowedNow as refused:
-            rows += _rows(item.study_instance_uid, item.decisions, str(refused), queued=False)
+            rows += _rows(uid, decisions, str(refused), queued=False)
     return rows
 
 
@@ -83,27 +74,25 @@ def foresee(database: Database, settings: Settings, since: datetime) -> list[Row
         found = _missed(session, settings, since)
     return [
         row
-        for item in found
-        for row in _rows(
-            item.study_instance_uid, item.decisions, item.refusal or "would be queued", queued=False
-        )
+        for _, uid, decisions, refusal in found
+        for row in _rows(uid, decisions, refusal or "would be queued", queued=False)
     ]
 
 
-def _missed(session: Session, settings: Settings, since: datetime) -> list[_MissedStudy]:
-    found = []
+def _missed(session: Session, settings: Settings, since: datetime) -> list[_Missed]:
+    found: list[_Missed] = []
+    without_held = [state for state in JobState if state is not JobState.HELD]
     for study in intake.settled_studies(session, since):
         sources = _sources(session, study.id)
         # What tells one job from another, whatever its rule is called.
         had = {
             (job.pipeline, _text(job.options), tuple(sorted(job.destinations)), tuple(job.source_uids))
-            for job in _last_jobs(session, study)
+            for job in queue.of_study(session, study.id, without_held)
+            if job.study_revision == study.revision
         }
         decisions = decide_study(session, study, sources, settings)
         if any(not decision.held_reason and _work(decision) not in had for decision in decisions):
-            found.append(
-                _MissedStudy(study.id, study.study_instance_uid, decisions, _refusal(study, sources))
-            )
+            found.append((study.id, study.study_instance_uid, decisions, _refusal(study, sources)))
     return found
 
 
@@ -143,14 +132,7 @@ def _sources(session: Session, study_id: int) -> Sequence[Instance]:
     return intake.instances_of(session, study_id, [ObjectRole.SOURCE])
 
 
-def _last_jobs(session: Session, study: Study) -> list[Job]:
-    """Jobs of the newest revision, without those that a limit of their rule holds."""
-    states = [state for state in JobState if state is not JobState.HELD]
-    jobs = queue.of_study(session, study.id, states)
-    return [job for job in jobs if job.study_revision == study.revision]
-
-
-def _work(decision: RuleDecision) -> _Work:
+def _work(decision: RuleDecision) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
     rule = decision.rule
     return (rule.pipeline, _text(rule.options), tuple(sorted(rule.send_to)), decision.source_uids)
 

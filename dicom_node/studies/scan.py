@@ -15,7 +15,6 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -51,12 +50,8 @@ _STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
 _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A file and the place that its rows name: another file's where the same bytes are stored already."""
-
-    path: Path
-    place: Path | None
+_Placed = tuple[Path, Path | None]
+"""A file and the place that its rows name: another file's where the same bytes are stored already."""
 
 
 class Indexer:
@@ -101,8 +96,11 @@ class Indexer:
         """
         end = time.monotonic() + seconds
         folders = journal_folders(self._data_dir)
-        lines = (path for folder in folders for path in folder.glob("*.jsonl"))
-        self._watched = [self._spool.incoming, *folders, *lines]
+        self._watched = [
+            self._spool.incoming,
+            *folders,
+            *(path for folder in folders for path in folder.glob("*.jsonl")),
+        ]
         for folder in folders:
             self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
         pending = self._spool.pending()
@@ -112,7 +110,13 @@ class Indexer:
         files = chain(ready, self._turns.in_turn(waiting))
         done = 0
         while arrived := list(self._batch(files)):
-            done += self._index(arrived)
+            with self._database.write() as session:
+                if self._files.bucket:  # machines that share a folder share its lock
+                    stored_rows.one_indexer(session)
+                placed = [placed for item in arrived if (placed := self._index_one(session, item))]
+            for path, place in placed:
+                self._move(path, place)
+            done += len(placed)
             if time.monotonic() > end:
                 break
         self.behind = frozenset(marked(path.name) for path in (*files, *self._again))
@@ -146,15 +150,6 @@ class Indexer:
             if now > end and batch:
                 return
 
-    def _index(self, arrived: Sequence[Arrived]) -> int:
-        with self._database.write() as session:
-            if self._files.bucket:  # machines that share a folder share its lock
-                stored_rows.one_indexer(session)
-            placed = [placed for item in arrived if (placed := self._index_one(session, item))]
-        for item in placed:
-            self._move(item)
-        return len(placed)
-
     def _opened(
         self, path: Path, batch: Sequence[Arrived] = (), again: Inspector | None = None
     ) -> Arrived | None:
@@ -180,7 +175,9 @@ class Indexer:
         try:
             arrival = read_arrival(path)
         except (SpoolError, ValueError, TypeError, KeyError):
-            return Arrived(path, _stray(path), Inspected(fault="not written by our listener"), size)
+            # A file that was put into the folder by hand: without a sender.
+            by_hand = Arrival("", "", "", "", 0, datetime.fromtimestamp(path.stat().st_mtime, UTC))
+            return Arrived(path, by_hand, Inspected(fault="not written by our listener"), size)
         # Older objects of other senders that wait may be of the same study.
         others = [one for one in self._oldest if marked(one.name) != marked(path.name)]
         if arrival.senders and min([path, *others]) < path:
@@ -235,33 +232,24 @@ class Indexer:
         is_copy = place is not None and place.name != path.name
         if is_copy and place and self._files.has(session, self._files.relative(place)):
             place = None
-        return _Placed(path, place)
+        return path, place
 
-    def _move(self, item: _Placed) -> None:
+    def _move(self, path: Path, place: Path | None) -> None:
         """The rows are committed: move the file to its place, or delete it as a copy of a stored one."""
         try:
-            if item.place is None:
-                item.path.unlink(missing_ok=True)
+            if place is None:
+                path.unlink(missing_ok=True)
             else:
-                self._spool.settle(item.path, item.place)
+                self._spool.settle(path, place)
         except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
-            _LOGGER.error("spooled file %s cannot be moved: %s", item.path.name, error)
-            self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
+            _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
+            self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
 
     def _waits(self, path: Path) -> bool:
-        again = self._unreadable.get(path)
-        if again is None:
-            return False
-        if again > time.monotonic():
+        if self._unreadable.get(path, 0.0) > time.monotonic():
             return True
-        del self._unreadable[path]
+        self._unreadable.pop(path, None)
         return False
-
-
-def _stray(path: Path) -> Arrival:
-    """The arrival of a file that was put into the folder by hand: without a sender."""
-    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return Arrival("", "", "", "", 0, changed)
 
 
 _LENGTH = 300  # bytes: a number, a file name and a process
@@ -307,7 +295,6 @@ class CrashRecord:
 
 
 _LOOK_SECONDS = 2.0
-_STEPS = (events.STEP_BEGUN, events.STEP_CHANGED)
 _ENDS = {
     events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
     events.ASSOCIATION_ABORTED: AssociationOutcome.ABORTED,
@@ -328,8 +315,10 @@ class JournalIngest:
     def run_once(self) -> int:
         """Ingest the lines appended since the last run; returns their number."""
         total, started = 0, self._cursor is None
-        if self._cursor is None:
-            self._cursor = self._read_cursor()
+        if self._cursor is None:  # listeners of other machines have folders of their own
+            with self._database.read() as session:
+                known = session.execute(select(Cursor.name, Cursor.offset)).all()
+            self._cursor = {name: offset for name, offset in known if (self._folder / name).exists()}
         gone = self._ended_listeners()  # before their last lines are read
         while lines := self._reader.read(self._cursor):
             moved = {line.file: line.offset for line in lines}
@@ -349,12 +338,6 @@ class JournalIngest:
         if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
             self._clear_away()
         return total
-
-    def _read_cursor(self) -> dict[str, int]:
-        """How far the files of this folder were read; listeners of other machines have their own folders."""
-        with self._database.read() as session:
-            known = session.execute(select(Cursor.name, Cursor.offset)).all()
-        return {name: offset for name, offset in known if (self._folder / name).exists()}
 
     def _close(self, listeners: Sequence[str]) -> None:
         if listeners:
@@ -406,7 +389,7 @@ def _ingest(session: Session, event: Event) -> None:
     if event.type is events.COMMITMENT_ASKED:
         _keep_request(session, event)
         return
-    if event.type in _STEPS:
+    if event.type in (events.STEP_BEGUN, events.STEP_CHANGED):
         # A report on a performed procedure step goes to its table; the events have numbers instead of
         # UIDs.
         fields = event.fields
@@ -430,7 +413,23 @@ def _ingest(session: Session, event: Event) -> None:
     append(session, event)
     association = str(event.fields.get("association", ""))
     if event.type is events.ASSOCIATION_ACCEPTED:
-        session.merge(_opened(event, association))
+        fields, refused = event.fields, event.fields.get("refused") or []
+        session.merge(
+            Association(
+                id=association,
+                listener=str(fields.get("listener", "")),
+                calling_ae=str(fields.get("calling", ""))[:16],
+                called_ae=str(fields.get("called", ""))[:16],
+                address=str(fields.get("address", "")),
+                opened_at=event.at,
+                closed_at=None,
+                outcome=AssociationOutcome.OPEN,
+                objects=0,
+                refused=refused,
+                refused_count=fields.get("refused_count") or len(refused),
+                reason="",
+            )
+        )
         session.flush()
     elif event.type in _ENDS:
         session.execute(
@@ -452,31 +451,12 @@ def _keep_request(session: Session, event: Event) -> None:
     peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
     objects = event.fields["objects"]
     refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
-    kind = events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED
     record(
         session,
-        kind,
+        events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED,
         peer=peer,
         calling=calling,
         transaction=transaction,
         objects=len(objects),
         reason=refusal,
-    )
-
-
-def _opened(event: Event, association: str) -> Association:
-    fields, refused = event.fields, event.fields.get("refused") or []
-    return Association(
-        id=association,
-        listener=str(fields.get("listener", "")),
-        calling_ae=str(fields.get("calling", ""))[:16],
-        called_ae=str(fields.get("called", ""))[:16],
-        address=str(fields.get("address", "")),
-        opened_at=event.at,
-        closed_at=None,
-        outcome=AssociationOutcome.OPEN,
-        objects=0,
-        refused=refused,
-        refused_count=fields.get("refused_count") or len(refused),
-        reason="",
     )

@@ -34,8 +34,7 @@ from dicom_node.services.audit import Person
 from dicom_node.services.results import withdraw
 from dicom_node.services.studies import release, versions
 from dicom_node.store import deliveries
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study
+from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study, Withdrawal
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.comparison import compare, reindex
 from tests.drill_lab import node_on, results_of

@@ -32,8 +32,7 @@ from dicom_node.config import loading
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered, users
 from dicom_node.store import database
-from dicom_node.store.accounts import UserSession
-from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance
+from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance, UserSession
 from dicom_node.store.transitions import utc_now
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, routes

@@ -52,8 +52,7 @@ from dicom_node.scu import (
 )
 from dicom_node.scu.destination import Outgoing, Presence, SendStatus
 from dicom_node.services.results import show, withdraw_by_uid
-from dicom_node.store.accounts import Removal
-from dicom_node.store.tables import Delivery, Result, Study
+from dicom_node.store.tables import Delivery, Removal, Result, Study
 from dicom_node.store.transitions import utc_now
 from tests.asking_modality import AskingModality, ask
 from tests.certificates_lab import Authority

@@ -1,24 +1,29 @@
 """Runs a pipeline on the images of a job, which the one decoder opens, one by one if possible.
 
-The images of a job: their versions in force from the spool, opened by the one decoder.
+The images of a job: their versions in force from the spool, opened by the one decoder. What became of their
+cleaning: counts for events, and images for a person's review.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from ai_pipeline.burnin.devices.rules import matching_rules
 from ai_pipeline.contract import (
     Accept,
     ImageHeader,
+    ImageKind,
     Pipeline,
     PipelineResult,
     PixelArray,
@@ -31,11 +36,12 @@ from ai_pipeline.images.decode import DicomImage, read_dicom
 from ai_pipeline.summary import without_research
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
+from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.cleaning import WITHHELD, NothingCleaned
 from dicom_node.jobs.worker.readings import ReadingRecord
+from dicom_node.model.kinds import ReviewCause
 from dicom_node.object_store.files import Files
 from dicom_node.results import SourceObject
 from dicom_node.store import burned_in, intake
@@ -43,25 +49,99 @@ from dicom_node.store import results as stored
 from dicom_node.store.burned_in import Drawn
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Instance
+from dicom_node.store.transitions import record
 
+WITHHELD: Final = "cleaning_failed"
+"""The quality note on an image of which no cleaned picture is handed back."""
+_CAUSES: Final = {WITHHELD: ReviewCause.WITHHELD} | {
+    cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
+}
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
 
 
+class NothingCleaned(CleaningFailed):
+    """No image of the job could be cleaned; ``notes`` give the reason for each."""
+
+    def __init__(self, text: str, notes: Sequence[QualityNote]) -> None:
+        super().__init__(text)
+        self.notes = tuple(notes)
+
+
 @dataclass(frozen=True, slots=True)
-class Analysed:
-    """The findings, and the reason for each image that was left out, by UID."""
+class Cleaning:
+    """Counts of a job's images: cleaned (of these: filled wider, blacked out), and withheld.
 
-    result: PipelineResult
-    faults: Mapping[str, str]
+    ``seen``: SOP Instance UIDs of all judged images; ``asked``: the reviews that a person should make of
+    them.
+    """
+
+    cleaned: int = 0
+    widened: int = 0
+    blacked_out: int = 0
+    withheld: int = 0
+    seen: tuple[str, ...] = ()
+    asked: tuple[burned_in.Asked, ...] = ()
+
+    @staticmethod
+    def from_result(
+        result: PipelineResult, pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
+    ) -> Cleaning:
+        noted = Counter(note.name for note in result.quality)
+        return Cleaning(
+            sum(image.kind is ImageKind.CLEANED for image in result.images),
+            noted["widened"],
+            noted["blacked_out"],
+            noted[WITHHELD],
+            tuple(source.image.uid for source in sources),
+            tuple(_asked(result.quality, pipeline, job, sources)),
+        )
+
+    @staticmethod
+    def failed(
+        failure: CleaningFailed, pipeline: Pipeline | None, job: ClaimedJob, sources: Sequence[SourceObject]
+    ) -> Cleaning:
+        """The outcome if no image could be cleaned.
+
+        If the pipeline does not say which images failed, a person should look at all of them.
+        """
+        if pipeline is None:
+            return Cleaning(withheld=len(sources))
+        if isinstance(failure, NothingCleaned):
+            notes = failure.notes
+        else:
+            text = f"no cleaned picture: {failure}"
+            notes = tuple(QualityNote(WITHHELD, text, source.image.uid) for source in sources)
+        return Cleaning.from_result(PipelineResult(quality=notes), pipeline, job, sources)
+
+    def record(self, session: Session, job: ClaimedJob) -> None:
+        """Record events and reviews in the transaction that ends the job; do nothing if no image was
+        judged.
+        """
+        if self.cleaned:
+            counts = {"images": self.cleaned, "widened": self.widened, "blacked_out": self.blacked_out}
+            record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)
+        if self.withheld:
+            record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=self.withheld)
+        if self.seen:
+            burned_in.ask(session, job.id, self.seen, self.asked)
 
 
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """Which images the pipeline accepts; for each image that could not be judged the reason, by UID."""
+NOTHING_CLEANED = Cleaning()
 
-    verdict: Accept | Refuse
-    faults: Mapping[str, str]
+
+def _asked(
+    notes: Sequence[QualityNote], pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
+) -> Iterator[burned_in.Asked]:
+    """One for each image, with the most urgent cause."""
+    for source in sources:
+        own = {note.name: note for note in notes if note.source_uid == source.image.uid}
+        name = next((name for name in _CAUSES if name in own), None)
+        if name is not None:
+            shaped_by = [pipeline.card.name, pipeline.card.version, dict(job.options), source.pixels_sha256]
+            analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
+            note, of_image = own[name], (source.image.uid, _CAUSES[name])
+            yield burned_in.Asked(*of_image, note.text, note.places, analysis.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +153,13 @@ class ImageAnalysis:
 
     def accepts(
         self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
-    ) -> Acceptance:
-        """Which images the pipeline accepts.
+    ) -> tuple[Accept | Refuse, Mapping[str, str]]:
+        """Which images the pipeline accepts; for each image that could not be judged the reason, by UID.
 
         Raises WorkerSpent; PixelError or NoNumber if it can judge no image.
         """
         if not pipeline.card.per_image:
-            return Acceptance(pipeline.accepts([source.image for source in sources], options), {})
+            return pipeline.accepts([source.image for source in sources], options), {}
         verdicts: list[Accept | Refuse] = []
         faults: dict[str, PixelError | NoNumber] = {}
         for source in sources:
@@ -91,7 +171,13 @@ class ImageAnalysis:
             _forget_pixels(source, sources)
         if not verdicts:
             raise _as_one(faults.values())
-        return Acceptance(_joined(verdicts), _in_words(faults))
+        in_words = {uid: str(fault) for uid, fault in faults.items()}
+        refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
+        taken = [uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids]
+        if taken:
+            return Accept(tuple(taken), refused), in_words
+        reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, Refuse))
+        return Refuse("; ".join(reasons), refused), in_words
 
     def run(
         self,
@@ -99,15 +185,17 @@ class ImageAnalysis:
         sources: Sequence[SourceObject],
         options: Mapping[str, object],
         report: Progress,
-    ) -> Analysed:
-        """The pipeline's result for these images; text read in the images goes to ``readings`` only.
+    ) -> tuple[PipelineResult, Mapping[str, str]]:
+        """The pipeline's result, and the reason for each image that was left out, by UID.
+
+        Text read in the images goes to ``readings`` only.
 
         An image that cannot be cleaned is left out with a note. An image that cannot be decoded, or for which
         the model gives no number, is left out as a fault. Raises CleaningFailed, PixelError or NoNumber if no
         image is left, WorkerSpent, and the exceptions of the pipeline.
         """
         if not pipeline.card.per_image:
-            return Analysed(self._run(pipeline, sources, options, report), {})
+            return self._run(pipeline, sources, options, report), {}
         results: list[PipelineResult] = []
         faults: dict[str, PixelError | NoNumber] = {}
         withheld: list[QualityNote] = []
@@ -123,16 +211,15 @@ class ImageAnalysis:
                 faults[source.image.uid] = fault
             except CleaningFailed as failure:
                 failures.append(failure)
-                text = f"no cleaned picture: {failure}"
-                note = QualityNote(WITHHELD, text, source.image.uid, places=failure.places)
-                withheld.append(note)
+                text, uid = f"no cleaned picture: {failure}", source.image.uid
+                withheld.append(note := QualityNote(WITHHELD, text, uid, places=failure.places))
                 results.append(PipelineResult(quality=(note,), models=pipeline.models()))
             _forget_pixels(source, sources)
         if len(failures) + len(faults) == len(sources):
             if failures:
                 raise NothingCleaned(str(failures[0]), withheld)
             raise _as_one(faults.values())
-        return Analysed(PipelineResult.joined(results), _in_words(faults))
+        return PipelineResult.joined(results), {uid: str(fault) for uid, fault in faults.items()}
 
     def _run(
         self,
@@ -141,23 +228,9 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> PipelineResult:
-        result = pipeline.run([source.image for source in sources], report, options)
-        uids = [source.image.uid for source in sources]
-        return self.readings.take(pipeline, options, uids, without_research(result))
-
-
-def _joined(verdicts: Sequence[Accept | Refuse]) -> Accept | Refuse:
-    """The verdicts on single images as one."""
-    taken = tuple(uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids)
-    refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
-    if taken:
-        return Accept(taken, refused)
-    reasons = [verdict.reason for verdict in verdicts if isinstance(verdict, Refuse)]
-    return Refuse("; ".join(dict.fromkeys(reasons)), refused)
-
-
-def _in_words(faults: Mapping[str, PixelError | NoNumber]) -> dict[str, str]:
-    return {uid: str(fault) for uid, fault in faults.items()}
+        images = [source.image for source in sources]
+        result = without_research(pipeline.run(images, report, options))
+        return self.readings.take(pipeline, options, [image.uid for image in images], result)
 
 
 def _as_one(faults: Collection[PixelError | NoNumber]) -> PixelError | NoNumber:

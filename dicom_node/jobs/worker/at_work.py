@@ -65,8 +65,9 @@ class AtWork:
             self.spent = True
             self._add(file, self._token())
             if self.last_try or self._losses(file) >= self.most:
-                needed = f"the image takes more memory than workers.memory_mib = {self.memory_mib}"
-                raise PixelError(needed) from error
+                raise PixelError(
+                    f"the image takes more memory than workers.memory_mib = {self.memory_mib}"
+                ) from error
             raise WorkerSpent("an image took all the memory of its worker") from error
         else:
             self._remove(file)

@@ -10,11 +10,12 @@ study arrives later, nothing is written again.
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError
@@ -28,8 +29,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import ResultRefused, UnknownPeer
 from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.analyse import JobImages
-from dicom_node.jobs.worker.cleaning import NOTHING_CLEANED, Cleaning
+from dicom_node.jobs.worker.analyse import NOTHING_CLEANED, Cleaning, JobImages
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.monitoring.drift import Tallies, Tally
@@ -51,11 +51,11 @@ from dicom_node.results import (
 from dicom_node.sitekey import load_or_create
 from dicom_node.store import deliveries, fetches, intake
 from dicom_node.store import results as stored
-from dicom_node.store.accounts import Withdrawal
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Instance, Job, Result, Study
+from dicom_node.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
 from dicom_node.store.transitions import record, settle_study, utc_now
 
+T = TypeVar("T")
 _NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be built again with the same bytes"
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
@@ -114,38 +114,30 @@ class ResultWriter:
         Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
         """
         analysed_at = job.analysed_at or utc_now()
-        present = _present(result)
+        findings = without_research(result).findings
+        present = frozenset(one.code.meaning[:64] for one in findings if one.decision is Decision.PRESENT)
         job, stat = self._routed(job, present)
         by = JobPipeline.from_pipeline(pipeline, result.models)
-        previous, day = self._previous(job, images)
+        rule = self._settings.rule(job.rule)
+        previous: Mapping[str, PreviousImage] = {}
+        day: date | None = None
+        if rule is not None and rule.compare:
+            uids = [source.image.uid for source in images.readable]
+            previous, day = self._read(previous_images, self._files, job, uids)
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(job, deidentified=False)):
             context = self._context(job, by, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
             build = partial(results.build, sources=images.readable, result=result)
             built += _with_purged(self._database, context, build(context), build)
-        contexts = {
-            domain: self._context(job, by, analysed_at, peers, domain=domain)
-            for domain, peers in _by_domain(self._peers(job, deidentified=True)).items()
-        }
-        if contexts:
-            built += self._deidentified(job, contexts, images, result)
+        built += self._deidentified(job, by, analysed_at, images, result)
         self._tell_repairs(job, images.readable)
         tally = self._tallies.count(result.scores, refused)
         cleaning = Cleaning.from_result(result, pipeline, job, images.readable)
-        end = _Ending(JobState.SUCCEEDED, "", self._is_assessed_first(job), present, by.models, stat)
+        # Whether its rule wanted that when it took the study, or wants it now.
+        assess_first = job.assess_first or (rule is not None and rule.assess_first)
+        end = _Ending(JobState.SUCCEEDED, "", assess_first, present, by.models, stat)
         self._end(job, end, built, analysed_at, tally, cleaning)
-
-    def _previous(
-        self, job: ClaimedJob, images: JobImages
-    ) -> tuple[Mapping[str, PreviousImage], date | None]:
-        """What the job's images are compared with; nothing unless its rule asks for it."""
-        rule = self._settings.rule(job.rule)
-        if rule is None or not rule.compare:
-            return {}, None
-        with self._database.read() as session:
-            uids = [source.image.uid for source in images.readable]
-            return previous_images(session, self._files, job, uids)
 
     def write_failure(
         self,
@@ -166,8 +158,9 @@ class ResultWriter:
         now = utc_now()
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(job, deidentified=False)):
-            context = self._context(job, by, now, peers, built=built)
-            built += results.build_failure(context, images, reason, cause)
+            built += results.build_failure(
+                self._context(job, by, now, peers, built=built), images, reason, cause
+            )
         self._tell_repairs(job, images)
         end = _Ending(state, reason, assess_first=False, stat=stat)
         self._end(job, end, built, None, self._tallies.count((), refused))
@@ -204,13 +197,15 @@ class ResultWriter:
                     if end.stat:
                         stored.make_stat(session, job.study_id)
                     if further or end.stat:
-                        fields = {
-                            "job": job.id,
-                            "rule": job.rule,
-                            "destinations": ",".join(further),
-                            "stat": end.stat,
-                        }
-                        record(session, RESULTS_ROUTED, job.study_id, **fields)
+                        record(
+                            session,
+                            RESULTS_ROUTED,
+                            job.study_id,
+                            job=job.id,
+                            rule=job.rule,
+                            destinations=",".join(further),
+                            stat=end.stat,
+                        )
                     tally.count(session, self._settings)
                     cleaning.record(session, job)
                     settle_study(session, job.study_id)
@@ -240,11 +235,6 @@ class ResultWriter:
         names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
         stat = any(one.priority == "stat" for one in holding)
         return replace(job, destinations=(*job.destinations, *names)), stat
-
-    def _is_assessed_first(self, job: ClaimedJob) -> bool:
-        """Whether its rule wanted that when it took the study, or wants it now."""
-        rule = self._settings.rule(job.rule)
-        return job.assess_first or (rule is not None and rule.assess_first)
 
     def _enter(
         self,
@@ -337,7 +327,8 @@ class ResultWriter:
     def _deidentified(
         self,
         job: ClaimedJob,
-        contexts: Mapping[str, ResultContext],
+        by: JobPipeline,
+        analysed_at: datetime,
         images: JobImages,
         result: PipelineResult,
     ) -> list[BuiltObject]:
@@ -346,17 +337,19 @@ class ResultWriter:
 
         Raises ResultRefused when nothing may and the job has no other destination.
         """
-        key = load_or_create(self._settings.node.data_dir)
-        retain = {peer.pseudonym_domain or "": peer.retain for peer in self._peers(job, deidentified=True)}
+        domains: dict[str, list[PeerSettings]] = defaultdict(list)
+        for peer in self._peers(job, deidentified=True):
+            domains[peer.pseudonym_domain or ""].append(peer)
         objects: list[BuiltObject] = []
         reasons: list[str] = []
-        for domain, context in contexts.items():
+        for domain, peers in domains.items():
+            context = self._context(job, by, analysed_at, peers, domain=domain)
             build = partial(
                 results.build_deidentified,
                 sources=images.readable,
                 result=result,
-                pseudonyms=Pseudonyms.of(key, domain),
-                options=frozenset(retain[domain]),
+                pseudonyms=Pseudonyms.of(load_or_create(self._settings.node.data_dir), domain),
+                options=frozenset(peers[-1].retain),
             )
             made = build(context)
             objects += _with_purged(self._database, context, made.objects, partial(_objects, build))
@@ -403,22 +396,16 @@ class ResultWriter:
             burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
             supersedes=former,
             supersedes_series=series,
-            exists=self._exists({item.sop_instance_uid for item in built}),
-            series_began=partial(self._series_began, job.study_id),
+            exists=partial(self._exists, {item.sop_instance_uid for item in built}),
+            series_began=partial(self._read, stored.series_began, job.study_id),
         )
 
-    def _series_began(self, study_id: int, series_instance_uid: str) -> datetime | None:
+    def _exists(self, built: Collection[str], uid: str) -> bool:
+        return uid in built or self._read(stored.is_result, uid)
+
+    def _read(self, query: Callable[..., T], *given: Any) -> T:
         with self._database.read() as session:
-            return stored.series_began(session, study_id, series_instance_uid)
-
-    def _exists(self, built: Collection[str]) -> Callable[[str], bool]:
-        def exists_already(uid: str) -> bool:
-            if uid in built:
-                return True
-            with self._database.read() as session:
-                return stored.is_result(session, uid)
-
-        return exists_already
+            return query(session, *given)
 
     def _peers(self, job: ClaimedJob, *, deidentified: bool) -> list[PeerSettings]:
         found = []
@@ -426,11 +413,6 @@ class ResultWriter:
             with contextlib.suppress(UnknownPeer):  # the job's start already logged it
                 found.append(self._settings.peer(name))
         return [peer for peer in found if peer.deidentify is deidentified]
-
-
-def _present(result: PipelineResult) -> frozenset[str]:
-    shown = without_research(result).findings
-    return frozenset(one.code.meaning[:64] for one in shown if one.decision is Decision.PRESENT)  # as reports
 
 
 def _with_purged(
@@ -467,17 +449,12 @@ def _objects(
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
     """Whether a peer can show this kind of object, and wants these pseudonyms, boxes and characters."""
-    same_domain = item.pseudonym_domain == (peer.pseudonym_domain or "")
-    same = item.burned_in_boxes in (None, peer.burned_in_boxes) and item.charset in (None, peer.charset)
-    return item.kind in peer.results and same_domain and same
-
-
-def _by_domain(peers: Sequence[PeerSettings]) -> dict[str, list[PeerSettings]]:
-    """De-identified destinations by their pseudonym domain; "": those without one."""
-    found: dict[str, list[PeerSettings]] = {}
-    for peer in peers:
-        found.setdefault(peer.pseudonym_domain or "", []).append(peer)
-    return found
+    return (
+        item.kind in peer.results
+        and item.pseudonym_domain == (peer.pseudonym_domain or "")
+        and item.burned_in_boxes in (None, peer.burned_in_boxes)
+        and item.charset in (None, peer.charset)
+    )
 
 
 def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
@@ -497,8 +474,7 @@ def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> No
         delivery = deliveries.add(session, row, peer.name)
         if delivery.state is DeliveryState.PENDING:
             deliveries.withdraw(session, delivery, _NOT_AGAIN)
-            named = {"instance": row.sop_instance_uid, "destination": peer.name}
-            record(session, RESULT_LOST, row.study_id, **named)
+            record(session, RESULT_LOST, row.study_id, instance=row.sop_instance_uid, destination=peer.name)
 
 
 MOST_REPORTS: Final = 20
@@ -597,8 +573,11 @@ def _of_report(
 
 
 def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:
-    chosen = select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
-    return list(session.scalars(chosen))
+    return list(
+        session.scalars(
+            select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
+        )
+    )
 
 
 def _kind(row: Instance) -> _Kind | None:

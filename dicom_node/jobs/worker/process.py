@@ -54,25 +54,6 @@ _LOOK_SECONDS = 1.0  # how often a running job looks whether another may pass
 _PAUSE_SECONDS = 1.0  # when the database is away
 
 
-class _YieldingProgress:
-    """Reports a job's progress, and between its steps runs shorter or more urgent jobs."""
-
-    def __init__(
-        self,
-        job: ClaimedJob,
-        heartbeat: JobHeartbeat,
-        run_passing_job: Callable[[ClaimedJob, JobHeartbeat], None],
-    ) -> None:
-        self._job, self._heartbeat, self._run_passing_job = job, heartbeat, run_passing_job
-        self._looked_at = time.monotonic()
-
-    def __call__(self, share: float, what: str) -> None:
-        self._heartbeat(share, what)
-        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
-            self._run_passing_job(self._job, self._heartbeat)
-            self._looked_at = time.monotonic()
-
-
 class Worker:
     """Runs jobs of the queue, one at a time, under one configuration.
 
@@ -107,8 +88,8 @@ class Worker:
         with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
             record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
         with contextlib.suppress(BrokenPipeError):
-            message = json.dumps({"ready": True, "owner": self._owner})
-            sys.stdout.write(f"\n{message}\n")  # a line of its own, whatever a pipeline printed
+            # A line of its own, whatever a pipeline printed.
+            sys.stdout.write(f"\n{json.dumps({'ready': True, 'owner': self._owner})}\n")
             sys.stdout.flush()
         self._work()
         return None if self._must_end else self._successor
@@ -130,8 +111,9 @@ class Worker:
     @property
     def _named(self) -> Iterator[str]:
         """The pipelines that rules name and this node runs."""
-        names = dict.fromkeys(rule.pipeline for rule in self._settings.rules)
-        return filter(self._settings.workers.takes, names)
+        return filter(
+            self._settings.workers.takes, dict.fromkeys(rule.pipeline for rule in self._settings.rules)
+        )
 
     def _work(self) -> None:
         changes, pause = self._database.changes, SHORTEST
@@ -156,15 +138,22 @@ class Worker:
         job = self._queue.claim(self._owner)
         if job is None:
             return False
-        self._begin()
-        with self._heartbeat(job) as heartbeat:
-            self._runner.run(job, _YieldingProgress(job, heartbeat, self._run_passing_job))
-        return True
-
-    def _begin(self) -> None:
-        """Begin an analysis: this process may be silent until the job's time limit ends it."""
+        # This process may be silent until the job's time limit ends it.
         limit = max(self._settings.workers.time_limit_seconds, _FAILURE_REPORT_SECONDS)
         show_life(busy_seconds=limit + 2 * _GRACE_SECONDS)
+        looked_at = time.monotonic()
+
+        def progress(share: float, what: str) -> None:
+            """Between the steps of the job shorter or more urgent ones run."""
+            nonlocal looked_at
+            heartbeat(share, what)
+            if time.monotonic() - looked_at > _LOOK_SECONDS:
+                self._run_passing_job(job, heartbeat)
+                looked_at = time.monotonic()
+
+        with self._heartbeat(job) as heartbeat:
+            self._runner.run(job, progress)
+        return True
 
     def _run_passing_job(self, job: ClaimedJob, heartbeat: JobHeartbeat) -> None:
         """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
@@ -210,9 +199,10 @@ class Worker:
     def _pipeline(self, name: str) -> Pipeline:
         if name not in self._pipelines:
             try:
-                workers = self._settings.workers
                 pipeline = pipelines.create(
-                    name, models_dir=workers.models_dir, device_rules=device_rules_of(self._settings)
+                    name,
+                    models_dir=self._settings.workers.models_dir,
+                    device_rules=device_rules_of(self._settings),
                 )
             except (KeyError, PluginError) as error:
                 raise NoSuchPipeline(str(error.args[0])) from None

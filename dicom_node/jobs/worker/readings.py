@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Pipeline, PipelineResult, Reading
+from ai_pipeline.contract import Pipeline, PipelineResult
 from dicom_node import sitekey
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigProblem, ConfigurationError, ReadingsSealed
@@ -53,19 +53,30 @@ class ReadingRecord:
         ConfigurationError when the site key cannot be used.
         """
         if self._keeps:
-            self._keep(_analysis_sha256(pipeline, options), uids, result.readings)
+            analysis = json.dumps([pipeline.card.name, dict(options)], sort_keys=True, default=str)
+            analysis_sha256 = hashlib.sha256(analysis.encode()).hexdigest()
+            texts = [self._seal.close(reading.text, reading.source_uid) for reading in result.readings]
+            with self._database.write() as session:
+                known = table.images(session, uids)
+                rows = [
+                    AnnotationReading(
+                        study_id=known[reading.source_uid][1],
+                        instance_id=known[reading.source_uid][0],
+                        analysis_sha256=analysis_sha256,
+                        frame=reading.frame,
+                        kind=reading.kind,
+                        meaning=reading.meaning.value,
+                        **dict(zip(("left", "top", "right", "bottom"), reading.bounds, strict=True)),
+                        confidence=reading.confidence,
+                        removed=reading.removed,
+                        sealed=sealed,
+                        read_at=utc_now(),
+                    )
+                    for reading, sealed in zip(result.readings, texts, strict=True)
+                    if reading.source_uid in known
+                ]
+                table.replace(session, [number for number, _ in known.values()], analysis_sha256, rows)
         return replace(result, readings=())
-
-    def _keep(self, analysis_sha256: str, uids: Collection[str], readings: Collection[Reading]) -> None:
-        texts = [self._seal.close(reading.text, reading.source_uid) for reading in readings]
-        with self._database.write() as session:
-            known = table.images(session, uids)
-            rows = [
-                _row(reading, sealed, analysis_sha256, *known[reading.source_uid])
-                for reading, sealed in zip(readings, texts, strict=True)
-                if reading.source_uid in known
-            ]
-            table.replace(session, [number for number, _ in known.values()], analysis_sha256, rows)
 
     @cached_property
     def _seal(self) -> Seal:
@@ -112,33 +123,6 @@ def _existing_seal(data_dir: Path) -> Seal:
     if not found:
         raise ReadingsSealed("the site key that encrypted the readings is missing: restore keys/site.key")
     return Seal(data_dir, _PURPOSE)
-
-
-def _analysis_sha256(pipeline: Pipeline, options: Mapping[str, object]) -> str:
-    analysis = json.dumps([pipeline.card.name, dict(options)], sort_keys=True, default=str)
-    return hashlib.sha256(analysis.encode()).hexdigest()
-
-
-def _row(
-    reading: Reading, sealed: bytes, analysis_sha256: str, instance_id: int, study_id: int
-) -> AnnotationReading:
-    left, top, right, bottom = reading.bounds
-    return AnnotationReading(
-        study_id=study_id,
-        instance_id=instance_id,
-        analysis_sha256=analysis_sha256,
-        frame=reading.frame,
-        kind=reading.kind,
-        meaning=reading.meaning.value,
-        left=left,
-        top=top,
-        right=right,
-        bottom=bottom,
-        confidence=reading.confidence,
-        removed=reading.removed,
-        sealed=sealed,
-        read_at=utc_now(),
-    )
 
 
 def _shown(row: AnnotationReading, image_uid: str, seal: Seal) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from ai_pipeline.contract import Pipeline, PipelineResult, Progress, QualityNote, Refusal, Refuse
+from ai_pipeline.contract import Pipeline, Progress, QualityNote, Refusal, Refuse
 from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
 from ai_pipeline.images.limits import lacks_memory
 from dicom_node.config.settings import Settings
@@ -26,9 +26,8 @@ from dicom_node.errors import (
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.analyse import ImageAnalysis, JobImages, open_images
+from dicom_node.jobs.worker.analyse import Cleaning, ImageAnalysis, JobImages, open_images
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.cleaning import Cleaning
 from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
 from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
@@ -160,29 +159,33 @@ class JobRunner:
             reasons = "; ".join(dict.fromkeys(images.faults.values()))
             raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
         # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
-        acceptance = self._analysis.accepts(pipeline, attempt.images.readable, attempt.job.options)
-        self._leave_out(attempt, acceptance.faults)
-        verdict = acceptance.verdict
+        verdict, faults = self._analysis.accepts(pipeline, images.readable, job.options)
+        self._leave_out(attempt, faults)
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
-            if faults := attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
-                raise _Failed("; ".join(dict.fromkeys(faults.values())), Cause.FORMAT)
-            self._refuse(attempt, verdict.reason)
+            if left_out := attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
+                raise _Failed("; ".join(dict.fromkeys(left_out.values())), Cause.FORMAT)
+            # Out of scope: listed in the node; reported to the PACS only where the rule asks for it.
+            rule = self._settings.rule(job.rule)
+            if rule is not None and rule.tell_pacs_refusals:
+                self._report_failure(attempt, JobState.NOT_APPLICABLE, verdict.reason, Cause.OBJECT_TYPE)
+            else:
+                self._results.end(job, JobState.NOT_APPLICABLE, verdict.reason, attempt.refused)
             return
-        attempt.images = images = attempt.images.only(verdict.source_uids)
-        report(_ACCEPTED, "analysing")
-        result = self._run(attempt, pipeline, report)
-        report(_ANALYSED, "building results")
-        self._results.write(job, pipeline, attempt.images, result, attempt.refused)
+        attempt.images = attempt.images.only(verdict.source_uids)
+        self._analyse(attempt, pipeline, report)
 
-    def _run(self, attempt: _Attempt, pipeline: Pipeline, report: Progress) -> PipelineResult:
+    def _analyse(self, attempt: _Attempt, pipeline: Pipeline, report: Progress) -> None:
         def progress(share: float, what: str) -> None:
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
-        analysed = self._analysis.run(pipeline, attempt.images.readable, attempt.job.options, progress)
-        self._leave_out(attempt, analysed.faults)
-        result, images = analysed.result, attempt.images
-        return replace(result, quality=(*result.quality, *_missing(images)))
+        report(_ACCEPTED, "analysing")
+        options = attempt.job.options
+        result, faults = self._analysis.run(pipeline, attempt.images.readable, options, progress)
+        self._leave_out(attempt, faults)
+        result = replace(result, quality=(*result.quality, *_missing(attempt.images)))
+        report(_ANALYSED, "building results")
+        self._results.write(attempt.job, pipeline, attempt.images, result, attempt.refused)
 
     def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
         """These images cannot be analysed; the others of the study are."""
@@ -191,16 +194,8 @@ class JobRunner:
         attempt.images = attempt.images.without(faults)
         with self._database.write() as session:
             for uid, reason in faults.items():
-                job = attempt.job
-                record(session, IMAGE_LEFT_OUT, job.study_id, job=job.id, instance=uid, reason=reason)
-
-    def _refuse(self, attempt: _Attempt, reason: str) -> None:
-        """Out of scope: listed in the node; reported to the PACS only where the rule asks for it."""
-        rule = self._settings.rule(attempt.job.rule)
-        if rule is not None and rule.tell_pacs_refusals:
-            self._report_failure(attempt, JobState.NOT_APPLICABLE, reason, Cause.OBJECT_TYPE)
-        else:
-            self._results.end(attempt.job, JobState.NOT_APPLICABLE, reason, attempt.refused)
+                named = {"job": attempt.job.id, "instance": uid, "reason": reason}
+                record(session, IMAGE_LEFT_OUT, attempt.job.study_id, **named)
 
     def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
         """Fail for good: the PACS gets a report that says so, unless the job had a result before."""
@@ -241,8 +236,9 @@ def _missing(images: JobImages) -> Iterator[QualityNote]:
         yield QualityNote("not_analysed", f"{len(images.faults)} of the images not analysed: {reasons}")
     if images.unread:
         number = f"{images.unread} object" + "s" * (images.unread > 1)
-        text = f"{number} that came with these images cannot be read: the study may be incomplete"
-        yield QualityNote(NOT_READ, text)
+        yield QualityNote(
+            NOT_READ, f"{number} that came with these images cannot be read: the study may be incomplete"
+        )
     if images.purged:
         named = ", ".join(images.purged[:_MOST_NAMED])
         if len(images.purged) > _MOST_NAMED:

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from alembic import context
 
-from dicom_node.store import accounts  # noqa: F401  (its tables belong to Base.metadata)
 from dicom_node.store.tables import Base, UtcDateTime
 
 

@@ -1,14 +1,16 @@
 """The tables. Times are UTC; paths are relative to ``node.data_dir``."""
 
-from dicom_node.store.tables.base import Base, Id, UtcDateTime
-from dicom_node.store.tables.commitments import (
-    Commitment,
-    PerformedStep,
-    RequestedCommitment,
-    StepObject,
-    StepStudy,
-    WaitingReport,
+from dicom_node.store.tables.accounts import (
+    ApiToken,
+    AuditRow,
+    Feedback,
+    RegisteredPatient,
+    Removal,
+    UserAccount,
+    UserSession,
+    Withdrawal,
 )
+from dicom_node.store.tables.base import Base, UtcDateTime
 from dicom_node.store.tables.node import (
     Cursor,
     DecisionRow,
@@ -22,6 +24,15 @@ from dicom_node.store.tables.node import (
     NotifiedEvent,
     SiteProcess,
     StudyTrace,
+)
+from dicom_node.store.tables.peers import (
+    ClaimedWorkitem,
+    Commitment,
+    PerformedStep,
+    RequestedCommitment,
+    StepObject,
+    StepStudy,
+    WaitingReport,
 )
 from dicom_node.store.tables.studies import (
     AnnotationReading,
@@ -43,12 +54,13 @@ from dicom_node.store.tables.studies import (
     Study,
     StudyName,
 )
-from dicom_node.store.tables.workitems import ClaimedWorkitem
 
 __all__ = [
     "AnnotationReading",
+    "ApiToken",
     "ArchiveQuestion",
     "Association",
+    "AuditRow",
     "Base",
     "ClaimedWorkitem",
     "CleaningReview",
@@ -61,9 +73,9 @@ __all__ = [
     "DrawnByHand",
     "EnteredTable",
     "EventRow",
+    "Feedback",
     "Fetch",
     "HeldResult",
-    "Id",
     "ImageCount",
     "InstallationRow",
     "Instance",
@@ -74,6 +86,8 @@ __all__ = [
     "Original",
     "PerformedStep",
     "ReceivedObject",
+    "RegisteredPatient",
+    "Removal",
     "ReportedFinding",
     "RequestedCommitment",
     "Result",
@@ -84,6 +98,9 @@ __all__ = [
     "Study",
     "StudyName",
     "StudyTrace",
+    "UserAccount",
+    "UserSession",
     "UtcDateTime",
     "WaitingReport",
+    "Withdrawal",
 ]

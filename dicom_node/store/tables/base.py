@@ -6,6 +6,7 @@ put back since: waiting for it would hold a delivery, a job or a lease for as lo
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -17,13 +18,14 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Enum,
+    ForeignKey,
     Integer,
     MetaData,
     String,
     TypeDecorator,
     or_,
 )
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
 from dicom_node.model.kinds import (
     AssociationOutcome,
@@ -78,6 +80,11 @@ def _words(words: type[StrEnum]) -> Enum:
 
 
 class Base(DeclarativeBase):
+    @declared_attr.directive
+    def __tablename__(cls) -> str:
+        """Unless it says another: the name of its class, as ``study_name`` for StudyName."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(column_0_label)s",
@@ -120,7 +127,21 @@ class Base(DeclarativeBase):
     }
 
 
-Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER keys only
+class Numbered(Base):
+    """A table whose rows have numbers."""
+
+    __abstract__ = True
+
+    # SQLite autoincrements INTEGER keys only.
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, sort_order=-2
+    )
+
+
+class OfStudy:
+    """A table whose rows belong to a study each."""
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True, sort_order=-1)
 
 
 LONGEST_WAIT = timedelta(hours=1)

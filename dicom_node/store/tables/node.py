@@ -10,15 +10,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.model.kinds import NotificationState
 from dicom_node.model.lifecycle import HeldState
-from dicom_node.store.tables.base import Base, Id
+from dicom_node.store.tables.base import Base, Numbered
 
 
-class EventRow(Base):
+class EventRow(Numbered):
     """One event. Append-only; ``fields`` hold no PHI."""
 
     __tablename__ = "event"
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     at: Mapped[datetime] = mapped_column(index=True)
     number: Mapped[int] = mapped_column(index=True)
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
@@ -27,8 +26,6 @@ class EventRow(Base):
 
 class EnteredTable(Base):
     """A peer or rule that a person entered, instead of writing it into a configuration file."""
-
-    __tablename__ = "entered_table"
 
     kind: Mapped[str] = mapped_column(String(8), primary_key=True)  # "peers", "rules"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -43,8 +40,6 @@ class StudyTrace(Base):
     dropped.
     """
 
-    __tablename__ = "study_trace"
-
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
     trace_id: Mapped[str] = mapped_column(String(32))  # drawn at random, hexadecimal
     until: Mapped[datetime | None]
@@ -54,16 +49,12 @@ class StudyTrace(Base):
 class DiskSample(Base):
     """The free space on the data folder's disk at one time."""
 
-    __tablename__ = "disk_sample"
-
     at: Mapped[datetime] = mapped_column(primary_key=True)
     free_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class Lease(Base):
     """A named right that one process at a time holds, such as ``scheduler``."""
-
-    __tablename__ = "lease"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner: Mapped[str] = mapped_column(String(64))
@@ -81,8 +72,6 @@ class InstallationRow(Base):
 class SiteProcess(Base):
     """One process of a node of the site, with the time of its last sign of life."""
 
-    __tablename__ = "site_process"
-
     machine: Mapped[str] = mapped_column(String(64), primary_key=True)  # its host name
     place: Mapped[str] = mapped_column(String(16), primary_key=True)  # "all", "listener-1", "worker-2"
     name: Mapped[str] = mapped_column(String(32), primary_key=True)  # "main", "listener", "worker-1"
@@ -96,22 +85,18 @@ class SiteProcess(Base):
 class Cursor(Base):
     """The read position in a journal file."""
 
-    __tablename__ = "cursor"
-
     name: Mapped[str] = mapped_column(primary_key=True)
     offset: Mapped[int] = mapped_column(BigInteger)
 
 
-class Notification(Base):
+class Notification(Numbered):
     """One e-mail or webhook call. Its text is written once; only that text is sent."""
 
-    __tablename__ = "notification"
     __table_args__ = (
         Index("ix_notification_due", "state", "next_at"),
         Index("ix_notification_rule", "rule", "created_at"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     key: Mapped[str] = mapped_column(String(36), unique=True)  # UUID: Message-ID, Idempotency-Key
     rule: Mapped[str] = mapped_column(String(64))  # a [[notifications]] of the settings, by name
     subject: Mapped[str]
@@ -128,8 +113,6 @@ class Notification(Base):
 
 class NotifiedEvent(Base):
     """An event that a rule has sent, each once. Events before the rule's cursor are deleted."""
-
-    __tablename__ = "notified_event"
 
     rule: Mapped[str] = mapped_column(String(64), primary_key=True)
     event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
@@ -170,8 +153,6 @@ FAULT = "fault"
 
 class HeldResult(Base):
     """A result of a rule with ``assess_first``. It is sent once a person has accepted it."""
-
-    __tablename__ = "held_result"
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)

@@ -35,16 +35,15 @@ from dicom_node.model.kinds import (
 )
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.store.tables.base import Base, Id
+from dicom_node.store.tables.base import Base, Numbered, OfStudy
 
 _WAITS = text("sha256 = ''")
 _BEGINS = "text_pattern_ops"  # in every locale an index finds how texts begin
 
 
-class Study(Base):
+class Study(Numbered):
     """One study as assembled here. ``study_instance_uid`` is NULL for a quarantined object without one."""
 
-    __tablename__ = "study"
     __table_args__ = (  # the orders and searches of lists
         Index("ix_study_received", "last_received_at", "id"),
         Index("ix_study_date", "study_date", "id"),
@@ -52,7 +51,6 @@ class Study(Base):
         Index("ix_study_accession", "accession_number", postgresql_ops={"accession_number": _BEGINS}),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), unique=True)
     patient_id: Mapped[str] = mapped_column(default="")
     issuer_of_patient_id: Mapped[str] = mapped_column(default="")
@@ -67,32 +65,24 @@ class Study(Base):
     priority: Mapped[int] = mapped_column(default=0)  # 1 STAT, 0 routine, -1 low
     sealed_name: Mapped[bytes] = mapped_column(LargeBinary, default=b"")  # opened by store.patient_names
 
-    instances: Mapped[list[Instance]] = relationship(back_populates="study", order_by="Instance.id")
-    jobs: Mapped[list[Job]] = relationship(back_populates="study", order_by="Job.id")
-    results: Mapped[list[Result]] = relationship(back_populates="study", order_by="Result.id")
-
 
 class StudyName(Base):
     """A word of the patient's name as a keyed hash, by which studies are found (``store.patient_names``)."""
 
-    __tablename__ = "study_name"
     __table_args__ = (Index("ix_study_name_word", "word", "study_id"),)
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
     word: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
-class Instance(Base):
+class Instance(OfStudy, Numbered):
     """The version of a SOP instance that is in force; every version received is a :class:`ReceivedObject`."""
 
-    __tablename__ = "instance"
     __table_args__ = (  # studies by what their images are, and by who sent them
         Index("ix_instance_modality", "modality", "study_id", "role"),
         Index("ix_instance_sender", "calling_ae", "study_id", "role"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64))
@@ -113,20 +103,16 @@ class Instance(Base):
     received_at: Mapped[datetime]
     revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
 
-    study: Mapped[Study] = relationship(back_populates="instances")
 
-
-class ReceivedObject(Base):
+class ReceivedObject(Numbered):
     """Every object that was acknowledged, with its outcome. Append-only."""
 
-    __tablename__ = "received_object"
     __table_args__ = (
         Index("ix_received_object_sender", "calling_ae", "received_at"),
         # Few: what waits for the object store.
         Index("ix_received_object_waits", "id", sqlite_where=_WAITS, postgresql_where=_WAITS),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash
     path: Mapped[str] = mapped_column(Text)
     purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
@@ -145,8 +131,6 @@ class ReceivedObject(Base):
 
 class Association(Base):
     """One association, from the listener's journal; an open one keeps its studies open."""
-
-    __tablename__ = "association"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     listener: Mapped[str] = mapped_column(String(64), index=True)
@@ -167,17 +151,14 @@ def _when_due(context: DefaultExecutionContext) -> Any:
     return context.get_current_parameters()["run_at"]  # type: ignore[no-untyped-call]
 
 
-class Job(Base):
+class Job(OfStudy, Numbered):
     """One rule's pipeline on one revision of a study."""
 
-    __tablename__ = "job"
     __table_args__ = (
         UniqueConstraint("study_id", "study_revision", "rule", name="uq_job_once_per_rule"),
         Index("ix_job_claim", "state", "priority", "run_at"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     study_revision: Mapped[int]
     rule: Mapped[str] = mapped_column(String(64))
     pipeline: Mapped[str] = mapped_column(String(64))
@@ -205,16 +186,12 @@ class Job(Base):
     analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
     models: Mapped[list[str]] = mapped_column(default=list)  # id@version of those that its results are of
 
-    study: Mapped[Study] = relationship(back_populates="jobs")
+    study: Mapped[Study] = relationship()
 
 
-class Result(Base):
+class Result(OfStudy, Numbered):
     """One object that the node built. Its bytes are built once, and only those bytes are sent."""
 
-    __tablename__ = "result"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     kind: Mapped[ResultKind]
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
@@ -230,7 +207,7 @@ class Result(Base):
     pseudonym_domain: Mapped[str] = mapped_column(String(64), default="")  # and of these for this one only
     created_at: Mapped[datetime]
 
-    study: Mapped[Study] = relationship(back_populates="results")
+    study: Mapped[Study] = relationship()
     job: Mapped[Job] = relationship()
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
 
@@ -238,7 +215,6 @@ class Result(Base):
 class ReportedFinding(Base):
     """A finding that a report suspects, until the report is replaced or withdrawn."""
 
-    __tablename__ = "reported_finding"
     __table_args__ = (Index("ix_reported_finding_name", "finding", "study_id"),)
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
@@ -246,13 +222,9 @@ class ReportedFinding(Base):
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
 
 
-class Original(Base):
+class Original(OfStudy, Numbered):
     """A version of a received object that rules forward with its bytes unchanged."""
 
-    __tablename__ = "original"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     received_id: Mapped[int] = mapped_column(ForeignKey("received_object.id"), index=True)  # its file
     sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # several versions may have it
     sop_class_uid: Mapped[str] = mapped_column(String(64))
@@ -277,10 +249,9 @@ class Original(Base):
         return self.received.purged
 
 
-class Delivery(Base):
+class Delivery(Numbered):
     """One delivery in the outbox: one result, or one original, to one destination."""
 
-    __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("result_id", "destination", name="uq_delivery_once_per_destination"),
         UniqueConstraint("original_id", "destination", name="uq_delivery_original_once"),
@@ -288,7 +259,6 @@ class Delivery(Base):
         Index("ix_delivery_due", "state", "next_at"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)
     original_id: Mapped[int | None] = mapped_column(ForeignKey("original.id"))
     destination: Mapped[str] = mapped_column(String(64), index=True)
@@ -322,8 +292,6 @@ class Delivery(Base):
 class CountedImage(Base):
     """An image that was counted for a model card: each is counted once, however often analysed."""
 
-    __tablename__ = "counted_image"
-
     card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
     day: Mapped[date] = mapped_column(index=True)
@@ -331,8 +299,6 @@ class CountedImage(Base):
 
 class ImageCount(Base):
     """The number of a sender's images that a model analysed or refused on one day (UTC). No patient data."""
-
-    __tablename__ = "image_count"
 
     day: Mapped[date] = mapped_column(primary_key=True)
     card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -346,8 +312,6 @@ class ImageCount(Base):
 class ScoreCount(Base):
     """The number of counted images with a score in this tenth of the card's reference, by label."""
 
-    __tablename__ = "score_count"
-
     day: Mapped[date] = mapped_column(primary_key=True)
     card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -356,7 +320,7 @@ class ScoreCount(Base):
     images: Mapped[int]
 
 
-class AnnotationReading(Base):
+class AnnotationReading(OfStudy, Numbered):
     """A reading of one burned-in annotation. ``sealed``: its text, encrypted with the site key, "" for a
     drawing.
 
@@ -364,10 +328,6 @@ class AnnotationReading(Base):
     hash replaces the reading.
     """
 
-    __tablename__ = "annotation_reading"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
     analysis_sha256: Mapped[str] = mapped_column(String(64))
     frame: Mapped[int | None]  # 1-based; NULL in a still
@@ -383,7 +343,7 @@ class AnnotationReading(Base):
     read_at: Mapped[datetime]
 
 
-class CleaningReview(Base):
+class CleaningReview(OfStudy, Numbered):
     """An image whose cleaning a person should check; ``verdict`` is NULL until the person decides.
 
     There is one row for each image, rule and analysis. ``analysis_sha256``: hash of the pipeline, its options
@@ -391,14 +351,11 @@ class CleaningReview(Base):
     bottom are exclusive. The row never holds the text that was read in the image.
     """
 
-    __tablename__ = "cleaning_review"
     __table_args__ = (
         UniqueConstraint("instance_id", "rule", "analysis_sha256", name="uq_cleaning_review_once"),
         Index("ix_cleaning_review_waiting", "verdict", "id"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     rule: Mapped[str] = mapped_column(String(64))
@@ -419,8 +376,6 @@ class DrawnByHand(Base):
     For these pixels only. ``role``: of the person, for the cleaned image, which must not name staff.
     """
 
-    __tablename__ = "drawn_by_hand"
-
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
     pixels_sha256: Mapped[str] = mapped_column(String(64))
     boxes: Mapped[list[list[int]]]
@@ -429,13 +384,12 @@ class DrawnByHand(Base):
     role: Mapped[UserRole]
 
 
-class Fetch(Base):
+class Fetch(Numbered):
     """One requested study; it is fetched once, from whatever peer."""
 
     __tablename__ = "study_fetch"
     __table_args__ = (Index("ix_study_fetch_due", "state", "peer", "next_at"),)
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     peer: Mapped[str] = mapped_column(String(64))
     study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     rule: Mapped[str] = mapped_column(String(64), default="")  # the only rule that may take it; "": all
@@ -455,18 +409,16 @@ class Fetch(Base):
     ended_at: Mapped[datetime | None]
 
 
-class ArchiveQuestion(Base):
+class ArchiveQuestion(Numbered):
     """A question to a peer about one revision of a study, for one rule. Ended: nothing waits for the
     answer.
     """
 
-    __tablename__ = "archive_question"
     __table_args__ = (
         UniqueConstraint("study_id", "revision", "kind", "rule", name="uq_archive_question_once_per_rule"),
         Index("ix_archive_question_open", "ended_at", "peer"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
     revision: Mapped[int]
     kind: Mapped[QuestionKind]

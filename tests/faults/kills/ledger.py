@@ -18,8 +18,7 @@ from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
-from dicom_node.store.accounts import Withdrawal
-from dicom_node.store.tables import Delivery, HeldResult, Instance, ReceivedObject, Result, Study
+from dicom_node.store.tables import Delivery, HeldResult, Instance, ReceivedObject, Result, Study, Withdrawal
 from tests.site_lab import Site
 
 _SETTLED_SECONDS = 300  # without any change

@@ -26,8 +26,7 @@ from dicom_node.decisions.copies import DecisionChain
 from dicom_node.errors import NodeError
 from dicom_node.model.lifecycle import HeldState, StudyState
 from dicom_node.services import audit, studies
-from dicom_node.store.accounts import AuditRow, Withdrawal
-from dicom_node.store.tables import HeldResult, Result, Study
+from dicom_node.store.tables import AuditRow, HeldResult, Result, Study, Withdrawal
 from tests.site_lab import Site
 
 _KILLED = 0.25  # share of commands that are killed

@@ -45,7 +45,7 @@ from dicom_node.model.roles import Role
 from dicom_node.printable import printable
 from dicom_node.services import audit
 from dicom_node.services.audit import Person
-from dicom_node.store.accounts import AuditRow
+from dicom_node.store.tables import AuditRow
 from dicom_node.store.transitions import record
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox

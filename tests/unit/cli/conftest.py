@@ -19,9 +19,9 @@ from dicom_node.events import ASSOCIATION_ACCEPTED, JOB_FAILED
 from dicom_node.model.kinds import ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.store import migrate
-from dicom_node.store.accounts import AuditRow
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
+    AuditRow,
     EventRow,
     Instance,
     ReceivedObject,

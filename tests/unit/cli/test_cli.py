@@ -24,8 +24,8 @@ from ai_pipeline.models.registry import cards
 from dicom_node.cli.common.options import moment
 from dicom_node.config import loading, sample
 from dicom_node.config.loading import load
+from dicom_node.demo.inputs import chest_phantom, chest_radiograph
 from dicom_node.demo.pacs import EmbeddedPacs
-from dicom_node.demo.radiograph import chest_phantom, chest_radiograph
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import Counted
 from dicom_node.monitoring import drift

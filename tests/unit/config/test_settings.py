@@ -25,8 +25,7 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
 from dicom_node.config.toml_files import _begun, _line, _tables
 from dicom_node.errors import ConfigurationError, ExitCode
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.viewers import VIEWERS
+from dicom_node.model.kinds import VIEWERS, ResultKind
 
 SITE = """
 [node]

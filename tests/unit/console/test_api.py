@@ -19,8 +19,7 @@ from dicom_node.events import NODE_READY
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered, users
-from dicom_node.store.accounts import ApiToken
-from dicom_node.store.tables import EventRow
+from dicom_node.store.tables import ApiToken, EventRow
 from dicom_node.store.transitions import utc_now
 from tests.console_lab import ConsoleLab, Program, client_of
 from tests.inbox_lab import Inbox

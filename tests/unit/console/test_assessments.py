@@ -28,8 +28,7 @@ from dicom_node.services import assessments, results, users, writing
 from dicom_node.services.assessments import FindingAssessed
 from dicom_node.services.audit import Person
 from dicom_node.services.studies import rerun_rules
-from dicom_node.store.accounts import Feedback, Withdrawal
-from dicom_node.store.tables import Delivery, Result
+from dicom_node.store.tables import Delivery, Feedback, Result, Withdrawal
 from tests.console_lab import Browser, ConsoleLab, Program, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

@@ -17,7 +17,7 @@ from ai_pipeline.pipelines import cards
 from dicom_console.forms import rule as form
 from dicom_console.views.metrics import gauges
 from dicom_node.config import loading
-from dicom_node.config.holds import undercuts
+from dicom_node.config.loading import undercuts
 from dicom_node.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow
 from dicom_node.events import ASSOCIATION_REJECTED

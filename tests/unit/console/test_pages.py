@@ -41,13 +41,13 @@ from dicom_node.preflight.found import Tried
 from dicom_node.scp.entrance import Failure
 from dicom_node.services import audit
 from dicom_node.store import steps
-from dicom_node.store.accounts import Feedback
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
     Association,
     Base,
     Delivery,
     EventRow,
+    Feedback,
     HeldResult,
     Job,
     ReceivedObject,

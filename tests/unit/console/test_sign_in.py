@@ -29,7 +29,7 @@ from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, users
 from dicom_node.services.audit import Person
-from dicom_node.store.accounts import UserSession
+from dicom_node.store.tables import UserSession
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, client_of, routes
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

@@ -24,8 +24,7 @@ from dicom_node.services import results as withdrawal
 from dicom_node.services.assessments import FindingAssessed
 from dicom_node.services.audit import Person
 from dicom_node.services.studies import rerun_rules
-from dicom_node.store.accounts import AuditRow
-from dicom_node.store.tables import Delivery, Job, Result, Study
+from dicom_node.store.tables import AuditRow, Delivery, Job, Result, Study
 from dicom_node.store.transitions import utc_now
 from tests.console_lab import ConsoleLab
 from tests.inbox_lab import Inbox

@@ -25,9 +25,20 @@ from dicom_node.results import StatedNumber
 from dicom_node.services import results, users
 from dicom_node.services.results import withdraw_by_uid
 from dicom_node.store import sight
-from dicom_node.store.accounts import AuditRow, Feedback, RegisteredPatient, Withdrawal
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Base, Delivery, Instance, Job, Result, Study, StudyName
+from dicom_node.store.tables import (
+    AuditRow,
+    Base,
+    Delivery,
+    Feedback,
+    Instance,
+    Job,
+    RegisteredPatient,
+    Result,
+    Study,
+    StudyName,
+    Withdrawal,
+)
 from dicom_node.store.transitions import record, utc_now
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, routes
 from tests.inbox_lab import Inbox

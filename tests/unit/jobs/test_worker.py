@@ -353,8 +353,8 @@ class Says(Obedient):
 def test_findings_for_research_only_stay_in_the_worker(tmp_path: Path) -> None:
     image = source(write_image(tmp_path / "us.dcm", US, speckle()))
     no_readings: Any = Mock(take=lambda *asked: asked[-1])
-    analysed = ImageAnalysis(no_readings, no_readings).run(Says(), [image], {}, lambda share, what: None)
-    assert [finding.label for finding in analysed.result.findings] == ["Mark"]
+    shown, _ = ImageAnalysis(no_readings, no_readings).run(Says(), [image], {}, lambda share, what: None)
+    assert [finding.label for finding in shown.findings] == ["Mark"]
 
 
 def taken(folder: Path, pipeline: str = "chest_xray", **sections: Any) -> AtStart:

@@ -22,6 +22,7 @@ from unittest.mock import Mock
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Date, DateTime, LargeBinary, MetaData, String, Table, event, func, select, text
 from sqlalchemy.engine import make_url
@@ -62,7 +63,6 @@ from dicom_node.sitekey import path_of
 from dicom_node.store import leases, migrate, views
 from dicom_node.store.changes import SHORTEST, Changes
 from dicom_node.store.database import Database
-from dicom_node.store.own_events import OwnEvents
 from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.tables import (
     Association,
@@ -80,6 +80,7 @@ from dicom_node.store.tables import (
     StudyName,
 )
 from dicom_node.store.transitions import (
+    OwnEvents,
     move_commitment,
     move_delivery,
     move_fetch,
@@ -208,7 +209,8 @@ def test_rows_of_every_release_are_read_by_this_program_after_the_upgrade(
     tmp_path: Path, released: str
 ) -> None:
     database = Database(f"sqlite:///{tmp_path / 'node.db'}")
-    config = migrate._config()
+    config = Config()
+    config.set_main_option("script_location", str(migrate._MIGRATIONS))
     old = MetaData()
     with database.alter() as connection:
         config.attributes["connection"] = connection

@@ -315,9 +315,11 @@ def check(inbox: Inbox, uid: str, sent: int) -> None:
         assert session.scalars(twice).all() == []
         if study.state is StudyState.QUARANTINED:
             assert study.reason
-            waiting = [job.state for job in study.jobs if job.state in OPEN_JOBS and not job.cancel_requested]
+            jobs = session.scalars(select(Job).where(Job.study_id == study.id))
+            waiting = [job.state for job in jobs if job.state in OPEN_JOBS and not job.cancel_requested]
             assert waiting == []
-            on_their_way = [row.state for result in study.results for row in result.deliveries]
+            results = session.scalars(select(Result).where(Result.study_id == study.id))
+            on_their_way = [row.state for result in results for row in result.deliveries]
             assert not OPEN_DELIVERIES & set(on_their_way)
         if study.state is StudyState.RECEIVING:
             assert study.due_at is not None

@@ -10,16 +10,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, RemovalState
 from dicom_node.model.roles import UserRole
-from dicom_node.store.tables import Base, Id
+from dicom_node.store.tables.base import Base, Numbered
 
 
-class UserAccount(Base):
+class UserAccount(Numbered):
     """A person who may use the console, with a password here or an account at the hospital's provider."""
 
-    __tablename__ = "user_account"
     __table_args__ = (UniqueConstraint("issuer", "subject", name="uq_user_account_issuer"),)
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[UserRole]
     password_hash: Mapped[str]  # argon2id, with its salt and parameters; "": none fits
@@ -30,12 +28,9 @@ class UserAccount(Base):
     subject: Mapped[str | None] = mapped_column(String(255))  # whom it means: names are given again, this not
 
 
-class UserSession(Base):
+class UserSession(Numbered):
     """A browser that signed in; only the hash of its cookie is stored."""
 
-    __tablename__ = "user_session"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
     created_at: Mapped[datetime]
@@ -48,8 +43,6 @@ class UserSession(Base):
 class Withdrawal(Base):
     """A result that a person withdrew: it is not sent any more, and its findings are not shown."""
 
-    __tablename__ = "withdrawal"
-
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
     at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(64))
@@ -61,8 +54,6 @@ class Withdrawal(Base):
 class Removal(Base):
     """The deletion of a withdrawn result at a peer with ``withdraw = "delete"`` that has or may have it."""
 
-    __tablename__ = "removal"
-
     delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), primary_key=True)
     state: Mapped[RemovalState] = mapped_column(default=RemovalState.ASKED, index=True)
     reason: Mapped[str] = mapped_column(default="")
@@ -71,26 +62,20 @@ class Removal(Base):
     ended_at: Mapped[datetime | None]
 
 
-class RegisteredPatient(Base):
+class RegisteredPatient(Numbered):
     """A patient whom a person registered for uploads. Name, birth date and sex are encrypted with the site
     key.
     """
 
-    __tablename__ = "registered_patient"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     patient_id: Mapped[str] = mapped_column(unique=True)  # without issuer, as uploads are
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
     registered_at: Mapped[datetime]
     registered_by: Mapped[str] = mapped_column(String(64))
 
 
-class ApiToken(Base):
+class ApiToken(Numbered):
     """A program's substitute for a password; only its hash is stored. It has the rights of its user."""
 
-    __tablename__ = "api_token"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
     purpose: Mapped[str] = mapped_column(String(64))
@@ -99,7 +84,7 @@ class ApiToken(Base):
     used_at: Mapped[datetime | None]
 
 
-class AuditRow(Base):
+class AuditRow(Numbered):
     """One action of a person, also a view or a refused action. Append-only; ``fields`` contain no PHI."""
 
     __tablename__ = "audit"
@@ -108,7 +93,6 @@ class AuditRow(Base):
         Index("ix_audit_reported", "reported", "id"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
     address: Mapped[str] = mapped_column(String(64), default="")
@@ -118,10 +102,9 @@ class AuditRow(Base):
     reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
 
 
-class Feedback(Base):
+class Feedback(Numbered):
     """One person's verdict on one finding of one model; a later one replaces it. It names no patient."""
 
-    __tablename__ = "feedback"
     __table_args__ = (
         UniqueConstraint(
             "study_id", "actor", "finding", "tracking_uid", "model", "version", name="uq_feedback_once"
@@ -129,7 +112,6 @@ class Feedback(Base):
         Index("ix_feedback_model", "model", "version"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     at: Mapped[datetime] = mapped_column(index=True)
     actor: Mapped[str] = mapped_column(String(64))
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)

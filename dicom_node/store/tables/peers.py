@@ -1,4 +1,6 @@
-"""Storage commitment (PS3.4 Annex J) and performed procedure steps (PS3.4 F.7) of peers."""
+"""What peers ask of the node, or it of them: storage commitment (PS3.4 Annex J), performed procedure steps
+(PS3.4 F.7), and work items (Unified Procedure Steps) of worklist managers that the node claims.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,13 @@ from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.model.kinds import StepStatus
-from dicom_node.model.lifecycle import CommitmentState, RequestedState
-from dicom_node.store.tables.base import Base, Id
+from dicom_node.model.lifecycle import CommitmentState, RequestedState, WorkitemState
+from dicom_node.store.tables.base import Base, Numbered
 
 
-class Commitment(Base):
+class Commitment(Numbered):
     """One request (N-ACTION) to a destination; stored before it is sent, so that every report finds it."""
 
-    __tablename__ = "commitment"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
     destination: Mapped[str] = mapped_column(String(64))
     deliveries: Mapped[list[int]]
@@ -25,12 +24,9 @@ class Commitment(Base):
     state: Mapped[CommitmentState] = mapped_column(default=CommitmentState.ASKED)
 
 
-class WaitingReport(Base):
+class WaitingReport(Numbered):
     """A report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and deletes the row."""
 
-    __tablename__ = "waiting_report"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     transaction_uid: Mapped[str] = mapped_column(String(64))
     calling_ae: Mapped[str] = mapped_column(String(16))
     committed: Mapped[list[str]]  # "instance class": UIDs
@@ -38,16 +34,14 @@ class WaitingReport(Base):
     received_at: Mapped[datetime]
 
 
-class RequestedCommitment(Base):
+class RequestedCommitment(Numbered):
     """One request (N-ACTION) of a peer with ``commit_after``, until it has our report."""
 
-    __tablename__ = "requested_commitment"
     __table_args__ = (
         UniqueConstraint("peer", "transaction_uid", name="uq_requested_commitment_once"),
         Index("ix_requested_commitment_due", "peer", "state", "next_at"),
     )
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     peer: Mapped[str] = mapped_column(String(64))
     calling_ae: Mapped[str] = mapped_column(String(16))
     transaction_uid: Mapped[str] = mapped_column(String(64))
@@ -61,12 +55,9 @@ class RequestedCommitment(Base):
     next_at: Mapped[datetime]
 
 
-class PerformedStep(Base):
+class PerformedStep(Numbered):
     """One step, from its last report. It contains no patient data."""
 
-    __tablename__ = "performed_step"
-
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     peer: Mapped[str] = mapped_column(String(64))
     calling_ae: Mapped[str] = mapped_column(String(16))
@@ -80,8 +71,6 @@ class PerformedStep(Base):
 class StepStudy(Base):
     """A study that a step belongs to; the study may arrive later, or never."""
 
-    __tablename__ = "step_study"
-
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
     )
@@ -91,9 +80,35 @@ class StepStudy(Base):
 class StepObject(Base):
     """An object that a step refers to."""
 
-    __tablename__ = "step_object"
-
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
     )
     sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+class ClaimedWorkitem(Numbered):
+    """One work item; written before it is claimed, so that it is claimed under one Transaction UID only."""
+
+    __table_args__ = (
+        UniqueConstraint("peer", "workitem_uid", name="uq_claimed_workitem_once"),
+        Index("ix_claimed_workitem_due", "peer", "state", "next_at"),
+    )
+
+    peer: Mapped[str] = mapped_column(String(64))
+    workitem_uid: Mapped[str] = mapped_column(String(64))
+    transaction_uid: Mapped[str] = mapped_column(String(64))  # the lock of the item: in no event
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    work: Mapped[list[str]] = mapped_column(default=list)  # scheduled codes: "value^scheme^meaning"
+    state: Mapped[WorkitemState] = mapped_column(default=WorkitemState.CLAIMING)
+    outcome: Mapped[str] = mapped_column(String(16), default="")  # COMPLETED or CANCELED, once decided
+    reason: Mapped[str] = mapped_column(default="")
+    percent: Mapped[int] = mapped_column(default=0)  # as last reported
+    doing: Mapped[str] = mapped_column(default="")  # the same
+    fetch_asked: Mapped[bool] = mapped_column(default=False)  # for this item
+    cancel_asked: Mapped[bool] = mapped_column(default=False)  # by the manager, for somebody
+    attempts: Mapped[int] = mapped_column(default=0)  # calls in a row that failed
+    began_at: Mapped[datetime]
+    checked_at: Mapped[datetime]  # when the manager last said that it is ours
+    decided_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    next_at: Mapped[datetime]
