@@ -23,8 +23,8 @@ COMMANDS = "ai_pipeline.commands"
 """Entry points of other packages: functions that take the app and add verbs to it."""
 OF_TRAINING = ("train", "evaluate", "split")
 """Verbs of the package ``dicom-ai-node-training``."""
-ACCEPT = "accept"
-"""Its verb below ``models``."""
+OF_MODELS = ("accept", "convert", "bundle")
+"""Its verbs below ``models``."""
 
 app = typer.Typer(
     name="ai-pipeline",
@@ -75,8 +75,8 @@ def mount_commands() -> None:
         group.name for group in app.registered_groups
     }
     missing = [(app, verb) for verb in OF_TRAINING if verb not in there]
-    if ACCEPT not in {command.name for command in models_app.registered_commands}:
-        missing.append((models_app, ACCEPT))
+    below = {command.name for command in models_app.registered_commands}
+    missing += [(models_app, verb) for verb in OF_MODELS if verb not in below]
     for group, verb in missing:
         anything = {"allow_extra_args": True, "ignore_unknown_options": True}
         group.command(verb, hidden=True, context_settings=anything)(_say_what_to_install)
@@ -85,7 +85,8 @@ def mount_commands() -> None:
 def _say_what_to_install() -> None:
     """Needs the package dicom-ai-node-training."""
     typer.echo(
-        "training and evaluation are a package of their own: pip install -c constraints.txt ./ai_training",
+        "training, evaluation and conversion are a package of their own: "
+        "pip install -c constraints.txt ./ai_training",
         err=True,
     )
     raise typer.Exit(EXIT_CONFIG)

@@ -80,7 +80,7 @@ def _loaded(
 ) -> Engine:
     # The bytes that were hashed are the bytes that are run: the file is read once.
     if weights.path.suffix == SAFETENSORS:
-        engine: Engine = Torch(parameters(weights), architecture, labels, shape[1], shape[-1], threads)
+        engine: Engine = Torch(parameters(weights), architecture, labels, shape[-1], threads)
     else:
         engine = OnnxRuntime(read(weights), threads)
     with suppress(NoNumber):  # to be warm; whether it gives numbers is judged of images
@@ -191,7 +191,6 @@ class Torch:
         arrays: Mapping[str, Floats],
         architecture: str,
         labels: int,
-        channels: int,
         size: int,
         threads: int,
     ) -> None:
@@ -204,7 +203,7 @@ class Torch:
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            network, self._outputs = from_arrays(architecture, arrays, labels, channels, size)
+            network, self._outputs = from_arrays(architecture, arrays, labels, size)
         except NotThisNetwork as error:
             raise CardError(str(error)) from error
         self._network: Any = network.to(self._device)
