@@ -192,7 +192,11 @@ class _CineWindow(Window):
 
     def frame_of(self, mark: Annotation) -> int:
         """The number (from 1) of the frame that shows ``mark`` best."""
-        return self._indices[_frame_showing(self._pictures, mark)] + 1
+        # Of the picture that differs most from the others within the annotation; the first if none does.
+        patches = np.stack([picture[index_of(mark.box)] for picture in self._pictures]).astype(np.float32)
+        differences = np.abs(patches - np.median(patches, axis=0)).reshape(len(patches), -1).mean(axis=1)
+        distinct = float(differences.max()) > 1.5 * float(np.median(differences)) + 2
+        return self._indices[int(np.argmax(differences)) if distinct else 0] + 1
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
         if len(pictures) == 1:
@@ -247,7 +251,16 @@ def _plan_cine(
             for mark in plan.marks
             if not mark.removed or mark.kind is AnnotationKind.BANNER or mask[index_of(mark.box)].any()
         ]
-        marks += [replace(mark, frame=index + 1) for mark in kept if not _is_known(mark, marks)]
+        # Without those of a kind that is already known at about that place (6 pixels).
+        marks += [
+            replace(mark, frame=index + 1)
+            for mark in kept
+            if not any(
+                other.kind is mark.kind
+                and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
+                for other in marks
+            )
+        ]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
     mask &= ~banner
@@ -286,22 +299,6 @@ def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
         counts.append(int((drawn & ~mask).sum()))
     usual = float(np.median(counts))
     return [index for index, drawn_pixels in enumerate(counts) if drawn_pixels > 1.3 * usual + 40]
-
-
-def _frame_showing(pictures: list[Picture], mark: Annotation) -> int:
-    """The index of the picture that differs most from the others within the annotation; 0 if none does."""
-    patches = np.stack([picture[index_of(mark.box)] for picture in pictures]).astype(np.float32)
-    differences = np.abs(patches - np.median(patches, axis=0)).reshape(len(patches), -1).mean(axis=1)
-    distinct = float(differences.max()) > 1.5 * float(np.median(differences)) + 2
-    return int(np.argmax(differences)) if distinct else 0
-
-
-def _is_known(mark: Annotation, marks: list[Annotation]) -> bool:
-    """Whether an annotation of that kind is already known at about that place (6 pixels)."""
-    return any(
-        other.kind is mark.kind and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
-        for other in marks
-    )
 
 
 def _on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:

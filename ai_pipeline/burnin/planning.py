@@ -119,8 +119,8 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
     by_hand, hand_marks = find_by_hand(header, picture)
     devices |= by_hand
     banner, banners, waves, drawn = _seen(picture, header, tools, policy, graphics=graphics)
-    known = drawn.masks[AnnotationKind.TEXT] | banner | devices
-    found = find_texts(picture, tools.reader, known, waves, allowed)
+    lettering = drawn.masks[AnnotationKind.TEXT]
+    found = find_texts(picture, tools.reader, lettering | banner | devices, waves, allowed)
     symbols = [text for text in found if _is_drawing(text, drawn)]
     texts = [text for text in found if text not in symbols]
     legible = [one.box for one in texts if one.line.legible]
@@ -132,12 +132,15 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
         area, plain = _area(picture, header, drawn, written, waves)
     spares = graphics and policy is CleaningPolicy.CLINICAL and task.in_doubt is not InDoubt.BOX
     ground = (area | waves.pixels) & ~devices if spares else np.zeros(shape, np.bool_)
-    unproven = _unproven(texts, drawn.masks[AnnotationKind.TEXT], ground)
+    # The texts in the image area that are neither proven harmless, nor letters, nor parts of such a line.
+    inside = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(ground, text.box) > 0.5]
+    proven = [text.box.box for text in inside if are_letters(text, share_of(lettering, text.box))]
+    unproven = [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
     texts = [text for text in texts if text not in unproven]
     if policy is CleaningPolicy.CLINICAL:
         texts = by_their_block(by_best_reading(texts))
-        texts += _drawn_lines(drawn.masks[AnnotationKind.TEXT], texts, picture, tools.reader, allowed)
-    mask, kept, traced = _text_masks(texts, drawn.masks[AnnotationKind.TEXT], policy)
+        texts += _drawn_lines(lettering, texts, picture, tools.reader, allowed)
+    mask, kept, traced = _text_masks(texts, lettering, policy)
     if policy is CleaningPolicy.CLINICAL:
         drawn = drawn.classified_apart(kept)
         kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
@@ -153,9 +156,14 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
     if policy is CleaningPolicy.CLINICAL:
         not_tissue |= _graphics(drawn)
     banner = (banner & ~not_tissue) | devices
-    marks = _marks_of(
-        (*banners, *device_marks, *hand_marks, *_drawn_marks(drawn, texts)), texts, mask, banner, policy
+    # The annotations of drawings; of drawn text only where the text detector has found none.
+    boxes = [text.box.box for text in texts]
+    drawings = (
+        mark
+        for mark in drawn.marks
+        if mark.kind is not AnnotationKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
     )
+    marks = _marks_of((*banners, *device_marks, *hand_marks, *drawings), texts, mask, banner, policy)
     check_share(mask & ~banner)
     readings = _readings(marks, texts, shape, policy)
     mask, kept, not_tissue = mask & ~banner, kept & ~devices, not_tissue & ~mask
@@ -312,13 +320,6 @@ def _drawn_lines(
     return found
 
 
-def _unproven(texts: Sequence[Text], strokes: Mask, ground: Mask) -> list[Text]:
-    """The texts in the image area that are neither proven harmless, nor letters, nor parts of such a line."""
-    inside = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(ground, text.box) > 0.5]
-    proven = [text.box.box for text in inside if are_letters(text, share_of(strokes, text.box))]
-    return [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
-
-
 def _with_proven_letters(
     mask: Mask, texts: Sequence[Text], strokes: Mask, picture: Picture, area: Mask, plain: Mask
 ) -> tuple[Mask, Mask]:
@@ -384,16 +385,6 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
     )
     letters = pixels[AnnotationKind.TEXT] + pixels[AnnotationKind.LOGO]
     return not text.line.legible and symbols > 0 and letters <= LETTERLESS * symbols
-
-
-def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> list[Annotation]:
-    """The annotations of drawings; of drawn text only where the text detector has found none."""
-    boxes = [text.box.box for text in texts]
-    return [
-        mark
-        for mark in drawn.marks
-        if mark.kind is not AnnotationKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
-    ]
 
 
 def _marks_of(

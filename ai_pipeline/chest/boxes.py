@@ -92,7 +92,9 @@ class BoxHead:
         them. Raises KeyError for an unknown label.
         """
         own = self.candidates[label]
-        scores = own.prior + part_means(maps[self.labels.index(label)], own.boxes).sum(1)
+        parts, rectangles = maps[self.labels.index(label)], part_rectangles(own.boxes)
+        means = [mean_over(parts[k][None], rectangles[k])[:, 0] for k in range(len(PARTS))]
+        scores = own.prior + np.stack(means, 1).sum(1)
         if detections is not None:
             scores = raised_near_detections(scores, own.boxes, detections, self.trust)
         return self.choose(label, softmax(scores))
@@ -143,14 +145,6 @@ def softmax(scores: Floats) -> Floats:
     """``scores [M]`` as probabilities that add up to 1."""
     raised = np.exp(scores - scores.max())
     return np.asarray(raised / raised.sum(), np.float32)
-
-
-def part_means(maps: Floats, boxes: Floats) -> Floats:
-    """The mean of each of ``maps [parts, h, w]`` over the part's rectangle of each of ``boxes [M, 4]``: ``[M,
-    parts]``.
-    """
-    rectangles = part_rectangles(boxes)
-    return np.stack([mean_over(maps[k][None], rectangles[k])[:, 0] for k in range(len(PARTS))], 1)
 
 
 def part_rectangles(boxes: Floats) -> Floats:

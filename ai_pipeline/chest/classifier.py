@@ -64,13 +64,6 @@ class Classifier:
         self._templates = BoxTemplates.from_bytes(read(card.file("boxes"))) if card.plays("boxes") else None
         self._engine = load(card, "classifier", threads)
 
-    @property
-    def has_gate(self) -> bool:
-        """Whether the card has a pixel gate. Without one, only the DICOM header can show that an image is
-        unsuitable.
-        """
-        return self._gate is not None
-
     def analyse(self, image: Grey) -> Analysis:
         """Run the network on a displayed image: uint8 grey, bright = dense, any size.
 
@@ -80,20 +73,18 @@ class Classifier:
         found = self.analyse_as_shown(image)
         if self.in_domain(found) or found.kind.pose == UPRIGHT:
             return found
-        reoriented = self.analyse_in(image, found.kind.pose)
+        picture, to_upright = upright(image, found.kind.pose)
+        reoriented = self.analyse_as_shown(picture)
         if not self.in_domain(reoriented):
             return found
-        return replace(reoriented, kind=found.kind, shown_distance=found.shown_distance)
-
-    def analyse_in(self, image: Grey, pose: Pose) -> Analysis:
-        """Analyse the upright copy of an ``image`` that is shown in ``pose``; results are in coordinates of
-        ``image``.
-        """
-        picture, to_upright = upright(image, pose)
-        found = self.analyse_as_shown(picture)
-        rows, columns = image.shape
         return replace(
-            found, to_model=found.to_model.after(to_upright), rows=rows, columns=columns, pose=pose
+            reoriented,
+            to_model=reoriented.to_model.after(to_upright),
+            rows=found.rows,
+            columns=found.columns,
+            pose=found.kind.pose,
+            kind=found.kind,
+            shown_distance=found.shown_distance,
         )
 
     def analyse_as_shown(self, image: Grey) -> Analysis:

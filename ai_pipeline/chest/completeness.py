@@ -127,25 +127,17 @@ def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edg
 def figures_of(upright: Grey, anatomy: Anatomy) -> Mapping[Edge, list[tuple[float, ...]]]:
     """The figures of each edge; the left and the right side give one tuple each: see ``FIGURES``."""
     masks = anatomy.in_image(*upright.shape)[[RIGHT_LUNG, LEFT_LUNG]] > 0
-    top, bottom, left, right = film_of(upright)
-    film = masks[:, top:bottom, left:right]
+    ends: list[int] = []  # of the film, in a picture that may have plain borders
+    for axis in (1, 0):
+        varies = np.flatnonzero(np.ptp(upright, axis=axis) > PLAIN)
+        ends += [int(varies[0]), int(varies[-1]) + 1] if len(varies) else [0, upright.shape[1 - axis]]
+    film = masks[:, ends[0] : ends[1], ends[2] : ends[3]]
     across = film.transpose(0, 2, 1)
     return {
         Edge.TOP: [figures_at(film)],
         Edge.BOTTOM: [figures_at(film[:, ::-1])],
         Edge.SIDE: [figures_at(across), figures_at(across[::-1, ::-1])],
     }
-
-
-def film_of(picture: Grey) -> tuple[int, int, int, int]:
-    """First and last row (exclusive), first and last column of the film in a picture that may have plain
-    borders.
-    """
-    ends: list[int] = []
-    for axis in (1, 0):
-        varies = np.flatnonzero(np.ptp(picture, axis=axis) > PLAIN)
-        ends += [int(varies[0]), int(varies[-1]) + 1] if len(varies) else [0, picture.shape[1 - axis]]
-    return ends[0], ends[1], ends[2], ends[3]
 
 
 def figures_at(lungs: Bools) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ heart that lies mostly on the right. With any of them no side is stated: a wrong
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,7 +31,6 @@ from ai_pipeline.models import registry
 
 MODEL: Final = "burnin-text"
 """The card of the text reader, which cleaning uses too."""
-Projection = Literal["", "AP", "PA"]
 Position = Literal["", "supine", "semi-erect", "erect"]
 Side = Literal["L", "R"]
 
@@ -86,7 +85,7 @@ class Stamps:
     words of PA films do not count: their lead letters may lie on a detector face up or face down.
     """
 
-    projection: Projection = ""
+    projection: Literal["", "AP", "PA"] = ""
     position: Position = ""
     portable: bool = False
     marker: Marker | None = None
@@ -146,9 +145,23 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
             continue
         found, flipped = words_of(reader.read(picture, box)), False
         if not found:
-            found, flipped = words_of(reader.read(mirror_image, _mirrored(box, columns))), True
+            # The place of ``box`` in the mirror image of a picture of so many ``columns``.
+            corners = box.corners[[1, 0, 3, 2]].copy()
+            corners[:, 0] = columns - corners[:, 0]
+            found, flipped = words_of(reader.read(mirror_image, TextBox(corners, box.confidence))), True
         words += [_Word(word, x / columns, y / rows, flipped) for word in found]
-    return _put_together(words)
+    from_mirror = {one.word for one in words if one.flipped} & OF_AP_FILMS
+    read = {one.word for one in words if not one.flipped} | from_mirror
+    positions = {POSITIONS[word] for word in read & set(POSITIONS)}
+    markers = [Marker(SIDES[one.word], one.x, one.y) for one in words if one.word in SIDES]
+    agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
+    return Stamps(
+        projection="AP" if "AP" in read else "PA" if "PA" in read else "",
+        position=next((position for position in IN_ORDER if position in positions), ""),
+        portable=bool(read & PORTABLE),
+        marker=markers[0] if agree else None,
+        mirrored=bool(from_mirror),
+    )
 
 
 def words_of(line: Line) -> tuple[str, ...]:
@@ -162,21 +175,6 @@ def words_of(line: Line) -> tuple[str, ...]:
         token.upper()
         for token in tokens
         if token.upper() in WORDS and (len(token) > SHORT or (alone and token.isupper()))
-    )
-
-
-def _put_together(words: Sequence[_Word]) -> Stamps:
-    from_mirror = {one.word for one in words if one.flipped} & OF_AP_FILMS
-    read = {one.word for one in words if not one.flipped} | from_mirror
-    positions = {POSITIONS[word] for word in read & set(POSITIONS)}
-    markers = [Marker(SIDES[one.word], one.x, one.y) for one in words if one.word in SIDES]
-    agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
-    return Stamps(
-        projection="AP" if "AP" in read else "PA" if "PA" in read else "",
-        position=next((position for position in IN_ORDER if position in positions), ""),
-        portable=bool(read & PORTABLE),
-        marker=markers[0] if agree else None,
-        mirrored=bool(from_mirror),
     )
 
 
@@ -195,13 +193,6 @@ def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, poin
     return cv2.pointPolygonTest(hull, place, measureDist=False) > 0
 
 
-def _mirrored(box: TextBox, columns: int) -> TextBox:
-    """The place of ``box`` in the mirror image of a picture of so many ``columns``."""
-    corners = box.corners[[1, 0, 3, 2]].copy()
-    corners[:, 0] = columns - corners[:, 0]
-    return TextBox(corners, box.confidence)
-
-
 @cache
 def _reader(models_dir: Path | None) -> Reader:
     """This process's text reader, whose networks are those of the card. Raises CardError."""
@@ -209,9 +200,6 @@ def _reader(models_dir: Path | None) -> Reader:
     return shared_reader()
 
 
-STAMPS: Final = "stamps"
-SIDES_NOTE: Final = "sides"
-"""Names of the notes."""
 NOT_READ: Final = "Stamps were not read."
 WRONG_SIDE, WRONG_SIDE_TURNED, OWN_SIDE = 0.40, 0.49, 0.5
 """Shares of the heart on its own side (:func:`heart_on_left`). Below the first it lies on the wrong side, as
@@ -240,9 +228,9 @@ def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, p
     projection = "AP" if read.is_ap and header in {"", "PA"} else header or read.projection
     why = doubt(image.header, read, anatomy, pose)
     texts = [NOT_READ] if stamps is None else _projection_notes(header, projection, read)
-    notes = [QualityNote(STAMPS, text, image.uid) for text in texts]
+    notes = [QualityNote("stamps", text, image.uid) for text in texts]
     if why:
-        notes.append(QualityNote(SIDES_NOTE, f"{why}: sides are not given.", image.uid, on_faces=True))
+        notes.append(QualityNote("sides", f"{why}: sides are not given.", image.uid, on_faces=True))
     return StampRules(projection, not why, tuple(notes))
 
 
@@ -272,7 +260,13 @@ def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]
 
 def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> str:
     """Why left and right are in doubt, as the beginning of a sentence; "" if they are not."""
-    marker, heart = _exchanged(stamps.marker), _heart_exchanged(anatomy, pose)
+    # Whether each lies on the side of a mirrored image; None where that is not certain.
+    seen, marker = stamps.marker, None
+    if seen is not None and abs(seen.x - 0.5) >= BESIDE:
+        marker = (seen.letter == "L") == (seen.x < 0.5)
+    share = heart_on_left(anatomy.masks) if anatomy is not None and anatomy.is_chest else None
+    limit = WRONG_SIDE_TURNED if pose.turned == 180 else WRONG_SIDE
+    heart = None if share is None or limit <= share < OWN_SIDE else share < limit
     behind = pose == UPRIGHT and seen_from_behind(header)
     reasons = {
         "The stamps are mirrored, and the image may be too": stamps.mirrored,
@@ -283,19 +277,3 @@ def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Po
         "Side marker and Patient Orientation disagree": behind and marker is False,
     }
     return next((reason for reason, there in reasons.items() if there), "")
-
-
-def _heart_exchanged(anatomy: Anatomy | None, pose: Pose) -> bool | None:
-    """Whether the heart lies on the wrong side; None where that is not certain."""
-    share = heart_on_left(anatomy.masks) if anatomy is not None and anatomy.is_chest else None
-    limit = WRONG_SIDE_TURNED if pose.turned == 180 else WRONG_SIDE
-    if share is None or limit <= share < OWN_SIDE:
-        return None
-    return share < limit
-
-
-def _exchanged(marker: Marker | None) -> bool | None:
-    """Whether ``marker`` is on the side of a mirrored image; None if it is too near the middle to tell."""
-    if marker is None or abs(marker.x - 0.5) < BESIDE:
-        return None
-    return (marker.letter == "L") == (marker.x < 0.5)

@@ -119,7 +119,11 @@ class Despeckler:
         inverted = photometric == "MONOCHROME1"
         made = np.zeros_like(shares)
         where = np.zeros(shares.shape, np.bool_)
-        for left, top, right, bottom in _areas(header):
+        # In the two-dimensional regions of the header; without any, in the whole image.
+        boxes = [one.box for one in header.ultrasound_regions if one.spatial_format == TWO_DIMENSIONAL]
+        inside = [(x0, y0, min(x1, header.columns), min(y1, header.rows)) for x0, y0, x1, y1 in boxes]
+        found = [box for box in inside if box[0] + STEP <= box[2] and box[1] + STEP <= box[3]]
+        for left, top, right, bottom in found or [(0, 0, header.columns, header.rows)]:
             part = slice(top, bottom), slice(left, right)
             shown = 1 - shares[part] if inverted else shares[part]
             done = self.picture(shown)
@@ -132,14 +136,6 @@ class Despeckler:
         change = np.where(where, (made - shares) * np.float32(white), np.float32(0))
         changed = samples + (change[..., None] if samples.ndim == 3 else change)
         return np.clip(np.rint(changed), 0, white).astype(frame.dtype)
-
-
-def _areas(header: ImageHeader) -> list[Box]:
-    """Left, top, right, bottom of the two-dimensional regions of the header; without any, the whole image."""
-    boxes = [one.box for one in header.ultrasound_regions if one.spatial_format == TWO_DIMENSIONAL]
-    inside = [(x0, y0, min(x1, header.columns), min(y1, header.rows)) for x0, y0, x1, y1 in boxes]
-    found = [box for box in inside if box[0] + STEP <= box[2] and box[1] + STEP <= box[3]]
-    return found if found else [(0, 0, header.columns, header.rows)]
 
 
 def _like(frames: PixelArray) -> PixelArray:

@@ -56,10 +56,8 @@ def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None
     (0018,6011) that holds all of the head inside the picture, else from Pixel Spacing; None without either.
     """
     points = inside(head.polygon(), header)
-    for region in calibrated_regions(header):
-        if all(region.holds(point) for point in points):
-            return region.row_spacing, region.column_spacing
-    return None
+    holding = (one for one in calibrated_regions(header) if all(map(one.holds, points)))
+    return next(((one.row_spacing, one.column_spacing) for one in holding), None)
 
 
 def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
@@ -114,25 +112,18 @@ def measurements(
     )
 
 
-def gestational_age(circumference: float) -> tuple[float, float] | None:
-    """The gestational age for a head ``circumference`` in mm, and two standard deviations of it, both in
-    weeks; None outside the 12 to 42 weeks of the paper (F. Hadlock et al., Radiology 1984;152:497).
-    """
-    head = circumference / 10
-    weeks = 8.96 + 0.540 * head + 0.0003 * head**3
-    return next(((weeks, spread) for first, last, spread in _HADLOCK if first <= weeks < last), None)
-
-
 def _statement(circumference: float, unit: Code) -> str:
-    if unit == MILLIMETRES:
-        number = f"Head circumference {circumference:.0f} mm"
-        if (age := gestational_age(circumference)) is None:
-            return number
-        weeks, spread = age
-        return (
-            f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
-        )
-    return "Head outlined, not measured in mm: the image does not give the size of its pixels"
+    """With the gestational age, and two standard deviations of it, within the 12 to 42 weeks of the paper
+    (F. Hadlock et al., Radiology 1984;152:497).
+    """
+    if unit != MILLIMETRES:
+        return "Head outlined, not measured in mm: the image does not give the size of its pixels"
+    head, number = circumference / 10, f"Head circumference {circumference:.0f} mm"
+    weeks = 8.96 + 0.540 * head + 0.0003 * head**3
+    spread = next((spread for first, last, spread in _HADLOCK if first <= weeks < last), None)
+    if spread is None:
+        return number
+    return f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
 
 
 def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:

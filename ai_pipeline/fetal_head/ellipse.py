@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from ai_pipeline.contract import Bools, Point
 from ai_pipeline.images.coordinates import Affine
@@ -78,18 +77,14 @@ def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
     inside = (points > 0).all(1) & (points[:, 0] < columns - 1) & (points[:, 1] < rows - 1)
     if inside.sum() < FEWEST:
         return None
-    seen = np.array(from_grid(_outwards(points, mask)[inside].tolist()), np.float32)
+    # From the middles of the outermost pixels to the mask's edge, half a pixel farther from its middle.
+    middle = np.array([np.mean(axis) for axis in np.nonzero(mask)[::-1]])
+    away = points - middle
+    outwards = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
+    seen = np.array(from_grid((points + 0.5 + 0.5 * outwards)[inside].tolist()), np.float32)
     (x, y), (first, second), degrees = cv2.fitEllipseDirect(seen[:, None])
     values = (x, y, first, second)
     if not all(map(math.isfinite, values)) or min(first, second) <= 0:
         return None
     turn = math.radians(degrees) + (math.pi / 2 if second > first else 0)
     return Ellipse(x, y, max(first, second), min(first, second), turn % math.pi)
-
-
-def _outwards(points: npt.NDArray[np.float64], mask: Bools) -> npt.NDArray[np.float64]:
-    """From the middles of the outermost pixels to the mask's edge, half a pixel farther from its middle."""
-    middle = np.array([np.mean(axis) for axis in np.nonzero(mask)[::-1]])
-    away = points - middle
-    outwards = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
-    return np.asarray(points + 0.5 + 0.5 * outwards, np.float64)

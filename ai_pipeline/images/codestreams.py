@@ -137,26 +137,6 @@ def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
         samples = _samples(data, header, header.bits_allocated // 8, planar=True)
         return colours.as_rgb(samples, colours.of_header(header.photometric), header.photometric)
     found = declared(frame, syntax)
-    _check_size(found, header)
-    width = 1 if found.precision <= 8 else 2 if found.precision <= 16 else 4
-    length = header.rows * header.columns * header.samples * width
-    if syntax in JPEG_2000:
-        frame = bare(frame)
-        samples = _samples(DECODER.decode("openjpeg", frame, length), header, width)
-        says = colours.of_jpeg_2000(*_components(frame), header.photometric)
-        samples = _signed(samples, found) if found.signed != header.signed else samples
-        return colours.as_rgb(samples, says, header.photometric)
-    says = colours.of_jpeg(list(_segments(frame)), header.photometric)
-    if syntax not in JPEG_LS:
-        samples = _samples(DECODER.decode("libjpeg", _with_all_coefficients(frame), length), header, width)
-        return colours.as_rgb(samples, says, header.photometric)
-    planar = not _interleave(frame)
-    samples = _samples(DECODER.decode("charls", frame, length), header, width, planar=planar)
-    samples = _signed(samples, found) if header.signed else samples
-    return colours.as_rgb(samples, says, header.photometric)
-
-
-def _check_size(found: Declared, header: PixelAttributes) -> None:
     if (found.rows, found.columns, found.samples) != (header.rows, header.columns, header.samples):
         raise CodestreamFault(
             f"the code stream has {found.columns} × {found.rows} pixels of {found.samples} samples, "
@@ -166,6 +146,28 @@ def _check_size(found: Declared, header: PixelAttributes) -> None:
         raise CodestreamFault(
             f"the code stream has samples of {found.precision} bits, the header says {header.bits_allocated}"
         )
+    width = 1 if found.precision <= 8 else 2 if found.precision <= 16 else 4
+    length = header.rows * header.columns * header.samples * width
+    if syntax in JPEG_2000:
+        frame = bare(frame)
+        samples = _samples(DECODER.decode("openjpeg", frame, length), header, width)
+        style, count = _segment_of_style(frame), struct.unpack_from(">H", frame, _PRECISION - 2)[0]
+        sizes = frame[_PRECISION:][: 3 * count]
+        # Its multiple component transform was undone (T.800 A.6.1), or its chrominance enlarged.
+        is_rgb = (style and frame[style + 8]) or len(set(zip(sizes[1::3], sizes[2::3], strict=True))) > 1
+        says = colours.RGB if is_rgb else colours.of_header(header.photometric)
+        samples = _signed(samples, found) if found.signed != header.signed else samples
+        return colours.as_rgb(samples, says, header.photometric)
+    says = colours.of_jpeg(list(_segments(frame)), header.photometric)
+    if syntax not in JPEG_LS:
+        samples = _samples(DECODER.decode("libjpeg", _with_all_coefficients(frame), length), header, width)
+        return colours.as_rgb(samples, says, header.photometric)
+    # The interleave mode of a JPEG-LS; 0: one component after the other (T.87 C.2.3).
+    scan = next(content for marker, content in _segments(frame) if marker == _SCAN)
+    planar = not scan[2 + 2 * scan[0]]
+    samples = _samples(DECODER.decode("charls", frame, length), header, width, planar=planar)
+    samples = _signed(samples, found) if header.signed else samples
+    return colours.as_rgb(samples, says, header.photometric)
 
 
 def _samples(
@@ -184,12 +186,6 @@ def _signed(samples: PixelArray, found: Declared) -> PixelArray:
     """Extend or clear the sign, of which the code stream says nothing or another thing than the header."""
     unused = 8 * samples.dtype.itemsize - found.precision
     return (cast(npt.NDArray[np.integer[Any]], samples) << unused) >> unused
-
-
-def _interleave(frame: bytes) -> int:
-    """The interleave mode of a JPEG-LS; 0: one component after the other (T.87 C.2.3)."""
-    scan = next(content for marker, content in _segments(frame) if marker == _SCAN)
-    return scan[2 + 2 * scan[0]]
 
 
 def _jpeg(frame: bytes) -> Declared:
@@ -255,13 +251,6 @@ def _jpeg_2000(frame: bytes) -> Declared:
         raise CodestreamFault(f"the JPEG 2000 has more than {MOST_TILES} tiles")
     kind = frame[start + _PRECISION]  # the highest bit says that samples have a sign
     return Declared(bottom - top, right - left, samples, (kind & 0x7F) + 1, kind > 0x7F)
-
-
-def _components(frame: bytes) -> tuple[bool, bool]:
-    """Whether the components of a bare JPEG 2000 were transformed (T.800 A.6.1), and differ in size."""
-    style, count = _segment_of_style(frame), struct.unpack_from(">H", frame, _PRECISION - 2)[0]
-    sizes = frame[_PRECISION:][: 3 * count]
-    return bool(style and frame[style + 8]), len(set(zip(sizes[1::3], sizes[2::3], strict=True))) > 1
 
 
 def decomposition_levels(frame: bytes, header: ImageHeader) -> int:

@@ -73,13 +73,6 @@ def of_jpeg(segments: Iterable[tuple[int, bytes]], photometric: str) -> frozense
     return of_header(photometric) if lossless else YBR | of_header(photometric)
 
 
-def of_jpeg_2000(transformed: bool, subsampled: bool, photometric: str) -> frozenset[bool]:
-    """What a JPEG 2000's decoder returns: RGB where the code stream's multiple component transform was undone
-    (``transformed``, ITU-T T.800 A.6.1), or chrominance was enlarged (``subsampled``).
-    """
-    return RGB if transformed or subsampled else of_header(photometric)
-
-
 def as_rgb(samples: PixelArray, says: frozenset[bool], photometric: str) -> PixelArray:
     """``samples`` ``[rows, columns, 3]`` in RGB; grey samples as they are. ``says``: of the code stream.
 

@@ -45,7 +45,9 @@ class GreyDisplay:
         """
         if _has_table(dataset):
             return GreyDisplay(dataset, "VOI LUT")
-        if _has_window(dataset):
+        # Some objects say "nan", some a width of 0.
+        centre, width = (_first(dataset, keyword) for keyword in _WINDOW)
+        if centre is not None and width is not None and width > 0:
             return GreyDisplay(dataset, "window")
         few_bits = whole_of(dataset, "BitsStored", 16) <= 8
         return GreyDisplay(dataset, "full range" if few_bits else "percentiles")
@@ -165,12 +167,6 @@ def _windowed(values: PixelArray, dataset: Dataset) -> Values:
 
 
 _WINDOW = ("WindowCenter", "WindowWidth")
-
-
-def _has_window(dataset: Dataset) -> bool:
-    """Whether centre and width are numbers (some objects say "nan") and there is a width (some say 0)."""
-    centre, width = (_first(dataset, keyword) for keyword in _WINDOW)
-    return centre is not None and width is not None and width > 0
 
 
 def _by_table(

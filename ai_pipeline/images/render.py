@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -247,7 +246,11 @@ class _LabelledPicture:
         width = self.line_width
         for colour, thickness in ((BLACK, width + 2), (YELLOW, width)):
             if box is not None:
-                draw.rectangle(self._pixels(box), outline=colour, width=thickness)
+                # From the corners of an area to the pixels that lie on its edge, kept inside the picture.
+                left, top = max(0, int(box[0])), max(0, int(box[1]))
+                right = min(self.image.width - 1, max(left, round(box[2]) - 1))
+                bottom = min(self.image.height - 1, max(top, round(box[3]) - 1))
+                draw.rectangle((left, top, right, bottom), outline=colour, width=thickness)
             else:
                 draw.line([*points, points[0]], fill=colour, width=thickness, joint="curve")
 
@@ -323,13 +326,6 @@ class _LabelledPicture:
         draw.text((self.letters / 4, top), "0.0", fill=WHITE, font=self.font)
         draw.text((left + room + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
 
-    def _pixels(self, box: Box) -> tuple[int, int, int, int]:
-        """From the corners of an area to the pixels that lie on its edge, kept inside the picture."""
-        left, top = max(0, int(box[0])), max(0, int(box[1]))
-        right = min(self.image.width - 1, max(left, round(box[2]) - 1))
-        bottom = min(self.image.height - 1, max(top, round(box[3]) - 1))
-        return left, top, right, bottom
-
 
 def _white(texts: Iterable[str]) -> list[tuple[str, Colour]]:
     return [(text, WHITE) for text in texts]
@@ -370,13 +366,9 @@ def _rgb(display: Picture) -> Picture:
 def _under_colours(picture: Picture, values: npt.NDArray[np.float64]) -> Picture:
     """``picture`` (RGB) seen through the colours of ``values``: the higher, the more opaque."""
     opacity = (MOST_OPAQUE * values)[..., None]
-    return np.asarray(np.rint((1.0 - opacity) * picture + opacity * _coloured(values)), np.uint8)
-
-
-def _coloured(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     places = np.linspace(0.0, 1.0, len(INFERNO))
     channels = [np.interp(values, places, INFERNO[:, channel]) for channel in range(3)]
-    return cast(npt.NDArray[np.float64], np.stack(channels, axis=-1))
+    return np.asarray(np.rint((1.0 - opacity) * picture + opacity * np.stack(channels, axis=-1)), np.uint8)
 
 
 def _printable(text: str) -> str:

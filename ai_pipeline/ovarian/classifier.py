@@ -131,8 +131,6 @@ def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Float
 
 
 NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
-A_HEAD = "the pixels show a fetal head"
-HEAD_MODEL = "fetal-head-unet"
 
 
 class PixelGate:
@@ -141,10 +139,10 @@ class PixelGate:
     def __init__(self, classifier: OvarianClassifier, models_dir: Path | None = None) -> None:
         """Raises CardError where a model is missing or altered."""
         self.classifier = classifier
-        self._heads = HeadModel.of(find(HEAD_MODEL, models_dir))
+        self._heads = HeadModel.of(find("fetal-head-unet", models_dir))
 
     def refused(self, picture: Grey, analysis: OvarianAnalysis) -> str | None:
         """Why ``picture``, uint8, RGB or grey, must not be classified; None if it may be."""
         if not self.classifier.in_domain(analysis):
             return NOT_LIKE
-        return None if self._heads.outline(grey_of(picture)).fault else A_HEAD
+        return None if self._heads.outline(grey_of(picture)).fault else "the pixels show a fetal head"

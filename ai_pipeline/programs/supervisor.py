@@ -68,7 +68,10 @@ def _ended(run: Mapping[str, Any]) -> int | str:
     first = os.fork()
     if not first:
         if foreign and apart:
-            _see_own_processes()
+            # ``/proc`` shows this namespace alone. In some containers the kernel refuses: then it shows all.
+            libc = ctypes.CDLL(None)
+            if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, _PRIVATE, None):
+                libc.mount(b"proc", b"/proc", b"proc", 0, None)
         _run_first(run, report_to, keep_signals=foreign and not apart)
     os.close(report_to)
     ended: int | str = "lost"
@@ -128,13 +131,6 @@ def leave_processes() -> bool:
     """Make the next child the first process of a new PID namespace. Returns whether the kernel allowed it."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(_NEW_PID) == 0 or libc.unshare(_NEW_USER | _NEW_PID) == 0)
-
-
-def _see_own_processes() -> None:
-    """Let ``/proc`` show this namespace alone. In some containers the kernel refuses: then it shows all."""
-    libc = ctypes.CDLL(None)
-    if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, _PRIVATE, None):
-        libc.mount(b"proc", b"/proc", b"proc", 0, None)
 
 
 def _limit(memory_mib: int, *, keep_signals: bool) -> None:

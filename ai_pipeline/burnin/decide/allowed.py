@@ -55,7 +55,18 @@ class Allowed:
         """
         left = text
         for day in self.dates:
-            left = re.sub(_spellings(day), " ", left, flags=re.IGNORECASE)
+            # How consoles write a date: 2026-01-07, 07.01.2026, 1/7/26, 20260107, 07-Jan-2026, Jan 7, 2026.
+            year, month, number = f"(?:{day.year}|{day.year % 100:02})", f"0?{day.month}", f"0?{day.day}"
+            name = rf"{_MONTHS[day.month - 1]}[a-z]*\.?"
+            orders = (
+                (str(day.year), month, number),
+                (number, month, year),
+                (month, number, year),
+                (number, name, year),
+            )
+            ways = [_BETWEEN.join(order) for order in orders]
+            ways += [f"{day:%Y%m%d}", rf"{name} ?{number},? {day.year}", rf"{number}{name}{year}"]
+            left = re.sub(rf"(?<![^\s(])(?:{'|'.join(ways)})(?![^\s,;)])", " ", left, flags=re.IGNORECASE)
         if self.dates:
             left = re.sub(_TIME, " ", left, flags=re.IGNORECASE)
         if left != text and left.strip() and not re.search(r"[^\W\d_]{2}", left):
@@ -64,18 +75,3 @@ class Allowed:
 
 
 NOTHING_MORE = Allowed()
-
-
-def _spellings(day: date) -> str:
-    """How consoles write a date: 2026-01-07, 07.01.2026, 1/7/26, 20260107, 07-Jan-2026, Jan 7, 2026."""
-    year, month, number = f"(?:{day.year}|{day.year % 100:02})", f"0?{day.month}", f"0?{day.day}"
-    name = rf"{_MONTHS[day.month - 1]}[a-z]*\.?"
-    orders = (
-        (str(day.year), month, number),
-        (number, month, year),
-        (month, number, year),
-        (number, name, year),
-    )
-    ways = [_BETWEEN.join(order) for order in orders]
-    ways += [f"{day:%Y%m%d}", rf"{name} ?{number},? {day.year}", rf"{number}{name}{year}"]
-    return rf"(?<![^\s(])(?:{'|'.join(ways)})(?![^\s,;)])"

@@ -47,7 +47,10 @@ def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -
         own = index_of((left, top, right, bottom))
         around = index_of((left - AROUND, top - AROUND, right + AROUND, bottom + AROUND))
         colour = _plain_colour(source[around][known[around]], tolerance)
-        if colour is None or (everywhere is not None and _difference(colour, everywhere) <= tolerance):
+        if colour is None or (
+            everywhere is not None
+            and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
+        ):
             colour = everywhere
         hole = mask[own] & (labels[own] == label)
         result[own][hole] = black if colour is None else colour
@@ -79,7 +82,3 @@ def _commonest(values: npt.NDArray[Any]) -> Any:
         return np.bincount(values, minlength=256).argmax()
     found, counts = np.unique(values, return_counts=True)
     return found[counts.argmax()]
-
-
-def _difference(colour: Colour, other: Colour) -> float:
-    return float(np.abs(colour.astype(np.float64) - other.astype(np.float64)).max())

@@ -90,24 +90,20 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     and traces, which the detector takes for letters and which are no annotation.
     """
     maps = finder.find(picture)
-    drawn = maps.above(threshold) & ~_flow_without_bars(picture, maps) & ~measured
-    return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
-
-
-def _without_bars(classes: npt.NDArray[np.uint8], picture: Picture) -> npt.NDArray[np.uint8]:
-    """The classes with every colour bar a scale, whatever letters touch it."""
-    return np.where((classes > 0) & colour_bars(picture), np.uint8(SCALE), classes)
-
-
-def _flow_without_bars(picture: Picture, maps: MarkMaps) -> Mask:
-    """Colour flow without colour bars, which are compact and classified as a scale."""
+    # Colour flow without colour bars, which are compact and classified as a scale.
     flow = find_flow(picture)
     labels, stats = components(flow)
     area = stats[:, cv2.CC_STAT_AREA]
     box = stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
     scale = np.bincount(labels[maps.classes == SCALE], minlength=len(stats))
     bars = (area >= COMPACT * box) & (scale >= SCALE_SHARE * area)
-    return np.asarray(flow & ~bars[labels], np.bool_)
+    drawn = maps.above(threshold) & ~(flow & ~bars[labels]) & ~measured
+    return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
+
+
+def _without_bars(classes: npt.NDArray[np.uint8], picture: Picture) -> npt.NDArray[np.uint8]:
+    """The classes with every colour bar a scale, whatever letters touch it."""
+    return np.where((classes > 0) & colour_bars(picture), np.uint8(SCALE), classes)
 
 
 def no_drawings(shape: tuple[int, ...]) -> Drawings:
@@ -120,7 +116,14 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
     for number, kind in enumerate(KINDS, start=1):
         own = classes == number
         masks[kind] = grown(own)
-        marks += _marks(kind, own, maps)
+        labels, stats = components(grown(own))
+        inside = labels[own]
+        pixels = np.maximum(1, np.bincount(inside, minlength=len(stats)))
+        means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / pixels
+        marks += [
+            Annotation(kind, box, float(np.clip(means[label], 0, 1)), meaning=MEANINGS[kind])
+            for label, box in enumerate(component_boxes(stats), start=1)
+        ]
     ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
     masks[AnnotationKind.CALIPER] |= grown(lines_between(picture, ends))
     return Drawings(masks, tuple(marks), (picture, maps, drawn), classes)
@@ -148,17 +151,6 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     classes = np.zeros(drawn.shape, np.uint8)
     classes[drawn] = chosen[own]
     return classes
-
-
-def _marks(kind: AnnotationKind, own: Mask, maps: MarkMaps) -> list[Annotation]:
-    labels, stats = components(grown(own))
-    inside = labels[own]
-    pixels = np.maximum(1, np.bincount(inside, minlength=len(stats)))
-    means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / pixels
-    return [
-        Annotation(kind, box, float(np.clip(means[label], 0, 1)), meaning=MEANINGS[kind])
-        for label, box in enumerate(component_boxes(stats), start=1)
-    ]
 
 
 Flags = npt.NDArray[np.uint8]

@@ -162,7 +162,10 @@ class TextReader:
                     for corners, confidence in zip(result.boxes, result.scores, strict=True)
                 ]
         if len(cuts) > 1:
-            self._give_memory_back()
+            # What the detector took for a tile, half a gigabyte: the next steps on a large picture need it.
+            detector = self._ocr.text_det.session.session
+            [given] = detector.get_inputs()
+            detector.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
         return found
 
     def find_upright(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
@@ -178,12 +181,6 @@ class TextReader:
             for box in self.find(turned, scale, (top, columns - right, bottom, columns - left))
         ]
         return [line for line in found if line.is_upright]
-
-    def _give_memory_back(self) -> None:
-        """What the detector took for a tile, half a gigabyte: the next steps on a large picture need it."""
-        detector = self._ocr.text_det.session.session
-        [given] = detector.get_inputs()
-        detector.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
         """Read the text at a place, horizontal or vertical; upside down if nothing is legible that way, or if

@@ -102,7 +102,15 @@ def activate(pipeline: PipelineCard, slot: ModelSlot, card: Card, models_dir: Pa
     """
     _check_kind(pipeline, slot, card)
     if slot.role == "detector" and (classifier := pipeline.slot("classifier")):
-        _check_labels(card, active(classifier, models_dir))
+        # Boxes are drawn of what the classifier suspects: of another label they never would be.
+        suspecting = active(classifier, models_dir)
+        known = [label.name for label in suspecting.labels]
+        unknown = [label.name for label in card.labels if label.detector and label.name not in known]
+        if unknown:
+            raise CardError(
+                f"{suspecting.name} finds no {', '.join(unknown)}: call the labels of {card.name} as it does "
+                f"({', '.join(known)}), or take detector = true away"
+            )
     verify(card)
     with _locked(models_dir):
         now = uses(models_dir)
@@ -132,17 +140,6 @@ def _check_kind(pipeline: PipelineCard, slot: ModelSlot, card: Card) -> None:
         raise CardError(
             f"{card.name} may draw no label: write detector = true at those in its card whose boxes were "
             "found good"
-        )
-
-
-def _check_labels(detector: Card, classifier: Card) -> None:
-    """Boxes are drawn of what the classifier suspects: of another label they never would be."""
-    known = [label.name for label in classifier.labels]
-    unknown = [label.name for label in detector.labels if label.detector and label.name not in known]
-    if unknown:
-        raise CardError(
-            f"{classifier.name} finds no {', '.join(unknown)}: call the labels of {detector.name} as it does "
-            f"({', '.join(known)}), or take detector = true away"
         )
 
 

@@ -88,6 +88,20 @@ def run(
     command = [sys.executable, "-I", "-m", "ai_pipeline.models.store.confined", limits.as_json(), program]
     if bubblewrap:
         command = [*_apart(bubblewrap, paths, scratch), *command]
+    # No secret of the person's, no address of a proxy or a hub, and every cache in the empty folder.
+    caches = (
+        "HOME",
+        "TMPDIR",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "TORCH_HOME",
+        "HF_HOME",
+        "MPLCONFIGDIR",
+        "YOLO_CONFIG_DIR",
+    )
+    variables = dict.fromkeys(caches, str(scratch))
+    # One thread: it is one picture, and idle threads of OpenMP would spin on cores that others need.
+    variables |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
     with (
         tempfile.TemporaryFile() as errors,  # a pipe would let it fill our memory
         subprocess.Popen(
@@ -96,7 +110,7 @@ def run(
             stdout=subprocess.DEVNULL,
             stderr=errors,
             cwd=scratch,
-            env=_environment(scratch),
+            env=variables | {"PATH": os.defpath, "LANG": "C.UTF-8", "USER": "nobody"},
             start_new_session=True,
         ) as process,
     ):
@@ -174,24 +188,6 @@ def _outermost(paths: Iterable[Path]) -> list[Path]:
     """The folders that exist, each once, without folders inside another of them."""
     there = {path for path in paths if path.exists()}
     return sorted(path for path in there if not there.intersection(path.parents))
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """No secret of the person's, no address of a proxy or a hub, and every cache in the empty folder."""
-    caches = (
-        "HOME",
-        "TMPDIR",
-        "XDG_CACHE_HOME",
-        "XDG_CONFIG_HOME",
-        "TORCH_HOME",
-        "HF_HOME",
-        "MPLCONFIGDIR",
-        "YOLO_CONFIG_DIR",
-    )
-    variables = dict.fromkeys(caches, str(folder))
-    # One thread: it is one picture, and idle threads of OpenMP would spin on cores that others need.
-    variables |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
-    return variables | {"PATH": os.defpath, "LANG": "C.UTF-8", "USER": "nobody"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
