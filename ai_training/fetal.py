@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from torch.utils.data import Dataset
 
 from ai_pipeline.contract import ModelRef
-from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
+from ai_pipeline.fetal_head.biometry import Ellipse, ellipse_of
 from ai_pipeline.fetal_head.outline import (
     COLUMNS,
     GRID,

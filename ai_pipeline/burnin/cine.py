@@ -18,7 +18,7 @@ import numpy as np
 
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
-from ai_pipeline.burnin.fill.inpainters import PLAIN
+from ai_pipeline.burnin.fill import PLAIN
 from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
@@ -65,15 +65,16 @@ MOST_CHANGE = 40
 def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
     """Clean every frame; one window is in memory at a time. Raises :class:`CleaningFailed` as for a still."""
     count = image.header.frames
-    sampled = _sampled(count)
+    # The first and the last among them.
+    sampled = sorted({round(i * (count - 1) / max(1, SAMPLED - 1)) for i in range(SAMPLED)})
     tables = DisplayTables.from_frame(
         np.concatenate([image.stored(index) for index in sampled]),
         np.concatenate([image.display(index) for index in sampled]),
     )
-    plan = _plan_cine(image, tables, verifier, graphics=graphics)
+    plan = _plan_cine(image, sampled, tables, verifier, graphics=graphics)
     read_in = image.display(sampled[0])
     first = image.stored(0)
-    frames = _on_disk((count, *first.shape), first.dtype)
+    frames = on_disk((count, *first.shape), first.dtype)
     mask: Mask = plan.mask | plan.banner
     outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
@@ -224,10 +225,9 @@ class _CineWindow(Window):
 
 
 def _plan_cine(
-    image: SourceImage, tables: DisplayTables, verifier: Verifier, *, graphics: bool
+    image: SourceImage, indices: list[int], tables: DisplayTables, verifier: Verifier, *, graphics: bool
 ) -> RemovalPlan:
     """Plan from a few frames: text counts from any of them, drawings only where they do not move."""
-    indices = _sampled(image.header.frames)
     pictures = [image.display(index) for index in indices]
     plans = []
     for index, picture in zip(indices, pictures, strict=True):
@@ -282,11 +282,6 @@ def _plan_cine(
     return plan
 
 
-def _sampled(count: int) -> list[int]:
-    """The frames in which annotation is searched, the first and the last among them."""
-    return sorted({round(i * (count - 1) / max(1, SAMPLED - 1)) for i in range(SAMPLED)})
-
-
 def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
     """The indices of pictures with clearly more thin bright or dark structures than the median one."""
     kernel = np.ones((7, 7), np.uint8)
@@ -301,7 +296,7 @@ def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
     return [index for index, drawn_pixels in enumerate(counts) if drawn_pixels > 1.3 * usual + 40]
 
 
-def _on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:
+def on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:
     """An array in an unnamed temporary file, which is gone with the last reference to it."""
     with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

@@ -13,20 +13,23 @@ import numpy as np
 
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
 from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER, blocks, with_sides
 from ai_pipeline.burnin.decide.whole_lines import by_best_reading, by_their_block, inner
 from ai_pipeline.burnin.decide.writing import (
+    FEWEST,
     SAME,
+    TRACED,
     Text,
+    are_letters,
     covered,
     find_texts,
+    letter_strokes,
     level_box,
     overlap,
     share_of,
     text_meaning,
 )
-from ai_pipeline.burnin.fill.background import is_plain
+from ai_pipeline.burnin.fill import is_plain
 from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
@@ -44,7 +47,7 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.drawings import Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.faint import faint_writing
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools
@@ -262,7 +265,12 @@ def _seen(
     if policy is CleaningPolicy.RESEARCH:
         drawn.masks[AnnotationKind.SCALE] |= bars
         return banner & ~waves.traces, banners, waves, drawn
-    return banner & ~waves.traces & ~bars, banners, waves.with_strips(bars), drawn.without(bars)
+    return (
+        banner & ~waves.traces & ~bars,
+        banners,
+        Waves(waves.strips | bars, waves.traces),
+        drawn.without(bars),
+    )
 
 
 def _area(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.whole_lines import around
-from ai_pipeline.burnin.decide.writing import FILLED, Candidate, candidates, covered, share_of
-from ai_pipeline.burnin.fill.background import with_background
-from ai_pipeline.burnin.fill.inpainters import Inpainter, black_out, inpaint
+from ai_pipeline.burnin.decide.writing import (
+    FILLED,
+    Candidate,
+    are_letters,
+    candidates,
+    covered,
+    share_of,
+    strokes_in,
+)
+from ai_pipeline.burnin.fill import Inpainter, black_out, inpaint, with_background
 from ai_pipeline.burnin.find.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.planning import (
@@ -87,8 +93,11 @@ class Verifier(RemovalTask):
 
         In the image area the text must be legible, elsewhere it need not be.
         """
-        box = candidate.box
-        if covered(box, filled | kept) or _is_of(candidate, filled | kept):
+        box, known = candidate.box, filled | kept
+        # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
+        if covered(box, known) or (
+            (strokes := strokes_in(candidate.view, box, INK)).any() and known[strokes].mean() >= FILLED
+        ):
             return False
         certain = candidate.certain and box.confidence >= CERTAIN_RESIDUE
         if certain and self.policy is CleaningPolicy.RESEARCH:
@@ -143,7 +152,12 @@ class DisplayTables:
         """The picture that a viewer shows of samples within the source's range."""
         if self.table is not None:
             return self.table[self._places(samples)]
-        return _stretched(samples) if self.stretched else np.asarray(samples, np.uint8)
+        if not self.stretched:
+            return np.asarray(samples, np.uint8)
+        numbers = samples.astype(np.float64)
+        low, high = np.percentile(numbers, [0.1, 99.9])
+        shares = np.clip((numbers - low) / max(float(high - low), 1e-12), 0, 1)
+        return np.asarray(np.rint(shares * 255), np.uint8)
 
     def _places(self, samples: PixelArray) -> npt.NDArray[np.int64]:
         last = 0 if self.table is None else len(self.table) - 1
@@ -200,7 +214,8 @@ class Window:
             more = around(residue, self.plan.lines, stays, WIDER * (attempt + 1), spare=attempt == 0)
             more &= ~self.plan.waves.traces
             if attempt == 0:
-                more &= ~self.plan.ground | self._letters(residue)
+                letters = [strokes_in(self.tables.show(one), box) for one in self.results for box in residue]
+                more &= ~self.plan.ground | np.logical_or.reduce(letters)
             if attempt < ROUNDS - 1:
                 self.fill(more)
                 self.widened += len(residue)
@@ -211,11 +226,6 @@ class Window:
             found = box_marks(residue, self.mask.shape)
             self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
             self.refilled += [mark.box for mark in found]
-
-    def _letters(self, residue: Sequence[TextBox]) -> Mask:
-        """The strokes in the places where text is still found, in any of the frames."""
-        found = [strokes_in(self.tables.show(result), box) for result in self.results for box in residue]
-        return np.asarray(np.logical_or.reduce(found), np.bool_)
 
     def fill(self, more: Mask) -> None:
         """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if all of it is too much."""
@@ -287,34 +297,20 @@ def fill_plan(
     return inpaint(flat, inside, filler, plan.not_tissue | far) if inside.any() else flat
 
 
-def _is_of(candidate: Candidate, known: Mask) -> bool:
-    """Whether nearly all strokes in a place are of what was filled or stays, as in a box around two lines."""
-    strokes = strokes_in(candidate.view, candidate.box, INK)
-    return bool(strokes.any()) and float(known[strokes].mean()) >= FILLED
-
-
 def _equalised(
     places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], table: Picture
 ) -> Picture | None:
     """A table from value to rank where the display clips structure to black or white; else None."""
     shown = table[places]
-    if not any(_hides(counts[shown == end], int(counts.sum())) for end in (0, 255)):
+    # Values that are all displayed alike may make up letters and their background.
+    if not any(
+        len(own) > 1 and int(own.sum() - own.max()) >= HIDDEN * int(counts.sum())
+        for own in (counts[shown == end] for end in (0, 255))
+    ):
         return None
     ranks = np.linspace(0, 255, len(places))
     every = np.interp(np.arange(len(table)), places, ranks)
     return np.asarray(np.rint(every), np.uint8)
-
-
-def _hides(counts: npt.NDArray[np.int64], pixels: int) -> bool:
-    """Whether values with these counts, all displayed alike, could make up letters and their background."""
-    return len(counts) > 1 and int(counts.sum() - counts.max()) >= HIDDEN * pixels
-
-
-def _stretched(samples: PixelArray) -> Picture:
-    numbers = samples.astype(np.float64)
-    low, high = np.percentile(numbers, [0.1, 99.9])
-    shares = np.clip((numbers - low) / max(float(high - low), 1e-12), 0, 1)
-    return np.asarray(np.rint(shares * 255), np.uint8)
 
 
 def unchanged_outside(source: PixelArray, result: PixelArray, mask: Mask) -> bool:

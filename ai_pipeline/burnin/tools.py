@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai_pipeline.burnin.fill.inpainters import Inpainter, NetworkInpainter, on_onnx
-from ai_pipeline.burnin.find.line_network import LineReader
-from ai_pipeline.burnin.find.mark_network import MarkFinder
+from ai_pipeline.burnin.fill import Inpainter, NetworkInpainter, on_onnx
+from ai_pipeline.burnin.find.networks import LineReader, MarkFinder
 from ai_pipeline.burnin.find.text import TextReader, shared_reader
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.models import registry

@@ -16,12 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ai_pipeline.chest.changes import Change, changed
 from ai_pipeline.contract import Bools, Code, Floats, Grey, ModelRef, Point
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.card import Card, Input
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.inputs import Change, changed, network_input
 from ai_pipeline.models.registry import read
 
 HEART, RIGHT_LUNG, LEFT_LUNG = range(3)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.contract import Bools, Floats, Grey, ModelRef
-from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
+from ai_pipeline.fetal_head.biometry import Ellipse, ellipse_of
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime

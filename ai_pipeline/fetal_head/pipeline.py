@@ -33,8 +33,8 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry
+from ai_pipeline.fetal_head.biometry import Ellipse
 from ai_pipeline.fetal_head.card import CARD
-from ai_pipeline.fetal_head.ellipse import Ellipse
 from ai_pipeline.fetal_head.fetuses import fetus_of_each
 from ai_pipeline.fetal_head.intended_use import image_area, refused_by_header
 from ai_pipeline.fetal_head.outline import HeadModel, HeadOutline

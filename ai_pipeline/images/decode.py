@@ -34,9 +34,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
 from ai_pipeline.images import codestreams, colours, resolutions
+from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
-from ai_pipeline.images.fragments import Fragments
 from ai_pipeline.images.header import (
     NONE_GIVEN,
     GivenAttributes,

@@ -60,7 +60,18 @@ class GreyDisplay:
             return self._to_grey(self.modality(stored), stored)
         low, high = int(stored.min()), int(stored.max())
         ramp = np.arange(low, high + 1, dtype=np.int32)
-        return _looked_up(stored, ramp, self._to_grey(self.modality(ramp), stored))
+        # The table is addressed by the sample's bits, so that nothing is converted, and in bands that stay in
+        # the processor's cache: a third of the time of one gather on 2,500 × 2,500.
+        bits = stored.dtype.itemsize * 8
+        table = np.zeros(2**bits, np.uint8)
+        table[ramp & (2**bits - 1)] = self._to_grey(self.modality(ramp), stored)
+        native = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
+        numbers = native.view(f"u{stored.dtype.itemsize}")
+        picture = np.empty(stored.shape, np.uint8)
+        for top in range(0, len(stored), BAND_ROWS):
+            band = slice(top, top + BAND_ROWS)
+            np.take(table, numbers[band], out=picture[band], mode="clip")  # without "clip" it is buffered
+        return picture
 
     def window(self, stored: PixelArray) -> tuple[float, float, str]:
         """Centre, width and VOI LUT Function (PS3.3 C.11.2.1) of the window that ``show`` uses; for a VOI
@@ -102,11 +113,8 @@ class GreyDisplay:
             looked_up = _by_table(values, "VOILUTSequence", self.dataset, signed=signed)
             return _clipped(looked_up / (2.0**bits - 1.0))
         if self.choice == "window":
-            return _windowed(values, self.dataset)
-        if self.choice == "full range":
-            low, high = self._full_range()
-        else:
-            low, high = self._robust_range(stored)
+            return _windowed(values, *self.window(stored))
+        low, high = self._full_range() if self.choice == "full range" else self._robust_range(stored)
         if high <= low:
             return np.zeros(values.shape)
         return _clipped((values.astype(np.float64) - low) / (high - low))
@@ -134,28 +142,8 @@ class GreyDisplay:
         return float(min(shown)), float(max(shown))
 
 
-def _looked_up(stored: PixelArray, values: npt.NDArray[np.int32], greys: Grey) -> Grey:
-    """Replace each of ``values`` in ``stored`` by its place in ``greys``.
-
-    The table is addressed by the sample's bits, so that nothing is converted, and in bands that stay in the
-    processor's cache: a third of the time of one gather on 2,500 × 2,500.
-    """
-    bits = stored.dtype.itemsize * 8
-    table = np.zeros(2**bits, np.uint8)
-    table[values & (2**bits - 1)] = greys
-    native = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
-    numbers = native.view(f"u{stored.dtype.itemsize}")
-    picture = np.empty(stored.shape, np.uint8)
-    for top in range(0, len(stored), BAND_ROWS):
-        band = slice(top, top + BAND_ROWS)
-        np.take(table, numbers[band], out=picture[band], mode="clip")  # without "clip" it is buffered
-    return picture
-
-
-def _windowed(values: PixelArray, dataset: Dataset) -> Values:
+def _windowed(values: PixelArray, centre: float, width: float, function: str) -> Values:
     """Apply the first window of the header (PS3.3 C.11.2.1.2 and C.11.2.1.3), output 0 to 1."""
-    centre, width = (_first(dataset, keyword) or 0.0 for keyword in _WINDOW)
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     x = values.astype(np.float64)
     if function == "SIGMOID":
         return 1.0 / (1.0 + np.exp(-4.0 * (x - centre) / max(width, 1e-6)))

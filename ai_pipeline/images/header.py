@@ -55,7 +55,7 @@ COPIED = (
     "PixelIntensityRelationship",
 )
 CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
-COPIED_CODES = ("AnatomicRegionSequence", "ViewCodeSequence")
+LOSSY = frozenset(f"1.2.840.10008.1.2.4.{last}" for last in (50, 51, 81, 91, 203))
 # Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
 OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
@@ -166,7 +166,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
         age_years=age_years(dataset),
         image_type=tuple(_values(dataset, "ImageType")),
         burned_in_annotation=_text(dataset, "BurnedInAnnotation"),
-        lossy=_text(dataset, "LossyImageCompression") == "01" or _is_lossy(syntax),
+        lossy=_text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY,
         attributes=_attributes(dataset, syntax),
         ultrasound_regions=_regions(dataset),
         overlay_groups=tuple(group for group in OVERLAY_GROUPS if _overlay_has_pixels(dataset, group)),
@@ -290,7 +290,7 @@ def _spacing(rows: float | None, columns: float | None) -> tuple[float, float] |
 
 def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
     found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in COPIED}
-    for keyword in COPIED_CODES:
+    for keyword in ("AnatomicRegionSequence", "ViewCodeSequence"):
         for item in _items(dataset, keyword)[:1]:
             found[keyword] = " ".join(
                 _text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
@@ -336,11 +336,6 @@ def _overlay_has_pixels(dataset: Dataset, group: int) -> bool:
     """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
     value = value_of(dataset, (group, 0x3000))
     return isinstance(value, bytes) and value.count(0) < len(value)
-
-
-def _is_lossy(syntax: UID) -> bool:
-    lossy_syntaxes = {"50", "51", "81", "91", "203"}
-    return syntax.startswith("1.2.840.10008.1.2.4.") and syntax.rsplit(".", 1)[1] in lossy_syntaxes
 
 
 def _positive(dataset: Dataset, keyword: str) -> int:

@@ -109,10 +109,19 @@ def marked(
 
 
 def box_captions(findings: Sequence[Finding]) -> list[str]:
-    """The caption of each box of :func:`annotate` and :func:`marked`, with its number if there are
-    several.
+    """The caption of each box of :func:`annotate` and :func:`marked`, with its number if there are several;
+    of many how many there are of each label.
     """
-    return _box_captions([finding for finding, _ in _placed(findings)])
+    boxed = [finding for finding, _ in _placed(findings)]
+    if len(boxed) > MOST_NUMBERED:
+        counts = Counter(finding.name for finding in boxed)
+        return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
+    numbers: dict[str, list[str]] = {}
+    for number, finding in enumerate(boxed, start=1):
+        numbers.setdefault(label_text(finding), []).append(str(number))
+    if len(boxed) < 2:
+        return list(numbers)
+    return [f"[{', '.join(of_text)}] {text}" for text, of_text in numbers.items()]
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
@@ -189,19 +198,6 @@ def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:
     """Each place of what is not absent."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     return [(finding, region) for finding in shown for region in finding.regions]
-
-
-def _box_captions(boxed: Sequence[Finding]) -> list[str]:
-    """What each box is, by its number where there are several; of many how many there are of each label."""
-    if len(boxed) > MOST_NUMBERED:
-        counts = Counter(finding.name for finding in boxed)
-        return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
-    numbers: dict[str, list[str]] = {}
-    for number, finding in enumerate(boxed, start=1):
-        numbers.setdefault(label_text(finding), []).append(str(number))
-    if len(boxed) < 2:
-        return list(numbers)
-    return [f"[{', '.join(of_text)}] {text}" for text, of_text in numbers.items()]
 
 
 @dataclass(frozen=True, slots=True)

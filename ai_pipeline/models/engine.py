@@ -19,7 +19,6 @@ from ai_pipeline.errors import CardError, NoNumber, NoProvider
 from ai_pipeline.models.registry import Card, Weights, read
 
 ONNX, SAFETENSORS = ".onnx", ".safetensors"
-FORMATS = (ONNX, SAFETENSORS)
 INFERENCE: Final = "AI_PIPELINE_INFERENCE"
 """The environment's variable that says where networks run, by a name of ``PROVIDERS``; cpu without it."""
 PROVIDERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
@@ -50,7 +49,7 @@ def load(card: Card, role: str, threads: int = 0) -> Engine:
     if card.input is None or not card.labels:
         raise CardError(f"{card.path.name}: input and labels must be given for a network")
     weights = card.file(role)
-    if weights.path.suffix not in FORMATS:
+    if weights.path.suffix not in {ONNX, SAFETENSORS}:
         raise CardError(
             f"{weights.path.name} is not run: only ONNX and safetensors are; make one with "
             "`ai-pipeline models convert`"

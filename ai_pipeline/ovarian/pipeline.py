@@ -40,6 +40,8 @@ from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions
 from ai_pipeline.ovarian.classifier import (
     NORMAL,
+    LesionOutline,
+    Outliner,
     OvarianAnalysis,
     OvarianClassifier,
     PixelGate,
@@ -47,7 +49,6 @@ from ai_pipeline.ovarian.classifier import (
     heatmap,
 )
 from ai_pipeline.ovarian.intended_use import refused_by_header
-from ai_pipeline.ovarian.outline import LesionOutline, Outliner
 
 MODEL = "ovarian-efficientnet-lite0"
 UNSURE_NOTE = "The model suggests no class and excludes none"

@@ -31,8 +31,14 @@ from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.programs import container
 from ai_pipeline.programs.answer import findings_in
 from ai_pipeline.programs.card import COMMAND, CONTAINER, CommandOptions, ContainerOptions
-from ai_pipeline.programs.exchange import Exchange, exchange, remove_abandoned
-from ai_pipeline.programs.process import ProgramRun, can_leave_network, run_program
+from ai_pipeline.programs.process import (
+    Exchange,
+    ProgramRun,
+    can_leave_network,
+    exchange,
+    remove_abandoned,
+    run_program,
+)
 
 _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 """Environment variables by which MONAI application packages find the folders."""

@@ -556,7 +556,7 @@ def evaluate_despeckle(
 
     Example: ai-pipeline evaluate despeckle --data DIR   (with the package bm3d, or without that row)
     """
-    from ai_pipeline.despeckle.despeckler import MODEL
+    from ai_pipeline.burnin.despeckle import MODEL
     from ai_training.ultrasound.speckle import evaluate
 
     result = evaluate(data, split, frames, models_dir, report)
@@ -632,7 +632,7 @@ def accept_model(
 
 def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[str, Any]:
     """How near the node's filling and the plain one come to what was there, where every mark is removed."""
-    from ai_pipeline.burnin.fill.inpainters import PLAIN
+    from ai_pipeline.burnin.fill import PLAIN
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_training.ultrasound import filling
     from ai_training.ultrasound.removal import node_mask

@@ -32,8 +32,7 @@ from ai_pipeline.images.coordinates import UPRIGHT
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.networks.efficientnet import NAME, fuse
-from ai_pipeline.ovarian.classifier import OvarianClassifier, PixelGate
-from ai_pipeline.ovarian.outline import SURE, dice
+from ai_pipeline.ovarian.classifier import SURE, OvarianClassifier, PixelGate, dice
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import changed_card, export, new_card, store_in_half, weights_row
 from ai_training.chest.gates import directions_of, drawn_from, files_of_split, linear_head

@@ -32,7 +32,7 @@ from scipy.stats import beta
 
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.find.annotation import Box, CleaningPolicy, Mask, Picture, brightest, index_of
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, model_files, working_scale
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import Meaning

@@ -15,7 +15,7 @@ from PIL import Image
 from ai_pipeline.burnin.decide.writing import candidates
 from ai_pipeline.burnin.find.annotation import Box, CleaningPolicy, Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.find.drawings import grown
-from ai_pipeline.burnin.find.mark_network import MarkFinder
+from ai_pipeline.burnin.find.networks import MarkFinder
 from ai_pipeline.burnin.find.text import TextReader, paint
 from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.burnin.planning import MARGIN, RemovalTask, plan_removal

@@ -212,10 +212,8 @@ def _proven(tokens: Sequence[str]) -> Meaning:
     ways: list[frozenset[Meaning] | None] = [frozenset(), *([None] * len(tokens))]
     for end in range(1, len(tokens) + 1):
         for start in range(max(0, end - LONGEST_ITEM), end):
-            before, item = ways[start], None
-            if before is not None:
-                item = _item(tokens[start:end])
-            if before is not None and item is not None:
+            before = ways[start]
+            if before is not None and (item := _item(tokens[start:end])) is not None:
                 ways[end] = before | {item}
                 break
     found = ways[-1]

@@ -1,6 +1,12 @@
 """The text in a picture: places of possible text are searched in several views of it, read, and judged.
 
 Text counts as identity until all of it is read and proven harmless.
+
+Proven letters: only they are painted over in the image area, where tissue is.
+
+There are three independent witnesses: the mark network, which marks the strokes of letters, and two text
+readers. Two of the three prove letters, or one reader that is sure. A place that only one suspects is kept,
+and a person looks at it.
 """
 
 from __future__ import annotations
@@ -18,16 +24,25 @@ from ai_pipeline.burnin.find.annotation import (
     Box,
     Mask,
     Picture,
+    brightest,
+    colourfulness,
     component_boxes,
     components,
     dilated,
     index_of,
 )
 from ai_pipeline.burnin.find.area import strokes
-from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
-from ai_pipeline.burnin.find.line_network import Line, is_wide
-from ai_pipeline.burnin.find.text import TILES, UPRIGHT, TextBox, TextReader, high_contrast, looks_like_text
-from ai_pipeline.burnin.find.traces import Waves
+from ai_pipeline.burnin.find.networks import Line, is_wide
+from ai_pipeline.burnin.find.text import (
+    TILES,
+    UPRIGHT,
+    TextBox,
+    TextReader,
+    high_contrast,
+    looks_like_text,
+    paint,
+)
+from ai_pipeline.burnin.find.traces import FILLS, TOUCHES, Waves, find_flow
 from ai_pipeline.contract import Meaning
 
 FILLED = 0.95
@@ -317,3 +332,93 @@ def overlap(box: Box, other: Box) -> float:
     height = min(box[3], other[3]) - max(box[1], other[1])
     area = (box[2] - box[0]) * (box[3] - box[1])
     return max(0, width) * max(0, height) / max(1, area)
+
+
+FEWEST, SURELY_FEWEST = 2, 3
+"""Letters and digits that a witness reads, at least; and one that reads so surely that it needs no second."""
+SURE_LETTERS = 0.85
+"""Confidence of such a reading."""
+LONG, OF_LONG = 6, 0.6
+"""Letters and digits of a long reading, and its confidence: in speckle no reader reads so many."""
+TRACED = 0.15
+"""Share of a text's box that is drawn, from which the mark network has its letters (they fill 20 %)."""
+LEAST_CONTRAST = 12
+"""How far a stroke stands out from what is beside it, at least (grey levels)."""
+THICKEST = 0.35
+"""Thickness of a stroke, at most (heights of the line)."""
+SOFT = 0.05
+"""Width of a stroke's soft edge (heights of the line), but a pixel at least."""
+LEAST_COLOUR = 8
+"""Difference of the strongest and the weakest colour of a coloured pixel, at least (grey levels)."""
+MOSTLY = 0.8
+"""Share of the pixels of coloured letters that are coloured, at least."""
+COLOUR_SPREADS = 4
+"""How far JPEG spreads the colour of a stroke, half of a block (pixels)."""
+
+WIDEST_MEDIAN = 255
+"""Side of the square whose median is the ground of letters, at most: OpenCV has no larger one (pixels)."""
+
+
+def are_letters(text: Text, drawn: float = 0.0) -> bool:
+    """Whether the text at a place is proven to be letters.
+
+    ``drawn``: the share of the place that the mark network takes for text, 0 to 1.
+    """
+    if _is_sure(text.line) or _is_sure(text.small):
+        return True
+    witnesses = _reads(text.line, FEWEST), _reads(text.small, FEWEST), drawn >= TRACED
+    return sum(witnesses) >= 2
+
+
+def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
+    """The strokes of these texts with their edges; ``margin`` as :func:`paint` takes it.
+
+    The strokes that the mark network has ``drawn`` may lack a letter. So the mask also holds the strongest
+    thin structures in the text's box, and the colour that compression has spread around coloured strokes.
+    """
+    found: Mask = np.zeros_like(drawn)
+    for text in texts:
+        place = paint([text.box], drawn.shape, margin)
+        letters = (drawn | strokes_in(picture, text.box)) & place
+        found |= letters | (_spread_colour(picture, letters) & place)
+    return found
+
+
+def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> Mask:
+    """The thin structures in a box, light or dark, with their soft edges.
+
+    ``contrast``: the least difference to the surroundings in grey levels; by default a threshold is computed
+    from the box (N. Otsu, 1979).
+    """
+    found: Mask = np.zeros(picture.shape[:2], np.bool_)
+    left, top, right, bottom = box.box
+    place = index_of((left - 2, top - 2, right + 2, bottom + 2))
+    grey = np.ascontiguousarray(brightest(picture[place]))
+    if not grey.size:
+        return found
+    square = np.ones((2 * max(2, round(THICKEST * box.height)) + 1,) * 2, np.uint8)
+    ground = cv2.medianBlur(grey, min(2 * max(1, round(box.height)) + 1, WIDEST_MEDIAN)).astype(np.float32)
+    for way, above in ((cv2.MORPH_TOPHAT, grey - ground), (cv2.MORPH_BLACKHAT, ground - grey)):
+        stands_out = cv2.morphologyEx(grey, way, square)
+        level = contrast or max(LEAST_CONTRAST, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
+        found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
+    return dilated(found, 2 * max(1, round(SOFT * box.height)) + 1)
+
+
+def _spread_colour(picture: Picture, letters: Mask) -> Mask:
+    """Coloured pixels beside coloured ``letters``."""
+    if picture.ndim == 2 or not letters.any():
+        return np.zeros_like(letters)
+    coloured = colourfulness(picture) >= LEAST_COLOUR
+    if coloured[letters].mean() < MOSTLY:
+        return np.zeros_like(letters)
+    return np.asarray(dilated(letters, 2 * COLOUR_SPREADS + 1) & coloured, np.bool_)
+
+
+def _is_sure(line: Line) -> bool:
+    fewest, least = (LONG, OF_LONG) if line.confidence < SURE_LETTERS else (SURELY_FEWEST, SURE_LETTERS)
+    return _reads(line, fewest) and line.confidence >= least
+
+
+def _reads(line: Line, fewest: int) -> bool:
+    return line.legible and line.letters >= fewest

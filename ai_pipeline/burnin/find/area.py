@@ -60,7 +60,10 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     for label in range(1, len(stats)):
         if stats[label, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size:
             area |= _between(labels == label)
-    return area & _within(regions, tissue)
+    believed = believed_regions(regions, tissue.shape)
+    inside = mask_of([region.box for region in believed], tissue.shape)
+    holds_tissue = (inside & tissue).sum() >= INSIDE * tissue.sum()
+    return area & inside if believed and holds_tissue else area
 
 
 def strokes(picture: Picture) -> Mask:
@@ -113,11 +116,3 @@ def _between(tissue: Mask) -> Mask:
         last = tissue.shape[axis] - 1 - np.expand_dims(np.flip(tissue, axis).argmax(axis=axis), axis)
         filled &= (first <= place) & (place <= last) & tissue.any(axis=axis, keepdims=True)
     return filled
-
-
-def _within(all_regions: Sequence[UltrasoundRegion], tissue: Mask) -> Mask:
-    """The regions of the header if they hold the tissue, else all of the picture."""
-    regions = believed_regions(all_regions, tissue.shape)
-    inside = mask_of([region.box for region in regions], tissue.shape)
-    right = (inside & tissue).sum() >= INSIDE * tissue.sum()
-    return inside if regions and right else np.ones_like(tissue)

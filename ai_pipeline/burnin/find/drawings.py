@@ -27,8 +27,8 @@ from ai_pipeline.burnin.find.annotation import (
     index_of,
 )
 from ai_pipeline.burnin.find.area import thin
-from ai_pipeline.burnin.find.flow import colour_bars, find_flow
-from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_pipeline.burnin.find.networks import MarkFinder, MarkMaps
+from ai_pipeline.burnin.find.traces import colour_bars, find_flow
 
 KINDS = (
     AnnotationKind.TEXT,
@@ -153,8 +153,6 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     return classes
 
 
-Flags = npt.NDArray[np.uint8]
-
 LINE_EXCESS = 2.5
 """Mean yellow of a dotted line above its two sides (grey levels)."""
 SMALLEST_END = 8
@@ -178,7 +176,7 @@ def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
     return flags.astype(np.bool_)
 
 
-def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
+def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """The line from ``start`` to ``end`` (column, row) as 1 if it is yellower than both sides; else all 0.
 
     ``picture``: RGB. A line of less than 20 pixels gives all 0.

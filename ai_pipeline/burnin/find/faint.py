@@ -34,7 +34,11 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     ``samples``: as stored, of any depth, grey or colour: a window may show each level. ``known``: annotation
     that is already judged. The traces of compression around it are no text, unless they continue a line.
     """
-    hull, contrast = _hull(area), _contrast(samples)
+    convex = np.zeros(area.shape, np.uint8)  # the smallest convex area that holds the image area
+    if area.any():
+        outlines, _ = cv2.findContours(area.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.fillConvexPoly(convex, cv2.convexHull(np.concatenate(outlines)), 1)
+    hull, contrast = convex.astype(np.bool_), _contrast(samples)
     around = dilated(known, RINGING)
     plain = contrast[~hull & ~around]
     if not plain.size or not plain.any():
@@ -85,12 +89,3 @@ def _in_lines(boxes: list[Box], writing: npt.NDArray[np.bool_], shape: tuple[int
         ],
         shape,
     )
-
-
-def _hull(mask: Mask) -> Mask:
-    """The smallest convex area that holds the mask."""
-    hull = np.zeros(mask.shape, np.uint8)
-    if mask.any():
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(outlines)), 1)
-    return hull.astype(np.bool_)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, brightest, index_of
-from ai_pipeline.burnin.find.line_network import Line, LineReader
+from ai_pipeline.burnin.find.networks import Line, LineReader
 from ai_pipeline.models.engine import giving_memory_back, session
 
 CERTAIN_TEXT = 0.5

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -253,9 +252,8 @@ def _now() -> datetime:
 
 
 def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
-    data: Any = _USES.dump_json(now | {slot: use}, indent=1)
     path = models_dir / f".{ACTIVE}.new"
-    path.write_bytes(data)
+    path.write_bytes(_USES.dump_json(now | {slot: use}, indent=1))
     path.chmod(_FOR_ALL)
     _sync(path)
     path.replace(models_dir / ACTIVE)

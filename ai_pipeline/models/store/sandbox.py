@@ -29,7 +29,6 @@ from ai_pipeline.models.store.confined import EXIT_DATA, ProcessLimits
 
 Walls = Literal["bubblewrap", "landlock", "none"]
 MEMORY = 16 << 30  # bytes of addresses; importing torch takes 4 of the 16 GiB
-TEMPORARY = 1 << 30  # bytes of the process's own /tmp
 LONGEST_LINE = 400  # characters of an error that are passed on
 SYSTEM = "/usr/local/bin:/usr/bin:/bin"
 LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache")
@@ -158,7 +157,7 @@ def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
         "--dev",
         "/dev",
         "--size",
-        str(TEMPORARY),
+        str(1 << 30),  # bytes of its own /tmp
         "--tmpfs",
         "/tmp",
         "--ro-bind-try",

@@ -7,10 +7,21 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.decide.letters import OF_LONG, SURE, TRACED, are_letters, letter_strokes, strokes_in
-from ai_pipeline.burnin.decide.writing import NOTHING_READ, Candidate, Text, find_texts, level_box
+from ai_pipeline.burnin.decide.writing import (
+    NOTHING_READ,
+    OF_LONG,
+    SURE,
+    TRACED,
+    Candidate,
+    Text,
+    are_letters,
+    find_texts,
+    letter_strokes,
+    level_box,
+    strokes_in,
+)
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
-from ai_pipeline.burnin.find.line_network import (
+from ai_pipeline.burnin.find.networks import (
     HEIGHT,
     LEGIBLE,
     NARROWEST,

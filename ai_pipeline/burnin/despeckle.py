@@ -8,7 +8,6 @@ The image must be verified to hold no text that had to be removed: that text wou
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from ai_pipeline.burnin.cine import on_disk
 from ai_pipeline.contract import (
     Code,
     DerivedImage,
@@ -90,7 +90,7 @@ class Despeckler:
         if frames.dtype.kind != "u":
             raise CleaningFailed("speckle is reduced on unsigned samples only")
         white = 255 if cleaned.photometric == "RGB" else 2**header.bits_stored - 1
-        made = _like(frames)
+        made = np.empty_like(frames) if len(frames) == 1 else on_disk(frames.shape, frames.dtype)
         for number, frame in enumerate(frames):
             report(number / len(frames), "despeckling")
             made[number] = self._frame(np.asarray(frame), header, white, cleaned.photometric, annotation)
@@ -136,10 +136,3 @@ class Despeckler:
         change = np.where(where, (made - shares) * np.float32(white), np.float32(0))
         changed = samples + (change[..., None] if samples.ndim == 3 else change)
         return np.clip(np.rint(changed), 0, white).astype(frame.dtype)
-
-
-def _like(frames: PixelArray) -> PixelArray:
-    if len(frames) == 1:
-        return np.empty_like(frames)
-    with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
-        return np.memmap(file, dtype=frames.dtype, mode="w+", shape=frames.shape)
