@@ -56,10 +56,6 @@ WINDOW = 16
 """Frames that are read together; more is quicker, but text that shows briefly fades (frames)."""
 SAMPLED = 3
 """Frames, spread over the cine, in which annotation is searched."""
-MOST_MOTION = 24.0
-"""Mean difference of a drawing's pixels between the sampled frames, at most (grey levels)."""
-MOST_CHANGE = 40
-"""Difference of pixels of text that stays from the frame in which it was read, at most (grey levels)."""
 
 
 def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
@@ -142,7 +138,8 @@ class _CineWindow(Window):
         if plan.kept.any():  # text stays where all of these frames show it unchanged
             differs: Mask = np.zeros(plan.kept.shape, np.bool_)
             for source in sources:
-                differs |= brightest(cv2.absdiff(tables.show(source), read_in)) > MOST_CHANGE
+                # Grey levels by which text that stays may differ from the frame in which it was read.
+                differs |= brightest(cv2.absdiff(tables.show(source), read_in)) > 40
             labels, _ = components(plan.kept)
             self.kept = plan.kept & ~np.isin(labels, labels[differs & plan.kept])
 
@@ -244,7 +241,8 @@ def _plan_cine(
         texts = mask_of([mark.box for mark in plan.marks if mark.kind is AnnotationKind.TEXT], mask.shape)
         for label in range(1, len(stats)):
             own = labels == label
-            if bool((own & texts).any()) or float(motion[own].mean()) <= MOST_MOTION:
+            # Mean difference of a drawing's pixels between the sampled frames, at most (grey levels).
+            if bool((own & texts).any()) or float(motion[own].mean()) <= 24.0:
                 mask |= own
         kept = [
             mark

@@ -70,8 +70,7 @@ class Despeckler:
     def picture(self, shares: Floats) -> Floats:
         """A picture ``[rows, columns]``, 0 to 1, with less speckle."""
         rows, columns = shares.shape
-        edges = ((0, -rows % STEP), (0, -columns % STEP))
-        padded = np.pad(shares, edges, "edge")[None, None]
+        padded = np.pad(shares, ((0, -rows % STEP), (0, -columns % STEP)), "edge")[None, None]
         made = self.engine(np.ascontiguousarray(padded, np.float32))["despeckled"][0, 0, :rows, :columns]
         return np.asarray(shares + np.float32(self.strength) * (made - shares), np.float32)
 
@@ -125,8 +124,7 @@ class Despeckler:
         found = [box for box in inside if box[0] + STEP <= box[2] and box[1] + STEP <= box[3]]
         for left, top, right, bottom in found or [(0, 0, header.columns, header.rows)]:
             part = slice(top, bottom), slice(left, right)
-            shown = 1 - shares[part] if inverted else shares[part]
-            done = self.picture(shown)
+            done = self.picture(1 - shares[part] if inverted else shares[part])
             made[part], where[part] = 1 - done if inverted else done, True
         for left, top, right, bottom in annotation:
             where[max(top, 0) : bottom, max(left, 0) : right] = False

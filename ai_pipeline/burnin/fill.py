@@ -136,8 +136,6 @@ def _square(top: int, left: int, side: int) -> tuple[slice, slice]:
 
 JOINED = 9
 """Distance up to which holes are filled together, or take one colour (pixels)."""
-FLAT = 10
-"""Range up to which surroundings are one colour: black with the noise of compression (grey levels)."""
 
 PLAIN = Classical("navier-stokes")
 
@@ -180,7 +178,8 @@ def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
     if bool((low == high).all()):
         return np.asarray(np.broadcast_to(low, patch.shape))
     if patch.dtype == np.uint8:
-        if bool((high - low <= FLAT).all()):
+        # Range up to which surroundings are one colour: black with the noise of compression (grey levels).
+        if bool((high - low <= 10).all()):
             return np.asarray(
                 cv2.inpaint(emptied(patch, hole), hole.astype(np.uint8), RADIUS, cv2.INPAINT_NS)
             )
@@ -206,8 +205,6 @@ NEAR = 10 / 255
 """Difference up to which two colours are one: the noise of compression (share of the picture's range)."""
 RINGING = 16
 """How far JPEG takes the background beside letters from its colour (grey levels)."""
-ONE_COLOUR = 0.5
-"""Share of what is around a hole in one colour, from which that is the background there; else it is black."""
 
 Colour = npt.NDArray[Any]
 
@@ -233,8 +230,7 @@ def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -
             and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
         ):
             colour = everywhere
-        hole = mask[own] & (labels[own] == label)
-        result[own][hole] = black if colour is None else colour
+        result[own][mask[own] & (labels[own] == label)] = black if colour is None else colour
     return result
 
 
@@ -253,7 +249,9 @@ def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
         return None
     colour = np.asarray([_commonest(channel) for channel in pixels.reshape(len(pixels), -1).T])
     differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
-    if float((differs <= tolerance).mean()) < ONE_COLOUR:
+    # Share of what is around a hole in one colour, from which that is the background there; else it is
+    # black.
+    if float((differs <= tolerance).mean()) < 0.5:
         return None
     return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
 

@@ -56,21 +56,12 @@ from ai_pipeline.errors import CleaningFailed
 
 MARGIN = 0.15
 """How far a text's mask reaches beyond the detector's box (share of the line's height)."""
-AROUND_DRAWING = 0.3
-"""How far from a drawing the text detector may place its box when it takes it for text again (share of the
-box's height)."""
 RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
 LOWEST, SLENDER = 7, 2.0
 """Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
 BESIDE = 0.5
 """A line lies beside the image area if at most this share of its box lies in it."""
-LETTERLESS = 0.05
-"""Pixels of letters as a share of those of symbols, up to which a place holds no text."""
-LARGEST_FAINT_SHARE = 0.05
-"""Share of a picture without image area that may be faint writing; more is tissue too dim for an area."""
-FAINT_CONFIDENCE = 0.1
-"""Confidence with which faint writing is reported: it is not read."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
 
@@ -146,7 +137,9 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
     mask, kept, traced = _text_masks(texts, lettering, policy)
     if policy is CleaningPolicy.CLINICAL:
         drawn = drawn.classified_apart(kept)
-        kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
+        # How far from a drawing the text detector may place its box when it takes it for text again (share
+        # of the box's height).
+        kept |= paint([text.box for text in symbols], shape, 0.3) & ~mask
     mask |= _drawing_mask(drawn, kept, traced, policy)
     mask &= ~waves.traces
     # Of all that is suspected: a picture that looks like letters everywhere is not understood.
@@ -225,14 +218,16 @@ def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> 
     if not faint.any():
         return faint
     found: Mask = blocks(faint) & ~known & ~plan.area & ~strong
-    is_writing = plan.area.any() or found.mean() <= LARGEST_FAINT_SHARE
+    # Share of a picture without image area that may be faint writing; more is tissue too dim for an area.
+    is_writing = plan.area.any() or found.mean() <= 0.05
     return found if is_writing else np.zeros_like(found)
 
 
 def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Annotation, ...]:
     """An annotation for each block of faint text in a ``frame``, counted from 1."""
     boxes = component_boxes(components(faint)[1])
-    return tuple(Annotation(AnnotationKind.BANNER, box, FAINT_CONFIDENCE, frame) for box in boxes)
+    # Confidence with which faint writing is reported: it is not read.
+    return tuple(Annotation(AnnotationKind.BANNER, box, 0.1, frame) for box in boxes)
 
 
 def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Annotation, ...]:
@@ -280,8 +275,7 @@ def _area(
     annotation: Mask = np.logical_or.reduce(list(drawn.masks.values()))
     area = find_area(picture, annotation | (written & strokes(picture)), header.ultrasound_regions)
     whole = with_rim(area)
-    plain = whole & ~area & is_plain(picture, ~(whole | annotation | written))
-    return whole & ~waves.strips, plain
+    return whole & ~waves.strips, whole & ~area & is_plain(picture, ~(whole | annotation | written))
 
 
 def with_rim(area: Mask) -> Mask:
@@ -392,7 +386,8 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
         pixels[kind] for kind in (AnnotationKind.CALIPER, AnnotationKind.MARKER, AnnotationKind.SCALE)
     )
     letters = pixels[AnnotationKind.TEXT] + pixels[AnnotationKind.LOGO]
-    return not text.line.legible and symbols > 0 and letters <= LETTERLESS * symbols
+    # Pixels of letters as a share of those of symbols, up to which a place holds no text.
+    return not text.line.legible and symbols > 0 and letters <= 0.05 * symbols
 
 
 def _marks_of(
@@ -415,8 +410,9 @@ def _text_marks(
     place = clipped(box.box, shape)
     if place is None:
         return []
-    confidence = min(box.confidence, 1.0)
-    return [Annotation(AnnotationKind.TEXT, place, confidence, meaning=meaning, removed=removed)]
+    return [
+        Annotation(AnnotationKind.TEXT, place, min(box.confidence, 1.0), meaning=meaning, removed=removed)
+    ]
 
 
 def _readings(

@@ -37,12 +37,6 @@ from ai_pipeline.burnin.planning import (
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
-WIDER = 0.6
-"""Margin of the mask around text that is still found after filling (share of the text's height)."""
-CERTAIN_RESIDUE = 0.6
-"""Confidence of the text detector from which an unreadable box of a text's shape counts as residual text."""
-INK = 24
-"""How far a stroke stands out from what is beside it, at least (grey levels)."""
 HIDDEN = 0.01
 """Share of the pixels whose stored values differ from the commonest one though the window shows all of them
 as black, or as white: from this on they may hide text (percentile windows clip half of it at either end)."""
@@ -96,17 +90,19 @@ class Verifier(RemovalTask):
         box, known = candidate.box, filled | kept
         # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
         if covered(box, known) or (
-            (strokes := strokes_in(candidate.view, box, INK)).any() and known[strokes].mean() >= FILLED
+            # How far a stroke stands out from what is beside it, at least (grey levels).
+            (strokes := strokes_in(candidate.view, box, 24)).any() and known[strokes].mean() >= FILLED
         ):
             return False
-        certain = candidate.certain and box.confidence >= CERTAIN_RESIDUE
+        # Confidence of the text detector from which an unreadable box of a text's shape counts as residual
+        # text.
+        certain = candidate.certain and box.confidence >= 0.6
         if certain and self.policy is CleaningPolicy.RESEARCH:
             return True
         text = candidate.text(self.tools.reader, self.allowed)
         if not self.policy.removes(text.meaning):
             return False
-        on_tissue = share_of(plan.ground, box) > 0.5
-        return are_letters(text) if on_tissue else text.line.legible or certain
+        return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +207,8 @@ class Window:
                 left = [mark.box for mark in box_marks(residue, self.mask.shape)]
                 raise CleaningFailed("text is still found after filling, widening and blacking out", left)
             stays = self.kept & ~self.mask
-            more = around(residue, self.plan.lines, stays, WIDER * (attempt + 1), spare=attempt == 0)
+            # Margin of the mask around text that is still found after filling (share of the text's height).
+            more = around(residue, self.plan.lines, stays, 0.6 * (attempt + 1), spare=attempt == 0)
             more &= ~self.plan.waves.traces
             if attempt == 0:
                 letters = [strokes_in(self.tables.show(one), box) for one in self.results for box in residue]
@@ -308,9 +305,8 @@ def _equalised(
         for own in (counts[shown == end] for end in (0, 255))
     ):
         return None
-    ranks = np.linspace(0, 255, len(places))
-    every = np.interp(np.arange(len(table)), places, ranks)
-    return np.asarray(np.rint(every), np.uint8)
+    ranks = np.interp(np.arange(len(table)), places, np.linspace(0, 255, len(places)))
+    return np.asarray(np.rint(ranks), np.uint8)
 
 
 def unchanged_outside(source: PixelArray, result: PixelArray, mask: Mask) -> bool:

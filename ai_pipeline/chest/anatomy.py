@@ -42,10 +42,6 @@ RATIOS = (0.3, 0.85)
 """Ratios outside these are taken for wrong outlines."""
 LUNG_AREA = (0.03, 0.35)
 """Share of the picture that one lung may take."""
-SMALLER_LUNG = 0.4
-"""Least area of the smaller lung as a share of the larger one's."""
-SOLIDITY = 0.92
-"""Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is less."""
 WALL = 0.01
 """Share of the thorax that must lie between the heart's end and the thorax's end."""
 MARGIN = 0.003
@@ -222,7 +218,8 @@ def _no_chest(masks: Bools) -> str:
         "heart and lungs do not lie as in an upright chest": not right < heart < left,
         "a lung is too small or too large for a whole chest": areas.min() < LUNG_AREA[0]
         or areas.max() > LUNG_AREA[1],
-        "the lungs differ too much in size": areas.min() < SMALLER_LUNG * areas.max(),
+        # Least area of the smaller lung as a share of the larger one's.
+        "the lungs differ too much in size": areas.min() < 0.4 * areas.max(),
     }
     return next((fault for fault, there in faults.items() if there), "")
 
@@ -231,7 +228,9 @@ def _not_measurable(masks: Bools) -> str:
     """Why the widths of a heart between two lungs cannot be taken, as a sentence; empty where they can."""
     outlines, _ = cv2.findContours(masks[HEART].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull = cv2.contourArea(cv2.convexHull(outlines[0]))
-    if cv2.contourArea(outlines[0]) / max(hull, 1.0) < SOLIDITY:
+    # Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is
+    # less.
+    if cv2.contourArea(outlines[0]) / max(hull, 1.0) < 0.92:
         return "the outline of the heart is not that of a heart"
     if masks[:, :, [0, -1]].any():
         return "the chest is cut off at the side of the image"

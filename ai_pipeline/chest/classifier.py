@@ -21,7 +21,6 @@ from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import Card, Input, Label, read
 
 CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
-LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +161,8 @@ class Classifier:
 
 def probability(label: Label, logit: float) -> float:
     """A logit as a probability, 0 to 1, by the card's calibration."""
-    scaled = max(label.slope * logit + label.intercept, LEAST_LOGIT)
+    # exp(709) is the largest that a double holds.
+    scaled = max(label.slope * logit + label.intercept, -700.0)
     value = float(1.0 / (1.0 + np.exp(-scaled)))
     point = label.operating_point
     if point is None:

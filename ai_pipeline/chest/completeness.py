@@ -20,8 +20,6 @@ from ai_pipeline.summary import NOT_ASSESSED
 
 FIGURES: Final = ("gap", "other gap", "touch", "end", "other end", "shape")
 """The figures of an edge, in this order; see :func:`figures_at`."""
-BORDER: Final = 0.02
-"""Depth of the strip along an edge, as a share of the picture, that counts as touching it."""
 END: Final = 0.03
 """Part of a lung's length at whose end its width is taken."""
 FAR: Final = 0.1
@@ -108,8 +106,10 @@ def without_missing(findings: Sequence[Finding], missing: Collection[Edge]) -> l
     seen = [
         one for one in findings if one.decision is Decision.PRESENT or NEEDS.get(one.label) not in missing
     ]
-    absent, unclear = Decision.ABSENT, Decision.INDETERMINATE
-    return [replace(one, decision=unclear) if one.decision is absent else one for one in seen]
+    return [
+        replace(one, decision=Decision.INDETERMINATE) if one.decision is Decision.ABSENT else one
+        for one in seen
+    ]
 
 
 def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edge]) -> list[QualityNote]:
@@ -148,7 +148,8 @@ def figures_at(lungs: Bools) -> tuple[float, ...]:
     where it begins, as a share of the same. ``shape``: length of the shorter lung as a share of the longer
     one's. All 0 to 1, gaps at most 1.
     """
-    strip = max(1, round(BORDER * lungs.shape[1]))
+    # Depth of the strip along an edge, as a share of the picture, that counts as touching it.
+    strip = max(1, round(0.02 * lungs.shape[1]))
     measured: list[tuple[float, float, float, int]] = []
     for lung in lungs:
         widths = lung.sum(axis=1)

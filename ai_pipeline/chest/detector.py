@@ -240,8 +240,6 @@ def detections_by_label(rows: Floats, labels: Sequence[str], size: int) -> dict[
 
 MOST_ROWS = 100_000
 """Rows of an output, at most: YOLO at 1280 pixels has 33,600."""
-MOST_CANDIDATES = 3_000
-"""Boxes above the score that are compared with one another: the strongest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +259,8 @@ def detections(card: Card, output: Floats) -> tuple[DetectedBox, ...]:
         raise CardError(f"{card.name} is no detector: its card needs a table [box_output] and [input]")
     boxes, scores, labels = _rows(card, card.box_output, output, card.input.size)
     sound = np.isfinite(boxes).all(1) & (scores > card.box_output.score)
-    order = np.flatnonzero(sound)[np.argsort(-scores[sound], kind="stable")][:MOST_CANDIDATES]
+    # Boxes above the score that are compared with one another: the strongest.
+    order = np.flatnonzero(sound)[np.argsort(-scores[sound], kind="stable")][:3_000]
     kept = suppressed(boxes[order], labels[order], card.box_output.overlap, card.box_output.most)
     stay = order[kept]
     return tuple(

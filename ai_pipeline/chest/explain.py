@@ -54,8 +54,7 @@ def activation(places: Floats, size: int, to_model: Affine, rows: int, columns: 
 
     The other parameters as in :class:`Activation`.
     """
-    values = np.exp(places - places.max())
-    return Activation(values.astype(np.float32), size, to_model, rows, columns)
+    return Activation(np.exp(places - places.max()).astype(np.float32), size, to_model, rows, columns)
 
 
 def heatmap(found: Activation) -> Heatmap:
@@ -130,8 +129,7 @@ def share_inside(values: Floats, boxes: Floats) -> Floats:
     side = 16 * values.shape[0]
     fine = np.maximum(cv2.resize(values, (side, side), interpolation=cv2.INTER_CUBIC), 0.0)
     total = cv2.integral(fine)
-    edges = np.clip(np.rint(boxes * side).astype(int), 0, side)
-    left, top, right, bottom = edges.T
+    left, top, right, bottom = np.clip(np.rint(boxes * side).astype(int), 0, side).T
     inside = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
     return np.asarray(np.maximum(inside / max(total[-1, -1], 1e-12), 1e-6), np.float32)
 
@@ -166,7 +164,6 @@ def source_region(
 
 PARTS = ("inside", "left", "right", "above", "below")
 REACH, LEAST_REACH = 0.35, 0.03  # width of the outer parts: a share of the box, at least one of the picture
-LEAST_SIDE = 1e-3  # sides of a YOLO's box, at least, as shares of the picture
 GRID = 64  # cells a side in which the likeliest point is searched
 
 
@@ -274,7 +271,8 @@ def nearness(boxes: Floats, detections: Floats) -> Floats:
     share of the highest one.
     """
     sides, scores = detections[:, 2:4] - detections[:, :2], detections[:, 4]
-    detections = detections[(sides > LEAST_SIDE).all(1) & (scores > 0)]
+    # Sides of a YOLO's box, at least, as shares of the picture.
+    detections = detections[(sides > 1e-3).all(1) & (scores > 0)]
     if not len(detections):
         return np.zeros(len(boxes), np.float32)
     near = overlaps(boxes, detections[:, :4]) * (detections[:, 4] / detections[:, 4].max())

@@ -45,8 +45,6 @@ _KIND_SENTENCES = {
 
 def refused_by_header(header: ImageHeader) -> str | None:
     """Why the header forbids an analysis, as a sentence without free text; None when it does not."""
-    modality = shown_term("Modality", header.modality)
-    view = shown_term("ViewPosition", header.view_position)
     region = header.attributes.get("AnatomicRegionSequence", "").upper()
     described = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
     words = " ".join(header.attributes.get(key, "") for key in ("ViewCodeSequence", *described))
@@ -54,7 +52,7 @@ def refused_by_header(header: ImageHeader) -> str | None:
     reasons = (
         (
             header.modality not in MODALITIES,
-            f"modality {modality} is not CR or DX",
+            f"modality {shown_term('Modality', header.modality)} is not CR or DX",
         ),
         (header.frames != 1, f"{header.frames} frames: a chest X-ray has one"),
         (
@@ -67,7 +65,7 @@ def refused_by_header(header: ImageHeader) -> str | None:
         ),
         (
             header.view_position not in FRONTAL,
-            f"View Position {view} is not frontal",
+            f"View Position {shown_term('ViewPosition', header.view_position)} is not frontal",
         ),
         (not {"A", "P"}.isdisjoint(_orientation(header)), "Patient Orientation is that of a lateral view"),
         (

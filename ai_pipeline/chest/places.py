@@ -27,8 +27,6 @@ _BOX_NOTES: Final = {
     Origin.DETECTOR: "The box comes from a detector taught by radiologists' boxes: an approximate place, not "
     "a contour or a measurement.",
 }
-OTHER_SIDE: Final = 2 / 3
-"""Share of a map on the other side of the chest from which it contradicts a box."""
 
 
 def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
@@ -54,7 +52,8 @@ def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, 
     centres = list(zip((across * cell).ravel().tolist(), (down * cell).ravel().tolist(), strict=True))
     columns = np.array([x for x, _ in to_grid.after(found.to_model.inverse())(centres)])
     beside = (columns < middle) != (box < middle)
-    return float(found.values.ravel()[beside].sum() / found.values.sum()) >= OTHER_SIDE
+    # Share of a map on the other side of the chest from which it contradicts a box.
+    return float(found.values.ravel()[beside].sum() / found.values.sum()) >= 2 / 3
 
 
 def in_lungs(
@@ -100,8 +99,6 @@ def box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
     return [QualityNote("box", text) for origin, text in _BOX_NOTES.items() if origin in origins]
 
 
-LEAST_SHARE: Final = 0.25
-"""Least share of a box's lung pixels in a lung for that lung to be named."""
 _LUNGS: Final[tuple[tuple[int, Literal["L", "R"], str], ...]] = (
     (RIGHT_LUNG, "R", "right"),
     (LEFT_LUNG, "L", "left"),
@@ -130,7 +127,8 @@ def lung_places(
         return ()
     rows, columns = anatomy.on_grid(box)
     covered = {lung: int(anatomy.masks[lung, rows, columns].sum()) for lung, _, _ in _LUNGS}
-    least = max(LEAST_SHARE * sum(covered.values()), 1)
+    # Least share of a box's lung pixels in a lung for that lung to be named.
+    least = max(0.25 * sum(covered.values()), 1)
     return tuple(
         LungPlace(side, f"{name} {_zones(rows, anatomy.masks[lung])}")
         for lung, side, name in _LUNGS

@@ -58,8 +58,6 @@ SURE: Final = 0.8
 LARGEST: Final = 1024
 """Shorter side to which larger films are reduced before they are read: cutting lines out of them takes longer
 than reading these (pixels)."""
-TALLEST: Final = 0.15
-"""Height of a stamp, at most (share of the picture's shorter side)."""
 _SEMI: Final = re.compile(r"\bSEMI[ -]+(?=ERECT|UPRIGHT)", re.IGNORECASE)
 _JOINED: Final = re.compile(rf"\b(AP|PA)({'|'.join(sorted(PORTABLE | set(POSITIONS)))})\b")
 """Words between which the reader misses the space."""
@@ -105,17 +103,6 @@ class Reader(Protocol):
     def read(self, picture: Grey, box: TextBox) -> Line: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """A word of the table, where its line is (``x``, ``y`` as in :class:`Marker`), and whether it was read in
-    the mirror image."""
-
-    word: str
-    x: float
-    y: float
-    flipped: bool
-
-
 def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None = None) -> Stamps | None:
     """The stamps of an upright ``picture`` ``[rows, columns]``; None if the text reader fails.
 
@@ -136,10 +123,12 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
     rows, columns = picture.shape
     mirror_image = np.ascontiguousarray(picture[:, ::-1])
     lungs = _hull(anatomy)
-    words: list[_Word] = []
+    # Each with the place of its line, as in Marker, and whether it was read in the mirror image.
+    words: list[tuple[str, float, float, bool]] = []
     for box in reader.find(picture, min(1.0, WORKING_SIDE / min(rows, columns))):
         x, y = box.corners.mean(axis=0).tolist()
-        if box.height > TALLEST * min(rows, columns) or _is_inside(
+        # Height of a stamp, at most (share of the picture's shorter side).
+        if box.height > 0.15 * min(rows, columns) or _is_inside(
             lungs, anatomy, (x * times_larger, y * times_larger)
         ):
             continue
@@ -149,11 +138,11 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
             corners = box.corners[[1, 0, 3, 2]].copy()
             corners[:, 0] = columns - corners[:, 0]
             found, flipped = words_of(reader.read(mirror_image, TextBox(corners, box.confidence))), True
-        words += [_Word(word, x / columns, y / rows, flipped) for word in found]
-    from_mirror = {one.word for one in words if one.flipped} & OF_AP_FILMS
-    read = {one.word for one in words if not one.flipped} | from_mirror
+        words += [(word, x / columns, y / rows, flipped) for word in found]
+    from_mirror = {word for word, _, _, flipped in words if flipped} & OF_AP_FILMS
+    read = {word for word, _, _, flipped in words if not flipped} | from_mirror
     positions = {POSITIONS[word] for word in read & set(POSITIONS)}
-    markers = [Marker(SIDES[one.word], one.x, one.y) for one in words if one.word in SIDES]
+    markers = [Marker(SIDES[word], x, y) for word, x, y, _ in words if word in SIDES]
     agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
     return Stamps(
         projection="AP" if "AP" in read else "PA" if "PA" in read else "",
@@ -242,8 +231,7 @@ def heart_on_left(masks: Bools) -> float | None:
     heart = masks[HEART].sum(axis=0)
     if not len(thorax) or not heart.any():
         return None
-    middle = round((thorax[0] + thorax[-1] + 1) / 2)
-    return float(heart[middle:].sum() / heart.sum())
+    return float(heart[round((thorax[0] + thorax[-1] + 1) / 2) :].sum() / heart.sum())
 
 
 def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]:

@@ -17,7 +17,7 @@ from ai_pipeline.errors import CardError
 
 if TYPE_CHECKING:
     from ai_pipeline.contract import ModelSlot, PipelineCard
-    from ai_pipeline.models.card import Card, Weights
+    from ai_pipeline.models.card import Card
 
 SHA256 = 64  # hexadecimal digits
 models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights, and which is in use.")
@@ -127,7 +127,12 @@ def _add(source: str, card: Path, store: Path, sha256: str, most: int, accept_li
     if not card.is_file():
         raise CardError(f"{card} is not a file")
     described = load(card)
-    weights = _weights_of_file(described, sha256)
+    if not described.weights:
+        raise CardError(f"{card} names no weights")
+    # Its first ones where no SHA-256 is given.
+    weights = next((one for one in described.weights if sha256 in {"", one.sha256}), None)
+    if weights is None:
+        raise CardError(f"{card} names no weights of SHA-256 {sha256}: card and file do not belong together")
     folder.place_for(described, store)
     _agree(described, accept_licence)
     with folder.incoming(store) as inside, progress_bar() as update:
@@ -180,17 +185,6 @@ def rollback_model(slot: Slot = "chest_xray", models_dir: ModelsDir = None) -> N
         card = folder.rollback(chosen, store)
     used = f"{card.name} again" if card else "no model any more"
     typer.echo(f"{slot} uses {used}; a running node from the next start of its workers on")
-
-
-def _weights_of_file(card: Card, sha256: str) -> Weights:
-    """The card's weights with this SHA-256; its first ones where none is given."""
-
-    if not card.weights:
-        raise CardError(f"{card.path} names no weights")
-    for weights in card.weights:
-        if sha256 in {"", weights.sha256}:
-            return weights
-    raise CardError(f"{card.path} names no weights of SHA-256 {sha256}: card and file do not belong together")
 
 
 def _agree(card: Card, accepted: bool) -> None:

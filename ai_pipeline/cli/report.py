@@ -58,8 +58,7 @@ class Folder:
         return written
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
-        same = "" if number < 2 else f"-{number + 1}"
-        name = f"{stem}.{derived.name}{same}"
+        name = f"{stem}.{derived.name}" + ("" if number < 2 else f"-{number + 1}")
         frames = derived.frames
         if frames.dtype != np.uint8 and not (frames.dtype == np.uint16 and frames.ndim == 3):  # no PNG
             np.save(self.path / f"{name}.npy", frames)

@@ -77,12 +77,11 @@ def run(
         raise typer.BadParameter(
             f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
         )
-    given = GivenAttributes(view, body_part, pixel_mm)
     runner = _Runner(
         pipeline,
         Folder(out),
         modality,
-        given,
+        GivenAttributes(view, body_part, pixel_mm),
         _options(option or []),
         models_dir,
         device_rules,

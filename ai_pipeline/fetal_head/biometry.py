@@ -31,18 +31,14 @@ from ai_pipeline.images.header import calibrated_regions
 
 # PS3.16 CID 12005 Fetal Biometry Measurement
 HEAD_CIRCUMFERENCE: Final = Code("11984-2", "LN", "Head Circumference")
-BIPARIETAL: Final = Code("11820-8", "LN", "Biparietal Diameter")
-OCCIPITOFRONTAL: Final = Code("11851-3", "LN", "Occipital-Frontal Diameter")
 HEAD: Final = Code("69536005", "SCT", "Head")  # PS3.16 CID 4031, CID 7151
 MILLIMETRES: Final = Code("mm", "UCUM", "mm")
 PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
 MEASURES: Final = (
     MeasuredQuantity("Head circumference", HEAD_CIRCUMFERENCE),
-    MeasuredQuantity("Biparietal diameter", BIPARIETAL),
-    MeasuredQuantity("Occipitofrontal diameter", OCCIPITOFRONTAL),
+    MeasuredQuantity("Biparietal diameter", Code("11820-8", "LN", "Biparietal Diameter")),
+    MeasuredQuantity("Occipitofrontal diameter", Code("11851-3", "LN", "Occipital-Frontal Diameter")),
 )
-POSSIBLE: Final = (40.0, 400.0)
-"""Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346."""
 _HADLOCK: Final = (
     (12.0, 18.0, 1.19),
     (18.0, 24.0, 1.48),
@@ -68,7 +64,8 @@ def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
     """A sentence on why no head can have this size; "" if one can, or if the pixel spacing is unknown."""
     if spacing is None:
         return ""
-    low, high = POSSIBLE
+    # Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346.
+    low, high = 40.0, 400.0
     if low <= in_millimetres(head, spacing).circumference <= high:
         return ""
     return f"the head's circumference would not lie between {low:.0f} and {high:.0f} mm"
@@ -217,13 +214,11 @@ def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
     if inside.sum() < FEWEST:
         return None
     # From the middles of the outermost pixels to the mask's edge, half a pixel farther from its middle.
-    middle = np.array([np.mean(axis) for axis in np.nonzero(mask)[::-1]])
-    away = points - middle
+    away = points - [np.mean(axis) for axis in np.nonzero(mask)[::-1]]
     outwards = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
     seen = np.array(from_grid((points + 0.5 + 0.5 * outwards)[inside].tolist()), np.float32)
     (x, y), (first, second), degrees = cv2.fitEllipseDirect(seen[:, None])
-    values = (x, y, first, second)
-    if not all(map(math.isfinite, values)) or min(first, second) <= 0:
+    if not all(map(math.isfinite, (x, y, first, second))) or min(first, second) <= 0:
         return None
     turn = math.radians(degrees) + (math.pi / 2 if second > first else 0)
     return Ellipse(x, y, max(first, second), min(first, second), turn % math.pi)

@@ -8,8 +8,6 @@ from typing import Final
 
 from ai_pipeline.contract import ImageHeader
 
-ONLY: Final = "1"
-"""The fetus of a pregnancy of which nothing says that there are several (PS3.16 TID 1008, Subject ID)."""
 # Letters run together where a reader of text lost the space.
 _NAMED: Final = re.compile(
     r"\b(?:FETUS|FOETUS|BABY|TWIN|TRIPLET)\s*[:#.-]?\s*([A-F]|[1-6])\b(?!\s*(?:/|OF)\s*1\b)"
@@ -50,4 +48,5 @@ def _fetus(names: frozenset[str], *, several: bool) -> tuple[str, str]:
         return "", "the picture names more than one fetus"
     if not names and several:
         return "", "there is more than one fetus, and the picture does not say which this is"
-    return next(iter(names), ONLY), ""
+    # The fetus of a pregnancy of which nothing says that there are several (PS3.16 TID 1008, Subject ID).
+    return next(iter(names), "1"), ""

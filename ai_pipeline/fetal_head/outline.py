@@ -51,13 +51,6 @@ class HeadLimits:
     outside: float
     inset: float
 
-    @staticmethod
-    def from_table(table: Mapping[str, Any]) -> HeadLimits:
-        """Read the limits from the table ``[head]`` of a card. Raises KeyError, TypeError."""
-        low, high = map(float, table["roundness"])
-        number = {name: float(table[name]) for name in ("present", "shape", "spread", "outside", "inset")}
-        return HeadLimits(roundness=(low, high), **number)
-
 
 @dataclass(frozen=True, slots=True)
 class HeadOutline:
@@ -99,7 +92,10 @@ class HeadModel:
         network = OnnxRuntime(read(card.file("head")), threads)
         tested = card.details.get("metrics", {}).get("test", {}).get("circumference")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
-        return HeadModel(network, HeadLimits.from_table(card.details["head"]), card.ref, agreement)
+        table = card.details["head"]
+        low, high = map(float, table["roundness"])
+        number = {name: float(table[name]) for name in ("present", "shape", "spread", "outside", "inset")}
+        return HeadModel(network, HeadLimits(roundness=(low, high), **number), card.ref, agreement)
 
     def outline(self, grey: Grey) -> HeadOutline:
         """Outline the head in a displayed picture, uint8 grey ``[rows, columns]``, and check it against the

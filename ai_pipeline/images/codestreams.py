@@ -60,8 +60,6 @@ _NATIVE = {
     ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian,
 }  # fmt: skip
 END = b"\xff\xd9"
-PADDING = 64
-"""Bytes at the end of an RLE frame that some makers write after it."""
 MOST_SCANS = 64
 """Scans of a JPEG: each passes over the whole image, whatever its length (a progressive one has ten)."""
 MOST_TILES = 16_384
@@ -78,8 +76,6 @@ _STYLE, _TILE_PART = b"\xff\x52", b"\xff\x90"
 """Markers COD and SOT of a JPEG 2000 (ITU-T T.800 A.2)."""
 _PRECISION = 42
 """Where a bare JPEG 2000 says how many bits a sample has, less one (T.800 A.5.1)."""
-_MOST_SEGMENTS = 64
-"""Segments of a JPEG 2000 among which COD is looked for; it usually is the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +93,7 @@ def check_inflation(path: Path, most_mib: int) -> None:
     """Inflate a deflated data set without keeping it. Raises CodestreamFault above ``most_mib`` MiB."""
     with path.open("rb") as file:
         read_preamble(file, False)
-        meta = _read_file_meta_info(file)
-        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        if _read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
         inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
         rest = file.read(_CHUNK)
@@ -140,8 +135,7 @@ def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
     """
     if syntax == RLELossless:
         _check_rle(frame, header)
-        size = header.rows, header.columns, header.samples
-        data = _rle_decode_frame(frame, *size, header.bits_allocated)
+        data = _rle_decode_frame(frame, header.rows, header.columns, header.samples, header.bits_allocated)
         samples = _samples(data, header, header.bits_allocated // 8, planar=True)
         return colours.as_rgb(samples, colours.of_header(header.photometric), header.photometric)
     found = declared(frame, syntax)
@@ -283,7 +277,8 @@ def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
 def _segment_of_style(frame: bytes) -> int:
     """Where the segment COD of a JPEG 2000's main header begins; 0 without one among the first segments."""
     place = 2
-    for _ in range(_MOST_SEGMENTS):
+    # Segments of a JPEG 2000 among which COD is looked for; it usually is the second.
+    for _ in range(64):
         marker, length = struct.unpack_from(">2sH", frame, place)
         if marker == _STYLE:
             return place
@@ -332,7 +327,8 @@ def _check_rle(frame: bytes, header: PixelAttributes) -> None:
     if count != wanted or count > 15:
         raise CodestreamFault(f"the RLE header names {count} segments, the image has {wanted}")
     ends = [*offsets[1:count], len(frame)]
-    longest = 2 * header.rows * (header.columns + 2) + PADDING  # every byte a run of its own
+    # Every byte may be a run of its own; some makers write further bytes after the frame.
+    longest = 2 * header.rows * (header.columns + 2) + 64
     if any(
         not 64 <= start <= end <= start + longest for start, end in zip(offsets[:count], ends, strict=True)
     ):
@@ -344,8 +340,6 @@ MOST_FRAGMENTS = 200_000
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _STARTS = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
 """JPEG and JPEG-LS (ITU-T T.81 B.2.1), JPEG 2000 (T.800 A.4.1, A.5.1), JP2 file (T.800 I.5.1)."""
-_RLE_OFFSET = 64
-"""The first segment of an RLE frame follows its header (PS3.5 G.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +401,8 @@ def _begins_frame(file: BinaryIO, start: int, length: int) -> bool:
     if head.startswith(_STARTS):
         return True
     segments, offset = struct.unpack("<II", head.ljust(8, b"\0"))
-    return bool(1 <= segments <= 15 and offset == _RLE_OFFSET)
+    # The first segment of an RLE frame follows its header (PS3.5 G.5).
+    return bool(1 <= segments <= 15 and offset == 64)
 
 
 def _read(file: BinaryIO, start: int, length: int) -> bytes:

@@ -18,10 +18,6 @@ RGB, YBR = frozenset({False}), frozenset({True})
 UNKNOWN = RGB | YBR
 NEUTRAL = 10
 """A pixel is grey where red, green and blue, or both chrominances and their middle, differ by no more."""
-LEAST_GREY = 0.02
-"""Grey pixels as a share of the picture, to decide by them."""
-CLEARLY = 5.0
-"""So many times more pixels are grey under one reading than under the other."""
 MUCH_GREY, SHADES = 0.2, 16
 """The same share, and shades of grey in it, to decide against a claim: a teal desktop is grey as YCbCr, and
 has one shade.
@@ -103,8 +99,8 @@ def whole_range(samples: PixelArray) -> PixelArray:
     """YBR_PARTIAL_422, whose luminance is 16 to 235 and chrominance 16 to 240 (PS3.3-2016 C.7.6.3.1.2), as
     YBR_FULL.
     """
-    stretched = (samples.astype(np.float64) - (16, 128, 128)) * 255 / (219, 224, 224) + (0, 128, 128)
-    return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
+    full = (samples.astype(np.float64) - (16, 128, 128)) * 255 / (219, 224, 224) + (0, 128, 128)
+    return np.clip(np.rint(full), 0, 255).astype(np.uint8)
 
 
 def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
@@ -118,7 +114,7 @@ def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
     claims = sorted(((as_rgb & ~as_ybr, RGB), (as_ybr & ~as_rgb, YBR)), key=lambda claim: claim[0].sum())
     (less, _), (more, reading) = claims
     grey = int(more.sum())
-    if grey < LEAST_GREY * more.size or grey < CLEARLY * int(less.sum()):
+    # Grey pixels decide from this share of the picture on, and where one reading has so many times more.
+    if grey < 0.02 * more.size or grey < 5.0 * int(less.sum()):
         return frozenset(), False
-    shades = len(np.unique(values[more][:, 0]))
-    return reading, grey >= MUCH_GREY * more.size and shades >= SHADES
+    return reading, grey >= MUCH_GREY * more.size and len(np.unique(values[more][:, 0])) >= SHADES

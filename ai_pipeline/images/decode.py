@@ -50,7 +50,6 @@ from ai_pipeline.images.header import (
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 from ai_pipeline.images.numbers import value_of, whole, whole_of
 
-_LONGEST_CAUSE = 290  # characters
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
 
@@ -279,7 +278,7 @@ class DicomImage:
         try:
             return codestreams.decoded(fragments.frame(frame), self.transfer_syntax, header)
         except CodestreamFault as error:
-            raise CodestreamFault(f"the pixels do not decode ({name}): {error}"[:_LONGEST_CAUSE]) from error
+            raise CodestreamFault(f"the pixels do not decode ({name}): {error}"[:290]) from error
 
     def _separated(self) -> Fragments:
         self._fragments = self._fragments or Fragments.find(self.path, self.pixels_at, self.header.frames)

@@ -23,7 +23,6 @@ Values = npt.NDArray[np.float64]
 # Shares of the histogram that are cut off where the header gives no window: a collimator edge or a hot pixel
 # must not squeeze the anatomy into a few grey levels.
 LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
-LARGEST_TABLE_BITS = 16
 BAND_ROWS = 128
 
 
@@ -56,7 +55,7 @@ class GreyDisplay:
         """The displayed picture, uint8 of the same shape; values of Pixel Padding do not count in the
         percentiles.
         """
-        if stored.dtype.kind == "f" or stored.dtype.itemsize * 8 > LARGEST_TABLE_BITS:
+        if stored.dtype.kind == "f" or stored.dtype.itemsize * 8 > 16:  # no table is so large
             return self._to_grey(self.modality(stored), stored)
         low, high = int(stored.min()), int(stored.max())
         ramp = np.arange(low, high + 1, dtype=np.int32)
@@ -109,8 +108,7 @@ class GreyDisplay:
         """Return each value's place between black (0) and white (1)."""
         if self.choice == "VOI LUT":
             bits = lut_of(self.dataset.VOILUTSequence[0], self.dataset)[2]
-            signed = self._full_range()[0] < 0
-            looked_up = _by_table(values, "VOILUTSequence", self.dataset, signed=signed)
+            looked_up = _by_table(values, "VOILUTSequence", self.dataset, signed=self._full_range()[0] < 0)
             return _clipped(looked_up / (2.0**bits - 1.0))
         if self.choice == "window":
             return _windowed(values, *self.window(stored))
@@ -168,8 +166,7 @@ def _by_table(
     (item, *_) = dataset[sequence].value
     table, first, _ = lut_of(item, dataset)
     first -= 0x1_0000 if signed and first > 0x7FFF else 0
-    places = np.rint(values).astype(np.int64) - first
-    return table[np.clip(places, 0, len(table) - 1)]
+    return table[np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)]
 
 
 def _has_table(dataset: Dataset) -> bool:

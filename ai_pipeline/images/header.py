@@ -19,7 +19,6 @@ from ai_pipeline.errors import HeaderError
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import LARGEST_WHOLE, decimal, decimal_of, is_empty, value_of, whole, whole_of
 
-OLDEST_YEARS = 120.0  # a birth date of 1860 is a de-identifier's, not a patient's
 AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 # Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
@@ -96,8 +95,7 @@ class PixelAttributes:
         photometric = _text(dataset, "PhotometricInterpretation")
         if not photometric:
             raise HeaderError("Photometric Interpretation (0028,0004) is missing")
-        is_term = photometric.startswith((*_OF_ONE_SAMPLE, *_OF_MORE)) and "\\" not in photometric
-        if not is_term:
+        if not photometric.startswith((*_OF_ONE_SAMPLE, *_OF_MORE)) or "\\" in photometric:
             raise HeaderError("Photometric Interpretation (0028,0004) is no term of PS3.3 C.7.6.3.1.2")
         if samples != (1 if photometric in _OF_ONE_SAMPLE else 3):
             raise HeaderError(
@@ -203,7 +201,8 @@ def age_years(dataset: Dataset) -> float | None:
     if born is None or studied is None or studied < born:
         return None
     years = (studied - born).days / 365.25
-    return years if years <= OLDEST_YEARS else None
+    # A birth date of 1860 is a de-identifier's, not a patient's.
+    return years if years <= 120.0 else None
 
 
 def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
@@ -325,8 +324,7 @@ def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
 
 def _region_spacing(item: Dataset) -> tuple[float, float] | None:
     """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
-    units = [whole_of(item, f"PhysicalUnits{axis}Direction", 0) for axis in "XY"]
-    if units != [CENTIMETRES, CENTIMETRES]:
+    if any(whole_of(item, f"PhysicalUnits{axis}Direction", 0) != CENTIMETRES for axis in "XY"):
         return None
     rows, columns = (abs(decimal_of(item, f"PhysicalDelta{axis}", 0.0)) * 10.0 for axis in "YX")
     return _spacing(rows, columns)

@@ -13,7 +13,6 @@ SAMPLES = frozenset({1, 3, 4})
 BITS = frozenset({1, 8, 12, 16, 32, 64})
 """Bits Allocated (0028,0100) that can be decoded (PS3.5 8.1.1; 12 and 64 in old and in float objects)."""
 
-_SHORT_SIDE = 1024  # pixels; a shorter image costs nothing, whatever its shape
 
 # What libraries say that raise no MemoryError (OpenCV, ONNX Runtime, C++, threading).
 _NO_MEMORY = ("allocate memory", "insufficient memory", "bad_alloc", "bad allocation", "start new thread")
@@ -50,7 +49,8 @@ class ImageLimits:
             (bits not in BITS, f"Bits Allocated (0028,0100) is {bits}"),
             (longest > self.longest_side, f"{size}: images.longest_side is {self.longest_side}"),
             (
-                longest > max(self.elongation * min(rows, columns), _SHORT_SIDE),
+                # An image of no longer side than this (pixels) costs nothing, whatever its shape.
+                longest > max(self.elongation * min(rows, columns), 1024),
                 f"{size}: images.elongation is {self.elongation}",
             ),
             (

@@ -50,14 +50,10 @@ SMALLEST_LETTERS, LARGEST_LETTERS = 11, 72
 """Letter sizes in pixels: less is not readable, more is not needed."""
 NARROWEST = 22
 """Least width of the result in letter heights, about forty characters; black is added at the right."""
-LEAST_WHOLE_PER_CENT = 0.0995
-"""Smaller probabilities are written with a decimal, so that they differ from their cut-off."""
 MOST_NUMBERED = 9
 """Boxes that bear a number each; of more the legend tells how many there are."""
 MOST_LINES = 40
 """Lines of the legend; further ones are dropped from the middle, never the last one."""
-MOST_OPAQUE = 0.6
-"""Opacity of the heat map where it is 1; the picture must stay visible below."""
 SCALE_COLUMNS = 256
 """Steps of the colour bar."""
 MEDIUM_GREY = 128
@@ -92,7 +88,7 @@ def annotate(
     drawn = [measurement for measurement in measurements if measurement.model is not None]
     canvas.mark(findings, drawn)
     *lines, last = legend or legend_of(findings, notes, drawn)
-    return canvas.above([], [*_white(lines), *_yellow(box_captions(findings)), *_white([last])])
+    return canvas.above([], [*_in(WHITE, lines), *_in(YELLOW, box_captions(findings)), (last, WHITE)])
 
 
 def marked(
@@ -141,7 +137,7 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
     canvas = _LabelledPicture.from_display(_under_colours(_rgb(display), values))
-    return canvas.above([bar], [*_yellow([label_text(finding)]), *_white([meaning, *warning])])
+    return canvas.above([bar], [(label_text(finding), YELLOW), *_in(WHITE, [meaning, *warning])])
 
 
 def label_text(finding: Finding) -> str:
@@ -164,7 +160,8 @@ def label_text(finding: Finding) -> str:
 
 
 def _per_cent(share: float) -> str:
-    return f"{share * 100:.0f} %" if share >= LEAST_WHOLE_PER_CENT else f"{share * 100:.1f} %"
+    # Smaller probabilities are written with a decimal, so that they differ from their cut-off.
+    return f"{share * 100:.0f} %" if share >= 0.0995 else f"{share * 100:.1f} %"
 
 
 def legend_of(
@@ -323,12 +320,8 @@ class _LabelledPicture:
         draw.text((left + room + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
 
 
-def _white(texts: Iterable[str]) -> list[tuple[str, Colour]]:
-    return [(text, WHITE) for text in texts]
-
-
-def _yellow(texts: Iterable[str]) -> list[tuple[str, Colour]]:
-    return [(text, YELLOW) for text in texts]
+def _in(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    return [(text, colour) for text in texts]
 
 
 def wrapped(text: str, font: Font, room: float) -> list[str]:
@@ -351,8 +344,7 @@ def wrapped(text: str, font: Font, room: float) -> list[str]:
 
 
 def _models(models: Iterable[ModelRef]) -> str:
-    names = sorted({f"{model.id} {model.version}" for model in models})
-    return f"Model: {', '.join(names)}"
+    return f"Model: {', '.join(sorted({f'{model.id} {model.version}' for model in models}))}"
 
 
 def _rgb(display: Picture) -> Picture:
@@ -361,7 +353,8 @@ def _rgb(display: Picture) -> Picture:
 
 def _under_colours(picture: Picture, values: npt.NDArray[np.float64]) -> Picture:
     """``picture`` (RGB) seen through the colours of ``values``: the higher, the more opaque."""
-    opacity = (MOST_OPAQUE * values)[..., None]
+    # Opacity of the heat map where it is 1; the picture must stay visible below.
+    opacity = (0.6 * values)[..., None]
     places = np.linspace(0.0, 1.0, len(INFERNO))
     channels = [np.interp(values, places, INFERNO[:, channel]) for channel in range(3)]
     return np.asarray(np.rint((1.0 - opacity) * picture + opacity * np.stack(channels, axis=-1)), np.uint8)

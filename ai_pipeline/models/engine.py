@@ -27,9 +27,6 @@ PROVIDERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
     "openvino": ("OpenVINOExecutionProvider", {"device_type": "CPU", "precision": "FP32"}),
 }
-LARGE_INPUT = 16 << 20
-"""Bytes of input from which ONNX Runtime gives its working memory back after the run, some 20 times as much:
-it would be missing in the next step. Of smaller ones it is kept for the next run, which is quicker."""
 
 
 class Engine(Protocol):
@@ -160,7 +157,10 @@ class OnnxRuntime:
 
     def __call__(self, *inputs: Floats) -> Mapping[str, Floats]:
         given = dict(zip(self._inputs, inputs, strict=True))
-        large = sum(array.nbytes for array in inputs) > LARGE_INPUT
+        # Bytes of input from which ONNX Runtime gives its working memory back after the run, some 20 times
+        # as much: it would be missing in the next step. Of smaller ones it is kept for the next run, which
+        # is quicker.
+        large = sum(array.nbytes for array in inputs) > (16 << 20)
         found = self._session.run(None, given, giving_memory_back() if large else None)
         return numbers(dict(zip(self._outputs, found, strict=True)))
 

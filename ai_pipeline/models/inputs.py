@@ -76,7 +76,8 @@ def _letterbox(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
     factor = min(wanted.size / rows, wanted.size / columns)
     height, width = max(1, round(rows * factor)), max(1, round(columns * factor))
     top, left = (round((wanted.size - side) / 2 - 0.1) for side in (height, width))  # .5 goes up and left
-    square = np.full((wanted.size, wanted.size), _BARS, np.uint8)
+    # The grey that Ultralytics trains with.
+    square = np.full((wanted.size, wanted.size), 114, np.uint8)
     square[top : top + height, left : left + width] = _linear(image, width, height)
     return square, Affine(width / columns, 0.0, float(left), 0.0, height / rows, float(top))
 
@@ -92,8 +93,6 @@ def _linear(image: Grey, width: int, height: int) -> Grey:
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
-
-_BARS = 114  # the grey that Ultralytics trains with
 
 _SQUARES: dict[str, Callable[[Grey, Input], tuple[Grey | Floats, Affine]]] = {
     "chain": lambda image, wanted: prepare(image, wanted.chain, wanted.size),

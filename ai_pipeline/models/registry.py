@@ -108,8 +108,7 @@ def verify(card: Card) -> None:
     change (``st_ctime``).
     """
     for weights in card.weights:
-        changed_at = weights.path.stat().st_ctime_ns if weights.path.is_file() else 0
-        _check(weights, changed_at)
+        _check(weights, weights.path.stat().st_ctime_ns if weights.path.is_file() else 0)
 
 
 @lru_cache(maxsize=100)
@@ -192,8 +191,7 @@ class _WeightsTable(_CardTable):
             except PackageNotFoundError:
                 return Path(self.package) / self.file  # the card can be read, its weights cannot
         beside = folder / self.file
-        apart = folder.parent / "weights" / self.file
-        return apart if folder == SHIPPED or not beside.exists() else beside
+        return folder.parent / "weights" / self.file if folder == SHIPPED or not beside.exists() else beside
 
 
 class _CalibrationTable(_CardTable):

@@ -155,14 +155,8 @@ class PixelGate:
 
 SURE = 0.5
 """Probability from which a pixel belongs to the lesion."""
-AGREEMENT = 0.85
-"""Least Dice of the outlines of the picture and of its mirror image."""
 AREA = (0.005, 0.8)
 """Share of the picture that a lesion takes: that of all masks of the training frames but the extremes."""
-IN_ONE_PLACE = 0.8
-"""Least share of the outlined pixels that lies in the largest part."""
-FINENESS = 0.0025
-"""How far the polygon may leave the outline, as a share of the outline's length."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,11 +179,11 @@ class Outliner:
         twice = np.concatenate([seen.values, seen.values[..., ::-1]])
         (found,) = self._engine(np.ascontiguousarray(twice)).values()
         shown, mirrored = found[0, 0], found[1, 0, :, ::-1]
-        if dice(shown >= SURE, mirrored >= SURE) < AGREEMENT:
+        # Least Dice of the outlines of the picture and of its mirror image.
+        if dice(shown >= SURE, mirrored >= SURE) < 0.85:
             return LesionOutline(None, None, "the outline changes when the picture is mirrored")
         mean = np.asarray((shown + mirrored) / 2, np.float32)
-        whole = in_source(mean, seen.to_model, seen.rows, seen.columns) >= SURE
-        return of_mask(whole)
+        return of_mask(in_source(mean, seen.to_model, seen.rows, seen.columns) >= SURE)
 
 
 def of_mask(mask: Bools) -> LesionOutline:
@@ -199,14 +193,16 @@ def of_mask(mask: Bools) -> LesionOutline:
         return LesionOutline(None, None, "no lesion was outlined")
     largest = 1 + int(sizes[1:, cv2.CC_STAT_AREA].argmax())
     area = int(sizes[largest, cv2.CC_STAT_AREA])
-    if area < IN_ONE_PLACE * mask.sum():
+    # Least share of the outlined pixels that lies in the largest part.
+    if area < 0.8 * mask.sum():
         return LesionOutline(None, None, "the outline falls apart into several places")
     if not AREA[0] <= area / mask.size <= AREA[1]:
         return LesionOutline(None, None, "the outline is too small or too large for a lesion")
     part = parts == largest
     lines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     line = max(lines, key=cv2.contourArea)
-    polygon = cv2.approxPolyDP(line, FINENESS * cv2.arcLength(line, True), True)[:, 0]
+    # How far the polygon may leave the outline, as a share of the outline's length.
+    polygon = cv2.approxPolyDP(line, 0.0025 * cv2.arcLength(line, True), True)[:, 0]
     points = tuple((float(x) + 0.5, float(y) + 0.5) for x, y in polygon.tolist())  # from pixels' centres
     return LesionOutline(np.asarray(part, np.bool_), Region("polygon", points, Origin.DETECTOR))
 

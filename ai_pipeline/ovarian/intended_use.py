@@ -53,11 +53,10 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
     pelvic = header.body_part in PELVIC or (
         header.body_part in UNDECIDED and bool(region or _PELVIC_WORDS.search(words))
     )
-    modality = shown_term("Modality", header.modality)
     reasons = (
         (
             header.modality not in MODALITIES,
-            f"modality {modality} is not ultrasound",
+            f"modality {shown_term('Modality', header.modality)} is not ultrasound",
         ),
         (header.frames != 1, f"{header.frames} frames: the model was made for single frames"),
         (

@@ -55,8 +55,6 @@ UNSURE_NOTE = "The model suggests no class and excludes none"
 NOT_ASSESSED = (
     "size, blood flow, the other ovary, uterus, free fluid, and every kind of lesion that is no class of it"
 )
-MOST_FILLED = 0.1
-"""Share of the outline that may be filled: calipers and their lines take less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +77,8 @@ class _CleanedFrame:
 
     @property
     def lesion_is_there(self) -> bool:
-        return self.filled <= MOST_FILLED
+        # Share of the outline that may be filled: calipers and their lines take less.
+        return self.filled <= 0.1
 
 
 class Ovarian:

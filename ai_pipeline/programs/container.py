@@ -66,7 +66,6 @@ def command_line(
     ``folders``: input and output on this machine; ``memory_mib``: limit of the whole container.
     """
     source, target = folders
-    keep = ["--userns=keep-id"] if engine == "podman" and os.getuid() else []
     return [
         engine,
         "run",
@@ -81,7 +80,7 @@ def command_line(
         f"--memory={memory_mib}m",
         f"--memory-swap={memory_mib}m",
         f"--user={os.getuid()}:{os.getgid()}",
-        *keep,
+        *(["--userns=keep-id"] if engine == "podman" and os.getuid() else []),
         "--log-driver=none",  # what it prints may name the patient
         "--tmpfs=/tmp:rw,mode=1777",
         "--env=HOME=/tmp",

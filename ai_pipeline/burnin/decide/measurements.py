@@ -24,10 +24,6 @@ MILLIMETRES = {"mm": 1.0, "cm": 10.0}
 TOLERANCE_SHARE, TOLERANCE_PIXELS = 0.01, 1.5
 """Difference between the distance of two calipers and the written value, at most: the larger of a share of it
 and of pixels, to which the calipers' centres are known, plus half a step of the last digit."""
-COARSEST_STEP = 1.0
-"""Step of the last digit of a value that calipers can confirm, at most (millimetres)."""
-MOST_CALIPERS = 24
-"""Calipers in one region, at most: with more, pairs fit by chance."""
 _NOT_STRAIGHT = frozenset({"hc", "ac", "circ", "perim", "ellipse", "afi", "mean", "avg"})
 """Labels of lengths that are not a straight line, or of several."""
 
@@ -107,7 +103,8 @@ def _fitting(
 ) -> list[tuple[int, int]]:
     """The pairs of calipers that are as far apart as is written."""
     wanted, step = (size * MILLIMETRES[written.unit] for size in (written.value, written.step))
-    if step > COARSEST_STEP:
+    # Step of the last digit of a value that calipers can confirm, at most (millimetres).
+    if step > 1.0:
         return []
     fitting = []
     for region in regions:
@@ -117,7 +114,8 @@ def _fitting(
             for place, point in enumerate(calipers)
             if next((other for other in regions if other.holds(point)), None) is region
         ]
-        if len(inside) > MOST_CALIPERS:
+        # Calipers in one region, at most: with more, pairs fit by chance.
+        if len(inside) > 24:
             continue
         tolerance = max(TOLERANCE_SHARE * wanted, TOLERANCE_PIXELS * region.coarsest) + step / 2
         for one, other in combinations(inside, 2):

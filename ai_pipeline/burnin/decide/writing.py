@@ -49,22 +49,12 @@ FILLED = 0.95
 """Share of a box that is filled pixels, from which it cannot hold text of the source."""
 SAME = 0.8
 """Share of a box within one that was read already, from which it is not read again."""
-ONE_LINE = 0.6
-"""Height of a box within a line, from which it holds that line (share of the line's height)."""
 FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
-WORD_SPACE = 1.5
-"""Gap up to which two texts belong to one line (heights of the lower one)."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
-FOLLOWED = 3.0
-"""How far an upright line is followed at a time (heights)."""
-FEWEST_MORE = 2
-"""Letters and digits that are read besides in so much more of a line, at least."""
 ALIKE = 0.6
 """Likeness of two readings of one place, at least."""
-READ_AS_LETTERS = "/%-"
-"""Signs that are read as a letter or a digit on small pictures."""
 MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
 """Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
 which it holds no letters."""
@@ -72,8 +62,6 @@ CONTEXT = 64
 """Margin around changed pixels that is read again with them (pixels, of the view's scale)."""
 FINEST, FAINT, LARGEST = 1.0, 0.6, 0.35
 """Scales at which a picture is read: as it is, with enhanced contrast, and for letters as large as a tile."""
-LARGE_PICTURE = 1200
-"""Shorter side from which a reduced view is read too, for letters as large as a tile (pixels)."""
 
 
 NOTHING_READ = Line("", 0.0, legible=False)
@@ -113,9 +101,11 @@ class Candidate:
         """
         found, line = self, reader.read(self.view, self.box)
         for end in (False, True) if any(map(str.isalpha, line.text)) else ():
-            while (longer := found.box.longer(FOLLOWED, self.view.shape, end=end)).length > found.box.length:
+            # How far an upright line is followed at a time (heights).
+            while (longer := found.box.longer(3.0, self.view.shape, end=end)).length > found.box.length:
                 more = reader.read(self.view, longer)
-                if more.letters < line.letters + FEWEST_MORE or more.confidence < SURE:
+                # Letters and digits that are read besides in so much more of a line, at least.
+                if more.letters < line.letters + 2 or more.confidence < SURE:
                     break
                 found, line = replace(found, box=longer), more
         return found
@@ -149,7 +139,8 @@ class Text:
 
     def may_say(self, other: Text) -> bool:
         """Whether this text may be a worse reading of ``other``'s text, without an additional letter."""
-        most = len(other.letters) + sum(map(other.line.text.count, READ_AS_LETTERS))
+        # Signs that are read as a letter or a digit on small pictures.
+        most = len(other.letters) + sum(map(other.line.text.count, "/%-"))
         alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
         return len(self.letters) <= most and alike
 
@@ -176,7 +167,8 @@ def _was_read(box: TextBox, text: Text) -> bool:
 
     A line that stays may have been read in a box of two, of which the other is a name.
     """
-    line = text.meaning is Meaning.IDENTITY or box.height > ONE_LINE * text.box.height
+    # Height of a box within a line, from which it holds that line (share of the line's height).
+    line = text.meaning is Meaning.IDENTITY or box.height > 0.6 * text.box.height
     return line and overlap(box.box, text.box.box) >= SAME
 
 
@@ -198,10 +190,10 @@ def candidates(
     measured = MeasuredPixels.from_picture(picture, waves)
     faint, found = high_contrast(picture), []
     for view, scale, upright in ((picture, FAINT, True), (picture, FINEST, False), (faint, FAINT, False)):
-        boxes = [None] if changed is None else surroundings(changed, scale)
-        for box in boxes:
+        for box in [None] if changed is None else surroundings(changed, scale):
             found += candidates_of(view, reader, scale, measured, box, upright=upright)
-    if min(picture.shape[:2]) >= LARGE_PICTURE:
+    # Shorter side from which a reduced view is read too, for letters as large as a tile (pixels).
+    if min(picture.shape[:2]) >= 1200:
         found += candidates_of(picture, reader, LARGEST, measured)
     return found
 
@@ -307,7 +299,8 @@ def _in_one_row(box: Box, other: Box) -> bool:
     height = min(bottom - top, bottom2 - top2)
     return (
         min(bottom, bottom2) - max(top, top2) > 0.5 * height
-        and max(left, left2) - min(right, right2) < WORD_SPACE * height
+        # Gap up to which two texts belong to one line (heights of the lower one).
+        and max(left, left2) - min(right, right2) < 1.5 * height
     )
 
 
@@ -342,21 +335,8 @@ LONG, OF_LONG = 6, 0.6
 """Letters and digits of a long reading, and its confidence: in speckle no reader reads so many."""
 TRACED = 0.15
 """Share of a text's box that is drawn, from which the mark network has its letters (they fill 20 %)."""
-LEAST_CONTRAST = 12
-"""How far a stroke stands out from what is beside it, at least (grey levels)."""
-THICKEST = 0.35
-"""Thickness of a stroke, at most (heights of the line)."""
 SOFT = 0.05
 """Width of a stroke's soft edge (heights of the line), but a pixel at least."""
-LEAST_COLOUR = 8
-"""Difference of the strongest and the weakest colour of a coloured pixel, at least (grey levels)."""
-MOSTLY = 0.8
-"""Share of the pixels of coloured letters that are coloured, at least."""
-COLOUR_SPREADS = 4
-"""How far JPEG spreads the colour of a stroke, half of a block (pixels)."""
-
-WIDEST_MEDIAN = 255
-"""Side of the square whose median is the ground of letters, at most: OpenCV has no larger one (pixels)."""
 
 
 def are_letters(text: Text, drawn: float = 0.0) -> bool:
@@ -366,8 +346,7 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
     """
     if _is_sure(text.line) or _is_sure(text.small):
         return True
-    witnesses = _reads(text.line, FEWEST), _reads(text.small, FEWEST), drawn >= TRACED
-    return sum(witnesses) >= 2
+    return sum((_reads(text.line, FEWEST), _reads(text.small, FEWEST), drawn >= TRACED)) >= 2
 
 
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
@@ -396,11 +375,14 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
     grey = np.ascontiguousarray(brightest(picture[place]))
     if not grey.size:
         return found
-    square = np.ones((2 * max(2, round(THICKEST * box.height)) + 1,) * 2, np.uint8)
-    ground = cv2.medianBlur(grey, min(2 * max(1, round(box.height)) + 1, WIDEST_MEDIAN)).astype(np.float32)
+    # Thickness of a stroke, at most (heights of the line).
+    square = np.ones((2 * max(2, round(0.35 * box.height)) + 1,) * 2, np.uint8)
+    # Side of the square whose median is the ground of letters, at most: OpenCV has no larger one (pixels).
+    ground = cv2.medianBlur(grey, min(2 * max(1, round(box.height)) + 1, 255)).astype(np.float32)
     for way, above in ((cv2.MORPH_TOPHAT, grey - ground), (cv2.MORPH_BLACKHAT, ground - grey)):
         stands_out = cv2.morphologyEx(grey, way, square)
-        level = contrast or max(LEAST_CONTRAST, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
+        # How far a stroke stands out from what is beside it, at least (grey levels).
+        level = contrast or max(12, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
         found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
     return dilated(found, 2 * max(1, round(SOFT * box.height)) + 1)
 
@@ -409,10 +391,13 @@ def _spread_colour(picture: Picture, letters: Mask) -> Mask:
     """Coloured pixels beside coloured ``letters``."""
     if picture.ndim == 2 or not letters.any():
         return np.zeros_like(letters)
-    coloured = colourfulness(picture) >= LEAST_COLOUR
-    if coloured[letters].mean() < MOSTLY:
+    # Difference of the strongest and the weakest colour of a coloured pixel, at least (grey levels).
+    coloured = colourfulness(picture) >= 8
+    # Share of the pixels of coloured letters that are coloured, at least.
+    if coloured[letters].mean() < 0.8:
         return np.zeros_like(letters)
-    return np.asarray(dilated(letters, 2 * COLOUR_SPREADS + 1) & coloured, np.bool_)
+    # How far JPEG spreads the colour of a stroke, half of a block (pixels).
+    return np.asarray(dilated(letters, 2 * 4 + 1) & coloured, np.bool_)
 
 
 def _is_sure(line: Line) -> bool:

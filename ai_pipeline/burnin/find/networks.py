@@ -24,8 +24,6 @@ NARROWEST, WIDEST = 32, 1600
 
 ROOM = 0.3
 """What is added at both ends of a line, since its last letter is lost without room behind it (heights)."""
-WIDEST_CHARACTER = 1.3
-"""Mean width of a character, at most (heights of the line): wider ones show that some were not read."""
 LEGIBLE = 0.5
 """Mean probability of the symbols from which a line counts as read."""
 
@@ -51,7 +49,8 @@ class Line:
 
 def is_wide(length: float, height: float, line: Line) -> bool:
     """Whether a place of this length and height (pixels) is too long for the characters read in it."""
-    return length > WIDEST_CHARACTER * (len(line.text) + 1) * max(1.0, height)
+    # Mean width of a character, at most (heights of the line): wider ones show that some were not read.
+    return length > 1.3 * (len(line.text) + 1) * max(1.0, height)
 
 
 def prepared(crop: Picture) -> npt.NDArray[np.float32]:
@@ -160,8 +159,7 @@ class MarkFinder:
         colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
         # Padded with black, as in training: repeating the edge would draw out its ticks and letters.
         framed = np.pad(colour, ((0, -rows % MARK_STEP), (0, -columns % MARK_STEP), (0, 0)))
-        frames = np.ascontiguousarray(framed.transpose(2, 0, 1)[None], np.float32)
-        outputs = self._run(frames)
+        outputs = self._run(np.ascontiguousarray(framed.transpose(2, 0, 1)[None], np.float32))
         return MarkMaps(
             np.asarray(outputs["marked"][0, :rows, :columns], np.float32),
             np.asarray(outputs["classes"][0, :rows, :columns], np.uint8),

@@ -36,13 +36,9 @@ SHORTEST, GAP = 60, 5
 """The same in pixels, and the gaps up to which it is one trace."""
 THIN = 4
 """Median height of a trace in a column, at most (pixels; in proportion in pictures of more than 768 rows)."""
-SINGLE = 1.3
-"""Crossings of a column by a trace, on average at most: letters and frames cross most columns twice."""
 TALL, SPIKES = 0.5, 0.1
 """Share of a trace's height from which a column holds a spike, and share of columns that do, at most: in a
 line of text every third column holds the stem of a letter."""
-LIGHT = 60
-"""Brightness above the background around it, from which a thin curve may be a trace (grey levels)."""
 GREEN = 0.7
 """Green of a trace that is green or yellow, at least (share of its brightest channel)."""
 EDGE = 5
@@ -81,8 +77,7 @@ class Waves:
     def without(self, letters: Mask, proven: Mask) -> Waves:
         """A copy without traces that lie mostly in ``letters``, and without pixels of ``proven`` letters."""
         labels, stats = components(self.traces)
-        within = np.bincount(labels[letters], minlength=len(stats))
-        curves = within < 0.5 * stats[:, cv2.CC_STAT_AREA]
+        curves = np.bincount(labels[letters], minlength=len(stats)) < 0.5 * stats[:, cv2.CC_STAT_AREA]
         curves[0] = False
         return Waves(self.strips, np.asarray(curves[labels] & ~proven, np.bool_))
 
@@ -128,7 +123,8 @@ def _drawn(picture: Picture, area: Mask) -> list[Mask]:
     """
     square = np.ones((2 * THIN + 1, 1), np.uint8)
     thin = cv2.morphologyEx(np.ascontiguousarray(brightest(picture)), cv2.MORPH_TOPHAT, square)
-    light = np.asarray(thin > LIGHT, np.bool_) & ~area
+    # Brightness above the background around it, from which a thin curve may be a trace (grey levels).
+    light = np.asarray(thin > 60, np.bool_) & ~area
     if picture.ndim == 2:
         return [light]
     found = coloured(picture)
@@ -145,7 +141,8 @@ def _is_trace(own: Mask, rows: int) -> bool:
     spikes = float((heights > TALL * own.shape[0]).mean())
     return (
         float(np.median(heights)) <= thin
-        and float(crossings.mean()) <= SINGLE
+        # Crossings of a column by a trace, on average at most: letters and frames cross most columns twice.
+        and float(crossings.mean()) <= 1.3
         and (spikes <= SPIKES or own.shape[0] <= 2 * thin)
     )
 
@@ -154,8 +151,6 @@ STRONG = 60
 """Difference of the channels from which a pixel is coloured (grey levels)."""
 SMALLEST = 100
 """Connected coloured pixels, from which they may be flow."""
-RED_OR_BLUE = 0.2
-"""Share of them that is red or blue: Doppler shows flow in these first, and yellow only inside them."""
 THICK, FILLED = 5, 0.3
 """Flow is an area, letters are strokes: share of it that squares of this side (pixels) cover, at least."""
 BAR_EXACT, BAR_FULL, BAR_SLENDER = 0.97, 0.92, 2.5
@@ -193,7 +188,8 @@ def find_flow(picture: Picture) -> Mask:
     square = np.ones((THICK, THICK), np.uint8)
     thick = cv2.morphologyEx(strong.astype(np.uint8), cv2.MORPH_OPEN, square).astype(np.bool_)
     filled = np.bincount(labels[thick], minlength=len(stats))
-    hued = (hues >= RED_OR_BLUE * area) & ~_bars(stats)
+    # Share of them that is red or blue: Doppler shows flow in these first, and yellow only inside them.
+    hued = (hues >= 0.2 * area) & ~_bars(stats)
     hued[0] = False
     flow = hued & (area >= SMALLEST) & (filled >= FILLED * area)
     if not flow.any():

@@ -28,10 +28,8 @@ from ai_pipeline.models.registry import STORED, find, from_environment, load, ve
 from ai_pipeline.models.store.sandbox import inspect
 
 ACTIVE = "active.json"
-ORIGIN = "origin.json"
 _INCOMING = ".incoming-"
 _LOCK = ".lock"
-_STALE = 86400.0  # seconds
 _FOR_ALL = 0o644  # the node runs as another user than who adds models; nothing here is secret
 
 
@@ -174,7 +172,7 @@ def incoming(models_dir: Path) -> Iterator[Path]:
     """An empty folder in ``models_dir`` for files that are being added; deleted afterwards in any case."""
     _folder_for_all(models_dir)
     for left in models_dir.glob(f"{_INCOMING}*"):  # of a process that was killed
-        if time.time() - left.stat().st_mtime > _STALE:
+        if time.time() - left.stat().st_mtime > 86400.0:  # seconds
             shutil.rmtree(left, ignore_errors=True)
     folder = models_dir / f"{_INCOMING}{secrets.token_hex(6)}"
     folder.mkdir(mode=0o700)
@@ -205,7 +203,7 @@ def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, sourc
     verify(card)
     inspect([part.path for part in card.weights])
     written = {"at": _now().isoformat(), "source": source, "licence": card.licence}
-    (folder / ORIGIN).write_text(json.dumps(written, indent=1), encoding="utf-8")
+    (folder / "origin.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
     place = place_for(card, models_dir)
     _folder_for_all(place.parent)
     for path in folder.iterdir():

@@ -27,7 +27,6 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.store.confined import EXIT_DATA, ProcessLimits
 
-Walls = Literal["bubblewrap", "landlock", "none"]
 MEMORY = 16 << 30  # bytes of addresses; importing torch takes 4 of the 16 GiB
 LONGEST_LINE = 400  # characters of an error that are passed on
 SYSTEM = "/usr/local/bin:/usr/bin:/bin"
@@ -42,7 +41,7 @@ class Ended:
     line: str
 
 
-def walls() -> Walls:
+def walls() -> Literal["bubblewrap", "landlock", "none"]:
     """The kinds of isolation that this machine offers besides limits."""
     if _bubblewrap():
         return "bubblewrap"
