@@ -44,10 +44,6 @@ from ai_pipeline.images.decode import samples_photometric
 
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
-DESCRIPTIONS = {
-    CleaningPolicy.CLINICAL: "burned-in text that may name the patient",
-    CleaningPolicy.RESEARCH: "burned-in annotation",
-}
 MIB_ALWAYS, MIB_PER_MEGAPIXEL = 1100, 60
 """Memory that a worker takes which cleans a large still (MiB): with all its models and a tile in the text
 detector, and for each million pixels. Cleaning alone was measured to take 1,310 to 1,460 at 4,096 × 3,072."""
@@ -116,7 +112,9 @@ def clean(
             kind=ImageKind.CLEANED,
             frames=cleaned.frames,
             photometric=samples_photometric(image.header),
-            description=DESCRIPTIONS[policy],
+            description="burned-in text that may name the patient"
+            if policy is CleaningPolicy.CLINICAL
+            else "burned-in annotation",
             verified=True,
             source_uid=image.uid,
             models=models,

@@ -96,7 +96,15 @@ class Classifier:
             distance, kind = float(self._gate.distance(pooled)[0]), self._gate.kind(pooled)
         places = outputs[self.card.outputs.places][0] if self.card.outputs.places in outputs else None
         rows, columns = image.shape
-        logits = self._logits(outputs)
+        logits = self._output(outputs, "scores")[0]
+        if logits.shape != (len(self.card.labels),):
+            raise CardError(
+                f"{self.card.name}: the network's scores have the shape {logits.shape}, "
+                f"the card has {len(self.card.labels)} labels"
+            )
+        if self.card.outputs.kind == "probabilities":
+            chance = np.clip(logits.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
+            logits = np.asarray(np.log(chance / (1.0 - chance)), np.float32)
         return Analysis(values, logits, places, distance, to_model, rows, columns, kind, distance)
 
     def features(self, image: Grey) -> Floats:
@@ -132,18 +140,6 @@ class Classifier:
         if self._templates is None or not self.card.labels[label].box:
             return None
         return self._templates.box(found, label)
-
-    def _logits(self, outputs: Mapping[str, Floats]) -> Floats:
-        scores: Floats = self._output(outputs, "scores")[0]
-        if scores.shape != (len(self.card.labels),):
-            raise CardError(
-                f"{self.card.name}: the network's scores have the shape {scores.shape}, "
-                f"the card has {len(self.card.labels)} labels"
-            )
-        if self.card.outputs.kind == "logits":
-            return scores
-        chance = np.clip(scores.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
-        return np.asarray(np.log(chance / (1.0 - chance)), np.float32)
 
     def _pooled(self, outputs: Mapping[str, Floats]) -> Floats:
         return np.asarray(self._output(outputs, "features").mean((2, 3)), np.float32)

@@ -356,7 +356,10 @@ class ChestXray:
         """Where findings are, what stamps say, and how far to trust the result."""
         image, pose, anatomy, text = analysed.image, analysed.analysis.pose, analysed.anatomy, ""
         if anatomy is not None and not anatomy.is_chest:  # one lung is white, or gone
-            text = operating_points.UNUSUAL_NOTE.format(fault=anatomy.fault)
+            text = (
+                f"Not the outlines of a usual chest: {anatomy.fault}. "
+                "What this AI does not suspect may be there."
+            )
         elif operating_points.unsure(self._card(), scores.values):
             text = operating_points.UNSURE_NOTE
         return [

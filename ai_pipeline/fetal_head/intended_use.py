@@ -71,12 +71,11 @@ def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of the largest two-dimensional region inside the picture; the whole picture
     without regions.
     """
-    whole = (0, 0, header.columns, header.rows)
     regions = [
         region for region in _flat(header) if _area(region.box) >= BESIDE * header.rows * header.columns
     ]
     if not regions:
-        return whole
+        return 0, 0, header.columns, header.rows
     left, top, right, bottom = max(regions, key=lambda region: _area(region.box)).box
     return left, top, min(right, header.columns), min(bottom, header.rows)
 

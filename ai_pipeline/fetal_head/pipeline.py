@@ -139,13 +139,16 @@ class FetalHead:
             measured += biometry.measurements(
                 image.uid, header, analysed.head, analysed.spacing, model, fetus, self._model().agreement
             )
-            filled = analysed.head.mask(image.header.rows, image.header.columns)
-            what = "fetal head outlined by AI, not for diagnostic use"
-            frames = np.where(filled, np.uint8(255), np.uint8(0))[None]
-            organs = (biometry.HEAD,)
+            filled = analysed.head.mask(header.rows, header.columns)
             pictures += [
                 DerivedImage(
-                    ImageKind.ORGANS, image.uid, frames, "MONOCHROME2", what, models=(model,), organs=organs
+                    ImageKind.ORGANS,
+                    image.uid,
+                    np.where(filled, np.uint8(255), np.uint8(0))[None],
+                    "MONOCHROME2",
+                    "fetal head outlined by AI, not for diagnostic use",
+                    models=(model,),
+                    organs=(biometry.HEAD,),
                 ),
                 *cleaned[image.uid].images,
             ]

@@ -24,7 +24,6 @@ has one shade.
 """
 _LOOKED_AT = 256
 """Rows and columns of the picture that are looked at, at least."""
-_OTHER_MODELS = {"HSV", "ARGB", "CMYK"}
 _JFIF, _ADOBE = 0xE0, 0xEE
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
 _FRAMES = {0xC0, 0xC1, 0xC2, *_LOSSLESS}
@@ -36,7 +35,7 @@ def of_header(photometric: str) -> frozenset[bool]:
 
     Raises CodestreamFault for a colour model that is retired (PS3.3-2001 C.7.6.3.1.2) and not read here.
     """
-    if photometric in _OTHER_MODELS:
+    if photometric in {"HSV", "ARGB", "CMYK"}:
         raise CodestreamFault(f"Photometric Interpretation (0028,0004) {photometric} is not decoded here")
     if photometric.startswith(("YBR_FULL", "YBR_PARTIAL")):
         return YBR

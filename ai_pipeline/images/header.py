@@ -89,9 +89,8 @@ class PixelAttributes:
     @staticmethod
     def of(dataset: Dataset) -> PixelAttributes:
         """Raises :class:`HeaderError`, which names the attribute that is missing."""
-        rows, columns, samples, allocated, _, representation = (
-            _required(dataset, keyword) for keyword in _TYPE_1
-        )
+        named = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
+        rows, columns, samples, allocated, _, representation = (_required(dataset, one) for one in named)
         photometric = _text(dataset, "PhotometricInterpretation")
         if not photometric:
             raise HeaderError("Photometric Interpretation (0028,0004) is missing")
@@ -106,7 +105,6 @@ class PixelAttributes:
 
 _OF_ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _OF_MORE = ("RGB", "YBR", "HSV", "ARGB", "CMYK")  # how their terms begin
-_TYPE_1 = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +146,16 @@ def read_header(dataset: Dataset) -> ImageHeader:
     """
     rows, columns = (_positive(dataset, keyword) for keyword in ("Rows", "Columns"))
     bits_allocated = _positive(dataset, "BitsAllocated")
+    frames = whole(value_of(dataset, "NumberOfFrames"))
+    if frames is None and not is_empty(dataset, "NumberOfFrames"):
+        raise HeaderError("Number of Frames (0028,0008) is not a number")
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
     return ImageHeader(
         modality=_text(dataset, "Modality"),
         sop_class_uid=_text(dataset, "SOPClassUID"),
         rows=rows,
         columns=columns,
-        frames=_frames(dataset),
+        frames=max(frames or 1, 1),
         photometric=_text(dataset, "PhotometricInterpretation"),
         bits_stored=whole_of(dataset, "BitsStored", bits_allocated, least=1, most=64),
         body_part=_text(dataset, "BodyPartExamined"),
@@ -354,15 +355,6 @@ def _required(dataset: Dataset, keyword: str) -> int:
         state = "is missing" if is_empty(dataset, keyword) else "is not a number"
         raise HeaderError(f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X}) {state}")
     return value
-
-
-def _frames(dataset: Dataset) -> int:
-    if is_empty(dataset, "NumberOfFrames"):
-        return 1
-    number = whole(value_of(dataset, "NumberOfFrames"))
-    if number is None:
-        raise HeaderError("Number of Frames (0028,0008) is not a number")
-    return max(number, 1)
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

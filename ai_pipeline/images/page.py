@@ -213,7 +213,12 @@ class _Page:
         others = [line for text in captions for line in self._lines(text, column)]
         height = bottom - top - MARGIN - (len(of_boxes) + len(others)) * _line_height(LETTERS)
         if isinstance(shown, str):
-            width, end = column, self._panel(shown, (MARGIN, top, MARGIN + column, top + min(column, height)))
+            # An empty frame with the reason.
+            width, end = column, top + min(column, height)
+            self._frame((MARGIN, top, MARGIN + column, end))
+            lines = self._lines(shown, column - 2 * MARGIN)
+            most = (end - top - MARGIN) // _line_height(LETTERS)
+            self._write(_cut([lines], most), WHITE, 2 * MARGIN, top + MARGIN // 2)
         else:
             fitted = shown.fitted(column, height)
             self.layout.pictures.append((fitted, MARGIN, top))
@@ -250,15 +255,6 @@ class _Page:
     def _lines(self, text: str, room: int, size: int = LETTERS) -> list[str]:
         line = " ".join(unicodedata.normalize("NFC", text).split())
         return wrapped("".join(one if _is_drawn(one) else "?" for one in line), _font(size), room)
-
-    def _panel(self, why: str, box: Box) -> int:
-        """An empty frame with the reason."""
-        left, top, right, bottom = box
-        self._frame(box)
-        lines = self._lines(why, right - left - 2 * MARGIN)
-        most = (bottom - top - MARGIN) // _line_height(LETTERS)
-        self._write(_cut([lines], most), WHITE, left + MARGIN, top + MARGIN // 2)
-        return bottom
 
     def _write(
         self, lines: Sequence[str], colour: tuple[int, int, int], left: int, top: int, size: int = LETTERS

@@ -304,20 +304,17 @@ class _LabelledPicture:
         draw.line([(self.image.width, 0), (self.image.width, self.image.height)], fill=EDGE)
         top = self.image.height + gap
         for bar in bars:
-            self._scale(sheet, draw, bar, top)
+            # Between its numbers, as the colours look over medium grey.
+            left, wide = self.letters * 2, sheet.width - self.letters * 4
+            sheet.paste(Image.fromarray(bar).resize((wide, self.letters)), (left, top))
+            draw.rectangle((left - 1, top - 1, left + wide, top + self.letters), outline=WHITE)
+            draw.text((self.letters / 4, top), "0.0", fill=WHITE, font=self.font)
+            draw.text((left + wide + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
             top += self.line_height
         for text, colour in lines:
             draw.text((self.letters / 4, top), text, fill=colour, font=self.font)
             top += self.line_height
         return np.array(sheet, np.uint8)
-
-    def _scale(self, sheet: Image.Image, draw: ImageDraw.ImageDraw, bar: Picture, top: int) -> None:
-        """Draw a colour bar between its numbers, as the colours look over medium grey."""
-        left, room = self.letters * 2, sheet.width - self.letters * 4
-        sheet.paste(Image.fromarray(bar).resize((room, self.letters)), (left, top))
-        draw.rectangle((left - 1, top - 1, left + room, top + self.letters), outline=WHITE)
-        draw.text((self.letters / 4, top), "0.0", fill=WHITE, font=self.font)
-        draw.text((left + room + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
 
 
 def _in(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:

@@ -144,7 +144,11 @@ def load(path: Path) -> Card:
         outputs=card.outputs,
         box_output=card.box_output,
         calibrated=card.calibration is not None and card.calibration.calibrated,
-        details={key: value for key, value in values.items() if key not in {*_DESCRIPTION, *_PARTS}},
+        details={
+            key: value
+            for key, value in values.items()
+            if key not in {*_DESCRIPTION, "weights", "input", "outputs", "labels", "gate", "box_output"}
+        },
     )
 
 
@@ -215,7 +219,6 @@ class _CardFile(_CardTable):
     calibration: _CalibrationTable | None = None
 
 
-_PARTS = ("weights", "input", "outputs", "labels", "gate", "box_output")
 _DESCRIPTION = ("id", "version", "task", "architecture", "licence", "intended_use", "limits")
 
 

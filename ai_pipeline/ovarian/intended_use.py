@@ -18,8 +18,6 @@ PELVIC = frozenset({"PELVIS", "OVARY", "OVARIES", "ADNEXA"})
 """Body Part Examined (0018,0015): terms of PS3.16 Annex L, and what devices write beside them."""
 UNDECIDED = frozenset({"", "ABDOMEN", "ABDOMENPELVIS", "UTERUS"})
 """Values that leave it to region and descriptions: devices call a pelvis an abdomen, a pregnancy a uterus."""
-REGIONS = frozenset({"15497006", "816092008", "12921003"})
-"""Anatomic Region Sequence (0008,2218), SNOMED CT: ovary; pelvis and its former code (CID 4031)."""
 A_SPECTRUM = "a Doppler spectrum"
 NOT_TISSUE = {2: "an M-mode trace", 3: A_SPECTRUM}
 """Region Spatial Format (0018,6012) of what is no picture of tissue (PS3.3 C.8.5.5.1.1)."""
@@ -50,6 +48,8 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
     }
     value_of = header.attributes.get
     region = value_of("AnatomicRegionSequence", "").partition(" ")[0]
+    # SNOMED CT: ovary; pelvis and its former code (CID 4031).
+    elsewhere = region not in {"", "15497006", "816092008", "12921003"}
     pelvic = header.body_part in PELVIC or (
         header.body_part in UNDECIDED and bool(region or _PELVIC_WORDS.search(words))
     )
@@ -74,7 +74,7 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
             "the header describes an examination of a pregnancy, which the model was not made for",
         ),
         (bool(_OTHER_WORDS.search(words)), "the header names another organ"),
-        (not (rule_says_pelvis or (pelvic and region in {"", *REGIONS})), _not_pelvis(header)),
+        (not (rule_says_pelvis or (pelvic and not elsewhere)), _not_pelvis(header)),
         (
             min(header.rows, header.columns) < SMALLEST,
             f"{header.columns} × {header.rows} pixels are fewer than {SMALLEST} a side",

@@ -243,12 +243,15 @@ class Ovarian:
         outlined = next((one for one in found if one.regions and not one.research_only), None)
         if outline.mask is None or outlined is None or not options.outlines:
             return []
-        frames = np.where(outline.mask, np.uint8(255), np.uint8(0))[None]
-        what = "outlined by AI, not for diagnostic use"
-        models, structures = (self._card().ref,), (LESION,)
         return [
             DerivedImage(
-                ImageKind.ORGANS, image.uid, frames, "MONOCHROME2", what, models=models, organs=structures
+                ImageKind.ORGANS,
+                image.uid,
+                np.where(outline.mask, np.uint8(255), np.uint8(0))[None],
+                "MONOCHROME2",
+                "outlined by AI, not for diagnostic use",
+                models=(self._card().ref,),
+                organs=(LESION,),
             )
         ]
 

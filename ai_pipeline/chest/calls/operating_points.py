@@ -26,9 +26,6 @@ NOTE: Final = "operating point"
 UNSURE: Final = "unsure"
 """A card's table that says from how many labels between the two points on an image is unsure."""
 UNSURE_NOTE: Final = "This AI is unsure about the image as a whole: what it does not suspect may be there."
-UNUSUAL_NOTE: Final = (
-    "Not the outlines of a usual chest: {fault}. What this AI does not suspect may be there."
-)
 
 
 class OperatingPoint(StrEnum):
