@@ -26,10 +26,10 @@ from onnx import TensorProto, helper, numpy_helper
 from ai_pipeline.chest import card as chest
 from ai_pipeline.chest import trial
 from ai_pipeline.chest.card import BOXES, CLASSIFIER
-from ai_pipeline.chest.detector import MOST_ROWS, detections
 from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.contract import Origin
 from ai_pipeline.errors import CardError
+from ai_pipeline.models.detections import MOST_ROWS, detections
 from ai_pipeline.models.registry import SHIPPED as SHIPPED_CARDS
 from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import folder, formats
