@@ -25,7 +25,7 @@ ONE_CORE := PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=4194304 \
 PYTEST := $(ONE_CORE) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Tests of training and of networks of others. `make test` runs those marked `smoke` (and tests of the rest that need
 # torch), in a process of their own: to load torch in each of the others takes longer.
-TRAINED := tests/unit/ai_training tests/unit/ai_pipeline/models/test_convert.py
+TRAINED := tests/unit/ai_training
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 

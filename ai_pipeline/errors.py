@@ -51,18 +51,6 @@ class FetchFailed(CardError):
     """The file could not be downloaded, or its SHA-256 is wrong. The text says what to do."""
 
 
-class NotTrusted(CardError):
-    """The file is a pickle, and the user did not say that it is trusted."""
-
-
-class UnreadableCheckpoint(ModelError):
-    """The file is no readable checkpoint. The text says what kind of file it is, or what it lacks."""
-
-
-class CannotAdapt(ModelError):
-    """A checkpoint cannot become a model. The text says why and what would help."""
-
-
 class NotThisNetwork(ModelError):
     """The architecture is unknown, or the parameters belong to another network. The text says the remedy."""
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-MODULES = ("cv2", "onnxruntime", "rapidocr")
-"""What every pipeline imports beyond the minimal installation (``pyproject.toml``)."""
-
 
 def missing() -> str:
     """A sentence on how to install missing modules; "" when all are installed."""
-    names = [name for name in MODULES if find_spec(name) is None]
+    # What every pipeline imports beyond the minimal installation (pyproject.toml).
+    names = [name for name in ("cv2", "onnxruntime", "rapidocr") if find_spec(name) is None]
     if not names:
         return ""
     return f"{', '.join(names)} not installed: install '.[ai]' (pip install -c constraints.txt '.[ai]')"

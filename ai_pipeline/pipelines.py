@@ -23,8 +23,6 @@ _INSTALLED = entry_points(group=GROUP)
 PIPELINES: dict[str, EntryPoint] = {found.name: found for found in _INSTALLED}
 """Every pipeline of every installed package, by name."""
 
-_METHODS = ("warm_up", "models", "accepts", "run")
-
 
 def create(
     name: str, *, models_dir: Path | None = None, device_rules: Path | None = None, card: object = None
@@ -114,7 +112,7 @@ def _faults(name: str, found: Any) -> Iterator[str]:
     if not isinstance(found, type):
         yield "it is no class"
         return
-    for method in _METHODS:
+    for method in ("warm_up", "models", "accepts", "run"):
         if not callable(getattr(found, method, None)):
             yield f"it has no {method}()"
     card = getattr(found, "card", None)

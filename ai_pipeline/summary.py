@@ -105,10 +105,9 @@ def in_sentences(names: Sequence[str]) -> str:
 
 def measurement_text(measurement: Measurement) -> str:
     """Name and value: ``Cardiothoracic ratio 0.53``, ``Heart width 148 mm``."""
-    unit = measurement.unit
-    if unit.value == "{ratio}":
+    if measurement.unit.value == "{ratio}":
         return f"{measurement.name} {measurement.value:.2f}"
-    return f"{measurement.name} {measurement.value:.0f} {unit.meaning}"
+    return f"{measurement.name} {measurement.value:.0f} {measurement.unit.meaning}"
 
 
 _Sentence = tuple[str, list[str]]
@@ -123,7 +122,10 @@ def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
             head = f"Suspected, {one.certainty}" if one.certainty else "Suspected"
             suspected.setdefault(head, []).append(named(one))
     if any(one.exclusive for one in findings):
-        return [(_suggested(findings), [])]
+        # The class of classes that exclude each other: the others are not "excluded", and none may fit.
+        present = [one for one in findings if one.decision is Decision.PRESENT]
+        sure = f", {present[0].certainty}" if present and present[0].certainty else ""
+        return [(f"Suggested class{sure}: {named(present[0])}" if present else "No class suggested", [])]
     absent = [one for one in findings if one.decision is Decision.ABSENT]
     unclear = [one for one in findings if one.decision is Decision.INDETERMINATE]
     not_excluded = [named(one) for one in (*unclear, *(absent if unsure else ()))]
@@ -132,13 +134,6 @@ def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
     if not_excluded:
         sentences += [*([] if suspected else [("Nothing suspected", [])]), ("Cannot exclude", not_excluded)]
     return [*sentences, ("Not found", not_found)] if not_found else sentences
-
-
-def _suggested(findings: Sequence[Finding]) -> str:
-    """The class of classes that exclude each other: the others are not "excluded", and none may fit."""
-    present = [one for one in findings if one.decision is Decision.PRESENT]
-    sure = f", {present[0].certainty}" if present and present[0].certainty else ""
-    return f"Suggested class{sure}: {named(present[0])}" if present else "No class suggested"
 
 
 def _without_patient(findings: Sequence[Finding]) -> str:
@@ -191,12 +186,11 @@ def without_research(result: PipelineResult) -> PipelineResult:
     hidden = {
         (one.source_uid, one.model.id) for one in result.findings if one.research_only and one.exclusive
     }
-    shown = (one for one in result.findings if not one.research_only)
-    return replace(result, findings=tuple(_without_number(one, hidden) for one in shown))
-
-
-def _without_number(finding: Finding, hidden: set[tuple[str, str]]) -> Finding:
-    tells = finding.exclusive and (finding.source_uid, finding.model.id) in hidden
-    if not tells or finding.decision is Decision.PRESENT:
-        return finding
-    return replace(finding, probability=None, threshold=None)
+    findings = (
+        replace(one, probability=None, threshold=None)
+        if one.exclusive and (one.source_uid, one.model.id) in hidden and one.decision is not Decision.PRESENT
+        else one
+        for one in result.findings
+        if not one.research_only
+    )
+    return replace(result, findings=tuple(findings))

@@ -27,13 +27,13 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, shown
 from ai_pipeline.models.registry import Card, Label, load
 from ai_pipeline.models.store import folder
-from ai_pipeline.models.store.template import NO_GATE, NOT_ACCEPTED, USE
 from ai_training import calibration
 from ai_training.base import DataMissing, Report, silent
 from ai_training.calibration import THRESHOLDS, calibrated, platt, prevalence, probabilities, reference
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest.gates import TRUE_POSITIVE_RATE, directions_of
 from ai_training.chest.ship import known_only
+from ai_training.conversion.template import NO_GATE, NOT_ACCEPTED, USE
 from ai_training.evaluation import operating_points
 from ai_training.evaluation.figures import (
     ENOUGH,

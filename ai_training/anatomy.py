@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
@@ -22,16 +21,17 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Chain
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.networks.efficientnet import NAME
-from ai_training.base import DataMissing, Report, silent
-from ai_training.cards import export, new_card
+from ai_training.base import DataMissing, Report, followed, silent
+from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
-from ai_training.metrics import agreement, mean_interval, patient_weights
+from ai_training.metrics import agreement, dice, mean_of
 from ai_training.networks.backbones import DEFAULT_START, StartWeights
 from ai_training.networks.outlines import (
     ORGANS,
     SIDE,
-    AnatomyGraph,
     OutlineNetwork,
+    Probabilities,
+    export_outlines,
     less_dice,
     outline_network,
 )
@@ -171,8 +171,8 @@ def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -
 
 def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Floats:
     """``organs`` through ``matrix`` (corner coordinates), with the soft edges of a reduced mask."""
-    layers = [cv2.warpAffine(layer.astype(np.float32), _centred(matrix), (SIDE, SIDE)) for layer in organs]
-    return np.stack(layers)
+    centred = _centred(matrix)
+    return np.stack([cv2.warpAffine(organ.astype(np.float32), centred, (SIDE, SIDE)) for organ in organs])
 
 
 def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -212,12 +212,6 @@ def _exposed(picture: Bytes, how: Augment, random: np.random.Generator) -> Bytes
 ID = "chest-anatomy-unet"
 TOLERANCE = 0.03
 """Largest difference of the ratio between two variants of the picture."""
-
-
-def export_anatomy(network: OutlineNetwork, path: Path) -> None:
-    """Write the network: input ``images [N, 3, SIDE, SIDE]``, output ``organs [N, 3, SIDE, SIDE]`` 0..1."""
-    example = (torch.zeros(2, 3, SIDE, SIDE),)
-    export(AnatomyGraph(network).eval(), example, {"images": {0: Dim("variants", max=16)}}, ("organs",), path)
 
 
 def write_card(
@@ -287,8 +281,8 @@ def train(
     Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
     """
     run = _AnatomyRun(data, out, recipe)
-    network = cast(OutlineNetwork, run.trained(report, resume=resume))
-    export_anatomy(network, out / f"{ID}.onnx")
+    graph = Probabilities(run.trained(report, resume=resume)).eval()
+    export_outlines(graph, (SIDE, SIDE), ("organs",), out / f"{ID}.onnx")
     learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
     training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
     return write_card(out, training, recipe.backbone, recipe.start)
@@ -314,7 +308,8 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
     def __init__(self, data: Path, out: Path, recipe: AnatomyRecipe) -> None:
         super().__init__(out, recipe)
         self.training = anatomy_images(data, "train")
-        self.validation = [_Case.from_image(image) for image in anatomy_images(data, "val")]
+        seen = ((values, organ_masks(organs)) for values, organs in map(plain, anatomy_images(data, "val")))
+        self.validation = [(values, organs, ratio(organs)) for values, organs in seen]
 
     def new_network(self) -> OutlineNetwork:
         return outline_network(self.recipe.backbone, self.recipe.start, len(ORGANS), SIDE, SIDE)
@@ -336,30 +331,20 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
         return Validation({"choice": choice, **found}, text, self.average.state_dict())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Case:
-    """An image as the network sees it, its organs on the fine grid and its ratio by them."""
+def scores(
+    network: OutlineNetwork, cases: Sequence[tuple[Floats, npt.NDArray[np.bool_], float]]
+) -> dict[str, Any]:
+    """Mean Dice of each organ, and mean absolute error of the ratio (1 if no ratio could be measured).
 
-    values: npt.NDArray[np.float32]
-    organs: npt.NDArray[np.bool_]
-    ratio: float
-
-    @staticmethod
-    def from_image(image: AnatomyImage) -> _Case:
-        values, organs = plain(image)
-        fine = organ_masks(organs)
-        return _Case(values, fine, ratio(fine))
-
-
-def scores(network: OutlineNetwork, cases: Sequence[_Case]) -> dict[str, Any]:
-    """Mean Dice of each organ, and mean absolute error of the ratio (1 if no ratio could be measured)."""
+    ``cases``: images as the network sees them, their organs on the fine grid and their ratio by these.
+    """
     dices, errors = [], []
-    for case in cases:
+    for values, organs, wanted in cases:
         with torch.inference_mode():
-            found = torch.sigmoid(network(input_of(network, case.values[None])))[0].cpu().numpy()
+            found = torch.sigmoid(network(input_of(network, values[None])))[0].cpu().numpy()
         masks = organ_masks(found)
-        dices.append(dice(masks, case.organs))
-        errors.append(abs(ratio(masks) - case.ratio))
+        dices.append(list(map(dice, masks, organs)))
+        errors.append(abs(ratio(masks) - wanted))
     named = dict(zip(ORGANS, np.mean(dices, axis=0).tolist(), strict=True))
     return {**named, "ratio error": float(np.mean(np.nan_to_num(errors, nan=1.0)))}
 
@@ -374,7 +359,7 @@ class AnatomyCase:
     """
 
     name: str
-    dice: npt.NDArray[np.float64]
+    dice: list[float]
     truth: float
     measured: float
     fault: str
@@ -389,10 +374,7 @@ def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silen
     images = anatomy_images(data, split)
     if not images:
         raise DataMissing(f"{data} has no chest with masks in the split {split}")
-    cases = []
-    for number, image in enumerate(images):
-        report(number / len(images), "heart and lungs")
-        cases.append(measure(image, model))
+    cases = [measure(image, model) for image in followed(images, report, "heart and lungs")]
     return {"model": model.ref.id, "version": model.ref.version, "split": split, **figures(cases)}
 
 
@@ -403,7 +385,7 @@ def measure(image: AnatomyImage, model: AnatomyModel) -> AnatomyCase:
     truth = cardiothoracic(organs, HERE)
     return AnatomyCase(
         image.name,
-        dice(found.masks, on_grid(organs, found)),
+        list(map(dice, found.masks, on_grid(organs, found))),
         truth.ratio if truth else float("nan"),
         found.measured.ratio if found.measured else float("nan"),
         found.fault,
@@ -413,16 +395,9 @@ def measure(image: AnatomyImage, model: AnatomyModel) -> AnatomyCase:
 def on_grid(organs: npt.NDArray[np.bool_], found: Anatomy) -> npt.NDArray[np.bool_]:
     """``organs [3, rows, columns]`` of the source image, resampled to the grid of ``found``."""
     there = found.from_grid.inverse()
-    matrix = np.array([[there.a, there.b, there.c], [there.d, there.e, there.f]])
-    matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5  # OpenCV counts from pixel centres
+    matrix = _centred(np.array([[there.a, there.b, there.c], [there.d, there.e, there.f]]))
     size = found.masks.shape[1:][::-1]
     return np.stack([cv2.warpAffine(organ.astype(np.float32), matrix, size) >= 0.5 for organ in organs])
-
-
-def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """The Dice coefficient of each organ, 0 to 1, for masks ``[3, rows, columns]``."""
-    common = (found & truth).sum((1, 2))
-    return np.asarray(2 * common / np.maximum(found.sum((1, 2)) + truth.sum((1, 2)), 1), np.float64)
 
 
 def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
@@ -433,19 +408,16 @@ def figures(cases: Sequence[AnatomyCase]) -> dict[str, Any]:
     measured = [case for case in cases if not np.isnan(case.measured - case.truth)]
     difference = np.array([case.measured - case.truth for case in measured])
     faults = [case.fault for case in cases if case.fault]
-    ratio = None
-    if len(measured) > 1:
-        ratio = {"error": _mean(np.abs(difference)), **agreement(difference, 4)}
     return {
         "images": len(cases),
-        "dice": {name: _mean(dices[:, organ]) for organ, name in enumerate(ORGANS)},
+        "dice": {name: mean_of(dices[:, organ], range(len(cases))) for organ, name in enumerate(ORGANS)},
         "measured": len(measured),
         "not_measured": {fault: faults.count(fault) for fault in dict.fromkeys(faults)},
-        "ratio": ratio,
+        "ratio": {
+            "error": mean_of(np.abs(difference), range(len(measured))),
+            **agreement(difference, 4),
+        }
+        if len(measured) > 1
+        else None,
         "pairs": [[case.truth, case.measured] for case in measured],
     }
-
-
-def _mean(values: npt.NDArray[np.float64]) -> list[float]:
-    weights = patient_weights([str(number) for number in range(len(values))])
-    return mean_interval(values, weights).as_list()

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from ai_pipeline.errors import ModelError
 
 
 class TrainingError(Exception):
     """Base of all errors of ``ai_training``."""
+
+
+class UnreadableCheckpoint(ModelError):
+    """The file is no readable checkpoint. The text says what kind of file it is, or what it lacks."""
+
+
+class CannotAdapt(ModelError):
+    """A checkpoint cannot become a model. The text says why and what would help."""
 
 
 class DataMissing(TrainingError, OSError):
@@ -19,6 +30,16 @@ class ExperimentError(TrainingError, ValueError):
 
 Report = Callable[[float, str], None]
 """Called with the share done (0 to 1) and a line for a person; a milestone's line ends with a line feed."""
+
+
+T = TypeVar("T")
+
+
+def followed(things: Sequence[T], report: Report, what: str) -> Iterator[T]:
+    """Each of ``things`` in turn; ``report`` is told before it how many are done."""
+    for number, thing in enumerate(things):
+        report(number / len(things), what)
+        yield thing
 
 
 def silent(_share: float, _what: str) -> None:

@@ -5,7 +5,7 @@ and stretched a little. A linear model reads the mean of the trunk's middle laye
 components) inside a candidate and beside it on four sides, adds how usual the candidate is for its label
 (kernel density of place and size), and learns to give a high probability to candidates that overlap the
 truth. All labels share one weight vector, and each adds a small correction: 40 boxes cannot teach 160
-weights. As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.boxes`), one
+weights. As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.explain`), one
 convolution of the network. The boxes of a YOLO raise the scores of candidates near them.
 
 In five folds by patient it is compared with two boxes that know no image, the constant box and the centre. A
@@ -30,15 +30,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ai_pipeline.chest.boxes import (
-    PARTS,
-    BoxHead,
-    Candidates,
-    mean_over,
-    part_rectangles,
-    raised_near_detections,
-    softmax,
-)
 from ai_pipeline.chest.detector import (
     CANDIDATES,
     NETWORK,
@@ -47,7 +38,16 @@ from ai_pipeline.chest.detector import (
     DetectorInput,
     detections_by_label,
 )
-from ai_pipeline.chest.explain import overlaps
+from ai_pipeline.chest.explain import (
+    PARTS,
+    BoxHead,
+    Candidates,
+    mean_over,
+    overlaps,
+    part_rectangles,
+    raised_near_detections,
+    softmax,
+)
 from ai_pipeline.errors import CardError, NotThisNetwork
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,15 @@ def seed_all(seed: int) -> None:
 def input_of(network: nn.Module, values: npt.NDArray[np.float32]) -> Tensor:
     """``values`` on the device of ``network``."""
     return torch.from_numpy(values).to(next(network.parameters()).device)
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def best_of(network: N, folder: Path) -> N:
+    """``network`` with the best weights of the run in ``folder``, ready for inference."""
+    network.load_state_dict(torch.load(folder / BEST, map_location="cpu", weights_only=True))
+    return network.eval()
 
 
 def save_whole(state: Mapping[str, Any], path: Path) -> None:
@@ -227,6 +236,7 @@ class TrainingRun:
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("network", "average", "optimiser", "schedule")
+    KEPT: ClassVar[tuple[str, ...]] = ("done", "history", "losses")
     CHOSEN_BY: ClassVar[str]
     KIND: ClassVar[str] = "recipe"
     MEMORY: ClassVar[torch.memory_format] = torch.channels_last
@@ -360,14 +370,11 @@ class TrainingRun:
             self.fabric.clip_gradients(self.network, optimiser, max_norm=clip, error_if_nonfinite=False)
         self.fabric.strategy.optimizer_step(optimiser)
 
-    def finish(self, report: Report = silent, *, resume: bool = False) -> Mapping[str, Tensor]:
-        """Train to the end, with ``resume`` from the checkpoint; returns the best weights, on the CPU."""
-        assert self.out is not None
+    def finish(self, report: Report = silent, *, resume: bool = False) -> None:
+        """Train to the end, with ``resume`` from the checkpoint."""
         if resume:
             self.load()
         self.train(report)
-        best: Mapping[str, Tensor] = torch.load(self.out / BEST, weights_only=True, map_location="cpu")
-        return best
 
     def load(self) -> None:
         """Continue from the checkpoint. Raises ExperimentError if it belongs to another recipe, OSError
@@ -381,32 +388,30 @@ class TrainingRun:
             raise ExperimentError(
                 f"{CHECKPOINT} was made with another precision or by an older version: take a new folder"
             )
-        for name in self.PARTS:
+        for name in (*self.PARTS, *self.KEPT):
             part = getattr(self, name)
             if hasattr(part, "load_state_dict"):
                 part.load_state_dict(state[name])
             else:
                 setattr(self, name, self.fabric.to_device(state[name]))
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        for name in ("done", "history", "losses"):
-            setattr(self, name, state[name])
         set_random_state(state["random"])
 
     def save(self) -> None:
         """Write the checkpoint and, where there is more of it, the history, each in one step."""
         if not self.out:
             return
-        parts = {name: getattr(self, name) for name in self.PARTS}
+        parts = {name: getattr(self, name) for name in (*self.PARTS, *self.KEPT)}
         state = {
             name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in parts.items()
         }
-        state |= {name: getattr(self, name) for name in ("done", "history", "losses")}
         state |= {
             self.KIND: self.recipe_text,
             "carried out": self.fabric.strategy.precision.precision,
             "random": random_state(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
         }
-        save_whole(state | {"scaler": self.fabric.strategy.precision.state_dict()}, self.out / CHECKPOINT)
+        save_whole(state, self.out / CHECKPOINT)
         if self.validation_due():  # to draw it takes longer than to save
             write_history(self.out, self.history)
 
@@ -451,10 +456,8 @@ class RecipeRun(TrainingRun, Generic[R]):
 
     def trained(self, report: Report = silent, *, resume: bool = False) -> nn.Module:
         """Train to the end; returns the network with the best weights, ready for inference on the CPU."""
-        best = self.finish(report, resume=resume)
-        network = self.new_network()
-        network.load_state_dict(best)
-        return network.eval()
+        self.finish(report, resume=resume)
+        return best_of(self.new_network(), cast(Path, self.out))
 
 
 def move_average(average: nn.Module, network: nn.Module, done: int, keep: float) -> None:

@@ -13,19 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.utils.data import Dataset
 
 from ai_pipeline.contract import ModelRef
-from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
+from ai_pipeline.fetal_head.biometry import Ellipse, ellipse_of
 from ai_pipeline.fetal_head.outline import (
     COLUMNS,
     GRID,
     ROWS,
     HeadLimits,
     HeadModel,
-    HeadOutline,
     fit_to_input,
     head_mask,
     values,
@@ -33,12 +31,18 @@ from ai_pipeline.fetal_head.outline import (
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.networks.efficientnet import NAME
-from ai_training.base import DataMissing, ExperimentError, Report, silent
-from ai_training.cards import export, new_card
+from ai_training.base import DataMissing, ExperimentError, Report, followed, silent
+from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
-from ai_training.metrics import agreement, dice, mean_interval, patient_weights, share
+from ai_training.metrics import agreement, dice, mean_of, patient_weights, share
 from ai_training.networks.backbones import DEFAULT_START, StartWeights
-from ai_training.networks.outlines import HeadGraph, HeadNetwork, less_dice, outline_network
+from ai_training.networks.outlines import (
+    HeadNetwork,
+    Probabilities,
+    export_outlines,
+    less_dice,
+    outline_network,
+)
 from ai_training.sets.images import ImageSet, MaskFiles, SetImage, read_grey
 from ai_training.sets.layout import FETAL
 from ai_training.sets.published import named_set, part_of_set
@@ -71,16 +75,6 @@ class HeadImage:
         return picture, self.mask.read(picture.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class OtherImage:
-    """A picture without outline. ``patient``: the unit for drawing bootstrap samples."""
-
-    name: str
-    patient: str
-    picture: Path
-    source: str
-
-
 def head_set(data: Path) -> ImageSet:
     """The set of outlined heads that ``data`` names. Raises DataMissing."""
     return named_set(data, HEADS, FETAL)
@@ -91,18 +85,12 @@ def head_images(data: Path, split: str) -> tuple[HeadImage, ...]:
     return tuple(_head(image) for image in head_set(data).images if image.split == split)
 
 
-def other_images(data: Path, name: str, split: str) -> tuple[OtherImage, ...]:
-    """The whole pictures of the set ``name`` in ``split``; an empty list if there is no such set."""
-    found = part_of_set(data / name, split)
-    return tuple(OtherImage(image.name, image.patient, image.path, name) for image in found)
-
-
 def learned_from(data: Path) -> list[str]:
     """The sets in ``data`` and what each teaches, as lines for the card. Raises DataMissing."""
-    others = [name for name in OTHERS if other_images(data, name, "train")]
+    others = [name for name in OTHERS if part_of_set(data / name, "train")]
     return [
         f"{head_set(data).title} (train): outlines of heads; parts of its frames beside the head as no head",
-        *([f"{PLANES} (train): heads without outline"] if other_images(data, PLANES, "train") else []),
+        *([f"{PLANES} (train): heads without outline"] if part_of_set(data / PLANES, "train") else []),
         *([f"{', '.join(others)} (train): no heads"] if others else []),
     ]
 
@@ -183,9 +171,9 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
     def __init__(self, data: Path, mix: HeadMix, how: HeadAugment, seed: int) -> None:
         self._heads = [image.read() for image in head_images(data, "train")]
-        self._planes = other_images(data, PLANES, "train")
-        others = (other_images(data, name, "train") for name in OTHERS)
-        self._others: Sequence[Sequence[OtherImage]] = [images for images in others if images]
+        self._planes = part_of_set(data / PLANES, "train")
+        others = (part_of_set(data / name, "train") for name in OTHERS)
+        self._others = [images for images in others if images]
         self._mix, self._how, self._seed = mix, how, seed
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -203,7 +191,7 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         for row in random.choice(len(self._heads), self._mix.heads + self._mix.planes - planes).tolist():
             drawn.append((*self._heads[row], True, True))
         for row in random.choice(len(self._planes) or 1, planes).tolist():
-            drawn.append((*_blank(read_grey(self._planes[row].picture)), True, False))
+            drawn.append((*_blank(read_grey(self._planes[row].path)), True, False))
         for _ in range(self._mix.others):
             drawn.append((*_blank(self._other(random)), False, True))
         return drawn
@@ -212,7 +200,7 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         """Half of them another organ, if there is any, else a part of a frame beside the head."""
         if random.random() < 0.5 and self._others:
             images = self._others[int(random.integers(len(self._others)))]
-            return read_grey(images[int(random.integers(len(images)))].picture)
+            return read_grey(images[int(random.integers(len(images)))].path)
         return without_head(*self._heads[int(random.integers(len(self._heads)))], random)
 
 
@@ -302,10 +290,10 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     Raises DataMissing, or ExperimentError if the network outlines no head.
     """
     heads = [image.read()[0] for image in head_images(data, "val")]
-    heads += [read_grey(image.picture) for image in other_images(data, PLANES, "val")]
+    heads += [read_grey(image.path) for image in part_of_set(data / PLANES, "val")]
     others = [picture for name in (*OTHERS, "") for picture in headless(data, name, "val")]
-    seen = _seen(model, heads, report)
-    scores = [one.present for one in _seen(model, others, report)]
+    seen = [model.seen(picture) for picture in followed(heads, report, "limits of the gate")]
+    scores = [model.seen(picture).present for picture in followed(others, report, "limits of the gate")]
     ellipses = [(image, _reference(image)) for image in head_images(data, "train")]
     round_ = [ellipse.short / ellipse.long for _, ellipse in ellipses]
     outlined = [one for one in seen if one.area is not None]
@@ -324,17 +312,9 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
 def headless(data: Path, name: str, split: str) -> list[Bytes]:
     """Pictures without a head: of the set ``name``; if ``name`` is empty, parts of frames beside the head."""
     if name:
-        return [read_grey(image.picture) for image in other_images(data, name, split)]
+        return [read_grey(image.path) for image in part_of_set(data / name, split)]
     random = np.random.default_rng(7)
     return [without_head(*image.read(), random) for image in head_images(data, split)]
-
-
-def _seen(model: HeadModel, pictures: Sequence[Bytes], report: Report) -> list[HeadOutline]:
-    found = []
-    for number, picture in enumerate(pictures):
-        report(number / len(pictures), "limits of the gate")
-        found.append(model.seen(picture))
-    return found
 
 
 def _reference(image: HeadImage) -> Ellipse:
@@ -355,14 +335,6 @@ def _rounded(value: float, *, up: bool = True) -> float:
 
 
 ID = "fetal-head-unet"
-
-
-def export_head(network: HeadNetwork, path: Path) -> None:
-    """Write the network: input ``images [N, 3, ROWS, COLUMNS]``, outputs ``head [N, ROWS, COLUMNS]`` and
-    ``present [N]``, 0..1."""
-    example = (torch.zeros(2, 3, ROWS, COLUMNS),)
-    outputs = ("head", "present")
-    export(HeadGraph(network).eval(), example, {"images": {0: Dim("variants", max=16)}}, outputs, path)
 
 
 def write_card(
@@ -425,18 +397,6 @@ class HeadRecipe(Recipe):
     ema: float = 0.995
     validate_every: int = 200
     half: bool = True
-
-
-def train(
-    data: Path, out: Path, recipe: HeadRecipe, *, resume: bool = False, report: Report = silent
-) -> tuple[HeadNetwork, dict[str, float]]:
-    """Train and choose a checkpoint; returns the network and its entry in the history. ``out`` receives
-    checkpoints.
-
-    Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
-    """
-    run = _HeadRun(data, out, recipe)
-    return cast(HeadNetwork, run.trained(report, resume=resume)), run.best
 
 
 def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> Tensor:
@@ -505,12 +465,12 @@ def train_and_ship(
 
     Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
     """
-    network, chosen = train(data, out, recipe, resume=resume, report=report)
-    weights = out / f"{ID}.onnx"
-    export_head(network, weights)
+    run, weights = _HeadRun(data, out, recipe), out / f"{ID}.onnx"
+    graph = Probabilities(run.trained(report, resume=resume)).eval()
+    export_outlines(graph, (ROWS, COLUMNS), ("head", "present"), weights)
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
     limits = fit_limits(data, HeadModel(engine, OPEN, ModelRef(ID, "1", "", "")), report)
-    training = {"data": learned_from(data), "recipe": recipe.described(), "chosen": chosen}
+    training = {"data": learned_from(data), "recipe": recipe.described(), "chosen": run.best}
     return write_card(out, limits, training, recipe.backbone, recipe.start)
 
 
@@ -541,10 +501,7 @@ def evaluate(data: Path, model: HeadModel, split: str, report: Report = silent) 
     images = head_images(data, split)
     if not images:
         raise DataMissing(f"{data} has no fetal heads in the split {split}")
-    cases = []
-    for number, image in enumerate(images):
-        report(number / len(images), "fetal heads")
-        cases.append(measure(image, model))
+    cases = [measure(image, model) for image in followed(images, report, "fetal heads")]
     return {
         "model": model.ref.id,
         "version": model.ref.version,
@@ -570,22 +527,17 @@ def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
     """Figures of all heads, whatever the gate says, and of the heads that the gate accepts."""
     passed = [case for case in cases if not case.fault]
     small = [case for case in cases if case.circumference < SMALL]
-    differences = np.array([case.error for case in passed])
+
+    def means(of: Sequence[HeadCase]) -> dict[str, Any]:
+        values = {"dice": [case.dice for case in of], "error": [abs(case.error) for case in of]}
+        return {name: mean_of(found, [case.patient for case in of]) for name, found in values.items()}
+
     return {
         "images": len(cases),
-        "dice": _mean([case.dice for case in cases], cases),
-        "error": _mean([abs(case.error) for case in cases], cases),
+        **means(cases),
         "measured": len(passed),
-        "circumference": {
-            "dice": _mean([case.dice for case in passed], passed),
-            "error": _mean([abs(case.error) for case in passed], passed),
-            **agreement(differences, 2),
-        },
-        "small": {
-            "images": len(small),
-            "dice": _mean([case.dice for case in small], small),
-            "error": _mean([abs(case.error) for case in small], small),
-        },
+        "circumference": {**means(passed), **agreement(np.array([case.error for case in passed]), 2)},
+        "small": {"images": len(small), **means(small)},
         "pairs": [[case.circumference, round(case.circumference + case.error, 2)] for case in cases],
     }
 
@@ -597,21 +549,12 @@ def gate_figures(
     others.
     """
     found = {HEADS: _passed([case.patient for case in heads], [not case.fault for case in heads])}
-    sets: dict[str, tuple[list[str], list[npt.NDArray[np.uint8]]]] = {
-        name: (
-            [image.patient for image in other_images(data, name, split)],
-            [read_grey(image.picture) for image in other_images(data, name, split)],
-        )
-        for name in (PLANES, *OTHERS)
-        if other_images(data, name, split)
-    }
-    sets[BESIDE] = [image.patient for image in head_images(data, split)], headless(data, "", split)
-    for name, (patients, pictures) in sets.items():
-        passed = []
-        for number, picture in enumerate(pictures):
-            report(number / len(pictures), name)
-            passed.append(not model.outline(picture).fault)
-        found[name] = _passed(patients, passed)
+    for name in (PLANES, *OTHERS, ""):
+        pictures, called = headless(data, name, split), name or BESIDE
+        images = part_of_set(data / name, split) if name else head_images(data, split)
+        passed = [not model.outline(picture).fault for picture in followed(pictures, report, called)]
+        if passed:
+            found[called] = _passed([image.patient for image in images], passed)
     return found
 
 
@@ -619,10 +562,3 @@ def _passed(patients: Sequence[str], passed: Sequence[bool]) -> dict[str, Any]:
     hits = np.array(passed, np.bool_)
     found = share(hits, np.ones(len(hits), np.bool_), patient_weights(patients))
     return {"images": len(hits), "passed": found.as_list()}
-
-
-def _mean(values: Sequence[float], cases: Sequence[HeadCase]) -> list[float] | None:
-    if not cases:
-        return None
-    weights = patient_weights([case.patient for case in cases])
-    return mean_interval(np.array(values), weights).as_list()

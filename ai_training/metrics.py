@@ -74,6 +74,11 @@ def mean_interval(values: Floats, weights: Floats) -> Interval:
     return interval(float(values.mean()), (weights @ values) / weights.sum(1))
 
 
+def mean_of(values: npt.ArrayLike, patients: Sequence[Any]) -> list[float] | None:
+    """The mean of ``values``, one for each of ``patients``, with its interval; None without any."""
+    return mean_interval(np.asarray(values), patient_weights(patients)).as_list() if len(patients) else None
+
+
 def agreement(differences: Floats, digits: int) -> dict[str, Any]:
     """The agreement of two measures from their ``differences``: bias, 95 % limits of agreement (Bland,
     Altman), and the largest difference.

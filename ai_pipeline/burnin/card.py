@@ -10,8 +10,6 @@ from ai_pipeline.burnin.decide.allowed import LONGEST_WORD, MOST_WORDS
 from ai_pipeline.burnin.find.annotation import CleaningPolicy, InDoubt
 from ai_pipeline.contract import BURNED_IN, PipelineCard, PipelineOptions, option
 
-CLINICAL_ONLY: Final = "stays under clinical only: leave it out, or take that policy"
-
 
 class UltrasoundOptions(PipelineOptions):
     """Options of the pipeline ``ultrasound``."""
@@ -78,7 +76,7 @@ class UltrasoundOptions(PipelineOptions):
     @classmethod
     def _under_clinical(cls, value: object, info: ValidationInfo) -> object:
         if info.data.get("policy") is CleaningPolicy.RESEARCH and value not in ("remove", ()):
-            raise ValueError(CLINICAL_ONLY)
+            raise ValueError("stays under clinical only: leave it out, or take that policy")
         return value
 
 

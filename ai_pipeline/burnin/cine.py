@@ -18,7 +18,7 @@ import numpy as np
 
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
-from ai_pipeline.burnin.fill.inpainters import PLAIN
+from ai_pipeline.burnin.fill import PLAIN
 from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
@@ -56,24 +56,21 @@ WINDOW = 16
 """Frames that are read together; more is quicker, but text that shows briefly fades (frames)."""
 SAMPLED = 3
 """Frames, spread over the cine, in which annotation is searched."""
-MOST_MOTION = 24.0
-"""Mean difference of a drawing's pixels between the sampled frames, at most (grey levels)."""
-MOST_CHANGE = 40
-"""Difference of pixels of text that stays from the frame in which it was read, at most (grey levels)."""
 
 
 def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, graphics: bool) -> CleanedFrames:
     """Clean every frame; one window is in memory at a time. Raises :class:`CleaningFailed` as for a still."""
     count = image.header.frames
-    sampled = _sampled(count)
+    # The first and the last among them.
+    sampled = sorted({round(i * (count - 1) / max(1, SAMPLED - 1)) for i in range(SAMPLED)})
     tables = DisplayTables.from_frame(
         np.concatenate([image.stored(index) for index in sampled]),
         np.concatenate([image.display(index) for index in sampled]),
     )
-    plan = _plan_cine(image, tables, verifier, graphics=graphics)
+    plan = _plan_cine(image, sampled, tables, verifier, graphics=graphics)
     read_in = image.display(sampled[0])
     first = image.stored(0)
-    frames = _on_disk((count, *first.shape), first.dtype)
+    frames = on_disk((count, *first.shape), first.dtype)
     mask: Mask = plan.mask | plan.banner
     outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
@@ -141,7 +138,8 @@ class _CineWindow(Window):
         if plan.kept.any():  # text stays where all of these frames show it unchanged
             differs: Mask = np.zeros(plan.kept.shape, np.bool_)
             for source in sources:
-                differs |= brightest(cv2.absdiff(tables.show(source), read_in)) > MOST_CHANGE
+                # Grey levels by which text that stays may differ from the frame in which it was read.
+                differs |= brightest(cv2.absdiff(tables.show(source), read_in)) > 40
             labels, _ = components(plan.kept)
             self.kept = plan.kept & ~np.isin(labels, labels[differs & plan.kept])
 
@@ -192,7 +190,11 @@ class _CineWindow(Window):
 
     def frame_of(self, mark: Annotation) -> int:
         """The number (from 1) of the frame that shows ``mark`` best."""
-        return self._indices[_frame_showing(self._pictures, mark)] + 1
+        # Of the picture that differs most from the others within the annotation; the first if none does.
+        patches = np.stack([picture[index_of(mark.box)] for picture in self._pictures]).astype(np.float32)
+        differences = np.abs(patches - np.median(patches, axis=0)).reshape(len(patches), -1).mean(axis=1)
+        distinct = float(differences.max()) > 1.5 * float(np.median(differences)) + 2
+        return self._indices[int(np.argmax(differences)) if distinct else 0] + 1
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
         if len(pictures) == 1:
@@ -220,10 +222,9 @@ class _CineWindow(Window):
 
 
 def _plan_cine(
-    image: SourceImage, tables: DisplayTables, verifier: Verifier, *, graphics: bool
+    image: SourceImage, indices: list[int], tables: DisplayTables, verifier: Verifier, *, graphics: bool
 ) -> RemovalPlan:
     """Plan from a few frames: text counts from any of them, drawings only where they do not move."""
-    indices = _sampled(image.header.frames)
     pictures = [image.display(index) for index in indices]
     plans = []
     for index, picture in zip(indices, pictures, strict=True):
@@ -240,14 +241,24 @@ def _plan_cine(
         texts = mask_of([mark.box for mark in plan.marks if mark.kind is AnnotationKind.TEXT], mask.shape)
         for label in range(1, len(stats)):
             own = labels == label
-            if bool((own & texts).any()) or float(motion[own].mean()) <= MOST_MOTION:
+            # Mean difference of a drawing's pixels between the sampled frames, at most (grey levels).
+            if bool((own & texts).any()) or float(motion[own].mean()) <= 24.0:
                 mask |= own
         kept = [
             mark
             for mark in plan.marks
             if not mark.removed or mark.kind is AnnotationKind.BANNER or mask[index_of(mark.box)].any()
         ]
-        marks += [replace(mark, frame=index + 1) for mark in kept if not _is_known(mark, marks)]
+        # Without those of a kind that is already known at about that place (6 pixels).
+        marks += [
+            replace(mark, frame=index + 1)
+            for mark in kept
+            if not any(
+                other.kind is mark.kind
+                and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
+                for other in marks
+            )
+        ]
         readings += [replace(reading, frame=index + 1) for reading in plan.readings]
     check_share(mask & ~banner)
     mask &= ~banner
@@ -269,11 +280,6 @@ def _plan_cine(
     return plan
 
 
-def _sampled(count: int) -> list[int]:
-    """The frames in which annotation is searched, the first and the last among them."""
-    return sorted({round(i * (count - 1) / max(1, SAMPLED - 1)) for i in range(SAMPLED)})
-
-
 def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
     """The indices of pictures with clearly more thin bright or dark structures than the median one."""
     kernel = np.ones((7, 7), np.uint8)
@@ -288,23 +294,7 @@ def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
     return [index for index, drawn_pixels in enumerate(counts) if drawn_pixels > 1.3 * usual + 40]
 
 
-def _frame_showing(pictures: list[Picture], mark: Annotation) -> int:
-    """The index of the picture that differs most from the others within the annotation; 0 if none does."""
-    patches = np.stack([picture[index_of(mark.box)] for picture in pictures]).astype(np.float32)
-    differences = np.abs(patches - np.median(patches, axis=0)).reshape(len(patches), -1).mean(axis=1)
-    distinct = float(differences.max()) > 1.5 * float(np.median(differences)) + 2
-    return int(np.argmax(differences)) if distinct else 0
-
-
-def _is_known(mark: Annotation, marks: list[Annotation]) -> bool:
-    """Whether an annotation of that kind is already known at about that place (6 pixels)."""
-    return any(
-        other.kind is mark.kind and all(abs(a - b) <= 6 for a, b in zip(mark.box, other.box, strict=True))
-        for other in marks
-    )
-
-
-def _on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:
+def on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:
     """An array in an unnamed temporary file, which is gone with the last reference to it."""
     with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

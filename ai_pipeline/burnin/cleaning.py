@@ -27,14 +27,13 @@ from ai_pipeline.burnin.find.annotation import (
     centre_of,
     merged,
 )
-from ai_pipeline.burnin.find.mark_network import WHOLE
+from ai_pipeline.burnin.find.networks import WHOLE
 from ai_pipeline.burnin.still import CleanedFrames, Verifier, clean_still
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import (
     DerivedImage,
     ImageHeader,
     ImageKind,
-    ModelRef,
     Progress,
     QualityNote,
     Reading,
@@ -45,10 +44,6 @@ from ai_pipeline.images.decode import samples_photometric
 
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
-DESCRIPTIONS = {
-    CleaningPolicy.CLINICAL: "burned-in text that may name the patient",
-    CleaningPolicy.RESEARCH: "burned-in annotation",
-}
 MIB_ALWAYS, MIB_PER_MEGAPIXEL = 1100, 60
 """Memory that a worker takes which cleans a large still (MiB): with all its models and a tile in the text
 detector, and for each million pixels. Cleaning alone was measured to take 1,310 to 1,460 at 4,096 × 3,072."""
@@ -105,7 +100,9 @@ def clean(
     texts = [mark for mark in cleaned.marks if mark.kind is AnnotationKind.TEXT]
     graphics = [mark for mark in cleaned.marks if mark.kind is not AnnotationKind.TEXT]
     marks = merged(texts, text_reach) + merged(graphics, drawn_reach)
-    models = _models(verifier.tools, image.header)
+    # Only on ultrasound the mark detector was run, on a cine no learned inpainter.
+    ran = 2 if image.header.modality not in ULTRASOUND else 3 if image.header.frames > 1 else 4
+    models = verifier.tools.models[:ran]
     header_notes = (
         device_note(image.header, verifier.tools.device_rules, image.uid),
         overlay_note(image.header, image.uid),
@@ -115,7 +112,9 @@ def clean(
             kind=ImageKind.CLEANED,
             frames=cleaned.frames,
             photometric=samples_photometric(image.header),
-            description=DESCRIPTIONS[policy],
+            description="burned-in text that may name the patient"
+            if policy is CleaningPolicy.CLINICAL
+            else "burned-in annotation",
             verified=True,
             source_uid=image.uid,
             models=models,
@@ -154,15 +153,6 @@ def check_memory(header: ImageHeader) -> None:
         )
 
 
-def _models(tools: Tools, header: ImageHeader) -> tuple[ModelRef, ...]:
-    """The models that were run: only on ultrasound the mark detector, on a cine no learned inpainter."""
-    if header.modality not in ULTRASOUND:
-        return tools.text_model, tools.line_model
-    if header.frames > 1:
-        return tools.text_model, tools.line_model, tools.mark_model
-    return tools.models
-
-
 def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFrames) -> list[QualityNote]:
     """What was removed, in numbers; never the text that was read."""
     masks = cleaned.masks
@@ -181,10 +171,11 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
         (
             cleaned.in_doubt,
             "in_doubt",
-            f"{_places(len(cleaned.in_doubt))} in the image may hold letters that cannot be read, and stayed",
+            f"{_some(len(cleaned.in_doubt), 'place')} in the image may hold letters that cannot be read, "
+            "and stayed",
         ),
-        (cleaned.widened, "widened", f"{_places(cleaned.widened)} needed a wider mask"),
-        (cleaned.blacked_out, "blacked_out", f"{_places(cleaned.blacked_out)} had to be blacked out"),
+        (cleaned.widened, "widened", f"{_some(cleaned.widened, 'place')} needed a wider mask"),
+        (cleaned.blacked_out, "blacked_out", f"{_some(cleaned.blacked_out, 'place')} had to be blacked out"),
         (by_hand, "by_hand", f"blacked out as a person marked it: {by_hand}"),
         (
             over_lesion,
@@ -208,14 +199,14 @@ def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFr
     ]
 
 
-def _places(number: int) -> str:
-    return "1 place" if number == 1 else f"{number} places"
+def _some(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number > 1)
 
 
 def _counted(marks: list[Annotation]) -> str:
     kinds = Counter(mark.kind for mark in marks)
     counted = ((kinds[kind], kind.value) for kind in AnnotationKind if kinds[kind])
-    return ", ".join(f"{number} {name}{'s' if number > 1 else ''}" for number, name in counted)
+    return ", ".join(_some(number, name) for number, name in counted)
 
 
 FEWEST = 2
@@ -254,11 +245,7 @@ def overlay_note(header: ImageHeader, source_uid: str | None = None) -> QualityN
     drawn, embedded = len(header.overlay_groups), len(header.embedded_overlay_bits)
     if not drawn + embedded:
         return None
-    parts = [f"{_planes(drawn)} with drawn pixels"] if drawn else []
-    parts += [f"{_planes(embedded)} in unused bits of its pixels"] if embedded else []
+    parts = [f"{_some(drawn, 'overlay plane')} with drawn pixels"] if drawn else []
+    parts += [f"{_some(embedded, 'overlay plane')} in unused bits of its pixels"] if embedded else []
     text = f"the source carries {' and '.join(parts)}; what they show is not part of the cleaned image"
     return QualityNote("overlay_planes", text, source_uid)
-
-
-def _planes(count: int) -> str:
-    return f"{count} overlay plane" + "s" * (count > 1)

@@ -15,6 +15,7 @@ from ai_pipeline.burnin.card import CARD, UltrasoundOptions
 from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
 from ai_pipeline.burnin.decide.allowed import Allowed
 from ai_pipeline.burnin.decide.measurements import measurements_of
+from ai_pipeline.burnin.despeckle import Despeckler
 from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.find.annotation import Annotation, AnnotationKind
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
@@ -36,7 +37,6 @@ from ai_pipeline.contract import (
     Region,
     SourceImage,
 )
-from ai_pipeline.despeckle.despeckler import Despeckler
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.terms import shown_term
 
@@ -69,7 +69,7 @@ class Ultrasound:
         Raises CardError and DeviceRuleError.
         """
         device_rules(self._device_rules)
-        self._tools().reader.warm_up()
+        shared_tools(self._models_dir, self._device_rules).reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
         """All models that the pipeline may run; a result names only the models that were run."""
@@ -101,7 +101,7 @@ class Ultrasound:
         """
         began = time.perf_counter()
         wanted = UltrasoundOptions.of(options)
-        tools = self._tools()
+        tools = shared_tools(self._models_dir, self._device_rules)
         findings: list[Finding] = []
         readings: list[Reading] = []
         measurements: list[Measurement] = []
@@ -153,9 +153,6 @@ class Ultrasound:
 
     def _further_models(self) -> tuple[ModelRef, ...]:
         return (self._despeckler.ref,) if self._despeckler else ()
-
-    def _tools(self) -> Tools:
-        return shared_tools(self._models_dir, self._device_rules)
 
 
 def _findings(image: SourceImage, marks: tuple[Annotation, ...], tools: Tools) -> list[Finding]:

@@ -13,20 +13,23 @@ import numpy as np
 
 from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.letters import FEWEST, TRACED, are_letters, letter_strokes
 from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER, blocks, with_sides
 from ai_pipeline.burnin.decide.whole_lines import by_best_reading, by_their_block, inner
 from ai_pipeline.burnin.decide.writing import (
+    FEWEST,
     SAME,
+    TRACED,
     Text,
+    are_letters,
     covered,
     find_texts,
+    letter_strokes,
     level_box,
     overlap,
     share_of,
     text_meaning,
 )
-from ai_pipeline.burnin.fill.background import is_plain
+from ai_pipeline.burnin.fill import is_plain
 from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
@@ -44,7 +47,7 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.drawings import Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.faint import faint_writing
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools
@@ -53,21 +56,12 @@ from ai_pipeline.errors import CleaningFailed
 
 MARGIN = 0.15
 """How far a text's mask reaches beyond the detector's box (share of the line's height)."""
-AROUND_DRAWING = 0.3
-"""How far from a drawing the text detector may place its box when it takes it for text again (share of the
-box's height)."""
 RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
 LOWEST, SLENDER = 7, 2.0
 """Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
 BESIDE = 0.5
 """A line lies beside the image area if at most this share of its box lies in it."""
-LETTERLESS = 0.05
-"""Pixels of letters as a share of those of symbols, up to which a place holds no text."""
-LARGEST_FAINT_SHARE = 0.05
-"""Share of a picture without image area that may be faint writing; more is tissue too dim for an area."""
-FAINT_CONFIDENCE = 0.1
-"""Confidence with which faint writing is reported: it is not read."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
 
@@ -119,8 +113,8 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
     by_hand, hand_marks = find_by_hand(header, picture)
     devices |= by_hand
     banner, banners, waves, drawn = _seen(picture, header, tools, policy, graphics=graphics)
-    known = drawn.masks[AnnotationKind.TEXT] | banner | devices
-    found = find_texts(picture, tools.reader, known, waves, allowed)
+    lettering = drawn.masks[AnnotationKind.TEXT]
+    found = find_texts(picture, tools.reader, lettering | banner | devices, waves, allowed)
     symbols = [text for text in found if _is_drawing(text, drawn)]
     texts = [text for text in found if text not in symbols]
     legible = [one.box for one in texts if one.line.legible]
@@ -132,15 +126,20 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
         area, plain = _area(picture, header, drawn, written, waves)
     spares = graphics and policy is CleaningPolicy.CLINICAL and task.in_doubt is not InDoubt.BOX
     ground = (area | waves.pixels) & ~devices if spares else np.zeros(shape, np.bool_)
-    unproven = _unproven(texts, drawn.masks[AnnotationKind.TEXT], ground)
+    # The texts in the image area that are neither proven harmless, nor letters, nor parts of such a line.
+    inside = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(ground, text.box) > 0.5]
+    proven = [text.box.box for text in inside if are_letters(text, share_of(lettering, text.box))]
+    unproven = [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
     texts = [text for text in texts if text not in unproven]
     if policy is CleaningPolicy.CLINICAL:
         texts = by_their_block(by_best_reading(texts))
-        texts += _drawn_lines(drawn.masks[AnnotationKind.TEXT], texts, picture, tools.reader, allowed)
-    mask, kept, traced = _text_masks(texts, drawn.masks[AnnotationKind.TEXT], policy)
+        texts += _drawn_lines(lettering, texts, picture, tools.reader, allowed)
+    mask, kept, traced = _text_masks(texts, lettering, policy)
     if policy is CleaningPolicy.CLINICAL:
         drawn = drawn.classified_apart(kept)
-        kept |= paint([text.box for text in symbols], shape, AROUND_DRAWING) & ~mask
+        # How far from a drawing the text detector may place its box when it takes it for text again (share
+        # of the box's height).
+        kept |= paint([text.box for text in symbols], shape, 0.3) & ~mask
     mask |= _drawing_mask(drawn, kept, traced, policy)
     mask &= ~waves.traces
     # Of all that is suspected: a picture that looks like letters everywhere is not understood.
@@ -153,9 +152,14 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
     if policy is CleaningPolicy.CLINICAL:
         not_tissue |= _graphics(drawn)
     banner = (banner & ~not_tissue) | devices
-    marks = _marks_of(
-        (*banners, *device_marks, *hand_marks, *_drawn_marks(drawn, texts)), texts, mask, banner, policy
+    # The annotations of drawings; of drawn text only where the text detector has found none.
+    boxes = [text.box.box for text in texts]
+    drawings = (
+        mark
+        for mark in drawn.marks
+        if mark.kind is not AnnotationKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
     )
+    marks = _marks_of((*banners, *device_marks, *hand_marks, *drawings), texts, mask, banner, policy)
     check_share(mask & ~banner)
     readings = _readings(marks, texts, shape, policy)
     mask, kept, not_tissue = mask & ~banner, kept & ~devices, not_tissue & ~mask
@@ -214,14 +218,16 @@ def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> 
     if not faint.any():
         return faint
     found: Mask = blocks(faint) & ~known & ~plan.area & ~strong
-    is_writing = plan.area.any() or found.mean() <= LARGEST_FAINT_SHARE
+    # Share of a picture without image area that may be faint writing; more is tissue too dim for an area.
+    is_writing = plan.area.any() or found.mean() <= 0.05
     return found if is_writing else np.zeros_like(found)
 
 
 def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Annotation, ...]:
     """An annotation for each block of faint text in a ``frame``, counted from 1."""
     boxes = component_boxes(components(faint)[1])
-    return tuple(Annotation(AnnotationKind.BANNER, box, FAINT_CONFIDENCE, frame) for box in boxes)
+    # Confidence with which faint writing is reported: it is not read.
+    return tuple(Annotation(AnnotationKind.BANNER, box, 0.1, frame) for box in boxes)
 
 
 def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Annotation, ...]:
@@ -254,7 +260,12 @@ def _seen(
     if policy is CleaningPolicy.RESEARCH:
         drawn.masks[AnnotationKind.SCALE] |= bars
         return banner & ~waves.traces, banners, waves, drawn
-    return banner & ~waves.traces & ~bars, banners, waves.with_strips(bars), drawn.without(bars)
+    return (
+        banner & ~waves.traces & ~bars,
+        banners,
+        Waves(waves.strips | bars, waves.traces),
+        drawn.without(bars),
+    )
 
 
 def _area(
@@ -264,8 +275,7 @@ def _area(
     annotation: Mask = np.logical_or.reduce(list(drawn.masks.values()))
     area = find_area(picture, annotation | (written & strokes(picture)), header.ultrasound_regions)
     whole = with_rim(area)
-    plain = whole & ~area & is_plain(picture, ~(whole | annotation | written))
-    return whole & ~waves.strips, plain
+    return whole & ~waves.strips, whole & ~area & is_plain(picture, ~(whole | annotation | written))
 
 
 def with_rim(area: Mask) -> Mask:
@@ -310,13 +320,6 @@ def _drawn_lines(
         if line.legible and (line.letters >= FEWEST or meaning is not Meaning.IDENTITY):
             found.append(Text(box, line, meaning, line))
     return found
-
-
-def _unproven(texts: Sequence[Text], strokes: Mask, ground: Mask) -> list[Text]:
-    """The texts in the image area that are neither proven harmless, nor letters, nor parts of such a line."""
-    inside = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(ground, text.box) > 0.5]
-    proven = [text.box.box for text in inside if are_letters(text, share_of(strokes, text.box))]
-    return [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
 
 
 def _with_proven_letters(
@@ -383,17 +386,8 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
         pixels[kind] for kind in (AnnotationKind.CALIPER, AnnotationKind.MARKER, AnnotationKind.SCALE)
     )
     letters = pixels[AnnotationKind.TEXT] + pixels[AnnotationKind.LOGO]
-    return not text.line.legible and symbols > 0 and letters <= LETTERLESS * symbols
-
-
-def _drawn_marks(drawn: Drawings, texts: Sequence[Text]) -> list[Annotation]:
-    """The annotations of drawings; of drawn text only where the text detector has found none."""
-    boxes = [text.box.box for text in texts]
-    return [
-        mark
-        for mark in drawn.marks
-        if mark.kind is not AnnotationKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
-    ]
+    # Pixels of letters as a share of those of symbols, up to which a place holds no text.
+    return not text.line.legible and symbols > 0 and letters <= 0.05 * symbols
 
 
 def _marks_of(
@@ -416,8 +410,9 @@ def _text_marks(
     place = clipped(box.box, shape)
     if place is None:
         return []
-    confidence = min(box.confidence, 1.0)
-    return [Annotation(AnnotationKind.TEXT, place, confidence, meaning=meaning, removed=removed)]
+    return [
+        Annotation(AnnotationKind.TEXT, place, min(box.confidence, 1.0), meaning=meaning, removed=removed)
+    ]
 
 
 def _readings(

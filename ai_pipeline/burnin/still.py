@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.decide.letters import are_letters, strokes_in
 from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.whole_lines import around
-from ai_pipeline.burnin.decide.writing import FILLED, Candidate, candidates, covered, share_of
-from ai_pipeline.burnin.fill.background import with_background
-from ai_pipeline.burnin.fill.inpainters import Inpainter, black_out, inpaint
+from ai_pipeline.burnin.decide.writing import (
+    FILLED,
+    Candidate,
+    are_letters,
+    candidates,
+    covered,
+    share_of,
+    strokes_in,
+)
+from ai_pipeline.burnin.fill import Inpainter, black_out, inpaint, with_background
 from ai_pipeline.burnin.find.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.planning import (
@@ -31,12 +37,6 @@ from ai_pipeline.burnin.planning import (
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
-WIDER = 0.6
-"""Margin of the mask around text that is still found after filling (share of the text's height)."""
-CERTAIN_RESIDUE = 0.6
-"""Confidence of the text detector from which an unreadable box of a text's shape counts as residual text."""
-INK = 24
-"""How far a stroke stands out from what is beside it, at least (grey levels)."""
 HIDDEN = 0.01
 """Share of the pixels whose stored values differ from the commonest one though the window shows all of them
 as black, or as white: from this on they may hide text (percentile windows clip half of it at either end)."""
@@ -87,17 +87,22 @@ class Verifier(RemovalTask):
 
         In the image area the text must be legible, elsewhere it need not be.
         """
-        box = candidate.box
-        if covered(box, filled | kept) or _is_of(candidate, filled | kept):
+        box, known = candidate.box, filled | kept
+        # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
+        if covered(box, known) or (
+            # How far a stroke stands out from what is beside it, at least (grey levels).
+            (strokes := strokes_in(candidate.view, box, 24)).any() and known[strokes].mean() >= FILLED
+        ):
             return False
-        certain = candidate.certain and box.confidence >= CERTAIN_RESIDUE
+        # Confidence of the text detector from which an unreadable box of a text's shape counts as residual
+        # text.
+        certain = candidate.certain and box.confidence >= 0.6
         if certain and self.policy is CleaningPolicy.RESEARCH:
             return True
         text = candidate.text(self.tools.reader, self.allowed)
         if not self.policy.removes(text.meaning):
             return False
-        on_tissue = share_of(plan.ground, box) > 0.5
-        return are_letters(text) if on_tissue else text.line.legible or certain
+        return are_letters(text) if share_of(plan.ground, box) > 0.5 else text.line.legible or certain
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +148,12 @@ class DisplayTables:
         """The picture that a viewer shows of samples within the source's range."""
         if self.table is not None:
             return self.table[self._places(samples)]
-        return _stretched(samples) if self.stretched else np.asarray(samples, np.uint8)
+        if not self.stretched:
+            return np.asarray(samples, np.uint8)
+        numbers = samples.astype(np.float64)
+        low, high = np.percentile(numbers, [0.1, 99.9])
+        shares = np.clip((numbers - low) / max(float(high - low), 1e-12), 0, 1)
+        return np.asarray(np.rint(shares * 255), np.uint8)
 
     def _places(self, samples: PixelArray) -> npt.NDArray[np.int64]:
         last = 0 if self.table is None else len(self.table) - 1
@@ -197,10 +207,12 @@ class Window:
                 left = [mark.box for mark in box_marks(residue, self.mask.shape)]
                 raise CleaningFailed("text is still found after filling, widening and blacking out", left)
             stays = self.kept & ~self.mask
-            more = around(residue, self.plan.lines, stays, WIDER * (attempt + 1), spare=attempt == 0)
+            # Margin of the mask around text that is still found after filling (share of the text's height).
+            more = around(residue, self.plan.lines, stays, 0.6 * (attempt + 1), spare=attempt == 0)
             more &= ~self.plan.waves.traces
             if attempt == 0:
-                more &= ~self.plan.ground | self._letters(residue)
+                letters = [strokes_in(self.tables.show(one), box) for one in self.results for box in residue]
+                more &= ~self.plan.ground | np.logical_or.reduce(letters)
             if attempt < ROUNDS - 1:
                 self.fill(more)
                 self.widened += len(residue)
@@ -211,11 +223,6 @@ class Window:
             found = box_marks(residue, self.mask.shape)
             self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
             self.refilled += [mark.box for mark in found]
-
-    def _letters(self, residue: Sequence[TextBox]) -> Mask:
-        """The strokes in the places where text is still found, in any of the frames."""
-        found = [strokes_in(self.tables.show(result), box) for result in self.results for box in residue]
-        return np.asarray(np.logical_or.reduce(found), np.bool_)
 
     def fill(self, more: Mask) -> None:
         """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if all of it is too much."""
@@ -287,34 +294,19 @@ def fill_plan(
     return inpaint(flat, inside, filler, plan.not_tissue | far) if inside.any() else flat
 
 
-def _is_of(candidate: Candidate, known: Mask) -> bool:
-    """Whether nearly all strokes in a place are of what was filled or stays, as in a box around two lines."""
-    strokes = strokes_in(candidate.view, candidate.box, INK)
-    return bool(strokes.any()) and float(known[strokes].mean()) >= FILLED
-
-
 def _equalised(
     places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], table: Picture
 ) -> Picture | None:
     """A table from value to rank where the display clips structure to black or white; else None."""
     shown = table[places]
-    if not any(_hides(counts[shown == end], int(counts.sum())) for end in (0, 255)):
+    # Values that are all displayed alike may make up letters and their background.
+    if not any(
+        len(own) > 1 and int(own.sum() - own.max()) >= HIDDEN * int(counts.sum())
+        for own in (counts[shown == end] for end in (0, 255))
+    ):
         return None
-    ranks = np.linspace(0, 255, len(places))
-    every = np.interp(np.arange(len(table)), places, ranks)
-    return np.asarray(np.rint(every), np.uint8)
-
-
-def _hides(counts: npt.NDArray[np.int64], pixels: int) -> bool:
-    """Whether values with these counts, all displayed alike, could make up letters and their background."""
-    return len(counts) > 1 and int(counts.sum() - counts.max()) >= HIDDEN * pixels
-
-
-def _stretched(samples: PixelArray) -> Picture:
-    numbers = samples.astype(np.float64)
-    low, high = np.percentile(numbers, [0.1, 99.9])
-    shares = np.clip((numbers - low) / max(float(high - low), 1e-12), 0, 1)
-    return np.asarray(np.rint(shares * 255), np.uint8)
+    ranks = np.interp(np.arange(len(table)), places, np.linspace(0, 255, len(places)))
+    return np.asarray(np.rint(ranks), np.uint8)
 
 
 def unchanged_outside(source: PixelArray, result: PixelArray, mask: Mask) -> bool:

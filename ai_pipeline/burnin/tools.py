@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ai_pipeline.burnin.fill.inpainters import Inpainter, NetworkInpainter, on_onnx
-from ai_pipeline.burnin.find.line_network import LineReader
-from ai_pipeline.burnin.find.mark_network import MarkFinder
+from ai_pipeline.burnin.fill import Inpainter, NetworkInpainter, on_onnx
+from ai_pipeline.burnin.find.networks import LineReader, MarkFinder
 from ai_pipeline.burnin.find.text import TextReader, shared_reader
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.models import registry
@@ -52,8 +51,9 @@ def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = 
     """The models of the tools that this process has loaded, even if others were installed since; without
     loaded tools the models of the cards. Loads nothing. Raises CardError."""
     loaded = _LOADED.get((models_dir, device_rules))
-    names = TEXT, LINES, MARKS, FILL
-    return loaded.models if loaded else tuple(registry.find(name, models_dir).ref for name in names)
+    if loaded:
+        return loaded.models
+    return tuple(registry.find(name, models_dir).ref for name in (TEXT, LINES, MARKS, FILL))
 
 
 def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:
@@ -64,13 +64,11 @@ def shared_tools(models_dir: Path | None = None, device_rules: Path | None = Non
     texts, lines, marks, fill = (registry.find(name, models_dir) for name in (TEXT, LINES, MARKS, FILL))
     registry.verify(texts)
     small = LineReader(OnnxRuntime(registry.read(lines.file("line-reader")), 1))
-    network = OnnxRuntime(registry.read(marks.file("mark-finder")))
-    generator = on_onnx(registry.read(fill.file("inpainter")), usable_cores())
     _LOADED[place] = Tools(
         reader=shared_reader().beside(small),
-        finder=MarkFinder(network),
+        finder=MarkFinder(OnnxRuntime(registry.read(marks.file("mark-finder")))),
         threshold=float(marks.details["detector"]["threshold"]),
-        filler=NetworkInpainter(fill.id, generator),
+        filler=NetworkInpainter(fill.id, on_onnx(registry.read(fill.file("inpainter")), usable_cores())),
         text_model=texts.ref,
         line_model=lines.ref,
         mark_model=marks.ref,

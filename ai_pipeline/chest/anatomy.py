@@ -16,12 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ai_pipeline.chest.changes import Change, changed
 from ai_pipeline.contract import Bools, Code, Floats, Grey, ModelRef, Point
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.card import Card, Input
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.inputs import Change, changed, network_input
 from ai_pipeline.models.registry import read
 
 HEART, RIGHT_LUNG, LEFT_LUNG = range(3)
@@ -43,10 +42,6 @@ RATIOS = (0.3, 0.85)
 """Ratios outside these are taken for wrong outlines."""
 LUNG_AREA = (0.03, 0.35)
 """Share of the picture that one lung may take."""
-SMALLER_LUNG = 0.4
-"""Least area of the smaller lung as a share of the larger one's."""
-SOLIDITY = 0.92
-"""Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is less."""
 WALL = 0.01
 """Share of the thorax that must lie between the heart's end and the thorax's end."""
 MARGIN = 0.003
@@ -149,18 +144,15 @@ class AnatomyModel:
     def outline(self, grey: Grey, pose: Pose = UPRIGHT) -> Anatomy:
         """Outline heart and lungs in a displayed image, uint8 grey ``[rows, columns]``, shown in ``pose``."""
         picture, to_upright = upright(grey, pose)
-        found = self._outline(picture)
+        values, to_model = network_input(picture, self._input)
+        variants = [changed(values[0], change, self._input) for change in VARIANTS]
+        outputs = self._engine(np.stack([seen for seen, _ in variants]))["organs"]
+        found = anatomy_of(outputs, [move for _, move in variants], to_model, self._tolerance)
         if found.measured is not None:
             points, columns = found.measured.thorax.points, picture.shape[1]
             if points[0][0] < MARGIN * columns or points[-1][0] > (1 - MARGIN) * columns:  # there may be more
                 found = replace(found, measured=None, fault="the chest reaches the side of the image")
         return found.seen(to_upright.inverse())
-
-    def _outline(self, picture: Grey) -> Anatomy:
-        values, to_model = network_input(picture, self._input)
-        variants = [changed(values[0], change, self._input) for change in VARIANTS]
-        found = self._engine(np.stack([seen for seen, _ in variants]))["organs"]
-        return anatomy_of(found, [move for _, move in variants], to_model, self._tolerance)
 
 
 def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, tolerance: float) -> Anatomy:
@@ -181,15 +173,21 @@ def anatomy_of(found: Floats, moves: Sequence[Affine], to_model: Affine, toleran
         )
     if not RATIOS[0] <= float(np.mean(ratios)) <= RATIOS[1]:
         return Anatomy(first, ways[0], None, "the outlines of heart and lungs are not those of a chest")
-    mean = _mean(measured)
-    if _reaches_wall(mean):
+    # The mean of the lines of several variants, and the ratio of the mean lines.
+    heart, thorax = (
+        _spanned(tuple((x, y) for x, y in np.mean([width.points for width in widths], axis=0).tolist()))
+        for widths in zip(*((one.heart, one.thorax) for one in measured), strict=True)
+    )
+    # It ends where the thorax ends: an effusion or a white lung makes such a heart.
+    gap = WALL * thorax.length
+    if heart.points[0][0] < thorax.points[0][0] + gap or heart.points[-1][0] > thorax.points[-1][0] - gap:
         return Anatomy(first, ways[0], None, "the heart reaches the wall of the chest in its outline")
-    return Anatomy(first, ways[0], mean)
+    return Anatomy(first, ways[0], Cardiothoracic(heart, thorax, heart.length / thorax.length))
 
 
 def organ_masks(probabilities: Floats) -> Bools:
     """``[3, s, s]`` 0..1 → the largest part of each organ, ``[3, FINER·s, FINER·s]``."""
-    return np.stack([_largest(_finer(layer) >= SURE) for layer in probabilities])
+    return np.stack([_largest(layer) for layer in probabilities])
 
 
 def cardiothoracic(masks: Bools, from_grid: Affine) -> Cardiothoracic | None:
@@ -203,24 +201,11 @@ def cardiothoracic(masks: Bools, from_grid: Affine) -> Cardiothoracic | None:
 def _measured(masks: Bools, from_grid: Affine) -> Cardiothoracic:
     lungs = _edges(masks[RIGHT_LUNG] | masks[LEFT_LUNG])
     middle = (lungs[0][0] + lungs[1][0]) / 2
-    heart, thorax = (_width(edges, middle, from_grid) for edges in (_edges(masks[HEART]), lungs))
-    return Cardiothoracic(heart, thorax, heart.length / thorax.length)
-
-
-def _mean(measured: Sequence[Cardiothoracic]) -> Cardiothoracic:
-    """The mean of the lines of several variants, and the ratio of the mean lines."""
     heart, thorax = (
-        _spanned(tuple((x, y) for x, y in np.mean([width.points for width in widths], axis=0).tolist()))
-        for widths in zip(*((one.heart, one.thorax) for one in measured), strict=True)
+        _spanned(from_grid([(left, upper), (middle, upper), (middle, lower), (right, lower)]))
+        for (left, upper), (right, lower) in (_edges(masks[HEART]), lungs)
     )
     return Cardiothoracic(heart, thorax, heart.length / thorax.length)
-
-
-def _reaches_wall(found: Cardiothoracic) -> bool:
-    """Whether the heart ends where the thorax ends, which an effusion or a white lung makes of a heart."""
-    gap = WALL * found.thorax.length
-    heart, thorax = found.heart.points, found.thorax.points
-    return heart[0][0] < thorax[0][0] + gap or heart[-1][0] > thorax[-1][0] - gap
 
 
 def _no_chest(masks: Bools) -> str:
@@ -233,7 +218,8 @@ def _no_chest(masks: Bools) -> str:
         "heart and lungs do not lie as in an upright chest": not right < heart < left,
         "a lung is too small or too large for a whole chest": areas.min() < LUNG_AREA[0]
         or areas.max() > LUNG_AREA[1],
-        "the lungs differ too much in size": areas.min() < SMALLER_LUNG * areas.max(),
+        # Least area of the smaller lung as a share of the larger one's.
+        "the lungs differ too much in size": areas.min() < 0.4 * areas.max(),
     }
     return next((fault for fault, there in faults.items() if there), "")
 
@@ -242,7 +228,9 @@ def _not_measurable(masks: Bools) -> str:
     """Why the widths of a heart between two lungs cannot be taken, as a sentence; empty where they can."""
     outlines, _ = cv2.findContours(masks[HEART].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull = cv2.contourArea(cv2.convexHull(outlines[0]))
-    if cv2.contourArea(outlines[0]) / max(hull, 1.0) < SOLIDITY:
+    # Least area of a heart as a share of its convex hull: that of no reader's heart in `cxr_anatomy` is
+    # less.
+    if cv2.contourArea(outlines[0]) / max(hull, 1.0) < 0.92:
         return "the outline of the heart is not that of a heart"
     if masks[:, :, [0, -1]].any():
         return "the chest is cut off at the side of the image"
@@ -257,24 +245,16 @@ def _edges(mask: Bools) -> tuple[Point, Point]:
     return (float(left), down[0]), (float(right + 1), down[1])
 
 
-def _width(edges: tuple[Point, Point], middle: float, from_grid: Affine) -> Width:
-    (left, upper), (right, lower) = edges
-    return _spanned(from_grid([(left, upper), (middle, upper), (middle, lower), (right, lower)]))
-
-
 def _spanned(points: tuple[Point, ...]) -> Width:
     """A width in an upright picture."""
     return Width(points, points[-1][0] - points[0][0])
 
 
-def _finer(layer: Floats) -> Floats:
+def _largest(layer: Floats) -> Bools:
+    """The largest connected part of one organ's probabilities; none stays none."""
     rows, columns = layer.shape
-    size = columns * FINER, rows * FINER
-    return np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-def _largest(mask: Bools) -> Bools:
-    """The largest connected part of ``mask``; none stays none."""
+    finer = cv2.resize(layer, (columns * FINER, rows * FINER), interpolation=cv2.INTER_LINEAR)
+    mask = np.asarray(finer >= SURE, np.bool_)
     count, labels, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count < 2:
         return mask

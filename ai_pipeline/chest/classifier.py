@@ -21,7 +21,6 @@ from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import Card, Input, Label, read
 
 CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
-LEAST_LOGIT = -700.0  # exp(709) is the largest that a double holds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,13 +63,6 @@ class Classifier:
         self._templates = BoxTemplates.from_bytes(read(card.file("boxes"))) if card.plays("boxes") else None
         self._engine = load(card, "classifier", threads)
 
-    @property
-    def has_gate(self) -> bool:
-        """Whether the card has a pixel gate. Without one, only the DICOM header can show that an image is
-        unsuitable.
-        """
-        return self._gate is not None
-
     def analyse(self, image: Grey) -> Analysis:
         """Run the network on a displayed image: uint8 grey, bright = dense, any size.
 
@@ -80,20 +72,18 @@ class Classifier:
         found = self.analyse_as_shown(image)
         if self.in_domain(found) or found.kind.pose == UPRIGHT:
             return found
-        reoriented = self.analyse_in(image, found.kind.pose)
+        picture, to_upright = upright(image, found.kind.pose)
+        reoriented = self.analyse_as_shown(picture)
         if not self.in_domain(reoriented):
             return found
-        return replace(reoriented, kind=found.kind, shown_distance=found.shown_distance)
-
-    def analyse_in(self, image: Grey, pose: Pose) -> Analysis:
-        """Analyse the upright copy of an ``image`` that is shown in ``pose``; results are in coordinates of
-        ``image``.
-        """
-        picture, to_upright = upright(image, pose)
-        found = self.analyse_as_shown(picture)
-        rows, columns = image.shape
         return replace(
-            found, to_model=found.to_model.after(to_upright), rows=rows, columns=columns, pose=pose
+            reoriented,
+            to_model=reoriented.to_model.after(to_upright),
+            rows=found.rows,
+            columns=found.columns,
+            pose=found.kind.pose,
+            kind=found.kind,
+            shown_distance=found.shown_distance,
         )
 
     def analyse_as_shown(self, image: Grey) -> Analysis:
@@ -106,7 +96,15 @@ class Classifier:
             distance, kind = float(self._gate.distance(pooled)[0]), self._gate.kind(pooled)
         places = outputs[self.card.outputs.places][0] if self.card.outputs.places in outputs else None
         rows, columns = image.shape
-        logits = self._logits(outputs)
+        logits = self._output(outputs, "scores")[0]
+        if logits.shape != (len(self.card.labels),):
+            raise CardError(
+                f"{self.card.name}: the network's scores have the shape {logits.shape}, "
+                f"the card has {len(self.card.labels)} labels"
+            )
+        if self.card.outputs.kind == "probabilities":
+            chance = np.clip(logits.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
+            logits = np.asarray(np.log(chance / (1.0 - chance)), np.float32)
         return Analysis(values, logits, places, distance, to_model, rows, columns, kind, distance)
 
     def features(self, image: Grey) -> Floats:
@@ -143,18 +141,6 @@ class Classifier:
             return None
         return self._templates.box(found, label)
 
-    def _logits(self, outputs: Mapping[str, Floats]) -> Floats:
-        scores: Floats = self._output(outputs, "scores")[0]
-        if scores.shape != (len(self.card.labels),):
-            raise CardError(
-                f"{self.card.name}: the network's scores have the shape {scores.shape}, "
-                f"the card has {len(self.card.labels)} labels"
-            )
-        if self.card.outputs.kind == "logits":
-            return scores
-        chance = np.clip(scores.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
-        return np.asarray(np.log(chance / (1.0 - chance)), np.float32)
-
     def _pooled(self, outputs: Mapping[str, Floats]) -> Floats:
         return np.asarray(self._output(outputs, "features").mean((2, 3)), np.float32)
 
@@ -171,7 +157,8 @@ class Classifier:
 
 def probability(label: Label, logit: float) -> float:
     """A logit as a probability, 0 to 1, by the card's calibration."""
-    scaled = max(label.slope * logit + label.intercept, LEAST_LOGIT)
+    # exp(709) is the largest that a double holds.
+    scaled = max(label.slope * logit + label.intercept, -700.0)
     value = float(1.0 / (1.0 + np.exp(-scaled)))
     point = label.operating_point
     if point is None:

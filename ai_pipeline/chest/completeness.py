@@ -20,8 +20,6 @@ from ai_pipeline.summary import NOT_ASSESSED
 
 FIGURES: Final = ("gap", "other gap", "touch", "end", "other end", "shape")
 """The figures of an edge, in this order; see :func:`figures_at`."""
-BORDER: Final = 0.02
-"""Depth of the strip along an edge, as a share of the picture, that counts as touching it."""
 END: Final = 0.03
 """Part of a lung's length at whose end its width is taken."""
 FAR: Final = 0.1
@@ -108,8 +106,10 @@ def without_missing(findings: Sequence[Finding], missing: Collection[Edge]) -> l
     seen = [
         one for one in findings if one.decision is Decision.PRESENT or NEEDS.get(one.label) not in missing
     ]
-    absent, unclear = Decision.ABSENT, Decision.INDETERMINATE
-    return [replace(one, decision=unclear) if one.decision is absent else one for one in seen]
+    return [
+        replace(one, decision=Decision.INDETERMINATE) if one.decision is Decision.ABSENT else one
+        for one in seen
+    ]
 
 
 def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edge]) -> list[QualityNote]:
@@ -127,25 +127,17 @@ def missing_notes(uid: str, findings: Sequence[Finding], missing: Collection[Edg
 def figures_of(upright: Grey, anatomy: Anatomy) -> Mapping[Edge, list[tuple[float, ...]]]:
     """The figures of each edge; the left and the right side give one tuple each: see ``FIGURES``."""
     masks = anatomy.in_image(*upright.shape)[[RIGHT_LUNG, LEFT_LUNG]] > 0
-    top, bottom, left, right = film_of(upright)
-    film = masks[:, top:bottom, left:right]
+    ends: list[int] = []  # of the film, in a picture that may have plain borders
+    for axis in (1, 0):
+        varies = np.flatnonzero(np.ptp(upright, axis=axis) > PLAIN)
+        ends += [int(varies[0]), int(varies[-1]) + 1] if len(varies) else [0, upright.shape[1 - axis]]
+    film = masks[:, ends[0] : ends[1], ends[2] : ends[3]]
     across = film.transpose(0, 2, 1)
     return {
         Edge.TOP: [figures_at(film)],
         Edge.BOTTOM: [figures_at(film[:, ::-1])],
         Edge.SIDE: [figures_at(across), figures_at(across[::-1, ::-1])],
     }
-
-
-def film_of(picture: Grey) -> tuple[int, int, int, int]:
-    """First and last row (exclusive), first and last column of the film in a picture that may have plain
-    borders.
-    """
-    ends: list[int] = []
-    for axis in (1, 0):
-        varies = np.flatnonzero(np.ptp(picture, axis=axis) > PLAIN)
-        ends += [int(varies[0]), int(varies[-1]) + 1] if len(varies) else [0, picture.shape[1 - axis]]
-    return ends[0], ends[1], ends[2], ends[3]
 
 
 def figures_at(lungs: Bools) -> tuple[float, ...]:
@@ -156,7 +148,8 @@ def figures_at(lungs: Bools) -> tuple[float, ...]:
     where it begins, as a share of the same. ``shape``: length of the shorter lung as a share of the longer
     one's. All 0 to 1, gaps at most 1.
     """
-    strip = max(1, round(BORDER * lungs.shape[1]))
+    # Depth of the strip along an edge, as a share of the picture, that counts as touching it.
+    strip = max(1, round(0.02 * lungs.shape[1]))
     measured: list[tuple[float, float, float, int]] = []
     for lung in lungs:
         widths = lung.sum(axis=1)

@@ -8,17 +8,15 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from ai_pipeline.chest.boxes import PARTS, BoxHead, ScoredBox, region
-from ai_pipeline.chest.changes import Change, changed
 from ai_pipeline.chest.classifier import Analysis
-from ai_pipeline.chest.explain import overlaps, source_region
+from ai_pipeline.chest.explain import PARTS, BoxHead, ScoredBox, overlaps, region, source_region
 from ai_pipeline.contract import Floats, Grey, Origin, Region
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.card import Card, Input
 from ai_pipeline.models.detections import DetectedBox, detections
 from ai_pipeline.models.engine import load
-from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.inputs import Change, changed, network_input
 from ai_pipeline.models.registry import read
 
 NETWORK, CANDIDATES, YOLO = "detector", "detector-boxes", "detector-yolo"
@@ -43,7 +41,7 @@ removes as many wrong boxes of effusions as any up to .4 does (docs/studies/dete
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkOutput:
     """``maps [labels, parts, h, w]`` of the network, and for each label the ``detections [K, 5]`` of the
-    YOLO, in the form of :func:`ai_pipeline.chest.boxes.nearness`; no detections without a YOLO.
+    YOLO, in the form of :func:`ai_pipeline.chest.explain.nearness`; no detections without a YOLO.
     """
 
     maps: Floats

@@ -23,8 +23,6 @@ Floats = npt.NDArray[np.float32]
 ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER = "askew", "cut off", "clipped", "child", "other"
 KINDS = (*(pose.name for pose in POSES), ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER)
 """The classes of a head; the first is the intended one."""
-SMALL_SHARES = 2
-"""Exponent by which a small unexplained share is weighted down: at half the usual share, by a quarter."""
 SURE = 0.5
 """Probability of a pose from which the image is put upright and analysed again."""
 
@@ -140,7 +138,9 @@ class FeatureGate:
         """The part of pooled features ``[N, C]`` that the directions do not explain, weighted: ``[N]``."""
         residual, share = self.unexplained(features)
         if self.usual:
-            residual = residual * np.minimum(share / self.usual, 1.0) ** SMALL_SHARES
+            # Exponent by which a small unexplained share is weighted down: at half the usual share, by a
+            # quarter.
+            residual = residual * np.minimum(share / self.usual, 1.0) ** 2
         return np.asarray(residual, np.float32)
 
     def unexplained(self, features: Floats) -> tuple[Floats, Floats]:

@@ -32,13 +32,8 @@ _VIEW_CODES = {
 }
 """View Code Sequence (0054,0220), PS3.16 CID 4010, with the codes before 2017."""
 _IS_FRONTAL = re.compile(r"\b(AP|PA|FRONTAL|A\.P\.|P\.A\.)\b")
-_DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 _CHEST_WORDS = re.compile(r"CHEST|THORAX|THORACIC|LUNG|RIB|HEART")
 _NOT_LIKE = "the pixels do not look like a frontal chest X-ray of an adult"
-MIRRORED_NOTE = (
-    "Patient Orientation says that the image is seen from behind: left and right may be exchanged. It was "
-    "analysed as it is stored."
-)
 _KIND_SENTENCES = {
     ASKEW: "they look like a chest that is tilted",
     CUT_OFF: "they look like a chest that is cut off, or another part of the body",
@@ -50,13 +45,14 @@ _KIND_SENTENCES = {
 
 def refused_by_header(header: ImageHeader) -> str | None:
     """Why the header forbids an analysis, as a sentence without free text; None when it does not."""
-    modality = shown_term("Modality", header.modality)
-    view = shown_term("ViewPosition", header.view_position)
     region = header.attributes.get("AnatomicRegionSequence", "").upper()
+    described = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
+    words = " ".join(header.attributes.get(key, "") for key in ("ViewCodeSequence", *described))
+    words = words.upper().replace("_", " ")
     reasons = (
         (
             header.modality not in MODALITIES,
-            f"modality {modality} is not CR or DX",
+            f"modality {shown_term('Modality', header.modality)} is not CR or DX",
         ),
         (header.frames != 1, f"{header.frames} frames: a chest X-ray has one"),
         (
@@ -69,10 +65,15 @@ def refused_by_header(header: ImageHeader) -> str | None:
         ),
         (
             header.view_position not in FRONTAL,
-            f"View Position {view} is not frontal",
+            f"View Position {shown_term('ViewPosition', header.view_position)} is not frontal",
         ),
         (not {"A", "P"}.isdisjoint(_orientation(header)), "Patient Orientation is that of a lateral view"),
-        (_described_as_not_frontal(header), "the header describes a view that is not frontal"),
+        (
+            not header.view_position  # which says it better than a description
+            and bool(_NOT_FRONTAL.search(words))
+            and not _IS_FRONTAL.search(words),
+            "the header describes a view that is not frontal",
+        ),
         (
             header.age_years is not None and header.age_years < YOUNGEST,
             f"the patient is younger than {YOUNGEST:.0f} years: the model was made for adults",
@@ -117,7 +118,12 @@ def notes(image: SourceImage, pose: Pose, exposure: Exposure) -> list[QualityNot
     # "mended" is the stored name of what is called reoriented elsewhere.
     found = (
         (pose != UPRIGHT, "mended", f"The image was {pose.sentence}: it was analysed upright."),
-        (seen_from_behind(header), "mirrored", MIRRORED_NOTE),
+        (
+            seen_from_behind(header),
+            "mirrored",
+            "Patient Orientation says that the image is seen from behind: left and right may be exchanged. "
+            "It was analysed as it is stored.",
+        ),
         (exposure.note is not None, "clipped", exposure.note or ""),
         (header.age_years is None, "age", "The patient's age is unknown: the model is for adults."),
         (not header.body_part, "body_part", "Body Part Examined is empty: judged by the pixels alone."),
@@ -141,12 +147,3 @@ def seen_from_behind(header: ImageHeader) -> bool:
     directions = {"L": (1, 0), "R": (-1, 0), "F": (0, 1), "H": (0, -1)}
     row, column = (directions.get(letter, (0, 0)) for letter in _orientation(header))
     return row[0] * column[1] - row[1] * column[0] < 0
-
-
-def _described_as_not_frontal(header: ImageHeader) -> bool:
-    if header.view_position:
-        return False  # says it better than a description
-    view = header.attributes.get("ViewCodeSequence", "").upper()
-    words = " ".join([view, *(header.attributes.get(key, "") for key in _DESCRIPTIONS)])
-    words = words.upper().replace("_", " ")
-    return bool(_NOT_FRONTAL.search(words)) and not _IS_FRONTAL.search(words)

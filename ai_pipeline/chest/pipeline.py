@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 
@@ -34,7 +33,6 @@ from ai_pipeline.contract import (
     Decision,
     DerivedImage,
     Finding,
-    Grey,
     ImageHeader,
     ImageKind,
     JudgedView,
@@ -56,10 +54,7 @@ from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
 from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty, in_sentences
 
-UNTRAINED = "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
-NO_GATE_NOTE = "The model has no domain gate: that this is a frontal chest X-ray, only the header says."
 _URGENT = ("pneumothorax", "nodule of lung", "lung mass", "pneumonia")
-REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +123,8 @@ class ChestXray:
         self._box_card: Card | None = None
         self._anatomy: AnatomyModel | None = None
         self._completeness = Completeness({})
-        self._analysed: deque[_AnalysedImage] = deque(maxlen=REMEMBERED)
+        # Those of accepts() for run(), which gets the same images.
+        self._analysed: deque[_AnalysedImage] = deque(maxlen=4)
 
     def warm_up(self) -> None:
         """Load the models. Raises CardError when one is missing or altered."""
@@ -220,8 +216,13 @@ class ChestXray:
                 pictures += cleaned
                 notes += cleaning_notes
                 seconds["clean"] += time.perf_counter() - explained
-        if not self._model().has_gate:
-            notes.append(QualityNote("no_gate", NO_GATE_NOTE))
+        if self._model().card.gate is None:
+            notes.append(
+                QualityNote(
+                    "no_gate",
+                    "The model has no domain gate: that this is a frontal chest X-ray, only the header says.",
+                )
+            )
         notes += places.box_notes(findings)
         notes.append(operating_points.note(self._card(), settings.point))
         notes.append(_not_assessed(settings, size_judged=judged == len(images)))
@@ -264,24 +265,20 @@ class ChestXray:
     def _ratio(self, analysed: _AnalysedImage, wanted: ratio.Projections) -> ratio.Ratio:
         if analysed.anatomy is None:
             return ratio.Ratio()
+        model = self._model()
         return ratio.measure(
             analysed.image,
             analysed.anatomy,
             analysed.analysis.pose,
             self._anatomy_model(),
             wanted,
-            effusion=self._effusion_is_possible(analysed.analysis),
+            effusion=any(  # by the card's own threshold; a rule's thresholds do not count here
+                model.probability(analysed.analysis, index) >= label.threshold
+                for index, label in enumerate(model.card.labels)
+                if label.name == ratio.EFFUSION
+            ),
             projection=analysed.rules.projection,
             cut_off=[MISSING[edge] for edge in analysed.missing if edge is not Edge.TOP],
-        )
-
-    def _effusion_is_possible(self, analysis: Analysis) -> bool:
-        """Whether an effusion reaches the card's own threshold; a rule's thresholds do not count here."""
-        labels = enumerate(self._model().card.labels)
-        return any(
-            self._model().probability(analysis, index) >= label.threshold
-            for index, label in labels
-            if label.name == ratio.EFFUSION
         )
 
     def _outlines(self, analysed: _AnalysedImage) -> list[DerivedImage]:
@@ -314,7 +311,12 @@ class ChestXray:
                 return analysed
         model = self._model()
         start = time.perf_counter()
-        grey = _grey(image.display(shorter_side=self._shorter_side()))
+        # Networks and the reader of stamps reduce larger films.
+        cards = model.card, self._box_card, find(ratio.MODEL, self._models_dir)
+        inputs = [card.input for card in cards if card and card.input]
+        suffices = max(LARGEST, *(math.ceil(given.size / given.crop) for given in inputs))
+        display = image.display(shorter_side=suffices)
+        grey = display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)
         decoded = time.perf_counter()
         analysis = model.analyse(grey)
         boxes, anatomy, stamps = None, None, None
@@ -344,12 +346,6 @@ class ChestXray:
         self._analysed.append(analysed)
         return analysed
 
-    def _shorter_side(self) -> int:
-        """The shorter side in pixels that suffices: networks and the reader of stamps reduce larger films."""
-        cards = self._model().card, self._box_card, find(ratio.MODEL, self._models_dir)
-        inputs = [card.input for card in cards if card and card.input]
-        return max(LARGEST, *(math.ceil(given.size / given.crop) for given in inputs))
-
     def _scores(self, analysed: _AnalysedImage) -> Scores:
         model, analysis = self._model(), analysed.analysis
         labels = enumerate(model.card.labels)
@@ -358,22 +354,21 @@ class ChestXray:
 
     def _notes(self, analysed: _AnalysedImage, found: Sequence[Finding], scores: Scores) -> list[QualityNote]:
         """Where findings are, what stamps say, and how far to trust the result."""
-        image, pose = analysed.image, analysed.analysis.pose
+        image, pose, anatomy, text = analysed.image, analysed.analysis.pose, analysed.anatomy, ""
+        if anatomy is not None and not anatomy.is_chest:  # one lung is white, or gone
+            text = (
+                f"Not the outlines of a usual chest: {anatomy.fault}. "
+                "What this AI does not suspect may be there."
+            )
+        elif operating_points.unsure(self._card(), scores.values):
+            text = operating_points.UNSURE_NOTE
         return [
             *(places.no_place_notes(found) if self._detector is not None else ()),
             *places.place_notes(image, pose, analysed.sided_anatomy, found),
             *analysed.rules.notes,
             *intended_use.notes(image, pose, analysed.exposure),
-            *self._unsure_note(analysed.anatomy, scores),
+            *([QualityNote(UNSURE, text, scores.source_uid, on_faces=True)] if text else ()),
         ]
-
-    def _unsure_note(self, anatomy: Anatomy | None, scores: Scores) -> list[QualityNote]:
-        text = operating_points.UNSURE_NOTE
-        if anatomy is not None and not anatomy.is_chest:  # one lung is white, or gone
-            text = operating_points.UNUSUAL_NOTE.format(fault=anatomy.fault)
-        elif not operating_points.unsure(self._card(), scores.values):
-            return []
-        return [QualityNote(UNSURE, text, scores.source_uid, on_faces=True)]
 
     def _findings(self, analysed: _AnalysedImage, settings: _RuleOptions) -> list[Finding]:
         model, image, analysis = self._model(), analysed.image, analysed.analysis
@@ -391,6 +386,10 @@ class ChestXray:
                 regions = self._boxes(analysed, activation, label, index)
                 if activation and settings.given.heatmaps:
                     evidence = model.heatmap(activation)
+            sides = {
+                places.side_of(places.in_lungs(image, analysis.pose, analysed.sided_anatomy, label.site, box))
+                for box in regions
+            }
             found.append(
                 Finding(
                     label=label.name,
@@ -402,7 +401,7 @@ class ChestXray:
                     model=model.card.ref,
                     regions=regions,
                     site=label.site,
-                    side=_side(analysed, label, regions),
+                    side=sides.pop() if len(sides) == 1 else "",
                     evidence=evidence,
                     certainty=sure,
                     reliability=reliable,
@@ -445,20 +444,15 @@ class ChestXray:
         )
 
 
-def _side(analysed: _AnalysedImage, label: Label, regions: Sequence[Region]) -> Literal["", "L", "R"]:
-    """The side that all boxes of a finding lie on."""
-    pose, site = analysed.analysis.pose, label.site
-    inside = [places.in_lungs(analysed.image, pose, analysed.sided_anatomy, site, box) for box in regions]
-    sides = {places.side_of(lungs) for lungs in inside}
-    return sides.pop() if len(sides) == 1 else ""
-
-
 def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
     """What nobody has looked for: a label that is hidden is not absent."""
     judged = {ratio.CARDIOMEGALY} if size_judged else set()
     hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
     names = tuple(sorted((name.lower() for name in hidden), key=_urgency))
-    return QualityNote(NOT_ASSESSED, f"{in_sentences(hidden)} {UNTRAINED}", names=names)
+    untrained = (
+        "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
+    )
+    return QualityNote(NOT_ASSESSED, f"{in_sentences(hidden)} {untrained}", names=names)
 
 
 def _urgency(name: str) -> int:
@@ -498,9 +492,3 @@ def _seen(
         )
 
     return mapped
-
-
-def _grey(display: Grey) -> Grey:
-    if display.ndim == 2:
-        return display
-    return np.asarray(display.mean(axis=2), np.uint8)

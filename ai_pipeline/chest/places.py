@@ -21,14 +21,12 @@ from ai_pipeline.contract import Bools, Code, Decision, Finding, Origin, Quality
 from ai_pipeline.images.coordinates import UPRIGHT, Pose
 
 NO_PLACE: Final = "no reliable location"
-BOX_NOTE: Final = "The box comes from class activation: an approximate place, not a contour or a measurement."
-DETECTOR_NOTE: Final = (
-    "The box comes from a detector taught by radiologists' boxes: an approximate place, not a contour or a "
-    "measurement."
-)
-OTHER_SIDE: Final = 2 / 3
-"""Share of a map on the other side of the chest from which it contradicts a box."""
-_IN_LUNGS: Final = ("Lung", "Pleura")  # meanings of the sites whose boxes are described by lungs
+_BOX_NOTES: Final = {
+    Origin.ACTIVATION: "The box comes from class activation: an approximate place, not a contour or a "
+    "measurement.",
+    Origin.DETECTOR: "The box comes from a detector taught by radiologists' boxes: an approximate place, not "
+    "a contour or a measurement.",
+}
 
 
 def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
@@ -54,7 +52,8 @@ def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, 
     centres = list(zip((across * cell).ravel().tolist(), (down * cell).ravel().tolist(), strict=True))
     columns = np.array([x for x, _ in to_grid.after(found.to_model.inverse())(centres)])
     beside = (columns < middle) != (box < middle)
-    return float(found.values.ravel()[beside].sum() / found.values.sum()) >= OTHER_SIDE
+    # Share of a map on the other side of the chest from which it contradicts a box.
+    return float(found.values.ravel()[beside].sum() / found.values.sum()) >= 2 / 3
 
 
 def in_lungs(
@@ -64,7 +63,7 @@ def in_lungs(
 
     Empty for an image that had to be reoriented: its Patient Orientation is not trusted.
     """
-    meant = site is not None and site.meaning in _IN_LUNGS and region.origin is Origin.DETECTOR
+    meant = site is not None and site.meaning in {"Lung", "Pleura"} and region.origin is Origin.DETECTOR
     if not meant or anatomy is None or pose != UPRIGHT:
         return ()
     return lung_places(region.bounds, anatomy, image.header.attributes.get("PatientOrientation", ""))
@@ -97,15 +96,9 @@ def no_place_notes(findings: Sequence[Finding]) -> list[QualityNote]:
 def box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
     """Notes that explain the boxes, one for each origin of a box."""
     origins = {region.origin for finding in findings for region in finding.regions}
-    notes = [QualityNote("box", BOX_NOTE)] if Origin.ACTIVATION in origins else []
-    return [*notes, QualityNote("box", DETECTOR_NOTE)] if Origin.DETECTOR in origins else notes
+    return [QualityNote("box", text) for origin, text in _BOX_NOTES.items() if origin in origins]
 
 
-Bounds = tuple[float, float, float, float]
-AS_OUTLINED: Final = ("L", "F")
-"""Main directions of rows and columns of a film whose right lung lies on its left, with the head on top."""
-LEAST_SHARE: Final = 0.25
-"""Least share of a box's lung pixels in a lung for that lung to be named."""
 _LUNGS: Final[tuple[tuple[int, Literal["L", "R"], str], ...]] = (
     (RIGHT_LUNG, "R", "right"),
     (LEFT_LUNG, "L", "left"),
@@ -121,17 +114,21 @@ class LungPlace:
     words: str
 
 
-def lung_places(box: Bounds, anatomy: Anatomy, orientation: str) -> tuple[LungPlace, ...]:
+def lung_places(
+    box: tuple[float, float, float, float], anatomy: Anatomy, orientation: str
+) -> tuple[LungPlace, ...]:
     """The lungs on which ``box`` (left, top, right, bottom in source coordinates) lies, with their zones.
 
     ``orientation``: the two values of Patient Orientation, joined by a backslash. Empty if they do not
     confirm that the film lies as it was outlined.
     """
-    if tuple(value[:1] for value in orientation.split("\\")) != AS_OUTLINED:
+    # The right lung lies on the left of the film, the head on top.
+    if tuple(value[:1] for value in orientation.split("\\")) != ("L", "F"):
         return ()
     rows, columns = anatomy.on_grid(box)
     covered = {lung: int(anatomy.masks[lung, rows, columns].sum()) for lung, _, _ in _LUNGS}
-    least = max(LEAST_SHARE * sum(covered.values()), 1)
+    # Least share of a box's lung pixels in a lung for that lung to be named.
+    least = max(0.25 * sum(covered.values()), 1)
     return tuple(
         LungPlace(side, f"{name} {_zones(rows, anatomy.masks[lung])}")
         for lung, side, name in _LUNGS

@@ -15,7 +15,6 @@ from ai_pipeline.chest.intended_use import projection_of
 from ai_pipeline.contract import (
     BURNED_IN,
     Code,
-    ImageHeader,
     Measurement,
     QualityNote,
     SourceImage,
@@ -32,7 +31,6 @@ EFFUSION_NOTE: Final = (
     "may be too large: a pleural effusion is possible. Fluid beside the heart is taken for heart: check the "
     "ends of the heart's line."
 )
-_TOO_LARGE: Final = "perhaps too large beside an effusion"
 CARDIOMEGALY: Final = "Cardiomegaly"
 LIMIT: Final = 0.5
 """Above it a heart on a PA film is usually called large (C. Danzer, Am J Med Sci 1919)."""
@@ -95,7 +93,15 @@ def measure(
         return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
     statement = _statement(anatomy.measured.ratio, projection, model.agreement, effusion=effusion)
     measurements = _measurements(image, anatomy.measured, pose, model, statement)
-    notes = [_note(image, _caution(image.header, projection, model.agreement))]
+    sentences = ["measured by AI between the lines drawn; a reader must check them"]
+    if model.agreement:
+        low, high = model.agreement
+        sentences.append(f"95 % of the ratios of test films were {low:+.2f} to {high:+.2f} from a reader's")
+    if projection != "PA":
+        sentences.append(f"Not comparable with the limit of 0.5: {_projection(projection)}")
+    if radiograph_spacing(image.header) and not is_calibrated(image.header):
+        sentences.append("Widths are those on the detector, larger than in the body")
+    notes = [_note(image, ". ".join(sentences))]
     if effusion:
         notes.append(QualityNote(NOTE, EFFUSION_NOTE, image.uid))
     return Ratio(measurements, tuple(notes), judges_size=projection == "PA")
@@ -110,7 +116,8 @@ def _statement(
     if projection != "PA":
         return f"{number.capitalize()}, not comparable with 0.5: {_projection(projection)}"
     if ratio - high > LIMIT:
-        return f"Heart enlarged, {number}" if not effusion else f"{number.capitalize()}, {_TOO_LARGE}"
+        doubtful = f"{number.capitalize()}, perhaps too large beside an effusion"
+        return doubtful if effusion else f"Heart enlarged, {number}"
     if ratio - low < LIMIT:
         return f"Heart not enlarged, {number}"
     return f"Heart size borderline, {number}"
@@ -144,18 +151,6 @@ def _measurements(
         width_of("Heart width", HEART, found.heart),
         width_of("Thoracic width", THORAX, found.thorax),
     )
-
-
-def _caution(header: ImageHeader, projection: str, agreement: tuple[float, float] | None) -> str:
-    sentences = ["measured by AI between the lines drawn; a reader must check them"]
-    if agreement:
-        low, high = agreement
-        sentences.append(f"95 % of the ratios of test films were {low:+.2f} to {high:+.2f} from a reader's")
-    if projection != "PA":
-        sentences.append(f"Not comparable with the limit of 0.5: {_projection(projection)}")
-    if radiograph_spacing(header) and not is_calibrated(header):
-        sentences.append("Widths are those on the detector, larger than in the body")
-    return ". ".join(sentences)
 
 
 def _projection(projection: str) -> str:

@@ -11,7 +11,7 @@ heart that lies mostly on the right. With any of them no side is stated: a wrong
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, shared_reader
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy
 from ai_pipeline.chest.intended_use import projection_of, seen_from_behind
@@ -31,7 +31,6 @@ from ai_pipeline.models import registry
 
 MODEL: Final = "burnin-text"
 """The card of the text reader, which cleaning uses too."""
-Projection = Literal["", "AP", "PA"]
 Position = Literal["", "supine", "semi-erect", "erect"]
 Side = Literal["L", "R"]
 
@@ -59,8 +58,6 @@ SURE: Final = 0.8
 LARGEST: Final = 1024
 """Shorter side to which larger films are reduced before they are read: cutting lines out of them takes longer
 than reading these (pixels)."""
-TALLEST: Final = 0.15
-"""Height of a stamp, at most (share of the picture's shorter side)."""
 _SEMI: Final = re.compile(r"\bSEMI[ -]+(?=ERECT|UPRIGHT)", re.IGNORECASE)
 _JOINED: Final = re.compile(rf"\b(AP|PA)({'|'.join(sorted(PORTABLE | set(POSITIONS)))})\b")
 """Words between which the reader misses the space."""
@@ -86,7 +83,7 @@ class Stamps:
     words of PA films do not count: their lead letters may lie on a detector face up or face down.
     """
 
-    projection: Projection = ""
+    projection: Literal["", "AP", "PA"] = ""
     position: Position = ""
     portable: bool = False
     marker: Marker | None = None
@@ -104,17 +101,6 @@ class Reader(Protocol):
     def find(self, picture: Grey, scale: float = 1.0) -> list[TextBox]: ...
 
     def read(self, picture: Grey, box: TextBox) -> Line: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Word:
-    """A word of the table, where its line is (``x``, ``y`` as in :class:`Marker`), and whether it was read in
-    the mirror image."""
-
-    word: str
-    x: float
-    y: float
-    flipped: bool
 
 
 def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None = None) -> Stamps | None:
@@ -137,18 +123,34 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
     rows, columns = picture.shape
     mirror_image = np.ascontiguousarray(picture[:, ::-1])
     lungs = _hull(anatomy)
-    words: list[_Word] = []
+    # Each with the place of its line, as in Marker, and whether it was read in the mirror image.
+    words: list[tuple[str, float, float, bool]] = []
     for box in reader.find(picture, min(1.0, WORKING_SIDE / min(rows, columns))):
         x, y = box.corners.mean(axis=0).tolist()
-        if box.height > TALLEST * min(rows, columns) or _is_inside(
+        # Height of a stamp, at most (share of the picture's shorter side).
+        if box.height > 0.15 * min(rows, columns) or _is_inside(
             lungs, anatomy, (x * times_larger, y * times_larger)
         ):
             continue
         found, flipped = words_of(reader.read(picture, box)), False
         if not found:
-            found, flipped = words_of(reader.read(mirror_image, _mirrored(box, columns))), True
-        words += [_Word(word, x / columns, y / rows, flipped) for word in found]
-    return _put_together(words)
+            # The place of ``box`` in the mirror image of a picture of so many ``columns``.
+            corners = box.corners[[1, 0, 3, 2]].copy()
+            corners[:, 0] = columns - corners[:, 0]
+            found, flipped = words_of(reader.read(mirror_image, TextBox(corners, box.confidence))), True
+        words += [(word, x / columns, y / rows, flipped) for word in found]
+    from_mirror = {word for word, _, _, flipped in words if flipped} & OF_AP_FILMS
+    read = {word for word, _, _, flipped in words if not flipped} | from_mirror
+    positions = {POSITIONS[word] for word in read & set(POSITIONS)}
+    markers = [Marker(SIDES[word], x, y) for word, x, y, _ in words if word in SIDES]
+    agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
+    return Stamps(
+        projection="AP" if "AP" in read else "PA" if "PA" in read else "",
+        position=next((position for position in IN_ORDER if position in positions), ""),
+        portable=bool(read & PORTABLE),
+        marker=markers[0] if agree else None,
+        mirrored=bool(from_mirror),
+    )
 
 
 def words_of(line: Line) -> tuple[str, ...]:
@@ -162,21 +164,6 @@ def words_of(line: Line) -> tuple[str, ...]:
         token.upper()
         for token in tokens
         if token.upper() in WORDS and (len(token) > SHORT or (alone and token.isupper()))
-    )
-
-
-def _put_together(words: Sequence[_Word]) -> Stamps:
-    from_mirror = {one.word for one in words if one.flipped} & OF_AP_FILMS
-    read = {one.word for one in words if not one.flipped} | from_mirror
-    positions = {POSITIONS[word] for word in read & set(POSITIONS)}
-    markers = [Marker(SIDES[one.word], one.x, one.y) for one in words if one.word in SIDES]
-    agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
-    return Stamps(
-        projection="AP" if "AP" in read else "PA" if "PA" in read else "",
-        position=next((position for position in IN_ORDER if position in positions), ""),
-        portable=bool(read & PORTABLE),
-        marker=markers[0] if agree else None,
-        mirrored=bool(from_mirror),
     )
 
 
@@ -195,13 +182,6 @@ def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, poin
     return cv2.pointPolygonTest(hull, place, measureDist=False) > 0
 
 
-def _mirrored(box: TextBox, columns: int) -> TextBox:
-    """The place of ``box`` in the mirror image of a picture of so many ``columns``."""
-    corners = box.corners[[1, 0, 3, 2]].copy()
-    corners[:, 0] = columns - corners[:, 0]
-    return TextBox(corners, box.confidence)
-
-
 @cache
 def _reader(models_dir: Path | None) -> Reader:
     """This process's text reader, whose networks are those of the card. Raises CardError."""
@@ -209,9 +189,6 @@ def _reader(models_dir: Path | None) -> Reader:
     return shared_reader()
 
 
-STAMPS: Final = "stamps"
-SIDES_NOTE: Final = "sides"
-"""Names of the notes."""
 NOT_READ: Final = "Stamps were not read."
 WRONG_SIDE, WRONG_SIDE_TURNED, OWN_SIDE = 0.40, 0.49, 0.5
 """Shares of the heart on its own side (:func:`heart_on_left`). Below the first it lies on the wrong side, as
@@ -240,9 +217,9 @@ def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, p
     projection = "AP" if read.is_ap and header in {"", "PA"} else header or read.projection
     why = doubt(image.header, read, anatomy, pose)
     texts = [NOT_READ] if stamps is None else _projection_notes(header, projection, read)
-    notes = [QualityNote(STAMPS, text, image.uid) for text in texts]
+    notes = [QualityNote("stamps", text, image.uid) for text in texts]
     if why:
-        notes.append(QualityNote(SIDES_NOTE, f"{why}: sides are not given.", image.uid, on_faces=True))
+        notes.append(QualityNote("sides", f"{why}: sides are not given.", image.uid, on_faces=True))
     return StampRules(projection, not why, tuple(notes))
 
 
@@ -254,8 +231,7 @@ def heart_on_left(masks: Bools) -> float | None:
     heart = masks[HEART].sum(axis=0)
     if not len(thorax) or not heart.any():
         return None
-    middle = round((thorax[0] + thorax[-1] + 1) / 2)
-    return float(heart[middle:].sum() / heart.sum())
+    return float(heart[round((thorax[0] + thorax[-1] + 1) / 2) :].sum() / heart.sum())
 
 
 def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]:
@@ -272,7 +248,13 @@ def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]
 
 def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> str:
     """Why left and right are in doubt, as the beginning of a sentence; "" if they are not."""
-    marker, heart = _exchanged(stamps.marker), _heart_exchanged(anatomy, pose)
+    # Whether each lies on the side of a mirrored image; None where that is not certain.
+    seen, marker = stamps.marker, None
+    if seen is not None and abs(seen.x - 0.5) >= BESIDE:
+        marker = (seen.letter == "L") == (seen.x < 0.5)
+    share = heart_on_left(anatomy.masks) if anatomy is not None and anatomy.is_chest else None
+    limit = WRONG_SIDE_TURNED if pose.turned == 180 else WRONG_SIDE
+    heart = None if share is None or limit <= share < OWN_SIDE else share < limit
     behind = pose == UPRIGHT and seen_from_behind(header)
     reasons = {
         "The stamps are mirrored, and the image may be too": stamps.mirrored,
@@ -283,19 +265,3 @@ def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Po
         "Side marker and Patient Orientation disagree": behind and marker is False,
     }
     return next((reason for reason, there in reasons.items() if there), "")
-
-
-def _heart_exchanged(anatomy: Anatomy | None, pose: Pose) -> bool | None:
-    """Whether the heart lies on the wrong side; None where that is not certain."""
-    share = heart_on_left(anatomy.masks) if anatomy is not None and anatomy.is_chest else None
-    limit = WRONG_SIDE_TURNED if pose.turned == 180 else WRONG_SIDE
-    if share is None or limit <= share < OWN_SIDE:
-        return None
-    return share < limit
-
-
-def _exchanged(marker: Marker | None) -> bool | None:
-    """Whether ``marker`` is on the side of a mirrored image; None if it is too near the middle to tell."""
-    if marker is None or abs(marker.x - 0.5) < BESIDE:
-        return None
-    return (marker.letter == "L") == (marker.x < 0.5)

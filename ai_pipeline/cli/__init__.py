@@ -19,13 +19,6 @@ from ai_pipeline.cli.run import run
 from ai_pipeline.cli.terminal import EXIT_CONFIG
 from ai_pipeline.errors import first_line
 
-COMMANDS = "ai_pipeline.commands"
-"""Entry points of other packages: functions that take the app and add verbs to it."""
-OF_TRAINING = ("train", "evaluate", "split")
-"""Verbs of the package ``dicom-ai-node-training``."""
-ACCEPT = "accept"
-"""Its verb below ``models``."""
-
 app = typer.Typer(
     name="ai-pipeline",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,7 +59,8 @@ def main() -> None:
 
 def mount_commands() -> None:
     """Add the verbs of other packages; where training is not installed, its verbs say what to install."""
-    for entry_point in entry_points(group=COMMANDS):
+    # Functions that take the app and add verbs to it.
+    for entry_point in entry_points(group="ai_pipeline.commands"):
         try:
             entry_point.load()(app)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (another package may raise anything)
@@ -74,9 +68,10 @@ def mount_commands() -> None:
     there = {command.name for command in app.registered_commands} | {
         group.name for group in app.registered_groups
     }
-    missing = [(app, verb) for verb in OF_TRAINING if verb not in there]
-    if ACCEPT not in {command.name for command in models_app.registered_commands}:
-        missing.append((models_app, ACCEPT))
+    # The verbs of the package dicom-ai-node-training.
+    missing = [(app, verb) for verb in ("train", "evaluate", "split") if verb not in there]
+    below = {command.name for command in models_app.registered_commands}
+    missing += [(models_app, verb) for verb in ("accept", "convert", "bundle") if verb not in below]
     for group, verb in missing:
         anything = {"allow_extra_args": True, "ignore_unknown_options": True}
         group.command(verb, hidden=True, context_settings=anything)(_say_what_to_install)
@@ -85,7 +80,8 @@ def mount_commands() -> None:
 def _say_what_to_install() -> None:
     """Needs the package dicom-ai-node-training."""
     typer.echo(
-        "training and evaluation are a package of their own: pip install -c constraints.txt ./ai_training",
+        "training, evaluation and conversion are a package of their own: "
+        "pip install -c constraints.txt ./ai_training",
         err=True,
     )
     raise typer.Exit(EXIT_CONFIG)

@@ -72,20 +72,16 @@ def try_rules(
         ]
         typer.echo(json.dumps({"match": conditions_of(header), "rules": rules, "rectangles": rectangles}))
     else:
-        _print(conditions_of(header), rules, boxes)
-
-
-def _print(conditions: dict[str, str | int], rules: Sequence[str], boxes: Sequence[DeviceBox]) -> None:
-    match = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in conditions.items())
-    typer.echo(f"match = {{ {match} }}")
-    for rule in rules:
-        typer.echo(f"rule {rule}")
-        for found in boxes:
-            if found.rule == rule:
+        conditions = conditions_of(header).items()
+        match = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in conditions)
+        typer.echo(f"match = {{ {match} }}")
+        for rule in rules:
+            typer.echo(f"rule {rule}")
+            for found in (box for box in boxes if box.rule == rule):
                 left, top, right, bottom = found.box
                 typer.echo(f"  {found.meaning.value}: left {left}, top {top}, right {right}, bottom {bottom}")
-    if not rules:
-        typer.echo("no device rule is for this image; the line above says what one could ask for")
+        if not rules:
+            typer.echo("no device rule is for this image; the line above says what one could ask for")
 
 
 def _draw(image: SourceImage, frame: int, boxes: Sequence[DeviceBox], path: Path) -> None:

@@ -8,39 +8,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ai_pipeline.cli.terminal import EXIT_DATA, print_table, progress_bar
-from ai_pipeline.errors import CardError, NotTrusted
+from ai_pipeline.errors import CardError
 
 if TYPE_CHECKING:
     from ai_pipeline.contract import ModelSlot, PipelineCard
-    from ai_pipeline.models.card import Card, Weights
+    from ai_pipeline.models.card import Card
 
-FAMILIES = ("xrv", "eva-x", "medical-mae", "torchvision", "timm", "ultralytics", "huggingface")
 SHA256 = 64  # hexadecimal digits
-PICKLE = (
-    "A PyTorch checkpoint is a pickle, and a pickle is code: opening one from a stranger is running a "
-    "stranger's program. It is opened only with --trust, in a process that reaches no other file, process "
-    "or network: by bubblewrap (Debian package bubblewrap), else by Landlock and seccomp, and not at all "
-    "where there is neither. Of xrv, torchvision and timm files only numbers are read; an Ultralytics file "
-    "runs the code that it names."
-)
-
 models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights, and which is in use.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelsDir = Annotated[
     Path | None, typer.Option(help="Folder of one's own models; else AI_PIPELINE_MODELS_DIR.")
-]
-LabelMapFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--label-map",
-        help="TOML that says which of the node's labels each label of the model is: docs/models-convert.md.",
-    ),
 ]
 Slot = Annotated[
     str,
@@ -55,7 +38,7 @@ def list_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
     from ai_pipeline.models.store.folder import in_use
     from ai_pipeline.pipelines import slots
 
-    with _errors():
+    with errors():
         cards_in_use = {name: in_use(slot, models_dir) for name, (_, slot) in slots().items()}
         used = {name: card.path for name, card in cards_in_use.items() if card is not None}
         rows = [
@@ -80,7 +63,7 @@ def verify_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
     from ai_pipeline.models.registry import cards, verify
 
     rows: list[dict[str, Any]] = []
-    with _errors():
+    with errors():
         for card in cards(models_dir):
             rows.append({"id": card.id, "version": card.version, "ok": True, "problem": ""})
             try:
@@ -93,24 +76,15 @@ def verify_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
 
 @models_app.command(
     "add",
-    epilog="Examples:  ai-pipeline models add https://host/chest.onnx --sha256 2a5c… --card chest.toml;"
-    "  ai-pipeline models add vit-chest/ --label-map labels.toml --id vit-chest",
+    epilog="Example:  ai-pipeline models add https://host/chest.onnx --sha256 2a5c… --card chest.toml",
 )
 def add_model(
     source: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE|FOLDER|URL",
-            help="ONNX or safetensors; a folder in Hugging Face's layout or MONAI's; a URL is https.",
-        ),
+        str, typer.Argument(metavar="FILE|URL", help="ONNX, or safetensors of ours; a URL is https.")
     ],
     card: Annotated[
         Path | None, typer.Option(help="The model's card. No card, no model: convert writes a first one.")
     ] = None,
-    label_map: LabelMapFile = None,
-    model_id: Annotated[str, typer.Option("--id", help="Of a folder: the model's id.")] = "",
-    version: Annotated[str, typer.Option(help="Of a folder: the model's version.")] = "1",
-    licence: Annotated[str, typer.Option(help="Of a folder: the licence of the weights.")] = "",
     sha256: Annotated[str, typer.Option(help="SHA-256 that the file must have; a URL needs it.")] = "",
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Agree to the card's licence without being asked.")
@@ -121,82 +95,31 @@ def add_model(
     """Take a model into the folder of models, beside its other versions; nothing uses it yet.
 
     Its licence is shown and must be agreed to. The file is refused when its SHA-256 is not the one given and
-    the one in the card, or when it holds anything but a network of standard operators. A folder in Hugging
-    Face's layout (config.json, model.safetensors, preprocessor_config.json) becomes ONNX with a first card.
-    Of a bundle of MONAI models/model.onnx is taken, with the card in it or a first one from its metadata.
+    the one in the card, or when it holds anything but a network of standard operators.
     """
-    from ai_pipeline.models.store import label_map as label_maps
     from ai_pipeline.models.store.fetch import is_url
 
     if sha256 and (len(sha256) != SHA256 or set(sha256.lower()) - set("0123456789abcdef")):
         raise typer.BadParameter("must be 64 hexadecimal digits", param_hint="--sha256")
     store = _folder(models_dir)
     if not is_url(source) and Path(source).is_dir():
-        if card is not None:
-            raise typer.BadParameter("a folder gets its card from its config.json", param_hint="--card")
-        with _errors(), TemporaryDirectory(prefix="ai-pipeline-") as scratch:
-            from ai_pipeline.models.store import bundle
-
-            if bundle.is_bundle(Path(source)):
-                taken = bundle.read(
-                    Path(source),
-                    Path(scratch),
-                    most=most << 20,
-                    label_map=label_maps.read(label_map) if label_map else None,
-                    licence=licence,
-                    model_id=model_id,
-                    version=version,
-                )
-                name = Path(source).name
-                _add(str(taken.network), taken.card, store, sha256.lower(), most << 20, name, accept_licence)
-                return
-            made = _from_folder(
-                Path(source),
-                Path(scratch),
-                label_map,
-                sha256.lower(),
-                most << 20,
-                model_id=model_id,
-                version=version,
-                licence=licence,
-            )
-            _add(
-                str(made.with_suffix(".onnx")), made, store, "", most << 20, Path(source).name, accept_licence
-            )
-        return
+        raise typer.BadParameter(
+            "a folder is no model: `ai-pipeline models convert` makes ONNX and a card of it",
+            param_hint="FILE|URL",
+        )
     if card is None:
         raise typer.BadParameter(
             "no card, no model: `ai-pipeline models convert` writes one; see docs/reference/cards.md",
             param_hint="--card",
         )
-    if label_map is not None or model_id or licence:
-        raise typer.BadParameter(
-            "a card says label names, id and licence itself: write them there", param_hint="--card"
-        )
     if is_url(source) and not sha256:
         raise typer.BadParameter("a URL needs the SHA-256 of the file behind it", param_hint="--sha256")
-    with _errors():
-        _add(source, card, store, sha256.lower(), most << 20, source, accept_licence)
+    with errors():
+        _add(source, card, store, sha256.lower(), most << 20, accept_licence)
 
 
-def _from_folder(
-    folder: Path, scratch: Path, label_map: Path | None, sha256: str, most: int, **named: str
-) -> Path:
-    """The card of the ONNX file that becomes of a folder in Hugging Face's layout, both in ``scratch``."""
-    from ai_pipeline.models.store import label_map as label_maps
-    from ai_pipeline.models.store.convert import HUGGINGFACE, convert, copied
-    from ai_pipeline.networks.conversion import Request
-
-    labels = label_maps.read(label_map) if label_map else None
-    copy = copied(folder, scratch, most=most, sha256=sha256)
-    request = Request(checkpoint=str(copy), family=HUGGINGFACE)
-    return convert(request, scratch / "made", trust=False, label_map=labels, **named).card
-
-
-def _add(
-    source: str, card: Path, store: Path, sha256: str, most: int, origin: str, accept_licence: bool
-) -> None:
-    """Add the file ``source`` with its ``card``; ``origin``: where the model came from, as it was given."""
+def _add(source: str, card: Path, store: Path, sha256: str, most: int, accept_licence: bool) -> None:
+    """Add the file ``source`` with its ``card``."""
     from ai_pipeline.models.registry import load
     from ai_pipeline.models.store import folder
     from ai_pipeline.models.store.fetch import fetch, shown
@@ -204,7 +127,12 @@ def _add(
     if not card.is_file():
         raise CardError(f"{card} is not a file")
     described = load(card)
-    weights = _weights_of_file(described, sha256)
+    if not described.weights:
+        raise CardError(f"{card} names no weights")
+    # Its first ones where no SHA-256 is given.
+    weights = next((one for one in described.weights if sha256 in {"", one.sha256}), None)
+    if weights is None:
+        raise CardError(f"{card} names no weights of SHA-256 {sha256}: card and file do not belong together")
     folder.place_for(described, store)
     _agree(described, accept_licence)
     with folder.incoming(store) as inside, progress_bar() as update:
@@ -216,26 +144,9 @@ def _add(
             most=most,
             report=lambda done, total: update(completed=done, total=total, description=shown(source)),
         )
-        made = folder.add(inside, card, added, store, shown(origin))
+        made = folder.add(inside, card, added, store, shown(source))
     _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
-
-
-@models_app.command("bundle", epilog="Example:  ai-pipeline models bundle xrv-all@1 --out xrv-all")
-def bundle_model(
-    model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
-    out: Annotated[Path, typer.Option(help="The new folder.")],
-    models_dir: ModelsDir = None,
-) -> None:
-    """Write a classifier as a bundle of MONAI, which its `monai.bundle run` runs and `models add` takes."""
-    from ai_pipeline.models.registry import find, verify
-    from ai_pipeline.models.store.bundle import write
-
-    with _errors():
-        card = find(model, models_dir)
-        verify(card)
-        made = write(card, out)
-    typer.echo(f"{made} holds {card.name}: configs, models, docs, LICENSE")
 
 
 @models_app.command("activate", epilog="Example:  ai-pipeline models activate xrv-densenet121-res224-all@1")
@@ -252,7 +163,7 @@ def activate_model(
 
     store = _folder(models_dir)
     pipeline, chosen = _chosen(slot)
-    with _errors():
+    with errors():
         card = find(model, store)
         try_out(pipeline.name, card.path, seconds)
         folder.activate(pipeline, chosen, card, store)
@@ -270,95 +181,10 @@ def rollback_model(slot: Slot = "chest_xray", models_dir: ModelsDir = None) -> N
 
     store = _folder(models_dir)
     _, chosen = _chosen(slot)
-    with _errors():
+    with errors():
         card = folder.rollback(chosen, store)
     used = f"{card.name} again" if card else "no model any more"
     typer.echo(f"{slot} uses {used}; a running node from the next start of its workers on")
-
-
-@models_app.command(
-    "convert",
-    help=f"Make an ONNX or safetensors model with a first card from a checkpoint.\n\n{PICKLE}",
-    epilog="Example:  ai-pipeline models convert d121.pt --from xrv --architecture densenet121-res224-all "
-    "--trust --out new",
-)
-def convert_model(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help=".pt, .pth or .safetensors; a folder for huggingface")
-    ],
-    *,
-    family: Annotated[str, typer.Option("--from", help=f"{', '.join(FAMILIES)}.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
-    architecture: Annotated[
-        str, typer.Option(help="xrv: the name of the weights; timm, torchvision: of the network.")
-    ] = "",
-    labels: Annotated[
-        str, typer.Option(help="timm, torchvision: names of the outputs in order, A,B,C or a file of lines.")
-    ] = "",
-    label_map: LabelMapFile = None,
-    size: Annotated[int | None, typer.Option(help="Side of the input in pixels, if not the usual.")] = None,
-    softmax: Annotated[
-        bool, typer.Option("--softmax", help="The outputs exclude one another; else each is a sigmoid.")
-    ] = False,
-    form: Annotated[str, typer.Option("--to", help="onnx or safetensors (DenseNet only).")] = "onnx",
-    model_id: Annotated[str, typer.Option("--id", help="The model's id, if not family-architecture.")] = "",
-    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
-    licence: Annotated[str, typer.Option(help="The licence of the weights, as the card will say.")] = "",
-    seconds: Annotated[int, typer.Option(help="How long it may take.", min=1)] = 600,
-    trust: Annotated[bool, typer.Option("--trust", help="I trust where this file comes from.")] = False,
-) -> None:
-    from pydantic import ValidationError
-
-    from ai_pipeline.models.store import label_map as label_maps
-    from ai_pipeline.models.store.convert import convert
-    from ai_pipeline.networks.conversion import Request
-
-    try:
-        request = Request.model_validate(
-            {
-                "checkpoint": str(checkpoint),
-                "family": family,
-                "architecture": architecture,
-                "labels": _names(labels),
-                "size": size,
-                "softmax": softmax,
-                "form": form,
-                "seconds": seconds,
-            }
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        options = {"family": "--from", "form": "--to"}
-        name = str(first["loc"][0])
-        raise typer.BadParameter(first["msg"], param_hint=options.get(name, f"--{name}")) from error
-    with _errors():
-        try:
-            made = convert(
-                request,
-                out,
-                trust=trust,
-                model_id=model_id,
-                version=version,
-                licence=licence,
-                label_map=label_maps.read(label_map) if label_map else None,
-            )
-        except NotTrusted as error:
-            raise typer.BadParameter(str(error), param_hint="--trust") from error
-    answer = made.answer
-    outputs = ", ".join(answer.outputs)
-    typer.echo(f"{made.card}: {len(answer.labels)} labels, {answer.size} pixels, outputs {outputs}")
-    typer.echo(f"It answers as the network in torch does, but for {answer.difference:.1g} of the scores.")
-
-
-def _weights_of_file(card: Card, sha256: str) -> Weights:
-    """The card's weights with this SHA-256; its first ones where none is given."""
-
-    if not card.weights:
-        raise CardError(f"{card.path} names no weights")
-    for weights in card.weights:
-        if sha256 in {"", weights.sha256}:
-            return weights
-    raise CardError(f"{card.path} names no weights of SHA-256 {sha256}: card and file do not belong together")
 
 
 def _agree(card: Card, accepted: bool) -> None:
@@ -396,13 +222,8 @@ def _chosen(name: str) -> tuple[PipelineCard, ModelSlot]:
     return known[name]
 
 
-def _names(labels: str) -> tuple[str, ...]:
-    text = Path(labels).read_text(encoding="utf-8") if labels and Path(labels).is_file() else labels
-    return tuple(name.strip() for name in text.replace("\n", ",").split(",") if name.strip())
-
-
 @contextmanager
-def _errors() -> Iterator[None]:
+def errors() -> Iterator[None]:
     """What is wrong with a card or a file, as one line and an exit code."""
 
     try:

@@ -11,7 +11,7 @@ import typer
 from ai_pipeline.cli.terminal import EXIT_CONFIG, print_table, print_text
 
 if TYPE_CHECKING:
-    from ai_pipeline.contract import PipelineCard
+    pass
 
 
 def pipelines(
@@ -46,25 +46,27 @@ def pipelines(
         ]
         print(json.dumps(records))
     elif name:
-        _print(found[0])
+        (card,) = found
+        print_text(f"{card.name} {card.version}\n{card.about}\n{card.intended_use}".rstrip())
+        rows = [
+            (
+                one.key,
+                "required" if one.required else f"{one.default} {one.unit}".strip(),
+                one.label,
+                one.help,
+            )
+            for one in card.options.listed()
+        ]
+        if rows:
+            print_table(("option", "default", "what it is", ""), rows)
+        if card.measures:
+            print_text(f"Measures: {', '.join(one.name for one in card.measures)}.")
+        if card.outlines:
+            print_text(f"Outlines: {', '.join(one.meaning for one in card.outlines)}.")
+        if card.slots:
+            print_text(f"Models that can be exchanged: {', '.join(one.name for one in card.slots)}.")
+        print_text("Not for diagnostic use.")
     else:
         print_table(
             ("name", "version", "what it does"), ((one.name, one.version, one.about) for one in found)
         )
-
-
-def _print(card: PipelineCard) -> None:
-    print_text(f"{card.name} {card.version}\n{card.about}\n{card.intended_use}".rstrip())
-    rows = [
-        (one.key, "required" if one.required else f"{one.default} {one.unit}".strip(), one.label, one.help)
-        for one in card.options.listed()
-    ]
-    if rows:
-        print_table(("option", "default", "what it is", ""), rows)
-    if card.measures:
-        print_text(f"Measures: {', '.join(one.name for one in card.measures)}.")
-    if card.outlines:
-        print_text(f"Outlines: {', '.join(one.meaning for one in card.outlines)}.")
-    if card.slots:
-        print_text(f"Models that can be exchanged: {', '.join(one.name for one in card.slots)}.")
-    print_text("Not for diagnostic use.")

@@ -13,7 +13,6 @@ from PIL import Image
 from ai_pipeline.contract import (
     Decision,
     DerivedImage,
-    Finding,
     ImageKind,
     Measurement,
     ModelRef,
@@ -59,8 +58,7 @@ class Folder:
         return written
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
-        same = "" if number < 2 else f"-{number + 1}"
-        name = f"{stem}.{derived.name}{same}"
+        name = f"{stem}.{derived.name}" + ("" if number < 2 else f"-{number + 1}")
         frames = derived.frames
         if frames.dtype != np.uint8 and not (frames.dtype == np.uint16 and frames.ndim == 3):  # no PNG
             np.save(self.path / f"{name}.npy", frames)
@@ -113,34 +111,33 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
     stages = {"decode": 0.0, **timings, "model": model, "total": timings.get("total", 0.0)}
     return {
         "result": result_lines(result.findings, result.measurements, result.quality),
-        "findings": [_finding(finding) for finding in result.findings],
+        "findings": [
+            {
+                "label": finding.label,
+                "code": asdict(finding.code),
+                "probability": _rounded(finding.probability),
+                "threshold": _rounded(finding.threshold),
+                "decision": finding.decision.value,
+                "reliability": finding.reliability,
+                "research_only": finding.research_only,
+                "source_uid": finding.source_uid,
+                "frame": finding.frame,
+                "regions": [
+                    {
+                        "type": region.type,
+                        "points": _points(region.points),
+                        "origin": region.origin.value,
+                    }
+                    for region in finding.regions
+                ],
+                "model": _model(finding.model),
+            }
+            for finding in result.findings
+        ],
         "measurements": [_measurement(measurement) for measurement in result.measurements],
         "images": images,
         "quality": [{"name": note.name, "text": note.text} for note in result.quality],
         "seconds": {stage: round(value, 3) for stage, value in stages.items()},
-    }
-
-
-def _finding(finding: Finding) -> Record:
-    return {
-        "label": finding.label,
-        "code": asdict(finding.code),
-        "probability": _rounded(finding.probability),
-        "threshold": _rounded(finding.threshold),
-        "decision": finding.decision.value,
-        "reliability": finding.reliability,
-        "research_only": finding.research_only,
-        "source_uid": finding.source_uid,
-        "frame": finding.frame,
-        "regions": [
-            {
-                "type": region.type,
-                "points": _points(region.points),
-                "origin": region.origin.value,
-            }
-            for region in finding.regions
-        ],
-        "model": _model(finding.model),
     }
 
 

@@ -77,12 +77,11 @@ def run(
         raise typer.BadParameter(
             f"choose from {', '.join(sorted(PIPELINES))} or auto", param_hint="--pipeline"
         )
-    given = GivenAttributes(view, body_part, pixel_mm)
     runner = _Runner(
         pipeline,
         Folder(out),
         modality,
-        given,
+        GivenAttributes(view, body_part, pixel_mm),
         _options(option or []),
         models_dir,
         device_rules,
@@ -207,8 +206,8 @@ class _Runner:
             from ai_pipeline.pipelines import create
 
             return create(name, models_dir=self.models_dir, device_rules=self.device_rules)
+        from ai_pipeline.burnin.despeckle import Despeckler
         from ai_pipeline.burnin.pipeline import Ultrasound
-        from ai_pipeline.despeckle.despeckler import Despeckler
 
         if name != Ultrasound.card.name:
             raise typer.BadParameter(f"{name} removes no speckle", param_hint="--despeckle")

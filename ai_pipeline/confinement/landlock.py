@@ -33,21 +33,11 @@ def allow_only(reads: Iterable[Path], writes: Iterable[Path]) -> bool:
     here = version()
     if here < LEAST:
         return False
-    libc = ctypes.CDLL(None)
     watched = _ALL | (_IOCTL_DEVICE if here >= 5 else 0)
     known = 8 if here < 4 else 16 if here < 6 else 24  # bytes of struct landlock_ruleset_attr
     rules = struct.pack("QQQ", watched, _TCP, _SCOPES)[:known]
-    ruleset = libc.syscall(_CREATE, rules, ctypes.c_size_t(known), 0)
-    if ruleset < 0:
-        return False
-    try:
-        for path in reads:
-            _allow(libc, ruleset, path, _READ_FILE | _READ_DIR)
-        for path in writes:
-            _allow(libc, ruleset, path, watched & ~_EXECUTE)
-        return not libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) and not libc.syscall(_RESTRICT, ruleset, 0)
-    finally:
-        os.close(ruleset)
+    allowed = [(path, _READ_FILE | _READ_DIR) for path in reads]
+    return _restrict(rules, allowed + [(path, watched & ~_EXECUTE) for path in writes])
 
 
 def keep_signals_inside() -> bool:
@@ -55,14 +45,18 @@ def keep_signals_inside() -> bool:
 
     Returns False if the kernel cannot do this (before Linux 6.12).
     """
-    if version() < _SIGNALS_SINCE:
-        return False
+    return version() >= _SIGNALS_SINCE and _restrict(struct.pack("QQQ", 0, 0, _SCOPE_SIGNAL), [])
+
+
+def _restrict(rules: bytes, allowed: Iterable[tuple[Path, int]]) -> bool:
+    """Put rules in force for good, but for what each path is ``allowed``; False where the kernel refuses."""
     libc = ctypes.CDLL(None)
-    rules = struct.pack("QQQ", 0, 0, _SCOPE_SIGNAL)
     ruleset = libc.syscall(_CREATE, rules, ctypes.c_size_t(len(rules)), 0)
     if ruleset < 0:
         return False
     try:
+        for path, access in allowed:
+            _allow(libc, ruleset, path, access)
         return not libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) and not libc.syscall(_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)

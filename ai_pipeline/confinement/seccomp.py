@@ -80,7 +80,11 @@ def only_compute() -> bool:
 @cache
 def computing() -> bytes:
     """The filter of :func:`only_compute`; made once, for a process that forks a child for each frame."""
-    return _packed(_only_computing(*_MACHINES[platform.machine()]))
+    column, machine = _MACHINES[platform.machine()]
+    steps = _of_machine(machine)
+    for numbers in _COMPUTING.values():
+        steps += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _ALLOW)]
+    return _packed([*steps, (_RETURN, 0, 0, _REFUSE)])
 
 
 def _packed(steps: list[_Step]) -> bytes:
@@ -104,13 +108,6 @@ def _of_machine(machine: int) -> list[_Step]:
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
     ]
-
-
-def _only_computing(column: int, machine: int) -> list[_Step]:
-    steps = _of_machine(machine)
-    for numbers in _COMPUTING.values():
-        steps += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _ALLOW)]
-    return [*steps, (_RETURN, 0, 0, _REFUSE)]
 
 
 def _all_but_forbidden(column: int, machine: int) -> list[_Step]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from ai_pipeline.contract.card import PipelineCard
 from ai_pipeline.contract.findings import (
+    DerivedImage,
     Finding,
     JudgedView,
     Measurement,
@@ -20,8 +21,8 @@ from ai_pipeline.contract.findings import (
     Reading,
     Refusal,
     Scores,
+    SourceImage,
 )
-from ai_pipeline.contract.images import DerivedImage, SourceImage
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,21 @@
 By ISUOG's guideline for biometry (L. Salomon et al., Ultrasound Obstet Gynecol 2019): the ellipse runs along
 the outside of the skull. Its short axis is the biparietal diameter from outer to outer edge, which is a
 skull's thickness more than from outer to inner edge.
+
+The ellipse of a head's outline: how biometry measures a fetal head (ISUOG practice guidelines, 2019).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from typing import Final
 
 import cv2
 import numpy as np
 
 from ai_pipeline.contract import (
+    Bools,
     Code,
     ImageHeader,
     MeasuredQuantity,
@@ -22,23 +26,19 @@ from ai_pipeline.contract import (
     Point,
     repeatability,
 )
-from ai_pipeline.fetal_head.ellipse import Ellipse
+from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.header import calibrated_regions
 
 # PS3.16 CID 12005 Fetal Biometry Measurement
 HEAD_CIRCUMFERENCE: Final = Code("11984-2", "LN", "Head Circumference")
-BIPARIETAL: Final = Code("11820-8", "LN", "Biparietal Diameter")
-OCCIPITOFRONTAL: Final = Code("11851-3", "LN", "Occipital-Frontal Diameter")
 HEAD: Final = Code("69536005", "SCT", "Head")  # PS3.16 CID 4031, CID 7151
 MILLIMETRES: Final = Code("mm", "UCUM", "mm")
 PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
 MEASURES: Final = (
     MeasuredQuantity("Head circumference", HEAD_CIRCUMFERENCE),
-    MeasuredQuantity("Biparietal diameter", BIPARIETAL),
-    MeasuredQuantity("Occipitofrontal diameter", OCCIPITOFRONTAL),
+    MeasuredQuantity("Biparietal diameter", Code("11820-8", "LN", "Biparietal Diameter")),
+    MeasuredQuantity("Occipitofrontal diameter", Code("11851-3", "LN", "Occipital-Frontal Diameter")),
 )
-POSSIBLE: Final = (40.0, 400.0)
-"""Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346."""
 _HADLOCK: Final = (
     (12.0, 18.0, 1.19),
     (18.0, 24.0, 1.48),
@@ -56,17 +56,16 @@ def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None
     (0018,6011) that holds all of the head inside the picture, else from Pixel Spacing; None without either.
     """
     points = inside(head.polygon(), header)
-    for region in calibrated_regions(header):
-        if all(region.holds(point) for point in points):
-            return region.row_spacing, region.column_spacing
-    return None
+    holding = (one for one in calibrated_regions(header) if all(map(one.holds, points)))
+    return next(((one.row_spacing, one.column_spacing) for one in holding), None)
 
 
 def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
     """A sentence on why no head can have this size; "" if one can, or if the pixel spacing is unknown."""
     if spacing is None:
         return ""
-    low, high = POSSIBLE
+    # Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346.
+    low, high = 40.0, 400.0
     if low <= in_millimetres(head, spacing).circumference <= high:
         return ""
     return f"the head's circumference would not lie between {low:.0f} and {high:.0f} mm"
@@ -114,25 +113,18 @@ def measurements(
     )
 
 
-def gestational_age(circumference: float) -> tuple[float, float] | None:
-    """The gestational age for a head ``circumference`` in mm, and two standard deviations of it, both in
-    weeks; None outside the 12 to 42 weeks of the paper (F. Hadlock et al., Radiology 1984;152:497).
-    """
-    head = circumference / 10
-    weeks = 8.96 + 0.540 * head + 0.0003 * head**3
-    return next(((weeks, spread) for first, last, spread in _HADLOCK if first <= weeks < last), None)
-
-
 def _statement(circumference: float, unit: Code) -> str:
-    if unit == MILLIMETRES:
-        number = f"Head circumference {circumference:.0f} mm"
-        if (age := gestational_age(circumference)) is None:
-            return number
-        weeks, spread = age
-        return (
-            f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
-        )
-    return "Head outlined, not measured in mm: the image does not give the size of its pixels"
+    """With the gestational age, and two standard deviations of it, within the 12 to 42 weeks of the paper
+    (F. Hadlock et al., Radiology 1984;152:497).
+    """
+    if unit != MILLIMETRES:
+        return "Head outlined, not measured in mm: the image does not give the size of its pixels"
+    head, number = circumference / 10, f"Head circumference {circumference:.0f} mm"
+    weeks = 8.96 + 0.540 * head + 0.0003 * head**3
+    spread = next((spread for first, last, spread in _HADLOCK if first <= weeks < last), None)
+    if spread is None:
+        return number
+    return f"{number}, as at {weeks:.1f} weeks ({weeks - spread:.1f} to {weeks + spread:.1f}, Hadlock 1984)"
 
 
 def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:
@@ -151,3 +143,82 @@ def inside(line: tuple[Point, ...], header: ImageHeader) -> tuple[Point, ...]:
     return tuple(
         (min(max(x, 0.0), float(header.columns)), min(max(y, 0.0), float(header.rows))) for x, y in line
     )
+
+
+POINTS = 72
+"""Points of a polygon in the place of an ellipse: its circumference is .13 % below the ellipse's."""
+FEWEST = 20
+"""Points of an outline inside the picture that an ellipse is fitted to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ellipse:
+    """An ellipse. ``x``, ``y``: the middle; ``long`` and ``short``: the whole axes; all in pixels of the
+    source.
+
+    ``turn``: radians from the picture's rows to the long axis, clockwise as shown, 0 to π.
+    """
+
+    x: float
+    y: float
+    long: float
+    short: float
+    turn: float
+
+    @property
+    def circumference(self) -> float:
+        """The circumference in pixels, by Ramanujan's second formula (error below one in ten thousand)."""
+        a, b = self.long / 2, self.short / 2
+        h = ((a - b) / (a + b)) ** 2
+        return math.pi * (a + b) * (1 + 3 * h / (10 + math.sqrt(4 - 3 * h)))
+
+    def polygon(self, count: int = POINTS) -> tuple[Point, ...]:
+        """``count`` points on the ellipse, starting at one end of the long axis; not closed."""
+        return tuple(self._at(2 * math.pi * step / count) for step in range(count))
+
+    def long_axis(self) -> tuple[Point, Point]:
+        """The two ends of the long axis."""
+        return self._at(0.0), self._at(math.pi)
+
+    def short_axis(self) -> tuple[Point, Point]:
+        """The two ends of the short axis."""
+        return self._at(math.pi / 2), self._at(3 * math.pi / 2)
+
+    def mask(self, rows: int, columns: int) -> Bools:
+        """The filled ellipse in a picture of ``rows`` × ``columns``."""
+        down, across = np.mgrid[0:rows, 0:columns] + 0.5
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        along = (across - self.x) * cos + (down - self.y) * sin
+        beside = (down - self.y) * cos - (across - self.x) * sin
+        return np.asarray((2 * along / self.long) ** 2 + (2 * beside / self.short) ** 2 <= 1, np.bool_)
+
+    def _at(self, angle: float) -> Point:
+        along, beside = math.cos(angle) * self.long / 2, math.sin(angle) * self.short / 2
+        cos, sin = math.cos(self.turn), math.sin(self.turn)
+        return self.x + along * cos - beside * sin, self.y + along * sin + beside * cos
+
+
+def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
+    """The ellipse fitted to the outline of ``mask [rows, columns]``; None if too little of an outline is
+    visible.
+
+    ``from_grid`` maps corners of the mask's pixels to the source. Where the head leaves the mask its outline
+    is not seen, so points on the mask's edge are left out (least squares: A. Fitzgibbon et al., PAMI 1999).
+    """
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not outlines:
+        return None
+    points = max(outlines, key=len)[:, 0].astype(np.float64)
+    rows, columns = mask.shape
+    inside = (points > 0).all(1) & (points[:, 0] < columns - 1) & (points[:, 1] < rows - 1)
+    if inside.sum() < FEWEST:
+        return None
+    # From the middles of the outermost pixels to the mask's edge, half a pixel farther from its middle.
+    away = points - [np.mean(axis) for axis in np.nonzero(mask)[::-1]]
+    outwards = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
+    seen = np.array(from_grid((points + 0.5 + 0.5 * outwards)[inside].tolist()), np.float32)
+    (x, y), (first, second), degrees = cv2.fitEllipseDirect(seen[:, None])
+    if not all(map(math.isfinite, (x, y, first, second))) or min(first, second) <= 0:
+        return None
+    turn = math.radians(degrees) + (math.pi / 2 if second > first else 0)
+    return Ellipse(x, y, max(first, second), min(first, second), turn % math.pi)

@@ -8,9 +8,6 @@ from typing import Final
 
 from ai_pipeline.contract import ImageHeader
 
-ONLY: Final = "1"
-"""The fetus of a pregnancy of which nothing says that there are several (PS3.16 TID 1008, Subject ID)."""
-_DESCRIPTIONS: Final = ("StudyDescription", "SeriesDescription", "ProtocolName")
 # Letters run together where a reader of text lost the space.
 _NAMED: Final = re.compile(
     r"\b(?:FETUS|FOETUS|BABY|TWIN|TRIPLET)\s*[:#.-]?\s*([A-F]|[1-6])\b(?!\s*(?:/|OF)\s*1\b)"
@@ -31,11 +28,6 @@ def tells_of_several(texts: Iterable[str]) -> bool:
     return any(_SEVERAL.search(text.upper()) for text in texts)
 
 
-def descriptions(header: ImageHeader) -> list[str]:
-    """The texts in the header that describe the examination."""
-    return [header.attributes.get(keyword, "") for keyword in _DESCRIPTIONS]
-
-
 def fetus_of_each(
     pictures: Mapping[str, Sequence[str]], headers: Iterable[ImageHeader]
 ) -> dict[str, tuple[str, str]]:
@@ -45,7 +37,8 @@ def fetus_of_each(
     """
     named = {uid: names_in(texts) for uid, texts in pictures.items()}
     words = [text for texts in pictures.values() for text in texts]
-    words += [text for header in headers for text in descriptions(header)]
+    described = ("StudyDescription", "SeriesDescription", "ProtocolName")
+    words += [header.attributes.get(keyword, "") for header in headers for keyword in described]
     several = tells_of_several(words) or bool(frozenset().union(*named.values()))
     return {uid: _fetus(names, several=several) for uid, names in named.items()}
 
@@ -55,4 +48,5 @@ def _fetus(names: frozenset[str], *, several: bool) -> tuple[str, str]:
         return "", "the picture names more than one fetus"
     if not names and several:
         return "", "there is more than one fetus, and the picture does not say which this is"
-    return next(iter(names), ONLY), ""
+    # The fetus of a pregnancy of which nothing says that there are several (PS3.16 TID 1008, Subject ID).
+    return next(iter(names), "1"), ""

@@ -41,6 +41,7 @@ BESIDE = 0.2
 def refused_by_header(header: ImageHeader) -> str:
     """Why the header forbids an analysis, as a sentence without free text; empty when it does not."""
     age, sex = header.age_years, header.attributes.get("PatientSex", "")
+    boxes = sorted((region.box for region in _flat(header)), key=_area, reverse=True)
     reasons = (
         (header.modality not in MODALITIES, f"modality {shown_term('Modality', header.modality)} is not US"),
         (header.frames != 1, f"{header.frames} frames: biometry is done on a still picture"),
@@ -54,7 +55,14 @@ def refused_by_header(header: ImageHeader) -> str:
             min(header.rows, header.columns) < SMALLEST,
             f"{header.columns} × {header.rows} pixels are fewer than {SMALLEST} a side",
         ),
-        (_side_by_side(header), "the picture shows several images side by side"),
+        (
+            any(
+                _area(other) >= BESIDE * _area(boxes[0])
+                and _area(_common(other, boxes[0])) < _area(other) / 2
+                for other in boxes[1:]
+            ),
+            "the picture shows several images side by side",
+        ),
     )
     return next((reason for refused, reason in reasons if refused), "")
 
@@ -63,22 +71,13 @@ def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of the largest two-dimensional region inside the picture; the whole picture
     without regions.
     """
-    whole = (0, 0, header.columns, header.rows)
     regions = [
         region for region in _flat(header) if _area(region.box) >= BESIDE * header.rows * header.columns
     ]
     if not regions:
-        return whole
+        return 0, 0, header.columns, header.rows
     left, top, right, bottom = max(regions, key=lambda region: _area(region.box)).box
     return left, top, min(right, header.columns), min(bottom, header.rows)
-
-
-def _side_by_side(header: ImageHeader) -> bool:
-    boxes = sorted((region.box for region in _flat(header)), key=_area, reverse=True)
-    return any(
-        _area(other) >= BESIDE * _area(boxes[0]) and _area(_common(other, boxes[0])) < _area(other) / 2
-        for other in boxes[1:]
-    )
 
 
 def _flat(header: ImageHeader) -> list[UltrasoundRegion]:

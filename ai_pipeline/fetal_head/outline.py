@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.contract import Bools, Floats, Grey, ModelRef
-from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
+from ai_pipeline.fetal_head.biometry import Ellipse, ellipse_of
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
@@ -50,13 +50,6 @@ class HeadLimits:
     roundness: tuple[float, float]
     outside: float
     inset: float
-
-    @staticmethod
-    def from_table(table: Mapping[str, Any]) -> HeadLimits:
-        """Read the limits from the table ``[head]`` of a card. Raises KeyError, TypeError."""
-        low, high = map(float, table["roundness"])
-        number = {name: float(table[name]) for name in ("present", "shape", "spread", "outside", "inset")}
-        return HeadLimits(roundness=(low, high), **number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +92,10 @@ class HeadModel:
         network = OnnxRuntime(read(card.file("head")), threads)
         tested = card.details.get("metrics", {}).get("test", {}).get("circumference")
         agreement = (float(tested["limits"][0]), float(tested["limits"][1])) if tested else None
-        return HeadModel(network, HeadLimits.from_table(card.details["head"]), card.ref, agreement)
+        table = card.details["head"]
+        low, high = map(float, table["roundness"])
+        number = {name: float(table[name]) for name in ("present", "shape", "spread", "outside", "inset")}
+        return HeadModel(network, HeadLimits(roundness=(low, high), **number), card.ref, agreement)
 
     def outline(self, grey: Grey) -> HeadOutline:
         """Outline the head in a displayed picture, uint8 grey ``[rows, columns]``, and check it against the
@@ -111,9 +107,16 @@ class HeadModel:
     def seen(self, grey: Grey) -> HeadOutline:
         """The outline as :meth:`outline` finds it, before it is checked against the limits."""
         picture, to_input = fit_to_input(grey)
-        found = self._engine(values(np.stack([picture, picture[:, ::-1], _reduced(picture)])))
+        centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
+        reduce, enlarge = (cv2.getRotationMatrix2D(centre, 0, size) for size in (SMALLER, 1 / SMALLER))
+        reduced = np.asarray(cv2.warpAffine(picture, reduce, (COLUMNS, ROWS)), np.uint8)
+        found = self._engine(values(np.stack([picture, picture[:, ::-1], reduced])))
         present = float(np.mean(found["present"]))
-        maps = found["head"][0], found["head"][1][:, ::-1], _larger(found["head"][2])
+        maps = (
+            found["head"][0],
+            found["head"][1][:, ::-1],
+            np.asarray(cv2.warpAffine(found["head"][2], enlarge, (COLUMNS, ROWS)), np.float32),
+        )
         back = to_input.inverse().after(GRID)
         mask, *others = head_masks(np.mean(maps, axis=0))
         area = ellipse_of(mask, back)
@@ -125,13 +128,14 @@ class HeadModel:
         if measured.short <= 0:
             return HeadOutline(None, None, present)
         rows, columns = grey.shape
+        points = np.array(area.polygon())
         return HeadOutline(
             area,
             measured,
             present,
             shape=_agreement(mask, area, back),
             spread=(max(sizes) - min(sizes)) / area.circumference,
-            outside=_outside(area, rows, columns),
+            outside=float(((points < 0) | (points > [columns, rows])).any(1).mean()),
             second=any(self._is_head(other, back) for other in others),
         )
 
@@ -179,19 +183,6 @@ def fault(found: HeadOutline, limits: HeadLimits) -> str:
     return next((sentence for sentence, there in faults.items() if there), "")
 
 
-def _reduced(picture: Grey) -> Grey:
-    centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
-    matrix = cv2.getRotationMatrix2D(centre, 0, SMALLER)
-    return np.asarray(cv2.warpAffine(picture, matrix, (COLUMNS, ROWS)), np.uint8)
-
-
-def _larger(probabilities: Floats) -> Floats:
-    """The way back of :func:`_reduced`."""
-    centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
-    matrix = cv2.getRotationMatrix2D(centre, 0, 1 / SMALLER)
-    return np.asarray(cv2.warpAffine(probabilities, matrix, (COLUMNS, ROWS)), np.float32)
-
-
 def _agreement(mask: Bools, ellipse: Ellipse, to_source: Affine) -> float:
     """Dice of the mask and the ellipse, on the mask's grid."""
     to_grid = to_source.inverse()
@@ -199,12 +190,6 @@ def _agreement(mask: Bools, ellipse: Ellipse, to_source: Affine) -> float:
     there = replace(ellipse, x=x, y=y, long=ellipse.long * scale, short=ellipse.short * scale)
     filled = there.mask(*mask.shape)
     return float(2 * (filled & mask).sum() / max(int(filled.sum() + mask.sum()), 1))
-
-
-def _outside(ellipse: Ellipse, rows: int, columns: int) -> float:
-    """Share of the outline that lies outside the picture."""
-    points = np.array(ellipse.polygon())
-    return float(((points < 0) | (points > [columns, rows])).any(1).mean())
 
 
 ROWS, COLUMNS = 192, 256

@@ -18,11 +18,10 @@ import numpy as np
 from ai_pipeline import summary
 from ai_pipeline.accepting import accept
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
+from ai_pipeline.burnin.tools import cleaning_models, shared_tools
 from ai_pipeline.contract import (
     Accept,
     DerivedImage,
-    Grey,
     ImageKind,
     Measurement,
     ModelRef,
@@ -34,18 +33,15 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry
+from ai_pipeline.fetal_head.biometry import Ellipse
 from ai_pipeline.fetal_head.card import CARD
-from ai_pipeline.fetal_head.ellipse import Ellipse
 from ai_pipeline.fetal_head.fetuses import fetus_of_each
 from ai_pipeline.fetal_head.intended_use import image_area, refused_by_header
 from ai_pipeline.fetal_head.outline import HeadModel, HeadOutline
 from ai_pipeline.models.registry import find
 
 MODEL: Final = "fetal-head-unet"
-REMEMBERED: Final = 32
-"""Analyses of ``accepts`` that are kept for ``run``."""
 NOTE: Final = "fetal head"
-SECOND_HEAD: Final = "the picture shows more than one head"
 NOT_ASSESSED: Final = (
     "brain, skull, weight, all but the size of the head. Nor whether the plane is the standard one "
     "(trans-thalamic)."
@@ -79,12 +75,12 @@ class FetalHead:
     def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:
         self._models_dir, self._device_rules = models_dir, device_rules
         self._loaded: HeadModel | None = None
-        self._analysed: deque[_SeenImage] = deque(maxlen=REMEMBERED)
+        self._analysed: deque[_SeenImage] = deque(maxlen=32)  # those of accepts() for run()
 
     def warm_up(self) -> None:
         """Load the models. Raises CardError when one is missing or altered."""
         self._model()
-        self._tools().reader.warm_up()
+        shared_tools(self._models_dir, self._device_rules).reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
         own = (self._loaded or find(MODEL, self._models_dir)).ref
@@ -133,7 +129,9 @@ class FetalHead:
         for analysed in seen:
             image = analysed.image
             fetus, unknown = fetuses.get(image.uid, ("", ""))
-            reason = analysed.reason or (SECOND_HEAD if analysed.found.second else unknown)
+            reason = analysed.reason or (
+                "the picture shows more than one head" if analysed.found.second else unknown
+            )
             if analysed.head is None or reason:
                 notes.append(QualityNote(NOTE, f"Head not measured: {reason}.", image.uid, on_faces=True))
                 continue
@@ -141,8 +139,33 @@ class FetalHead:
             measured += biometry.measurements(
                 image.uid, header, analysed.head, analysed.spacing, model, fetus, self._model().agreement
             )
-            pictures += [_mask(image, analysed.head, model), *cleaned[image.uid].images]
-            notes += [QualityNote(NOTE, self._caution(analysed), image.uid), *cleaned[image.uid].notes]
+            filled = analysed.head.mask(header.rows, header.columns)
+            pictures += [
+                DerivedImage(
+                    ImageKind.ORGANS,
+                    image.uid,
+                    np.where(filled, np.uint8(255), np.uint8(0))[None],
+                    "MONOCHROME2",
+                    "fetal head outlined by AI, not for diagnostic use",
+                    models=(model,),
+                    organs=(biometry.HEAD,),
+                ),
+                *cleaned[image.uid].images,
+            ]
+            sentences = ["measured by AI along the ellipse drawn; a sonographer must check it."]
+            if analysed.spacing is None:
+                sentences.append("The image does not give the size of its pixels, so lengths are in pixels.")
+            elif agreement := self._model().agreement:
+                low, high = agreement
+                sentences.append(
+                    f"95 % of test heads measured {low:+.1f} to {high:+.1f} mm from a sonographer."
+                )
+            if analysed.found.outside > 0:
+                sentences.append(
+                    "A part of the ellipse is outside the picture and was continued from the rest."
+                )
+            sentences.append("The biparietal diameter is from outer to outer edge of the skull.")
+            notes += [QualityNote(NOTE, " ".join(sentences), image.uid), *cleaned[image.uid].notes]
         notes.append(QualityNote(summary.NOT_ASSESSED, NOT_ASSESSED, names=("all but the size of the head",)))
         report(1.0, "fetal head")
         return PipelineResult(
@@ -159,9 +182,6 @@ class FetalHead:
             self._loaded = HeadModel.of(find(MODEL, self._models_dir))
         return self._loaded
 
-    def _tools(self) -> Tools:
-        return shared_tools(self._models_dir, self._device_rules)
-
     def _analyse(self, image: SourceImage) -> _SeenImage:
         """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
         for known in self._analysed:
@@ -169,9 +189,10 @@ class FetalHead:
                 return known
         began = time.perf_counter()
         left, top, right, bottom = image_area(image.header)
-        grey = _grey(image.display())[top:bottom, left:right]
+        display = image.display()
+        grey = display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)
         decoded = time.perf_counter()
-        found = self._model().outline(np.ascontiguousarray(grey))
+        found = self._model().outline(np.ascontiguousarray(grey[top:bottom, left:right]))
         head = (
             replace(found.measured, x=found.measured.x + left, y=found.measured.y + top)
             if (found.measured)
@@ -184,37 +205,11 @@ class FetalHead:
         self._analysed.append(analysed)
         return analysed
 
-    def _caution(self, analysed: _SeenImage) -> str:
-        sentences = ["measured by AI along the ellipse drawn; a sonographer must check it."]
-        if analysed.spacing is None:
-            sentences.append("The image does not give the size of its pixels, so lengths are in pixels.")
-        elif agreement := self._model().agreement:
-            low, high = agreement
-            sentences.append(f"95 % of test heads measured {low:+.1f} to {high:+.1f} mm from a sonographer.")
-        if analysed.found.outside > 0:
-            sentences.append("A part of the ellipse is outside the picture and was continued from the rest.")
-        sentences.append("The biparietal diameter is from outer to outer edge of the skull.")
-        return " ".join(sentences)
-
     def _cleaned(self, image: SourceImage, report: Progress) -> _CleanedImage:
         try:
-            result = clean(image, report, tools=self._tools())
+            result = clean(image, report, tools=shared_tools(self._models_dir, self._device_rules))
         except CleaningFailed as failure:
             why = f"no picture with the outline, because it could not be cleaned: {failure}"
             return _CleanedImage((), (QualityNote("cleaning_failed", why, image.uid, places=failure.places),))
         texts = tuple(reading.text for reading in result.readings)
         return _CleanedImage((result.image, result.mask), result.notes, texts)
-
-
-def _mask(image: SourceImage, head: Ellipse, model: ModelRef) -> DerivedImage:
-    filled = head.mask(image.header.rows, image.header.columns)
-    what = "fetal head outlined by AI, not for diagnostic use"
-    frames = np.where(filled, np.uint8(255), np.uint8(0))[None]
-    organs = (biometry.HEAD,)
-    return DerivedImage(
-        ImageKind.ORGANS, image.uid, frames, "MONOCHROME2", what, models=(model,), organs=organs
-    )
-
-
-def _grey(display: Grey) -> Grey:
-    return display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)

@@ -2,14 +2,22 @@
 
 A decoder believes the code stream's own header and allocates the memory that it demands; it fills missing
 parts without a warning. So each frame is checked before the decoder gets it.
+
+Separate the frames of compressed Pixel Data, whose bytes come in fragments (PS3.5 A.4).
+
+A frame begins where a fragment begins a code stream. Offset tables are not read: they are wrong more often
+than a fragment within a frame begins like a code stream.
 """
 
+from __future__ import annotations
+
+import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +60,6 @@ _NATIVE = {
     ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian,
 }  # fmt: skip
 END = b"\xff\xd9"
-PADDING = 64
-"""Bytes at the end of an RLE frame that some makers write after it."""
 MOST_SCANS = 64
 """Scans of a JPEG: each passes over the whole image, whatever its length (a progressive one has ten)."""
 MOST_TILES = 16_384
@@ -70,8 +76,6 @@ _STYLE, _TILE_PART = b"\xff\x52", b"\xff\x90"
 """Markers COD and SOT of a JPEG 2000 (ITU-T T.800 A.2)."""
 _PRECISION = 42
 """Where a bare JPEG 2000 says how many bits a sample has, less one (T.800 A.5.1)."""
-_MOST_SEGMENTS = 64
-"""Segments of a JPEG 2000 among which COD is looked for; it usually is the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,7 @@ def check_inflation(path: Path, most_mib: int) -> None:
     """Inflate a deflated data set without keeping it. Raises CodestreamFault above ``most_mib`` MiB."""
     with path.open("rb") as file:
         read_preamble(file, False)
-        meta = _read_file_meta_info(file)
-        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        if _read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
         inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
         rest = file.read(_CHUNK)
@@ -132,31 +135,10 @@ def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
     """
     if syntax == RLELossless:
         _check_rle(frame, header)
-        size = header.rows, header.columns, header.samples
-        data = _rle_decode_frame(frame, *size, header.bits_allocated)
+        data = _rle_decode_frame(frame, header.rows, header.columns, header.samples, header.bits_allocated)
         samples = _samples(data, header, header.bits_allocated // 8, planar=True)
         return colours.as_rgb(samples, colours.of_header(header.photometric), header.photometric)
     found = declared(frame, syntax)
-    _check_size(found, header)
-    width = 1 if found.precision <= 8 else 2 if found.precision <= 16 else 4
-    length = header.rows * header.columns * header.samples * width
-    if syntax in JPEG_2000:
-        frame = bare(frame)
-        samples = _samples(DECODER.decode("openjpeg", frame, length), header, width)
-        says = colours.of_jpeg_2000(*_components(frame), header.photometric)
-        samples = _signed(samples, found) if found.signed != header.signed else samples
-        return colours.as_rgb(samples, says, header.photometric)
-    says = colours.of_jpeg(list(_segments(frame)), header.photometric)
-    if syntax not in JPEG_LS:
-        samples = _samples(DECODER.decode("libjpeg", _with_all_coefficients(frame), length), header, width)
-        return colours.as_rgb(samples, says, header.photometric)
-    planar = not _interleave(frame)
-    samples = _samples(DECODER.decode("charls", frame, length), header, width, planar=planar)
-    samples = _signed(samples, found) if header.signed else samples
-    return colours.as_rgb(samples, says, header.photometric)
-
-
-def _check_size(found: Declared, header: PixelAttributes) -> None:
     if (found.rows, found.columns, found.samples) != (header.rows, header.columns, header.samples):
         raise CodestreamFault(
             f"the code stream has {found.columns} × {found.rows} pixels of {found.samples} samples, "
@@ -166,6 +148,28 @@ def _check_size(found: Declared, header: PixelAttributes) -> None:
         raise CodestreamFault(
             f"the code stream has samples of {found.precision} bits, the header says {header.bits_allocated}"
         )
+    width = 1 if found.precision <= 8 else 2 if found.precision <= 16 else 4
+    length = header.rows * header.columns * header.samples * width
+    if syntax in JPEG_2000:
+        frame = bare(frame)
+        samples = _samples(DECODER.decode("openjpeg", frame, length), header, width)
+        style, count = _segment_of_style(frame), struct.unpack_from(">H", frame, _PRECISION - 2)[0]
+        sizes = frame[_PRECISION:][: 3 * count]
+        # Its multiple component transform was undone (T.800 A.6.1), or its chrominance enlarged.
+        is_rgb = (style and frame[style + 8]) or len(set(zip(sizes[1::3], sizes[2::3], strict=True))) > 1
+        says = colours.RGB if is_rgb else colours.of_header(header.photometric)
+        samples = _signed(samples, found) if found.signed != header.signed else samples
+        return colours.as_rgb(samples, says, header.photometric)
+    says = colours.of_jpeg(list(_segments(frame)), header.photometric)
+    if syntax not in JPEG_LS:
+        samples = _samples(DECODER.decode("libjpeg", _with_all_coefficients(frame), length), header, width)
+        return colours.as_rgb(samples, says, header.photometric)
+    # The interleave mode of a JPEG-LS; 0: one component after the other (T.87 C.2.3).
+    scan = next(content for marker, content in _segments(frame) if marker == _SCAN)
+    planar = not scan[2 + 2 * scan[0]]
+    samples = _samples(DECODER.decode("charls", frame, length), header, width, planar=planar)
+    samples = _signed(samples, found) if header.signed else samples
+    return colours.as_rgb(samples, says, header.photometric)
 
 
 def _samples(
@@ -184,12 +188,6 @@ def _signed(samples: PixelArray, found: Declared) -> PixelArray:
     """Extend or clear the sign, of which the code stream says nothing or another thing than the header."""
     unused = 8 * samples.dtype.itemsize - found.precision
     return (cast(npt.NDArray[np.integer[Any]], samples) << unused) >> unused
-
-
-def _interleave(frame: bytes) -> int:
-    """The interleave mode of a JPEG-LS; 0: one component after the other (T.87 C.2.3)."""
-    scan = next(content for marker, content in _segments(frame) if marker == _SCAN)
-    return scan[2 + 2 * scan[0]]
 
 
 def _jpeg(frame: bytes) -> Declared:
@@ -257,13 +255,6 @@ def _jpeg_2000(frame: bytes) -> Declared:
     return Declared(bottom - top, right - left, samples, (kind & 0x7F) + 1, kind > 0x7F)
 
 
-def _components(frame: bytes) -> tuple[bool, bool]:
-    """Whether the components of a bare JPEG 2000 were transformed (T.800 A.6.1), and differ in size."""
-    style, count = _segment_of_style(frame), struct.unpack_from(">H", frame, _PRECISION - 2)[0]
-    sizes = frame[_PRECISION:][: 3 * count]
-    return bool(style and frame[style + 8]), len(set(zip(sizes[1::3], sizes[2::3], strict=True))) > 1
-
-
 def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
     """How often the ``bare`` JPEG 2000 of an image can be halved by leaving its finest details undecoded: its
     decomposition levels (T.800 A.6.1). 0 if its samples are not those of unsigned grey as the header says, or
@@ -286,7 +277,8 @@ def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
 def _segment_of_style(frame: bytes) -> int:
     """Where the segment COD of a JPEG 2000's main header begins; 0 without one among the first segments."""
     place = 2
-    for _ in range(_MOST_SEGMENTS):
+    # Segments of a JPEG 2000 among which COD is looked for; it usually is the second.
+    for _ in range(64):
         marker, length = struct.unpack_from(">2sH", frame, place)
         if marker == _STYLE:
             return place
@@ -335,8 +327,84 @@ def _check_rle(frame: bytes, header: PixelAttributes) -> None:
     if count != wanted or count > 15:
         raise CodestreamFault(f"the RLE header names {count} segments, the image has {wanted}")
     ends = [*offsets[1:count], len(frame)]
-    longest = 2 * header.rows * (header.columns + 2) + PADDING  # every byte a run of its own
+    # Every byte may be a run of its own; some makers write further bytes after the frame.
+    longest = 2 * header.rows * (header.columns + 2) + 64
     if any(
         not 64 <= start <= end <= start + longest for start, end in zip(offsets[:count], ends, strict=True)
     ):
         raise CodestreamFault("the RLE segments are not where, or not as long as, they can be")
+
+
+MOST_FRAGMENTS = 200_000
+"""Fragments of an image: the most frames that ``images.frames`` may allow, several each."""
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_STARTS = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
+"""JPEG and JPEG-LS (ITU-T T.81 B.2.1), JPEG 2000 (T.800 A.4.1, A.5.1), JP2 file (T.800 I.5.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fragments:
+    """Where the fragments of each frame lie in a file: the first byte and the length of each."""
+
+    path: Path
+    frames: Sequence[Sequence[tuple[int, int]]]
+
+    @staticmethod
+    def find(path: Path, start: int, frames: int) -> Fragments:
+        """The fragments of ``frames`` frames; ``start``: position of the element Pixel Data in the file.
+
+        Raises CodestreamFault for another number of frames than ``frames``: nobody knows which number is
+        right, and a reader of the header would not see the further ones.
+        """
+        found: list[list[tuple[int, int]]] = []
+        with path.open("rb") as file:
+            for place in (place for place in _places(file, start) if place[1]):
+                if not found or _begins_frame(file, *place):
+                    found.append([])
+                found[-1].append(place)
+        if len(found) != frames:
+            raise CodestreamFault(
+                f"Number of Frames (0028,0008) says {frames}, the pixel data have {len(found)}"
+            )
+        return Fragments(path, found)
+
+    def frame(self, index: int) -> bytes:
+        """The code stream of the frame ``index`` (from 0) and its padding."""
+        with self.path.open("rb") as file:
+            return b"".join(_read(file, *place) for place in self.frames[index])
+
+
+def _places(file: BinaryIO, start: int) -> Iterator[tuple[int, int]]:
+    """The place of each fragment behind the Basic Offset Table. Encapsulated data is little endian."""
+    head = _read(file, start, 12)
+    explicit = head[4:6] in {b"OB", b"OW", b"UN"}  # seen: an implicit VR data set under a JPEG syntax
+    if head[8 if explicit else 4 :][:4] != b"\xff\xff\xff\xff":
+        raise CodestreamFault("the Pixel Data is not in fragments, its transfer syntax is compressed")
+    place, end = start + (12 if explicit else 8), file.seek(0, io.SEEK_END)
+    for number in range(MOST_FRAGMENTS + 2):
+        tag, length = _read(file, place, 4), _read(file, place + 4, 4)
+        if tag == _END or (number and not tag):  # the end is missing at the end of some files
+            return
+        if tag != _ITEM or len(length) < 4:
+            raise CodestreamFault("the Pixel Data is not made of fragments (PS3.5 A.4)")
+        (size,) = struct.unpack("<I", length)
+        if place + 8 + size > end:
+            raise CodestreamFault("the Pixel Data is cut off")
+        if number:
+            yield place + 8, size
+        place += 8 + size
+    raise CodestreamFault(f"the Pixel Data has more than {MOST_FRAGMENTS} fragments")
+
+
+def _begins_frame(file: BinaryIO, start: int, length: int) -> bool:
+    head = _read(file, start, min(length, 8))
+    if head.startswith(_STARTS):
+        return True
+    segments, offset = struct.unpack("<II", head.ljust(8, b"\0"))
+    # The first segment of an RLE frame follows its header (PS3.5 G.5).
+    return bool(1 <= segments <= 15 and offset == 64)
+
+
+def _read(file: BinaryIO, start: int, length: int) -> bytes:
+    file.seek(start)
+    return file.read(length)

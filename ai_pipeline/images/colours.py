@@ -18,17 +18,12 @@ RGB, YBR = frozenset({False}), frozenset({True})
 UNKNOWN = RGB | YBR
 NEUTRAL = 10
 """A pixel is grey where red, green and blue, or both chrominances and their middle, differ by no more."""
-LEAST_GREY = 0.02
-"""Grey pixels as a share of the picture, to decide by them."""
-CLEARLY = 5.0
-"""So many times more pixels are grey under one reading than under the other."""
 MUCH_GREY, SHADES = 0.2, 16
 """The same share, and shades of grey in it, to decide against a claim: a teal desktop is grey as YCbCr, and
 has one shade.
 """
 _LOOKED_AT = 256
 """Rows and columns of the picture that are looked at, at least."""
-_OTHER_MODELS = {"HSV", "ARGB", "CMYK"}
 _JFIF, _ADOBE = 0xE0, 0xEE
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
 _FRAMES = {0xC0, 0xC1, 0xC2, *_LOSSLESS}
@@ -40,7 +35,7 @@ def of_header(photometric: str) -> frozenset[bool]:
 
     Raises CodestreamFault for a colour model that is retired (PS3.3-2001 C.7.6.3.1.2) and not read here.
     """
-    if photometric in _OTHER_MODELS:
+    if photometric in {"HSV", "ARGB", "CMYK"}:
         raise CodestreamFault(f"Photometric Interpretation (0028,0004) {photometric} is not decoded here")
     if photometric.startswith(("YBR_FULL", "YBR_PARTIAL")):
         return YBR
@@ -73,13 +68,6 @@ def of_jpeg(segments: Iterable[tuple[int, bytes]], photometric: str) -> frozense
     return of_header(photometric) if lossless else YBR | of_header(photometric)
 
 
-def of_jpeg_2000(transformed: bool, subsampled: bool, photometric: str) -> frozenset[bool]:
-    """What a JPEG 2000's decoder returns: RGB where the code stream's multiple component transform was undone
-    (``transformed``, ITU-T T.800 A.6.1), or chrominance was enlarged (``subsampled``).
-    """
-    return RGB if transformed or subsampled else of_header(photometric)
-
-
 def as_rgb(samples: PixelArray, says: frozenset[bool], photometric: str) -> PixelArray:
     """``samples`` ``[rows, columns, 3]`` in RGB; grey samples as they are. ``says``: of the code stream.
 
@@ -110,8 +98,8 @@ def whole_range(samples: PixelArray) -> PixelArray:
     """YBR_PARTIAL_422, whose luminance is 16 to 235 and chrominance 16 to 240 (PS3.3-2016 C.7.6.3.1.2), as
     YBR_FULL.
     """
-    stretched = (samples.astype(np.float64) - (16, 128, 128)) * 255 / (219, 224, 224) + (0, 128, 128)
-    return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
+    full = (samples.astype(np.float64) - (16, 128, 128)) * 255 / (219, 224, 224) + (0, 128, 128)
+    return np.clip(np.rint(full), 0, 255).astype(np.uint8)
 
 
 def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
@@ -125,7 +113,7 @@ def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
     claims = sorted(((as_rgb & ~as_ybr, RGB), (as_ybr & ~as_rgb, YBR)), key=lambda claim: claim[0].sum())
     (less, _), (more, reading) = claims
     grey = int(more.sum())
-    if grey < LEAST_GREY * more.size or grey < CLEARLY * int(less.sum()):
+    # Grey pixels decide from this share of the picture on, and where one reading has so many times more.
+    if grey < 0.02 * more.size or grey < 5.0 * int(less.sum()):
         return frozenset(), False
-    shades = len(np.unique(values[more][:, 0]))
-    return reading, grey >= MUCH_GREY * more.size and shades >= SHADES
+    return reading, grey >= MUCH_GREY * more.size and len(np.unique(values[more][:, 0])) >= SHADES

@@ -104,19 +104,14 @@ def shown(upright: Grey, pose: Pose) -> Grey:
 def upright(picture: Grey, pose: Pose) -> tuple[Grey, Affine]:
     """The upright copy of a picture shown in ``pose``, and the map from the picture to that copy."""
     back = np.rot90(picture, pose.turned // 90)
-    to_upright = _turn_back(pose.turned, *picture.shape)
+    rows, columns = map(float, picture.shape)
+    to_upright = {  # corners stay corners
+        0: Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        90: Affine(0.0, 1.0, 0.0, -1.0, 0.0, columns),
+        180: Affine(-1.0, 0.0, columns, 0.0, -1.0, rows),
+        270: Affine(0.0, -1.0, rows, 1.0, 0.0, 0.0),
+    }[pose.turned]
     if pose.mirrored:
         back = back[:, ::-1]
         to_upright = Affine(-1.0, 0.0, float(back.shape[1]), 0.0, 1.0, 0.0).after(to_upright)
     return np.ascontiguousarray(~back if pose.inverted else back), to_upright
-
-
-def _turn_back(turned: int, rows: int, columns: int) -> Affine:
-    """From a picture that is turned clockwise to the same turned back; corners stay corners."""
-    if turned == 90:
-        return Affine(0.0, 1.0, 0.0, -1.0, 0.0, float(columns))
-    if turned == 180:
-        return Affine(-1.0, 0.0, float(columns), 0.0, -1.0, float(rows))
-    if turned == 270:
-        return Affine(0.0, -1.0, float(rows), 1.0, 0.0, 0.0)
-    return Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -34,9 +34,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
 from ai_pipeline.images import codestreams, colours, resolutions
+from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.decoder import DECODER
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
-from ai_pipeline.images.fragments import Fragments
 from ai_pipeline.images.header import (
     NONE_GIVEN,
     GivenAttributes,
@@ -50,7 +50,6 @@ from ai_pipeline.images.header import (
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 from ai_pipeline.images.numbers import value_of, whole, whole_of
 
-_LONGEST_CAUSE = 290  # characters
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
 
@@ -198,7 +197,21 @@ class DicomImage:
         if self.header.photometric != "PALETTE COLOR":
             return samples
         with _pydicom_may_warn(), _as_pixel_error("the colour palette is unusable"):
-            return _eight_bit_palette(np.asarray(apply_color_lut(samples, _with_signs(self.dataset))))
+            # A header whose palettes' first value mapped is signed if the samples are (PS3.3 C.7.6.3.1.5).
+            made = copy(self.dataset)
+            signed = whole_of(self.dataset, "PixelRepresentation", 0) == 1
+            for colour in ("Red", "Green", "Blue"):
+                name = f"{colour}PaletteColorLookupTableDescriptor"
+                described = cast("list[object]", value_of(self.dataset, name) or [None] * 3)
+                entries, first, bits = (whole(one, least=-0x8000) for one in described)
+                if first is not None and signed and first > 0x7FFF:
+                    made.add_new(name, "SS", [entries, first - 0x1_0000, bits])
+            coloured = np.asarray(apply_color_lut(samples, made))[..., :3]
+            if coloured.dtype == np.uint8:
+                return coloured
+            # 16-bit entries hold the colour in their high byte (PS3.3 C.7.6.3.1.6), some in the low one.
+            numbers = cast(npt.NDArray[np.integer[Any]], coloured)
+            return (numbers >> (8 if int(numbers.max()) > 255 else 0)).astype(np.uint8)
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:
         times = resolutions.halvings(self.header, shorter_side) if shorter_side else 0
@@ -219,23 +232,23 @@ class DicomImage:
         """The frame's samples, colour as RGB, palette indices not yet looked up."""
         self._check_frame(frame)
         if self._last is None or self._last[0] != frame:
-            self._last = (frame, self._decode(frame))
+            compressed = self.transfer_syntax in codestreams.COMPRESSED
+            with (
+                _pydicom_may_warn(),
+                _as_pixel_error(f"the pixels do not decode ({self.transfer_syntax.name})"),
+            ):
+                samples = self._decompressed(frame) if compressed else self._native(frame)
+            if samples.shape[:2] != (self.header.rows, self.header.columns):
+                raise PixelError(
+                    f"decoded {samples.shape[0]} × {samples.shape[1]} pixels, "
+                    f"the header says {self.header.rows} × {self.header.columns}"
+                )
+            self._last = (frame, _stored_bits(samples, self.dataset))
         return self._last[1]
 
     def forget(self) -> None:
         """Free the memory of the frame that was decoded last."""
         self._last = self._whole = None
-
-    def _decode(self, frame: int) -> PixelArray:
-        compressed = self.transfer_syntax in codestreams.COMPRESSED
-        with _pydicom_may_warn(), _as_pixel_error(f"the pixels do not decode ({self.transfer_syntax.name})"):
-            samples = self._decompressed(frame) if compressed else self._native(frame)
-        if samples.shape[:2] != (self.header.rows, self.header.columns):
-            raise PixelError(
-                f"decoded {samples.shape[0]} × {samples.shape[1]} pixels, "
-                f"the header says {self.header.rows} × {self.header.columns}"
-            )
-        return _stored_bits(samples, self.dataset)
 
     def _check_frame(self, frame: int) -> None:
         if not 0 <= frame < self.header.frames:
@@ -265,7 +278,7 @@ class DicomImage:
         try:
             return codestreams.decoded(fragments.frame(frame), self.transfer_syntax, header)
         except CodestreamFault as error:
-            raise CodestreamFault(f"the pixels do not decode ({name}): {error}"[:_LONGEST_CAUSE]) from error
+            raise CodestreamFault(f"the pixels do not decode ({name}): {error}"[:290]) from error
 
     def _separated(self) -> Fragments:
         self._fragments = self._fragments or Fragments.find(self.path, self.pixels_at, self.header.frames)
@@ -369,19 +382,6 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
     return merged
 
 
-def _with_signs(dataset: Dataset) -> Dataset:
-    """A header whose palettes' first value mapped is signed if the samples are (PS3.3 C.7.6.3.1.5)."""
-    made = copy(dataset)
-    signed = whole_of(dataset, "PixelRepresentation", 0) == 1
-    for colour in ("Red", "Green", "Blue"):
-        name = f"{colour}PaletteColorLookupTableDescriptor"
-        described = cast("list[object]", value_of(dataset, name) or [None] * 3)
-        entries, first, bits = (whole(one, least=-0x8000) for one in described)
-        if first is not None and signed and first > 0x7FFF:
-            made.add_new(name, "SS", [entries, first - 0x1_0000, bits])
-    return made
-
-
 def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
     """Clear what lies around the stored bits (old overlays, PS3.5 8.1.1) and extend the sign."""
     allocated = min(int(dataset.BitsAllocated), samples.dtype.itemsize * 8)
@@ -410,15 +410,6 @@ def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[A
     overlays = any(bit < below for bit in embedded_overlays(dataset))
     used = int(np.bitwise_or.reduce(numbers, axis=None))
     return below if overlays or (not used & (2**below - 1) and used >> stored not in {0, -1}) else 0
-
-
-def _eight_bit_palette(colours: PixelArray) -> PixelArray:
-    colours = colours[..., :3]
-    if colours.dtype == np.uint8:
-        return colours
-    # 16-bit entries hold the colour in their high byte (PS3.3 C.7.6.3.1.6), some makers in the low one.
-    numbers = cast(npt.NDArray[np.integer[Any]], colours)
-    return (numbers >> (8 if int(numbers.max()) > 255 else 0)).astype(np.uint8)
 
 
 def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:

@@ -84,7 +84,10 @@ class Decoder:
             control = self._started()
             shared = self._memory(HEAD.size + max(len(frame), length, LONGEST_COMPLAINT))
             try:
-                status, late = _decoded(control, shared, name, frame, length)
+                shared.fill(HEAD.pack(name.encode(), len(frame), length), frame)
+                socket.send_fds(control, [b"."], [shared.file])
+                # When it says how it ended it is gone, and changes no more.
+                status, late = ENDED.unpack(_received(control, ENDED.size))
             except BaseException as error:  # after ^C too what this process says next would be of this frame
                 shared.close()
                 self._end()
@@ -92,7 +95,11 @@ class Decoder:
                     raise CodestreamFault(_KILLED) from None
                 raise
             memory = memoryview(shared.content)
-            self._keep(shared)
+            # Kept for the next frame where no process of this one can still have it: it gave up its calls.
+            if self._walls[1] and len(shared.content) <= _MOST_KEPT:
+                self._kept = shared
+            else:
+                shared.close()
 
         head, size, _ = HEAD.unpack_from(memory)
         if head == SAMPLES:
@@ -120,13 +127,6 @@ class Decoder:
                 return kept
             kept.close()
         return _Memory(size)
-
-    def _keep(self, memory: _Memory) -> None:
-        """For the next frame: where system calls are given up, no process of this frame can still have it."""
-        if self._walls[1] and len(memory.content) <= _MOST_KEPT:
-            self._kept = memory
-        else:
-            memory.close()
 
     def _started(self) -> socket.socket:
         if self._control is not None and self._process is not None and self._process.poll() is None:
@@ -209,16 +209,6 @@ class _Memory:
     def close(self) -> None:
         """Close the shared memory's file: no further process can get the memory."""
         os.close(self.file)
-
-
-def _decoded(
-    control: socket.socket, memory: _Memory, name: str, frame: bytes, length: int
-) -> tuple[int, bool]:
-    """Have a process answer in ``memory``; how it ended (:data:`ENDED`)."""
-    memory.fill(HEAD.pack(name.encode(), len(frame), length), frame)
-    socket.send_fds(control, [b"."], [memory.file])
-    status, late = ENDED.unpack(_received(control, ENDED.size))  # then it is gone, and changes no more
-    return status, late
 
 
 def _received(channel: socket.socket, length: int) -> bytearray:

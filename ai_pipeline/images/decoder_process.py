@@ -92,8 +92,7 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
     here = os.getpid()
     if not (trial := os.fork()):
         os._exit(not _only_compute(here))
-    calls = os.waitpid(trial, 0)[1] == 0
-    control.sendall(bytes((files, calls)))
+    control.sendall(bytes((files, os.waitpid(trial, 0)[1] == 0)))
     while memories := socket.recv_fds(control, 1, 1)[1]:
         life, held = os.pipe()  # held by the process as long as it lives
         if not (process := os.fork()):

@@ -17,8 +17,6 @@ NEAR = 3  # levels from black or white that count as such: JPEG moves plain blac
 # Of 1,338 chests of the validation split the worst has .074 black or white and 28 levels; windows that
 # drive 30 % of a chest to black or white have .24 (median), those that drive 50 % at least .28.
 CLIPPED = 0.20  # share of the middle: refused
-NOTED = 0.08  # share of the middle from which the result carries a note
-FEWEST_LEVELS = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Exposure:
     @property
     def refusal(self) -> str | None:
         """Why an image with such grey levels cannot be analysed, as a sentence; None if it can."""
-        if self.levels < FEWEST_LEVELS:
+        if self.levels < 16.0:
             return (
                 f"the image is almost one grey: 90 % of its middle lie within {self.levels:.0f} of 256 levels"
             )
@@ -56,7 +54,7 @@ class Exposure:
     @property
     def note(self) -> str | None:
         """A remark for the reader on clipped grey levels of an analysed image; None if few are clipped."""
-        if self.clipped <= NOTED:
+        if self.clipped <= 0.08:  # of the middle
             return None
         return (
             f"{self.clipped:.0%} of the image's middle are plain black or white: nothing can be found there."

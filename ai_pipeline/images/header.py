@@ -19,7 +19,6 @@ from ai_pipeline.errors import HeaderError
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import LARGEST_WHOLE, decimal, decimal_of, is_empty, value_of, whole, whole_of
 
-OLDEST_YEARS = 120.0  # a birth date of 1860 is a de-identifier's, not a patient's
 AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 # Keywords copied as text into ``ImageHeader.attributes``: nothing that names a person or a place.
@@ -55,7 +54,7 @@ COPIED = (
     "PixelIntensityRelationship",
 )
 CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
-COPIED_CODES = ("AnatomicRegionSequence", "ViewCodeSequence")
+LOSSY = frozenset(f"1.2.840.10008.1.2.4.{last}" for last in (50, 51, 81, 91, 203))
 # Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
 OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
@@ -90,14 +89,12 @@ class PixelAttributes:
     @staticmethod
     def of(dataset: Dataset) -> PixelAttributes:
         """Raises :class:`HeaderError`, which names the attribute that is missing."""
-        rows, columns, samples, allocated, _, representation = (
-            _required(dataset, keyword) for keyword in _TYPE_1
-        )
+        named = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
+        rows, columns, samples, allocated, _, representation = (_required(dataset, one) for one in named)
         photometric = _text(dataset, "PhotometricInterpretation")
         if not photometric:
             raise HeaderError("Photometric Interpretation (0028,0004) is missing")
-        is_term = photometric.startswith((*_OF_ONE_SAMPLE, *_OF_MORE)) and "\\" not in photometric
-        if not is_term:
+        if not photometric.startswith((*_OF_ONE_SAMPLE, *_OF_MORE)) or "\\" in photometric:
             raise HeaderError("Photometric Interpretation (0028,0004) is no term of PS3.3 C.7.6.3.1.2")
         if samples != (1 if photometric in _OF_ONE_SAMPLE else 3):
             raise HeaderError(
@@ -108,7 +105,6 @@ class PixelAttributes:
 
 _OF_ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 _OF_MORE = ("RGB", "YBR", "HSV", "ARGB", "CMYK")  # how their terms begin
-_TYPE_1 = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +146,16 @@ def read_header(dataset: Dataset) -> ImageHeader:
     """
     rows, columns = (_positive(dataset, keyword) for keyword in ("Rows", "Columns"))
     bits_allocated = _positive(dataset, "BitsAllocated")
+    frames = whole(value_of(dataset, "NumberOfFrames"))
+    if frames is None and not is_empty(dataset, "NumberOfFrames"):
+        raise HeaderError("Number of Frames (0028,0008) is not a number")
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
     return ImageHeader(
         modality=_text(dataset, "Modality"),
         sop_class_uid=_text(dataset, "SOPClassUID"),
         rows=rows,
         columns=columns,
-        frames=_frames(dataset),
+        frames=max(frames or 1, 1),
         photometric=_text(dataset, "PhotometricInterpretation"),
         bits_stored=whole_of(dataset, "BitsStored", bits_allocated, least=1, most=64),
         body_part=_text(dataset, "BodyPartExamined"),
@@ -166,7 +165,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
         age_years=age_years(dataset),
         image_type=tuple(_values(dataset, "ImageType")),
         burned_in_annotation=_text(dataset, "BurnedInAnnotation"),
-        lossy=_text(dataset, "LossyImageCompression") == "01" or _is_lossy(syntax),
+        lossy=_text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY,
         attributes=_attributes(dataset, syntax),
         ultrasound_regions=_regions(dataset),
         overlay_groups=tuple(group for group in OVERLAY_GROUPS if _overlay_has_pixels(dataset, group)),
@@ -203,7 +202,8 @@ def age_years(dataset: Dataset) -> float | None:
     if born is None or studied is None or studied < born:
         return None
     years = (studied - born).days / 365.25
-    return years if years <= OLDEST_YEARS else None
+    # A birth date of 1860 is a de-identifier's, not a patient's.
+    return years if years <= 120.0 else None
 
 
 def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
@@ -290,7 +290,7 @@ def _spacing(rows: float | None, columns: float | None) -> tuple[float, float] |
 
 def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
     found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in COPIED}
-    for keyword in COPIED_CODES:
+    for keyword in ("AnatomicRegionSequence", "ViewCodeSequence"):
         for item in _items(dataset, keyword)[:1]:
             found[keyword] = " ".join(
                 _text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
@@ -325,8 +325,7 @@ def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
 
 def _region_spacing(item: Dataset) -> tuple[float, float] | None:
     """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
-    units = [whole_of(item, f"PhysicalUnits{axis}Direction", 0) for axis in "XY"]
-    if units != [CENTIMETRES, CENTIMETRES]:
+    if any(whole_of(item, f"PhysicalUnits{axis}Direction", 0) != CENTIMETRES for axis in "XY"):
         return None
     rows, columns = (abs(decimal_of(item, f"PhysicalDelta{axis}", 0.0)) * 10.0 for axis in "YX")
     return _spacing(rows, columns)
@@ -336,11 +335,6 @@ def _overlay_has_pixels(dataset: Dataset, group: int) -> bool:
     """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
     value = value_of(dataset, (group, 0x3000))
     return isinstance(value, bytes) and value.count(0) < len(value)
-
-
-def _is_lossy(syntax: UID) -> bool:
-    lossy_syntaxes = {"50", "51", "81", "91", "203"}
-    return syntax.startswith("1.2.840.10008.1.2.4.") and syntax.rsplit(".", 1)[1] in lossy_syntaxes
 
 
 def _positive(dataset: Dataset, keyword: str) -> int:
@@ -361,15 +355,6 @@ def _required(dataset: Dataset, keyword: str) -> int:
         state = "is missing" if is_empty(dataset, keyword) else "is not a number"
         raise HeaderError(f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X}) {state}")
     return value
-
-
-def _frames(dataset: Dataset) -> int:
-    if is_empty(dataset, "NumberOfFrames"):
-        return 1
-    number = whole(value_of(dataset, "NumberOfFrames"))
-    if number is None:
-        raise HeaderError("Number of Frames (0028,0008) is not a number")
-    return max(number, 1)
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

@@ -6,7 +6,6 @@ frame by frame that its code streams say the same (:mod:`ai_pipeline.images.code
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 SAMPLES = frozenset({1, 3, 4})
@@ -14,7 +13,6 @@ SAMPLES = frozenset({1, 3, 4})
 BITS = frozenset({1, 8, 12, 16, 32, 64})
 """Bits Allocated (0028,0100) that can be decoded (PS3.5 8.1.1; 12 and 64 in old and in float objects)."""
 
-_SHORT_SIDE = 1024  # pixels; a shorter image costs nothing, whatever its shape
 
 # What libraries say that raise no MemoryError (OpenCV, ONNX Runtime, C++, threading).
 _NO_MEMORY = ("allocate memory", "insufficient memory", "bad_alloc", "bad allocation", "start new thread")
@@ -44,25 +42,28 @@ class ImageLimits:
         """Why an image of this size is not decoded, as one sentence; "" if it is. ``bits``: allocated per
         sample.
         """
-        return next(self._faults(rows, columns, frames, samples, bits), "")
-
-    def _faults(self, rows: int, columns: int, frames: int, samples: int, bits: int) -> Iterator[str]:
-        size = f"the image has {columns} × {rows} pixels"
-        if samples not in SAMPLES:
-            yield f"Samples per Pixel (0028,0002) is {samples}"
-        if bits not in BITS:
-            yield f"Bits Allocated (0028,0100) is {bits}"
-        if max(rows, columns) > self.longest_side:
-            yield f"{size}: images.longest_side is {self.longest_side}"
-        if max(rows, columns) > max(self.elongation * min(rows, columns), _SHORT_SIDE):
-            yield f"{size}: images.elongation is {self.elongation}"
-        if rows * columns > self.megapixels * 1_000_000:
-            yield f"{size}: images.megapixels is {self.megapixels}"
-        if frames > self.frames:
-            yield f"the image has {frames} frames: images.frames is {self.frames}"
+        size, longest = f"the image has {columns} × {rows} pixels", max(rows, columns)
         mib = rows * columns * frames * samples * ((bits + 7) // 8) // 2**20
-        if mib > self.decoded_mib:
-            yield f"the image is {mib} MiB when decoded: images.decoded_mib is {self.decoded_mib}"
+        faults = (
+            (samples not in SAMPLES, f"Samples per Pixel (0028,0002) is {samples}"),
+            (bits not in BITS, f"Bits Allocated (0028,0100) is {bits}"),
+            (longest > self.longest_side, f"{size}: images.longest_side is {self.longest_side}"),
+            (
+                # An image of no longer side than this (pixels) costs nothing, whatever its shape.
+                longest > max(self.elongation * min(rows, columns), 1024),
+                f"{size}: images.elongation is {self.elongation}",
+            ),
+            (
+                rows * columns > self.megapixels * 1_000_000,
+                f"{size}: images.megapixels is {self.megapixels}",
+            ),
+            (frames > self.frames, f"the image has {frames} frames: images.frames is {self.frames}"),
+            (
+                mib > self.decoded_mib,
+                f"the image is {mib} MiB when decoded: images.decoded_mib is {self.decoded_mib}",
+            ),
+        )
+        return next((fault for is_fault, fault in faults if is_fault), "")
 
 
 LIMITS = ImageLimits()

@@ -28,10 +28,6 @@ MARGIN: Final = 24
 """Pixels between text, picture and the edge of the page."""
 WIDE: Final = 1.2
 """A picture that is wider than so many times its height is above the words, on an upright page."""
-COLUMN: Final = (420, 900)
-"""Least and greatest width in pixels of the picture where it is beside the words."""
-LEAST_PICTURE: Final = 0.5
-"""Share of the free height that picture and captions have at least where they are above the words."""
 MOST_OF_A_HEAD_LINE, MOST_CAPTIONS, MOST_OF_THE_FOOT = 2, 6, 4
 """Lines on the page."""
 
@@ -39,7 +35,6 @@ FONT: Final = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 """The font of the page."""
 _DRAWN: Final = (range(0x20, 0x7F), range(0xA1, 0x250), range(0x370, 0x526), range(0x1E00, 0x1EFA))
 _DRAWN_BESIDES: Final = frozenset("–—‘’“”„†•…€≤≥−→")
-_Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the page, the last two exclusive."""
 
@@ -156,10 +151,12 @@ def _filled(
     if wide:
         column = page.width - 2 * MARGIN
         free = bottom - page.height_of(results, MARGIN) - MARGIN
-        lowest = max(top + round((bottom - top) * LEAST_PICTURE), free)
+        # Share of the free height that picture and captions have at least where they are above the words.
+        lowest = max(top + round((bottom - top) * 0.5), free)
         left, top = MARGIN, page.picture(shown, captions, (column, column), top, lowest)[1]
     else:
-        left, _ = page.picture(shown, captions, COLUMN, top, bottom)
+        # Least and greatest width in pixels of the picture where it is beside the words.
+        left, _ = page.picture(shown, captions, (420, 900), top, bottom)
     page.results(results, left, top, bottom)
     return page
 
@@ -216,7 +213,12 @@ class _Page:
         others = [line for text in captions for line in self._lines(text, column)]
         height = bottom - top - MARGIN - (len(of_boxes) + len(others)) * _line_height(LETTERS)
         if isinstance(shown, str):
-            width, end = column, self._panel(shown, (MARGIN, top, MARGIN + column, top + min(column, height)))
+            # An empty frame with the reason.
+            width, end = column, top + min(column, height)
+            self._frame((MARGIN, top, MARGIN + column, end))
+            lines = self._lines(shown, column - 2 * MARGIN)
+            most = (end - top - MARGIN) // _line_height(LETTERS)
+            self._write(_cut([lines], most), WHITE, 2 * MARGIN, top + MARGIN // 2)
         else:
             fitted = shown.fitted(column, height)
             self.layout.pictures.append((fitted, MARGIN, top))
@@ -254,16 +256,9 @@ class _Page:
         line = " ".join(unicodedata.normalize("NFC", text).split())
         return wrapped("".join(one if _is_drawn(one) else "?" for one in line), _font(size), room)
 
-    def _panel(self, why: str, box: Box) -> int:
-        """An empty frame with the reason."""
-        left, top, right, bottom = box
-        self._frame(box)
-        lines = self._lines(why, right - left - 2 * MARGIN)
-        most = (bottom - top - MARGIN) // _line_height(LETTERS)
-        self._write(_cut([lines], most), WHITE, left + MARGIN, top + MARGIN // 2)
-        return bottom
-
-    def _write(self, lines: Sequence[str], colour: _Colour, left: int, top: int, size: int = LETTERS) -> int:
+    def _write(
+        self, lines: Sequence[str], colour: tuple[int, int, int], left: int, top: int, size: int = LETTERS
+    ) -> int:
         ascent, _ = _font(size).getmetrics()
         for line in lines:
             self._draw.text((left, top), line, fill=colour, font=_font(size))
@@ -291,9 +286,8 @@ def _cut(blocks: Sequence[Sequence[str]], most: int) -> list[str]:
         lines = list(chain.from_iterable(blocks[:count]))
         if len(lines) < most:
             return [*lines, f"and {len(blocks) - count} more: see the report"]
-    first = [*blocks[0]]
     left = sum(map(len, blocks)) - (most - 1)
-    return [*first[: most - 1], f"and {left} more lines: see the report"]
+    return [*blocks[0][: most - 1], f"and {left} more lines: see the report"]
 
 
 def _line_height(size: int) -> int:

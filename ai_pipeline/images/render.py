@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -51,14 +50,10 @@ SMALLEST_LETTERS, LARGEST_LETTERS = 11, 72
 """Letter sizes in pixels: less is not readable, more is not needed."""
 NARROWEST = 22
 """Least width of the result in letter heights, about forty characters; black is added at the right."""
-LEAST_WHOLE_PER_CENT = 0.0995
-"""Smaller probabilities are written with a decimal, so that they differ from their cut-off."""
 MOST_NUMBERED = 9
 """Boxes that bear a number each; of more the legend tells how many there are."""
 MOST_LINES = 40
 """Lines of the legend; further ones are dropped from the middle, never the last one."""
-MOST_OPAQUE = 0.6
-"""Opacity of the heat map where it is 1; the picture must stay visible below."""
 SCALE_COLUMNS = 256
 """Steps of the colour bar."""
 MEDIUM_GREY = 128
@@ -93,7 +88,7 @@ def annotate(
     drawn = [measurement for measurement in measurements if measurement.model is not None]
     canvas.mark(findings, drawn)
     *lines, last = legend or legend_of(findings, notes, drawn)
-    return canvas.above([], [*_white(lines), *_yellow(box_captions(findings)), *_white([last])])
+    return canvas.above([], [*_in(WHITE, lines), *_in(YELLOW, box_captions(findings)), (last, WHITE)])
 
 
 def marked(
@@ -110,10 +105,19 @@ def marked(
 
 
 def box_captions(findings: Sequence[Finding]) -> list[str]:
-    """The caption of each box of :func:`annotate` and :func:`marked`, with its number if there are
-    several.
+    """The caption of each box of :func:`annotate` and :func:`marked`, with its number if there are several;
+    of many how many there are of each label.
     """
-    return _box_captions([finding for finding, _ in _placed(findings)])
+    boxed = [finding for finding, _ in _placed(findings)]
+    if len(boxed) > MOST_NUMBERED:
+        counts = Counter(finding.name for finding in boxed)
+        return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
+    numbers: dict[str, list[str]] = {}
+    for number, finding in enumerate(boxed, start=1):
+        numbers.setdefault(label_text(finding), []).append(str(number))
+    if len(boxed) < 2:
+        return list(numbers)
+    return [f"[{', '.join(of_text)}] {text}" for text, of_text in numbers.items()]
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
@@ -133,7 +137,7 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
     canvas = _LabelledPicture.from_display(_under_colours(_rgb(display), values))
-    return canvas.above([bar], [*_yellow([label_text(finding)]), *_white([meaning, *warning])])
+    return canvas.above([bar], [(label_text(finding), YELLOW), *_in(WHITE, [meaning, *warning])])
 
 
 def label_text(finding: Finding) -> str:
@@ -156,7 +160,8 @@ def label_text(finding: Finding) -> str:
 
 
 def _per_cent(share: float) -> str:
-    return f"{share * 100:.0f} %" if share >= LEAST_WHOLE_PER_CENT else f"{share * 100:.1f} %"
+    # Smaller probabilities are written with a decimal, so that they differ from their cut-off.
+    return f"{share * 100:.0f} %" if share >= 0.0995 else f"{share * 100:.1f} %"
 
 
 def legend_of(
@@ -190,19 +195,6 @@ def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:
     """Each place of what is not absent."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     return [(finding, region) for finding in shown for region in finding.regions]
-
-
-def _box_captions(boxed: Sequence[Finding]) -> list[str]:
-    """What each box is, by its number where there are several; of many how many there are of each label."""
-    if len(boxed) > MOST_NUMBERED:
-        counts = Counter(finding.name for finding in boxed)
-        return ["AI: " + ", ".join(f"{count} x {label}" for label, count in counts.items())]
-    numbers: dict[str, list[str]] = {}
-    for number, finding in enumerate(boxed, start=1):
-        numbers.setdefault(label_text(finding), []).append(str(number))
-    if len(boxed) < 2:
-        return list(numbers)
-    return [f"[{', '.join(of_text)}] {text}" for text, of_text in numbers.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +239,11 @@ class _LabelledPicture:
         width = self.line_width
         for colour, thickness in ((BLACK, width + 2), (YELLOW, width)):
             if box is not None:
-                draw.rectangle(self._pixels(box), outline=colour, width=thickness)
+                # From the corners of an area to the pixels that lie on its edge, kept inside the picture.
+                left, top = max(0, int(box[0])), max(0, int(box[1]))
+                right = min(self.image.width - 1, max(left, round(box[2]) - 1))
+                bottom = min(self.image.height - 1, max(top, round(box[3]) - 1))
+                draw.rectangle((left, top, right, bottom), outline=colour, width=thickness)
             else:
                 draw.line([*points, points[0]], fill=colour, width=thickness, joint="curve")
 
@@ -308,35 +304,21 @@ class _LabelledPicture:
         draw.line([(self.image.width, 0), (self.image.width, self.image.height)], fill=EDGE)
         top = self.image.height + gap
         for bar in bars:
-            self._scale(sheet, draw, bar, top)
+            # Between its numbers, as the colours look over medium grey.
+            left, wide = self.letters * 2, sheet.width - self.letters * 4
+            sheet.paste(Image.fromarray(bar).resize((wide, self.letters)), (left, top))
+            draw.rectangle((left - 1, top - 1, left + wide, top + self.letters), outline=WHITE)
+            draw.text((self.letters / 4, top), "0.0", fill=WHITE, font=self.font)
+            draw.text((left + wide + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
             top += self.line_height
         for text, colour in lines:
             draw.text((self.letters / 4, top), text, fill=colour, font=self.font)
             top += self.line_height
         return np.array(sheet, np.uint8)
 
-    def _scale(self, sheet: Image.Image, draw: ImageDraw.ImageDraw, bar: Picture, top: int) -> None:
-        """Draw a colour bar between its numbers, as the colours look over medium grey."""
-        left, room = self.letters * 2, sheet.width - self.letters * 4
-        sheet.paste(Image.fromarray(bar).resize((room, self.letters)), (left, top))
-        draw.rectangle((left - 1, top - 1, left + room, top + self.letters), outline=WHITE)
-        draw.text((self.letters / 4, top), "0.0", fill=WHITE, font=self.font)
-        draw.text((left + room + self.letters / 4, top), "1.0", fill=WHITE, font=self.font)
 
-    def _pixels(self, box: Box) -> tuple[int, int, int, int]:
-        """From the corners of an area to the pixels that lie on its edge, kept inside the picture."""
-        left, top = max(0, int(box[0])), max(0, int(box[1]))
-        right = min(self.image.width - 1, max(left, round(box[2]) - 1))
-        bottom = min(self.image.height - 1, max(top, round(box[3]) - 1))
-        return left, top, right, bottom
-
-
-def _white(texts: Iterable[str]) -> list[tuple[str, Colour]]:
-    return [(text, WHITE) for text in texts]
-
-
-def _yellow(texts: Iterable[str]) -> list[tuple[str, Colour]]:
-    return [(text, YELLOW) for text in texts]
+def _in(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    return [(text, colour) for text in texts]
 
 
 def wrapped(text: str, font: Font, room: float) -> list[str]:
@@ -359,8 +341,7 @@ def wrapped(text: str, font: Font, room: float) -> list[str]:
 
 
 def _models(models: Iterable[ModelRef]) -> str:
-    names = sorted({f"{model.id} {model.version}" for model in models})
-    return f"Model: {', '.join(names)}"
+    return f"Model: {', '.join(sorted({f'{model.id} {model.version}' for model in models}))}"
 
 
 def _rgb(display: Picture) -> Picture:
@@ -369,14 +350,11 @@ def _rgb(display: Picture) -> Picture:
 
 def _under_colours(picture: Picture, values: npt.NDArray[np.float64]) -> Picture:
     """``picture`` (RGB) seen through the colours of ``values``: the higher, the more opaque."""
-    opacity = (MOST_OPAQUE * values)[..., None]
-    return np.asarray(np.rint((1.0 - opacity) * picture + opacity * _coloured(values)), np.uint8)
-
-
-def _coloured(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # Opacity of the heat map where it is 1; the picture must stay visible below.
+    opacity = (0.6 * values)[..., None]
     places = np.linspace(0.0, 1.0, len(INFERNO))
     channels = [np.interp(values, places, INFERNO[:, channel]) for channel in range(3)]
-    return cast(npt.NDArray[np.float64], np.stack(channels, axis=-1))
+    return np.asarray(np.rint((1.0 - opacity) * picture + opacity * np.stack(channels, axis=-1)), np.uint8)
 
 
 def _printable(text: str) -> str:

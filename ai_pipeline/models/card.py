@@ -22,9 +22,6 @@ CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """The same of Code Value and Coding Scheme Designator."""
 
 Preprocess = Literal["chain", "xrv", "imagenet", "letterbox", "stretch"]
-BoxLayout = Literal["yolo", "yolo-rows", "rtdetr", "rtdetr-rows"]
-ScoreKind = Literal["logits", "probabilities"]
-PlaceKind = Literal["log", "activation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +84,10 @@ class Outputs:
     """
 
     scores: str = "logits"
-    kind: ScoreKind = "logits"
+    kind: Literal["logits", "probabilities"] = "logits"
     features: str = "features"
     places: str = "places"
-    place_kind: PlaceKind = "log"
+    place_kind: Literal["log", "activation"] = "log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +151,7 @@ class BoxOutput:
     only the stronger stays. An image has at most ``most`` boxes.
     """
 
-    layout: BoxLayout
+    layout: Literal["yolo", "yolo-rows", "rtdetr", "rtdetr-rows"]
     score: Annotated[float, Field(gt=0, lt=1)] = 0.25
     overlap: Annotated[float, Field(gt=0, le=1)] = 0.45
     most: Annotated[int, Field(ge=1, le=100)] = 8

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.contract import Floats
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import BoxOutput, Card
 
-Floats = npt.NDArray[np.float32]
 MOST_ROWS = 100_000
 """Rows of an output, at most: YOLO at 1280 pixels has 33,600."""
-MOST_CANDIDATES = 3_000
-"""Boxes above the score that are compared with one another: the strongest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +36,13 @@ def detections(card: Card, output: Floats) -> tuple[DetectedBox, ...]:
         raise CardError(f"{card.name} is no detector: its card needs a table [box_output] and [input]")
     boxes, scores, labels = _rows(card, card.box_output, output, card.input.size)
     sound = np.isfinite(boxes).all(1) & (scores > card.box_output.score)
-    order = np.flatnonzero(sound)[np.argsort(-scores[sound], kind="stable")][:MOST_CANDIDATES]
+    # Boxes above the score that are compared with one another: the strongest.
+    order = np.flatnonzero(sound)[np.argsort(-scores[sound], kind="stable")][:3_000]
     kept = suppressed(boxes[order], labels[order], card.box_output.overlap, card.box_output.most)
+    stay = order[kept]
     return tuple(
-        DetectedBox(_corners(boxes[index]), float(scores[index]), int(labels[index])) for index in order[kept]
+        DetectedBox((left, top, right, bottom), float(scores[index]), int(labels[index]))
+        for index, (left, top, right, bottom) in zip(stay, boxes[stay].tolist(), strict=True)
     )
 
 
@@ -90,8 +91,3 @@ def _rows(
         return boxes[known], np.asarray(rows[known, 4], np.float32), labels[known]
     scores = np.asarray(rows[:, 4:], np.float32)
     return boxes, scores.max(1), scores.argmax(1)
-
-
-def _corners(box: Floats) -> tuple[float, float, float, float]:
-    left, top, right, bottom = (float(edge) for edge in box)
-    return left, top, right, bottom

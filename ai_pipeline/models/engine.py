@@ -19,7 +19,6 @@ from ai_pipeline.errors import CardError, NoNumber, NoProvider
 from ai_pipeline.models.registry import Card, Weights, read
 
 ONNX, SAFETENSORS = ".onnx", ".safetensors"
-FORMATS = (ONNX, SAFETENSORS)
 INFERENCE: Final = "AI_PIPELINE_INFERENCE"
 """The environment's variable that says where networks run, by a name of ``PROVIDERS``; cpu without it."""
 PROVIDERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
@@ -28,9 +27,6 @@ PROVIDERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
     "openvino": ("OpenVINOExecutionProvider", {"device_type": "CPU", "precision": "FP32"}),
 }
-LARGE_INPUT = 16 << 20
-"""Bytes of input from which ONNX Runtime gives its working memory back after the run, some 20 times as much:
-it would be missing in the next step. Of smaller ones it is kept for the next run, which is quicker."""
 
 
 class Engine(Protocol):
@@ -50,7 +46,7 @@ def load(card: Card, role: str, threads: int = 0) -> Engine:
     if card.input is None or not card.labels:
         raise CardError(f"{card.path.name}: input and labels must be given for a network")
     weights = card.file(role)
-    if weights.path.suffix not in FORMATS:
+    if weights.path.suffix not in {ONNX, SAFETENSORS}:
         raise CardError(
             f"{weights.path.name} is not run: only ONNX and safetensors are; make one with "
             "`ai-pipeline models convert`"
@@ -80,7 +76,7 @@ def _loaded(
 ) -> Engine:
     # The bytes that were hashed are the bytes that are run: the file is read once.
     if weights.path.suffix == SAFETENSORS:
-        engine: Engine = Torch(parameters(weights), architecture, labels, shape[1], shape[-1], threads)
+        engine: Engine = Torch(parameters(weights), architecture, labels, shape[-1], threads)
     else:
         engine = OnnxRuntime(read(weights), threads)
     with suppress(NoNumber):  # to be warm; whether it gives numbers is judged of images
@@ -161,7 +157,10 @@ class OnnxRuntime:
 
     def __call__(self, *inputs: Floats) -> Mapping[str, Floats]:
         given = dict(zip(self._inputs, inputs, strict=True))
-        large = sum(array.nbytes for array in inputs) > LARGE_INPUT
+        # Bytes of input from which ONNX Runtime gives its working memory back after the run, some 20 times
+        # as much: it would be missing in the next step. Of smaller ones it is kept for the next run, which
+        # is quicker.
+        large = sum(array.nbytes for array in inputs) > (16 << 20)
         found = self._session.run(None, given, giving_memory_back() if large else None)
         return numbers(dict(zip(self._outputs, found, strict=True)))
 
@@ -191,7 +190,6 @@ class Torch:
         arrays: Mapping[str, Floats],
         architecture: str,
         labels: int,
-        channels: int,
         size: int,
         threads: int,
     ) -> None:
@@ -204,7 +202,7 @@ class Torch:
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            network, self._outputs = from_arrays(architecture, arrays, labels, channels, size)
+            network, self._outputs = from_arrays(architecture, arrays, labels, size)
         except NotThisNetwork as error:
             raise CardError(str(error)) from error
         self._network: Any = network.to(self._device)

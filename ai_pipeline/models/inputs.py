@@ -14,12 +14,18 @@ Training, evaluation and pipeline preprocess in the same way. The chain: grey le
 percentiles, fitted into a square, reduced to ``chain.side`` pixels, blurred, compressed as JPEG, enlarged to
 the network's size. In the public sets the label can be guessed from the file's sharpness and compression
 alone (source repository → pneumonia, AUC .954 on our images); after the chain all sources have the same.
+
+Small changes of a network's input, under which a reliable answer has to stay the same (test-time
+augmentation).
+
+The same film comes from another device darker, and from another archive at another size.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -70,7 +76,8 @@ def _letterbox(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
     factor = min(wanted.size / rows, wanted.size / columns)
     height, width = max(1, round(rows * factor)), max(1, round(columns * factor))
     top, left = (round((wanted.size - side) / 2 - 0.1) for side in (height, width))  # .5 goes up and left
-    square = np.full((wanted.size, wanted.size), _BARS, np.uint8)
+    # The grey that Ultralytics trains with.
+    square = np.full((wanted.size, wanted.size), 114, np.uint8)
     square[top : top + height, left : left + width] = _linear(image, width, height)
     return square, Affine(width / columns, 0.0, float(left), 0.0, height / rows, float(top))
 
@@ -86,8 +93,6 @@ def _linear(image: Grey, width: int, height: int) -> Grey:
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
-
-_BARS = 114  # the grey that Ultralytics trains with
 
 _SQUARES: dict[str, Callable[[Grey, Input], tuple[Grey | Floats, Affine]]] = {
     "chain": lambda image, wanted: prepare(image, wanted.chain, wanted.size),
@@ -106,12 +111,20 @@ def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
     scale = chain.side / max(rows, columns)
     height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small = _stretched(cv2.resize(image, (width, height), interpolation=way), chain)
+    small = cv2.resize(image, (width, height), interpolation=way)
+    low, high = np.percentile(small, (chain.low, chain.high))
+    if high > low:
+        small = np.clip((small - low) * (255.0 / (high - low)), 0, 255)
     top, left = (chain.side - height) // 2, (chain.side - width) // 2
     square = np.zeros((chain.side, chain.side), np.uint8)
     square[top : top + height, left : left + width] = small
+    if chain.blur > 0:
+        square = np.asarray(cv2.GaussianBlur(square, (0, 0), chain.blur), np.uint8)
+    done, data = cv2.imencode(".jpg", square, [cv2.IMWRITE_JPEG_QUALITY, chain.jpeg_quality])
+    if not done:
+        raise ValueError(f"an image of {square.shape} could not be compressed as JPEG")
     affine = Affine(width / columns, 0.0, float(left), 0.0, height / rows, float(top))
-    return _compress(square, chain), affine
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8), affine
 
 
 def enlarge(reduced: Grey, size: int) -> Grey:
@@ -135,17 +148,43 @@ def prepare(image: Grey, chain: Chain, size: int) -> tuple[Grey, Affine]:
     return enlarge(reduced, size), model
 
 
-def _stretched(image: Grey, chain: Chain) -> Grey:
-    low, high = np.percentile(image, (chain.low, chain.high))
-    if high <= low:
-        return image
-    return np.asarray(np.clip((image - low) * (255.0 / (high - low)), 0, 255), np.uint8)
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the picture: scaled by ``size`` about the middle, grey levels to the power ``gamma``, moved
+    by ``shift`` across and down (shares of the side), ``reduced`` to a share of the side and enlarged again.
+    """
+
+    size: float = 1.0
+    gamma: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    reduced: float = 1.0
+
+    @property
+    def offsets(self) -> tuple[float, float]:
+        """How far the upper left corner moves across and down, in shares of the side."""
+        across, down = ((1 - self.size) / 2 + part for part in self.shift)
+        return across, down
 
 
-def _compress(image: Grey, chain: Chain) -> Grey:
-    if chain.blur > 0:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), chain.blur), np.uint8)
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, chain.jpeg_quality])
-    if not done:
-        raise ValueError(f"an image of {image.shape} could not be compressed as JPEG")
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.uint8)
+def changed(values: Floats, change: Change, wanted: Input) -> tuple[Floats, Affine]:
+    """``values [channels, s, s]`` after ``change``, and the map from the unchanged to the changed
+    coordinates.
+
+    ``wanted``: the input of the network, by which values are normalised.
+    """
+    if change == Change():
+        return values, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    mean, scale = (np.float32(pair[0]) for pair in (wanted.mean, wanted.scale))
+    share = np.clip((values[0] * scale + mean) / 255, 0, 1) ** np.float32(change.gamma)
+    side = share.shape[0]
+    if change.reduced < 1:
+        less = round(side * change.reduced)
+        small = cv2.resize(share, (less, less), interpolation=cv2.INTER_AREA)
+        share = cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
+    offsets = [side * offset for offset in change.offsets]
+    centred = [offset + 0.5 * change.size - 0.5 for offset in offsets]  # OpenCV counts from pixel centres
+    matrix = np.array([[change.size, 0, centred[0]], [0, change.size, centred[1]]])
+    moved = cv2.warpAffine(share, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    seen = np.broadcast_to((moved * 255 - mean) / scale, values.shape)
+    way = Affine(change.size, 0.0, offsets[0], 0.0, change.size, offsets[1])
+    return np.ascontiguousarray(seen, np.float32), way

@@ -25,7 +25,6 @@ WATCH, DRIFTED = 0.1, 0.25
 """The usual limits of the population stability index (credit scoring; B. Yurdakul, Western Michigan 2018)."""
 
 _SHARE = 1 / BINS
-_CHI_SQUARE = 21.666  # 9 degrees of freedom, 99 %: a dozen labels are judged side by side
 
 
 class Verdict(StrEnum):
@@ -94,7 +93,8 @@ def by_chance(images: int, reference_images: int | None = None) -> float:
     Without drift the index is distributed as chi-square with nine degrees of freedom times 1/n + 1/m
     (Yurdakul).
     """
-    return _CHI_SQUARE * (1 / images + (1 / reference_images if reference_images else 0.0))
+    # 9 degrees of freedom, 99 %: a dozen labels are judged side by side.
+    return 21.666 * (1 / images + (1 / reference_images if reference_images else 0.0))
 
 
 def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdict:
@@ -112,9 +112,11 @@ def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdi
 
 def _edges(where: str, edges: Any) -> tuple[float, ...]:
     wanted = f"{where} must be nine rising probabilities"
-    if not isinstance(edges, list) or len(edges) != BINS - 1:
-        raise CardError(wanted)
-    if not all(isinstance(edge, int | float) and 0 <= edge <= 1 for edge in edges):
+    if (
+        not isinstance(edges, list)
+        or len(edges) != BINS - 1
+        or not all(isinstance(edge, int | float) and 0 <= edge <= 1 for edge in edges)
+    ):
         raise CardError(wanted)
     if any(low >= high for low, high in pairwise(edges)):
         raise CardError(f"{wanted}: two are the same, or fall")

@@ -108,8 +108,7 @@ def verify(card: Card) -> None:
     change (``st_ctime``).
     """
     for weights in card.weights:
-        changed_at = weights.path.stat().st_ctime_ns if weights.path.is_file() else 0
-        _check(weights, changed_at)
+        _check(weights, weights.path.stat().st_ctime_ns if weights.path.is_file() else 0)
 
 
 @lru_cache(maxsize=100)
@@ -145,7 +144,11 @@ def load(path: Path) -> Card:
         outputs=card.outputs,
         box_output=card.box_output,
         calibrated=card.calibration is not None and card.calibration.calibrated,
-        details={key: value for key, value in values.items() if key not in {*_DESCRIPTION, *_PARTS}},
+        details={
+            key: value
+            for key, value in values.items()
+            if key not in {*_DESCRIPTION, "weights", "input", "outputs", "labels", "gate", "box_output"}
+        },
     )
 
 
@@ -192,8 +195,7 @@ class _WeightsTable(_CardTable):
             except PackageNotFoundError:
                 return Path(self.package) / self.file  # the card can be read, its weights cannot
         beside = folder / self.file
-        apart = folder.parent / "weights" / self.file
-        return apart if folder == SHIPPED or not beside.exists() else beside
+        return folder.parent / "weights" / self.file if folder == SHIPPED or not beside.exists() else beside
 
 
 class _CalibrationTable(_CardTable):
@@ -217,7 +219,6 @@ class _CardFile(_CardTable):
     calibration: _CalibrationTable | None = None
 
 
-_PARTS = ("weights", "input", "outputs", "labels", "gate", "box_output")
 _DESCRIPTION = ("id", "version", "task", "architecture", "licence", "intended_use", "limits")
 
 

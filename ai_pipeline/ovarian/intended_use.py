@@ -18,16 +18,11 @@ PELVIC = frozenset({"PELVIS", "OVARY", "OVARIES", "ADNEXA"})
 """Body Part Examined (0018,0015): terms of PS3.16 Annex L, and what devices write beside them."""
 UNDECIDED = frozenset({"", "ABDOMEN", "ABDOMENPELVIS", "UTERUS"})
 """Values that leave it to region and descriptions: devices call a pelvis an abdomen, a pregnancy a uterus."""
-REGIONS = frozenset({"15497006", "816092008", "12921003"})
-"""Anatomic Region Sequence (0008,2218), SNOMED CT: ovary; pelvis and its former code (CID 4031)."""
 A_SPECTRUM = "a Doppler spectrum"
 NOT_TISSUE = {2: "an M-mode trace", 3: A_SPECTRUM}
 """Region Spatial Format (0018,6012) of what is no picture of tissue (PS3.3 C.8.5.5.1.1)."""
 SPECTRA = frozenset({3, 4})
 """Region Data Type (0018,6014): spectra by pulsed and by continuous waves (PS3.3 C.8.5.5.1.2)."""
-PREGNANT = "3"
-"""Pregnancy Status (0010,21C0): definitely pregnant."""
-DESCRIPTIONS = ("StudyDescription", "SeriesDescription", "ProtocolName")
 _PELVIC_WORDS = re.compile(r"\b(PELV\w*|OVAR\w*|ADNEX\w*|TRANSVAGINAL|ENDOVAGINAL|TVUS|TVS|GYN\w*)\b")
 _PREGNANCY_WORDS = re.compile(
     r"\b(F(O?)ET(US|AL|O|AUX)\w*|OBSTET\w*|PREG\w*|GRAVID\w*|TRIMEST\w*|VIABILI\w*|EMBR[YI]\w*|NUCHAL|"
@@ -42,18 +37,26 @@ _OTHER_WORDS = re.compile(
 
 def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) -> str | None:
     """Why the header forbids an analysis, as a sentence without free text; None when it does not."""
-    words = _words(header)
+    described = ("StudyDescription", "SeriesDescription", "ProtocolName")
+    found = " ".join(header.attributes.get(keyword, "") for keyword in described)
+    plain = unicodedata.normalize("NFKD", found.replace("œ", "oe").replace("Œ", "OE"))
+    words = "".join(c for c in plain if not unicodedata.combining(c)).upper().replace("_", " ")
     traces = {
         A_SPECTRUM if part.data_type in SPECTRA else NOT_TISSUE[part.spatial_format]
         for part in header.ultrasound_regions
         if part.spatial_format in NOT_TISSUE or part.data_type in SPECTRA
     }
     value_of = header.attributes.get
-    modality = shown_term("Modality", header.modality)
+    region = value_of("AnatomicRegionSequence", "").partition(" ")[0]
+    # SNOMED CT: ovary; pelvis and its former code (CID 4031).
+    elsewhere = region not in {"", "15497006", "816092008", "12921003"}
+    pelvic = header.body_part in PELVIC or (
+        header.body_part in UNDECIDED and bool(region or _PELVIC_WORDS.search(words))
+    )
     reasons = (
         (
             header.modality not in MODALITIES,
-            f"modality {modality} is not ultrasound",
+            f"modality {shown_term('Modality', header.modality)} is not ultrasound",
         ),
         (header.frames != 1, f"{header.frames} frames: the model was made for single frames"),
         (
@@ -66,26 +69,18 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
         ),
         (bool(traces), f"the image holds {', '.join(sorted(traces))}"),
         (
-            value_of("PregnancyStatus", "") == PREGNANT or bool(_PREGNANCY_WORDS.search(words)),
+            value_of("PregnancyStatus", "") == "3"  # (0010,21C0): definitely pregnant
+            or bool(_PREGNANCY_WORDS.search(words)),
             "the header describes an examination of a pregnancy, which the model was not made for",
         ),
         (bool(_OTHER_WORDS.search(words)), "the header names another organ"),
-        (not (rule_says_pelvis or _is_pelvis(header, words)), _not_pelvis(header)),
+        (not (rule_says_pelvis or (pelvic and not elsewhere)), _not_pelvis(header)),
         (
             min(header.rows, header.columns) < SMALLEST,
             f"{header.columns} × {header.rows} pixels are fewer than {SMALLEST} a side",
         ),
     )
     return next((reason for refused, reason in reasons if refused), None)
-
-
-def _is_pelvis(header: ImageHeader, words: str) -> bool:
-    region = header.attributes.get("AnatomicRegionSequence", "").partition(" ")[0]
-    if region and region not in REGIONS:
-        return False
-    if header.body_part not in UNDECIDED:
-        return header.body_part in PELVIC
-    return bool(region or _PELVIC_WORDS.search(words))
 
 
 def _not_pelvis(header: ImageHeader) -> str:
@@ -95,9 +90,3 @@ def _not_pelvis(header: ImageHeader) -> str:
     if header.attributes.get("AnatomicRegionSequence"):
         return "the Anatomic Region is neither pelvis nor ovary"
     return "nothing says that this is a pelvis: neither body part, nor procedure, nor the rule"
-
-
-def _words(header: ImageHeader) -> str:
-    found = " ".join(header.attributes.get(keyword, "") for keyword in DESCRIPTIONS)
-    plain = unicodedata.normalize("NFKD", found.replace("œ", "oe").replace("Œ", "OE"))
-    return "".join(c for c in plain if not unicodedata.combining(c)).upper().replace("_", " ")

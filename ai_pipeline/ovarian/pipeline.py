@@ -17,9 +17,9 @@ import numpy as np
 
 from ai_pipeline import summary
 from ai_pipeline.accepting import accept
-from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.devices.rules import device_rules
-from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
+from ai_pipeline.burnin.tools import cleaning_models, shared_tools
 from ai_pipeline.contract import (
     Accept,
     Decision,
@@ -40,6 +40,8 @@ from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions
 from ai_pipeline.ovarian.classifier import (
     NORMAL,
+    LesionOutline,
+    Outliner,
     OvarianAnalysis,
     OvarianClassifier,
     PixelGate,
@@ -47,19 +49,12 @@ from ai_pipeline.ovarian.classifier import (
     heatmap,
 )
 from ai_pipeline.ovarian.intended_use import refused_by_header
-from ai_pipeline.ovarian.outline import LesionOutline, Outliner
 
 MODEL = "ovarian-efficientnet-lite0"
 UNSURE_NOTE = "The model suggests no class and excludes none"
-FILLED_NOTE = "{:.0%} of what was outlined was filled or blacked out"
-CHANGED_NOTE = "The cleaned picture does not look like an ultrasound frame of an ovary"
-NO_CANCER_EXCLUDED = "No answer excludes cancer"
 NOT_ASSESSED = (
     "size, blood flow, the other ovary, uterus, free fluid, and every kind of lesion that is no class of it"
 )
-MOST_FILLED = 0.1
-"""Share of the outline that may be filled: calipers and their lines take less."""
-REMEMBERED = 4  # analyses kept between accepts() and run(), which get the same images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +77,8 @@ class _CleanedFrame:
 
     @property
     def lesion_is_there(self) -> bool:
-        return self.filled <= MOST_FILLED
+        # Share of the outline that may be filled: calipers and their lines take less.
+        return self.filled <= 0.1
 
 
 class Ovarian:
@@ -96,13 +92,13 @@ class Ovarian:
         """``card``: of another model than the shipped one."""
         self._models_dir, self._device_rules, self._given = models_dir, device_rules, card
         self._networks: tuple[OvarianClassifier, Outliner, PixelGate] | None = None
-        self._analysed: deque[_AnalysedFrame] = deque(maxlen=REMEMBERED)
+        self._analysed: deque[_AnalysedFrame] = deque(maxlen=4)  # those of accepts() for run()
 
     def warm_up(self) -> None:
         """Load the models. Raises CardError, DeviceRuleError."""
         self._models()
         device_rules(self._device_rules)
-        self._tools().reader.warm_up()
+        shared_tools(self._models_dir, self._device_rules).reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
         return self._card().ref, *cleaning_models(self._models_dir, self._device_rules)
@@ -140,7 +136,7 @@ class Ovarian:
             report(number / len(images), "ovary")
             start = time.perf_counter()
             try:
-                cleaned = clean(image, report, tools=self._tools())
+                cleaned = clean(image, report, tools=shared_tools(self._models_dir, self._device_rules))
             except CleaningFailed as failure:
                 failures.append(failure)
                 text = f"no cleaned picture: {failure}"
@@ -148,7 +144,16 @@ class Ovarian:
                 continue
             seen = time.perf_counter()
             seconds["clean"] += seen - start
-            frame = self._of_cleaned(image, cleaned)
+            # Where nothing was filled the picture is the cleaned one.
+            classifier, outliner, _ = self._models()
+            analysis = self._analyse(image).analysis
+            before = outline = outliner.outline(analysis)
+            removed = np.asarray(cleaned.mask.frames[0]) > 0
+            if removed.any():
+                analysis = classifier.analyse(image.show(cleaned.image.frames[0]))
+                outline = outliner.outline(analysis)
+            shares = [float(removed[one.mask].mean()) for one in (before, outline) if one.mask is not None]
+            frame = _CleanedFrame(analysis, outline, max(shares, default=0.0))
             seconds["model"] += time.perf_counter() - seen
             found = self._findings(image, frame, wanted)
             findings += found
@@ -159,7 +164,7 @@ class Ovarian:
             scores.append(Scores(image.uid, self._card().ref, {label.name: value for label, value in values}))
         if failures and len(failures) == len(images):
             raise failures[0]
-        notes.append(QualityNote("cancer", f"{NO_CANCER_EXCLUDED}.", on_faces=True))
+        notes.append(QualityNote("cancer", "No answer excludes cancer.", on_faces=True))
         names = ("whether a lesion is benign", "size", "blood flow")
         notes.append(QualityNote(summary.NOT_ASSESSED, f"{NOT_ASSESSED}.", names=names))
         report(1.0, "ovary")
@@ -195,21 +200,6 @@ class Ovarian:
         analysis = classifier.analyse(picture)
         self._analysed.append(_AnalysedFrame(image, analysis, gate.refused(picture, analysis)))
         return self._analysed[-1]
-
-    def _tools(self) -> Tools:
-        return shared_tools(self._models_dir, self._device_rules)
-
-    def _of_cleaned(self, image: SourceImage, cleaned: CleaningResult) -> _CleanedFrame:
-        """Where nothing was filled the picture is the cleaned one."""
-        classifier, outliner, _ = self._models()
-        analysis = self._analyse(image).analysis
-        before = outline = outliner.outline(analysis)
-        removed = np.asarray(cleaned.mask.frames[0]) > 0
-        if removed.any():
-            analysis = classifier.analyse(image.show(cleaned.image.frames[0]))
-            outline = outliner.outline(analysis)
-        shares = [float(removed[one.mask].mean()) for one in (before, outline) if one.mask is not None]
-        return _CleanedFrame(analysis, outline, max(shares, default=0.0))
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
         """One for each class; the likeliest one bears the outline unless it is the normal ovary, and if it is
@@ -253,21 +243,24 @@ class Ovarian:
         outlined = next((one for one in found if one.regions and not one.research_only), None)
         if outline.mask is None or outlined is None or not options.outlines:
             return []
-        frames = np.where(outline.mask, np.uint8(255), np.uint8(0))[None]
-        what = "outlined by AI, not for diagnostic use"
-        models, structures = (self._card().ref,), (LESION,)
         return [
             DerivedImage(
-                ImageKind.ORGANS, image.uid, frames, "MONOCHROME2", what, models=models, organs=structures
+                ImageKind.ORGANS,
+                image.uid,
+                np.where(outline.mask, np.uint8(255), np.uint8(0))[None],
+                "MONOCHROME2",
+                "outlined by AI, not for diagnostic use",
+                models=(self._card().ref,),
+                organs=(LESION,),
             )
         ]
 
 
 def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -> list[QualityNote]:
     present = any(finding.decision is Decision.PRESENT for finding in found)
-    note = UNSURE_NOTE if found else CHANGED_NOTE
+    note = UNSURE_NOTE if found else "The cleaned picture does not look like an ultrasound frame of an ovary"
     if not frame.lesion_is_there:
-        note = FILLED_NOTE.format(frame.filled)
+        note = f"{frame.filled:.0%} of what was outlined was filled or blacked out"
     fault = frame.outline.fault
     notes = (
         (not present, summary.UNSURE, f"{note}.", note != UNSURE_NOTE),  # the result has that line already

@@ -11,7 +11,6 @@ from ai_pipeline.models.card import NAME
 from ai_pipeline.programs.container import IMAGE
 
 LONGEST: Final = 86_400.0
-LEAST_MEMORY_MIB: Final = 32
 _NAMED: Final = "letters, digits, '.', '_', '+' and '-', 64 at most: results name it"
 _Word = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
@@ -25,7 +24,7 @@ class ProgramOptions(PipelineOptions):
     """The same for its version."""
     seconds: float = option(300.0, "Longest run", unit="s", ge=1, le=LONGEST)
     """How long it may take; the job's own limit, `workers.time_limit_seconds`, holds too."""
-    memory_mib: int = option(2048, "Memory", unit="MiB", ge=LEAST_MEMORY_MIB)
+    memory_mib: int = option(2048, "Memory", unit="MiB", ge=32)
     """What all its processes may take together (a single one no more than `workers.memory_mib`)."""
 
 

@@ -27,8 +27,6 @@ ENVIRONMENT = (
     "CONTAINER_HOST",
 )
 """Variables that the engine itself needs; the container gets none of them."""
-PROCESSES = 256
-_ASKED_SECONDS = 30.0
 
 
 def engine(wanted: str = "") -> str:
@@ -44,7 +42,7 @@ def image_id(engine: str, image: str) -> str:
     """The id ``sha256:…`` of an image on this machine. Raises ProgramFailed if the image is not there."""
     command = [engine, "image", "inspect", "--format", "{{.Id}}", image]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASKED_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30.0, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ProgramFailed(f"{engine} does not answer") from error
     found = done.stdout.strip().removeprefix("sha256:")
@@ -68,7 +66,6 @@ def command_line(
     ``folders``: input and output on this machine; ``memory_mib``: limit of the whole container.
     """
     source, target = folders
-    keep = ["--userns=keep-id"] if engine == "podman" and os.getuid() else []
     return [
         engine,
         "run",
@@ -79,11 +76,11 @@ def command_line(
         "--read-only",
         "--cap-drop=ALL",
         "--security-opt=no-new-privileges",
-        f"--pids-limit={PROCESSES}",
+        "--pids-limit=256",
         f"--memory={memory_mib}m",
         f"--memory-swap={memory_mib}m",
         f"--user={os.getuid()}:{os.getgid()}",
-        *keep,
+        *(["--userns=keep-id"] if engine == "podman" and os.getuid() else []),
         "--log-driver=none",  # what it prints may name the patient
         "--tmpfs=/tmp:rw,mode=1777",
         "--env=HOME=/tmp",

@@ -31,8 +31,14 @@ from ai_pipeline.images.decode import DicomImage
 from ai_pipeline.programs import container
 from ai_pipeline.programs.answer import findings_in
 from ai_pipeline.programs.card import COMMAND, CONTAINER, CommandOptions, ContainerOptions
-from ai_pipeline.programs.exchange import Exchange, exchange, remove_abandoned
-from ai_pipeline.programs.process import ProgramRun, can_leave_network, run_program
+from ai_pipeline.programs.process import (
+    Exchange,
+    ProgramRun,
+    can_leave_network,
+    exchange,
+    remove_abandoned,
+    run_program,
+)
 
 _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 """Environment variables by which MONAI application packages find the folders."""
@@ -75,7 +81,9 @@ class _Program(ABC):
         with exchange([image.path for image in files]) as folders:
             prepared, model_hash = self._prepare(folders, options)
             run_program(prepared, report)
-            model = ModelRef(str(options["model"]), str(options["version"]), model_hash, _digest(options))
+            described = json.dumps(dict(options), sort_keys=True, default=str).encode()
+            options_hash = hashlib.sha256(described).hexdigest()  # in the place of a card's
+            model = ModelRef(str(options["model"]), str(options["version"]), model_hash, options_hash)
             findings = findings_in(folders.answer(), files, model)
             left = folders.others()
         notes = (QualityNote("files_not_taken", left),) if left else ()
@@ -170,8 +178,3 @@ def _environment(source: str, target: str) -> dict[str, str]:
     named = {"MERCURE_IN_DIR": source, "MERCURE_OUT_DIR": target}
     named |= {variable.format("INPUT"): source for variable in _FOLDERS}
     return named | {variable.format("OUTPUT"): target for variable in _FOLDERS}
-
-
-def _digest(options: Mapping[str, object]) -> str:
-    """SHA-256 of the rule's options, in the place of a card's."""
-    return hashlib.sha256(json.dumps(dict(options), sort_keys=True, default=str).encode()).hexdigest()

@@ -36,8 +36,6 @@ MOST_WRITTEN = 4 << 30
 _STEP_SECONDS = 0.05
 _LOOK_SECONDS = 0.5  # how often what it wrote is counted
 _KILL_SECONDS = 10.0
-_CLEANUP_SECONDS = 30.0
-_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 _NEW_MOUNTS, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x10000000, 0x20000000, 0x40000000  # unshare(2)
 _PRIVATE = 0x4000 | 0x40000  # mount(2): MS_REC | MS_PRIVATE
@@ -50,8 +48,7 @@ def main() -> int:
         if not (some := os.read(0, 65536)):
             return 0
         line += some
-    run = json.loads(line)
-    sys.stdout.write(json.dumps({"ended": _ended(run)}))
+    sys.stdout.write(json.dumps({"ended": _ended(json.loads(line))}))
     return 0
 
 
@@ -62,13 +59,16 @@ def _ended(run: Mapping[str, Any]) -> int | str:
         return "network"
     # An engine of containers is no stranger, and makes namespaces of its own.
     foreign = not run["cleanup"]
-    if foreign and (apart := leave_processes()):
+    if foreign and (apart := _leave(_NEW_PID)):  # the next child is the first process of a namespace
         die_with_parent(os.getppid())  # also while this process is stopped; the namespace ends with it
     answer, report_to = os.pipe()
     first = os.fork()
     if not first:
         if foreign and apart:
-            _see_own_processes()
+            # ``/proc`` shows this namespace alone. In some containers the kernel refuses: then it shows all.
+            libc = ctypes.CDLL(None)
+            if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, _PRIVATE, None):
+                libc.mount(b"proc", b"/proc", b"proc", 0, None)
         _run_first(run, report_to, keep_signals=foreign and not apart)
     os.close(report_to)
     ended: int | str = "lost"
@@ -84,7 +84,7 @@ def _ended(run: Mapping[str, Any]) -> int | str:
                 subprocess.run(
                     run["cleanup"],
                     env=run["environment"],
-                    timeout=_CLEANUP_SECONDS,
+                    timeout=30.0,
                     check=False,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -120,21 +120,12 @@ def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) ->
 
 def leave_network() -> bool:
     """Cut this process and its children off the network for good. Returns whether the kernel allowed it."""
+    return _leave(_NEW_NET)
+
+
+def _leave(namespace: int) -> bool:
     libc = ctypes.CDLL(None)
-    return bool(libc.unshare(_NEW_NET) == 0 or libc.unshare(_NEW_USER | _NEW_NET) == 0)
-
-
-def leave_processes() -> bool:
-    """Make the next child the first process of a new PID namespace. Returns whether the kernel allowed it."""
-    libc = ctypes.CDLL(None)
-    return bool(libc.unshare(_NEW_PID) == 0 or libc.unshare(_NEW_USER | _NEW_PID) == 0)
-
-
-def _see_own_processes() -> None:
-    """Let ``/proc`` show this namespace alone. In some containers the kernel refuses: then it shows all."""
-    libc = ctypes.CDLL(None)
-    if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, _PRIVATE, None):
-        libc.mount(b"proc", b"/proc", b"proc", 0, None)
+    return bool(libc.unshare(namespace) == 0 or libc.unshare(_NEW_USER | namespace) == 0)
 
 
 def _limit(memory_mib: int, *, keep_signals: bool) -> None:
@@ -197,7 +188,7 @@ def _memory_mib(pid: int) -> float:
     """Anonymous memory of a process: resident pages that are not shared."""
     with contextlib.suppress(OSError, ValueError):
         _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
-        return (int(resident) - int(shared)) * _PAGE_MIB
+        return (int(resident) - int(shared)) * (os.sysconf("SC_PAGE_SIZE") / 2**20)
     return 0.0
 
 

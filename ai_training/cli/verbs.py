@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -152,8 +153,8 @@ def _file(named: str) -> Path:
     return Path(named) if named.endswith(".toml") else experiments.shipped(named)
 
 
-def _train_by_recipe(name: str, steps: int, about: str, load: Callable[[], tuple[Any, Any]]) -> None:
-    """Add the verb ``name`` of a network that a recipe shapes; ``load`` gives the recipe and what trains."""
+def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: str) -> None:
+    """Add the verb ``name`` of a network that ``recipe`` shapes; both are named as ``module:name``."""
 
     def train(
         *,
@@ -166,16 +167,14 @@ def _train_by_recipe(name: str, steps: int, about: str, load: Callable[[], tuple
         workers: console.Workers = 1,
         resume: console.Resume = False,
     ) -> Path:
-        recipe, trained = load()
-        how = recipe(iterations=iterations, seed=seed, threads=threads, workers=workers)
-        card: Path = trained(data, out, how, resume=resume, report=report)
-        return card
+        how = resolve_name(recipe)(iterations=iterations, seed=seed, threads=threads, workers=workers)
+        return cast("Path", resolve_name(trained)(data, out, how, resume=resume, report=report))
 
     train.__doc__ = f"{about}\n\nExample: ai-pipeline train {name} --data DIR --out runs/{name}"
     verb(train_app, name)(train)
 
 
-def _train_on_backbone(name: str, steps: int, about: str, load: Callable[[], tuple[Any, Any]]) -> None:
+def _train_on_backbone(name: str, steps: int, about: str, recipe: str, trained: str) -> None:
     """:func:`_train_by_recipe` of a network that may be on any backbone."""
 
     def train(
@@ -194,39 +193,37 @@ def _train_on_backbone(name: str, steps: int, about: str, load: Callable[[], tup
     ) -> Path:
         from ai_training.networks.backbones import StartWeights
 
-        recipe, trained = load()
         start = StartWeights(weights, weights_licence)
-        how = recipe(
+        how = resolve_name(recipe)(
             iterations=iterations, seed=seed, threads=threads, workers=workers, backbone=backbone, start=start
         )
-        card: Path = trained(data, out, how, resume=resume, report=report)
-        return card
+        return cast("Path", resolve_name(trained)(data, out, how, resume=resume, report=report))
 
     train.__doc__ = f"{about}\n\nExample: ai-pipeline train {name} --data DIR --out runs/{name}"
     verb(train_app, name)(train)
 
 
-def _marks() -> tuple[Any, Any]:
-    from ai_training.ultrasound import marks
-
-    return marks.MarkRecipe, marks.train
-
-
-def _anatomy() -> tuple[Any, Any]:
-    from ai_training import anatomy
-
-    return anatomy.AnatomyRecipe, anatomy.train
-
-
-def _fetal() -> tuple[Any, Any]:
-    from ai_training import fetal
-
-    return fetal.HeadRecipe, fetal.train_and_ship
-
-
-_train_by_recipe("marks", 6000, "Train the detector of burned-in annotation in ultrasound pictures.", _marks)
-_train_on_backbone("anatomy", 2000, "Train the network that outlines heart and lungs.", _anatomy)
-_train_on_backbone("fetal", 2000, "Train the network that outlines fetal heads, and fit its gate.", _fetal)
+_train_by_recipe(
+    "marks",
+    6000,
+    "Train the detector of burned-in annotation in ultrasound pictures.",
+    "ai_training.ultrasound.marks:MarkRecipe",
+    "ai_training.ultrasound.marks:train",
+)
+_train_on_backbone(
+    "anatomy",
+    2000,
+    "Train the network that outlines heart and lungs.",
+    "ai_training.anatomy:AnatomyRecipe",
+    "ai_training.anatomy:train",
+)
+_train_on_backbone(
+    "fetal",
+    2000,
+    "Train the network that outlines fetal heads, and fit its gate.",
+    "ai_training.fetal:HeadRecipe",
+    "ai_training.fetal:train_and_ship",
+)
 
 
 evaluate_app = typer.Typer(help="Measure a model on public data or your own.", no_args_is_help=True)
@@ -485,52 +482,40 @@ def evaluate_detect(
     return result
 
 
-@verb(evaluate_app, "anatomy")
-def evaluate_anatomy(
-    *,
-    report: Report,
-    data: console.SetData,
-    split: console.Split = "test",
-    models_dir: console.ModelsDir = None,
-    write_card: console.WriteCard = False,
-) -> Figures:
-    """Measure outlines and cardiothoracic ratio; every interval is 95 %, by bootstrap over images.
+def _evaluate_outlines(name: str, about: str, model: str) -> None:
+    """Add the verb ``name`` of outlines, which its module measures with the ``model`` of the card."""
 
-    Example: ai-pipeline evaluate anatomy --data DIR --models-dir runs/anatomy
-    """
-    from ai_pipeline.chest.anatomy import AnatomyModel
-    from ai_pipeline.models.registry import find
-    from ai_training.anatomy import ID, evaluate
+    def evaluate(
+        *,
+        report: Report,
+        data: console.SetData,
+        split: console.Split = "test",
+        models_dir: console.ModelsDir = None,
+        write_card: console.WriteCard = False,
+    ) -> Figures:
+        from ai_pipeline.models.registry import find
 
-    result = evaluate(data, AnatomyModel.from_card(find(ID, models_dir)), split, report)
-    pairs = result.pop("pairs")
-    if write_card:
-        console.write_figures(ID, models_dir, {split: result})
-    return result | {"pairs": pairs}
+        module = resolve_name(f"ai_training.{name}")
+        result = module.evaluate(data, resolve_name(model)(find(module.ID, models_dir)), split, report)
+        if write_card:
+            figures = {key: value for key, value in result.items() if key != "pairs"}
+            console.write_figures(module.ID, models_dir, {split: figures})
+        return cast("Figures", result)
+
+    evaluate.__doc__ = f"{about}\n\nExample: ai-pipeline evaluate {name} --data DIR --models-dir runs/{name}"
+    verb(evaluate_app, name)(evaluate)
 
 
-@verb(evaluate_app, "fetal")
-def evaluate_fetal(
-    *,
-    report: Report,
-    data: console.SetData,
-    split: console.Split = "test",
-    models_dir: console.ModelsDir = None,
-    write_card: console.WriteCard = False,
-) -> Figures:
-    """Measure outlines, head circumference and gate; every interval is 95 %, by bootstrap over examinations.
-
-    Example: ai-pipeline evaluate fetal --data DIR --models-dir runs/fetal
-    """
-    from ai_pipeline.fetal_head.outline import HeadModel
-    from ai_pipeline.models.registry import find
-    from ai_training.fetal import ID, evaluate
-
-    result = evaluate(data, HeadModel.of(find(ID, models_dir)), split, report)
-    pairs = result.pop("pairs")
-    if write_card:
-        console.write_figures(ID, models_dir, {split: result})
-    return result | {"pairs": pairs}
+_evaluate_outlines(
+    "anatomy",
+    "Measure outlines and cardiothoracic ratio; every interval is 95 %, by bootstrap over images.",
+    "ai_pipeline.chest.anatomy:AnatomyModel.from_card",
+)
+_evaluate_outlines(
+    "fetal",
+    "Measure outlines, head circumference and gate; every interval is 95 %, by bootstrap over examinations.",
+    "ai_pipeline.fetal_head.outline:HeadModel.of",
+)
 
 
 @verb(evaluate_app, "ovarian")
@@ -571,7 +556,7 @@ def evaluate_despeckle(
 
     Example: ai-pipeline evaluate despeckle --data DIR   (with the package bm3d, or without that row)
     """
-    from ai_pipeline.despeckle.despeckler import MODEL
+    from ai_pipeline.burnin.despeckle import MODEL
     from ai_training.ultrasound.speckle import evaluate
 
     result = evaluate(data, split, frames, models_dir, report)
@@ -647,7 +632,7 @@ def accept_model(
 
 def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[str, Any]:
     """How near the node's filling and the plain one come to what was there, where every mark is removed."""
-    from ai_pipeline.burnin.fill.inpainters import PLAIN
+    from ai_pipeline.burnin.fill import PLAIN
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_training.ultrasound import filling
     from ai_training.ultrasound.removal import node_mask

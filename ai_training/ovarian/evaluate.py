@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.models.card import Card
-from ai_pipeline.ovarian.classifier import OvarianClassifier
-from ai_pipeline.ovarian.outline import Outliner, dice
+from ai_pipeline.ovarian.classifier import Outliner, OvarianClassifier, dice
 from ai_training.base import Report, silent
 from ai_training.calibration import slope_and_intercept
 from ai_training.metrics import (

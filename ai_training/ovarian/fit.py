@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -17,6 +18,8 @@ import tomlkit
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from scipy.optimize import minimize
+from scipy.special import softmax
+from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -29,23 +32,22 @@ from ai_pipeline.images.coordinates import UPRIGHT
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.networks.efficientnet import NAME, fuse
-from ai_pipeline.ovarian.classifier import OvarianClassifier, PixelGate
-from ai_pipeline.ovarian.outline import SURE, dice
-from ai_training.base import DataMissing, Report, silent
-from ai_training.cards import export, new_card, store_in_half, weights_row
+from ai_pipeline.ovarian.classifier import SURE, OvarianClassifier, PixelGate, dice
+from ai_training.base import DataMissing, Report, followed, silent
+from ai_training.cards import changed_card, export, new_card, store_in_half, weights_row
 from ai_training.chest.gates import directions_of, drawn_from, files_of_split, linear_head
 from ai_training.engine import (
-    BEST,
     Plan,
     Recipe,
     RecipeRun,
     TrainingRun,
     Validation,
+    best_of,
     input_of,
     run_options,
     seed_all,
 )
-from ai_training.metrics import Interval, exact_at_the_ends
+from ai_training.metrics import Interval
 from ai_training.networks.backbones import (
     DEFAULT_START,
     RANDOM,
@@ -54,7 +56,13 @@ from ai_training.networks.backbones import (
     fill_backbone,
     pyramid,
 )
-from ai_training.networks.outlines import AnatomyGraph, OutlineNetwork, less_dice, outline_network
+from ai_training.networks.outlines import (
+    OutlineNetwork,
+    Probabilities,
+    export_outlines,
+    less_dice,
+    outline_network,
+)
 from ai_training.sets.images import read_rgb
 from ai_training.sets.ovarian import (
     CHAIN,
@@ -63,6 +71,7 @@ from ai_training.sets.ovarian import (
     MALIGNANT,
     MEAN,
     SCALE,
+    Grey,
     OvarianFrame,
     folds,
     grey,
@@ -96,9 +105,6 @@ class LiteTrunk(nn.Module):
             part.eval()
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.upper(self.lower(images))
-
     def lower(self, images: Tensor) -> Tensor:
         """The output of the frozen layers; the images themselves if no layer is frozen."""
         if not self.frozen:
@@ -115,13 +121,11 @@ class LiteTrunk(nn.Module):
         x = x if self.frozen else self._stem(x)
         for index, block in enumerate(net._blocks[self.frozen :], start=self.frozen):
             x = block(x, drop_connect_rate=DROP_CONNECT * index / len(net._blocks))
-        maps: Tensor = net._swish(net._bn1(net._conv_head(x)))
-        return maps
+        return cast(Tensor, net._swish(net._bn1(net._conv_head(x))))
 
     def _stem(self, images: Tensor) -> Tensor:
         net = self.network
-        made: Tensor = net._swish(net._bn0(net._conv_stem(images)))
-        return made
+        return cast(Tensor, net._swish(net._bn0(net._conv_stem(images))))
 
     def _kept(self) -> list[nn.Module]:
         net = self.network
@@ -137,17 +141,13 @@ class PyramidTrunk(nn.Module):
         super().__init__()
         self.network, self.channels = pyramid, pyramid.channels[-1]
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.upper(images)
-
     def lower(self, images: Tensor) -> Tensor:
         """The images themselves, as no layer is frozen."""
         return images
 
     def upper(self, x: Tensor) -> Tensor:
         """The feature maps of images."""
-        maps: Tensor = self.network(x)[-1]
-        return maps
+        return cast(Tensor, self.network(x)[-1])
 
 
 class CystClassifier(nn.Module):
@@ -241,13 +241,7 @@ class VectorScaling:
 
     def __call__(self, logits: Doubles) -> Doubles:
         """``[N, labels]`` logits → probabilities with the sum 1."""
-        return softmax(self.slope * logits + self.intercepts)
-
-
-def softmax(scores: Doubles) -> Doubles:
-    """``scores [N, labels]`` as probabilities with the sum 1."""
-    odds = np.exp(scores - scores.max(1, keepdims=True))
-    return np.asarray(odds / odds.sum(1, keepdims=True))
+        return np.asarray(softmax(self.slope * logits + self.intercepts, axis=1))
 
 
 def scaled(logits: Doubles, truth: Ints) -> VectorScaling:
@@ -255,7 +249,7 @@ def scaled(logits: Doubles, truth: Ints) -> VectorScaling:
     labels, rows = logits.shape[1], np.arange(len(truth))
 
     def loss(parameters: Doubles) -> float:
-        found = softmax(parameters[0] * logits + parameters[1:])[rows, truth]
+        found = softmax(parameters[0] * logits + parameters[1:], axis=1)[rows, truth]
         return float(-np.log(np.maximum(found, 1e-12)).mean() + STIFFNESS * (parameters[1:] ** 2).mean())
 
     best = minimize(loss, np.array([1.0, *np.zeros(labels)]), method="L-BFGS-B").x
@@ -315,14 +309,18 @@ class HeldOut:
 
 def write_predictions(held_out: HeldOut, folder: Path = FOLDER) -> Path:
     """Write the table: a row for each seed and frame."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / TABLE
+    rows = (
+        (seed, frame.name, fold, *(f"{value:.4f}" for value in row))
+        for seed, logits in enumerate(held_out.logits, start=1)
+        for frame, fold, row in zip(held_out.frames, held_out.folds, logits, strict=True)
+    )
+    return _write_table(folder / TABLE, [("seed", "file", "fold", *LABELS), *rows])
+
+
+def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("seed", "file", "fold", *LABELS))
-        for seed, logits in enumerate(held_out.logits, start=1):
-            for frame, fold, row in zip(held_out.frames, held_out.folds, logits, strict=True):
-                writer.writerow((seed, frame.name, fold, *(f"{value:.4f}" for value in row)))
+        csv.writer(file).writerows(rows)
     return path
 
 
@@ -351,25 +349,23 @@ TRUE_POSITIVE_RATE = 0.975
 """Share of the frames that were held out that the gate lets through."""
 FRAMES = "us_ovarian"
 Floats = npt.NDArray[np.float32]
-Grey = npt.NDArray[np.uint8]
 
 
-def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[tuple[str, Grey]]]:
-    """At most :data:`MOST` named pictures of each set in :data:`OTHERS`, and for the split ``test`` also of
+def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[Grey]]:
+    """At most :data:`MOST` pictures of each set in :data:`OTHERS`, and for the split ``test`` also of
     :data:`DICOM`.
 
     Raises DataMissing if a picture cannot be read.
     """
     random = np.random.default_rng(seed)
     found = {
-        name: [
-            (path.name, grey(read_rgb(path)))
-            for path in drawn_from(files_of_split(data / name, split), MOST, random)
-        ]
+        name: [grey(read_rgb(path)) for path in drawn_from(files_of_split(data / name, split), MOST, random)]
         for name in OTHERS
     }
-    if split == "test":
-        found[DICOM] = list(_ultrasound_files(data))
+    for path in sorted((data / DICOM / "files").glob("*.dcm")) if split == "test" else ():
+        with suppress(PixelError):
+            if (image := open_dicom(path)).header.modality == "US":
+                found.setdefault(DICOM, []).append(grey(image.display()))
     return {name: pictures for name, pictures in found.items() if pictures}
 
 
@@ -400,10 +396,8 @@ def write_gate(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
     """Write a table of the folds' gates: a row with set, file, fold and distance (accepted up to 1) for each
     frame.
     """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("set", "file", "fold", "distance"))
-        writer.writerows((name, picture, fold, f"{distance:.4f}") for name, picture, fold, distance in rows)
+    lines = ((name, picture, fold, f"{distance:.4f}") for name, picture, fold, distance in rows)
+    _write_table(path, [("set", "file", "fold", "distance"), *lines])
 
 
 def gate_limit(path: Path) -> float:
@@ -421,9 +415,8 @@ def gate_figures(
     limit = classifier.card.gate.threshold if classifier.card.gate else 1.0
     others, gate = other_pictures(data, "test"), PixelGate(classifier)
     passed = {FRAMES: _distances(path) <= limit}
-    for number, (name, pictures) in enumerate(others.items()):
-        report(number / len(others), f"the gate on {name}")
-        passed[name] = np.array([gate.refused(one, classifier.analyse(one)) is None for _, one in pictures])
+    for name in followed(tuple(others), report, "the gate on other pictures"):
+        passed[name] = np.array([gate.refused(one, classifier.analyse(one)) is None for one in others[name]])
     return {
         name: {"pictures": len(found), "passed": _share(found).as_list()} for name, found in passed.items()
     }
@@ -436,29 +429,13 @@ def _distances(path: Path) -> npt.NDArray[np.float64]:
 
 
 def _share(passed: npt.NDArray[np.bool_]) -> Interval:
-    from scipy.stats import binomtest
-
-    count, of = int(passed.sum()), len(passed)
-    if count in {0, of}:
-        return exact_at_the_ends(count / of, of)
-    found = binomtest(count, of).proportion_ci()
-    return Interval(count / of, float(found.low), float(found.high))
-
-
-def _ultrasound_files(data: Path) -> Iterable[tuple[str, Grey]]:
-    for path in sorted((data / DICOM / "files").glob("*.dcm")):
-        try:
-            image = open_dicom(path)
-            if image.header.modality == "US":
-                yield path.name, grey(image.display())
-        except PixelError:
-            continue
+    found = binomtest(int(passed.sum()), len(passed)).proportion_ci()
+    return Interval(float(passed.mean()), float(found.low), float(found.high))
 
 
 ALL = "all"
 """Folder of the run that sees every frame."""
 FOLD_RUNS = tuple(map(str, range(FOLDS)))
-Rows = npt.NDArray[np.intp]
 Both = tuple[Tensor, Tensor]
 """What the frozen part makes of pictures, and of their mirror images."""
 
@@ -494,10 +471,6 @@ class OvarianRecipe:
     shift: float = 0.08
     contrast: float = 0.2
 
-    def iterations(self, frames: int) -> int:
-        """The number of steps of a run over so many ``frames``."""
-        return max(1, round(self.epochs * frames / self.batch))
-
 
 def train(
     data: Path,
@@ -524,11 +497,15 @@ def train(
         pixels = reduced([frame.rgb() for frame in frames])
     seen = _seen_copies(pixels, recipe, report) if recipe.copies else None
     for seed, name in product(seeds, runs):
-        held_out = fold == int(name) if name != ALL else np.zeros(len(frames), np.bool_)
-        own = replace(recipe, seed=seed)
-        run = _OvarianRun(out / f"seed-{seed}" / name, own, pixels, frames, held_out, seen)
+        folder, own = out / f"seed-{seed}" / name, replace(recipe, seed=seed)
+        run = _OvarianRun(folder, own, pixels, frames, _outside(name, fold), seen)
         report(0.0, f"seed {seed}, {name}: {run.plan.iterations} steps\n")
         run.finish(report, resume=run.begun)
+
+
+def _outside(run: str, fold: Ints) -> npt.NDArray[np.bool_]:
+    """Which frames the run ``run`` does not see."""
+    return np.asarray(fold == (-1 if run == ALL else int(run)))
 
 
 def recipe(
@@ -560,9 +537,7 @@ def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
 
 def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
     """The network of a run in ``folder``, ready for inference."""
-    network = new_classifier(replace(recipe, start=StartWeights(RANDOM)))
-    network.load_state_dict(torch.load(folder / BEST, map_location="cpu", weights_only=True))
-    return network.eval()
+    return best_of(new_classifier(replace(recipe, start=StartWeights(RANDOM))), folder)
 
 
 def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) -> CystEnsemble:
@@ -581,8 +556,7 @@ def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) ->
     for start in range(0, len(pixels), batch):
         squares = np.stack([enlarge(one, size) for one in pixels[start : start + batch]])
         with torch.inference_mode():
-            images = input_of(network, normalise(squares, MEAN, SCALE))
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = _seen_by(network, squares)
             found.append((network.lower(images), network.lower(images.flip(3))))
     return found
 
@@ -606,7 +580,7 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, recipe: OvarianRecipe, pixels: Grey, labels: Rows, rows: Rows, seen: Tensor | None
+        self, recipe: OvarianRecipe, pixels: Grey, labels: Ints, rows: Ints, seen: Tensor | None
     ) -> None:
         self._recipe, self._pixels, self._labels, self._rows, self._seen = recipe, pixels, labels, rows, seen
         odds = np.bincount(labels[rows], minlength=len(LABELS))[labels[rows]] ** -recipe.balance
@@ -625,17 +599,19 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
     """``[N, copies, C, h, w]`` float16: what the frozen part makes of copies of each frame."""
-    network = new_classifier(recipe).eval()
-    network.to(run_options().chosen_device())
+    network = new_classifier(recipe).eval().to(run_options().chosen_device())
     found = []
-    for number, picture in enumerate(pixels):
+    for number in followed(range(len(pixels)), report, "copies through the frozen part"):
         random = np.random.default_rng((recipe.seed, number, recipe.copies))
-        copies = np.stack([augmented(picture, recipe, random) for _ in range(recipe.copies)])
-        images = input_of(network, normalise(copies, MEAN, SCALE))
-        images = images.contiguous(memory_format=torch.channels_last)
-        found.append(network.trunk.lower(images).half().contiguous().cpu())
-        report(number / len(pixels), "copies through the frozen part")
+        copies = np.stack([augmented(pixels[number], recipe, random) for _ in range(recipe.copies)])
+        found.append(network.trunk.lower(_seen_by(network, copies)).half().contiguous().cpu())
     return torch.stack(found)
+
+
+def _seen_by(network: nn.Module, squares: Grey) -> Tensor:
+    """Pictures of the network's size as its input."""
+    values = input_of(network, normalise(squares, MEAN, SCALE))
+    return values.contiguous(memory_format=torch.channels_last)
 
 
 def augmented(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> Grey:
@@ -686,7 +662,7 @@ class _OvarianRun(TrainingRun):
         self.labels = np.array([frame.label for frame in frames], np.intp)
         self.rows, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         network = new_classifier(recipe)
-        steps = recipe.iterations(len(self.rows))
+        steps = max(1, round(recipe.epochs * len(self.rows) / recipe.batch))
         plan = Plan(
             iterations=steps,
             learning_rate=recipe.learning_rate,
@@ -757,13 +733,6 @@ def train_outline(
     ExperimentError.
     """
     return cast(OutlineNetwork, _OutlineRun(data, out, recipe).trained(report, resume=resume))
-
-
-def trained_outliner(out: Path) -> OutlineNetwork:
-    """The network of the best checkpoint in ``out``, ready for inference."""
-    network = OutlineNetwork(OUTLINES)
-    network.load_state_dict(torch.load(out / "best.pt", map_location="cpu", weights_only=True))
-    return network.eval()
 
 
 def pairs_of(frames: Sequence[OvarianFrame]) -> tuple[Grey, Grey]:
@@ -883,11 +852,15 @@ def ship(
     card. Raises DataMissing, or OSError if a run is missing.
     """
     held_out = predict(data, out, recipe, seeds, out / FOLDER.name, report)
-    export_classifier(ensemble(out, recipe, seeds, ALL), recipe.size, out / f"{ID}.onnx")
-    outliner = trained_outliner(out / "outline")
-    example = (torch.zeros(2, 3, outline.size, outline.size),)
-    batch = {"images": {0: Dim("pictures", max=16)}}
-    export(AnatomyGraph(outliner).eval(), example, batch, ("lesion",), out / f"{ID}.outline.onnx")
+    classifier = ensemble(out, recipe, seeds, ALL)
+    fuse(classifier)
+    example = (torch.zeros(2, 3, recipe.size, recipe.size),)
+    batch, outputs = {"images": {0: Dim("batch")}}, ("logits", "features", "places")
+    export(classifier, example, batch, outputs, out / f"{ID}.onnx")
+    store_in_half(out / f"{ID}.onnx")
+    outliner = Probabilities(best_of(OutlineNetwork(OUTLINES), out / "outline")).eval()
+    side, path = outline.size, out / f"{ID}.outline.onnx"
+    export_outlines(outliner, (side, side), ("lesion",), path, "pictures")
     return write_card(out, ovarian_set(data).title, held_out, recipe, outline)
 
 
@@ -905,22 +878,18 @@ def predict(
     ``out``.
     """
     frames = ovarian_frames(data)
-    held_out = _held_out(out, recipe, seeds, frames, report)
+    pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
+    logits = np.full((len(seeds), len(frames), len(LABELS)), np.nan)
+    for number in followed(range(FOLDS), report, "held-out frames"):
+        rows = np.flatnonzero(fold == number)
+        networks = [ensemble(out, recipe, [seed], str(number)) for seed in seeds]
+        seen = lower_of(networks[0], pixels[rows], recipe.size)
+        for place, network in enumerate(networks):
+            logits[place, rows] = outputs_above(network, seen)[0]
+    held_out = HeldOut(tuple(frames), fold, logits)
     write_predictions(held_out, folder)
-    _gates(data, out, recipe, seeds, held_out, folder, runs, report)
+    _gates(data, out, recipe, seeds, held_out, pixels, folder, runs, report)
     return held_out
-
-
-def export_classifier(network: CystEnsemble, size: int, path: Path) -> None:
-    """Write the networks as one file in half precision: input ``images [N, 3, size, size]``, outputs as in
-    :class:`CystEnsemble`.
-    """
-    fuse(network.eval())
-    example = (torch.zeros(2, 3, size, size),)
-    names = ("logits", "features", "places")
-    batch = {"images": {0: Dim("batch")}}
-    export(network, example, batch, names, path, ID)
-    store_in_half(path)
 
 
 def write_card(
@@ -983,24 +952,25 @@ def write_card(
     }
     made_by = "Model card of the ovarian pipeline: `ai-pipeline train ovarian`."
     path = new_card(folder, ID, made_by, "classifier", about, tables, VERSION)
-    card: Any = tomlkit.parse(path.read_text(encoding="utf-8"))
-    for role, file in (("gate", f"{ID}.gate.npz"), ("outline", f"{ID}.outline.onnx")):
-        card["weights"].append(weights_row(role, folder / file))
-    card["labels"] = tomlkit.aot()
-    for label, intercept in zip(LABELS, scaling.intercepts.tolist(), strict=True):
-        card["labels"].append(tomlkit.item(_label(label, scaling.slope, intercept, *point)))
-    path.write_text(tomlkit.dumps(card), encoding="utf-8")
+    with changed_card(path) as card:
+        for role, file in (("gate", f"{ID}.gate.npz"), ("outline", f"{ID}.outline.onnx")):
+            cast(Any, card["weights"]).append(weights_row(role, folder / file))
+        labels = card["labels"] = tomlkit.aot()
+        for label, intercept in zip(LABELS, scaling.intercepts.tolist(), strict=True):
+            labels.append(tomlkit.item(_label(label, scaling.slope, intercept, *point)))
     return path
 
 
 def _label(label: str, slope: float, intercept: float, present: float, absent: float) -> dict[str, Any]:
-    value = label.upper().replace("-", "_")[:16].strip("_")  # VR SH
-    code = {"value": value, "scheme": BURNED_IN.scheme, "meaning": MEANINGS[label], "source": SOURCE}
-    site = {"value": "15497006", "scheme": "SCT", "meaning": "Ovary", "source": "PS3.16 CID 7151"}
     return {
         "name": label,
-        "code": code,
-        "site": site,
+        "code": {
+            "value": label.upper().replace("-", "_")[:16].strip("_"),  # VR SH
+            "scheme": BURNED_IN.scheme,
+            "meaning": MEANINGS[label],
+            "source": SOURCE,
+        },
+        "site": {"value": "15497006", "scheme": "SCT", "meaning": "Ovary", "source": "PS3.16 CID 7151"},
         "supported": label not in MALIGNANT,
         "threshold": round(present, 4),
         "absent_below": round(absent, 4),
@@ -1009,41 +979,25 @@ def _label(label: str, slope: float, intercept: float, present: float, absent: f
     }
 
 
-def _held_out(
-    out: Path, recipe: OvarianRecipe, seeds: Sequence[int], frames: Sequence[OvarianFrame], report: Report
-) -> HeldOut:
-    """What the networks of each fold and seed say of its frames, as what ships says it."""
-    pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
-    logits = np.full((len(seeds), len(frames), len(LABELS)), np.nan)
-    for number in range(FOLDS):
-        report(number / FOLDS, "held-out frames")
-        rows = np.flatnonzero(fold == number)
-        networks = [ensemble(out, recipe, [seed], str(number)) for seed in seeds]
-        seen = lower_of(networks[0], pixels[rows], recipe.size)
-        for place, network in enumerate(networks):
-            logits[place, rows] = outputs_above(network, seen)[0]
-    return HeldOut(tuple(frames), fold, logits)
-
-
 def _gates(
     data: Path,
     out: Path,
     recipe: OvarianRecipe,
     seeds: Sequence[int],
     held_out: HeldOut,
+    pixels: Grey,
     folder: Path,
     runs: Sequence[str],
     report: Report,
 ) -> None:
     """The gate of each of ``runs``: of a fold judged on the frames that it has not seen, of all it ships."""
-    frames = held_out.frames
-    pixels = reduced([frame.rgb() for frame in frames])
+    names = np.array([frame.name for frame in held_out.frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
     below = ensemble(out, recipe, seeds[:1], runs[0])
     seen = lower_of(below, pixels, recipe.size)
     shown = {
-        name: lower_of(below, reduced([one for _, one in named]), recipe.size)
-        for name, named in other_pictures(data, "train").items()
+        name: lower_of(below, reduced(pictures), recipe.size)
+        for name, pictures in other_pictures(data, "train").items()
     }
     rows: list[tuple[str, str, int, float]] = []
     for name in runs:
@@ -1051,12 +1005,11 @@ def _gates(
         network = ensemble(out, recipe, seeds[:1], name)  # features are the first network's
         features = outputs_above(network, seen)[1]
         others = {key: outputs_above(network, lower)[1] for key, lower in shown.items()}
-        outside = held_out.folds == int(name) if name != ALL else np.zeros(len(frames), np.bool_)
+        outside = _outside(name, held_out.folds)
         made = fit_gate(features[~outside], others)
         if name == ALL:
             (out / f"{ID}.gate.npz").write_bytes(made.to_bytes())
             continue
-        distances = made.distance(features[outside])
-        names = [frame.name for frame, there in zip(frames, outside, strict=True) if there]
-        rows += [(FRAMES, *row) for row in zip(names, [int(name)] * len(names), distances, strict=True)]
+        found = zip(names[outside], made.distance(features[outside]), strict=True)
+        rows += [(FRAMES, picture, int(name), distance) for picture, distance in found]
     write_gate(rows, folder / GATE)

@@ -14,7 +14,7 @@ import csv
 import gzip
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -137,19 +137,22 @@ TOLD = "the source repository alone tells it with an AUC of .95: its pneumonias 
 
 def read_public(data: Path) -> ImageSet:
     """Read both sets as one, with boxes and a teacher's probabilities. Raises DataMissing."""
-    soft, boxes = soft_labels(data / SETS[0] / SOFT), _public_boxes(data / SETS[0] / BOXES)
-    images: list[SetImage] = []
-    for name in SETS:
-        listed = rows(data / name / MANIFEST)
-        for row, image in zip(listed, read_table(data / name).images, strict=True):
-            images.append(
-                replace(
-                    image,
-                    source=f"{name}/{Path(image.name).parent.name}",
-                    soft=soft.get(row["nih_name"]),
-                    boxes=tuple(boxes.get(image.name, ())) if name == SETS[0] else (),
-                )
-            )
+    soft, table = soft_labels(data / SETS[0] / SOFT), data / SETS[0] / BOXES
+    boxes = defaultdict[str, list[SetBox]](list)
+    for row in rows(table) if table.is_file() else []:
+        left, top, width, height = (number(row, column, table) for column in ("x", "y", "w", "h"))
+        corners = left, top, left + width, top + height
+        boxes[row["file"]].append(SetBox(row["label"], corners, DRAWN_SIDE))
+    images = [
+        replace(
+            image,
+            source=f"{name}/{Path(image.name).parent.name}",
+            soft=soft.get(row["nih_name"]),
+            boxes=tuple(boxes[image.name]) if name == SETS[0] else (),
+        )
+        for name in SETS
+        for row, image in zip(rows(data / name / MANIFEST), read_table(data / name).images, strict=True)
+    ]
     return ImageSet(
         f"{NAME} ({CITED}; soft labels of jrzech/reproduce-chexnet, BSD-3-Clause)",
         tuple(images),
@@ -171,15 +174,6 @@ def soft_labels(path: Path) -> dict[str, tuple[float, ...]]:
         }
 
 
-def _public_boxes(path: Path) -> dict[str, list[SetBox]]:
-    found: dict[str, list[SetBox]] = {}
-    for row in rows(path) if path.is_file() else []:
-        left, top, width, height = (number(row, column, path) for column in ("x", "y", "w", "h"))
-        corners = left, top, left + width, top + height
-        found.setdefault(row["file"], []).append(SetBox(row["label"], corners, DRAWN_SIDE))
-    return found
-
-
 SIDE = 1024.0  # pixels of the images that both lists were drawn on
 Row = tuple[str, str, Sequence[Any]]
 """File name, label as the list has it, corners (left, top, right, bottom) in pixels."""
@@ -194,7 +188,7 @@ def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
     if not path.is_file():
         raise DataMissing(f"{path} is missing")
     try:
-        for file, label, corners in _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path):
+        for file, label, corners in _drawn_rows(path):
             left, top, right, bottom = (float(edge) for edge in corners)
             if ours(label) in LABELS and left < right and top < bottom:
                 yield file, SetBox(ours(label), (left, top, right, bottom), SIDE)
@@ -202,20 +196,19 @@ def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
         raise DataMissing(f"{path} is no list of boxes that can be read: {error!r}") from error
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    for entry in json.loads(path.read_text(encoding="utf-8")):
-        for label, corners in zip(entry["syms"], entry["boxes"], strict=True):
-            yield entry["file_name"], label, corners
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _drawn_rows(path: Path) -> Iterator[Row]:
+    if path.suffix.lower() == ".json":
+        for entry in json.loads(path.read_text(encoding="utf-8")):
+            for label, corners in zip(entry["syms"], entry["boxes"], strict=True):
+                yield entry["file_name"], label, corners
+        return
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        if next(rows, [""])[0] != "Image Index":
+        listed = csv.reader(file)
+        if next(listed, [""])[0] != "Image Index":
             raise ValueError("its first column is not 'Image Index'")
-        for row in rows:
-            left, top, width, height = (float(value) for value in row[2:6])
-            yield row[0], row[1], (left, top, left + width, top + height)
+        for name, label, *place in listed:
+            left, top, width, height = map(float, place[:4])
+            yield name, label, (left, top, left + width, top + height)
 
 
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -230,7 +223,8 @@ NEEDED = ("Image Index", "Finding Labels", "Patient Age", "View Position")
 
 def read_nih(folder: Path) -> ImageSet:
     """Read the images that exist. Raises DataMissing if a list or all images are missing."""
-    files = {path.name: path for path in _pictures(folder)}
+    patterns = ("images/*.png", "images_[0-9]*/images/*.png", "images_[0-9]*/*.png")
+    files = {path.name: path for pattern in patterns for path in folder.glob(pattern)}
     table = next(folder / name for name in ENTRIES if (folder / name).is_file())
     listed = rows(table, needs=NEEDED)
     there = [row for row in listed if row["Image Index"] in files]
@@ -238,11 +232,36 @@ def read_nih(folder: Path) -> ImageSet:
         raise DataMissing(
             f"{folder}: none of the images of {table.name} lies in images*/: unpack the archives"
         )
-    splits, soft, boxes = _splits(folder), soft_labels(folder / SOFT), _boxes(folder)
+    lists = {
+        name: next((folder / file for file in files if (folder / file).is_file()), folder / files[0])
+        for name, files in LISTS.items()
+    }
+    if missing := [path for path in lists.values() if not path.is_file()]:
+        raise DataMissing(f"{missing[0]} is missing: it belongs to the NIH download")
+    taught, tested = (lines(lists[name]) for name in ("train_val", "test"))
+    of_patient = dealt(map(_patient_of, taught), HELD_BACK)
+    splits = {name: of_patient[_patient_of(name)] for name in taught} | dict.fromkeys(tested, "test")
+    soft, boxes = soft_labels(folder / SOFT), defaultdict[str, list[SetBox]](list)
+    if (folder / NIH_BOXES).is_file():
+        for name, box in listed_boxes(folder / NIH_BOXES):
+            boxes[name].append(box)
     images = tuple(
-        _nih_image(row, files[row["Image Index"]], splits[row["Image Index"]], soft, boxes)
+        SetImage(
+            name=name,
+            path=files[name],
+            patient=_patient_of(name),
+            split=splits[name],
+            labels=frozenset(row["Finding Labels"].split("|")),
+            boxes=tuple(boxes[name]),
+            age=years(row["Patient Age"]),
+            sex=row.get("Patient Gender") or row.get("Patient Sex") or "",
+            view=row["View Position"],
+            source=SOURCE,
+            repository=REPOSITORY,
+            soft=soft.get(name),
+        )
         for row in there
-        if row["Image Index"] in splits
+        if (name := row["Image Index"]) in splits
     )
     check_splits(folder, images)
     notes = ["official NIH lists; val is a seeded part of the patients of the official train_val list"]
@@ -250,56 +269,6 @@ def read_nih(folder: Path) -> ImageSet:
         notes.append(f"{len(listed) - len(images)} of {len(listed)} listed images are not there")
     return ImageSet(
         f"NIH ChestX-ray14 ({CITED})", images, LABELS, tuple(notes), main=SOURCE, natural=(SOURCE,)
-    )
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    for pattern in ("images/*.png", "images_[0-9]*/images/*.png", "images_[0-9]*/*.png"):
-        yield from folder.glob(pattern)
-
-
-def _splits(folder: Path) -> dict[str, str]:
-    listed = {name: _list(folder, names) for name, names in LISTS.items()}
-    of_patient = dealt(map(_patient_of, listed["train_val"]), HELD_BACK)
-    splits = {name: of_patient[_patient_of(name)] for name in listed["train_val"]}
-    return splits | dict.fromkeys(listed["test"], "test")
-
-
-def _list(folder: Path, names: tuple[str, ...]) -> list[str]:
-    for name in names:
-        if (folder / name).is_file():
-            return lines(folder / name)
-    raise DataMissing(f"{folder / names[0]} is missing: it belongs to the NIH download")
-
-
-def _boxes(folder: Path) -> dict[str, list[SetBox]]:
-    found: dict[str, list[SetBox]] = {}
-    if (folder / NIH_BOXES).is_file():
-        for name, box in listed_boxes(folder / NIH_BOXES):
-            found.setdefault(name, []).append(box)
-    return found
-
-
-def _nih_image(
-    row: Mapping[str, str],
-    path: Path,
-    split: str,
-    soft: Mapping[str, tuple[float, ...]],
-    boxes: Mapping[str, list[SetBox]],
-) -> SetImage:
-    return SetImage(
-        name=path.name,
-        path=path,
-        patient=_patient_of(path.name),
-        split=split,
-        labels=frozenset(row["Finding Labels"].split("|")),
-        boxes=tuple(boxes.get(path.name, ())),
-        age=years(row["Patient Age"]),
-        sex=row.get("Patient Gender") or row.get("Patient Sex") or "",
-        view=row["View Position"],
-        source=SOURCE,
-        repository=REPOSITORY,
-        soft=soft.get(path.name),
     )
 
 
@@ -341,10 +310,17 @@ def read_vindr(folder: Path) -> ImageSet:
             votes = Counter(
                 ours(name) for row in readings for name in columns if number(row, name, labels) > 0
             )
-            listed.append(_vindr_film(folder, image, split, votes, len(readings)))
+            most = frozenset(label for label, seen in votes.items() if seen > len(readings) / 2)
+            path, fewer = folder / split / f"{image}.dicom", frozenset(votes) - most
+            listed.append(SetImage(image, path, "", split, most, fewer, source="vindr-cxr"))
         drawn = rows(places, needs=(IMAGE, FINDING, *CORNERS))
-        boxes |= {image: _drawn(found, places) for image, found in _by(IMAGE, drawn).items()}
-    return _vindr(folder, listed, boxes, tuple(names))
+        boxes |= {image: _drawn(marks, places) for image, marks in _by(IMAGE, drawn).items()}
+    found, notes = those_there(listed, folder)
+    images = in_splits([_with_header(image, boxes) for image in found], folder)
+    notes += ("a finding of a minority of the readers is neither present nor absent",)
+    notes += ("who has no age in the header counts as an adult",)
+    title = "VinDr-CXR (H. Q. Nguyen et al., doi 10.13026/3akn-b287; PhysioNet credentialed licence)"
+    return ImageSet(title, images, tuple(names), notes, adults=True)
 
 
 def read_rsna(folder: Path) -> ImageSet:
@@ -374,28 +350,10 @@ def read_rsna(folder: Path) -> ImageSet:
 
 
 def _by(column: str, listed: Iterable[dict[str, str]]) -> dict[str, Rows]:
-    found: dict[str, list[dict[str, str]]] = {}
+    found = defaultdict[str, list[dict[str, str]]](list)
     for row in listed:
-        found.setdefault(row[column], []).append(row)
+        found[row[column]].append(row)
     return dict(found)
-
-
-def _vindr_film(folder: Path, image: str, split: str, votes: Mapping[str, int], readers: int) -> SetImage:
-    """What most readers see is there; what fewer see is neither there nor absent."""
-    most = frozenset(label for label, seen in votes.items() if seen > readers / 2)
-    path = folder / split / f"{image}.dicom"
-    return SetImage(image, path, "", split, most, frozenset(votes) - most, source="vindr-cxr")
-
-
-def _vindr(
-    folder: Path, listed: Sequence[SetImage], boxes: Mapping[str, list[Drawn]], names: tuple[str, ...]
-) -> ImageSet:
-    found, notes = those_there(listed, folder)
-    images = in_splits([_with_header(image, boxes) for image in found], folder)
-    notes += ("a finding of a minority of the readers is neither present nor absent",)
-    notes += ("who has no age in the header counts as an adult",)
-    title = "VinDr-CXR (H. Q. Nguyen et al., doi 10.13026/3akn-b287; PhysioNet credentialed licence)"
-    return ImageSet(title, images, names, notes, adults=True)
 
 
 def _drawn(found: Rows, table: Path) -> list[Drawn]:
@@ -476,7 +434,11 @@ def read_chexpert(folder: Path) -> ImageSet:
 
 def read_mimic(folder: Path) -> ImageSet:
     """Read MIMIC-CXR-JPG, with its own splits. Raises DataMissing."""
-    split, labels, metadata = (_table(folder, name) for name in ("split", "chexpert", "metadata"))
+    names = ("split", "chexpert", "metadata")
+    tables = {name: sorted(folder.glob(f"mimic-cxr-*-{name}.csv*")) for name in names}
+    if missing := [name for name in names if not tables[name]]:
+        raise DataMissing(f"{folder}: mimic-cxr-2.0.0-{missing[0]}.csv.gz is missing")
+    split, labels, metadata = (tables[name][0] for name in names)
     findings = {row["study_id"]: row for row in rows(labels, needs=("study_id", *FINDINGS))}
     views = {
         row["dicom_id"]: row["ViewPosition"] for row in rows(metadata, needs=("dicom_id", "ViewPosition"))
@@ -544,13 +506,6 @@ def _labels(row: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
     return there, unsure
 
 
-def _table(folder: Path, name: str) -> Path:
-    found = sorted(folder.glob(f"mimic-cxr-*-{name}.csv*"))
-    if not found:
-        raise DataMissing(f"{folder}: mimic-cxr-2.0.0-{name}.csv.gz is missing")
-    return found[0]
-
-
 SCR = ("heart", "right lung", "left lung", "right clavicle", "left clavicle")
 FOLDS = {"fold1": "train", "fold2": "test"}
 """SCR teaches with one half of the films and measures on the other."""
@@ -568,15 +523,11 @@ def read_jsrt(folder: Path) -> ImageSet:
             labels = frozenset({"Nodule"} if heart.stem.startswith("JPCLN") else ())
             listed.append(SetImage(path.name, path, heart.stem, split, labels, masks=masks, source="jsrt"))
     found, notes = those_there(listed, folder)
-    _all_there(found)
-    title = "JSRT with the masks of SCR (doi 10.2214/ajr.174.1.1740071, 10.1016/j.media.2005.02.002)"
-    return ImageSet(title, in_splits(found, folder), ("Nodule",), notes)
-
-
-def _all_there(images: Sequence[SetImage]) -> None:
-    paths = (path for image in images for mask in image.masks.values() for path in mask.paths)
+    paths = (path for image in found for mask in image.masks.values() for path in mask.paths)
     if missing := next((path for path in paths if not path.is_file()), None):
         raise DataMissing(f"{missing} is missing: a mask of each film was expected")
+    title = "JSRT with the masks of SCR (doi 10.2214/ajr.174.1.1740071, 10.1016/j.media.2005.02.002)"
+    return ImageSet(title, in_splits(found, folder), ("Nodule",), notes)
 
 
 HEAD, LESION = "head", "lesion"
@@ -631,7 +582,12 @@ def read_otu(folder: Path) -> ImageSet:
     patient's, and train frames that look nearly like a frame of the val part are in no split. Raises
     DataMissing.
     """
-    pictures, masks = _by_stem(folder.glob("images/*")), _masks(folder)
+    pictures, drawn = (
+        {path.stem: path for pattern in patterns for path in folder.glob(pattern)}
+        for patterns in (("images/*",), ("annotations/*", "masks/*"))
+    )
+    two_valued = {stem: path for stem, path in drawn.items() if stem.endswith("_binary")}
+    masks = drawn | {stem.removesuffix("_binary"): path for stem, path in two_valued.items()}
     listed = []
     for part, split in (("train", "train"), ("val", "test")):
         table = folder / f"{part}_cls.txt"
@@ -664,18 +620,6 @@ def read_otu(folder: Path) -> ImageSet:
     beside = sum(image.split == BESIDE for image in placed)
     notes = ("the official val part is test", f"{beside} train frames look nearly like one of it")
     return ImageSet(title, placed, OVARIAN, notes)
-
-
-def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    return {path.stem: path for path in paths}
-
-
-def _masks(folder: Path) -> dict[str, Path]:
-    """The masks by the stems of their images; of the two published masks, the one with two values."""
-    found = _by_stem((*folder.glob("annotations/*"), *folder.glob("masks/*")))
-    return found | {
-        stem.removesuffix("_binary"): path for stem, path in found.items() if stem.endswith("_binary")
-    }
 
 
 ANY = (CHEST, FETAL, OVARY, BREAST)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ai_pipeline.burnin.fill.inpainters import Classical, Inpainter, NetworkInpainter, on_onnx
+from ai_pipeline.burnin.fill import Classical, Inpainter, NetworkInpainter, on_onnx
 from ai_pipeline.burnin.find.annotation import Mask, Picture
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.models import registry

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import multiprocessing
 import os
 import re
@@ -31,7 +32,7 @@ from scipy.stats import beta
 
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.find.annotation import Box, CleaningPolicy, Mask, Picture, brightest, index_of
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, model_files, working_scale
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import Meaning
@@ -39,6 +40,7 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header
 from ai_training.base import Report
+from ai_training.metrics import overlap
 from ai_training.ultrasound import removal
 from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, MarkClass, burn_in, clean_frames
 from ai_training.ultrasound.removal import MODALITY
@@ -119,8 +121,9 @@ class RapidOcr:
         if result.boxes is None or result.txts is None:
             return []
         return [
-            OcrLine(folded(text), _box_of(np.asarray(corners, np.float32) / factor))
+            OcrLine(folded(text), _box(np.floor(low), np.ceil(high)))
             for corners, text, score in zip(result.boxes, result.txts, result.scores, strict=True)
+            for low, high in [_ends(np.asarray(corners, np.float32) / factor)]
             if score >= LEAST_SCORE and len(folded(text)) >= SHORTEST
         ]
 
@@ -188,11 +191,9 @@ def _for_tesseract(crop: Picture) -> Picture:
 
 def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        names = []
-        for number, picture in enumerate(pictures):
-            path = Path(folder) / f"{number}.png"
-            cv2.imwrite(str(path), picture)
-            names.append(str(path))
+        names = [str(Path(folder) / f"{number}.png") for number in range(len(pictures))]
+        for name, picture in zip(names, pictures, strict=True):
+            cv2.imwrite(name, picture)
         listing = Path(folder) / "list.txt"
         listing.write_text("\n".join(names))
         command = ["tesseract", str(listing), "stdout", "--psm", layout, "-l", "eng", "--dpi", "150", output]
@@ -205,11 +206,6 @@ def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
             env=os.environ | {"OMP_THREAD_LIMIT": "1"},
         )
     return done.stdout
-
-
-def _box_of(corners: np.typing.NDArray[np.float32]) -> Box:
-    (left, top), (right, bottom) = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
-    return int(left), int(top), int(right), int(bottom)
 
 
 def _scaled(row: dict[str, str], factor: float) -> Box:
@@ -283,15 +279,11 @@ def similarity(token: str, read: str) -> float:
     """How much of ``token`` occurs in ``read``: 1 − edits ÷ length; characters around it cost nothing."""
     if not token:
         return 0.0
-    row = np.zeros(len(read) + 1, np.int64)
+    ends, letters = np.arange(len(read) + 1), np.array(list(read), np.str_)
+    row = np.zeros_like(ends)
     for count, character in enumerate(token, start=1):
-        changed = np.fromiter((row[at] + (character != other) for at, other in enumerate(read)), np.int64)
-        best = np.minimum(row[1:] + 1, changed) if len(read) else changed
-        following = np.empty_like(row)
-        following[0] = count
-        for at, value in enumerate(best, start=1):
-            following[at] = min(int(value), int(following[at - 1]) + 1)
-        row = following
+        best = np.minimum(row[1:] + 1, row[:-1] + (letters != character))
+        row = np.minimum.accumulate(np.concatenate([[count], best]) - ends) + ends  # insertions
     return max(0.0, 1 - int(row.min()) / len(token))
 
 
@@ -313,7 +305,11 @@ def writing_corners(own: npt.NDArray[np.bool_]) -> Corners:
     """The smallest rectangle around a text's pixels, the long side first: left to right or upside down."""
     places = np.argwhere(own)[:, ::-1].astype(np.float32)
     box = np.asarray(cv2.boxPoints(cv2.minAreaRect(places)), np.float32)
-    rectangle = _level(places) if _nearly_level(box) else box
+    rectangle, edge = box, box[1] - box[0]
+    askew = abs(float(np.degrees(np.arctan2(edge[1], edge[0])))) % 90
+    if min(askew, 90 - askew) < 8:  # a short word's smallest rectangle may stand askew though it is level
+        (left, top), (right, bottom) = _ends(places)
+        rectangle = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
     across, down = (float(np.linalg.norm(rectangle[i + 1] - rectangle[i])) for i in (0, 1))
     return rectangle if across >= down else np.roll(rectangle, -1, axis=0)
 
@@ -334,18 +330,6 @@ def level_crop(picture: npt.NDArray[np.uint8], corners: Corners) -> npt.NDArray[
     return np.asarray(cut, np.uint8)
 
 
-def _nearly_level(box: Corners) -> bool:
-    """A short word's smallest rectangle may stand askew though the word is level."""
-    edge = box[1] - box[0]
-    angle = abs(float(np.degrees(np.arctan2(edge[1], edge[0])))) % 90
-    return min(angle, 90 - angle) < 8
-
-
-def _level(places: Corners) -> Corners:
-    (left, top), (right, bottom) = places.min(axis=0), places.max(axis=0)
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
-
-
 def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
     """All figures; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
 
@@ -364,7 +348,14 @@ def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[st
         "policy": policy,
         "tesseract": tesseract_version() or "not installed: nothing was read by it",
         "engines": {name: _engine(released, name) for name in names},
-        "any_engine": rate([outcome for outcome in released if any_left(outcome)], released),
+        "any_engine": rate(
+            [
+                outcome
+                for outcome in released
+                if any(count.left or count.elsewhere for count in outcome.counts.values())
+            ],
+            released,
+        ),
         "quarantined": rate([outcome for outcome in found if not outcome.released], found)
         | {"reasons": dict(Counter(outcome.reason for outcome in found if outcome.reason))},
         "blacked_out": rate([outcome for outcome in released if outcome.blacked_out], released),
@@ -372,14 +363,14 @@ def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[st
         "identity_lines": sum(outcome.texts for outcome in released),
         "uncovered_lines": sum(outcome.uncovered for outcome in released),
         "pixels_changed_outside": sum(outcome.changed_outside for outcome in released),
-        "filled_share": _mean([outcome.filled for outcome in released]),
-        "seconds": _percentiles([outcome.seconds for outcome in found]),
+        "filled_share": (
+            round(float(np.mean([outcome.filled for outcome in released])), 5) if released else float("nan")
+        ),
+        "seconds": {
+            f"p{rank}": round(float(np.percentile([outcome.seconds for outcome in found], rank)), 2)
+            for rank in (50, 90, 99)
+        },
     }
-
-
-def any_left(outcome: LegibleOutcome) -> bool:
-    """Whether any engine still reads something of the overlay."""
-    return any(count.left or count.elsewhere for count in outcome.counts.values())
 
 
 def rate(hits: Sequence[LegibleOutcome], among: Sequence[LegibleOutcome]) -> dict[str, Any]:
@@ -418,16 +409,6 @@ def _engine(released: Sequence[LegibleOutcome], name: str) -> dict[str, Any]:
             for leak in leaks
         ],
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 5) if values else float("nan")
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {f"p{rank}": round(float(np.percentile(values, rank)), 2) for rank in (50, 90, 99)}
 
 
 SEED = 179424673
@@ -506,12 +487,6 @@ def _outcome_of(job: LegibleTask, number: int) -> LegibleOutcome:
     return _test_of(job).picture(number)
 
 
-@cache
-def _test_of(job: LegibleTask) -> LegibilityTest:
-    """What a process keeps from picture to picture: networks and engines."""
-    return LegibilityTest(job)
-
-
 class LegibilityTest:
     """Burns text into pictures, cleans them and reads them. One per process."""
 
@@ -536,8 +511,7 @@ class LegibilityTest:
             return LegibleOutcome(
                 number, name, len(tokens), released=False, seconds=seconds, reason=str(failure)
             )
-        seconds = time.perf_counter() - began
-        return self.outcome(number, name, burned, tokens, cleaned, seconds)
+        return self.outcome(number, name, burned, tokens, cleaned, time.perf_counter() - began)
 
     def outcome(
         self,
@@ -585,8 +559,9 @@ class LegibilityTest:
         legible = [token for token, texts in zip(tokens, before, strict=True) if is_read(token, texts)]
         after = engine.lines([level_crop(cleaned, token.corners) for token in legible])
         left = tuple(
-            Leak(engine.name, token.text, _bounds(token))
+            Leak(engine.name, token.text, _box(low, high + 1))
             for token, texts in zip(legible, after, strict=True)
+            for low, high in [_ends(token.corners)]
             if leaks(token, texts)
         )
         elsewhere, invented = self._elsewhere(engine, burned, cleaned)
@@ -595,10 +570,8 @@ class LegibilityTest:
     def _elsewhere(self, engine: OcrEngine, burned: BurnIn, cleaned: Picture) -> tuple[tuple[Leak, ...], int]:
         """What is read anywhere in the cleaned picture and was not there before anything was drawn."""
         strings = engine.everything(cleaned)
-        if not strings:
-            return (), 0
-        own = engine.everything(burned.clean)
-        fresh = [string for string in strings if not any(_overlap(string, other) for other in own)]
+        own = engine.everything(burned.clean) if strings else []
+        fresh = [string for string in strings if not any(overlap(string.box, other.box) for other in own)]
         words = drawn_words(burned, everything=self._job.policy is CleaningPolicy.RESEARCH)
         drawn = [string for string in fresh if any(similarity(word, string.text) >= SAME for word in words)]
         return tuple(Leak(engine.name, s.text, s.box) for s in drawn), len(fresh) - len(drawn)
@@ -627,6 +600,10 @@ class LegibilityTest:
         removal.save(self._job.report / f"{what}-{number:04}.png", removal.beside(shown))
 
 
+_test_of = cache(LegibilityTest)
+"""What a process keeps from picture to picture: networks and engines."""
+
+
 def burned_picture(
     data: Path, frames: Sequence[CleanFrame], number: int
 ) -> tuple[CleanFrame, BurnIn, tuple[Token, ...]]:
@@ -634,13 +611,8 @@ def burned_picture(
     order = np.random.default_rng(SEED).permutation(len(frames))
     frame = frames[order[number % len(frames)]]
     part = frame.read(data)
-    attempt = 0
-    while True:
-        burned = burn_in(part, HELD_OUT, (SEED, number, attempt))
-        tokens = identity_tokens(burned)
-        if tokens:
-            return frame, burned, tokens
-        attempt += 1
+    drawn = (burn_in(part, HELD_OUT, (SEED, number, attempt)) for attempt in itertools.count())
+    return next((frame, one, tokens) for one in drawn if (tokens := identity_tokens(one)))
 
 
 def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> int:
@@ -652,12 +624,10 @@ def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> in
     return sum(bool(inside[owner] < COVERED * pixels[owner]) for owner in owners)
 
 
-def _bounds(token: Token) -> Box:
-    (left, top), (right, bottom) = token.corners.min(axis=0), token.corners.max(axis=0)
-    return int(left), int(top), int(right) + 1, int(bottom) + 1
+def _ends(corners: Corners) -> tuple[Corners, Corners]:
+    """The upper left and the lower right of some places."""
+    return corners.min(axis=0), corners.max(axis=0)
 
 
-def _overlap(one: OcrLine, other: OcrLine) -> bool:
-    width = min(one.box[2], other.box[2]) - max(one.box[0], other.box[0])
-    height = min(one.box[3], other.box[3]) - max(one.box[1], other.box[1])
-    return width > 0 and height > 0
+def _box(low: Corners, high: Corners) -> Box:
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])

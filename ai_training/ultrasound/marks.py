@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.burnin.find.annotation import Box, Picture, index_of
 from ai_pipeline.burnin.find.drawings import grown
-from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_pipeline.burnin.find.networks import MarkFinder, MarkMaps
 from ai_training.base import Report, silent
 from ai_training.cards import export, new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of

@@ -15,7 +15,7 @@ from PIL import Image
 from ai_pipeline.burnin.decide.writing import candidates
 from ai_pipeline.burnin.find.annotation import Box, CleaningPolicy, Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.find.drawings import grown
-from ai_pipeline.burnin.find.mark_network import MarkFinder
+from ai_pipeline.burnin.find.networks import MarkFinder
 from ai_pipeline.burnin.find.text import TextReader, paint
 from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.burnin.planning import MARGIN, RemovalTask, plan_removal
@@ -73,18 +73,21 @@ def titled(picture: Picture, title: str) -> Picture:
 def beside(pictures: Sequence[Picture]) -> Picture:
     """Pictures in a row, aligned at the top."""
     rows = max(picture.shape[0] for picture in pictures)
-    padded = [
-        np.pad(picture, ((0, rows - picture.shape[0]), (0, GAP), (0, 0)), constant_values=90)
-        for picture in pictures
-    ]
-    return np.concatenate(padded, axis=1)
+    return np.concatenate(
+        [
+            np.pad(picture, ((0, rows - picture.shape[0]), (0, GAP), (0, 0)), constant_values=90)
+            for picture in pictures
+        ],
+        axis=1,
+    )
 
 
 def stacked(rows: Sequence[Picture]) -> Picture:
     """Pictures below one another, aligned at the left."""
     width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=90) for row in rows]
-    return np.concatenate(padded)
+    return np.concatenate(
+        [np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=90) for row in rows]
+    )
 
 
 def save(path: Path, picture: npt.NDArray[np.uint8]) -> Path:
@@ -249,13 +252,12 @@ def _coloured(picture: Picture, name: str, clean: Box | None) -> MarkedFrame:
     known = coloured.copy()
     if clean is not None:
         known[index_of(clean)] = True
-    marks = tuple(RealMark(number, MarkClass.TEXT, _extent(owners == number)) for number in marked)
+    marks = tuple(
+        RealMark(number, MarkClass.TEXT, (left, top, left + wide, top + high))
+        for number in marked
+        for left, top, wide, high in [cv2.boundingRect((owners == number).astype(np.uint8))]
+    )
     return MarkedFrame(name, YELLOW, picture, np.asarray(owners, np.int32), known, marks)
-
-
-def _extent(mask: Mask) -> Box:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 TOLERANCE = 3
@@ -308,7 +310,8 @@ def score_frames(
 def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, MarkCounts]) -> dict[str, Any]:
     """The figures of every masker: overall, by class, by stratum; with pixels and areas."""
     weights = patient_weights([frame.name for frame in frames])
-    strata = sorted({frame.stratum for frame in frames})
+    of_frames = np.array([frame.stratum for frame in frames])
+    strata = {stratum: of_frames == stratum for stratum in sorted(set(of_frames.tolist()))}
     rows = {}
     for name, tally in tallies.items():
         found, there = np.stack(tally.found).astype(float), np.stack(tally.there).astype(float)
@@ -324,7 +327,12 @@ def summary(frames: Sequence[MarkedFrame], tallies: Mapping[str, MarkCounts]) ->
                 if there[:, kind].any()
             },
             "by_stratum": {
-                stratum: _stratum(frames, stratum, found.sum(1), there.sum(1), weights) for stratum in strata
+                stratum: {
+                    "frames": int(own.sum()),
+                    "objects": int(there[own].sum()),
+                    "recall": recall(found.sum(1)[own], there.sum(1)[own], weights[:, own]).as_list(),
+                }
+                for stratum, own in strata.items()
             },
             "precision": ratio(hit, marked, weights).as_list(),
             "false_area": ratio(wrong, known, weights).as_list(6),
@@ -350,8 +358,7 @@ def clean_areas(
     rows: dict[str, Any] = {}
     measured = [masker for masker in maskers if masker.name != TEXT_BOXES]
     for step, masker in enumerate(measured):
-        areas = np.zeros(len(shown))
-        refused = 0
+        areas, refused = np.zeros(len(shown)), 0
         for number, (_, picture) in enumerate(shown):
             report((step + number / len(shown)) / len(measured), f"clean frame {number + 1}")
             mask = masker.mask(picture)
@@ -403,21 +410,6 @@ def _count(frame: MarkedFrame, mask: Mask, tally: MarkCounts) -> None:
     )
 
 
-def _stratum(
-    frames: Sequence[MarkedFrame],
-    stratum: str,
-    found: npt.NDArray[np.float64],
-    there: npt.NDArray[np.float64],
-    weights: Any,
-) -> dict[str, Any]:
-    own = np.array([frame.stratum == stratum for frame in frames])
-    return {
-        "frames": int(own.sum()),
-        "objects": int(there[own].sum()),
-        "recall": recall(found[own], there[own], weights[:, own]).as_list(),
-    }
-
-
 SEED = 15485863
 
 
@@ -467,8 +459,8 @@ def evaluate_marks(
     return {
         "set": f"{len(frames)} synthetic pictures on {len(set(frames))} {split} frames, style {style}",
         "threshold": threshold,
-        "object_recall": ratio(everything[0], everything[1], weights).as_list(),
         "objects": int(everything[1].sum()),
+        "object_recall": ratio(everything[0], everything[1], weights).as_list(),
         "by_kind": recall,
         "pixel_recall": ratio(hit, true, weights).as_list(),
         "precision": ratio(hit, marked, weights).as_list(),
@@ -505,17 +497,18 @@ def evaluate_removal(
         result["synthetic"] = evaluate_marks(
             data, tools.finder, tools.threshold, pictures=pictures, split=split, style=style, report=report
         )
-    frames = _frames(data, masks, split)
+    if masks is None and split != "val":
+        return result
+    kind = "drawn" if masks is not None else "coloured"
+    frames = list(drawn_frames(data, masks) if masks is not None else coloured_frames(data, split))
     if not frames:
         return result
     ways = maskers(tools, policy)
     tallies = score_frames(frames, ways, report)
-    kind = "drawn" if masks is not None else "coloured"
     result[kind] = summary(frames, tallies)
-    for name, reached in met(result[kind]["rows"]).items():
-        row = result[kind]["rows"][name]
-        if masks is not None:
-            row["met"] = reached
+    if masks is not None:
+        for name, reached in met(result[kind]["rows"]).items():
+            result[kind]["rows"][name]["met"] = reached
     result["clean"] = clean_areas(clean_pictures(data, split), ways, report) | {"split": split}
     for row in result["clean"]["rows"].values():
         row["met"] = row["area"][0] <= CLEAN_AREA
@@ -530,28 +523,12 @@ def show_missed(folder: Path, tally: MarkCounts) -> None:
     mask outlined.
     """
     for missed in tally.missed:
-        save(folder / f"{missed.frame.name}-{missed.mark.number}.png", _picture(missed))
-
-
-def _frames(data: Path, masks: Path | None, split: str) -> list[MarkedFrame]:
-    if masks is not None:
-        return list(drawn_frames(data, masks))
-    return list(coloured_frames(data, split)) if split == "val" else []
-
-
-def _picture(missed: MissedMark) -> np.typing.NDArray[np.uint8]:
-    frame, mark = missed.frame, missed.mark
-    cut = crop_around(frame.picture, mark.box)
-    own = frame.owners == mark.number
-    outlines = [(missed.mask[cut], OUTLINE), (own[cut], TARGET)]
-    shown = beside(
-        [
-            outlined(frame.picture[cut], [], ENLARGED),
-            outlined(frame.picture[cut], outlines, ENLARGED),
-        ]
-    )
-    title = f"{frame.name} mark {mark.number}, {mark.kind.name.lower()}: {missed.share:.0%} found"
-    return titled(shown, title)
+        frame, mark = missed.frame, missed.mark
+        cut = crop_around(frame.picture, mark.box)
+        outlines = [(missed.mask[cut], OUTLINE), ((frame.owners == mark.number)[cut], TARGET)]
+        shown = beside([outlined(frame.picture[cut], masks, ENLARGED) for masks in ([], outlines)])
+        title = f"{frame.name} mark {mark.number}, {mark.kind.name.lower()}: {missed.share:.0%} found"
+        save(folder / f"{frame.name}-{mark.number}.png", titled(shown, title))
 
 
 def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -559,31 +536,14 @@ def marks_figures(result: Mapping[str, Any]) -> dict[str, Any]:
     split = result["split"]
     figures: dict[str, Any] = {}
     if "synthetic" in result:
-        copied = (
-            "set",
-            "threshold",
-            "objects",
-            "object_recall",
-            "by_kind",
-            "pixel_recall",
-            "precision",
-            "dice",
-            "clean_area",
-        )
-        figures[f"synthetic_{split}"] = {key: result["synthetic"][key] for key in copied}
-    for key in ("drawn", "coloured"):
-        if key in result:
-            found = result[key]
-            rows = {
-                name.replace(" ", "_"): {
-                    part: value for part, value in row.items() if part not in {"missed", "refused"}
-                }
-                | {"refused": len(row["refused"])}
-                for name, row in found["rows"].items()
-            }
-            figures[key] = {
-                name: found[name] for name in ("frames", "objects", "found_from", "tolerance")
-            } | rows
+        figures[f"synthetic_{split}"] = result["synthetic"]
+    for key in [name for name in ("drawn", "coloured") if name in result]:
+        found = result[key]
+        figures[key] = {name: found[name] for name in ("frames", "objects", "found_from", "tolerance")} | {
+            name.replace(" ", "_"): {part: value for part, value in row.items() if part != "refused"}
+            | {"refused": len(row["refused"])}
+            for name, row in found["rows"].items()
+        }
     if "clean" in result:
         figures[f"clean_{split}"] = {"frames": result["clean"]["frames"], **result["clean"]["rows"]}
     return figures

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.metrics import structural_similarity
 
-from ai_pipeline.despeckle.despeckler import Despeckler
+from ai_pipeline.burnin.despeckle import Despeckler
 from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import find, load

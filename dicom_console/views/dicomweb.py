@@ -18,7 +18,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.images.fragments import Fragments
+from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.numbers import DAMAGE, whole_of
 from dicom_console.views.search import NOT_SHOWN, grouped
 from dicom_node.config.settings import Settings

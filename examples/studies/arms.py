@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
-from ai_pipeline.errors import CannotAdapt
 from ai_pipeline.models.inputs import normalise
 from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedNetwork
-from ai_pipeline.networks.foreign import timm_network, torchvision_network
-from ai_training.base import DataMissing, ExperimentError, Report, part_of, silent
+from ai_training.base import CannotAdapt, DataMissing, ExperimentError, Report, part_of, silent
 from ai_training.chest.fit import (
     MEAN,
     SCALE,
@@ -37,6 +35,7 @@ from ai_training.chest.fit import (
     laid_over,
     read_table,
 )
+from ai_training.conversion.foreign import timm_network, torchvision_network
 from ai_training.engine import BEST, CHECKPOINT, Plan, TrainingRun, Validation, seed_all
 from ai_training.networks.backbones import (
     HEADS,

@@ -29,8 +29,8 @@ from torch.nn.functional import (
 )
 from torch.utils.data import Dataset
 
+from ai_pipeline.burnin.despeckle import MODEL, Despeckler
 from ai_pipeline.contract import ModelRef
-from ai_pipeline.despeckle.despeckler import MODEL, Despeckler
 from ai_pipeline.fetal_head.outline import HeadModel, fit_to_input
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find

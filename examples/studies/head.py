@@ -23,15 +23,14 @@ from sklearn.model_selection import GroupKFold
 from ai_pipeline.models.card import Chain, Input
 from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import load
-from ai_pipeline.models.store import convert
-from ai_pipeline.models.store.template import card_text
-from ai_pipeline.networks.conversion import ConvertedNetwork
 from ai_training import metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import changed_card
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
+from ai_training.conversion import convert
+from ai_training.conversion.messages import ConvertedNetwork
+from ai_training.conversion.template import written
 from ai_training.metrics import Floats, Interval
 from ai_training.sets.chest import chest_set, label_matrix
 from ai_training.sets.images import LABELS, ChestImage, read_grey
@@ -101,7 +100,7 @@ def train_head(
     answer = answer.model_copy(
         update={"labels": names, "outputs": OUTPUTS, "id": model_id or f"{answer.id}-head"}
     )
-    card = _written(out, with_head(data_of_network, head), answer, licence)
+    card = written(out, with_head(data_of_network, head), answer, licence=licence)
     _note(card, images, auc, strength)
     return TrainedHead(card, auc, tuple(name for name in known if name not in names))
 
@@ -214,17 +213,6 @@ def _fitted(embeddings: Floats, truth: Floats, strength: float) -> _LinearHead:
         weights[k] = model.coef_[0] / spread
         biases[k] = model.intercept_[0] - weights[k] @ mean
     return _LinearHead(weights, biases)
-
-
-def _written(out: Path, network: bytes, answer: ConvertedNetwork, licence: str) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    file, card = out / f"{answer.id}.onnx", out / f"{answer.id}.toml"
-    digest = hashlib.sha256(network).hexdigest()
-    text = card_text(answer, model_id=answer.id, version="1", licence=licence, file=file.name, sha256=digest)
-    file.write_bytes(network)
-    card.write_text(text, encoding="utf-8")
-    load(card)
-    return card
 
 
 def _note(card: Path, images: Sequence[ChestImage], auc: dict[str, Interval], strength: float) -> None:

@@ -14,7 +14,7 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ai_pipeline.burnin.fill.inpainters import Inpainter
+from ai_pipeline.burnin.fill import Inpainter
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import usable_cores

@@ -24,7 +24,7 @@ from ai_pipeline.burnin.decide import vocabulary
 from ai_pipeline.burnin.decide.meaning import meaning_of
 from ai_pipeline.burnin.decide.writing import level_box, text_meaning
 from ai_pipeline.burnin.find.annotation import Box, Picture, brightest
-from ai_pipeline.burnin.find.line_network import (
+from ai_pipeline.burnin.find.networks import (
     HEIGHT,
     STEP,
     SYMBOLS,

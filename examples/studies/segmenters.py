@@ -17,7 +17,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d, max_unpool2d
 
-from ai_pipeline.despeckle.despeckler import Despeckler
+from ai_pipeline.burnin.despeckle import Despeckler
 from ai_training.base import Report, silent
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb

@@ -41,7 +41,7 @@ from ai_pipeline.contract import (
     QualityNote,
 )
 from ai_pipeline.fetal_head import biometry
-from ai_pipeline.fetal_head.ellipse import Ellipse
+from ai_pipeline.fetal_head.biometry import Ellipse
 from dicom_connectors.worklist.manager import MOST_ITEMS
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_console.handlers.stow import PARTS

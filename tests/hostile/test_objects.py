@@ -549,12 +549,12 @@ def test_an_upload_is_unpacked_to_its_limit_in_all(read: Read) -> None:
 MOST_MIB_OF_A_STILL = 240  # 216 in tiles of both networks; 266 and more where one of them sees it whole
 CLEAN = """
 import resource, sys
-from ai_pipeline.burnin.find import mark_network, text
+from ai_pipeline.burnin.find import networks, text
 from ai_pipeline.burnin.pipeline import Ultrasound
 from ai_pipeline.images.decode import open_dicom
 text.TILE //= 2
-mark_network.TILE //= 2
-mark_network.WHOLE //= 5
+networks.TILE //= 2
+networks.WHOLE //= 5
 for path in sys.argv[1:]:
     result = Ultrasound().run([open_dicom(path)], lambda *_: None, {})
     print(len(result.images), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

@@ -17,10 +17,8 @@ MOST_WORDS, LONGEST_WORD = 200, 24
 """Words that a site may name, and characters of one, at most."""
 EXAMINED = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate")
 """Attributes of the header that say when an image was made."""
-_NEWBORN_DAYS = 2
 _MONTHS = ("jan", "feb", "ma[ry]", "apr", "ma[iy]", "jun", "jul", "aug", "sep", "o[ck]t", "nov", "de[cz]")
 _TIME = r"(?<!\d)(?:[01]?\d|2[0-3])[:.][0-5]\d(?:[:.][0-5]\d)?(?: ?[ap]\.?m\.?)?(?![\d:])"
-_BETWEEN = r"[-./ ]{1,2}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Allowed:
         known = frozenset(word.casefold() for word in keep_words)
         if dates != "keep":
             return cls(known)
-        if header.age_years is None or header.age_years * 365.25 < _NEWBORN_DAYS:
+        if header.age_years is None or header.age_years * 365.25 < 2:
             return cls(known)
         days = (date_of(header.attributes.get(keyword, "")) for keyword in EXAMINED)
         return cls(known, frozenset(filter(None, days)))
@@ -55,7 +53,18 @@ class Allowed:
         """
         left = text
         for day in self.dates:
-            left = re.sub(_spellings(day), " ", left, flags=re.IGNORECASE)
+            # How consoles write a date: 2026-01-07, 07.01.2026, 1/7/26, 20260107, 07-Jan-2026, Jan 7, 2026.
+            year, month, number = f"(?:{day.year}|{day.year % 100:02})", f"0?{day.month}", f"0?{day.day}"
+            name = rf"{_MONTHS[day.month - 1]}[a-z]*\.?"
+            orders = (
+                (str(day.year), month, number),
+                (number, month, year),
+                (month, number, year),
+                (number, name, year),
+            )
+            ways = [r"[-./ ]{1,2}".join(order) for order in orders]
+            ways += [f"{day:%Y%m%d}", rf"{name} ?{number},? {day.year}", rf"{number}{name}{year}"]
+            left = re.sub(rf"(?<![^\s(])(?:{'|'.join(ways)})(?![^\s,;)])", " ", left, flags=re.IGNORECASE)
         if self.dates:
             left = re.sub(_TIME, " ", left, flags=re.IGNORECASE)
         if left != text and left.strip() and not re.search(r"[^\W\d_]{2}", left):
@@ -64,18 +73,3 @@ class Allowed:
 
 
 NOTHING_MORE = Allowed()
-
-
-def _spellings(day: date) -> str:
-    """How consoles write a date: 2026-01-07, 07.01.2026, 1/7/26, 20260107, 07-Jan-2026, Jan 7, 2026."""
-    year, month, number = f"(?:{day.year}|{day.year % 100:02})", f"0?{day.month}", f"0?{day.day}"
-    name = rf"{_MONTHS[day.month - 1]}[a-z]*\.?"
-    orders = (
-        (str(day.year), month, number),
-        (number, month, year),
-        (month, number, year),
-        (number, name, year),
-    )
-    ways = [_BETWEEN.join(order) for order in orders]
-    ways += [f"{day:%Y%m%d}", rf"{name} ?{number},? {day.year}", rf"{number}{name}{year}"]
-    return rf"(?<![^\s(])(?:{'|'.join(ways)})(?![^\s,;)])"

@@ -21,10 +21,6 @@ SMALLEST_LETTER = 8
 """Longer side of a letter with its soft edges, two pixels all around, at least (pixels)."""
 FULL = 0.4
 """Share of its rectangle that a closed word fills, at least; an arc or a slope fills less."""
-RECTANGLE = 0.85
-"""Share of its rectangle that a part fills from which it is neither letter nor word: it is not read."""
-LEGIBLE_IN_OUTLINE = 3
-"""Letters and digits that are read in a mask, from which its outline gives text away."""
 
 
 def blocks(strokes: Mask) -> Mask:
@@ -58,7 +54,8 @@ def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
     picture: Picture = np.where(shaped, 255, 0).astype(np.uint8)
     within = box_around(shaped, LETTER_GAP)
     lines = [(box, reader.read(picture, box)) for box in reader.find(picture, within=within)]
-    legible = [box for box, line in lines if line.legible and line.letters >= LEGIBLE_IN_OUTLINE]
+    # Letters and digits that are read in a mask, from which its outline gives text away.
+    legible = [box for box, line in lines if line.legible and line.letters >= 3]
     return paint(legible, mask.shape, 0.1)
 
 
@@ -69,7 +66,8 @@ def _without_rectangles(mask: Mask) -> Mask:
     for label, box in enumerate(component_boxes(stats), start=1):
         part = (labels[index_of(box)] == label).astype(np.uint8)
         _, (width, height), _ = cv2.minAreaRect(cv2.findNonZero(part))
-        keep[label] = stats[label, cv2.CC_STAT_AREA] < RECTANGLE * (width + 1) * (height + 1)
+        # Share of its rectangle that a part fills from which it is neither letter nor word: it is not read.
+        keep[label] = stats[label, cv2.CC_STAT_AREA] < 0.85 * (width + 1) * (height + 1)
     return np.asarray(keep[labels], np.bool_)
 
 

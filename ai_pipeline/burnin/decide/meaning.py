@@ -52,8 +52,6 @@ LEAST_OF_SETTING, SETTING_CHARACTERS = 0.75, 4
 for a name, and on small pictures they are read less surely."""
 LONGEST = 120
 """Characters of a text that can be harmless, at most."""
-LONGEST_ITEM = 14
-"""Tokens of one item of the grammar, at most."""
 
 _NUMBER = r"\d{1,3}(?:[.,]\d{1,3})?"
 _CM = r"\d{1,2}(?:[.,]\d{1,3})?"  # a body height has three digits
@@ -211,21 +209,21 @@ def _proven(tokens: Sequence[str]) -> Meaning:
     """The meaning of the items that the tokens can be cut into; IDENTITY when they cannot."""
     ways: list[frozenset[Meaning] | None] = [frozenset(), *([None] * len(tokens))]
     for end in range(1, len(tokens) + 1):
-        for start in range(max(0, end - LONGEST_ITEM), end):
-            before, item = ways[start], None
-            if before is not None:
-                item = _item(tokens[start:end])
-            if before is not None and item is not None:
+        # Tokens of one item of the grammar, at most.
+        for start in range(max(0, end - 14), end):
+            before = ways[start]
+            if before is not None and (item := _item(tokens[start:end])) is not None:
                 ways[end] = before | {item}
                 break
     found = ways[-1]
     if not found:
         return Meaning.IDENTITY
     # A mixed line counts as what a reader needs most.
-    return next(meaning for meaning in _ITEMS_BY_WEIGHT if meaning in found)
-
-
-_ITEMS_BY_WEIGHT = (Meaning.MEASUREMENT, Meaning.ORIENTATION, Meaning.ACOUSTIC)
+    return next(
+        meaning
+        for meaning in (Meaning.MEASUREMENT, Meaning.ORIENTATION, Meaning.ACOUSTIC)
+        if meaning in found
+    )
 
 
 def _item(tokens: Sequence[str]) -> Meaning | None:
@@ -250,8 +248,7 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
     if not words or " ".join(upper) in PHRASES:
         return bool(words)
     sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
-    proof = any(big in NOUNS for big in upper)
-    allowed = SIDE_LETTERS | ((ALSO_NAMES | JOINING) if proof else frozenset())
+    allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if any(big in NOUNS for big in upper) else frozenset())
     if not all(good or big in allowed for good, big in zip(sure, upper, strict=True)):
         return False
     return any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)

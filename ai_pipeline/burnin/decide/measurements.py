@@ -24,10 +24,6 @@ MILLIMETRES = {"mm": 1.0, "cm": 10.0}
 TOLERANCE_SHARE, TOLERANCE_PIXELS = 0.01, 1.5
 """Difference between the distance of two calipers and the written value, at most: the larger of a share of it
 and of pixels, to which the calipers' centres are known, plus half a step of the last digit."""
-COARSEST_STEP = 1.0
-"""Step of the last digit of a value that calipers can confirm, at most (millimetres)."""
-MOST_CALIPERS = 24
-"""Calipers in one region, at most: with more, pairs fit by chance."""
 _NOT_STRAIGHT = frozenset({"hc", "ac", "circ", "perim", "ellipse", "afi", "mean", "avg"})
 """Labels of lengths that are not a straight line, or of several."""
 
@@ -57,35 +53,29 @@ def measurements_of(readings: Sequence[Reading], header: ImageHeader) -> tuple[M
     found: dict[tuple[float, str, tuple[tuple[Point, ...], ...]], Measurement] = {}
     for frame in dict.fromkeys(reading.frame for reading in readings):
         shown = [reading for reading in readings if reading.frame == frame]
-        for measurement in _in_frame(shown, regions):
-            key = (measurement.value, measurement.unit.value, measurement.lines)
-            found.setdefault(key, measurement)
+        calipers = [centre_of(reading.bounds) for reading in shown if reading.kind == AnnotationKind.CALIPER]
+        texts = [
+            (written, reading)
+            for reading in shown
+            if reading.kind == AnnotationKind.TEXT and reading.confidence >= LEAST_CONFIDENCE
+            for written in _lengths(reading.text)
+        ]
+        fitting = [(written, reading, _fitting(written, calipers, regions)) for written, reading in texts]
+        claims = [pairs[0] for _, _, pairs in fitting if len(pairs) == 1]
+        for written, reading, pairs in fitting:
+            if len(pairs) == 1 and claims.count(pairs[0]) == 1:
+                lines = (tuple(calipers[place] for place in pairs[0]),)
+                measurement = Measurement(
+                    source_uid=reading.source_uid,
+                    name=LENGTH.meaning,
+                    quantity=LENGTH,
+                    value=written.value,
+                    unit=UNITS[written.unit],
+                    lines=lines,
+                    frame=reading.frame,
+                )
+                found.setdefault((written.value, measurement.unit.value, lines), measurement)
     return tuple(found.values())
-
-
-def _in_frame(readings: Sequence[Reading], regions: Sequence[Calibration]) -> list[Measurement]:
-    calipers = [centre_of(reading.bounds) for reading in readings if reading.kind == AnnotationKind.CALIPER]
-    texts = [
-        (written, reading)
-        for reading in readings
-        if reading.kind == AnnotationKind.TEXT and reading.confidence >= LEAST_CONFIDENCE
-        for written in _lengths(reading.text)
-    ]
-    fitting = [(written, reading, _fitting(written, calipers, regions)) for written, reading in texts]
-    claims = [pairs[0] for _, _, pairs in fitting if len(pairs) == 1]
-    return [
-        Measurement(
-            source_uid=reading.source_uid,
-            name=LENGTH.meaning,
-            quantity=LENGTH,
-            value=written.value,
-            unit=UNITS[written.unit],
-            lines=(tuple(calipers[place] for place in pairs[0]),),
-            frame=reading.frame,
-        )
-        for written, reading, pairs in fitting
-        if len(pairs) == 1 and claims.count(pairs[0]) == 1
-    ]
 
 
 def _lengths(text: str) -> list[WrittenLength]:
@@ -113,12 +103,19 @@ def _fitting(
 ) -> list[tuple[int, int]]:
     """The pairs of calipers that are as far apart as is written."""
     wanted, step = (size * MILLIMETRES[written.unit] for size in (written.value, written.step))
-    if step > COARSEST_STEP:
+    # Step of the last digit of a value that calipers can confirm, at most (millimetres).
+    if step > 1.0:
         return []
     fitting = []
     for region in regions:
-        inside = [place for place, point in enumerate(calipers) if _region_of(point, regions) is region]
-        if len(inside) > MOST_CALIPERS:
+        # Of regions that overlap a caliper lies in the first, the smallest.
+        inside = [
+            place
+            for place, point in enumerate(calipers)
+            if next((other for other in regions if other.holds(point)), None) is region
+        ]
+        # Calipers in one region, at most: with more, pairs fit by chance.
+        if len(inside) > 24:
             continue
         tolerance = max(TOLERANCE_SHARE * wanted, TOLERANCE_PIXELS * region.coarsest) + step / 2
         for one, other in combinations(inside, 2):
@@ -127,8 +124,3 @@ def _fitting(
             if abs(apart - wanted) <= tolerance:
                 fitting.append((one, other))
     return fitting
-
-
-def _region_of(point: Point, regions: Sequence[Calibration]) -> Calibration | None:
-    """The region in which a caliper lies; the first of those that overlap, the smallest being first."""
-    return next((region for region in regions if region.holds(point)), None)

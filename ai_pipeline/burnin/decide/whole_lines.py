@@ -101,8 +101,7 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
     if above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
         return replace(text, meaning=Meaning.LOGO)
-    last = re.fullmatch(r"C ?\d\d|\d/\d/\d", written)
-    if (above == {Meaning.ACOUSTIC} and last) or (
+    if (above == {Meaning.ACOUSTIC} and re.fullmatch(r"C ?\d\d|\d/\d/\d", written)) or (
         AMBIGUOUS.fullmatch(written) and _is_between_settings(text, texts)
     ):
         return replace(text, meaning=Meaning.ACOUSTIC)

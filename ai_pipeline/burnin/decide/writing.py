@@ -1,6 +1,12 @@
 """The text in a picture: places of possible text are searched in several views of it, read, and judged.
 
 Text counts as identity until all of it is read and proven harmless.
+
+Proven letters: only they are painted over in the image area, where tissue is.
+
+There are three independent witnesses: the mark network, which marks the strokes of letters, and two text
+readers. Two of the three prove letters, or one reader that is sure. A place that only one suspects is kept,
+and a person looks at it.
 """
 
 from __future__ import annotations
@@ -18,38 +24,37 @@ from ai_pipeline.burnin.find.annotation import (
     Box,
     Mask,
     Picture,
+    brightest,
+    colourfulness,
     component_boxes,
     components,
     dilated,
     index_of,
 )
 from ai_pipeline.burnin.find.area import strokes
-from ai_pipeline.burnin.find.flow import FILLS, TOUCHES, find_flow
-from ai_pipeline.burnin.find.line_network import Line, is_wide
-from ai_pipeline.burnin.find.text import TILES, UPRIGHT, TextBox, TextReader, high_contrast, looks_like_text
-from ai_pipeline.burnin.find.traces import Waves
+from ai_pipeline.burnin.find.networks import Line, is_wide
+from ai_pipeline.burnin.find.text import (
+    TILES,
+    UPRIGHT,
+    TextBox,
+    TextReader,
+    high_contrast,
+    looks_like_text,
+    paint,
+)
+from ai_pipeline.burnin.find.traces import FILLS, TOUCHES, Waves, find_flow
 from ai_pipeline.contract import Meaning
 
 FILLED = 0.95
 """Share of a box that is filled pixels, from which it cannot hold text of the source."""
 SAME = 0.8
 """Share of a box within one that was read already, from which it is not read again."""
-ONE_LINE = 0.6
-"""Height of a box within a line, from which it holds that line (share of the line's height)."""
 FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
-WORD_SPACE = 1.5
-"""Gap up to which two texts belong to one line (heights of the lower one)."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
-FOLLOWED = 3.0
-"""How far an upright line is followed at a time (heights)."""
-FEWEST_MORE = 2
-"""Letters and digits that are read besides in so much more of a line, at least."""
 ALIKE = 0.6
 """Likeness of two readings of one place, at least."""
-READ_AS_LETTERS = "/%-"
-"""Signs that are read as a letter or a digit on small pictures."""
 MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
 """Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
 which it holds no letters."""
@@ -57,8 +62,6 @@ CONTEXT = 64
 """Margin around changed pixels that is read again with them (pixels, of the view's scale)."""
 FINEST, FAINT, LARGEST = 1.0, 0.6, 0.35
 """Scales at which a picture is read: as it is, with enhanced contrast, and for letters as large as a tile."""
-LARGE_PICTURE = 1200
-"""Shorter side from which a reduced view is read too, for letters as large as a tile (pixels)."""
 
 
 NOTHING_READ = Line("", 0.0, legible=False)
@@ -98,9 +101,11 @@ class Candidate:
         """
         found, line = self, reader.read(self.view, self.box)
         for end in (False, True) if any(map(str.isalpha, line.text)) else ():
-            while (longer := found.box.longer(FOLLOWED, self.view.shape, end=end)).length > found.box.length:
+            # How far an upright line is followed at a time (heights).
+            while (longer := found.box.longer(3.0, self.view.shape, end=end)).length > found.box.length:
                 more = reader.read(self.view, longer)
-                if more.letters < line.letters + FEWEST_MORE or more.confidence < SURE:
+                # Letters and digits that are read besides in so much more of a line, at least.
+                if more.letters < line.letters + 2 or more.confidence < SURE:
                     break
                 found, line = replace(found, box=longer), more
         return found
@@ -134,7 +139,8 @@ class Text:
 
     def may_say(self, other: Text) -> bool:
         """Whether this text may be a worse reading of ``other``'s text, without an additional letter."""
-        most = len(other.letters) + sum(map(other.line.text.count, READ_AS_LETTERS))
+        # Signs that are read as a letter or a digit on small pictures.
+        most = len(other.letters) + sum(map(other.line.text.count, "/%-"))
         alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
         return len(self.letters) <= most and alike
 
@@ -161,7 +167,8 @@ def _was_read(box: TextBox, text: Text) -> bool:
 
     A line that stays may have been read in a box of two, of which the other is a name.
     """
-    line = text.meaning is Meaning.IDENTITY or box.height > ONE_LINE * text.box.height
+    # Height of a box within a line, from which it holds that line (share of the line's height).
+    line = text.meaning is Meaning.IDENTITY or box.height > 0.6 * text.box.height
     return line and overlap(box.box, text.box.box) >= SAME
 
 
@@ -183,10 +190,10 @@ def candidates(
     measured = MeasuredPixels.from_picture(picture, waves)
     faint, found = high_contrast(picture), []
     for view, scale, upright in ((picture, FAINT, True), (picture, FINEST, False), (faint, FAINT, False)):
-        boxes = [None] if changed is None else surroundings(changed, scale)
-        for box in boxes:
+        for box in [None] if changed is None else surroundings(changed, scale):
             found += candidates_of(view, reader, scale, measured, box, upright=upright)
-    if min(picture.shape[:2]) >= LARGE_PICTURE:
+    # Shorter side from which a reduced view is read too, for letters as large as a tile (pixels).
+    if min(picture.shape[:2]) >= 1200:
         found += candidates_of(picture, reader, LARGEST, measured)
     return found
 
@@ -292,7 +299,8 @@ def _in_one_row(box: Box, other: Box) -> bool:
     height = min(bottom - top, bottom2 - top2)
     return (
         min(bottom, bottom2) - max(top, top2) > 0.5 * height
-        and max(left, left2) - min(right, right2) < WORD_SPACE * height
+        # Gap up to which two texts belong to one line (heights of the lower one).
+        and max(left, left2) - min(right, right2) < 1.5 * height
     )
 
 
@@ -317,3 +325,85 @@ def overlap(box: Box, other: Box) -> float:
     height = min(box[3], other[3]) - max(box[1], other[1])
     area = (box[2] - box[0]) * (box[3] - box[1])
     return max(0, width) * max(0, height) / max(1, area)
+
+
+FEWEST, SURELY_FEWEST = 2, 3
+"""Letters and digits that a witness reads, at least; and one that reads so surely that it needs no second."""
+SURE_LETTERS = 0.85
+"""Confidence of such a reading."""
+LONG, OF_LONG = 6, 0.6
+"""Letters and digits of a long reading, and its confidence: in speckle no reader reads so many."""
+TRACED = 0.15
+"""Share of a text's box that is drawn, from which the mark network has its letters (they fill 20 %)."""
+SOFT = 0.05
+"""Width of a stroke's soft edge (heights of the line), but a pixel at least."""
+
+
+def are_letters(text: Text, drawn: float = 0.0) -> bool:
+    """Whether the text at a place is proven to be letters.
+
+    ``drawn``: the share of the place that the mark network takes for text, 0 to 1.
+    """
+    if _is_sure(text.line) or _is_sure(text.small):
+        return True
+    return sum((_reads(text.line, FEWEST), _reads(text.small, FEWEST), drawn >= TRACED)) >= 2
+
+
+def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
+    """The strokes of these texts with their edges; ``margin`` as :func:`paint` takes it.
+
+    The strokes that the mark network has ``drawn`` may lack a letter. So the mask also holds the strongest
+    thin structures in the text's box, and the colour that compression has spread around coloured strokes.
+    """
+    found: Mask = np.zeros_like(drawn)
+    for text in texts:
+        place = paint([text.box], drawn.shape, margin)
+        letters = (drawn | strokes_in(picture, text.box)) & place
+        found |= letters | (_spread_colour(picture, letters) & place)
+    return found
+
+
+def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> Mask:
+    """The thin structures in a box, light or dark, with their soft edges.
+
+    ``contrast``: the least difference to the surroundings in grey levels; by default a threshold is computed
+    from the box (N. Otsu, 1979).
+    """
+    found: Mask = np.zeros(picture.shape[:2], np.bool_)
+    left, top, right, bottom = box.box
+    place = index_of((left - 2, top - 2, right + 2, bottom + 2))
+    grey = np.ascontiguousarray(brightest(picture[place]))
+    if not grey.size:
+        return found
+    # Thickness of a stroke, at most (heights of the line).
+    square = np.ones((2 * max(2, round(0.35 * box.height)) + 1,) * 2, np.uint8)
+    # Side of the square whose median is the ground of letters, at most: OpenCV has no larger one (pixels).
+    ground = cv2.medianBlur(grey, min(2 * max(1, round(box.height)) + 1, 255)).astype(np.float32)
+    for way, above in ((cv2.MORPH_TOPHAT, grey - ground), (cv2.MORPH_BLACKHAT, ground - grey)):
+        stands_out = cv2.morphologyEx(grey, way, square)
+        # How far a stroke stands out from what is beside it, at least (grey levels).
+        level = contrast or max(12, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
+        found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
+    return dilated(found, 2 * max(1, round(SOFT * box.height)) + 1)
+
+
+def _spread_colour(picture: Picture, letters: Mask) -> Mask:
+    """Coloured pixels beside coloured ``letters``."""
+    if picture.ndim == 2 or not letters.any():
+        return np.zeros_like(letters)
+    # Difference of the strongest and the weakest colour of a coloured pixel, at least (grey levels).
+    coloured = colourfulness(picture) >= 8
+    # Share of the pixels of coloured letters that are coloured, at least.
+    if coloured[letters].mean() < 0.8:
+        return np.zeros_like(letters)
+    # How far JPEG spreads the colour of a stroke, half of a block (pixels).
+    return np.asarray(dilated(letters, 2 * 4 + 1) & coloured, np.bool_)
+
+
+def _is_sure(line: Line) -> bool:
+    fewest, least = (LONG, OF_LONG) if line.confidence < SURE_LETTERS else (SURELY_FEWEST, SURE_LETTERS)
+    return _reads(line, fewest) and line.confidence >= least
+
+
+def _reads(line: Line, fewest: int) -> bool:
+    return line.legible and line.letters >= fewest

@@ -95,7 +95,11 @@ class Match(_RuleTable):
             (self.sop_class, header.sop_class_uid),
         )
         return all(wanted is None or wanted == value for wanted, value in exact) and all(
-            pattern is None or any(fnmatchcase(value, pattern) for value in _values(header, keyword))
+            pattern is None
+            or any(
+                fnmatchcase(value, pattern)
+                for value in map(_plain, header.attributes.get(keyword, "").split("\\"))
+            )
             for pattern, keyword in texts
         )
 
@@ -221,10 +225,6 @@ def _name_of(place: tuple[int | str, ...], read: dict[str, Any]) -> str:
             rule = read["rule"][number]
             return f" (rule {rule['name']})" if isinstance(rule, dict) and "name" in rule else ""
     return ""
-
-
-def _values(header: ImageHeader, keyword: str) -> list[str]:
-    return [_plain(value) for value in header.attributes.get(keyword, "").split("\\")]
 
 
 def _pixel(edge: float, size: int, rounded: Callable[[float], int]) -> int:

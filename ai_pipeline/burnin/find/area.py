@@ -17,8 +17,6 @@ from ai_pipeline.contract import UltrasoundRegion
 
 NOISE = 4
 """Range of the background's pixels around each, at most: the noise of compression (grey levels)."""
-DARKEST = 3
-"""Difference from which a pixel may be tissue that is dark (grey levels)."""
 EVEN = 1
 """Range of a panel's pixels around each, at most (grey levels)."""
 FEWEST = 0.02
@@ -53,14 +51,18 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     if background is None:
         return np.ones(grey.shape, np.bool_)
     uneven = range_around > EVEN  # a panel has one colour, tissue has none
-    differs = brightest(cv2.absdiff(picture, tuple(map(float, np.append(background, 0))))) > DARKEST
+    # Difference from which a pixel may be tissue that is dark (grey levels).
+    differs = brightest(cv2.absdiff(picture, tuple(map(float, np.append(background, 0))))) > 3
     tissue = _tissue(differs & uneven, ~drawn)
     labels, stats = components(tissue)
     area: Mask = np.zeros_like(tissue)
     for label in range(1, len(stats)):
         if stats[label, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size:
             area |= _between(labels == label)
-    return area & _within(regions, tissue)
+    believed = believed_regions(regions, tissue.shape)
+    inside = mask_of([region.box for region in believed], tissue.shape)
+    # They bound the area if they hold the tissue.
+    return area & inside if believed and (inside & tissue).sum() >= INSIDE * tissue.sum() else area
 
 
 def strokes(picture: Picture) -> Mask:
@@ -81,8 +83,7 @@ def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
     level = int(counts.argmax())
     if counts[max(0, level - NOISE) : level + NOISE + 1].sum() < FEWEST * grey.size:
         return None
-    pixels = picture[plain & (grey == level)]
-    return np.asarray(np.median(pixels, axis=0), np.uint8)
+    return np.asarray(np.median(picture[plain & (grey == level)], axis=0), np.uint8)
 
 
 def _tissue(bright: Mask, shown: Mask) -> Mask:
@@ -113,11 +114,3 @@ def _between(tissue: Mask) -> Mask:
         last = tissue.shape[axis] - 1 - np.expand_dims(np.flip(tissue, axis).argmax(axis=axis), axis)
         filled &= (first <= place) & (place <= last) & tissue.any(axis=axis, keepdims=True)
     return filled
-
-
-def _within(all_regions: Sequence[UltrasoundRegion], tissue: Mask) -> Mask:
-    """The regions of the header if they hold the tissue, else all of the picture."""
-    regions = believed_regions(all_regions, tissue.shape)
-    inside = mask_of([region.box for region in regions], tissue.shape)
-    right = (inside & tissue).sum() >= INSIDE * tissue.sum()
-    return inside if regions and right else np.ones_like(tissue)

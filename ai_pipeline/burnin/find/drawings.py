@@ -27,8 +27,8 @@ from ai_pipeline.burnin.find.annotation import (
     index_of,
 )
 from ai_pipeline.burnin.find.area import thin
-from ai_pipeline.burnin.find.flow import colour_bars, find_flow
-from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_pipeline.burnin.find.networks import MarkFinder, MarkMaps
+from ai_pipeline.burnin.find.traces import colour_bars, find_flow
 
 KINDS = (
     AnnotationKind.TEXT,
@@ -42,8 +42,6 @@ SCALE = KINDS.index(AnnotationKind.SCALE) + 1
 COMPACT, SCALE_SHARE = 0.8, 0.1
 """A part of the flow is a colour bar where it fills this share of its box, and the detector takes this share
 of it for a scale."""
-SOFT_EDGE = 5
-"""Side of the square by which a drawing is grown: its soft edge and the ringing of compression (pixels)."""
 MAY_BE_TEXT = 0.4
 """Share of a drawing's pixels that the detector takes for text, from which all of it counts as text."""
 SMALLEST = 2
@@ -90,24 +88,20 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     and traces, which the detector takes for letters and which are no annotation.
     """
     maps = finder.find(picture)
-    drawn = maps.above(threshold) & ~_flow_without_bars(picture, maps) & ~measured
-    return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
-
-
-def _without_bars(classes: npt.NDArray[np.uint8], picture: Picture) -> npt.NDArray[np.uint8]:
-    """The classes with every colour bar a scale, whatever letters touch it."""
-    return np.where((classes > 0) & colour_bars(picture), np.uint8(SCALE), classes)
-
-
-def _flow_without_bars(picture: Picture, maps: MarkMaps) -> Mask:
-    """Colour flow without colour bars, which are compact and classified as a scale."""
+    # Colour flow without colour bars, which are compact and classified as a scale.
     flow = find_flow(picture)
     labels, stats = components(flow)
     area = stats[:, cv2.CC_STAT_AREA]
     box = stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
     scale = np.bincount(labels[maps.classes == SCALE], minlength=len(stats))
     bars = (area >= COMPACT * box) & (scale >= SCALE_SHARE * area)
-    return np.asarray(flow & ~bars[labels], np.bool_)
+    drawn = maps.above(threshold) & ~(flow & ~bars[labels]) & ~measured
+    return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
+
+
+def _without_bars(classes: npt.NDArray[np.uint8], picture: Picture) -> npt.NDArray[np.uint8]:
+    """The classes with every colour bar a scale, whatever letters touch it."""
+    return np.where((classes > 0) & colour_bars(picture), np.uint8(SCALE), classes)
 
 
 def no_drawings(shape: tuple[int, ...]) -> Drawings:
@@ -120,7 +114,14 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
     for number, kind in enumerate(KINDS, start=1):
         own = classes == number
         masks[kind] = grown(own)
-        marks += _marks(kind, own, maps)
+        labels, stats = components(grown(own))
+        inside = labels[own]
+        pixels = np.maximum(1, np.bincount(inside, minlength=len(stats)))
+        means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / pixels
+        marks += [
+            Annotation(kind, box, float(np.clip(means[label], 0, 1)), meaning=MEANINGS[kind])
+            for label, box in enumerate(component_boxes(stats), start=1)
+        ]
     ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
     masks[AnnotationKind.CALIPER] |= grown(lines_between(picture, ends))
     return Drawings(masks, tuple(marks), (picture, maps, drawn), classes)
@@ -128,7 +129,8 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
 
 def grown(mask: Mask) -> Mask:
     """The mask grown by the soft edges of the drawings that it covers."""
-    return dilated(mask, SOFT_EDGE)
+    # Side of the square by which a drawing is grown: its soft edge and the ringing of compression (pixels).
+    return dilated(mask, 5)
 
 
 def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
@@ -150,34 +152,16 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     return classes
 
 
-def _marks(kind: AnnotationKind, own: Mask, maps: MarkMaps) -> list[Annotation]:
-    labels, stats = components(grown(own))
-    inside = labels[own]
-    pixels = np.maximum(1, np.bincount(inside, minlength=len(stats)))
-    means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / pixels
-    return [
-        Annotation(kind, box, float(np.clip(means[label], 0, 1)), meaning=MEANINGS[kind])
-        for label, box in enumerate(component_boxes(stats), start=1)
-    ]
-
-
-Flags = npt.NDArray[np.uint8]
-
-LINE_EXCESS = 2.5
-"""Mean yellow of a dotted line above its two sides (grey levels)."""
-SMALLEST_END = 8
-"""Side of a caliper's box with its soft edge, at least (pixels)."""
 UNLIKE = 2.2
 """Ratio of a caliper's sides, and of the sizes of a line's two calipers, at most."""
-MOST_ENDS = 8
-"""Calipers of four measurements. More than these trace an outline or are colour flow: no line joins them."""
 
 
 def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
     """The mask of coloured lines that join two of the calipers; empty for a grey picture."""
     ends = [mark.box for mark in calipers if _is_square(mark.box)]
     flags = np.zeros(picture.shape[:2], np.uint8)
-    if picture.ndim == 2 or len(ends) > MOST_ENDS:
+    # Calipers of four measurements. More than these trace an outline or are colour flow: no line joins them.
+    if picture.ndim == 2 or len(ends) > 8:
         return flags.astype(np.bool_)
     for first, second in combinations(ends, 2):
         sizes = sorted((max(_size(first)), max(_size(second))))
@@ -186,7 +170,7 @@ def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
     return flags.astype(np.bool_)
 
 
-def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> Flags:
+def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """The line from ``start`` to ``end`` (column, row) as 1 if it is yellower than both sides; else all 0.
 
     ``picture``: RGB. A line of less than 20 pixels gives all 0.
@@ -204,7 +188,8 @@ def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]
         r = np.clip(np.rint(rows + offset * across[1]).astype(int), 0, picture.shape[0] - 1)
         pixels = picture[r, c].astype(np.int16)
         yellowness.append(float(np.mean(pixels[:, :2].min(axis=1) - pixels[:, 2])))
-    if max(yellowness[1:4]) - max(yellowness[0], yellowness[4]) > LINE_EXCESS:
+    # Mean yellow of a dotted line above its two sides (grey levels).
+    if max(yellowness[1:4]) - max(yellowness[0], yellowness[4]) > 2.5:
         cv2.line(flags, start, end, 1, 3)
     return flags
 
@@ -212,7 +197,8 @@ def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]
 def _is_square(box: Box) -> bool:
     """Whether a box holds a caliper: the ticks of a ruler look alike, but are not square."""
     shorter, longer = sorted(_size(box))
-    return shorter >= SMALLEST_END and longer <= UNLIKE * shorter
+    # Side of a caliper's box with its soft edge, at least (pixels).
+    return shorter >= 8 and longer <= UNLIKE * shorter
 
 
 def _size(box: Box) -> tuple[int, int]:
@@ -225,8 +211,6 @@ def _centre(box: Box) -> tuple[int, int]:
     return (left + right) // 2, (top + bottom) // 2
 
 
-GRADIENT = 60.0
-"""Difference between the two ends of a bar, at least (grey levels)."""
 BLACK = 8
 """Level up to which a pixel is of no bar (grey levels)."""
 THICK, LARGEST, BAR_COMPACT, BAR_LONGER = 7, 0.03, 0.8, 1.5
@@ -258,4 +242,5 @@ def _is_bar(own: Mask, part: Picture) -> bool:
         return False
     ends = part if own.shape[0] == longer else part.swapaxes(0, 1)
     first, last = (rows.reshape(-1, *rows.shape[2:]).mean(axis=0) for rows in (ends[:THICK], ends[-THICK:]))
-    return float(np.abs(first - last).max()) >= GRADIENT
+    # Difference between the two ends of a bar, at least (grey levels).
+    return float(np.abs(first - last).max()) >= 60.0

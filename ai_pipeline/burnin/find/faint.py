@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.find.annotation import Box, Mask, component_boxes, components, dilated, mask_of
+from ai_pipeline.burnin.find.annotation import Mask, component_boxes, components, dilated, mask_of
 from ai_pipeline.contract import PixelArray
 
 STROKE = 15
@@ -34,7 +34,11 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     ``samples``: as stored, of any depth, grey or colour: a window may show each level. ``known``: annotation
     that is already judged. The traces of compression around it are no text, unless they continue a line.
     """
-    hull, contrast = _hull(area), _contrast(samples)
+    convex = np.zeros(area.shape, np.uint8)  # the smallest convex area that holds the image area
+    if area.any():
+        outlines, _ = cv2.findContours(area.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.fillConvexPoly(convex, cv2.convexHull(np.concatenate(outlines)), 1)
+    hull, contrast = convex.astype(np.bool_), _contrast(samples)
     around = dilated(known, RINGING)
     plain = contrast[~hull & ~around]
     if not plain.size or not plain.any():
@@ -44,16 +48,18 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     span = 255.0 if samples.dtype == np.uint8 else float(samples.max()) - float(samples.min())
     strong = dilated((contrast > STRONG * span) & ~around, RINGING)
     labels, stats = components((stands_out & ~around) | hull)
-    tissue = _present(labels[hull], len(stats))[labels]
-    faint = stands_out & ~tissue & ~strong
+    faint = stands_out & ~_present(labels[hull], len(stats))[labels] & ~strong  # without tissue
     gap = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
     closed = cv2.morphologyEx((faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, gap)
     labels, stats = components(closed.astype(np.bool_))
     far = ~dilated(hull, 2 * round(BESIDE * min(area.shape)) + 1)
     large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST
     writing = _present(labels[far], len(stats)) & large
-    found = np.asarray(writing[labels], np.bool_)
-    return found | (_in_lines(component_boxes(stats), writing, area.shape) & faint & ~known), strong
+    # Their rows, as far as the line may continue on both sides.
+    boxes = [box for box, one in zip(component_boxes(stats), writing[1:], strict=True) if one]
+    reaches = ((box, CONTINUES * (box[3] - box[1])) for box in boxes)
+    rows = mask_of([(box[0] - reach, box[1], box[2] + reach, box[3]) for box, reach in reaches], area.shape)
+    return np.asarray(writing[labels], np.bool_) | (rows & faint & ~known), strong
 
 
 def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
@@ -73,24 +79,3 @@ def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
             stands_out = cv2.morphologyEx(plane, way, square)
             found = stands_out if found is None else np.maximum(found, stands_out)
     return np.asarray(found, np.float32)
-
-
-def _in_lines(boxes: list[Box], writing: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Mask:
-    """The rows of what is ``writing``, as far as its line may continue on both sides."""
-    return mask_of(
-        [
-            (left - CONTINUES * (bottom - top), top, right + CONTINUES * (bottom - top), bottom)
-            for (left, top, right, bottom), one in zip(boxes, writing[1:], strict=True)
-            if one
-        ],
-        shape,
-    )
-
-
-def _hull(mask: Mask) -> Mask:
-    """The smallest convex area that holds the mask."""
-    hull = np.zeros(mask.shape, np.uint8)
-    if mask.any():
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(outlines)), 1)
-    return hull.astype(np.bool_)

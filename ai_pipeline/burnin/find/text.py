@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, brightest, index_of
-from ai_pipeline.burnin.find.line_network import Line, LineReader
+from ai_pipeline.burnin.find.networks import Line, LineReader
 from ai_pipeline.models.engine import giving_memory_back, session
 
-CERTAIN_TEXT = 0.5
-"""Confidence of the detector from which a box of a line's shape is text though it cannot be read."""
 POSSIBLE_TEXT = 0.3
 """Confidence of the detector from which a box is read; below it is no text."""
 LOW_SHARE = 0.08
@@ -35,10 +33,6 @@ CROSS = "十"
 TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
 """A box taller than this share of the picture's shorter side holds echoes, unless three characters or more
 are read in it with this confidence."""
-WIDEST_LINE = 32.0
-"""Height from which the margin of a mask grows no further (pixels)."""
-NARROWEST_LINE = 160
-"""Width to which shorter lines, 48 high, are padded: the 320 of rapidocr read no better (pixels)."""
 UPRIGHT = 1.5
 """Length of an upright line, at least (heights of the line)."""
 LEVEL = 0.2
@@ -87,8 +81,7 @@ class TextBox:
         reach = heights * self.height * (stop - start) / max(float(np.linalg.norm(stop - start)), 1.0)
         corners = self.corners.copy()
         corners[[1, 2] if end else [0, 3]] += reach if end else -reach
-        limit = np.array(shape[1::-1], np.float32)
-        return TextBox(np.clip(corners, 0, limit), self.confidence)
+        return TextBox(np.clip(corners, 0, np.array(shape[1::-1], np.float32)), self.confidence)
 
     def _sides(self) -> tuple[float, float]:
         across = float(np.linalg.norm(self.corners[0] - self.corners[1]))
@@ -120,7 +113,9 @@ class TextReader:
                 "Global.max_side_len": 8192,  # scaling is decided here, not there
                 "Det.model_path": str(detector),  # with a path given rapidocr never downloads
                 "Rec.model_path": str(recogniser),
-                "Rec.rec_img_shape": [3, 48, NARROWEST_LINE],
+                # Width to which shorter lines, 48 high, are padded: the 320 of rapidocr read no better
+                # (pixels).
+                "Rec.rec_img_shape": [3, 48, 160],
                 "Det.limit_side_len": 32,
                 "Det.box_thresh": POSSIBLE_TEXT,
             }
@@ -162,7 +157,10 @@ class TextReader:
                     for corners, confidence in zip(result.boxes, result.scores, strict=True)
                 ]
         if len(cuts) > 1:
-            self._give_memory_back()
+            # What the detector took for a tile, half a gigabyte: the next steps on a large picture need it.
+            detector = self._ocr.text_det.session.session
+            [given] = detector.get_inputs()
+            detector.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
         return found
 
     def find_upright(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
@@ -179,12 +177,6 @@ class TextReader:
         ]
         return [line for line in found if line.is_upright]
 
-    def _give_memory_back(self) -> None:
-        """What the detector took for a tile, half a gigabyte: the next steps on a large picture need it."""
-        detector = self._ocr.text_det.session.session
-        [given] = detector.get_inputs()
-        detector.run(None, {given.name: np.zeros((1, 3, 32, 32), np.float32)}, giving_memory_back())
-
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
         """Read the text at a place, horizontal or vertical; upside down if nothing is legible that way, or if
         a vertical line is read more surely so.
@@ -194,8 +186,8 @@ class TextReader:
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
             return Line("", 0.0, legible=False)
-        tall = box.height > max(32.0, TALL_SHARE * min(picture.shape[:2]))
-        least = 3 if tall else least
+        if box.height > max(32.0, TALL_SHARE * min(picture.shape[:2])):
+            least = 3
         line = self._recognise(crop, least)
         if line.legible and not box.is_upright:  # a line along a vertical may run up or down
             return line
@@ -251,7 +243,8 @@ def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
     low = box.height <= max(24.0, LOW_SHARE * min(shape[:2]))
     left, top, right, bottom = box.box
     wide = right - left >= 1.5 * (bottom - top)
-    return box.confidence >= CERTAIN_TEXT and low and wide and box.height >= SMALLEST_LINE
+    # Confidence of the detector from which a box of a line's shape is text though it cannot be read.
+    return box.confidence >= 0.5 and low and wide and box.height >= SMALLEST_LINE
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
@@ -260,7 +253,8 @@ def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
     for box in boxes:
         single = np.zeros(shape[:2], np.uint8)
         cv2.fillPoly(single, [np.rint(box.corners).astype(np.int32)], 1)
-        reach = max(2, round(min(box.height, WIDEST_LINE) * margin))
+        # Height from which the margin of a mask grows no further (pixels).
+        reach = max(2, round(min(box.height, 32.0) * margin))
         left, top, right, bottom = box.box
         around = index_of((left - reach - 1, top - reach - 1, right + reach + 1, bottom + reach + 1))
         mask[around] |= cv2.dilate(single[around], np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))

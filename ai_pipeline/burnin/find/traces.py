@@ -1,4 +1,7 @@
-"""Measurements over time: spectra, M-mode, ECG. They are no text, and no pixel is made up there."""
+"""Measurements over time: spectra, M-mode, ECG. They are no text, and no pixel is made up there.
+
+Colour and power Doppler: filled areas from red to blue, which are not annotation.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,19 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
+    colourfulness,
     component_boxes,
     components,
     dilated,
     index_of,
     mask_of,
 )
-from ai_pipeline.burnin.find.flow import STRONG, coloured
 from ai_pipeline.contract import UltrasoundRegion
 
 STRIP_FORMATS = frozenset({0x2, 0x3, 0x4})
@@ -32,13 +36,9 @@ SHORTEST, GAP = 60, 5
 """The same in pixels, and the gaps up to which it is one trace."""
 THIN = 4
 """Median height of a trace in a column, at most (pixels; in proportion in pictures of more than 768 rows)."""
-SINGLE = 1.3
-"""Crossings of a column by a trace, on average at most: letters and frames cross most columns twice."""
 TALL, SPIKES = 0.5, 0.1
 """Share of a trace's height from which a column holds a spike, and share of columns that do, at most: in a
 line of text every third column holds the stem of a letter."""
-LIGHT = 60
-"""Brightness above the background around it, from which a thin curve may be a trace (grey levels)."""
 GREEN = 0.7
 """Green of a trace that is green or yellow, at least (share of its brightest channel)."""
 EDGE = 5
@@ -74,15 +74,10 @@ class Waves:
         """A copy to which the traces found in another ``picture``, such as another frame, are added."""
         return Waves(self.strips, self.traces | find_traces(picture, area))
 
-    def with_strips(self, more: Mask) -> Waves:
-        """A copy to which the pixels ``more`` are added as measured, such as a colour bar."""
-        return Waves(self.strips | more, self.traces)
-
     def without(self, letters: Mask, proven: Mask) -> Waves:
         """A copy without traces that lie mostly in ``letters``, and without pixels of ``proven`` letters."""
         labels, stats = components(self.traces)
-        within = np.bincount(labels[letters], minlength=len(stats))
-        curves = within < 0.5 * stats[:, cv2.CC_STAT_AREA]
+        curves = np.bincount(labels[letters], minlength=len(stats)) < 0.5 * stats[:, cv2.CC_STAT_AREA]
         curves[0] = False
         return Waves(self.strips, np.asarray(curves[labels] & ~proven, np.bool_))
 
@@ -128,7 +123,8 @@ def _drawn(picture: Picture, area: Mask) -> list[Mask]:
     """
     square = np.ones((2 * THIN + 1, 1), np.uint8)
     thin = cv2.morphologyEx(np.ascontiguousarray(brightest(picture)), cv2.MORPH_TOPHAT, square)
-    light = np.asarray(thin > LIGHT, np.bool_) & ~area
+    # Brightness above the background around it, from which a thin curve may be a trace (grey levels).
+    light = np.asarray(thin > 60, np.bool_) & ~area
     if picture.ndim == 2:
         return [light]
     found = coloured(picture)
@@ -145,6 +141,79 @@ def _is_trace(own: Mask, rows: int) -> bool:
     spikes = float((heights > TALL * own.shape[0]).mean())
     return (
         float(np.median(heights)) <= thin
-        and float(crossings.mean()) <= SINGLE
+        # Crossings of a column by a trace, on average at most: letters and frames cross most columns twice.
+        and float(crossings.mean()) <= 1.3
         and (spikes <= SPIKES or own.shape[0] <= 2 * thin)
     )
+
+
+STRONG = 60
+"""Difference of the channels from which a pixel is coloured (grey levels)."""
+SMALLEST = 100
+"""Connected coloured pixels, from which they may be flow."""
+THICK, FILLED = 5, 0.3
+"""Flow is an area, letters are strokes: share of it that squares of this side (pixels) cover, at least."""
+BAR_EXACT, BAR_FULL, BAR_SLENDER = 0.97, 0.92, 2.5
+"""Share of its box that a colour bar fills, or fills where the box is so many times longer than wide."""
+NEAR = 1 / 12
+"""Distance from flow up to which small areas in its colours are flow (share of the shorter side)."""
+FILLS, TOUCHES = 0.35, 0.15
+"""Share of a place that is flow: from the first on it is no text, from the second on a single character is a
+vessel."""
+
+
+def coloured(picture: Picture) -> Mask:
+    """The mask of the pixels of an RGB picture whose channels differ clearly."""
+    return np.asarray(colourfulness(picture) > STRONG, np.bool_)
+
+
+def red_or_blue(picture: Picture) -> Mask:
+    """The mask of the pixels of an RGB picture in red or blue, as Doppler shows flow."""
+    found = coloured(picture)
+    red, green, blue = picture[found].astype(np.int16).T
+    found[found] = (red > 1.4 * green + 10) | (blue > 1.4 * green + 10)
+    return found
+
+
+def find_flow(picture: Picture) -> Mask:
+    """The mask of the pixels that colour or power Doppler has coloured; empty for a grey picture."""
+    if picture.ndim == 2:
+        return np.zeros(picture.shape, np.bool_)
+    strong = coloured(picture)
+    if not strong.any():
+        return strong
+    labels, stats = components(strong)
+    area = stats[:, cv2.CC_STAT_AREA]
+    hues = np.bincount(labels[red_or_blue(picture)], minlength=len(stats))
+    square = np.ones((THICK, THICK), np.uint8)
+    thick = cv2.morphologyEx(strong.astype(np.uint8), cv2.MORPH_OPEN, square).astype(np.bool_)
+    filled = np.bincount(labels[thick], minlength=len(stats))
+    # Share of them that is red or blue: Doppler shows flow in these first, and yellow only inside them.
+    hued = (hues >= 0.2 * area) & ~_bars(stats)
+    hued[0] = False
+    flow = hued & (area >= SMALLEST) & (filled >= FILLED * area)
+    if not flow.any():
+        return np.zeros_like(strong)
+    near = dilated(flow[labels], 2 * round(NEAR * min(picture.shape[:2])) + 1)
+    flow |= hued & (np.bincount(labels[near], minlength=len(stats)) == area)
+    return dilated(flow[labels], 3)
+
+
+def colour_bars(picture: Picture) -> Mask:
+    """The mask of the colour bars: filled rectangles in Doppler's colours, which letters never are."""
+    if picture.ndim == 2:
+        return np.zeros(picture.shape, np.bool_)
+    labels, stats = components(coloured(picture))
+    bars = _bars(stats) & (np.bincount(labels[red_or_blue(picture)], minlength=len(stats)) > 0)
+    bars[0] = False
+    return np.asarray(bars[labels], np.bool_)
+
+
+def _bars(stats: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Which of the connected parts are rectangles, as colour bars are and flow is not."""
+    width, height, area = (
+        stats[:, column] for column in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA)
+    )
+    slender = np.maximum(width, height) >= BAR_SLENDER * np.minimum(width, height)
+    full = area / (width * height)
+    return np.asarray((area >= SMALLEST) & ((full >= BAR_EXACT) | ((full >= BAR_FULL) & slender)), np.bool_)

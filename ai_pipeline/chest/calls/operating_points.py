@@ -26,9 +26,6 @@ NOTE: Final = "operating point"
 UNSURE: Final = "unsure"
 """A card's table that says from how many labels between the two points on an image is unsure."""
 UNSURE_NOTE: Final = "This AI is unsure about the image as a whole: what it does not suspect may be there."
-UNUSUAL_NOTE: Final = (
-    "Not the outlines of a usual chest: {fault}. What this AI does not suspect may be there."
-)
 
 
 class OperatingPoint(StrEnum):
@@ -70,7 +67,12 @@ def labels_at(card: Card, point: OperatingPoint) -> tuple[Label, ...]:
     thresholds.
     """
     rows = card.details.get("operating_points", {}).get(point, {}).get("labels", {})
-    return tuple(_at(label, rows[label.name]) if label.name in rows else label for label in card.labels)
+    return tuple(
+        replace(label, threshold=float(row["threshold"][0]), absent_below=float(row["absent_below"]))
+        if (row := rows.get(label.name)) is not None
+        else label
+        for label in card.labels
+    )
 
 
 def note(card: Card, point: OperatingPoint) -> QualityNote:
@@ -134,10 +136,6 @@ def unsure(card: Card, chances: Mapping[str, float]) -> bool:
         name for name in known if low[name]["threshold"][0] <= chances[name] < high[name]["threshold"][0]
     ]
     return len(between) >= int(table[UNSURE]["least_between"])
-
-
-def _at(label: Label, row: Mapping[str, Any]) -> Label:
-    return replace(label, threshold=float(row["threshold"][0]), absent_below=float(row["absent_below"]))
 
 
 def _measured(card: Card, point: OperatingPoint) -> Mapping[str, Any]:

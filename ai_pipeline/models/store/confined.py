@@ -15,11 +15,8 @@ from pathlib import Path
 from ai_pipeline.confinement import landlock, lower, seccomp
 
 EXIT_DATA = 65
-EXIT_LIMITS = 77
 FILE = 4 << 30  # bytes that one file may grow to
 FILES = 256  # open at once
-TASKS = 4096  # threads; of processes seccomp allows none
-DEVICES = ("/dev/null", "/dev/zero")
 MACHINE = ("/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu")
 
 
@@ -52,13 +49,13 @@ def confine(limits: ProcessLimits) -> bool:
             resource.RLIMIT_AS: limits.memory,
             resource.RLIMIT_FSIZE: FILE,
             resource.RLIMIT_NOFILE: FILES,
-            resource.RLIMIT_NPROC: TASKS,
+            resource.RLIMIT_NPROC: 4096,  # threads; of processes seccomp allows none
             resource.RLIMIT_CORE: 0,
         }
     )
     walls = landlock.allow_only(
         [Path(path) for path in (*limits.reads, *MACHINE)],
-        [Path(path) for path in (*limits.writes, *DEVICES)],
+        [Path(path) for path in (*limits.writes, "/dev/null", "/dev/zero")],
     )
     return seccomp.give_up() and walls
 
@@ -69,7 +66,7 @@ def main() -> None:
     program = sys.argv[2]
     if not confine(limits) and limits.required:
         print("this process could not be confined", file=sys.stderr)
-        sys.exit(EXIT_LIMITS)
+        sys.exit(77)  # EX_NOPERM of sysexits.h
     del sys.argv[1:]
     if program.endswith(".py"):
         runpy.run_path(program, run_name="__main__")

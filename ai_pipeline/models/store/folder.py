@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -29,10 +28,8 @@ from ai_pipeline.models.registry import STORED, find, from_environment, load, ve
 from ai_pipeline.models.store.sandbox import inspect
 
 ACTIVE = "active.json"
-ORIGIN = "origin.json"
 _INCOMING = ".incoming-"
 _LOCK = ".lock"
-_STALE = 86400.0  # seconds
 _FOR_ALL = 0o644  # the node runs as another user than who adds models; nothing here is secret
 
 
@@ -102,7 +99,15 @@ def activate(pipeline: PipelineCard, slot: ModelSlot, card: Card, models_dir: Pa
     """
     _check_kind(pipeline, slot, card)
     if slot.role == "detector" and (classifier := pipeline.slot("classifier")):
-        _check_labels(card, active(classifier, models_dir))
+        # Boxes are drawn of what the classifier suspects: of another label they never would be.
+        suspecting = active(classifier, models_dir)
+        known = [label.name for label in suspecting.labels]
+        unknown = [label.name for label in card.labels if label.detector and label.name not in known]
+        if unknown:
+            raise CardError(
+                f"{suspecting.name} finds no {', '.join(unknown)}: call the labels of {card.name} as it does "
+                f"({', '.join(known)}), or take detector = true away"
+            )
     verify(card)
     with _locked(models_dir):
         now = uses(models_dir)
@@ -132,17 +137,6 @@ def _check_kind(pipeline: PipelineCard, slot: ModelSlot, card: Card) -> None:
         raise CardError(
             f"{card.name} may draw no label: write detector = true at those in its card whose boxes were "
             "found good"
-        )
-
-
-def _check_labels(detector: Card, classifier: Card) -> None:
-    """Boxes are drawn of what the classifier suspects: of another label they never would be."""
-    known = [label.name for label in classifier.labels]
-    unknown = [label.name for label in detector.labels if label.detector and label.name not in known]
-    if unknown:
-        raise CardError(
-            f"{classifier.name} finds no {', '.join(unknown)}: call the labels of {detector.name} as it does "
-            f"({', '.join(known)}), or take detector = true away"
         )
 
 
@@ -178,7 +172,7 @@ def incoming(models_dir: Path) -> Iterator[Path]:
     """An empty folder in ``models_dir`` for files that are being added; deleted afterwards in any case."""
     _folder_for_all(models_dir)
     for left in models_dir.glob(f"{_INCOMING}*"):  # of a process that was killed
-        if time.time() - left.stat().st_mtime > _STALE:
+        if time.time() - left.stat().st_mtime > 86400.0:  # seconds
             shutil.rmtree(left, ignore_errors=True)
     folder = models_dir / f"{_INCOMING}{secrets.token_hex(6)}"
     folder.mkdir(mode=0o700)
@@ -209,7 +203,7 @@ def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, sourc
     verify(card)
     inspect([part.path for part in card.weights])
     written = {"at": _now().isoformat(), "source": source, "licence": card.licence}
-    (folder / ORIGIN).write_text(json.dumps(written, indent=1), encoding="utf-8")
+    (folder / "origin.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
     place = place_for(card, models_dir)
     _folder_for_all(place.parent)
     for path in folder.iterdir():
@@ -256,9 +250,8 @@ def _now() -> datetime:
 
 
 def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
-    data: Any = _USES.dump_json(now | {slot: use}, indent=1)
     path = models_dir / f".{ACTIVE}.new"
-    path.write_bytes(data)
+    path.write_bytes(_USES.dump_json(now | {slot: use}, indent=1))
     path.chmod(_FOR_ALL)
     _sync(path)
     path.replace(models_dir / ACTIVE)

@@ -17,8 +17,6 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import ONNX, SAFETENSORS
 from ai_pipeline.models.store.confined import EXIT_DATA
 
-ARRAYS = ".npz"  # gates and boxes
-STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 LARGEST = 2 << 30  # bytes: what one ONNX file without external data can hold
 LARGEST_ARRAYS = 256 << 20  # bytes of all arrays in one file, inflated; those of the shipped models take 1 %
 
@@ -37,7 +35,7 @@ def main() -> None:
 
 def check(path: Path) -> None:
     """Check the file at ``path`` without running any of it. Raises CardError when it may not be run."""
-    checks = {ONNX: _onnx, SAFETENSORS: _safetensors, ARRAYS: _arrays}
+    checks = {ONNX: _onnx, SAFETENSORS: _safetensors, ".npz": _arrays}  # the last of gates and boxes
     if path.suffix not in checks:
         raise CardError(
             f"{path.name} is not taken: only ONNX and safetensors are run (a pickle is code); make one with "
@@ -72,7 +70,7 @@ def _check_part(part: Any, name: str) -> None:
         )
     if kind == "FunctionProto":  # one that is named like a kernel of the run time would be that kernel
         raise CardError(f"{name} brings functions of its own ({part.name}): export it with them inlined")
-    if kind == "NodeProto" and part.domain not in STANDARD:
+    if kind == "NodeProto" and part.domain not in {"", "ai.onnx", "ai.onnx.ml"}:
         raise CardError(
             f"{name} needs the operator {part.domain}.{part.op_type}, which is not ONNX's own: "
             "export it with standard operators"

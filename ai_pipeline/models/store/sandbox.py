@@ -27,9 +27,7 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.store.confined import EXIT_DATA, ProcessLimits
 
-Walls = Literal["bubblewrap", "landlock", "none"]
 MEMORY = 16 << 30  # bytes of addresses; importing torch takes 4 of the 16 GiB
-TEMPORARY = 1 << 30  # bytes of the process's own /tmp
 LONGEST_LINE = 400  # characters of an error that are passed on
 SYSTEM = "/usr/local/bin:/usr/bin:/bin"
 LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache")
@@ -43,7 +41,7 @@ class Ended:
     line: str
 
 
-def walls() -> Walls:
+def walls() -> Literal["bubblewrap", "landlock", "none"]:
     """The kinds of isolation that this machine offers besides limits."""
     if _bubblewrap():
         return "bubblewrap"
@@ -88,6 +86,20 @@ def run(
     command = [sys.executable, "-I", "-m", "ai_pipeline.models.store.confined", limits.as_json(), program]
     if bubblewrap:
         command = [*_apart(bubblewrap, paths, scratch), *command]
+    # No secret of the person's, no address of a proxy or a hub, and every cache in the empty folder.
+    caches = (
+        "HOME",
+        "TMPDIR",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "TORCH_HOME",
+        "HF_HOME",
+        "MPLCONFIGDIR",
+        "YOLO_CONFIG_DIR",
+    )
+    variables = dict.fromkeys(caches, str(scratch))
+    # One thread: it is one picture, and idle threads of OpenMP would spin on cores that others need.
+    variables |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
     with (
         tempfile.TemporaryFile() as errors,  # a pipe would let it fill our memory
         subprocess.Popen(
@@ -96,7 +108,7 @@ def run(
             stdout=subprocess.DEVNULL,
             stderr=errors,
             cwd=scratch,
-            env=_environment(scratch),
+            env=variables | {"PATH": os.defpath, "LANG": "C.UTF-8", "USER": "nobody"},
             start_new_session=True,
         ) as process,
     ):
@@ -144,7 +156,7 @@ def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
         "--dev",
         "/dev",
         "--size",
-        str(TEMPORARY),
+        str(1 << 30),  # bytes of its own /tmp
         "--tmpfs",
         "/tmp",
         "--ro-bind-try",
@@ -174,24 +186,6 @@ def _outermost(paths: Iterable[Path]) -> list[Path]:
     """The folders that exist, each once, without folders inside another of them."""
     there = {path for path in paths if path.exists()}
     return sorted(path for path in there if not there.intersection(path.parents))
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """No secret of the person's, no address of a proxy or a hub, and every cache in the empty folder."""
-    caches = (
-        "HOME",
-        "TMPDIR",
-        "XDG_CACHE_HOME",
-        "XDG_CONFIG_HOME",
-        "TORCH_HOME",
-        "HF_HOME",
-        "MPLCONFIGDIR",
-        "YOLO_CONFIG_DIR",
-    )
-    variables = dict.fromkeys(caches, str(folder))
-    # One thread: it is one picture, and idle threads of OpenMP would spin on cores that others need.
-    variables |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1"}
-    return variables | {"PATH": os.defpath, "LANG": "C.UTF-8", "USER": "nobody"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

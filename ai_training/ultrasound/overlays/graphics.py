@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,60 +35,39 @@ PLUS = ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))
 TIMES = ((0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
 
 
+def sketch(canvas: Canvas, *strokes: tuple[Any, ...]) -> Alpha:
+    """The stencil that ``strokes`` draw: functions of OpenCV with what they take after the picture."""
+    alpha = canvas.blank()
+    for draw, *how in strokes:
+        draw(alpha, *how)
+    return alpha
+
+
 def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smooth: bool) -> Alpha:
     """The end of a caliper. ``shape``: a name in :data:`GLYPHS`."""
-    alpha = canvas.blank()
-    GLYPHS[shape](alpha, centre, arm, thick, cv2.LINE_AA if smooth else cv2.LINE_8)
-    return alpha
+    return sketch(canvas, (GLYPHS[shape], centre, arm, thick, cv2.LINE_AA if smooth else cv2.LINE_8))
 
 
 def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bool) -> Alpha:
     """Dots, or dashes of ``dot`` pixels, at every ``gap`` pixels along a path."""
-    alpha = canvas.blank()
-    steps = np.hypot(*np.diff(points, axis=0).T)
-    along = np.concatenate([[0.0], np.cumsum(steps)])
-    places = np.arange(0, along[-1], max(gap, 2.0))
-    line = cv2.LINE_AA if smooth else cv2.LINE_8
-    for place in places:
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+    dashes = []
+    for place in np.arange(0, along[-1], max(gap, 2.0)):
         ends = np.clip([place, place + max(0, dot - 1)], 0, along[-1])
-        start, end = (
-            (round(np.interp(end, along, points[:, 0])), round(np.interp(end, along, points[:, 1])))
-            for end in ends
-        )
-        cv2.line(alpha, start, end, 255, 1, line)
-    return alpha
-
-
-def line_points(start: Point, end: Point) -> Points:
-    return np.array([start, end], np.float64)
-
-
-def ellipse_points(centre: Point, axes: tuple[float, float], angle: float) -> Points:
-    turn = np.linspace(0, 2 * np.pi, 90)
-    x, y = axes[0] * np.cos(turn), axes[1] * np.sin(turn)
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.column_stack([centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos])
-
-
-def free_trace(random: Random, centre: Point, radius: float) -> Points:
-    """A closed hand-drawn outline, as a planimeter leaves."""
-    turn = np.linspace(0, 2 * np.pi, 60)
-    wobble = sum(random.normal(0, 0.12) * np.sin(k * turn + random.uniform(0, 6.3)) for k in (2, 3, 4, 5))
-    reach = radius * (1 + np.asarray(wobble))
-    return np.column_stack([centre[0] + reach * np.cos(turn), centre[1] + 0.8 * reach * np.sin(turn)])
+        start, end = _whole(np.column_stack([np.interp(ends, along, axis) for axis in points.T])).tolist()
+        dashes.append((cv2.line, start, end, 255, 1, cv2.LINE_AA if smooth else cv2.LINE_8))
+    return sketch(canvas, *dashes)
 
 
 def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
     """An arrow with a line, a block arrow, or a bare head, in any direction."""
-    alpha = canvas.blank()
-    angle = float(random.uniform(0, 2 * np.pi))
-    back = np.array([np.cos(angle), np.sin(angle)])
+    back = _direction(float(random.uniform(0, 2 * np.pi)))
     across = np.array([-back[1], back[0]])
     point, tail = np.array(tip, float), np.array(tip) + length * back
     style = int(random.integers(3))
     if style == 0:
-        cv2.arrowedLine(alpha, _at(tail), _at(point), 255, int(random.integers(1, 3)), cv2.LINE_AA, 0, 0.35)
-        return alpha
+        thick = int(random.integers(1, 3))
+        return sketch(canvas, (cv2.arrowedLine, _at(tail), _at(point), 255, thick, cv2.LINE_AA, 0, 0.35))
     head = 0.5 * length
     corners = [point, point + head * back + 0.4 * head * across, point + head * back - 0.4 * head * across]
     if style == 1:
@@ -95,186 +75,114 @@ def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
         corners[2:2] = [neck + wide, tail + wide, tail - wide, neck - wide]
     shape = [_whole(np.array(corners))]
     if random.random() < 0.6:
-        cv2.fillPoly(alpha, shape, 255, cv2.LINE_AA)
-    else:
-        cv2.polylines(alpha, shape, True, 255, 1, cv2.LINE_AA)
-    return alpha
+        return sketch(canvas, (cv2.fillPoly, shape, 255, cv2.LINE_AA))
+    return sketch(canvas, (cv2.polylines, shape, True, 255, 1, cv2.LINE_AA))
 
 
-def pointer(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """The triangle beside the depth scale that marks the focus."""
-    alpha = canvas.blank()
-    column, row = place
-    end = column + (-size if random.random() < 0.5 else size)
-    cv2.fillPoly(alpha, [np.array([place, (end, row - size // 2), (end, row + size // 2)], np.int32)], 255)
-    return alpha
-
-
-def hand_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
+def hand_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
     """The hand-shaped cursor that sonographers leave in a picture."""
-    column, row = place
-    unit = max(1, size // 8)
-    inner = canvas.blank()
-    cv2.rectangle(inner, (column, row + 3 * unit), (column + 5 * unit, row + 7 * unit), 255, -1)
+    (column, row), unit = place, max(1, size // 8)
+    fingers = []
     for finger, tall in enumerate((3, 0, 1, 1)):
         left = column + finger * 3 * unit // 2
-        cv2.rectangle(inner, (left, row + tall * unit), (left + unit, row + 4 * unit), 255, -1)
-    cv2.line(inner, (column - unit, row + 3 * unit), (column + unit, row + 6 * unit), 255, unit + 1)
-    return _rimmed(inner)
+        fingers.append((cv2.rectangle, (left, row + tall * unit), (left + unit, row + 4 * unit), 255, -1))
+    return sketch(
+        canvas,
+        (cv2.rectangle, (column, row + 3 * unit), (column + 5 * unit, row + 7 * unit), 255, -1),
+        *fingers,
+        (cv2.line, (column - unit, row + 3 * unit), (column + unit, row + 6 * unit), 255, unit + 1),
+    )
 
 
-def mouse_cursor(canvas: Canvas, place: Point, size: int) -> list[Stamp]:
-    inner = canvas.blank()
+def mouse_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
     shape = np.array([(0, 0), (0, 16), (4, 12), (7, 18), (9, 17), (6, 11), (11, 11)]) * size / 18 + place
-    cv2.fillPoly(inner, [_whole(shape)], 255)
-    return _rimmed(inner)
+    return sketch(canvas, (cv2.fillPoly, [_whole(shape)], 255))
 
 
-def body_mark_stencil(canvas: Canvas, random: Random, place: Point, size: int) -> tuple[Alpha, Alpha]:
-    """A small outline of a body part, and the bar that shows how the probe was held."""
-    alpha, probe = canvas.blank(), canvas.blank()
-    column, row = place
-    middle = column + size // 2, row + size // 2
-    thick = int(random.integers(1, 3))
-    style = int(random.integers(4))
-    if style == 0:  # two breasts
-        for side in (-1, 1):
-            centre = middle[0] + side * size // 2, middle[1]
-            cv2.circle(alpha, centre, size // 2, 255, thick, cv2.LINE_AA)
-            cv2.circle(alpha, centre, max(1, size // 10), 255, -1, cv2.LINE_AA)
-    elif style == 1:  # torso
-        x = np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1])
-        y = np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0])
-        points = np.column_stack([column + x * size, row + y * size])
-        cv2.polylines(alpha, [_whole(points)], False, 255, thick, cv2.LINE_AA)
-        cv2.line(alpha, (middle[0], row + size // 4), (middle[0], row + size), 255, 1)
-    elif style == 2:  # abdomen
-        cv2.ellipse(alpha, middle, (size // 2, int(size * 0.6)), 0, 0, 360, 255, thick, cv2.LINE_AA)
-        cv2.line(alpha, (middle[0], row), (middle[0], row + size // 3), 255, 1, cv2.LINE_AA)
-        cv2.circle(alpha, (middle[0], row + int(0.65 * size)), 2, 255, -1)
-    else:  # head
-        cv2.ellipse(alpha, middle, (size // 2, size // 3), 0, 0, 360, 255, thick, cv2.LINE_AA)
-        cv2.line(alpha, (column, middle[1]), (column + size, middle[1]), 255, 1, cv2.LINE_AA)
-    angle = float(random.uniform(0, np.pi))
-    reach = 0.3 * size
-    offset = reach * np.array([np.cos(angle), np.sin(angle)])
-    spot = np.array(middle) + random.uniform(-0.25, 0.25, 2) * size
-    cv2.line(probe, _at(spot - offset), _at(spot + offset), 255, max(2, size // 14), cv2.LINE_AA)
-    return alpha, probe
+def body_part(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
+    """A small outline of a body part: two breasts, a torso, an abdomen or a head."""
+    (column, row), half, thick = place, size // 2, int(random.integers(1, 3))
+    middle, smooth = (column + half, row + half), (255, thick, cv2.LINE_AA)
+    sides = [(middle[0] + side * size // 2, middle[1]) for side in (-1, 1)]
+    x = np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1])
+    y = np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0])
+    torso = np.column_stack([column + x * size, row + y * size])
+    styles: tuple[list[tuple[Any, ...]], ...] = (
+        [
+            *((cv2.circle, side, half, *smooth) for side in sides),
+            *((cv2.circle, side, max(1, size // 10), 255, -1, cv2.LINE_AA) for side in sides),
+        ],
+        [
+            (cv2.polylines, [_whole(torso)], False, *smooth),
+            (cv2.line, (middle[0], row + size // 4), (middle[0], row + size), 255, 1),
+        ],
+        [
+            (cv2.ellipse, middle, (half, int(size * 0.6)), 0, 0, 360, *smooth),
+            (cv2.line, (middle[0], row), (middle[0], row + size // 3), 255, 1, cv2.LINE_AA),
+            (cv2.circle, (middle[0], row + int(0.65 * size)), 2, 255, -1),
+        ],
+        [
+            (cv2.ellipse, middle, (half, size // 3), 0, 0, 360, *smooth),
+            (cv2.line, (column, middle[1]), (column + size, middle[1]), 255, 1, cv2.LINE_AA),
+        ],
+    )
+    return sketch(canvas, *one(random, styles))
 
 
-def ruler_stencil(
-    canvas: Canvas, random: Random, side: str, position: int, step: float, length: int
-) -> Alpha:
-    """Ticks along one side, every ``step`` pixels, each fifth one longer; sometimes on a line."""
-    alpha = canvas.blank()
-    columns, rows = canvas.size
-    end = rows if side in "lr" else columns
-    start = int(random.integers(0, max(1, int(step))))
-    way = -1 if side in "rb" else 1
-    thick = int(random.integers(1, 3))
-
-    def at(along: float, across: float) -> Point:
-        return (round(across), round(along)) if side in "lr" else (round(along), round(across))
-
-    for number, place in enumerate(np.arange(start, end, step).tolist()):
-        reach = length * (2 if number % 5 == 0 else 1) * way
-        cv2.line(alpha, at(place, position), at(place, position + reach), 255, thick)
-    if random.random() < 0.3:
-        cv2.line(alpha, at(start, position), at(end, position), 255, 1)
-    return alpha
-
-
-def bar(canvas: Canvas, corner: Point, size: tuple[int, int], table: list[Colour]) -> list[Stamp]:
-    """A bar of grey levels or colours, the last of ``table`` at the bottom, one stamp per level."""
-    (left, row), (width, height) = corner, size
-    edges = np.linspace(0, height, len(table) + 1).astype(int)
-    stamps = []
-    for (top, bottom), tone in zip(pairwise(edges.tolist()), table, strict=True):
-        if bottom > top:
-            alpha = canvas.blank()
-            cv2.rectangle(alpha, (left, row + top), (left + width, row + bottom - 1), 255, -1)
-            stamps.append(Stamp(alpha, tone))
-    return stamps
-
-
-def probe_icon_stencil(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """The mark at the sector's edge that shows the probe's side: a maker's letter-like sign, a dot, a small
-    probe.
+def probe_side(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
+    """The mark at the sector's edge that shows the probe's side: a dot, two letter-like signs of makers, a
+    small probe.
     """
-    alpha = canvas.blank()
-    column, row = place
-    style = int(random.integers(4))
+    (column, row), style = place, int(random.integers(4))
     middle, stem, low = (column + size // 2, row + size // 2), column + size // 3, row + 3 * size // 4
-    if style == 0:
-        cv2.circle(alpha, middle, size // 2, 255, int(random.choice([-1, 1, 2])), cv2.LINE_AA)
-    elif style == 1:
-        cv2.ellipse(alpha, middle, (size // 2, size // 3), 0, 30, 330, 255, 2, cv2.LINE_AA)
-        cv2.line(alpha, (middle[0], row), (middle[0], row + size), 255, 2, cv2.LINE_AA)
-    elif style == 2:
-        cv2.rectangle(alpha, (column, row), (column + size, row + size), 255, 1)
-        cv2.line(alpha, (stem, row + size // 4), (stem, low), 255, 2)
-        cv2.line(alpha, (stem, low), (column + 2 * size // 3, low), 255, 2)
-    else:
-        body = np.array([(0, 0), (1, 0), (1, 0.5), (0.65, 0.7), (0.65, 1), (0.35, 1), (0.35, 0.7), (0, 0.5)])
-        cv2.polylines(alpha, [_whole(body * size + (column, row))], True, 255, 1, cv2.LINE_AA)
-    return alpha
+    body = np.array([(0, 0), (1, 0), (1, 0.5), (0.65, 0.7), (0.65, 1), (0.35, 1), (0.35, 0.7), (0, 0.5)])
+    thick = int(random.choice([-1, 1, 2])) if style == 0 else 2
+    styles: tuple[list[tuple[Any, ...]], ...] = (
+        [(cv2.circle, middle, size // 2, 255, thick, cv2.LINE_AA)],
+        [
+            (cv2.ellipse, middle, (size // 2, size // 3), 0, 30, 330, 255, 2, cv2.LINE_AA),
+            (cv2.line, (middle[0], row), (middle[0], row + size), 255, 2, cv2.LINE_AA),
+        ],
+        [
+            (cv2.rectangle, (column, row), (column + size, row + size), 255, 1),
+            (cv2.line, (stem, row + size // 4), (stem, low), 255, 2),
+            (cv2.line, (stem, low), (column + 2 * size // 3, low), 255, 2),
+        ],
+        [(cv2.polylines, [_whole(body * size + (column, row))], True, 255, 1, cv2.LINE_AA)],
+    )
+    return sketch(canvas, *styles[style])
 
 
 def emblem(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """A maker's sign, for use beside the maker's name."""
-    alpha = canvas.blank()
-    column, row = place
-    middle = column + size // 2, row + size // 2
-    style = int(random.integers(3))
-    if style == 0:
-        cv2.circle(alpha, middle, size // 2, 255, max(1, size // 10), cv2.LINE_AA)
-        for angle in np.linspace(0, np.pi, 4):
-            reach = size * 0.3 * np.array([np.cos(angle), np.sin(angle)])
-            cv2.line(alpha, _at(middle - reach), _at(middle + reach), 255, 1, cv2.LINE_AA)
-    elif style == 1:
-        cv2.rectangle(alpha, (column, row), (column + size, row + size), 255, -1)
-        cv2.circle(alpha, middle, size // 3, 0, max(1, size // 8), cv2.LINE_AA)
-    else:
-        for ring in range(1, 4):
-            radius = ring * size // 3
-            cv2.ellipse(alpha, (column, row + size), (radius, radius), 0, 270, 360, 255, 2, cv2.LINE_AA)
-    return alpha
-
-
-def roi_outline(canvas: Canvas, random: Random) -> Alpha:
-    """The outline of the colour box: a rectangle, a slanted one, or a piece of the sector."""
-    alpha = canvas.blank()
-    columns, rows = canvas.size
-    centre = int(columns * random.uniform(0.35, 0.65)), int(rows * random.uniform(0.35, 0.6))
-    width, height = int(columns * random.uniform(0.15, 0.35)), int(rows * random.uniform(0.15, 0.3))
-    if random.random() < 0.5:
-        lean = int(random.integers(-width // 3, width // 3 + 1)) if random.random() < 0.5 else 0
-        across = np.array([lean - width, lean + width, width - lean, -width - lean])
-        corners = np.column_stack([across, (-height, -height, height, height)]) + centre
-    else:
-        turn = np.linspace(np.pi * 0.5 - 0.6, np.pi * 0.5 + 0.6, 24)
-        apex = np.array([centre[0], -0.2 * rows])
-        radii = np.array([centre[1] - height, centre[1] + height]) - apex[1]
-        arcs = [apex + radius * np.column_stack([np.cos(turn), np.sin(turn)]) for radius in radii]
-        corners = np.concatenate([arcs[0], arcs[1][::-1]])
-    cv2.polylines(alpha, [_whole(corners)], True, 255, 1, cv2.LINE_AA)
-    return alpha
+    """A maker's sign, for use beside the maker's name: a wheel, a filled square with a ring, or waves."""
+    (column, row), middle = place, (place[0] + size // 2, place[1] + size // 2)
+    spokes = [size * 0.3 * _direction(angle) for angle in np.linspace(0, np.pi, 4)]
+    radii = [ring * size // 3 for ring in range(1, 4)]
+    styles: tuple[list[tuple[Any, ...]], ...] = (
+        [
+            (cv2.circle, middle, size // 2, 255, max(1, size // 10), cv2.LINE_AA),
+            *((cv2.line, _at(middle - way), _at(middle + way), 255, 1, cv2.LINE_AA) for way in spokes),
+        ],
+        [
+            (cv2.rectangle, (column, row), (column + size, row + size), 255, -1),
+            (cv2.circle, middle, size // 3, 0, max(1, size // 8), cv2.LINE_AA),
+        ],
+        [(cv2.ellipse, (column, row + size), (r, r), 0, 270, 360, 255, 2, cv2.LINE_AA) for r in radii],
+    )
+    return sketch(canvas, *one(random, styles))
 
 
 def _at(point: Points) -> Point:
     return round(float(point[0])), round(float(point[1]))
 
 
+def _direction(angle: float) -> Points:
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
 def _whole(points: Points) -> npt.NDArray[np.int32]:
     """The path on whole pixels, as OpenCV draws it."""
     return np.rint(points).astype(np.int32)
-
-
-def _rimmed(inner: Alpha) -> list[Stamp]:
-    """White with a dark rim."""
-    rim = cv2.dilate(inner, np.ones((3, 3), np.uint8))
-    return [Stamp(rim, (0, 0, 0)), Stamp(inner, (255, 255, 255))]
 
 
 def _spokes(
@@ -287,10 +195,8 @@ def _spokes(
     begin: float = 0.0,
 ) -> None:
     """Lines away from the centre; ``directions`` across and down, ``begin`` as a share of their length."""
-    for across, down in directions:
-        start, end = (
-            (round(centre[0] + across * r), round(centre[1] + down * r)) for r in (begin * arm, arm)
-        )
+    for way in directions:
+        start, end = (_at(centre + r * np.array(way)) for r in (begin * arm, arm))
         cv2.line(alpha, start, end, 255, thick, line)
 
 
@@ -336,13 +242,13 @@ def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     middle = _place(canvas, random, 0.25, 0.75)
     for number in range(1, int(random.integers(1, 4)) + 1):
         angle, reach = random.uniform(0, np.pi), random.uniform(0.04, 0.25) * min(canvas.size)
-        offset = reach * np.array([np.cos(angle), np.sin(angle)])
+        offset = reach * _direction(angle)
         shift = random.uniform(-0.08, 0.08, 2) * min(canvas.size)
-        start, end = (_pixel(np.array(middle) + shift + way * offset) for way in (-1, 1))
+        start, end = (_at(np.array(middle) + shift + way * offset) for way in (-1, 1))
         ends = [Stamp(glyph(canvas, shape, point, arm, thick, smooth), ink) for point in (start, end)]
         canvas.burn(ends, MarkClass.CALIPER, Meaning.MEASUREMENT)
         if random.random() < 0.75:
-            _trace(canvas, random, line_points(start, end), ink)
+            _trace(canvas, random, np.array([start, end], np.float64), ink)
         if numbered:
             spot = end[0] + arm + 1, end[1] + int(random.integers(-arm, arm + 1))
             label(canvas, random, family, str(number), spot, Meaning.MEASUREMENT)
@@ -352,18 +258,22 @@ def ellipse(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     """Draw a dotted ellipse, often with the ends of its axes marked, or a trace by hand."""
     ink, centre = colour(random), _place(canvas, random, 0.3, 0.7)
     reach = float(random.uniform(0.06, 0.3)) * min(canvas.size)
-    if random.random() < 0.25:
-        _trace(canvas, random, free_trace(random, centre, reach), ink)
+    if random.random() < 0.25:  # as a planimeter leaves
+        turn = np.linspace(0, 2 * np.pi, 60)
+        wobble = sum(random.normal(0, 0.12) * np.sin(k * turn + random.uniform(0, 6.3)) for k in (2, 3, 4, 5))
+        radii = reach * (1 + np.asarray(wobble))
+        points = np.column_stack([centre[0] + radii * np.cos(turn), centre[1] + 0.8 * radii * np.sin(turn)])
+        _trace(canvas, random, points, ink)
         return
-    angle = float(random.uniform(0, np.pi))
-    points = ellipse_points(centre, (reach, reach * float(random.uniform(0.4, 0.95))), angle)
+    cos, sin = _direction(float(random.uniform(0, np.pi)))
+    turn = np.linspace(0, 2 * np.pi, 90)
+    x, y = reach * np.cos(turn), reach * float(random.uniform(0.4, 0.95)) * np.sin(turn)
+    points = np.column_stack([centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos])
     _trace(canvas, random, points, ink)
     if random.random() < 0.6:
         shape, arm = one(random, family.glyphs), _arm(canvas, random)
-        ends = [
-            _pixel(points[index]) for index in (0, len(points) // 4, len(points) // 2, 3 * len(points) // 4)
-        ]
-        stamps = [Stamp(glyph(canvas, shape, end, arm, 1, True), ink) for end in ends]
+        quarters = points[[0, len(points) // 4, len(points) // 2, 3 * len(points) // 4]]
+        stamps = [Stamp(glyph(canvas, shape, _at(end), arm, 1, True), ink) for end in quarters]
         canvas.burn(stamps, MarkClass.CALIPER, Meaning.MEASUREMENT)
 
 
@@ -389,24 +299,30 @@ def cursor(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     size = int(random.integers(12, 26))
     drawer = hand_cursor if random.random() < 0.6 else mouse_cursor
     for _ in range(1 if random.random() < 0.7 else int(random.integers(2, 9))):
-        stamps = drawer(canvas, _place(canvas, random, 0.05, 0.9), size)
+        inner = drawer(canvas, _place(canvas, random, 0.05, 0.9), size)
+        rim = cv2.dilate(inner, np.ones((3, 3), np.uint8))
+        stamps = [Stamp(rim, (0, 0, 0)), Stamp(inner, (255, 255, 255))]
         canvas.burn(stamps, MarkClass.MARKER, Meaning.ORIENTATION)
 
 
 def body_mark(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
+    """Draw a body part, and the bar that shows how the probe was held."""
     size = int(random.uniform(0.07, 0.15) * min(canvas.size)) + 8
     columns, rows = canvas.size
     place = int(random.choice([size, columns - 2 * size])), int(random.choice([6, rows - int(1.3 * size)]))
-    outline, probe = body_mark_stencil(canvas, random, place, size)
-    ink, bar = colour(random), colour(random)
-    canvas.burn([Stamp(outline, ink), Stamp(probe, bar)], MarkClass.MARKER, Meaning.ORIENTATION)
+    outline = body_part(canvas, random, place, size)
+    offset = 0.3 * size * _direction(float(random.uniform(0, np.pi)))
+    spot = np.array(place) + size // 2 + random.uniform(-0.25, 0.25, 2) * size
+    bar = (cv2.line, _at(spot - offset), _at(spot + offset), 255, max(2, size // 14), cv2.LINE_AA)
+    stamps = [Stamp(outline, colour(random)), Stamp(sketch(canvas, bar), colour(random))]
+    canvas.burn(stamps, MarkClass.MARKER, Meaning.ORIENTATION)
 
 
 def probe_icon(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     """Draw the mark of the probe's side at the top of the picture."""
     size = int(random.uniform(0.02, 0.05) * min(canvas.size)) + 6
     place = int(random.uniform(0.02, 0.9) * canvas.size[0]), int(random.uniform(0.0, 0.12) * canvas.size[1])
-    alpha = probe_icon_stencil(canvas, random, place, size)
+    alpha = probe_side(canvas, random, place, size)
     canvas.burn([Stamp(alpha, colour(random))], MarkClass.MARKER, Meaning.ORIENTATION)
 
 
@@ -415,12 +331,27 @@ def guide_line(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     columns, rows = canvas.size
     top = int(random.uniform(0.3, 0.7) * columns)
     bottom = top + int(random.uniform(-0.3, 0.3) * columns)
-    _trace(canvas, random, line_points((top, 0), (bottom, rows)), colour(random), MarkClass.MARKER)
+    _trace(canvas, random, np.array([(top, 0), (bottom, rows)], np.float64), colour(random), MarkClass.MARKER)
 
 
 def colour_box(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
+    """Draw the outline of the colour box: a rectangle, a slanted one, or a piece of the sector."""
     ink: Colour = (60, 220, 60) if random.random() < 0.5 else colour(random)
-    canvas.burn([Stamp(roi_outline(canvas, random), ink, 0.9)], MarkClass.MARKER, Meaning.SCALE)
+    columns, rows = canvas.size
+    centre = int(columns * random.uniform(0.35, 0.65)), int(rows * random.uniform(0.35, 0.6))
+    width, height = int(columns * random.uniform(0.15, 0.35)), int(rows * random.uniform(0.15, 0.3))
+    if random.random() < 0.5:
+        lean = int(random.integers(-width // 3, width // 3 + 1)) if random.random() < 0.5 else 0
+        across = np.array([lean - width, lean + width, width - lean, -width - lean])
+        corners = np.column_stack([across, (-height, -height, height, height)]) + centre
+    else:
+        turn = np.linspace(np.pi * 0.5 - 0.6, np.pi * 0.5 + 0.6, 24)
+        apex = np.array([centre[0], -0.2 * rows])
+        radii = np.array([centre[1] - height, centre[1] + height]) - apex[1]
+        arcs = [apex + radius * np.column_stack([np.cos(turn), np.sin(turn)]) for radius in radii]
+        corners = np.concatenate([arcs[0], arcs[1][::-1]])
+    outline = sketch(canvas, (cv2.polylines, [_whole(corners)], True, 255, 1, cv2.LINE_AA))
+    canvas.burn([Stamp(outline, ink, 0.9)], MarkClass.MARKER, Meaning.SCALE)
 
 
 def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
@@ -431,7 +362,21 @@ def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     position = {"l": edge, "r": columns - edge, "b": rows - edge}[side]
     step, length = float(random.uniform(8, 60)), int(random.integers(2, 7))
     ink: Colour = (230, 230, 230) if random.random() < 0.6 else colour(random)
-    ticks = ruler_stencil(canvas, random, side, position, step, length)
+    start, end = int(random.integers(0, max(1, int(step)))), rows if side in "lr" else columns
+    thick = int(random.integers(1, 3))
+    length *= -1 if side in "rb" else 1
+
+    def line(at: tuple[float, float], across: tuple[int, int], wide: int) -> tuple[Any, ...]:
+        ends = [(round(along), beside) for along, beside in zip(at, across, strict=True)]
+        return (cv2.line, *(one[::-1] if side in "lr" else one for one in ends), 255, wide)
+
+    lines = [
+        line((place, place), (position, position + length * (1 if number % 5 else 2)), thick)
+        for number, place in enumerate(np.arange(start, end, step).tolist())
+    ]
+    if random.random() < 0.3:
+        lines.append(line((start, end), (position, position), 1))
+    ticks = sketch(canvas, *lines)
     canvas.burn([Stamp(ticks, ink)], MarkClass.SCALE, Meaning.SCALE)
     if side in "lr" and random.random() < 0.4:
         look = hand(random, family, 8.0, korean=False)
@@ -441,21 +386,29 @@ def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
             canvas.burn(stamps, MarkClass.SCALE, Meaning.SCALE, str(5 * number))
     if random.random() < 0.5:
         spot = (position if side in "lr" else edge), int(random.uniform(0.1, 0.9) * rows)
-        alpha = pointer(canvas, random, spot, int(random.integers(4, 10)))
-        canvas.burn([Stamp(alpha, ink)], MarkClass.SCALE, Meaning.SCALE)
+        size = int(random.integers(4, 10))
+        tip = spot[0] + (-size if random.random() < 0.5 else size)
+        corners = np.array([spot, (tip, spot[1] - size // 2), (tip, spot[1] + size // 2)], np.int32)
+        focus = sketch(canvas, (cv2.fillPoly, [corners], 255))
+        canvas.burn([Stamp(focus, ink)], MarkClass.SCALE, Meaning.SCALE)
 
 
 def level_bar(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     """Draw the bar of grey levels or of flow colours at a side."""
     columns, rows = canvas.size
     width, height = int(random.integers(4, 14)), int(random.uniform(0.12, 0.45) * rows)
-    corner = int(random.choice([1, 8, columns - width - 2])), int(random.uniform(0.0, 0.4) * rows)
+    left, row = int(random.choice([1, 8, columns - width - 2])), int(random.uniform(0.0, 0.4) * rows)
     if random.random() < 0.6:
         table = [(level, level, level) for level in range(255, 0, -6)]
     else:
         half = np.linspace(255, 30, 20).astype(int).tolist()
         table = [(255, level, 0) for level in half] + [(0, 255 - level, 255) for level in half]
-    canvas.burn(bar(canvas, corner, (width, height), table), MarkClass.SCALE, Meaning.SCALE)
+    edges, stamps = np.linspace(0, height, len(table) + 1).astype(int), []
+    for (top, bottom), tone in zip(pairwise((row + edges).tolist()), table, strict=True):
+        if bottom > top:
+            level = (cv2.rectangle, (left, top), (left + width, bottom - 1), 255, -1)
+            stamps.append(Stamp(sketch(canvas, level), tone))
+    canvas.burn(stamps, MarkClass.SCALE, Meaning.SCALE)
 
 
 def logo(canvas: Canvas, random: Random, family: StyleFamily) -> None:
@@ -506,7 +459,3 @@ def _arm(canvas: Canvas, random: Random) -> int:
 def _place(canvas: Canvas, random: Random, low: float, high: float) -> tuple[int, int]:
     columns, rows = canvas.size
     return int(random.uniform(low, high) * columns), int(random.uniform(low, high) * rows)
-
-
-def _pixel(point: Points) -> tuple[int, int]:
-    return round(float(point[0])), round(float(point[1]))

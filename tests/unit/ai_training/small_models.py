@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ai_pipeline.models.store.template import card_text
-from ai_pipeline.networks.conversion import ConvertedNetwork
+from ai_training.conversion.messages import ConvertedNetwork
+from ai_training.conversion.template import card_text
 
 LABELS = ("Effusion", "Lung Lesion")
 SIDE = 64  # pixels; the maps have a cell for each 8
@@ -66,12 +66,10 @@ def write_card(file: Path, *, model_id: str = "small", version: str = "1") -> Pa
         size=SIDE,
         mean=(0.0,),
         scale=(255.0,),
-        preprocess="xrv",
         crop=1.0,
         squash=False,
         interpolation="bilinear",
         kind="logits",
-        operating_points=(),
         licence="Apache-2.0",
         difference=0.0,
     )

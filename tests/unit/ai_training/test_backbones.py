@@ -9,11 +9,10 @@ from arms import folded, restore_normalisation
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint
-from ai_pipeline.networks.checkpoints import read_weights
-from ai_pipeline.networks.filling import fill
-from ai_pipeline.networks.foreign import timm_network
-from ai_training.base import DataMissing, ExperimentError
+from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
+from ai_training.conversion.checkpoints import read_weights
+from ai_training.conversion.filling import fill
+from ai_training.conversion.foreign import timm_network
 from ai_training.networks.backbones import StartWeights, classifier, pyramid, unfilled
 
 RANDOM = StartWeights("random")

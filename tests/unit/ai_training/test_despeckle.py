@@ -17,7 +17,7 @@ from despeckle import (
     write_card,
 )
 
-from ai_pipeline.despeckle.despeckler import Despeckler
+from ai_pipeline.burnin.despeckle import Despeckler
 from ai_pipeline.models import registry
 from ai_training.base import ExperimentError
 from ai_training.fetal import HEADS

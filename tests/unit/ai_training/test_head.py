@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find
-from ai_pipeline.networks import huggingface
-from ai_pipeline.networks.conversion import Request
 from ai_training import metrics
+from ai_training.conversion import huggingface
+from ai_training.conversion.messages import Request
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
 from tests.unit.ai_pipeline.models.store_lab import models
 from tests.unit.ai_training import published_lab as lab

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
-from ai_pipeline.networks.foreign import timm_network
 from ai_training.cli.console import EXIT_DATA
+from ai_training.conversion.foreign import timm_network
 from ai_training.sets.images import LABELS
 from tests.unit.ai_training import published_lab as lab
 

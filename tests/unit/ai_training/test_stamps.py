@@ -9,7 +9,7 @@ import numpy as np
 from completeness import CutFilm, fit, measured
 from stamps import TURNED, StampCase, StampModels, figures, measure
 
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.chest.anatomy import Anatomy
 from ai_pipeline.chest.completeness import Completeness, Edge, Judge

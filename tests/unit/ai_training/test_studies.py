@@ -29,8 +29,8 @@ from segmenters import BLURS, MEASURES, TAUGHT_BY, SegmenterRecipe, measures
 from synthetic import kid_interval, nearer
 from typer.testing import CliRunner
 
-from ai_pipeline.networks.foreign import torchvision_network
 from ai_training.base import DataMissing, ExperimentError
+from ai_training.conversion.foreign import torchvision_network
 from ai_training.sets.chest import label_matrix
 from ai_training.sets.images import LABELS, ChestImage
 from tests.unit.ai_training.published_lab import drawn_chest_set

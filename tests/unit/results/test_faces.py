@@ -16,6 +16,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from ai_pipeline.burnin.despeckle import DESPECKLED
 from ai_pipeline.contract import (
     BURNED_IN,
     Code,
@@ -27,7 +28,6 @@ from ai_pipeline.contract import (
     PipelineResult,
     QualityNote,
 )
-from ai_pipeline.despeckle.despeckler import DESPECKLED
 from ai_pipeline.images.page import PageLayout, PagePicture, lay_out_page
 from dicom_connectors.pdf.connector import as_pdf
 from dicom_node import results

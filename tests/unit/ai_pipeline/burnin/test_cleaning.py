@@ -17,7 +17,7 @@ from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
 from ai_pipeline.burnin.decide.banner import find_by_hand
 from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, NOTHING_READ, level_box, surroundings
-from ai_pipeline.burnin.fill.inpainters import Classical, inpaint
+from ai_pipeline.burnin.fill import Classical, inpaint
 from ai_pipeline.burnin.find.annotation import (
     Annotation,
     AnnotationKind,
@@ -28,7 +28,7 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     merged,
 )
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
 from ai_pipeline.burnin.still import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools, shared_tools

@@ -9,15 +9,14 @@ from PIL import Image
 
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.mask_shape import blocks
-from ai_pipeline.burnin.fill.background import with_background
-from ai_pipeline.burnin.find import mark_network
+from ai_pipeline.burnin.fill import with_background
+from ai_pipeline.burnin.find import networks
 from ai_pipeline.burnin.find.annotation import Annotation, AnnotationKind, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import find_area, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, lines_between
 from ai_pipeline.burnin.find.faint import faint_writing
-from ai_pipeline.burnin.find.flow import colour_bars, find_flow
 from ai_pipeline.burnin.find.text import shared_reader
-from ai_pipeline.burnin.find.traces import find_strips, find_traces
+from ai_pipeline.burnin.find.traces import colour_bars, find_flow, find_strips, find_traces
 from ai_pipeline.burnin.planning import RIM
 from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.contract import UltrasoundRegion
@@ -451,8 +450,8 @@ def test_tiles_say_what_the_whole_picture_says(
     picture[rows // 3 :: 97, 5:200] = 255  # lines across the tiles' borders
     picture[20:60, columns // 2 :: 31] = 200
     whole = finder.find(picture)
-    monkeypatch.setattr(mark_network, "WHOLE", 0)
-    monkeypatch.setattr(mark_network, "TILE", 384)
+    monkeypatch.setattr(networks, "WHOLE", 0)
+    monkeypatch.setattr(networks, "TILE", 384)
     tiled, drawn = finder.find(picture), whole.marked > 0.01  # where nothing is drawn the kinds are equal
     np.testing.assert_allclose(tiled.marked, whole.marked, atol=1e-4)
     assert (whole.marked > 0.5).any() and (tiled.classes[drawn] == whole.classes[drawn]).mean() > 0.9999
@@ -460,9 +459,9 @@ def test_tiles_say_what_the_whole_picture_says(
 
 @pytest.mark.parametrize("length", [1, 100, 1280, 1281, 1296, 2304, 2305, 4096, 16384])
 def test_tiles_give_each_pixel_once_and_see_what_is_around_it(length: int) -> None:
-    given, margin = np.zeros(length, int), mark_network.MARGIN
-    for seen, own in mark_network._tiles(length):
-        assert seen.start % mark_network.STEP == 0 and seen.stop - seen.start <= mark_network.TILE
+    given, margin = np.zeros(length, int), networks.MARGIN
+    for seen, own in networks._tiles(length):
+        assert seen.start % networks.MARK_STEP == 0 and seen.stop - seen.start <= networks.TILE
         assert 0 <= seen.start <= own.start < own.stop <= seen.stop <= length
         assert own.start == 0 or own.start - seen.start >= margin
         assert own.stop == length or seen.stop - own.stop >= margin

@@ -27,7 +27,7 @@ from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
 from ai_pipeline.burnin.decide.whole_lines import around, by_best_reading, by_their_block
 from ai_pipeline.burnin.decide.writing import Text, level_box
 from ai_pipeline.burnin.find.annotation import Box, Mask
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import paint
 from ai_pipeline.contract import ImageHeader, Meaning, Reading
 from ai_pipeline.images.header import calibrated_regions, read_header

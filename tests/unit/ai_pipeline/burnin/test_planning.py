@@ -22,7 +22,7 @@ from ai_pipeline.burnin.find.annotation import (
 )
 from ai_pipeline.burnin.find.annotation import index_of as place
 from ai_pipeline.burnin.find.drawings import KINDS, Drawings
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.planning import RemovalPlan, RemovalTask
 from ai_pipeline.burnin.tools import Tools
 from ai_pipeline.contract import ImageHeader, Meaning

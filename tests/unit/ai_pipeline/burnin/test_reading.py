@@ -7,10 +7,21 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from ai_pipeline.burnin.decide.letters import OF_LONG, SURE, TRACED, are_letters, letter_strokes, strokes_in
-from ai_pipeline.burnin.decide.writing import NOTHING_READ, Candidate, Text, find_texts, level_box
+from ai_pipeline.burnin.decide.writing import (
+    NOTHING_READ,
+    OF_LONG,
+    SURE_LETTERS,
+    TRACED,
+    Candidate,
+    Text,
+    are_letters,
+    find_texts,
+    letter_strokes,
+    level_box,
+    strokes_in,
+)
 from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
-from ai_pipeline.burnin.find.line_network import (
+from ai_pipeline.burnin.find.networks import (
     HEIGHT,
     LEGIBLE,
     NARROWEST,
@@ -146,24 +157,24 @@ def text(large: Line = NOTHING_READ, small: Line = NOTHING_READ) -> Text:
     [
         (NOTHING_READ, NOTHING_READ, 0.0, False),
         (NOTHING_READ, NOTHING_READ, 1.0, False),  # each witness alone
-        (line("Kim", SURE - 0.01), NOTHING_READ, 0.0, False),
-        (line("Kim", SURE - 0.01), NOTHING_READ, TRACED - 0.01, False),
-        (line("Kim", SURE - 0.01), NOTHING_READ, TRACED, True),  # two of three
-        (line("Ki", SURE - 0.01), line("Kl", SURE - 0.01), 0.0, True),
-        (line("Ki", SURE - 0.01), line("K", SURE - 0.01), 0.0, False),  # one letter is none
-        (line("K-", SURE - 0.01), NOTHING_READ, TRACED, False),
-        (line("Kim", SURE), NOTHING_READ, 0.0, True),  # one that is sure
-        (line("Ki", SURE), NOTHING_READ, 0.0, False),
+        (line("Kim", SURE_LETTERS - 0.01), NOTHING_READ, 0.0, False),
+        (line("Kim", SURE_LETTERS - 0.01), NOTHING_READ, TRACED - 0.01, False),
+        (line("Kim", SURE_LETTERS - 0.01), NOTHING_READ, TRACED, True),  # two of three
+        (line("Ki", SURE_LETTERS - 0.01), line("Kl", SURE_LETTERS - 0.01), 0.0, True),
+        (line("Ki", SURE_LETTERS - 0.01), line("K", SURE_LETTERS - 0.01), 0.0, False),  # one letter is none
+        (line("K-", SURE_LETTERS - 0.01), NOTHING_READ, TRACED, False),
+        (line("Kim", SURE_LETTERS), NOTHING_READ, 0.0, True),  # one that is sure
+        (line("Ki", SURE_LETTERS), NOTHING_READ, 0.0, False),
         (line("Kim 198", OF_LONG), NOTHING_READ, 0.0, True),  # one that reads many letters
         (line("Kim 198", OF_LONG - 0.01), NOTHING_READ, 0.0, False),
-        (line("Kim 19", SURE - 0.01), NOTHING_READ, 0.0, False),
+        (line("Kim 19", SURE_LETTERS - 0.01), NOTHING_READ, 0.0, False),
         (
-            line("\ufffd\ufffd\ufffd", SURE),
+            line("\ufffd\ufffd\ufffd", SURE_LETTERS),
             NOTHING_READ,
             0.0,
             True,
         ),  # in a script that it does not know
-        (Line("Kim", SURE, legible=False), NOTHING_READ, TRACED, False),
+        (Line("Kim", SURE_LETTERS, legible=False), NOTHING_READ, TRACED, False),
     ],
 )
 def test_two_of_three_witnesses_or_one_reader_that_is_sure(

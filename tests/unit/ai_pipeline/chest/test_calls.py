@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from ai_pipeline.burnin.find.line_network import Line
+from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.chest import stamps
 from ai_pipeline.chest.anatomy import Anatomy

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel, anatomy_of
-from ai_pipeline.chest.boxes import PARTS, BoxHead, Candidates, ScoredBox, region
 from ai_pipeline.chest.detector import detections_by_label
-from ai_pipeline.chest.explain import Activation, BoxTemplates, activation, heatmap
+from ai_pipeline.chest.explain import (
+    PARTS,
+    Activation,
+    BoxHead,
+    BoxTemplates,
+    Candidates,
+    ScoredBox,
+    activation,
+    heatmap,
+    region,
+)
 from ai_pipeline.chest.places import LungPlace, contradicted, lung_places
 from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, measure
 from ai_pipeline.contract import Code, ModelRef, Origin, Region

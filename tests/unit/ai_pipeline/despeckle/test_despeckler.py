@@ -14,10 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ai_pipeline.burnin import pipeline
+from ai_pipeline.burnin.despeckle import MODEL, Despeckler
 from ai_pipeline.burnin.pipeline import Ultrasound
 from ai_pipeline.cli import app
 from ai_pipeline.contract import DerivedImage, ImageHeader, ImageKind, ModelRef, UltrasoundRegion
-from ai_pipeline.despeckle.despeckler import MODEL, Despeckler
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models import registry
 from tests.unit.ai_pipeline.phantoms import ArrayImage, silent

@@ -17,7 +17,7 @@ from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, ImageHeader, ModelRef, PipelineResult, Refuse, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry, pipeline
-from ai_pipeline.fetal_head.ellipse import Ellipse, ellipse_of
+from ai_pipeline.fetal_head.biometry import Ellipse, ellipse_of
 from ai_pipeline.fetal_head.fetuses import fetus_of_each, names_in, tells_of_several
 from ai_pipeline.fetal_head.intended_use import refused_by_header
 from ai_pipeline.fetal_head.outline import HeadLimits, HeadModel

@@ -35,6 +35,7 @@ from ai_pipeline.burnin.cleaning import overlay_note
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.errors import HeaderError, PixelError
 from ai_pipeline.images import colours, resolutions
+from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.decode import (
     DicomImage,
@@ -45,7 +46,6 @@ from ai_pipeline.images.decode import (
     samples_photometric,
 )
 from ai_pipeline.images.display import BAND_ROWS, GreyDisplay
-from ai_pipeline.images.fragments import Fragments
 from ai_pipeline.images.header import age_years, read_header
 from ai_pipeline.images.numbers import decimal, decimal_of, is_empty, value_of, whole, whole_of
 from dicom_node.dicom.header import quiet_pydicom
@@ -438,7 +438,7 @@ def test_a_sequential_scan_that_names_one_coefficient_has_them_all(tmp_path: Pat
 def test_more_fragments_than_any_image_has_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ai_pipeline.images.fragments.MOST_FRAGMENTS", 3)
+    monkeypatch.setattr("ai_pipeline.images.codestreams.MOST_FRAGMENTS", 3)
     with pytest.raises(PixelError, match="more than 3 fragments"):
         open_dicom(encapsulated(tmp_path / "x.dcm", FRAMES, STREAMS, JPEGBaseline8Bit))
 

@@ -26,8 +26,8 @@ from ai_pipeline.images.render import (
     EDGE_IS_APPROXIMATE,
     MEDIUM_GREY,
     YELLOW,
-    _box_captions,
     annotate,
+    box_captions,
     heatmap_overlay,
     label_text,
     legend_of,
@@ -78,13 +78,14 @@ def test_the_whole_warning_is_readable_on_a_picture_of_any_size(
 
 
 def test_several_boxes_are_numbered_and_many_are_counted() -> None:
-    assert _box_captions([finding()]) == ["AI: cardiomegaly suspected, 83 % (cut-off 40 %)"]
-    other = replace(finding(), code=Code("27925004", "SCT", "Nodule"), label="Nodule", probability=0.5)
-    assert _box_captions([finding(), other, finding()]) == [
+    one = finding((10.0, 10.0, 20.0, 20.0))
+    assert box_captions([one]) == ["AI: cardiomegaly suspected, 83 % (cut-off 40 %)"]
+    other = replace(one, code=Code("27925004", "SCT", "Nodule"), label="Nodule", probability=0.5)
+    assert box_captions([one, other, one]) == [
         "[1, 3] AI: cardiomegaly suspected, 83 % (cut-off 40 %)",
         "[2] AI: nodule suspected, 50 % (cut-off 40 %)",
     ]
-    assert _box_captions([finding()] * 12) == ["AI: 12 x Cardiomegaly"]
+    assert box_captions([one] * 12) == ["AI: 12 x Cardiomegaly"]
     boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
     between = (annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])[251:271] == YELLOW).all(axis=2)
     # The first stands below its box, at the left; the second above its own, at the right, where it is free.

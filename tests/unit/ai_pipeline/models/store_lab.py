@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.cli import app
 
-MAKER = Path(__file__).parents[1] / "foreign_checkpoints.py"
+MAKER = Path(__file__).parents[2] / "ai_training/foreign_checkpoints.py"
 SHIPPED = "chest-efficientnet-lite0"
 
 

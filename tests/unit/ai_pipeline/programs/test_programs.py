@@ -17,7 +17,7 @@ from ai_pipeline.contract import Decision, ModelRef, PipelineResult
 from ai_pipeline.errors import ProgramFailed, ProgramStopped
 from ai_pipeline.images.decode import DicomImage, open_dicom
 from ai_pipeline.pipelines import create, option_faults
-from ai_pipeline.programs import container, exchange
+from ai_pipeline.programs import container, process
 from ai_pipeline.programs.answer import findings_in
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.waiting import wait_until
@@ -269,7 +269,7 @@ def test_a_program_ends_with_a_worker_that_is_killed_and_its_folder_goes_later(
     wait_until(lambda: alive(mark) == [], 60, "the program's end")
     create("command").warm_up()
     assert len(list(scratch.iterdir())) == 1, "somebody may be about to use it"
-    monkeypatch.setattr(exchange, "_YOUNG_SECONDS", 0.0)
+    monkeypatch.setattr(process, "_YOUNG_SECONDS", 0.0)
     create("command").warm_up()
 
 

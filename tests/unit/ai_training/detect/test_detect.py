@@ -19,7 +19,7 @@ import pytest
 import tomlkit
 from typer.testing import CliRunner
 
-from ai_pipeline.chest.boxes import PARTS, ScoredBox
+from ai_pipeline.chest.explain import PARTS, ScoredBox
 from ai_pipeline.models.registry import find
 from ai_training import detect, yolo
 from ai_training.base import DataMissing

@@ -11,10 +11,10 @@ import typer
 from inpaint import ARCHITECTURES, Filler, OciGan, export_filler, file_id, write_filler_card
 from typer.testing import CliRunner, Result
 
-from ai_pipeline.burnin.fill.inpainters import CORE, Classical, Floats, Inpainter, NetworkInpainter, on_onnx
-from ai_pipeline.burnin.fill.inpainters import inpaint as inpaint_stored
+from ai_pipeline.burnin.fill import CORE, Classical, Floats, Inpainter, NetworkInpainter, on_onnx
+from ai_pipeline.burnin.fill import inpaint as inpaint_stored
 from ai_pipeline.burnin.find.annotation import Mask, Picture
-from ai_pipeline.burnin.find.mark_network import MarkFinder, MarkMaps
+from ai_pipeline.burnin.find.networks import MarkFinder, MarkMaps
 from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime

@@ -20,7 +20,7 @@ from reader import (
 )
 
 from ai_pipeline.burnin.find.annotation import Picture
-from ai_pipeline.burnin.find.line_network import HEIGHT, SYMBOLS, known
+from ai_pipeline.burnin.find.networks import HEIGHT, SYMBOLS, known
 from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime

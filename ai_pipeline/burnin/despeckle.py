@@ -8,7 +8,6 @@ The image must be verified to hold no text that had to be removed: that text wou
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from ai_pipeline.burnin.cine import on_disk
 from ai_pipeline.contract import (
     Code,
     DerivedImage,
@@ -70,8 +70,7 @@ class Despeckler:
     def picture(self, shares: Floats) -> Floats:
         """A picture ``[rows, columns]``, 0 to 1, with less speckle."""
         rows, columns = shares.shape
-        edges = ((0, -rows % STEP), (0, -columns % STEP))
-        padded = np.pad(shares, edges, "edge")[None, None]
+        padded = np.pad(shares, ((0, -rows % STEP), (0, -columns % STEP)), "edge")[None, None]
         made = self.engine(np.ascontiguousarray(padded, np.float32))["despeckled"][0, 0, :rows, :columns]
         return np.asarray(shares + np.float32(self.strength) * (made - shares), np.float32)
 
@@ -90,7 +89,7 @@ class Despeckler:
         if frames.dtype.kind != "u":
             raise CleaningFailed("speckle is reduced on unsigned samples only")
         white = 255 if cleaned.photometric == "RGB" else 2**header.bits_stored - 1
-        made = _like(frames)
+        made = np.empty_like(frames) if len(frames) == 1 else on_disk(frames.shape, frames.dtype)
         for number, frame in enumerate(frames):
             report(number / len(frames), "despeckling")
             made[number] = self._frame(np.asarray(frame), header, white, cleaned.photometric, annotation)
@@ -119,10 +118,13 @@ class Despeckler:
         inverted = photometric == "MONOCHROME1"
         made = np.zeros_like(shares)
         where = np.zeros(shares.shape, np.bool_)
-        for left, top, right, bottom in _areas(header):
+        # In the two-dimensional regions of the header; without any, in the whole image.
+        boxes = [one.box for one in header.ultrasound_regions if one.spatial_format == TWO_DIMENSIONAL]
+        inside = [(x0, y0, min(x1, header.columns), min(y1, header.rows)) for x0, y0, x1, y1 in boxes]
+        found = [box for box in inside if box[0] + STEP <= box[2] and box[1] + STEP <= box[3]]
+        for left, top, right, bottom in found or [(0, 0, header.columns, header.rows)]:
             part = slice(top, bottom), slice(left, right)
-            shown = 1 - shares[part] if inverted else shares[part]
-            done = self.picture(shown)
+            done = self.picture(1 - shares[part] if inverted else shares[part])
             made[part], where[part] = 1 - done if inverted else done, True
         for left, top, right, bottom in annotation:
             where[max(top, 0) : bottom, max(left, 0) : right] = False
@@ -132,18 +134,3 @@ class Despeckler:
         change = np.where(where, (made - shares) * np.float32(white), np.float32(0))
         changed = samples + (change[..., None] if samples.ndim == 3 else change)
         return np.clip(np.rint(changed), 0, white).astype(frame.dtype)
-
-
-def _areas(header: ImageHeader) -> list[Box]:
-    """Left, top, right, bottom of the two-dimensional regions of the header; without any, the whole image."""
-    boxes = [one.box for one in header.ultrasound_regions if one.spatial_format == TWO_DIMENSIONAL]
-    inside = [(x0, y0, min(x1, header.columns), min(y1, header.rows)) for x0, y0, x1, y1 in boxes]
-    found = [box for box in inside if box[0] + STEP <= box[2] and box[1] + STEP <= box[3]]
-    return found if found else [(0, 0, header.columns, header.rows)]
-
-
-def _like(frames: PixelArray) -> PixelArray:
-    if len(frames) == 1:
-        return np.empty_like(frames)
-    with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
-        return np.memmap(file, dtype=frames.dtype, mode="w+", shape=frames.shape)

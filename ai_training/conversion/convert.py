@@ -5,13 +5,11 @@ download: it is checked after the process has ended, again in a process of its o
 
 Take in a folder in Hugging Face's layout: which files count, and how large they may be.
 
-Their contents are read in the sandbox (:mod:`ai_pipeline.networks.huggingface`).
+Their contents are read in the sandbox (:mod:`ai_training.conversion.huggingface`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +17,16 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from ai_pipeline.errors import CardError, NotTrusted
-from ai_pipeline.models.card import NAME
-from ai_pipeline.models.engine import SAFETENSORS
-from ai_pipeline.models.registry import load
-from ai_pipeline.models.store import label_map as label_maps
+from ai_pipeline.errors import CardError
 from ai_pipeline.models.store import sandbox
-from ai_pipeline.models.store.label_map import LabelMap
 from ai_pipeline.models.store.sandbox import inspect
-from ai_pipeline.models.store.template import card_text
-from ai_pipeline.networks.conversion import ANSWER, MODEL, ConvertedNetwork, Request
+from ai_training.conversion import label_map as label_maps
+from ai_training.conversion.label_map import LabelMap
+from ai_training.conversion.messages import ANSWER, MODEL, ConvertedNetwork, Request
+from ai_training.conversion.template import written
 
 LONGEST_ANSWER = 1 << 20  # bytes
+OURS = Path(__file__).parents[1]  # the process reads this package too
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +41,20 @@ def convert(
     request: Request,
     out: Path,
     *,
-    trust: bool,
     model_id: str = "",
     version: str = "1",
     licence: str = "",
     label_map: LabelMap | None = None,
 ) -> Converted:
-    """Write ``ID.onnx`` (or ``.safetensors``) and ``ID.toml`` into ``out``. Raises CardError.
+    """Write ``ID.onnx`` and ``ID.toml`` into ``out``. Raises CardError.
 
-    ``trust`` must be True for anything but safetensors: the user accepts that a pickle is code. The model has
-    no output for a label that ``label_map`` leaves out.
+    The model has no output for a label that ``label_map`` leaves out.
     """
     checkpoint = Path(request.checkpoint).resolve()
     if request.family == HUGGINGFACE:
         check_folder(checkpoint)
     elif not checkpoint.is_file():
         raise CardError(f"{request.checkpoint} is not a file")
-    elif not trust and checkpoint.suffix != SAFETENSORS:
-        raise NotTrusted(
-            f"{checkpoint.name} is a pickle, and a pickle is code: with --trust you say that you trust it"
-        )
     sandbox.require()
     with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
         folder = Path(scratch)
@@ -77,25 +67,15 @@ def convert(
             label_maps.refuse_placeholders(answer.labels)
         else:
             label_maps.check(label_map, (*answer.labels, *answer.left_out))
-        name = model_id or answer.id
-        if not NAME.fullmatch(name) or not NAME.fullmatch(version):
-            raise CardError("id and version must be letters, digits, '.', '_', '+' and '-', 64 at most")
-        out.mkdir(parents=True, exist_ok=True)
-        file, card = out / f"{name}.{request.form}", out / f"{name}.toml"
-        data = made.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        text = card_text(
+        card = written(
+            out,
+            made.read_bytes(),
             answer,
-            model_id=name,
+            model_id=model_id,
             version=version,
             licence=licence,
-            file=file.name,
-            sha256=digest,
             label_map=label_map,
         )
-        file.write_bytes(data)
-        card.write_text(text, encoding="utf-8")
-    load(card)
     return Converted(card, answer)
 
 
@@ -117,10 +97,10 @@ def _made(request: Request, folder: Path) -> tuple[Path, ConvertedNetwork]:
     """The model that the process leaves in ``folder``, looked into, and what it found of the network."""
     checkpoint = Path(request.checkpoint)
     ended = sandbox.run(
-        "ai_pipeline.models.store.conversion_process",
+        "ai_training.conversion.process",
         request.model_dump_json(),
         folder,
-        reads=[checkpoint],
+        reads=[checkpoint, OURS],
         seconds=request.seconds,
         required=True,
     )
@@ -128,7 +108,7 @@ def _made(request: Request, folder: Path) -> tuple[Path, ConvertedNetwork]:
         raise CardError(f"the conversion took longer than {request.seconds} s: see --seconds")
     if ended.status:
         raise CardError(f"{checkpoint.name} could not be converted: {ended.line}")
-    answer, made = _answer(folder / ANSWER), folder / f"{MODEL}.{request.form}"
+    answer, made = _answer(folder / ANSWER), folder / MODEL
     if not made.is_file() or made.is_symlink():
         raise CardError(f"{checkpoint.name} could not be converted: no model was written")
     inspect([made])
@@ -172,26 +152,3 @@ def check_folder(folder: Path) -> None:
             raise CardError(
                 f"{name} is larger than {LARGEST_SETTINGS >> 20} MiB: that is no file of settings"
             )
-
-
-def copied(folder: Path, to: Path, *, most: int, sha256: str = "") -> Path:
-    """Copy the needed files into ``to``, so that the checked files are the ones that are read. Returns the
-    copy.
-
-    Weights of more than ``most`` bytes, or with another SHA-256 than ``sha256`` if given, are refused. Raises
-    CardError.
-    """
-    check_folder(folder)
-    weights = folder / WEIGHTS
-    if weights.stat().st_size > most:
-        raise CardError(f"{WEIGHTS} is larger than {most >> 20} MiB: say --most if it should be")
-    copy = to / "folder"
-    copy.mkdir()
-    for name in (*SETTINGS, WEIGHTS):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, copy / name)
-    with (copy / WEIGHTS).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 not in {"", found}:
-        raise CardError(f"{WEIGHTS} has SHA-256 {found}, not {sha256}: another file, or altered; refused")
-    return copy

@@ -1,24 +1,23 @@
-"""Networks of timm, torchvision and Ultralytics, if installed: nothing else in this package needs them."""
+"""Networks of timm and torchvision."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks.adapted import WithMaps
-from ai_pipeline.networks.filling import State, fill
+from ai_training.base import CannotAdapt
+from ai_training.conversion.adapted import WithMaps
+from ai_training.conversion.filling import State, fill
 
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
-"""Networks to which timm, torchvision and torchxrayvision give the same names of parameters."""
+"""Networks to which timm and torchvision give the same names of parameters."""
 MOST_OPERATORS = 10
 TOLERANCE = 1e-3  # of logits against the class activation's mean
 
@@ -48,10 +47,8 @@ def exportable_timm() -> Any:
 
 def _timm() -> Any:
     offer_torchvision_operators()
-    try:
-        import timm
-    except ImportError as error:
-        raise CannotAdapt(f"this network needs timm: pip install timm ({error})") from error
+    import timm
+
     return timm
 
 
@@ -77,18 +74,6 @@ def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tupl
 
     network.eval()
     return fill(network, state, f"timm's {architecture}", adjust=adjust if convert else None, **how)
-
-
-def densenet(architecture: str, state: Mapping[str, Tensor], labels: int, channels: int) -> WithMaps:
-    """The network of :data:`DENSENETS` of that name with the parameters of ``state``, for inference.
-
-    Its outputs are ``logits``, ``features`` and ``places``. Parameters of other parts are left out. Raises
-    CannotAdapt.
-    """
-    network = timm_network(architecture, labels, channels)
-    own = {name: state[name] for name in network.state_dict() if name in state}
-    fill(network.eval(), own, architecture)
-    return WithMaps(network, features=True, places=True)
 
 
 def torchvision_network(architecture: str, labels: int, size: int | None = None) -> nn.Module:
@@ -126,10 +111,8 @@ def torchvision_adjusted(network: Any) -> Callable[[State], State]:
 
 def _torchvision_models() -> Any:
     offer_torchvision_operators()
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise CannotAdapt(f"this network needs torchvision: pip install torchvision ({error})") from error
+    from torchvision import models
+
     return models
 
 
@@ -147,25 +130,6 @@ def _with_maps(network: Any, channels: int) -> WithMaps:
             means = means if head.bias is None else means + head.bias
             places = bool(torch.allclose(means, logits, rtol=TOLERANCE, atol=TOLERANCE))
     return WithMaps(network, features=maps, places=places)
-
-
-def ultralytics_classifier(path: Path) -> tuple[Any, str, int]:
-    """The network in an Ultralytics checkpoint, its licence, and the side of its input in pixels.
-
-    Raises CannotAdapt.
-
-    The file is a pickle of Ultralytics' own classes: reading it runs the code in it.
-    """
-    offer_torchvision_operators()
-    try:
-        import ultralytics  # noqa: F401  (the classes that the pickle names)
-    except ImportError as error:
-        raise CannotAdapt(f"this checkpoint needs ultralytics: pip install ultralytics ({error})") from error
-    loaded: Any = torch.load(path, map_location="cpu", weights_only=False)
-    network = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, Mapping) else None
-    if network is None or type(network).__name__ != "ClassificationModel":
-        raise CannotAdapt(f"{path.name} is no Ultralytics classifier, and no pipeline takes another kind")
-    return network, str(loaded.get("license", "")), int(loaded.get("train_args", {}).get("imgsz", 224))
 
 
 def offer_torchvision_operators() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ai_pipeline.networks.foreign import offer_torchvision_operators
+from ai_training.conversion.foreign import offer_torchvision_operators
 
 
 def image() -> Any:
@@ -23,20 +23,6 @@ def image() -> Any:
     waves = np.sin(rows / 37.0) * np.cos(columns / 23.0) + np.sin((rows + 2 * columns) / 211.0)
     noise = np.random.default_rng(5).normal(0, 0.1, waves.shape)
     return np.clip((waves + noise + 2) * 64, 0, 255).astype(np.uint8)
-
-
-def torchxrayvision(folder: Path) -> None:
-    """A whole pickled network in the format of torch 1.4, as torchxrayvision's released weights are."""
-    import torchxrayvision as xrv
-
-    known = xrv.models.model_urls["densenet121-res224-all"]
-    network, shown = xrv.models.DenseNet(op_threshs=torch.tensor(known["op_threshs"])).eval(), image()
-    pixels = xrv.datasets.normalize(shown, 255)[None]
-    cropped = xrv.datasets.XRayResizer(224, engine="cv2")(xrv.datasets.XRayCenterCrop()(pixels))
-    taken = torch.from_numpy(cropped)[None]
-    _spread(network.classifier, network.features2(taken))
-    torch.save(network, folder / "checkpoint.pt", _use_new_zipfile_serialization=False)
-    _save(folder, shown, taken, network)
 
 
 def timm(folder: Path) -> None:
@@ -50,71 +36,6 @@ def timm(folder: Path) -> None:
     _spread(network.get_classifier(), network.forward_head(network.forward_features(pixels), pre_logits=True))
     state = {f"module.{name}": value for name, value in network.state_dict().items()}
     torch.save({"epoch": 3, "args": {"lr": 0.1}, "state_dict": state}, folder / "checkpoint.pth")
-    _save(folder, shown, pixels, network)
-
-
-def eva_x(folder: Path) -> None:
-    """EVA-X-Ti as its authors fine-tune it: timm's Eva with what eva_x.py gives it, by the names of
-    EVA-02.
-    """
-    from timm.models.eva import Eva
-
-    network = Eva(
-        img_size=224,
-        patch_size=16,
-        embed_dim=192,
-        num_heads=3,
-        depth=12,
-        mlp_ratio=4 * 2 / 3,
-        swiglu_mlp=True,
-        use_rot_pos_emb=True,
-        ref_feat_shape=(14, 14),
-        num_classes=14,
-    ).eval()
-    random = np.random.default_rng(8)
-    for name, value in network.named_parameters():
-        scale = 0.5 if name == "pos_embed" else 0.05
-        around = float("norm" in name and name.endswith("weight"))
-        value.data = torch.from_numpy(around + scale * random.standard_normal(value.shape, np.float32))
-    pixels = _official_input(0.49185243, 0.28509309)
-    _spread(network.head, network.forward_head(network.forward_features(pixels), pre_logits=True))
-    state = {
-        name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): value
-        for name, value in network.state_dict().items()
-    }
-    cosines = network.rope.get_embed()[:, 64:]  # beside the sines
-    state |= {"rope.freqs_cos": cosines, "blocks.0.attn.rope.freqs_cos": cosines}
-    torch.save({"model": state, "epoch": 3, "args": {"lr": 0.1}}, folder / "checkpoint.pth")
-    _save(folder, image(), pixels, network)
-
-
-def _official_input(mean: float, spread: float) -> torch.Tensor:
-    """The transform of both repositories' ``build_transform`` for evaluation."""
-    from torchvision import transforms
-
-    steps = [
-        transforms.Resize(256, interpolation=transforms.InterpolationMode.BICUBIC),
-        transforms.CenterCrop(224),
-        transforms.ToTensor(),
-        transforms.Normalize([mean] * 3, [spread] * 3),
-    ]
-    return transforms.Compose(steps)(Image.fromarray(image()).convert("RGB"))[None]
-
-
-def ultralytics(folder: Path) -> None:
-    """A YOLO11 classifier of two labels with random weights, as Ultralytics saves it."""
-    os.environ |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_OFFLINE": "true"}
-    from ultralytics.data.augment import classify_transforms
-    from ultralytics.nn.tasks import ClassificationModel
-
-    network = ClassificationModel("yolo11n-cls.yaml", nc=2, verbose=False).eval()
-    network.names = {0: "dark", 1: "light"}
-    torch.nn.init.normal_(network.model[-1].linear.weight, std=0.05)
-    shown = image()
-    pixels = classify_transforms(size=64)(Image.fromarray(shown).convert("RGB"))[None]
-    _learn_norms(network, pixels)
-    saved = {"epoch": -1, "ema": None, "model": network, "train_args": {"imgsz": 64}}
-    torch.save(saved | {"license": "AGPL-3.0 (https://ultralytics.com/license)"}, folder / "checkpoint.pt")
     _save(folder, shown, pixels, network)
 
 
@@ -177,5 +98,5 @@ def _save(folder: Path, shown: Any, pixels: torch.Tensor, network: Any) -> None:
 if __name__ == "__main__":
     torch.manual_seed(1)
     offer_torchvision_operators()
-    KINDS = (torchxrayvision, timm, eva_x, ultralytics, yolo11)
+    KINDS = (timm, yolo11)
     next(kind for kind in KINDS if kind.__name__ == sys.argv[1])(Path(sys.argv[2]))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ai_pipeline.errors import CannotAdapt
+from ai_training.base import CannotAdapt
 
 State = Mapping[str, Tensor]
 SHOWN = 3

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=16, le=4096)]
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]
-MODEL = "model"  # the file that the process leaves, with the suffix of its form
+MODEL = "model.onnx"  # the file that the process leaves
 ANSWER = "answer.json"
 
 
@@ -29,12 +28,11 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str
-    family: Literal["xrv", "torchvision", "timm", "ultralytics", "huggingface", "eva-x", "medical-mae"]
+    family: Literal["torchvision", "timm", "huggingface"]
     architecture: str = ""
     labels: tuple[str, ...] = ()
     size: Side | None = None
     softmax: bool = False
-    form: Literal["onnx", "safetensors"] = "onnx"
     seconds: int = 600
     leave_out: tuple[str, ...] = ()
     encoder: bool = False
@@ -58,12 +56,11 @@ class NetworkFacts(BaseModel):
     size: Side
     mean: tuple[Finite, ...] = Field(min_length=1, max_length=16)
     scale: tuple[Finite, ...] = Field(min_length=1, max_length=16)
-    preprocess: Literal["xrv", "imagenet"]
+    preprocess: Literal["imagenet"] = "imagenet"
     crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     squash: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     kind: Literal["logits", "probabilities"] = "logits"
-    operating_points: tuple[Share, ...] = Field(default=(), max_length=4096)
     licence: Annotated[str, Field(max_length=400)] = ""
     left_out: tuple[Name, ...] = Field(default=(), max_length=4096)
 

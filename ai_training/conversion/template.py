@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 from ai_pipeline.contract import Code
-from ai_pipeline.models.store.label_map import LabelMap, NodeLabel, node_labels, plain
-from ai_pipeline.networks.conversion import ConvertedNetwork
+from ai_pipeline.errors import CardError
+from ai_pipeline.models.card import NAME
+from ai_pipeline.models.registry import load
+from ai_training.conversion.label_map import LabelMap, NodeLabel, node_labels, plain
+from ai_training.conversion.messages import ConvertedNetwork
 
 PRIVATE = "99AINODE"
 THRESHOLD = 0.5
@@ -21,6 +26,38 @@ NOT_ACCEPTED = (
     "Thresholds are the checkpoint's own or .5; probabilities are not calibrated.",
 )
 LIMITS = ("Not for diagnostic use. Not cleared by any authority.", *NOT_ACCEPTED, NO_GATE)
+
+
+def written(
+    out: Path,
+    network: bytes,
+    answer: ConvertedNetwork,
+    *,
+    model_id: str = "",
+    version: str = "1",
+    licence: str = "",
+    label_map: LabelMap | None = None,
+) -> Path:
+    """Write ``ID.onnx`` and its first card ``ID.toml`` into ``out``; returns the card. Raises CardError."""
+    name = model_id or answer.id
+    if not NAME.fullmatch(name) or not NAME.fullmatch(version):
+        raise CardError("id and version must be letters, digits, '.', '_', '+' and '-', 64 at most")
+    out.mkdir(parents=True, exist_ok=True)
+    file, card = out / f"{name}.onnx", out / f"{name}.toml"
+    digest = hashlib.sha256(network).hexdigest()
+    text = card_text(
+        answer,
+        model_id=name,
+        version=version,
+        licence=licence,
+        file=file.name,
+        sha256=digest,
+        label_map=label_map,
+    )
+    file.write_bytes(network)
+    card.write_text(text, encoding="utf-8")
+    load(card)
+    return card
 
 
 def card_text(
@@ -54,30 +91,24 @@ def card_text(
         *_table("[weights]", role="classifier", file=file, sha256=sha256),
         *_table("input", size=answer.size, channels=answer.channels, mean=answer.mean, scale=answer.scale),
         *_pairs(photometric="MONOCHROME2", preprocess=answer.preprocess),
-        *(
-            _pairs(crop=answer.crop, squash=answer.squash, interpolation=answer.interpolation)
-            if answer.preprocess == "imagenet"
-            else []
-        ),
+        *_pairs(crop=answer.crop, squash=answer.squash, interpolation=answer.interpolation),
         *_table("outputs", scores="logits", kind=answer.kind, place_kind="activation"),
         *_table("calibration", calibrated=False, method="softmax, as trained" if softmax else "none"),
         *_table("training", data=("not known to this card: see the checkpoint's authors",)),
     ]
     known, given = node_labels(), label_map or {}
-    points = answer.operating_points or (None,) * len(answer.labels)
-    for name, point in zip(answer.labels, points, strict=True):
-        lines += _label(given.get(name) or known.get(plain(name)) or _unknown(name), name, point, label_map)
+    for name in answer.labels:
+        lines += _label(given.get(name) or known.get(plain(name)) or _unknown(name), name, label_map)
     return "\n".join(lines) + "\n"
 
 
-def _label(label: NodeLabel, own: str, point: float | None, label_map: LabelMap | None) -> list[str]:
+def _label(label: NodeLabel, own: str, label_map: LabelMap | None) -> list[str]:
     """``own``: what the model itself calls it."""
     return [
         *_table("[labels]", name=label.name if label_map else own),
         f"code = {_inline(label.code, label.source)}",
         *([f"site = {_inline(label.site)}"] if label.site is not None else []),
         *_pairs(supported=False, threshold=THRESHOLD, absent_below=THRESHOLD),
-        *([] if point is None else _pairs(operating_point=point)),
         *(_pairs(model_label=own) if label_map else []),
     ]
 

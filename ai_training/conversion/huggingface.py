@@ -16,11 +16,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks import foreign, vit
-from ai_pipeline.networks.adapted import Adapted, Softmax
-from ai_pipeline.networks.checkpoints import read_state
-from ai_pipeline.networks.conversion import Request
+from ai_training.base import CannotAdapt
+from ai_training.conversion import foreign, vit
+from ai_training.conversion.adapted import Adapted, Softmax
+from ai_training.conversion.checkpoints import read_weights
+from ai_training.conversion.messages import Request
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 TRANSFORMERS = ("vit", "dinov2")
@@ -126,7 +126,7 @@ def _transformers(folder: Path, config: dict[str, Any], described: Request) -> A
     )
     if shape.width % shape.heads or shape.size % shape.patch:
         raise CannotAdapt(f"{CONFIG}: hidden_size must hold whole heads, and the input's side whole patches")
-    network = vit.from_state(shape, read_state(folder / WEIGHTS))
+    network = vit.from_state(shape, read_weights(folder / WEIGHTS))
     return _adapted(
         network,
         network.outputs,
@@ -145,7 +145,7 @@ def _timm(folder: Path, config: dict[str, Any], described: Request) -> Adapted:
     exclusive = described.softmax or _exclusive(config)
     channels, size, _ = about.input_size
     network = foreign.filled_timm_network(
-        facts.architecture, read_state(folder / WEIGHTS), len(labels), channels
+        facts.architecture, read_weights(folder / WEIGHTS), len(labels), channels
     )
     taken: dict[str, Any] = {
         "channels": channels,
@@ -177,7 +177,6 @@ def _adapted(
         id=model_id,
         architecture=architecture,
         labels=tuple(labels),
-        preprocess="imagenet",
         kind="probabilities" if exclusive else "logits",
         **taken,
     )

@@ -15,8 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ai_pipeline.errors import CannotAdapt
-from ai_pipeline.networks import foreign
+from ai_training.base import CannotAdapt
+from ai_training.conversion import foreign
 
 DINOV2 = "dinov2"
 CLASSIFIER_OUTPUTS = ("logits", "features")

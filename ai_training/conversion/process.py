@@ -1,7 +1,7 @@
 """The process that reads a checkpoint, run by :mod:`.sandbox`; the request comes on standard input.
 
 It works in an empty folder and writes the model and its description there
-(:mod:`ai_pipeline.networks.conversion`). Exit codes: 0 done, 65 with one line on stderr that says why not.
+(:mod:`ai_training.conversion.messages`). Exit codes: 0 done, 65 with one line on stderr that says why not.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ai_pipeline.models.store.confined import EXIT_DATA
-from ai_pipeline.networks.conversion import ANSWER, MODEL, ConvertedNetwork, Request
+from ai_training.conversion.messages import ANSWER, MODEL, ConvertedNetwork, Request
 
 if TYPE_CHECKING:
-    from ai_pipeline.networks.adapted import Adapted
+    from ai_training.conversion.adapted import Adapted
 
 OPSET = 17
 MOST = 1e-3  # of the largest score: how far the file may be from the network that it was made from
@@ -25,35 +25,19 @@ def main() -> None:
     """Read the request, then the file, and write model and answer into the folder."""
     request = Request.model_validate_json(sys.stdin.read())
     warnings.simplefilter("ignore")  # stderr is for the one line
-    from ai_pipeline.errors import CannotAdapt, UnreadableCheckpoint
-    from ai_pipeline.networks.adapters import adapt
+    from ai_training.base import CannotAdapt, UnreadableCheckpoint
+    from ai_training.conversion.adapters import adapt
 
     try:
         adapted = adapt(Path(request.checkpoint), request)
-        path = Path(f"{MODEL}.{request.form}")
-        _write(adapted, path)
+        path = Path(MODEL)
+        _export(adapted, path)
         difference = _difference(adapted, path)
     except (CannotAdapt, UnreadableCheckpoint) as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_DATA)
     answer = ConvertedNetwork(difference=difference, **adapted.model_dump(exclude={"network"}))
     Path(ANSWER).write_text(answer.model_dump_json(), encoding="utf-8")
-
-
-def _write(adapted: Adapted, path: Path) -> None:
-    from ai_pipeline.errors import CannotAdapt
-    from ai_pipeline.networks.adapted import WithMaps
-    from ai_pipeline.networks.foreign import DENSENETS
-
-    if path.suffix == ".onnx":
-        _export(adapted, path)
-        return
-    if adapted.architecture not in DENSENETS or not isinstance(adapted.network, WithMaps):
-        raise CannotAdapt(f"safetensors are run only by {', '.join(DENSENETS)}: take onnx")
-    from safetensors.torch import save_file
-
-    state = adapted.network.network.state_dict()
-    save_file({name: value.contiguous() for name, value in state.items()}, path)
 
 
 def _export(adapted: Adapted, path: Path) -> None:
@@ -78,8 +62,8 @@ def _difference(adapted: Adapted, path: Path) -> float:
     import numpy as np
     import torch
 
-    from ai_pipeline.errors import CannotAdapt
-    from ai_pipeline.models.engine import Engine, OnnxRuntime, Torch
+    from ai_pipeline.models.engine import OnnxRuntime
+    from ai_training.base import CannotAdapt
 
     shape = (1, adapted.channels, adapted.size, adapted.size)
     grey = np.random.default_rng(1).uniform(0, 255, shape).astype(np.float32)
@@ -87,15 +71,7 @@ def _difference(adapted: Adapted, path: Path) -> float:
     images = (grey - mean) / scale
     with torch.inference_mode():
         expected = adapted.network(torch.from_numpy(images))
-    engine: Engine
-    if path.suffix == ".onnx":
-        engine = OnnxRuntime(path.read_bytes(), threads=torch.get_num_threads())
-    else:
-        from safetensors.numpy import load_file
-
-        labels, threads = len(adapted.labels), torch.get_num_threads()
-        arrays: Any = load_file(path)
-        engine = Torch(arrays, adapted.architecture, labels, adapted.channels, adapted.size, threads)
+    engine = OnnxRuntime(path.read_bytes(), threads=torch.get_num_threads())
     found = engine(images)
     off = [_off(found[name], value.numpy()) for name, value in zip(adapted.outputs, expected, strict=True)]
     if not max(off) <= MOST:

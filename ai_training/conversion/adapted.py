@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from ai_pipeline.networks.conversion import NetworkFacts
+from ai_training.conversion.messages import NetworkFacts
 
 
 class Adapted(NetworkFacts):
@@ -42,7 +42,7 @@ class Softmax(nn.Module):
 
 
 class FirstOf(nn.Module):
-    """``network`` with only the first of its outputs: Ultralytics returns probabilities, then logits."""
+    """``network``, whose one output is a tuple like those of the others here."""
 
     outputs = ("logits",)
 
@@ -51,8 +51,7 @@ class FirstOf(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        answer = self.network(images)
-        return (answer[0] if isinstance(answer, list | tuple) else answer,)
+        return (self.network(images),)
 
 
 class WithMaps(nn.Module):

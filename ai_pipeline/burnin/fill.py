@@ -1,4 +1,7 @@
-"""Ways to fill a hole in a picture, classical and by a network, behind one interface; no torch needed."""
+"""Ways to fill a hole in a picture, classical and by a network, behind one interface; no torch needed.
+
+Outside the image area no pixel is made up: removed text takes exactly the colour of the background.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,22 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.find.annotation import Mask, Picture, components, dilated
+from ai_pipeline.burnin.find.annotation import (
+    Mask,
+    Picture,
+    brightest,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.contract import PixelArray
 from ai_pipeline.models.engine import OnnxRuntime
 
 RADIUS = 3.0
 """Neighbourhood of a classically filled pixel (pixels)."""
 AROUND = 12
-"""Distance from which the mean is taken that a hole is emptied to (pixels)."""
+"""Distance from which the colour is taken that a hole is emptied to, or that the background has (pixels)."""
 CORE, CONTEXT = 96, 32
 """Sides of the tiles that a network fills, and what it sees beyond them on every side (pixels)."""
 METHODS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}
@@ -124,9 +135,7 @@ def _square(top: int, left: int, side: int) -> tuple[slice, slice]:
 
 
 JOINED = 9
-"""Distance up to which holes are filled together (pixels)."""
-FLAT = 10
-"""Range up to which surroundings are one colour: black with the noise of compression (grey levels)."""
+"""Distance up to which holes are filled together, or take one colour (pixels)."""
 
 PLAIN = Classical("navier-stokes")
 
@@ -169,7 +178,8 @@ def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
     if bool((low == high).all()):
         return np.asarray(np.broadcast_to(low, patch.shape))
     if patch.dtype == np.uint8:
-        if bool((high - low <= FLAT).all()):
+        # Range up to which surroundings are one colour: black with the noise of compression (grey levels).
+        if bool((high - low <= 10).all()):
             return np.asarray(
                 cv2.inpaint(emptied(patch, hole), hole.astype(np.uint8), RADIUS, cv2.INPAINT_NS)
             )
@@ -189,3 +199,65 @@ def _deep(patch: Samples, hole: Mask) -> Samples:
     filled = cv2.inpaint(emptied(scaled, hole), hole.astype(np.uint8), RADIUS, cv2.INPAINT_NS)
     values = np.clip(filled * step + low, low, high)
     return np.asarray(np.rint(values) if patch.dtype.kind in "iu" else values, patch.dtype)
+
+
+NEAR = 10 / 255
+"""Difference up to which two colours are one: the noise of compression (share of the picture's range)."""
+RINGING = 16
+"""How far JPEG takes the background beside letters from its colour (grey levels)."""
+
+Colour = npt.NDArray[Any]
+
+
+def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -> PixelArray:
+    """``source`` with the pixels of ``mask`` in the colour of the background around them (panel or black).
+
+    ``known``: background without annotation. ``black``: the stored value for a hole where neither its
+    surroundings nor the whole background have one colour.
+    """
+    result = np.array(source, copy=True)
+    if not mask.any():
+        return result
+    tolerance = NEAR * (float(source.max()) - float(source.min()))
+    everywhere = _plain_colour(source[known], tolerance)
+    labels, stats = components(dilated(mask, JOINED))
+    for label, (left, top, right, bottom) in enumerate(component_boxes(stats), start=1):
+        own = index_of((left, top, right, bottom))
+        around = index_of((left - AROUND, top - AROUND, right + AROUND, bottom + AROUND))
+        colour = _plain_colour(source[around][known[around]], tolerance)
+        if colour is None or (
+            everywhere is not None
+            and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
+        ):
+            colour = everywhere
+        result[own][mask[own] & (labels[own] == label)] = black if colour is None else colour
+    return result
+
+
+def is_plain(picture: Picture, known: Mask) -> Mask:
+    """Where a picture, uint8, has the colour of its ``known`` background, up to JPEG's ringing there."""
+    colour = _plain_colour(picture[known], RINGING)
+    if colour is None:
+        return np.zeros_like(known)
+    background = np.broadcast_to(np.asarray(colour, np.uint8), picture.shape)
+    return np.asarray(brightest(cv2.absdiff(picture, np.ascontiguousarray(background))) <= RINGING, np.bool_)
+
+
+def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
+    """The commonest value in each channel, if most of the pixels have about these; None without."""
+    if not len(pixels):
+        return None
+    colour = np.asarray([_commonest(channel) for channel in pixels.reshape(len(pixels), -1).T])
+    differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
+    # Share of what is around a hole in one colour, from which that is the background there; else it is
+    # black.
+    if float((differs <= tolerance).mean()) < 0.5:
+        return None
+    return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
+
+
+def _commonest(values: npt.NDArray[Any]) -> Any:
+    if values.dtype == np.uint8:
+        return np.bincount(values, minlength=256).argmax()
+    found, counts = np.unique(values, return_counts=True)
+    return found[counts.argmax()]

@@ -7,11 +7,10 @@ whose metadata describe its input and outputs. No configuration of a foreign bun
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -22,11 +21,11 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import ONNX
 from ai_pipeline.models.registry import load
-from ai_pipeline.models.store import label_map as label_maps
 from ai_pipeline.models.store import sandbox
-from ai_pipeline.models.store.label_map import LabelMap
-from ai_pipeline.models.store.template import card_text
-from ai_pipeline.networks.conversion import ConvertedNetwork
+from ai_training.conversion import label_map as label_maps
+from ai_training.conversion.label_map import LabelMap
+from ai_training.conversion.messages import ConvertedNetwork
+from ai_training.conversion.template import written
 
 METADATA, INFERENCE = Path("configs/metadata.json"), Path("configs/inference.json")
 NETWORK, CARD = Path("models/model.onnx"), Path("models/card.toml")
@@ -80,14 +79,6 @@ class BundleMetadata(_BundlePart):
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BundledModel:
-    """A network and its card, as ``ai-pipeline models add`` takes them."""
-
-    network: Path
-    card: Path
-
-
 def write(card: Card, out: Path) -> Path:
     """Write the bundle of ``card`` into the new folder ``out``. Raises CardError if a bundle cannot hold the
     model.
@@ -116,17 +107,16 @@ def write(card: Card, out: Path) -> Path:
 
 def read(
     folder: Path,
-    scratch: Path,
+    out: Path,
     *,
-    most: int,
     label_map: LabelMap | None = None,
     licence: str = "",
-    **named: str,
-) -> BundledModel:
-    """Read the bundle in ``folder``; writes its network and card into ``scratch``.
+    model_id: str = "",
+    version: str = "1",
+) -> Path:
+    """Write the network of a bundle of others and a first card of it into ``out``; returns the card.
 
-    ``label_map``, ``licence`` and ``named`` (``model_id``, ``version``) are for a bundle that has no card.
-    ``most``: the largest network in bytes. Raises CardError.
+    Raises CardError.
     """
     metadata = _settings(folder / METADATA, BundleMetadata)
     network = folder / NETWORK
@@ -134,12 +124,8 @@ def read(
         raise CardError(
             f"{folder.name} has no {NETWORK}: make it with MONAI's own `python -m monai.bundle onnx_export`"
         )
-    if network.stat().st_size > most:
-        raise CardError(f"{NETWORK} is larger than {most >> 20} MiB: say --most if it should be")
     if (folder / CARD).is_file():
-        if label_map is not None or licence or named.get("model_id"):
-            raise CardError(f"{CARD} says label names, id and licence itself: write them there")
-        return BundledModel(network, folder / CARD)
+        raise CardError(f"{folder.name} has its card: `ai-pipeline models add {NETWORK} --card {CARD}` there")
     facts = _facts(folder, metadata)
     if label_map is None:
         label_maps.refuse_placeholders(facts["labels"])
@@ -147,27 +133,12 @@ def read(
         label_maps.check(label_map, facts["labels"])
         if None in label_map.values():
             raise CardError("of a bundle no label can be left out: its network answers as it does")
-    made = _renamed(network, scratch)
     answer = ConvertedNetwork.model_validate({**facts, "difference": 0.0})
-    card = made.with_suffix(".toml")
-    card.write_text(
-        card_text(
-            answer,
-            model_id=named.get("model_id") or answer.id,
-            version=named.get("version") or metadata.version,
-            licence=licence,
-            file=made.name,
-            sha256=hashlib.sha256(made.read_bytes()).hexdigest(),
-            label_map=label_map,
-        ),
-        encoding="utf-8",
+    with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
+        data = _renamed(network, Path(scratch)).read_bytes()
+    return written(
+        out, data, answer, model_id=model_id, version=version, licence=licence, label_map=label_map
     )
-    return BundledModel(made, card)
-
-
-def is_bundle(folder: Path) -> bool:
-    """Whether ``folder`` is laid out as a bundle of MONAI."""
-    return (folder / METADATA).is_file()
 
 
 def _metadata(card: Card) -> dict[str, JsonValue]:
@@ -276,7 +247,8 @@ Labels, in the order of the output `{card.outputs.scores}` ({card.outputs.kind})
 
 Put pictures as PNG into `images/` and run `python -m monai.bundle run --config_file {INFERENCE}
 --bundle_root .`; it writes `predictions.json`. The preprocessing is that of the package dicom-ai-node, as
-`models/card.toml` describes it. In a node: `ai-pipeline models add FOLDER`.
+`models/card.toml` describes it. In a node: `ai-pipeline models add models/model.onnx --card
+models/card.toml`.
 """
 
 
@@ -329,12 +301,10 @@ def _facts(folder: Path, metadata: BundleMetadata) -> dict[str, Any]:
         "size": shape[0],
         "mean": (-low * scale,),
         "scale": (scale,),
-        "preprocess": "imagenet",
         "crop": 1.0,
         "squash": True,
         "interpolation": "bilinear",
         "kind": "probabilities" if scores.type == "probabilities" else "logits",
-        "operating_points": (),
         "licence": metadata.copyright[:400],
     }
 
@@ -351,10 +321,10 @@ def _transforms(preprocessing: JsonValue) -> list[str]:
 def _renamed(network: Path, scratch: Path) -> Path:
     """A copy of ``network`` that takes ``images`` as rows and columns and answers ``logits``."""
     ended = sandbox.run(
-        "ai_pipeline.models.store.bundle_process",
+        "ai_training.conversion.bundle_process",
         json.dumps(str(network.resolve())),
         scratch,
-        reads=[network.resolve()],
+        reads=[network.resolve(), Path(__file__).parents[1]],
         seconds=SECONDS,
     )
     made = scratch / NETWORK.name

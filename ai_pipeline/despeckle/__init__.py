@@ -1,1 +1,0 @@
-"""Ultrasound images with less speckle, made from cleaned ones."""
