@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -32,6 +32,7 @@ from ai_training.sets.images import ChestImage, read_grey
 from ai_training.sets.published import part_of_set
 
 Grey = npt.NDArray[np.uint8]
+T = TypeVar("T")
 Random = np.random.Generator
 Change = Callable[[Grey, Random], Grey]
 OTHER_CHESTS = "cxr_nih_more/other"
@@ -63,7 +64,7 @@ def ultrasound(data: Path, name: str, split: str) -> list[Path]:
     return files_of_split(data / name, split)
 
 
-def drawn_from(files: Sequence[Path], most: int, random: Random) -> list[Path]:
+def drawn_from(files: Sequence[T], most: int, random: Random) -> list[T]:
     """At most ``most`` of ``files``, drawn without replacement, in their order."""
     chosen = random.permutation(len(files))[:most]
     return [files[index] for index in sorted(chosen)]

@@ -24,7 +24,7 @@ from ai_pipeline.chest.calls.operating_points import (
 )
 from ai_pipeline.models.registry import Card, Label
 from ai_training import metrics
-from ai_training.evaluation.figures import Scored
+from ai_training.evaluation.figures import Scored, call_rates
 from ai_training.metrics import Floats
 
 SENSITIVITY = 0.9
@@ -49,10 +49,18 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
     healthy = _without_finding(found)
     if healthy.sum() < FEWEST_WITHOUT or not shown:
         return {}
-    weights = metrics.patient_weights(found.patients, RESAMPLES)
+    weights, once = metrics.patient_weights(found.patients, RESAMPLES), np.ones((1, len(found.images)))
+    sensitive: Cuts = {
+        k: (
+            float(np.floor(sensitive_cuts(truth, chance, once)[0] * DIGITS) / DIGITS),
+            sensitive_cuts(truth, chance, weights),
+        )
+        for k, (truth, chance) in enumerate(zip(found.truth.T, found.chance.T, strict=True))
+        if truth.sum() >= FEWEST
+    }
     points = {
         OperatingPoint.SPECIFIC: _specific(found, healthy, shown, weights),
-        OperatingPoint.SENSITIVE: _sensitive(found, weights),
+        OperatingPoint.SENSITIVE: sensitive,
     }
     table: dict[str, Any] = {
         "images": len(found.images),
@@ -129,18 +137,6 @@ def _odds(share: Floats) -> Floats:
     return np.asarray(certain / (1 - certain))
 
 
-def _sensitive(found: Scored, weights: Floats) -> Cuts:
-    once = np.ones((1, len(found.images)))
-    return {
-        k: (
-            float(np.floor(sensitive_cuts(truth, chance, once)[0] * DIGITS) / DIGITS),
-            sensitive_cuts(truth, chance, weights),
-        )
-        for k, (truth, chance) in enumerate(zip(found.truth.T, found.chance.T, strict=True))
-        if truth.sum() >= FEWEST
-    }
-
-
 def sensitive_cuts(truth: Floats, chance: Floats, weights: Floats) -> Floats:
     """The highest cut with a sensitivity of at least .9, or, if higher, the cut that calls half of the
     negatives.
@@ -177,7 +173,7 @@ def _chosen(
         labels[found.names[k]] = {
             "threshold": threshold,
             "absent_below": absent_below,
-            **_rates(found.truth[:, k], present, weights),
+            **call_rates(found.truth[:, k], present, weights),
         }
     return {"without_finding_called": metrics.share(called, healthy, weights).as_list(), "labels": labels}
 
@@ -192,7 +188,7 @@ def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], heal
         absent = np.asarray(found.chance[:, k] < label.absent_below)
         called |= present
         rows[name] = {
-            **_rates(found.truth[:, k], present, weights),
+            **call_rates(found.truth[:, k], present, weights),
             "present_ratio": likelihood_ratio(present, found.truth[:, k], weights).as_list(3),
             "absent_ratio": likelihood_ratio(absent, found.truth[:, k], weights).as_list(3),
         }
@@ -230,13 +226,6 @@ def _mean_auc(found: Scored, columns: Sequence[int]) -> list[float]:
     if not counted:
         return metrics.UNKNOWN.as_list()
     return metrics.mean_auc_interval(found.truth, found.logit, counted, found.weights()).as_list()
-
-
-def _rates(truth: Floats, called: Bools, weights: Floats) -> dict[str, list[float]]:
-    return {
-        "sensitivity": metrics.share(called, np.asarray(truth > 0), weights).as_list(),
-        "specificity": metrics.share(~called, np.asarray(truth <= 0), weights).as_list(),
-    }
 
 
 def likelihood_ratio(called: Bools, truth: Floats, weights: Floats) -> metrics.Interval:
