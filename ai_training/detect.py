@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,7 +58,7 @@ from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
-from ai_training.chest.ship import forget_detector
+from ai_training.chest.ship import forget_detector, learn_choices, middle_maps
 from ai_training.metrics import mean_interval, overlap, patient_weights
 from ai_training.networks.backbones import torch_network
 from ai_training.sets.chest import chest_set, split_by_patient
@@ -201,9 +201,6 @@ def _at(box: Floats, score: float) -> ScoredBox:
     return ScoredBox(found, ((left + right) / 2, (top + bottom) / 2), score)
 
 
-BATCH = 8
-
-
 def trunk_of(card: Card) -> PlacedClassifier:
     """The classifier of ``card`` in torch. Raises CardError if this project cannot build it."""
     try:
@@ -215,24 +212,15 @@ def trunk_of(card: Card) -> PlacedClassifier:
     return network
 
 
-def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str], None]) -> Floats:
+def read_images(card: Card, paths: Sequence[Path], report: Report) -> Floats:
     """The middle layers ``[N, C, h, w]`` of the classifier of ``card``, with the class activation, of images.
 
     Raises DataMissing if one cannot be read.
     """
-    network, wanted = trunk_of(card), card.input
+    wanted = card.input
     assert wanted is not None
-    maps: list[Floats] = []
-    with torch.inference_mode():
-        for start in range(0, len(paths), BATCH):
-            squares = [
-                prepare(read_grey(p), wanted.chain, wanted.size)[0] for p in paths[start : start + BATCH]
-            ]
-            values = normalise(np.stack(squares), wanted.mean[0], wanted.scale[0])
-            _, middle = network.maps(torch.from_numpy(values))
-            maps.append(middle.numpy())
-            report((start + len(squares)) / len(paths), "reading images")
-    return np.concatenate(maps)
+    levels = wanted.mean[0], wanted.scale[0]
+    return middle_maps(trunk_of(card), paths, wanted.chain, wanted.size, levels, report)
 
 
 class BoxNetwork(nn.Module):
@@ -267,6 +255,7 @@ class BoxHeadRecipe:
     rate: float = 0.02
     decay: float = 0.05  # L2 of the shared weights …
     own: float = 4.0  # … and so many times more of each label's own
+    trust: float = 0.7  # weight of the prior at the start
     sharpness: float = 3.0  # the target is the overlap with the truth to this power
     seed: int = 1
 
@@ -358,10 +347,16 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: Bo
         )
         priors.append(own.prior[chosen])
         targets.append(wanted)
-    weights, trust = _learn(np.stack(inputs), np.stack(priors), np.stack(targets), numbers, recipe)
+    spread = np.std(inputs, (0, 1))
+    learned, trust = learn_choices(
+        torch.from_numpy(np.stack(inputs) / spread),
+        *(torch.from_numpy(np.stack(part)) for part in (priors, targets)),
+        torch.from_numpy(numbers),
+        asdict(recipe),
+    )
     trusted = {name: Candidates(one.boxes, _single(trust * one.prior)) for name, one in candidates.items()}
     shape = (len(labels), len(PARTS), recipe.components)
-    return FittedHead(basis, weights.reshape(shape), BoxHead(trusted), maps)
+    return FittedHead(basis, (learned.numpy() / spread).reshape(shape), BoxHead(trusted), maps)
 
 
 def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
@@ -400,26 +395,6 @@ def _shown(
     chosen = np.concatenate([nearest, random.choice(len(boxes), recipe.shown - len(nearest))])
     wanted = overlap[chosen] ** recipe.sharpness + 1e-6
     return chosen, _single(wanted / wanted.sum())
-
-
-def _learn(
-    inputs: Floats, priors: Floats, targets: Floats, labels: npt.NDArray[np.int64], recipe: BoxHeadRecipe
-) -> tuple[Floats, float]:
-    spread = inputs.std((0, 1))
-    x = torch.from_numpy(inputs / spread)
-    prior, wanted, which = torch.from_numpy(priors), torch.from_numpy(targets), torch.from_numpy(labels)
-    shared = torch.zeros(x.shape[2], requires_grad=True)
-    own = torch.zeros(int(labels.max()) + 1, x.shape[2], requires_grad=True)
-    trust = torch.full((1,), 0.7, requires_grad=True)
-    optimiser = torch.optim.Adam([shared, own, trust], lr=recipe.rate)
-    for _ in range(recipe.steps):
-        scores = torch.einsum("nmf,nf->nm", x, shared + own[which]) + trust * prior
-        loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
-        loss = loss + recipe.decay * (shared.square().sum() + recipe.own * own.square().sum())
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return ((shared + own).detach().numpy() / spread), float(trust.detach())
 
 
 def _single(values: npt.ArrayLike) -> Floats:

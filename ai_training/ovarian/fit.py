@@ -207,20 +207,6 @@ class CystEnsemble(nn.Module):
         return (logits[:count] + logits[count:]) / 2, features, places
 
 
-def cyst_classifier(
-    architecture: str, size: int, frozen: int, labels: int, start: StartWeights = DEFAULT_START
-) -> CystClassifier:
-    """A classifier on ``architecture``: :data:`NAME` with ``frozen`` blocks, or another backbone
-    (:func:`ai_training.networks.backbones.unfilled`). Raises ExperimentError, DataMissing.
-    """
-    if architecture != NAME:
-        return CystClassifier(PyramidTrunk(pyramid(architecture, start, size, size)), labels)
-    trunk = LiteTrunk(size, frozen)
-    if (path := start.path(NAME)) is not None:
-        fill_backbone(trunk.network, path, NAME)
-    return CystClassifier(trunk, labels)
-
-
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 STIFFNESS = 0.02
@@ -418,20 +404,18 @@ def gate_figures(
     passed = {FRAMES: _distances(path) <= limit}
     for name in followed(tuple(others), report, "the gate on other pictures"):
         passed[name] = np.array([gate.refused(one, classifier.analyse(one)) is None for one in others[name]])
-    return {
-        name: {"pictures": len(found), "passed": _share(found).as_list()} for name, found in passed.items()
-    }
+    result = {}
+    for name, found in passed.items():
+        sure = binomtest(int(found.sum()), len(found)).proportion_ci()
+        shares = Interval(float(found.mean()), float(sure.low), float(sure.high)).as_list()
+        result[name] = {"pictures": len(found), "passed": shares}
+    return result
 
 
 def _distances(path: Path) -> npt.NDArray[np.float64]:
     """The distance of each held-out frame from the domain, as the gate measured it."""
     with path.open(newline="", encoding="utf-8") as file:
         return np.array([float(row["distance"]) for row in csv.DictReader(file) if row["set"] == FRAMES])
-
-
-def _share(passed: npt.NDArray[np.bool_]) -> Interval:
-    found = binomtest(int(passed.sum()), len(passed)).proportion_ci()
-    return Interval(float(passed.mean()), float(found.low), float(found.high))
 
 
 ALL = "all"
@@ -533,7 +517,13 @@ def recipe(
 
 def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
     """The network of ``recipe`` before its first step. Raises ExperimentError, DataMissing."""
-    return cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS), recipe.start)
+    architecture, size = recipe.architecture, recipe.size
+    if architecture != NAME:
+        return CystClassifier(PyramidTrunk(pyramid(architecture, recipe.start, size, size)), len(LABELS))
+    trunk = LiteTrunk(size, recipe.frozen)
+    if (path := recipe.start.path(NAME)) is not None:
+        fill_backbone(trunk.network, path, NAME)
+    return CystClassifier(trunk, len(LABELS))
 
 
 def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
@@ -852,7 +842,7 @@ def ship(
     """Write predictions, gate, networks and card into ``out`` from the finished runs below it; returns the
     card. Raises DataMissing, or OSError if a run is missing.
     """
-    held_out = predict(data, out, recipe, seeds, out / FOLDER.name, report)
+    held_out = predict(data, out, recipe, seeds, report)
     classifier = ensemble(out, recipe, seeds, ALL)
     fuse(classifier)
     example = (torch.zeros(2, 3, recipe.size, recipe.size),)
@@ -870,13 +860,10 @@ def predict(
     out: Path,
     recipe: OvarianRecipe,
     seeds: Sequence[int],
-    folder: Path,
     report: Report = silent,
-    runs: Sequence[str] = (*FOLD_RUNS, ALL),
 ) -> HeldOut:
-    """Write into ``folder`` the predictions of the networks of the folds below ``out``, and of their gates,
-    for frames that they have not seen; with :data:`ALL` among ``runs``, also the gate that ships into
-    ``out``.
+    """Write below ``out`` the predictions of the networks of the folds, and of their gates, for frames that
+    they have not seen, and the gate that ships.
     """
     frames = ovarian_frames(data)
     pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
@@ -888,8 +875,8 @@ def predict(
         for place, network in enumerate(networks):
             logits[place, rows] = outputs_above(network, seen)[0]
     held_out = HeldOut(tuple(frames), fold, logits)
-    write_predictions(held_out, folder)
-    _gates(data, out, recipe, seeds, held_out, pixels, folder, runs, report)
+    write_predictions(held_out, out / FOLDER.name)
+    _gates(data, out, recipe, seeds, held_out, pixels, report)
     return held_out
 
 
@@ -904,7 +891,7 @@ def write_card(
     truth, logits = held_out.labels, held_out.mean
     scaling = scaled(logits, truth)
     judged = cross_fitted(logits, truth, held_out.folds)
-    point = answer_threshold(judged, truth), absence_threshold(judged, truth)
+    present, absent = answer_threshold(judged, truth), absence_threshold(judged, truth)
     about = {
         "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
         "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
@@ -958,26 +945,29 @@ def write_card(
             cast(Any, card["weights"]).append(weights_row(role, folder / file))
         labels = card["labels"] = tomlkit.aot()
         for label, intercept in zip(LABELS, scaling.intercepts.tolist(), strict=True):
-            labels.append(tomlkit.item(_label(label, scaling.slope, intercept, *point)))
+            code = {
+                "value": label.upper().replace("-", "_")[:16].strip("_"),  # VR SH
+                "scheme": BURNED_IN.scheme,
+                "meaning": MEANINGS[label],
+                "source": SOURCE,
+            }
+            row = {
+                "name": label,
+                "code": code,
+                "site": {
+                    "value": "15497006",
+                    "scheme": "SCT",
+                    "meaning": "Ovary",
+                    "source": "PS3.16 CID 7151",
+                },
+                "supported": label not in MALIGNANT,
+                "threshold": round(present, 4),
+                "absent_below": round(absent, 4),
+                "slope": round(scaling.slope, 5),
+                "intercept": round(intercept, 5),
+            }
+            labels.append(tomlkit.item(row))
     return path
-
-
-def _label(label: str, slope: float, intercept: float, present: float, absent: float) -> dict[str, Any]:
-    return {
-        "name": label,
-        "code": {
-            "value": label.upper().replace("-", "_")[:16].strip("_"),  # VR SH
-            "scheme": BURNED_IN.scheme,
-            "meaning": MEANINGS[label],
-            "source": SOURCE,
-        },
-        "site": {"value": "15497006", "scheme": "SCT", "meaning": "Ovary", "source": "PS3.16 CID 7151"},
-        "supported": label not in MALIGNANT,
-        "threshold": round(present, 4),
-        "absent_below": round(absent, 4),
-        "slope": round(slope, 5),
-        "intercept": round(intercept, 5),
-    }
 
 
 def _gates(
@@ -987,21 +977,19 @@ def _gates(
     seeds: Sequence[int],
     held_out: HeldOut,
     pixels: Grey,
-    folder: Path,
-    runs: Sequence[str],
     report: Report,
 ) -> None:
-    """The gate of each of ``runs``: of a fold judged on the frames that it has not seen, of all it ships."""
+    """The gate of each run: of a fold judged on the frames that it has not seen, of all it ships."""
     names = np.array([frame.name for frame in held_out.frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
-    below = ensemble(out, recipe, seeds[:1], runs[0])
+    below = ensemble(out, recipe, seeds[:1], ALL)
     seen = lower_of(below, pixels, recipe.size)
     shown = {
         name: lower_of(below, reduced(pictures), recipe.size)
         for name, pictures in other_pictures(data, "train").items()
     }
     rows: list[tuple[str, str, int, float]] = []
-    for name in runs:
+    for name in (*FOLD_RUNS, ALL):
         report(0.0, f"gate, {name}\n")
         network = ensemble(out, recipe, seeds[:1], name)  # features are the first network's
         features = outputs_above(network, seen)[1]
@@ -1013,4 +1001,4 @@ def _gates(
             continue
         found = zip(names[outside], made.distance(features[outside]), strict=True)
         rows += [(FRAMES, picture, int(name), distance) for picture, distance in found]
-    write_gate(rows, folder / GATE)
+    write_gate(rows, out / FOLDER.name / GATE)

@@ -32,7 +32,6 @@ from ai_training.detect import (
     FittedHead,
     Fused,
     LabelledBoxes,
-    ScoredBox,
     centre,
     constant,
     cross_validated,
