@@ -324,9 +324,12 @@ class Material:
 
     def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
         """The indices of the images of ``split`` from files with at least ``smallest`` pixels a side."""
-        found = [row for row, image in enumerate(self.images) if image.split == split]
         return np.array(
-            [row for row in found if not smallest or (min(size_of(self.images[row].path))) >= smallest],
+            [
+                row
+                for row, image in enumerate(self.images)
+                if image.split == split and (not smallest or min(size_of(image.path)) >= smallest)
+            ],
             np.intp,
         )
 

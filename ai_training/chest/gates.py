@@ -164,11 +164,10 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> tuple[F
         report((number + 1) / (len(jobs) + 1), f"reading the gate's pictures: {kind}")
     usual = np.concatenate(shown[UPRIGHT.name])
     plain_directions = directions_of(usual, min(DIRECTIONS, len(usual)))
-    kinds, weights, biases = linear_head({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
+    plain = linear_head({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
     checked = see(pictures(_adults(data, "val"), as_it_is, random))
     share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), USUAL_SHARE))
     directions = replace(plain_directions, usual=share)
-    plain = Head(kinds, weights, biases, (1.0, 1.0))
     limits = (
         float(np.quantile(directions.residual(checked), RESIDUAL_SHARE)),
         float(np.quantile(plain.distance(checked), HEAD_SHARE)),
@@ -210,12 +209,12 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
     kinds: dict[str, Any] = {}
     for number, (name, made) in enumerate(asked):
         report(number / len(asked), f"measuring the gate: {name}")
-        if shown := made():
-            distances, outcome = _seen(classifier, shown)
+        if there := made():
+            distances, outcome = _seen(classifier, there)
             passed = int((distances <= limit).sum())
-            sure = binomtest(passed, len(shown)).proportion_ci(method="wilson")
-            shares = Interval(passed / len(shown), float(sure.low), float(sure.high)).as_list()
-            kinds[name] = {"images": len(shown), "false_positives_at_95": shares, **outcome}
+            sure = binomtest(passed, len(there)).proportion_ci(method="wilson")
+            shares = Interval(passed / len(there), float(sure.low), float(sure.high)).as_list()
+            kinds[name] = {"images": len(there), "false_positives_at_95": shares, **outcome}
     return {
         "threshold": classifier.card.gate.threshold,
         "threshold_at_95": round(limit, 4),
@@ -253,8 +252,10 @@ def _lessons(data: Path, whole: Sequence[Path], random: Random) -> list[tuple[st
     return [lesson for lesson in lessons if lesson[1]]
 
 
-def linear_head(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...], Floats, Floats]:
-    """Multinomial logistic regression on principal components, returned as one linear map of the features."""
+def linear_head(shown: Mapping[str, Floats], seed: int) -> Head:
+    """Multinomial logistic regression on principal components, as one linear map of the features; its limits
+    are 1.
+    """
     kinds = tuple(shown)
     features = np.concatenate(list(shown.values())).astype(np.float64)
     truth = np.repeat(np.arange(len(kinds)), [len(rows) for rows in shown.values()])
@@ -271,7 +272,7 @@ def linear_head(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...]
     weights = slopes / unit @ components.components_ / spread
     middle = mean + spread * components.mean_
     biases = offsets - weights @ middle
-    return kinds, weights.astype(np.float32), biases.astype(np.float32)
+    return Head(kinds, weights.astype(np.float32), biases.astype(np.float32), (1.0, 1.0))
 
 
 def _exam(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[], list[Grey]]]]:

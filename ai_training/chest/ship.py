@@ -188,11 +188,6 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def supported(result: Mapping[str, Any]) -> dict[str, bool]:
-    """For each label whether it has at least 15 positives and an AUC whose 95 % interval is above .5."""
-    return {row["label"]: row["supported"] for row in result["main"]["labels"]}
-
-
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
     labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
     known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
@@ -257,7 +252,7 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     operating points, those of the validation split are added. The card counts how often the test split was
     used.
     """
-    shown = supported(result)
+    shown = {row["label"]: row["supported"] for row in result["main"]["labels"]}
     with changed_card(path) as card:
         looks = card.get("metrics", {}).get("looks", 0) + (result["split"] == "test")
         card["metrics"] = {"looks": looks, **card_metrics(result)}

@@ -25,7 +25,7 @@ from ai_pipeline.chest.boxes import ScoredBox
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Analysis, Classifier
 from ai_pipeline.chest.explain import heatmap
-from ai_pipeline.models.registry import Card, Chain, find
+from ai_pipeline.models.registry import Chain, find
 from ai_training import calibration, metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.chest.gates import drawn_from, gate_figures
@@ -80,7 +80,11 @@ def hog(pixels: npt.NDArray[np.uint8]) -> Floats:
 
 def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> Floats:
     """Scores ``[N, labels]`` of a logistic regression on age, sex and view, without the image."""
-    known, asked, truth = _header(train), _header(images), label_matrix(train)
+    known, asked = (
+        np.array([(one.age, one.age**2, one.sex == "F", one.view == "AP") for one in part], np.float64)
+        for part in (train, images)
+    )
+    truth = label_matrix(train)
     scores = np.zeros((len(images), len(LABELS)))
     for label in np.flatnonzero(truth.min(0) < truth.max(0)):  # where there is something to learn from
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
@@ -102,12 +106,6 @@ def source_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> 
     # One image of the usual rates more: an origin with two images is no proof.
     rates = {origin: (truth[found].sum(0) + usual) / (len(found) + 1) for origin, found in rows.items()}
     return np.array([rates.get((image.source, image.repository), usual) for image in images])
-
-
-def _header(images: Sequence[ChestImage]) -> Floats:
-    return np.array(
-        [(image.age, image.age**2, image.sex == "F", image.view == "AP") for image in images], np.float64
-    )
 
 
 BOX_FIGURES = ("iou_at_least_0.1", "iou_at_least_0.3", "iou_at_least_0.5", "mean_t", "mean_iou", "pointing")
@@ -198,7 +196,9 @@ class _Evaluation:
         rates = label_matrix(train).mean(0)[list(adults.columns)] if train else None
         head = figures.headline(main, {k: v[inside] for k, v in scores.items() if k != "source"})
         for row in head["labels"]:
-            row["supported"] &= _holds_elsewhere(card, row["label"])
+            # Above .5 also in what others measured, where they did.
+            elsewhere = card.details.get("external", {}).get("auc", {}).get(row["label"])
+            row["supported"] &= elsewhere is None or elsewhere[1] > 0.5
         supported = [row["label"] for row in head["labels"] if row["supported"]]
         result = {
             "model": {
@@ -332,9 +332,3 @@ class _Evaluation:
             return None
         self.report(0.5, "placing boxes")
         return box_scores([box for box in boxes if box.split == "train"], asked, self.classifier)
-
-
-def _holds_elsewhere(card: Card, label: str) -> bool:
-    """Whether the AUC's interval is above .5 in what others measured too (``[external]`` of the card)."""
-    auc = card.details.get("external", {}).get("auc", {}).get(label)
-    return auc is None or auc[1] > 0.5

@@ -386,7 +386,10 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
             "pr": _thin(recall, precision),
             "reliability": [[round(p, 4), round(r, 4), n] for p, r, n in reliability_curve(truth, chance)],
             "rate": round(float(truth.mean()), 4),
-            "operating": [_point(truth, chance, cut) for cut in (label.absent_below, label.threshold)],
+            "operating": [
+                [round(float((chance >= cut)[part].mean()), 4) for part in (truth <= 0, truth > 0)]
+                for cut in (label.absent_below, label.threshold)
+            ],
         }
     return result
 
@@ -394,11 +397,6 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
     places = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
-
-
-def _point(truth: Floats, chance: Floats, cut: float) -> list[float]:
-    called = chance >= cut
-    return [round(float(called[truth <= 0].mean()), 4), round(float(called[truth > 0].mean()), 4)]
 
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"

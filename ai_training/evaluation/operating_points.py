@@ -11,6 +11,7 @@ thresholds of the labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,9 +103,7 @@ def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floa
     counted = [found.names.index(name) for name in shown]
     floors = np.array([label.threshold for label in found.labels])
 
-    def cuts(weight: Floats) -> Floats:
-        return specific_cuts(found.chance, found.truth, healthy, weight, floors, counted)
-
+    cuts = partial(specific_cuts, found.chance, found.truth, healthy=healthy, floors=floors, counted=counted)
     # Up to the digits of a card: a cut that is rounded down may call one image more.
     chosen = np.ceil(cuts(np.ones(len(found.images))) * DIGITS) / DIGITS
     resampled = np.stack([cuts(row) for row in weights])
@@ -113,7 +112,7 @@ def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floa
 
 
 def specific_cuts(
-    chance: Floats, truth: Floats, healthy: Bools, weight: Floats, floors: Floats, counted: Sequence[int]
+    chance: Floats, truth: Floats, weight: Floats, healthy: Bools, floors: Floats, counted: Sequence[int]
 ) -> Floats:
     """The ``specific`` cuts ``[K]`` of labels with the probabilities ``chance [N, K]`` and the truth ``truth
     [N, K]``.

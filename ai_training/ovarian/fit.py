@@ -25,7 +25,7 @@ from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.data import Dataset
 
-from ai_pipeline.chest.domain_gate import FeatureGate, Head
+from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.contract import BURNED_IN
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.coordinates import UPRIGHT
@@ -141,10 +141,7 @@ class PyramidTrunk(nn.Module):
     def __init__(self, pyramid: Pyramid) -> None:
         super().__init__()
         self.network, self.channels = pyramid, pyramid.channels[-1]
-
-    def lower(self, images: Tensor) -> Tensor:
-        """The images themselves, as no layer is frozen."""
-        return images
+        self.lower = nn.Identity()  # no layer is frozen
 
     def upper(self, x: Tensor) -> Tensor:
         """The feature maps of images."""
@@ -364,8 +361,7 @@ def fit_gate(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> Fea
     plain = directions_of(frames, min(DIRECTIONS, len(frames)))
     if not others:
         return plain
-    kinds, weights, biases = linear_head({UPRIGHT.name: frames, **others}, seed)
-    head = Head(kinds, weights, biases, (1.0, 1.0))
+    head = linear_head({UPRIGHT.name: frames, **others}, seed)
     limits = (
         float(np.quantile(plain.residual(frames), INSIDE)) * SLACK,
         max(float(np.quantile(head.distance(frames), INSIDE)), LEAST),

@@ -90,55 +90,6 @@ def mouse_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
     return canvas.sketch((cv2.fillPoly, [_whole(shape)], 255))
 
 
-def body_part(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """A small outline of a body part: two breasts, a torso, an abdomen or a head."""
-    (column, row), half, thick = place, size // 2, int(random.integers(1, 3))
-    middle, smooth = (column + half, row + half), (255, thick, cv2.LINE_AA)
-    sides = [(middle[0] + side * size // 2, middle[1]) for side in (-1, 1)]
-    x = np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1])
-    y = np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0])
-    torso = np.column_stack([column + x * size, row + y * size])
-    styles: tuple[list[tuple[Any, ...]], ...] = (
-        [
-            *((cv2.circle, side, half, *smooth) for side in sides),
-            *((cv2.circle, side, max(1, size // 10), 255, -1, cv2.LINE_AA) for side in sides),
-        ],
-        [
-            (cv2.polylines, [_whole(torso)], False, *smooth),
-            (cv2.line, (middle[0], row + size // 4), (middle[0], row + size), 255, 1),
-        ],
-        [
-            (cv2.ellipse, middle, (half, int(size * 0.6)), 0, 0, 360, *smooth),
-            (cv2.line, (middle[0], row), (middle[0], row + size // 3), 255, 1, cv2.LINE_AA),
-            (cv2.circle, (middle[0], row + int(0.65 * size)), 2, 255, -1),
-        ],
-        [
-            (cv2.ellipse, middle, (half, size // 3), 0, 0, 360, *smooth),
-            (cv2.line, (column, middle[1]), (column + size, middle[1]), 255, 1, cv2.LINE_AA),
-        ],
-    )
-    return canvas.sketch(*one(random, styles))
-
-
-def emblem(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """A maker's sign, for use beside the maker's name: a wheel, a filled square with a ring, or waves."""
-    (column, row), middle = place, (place[0] + size // 2, place[1] + size // 2)
-    spokes = [size * 0.3 * _direction(angle) for angle in np.linspace(0, np.pi, 4)]
-    radii = [ring * size // 3 for ring in range(1, 4)]
-    styles: tuple[list[tuple[Any, ...]], ...] = (
-        [
-            (cv2.circle, middle, size // 2, 255, max(1, size // 10), cv2.LINE_AA),
-            *((cv2.line, _at(middle - way), _at(middle + way), 255, 1, cv2.LINE_AA) for way in spokes),
-        ],
-        [
-            (cv2.rectangle, (column, row), (column + size, row + size), 255, -1),
-            (cv2.circle, middle, size // 3, 0, max(1, size // 8), cv2.LINE_AA),
-        ],
-        [(cv2.ellipse, (column, row + size), (r, r), 0, 270, 360, 255, 2, cv2.LINE_AA) for r in radii],
-    )
-    return canvas.sketch(*one(random, styles))
-
-
 def _at(point: Points) -> Point:
     return round(float(point[0])), round(float(point[1]))
 
@@ -273,11 +224,38 @@ def cursor(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def body_mark(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
-    """Draw a body part, and the bar that shows how the probe was held."""
+    """Draw a small outline of two breasts, a torso, an abdomen or a head, and the bar that shows how the
+    probe was held.
+    """
     size = int(random.uniform(0.07, 0.15) * min(canvas.size)) + 8
     columns, rows = canvas.size
     place = int(random.choice([size, columns - 2 * size])), int(random.choice([6, rows - int(1.3 * size)]))
-    outline = body_part(canvas, random, place, size)
+    (column, row), half, thick = place, size // 2, int(random.integers(1, 3))
+    middle, smooth = (column + half, row + half), (255, thick, cv2.LINE_AA)
+    sides = [(middle[0] + side * size // 2, middle[1]) for side in (-1, 1)]
+    x = np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1])
+    y = np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0])
+    torso = np.column_stack([column + x * size, row + y * size])
+    styles: tuple[list[tuple[Any, ...]], ...] = (
+        [
+            *((cv2.circle, side, half, *smooth) for side in sides),
+            *((cv2.circle, side, max(1, size // 10), 255, -1, cv2.LINE_AA) for side in sides),
+        ],
+        [
+            (cv2.polylines, [_whole(torso)], False, *smooth),
+            (cv2.line, (middle[0], row + size // 4), (middle[0], row + size), 255, 1),
+        ],
+        [
+            (cv2.ellipse, middle, (half, int(size * 0.6)), 0, 0, 360, *smooth),
+            (cv2.line, (middle[0], row), (middle[0], row + size // 3), 255, 1, cv2.LINE_AA),
+            (cv2.circle, (middle[0], row + int(0.65 * size)), 2, 255, -1),
+        ],
+        [
+            (cv2.ellipse, middle, (half, size // 3), 0, 0, 360, *smooth),
+            (cv2.line, (column, middle[1]), (column + size, middle[1]), 255, 1, cv2.LINE_AA),
+        ],
+    )
+    outline = canvas.sketch(*one(random, styles))
     offset = 0.3 * size * _direction(float(random.uniform(0, np.pi)))
     spot = np.array(place) + size // 2 + random.uniform(-0.25, 0.25, 2) * size
     bar = (cv2.line, _at(spot - offset), _at(spot + offset), 255, max(2, size // 14), cv2.LINE_AA)
@@ -398,7 +376,9 @@ def level_bar(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def logo(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """Draw a maker's name, with or without a sign, in an upper corner or at the bottom."""
+    """Draw a maker's name in an upper corner or at the bottom, mostly with a sign: a wheel, a filled square
+    with a ring, or waves.
+    """
     columns, rows = canvas.size
     suffix = one(random, ("", " E8", " S10", " V730", " 7", " EPIQ", " X8"))
     name = one(random, VOCABULARY["makers"]) + suffix
@@ -407,7 +387,22 @@ def logo(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     place = int(random.choice([6, int(0.7 * columns)])), int(random.choice([4, rows - int(2 * size) - 4]))
     stamps = []
     if random.random() < 0.6:
-        stamps.append(Stamp(emblem(canvas, random, place, int(size * 1.4)), look.colour))
+        tall = int(size * 1.4)
+        (column, row), middle = place, (place[0] + tall // 2, place[1] + tall // 2)
+        spokes = [tall * 0.3 * _direction(angle) for angle in np.linspace(0, np.pi, 4)]
+        radii = [ring * tall // 3 for ring in range(1, 4)]
+        styles: tuple[list[tuple[Any, ...]], ...] = (
+            [
+                (cv2.circle, middle, tall // 2, 255, max(1, tall // 10), cv2.LINE_AA),
+                *((cv2.line, _at(middle - way), _at(middle + way), 255, 1, cv2.LINE_AA) for way in spokes),
+            ],
+            [
+                (cv2.rectangle, (column, row), (column + tall, row + tall), 255, -1),
+                (cv2.circle, middle, tall // 3, 0, max(1, tall // 8), cv2.LINE_AA),
+            ],
+            [(cv2.ellipse, (column, row + tall), (r, r), 0, 270, 360, 255, 2, cv2.LINE_AA) for r in radii],
+        )
+        stamps.append(Stamp(canvas.sketch(*one(random, styles)), look.colour))
     stamps += write(canvas, name, (place[0] + int(size * 1.7), place[1]), look)
     canvas.burn(stamps, MarkClass.LOGO, Meaning.LOGO, name)
 
