@@ -350,7 +350,8 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: Bo
     spread = np.std(inputs, (0, 1))
     learned, trust = learn_choices(
         torch.from_numpy(np.stack(inputs) / spread),
-        *(torch.from_numpy(np.stack(part)) for part in (priors, targets)),
+        torch.from_numpy(np.stack(priors)),
+        torch.from_numpy(np.stack(targets)),
         torch.from_numpy(numbers),
         asdict(recipe),
     )

@@ -412,7 +412,7 @@ def loss_of(predicted: tuple[Tensor, Tensor], batch: Batch, weights: Loss) -> Te
     soft = binary_cross_entropy_with_logits(logits, targets.soft, reduction="none") * targets.taught
     away = smooth_l1_loss(teacher, targets.odds, reduction="none") * targets.taught
     mean = (hard * known).sum() / known.sum().clamp(min=1)
-    return weights.hard * mean + weights.soft * soft.mean() + weights.teacher * away.mean()
+    return cast(Tensor, weights.hard * mean + weights.soft * soft.mean() + weights.teacher * away.mean())
 
 
 class ClassifierRun(TrainingRun):

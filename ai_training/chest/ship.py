@@ -116,7 +116,7 @@ def learn_choices(
         loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
         loss = loss + how["decay"] * (shared.square().sum() + how["own"] * own.square().sum())
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
     return (shared + own).detach(), float(trust.detach())
 

@@ -289,15 +289,11 @@ class _Evaluation:
             (source, adults.names.index(name)) for source, name in self.found.left_out if name in adults.names
         }
         fair = (sources, adults.patients, ENOUGH, left_out)
-        own = metrics.within_source_interval(adults.truth, adults.logit, *fair)
-        result: dict[str, Any] = {
-            "cells": len(metrics.cells(adults.truth, sources, ENOUGH, left_out)),
-            "model": own.as_list(),
-        }
-        for name, other in scores.items():
+        result: dict[str, Any] = {"cells": len(metrics.cells(adults.truth, sources, ENOUGH, left_out))}
+        for name, other in {"model": adults.logit, **scores}.items():
             result[name] = metrics.within_source_interval(adults.truth, other, *fair).as_list()
             difference = metrics.within_source_difference(adults.truth, adults.logit, other, *fair)
-            result[f"difference_to_{name}"] = difference.as_list()
+            result |= {} if name == "model" else {f"difference_to_{name}": difference.as_list()}
         return result
 
     def _probes(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:

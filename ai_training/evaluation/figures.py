@@ -161,10 +161,11 @@ def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
         "mean_average_precision": _mean_precision(found, counted, weights),
     }
     for name, scores in baselines.items():
-        other = metrics.mean_auc_interval(found.truth, scores, counted, weights)
         difference = metrics.mean_auc_difference(found.truth, found.logit, scores, counted, weights)
-        result[f"mean_auc_{name}"] = other.as_list()
-        result[f"difference_to_{name}"] = difference.as_list()
+        result |= {
+            f"mean_auc_{name}": metrics.mean_auc_interval(found.truth, scores, counted, weights).as_list(),
+            f"difference_to_{name}": difference.as_list(),
+        }
     result["labels"] = [_label(found, k, weights) for k in range(len(found.names))]
     return result
 

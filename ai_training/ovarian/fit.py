@@ -293,12 +293,15 @@ class HeldOut:
 
 def write_predictions(held_out: HeldOut, folder: Path = FOLDER) -> Path:
     """Write the table: a row for each seed and frame."""
-    rows = (
-        (seed, frame.name, fold, *(f"{value:.4f}" for value in row))
-        for seed, logits in enumerate(held_out.logits, start=1)
-        for frame, fold, row in zip(held_out.frames, held_out.folds, logits, strict=True)
-    )
-    return _write_table(folder / TABLE, [("seed", "file", "fold", *LABELS), *rows])
+    rows = [
+        ("seed", "file", "fold", *LABELS),
+        *(
+            (seed, frame.name, fold, *(f"{value:.4f}" for value in row))
+            for seed, logits in enumerate(held_out.logits, start=1)
+            for frame, fold, row in zip(held_out.frames, held_out.folds, logits, strict=True)
+        ),
+    ]
+    return _write_table(folder / TABLE, rows)
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> Path:

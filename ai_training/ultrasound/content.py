@@ -152,12 +152,12 @@ def ink(content: Content, picture: Picture, within: Mask) -> Mask:
     if content in {Content.M_MODE, Content.COLOUR_BAR, Content.GREY_BAR}:
         return within
     if content is Content.FLOW:
-        return coloured(picture)
+        return np.asarray(chroma(picture) > COLOURED, np.bool_)
     if content is Content.RULER:
         labels, stats = components(strokes(picture, TICK_CONTRAST) & within)
         sides = np.asarray(stats)[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
         return np.isin(labels, np.flatnonzero(sides <= LARGEST_TICK) + 1)
-    if content is Content.WAVEFORM and (curve := coloured(picture) & within).any():
+    if content is Content.WAVEFORM and (curve := (chroma(picture) > COLOURED) & within).any():
         return curve
     return strokes(picture, CONTRAST)
 
@@ -170,11 +170,6 @@ def strokes(picture: Picture, contrast: int) -> Mask:
         for grey in (brightest(picture), chroma(picture))
     )
     return np.asarray(lighter | more_coloured, np.bool_)
-
-
-def coloured(picture: Picture) -> Mask:
-    """The mask of the coloured pixels of a picture."""
-    return np.asarray(chroma(picture) > COLOURED, np.bool_)
 
 
 CUT, WHOLE = 0.1, 0.9
@@ -306,8 +301,8 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
     released = [one for one in outcomes if not one.withheld]
     texts = [one for frame in released for one in frame.objects if one.content in TEXTS and one.pixels]
     identity = [one for one in texts if one.content is Content.IDENTITY]
-    kinds = {content.value: {content} for content in Content if content is not Content.IDENTITY}
-    kinds["all"] = set(Content) - {Content.IDENTITY}
+    every = set(Content) - {Content.IDENTITY}
+    kinds = {kind.value: {kind} for kind in Content if kind in every} | {"all": every}
     content = {name: _row(released, contents) for name, contents in kinds.items()}
     return {
         "policy": policy.value,

@@ -57,7 +57,6 @@ def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
     return [*networks, *map(Classical, CLASSICAL)]
 
 
-Planned = Callable[[Picture], Mask | None]
 FIGURES = ("mae", "mse", "psnr", "ssim")
 PLACES = ("inside", "whole")
 UNCLEANED = "uncleaned"
@@ -73,7 +72,7 @@ LARGEST_PSNR = 60.0
 def evaluate_inpaint(
     data: Path,
     inpainters: Sequence[Inpainter],
-    planned: Planned | None,
+    planned: Callable[[Picture], Mask | None] | None,
     *,
     pictures: int = 200,
     split: str = "test",
@@ -90,7 +89,7 @@ def evaluate_inpaint(
     perception, refused = Perception(), 0
     measured: dict[str, list[MeasuredPicture]] = {"given": [], "detected": []}
     shown: Counter[str] = Counter()
-    files = []
+    files: list[str] = []
     for frame, burned in burned_frames(data, clean_frames(split), pictures, SEED, HELD_OUT):
         if not burned.objects:
             continue
@@ -176,13 +175,11 @@ def kernel_distances(
 def squares_of(picture: BurnIn) -> list[tuple[slice, slice]]:
     """Squares of :data:`SIDE` pixels around marks, the same in every run."""
     rows, columns = picture.owners.shape
-    random = np.random.default_rng(SEED)
-    places = random.choice(np.flatnonzero(picture.owners), SQUARES)
+    places = np.random.default_rng(SEED).choice(np.argwhere(picture.owners), SQUARES)
     squares = []
-    for place in places:
-        row, column = np.unravel_index(int(place), (rows, columns))
-        top = int(np.clip(int(row) - SIDE // 2, 0, max(0, rows - SIDE)))
-        left = int(np.clip(int(column) - SIDE // 2, 0, max(0, columns - SIDE)))
+    for row, column in places.tolist():
+        top = int(np.clip(row - SIDE // 2, 0, max(0, rows - SIDE)))
+        left = int(np.clip(column - SIDE // 2, 0, max(0, columns - SIDE)))
         squares.append((slice(top, top + SIDE), slice(left, left + SIDE)))
     return squares
 

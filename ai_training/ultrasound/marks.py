@@ -191,14 +191,14 @@ def crop(
     return picture[cut], targets[cut]
 
 
-def real_frames(data: Path, split: str = "train") -> tuple[RealFrame, ...]:
-    """The frames of ``us_ovarian`` with coloured marks and no colour flow. Raises DataMissing."""
+def real_frames(data: Path, split: str = "train", most_flow: int = MOST_FLOW) -> tuple[RealFrame, ...]:
+    """The frames of ``us_ovarian`` with coloured marks and hardly any colour flow. Raises DataMissing."""
     folder = data / REAL_SOURCE
     clean = {frame.file: frame.box for frame in clean_frames(split) if frame.source == REAL_SOURCE}
     return tuple(
         RealFrame(folder / row["file"], clean.get(row["file"]))
         for row in rows(folder / "manifest.csv", split)
-        if int(row["yellow_overlay_px"]) >= LEAST_COLOURED and int(row["doppler_colour_px"]) <= MOST_FLOW
+        if int(row["yellow_overlay_px"]) >= LEAST_COLOURED and int(row["doppler_colour_px"]) <= most_flow
     )
 
 

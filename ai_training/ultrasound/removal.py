@@ -26,7 +26,7 @@ from ai_pipeline.images.header import picture_header
 from ai_training.base import DataMissing, Report, silent
 from ai_training.metrics import Interval, exact_at_the_ends, mean_interval, patient_weights, ratio
 from ai_training.sets.images import read_rgb, rows
-from ai_training.ultrasound.marks import ANY_MARK, FOUND_SHARE, IGNORED, burned_frames, real_frames
+from ai_training.ultrasound.marks import FOUND_SHARE, burned_frames, real_frames
 from ai_training.ultrasound.overlays import FAMILIES, CleanFrame, MarkClass, clean_frames
 
 AROUND = 40
@@ -93,6 +93,10 @@ def node_mask(picture: Picture, tools: Tools, policy: CleaningPolicy) -> Mask | 
     return np.asarray(plan.mask | plan.banner, np.bool_)
 
 
+MOST_FLOW = 2000
+"""More red or blue pixels: colour Doppler, whose colour bar and flow hold yellow (the set's own limit)."""
+STRONG, WEAK = 45, 30
+"""Yellow or cyan (grey levels): a mark has a pixel above the one, and is all that is above the other."""
 SMALLEST = 4
 """Coloured pixels that make a mark; fewer are the rim of one, or JPEG (pixels)."""
 SOLITARY = 3
@@ -158,18 +162,22 @@ def drawn_frames(data: Path, masks: Path) -> Iterator[MarkedFrame]:
 
 
 def coloured_frames(data: Path, split: str = "val") -> Iterator[MarkedFrame]:
-    """Real frames whose coloured pixels are marks, all taken for text; only those and the clean part are
-    known. Raises DataMissing.
+    """Real frames whose yellow and cyan pixels are marks, all taken for text; only those and the clean part
+    are known. Raises DataMissing.
     """
-    for frame in real_frames(data, split):
+    for frame in real_frames(data, split, MOST_FLOW):
         picture, targets = frame.sample()
-        coloured = targets == ANY_MARK
+        red, green, blue = (picture[..., channel].astype(np.int16) for channel in range(3))
+        tint = np.minimum(green, np.maximum(red, blue)) - np.minimum(red, blue)
+        coloured = tint > WEAK
         joined = cv2.dilate(coloured.astype(np.uint8), np.ones((SOLITARY, SOLITARY), np.uint8))
-        owners = np.where(coloured, cv2.connectedComponents(joined, connectivity=8)[1], 0)
-        large = np.flatnonzero(np.bincount(owners.ravel())[1:] >= SMALLEST) + 1
+        count, labels = cv2.connectedComponents(joined, connectivity=8)
+        owners = np.where(coloured, labels, 0)
+        strong = np.bincount(owners[tint > STRONG], minlength=count) > 0
+        large = np.flatnonzero(strong & (np.bincount(owners.ravel(), minlength=count) >= SMALLEST))
         owners[~np.isin(owners, large)] = 0
         marks = dict.fromkeys(large.tolist(), MarkClass.TEXT)
-        yield MarkedFrame(frame.path.stem, picture, owners, targets != IGNORED, marks)
+        yield MarkedFrame(frame.path.stem, picture, owners, coloured | (targets == 0), marks)
 
 
 TOLERANCE = 3
@@ -207,8 +215,13 @@ def measured(
         names.append(frame.name)
         for name, way in ways.items():
             counts[name].append(_counted(frame, way(frame.picture), report_to and report_to / name))
-    weights, result = patient_weights(names), {"frames": len(names), "objects": 0}
-    result |= {"found_from": FOUND_SHARE, "tolerance": TOLERANCE}
+    weights = patient_weights(names)
+    result: dict[str, Any] = {
+        "frames": len(names),
+        "objects": 0,
+        "found_from": FOUND_SHARE,
+        "tolerance": TOLERANCE,
+    }
     for name, tally in counts.items():
         found, there, pixels, refused = map(np.array, zip(*tally, strict=True))
         hit, marked, wrong, free = pixels.T

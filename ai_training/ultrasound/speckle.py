@@ -33,8 +33,7 @@ RANGE_DB = 60.0
 
 def reduced(picture: Floats) -> Floats:
     """The picture reduced to a width of :data:`WIDE` pixels."""
-    rows, columns = picture.shape
-    size = (WIDE, round(rows * WIDE / columns))
+    size = WIDE, round(picture.shape[0] * WIDE / picture.shape[1])
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
 
 

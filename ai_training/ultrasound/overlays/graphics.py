@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -23,7 +24,7 @@ from ai_training.ultrasound.overlays.writing import (
     StyleFamily,
     colour,
     hand,
-    label,
+    letter_height,
     one,
     write,
 )
@@ -149,9 +150,6 @@ GLYPHS: dict[str, Callable[[Alpha, Point, int, int, int], None]] = {
 }
 
 
-Drawer = Callable[[Canvas, Random, StyleFamily], None]
-
-
 def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     """Draw one to three measured distances: two ends, mostly with dots between them, mostly with a number."""
     ink, shape = colour(random), one(random, family.glyphs)
@@ -169,7 +167,9 @@ def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
             _trace(canvas, random, np.array([start, end], np.float64), ink)
         if numbered:
             spot = end[0] + arm + 1, end[1] + int(random.integers(-arm, arm + 1))
-            label(canvas, random, family, str(number), spot, Meaning.MEASUREMENT)
+            look = hand(random, family, letter_height(canvas, random, 0.02, 0.045), korean=False)
+            stamps = write(canvas, str(number), spot, replace(look, box=None, frame=None))
+            canvas.burn(stamps, MarkClass.TEXT, Meaning.MEASUREMENT, str(number))
 
 
 def ellipse(canvas: Canvas, random: Random, family: StyleFamily) -> None:
@@ -407,7 +407,7 @@ def logo(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     canvas.burn(stamps, MarkClass.LOGO, Meaning.LOGO, name)
 
 
-DRAWERS: tuple[tuple[Drawer, float], ...] = (
+DRAWERS: tuple[tuple[Callable[[Canvas, Random, StyleFamily], None], float], ...] = (
     (calipers, 0.6),
     (ellipse, 0.2),
     (lone_glyphs, 0.15),

@@ -565,15 +565,6 @@ def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> H
     )
 
 
-def label(
-    canvas: Canvas, random: Random, family: StyleFamily, text: str, place: tuple[int, int], meaning: Meaning
-) -> None:
-    """Write one short text by itself, such as a caliper's number."""
-    size = letter_height(canvas, random, 0.02, 0.045)
-    look = replace(hand(random, family, size, korean=False), box=None, frame=None)
-    canvas.burn(write(canvas, text, place, look), MarkClass.TEXT, meaning, text)
-
-
 def letter_height(canvas: Canvas, random: Random, low: float, high: float) -> float:
     """A random height of letters in pixels, at least 7: a share ``low`` to ``high`` (0 to 1) of the shorter
     side.
