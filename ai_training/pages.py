@@ -100,7 +100,7 @@ CHEST = (
             "source_probe>mean_pooled_auc": "a classifier that sees the source alone, all pooled",
             "top3>all_labels+top3>constant": "one of the top three labels is right; of the commonest",
             "all_findings>precision+all_findings>recall": "findings at `balanced`: precision; recall",
-            "pointing>model+pointing>difference": "the heat map's peak lies in the box; to one fixed place",
+            "pointing>model+pointing>difference": "the heat map's peak lies in the box; to one fixed map",
             "iou_at_least_0.3>model+iou_at_least_0.3>difference": "its box overlaps by .3; to one fixed box",
         },
     ),

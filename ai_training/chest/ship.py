@@ -54,7 +54,7 @@ def fit_places(
     centre, spread, cells = maps.mean(0), maps.std((0, 2, 3)), maps.shape[-1]
     standard = ((maps - centre) / spread[:, None, None]).flatten(2).transpose(1, 2)
     labels = np.array([known.index(box.label) for box in boxes])
-    covered = np.stack([_mask(box, cells) for box in boxes])
+    covered = np.stack([box_mask(box, cells) for box in boxes])
     priors = {int(k): np.log(covered[labels == k].mean(0) + LEAST) for k in np.unique(labels)}
     torch.manual_seed(experiment.seed)
     weight, trust = learn_choices(
@@ -121,7 +121,8 @@ def learn_choices(
     return (shared + own).detach(), float(trust.detach())
 
 
-def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
+def box_mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
+    """How much of each cell of a grid lies in the box: ``[cells, cells]``, 0 to 1."""
     fine = 16 * cells
     mask = np.zeros((fine, fine), np.float32)
     left, top, right, bottom = (edge * fine / box.side for edge in box.corners)

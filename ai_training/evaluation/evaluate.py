@@ -29,6 +29,7 @@ from ai_pipeline.models.registry import Chain, find
 from ai_training import calibration, metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.chest.gates import drawn_from, gate_figures
+from ai_training.chest.ship import box_mask
 from ai_training.detect import constant, place_figures
 from ai_training.evaluation import figures, operating_points
 from ai_training.evaluation.figures import ENOUGH, Scored, curves, run, scored
@@ -108,6 +109,7 @@ def source_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> 
     return np.array([rates.get((image.source, image.repository), usual) for image in images])
 
 
+CELLS = 64  # of a side, in which the boxes of a label are counted
 BOX_FIGURES = ("iou_at_least_0.1", "iou_at_least_0.3", "iou_at_least_0.5", "mean_t", "mean_iou", "pointing")
 """Names in a chest card of :data:`ai_training.detect.PLACE_NAMES`."""
 
@@ -117,14 +119,20 @@ def box_scores(
 ) -> dict[str, Any]:
     """IoU and pointing game over the boxes ``asked``, each predicted for its own label.
 
-    ``model`` and ``constant`` (the one of ``known`` that overlaps the label's others best), with intervals by
-    patient and the paired difference.
+    ``model`` and ``constant`` (the one of ``known`` that overlaps the label's others best, and where most of
+    them overlap), with intervals by patient and the paired difference.
     """
     analyses = {path: classifier.analyse(read_grey(path)) for path in {box.path for box in asked}}
     found = [_located(classifier, analyses[box.path], box.label) for box in asked]
-    fixed, truth = constant(known), [corners(box) for box in asked]
+    fixed = {
+        label: replace(
+            place, point=_peak(np.sum([box_mask(b, CELLS) for b in known if b.label == label], axis=0))
+        )
+        for label, place in constant(known).places.items()
+    }
+    truth = [corners(box) for box in asked]
     model, prior = (
-        place_figures(truth, places) for places in (found, [fixed.place(0, box.label) for box in asked])
+        place_figures(truth, places) for places in (found, [fixed.get(box.label) for box in asked])
     )
     weights = patient_weights([box.patient for box in asked])
     return {"boxes": len(asked)} | {
@@ -144,9 +152,13 @@ def _located(classifier: Classifier, analysis: Analysis, label: str) -> ScoredBo
     if activation is None or (region := classifier.box(activation, index)) is None:
         return None
     left, top, right, bottom = (edge / analysis.columns for edge in region.bounds)
-    smooth = cv2.blur(heatmap(activation).values, (9, 9))
-    row, column = np.unravel_index(int(np.argmax(smooth)), smooth.shape)
-    return ScoredBox((left, top, right, bottom), (int(column) / len(smooth), int(row) / len(smooth)), 0.0)
+    peak = _peak(cv2.blur(heatmap(activation).values, (9, 9)))
+    return ScoredBox((left, top, right, bottom), peak, 0.0)
+
+
+def _peak(values: npt.NDArray[np.float32]) -> tuple[float, float]:
+    row, column = divmod(int(np.argmax(values)), values.shape[1])
+    return (column + 0.5) / len(values), (row + 0.5) / len(values)
 
 
 def evaluate_chest(
@@ -168,8 +180,7 @@ def evaluate_chest(
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(find(model, models_dir), threads=threads)
-        found = chest_set(data)
-        job = _Evaluation(data, split, classifier, found, cache or Path(scratch), report)
+        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report)
         return {key: without_nan(value) for key, value in job.result().items()}
 
 
@@ -260,10 +271,9 @@ class _Evaluation:
             return {}
         self.report(0.0, "training the baselines")
         taught = drawn_from(train, MOST, np.random.default_rng(SEED))
-        pixels = reduced_images(taught, CHAIN, self.cache)
-        hog = hog_scores(taught, pixels, reduced_images(adults.images, CHAIN, self.cache), self.cache)
+        pixels, asked = (reduced_images(part, CHAIN, self.cache) for part in (taught, adults.images))
         known = {
-            "hog": hog,
+            "hog": hog_scores(taught, pixels, asked, self.cache),
             "age_sex_view": demographic_scores(train, adults.images),
             "source": source_scores(train, adults.images),
         }
@@ -273,13 +283,13 @@ class _Evaluation:
         """The headline without the intended use: what other work on these images reports."""
         main = everyone.where(image.source == self.found.main for image in everyone.images)
         counted = main.with_positives(ENOUGH)
-        mean = metrics.mean_auc_interval(main.truth, main.logit, counted, main.weights())
+        pooled = main.truth, main.logit, counted, main.weights()
         return {
             **figures.size(main),
             "under_16_or_of_unknown_age": sum(not image.adult for image in main.images),
             "youngest": YOUNGEST,
             "labels_counted": [main.names[k] for k in counted],
-            "mean_auc": mean.as_list(),
+            "mean_auc": metrics.mean_auc_interval(*pooled).as_list(),
         }
 
     def _within_source(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
@@ -299,13 +309,12 @@ class _Evaluation:
     def _probes(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
         """What can be guessed without the image, all sources pooled: why no such figure is a headline."""
         counted = adults.with_positives(ENOUGH)
-        weights = adults.weights()
         result: dict[str, Any] = {}
         for name in ("source", "age_sex_view"):
             if name in scores:
-                mean = metrics.mean_auc_interval(adults.truth, scores[name], counted, weights)
+                pooled = adults.truth, scores[name], counted, adults.weights()
                 result[name] = {
-                    "mean_pooled_auc": mean.as_list(),
+                    "mean_pooled_auc": metrics.mean_auc_interval(*pooled).as_list(),
                     "pooled_auc": {
                         adults.names[k]: round(metrics.auc(adults.truth[:, k], scores[name][:, k]), 4)
                         for k in counted

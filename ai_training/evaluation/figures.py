@@ -223,7 +223,6 @@ def subgroups(found: Scored) -> list[dict[str, Any]]:
         common = sorted(set.intersection(*(set(labels) for labels in counted.values())))
         for name, part in parts.items():
             weights = part.weights()
-            mean = metrics.mean_auc_interval(part.truth, part.logit, common, weights)
             rows.append(
                 {
                     "attribute": attribute,
@@ -231,7 +230,7 @@ def subgroups(found: Scored) -> list[dict[str, Any]]:
                     **size(part),
                     "labels": {part.names[k]: _auc_row(part, k, weights) for k in counted[name]},
                     "labels_of_mean": [part.names[k] for k in common],
-                    "mean_auc": mean.as_list(),
+                    "mean_auc": metrics.mean_auc_interval(part.truth, part.logit, common, weights).as_list(),
                 }
             )
     return rows
@@ -244,14 +243,13 @@ def by_source(found: Scored, left_out: Mapping[tuple[str, str], str]) -> list[di
         part = found.where(image.source == source for image in found.images)
         counted = [k for k in part.with_positives(ENOUGH) if (source, part.names[k]) not in left_out]
         weights = part.weights()
-        mean = metrics.mean_auc_interval(part.truth, part.logit, counted, weights)
         rows.append(
             {
                 "source": source,
                 **size(part),
                 "labels": {part.names[k]: _auc_row(part, k, weights) for k in counted},
                 "left_out": {name: why for (where, name), why in left_out.items() if where == source},
-                "mean_auc": mean.as_list(),
+                "mean_auc": metrics.mean_auc_interval(part.truth, part.logit, counted, weights).as_list(),
             }
         )
     return rows
