@@ -36,13 +36,13 @@ from ai_training.chest.ship import known_only
 from ai_training.conversion.template import NO_GATE, NOT_ACCEPTED, USE
 from ai_training.evaluation import operating_points
 from ai_training.evaluation.figures import (
+    CURVES,
     ENOUGH,
     Scored,
     ScoredOutputs,
     curves,
+    draw_curves,
     headline,
-    reliability_plots,
-    roc_curves,
     run,
     scored,
 )
@@ -226,15 +226,8 @@ def write_page(folder: Path, figures: Mapping[str, Any]) -> Path:
     if figures["curves"]:
         rows = {row["label"]: row.get("auc") for row in figures["labels"]}
         with tempfile.TemporaryDirectory() as scratch:
-            drawn = {
-                "ROC; circle: not absent, square: present": roc_curves(
-                    Path(scratch), "site", figures["curves"], rows
-                ),
-                "Reliability; bars: 95 % of the bin's rate": reliability_plots(
-                    Path(scratch), "site", figures["curves"]
-                ),
-            }
-            plots = {text: base64.b64encode(path.read_bytes()).decode() for text, path in drawn.items()}
+            drawn = draw_curves(Path(scratch) / "curves.png", figures["curves"], rows)
+            plots = {CURVES: base64.b64encode(drawn.read_bytes()).decode()}
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     pages.filters["interval"] = lambda values: interval(values or None)
     labels = figures["labels"]

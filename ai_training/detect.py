@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +42,7 @@ from ai_pipeline.chest.explain import (
     PARTS,
     BoxHead,
     Candidates,
+    ScoredBox,
     mean_over,
     overlaps,
     part_rectangles,
@@ -57,7 +58,7 @@ from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
-from ai_training.chest.ship import forget_detector
+from ai_training.chest.ship import forget_detector, learn_choices, middle_maps
 from ai_training.metrics import mean_interval, overlap, patient_weights
 from ai_training.networks.backbones import torch_network
 from ai_training.sets.chest import chest_set, split_by_patient
@@ -120,20 +121,9 @@ def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[Trut
             yield box
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A predicted place of a finding, valid if the image has the finding.
-
-    ``corners`` (left, top, right, bottom) and ``point`` (x, y), the most likely point, are shares of the
-    image's sides. ``score``: how sure the place is, 0 to 1.
-    """
-
-    corners: Corners
-    point: tuple[float, float]
-    score: float
-
-
-def place_figures(truth: Sequence[Corners], predictions: Sequence[Place | None]) -> npt.NDArray[np.float64]:
+def place_figures(
+    truth: Sequence[Corners], predictions: Sequence[ScoredBox | None]
+) -> npt.NDArray[np.float64]:
     """The scores of each predicted place: ``[boxes, 6]``, columns as :data:`PLACE_NAMES`; 0 without a
     prediction.
     """
@@ -164,7 +154,7 @@ class Locator(Protocol):
     created with.
     """
 
-    def place(self, image: int, label: str) -> Place | None:
+    def place(self, image: int, label: str) -> ScoredBox | None:
         """The likeliest box of ``label``; None for a label that the locator was not fitted to."""
         ...
 
@@ -173,15 +163,15 @@ class Locator(Protocol):
 class FixedLocator:
     """A baseline that uses no image: one place for each label."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, ScoredBox]
 
-    def place(self, image: int, label: str) -> Place | None:  # noqa: ARG002
+    def place(self, image: int, label: str) -> ScoredBox | None:  # noqa: ARG002
         return self.places.get(label)
 
 
 def constant(boxes: Sequence[TruthBox]) -> FixedLocator:
     """One fixed box per label: the baseline for a detector."""
-    places: dict[str, Place] = {}
+    places: dict[str, ScoredBox] = {}
     for label, known in _by_label(boxes).items():
         expected = overlaps(known).mean(1)
         best = int(np.argmax(expected))
@@ -191,7 +181,7 @@ def constant(boxes: Sequence[TruthBox]) -> FixedLocator:
 
 def centre(boxes: Sequence[TruthBox]) -> FixedLocator:
     """A box of the usual size in the middle of the picture."""
-    places: dict[str, Place] = {}
+    places: dict[str, ScoredBox] = {}
     for label, known in _by_label(boxes).items():
         width, height = np.median(known[:, 2:] - known[:, :2], axis=0)
         box = np.array([0.5 - width / 2, 0.5 - height / 2, 0.5 + width / 2, 0.5 + height / 2], np.float32)
@@ -205,13 +195,10 @@ def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Floats]:
     return {k: np.array([corners(box) for box in boxes if box.label == k], np.float32) for k in labels}
 
 
-def _at(box: Floats, score: float) -> Place:
+def _at(box: Floats, score: float) -> ScoredBox:
     left, top, right, bottom = (float(edge) for edge in box)
     found: Corners = (left, top, right, bottom)
-    return Place(found, ((left + right) / 2, (top + bottom) / 2), score)
-
-
-BATCH = 8
+    return ScoredBox(found, ((left + right) / 2, (top + bottom) / 2), score)
 
 
 def trunk_of(card: Card) -> PlacedClassifier:
@@ -225,24 +212,15 @@ def trunk_of(card: Card) -> PlacedClassifier:
     return network
 
 
-def read_images(card: Card, paths: Sequence[Path], report: Callable[[float, str], None]) -> Floats:
+def read_images(card: Card, paths: Sequence[Path], report: Report) -> Floats:
     """The middle layers ``[N, C, h, w]`` of the classifier of ``card``, with the class activation, of images.
 
     Raises DataMissing if one cannot be read.
     """
-    network, wanted = trunk_of(card), card.input
+    wanted = card.input
     assert wanted is not None
-    maps: list[Floats] = []
-    with torch.inference_mode():
-        for start in range(0, len(paths), BATCH):
-            squares = [
-                prepare(read_grey(p), wanted.chain, wanted.size)[0] for p in paths[start : start + BATCH]
-            ]
-            values = normalise(np.stack(squares), wanted.mean[0], wanted.scale[0])
-            _, middle = network.maps(torch.from_numpy(values))
-            maps.append(middle.numpy())
-            report((start + len(squares)) / len(paths), "reading images")
-    return np.concatenate(maps)
+    levels = wanted.mean[0], wanted.scale[0]
+    return middle_maps(trunk_of(card), paths, wanted.chain, wanted.size, levels, report)
 
 
 class BoxNetwork(nn.Module):
@@ -277,6 +255,7 @@ class BoxHeadRecipe:
     rate: float = 0.02
     decay: float = 0.05  # L2 of the shared weights …
     own: float = 4.0  # … and so many times more of each label's own
+    trust: float = 0.7  # weight of the prior at the start
     sharpness: float = 3.0  # the target is the overlap with the truth to this power
     seed: int = 1
 
@@ -322,7 +301,7 @@ class FittedHead:
     head: BoxHead
     maps: Floats  # [images, C, h, w]: what ``place`` looks up
 
-    def place(self, image: int, label: str) -> Place | None:
+    def place(self, image: int, label: str) -> ScoredBox | None:
         return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
 
     def scores(self, image: int, label: str) -> Floats:
@@ -336,10 +315,9 @@ class FittedHead:
         )
         return np.asarray(own.prior + sums, np.float32)
 
-    def chosen(self, label: str, scores: Floats) -> Place:
+    def chosen(self, label: str, scores: Floats) -> ScoredBox:
         """The best box of ``label`` if its candidates have these scores."""
-        found = self.head.choose(label, softmax(scores))
-        return Place(found.corners, found.point, found.score)
+        return self.head.choose(label, softmax(scores))
 
     def layer(self) -> tuple[Floats, Floats]:
         """The head as one convolution: ``weights [labels·parts, C]`` and ``bias [labels·parts, h, w]``."""
@@ -369,10 +347,17 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: Bo
         )
         priors.append(own.prior[chosen])
         targets.append(wanted)
-    weights, trust = _learn(np.stack(inputs), np.stack(priors), np.stack(targets), numbers, recipe)
+    spread = np.std(inputs, (0, 1))
+    learned, trust = learn_choices(
+        torch.from_numpy(np.stack(inputs) / spread),
+        torch.from_numpy(np.stack(priors)),
+        torch.from_numpy(np.stack(targets)),
+        torch.from_numpy(numbers),
+        asdict(recipe),
+    )
     trusted = {name: Candidates(one.boxes, _single(trust * one.prior)) for name, one in candidates.items()}
     shape = (len(labels), len(PARTS), recipe.components)
-    return FittedHead(basis, weights.reshape(shape), BoxHead(trusted), maps)
+    return FittedHead(basis, (learned.numpy() / spread).reshape(shape), BoxHead(trusted), maps)
 
 
 def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
@@ -411,26 +396,6 @@ def _shown(
     chosen = np.concatenate([nearest, random.choice(len(boxes), recipe.shown - len(nearest))])
     wanted = overlap[chosen] ** recipe.sharpness + 1e-6
     return chosen, _single(wanted / wanted.sum())
-
-
-def _learn(
-    inputs: Floats, priors: Floats, targets: Floats, labels: npt.NDArray[np.int64], recipe: BoxHeadRecipe
-) -> tuple[Floats, float]:
-    spread = inputs.std((0, 1))
-    x = torch.from_numpy(inputs / spread)
-    prior, wanted, which = torch.from_numpy(priors), torch.from_numpy(targets), torch.from_numpy(labels)
-    shared = torch.zeros(x.shape[2], requires_grad=True)
-    own = torch.zeros(int(labels.max()) + 1, x.shape[2], requires_grad=True)
-    trust = torch.full((1,), 0.7, requires_grad=True)
-    optimiser = torch.optim.Adam([shared, own, trust], lr=recipe.rate)
-    for _ in range(recipe.steps):
-        scores = torch.einsum("nmf,nf->nm", x, shared + own[which]) + trust * prior
-        loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
-        loss = loss + recipe.decay * (shared.square().sum() + recipe.own * own.square().sum())
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return ((shared + own).detach().numpy() / spread), float(trust.detach())
 
 
 def _single(values: npt.ArrayLike) -> Floats:
@@ -475,13 +440,13 @@ class YoloLocator:
             self._seen[image] = self._look(self.paths[image])
         return self._seen[image].get(label, np.zeros((0, 5), np.float32))
 
-    def place(self, image: int, label: str) -> Place | None:
+    def place(self, image: int, label: str) -> ScoredBox | None:
         """The box of ``label`` with the highest score; None if there is none."""
         mine = self.boxes(image, label)
         if not len(mine):
             return None
         left, top, right, bottom, score = (float(value) for value in mine[int(np.argmax(mine[:, 4]))])
-        return Place((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
+        return ScoredBox((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
 
     def _look(self, path: Path) -> dict[str, Floats]:
         wanted = self.card.input
@@ -526,7 +491,7 @@ class Fused:
     head: FittedHead
     drawn: YoloLocator
 
-    def place(self, image: int, label: str) -> Place | None:
+    def place(self, image: int, label: str) -> ScoredBox | None:
         if label not in self.head.head.candidates:
             return None
         boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
@@ -562,12 +527,12 @@ class LabelledBoxes:
         """The patient of each box, in the order of ``boxes``."""
         return [box.patient for box in self.boxes]
 
-    def of_boxes(self, found: Mapping[tuple[int, str], Place]) -> tuple[Place | None, ...]:
+    def of_boxes(self, found: Mapping[tuple[int, str], ScoredBox]) -> tuple[ScoredBox | None, ...]:
         """The prediction of one locator for each box, found by the box's image and label."""
         return tuple(found.get((row, box.label)) for row, box in zip(self.rows, self.boxes, strict=True))
 
 
-Predictions = Mapping[str, Mapping[tuple[int, str], Place]]
+Predictions = Mapping[str, Mapping[tuple[int, str], ScoredBox]]
 """By locator, then by image and label: where the finding is."""
 
 
@@ -581,7 +546,7 @@ def cross_validated(
     fold = folds(case.boxes)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
     labels = sorted({box.label for box in case.boxes})
-    found: dict[str, dict[tuple[int, str], Place]] = {}
+    found: dict[str, dict[tuple[int, str], ScoredBox]] = {}
     for number in range(FOLDS):
         report(number / FOLDS, "fitting the folds")
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
@@ -707,7 +672,7 @@ class _Shipped:
     detector: BoxDetector
     images: Sequence[DetectorInput]
 
-    def place(self, image: int, label: str) -> Place | None:
+    def place(self, image: int, label: str) -> ScoredBox | None:
         prepared = self.images[image]
         found = self.detector.find(prepared, label)
         region = self.detector.in_source(found, prepared) if found else None
@@ -720,7 +685,7 @@ class _Shipped:
             right / prepared.columns,
             bottom / prepared.rows,
         )
-        return Place(corners, found.point, found.score)
+        return ScoredBox(corners, found.point, found.score)
 
 
 def _without_yolo(prepared: DetectorInput) -> DetectorInput:

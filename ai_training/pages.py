@@ -327,7 +327,12 @@ ULTRASOUND = (
     FiguresTable(
         "metrics>synthetic_test",
         "Synthetic overlays, network alone",
-        {"set": "set", "object_recall": "marks found", "dice": "Dice", "precision": "precision"},
+        {
+            "set": "set",
+            **dict.fromkeys(("object_recall", "network>recall"), "marks found"),
+            "dice": "Dice",
+            **dict.fromkeys(("precision", "network>precision"), "precision"),
+        },
     ),
     *(
         FiguresTable(f"metrics>test>{mask}>inside", f"Filling, {mask} mask, in the mask", FILLED)

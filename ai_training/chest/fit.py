@@ -27,7 +27,7 @@ from ai_pipeline.models.inputs import enlarge, normalise
 from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_training.base import DataMissing, ExperimentError, Report, silent
-from ai_training.engine import BEST, CHECKPOINT, Plan, TrainingRun, Validation, run_options, seed_all
+from ai_training.engine import Plan, TrainingRun, Validation, best_of, run_options, seed_all
 from ai_training.metrics import within_source_auc
 from ai_training.networks.backbones import StartWeights, classifier, set_drop_connect, unfilled_classifier
 from ai_training.sets.chest import chest_set, label_matrix, reduced_images, soft_matrix
@@ -180,11 +180,6 @@ class Experiment(ExperimentPart):
         """The side of the network's input in pixels."""
         return self.network.size
 
-    @property
-    def chain(self) -> Chain:
-        """The preprocessing chain for every image."""
-        return self.images.chain
-
     def on_backbone(self, backbone: str, weights: str = "", licence: str = "") -> Experiment:
         """This experiment on another ``backbone``, with ``weights`` as in :class:`StartWeights`."""
         initial = StartWeights(weights).of(backbone)
@@ -214,19 +209,18 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Targets:
-    """The training targets of N images.
+class Targets(NamedTuple):
+    """The training targets of N images, as arrays or as tensors.
 
     ``hard [N, labels]`` 0 or 1, NaN if unknown. ``soft [N, labels]``: a teacher's probabilities; ``odds [N,
     labels]``: their log-odds, with mean 0 and spread 1 over the images of the train split; ``taught [N, 1]``:
     1 if the teacher's probabilities are known.
     """
 
-    hard: Floats
-    soft: Floats
-    odds: Floats
-    taught: Floats
+    hard: Any
+    soft: Any
+    odds: Any
+    taught: Any
 
     @staticmethod
     def from_images(images: Sequence[ChestImage]) -> Targets:
@@ -242,14 +236,8 @@ class Targets:
         return Targets(label_matrix(images, unknown=np.nan), soft, odds, taught.astype(np.float32))
 
 
-class Batch(NamedTuple):
-    """``images`` float32 ``[B, 3, size, size]``, targets as in :class:`Targets`."""
-
-    images: Tensor
-    hard: Tensor
-    soft: Tensor
-    odds: Tensor
-    taught: Tensor
+Batch = tuple[Tensor, Targets]
+"""Images float32 ``[B, 3, size, size]``, targets as tensors."""
 
 
 class ChestBatches(Dataset[Batch]):
@@ -270,8 +258,8 @@ class ChestBatches(Dataset[Batch]):
         rows = random.choice(self._rows, made.schedule.batch, p=self._odds)
         copies = [augment(self._pixels[row], made.size, made.augment, random) for row in rows]
         images = torch.from_numpy(normalise(np.stack(copies), MEAN, SCALE))
-        parts = (torch.from_numpy(part[rows]) for part in (known.hard, known.soft, known.odds, known.taught))
-        return Batch(images.contiguous(memory_format=torch.channels_last), *parts)
+        targets = Targets(*(torch.from_numpy(part[rows]) for part in known))
+        return images.contiguous(memory_format=torch.channels_last), targets
 
 
 def augment(image: Bytes, size: int, how: Augmentation, random: np.random.Generator) -> Bytes:
@@ -306,14 +294,6 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class NetworkOutputs:
-    """Outputs for N images: ``logits [N, labels]`` and ``pooled`` features ``[N, C]``."""
-
-    logits: npt.NDArray[np.float32]
-    pooled: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Material:
     """The adults' images of the train and validation splits, reduced: shared by all parts of a run.
 
@@ -340,19 +320,18 @@ class Material:
             raise DataMissing(
                 f"{data}: of no label are adults in both splits train and val (ai-pipeline split)"
             )
-        return Material(images, reduced_images(images, experiment.chain, cache, report), labels)
+        return Material(images, reduced_images(images, experiment.images.chain, cache, report), labels)
 
     def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
         """The indices of the images of ``split`` from files with at least ``smallest`` pixels a side."""
-        found = [row for row, image in enumerate(self.images) if image.split == split]
         return np.array(
-            [row for row in found if not smallest or (min(size_of(self.images[row].path))) >= smallest],
+            [
+                row
+                for row, image in enumerate(self.images)
+                if image.split == split and (not smallest or min(size_of(image.path)) >= smallest)
+            ],
             np.intp,
         )
-
-    @property
-    def sources(self) -> npt.NDArray[np.str_]:
-        return np.array([image.source for image in self.images])
 
 
 def fit(
@@ -373,21 +352,16 @@ def fit(
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = Material.gather(data, experiment, cache or out / "cache", report)
-    ClassifierRun(experiment, material, out).finish(report, resume=resume)
-    return trained_in(out)
-
-
-def trained_in(folder: Path) -> Trained:
-    """The result of the run in ``folder``. Raises OSError if there is none."""
-    state = torch.load(folder / CHECKPOINT, weights_only=True, map_location="cpu")
-    experiment = Experiment.model_validate_json(state["experiment"])
+    run = ClassifierRun(experiment, material, out)
+    run.finish(report, resume=resume)
     network = unfilled_classifier(experiment.network.architecture, len(LABELS), experiment.size)
-    network.load_state_dict(torch.load(folder / BEST, weights_only=True, map_location="cpu"))
-    return Trained(network.eval(), tuple(state["history"]), experiment)
+    return Trained(best_of(network, out), tuple(run.history), experiment)
 
 
-def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> NetworkOutputs:
-    """Run ``network`` on reduced images ``[N, side, side]`` as at run time."""
+def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> tuple[Floats, Floats]:
+    """Run ``network`` on reduced images ``[N, side, side]`` as at run time: logits ``[N, labels]`` and pooled
+    features ``[N, C]``.
+    """
     network.eval()
     device = next(network.parameters()).device
     logits: list[npt.NDArray[np.float32]] = []
@@ -399,7 +373,7 @@ def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> N
             scores, features, _ = network(inputs.contiguous(memory_format=torch.channels_last))
             logits.append(scores.cpu().numpy())
             pooled.append(features.mean((2, 3)).cpu().numpy())
-    return NetworkOutputs(np.concatenate(logits), np.concatenate(pooled))
+    return np.concatenate(logits), np.concatenate(pooled)
 
 
 class Tasks(nn.Module):
@@ -433,12 +407,12 @@ class Tasks(nn.Module):
 def loss_of(predicted: tuple[Tensor, Tensor], batch: Batch, weights: Loss) -> Tensor:
     """The sum of the losses in the experiment's table ``[loss]``, with their weights."""
     logits, teacher = (part.float() for part in predicted)
-    known = ~batch.hard.isnan()
-    hard = binary_cross_entropy_with_logits(logits, batch.hard.nan_to_num(), reduction="none")
-    soft = binary_cross_entropy_with_logits(logits, batch.soft, reduction="none") * batch.taught
-    away = smooth_l1_loss(teacher, batch.odds, reduction="none") * batch.taught
+    targets, known = batch[1], ~batch[1].hard.isnan()
+    hard = binary_cross_entropy_with_logits(logits, targets.hard.nan_to_num(), reduction="none")
+    soft = binary_cross_entropy_with_logits(logits, targets.soft, reduction="none") * targets.taught
+    away = smooth_l1_loss(teacher, targets.odds, reduction="none") * targets.taught
     mean = (hard * known).sum() / known.sum().clamp(min=1)
-    return weights.hard * mean + weights.soft * soft.mean() + weights.teacher * away.mean()
+    return cast(Tensor, weights.hard * mean + weights.soft * soft.mean() + weights.teacher * away.mean())
 
 
 class ClassifierRun(TrainingRun):
@@ -487,22 +461,19 @@ class ClassifierRun(TrainingRun):
     def loss(self, batch: Batch) -> Tensor:
         torch.manual_seed(hash((self.experiment.seed, self.done)) % 2**31)  # dropout, drop connect
         with self.autocast():
-            predicted = self.tasks(batch.images)
+            predicted = self.tasks(batch[0])
         return loss_of(predicted, batch, self.experiment.loss)
 
     def validate(self) -> Validation:
-        rows, size = self.validation_rows, self.experiment.size
-        average = cast(Tasks, self.average)
-        network = self._shipped(average, infer(average.network, self.material.pixels[rows], size).pooled)
-        logits = infer(network, self.material.pixels[rows], size).logits
-        auc = within_source_auc(self.targets.hard[rows], logits, self.material.sources[rows], left_out=UNFAIR)
-        names = np.array([self.material.images[row].path.name for row in rows])
-        arrays = {"names": names, "logits": logits}
+        rows, size, weights = self.validation_rows, self.experiment.size, self.experiment.loss
+        average, pixels = cast(Tasks, self.average), self.material.pixels[self.validation_rows]
+        network = average.network
+        if weights.teacher and weights.teacher_share:  # what ships: both heads as one
+            pooled = infer(network, pixels, size)[1]
+            network = copy.deepcopy(average).cpu().merged(pooled, weights.teacher_share).to(self.device)
+        logits, _ = infer(network, pixels, size)
+        images = [self.material.images[row] for row in rows]
+        sources = np.array([image.source for image in images])
+        auc = within_source_auc(self.targets.hard[rows], logits, sources, left_out=UNFAIR)
+        arrays = {"names": np.array([image.path.name for image in images]), "logits": logits}
         return Validation({"validation_auc": auc}, f"validation AUC {auc:.4f}", network.state_dict(), arrays)
-
-    def _shipped(self, average: Tasks, pooled: npt.NDArray[np.float32]) -> PlacedNetwork:
-        """What ships if the run ends here: the average, its heads merged if there is a teacher."""
-        weights = self.experiment.loss
-        if not (weights.teacher and weights.teacher_share):
-            return average.network
-        return copy.deepcopy(average).cpu().merged(pooled, weights.teacher_share).to(self.device)

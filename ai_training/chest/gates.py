@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -27,30 +27,17 @@ from ai_pipeline.images.coordinates import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.exposure import Exposure
 from ai_training.base import DataMissing, Report, silent
+from ai_training.metrics import Interval
 from ai_training.sets.chest import chest_set
-from ai_training.sets.images import ChestImage, read_grey
+from ai_training.sets.images import read_grey
 from ai_training.sets.published import part_of_set
 
 Grey = npt.NDArray[np.uint8]
+T = TypeVar("T")
 Random = np.random.Generator
 Change = Callable[[Grey, Random], Grey]
 OTHER_CHESTS = "cxr_nih_more/other"
 ULTRASOUND = ("us_ovarian", "us_fetal_head", "us_breast")
-
-
-def adults(data: Path, split: str) -> tuple[ChestImage, ...]:
-    """The chest images of ``split`` of patients of 16 years and over."""
-    return tuple(image for image in chest_set(data).images if image.is_in(split) and image.adult)
-
-
-def children(data: Path, split: str) -> tuple[ChestImage, ...]:
-    """The chest images of ``split`` of patients known to be under 16, from the same hospital as
-    the adults.
-    """
-    images = chest_set(data).images
-    return tuple(
-        image for image in images if image.is_in(split) and not np.isnan(image.age) and not image.adult
-    )
 
 
 def other_chests(data: Path, population: str, split: str) -> list[Path]:
@@ -58,12 +45,7 @@ def other_chests(data: Path, population: str, split: str) -> list[Path]:
     return [path for path in files_of_split(data / OTHER_CHESTS, split) if path.parent.name == population]
 
 
-def ultrasound(data: Path, name: str, split: str) -> list[Path]:
-    """The files of the ultrasound set ``name``, one of :data:`ULTRASOUND`."""
-    return files_of_split(data / name, split)
-
-
-def drawn_from(files: Sequence[Path], most: int, random: Random) -> list[Path]:
+def drawn_from(files: Sequence[T], most: int, random: Random) -> list[T]:
     """At most ``most`` of ``files``, drawn without replacement, in their order."""
     chosen = random.permutation(len(files))[:most]
     return [files[index] for index in sorted(chosen)]
@@ -89,16 +71,11 @@ def cut_off(image: Grey, random: Random) -> Grey:
     return _part(image, random.uniform(0.5, 0.75, 2), random)
 
 
-def clipped(share: float | None = None) -> Change:
-    """A change by a window so narrow that ``share`` of the pixels (default: 30 to 70 %) become black or
+def clipped(image: Grey, random: Random, share: float | None = None) -> Grey:
+    """A copy with a window so narrow that ``share`` of the pixels (default: 30 to 70 %) become black or
     white.
     """
-
-    def window(image: Grey, random: Random) -> Grey:
-        lost = random.uniform(0.3, 0.7) if share is None else share
-        return _windowed(image, lost, random)
-
-    return window
+    return _windowed(image, random.uniform(0.3, 0.7) if share is None else share, random)
 
 
 def posed(pose: Pose, before: Change = as_it_is) -> Change:
@@ -106,18 +83,12 @@ def posed(pose: Pose, before: Change = as_it_is) -> Change:
     return lambda image, random: shown(before(image, random), pose)
 
 
-def tilted(least: float, most: float) -> Change:
-    """A change that turns an image by ``least`` to ``most`` degrees, to either side; the corners become
-    black.
-    """
-
-    def tilt(image: Grey, random: Random) -> Grey:
-        rows, columns = image.shape
-        degrees = random.uniform(least, most) * random.choice((-1, 1))
-        matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1.0)
-        return np.asarray(cv2.warpAffine(image, matrix, (columns, rows)), np.uint8)
-
-    return tilt
+def tilted(image: Grey, random: Random, least: float, most: float) -> Grey:
+    """A copy turned by ``least`` to ``most`` degrees, to either side; the corners become black."""
+    rows, columns = image.shape
+    degrees = random.uniform(least, most) * random.choice((-1, 1))
+    matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1.0)
+    return np.asarray(cv2.warpAffine(image, matrix, (columns, rows)), np.uint8)
 
 
 def varied(image: Grey, random: Random) -> Grey:
@@ -176,15 +147,9 @@ USUAL_SHARE = 0.9  # of validation adults have no larger share unexplained
 RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the limit of each part
 
 
-class FittedGate(NamedTuple):
-    """A gate, and the largest distance at which it accepts an image."""
-
-    gate: FeatureGate
-    threshold: float
-
-
-def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedGate:
+def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> tuple[FeatureGate, float]:
     """Fit the gate on the train split of ``data``; set the limits on the adults of the validation split.
+    Returns the gate, and the largest distance at which it accepts an image.
 
     Sets that ``data`` lacks are left out, and so are the kinds of picture in them. Raises DataMissing if one
     of the two splits has no chest images of adults.
@@ -199,18 +164,17 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> FittedG
         report((number + 1) / (len(jobs) + 1), f"reading the gate's pictures: {kind}")
     usual = np.concatenate(shown[UPRIGHT.name])
     plain_directions = directions_of(usual, min(DIRECTIONS, len(usual)))
-    kinds, weights, biases = linear_head({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
+    plain = linear_head({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
     checked = see(pictures(_adults(data, "val"), as_it_is, random))
     share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), USUAL_SHARE))
     directions = replace(plain_directions, usual=share)
-    plain = Head(kinds, weights, biases, (1.0, 1.0))
     limits = (
         float(np.quantile(directions.residual(checked), RESIDUAL_SHARE)),
         float(np.quantile(plain.distance(checked), HEAD_SHARE)),
     )
     gate = replace(directions, head=replace(plain, limits=limits))
     report(1.0, "the gate is fitted")
-    return FittedGate(gate, float(np.quantile(gate.distance(checked), TRUE_POSITIVE_RATE)))
+    return gate, float(np.quantile(gate.distance(checked), TRUE_POSITIVE_RATE))
 
 
 def directions_of(features: Floats, count: int) -> FeatureGate:
@@ -239,25 +203,28 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
     # The whole NIH download would not fit into memory.
     usual = pictures(files[:: max(1, len(files) // USUAL)], as_it_is, random)
     report(0.0, "measuring the gate: adults")
-    adults = _seen(classifier, usual)
-    limit = float(np.quantile(adults.distances, 0.95))
+    distances, adults = _seen(classifier, usual)
+    limit = float(np.quantile(distances, 0.95))
     asked = _exam(data, split, random)
     kinds: dict[str, Any] = {}
     for number, (name, made) in enumerate(asked):
         report(number / len(asked), f"measuring the gate: {name}")
-        found = _seen(classifier, made())
-        if len(found.distances):
-            kinds[name] = {**_share(found.distances <= limit), **found.outcome()}
+        if there := made():
+            distances, outcome = _seen(classifier, there)
+            passed = int((distances <= limit).sum())
+            sure = binomtest(passed, len(there)).proportion_ci(method="wilson")
+            shares = Interval(passed / len(there), float(sure.low), float(sure.high)).as_list()
+            kinds[name] = {"images": len(there), "false_positives_at_95": shares, **outcome}
     return {
         "threshold": classifier.card.gate.threshold,
         "threshold_at_95": round(limit, 4),
-        "adults": {"images": len(usual), **adults.outcome()},
+        "adults": {"images": len(usual), **adults},
         "kinds": kinds,
     }
 
 
 def _adults(data: Path, split: str) -> list[Path]:
-    files = [image.path for image in adults(data, split)]
+    files = [image.path for image in chest_set(data).images if image.is_in(split) and image.adult]
     if not files:
         raise DataMissing(f"{data} has no adults' chest images of split {split}")
     return files
@@ -268,7 +235,7 @@ def _lessons(data: Path, whole: Sequence[Path], random: Random) -> list[tuple[st
     transformed = drawn_from(whole, TRANSFORMED, random)
     hannover = other_chests(data, "hannover", "train")
     small = drawn_from(other_chests(data, "pediatric", "train"), OTHERS, random)
-    foreign = [ultrasound(data, name, "train") for name in ULTRASOUND]
+    foreign = [files_of_split(data / name, "train") for name in ULTRASOUND]
     lessons: list[tuple[str, Sequence[Path], Change]] = [
         (UPRIGHT.name, whole, as_it_is),
         (UPRIGHT.name, drawn_from(whole, VARIED, random), varied),
@@ -276,17 +243,19 @@ def _lessons(data: Path, whole: Sequence[Path], random: Random) -> list[tuple[st
         *((pose.name, transformed, posed(pose, framed)) for pose in POSES),
         # The commonest mistake (a MONOCHROME1 image taken for MONOCHROME2) and the hardest to see.
         (INVERTED.name, drawn_from(whole, VARIED, random), posed(INVERTED, varied)),
-        (ASKEW, transformed, tilted(25, 65)),
+        (ASKEW, transformed, partial(tilted, least=25, most=65)),
         (CUT_OFF, transformed, cut_off),
-        (CLIPPED, transformed, clipped()),
+        (CLIPPED, transformed, clipped),
         (CHILD, small, as_it_is),
         *((OTHER, drawn_from(files, OTHERS // 3, random), as_it_is) for files in foreign),
     ]
     return [lesson for lesson in lessons if lesson[1]]
 
 
-def linear_head(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...], Floats, Floats]:
-    """Multinomial logistic regression on principal components, returned as one linear map of the features."""
+def linear_head(shown: Mapping[str, Floats], seed: int) -> Head:
+    """Multinomial logistic regression on principal components, as one linear map of the features; its limits
+    are 1.
+    """
     kinds = tuple(shown)
     features = np.concatenate(list(shown.values())).astype(np.float64)
     truth = np.repeat(np.arange(len(kinds)), [len(rows) for rows in shown.values()])
@@ -303,7 +272,7 @@ def linear_head(shown: Mapping[str, Floats], seed: int) -> tuple[tuple[str, ...]
     weights = slopes / unit @ components.components_ / spread
     middle = mean + spread * components.mean_
     biases = offsets - weights @ middle
-    return kinds, weights.astype(np.float32), biases.astype(np.float32)
+    return Head(kinds, weights.astype(np.float32), biases.astype(np.float32), (1.0, 1.0))
 
 
 def _exam(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
@@ -315,18 +284,28 @@ def _exam(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[]
         return lambda: pictures(chosen, change, random)
 
     wrong = [pose for pose in POSES if pose != UPRIGHT]
-    young = children(data, split)
+    young = [
+        image
+        for image in chest_set(data).images
+        if image.is_in(split) and not np.isnan(image.age) and not image.adult
+    ]
     return [
         *((pose.name, changed(adults, posed(pose))) for pose in wrong),
         ("mirrored", changed(adults, posed(Pose(mirrored=True)))),
-        *((f"tilted {degrees}", changed(adults, tilted(degrees, degrees))) for degrees in (15, 30, 45)),
+        *(
+            (f"tilted {turn}", changed(adults, partial(tilted, least=turn, most=turn)))
+            for turn in (15, 30, 45)
+        ),
         ("cut off: 50 to 75 % of each side", changed(adults, cut_off)),
-        *((f"clipped {share:.0%}", changed(adults, clipped(share))) for share in (0.2, 0.4, 0.6)),
+        *(
+            (f"clipped {share:.0%}", changed(adults, partial(clipped, share=share)))
+            for share in (0.2, 0.4, 0.6)
+        ),
         ("under 16, same hospital", changed([image.path for image in young])),
         ("under 8, same hospital", changed([image.path for image in young if image.age < 8])),
         ("1 to 5, other hospital", changed(other_chests(data, "pediatric", split))),
         ("adults, other hospital", changed(other_chests(data, "hannover", split))),
-        *((name, changed(ultrasound(data, name, split))) for name in ULTRASOUND),
+        *((name, changed(files_of_split(data / name, split))) for name in ULTRASOUND),
         *((f"DICOM {modality}", made) for modality, made in _dicom(data).items()),
     ]
 
@@ -349,40 +328,14 @@ def _first_frames(files: Sequence[Path]) -> list[Grey]:
     return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _GateOutcomes:
-    """What the gate did with N pictures: ``distances [N]`` as shown; which are refused, which reoriented."""
-
-    distances: Floats
-    refused: npt.NDArray[np.bool_]
-    reoriented: npt.NDArray[np.bool_]
-
-    def outcome(self) -> dict[str, float]:
-        refused, reoriented = float(self.refused.mean()), float(self.reoriented.mean())
-        return {
-            "accepted": round(1.0 - refused - reoriented, 4),
-            "mended": round(reoriented, 4),
-            "refused": round(refused, 4),
-        }
-
-
-def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> _GateOutcomes:
-    distances, refused, reoriented = [], [], []
+def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> tuple[Floats, dict[str, float]]:
+    """The distance of each picture as shown, and the shares that the gate accepts, reorients and refuses."""
+    rows = []
     for picture in pictures:
         found = classifier.analyse(picture)
         passes = classifier.in_domain(found) and Exposure.from_image(picture).refusal is None
-        distances.append(found.shown_distance)
-        refused.append(not passes)
-        reoriented.append(passes and found.pose != UPRIGHT)
-    return _GateOutcomes(np.array(distances, np.float32), np.array(refused, bool), np.array(reoriented, bool))
-
-
-def _share(passed: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    count, of = int(passed.sum()), len(passed)
-    found = binomtest(count, of).proportion_ci(method="wilson")
-    return {
-        "images": of,
-        "false_positives_at_95": [
-            round(value, 4) for value in (count / of, float(found.low), float(found.high))
-        ],
-    }
+        rows.append((found.shown_distance, passes and found.pose != UPRIGHT, not passes))
+    distances, *judged = np.array(rows, np.float32).T
+    mended, refused = (float(part.mean(dtype=np.float64)) for part in judged)
+    shares = {"accepted": 1.0 - refused - mended, "mended": mended, "refused": refused}
+    return distances, {name: round(share, 4) for name, share in shares.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from ai_pipeline.chest.detector import CANDIDATES, NETWORK, YOLO
 from ai_pipeline.chest.explain import BoxTemplates, share_inside
 from ai_pipeline.models.inputs import normalise, prepare, reduce
-from ai_pipeline.models.registry import SHIPPED
+from ai_pipeline.models.registry import SHIPPED, Chain
 from ai_pipeline.networks.efficientnet import NAME, OUTPUTS, PlacedNetwork, fuse
 from ai_training.base import Report, silent
 from ai_training.calibration import THRESHOLDS, calibrated, prevalence, reference
@@ -31,20 +31,10 @@ from ai_training.sets.chest import chest_set, label_matrix
 from ai_training.sets.images import LABELS, TruthBox, read_grey
 from ai_training.sets.published import NAME as SHIPPED_SET
 
-DECAY = 0.01  # chosen on the validation boxes; per-label weights are held four times as tight
+DECAY = 0.01  # chosen on the validation boxes
 STEPS = 300
+AT_ONCE = 8
 LEAST = 0.01  # of the average map, so that no place is impossible
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Places:
-    """A fitted place head: ``weight [labels, C]`` and ``bias [labels, cells, cells]`` for the network's maps,
-    and the boxes from which its maps choose.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    templates: BoxTemplates
 
 
 def fit_places(
@@ -60,107 +50,84 @@ def fit_places(
         torch.nn.init.zeros_(network.place_bias)
         return BoxTemplates(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     paths = sorted({box.path for box in boxes})
-    maps = _maps(network, paths, experiment)
-    learned = learn_places(maps, boxes, [paths.index(box.path) for box in boxes], experiment.seed, known)
-    with torch.no_grad():
-        network.place.weight[:, :, 0, 0] = learned.weight
-        with_boxes = sorted({known.index(box.label) for box in boxes})
-        network.place_bias[with_boxes] = learned.bias[with_boxes]
-    return learned.templates
-
-
-def learn_places(
-    maps: Tensor,
-    boxes: tuple[TruthBox, ...],
-    rows: Sequence[int],
-    seed: int,
-    known: Sequence[str] = LABELS,
-) -> Places:
-    """Fit a place head to ``boxes``; ``rows``: the index in ``maps [images, C, cells, cells]`` of each box's
-    image.
-    """
-    centre, spread = maps.mean(0), maps.std((0, 2, 3))
-    standard = (maps - centre) / spread[:, None, None]
-    cells = maps.shape[-1]
+    maps = torch.from_numpy(middle_maps(network, paths, experiment.images.chain, experiment.size))
+    centre, spread, cells = maps.mean(0), maps.std((0, 2, 3)), maps.shape[-1]
+    standard = ((maps - centre) / spread[:, None, None]).flatten(2).transpose(1, 2)
     labels = np.array([known.index(box.label) for box in boxes])
-    targets = np.stack([_covered(box, cells) for box in boxes])
-    usual = {int(label): targets[labels == label].mean(0) for label in np.unique(labels)}
-    priors = {
-        label: np.log(
-            (np.asarray(np.mean([_mask(box, cells) for box in boxes if box.label == known[label]], axis=0)))
-            + LEAST
-        )
-        for label in usual
-    }
-    torch.manual_seed(seed)
-    weight, trust = _fit(standard[list(rows)], labels, targets, priors, len(known))
-    shift = torch.einsum("kc,chw->khw", weight / spread, centre)
-    bias = torch.zeros(len(known), cells, cells)
+    covered = np.stack([box_mask(box, cells) for box in boxes])
+    priors = {int(k): np.log(covered[labels == k].mean(0) + LEAST) for k in np.unique(labels)}
+    torch.manual_seed(experiment.seed)
+    weight, trust = learn_choices(
+        standard[[paths.index(box.path) for box in boxes]],
+        torch.from_numpy(np.stack([priors[k] for k in labels.tolist()])).flatten(1),
+        torch.from_numpy(covered / covered.sum((1, 2), keepdims=True)).flatten(1),
+        torch.from_numpy(labels),
+        {"rate": 0.01, "steps": STEPS, "decay": DECAY, "own": 4.0, "trust": 1.0},
+    )
+    corners = np.array([np.divide(box.corners, box.side) for box in boxes], np.float32)
+    usual = np.empty(len(boxes), np.float32)
+    network.place.weight.data.zero_()
     for label, prior in priors.items():
-        bias[label] = trust * torch.from_numpy(prior).float() - shift[label]
-    return Places(weight / spread, bias, _templates(boxes, labels, priors))
+        learned = weight[label] / spread
+        shift = torch.einsum("c,chw->hw", learned, centre)
+        network.place.weight.data[label, :, 0, 0] = learned
+        network.place_bias.data[label] = trust * torch.from_numpy(prior) - shift
+        rows = labels == label
+        usual[rows] = share_inside(np.exp(prior), corners[rows])
+    return BoxTemplates(labels.astype(np.int64), corners, usual)
 
 
-def _fit(
-    standard: Tensor,
-    labels: npt.NDArray[np.int64],
-    targets: npt.NDArray[np.float32],
-    priors: dict[int, npt.NDArray[np.float32]],
-    outputs: int,
-) -> tuple[Tensor, Tensor]:
-    inputs, which = standard.flatten(2), torch.from_numpy(labels)
-    wanted = torch.from_numpy(targets).flatten(1)
-    prior = torch.from_numpy(np.stack([priors[int(label)] for label in labels])).float().flatten(1)
-    shared = torch.zeros(standard.shape[1], requires_grad=True)
-    own = torch.zeros(outputs, standard.shape[1], requires_grad=True)
-    trust = torch.ones(1, requires_grad=True)
-    optimiser = torch.optim.Adam([shared, own, trust], lr=0.01)
-    for _ in range(STEPS):
-        scores = torch.einsum("nc,ncp->np", shared + own[which], inputs) + trust * prior
-        loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
-        loss = loss + DECAY * (shared.square().sum() + 4 * own.square().sum())
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    learned = torch.zeros(outputs, 1)
-    learned[sorted(priors)] = 1.0
-    return (shared + own).detach() * learned, trust.detach()
+def middle_maps(
+    network: PlacedNetwork,
+    paths: Sequence[Path],
+    chain: Chain,
+    size: int,
+    levels: tuple[float, float] = (MEAN, SCALE),
+    report: Report = silent,
+) -> npt.NDArray[np.float32]:
+    """The middle layers ``[N, C, h, w]`` of images; ``levels``: mean and scale of the network's input.
 
-
-def _maps(network: PlacedNetwork, paths: list[Path], experiment: Experiment) -> Tensor:
+    Raises DataMissing if an image cannot be read.
+    """
     network.eval()
-    parts: list[Tensor] = []
-    with torch.inference_mode():
-        for start in range(0, len(paths), 32):
-            greys = [read_grey(path) for path in paths[start : start + 32]]
-            images = np.stack([prepare(grey, experiment.chain, experiment.size)[0] for grey in greys])
-            parts.append(network.maps(torch.from_numpy(normalise(images, MEAN, SCALE)))[1])
-    return torch.cat(parts).clone()
+    parts: list[npt.NDArray[np.float32]] = []
+    for start in range(0, len(paths), AT_ONCE):
+        squares = [prepare(read_grey(path), chain, size)[0] for path in paths[start : start + AT_ONCE]]
+        with torch.inference_mode():
+            parts.append(network.maps(torch.from_numpy(normalise(np.stack(squares), *levels)))[1].numpy())
+        report((start + len(squares)) / len(paths), "reading images")
+    return np.concatenate(parts)
 
 
-def _covered(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
-    """The box as a distribution over ``cells`` × ``cells``."""
-    area = _mask(box, cells)
-    return np.asarray(area / area.sum(), np.float32)
+def learn_choices(
+    inputs: Tensor, prior: Tensor, wanted: Tensor, labels: Tensor, how: Mapping[str, Any]
+) -> tuple[Tensor, float]:
+    """Weights with which the right ones of M choices score highest: ``[labels, F]``, and the prior's weight.
+
+    ``inputs [N, M, F]``; ``prior`` and ``wanted``, a distribution: ``[N, M]``; ``labels [N]``. All labels
+    share one weight vector, and each adds its own, which ``decay`` holds ``own`` times as tight.
+    """
+    shared = torch.zeros(inputs.shape[2], requires_grad=True)
+    own = torch.zeros(int(labels.max()) + 1, inputs.shape[2], requires_grad=True)
+    trust = torch.full((1,), how["trust"], requires_grad=True)
+    optimiser = torch.optim.Adam([shared, own, trust], lr=how["rate"])
+    for _ in range(how["steps"]):
+        scores = torch.einsum("nmf,nf->nm", inputs, shared + own[labels]) + trust * prior
+        loss = -(wanted * torch.log_softmax(scores, 1)).sum(1).mean()
+        loss = loss + how["decay"] * (shared.square().sum() + how["own"] * own.square().sum())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return (shared + own).detach(), float(trust.detach())
 
 
-def _mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
+def box_mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
+    """How much of each cell of a grid lies in the box: ``[cells, cells]``, 0 to 1."""
     fine = 16 * cells
     mask = np.zeros((fine, fine), np.float32)
     left, top, right, bottom = (edge * fine / box.side for edge in box.corners)
     mask[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = 1.0
     return np.asarray(cv2.resize(mask, (cells, cells), interpolation=cv2.INTER_AREA), np.float32)
-
-
-def _templates(
-    boxes: tuple[TruthBox, ...], labels: npt.NDArray[np.int64], priors: dict[int, npt.NDArray[np.float32]]
-) -> BoxTemplates:
-    corners = np.array([np.divide(box.corners, box.side) for box in boxes], np.float32)
-    usual = np.empty(len(boxes), np.float32)
-    for label, prior in priors.items():
-        rows = labels == label
-        usual[rows] = share_inside(np.exp(prior).astype(np.float32), corners[rows])
-    return BoxTemplates(labels.astype(np.int64), corners, usual)
 
 
 COMPARED = (
@@ -222,11 +189,6 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def supported(result: Mapping[str, Any]) -> dict[str, bool]:
-    """For each label whether it has at least 15 positives and an AUC whose 95 % interval is above .5."""
-    return {row["label"]: row["supported"] for row in result["main"]["labels"]}
-
-
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
     labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
     known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
@@ -275,11 +237,9 @@ def forget_detector(card: Any) -> None:
     """Remove the box detector from ``card`` (a TOML document): it was fitted to the layers of
     other weights.
     """
-    others = tomlkit.aot()
-    for weights in card["weights"]:
-        if weights["role"] not in {NETWORK, CANDIDATES, YOLO}:
-            others.append(weights)
-    card["weights"] = others
+    kept = [weights for weights in card["weights"] if weights["role"] not in {NETWORK, CANDIDATES, YOLO}]
+    card["weights"] = tomlkit.aot()
+    card["weights"].extend(kept)
     card.pop("detection", None)
     for row in card["labels"]:
         row.pop("detector", None)
@@ -293,7 +253,7 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
     operating points, those of the validation split are added. The card counts how often the test split was
     used.
     """
-    shown = supported(result)
+    shown = {row["label"]: row["supported"] for row in result["main"]["labels"]}
     with changed_card(path) as card:
         looks = card.get("metrics", {}).get("looks", 0) + (result["split"] == "test")
         card["metrics"] = {"looks": looks, **card_metrics(result)}
@@ -318,15 +278,17 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
     places = fit_places(network, data, experiment, labels)
 
     def see(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        return infer(network, np.stack([reduce(one, experiment.chain)[0] for one in pictures]), size).pooled
+        return infer(network, np.stack([reduce(one, experiment.images.chain)[0] for one in pictures]), size)[
+            1
+        ]
 
     gate, limit = gates.fit(data, see, experiment.seed, report)
     learned, validated = material.rows("train", experiment.images.smallest), material.rows("val")
     truth = label_matrix([material.images[row] for row in validated], unknown=np.nan)[:, columns]
-    outputs = infer(network, material.pixels[validated], size)
-    points = [calibrated(truth[:, k], outputs.logits[:, k]) for k in range(len(labels))]
-    odds = [point.slope * outputs.logits[:, k] + point.intercept for k, point in enumerate(points)]
-    chances, refused = 1 / (1 + np.exp(-np.stack(odds, axis=1))), gate.distance(outputs.pooled) > limit
+    logits, pooled = infer(network, material.pixels[validated], size)
+    points = [calibrated(truth[:, k], logits[:, k]) for k in range(len(labels))]
+    odds = [point.slope * logits[:, k] + point.intercept for k, point in enumerate(points)]
+    chances, refused = 1 / (1 + np.exp(-np.stack(odds, axis=1))), gate.distance(pooled) > limit
     name = card_id(backbone)
     export_onnx(network, size, out / f"{name}.onnx")
     (out / f"{name}.gate.npz").write_bytes(gate.to_bytes())
@@ -342,7 +304,7 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
         if backbone != NAME:
             card["version"] = "1"
         card["input"]["size"] = size
-        card["input"]["chain"].update(asdict(experiment.chain))
+        card["input"]["chain"].update(asdict(experiment.images.chain))
         card["gate"].update({"threshold": round(limit, 6), "true_positive_rate": TRUE_POSITIVE_RATE})
         rows = [row for row in card["labels"] if row["name"] in labels]
         for row, point in zip(rows, points, strict=True):

@@ -318,9 +318,7 @@ def evaluate_marks(
         report=report,
     )
     if write_card:
-        from ai_training.ultrasound.removal import marks_figures
-
-        console.write_figures(FINDER, models_dir, marks_figures(result))
+        console.write_figures(FINDER, models_dir, result["figures"])
     return result
 
 
@@ -347,16 +345,13 @@ def evaluate_legible(
     """
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_training.ultrasound import legible
-    from ai_training.ultrasound.legible import counted
 
-    job = legible.LegibleTask(data, split, CleaningPolicy(policy), models_dir, report_to)
-    result = counted(
-        list(legible.outcomes(job, range(first, first + pictures), workers, report)), split, policy
-    )
+    test = legible.LegibilityTest(data, split, CleaningPolicy(policy), models_dir, report_to)
+    found = list(legible.outcomes(test, range(first, first + pictures), workers, report))
+    result = legible.counted(found, split, policy)
     if write_card:
-        from ai_training.ultrasound.removal import legible_figures
-
-        console.write_figures(FINDER, models_dir, legible_figures(result))
+        told = {name: value for name, value in result.items() if name not in ("what", "reasons")}
+        console.write_figures(FINDER, models_dir, {f"legible_{policy}": told})
     return result
 
 
@@ -383,13 +378,11 @@ def evaluate_inpaint(
 
     known = filling.cards_with_compared(models_dir)
     ways, planned = filling.inpainters(known, threads), _planned(known, models_dir, CleaningPolicy(policy))
-    result = filling.evaluate_inpaint(data, ways, planned, pictures=pictures, split=split, report=report)
-    if report_to is not None:
-        filling.write_grids(report_to, data, ways, planned, split)
+    result = filling.evaluate_inpaint(
+        data, ways, planned, pictures=pictures, split=split, report_to=report_to, report=report
+    )
     if write_card:
-        from ai_training.ultrasound.removal import inpaint_figures
-
-        for card_id, figures in inpaint_figures(result).items():
+        for card_id, figures in filling.inpaint_figures(result).items():
             if card_id in known:
                 console.write_figures(card_id, models_dir, figures)
     return result

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ai_pipeline.chest.boxes import ScoredBox
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Analysis, Classifier
-from ai_pipeline.chest.explain import heatmap, overlaps
-from ai_pipeline.contract import Region
-from ai_pipeline.models.registry import Card, Chain, find
+from ai_pipeline.chest.explain import heatmap
+from ai_pipeline.models.registry import Chain, find
 from ai_training import calibration, metrics
 from ai_training.base import DataMissing, Report, silent
-from ai_training.chest.gates import gate_figures
+from ai_training.chest.gates import drawn_from, gate_figures
+from ai_training.chest.ship import box_mask
+from ai_training.detect import constant, place_figures
 from ai_training.evaluation import figures, operating_points
-from ai_training.evaluation.figures import ENOUGH, Scored, curves, of_labels, run, scored
+from ai_training.evaluation.figures import ENOUGH, Scored, curves, run, scored
 from ai_training.metrics import Floats, mean_interval, patient_weights
 from ai_training.sets.chest import chest_set, label_matrix, reduced_images, soft_matrix
-from ai_training.sets.images import LABELS, YOUNGEST, ChestImage, ChestSet, TruthBox, read_grey
+from ai_training.sets.images import LABELS, YOUNGEST, ChestImage, ChestSet, TruthBox, corners, read_grey
 from ai_training.text import without_nan
 
 SOFT_WEIGHT = 0.7  # as the network's
@@ -79,7 +81,11 @@ def hog(pixels: npt.NDArray[np.uint8]) -> Floats:
 
 def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> Floats:
     """Scores ``[N, labels]`` of a logistic regression on age, sex and view, without the image."""
-    known, asked, truth = _header(train), _header(images), label_matrix(train)
+    known, asked = (
+        np.array([(one.age, one.age**2, one.sex == "F", one.view == "AP") for one in part], np.float64)
+        for part in (train, images)
+    )
+    truth = label_matrix(train)
     scores = np.zeros((len(images), len(LABELS)))
     for label in np.flatnonzero(truth.min(0) < truth.max(0)):  # where there is something to learn from
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
@@ -103,101 +109,56 @@ def source_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> 
     return np.array([rates.get((image.source, image.repository), usual) for image in images])
 
 
-def sampled(train: Sequence[ChestImage]) -> tuple[ChestImage, ...]:
-    """At most ``MOST`` of the train images; always the same ones."""
-    if len(train) <= MOST:
-        return tuple(train)
-    chosen = np.random.default_rng(SEED).choice(len(train), MOST, replace=False)
-    return tuple(train[row] for row in np.sort(chosen))
+CELLS = 64  # of a side, in which the boxes of a label are counted
+BOX_FIGURES = ("iou_at_least_0.1", "iou_at_least_0.3", "iou_at_least_0.5", "mean_t", "mean_iou", "pointing")
+"""Names in a chest card of :data:`ai_training.detect.PLACE_NAMES`."""
 
 
-def _header(images: Sequence[ChestImage]) -> Floats:
-    return np.array(
-        [(image.age, image.age**2, image.sex == "F", image.view == "AP") for image in images], np.float64
-    )
+def box_scores(
+    known: Sequence[TruthBox], asked: Sequence[TruthBox], classifier: Classifier
+) -> dict[str, Any]:
+    """IoU and pointing game over the boxes ``asked``, each predicted for its own label.
 
-
-Corners = tuple[float, float, float, float]
-SIDE = 512  # pixels: the grid in which the constant answers are given
-
-
-def box_scores(data: Path, split: str, classifier: Classifier) -> dict[str, object]:
-    """IoU and pointing game over every box of an adult of ``split``, each predicted for its own label.
-
-    ``model`` and ``constant`` (the train box that overlaps the label's train boxes best; the mean of their
-    areas), with intervals by patient and the paired difference.
+    ``model`` and ``constant`` (the one of ``known`` that overlaps the label's others best, and where most of
+    them overlap), with intervals by patient and the paired difference.
     """
-    labels = {label.name for label in classifier.card.labels}
-    boxes = [box for box in chest_set(data).boxes if box.adult and box.label in labels]
-    known = [box for box in boxes if box.split == "train"]
-    asked = [box for box in boxes if box.split == split]
     analyses = {path: classifier.analyse(read_grey(path)) for path in {box.path for box in asked}}
-    constant = {label: _constant([box for box in known if box.label == label]) for label in LABELS}
-    figures = {
-        "model": _figures(asked, lambda box: _answer(classifier, analyses[box.path], box)),
-        "constant": _figures(asked, lambda box: _unscaled(constant[box.label], box)),
+    found = [_located(classifier, analyses[box.path], box.label) for box in asked]
+    fixed = {
+        label: replace(
+            place, point=_peak(np.sum([box_mask(b, CELLS) for b in known if b.label == label], axis=0))
+        )
+        for label, place in constant(known).places.items()
     }
+    truth = [corners(box) for box in asked]
+    model, prior = (
+        place_figures(truth, places) for places in (found, [fixed.get(box.label) for box in asked])
+    )
     weights = patient_weights([box.patient for box in asked])
-    result: dict[str, object] = {"boxes": len(asked)}
-    for name in figures["model"]:
-        model, prior = figures["model"][name], figures["constant"][name]
-        result[name] = {
-            "model": mean_interval(model, weights).as_list(),
-            "constant": mean_interval(prior, weights).as_list(),
-            "difference": mean_interval(model - prior, weights).as_list(),
+    return {"boxes": len(asked)} | {
+        name: {
+            "model": mean_interval(model[:, k], weights).as_list(),
+            "constant": mean_interval(prior[:, k], weights).as_list(),
+            "difference": mean_interval(model[:, k] - prior[:, k], weights).as_list(),
         }
-    return result
+        for k, name in enumerate(BOX_FIGURES)
+    }
 
 
-Answer = tuple[Corners | None, npt.NDArray[np.float32]]
-
-
-def _answer(classifier: Classifier, analysis: Analysis, box: TruthBox) -> Answer:
-    """The model's answer, in the pixels in which the box is given: the file may be a smaller copy."""
-    index = [label.name for label in classifier.card.labels].index(box.label)
+def _located(classifier: Classifier, analysis: Analysis, label: str) -> ScoredBox | None:
+    """The model's box and the peak of its heat map."""
+    index = [known.name for known in classifier.card.labels].index(label)
     activation = classifier.activation(analysis, index)
-    if activation is None:
-        return None, np.zeros((SIDE, SIDE), np.float32)
-    region: Region | None = classifier.box(activation, index)
-    corners = _scaled(region.bounds, box.side / analysis.columns) if region else None
-    return corners, heatmap(activation).values
+    if activation is None or (region := classifier.box(activation, index)) is None:
+        return None
+    left, top, right, bottom = (edge / analysis.columns for edge in region.bounds)
+    peak = _peak(cv2.blur(heatmap(activation).values, (9, 9)))
+    return ScoredBox((left, top, right, bottom), peak, 0.0)
 
 
-def _unscaled(answer: Answer, box: TruthBox) -> Answer:
-    corners, density = answer
-    return (_scaled(corners, box.side / SIDE) if corners else None), density
-
-
-def _constant(boxes: Sequence[TruthBox]) -> Answer:
-    """The answer that a label gets without an image, on a grid of ``SIDE`` pixels."""
-    if not boxes:
-        return None, np.zeros((SIDE, SIDE), np.float32)
-    corners = np.array([_scaled(box.corners, SIDE / box.side) for box in boxes], np.float32)
-    best = corners[int(np.argmax(overlaps(corners).mean(1)))]
-    density = np.zeros((SIDE, SIDE), np.float32)
-    for left, top, right, bottom in corners:
-        density[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] += 1
-    return (float(best[0]), float(best[1]), float(best[2]), float(best[3])), density
-
-
-def _figures(
-    boxes: Sequence[TruthBox], answer: Callable[[TruthBox], Answer]
-) -> dict[str, npt.NDArray[np.float64]]:
-    overlap, hit = np.zeros(len(boxes)), np.zeros(len(boxes))
-    for index, box in enumerate(boxes):
-        corners, density = answer(box)
-        if corners is not None:
-            overlap[index] = overlaps(np.array([corners, box.corners], np.float32))[0, 1]
-        row, column = np.unravel_index(int(np.argmax(cv2.blur(density, (9, 9)))), density.shape)
-        across, down = (int(place) * box.side / density.shape[0] for place in (column, row))
-        hit[index] = box.left <= across <= box.right and box.top <= down <= box.bottom
-    shares = {f"iou_at_least_{cut}": (overlap >= cut).astype(float) for cut in (0.1, 0.3, 0.5)}
-    return {**shares, "mean_iou": overlap, "pointing": hit}
-
-
-def _scaled(corners: Corners, factor: float) -> Corners:
-    left, top, right, bottom = (value * factor for value in corners)
-    return left, top, right, bottom
+def _peak(values: npt.NDArray[np.float32]) -> tuple[float, float]:
+    row, column = divmod(int(np.argmax(values)), values.shape[1])
+    return (column + 0.5) / len(values), (row + 0.5) / len(values)
 
 
 def evaluate_chest(
@@ -219,8 +180,7 @@ def evaluate_chest(
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         classifier = Classifier(find(model, models_dir), threads=threads)
-        found = chest_set(data)
-        job = _Evaluation(data, split, classifier, found, cache or Path(scratch), report)
+        job = _Evaluation(data, split, classifier, chest_set(data), cache or Path(scratch), report)
         return {key: without_nan(value) for key, value in job.result().items()}
 
 
@@ -240,48 +200,18 @@ class _Evaluation:
         adults = everyone.where(image.adult for image in everyone.images)
         if not adults.images or not adults.names:
             raise DataMissing(f"{self.data}: no adult of split {self.split} with a label that the card knows")
-        main = adults.where(self._is_main(image) for image in adults.images)
+        main = adults.where(image.source == self.found.main for image in adults.images)
         train = [image for image in self.found.images if image.split == "train" and image.adult]
-        scores = self._baselines(train, adults)
-        inside = [row for row, image in enumerate(adults.images) if self._is_main(image)]
-        rates = of_labels(label_matrix(train).mean(0)[None], adults)[0] if train else None
+        scores, card, apart = self._baselines(train, adults), self.classifier.card, self._apart(adults)
+        inside = [row for row, image in enumerate(adults.images) if image.source == self.found.main]
+        rates = label_matrix(train).mean(0)[list(adults.columns)] if train else None
         head = figures.headline(main, {k: v[inside] for k, v in scores.items() if k != "source"})
         for row in head["labels"]:
-            row["supported"] &= _holds_elsewhere(self.classifier.card, row["label"])
+            # Above .5 also in what others measured, where they did.
+            elsewhere = card.details.get("external", {}).get("auc", {}).get(row["label"])
+            row["supported"] &= elsewhere is None or elsewhere[1] > 0.5
         supported = [row["label"] for row in head["labels"] if row["supported"]]
         result = {
-            **self._about(adults),
-            "main": head,
-            "with_children": self._with_children(everyone),
-            "called": figures.called(main, supported, rates),
-            "operating_points": self._operating_points(adults, supported),
-            "permuted_labels": figures.permuted(main),
-            "within_source": self._within_source(adults, scores),
-            "sources": figures.by_source(adults, self.found.left_out),
-            "probes": self._probes(adults, scores),
-            "calibration": self._calibration(adults),
-            "subgroups": self._subgroups(adults),
-            "teacher": figures.beside_teacher(
-                adults, {self.found.main: head["labels_counted"]}, self.found.left_out
-            ),
-            "boxes": self._boxes(),
-            "gate": gate_figures(self.data, self.classifier, self.split, self.report),
-            "curves": {name: curves(part, ENOUGH) for name, part in self._apart(adults).items()},
-        }
-        self.report(1.0, "done")
-        return result
-
-    def _run(self, split: str) -> Scored:
-        images = [image for image in self.found.images if image.is_in(split)]
-        outputs = run(self.classifier, images, self.cache, self.report)
-        return scored(images, outputs.logits, self.classifier.card.labels, self.found.labels)
-
-    def _is_main(self, image: ChestImage) -> bool:
-        return image.source == self.found.main
-
-    def _about(self, adults: Scored) -> dict[str, Any]:
-        card = self.classifier.card
-        return {
             "model": {
                 "id": card.id,
                 "version": card.version,
@@ -292,51 +222,74 @@ class _Evaluation:
             "data": {"set": self.found.name, "main": self.found.main, "notes": list(self.found.notes)},
             "labels": list(adults.names),
             "labels_left_out": [name for name in self.found.labels if name not in adults.names],
+            "main": head,
+            "with_children": self._with_children(everyone),
+            "called": figures.called(main, supported, rates),
+            "operating_points": self._operating_points(adults, supported),
+            "permuted_labels": figures.permuted(main),
+            "within_source": self._within_source(adults, scores),
+            "sources": figures.by_source(adults, self.found.left_out),
+            "probes": self._probes(adults, scores),
+            "calibration": {
+                name: {
+                    "natural_prevalence": name in self.found.natural,
+                    **calibration.calibration(part.truth, part.chance, part.names, part.weights(), ENOUGH),
+                }
+                for name, part in apart.items()
+            },
+            "subgroups": {name: figures.subgroups(part) for name, part in apart.items()},
+            "teacher": figures.beside_teacher(
+                adults, {self.found.main: head["labels_counted"]}, self.found.left_out
+            ),
+            "boxes": self._boxes(),
+            "gate": gate_figures(self.data, self.classifier, self.split, self.report),
+            "curves": {name: curves(part, ENOUGH) for name, part in apart.items()},
         }
+        self.report(1.0, "done")
+        return result
+
+    def _run(self, split: str) -> Scored:
+        images = [image for image in self.found.images if image.is_in(split)]
+        outputs = run(self.classifier, images, self.cache, self.report)
+        return scored(images, outputs.logits, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
         """The card's operating points, else new ones from the adults of the validation split, and what calls
         at them are worth here."""
         card = self.classifier.card
-        chosen = card.details.get("operating_points") or self._chosen_on_validation(shown)
+        chosen = card.details.get("operating_points", {})
+        if not chosen and any(image.split == "val" and image.adult for image in self.found.images):
+            validation = self._run("val")
+            seen = validation.where(image.adult for image in validation.images)
+            chosen = operating_points.choose_points(seen, shown)
         having = replace(card, details={**card.details, "operating_points": chosen})
-        tested = operating_points.measured(adults, having, shown)
-        return {"chosen": chosen, "tested": tested}
-
-    def _chosen_on_validation(self, shown: Sequence[str]) -> dict[str, Any]:
-        if not any(image.split == "val" and image.adult for image in self.found.images):
-            return {}
-        validation = self._run("val")
-        return operating_points.choose_points(
-            validation.where(image.adult for image in validation.images), shown
-        )
+        return {"chosen": chosen, "tested": operating_points.measured(adults, having, shown)}
 
     def _baselines(self, train: Sequence[ChestImage], adults: Scored) -> dict[str, Floats]:
         """Scores ``[N, K]`` of what the network has to beat; none without train images."""
         if not train:
             return {}
         self.report(0.0, "training the baselines")
-        taught = sampled(train)
-        pixels = reduced_images(taught, CHAIN, self.cache)
-        hog = hog_scores(taught, pixels, reduced_images(adults.images, CHAIN, self.cache), self.cache)
+        taught = drawn_from(train, MOST, np.random.default_rng(SEED))
+        pixels, asked = (reduced_images(part, CHAIN, self.cache) for part in (taught, adults.images))
         known = {
-            "hog": hog,
+            "hog": hog_scores(taught, pixels, asked, self.cache),
             "age_sex_view": demographic_scores(train, adults.images),
             "source": source_scores(train, adults.images),
         }
-        return {name: of_labels(scores, adults) for name, scores in known.items()}
+        return {name: scores[:, list(adults.columns)] for name, scores in known.items()}
 
     def _with_children(self, everyone: Scored) -> dict[str, Any]:
         """The headline without the intended use: what other work on these images reports."""
-        main = everyone.where(self._is_main(image) for image in everyone.images)
+        main = everyone.where(image.source == self.found.main for image in everyone.images)
         counted = main.with_positives(ENOUGH)
-        mean = metrics.mean_auc_interval(main.truth, main.logit, counted, main.weights())
+        pooled = main.truth, main.logit, counted, main.weights()
         return {
             **figures.size(main),
             "under_16_or_of_unknown_age": sum(not image.adult for image in main.images),
             "youngest": YOUNGEST,
             "labels_counted": [main.names[k] for k in counted],
-            "mean_auc": mean.as_list(),
+            "mean_auc": metrics.mean_auc_interval(*pooled).as_list(),
         }
 
     def _within_source(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
@@ -346,27 +299,22 @@ class _Evaluation:
             (source, adults.names.index(name)) for source, name in self.found.left_out if name in adults.names
         }
         fair = (sources, adults.patients, ENOUGH, left_out)
-        own = metrics.within_source_interval(adults.truth, adults.logit, *fair)
-        result: dict[str, Any] = {
-            "cells": len(metrics.cells(adults.truth, sources, ENOUGH, left_out)),
-            "model": own.as_list(),
-        }
-        for name, other in scores.items():
+        result: dict[str, Any] = {"cells": len(metrics.cells(adults.truth, sources, ENOUGH, left_out))}
+        for name, other in {"model": adults.logit, **scores}.items():
             result[name] = metrics.within_source_interval(adults.truth, other, *fair).as_list()
             difference = metrics.within_source_difference(adults.truth, adults.logit, other, *fair)
-            result[f"difference_to_{name}"] = difference.as_list()
+            result |= {} if name == "model" else {f"difference_to_{name}": difference.as_list()}
         return result
 
     def _probes(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
         """What can be guessed without the image, all sources pooled: why no such figure is a headline."""
         counted = adults.with_positives(ENOUGH)
-        weights = adults.weights()
         result: dict[str, Any] = {}
         for name in ("source", "age_sex_view"):
             if name in scores:
-                mean = metrics.mean_auc_interval(adults.truth, scores[name], counted, weights)
+                pooled = adults.truth, scores[name], counted, adults.weights()
                 result[name] = {
-                    "mean_pooled_auc": mean.as_list(),
+                    "mean_pooled_auc": metrics.mean_auc_interval(*pooled).as_list(),
                     "pooled_auc": {
                         adults.names[k]: round(metrics.auc(adults.truth[:, k], scores[name][:, k]), 4)
                         for k in counted
@@ -380,28 +328,12 @@ class _Evaluation:
         parts = {name: adults.where(image.source == name for image in adults.images) for name in names}
         return {name: part for name, part in parts.items() if part.images}
 
-    def _calibration(self, adults: Scored) -> dict[str, Any]:
-        return {
-            name: {
-                "natural_prevalence": name in self.found.natural,
-                **calibration.calibration(part.truth, part.chance, part.names, part.weights(), ENOUGH),
-            }
-            for name, part in self._apart(adults).items()
-        }
-
-    def _subgroups(self, adults: Scored) -> dict[str, Any]:
-        return {name: figures.subgroups(part) for name, part in self._apart(adults).items()}
-
     def _boxes(self) -> dict[str, Any] | None:
-        asked = [box for box in self.found.boxes if box.split == self.split and box.adult]
+        labels = {label.name for label in self.classifier.card.labels}
+        boxes = [box for box in self.found.boxes if box.adult and box.label in labels]
+        asked = [box for box in boxes if box.split == self.split]
         places = any(weights.role == "boxes" for weights in self.classifier.card.weights)
         if not asked or not places:
             return None
         self.report(0.5, "placing boxes")
-        return dict(box_scores(self.data, self.split, self.classifier))
-
-
-def _holds_elsewhere(card: Card, label: str) -> bool:
-    """Whether the AUC's interval is above .5 in what others measured too (``[external]`` of the card)."""
-    auc = card.details.get("external", {}).get("auc", {}).get(label)
-    return auc is None or auc[1] > 0.5
+        return box_scores([box for box in boxes if box.split == "train"], asked, self.classifier)

@@ -6,14 +6,13 @@ of plots are those of Okabe and Ito, which people with a colour vision deficienc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -162,10 +161,11 @@ def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
         "mean_average_precision": _mean_precision(found, counted, weights),
     }
     for name, scores in baselines.items():
-        other = metrics.mean_auc_interval(found.truth, scores, counted, weights)
         difference = metrics.mean_auc_difference(found.truth, found.logit, scores, counted, weights)
-        result[f"mean_auc_{name}"] = other.as_list()
-        result[f"difference_to_{name}"] = difference.as_list()
+        result |= {
+            f"mean_auc_{name}": metrics.mean_auc_interval(found.truth, scores, counted, weights).as_list(),
+            f"difference_to_{name}": difference.as_list(),
+        }
     result["labels"] = [_label(found, k, weights) for k in range(len(found.names))]
     return result
 
@@ -223,7 +223,6 @@ def subgroups(found: Scored) -> list[dict[str, Any]]:
         common = sorted(set.intersection(*(set(labels) for labels in counted.values())))
         for name, part in parts.items():
             weights = part.weights()
-            mean = metrics.mean_auc_interval(part.truth, part.logit, common, weights)
             rows.append(
                 {
                     "attribute": attribute,
@@ -231,7 +230,7 @@ def subgroups(found: Scored) -> list[dict[str, Any]]:
                     **size(part),
                     "labels": {part.names[k]: _auc_row(part, k, weights) for k in counted[name]},
                     "labels_of_mean": [part.names[k] for k in common],
-                    "mean_auc": mean.as_list(),
+                    "mean_auc": metrics.mean_auc_interval(part.truth, part.logit, common, weights).as_list(),
                 }
             )
     return rows
@@ -244,14 +243,13 @@ def by_source(found: Scored, left_out: Mapping[tuple[str, str], str]) -> list[di
         part = found.where(image.source == source for image in found.images)
         counted = [k for k in part.with_positives(ENOUGH) if (source, part.names[k]) not in left_out]
         weights = part.weights()
-        mean = metrics.mean_auc_interval(part.truth, part.logit, counted, weights)
         rows.append(
             {
                 "source": source,
                 **size(part),
                 "labels": {part.names[k]: _auc_row(part, k, weights) for k in counted},
                 "left_out": {name: why for (where, name), why in left_out.items() if where == source},
-                "mean_auc": mean.as_list(),
+                "mean_auc": metrics.mean_auc_interval(part.truth, part.logit, counted, weights).as_list(),
             }
         )
     return rows
@@ -312,8 +310,11 @@ def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
         "label": found.names[k],
         **row,
         "average_precision": metrics.interval(metrics.average_precision(truth, logit), precision).as_list(),
-        **_operating(truth, np.asarray(chance >= card.threshold), weights, "present"),
-        **_operating(truth, np.asarray(chance >= card.absent_below), weights, "not_absent"),
+        **{
+            f"{figure}_{where}": value
+            for where, cut in (("present", card.threshold), ("not_absent", card.absent_below))
+            for figure, value in call_rates(truth, np.asarray(chance >= cut), weights).items()
+        },
         "supported": bool(truth.sum() >= ENOUGH and row["auc"][1] > 0.5),
     }
 
@@ -324,10 +325,11 @@ def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
     return {"positives": int(truth.sum()), "auc": auc.as_list()}
 
 
-def _operating(truth: Floats, calls: metrics.Called, weights: Floats, where: str) -> dict[str, list[float]]:
+def call_rates(truth: Floats, called: metrics.Called, weights: Floats) -> dict[str, list[float]]:
+    """Sensitivity and specificity of calls."""
     return {
-        f"sensitivity_{where}": metrics.share(calls, np.asarray(truth > 0), weights).as_list(),
-        f"specificity_{where}": metrics.share(~calls, np.asarray(truth <= 0), weights).as_list(),
+        "sensitivity": metrics.share(called, np.asarray(truth > 0), weights).as_list(),
+        "specificity": metrics.share(~called, np.asarray(truth <= 0), weights).as_list(),
     }
 
 
@@ -362,12 +364,6 @@ def _groups(images: Sequence[ChestImage]) -> dict[str, dict[str, list[bool]]]:
     return {name: groups for name, groups in there.items() if len(groups) > 1}
 
 
-def of_labels(scores: Floats, found: Scored) -> Floats:
-    """The columns of ``scores [N, 14]`` that belong to the labels of ``found``."""
-    assert scores.shape[1] == len(LABELS)
-    return np.asarray(scores[:, list(found.columns)])
-
-
 POINTS = 120
 
 
@@ -389,7 +385,10 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
             "pr": _thin(recall, precision),
             "reliability": [[round(p, 4), round(r, 4), n] for p, r, n in reliability_curve(truth, chance)],
             "rate": round(float(truth.mean()), 4),
-            "operating": [_point(truth, chance, cut) for cut in (label.absent_below, label.threshold)],
+            "operating": [
+                [round(float((chance >= cut)[part].mean()), 4) for part in (truth <= 0, truth > 0)]
+                for cut in (label.absent_below, label.threshold)
+            ],
         }
     return result
 
@@ -399,13 +398,7 @@ def _thin(x: Floats, y: Floats) -> list[list[float]]:
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
 
-def _point(truth: Floats, chance: Floats, cut: float) -> list[float]:
-    called = chance >= cut
-    return [round(float(called[truth <= 0].mean()), 4), round(float(called[truth > 0].mean()), 4)]
-
-
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
-COLUMNS = 4
 DPI = 110
 
 
@@ -417,70 +410,40 @@ def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
     for name, found in result["curves"].items():
         inside = [row["labels"] for row in result["sources"] if row["source"] == name]
         rows = {label: cell["auc"] for labels in inside for label, cell in labels.items()}
-        for text, path in (
-            ("ROC; circle: not absent, square: present", roc_curves(folder, name, found, rows)),
-            ("Precision and recall", precision_recall_curves(folder, name, found)),
-            ("Reliability; bars: 95 % of the bin's rate", reliability_plots(folder, name, found)),
-        ):
-            lines += [f"![{name}: {text}]({path.name})", ""]
+        slug = "".join(c if c.isalnum() else "-" for c in name.casefold()).strip("-")
+        path = draw_curves(folder / f"curves-{slug}.png", found, rows)
+        lines += [f"![{name}: {CURVES}]({path.name})", ""]
     page = folder / "report.md"
     page.write_text("\n".join(lines), encoding="utf-8")
     return page
 
 
-def roc_curves(folder: Path, name: str, found: Mapping[str, Any], rows: Mapping[str, Any]) -> Path:
-    """Plot one panel per label: the ROC curve, its AUC, and the card's two operating points."""
-
-    def draw(axes: Axes, label: str) -> None:
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
-        axes.plot(*found[label]["roc"], color=BLUE)
-        for point, marker in zip(found[label]["operating"], "os", strict=True):
-            axes.plot(*point, marker=marker, color=ORANGE, markersize=5)
-        axes.set_title(f"{label}\n{interval(rows.get(label))}", fontsize=8)
-
-    return _panels(folder / f"roc-{_slug(name)}.png", list(found), draw, "1 − specificity", "sensitivity")
+CURVES = "ROC; circle: not absent, square: present. Precision. Reliability; bars: 95 % of the bin's rate"
 
 
-def precision_recall_curves(folder: Path, name: str, found: Mapping[str, Any]) -> Path:
-    """Plot one panel per label: precision over recall, and the prevalence, which guessing reaches."""
-
-    def draw(axes: Axes, label: str) -> None:
-        axes.axhline(found[label]["rate"], color=GREY, linewidth=0.8, linestyle=":")
-        axes.plot(*found[label]["pr"], color=BLUE)
-        axes.set_title(f"{label}\nprevalence {found[label]['rate']:.3f}", fontsize=8)
-
-    return _panels(folder / f"precision-recall-{_slug(name)}.png", list(found), draw, "recall", "precision")
-
-
-def reliability_plots(folder: Path, name: str, found: Mapping[str, Any]) -> Path:
-    """Plot one panel per label: the rate in ten equally full bins over the mean probability in them."""
-
-    def draw(axes: Axes, label: str) -> None:
-        points = np.array(found[label]["reliability"], float)
+def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -> Path:
+    """Plot a row per label: ROC with its AUC and the card's two operating points; precision over recall, with
+    the prevalence, which guessing reaches; the rate in ten equally full bins over the mean probability there.
+    """
+    figure = Figure(figsize=(7.5, 2.5 * max(1, len(found))), layout="constrained")
+    grid = figure.subplots(max(1, len(found)), 3, squeeze=False)
+    for (roc, precision, reliability), (label, one) in zip(grid, found.items(), strict=False):
+        roc.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        roc.plot(*one["roc"], color=BLUE)
+        for point, marker in zip(one["operating"], "os", strict=True):
+            roc.plot(*point, marker=marker, color=ORANGE, markersize=5)
+        roc.set(xlabel="1 − specificity", ylabel="sensitivity", title=f"{label}\n{interval(aucs.get(label))}")
+        precision.axhline(one["rate"], color=GREY, linewidth=0.8, linestyle=":")
+        precision.plot(*one["pr"], color=BLUE)
+        precision.set(xlabel="recall", ylabel="precision", title=f"prevalence {one['rate']:.3f}")
+        points = np.array(one["reliability"], float)
         end = min(1.0, max(0.05, 1.15 * float(points[:, :2].max())))
-        axes.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":")
+        reliability.plot([0, end], [0, end], color=GREY, linewidth=0.8, linestyle=":")
         error = 1.96 * np.sqrt(points[:, 1] * (1 - points[:, 1]) / points[:, 2])
-        axes.errorbar(
+        reliability.errorbar(
             points[:, 0], points[:, 1], yerr=error, color=BLUE, marker="o", markersize=3, linewidth=1
         )
-        axes.set(xlim=(0, end), ylim=(0, end))
-        axes.set_title(label, fontsize=8)
-
-    return _panels(folder / f"reliability-{_slug(name)}.png", list(found), draw, "probability", "rate")
-
-
-def _panels(path: Path, labels: Sequence[str], draw: Callable[[Axes, str], None], x: str, y: str) -> Path:
-    rows = -(-len(labels) // COLUMNS)
-    figure = Figure(figsize=(2.3 * COLUMNS, 2.4 * rows), layout="constrained")
-    grid = np.atleast_1d(figure.subplots(rows, COLUMNS, squeeze=False)).ravel()
-    for axes, label in zip(grid, labels, strict=False):
-        draw(axes, label)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
-    for axes in grid[len(labels) :]:
-        axes.set_visible(False)
-    figure.supxlabel(x, fontsize=9)
-    figure.supylabel(y, fontsize=9)
+        reliability.set(xlabel="probability", ylabel="rate", xlim=(0, end), ylim=(0, end))
     return save(figure, path)
 
 
@@ -489,7 +452,3 @@ def save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name.casefold()).strip("-")

@@ -11,6 +11,7 @@ thresholds of the labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from ai_pipeline.chest.calls.operating_points import (
 )
 from ai_pipeline.models.registry import Card, Label
 from ai_training import metrics
-from ai_training.evaluation.figures import Scored
+from ai_training.evaluation.figures import Scored, call_rates
 from ai_training.metrics import Floats
 
 SENSITIVITY = 0.9
@@ -49,10 +50,18 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
     healthy = _without_finding(found)
     if healthy.sum() < FEWEST_WITHOUT or not shown:
         return {}
-    weights = metrics.patient_weights(found.patients, RESAMPLES)
+    weights, once = metrics.patient_weights(found.patients, RESAMPLES), np.ones((1, len(found.images)))
+    sensitive: Cuts = {
+        k: (
+            float(np.floor(sensitive_cuts(truth, chance, once)[0] * DIGITS) / DIGITS),
+            sensitive_cuts(truth, chance, weights),
+        )
+        for k, (truth, chance) in enumerate(zip(found.truth.T, found.chance.T, strict=True))
+        if truth.sum() >= FEWEST
+    }
     points = {
         OperatingPoint.SPECIFIC: _specific(found, healthy, shown, weights),
-        OperatingPoint.SENSITIVE: _sensitive(found, weights),
+        OperatingPoint.SENSITIVE: sensitive,
     }
     table: dict[str, Any] = {
         "images": len(found.images),
@@ -94,9 +103,7 @@ def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floa
     counted = [found.names.index(name) for name in shown]
     floors = np.array([label.threshold for label in found.labels])
 
-    def cuts(weight: Floats) -> Floats:
-        return specific_cuts(found.chance, found.truth, healthy, weight, floors, counted)
-
+    cuts = partial(specific_cuts, found.chance, found.truth, healthy=healthy, floors=floors, counted=counted)
     # Up to the digits of a card: a cut that is rounded down may call one image more.
     chosen = np.ceil(cuts(np.ones(len(found.images))) * DIGITS) / DIGITS
     resampled = np.stack([cuts(row) for row in weights])
@@ -105,7 +112,7 @@ def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floa
 
 
 def specific_cuts(
-    chance: Floats, truth: Floats, healthy: Bools, weight: Floats, floors: Floats, counted: Sequence[int]
+    chance: Floats, truth: Floats, weight: Floats, healthy: Bools, floors: Floats, counted: Sequence[int]
 ) -> Floats:
     """The ``specific`` cuts ``[K]`` of labels with the probabilities ``chance [N, K]`` and the truth ``truth
     [N, K]``.
@@ -127,18 +134,6 @@ def specific_cuts(
 def _odds(share: Floats) -> Floats:
     certain = np.clip(share, TINY, 1 - TINY)
     return np.asarray(certain / (1 - certain))
-
-
-def _sensitive(found: Scored, weights: Floats) -> Cuts:
-    once = np.ones((1, len(found.images)))
-    return {
-        k: (
-            float(np.floor(sensitive_cuts(truth, chance, once)[0] * DIGITS) / DIGITS),
-            sensitive_cuts(truth, chance, weights),
-        )
-        for k, (truth, chance) in enumerate(zip(found.truth.T, found.chance.T, strict=True))
-        if truth.sum() >= FEWEST
-    }
 
 
 def sensitive_cuts(truth: Floats, chance: Floats, weights: Floats) -> Floats:
@@ -177,7 +172,7 @@ def _chosen(
         labels[found.names[k]] = {
             "threshold": threshold,
             "absent_below": absent_below,
-            **_rates(found.truth[:, k], present, weights),
+            **call_rates(found.truth[:, k], present, weights),
         }
     return {"without_finding_called": metrics.share(called, healthy, weights).as_list(), "labels": labels}
 
@@ -192,7 +187,7 @@ def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], heal
         absent = np.asarray(found.chance[:, k] < label.absent_below)
         called |= present
         rows[name] = {
-            **_rates(found.truth[:, k], present, weights),
+            **call_rates(found.truth[:, k], present, weights),
             "present_ratio": likelihood_ratio(present, found.truth[:, k], weights).as_list(3),
             "absent_ratio": likelihood_ratio(absent, found.truth[:, k], weights).as_list(3),
         }
@@ -230,13 +225,6 @@ def _mean_auc(found: Scored, columns: Sequence[int]) -> list[float]:
     if not counted:
         return metrics.UNKNOWN.as_list()
     return metrics.mean_auc_interval(found.truth, found.logit, counted, found.weights()).as_list()
-
-
-def _rates(truth: Floats, called: Bools, weights: Floats) -> dict[str, list[float]]:
-    return {
-        "sensitivity": metrics.share(called, np.asarray(truth > 0), weights).as_list(),
-        "specificity": metrics.share(~called, np.asarray(truth <= 0), weights).as_list(),
-    }
 
 
 def likelihood_ratio(called: Bools, truth: Floats, weights: Floats) -> metrics.Interval:

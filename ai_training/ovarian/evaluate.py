@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import roc_curve
 
 from ai_pipeline.models.card import Card
 from ai_pipeline.ovarian.classifier import Outliner, OvarianClassifier, dice
@@ -42,13 +43,17 @@ def classification(held_out: HeldOut) -> dict[str, Any]:
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
     hot = np.eye(len(LABELS))[truth]
-    right = (found.argmax(1) == truth).astype(np.float64)
+    sure, right = found.max(1), (found.argmax(1) == truth).astype(np.float64)
+    slopes, intercepts = slope_and_intercept(right, sure, weights)
+    slope, intercept = slope_and_intercept(right, sure, np.ones((1, len(truth))))
     return {
         "frames": len(truth),
         "groups": len(set(held_out.groups)),
         "seeds": len(held_out.logits),
         "macro_auc": mean_auc_interval(hot, found, ALL, weights).as_list(),
-        "macro_auc_of_seeds": [_auc_of(one, held_out) for one in held_out.logits],
+        "macro_auc_of_seeds": [
+            round(mean_auc(hot, cross_fitted(one, truth, held_out.folds), ALL), 4) for one in held_out.logits
+        ],
         "macro_auc_of_folds": [
             round(mean_auc(hot[held_out.folds == fold], found[held_out.folds == fold], ALL), 4)
             for fold in np.unique(held_out.folds)
@@ -64,7 +69,13 @@ def classification(held_out: HeldOut) -> dict[str, Any]:
         "confusion": np.array(
             [np.bincount(found[truth == k].argmax(1), minlength=len(LABELS)) for k in ALL]
         ).tolist(),
-        "calibration": _calibration(found, truth, weights),
+        # Of the likeliest class: whether it is right as often as its probability says.
+        "calibration": {
+            "ece": round(calibration_error(right, sure), 4),
+            "brier": round(brier(right, sure), 4),
+            "slope": interval(float(slope[0]), slopes).as_list(),
+            "intercept": interval(float(intercept[0]), intercepts).as_list(),
+        },
         "risk_coverage": risk_coverage(found, right, weights),
         "binary": {
             "malignant": binary(found, hot, [LABELS.index(one) for one in MALIGNANT], held_out, weights),
@@ -136,7 +147,8 @@ def binary(
     called = np.zeros(len(truth), np.bool_)
     for fold in np.unique(held_out.folds):
         inside = held_out.folds == fold
-        called[inside] = score[inside] >= youden(truth[~inside], score[~inside])
+        false_rate, true_rate, cuts = roc_curve(truth[~inside], score[~inside])
+        called[inside] = score[inside] >= cuts[int(np.argmax(true_rate - false_rate))]
     counts = np.stack([truth * called, truth * ~called, (1 - truth) * called, (1 - truth) * ~called])
     once, drawn = _columns(counts.sum(1)[None]), _columns(weights @ counts.T)
     return {
@@ -144,14 +156,6 @@ def binary(
         "auc": auc_interval(truth, score, weights).as_list(),
         **{name: interval(float(once[name][0]), drawn[name]).as_list() for name in once},
     }
-
-
-def youden(truth: Floats, score: Floats) -> float:
-    """The threshold with the highest sum of sensitivity and specificity (Youden's J)."""
-    from sklearn.metrics import roc_curve
-
-    false_rate, true_rate, cuts = roc_curve(truth, score)
-    return float(cuts[int(np.argmax(true_rate - false_rate))])
 
 
 def _columns(counts: Floats) -> dict[str, Floats]:
@@ -172,25 +176,6 @@ def _columns(counts: Floats) -> dict[str, Floats]:
             "npv_at_31": specificity * (1 - p) / (specificity * (1 - p) + (1 - recall) * p),
             "f1_at_31": 2 * ppv * recall / (ppv + recall),
         }
-
-
-def _calibration(found: Floats, truth: npt.NDArray[np.intp], weights: Floats) -> dict[str, Any]:
-    """Calibration of the likeliest class: whether it is right as often as its probability says."""
-    sure, right = found.max(1), (found.argmax(1) == truth).astype(np.float64)
-    slopes, intercepts = slope_and_intercept(right, sure, weights)
-    slope, intercept = slope_and_intercept(right, sure, np.ones((1, len(truth))))
-    return {
-        "ece": round(calibration_error(right, sure), 4),
-        "brier": round(brier(right, sure), 4),
-        "slope": interval(float(slope[0]), slopes).as_list(),
-        "intercept": interval(float(intercept[0]), intercepts).as_list(),
-    }
-
-
-def _auc_of(logits: npt.NDArray[np.float64], held_out: HeldOut) -> float:
-    hot = np.eye(len(LABELS))[held_out.labels]
-    found = cross_fitted(logits, held_out.labels, held_out.folds)
-    return round(mean_auc(hot, found, ALL), 4)
 
 
 def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.data import Dataset
 
-from ai_pipeline.chest.domain_gate import FeatureGate, Head
+from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.contract import BURNED_IN
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.coordinates import UPRIGHT
@@ -140,10 +140,7 @@ class PyramidTrunk(nn.Module):
     def __init__(self, pyramid: Pyramid) -> None:
         super().__init__()
         self.network, self.channels = pyramid, pyramid.channels[-1]
-
-    def lower(self, images: Tensor) -> Tensor:
-        """The images themselves, as no layer is frozen."""
-        return images
+        self.lower = nn.Identity()  # no layer is frozen
 
     def upper(self, x: Tensor) -> Tensor:
         """The feature maps of images."""
@@ -204,20 +201,6 @@ class CystEnsemble(nn.Module):
         of_both = (found[0][1], places)
         features, places = ((one[:count] + one[count:].flip(3)) / 2 for one in of_both)
         return (logits[:count] + logits[count:]) / 2, features, places
-
-
-def cyst_classifier(
-    architecture: str, size: int, frozen: int, labels: int, start: StartWeights = DEFAULT_START
-) -> CystClassifier:
-    """A classifier on ``architecture``: :data:`NAME` with ``frozen`` blocks, or another backbone
-    (:func:`ai_training.networks.backbones.unfilled`). Raises ExperimentError, DataMissing.
-    """
-    if architecture != NAME:
-        return CystClassifier(PyramidTrunk(pyramid(architecture, start, size, size)), labels)
-    trunk = LiteTrunk(size, frozen)
-    if (path := start.path(NAME)) is not None:
-        fill_backbone(trunk.network, path, NAME)
-    return CystClassifier(trunk, labels)
 
 
 Doubles = npt.NDArray[np.float64]
@@ -309,12 +292,15 @@ class HeldOut:
 
 def write_predictions(held_out: HeldOut, folder: Path = FOLDER) -> Path:
     """Write the table: a row for each seed and frame."""
-    rows = (
-        (seed, frame.name, fold, *(f"{value:.4f}" for value in row))
-        for seed, logits in enumerate(held_out.logits, start=1)
-        for frame, fold, row in zip(held_out.frames, held_out.folds, logits, strict=True)
-    )
-    return _write_table(folder / TABLE, [("seed", "file", "fold", *LABELS), *rows])
+    rows = [
+        ("seed", "file", "fold", *LABELS),
+        *(
+            (seed, frame.name, fold, *(f"{value:.4f}" for value in row))
+            for seed, logits in enumerate(held_out.logits, start=1)
+            for frame, fold, row in zip(held_out.frames, held_out.folds, logits, strict=True)
+        ),
+    ]
+    return _write_table(folder / TABLE, rows)
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
@@ -377,8 +363,7 @@ def fit_gate(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> Fea
     plain = directions_of(frames, min(DIRECTIONS, len(frames)))
     if not others:
         return plain
-    kinds, weights, biases = linear_head({UPRIGHT.name: frames, **others}, seed)
-    head = Head(kinds, weights, biases, (1.0, 1.0))
+    head = linear_head({UPRIGHT.name: frames, **others}, seed)
     limits = (
         float(np.quantile(plain.residual(frames), INSIDE)) * SLACK,
         max(float(np.quantile(head.distance(frames), INSIDE)), LEAST),
@@ -417,20 +402,18 @@ def gate_figures(
     passed = {FRAMES: _distances(path) <= limit}
     for name in followed(tuple(others), report, "the gate on other pictures"):
         passed[name] = np.array([gate.refused(one, classifier.analyse(one)) is None for one in others[name]])
-    return {
-        name: {"pictures": len(found), "passed": _share(found).as_list()} for name, found in passed.items()
-    }
+    result = {}
+    for name, found in passed.items():
+        sure = binomtest(int(found.sum()), len(found)).proportion_ci()
+        shares = Interval(float(found.mean()), float(sure.low), float(sure.high)).as_list()
+        result[name] = {"pictures": len(found), "passed": shares}
+    return result
 
 
 def _distances(path: Path) -> npt.NDArray[np.float64]:
     """The distance of each held-out frame from the domain, as the gate measured it."""
     with path.open(newline="", encoding="utf-8") as file:
         return np.array([float(row["distance"]) for row in csv.DictReader(file) if row["set"] == FRAMES])
-
-
-def _share(passed: npt.NDArray[np.bool_]) -> Interval:
-    found = binomtest(int(passed.sum()), len(passed)).proportion_ci()
-    return Interval(float(passed.mean()), float(found.low), float(found.high))
 
 
 ALL = "all"
@@ -532,7 +515,13 @@ def recipe(
 
 def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
     """The network of ``recipe`` before its first step. Raises ExperimentError, DataMissing."""
-    return cyst_classifier(recipe.architecture, recipe.size, recipe.frozen, len(LABELS), recipe.start)
+    architecture, size = recipe.architecture, recipe.size
+    if architecture != NAME:
+        return CystClassifier(PyramidTrunk(pyramid(architecture, recipe.start, size, size)), len(LABELS))
+    trunk = LiteTrunk(size, recipe.frozen)
+    if (path := recipe.start.path(NAME)) is not None:
+        fill_backbone(trunk.network, path, NAME)
+    return CystClassifier(trunk, len(LABELS))
 
 
 def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
@@ -851,7 +840,7 @@ def ship(
     """Write predictions, gate, networks and card into ``out`` from the finished runs below it; returns the
     card. Raises DataMissing, or OSError if a run is missing.
     """
-    held_out = predict(data, out, recipe, seeds, out / FOLDER.name, report)
+    held_out = predict(data, out, recipe, seeds, report)
     classifier = ensemble(out, recipe, seeds, ALL)
     fuse(classifier)
     example = (torch.zeros(2, 3, recipe.size, recipe.size),)
@@ -869,13 +858,10 @@ def predict(
     out: Path,
     recipe: OvarianRecipe,
     seeds: Sequence[int],
-    folder: Path,
     report: Report = silent,
-    runs: Sequence[str] = (*FOLD_RUNS, ALL),
 ) -> HeldOut:
-    """Write into ``folder`` the predictions of the networks of the folds below ``out``, and of their gates,
-    for frames that they have not seen; with :data:`ALL` among ``runs``, also the gate that ships into
-    ``out``.
+    """Write below ``out`` the predictions of the networks of the folds, and of their gates, for frames that
+    they have not seen, and the gate that ships.
     """
     frames = ovarian_frames(data)
     pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
@@ -887,8 +873,8 @@ def predict(
         for place, network in enumerate(networks):
             logits[place, rows] = outputs_above(network, seen)[0]
     held_out = HeldOut(tuple(frames), fold, logits)
-    write_predictions(held_out, folder)
-    _gates(data, out, recipe, seeds, held_out, pixels, folder, runs, report)
+    write_predictions(held_out, out / FOLDER.name)
+    _gates(data, out, recipe, seeds, held_out, pixels, report)
     return held_out
 
 
@@ -903,7 +889,7 @@ def write_card(
     truth, logits = held_out.labels, held_out.mean
     scaling = scaled(logits, truth)
     judged = cross_fitted(logits, truth, held_out.folds)
-    point = answer_threshold(judged, truth), absence_threshold(judged, truth)
+    present, absent = answer_threshold(judged, truth), absence_threshold(judged, truth)
     about = {
         "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
         "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
@@ -957,26 +943,29 @@ def write_card(
             cast(Any, card["weights"]).append(weights_row(role, folder / file))
         labels = card["labels"] = tomlkit.aot()
         for label, intercept in zip(LABELS, scaling.intercepts.tolist(), strict=True):
-            labels.append(tomlkit.item(_label(label, scaling.slope, intercept, *point)))
+            code = {
+                "value": label.upper().replace("-", "_")[:16].strip("_"),  # VR SH
+                "scheme": BURNED_IN.scheme,
+                "meaning": MEANINGS[label],
+                "source": SOURCE,
+            }
+            row = {
+                "name": label,
+                "code": code,
+                "site": {
+                    "value": "15497006",
+                    "scheme": "SCT",
+                    "meaning": "Ovary",
+                    "source": "PS3.16 CID 7151",
+                },
+                "supported": label not in MALIGNANT,
+                "threshold": round(present, 4),
+                "absent_below": round(absent, 4),
+                "slope": round(scaling.slope, 5),
+                "intercept": round(intercept, 5),
+            }
+            labels.append(tomlkit.item(row))
     return path
-
-
-def _label(label: str, slope: float, intercept: float, present: float, absent: float) -> dict[str, Any]:
-    return {
-        "name": label,
-        "code": {
-            "value": label.upper().replace("-", "_")[:16].strip("_"),  # VR SH
-            "scheme": BURNED_IN.scheme,
-            "meaning": MEANINGS[label],
-            "source": SOURCE,
-        },
-        "site": {"value": "15497006", "scheme": "SCT", "meaning": "Ovary", "source": "PS3.16 CID 7151"},
-        "supported": label not in MALIGNANT,
-        "threshold": round(present, 4),
-        "absent_below": round(absent, 4),
-        "slope": round(slope, 5),
-        "intercept": round(intercept, 5),
-    }
 
 
 def _gates(
@@ -986,21 +975,19 @@ def _gates(
     seeds: Sequence[int],
     held_out: HeldOut,
     pixels: Grey,
-    folder: Path,
-    runs: Sequence[str],
     report: Report,
 ) -> None:
-    """The gate of each of ``runs``: of a fold judged on the frames that it has not seen, of all it ships."""
+    """The gate of each run: of a fold judged on the frames that it has not seen, of all it ships."""
     names = np.array([frame.name for frame in held_out.frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
-    below = ensemble(out, recipe, seeds[:1], runs[0])
+    below = ensemble(out, recipe, seeds[:1], ALL)
     seen = lower_of(below, pixels, recipe.size)
     shown = {
         name: lower_of(below, reduced(pictures), recipe.size)
         for name, pictures in other_pictures(data, "train").items()
     }
     rows: list[tuple[str, str, int, float]] = []
-    for name in runs:
+    for name in (*FOLD_RUNS, ALL):
         report(0.0, f"gate, {name}\n")
         network = ensemble(out, recipe, seeds[:1], name)  # features are the first network's
         features = outputs_above(network, seen)[1]
@@ -1012,4 +999,4 @@ def _gates(
             continue
         found = zip(names[outside], made.distance(features[outside]), strict=True)
         rows += [(FRAMES, picture, int(name), distance) for picture, distance in found]
-    write_gate(rows, folder / GATE)
+    write_gate(rows, out / FOLDER.name / GATE)

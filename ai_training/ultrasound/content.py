@@ -30,10 +30,10 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import PictureImage, open_dicom
 from ai_pipeline.images.header import picture_header
 from ai_training.base import DataMissing, Report, silent
-from ai_training.metrics import Interval, patient_weights, ratio
+from ai_training.metrics import patient_weights, ratio
 from ai_training.sets.images import read_rgb, rows
 from ai_training.ultrasound import removal
-from ai_training.ultrasound.overlays.burning import box_of
+from ai_training.ultrasound.overlays.burning import box_of, chroma
 from ai_training.ultrasound.removal import MODALITY
 
 Row = dict[str, str]
@@ -98,14 +98,24 @@ def marked_content(data: Path, content: Path, masks: Path) -> Iterator[MarkedCon
         source, picture = shown_frame(data, row)
         name = name_of(row)
         own = objects_of(row, objects)
-        owners = _owners(masks / "owners" / f"{name}.png") if any(one["owner"] for one in own) else None
+        path = masks / "owners" / f"{name}.png"
+        owners = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+        if owners is None and any(one["owner"] for one in own):
+            raise DataMissing(f"{path} is missing")
         found = tuple(marked(one, picture, owners) for one in own)
         yield MarkedContent(name, source, int(row["frame"]), picture, found)
 
 
 def shown_frame(data: Path, row: Row) -> tuple[SourceImage, Picture]:
     """The image and the displayed picture of a row of ``frames.csv``. Raises DataMissing."""
-    source = _opened(data / row["set"] / row["file"])
+    path = data / row["set"] / row["file"]
+    if not path.is_file():
+        raise DataMissing(f"{path} is missing")
+    if path.suffix == ".dcm":
+        source: SourceImage = open_dicom(path)
+    else:
+        stored = read_rgb(path)
+        source = PictureImage("2.25.1", "2.25.2", picture_header(stored, MODALITY, lossy=True), stored)
     shown = source.display(int(row["frame"]) - 1)
     return source, shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
 
@@ -125,23 +135,7 @@ def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
     return [one for one in objects if (one["set"], one["file"]) == (frame["set"], frame["file"])]
 
 
-def _opened(path: Path) -> SourceImage:
-    if not path.is_file():
-        raise DataMissing(f"{path} is missing")
-    if path.suffix == ".dcm":
-        return open_dicom(path)
-    picture = read_rgb(path)
-    return PictureImage("2.25.1", "2.25.2", picture_header(picture, MODALITY, lossy=True), picture)
-
-
-def _owners(path: Path) -> Picture:
-    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if found is None:
-        raise DataMissing(f"{path} is missing")
-    return np.asarray(found, np.uint8)
-
-
-def marked(row: Row, picture: Picture, owners: Picture | None = None) -> MarkedObject:
+def marked(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -> MarkedObject:
     """One drawn object; without ``owners``, its pixels are found by its box and its class."""
     content, box = Content(row["class"]), box_of(row)
     if owners is not None and row["owner"]:
@@ -158,10 +152,12 @@ def ink(content: Content, picture: Picture, within: Mask) -> Mask:
     if content in {Content.M_MODE, Content.COLOUR_BAR, Content.GREY_BAR}:
         return within
     if content is Content.FLOW:
-        return coloured(picture)
+        return np.asarray(chroma(picture) > COLOURED, np.bool_)
     if content is Content.RULER:
-        return _ticks(strokes(picture, TICK_CONTRAST) & within)
-    if content is Content.WAVEFORM and (curve := coloured(picture) & within).any():
+        labels, stats = components(strokes(picture, TICK_CONTRAST) & within)
+        sides = np.asarray(stats)[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
+        return np.isin(labels, np.flatnonzero(sides <= LARGEST_TICK) + 1)
+    if content is Content.WAVEFORM and (curve := (chroma(picture) > COLOURED) & within).any():
         return curve
     return strokes(picture, CONTRAST)
 
@@ -171,28 +167,9 @@ def strokes(picture: Picture, contrast: int) -> Mask:
     square = np.ones((STROKE, STROKE), np.uint8)
     lighter, more_coloured = (
         cv2.morphologyEx(np.ascontiguousarray(grey), cv2.MORPH_TOPHAT, square) > contrast
-        for grey in (brightest(picture), _saturation(picture))
+        for grey in (brightest(picture), chroma(picture))
     )
     return np.asarray(lighter | more_coloured, np.bool_)
-
-
-def coloured(picture: Picture) -> Mask:
-    """The mask of the coloured pixels of a picture."""
-    return np.asarray(_saturation(picture) > COLOURED, np.bool_)
-
-
-def _saturation(picture: Picture) -> Picture:
-    return np.asarray(picture.max(axis=2) - picture.min(axis=2), np.uint8)
-
-
-def _ticks(found: Mask) -> Mask:
-    labels, stats = components(found)
-    small = [
-        label
-        for label in range(1, len(stats))
-        if max(stats[label][cv2.CC_STAT_WIDTH], stats[label][cv2.CC_STAT_HEIGHT]) <= LARGEST_TICK
-    ]
-    return np.asarray(np.isin(labels, small), np.bool_)
 
 
 CUT, WHOLE = 0.1, 0.9
@@ -239,15 +216,6 @@ class FrameOutcome:
     seconds: float = 0.0
     withheld: str = ""
 
-    @property
-    def patient(self) -> str:
-        return patient_of(self.name)
-
-    @property
-    def lost(self) -> int:
-        """The number of removed pixels of content that is no identity."""
-        return sum(one.removed for one in self.objects if one.content is not Content.IDENTITY)
-
 
 def evaluate_cleaning(
     data: Path,
@@ -288,8 +256,7 @@ def _outcome(
     )
     background, made_up = _made_up(frame, after, changed)
     if report_to is not None:
-        shown = [removal.titled(frame.picture, "before"), removal.titled(after, "after")]
-        removal.save(report_to / f"{frame.name}.png", removal.beside(shown))
+        removal.write_sheet(report_to / f"{frame.name}.png", {"before": frame.picture, "after": after})
     return FrameOutcome(
         frame.name, objects, int(background.sum()), int(made_up.sum()), float(mask.mean()), seconds
     )
@@ -334,15 +301,20 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
     released = [one for one in outcomes if not one.withheld]
     texts = [one for frame in released for one in frame.objects if one.content in TEXTS and one.pixels]
     identity = [one for one in texts if one.content is Content.IDENTITY]
-    withheld = sorted({one.withheld for one in outcomes if one.withheld})
+    every = set(Content) - {Content.IDENTITY}
+    kinds = {kind.value: {kind} for kind in Content if kind in every} | {"all": every}
+    content = {name: _row(released, contents) for name, contents in kinds.items()}
     return {
         "policy": policy.value,
         "models": [f"{ref.id} {ref.version}" for ref in tools.models],
         "frames": len(outcomes),
-        "patients": len({one.patient for one in outcomes}),
-        "withheld": {"frames": len(outcomes) - len(released), "reasons": withheld},
+        "patients": len({patient_of(one.name) for one in outcomes}),
+        "withheld": {
+            "frames": len(outcomes) - len(released),
+            "reasons": sorted({one.withheld for one in outcomes if one.withheld}),
+        },
         "identity": {"objects": len(identity), "left": sum(one.share < WHOLE for one in identity)},
-        "content": dict(_by_class(released)),
+        "content": {name: row for name, row in content.items() if row["objects"] or name == "all"},
         "cut": {"lines": len(texts), "cut": sum(CUT < one.share < WHOLE for one in texts)},
         "background": {
             "filled": sum(one.background for one in released),
@@ -350,30 +322,18 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
             "frames_with_any": sum(one.made_up > 0 for one in released),
         },
         "filled_share": float(np.mean([one.filled for one in released])) if released else 0.0,
-        "most_lost": [
-            {"frame": one.name, "pixels": one.lost}
-            for one in sorted(released, key=lambda one: -one.lost)[:8]
-            if one.lost
-        ],
         "seconds": float(np.median([one.seconds for one in outcomes])) if outcomes else 0.0,
     }
 
 
-def _by_class(frames: Sequence[FrameOutcome]) -> Iterator[tuple[str, dict[str, Any]]]:
-    kinds = [content for content in Content if content is not Content.IDENTITY]
-    for content in kinds:
-        found = [one for frame in frames for one in frame.objects if one.content is content]
-        if found:
-            yield content.value, _row(frames, {content}, len(found))
-    count = sum(one.content is not Content.IDENTITY for frame in frames for one in frame.objects)
-    yield "all", _row(frames, set(kinds), count)
-
-
-def _row(frames: Sequence[FrameOutcome], contents: set[Content], count: int) -> dict[str, Any]:
+def _row(frames: Sequence[FrameOutcome], contents: set[Content]) -> dict[str, Any]:
     own = [[one for one in frame.objects if one.content in contents] for frame in frames]
     pixels = np.array([sum(one.pixels for one in objects) for objects in own], np.float64)
     removed = np.array([sum(one.removed for one in objects) for objects in own], np.float64)
-    share: Interval = ratio(removed, pixels, patient_weights([frame.patient for frame in frames]))
-    gone = sum(one.share >= WHOLE for objects in own for one in objects)
-    touched = sum(CUT < one.share < WHOLE for objects in own for one in objects)
-    return {"objects": count, "share": share.as_list(), "gone": gone, "in_part": touched}
+    shares = [one.share for objects in own for one in objects]
+    return {
+        "objects": len(shares),
+        "share": ratio(removed, pixels, patient_weights([patient_of(one.name) for one in frames])).as_list(),
+        "gone": sum(share >= WHOLE for share in shares),
+        "in_part": sum(CUT < share < WHOLE for share in shares),
+    }

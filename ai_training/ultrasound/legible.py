@@ -17,13 +17,13 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +34,7 @@ from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.find.annotation import Box, CleaningPolicy, Mask, Picture, brightest, index_of
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, model_files, working_scale
-from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.contract import Meaning
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import PictureImage
@@ -62,25 +62,6 @@ class OcrLine:
     box: Box
 
 
-class OcrEngine(Protocol):
-    """An OCR engine."""
-
-    name: str
-
-    def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
-        """The folded text of each horizontal crop: as it is, upside down, and both with more contrast."""
-        ...
-
-    def everything(self, picture: Picture) -> list[OcrLine]:
-        """All strings of a whole picture with at least :data:`SHORTEST` letters and digits."""
-        ...
-
-
-def engines() -> tuple[OcrEngine, ...]:
-    """The OCR engines on this machine; rapidocr is always one of them."""
-    return (RapidOcr(), Tesseract()) if tesseract_version() else (RapidOcr(),)
-
-
 def tesseract_version() -> str | None:
     """The version of the installed Tesseract; None if it is not installed."""
     program = shutil.which("tesseract")
@@ -91,7 +72,11 @@ def tesseract_version() -> str | None:
 
 
 class RapidOcr:
-    """The engine rapidocr with the networks and settings of its package; its log is silenced."""
+    """The engine rapidocr with the networks and settings of its package; its log is silenced.
+
+    ``lines``: the folded text of each horizontal crop: as it is, upside down, and both with more contrast.
+    ``everything``: all strings of a whole picture with at least :data:`SHORTEST` letters and digits.
+    """
 
     name = RAPIDOCR
 
@@ -112,7 +97,10 @@ class RapidOcr:
         )
 
     def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
-        return [tuple(self._line(view) for view in views(crop)) for crop in crops]
+        how = {"use_det": False, "use_rec": True, "use_cls": False}
+        return [
+            tuple(folded((self._ocr(view, **how).txts or ("",))[0]) for view in views(crop)) for crop in crops
+        ]
 
     def everything(self, picture: Picture) -> list[OcrLine]:
         factor = working_scale(picture)
@@ -127,13 +115,9 @@ class RapidOcr:
             if score >= LEAST_SCORE and len(folded(text)) >= SHORTEST
         ]
 
-    def _line(self, crop: Picture) -> str:
-        result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
-        return folded(result.txts[0]) if result.txts else ""
-
 
 class Tesseract:
-    """The program ``tesseract`` with its English data; one process per picture."""
+    """The program ``tesseract`` with its English data, as :class:`RapidOcr`; one process per call."""
 
     name = TESSERACT
 
@@ -141,10 +125,8 @@ class Tesseract:
         cuts = [_for_tesseract(view) for crop in crops for view in views(crop)]
         if not cuts:
             return []
-        pages = _run(cuts, "7", "txt").split("\f")
-        texts = [folded(page) for page in pages[: len(cuts)]]
-        ways = len(cuts) // len(crops)
-        return [tuple(texts[index * ways : (index + 1) * ways]) for index in range(len(crops))]
+        texts = map(folded, _run(cuts, "7", "txt").split("\f"))
+        return [tuple(itertools.islice(texts, len(cuts) // len(crops))) for _ in crops]
 
     def everything(self, picture: Picture) -> list[OcrLine]:
         factor = working_scale(picture)
@@ -159,6 +141,15 @@ class Tesseract:
             for row in table
             if float(row["conf"]) >= LEAST_CONFIDENCE and len(folded(row["text"] or "")) >= SHORTEST
         ]
+
+
+OcrEngine = RapidOcr | Tesseract
+_rapid = cache(RapidOcr)
+
+
+def engines() -> tuple[OcrEngine, ...]:
+    """The OCR engines on this machine; rapidocr is always one of them."""
+    return (_rapid(), Tesseract()) if tesseract_version() else (_rapid(),)
 
 
 def tesseract_line(picture: Picture, box: TextBox) -> Line:
@@ -348,16 +339,9 @@ def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[st
         "policy": policy,
         "tesseract": tesseract_version() or "not installed: nothing was read by it",
         "engines": {name: _engine(released, name) for name in names},
-        "any_engine": rate(
-            [
-                outcome
-                for outcome in released
-                if any(count.left or count.elsewhere for count in outcome.counts.values())
-            ],
-            released,
-        ),
-        "quarantined": rate([outcome for outcome in found if not outcome.released], found)
-        | {"reasons": dict(Counter(outcome.reason for outcome in found if outcome.reason))},
+        "any_engine": rate([one for one in released if one.is_read], released),
+        "quarantined": rate([one for one in found if not one.released], found),
+        "reasons": dict(Counter(outcome.reason for outcome in found if outcome.reason)),
         "blacked_out": rate([outcome for outcome in released if outcome.blacked_out], released),
         "widened": rate([outcome for outcome in released if outcome.widened], released),
         "identity_lines": sum(outcome.texts for outcome in released),
@@ -370,6 +354,13 @@ def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[st
             f"p{rank}": round(float(np.percentile([outcome.seconds for outcome in found], rank)), 2)
             for rank in (50, 90, 99)
         },
+        "what": [
+            {"picture": one.number, "engine": name, "where": where, "text": read.text, "box": list(read.box)}
+            for one in released
+            for name, count in one.counts.items()
+            for where, strings in (("in place", count.left), ("elsewhere", count.elsewhere))
+            for read in strings
+        ],
     }
 
 
@@ -399,15 +390,6 @@ def _engine(released: Sequence[LegibleOutcome], name: str) -> dict[str, Any]:
         ),
         "elsewhere": sum(len(count.elsewhere) for count in counts),
         "invented": sum(count.invented for count in counts),
-        "what": [
-            {"picture": outcome.number, "where": where, "text": leak.text, "box": list(leak.box)}
-            for outcome in released
-            for where, leaks in (
-                ("in place", outcome.counts[name].left),
-                ("elsewhere", outcome.counts[name].elsewhere),
-            )
-            for leak in leaks
-        ],
     }
 
 
@@ -417,37 +399,17 @@ COVERED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class LegibleTask:
-    """The settings of a worker. ``report``: the folder for pictures of failures."""
-
-    data: Path
-    split: str
-    policy: CleaningPolicy
-    models_dir: Path | None
-    report: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """A text that an engine read in a cleaned picture. The generator invented these texts."""
-
-    engine: str
-    text: str
-    box: Box
-
-
-@dataclass(frozen=True, slots=True)
 class EngineCount:
     """The counts of one engine on one picture: tokens it could read before, tokens it still can, and other
-    texts.
+    texts. The generator invented these texts.
 
     ``elsewhere``: strings of the overlay at any place. ``invented``: strings that the engine reads neither in
     the clean picture nor in the overlay (speckle).
     """
 
     before: int
-    left: tuple[Leak, ...] = ()
-    elsewhere: tuple[Leak, ...] = ()
+    left: tuple[OcrLine, ...] = ()
+    elsewhere: tuple[OcrLine, ...] = ()
     invented: int = 0
 
 
@@ -459,7 +421,7 @@ class LegibleOutcome:
     frame: str
     tokens: int
     released: bool
-    seconds: float
+    seconds: float = 0.0
     reason: str = ""
     counts: dict[str, EngineCount] = field(default_factory=dict)
     texts: int = 0
@@ -469,88 +431,81 @@ class LegibleOutcome:
     changed_outside: int = 0
     filled: float = 0.0
 
+    @property
+    def is_read(self) -> bool:
+        """Whether an engine still reads anything of the overlay."""
+        return any(count.left or count.elsewhere for count in self.counts.values())
 
-def outcomes(job: LegibleTask, pictures: range, workers: int, report: Report) -> Iterator[LegibleOutcome]:
+
+def outcomes(test: LegibilityTest, pictures: range, workers: int, report: Report) -> Iterator[LegibleOutcome]:
     """Evaluate the pictures with these numbers in ``workers`` processes. Raises DataMissing."""
     with (
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
         if workers > 1
         else nullcontext() as pool
     ):
-        found = (pool.map if pool else map)(partial(_outcome_of, job), pictures)
-        for count, outcome in enumerate(found, start=1):
+        for count, outcome in enumerate((pool.map if pool else map)(test.picture, pictures), start=1):
             yield outcome
             report(count / len(pictures), f"picture {count} of {len(pictures)}")
 
 
-def _outcome_of(job: LegibleTask, number: int) -> LegibleOutcome:
-    return _test_of(job).picture(number)
-
-
+@dataclass(frozen=True, slots=True)
 class LegibilityTest:
-    """Burns text into pictures, cleans them and reads them. One per process."""
+    """Burns text into pictures, cleans them and reads them. ``report``: folder for pictures of failures."""
 
-    def __init__(
-        self, job: LegibleTask, tools: Tools | None = None, readers: Sequence[OcrEngine] | None = None
-    ) -> None:
-        self._job = job
-        self._frames = clean_frames(job.split)
-        self._tools = tools or shared_tools(job.models_dir)
-        self._engines = tuple(readers) if readers is not None else engines()
+    data: Path
+    split: str
+    policy: CleaningPolicy
+    models_dir: Path | None
+    report: Path | None
 
     def picture(self, number: int) -> LegibleOutcome:
         """The outcome of picture ``number``: the same in every run."""
-        frame, burned, tokens = burned_picture(self._job.data, self._frames, number)
-        name = f"{frame.source}/{frame.file}"
-        began = time.perf_counter()
+        frame, burned, tokens = burned_picture(self.data, clean_frames(self.split), number)
+        begun = LegibleOutcome(number, f"{frame.source}/{frame.file}", len(tokens), released=False)
+        header = picture_header(burned.image, MODALITY, lossy=False)
+        image = PictureImage(f"2.25.{number + 1}", "2.25.1", header, burned.image)
+        tools, began = shared_tools(self.models_dir), time.perf_counter()
         try:
-            cleaned = self._clean(burned.image, number)
+            cleaned = clean(image, lambda _share, _what: None, policy=self.policy, tools=tools)
         except CleaningFailed as failure:
-            seconds = time.perf_counter() - began
-            self._show(number, "quarantined", burned, None, ())
-            return LegibleOutcome(
-                number, name, len(tokens), released=False, seconds=seconds, reason=str(failure)
-            )
-        return self.outcome(number, name, burned, tokens, cleaned, time.perf_counter() - began)
+            self._show(f"quarantined-{number:04}", {"before": burned.image})
+            return replace(begun, seconds=time.perf_counter() - began, reason=str(failure))
+        begun = replace(begun, seconds=time.perf_counter() - began)
+        return self.outcome(begun, burned, tokens, cleaned, engines())
 
     def outcome(
         self,
-        number: int,
-        name: str,
+        begun: LegibleOutcome,
         burned: BurnIn,
         tokens: tuple[Token, ...],
         cleaned: CleaningResult,
-        seconds: float,
+        readers: Sequence[OcrEngine],
     ) -> LegibleOutcome:
-        """The outcome for the text that is left in ``cleaned``, which the node made of ``burned`` in
-        ``seconds``.
-        """
+        """The outcome for the text that is left in ``cleaned``, which the node made of ``burned``."""
         picture, mask = np.asarray(cleaned.image.frames[0], np.uint8), np.asarray(cleaned.mask.frames[0]) > 0
         changed = (picture != burned.image).any(axis=2) & ~mask
-        counts = {engine.name: self._read(engine, burned, tokens, picture) for engine in self._engines}
-        leaks_ = tuple(leak for count in counts.values() for leak in (*count.left, *count.elsewhere))
-        uncovered = uncovered_texts(burned, tokens, mask)
-        if leaks_ or uncovered or changed.any():
-            self._show(number, "left" if leaks_ else "uncovered", burned, (picture, mask), leaks_)
-        return LegibleOutcome(
-            number=number,
-            frame=name,
-            tokens=len(tokens),
+        counts = {engine.name: self._read(engine, burned, tokens, picture) for engine in readers}
+        found = replace(
+            begun,
             released=True,
-            seconds=seconds,
             counts=counts,
             texts=len({token.owner for token in tokens}),
-            uncovered=uncovered,
+            uncovered=uncovered_texts(burned, tokens, mask),
             widened=cleaned.widened,
             blacked_out=cleaned.blacked_out,
             changed_outside=int(changed.sum()),
             filled=float(mask.mean()),
         )
-
-    def _clean(self, picture: Picture, number: int) -> CleaningResult:
-        header = picture_header(picture, MODALITY, lossy=False)
-        image = PictureImage(f"2.25.{number + 1}", "2.25.1", header, picture)
-        return clean(image, lambda _share, _what: None, policy=self._job.policy, tools=self._tools)
+        if found.is_read or found.uncovered or found.changed_outside:
+            boxes = [read.box for count in counts.values() for read in (*count.left, *count.elsewhere)]
+            read = np.zeros(mask.shape, np.bool_)
+            for box in boxes:
+                read[index_of(box)] = True
+            marked = removal.outlined(picture, (mask, removal.OUTLINE), (read, removal.TARGET))
+            shown = {"before": burned.image, "mask, what is read": marked, "after": picture}
+            self._show(f"{'left' if boxes else 'uncovered'}-{begun.number:04}", shown)
+        return found
 
     def _read(
         self, engine: OcrEngine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture
@@ -559,49 +514,22 @@ class LegibilityTest:
         legible = [token for token, texts in zip(tokens, before, strict=True) if is_read(token, texts)]
         after = engine.lines([level_crop(cleaned, token.corners) for token in legible])
         left = tuple(
-            Leak(engine.name, token.text, _box(low, high + 1))
+            OcrLine(token.text, _box(low, high + 1))
             for token, texts in zip(legible, after, strict=True)
             for low, high in [_ends(token.corners)]
             if leaks(token, texts)
         )
-        elsewhere, invented = self._elsewhere(engine, burned, cleaned)
-        return EngineCount(len(legible), left, elsewhere, invented)
-
-    def _elsewhere(self, engine: OcrEngine, burned: BurnIn, cleaned: Picture) -> tuple[tuple[Leak, ...], int]:
-        """What is read anywhere in the cleaned picture and was not there before anything was drawn."""
+        # What is read anywhere in the cleaned picture and was not there before anything was drawn.
         strings = engine.everything(cleaned)
         own = engine.everything(burned.clean) if strings else []
         fresh = [string for string in strings if not any(overlap(string.box, other.box) for other in own)]
-        words = drawn_words(burned, everything=self._job.policy is CleaningPolicy.RESEARCH)
-        drawn = [string for string in fresh if any(similarity(word, string.text) >= SAME for word in words)]
-        return tuple(Leak(engine.name, s.text, s.box) for s in drawn), len(fresh) - len(drawn)
+        words = drawn_words(burned, everything=self.policy is CleaningPolicy.RESEARCH)
+        drawn = tuple(s for s in fresh if any(similarity(word, s.text) >= SAME for word in words))
+        return EngineCount(len(legible), left, drawn, len(fresh) - len(drawn))
 
-    def _show(
-        self,
-        number: int,
-        what: str,
-        burned: BurnIn,
-        cleaned: tuple[Picture, Mask] | None,
-        found: tuple[Leak, ...],
-    ) -> None:
-        if self._job.report is None:
-            return
-        shown = [removal.titled(burned.image, "before")]
-        if cleaned is not None:
-            picture, mask = cleaned
-            boxes = np.zeros(mask.shape, np.bool_)
-            for leak in found:
-                boxes[index_of(leak.box)] = True
-            outlines = [(mask, removal.OUTLINE), (boxes, removal.TARGET)]
-            shown += [
-                removal.titled(removal.outlined(picture, outlines, 1), "mask, what is read"),
-                removal.titled(picture, "after"),
-            ]
-        removal.save(self._job.report / f"{what}-{number:04}.png", removal.beside(shown))
-
-
-_test_of = cache(LegibilityTest)
-"""What a process keeps from picture to picture: networks and engines."""
+    def _show(self, name: str, pictures: Mapping[str, Picture]) -> None:
+        if self.report is not None:
+            removal.write_sheet(self.report / f"{name}.png", pictures)
 
 
 def burned_picture(

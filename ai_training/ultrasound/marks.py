@@ -7,7 +7,7 @@ frames with the same family, so that the held-out family stays unseen."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,19 +22,17 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.burnin.find.annotation import Box, Picture, index_of
 from ai_pipeline.burnin.find.drawings import grown
-from ai_pipeline.burnin.find.networks import MarkFinder, MarkMaps
+from ai_pipeline.burnin.find.networks import MarkFinder
 from ai_training.base import Report, silent
 from ai_training.cards import export, new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.sets.images import read_rgb, rows
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, CleanFrame, StyleFamily, burn_in, clean_frames
 from ai_training.ultrasound.overlays.burning import chroma
-from ai_training.ultrasound.overlays.writing import FAMILIES, font_list, korean_faces, latin_faces
+from ai_training.ultrasound.overlays.writing import FAMILIES, font_list
 
 CLASSES = ("background", "text", "caliper", "marker", "scale", "logo")
 """In the order of the outputs."""
-STEP = 16
-"""Rows and columns of an input are multiples of this."""
 WIDTHS = (24, 40, 72, 112)
 OUTPUTS = ("marked", "classes")
 
@@ -193,16 +191,14 @@ def crop(
     return picture[cut], targets[cut]
 
 
-def real_frames(data: Path) -> tuple[RealFrame, ...]:
-    """The train frames of ``us_ovarian`` with coloured marks and no colour flow. Raises DataMissing."""
+def real_frames(data: Path, split: str = "train", most_flow: int = MOST_FLOW) -> tuple[RealFrame, ...]:
+    """The frames of ``us_ovarian`` with coloured marks and hardly any colour flow. Raises DataMissing."""
     folder = data / REAL_SOURCE
-    clean = {frame.file: frame.box for frame in clean_frames("train") if frame.source == REAL_SOURCE}
+    clean = {frame.file: frame.box for frame in clean_frames(split) if frame.source == REAL_SOURCE}
     return tuple(
         RealFrame(folder / row["file"], clean.get(row["file"]))
-        for row in rows(folder / "manifest.csv")
-        if row["split"] == "train"
-        and int(row["yellow_overlay_px"]) >= LEAST_COLOURED
-        and int(row["doppler_colour_px"]) <= MOST_FLOW
+        for row in rows(folder / "manifest.csv", split)
+        if int(row["yellow_overlay_px"]) >= LEAST_COLOURED and int(row["doppler_colour_px"]) <= most_flow
     )
 
 
@@ -265,18 +261,18 @@ def write_finder_card(
                 "us_ovarian (train): coloured marks",
             ],
             **training,
-            "fonts": {name: _fonts(name) for name in FAMILIES},
+            "fonts": {
+                name: [
+                    " ".join((row["name"], row["weight"], row["sha256"][:12])).strip()
+                    for row in font_list(family.latin + family.korean)
+                ]
+                for name, family in FAMILIES.items()
+            },
         },
         "metrics": {"validation": {name: round(value, 5) for name, value in scores.items()}},
     }
     made_by = "Model card of the detector of burned-in annotation: `ai-pipeline train marks`."
     return new_card(folder, ID, made_by, "mark-finder", about, tables)
-
-
-def _fonts(family: str) -> list[str]:
-    """The fonts of a style family, by name, weight and the start of the file's SHA-256."""
-    faces = latin_faces(FAMILIES[family]) + korean_faces(FAMILIES[family])
-    return [" ".join((row["name"], row["weight"], row["sha256"][:12])).strip() for row in font_list(faces)]
 
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -308,24 +304,6 @@ class MarkRecipe(Recipe):
     validation_pictures: int = 60
 
 
-@dataclass(frozen=True, slots=True)
-class MarkScores:
-    """How well masks agree with the truth on some pictures. ``clean_area``: marked share of
-    clean pictures.
-    """
-
-    object_recall: float
-    pixel_recall: float
-    precision: float
-    dice: float
-    clean_area: float
-
-    @property
-    def choice(self) -> float:
-        """The figure by which the best checkpoint is chosen."""
-        return (self.object_recall + self.dice) / 2 - 20 * max(0.0, self.clean_area - CLEAN_AREA)
-
-
 def train(
     data: Path, out: Path, recipe: MarkRecipe, *, resume: bool = False, report: Report = silent
 ) -> Path:
@@ -335,16 +313,15 @@ def train(
     """
     run = _MarkRun(data, out, recipe)
     network = cast(MarkNetwork, run.trained(report, resume=resume))
-    validation = list(validation_pictures(data, recipe))
     plain = [frame.read(data) for frame in clean_frames("val")]
-    threshold, scores = choose_threshold(network, validation, plain)
+    threshold, scores = choose_threshold(torch_finder(network), run.validation, plain)
     export_finder(network, out / f"{ID}.onnx")
     described = {
         "recipe": recipe.described(),
-        "validation": f"{len(validation)} synthetic pictures on validation frames, style family {TRAIN.name}",
+        "validation": f"{len(run.validation)} synthetic pictures on validation frames, style {TRAIN.name}",
         "chosen_iteration": run.best["iteration"],
     }
-    return write_finder_card(out, threshold, asdict(scores), described)
+    return write_finder_card(out, threshold, scores, described)
 
 
 def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
@@ -367,52 +344,47 @@ def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
     return loss + recipe.dice_weight * dice
 
 
-def validation_pictures(data: Path, recipe: MarkRecipe) -> Iterator[BurnIn]:
-    """Validation pictures, the same in every run: validation frames with overlays of the train family."""
-    pictures = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
-    return (burned for _, burned in pictures)
-
-
 def choose_threshold(
-    network: MarkNetwork, pictures: Sequence[BurnIn], plain: Sequence[Picture]
-) -> tuple[float, MarkScores]:
+    finder: MarkFinder, pictures: Sequence[BurnIn], plain: Sequence[Picture]
+) -> tuple[float, dict[str, float]]:
     """The lowest threshold at which at most a share :data:`GROWN_AREA` of ``plain``, clean frames, is marked;
     the highest of :data:`THRESHOLDS` if there is none.
 
     Also returns the scores at that threshold.
     """
-    finder = torch_finder(network)
     areas = np.zeros(len(THRESHOLDS))
     for picture in plain:
         maps = finder.find(picture)
         areas += [float(grown(maps.above(threshold)).mean()) / len(plain) for threshold in THRESHOLDS]
     fitting = [threshold for threshold, area in zip(THRESHOLDS, areas, strict=True) if area <= GROWN_AREA]
     threshold = fitting[0] if fitting else THRESHOLDS[-1]
-    marked = [finder.find(burned.image) for burned in pictures]
-    clean = [finder.find(burned.clean) for burned in pictures]
-    return threshold, score(pictures, marked, clean, threshold)
+    return threshold, score(finder, pictures, threshold)
 
 
-def score(
-    pictures: Sequence[BurnIn], maps: Sequence[MarkMaps], plain: Sequence[MarkMaps], threshold: float
-) -> MarkScores:
-    """Compare masks with the truth; ``plain`` are the maps of the same pictures without marks."""
+def score(finder: MarkFinder, pictures: Sequence[BurnIn], threshold: float) -> dict[str, float]:
+    """Compare the finder's masks with the truth.
+
+    ``clean_area``: marked share of clean pictures; ``choice``: the figure by which the best checkpoint is
+    chosen.
+    """
     hit = predicted = true = objects = found = 0
-    for burned, own in zip(pictures, maps, strict=True):
-        mask, truth = own.above(threshold), burned.owners > 0
+    for burned in pictures:
+        mask, truth = finder.find(burned.image).above(threshold), burned.owners > 0
         hit += int((mask & truth).sum())
         predicted += int(mask.sum())
         true += int(truth.sum())
         shares = object_shares(burned, mask)
         objects, found = objects + len(shares), found + int((shares >= FOUND_SHARE).sum())
-    area = float(np.mean([own.above(threshold).mean() for own in plain]))
-    return MarkScores(
-        object_recall=found / max(1, objects),
-        pixel_recall=hit / max(1, true),
-        precision=hit / max(1, predicted),
-        dice=2 * hit / max(1, predicted + true),
-        clean_area=area,
-    )
+    area = float(np.mean([finder.find(burned.clean).above(threshold).mean() for burned in pictures]))
+    recall, dice = found / max(1, objects), 2 * hit / max(1, predicted + true)
+    return {
+        "choice": (recall + dice) / 2 - 20 * max(0.0, area - CLEAN_AREA),
+        "object_recall": recall,
+        "pixel_recall": hit / max(1, true),
+        "precision": hit / max(1, predicted),
+        "dice": dice,
+        "clean_area": area,
+    }
 
 
 def object_shares(burned: BurnIn, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -441,6 +413,8 @@ class _MarkRun(RecipeRun[MarkRecipe]):
     def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:
         super().__init__(out, recipe)
         self.data = data
+        frames = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
+        self.validation = [burned for _, burned in frames]  # the same in every run
 
     def new_network(self) -> MarkNetwork:
         return MarkNetwork(self.recipe.widths)
@@ -455,13 +429,9 @@ class _MarkRun(RecipeRun[MarkRecipe]):
         return loss_of(logits.float(), targets, self.recipe)
 
     def validate(self) -> Validation:
-        finder = torch_finder(cast(MarkNetwork, self.average))
-        pictures = list(validation_pictures(self.data, self.recipe))
-        maps = [finder.find(burned.image) for burned in pictures]
-        plain = [finder.find(burned.clean) for burned in pictures]
-        scores = score(pictures, maps, plain, 0.5)
+        scores = score(torch_finder(cast(MarkNetwork, self.average)), self.validation, 0.5)
         text = (
-            f"objects found {scores.object_recall:.3f}, Dice {scores.dice:.3f}, "
-            f"clean area {scores.clean_area:.5f}"
+            f"objects found {scores['object_recall']:.3f}, Dice {scores['dice']:.3f}, "
+            f"clean area {scores['clean_area']:.5f}"
         )
-        return Validation({"choice": scores.choice, **asdict(scores)}, text, self.average.state_dict())
+        return Validation(scores, text, self.average.state_dict())

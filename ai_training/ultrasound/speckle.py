@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ai_pipeline.burnin.despeckle import Despeckler
 from ai_pipeline.fetal_head.outline import HeadModel
-from ai_pipeline.models.card import Card
 from ai_pipeline.models.registry import find, load
-from ai_training.base import DataMissing, Report, silent
+from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.fetal import ID as HEADS
 from ai_training.fetal import head_images
 from ai_training.metrics import dice, mean_interval, patient_weights
@@ -35,8 +33,7 @@ RANGE_DB = 60.0
 
 def reduced(picture: Floats) -> Floats:
     """The picture reduced to a width of :data:`WIDE` pixels."""
-    rows, columns = picture.shape
-    size = (WIDE, round(rows * WIDE / columns))
+    size = WIDE, round(picture.shape[0] * WIDE / picture.shape[1])
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
@@ -63,7 +60,9 @@ def scattered(
     """
     noise = random.standard_normal((2, *picture.shape)).astype(np.float32) / np.float32(np.sqrt(2))
     field = [_spread(part * amplitude(picture), axial, lateral) for part in noise]
-    energy = float(np.square(_spread(_point(), axial, lateral)).sum())
+    point = np.zeros((33, 33), np.float32)
+    point[16, 16] = 1
+    energy = float(np.square(_spread(point, axial, lateral)).sum())
     return decibels(np.asarray(np.hypot(*field) / np.sqrt(energy), np.float32))
 
 
@@ -82,23 +81,12 @@ def _spread(part: Floats, axial: float, lateral: float) -> Floats:
     return np.asarray(cv2.GaussianBlur(part, (0, 0), lateral, sigmaY=axial), np.float32)
 
 
-def _point() -> Floats:
-    point = np.zeros((33, 33), np.float32)
-    point[16, 16] = 1
-    return point
-
-
 Filter = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """A picture 0 to 1 → the same with less speckle, of the same size."""
 
 
 FLOOR = 1 / 255
 """Added before logarithms: the smallest step of a picture."""
-
-
-def median(picture: Floats) -> Floats:
-    """The picture after a median filter of 5 × 5 pixels."""
-    return np.asarray(cv2.medianBlur(picture, 5), np.float32)
 
 
 def bilateral(picture: Floats) -> Floats:
@@ -139,58 +127,42 @@ def spread(picture: Floats) -> float:
 def filters() -> Mapping[str, Filter]:
     """The installed filters by name. BM3D is left out if its package is not installed."""
     found: dict[str, Filter] = {
-        "median": median,
+        "median": partial(cv2.medianBlur, ksize=5),
         "bilateral": bilateral,
         "non-local means": non_local_means,
     }
     return {**found, "BM3D": bm3d_of_logarithm} if find_spec("bm3d") else found
 
 
-FOLDER = Path(__file__).parent / "compared"
-
-
-def compared_cards() -> tuple[Card, ...]:
-    """The cards of the trained autoencoders, by name. Raises CardError."""
-    return tuple(load(path) for path in sorted(FOLDER.glob("*despeckle*.toml")))
+COMPARED = Path(__file__).parent / "compared"
+"""The cards of networks that no pipeline runs."""
 
 
 def autoencoders() -> dict[str, Filter]:
     """The autoencoders as filters, by the loss that trained them. Raises CardError."""
     return {
         f"DiConvAE, {card.architecture.removeprefix('diconvae-')}": Despeckler.from_card(card).picture
-        for card in compared_cards()
+        for card in map(load, sorted(COMPARED.glob("*despeckle*.toml")))
     }
 
 
-@dataclass(frozen=True, slots=True)
-class HeadScores:
-    """One value for each head: Dice, error of the circumference in mm, outlined area divided by true area."""
-
-    patients: list[str]
-    dice: list[float]
-    error: list[float]
-    area: list[float]
-
-
-def head_scores(data: Path, model: HeadModel, split: str, filtered: Filter, report: Report) -> HeadScores:
+def head_scores(
+    data: Path, model: HeadModel, split: str, filtered: Filter, report: Report
+) -> tuple[list[str], npt.NDArray[np.float64]]:
     """Outline all heads of ``split`` after the filter, even those the gate refuses; score the outlines.
 
-    ``filtered`` takes and returns pictures 0 to 1.
+    ``filtered`` takes and returns pictures 0 to 1. Returns the patients, and for each head Dice, error of the
+    circumference in mm, and outlined area divided by true area: ``[3, heads]``.
     """
-    found = HeadScores([], [], [], [])
-    images = head_images(data, split)
-    for number, image in enumerate(images):
-        report(number / len(images), "heads after the filter")
+    images, rows = head_images(data, split), []
+    for image in followed(images, report, "heads after the filter"):
         picture, head = image.read()
         seen = np.clip(filtered(picture.astype(np.float32) / np.float32(255)), 0, 1)
         outline = model.outline(np.rint(seen * 255).astype(np.uint8))
         mask = outline.area.mask(*head.shape) if outline.area else np.zeros_like(head)
         measured = outline.measured.circumference * image.pixel_mm if outline.measured else 0.0
-        found.patients.append(image.patient)
-        found.dice.append(dice(mask, head))
-        found.error.append(abs(measured - image.circumference))
-        found.area.append(float(mask.sum() / head.sum()))
-    return found
+        rows.append((dice(mask, head), abs(measured - image.circumference), mask.sum() / head.sum()))
+    return [image.patient for image in images], np.array(rows, np.float64).T
 
 
 Bools = npt.NDArray[np.bool_]
@@ -200,23 +172,14 @@ MOST = 8
 """Squares a frame, the evenest of the frame as it came: the same for every filter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Texture:
-    """How much speckle and how much edge a filtered picture has.
+def texture(before: Floats, after: Floats, head: Bools) -> dict[str, float]:
+    """How much speckle and how much edge a picture (0 to 1) has ``after`` a filter; ``before``: unfiltered.
 
     ``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1). ``cnr``:
     contrast between the inside and the outside of the head, divided by their spread. ``edges``: correlation
     of the gradients along the skull with the unfiltered gradients, up to 1; a blur raises ENL and lowers
     ``edges``.
     """
-
-    enl: float
-    cnr: float
-    edges: float
-
-
-def texture(before: Floats, after: Floats, head: Bools) -> Texture:
-    """The texture of a picture (0 to 1) ``after`` a filter; ``before`` is the same picture unfiltered."""
     power = np.square(amplitude(after), dtype=np.float64)
     places = _even_squares(before)
     looks = [float(power[place].mean() ** 2 / max(power[place].var(), 1e-12)) for place in places]
@@ -225,11 +188,11 @@ def texture(before: Floats, after: Floats, head: Bools) -> Texture:
     outer = near & ~(cv2.dilate(head.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0) & (before > 0.02)
     contrast = abs(after[inner].mean() - after[outer].mean())
     ring = cv2.morphologyEx(head.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((15, 15), np.uint8)) > 0
-    return Texture(
-        enl=float(np.median(looks)),
-        cnr=float(contrast / np.sqrt(after[inner].var() + after[outer].var() + 1e-9)),
-        edges=float(np.corrcoef(_gradient(before)[ring], _gradient(after)[ring])[0, 1]),
-    )
+    return {
+        "enl": float(np.median(looks)),
+        "cnr": float(contrast / np.sqrt(after[inner].var() + after[outer].var() + 1e-9)),
+        "edges": float(np.corrcoef(_gradient(before)[ring], _gradient(after)[ring])[0, 1]),
+    }
 
 
 def _even_squares(picture: Floats) -> list[tuple[slice, slice]]:
@@ -257,95 +220,77 @@ SLOW = ("BM3D",)
 """Filters that outline no heads here: ten seconds a frame."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    patient: str
-    picture: Floats
-    head: npt.NDArray[np.bool_]
-
-
 def evaluate(
     data: Path, split: str, frames: int, models_dir: Path | None = None, report: Report = silent
 ) -> dict[str, Any]:
     """All figures: noise on ``frames`` frames of ``split``, the others on all of its frames. Raises
     DataMissing.
     """
-    images = head_images(data, split)[:: max(1, len(head_images(data, split)) // frames)][:frames]
-    if not images:
+    images = head_images(data, split)
+    chosen = images[:: max(1, len(images) // frames)][:frames]
+    if not chosen:
         raise DataMissing(f"{data} has no fetal heads in the split {split}")
-    chosen = []
-    for image in images:
-        picture, head = image.read()
-        chosen.append(_Frame(image.patient, picture.astype(np.float32) / np.float32(255), head))
-    despeckler = Despeckler.active(models_dir)
-    tried = {"none": lambda picture: picture, **filters(), **_networks(models_dir)}
+    heads, weights = [image.read()[1] for image in chosen], patient_weights([one.patient for one in chosen])
+    pictures = [image.read()[0].astype(np.float32) / np.float32(255) for image in chosen]
+    shipped = Despeckler.active(models_dir)
+    full = Despeckler(shipped.engine, 1.0, shipped.ref)
+    ours = {"residual": full.picture} | (
+        {"residual, as it ships": shipped.picture} if shipped.strength < 1 else {}
+    )
+    tried: dict[str, Filter] = {"none": np.asarray, **filters(), **ours, **autoencoders()}
+    textures = {}
+    for name, made in tried.items():
+        report(0.0, f"texture, {name}")
+        pairs = zip(pictures, heads, strict=True)
+        rows = [texture(picture, np.clip(made(picture), 0, 1), head) for picture, head in pairs]
+        textures[name] = {key: _mean([row[key] for row in rows], weights) for key in rows[0]}
     return {
-        "model": despeckler.ref.id,
-        "version": despeckler.ref.version,
-        "strength": despeckler.strength,
+        "model": shipped.ref.id,
+        "version": shipped.ref.version,
+        "strength": shipped.strength,
         "split": split,
         "frames": len(chosen),
-        "noise": {name: _noise(made, chosen, report) for name, made in tried.items()},
-        "texture": {name: _texture(made, chosen, report) for name, made in tried.items()},
+        "noise": {name: _noise(made, pictures, weights, report) for name, made in tried.items()},
+        "texture": textures,
         "heads": _heads(data, split, {n: made for n, made in tried.items() if n not in SLOW}, report),
     }
 
 
-def _networks(models_dir: Path | None) -> dict[str, Filter]:
-    """Ours at full strength and as it ships; the published autoencoders that were trained."""
-    shipped = Despeckler.active(models_dir)
-    found: dict[str, Filter] = {"residual": Despeckler(shipped.engine, 1.0, shipped.ref).picture}
-    if shipped.strength < 1:
-        found["residual, as it ships"] = shipped.picture
-    return found | autoencoders()
-
-
-def _noise(made: Filter, frames: Sequence[_Frame], report: Report) -> dict[str, Any]:
-    """PSNR (dB) and SSIM against the frame that the speckle was put on, :data:`speckle.WIDE` pixels wide."""
+def _noise(made: Filter, pictures: Sequence[Floats], weights: Any, report: Report) -> dict[str, Any]:
+    """PSNR (dB) and SSIM against the frame that the speckle was put on, :data:`WIDE` pixels wide."""
     found: dict[str, Any] = {}
     for name in (*map(str, SIGMAS), "physical"):
         random = np.random.default_rng(5)
         psnr, ssim, seconds = [], [], []
-        for number, frame in enumerate(frames):
-            report(number / len(frames), f"speckle {name}")
-            below = reduced(frame.picture)
+        for picture in followed(pictures, report, f"speckle {name}"):
+            below = reduced(picture)
             noisy = scattered(below, random) if name == "physical" else rayleigh(below, float(name), random)
             began = time.perf_counter()
             cleaned = np.clip(made(noisy), 0, 1)
             seconds.append(time.perf_counter() - began)
-            psnr.append(-10 * math.log10(float(np.mean((cleaned - below) ** 2))))
-            ssim.append(float(structural_similarity(below, cleaned, data_range=1)))  # type: ignore[no-untyped-call]
-        found[name] = {"psnr": _mean(psnr, frames), "ssim": _mean(ssim, frames)}
+            psnr.append(peak_signal_noise_ratio(below, cleaned, data_range=1))  # type: ignore[no-untyped-call]
+            ssim.append(structural_similarity(below, cleaned, data_range=1))  # type: ignore[no-untyped-call]
+        found[name] = {"psnr": _mean(psnr, weights), "ssim": _mean(ssim, weights)}
         found["seconds"] = round(float(np.median(seconds)), 4)
     return found
-
-
-def _texture(made: Filter, frames: Sequence[_Frame], report: Report) -> dict[str, Any]:
-    """ENL, CNR and edges of the frames as they came."""
-    rows: list[Texture] = []
-    for number, frame in enumerate(frames):
-        report(number / len(frames), "texture")
-        rows.append(texture(frame.picture, np.clip(made(frame.picture), 0, 1), frame.head))
-    return {name: _mean([getattr(row, name) for row in rows], frames) for name in ("enl", "cnr", "edges")}
 
 
 def _heads(data: Path, split: str, tried: Mapping[str, Filter], report: Report) -> dict[str, Any]:
     """The shipped segmenter, taught by raw frames, on what each filter leaves; differences are paired."""
     model = HeadModel.of(find(HEADS))
     scores = {name: head_scores(data, model, split, made, report) for name, made in tried.items()}
-    raw = scores["none"]
-    weights = patient_weights(raw.patients)
+    patients, (raw, *_) = scores["none"]
+    weights = patient_weights(patients)
     return {
         name: {
-            "dice": mean_interval(np.array(one.dice), weights).as_list(),
-            "difference": mean_interval(np.array(one.dice) - np.array(raw.dice), weights).as_list(),
-            "error": mean_interval(np.array(one.error), weights).as_list(),
-            "area": mean_interval(np.array(one.area), weights).as_list(),
+            "dice": _mean(overlap, weights),
+            "difference": _mean(overlap - raw, weights),
+            "error": _mean(error, weights),
+            "area": _mean(area, weights),
         }
-        for name, one in scores.items()
+        for name, (_, (overlap, error, area)) in scores.items()
     }
 
 
-def _mean(values: Sequence[float], frames: Sequence[_Frame]) -> list[float]:
-    weights = patient_weights([frame.patient for frame in frames])
-    return mean_interval(np.array(values), weights).as_list()
+def _mean(values: npt.ArrayLike, weights: Any) -> list[float]:
+    return mean_interval(np.asarray(values, np.float64), weights).as_list()

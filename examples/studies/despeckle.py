@@ -515,13 +515,13 @@ def _strength(data: Path, despeckler: Despeckler, report: Report) -> tuple[dict[
     """The largest strength at which Dice of validation heads is not inferior, 0 if none is, with the
     difference at each that was tried, from the largest on."""
     model = HeadModel.of(find(HEADS))
-    raw = head_scores(data, model, "val", lambda picture: picture, report)
-    weights = patient_weights(raw.patients)
+    patients, raw = head_scores(data, model, "val", lambda picture: picture, report)
+    weights = patient_weights(patients)
     tried: dict[str, list[float]] = {}
     for strength in STRENGTHS:
         weaker = Despeckler(despeckler.engine, strength, despeckler.ref)
-        found = head_scores(data, model, "val", weaker.picture, report)
-        difference = mean_interval(np.array(found.dice) - np.array(raw.dice), weights)
+        _, found = head_scores(data, model, "val", weaker.picture, report)
+        difference = mean_interval(found[0] - raw[0], weights)
         tried[f"{strength:g}"] = difference.as_list()
         if difference.low >= -MARGIN:
             return tried, strength

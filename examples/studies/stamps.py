@@ -74,8 +74,8 @@ def evaluate(
     images = [image for image in chest_set(data).images if image.adult and image.is_in(split)]
     images = [image for image in images if image.view in {"AP", "PA"}]
     Random(1).shuffle(images)
-    fonts = (HELD_OUT if split == "test" else TRAIN).fonts
-    faces = [face for font in fonts for face in font.faces()]
+    family = HELD_OUT if split == "test" else TRAIN
+    faces = [face for face in family.latin if not face.is_stroked]
     cases: list[StampCase] = []
     for number, image in enumerate(images):
         picture = read_grey(image.path)

@@ -28,9 +28,7 @@ from ai_training.ultrasound.overlays.writing import (
     extent,
     hand,
     letter_height,
-    person,
     write,
-    writes_korean,
 )
 
 LIST = Path(__file__).with_name("clean_frames.csv")
@@ -83,16 +81,7 @@ class Storing:
     quality: int | None
     whole_chroma: bool
 
-    @staticmethod
-    def draw(random: Random) -> Storing:
-        """Draw a way of storing: two of five are scaled after writing, three of five are compressed."""
-        factor = float(random.uniform(0.6, 1.5)) if random.random() < 0.4 else 1.0
-        quality = int(random.integers(60, 97)) if random.random() < 0.6 else None
-        return Storing(factor, int(random.choice(INTERPOLATIONS)), quality, bool(random.random() < 0.5))
-
     def scaled(self, picture: Picture) -> Picture:
-        if self.factor == 1.0:
-            return picture
         size = tuple(round(side * self.factor) for side in (picture.shape[1], picture.shape[0]))
         return np.asarray(cv2.resize(picture, size, interpolation=self.interpolation), np.uint8)
 
@@ -114,7 +103,10 @@ def scene(part: Picture, random: Random) -> Picture:
     if random.random() < 0.5:
         part = np.ascontiguousarray(part[:, ::-1])
     factor = float(random.uniform(0.8, 2.0)) if min(part.shape[:2]) < 300 else float(random.uniform(0.7, 1.3))
-    part = _resized(part, factor)
+    size = round(part.shape[1] * factor), round(part.shape[0] * factor)
+    part = np.asarray(
+        cv2.resize(part, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC), np.uint8
+    )
     if random.random() < 0.35:
         part = part * _sector(part.shape[:2], random)[..., None]
     if random.random() < 0.15:
@@ -122,13 +114,13 @@ def scene(part: Picture, random: Random) -> Picture:
     if random.random() < 0.25:
         tint = 1 - random.uniform(0, 0.25, 3)
         part = np.rint(part * (tint / tint.max())).astype(np.uint8)
-    return _surrounded(part, random) if random.random() < 0.5 else np.ascontiguousarray(part)
-
-
-def _resized(picture: Picture, factor: float) -> Picture:
-    size = round(picture.shape[1] * factor), round(picture.shape[0] * factor)
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(picture, size, interpolation=way), np.uint8)
+    if random.random() < 0.5:
+        rows, columns = part.shape[:2]
+        above, below = (int(rows * share) for share in random.uniform(0, 0.22, 2))
+        left, right = (int(columns * share) for share in random.uniform(0, 0.25, 2))
+        level = int(random.choice([0, 0, 0, 2, 12]))
+        part = cv2.copyMakeBorder(part, above, below, left, right, cv2.BORDER_CONSTANT, value=(level,) * 3)
+    return np.ascontiguousarray(part)
 
 
 def _sector(shape: tuple[int, ...], random: Random) -> npt.NDArray[np.uint8]:
@@ -141,15 +133,6 @@ def _sector(shape: tuple[int, ...], random: Random) -> npt.NDArray[np.uint8]:
     cv2.ellipse(mask, apex, (radius, radius), 90, -spread, spread, 1, -1)
     cv2.circle(mask, apex, -apex[1] + int(rows * random.uniform(0, 0.12)), 0, -1)
     return mask
-
-
-def _surrounded(part: Picture, random: Random) -> Picture:
-    rows, columns = part.shape[:2]
-    above, below = (int(rows * share) for share in random.uniform(0, 0.22, 2))
-    left, right = (int(columns * share) for share in random.uniform(0, 0.25, 2))
-    level = int(random.choice([0, 0, 0, 2, 12]))
-    framed = cv2.copyMakeBorder(part, above, below, left, right, cv2.BORDER_CONSTANT, value=(level,) * 3)
-    return np.asarray(framed, np.uint8)
 
 
 def _with_flow(part: Picture, random: Random) -> Picture:
@@ -176,12 +159,14 @@ GROUNDS: tuple[Colour, ...] = ((0, 0, 0), (20, 20, 30), (45, 45, 45), (0, 0, 90)
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """The inputs of a layout: canvas, random generator, family of styles, font and size; whether names are
-    Korean.
+class Page:
+    """What a layout writes on, and how: canvas and its size, random generator, family of styles, font and
+    size; whether names are Korean.
     """
 
     canvas: Canvas
+    columns: int
+    rows: int
     random: Random
     family: StyleFamily
     hand: Hand
@@ -212,17 +197,10 @@ class Setting:
         return writing.one(self.random, GROUNDS[:most])
 
 
-def lay_out(canvas: Canvas, random: Random, family: StyleFamily, layout: str) -> None:
-    """Write the texts of one layout."""
-    korean = writes_korean(random)
-    size = letter_height(canvas, random, 0.022, 0.05)
-    LAYOUTS[layout](Setting(canvas, random, family, hand(random, family, size, korean=korean), korean))
-
-
-def patient_tokens(setting: Setting) -> list[Token]:
+def patient_tokens(page: Page) -> list[Token]:
     """Name, number, dates, place: texts that must not leave the hospital."""
-    random, family = setting.random, setting.family
-    form = person(random, family, korean=setting.korean)
+    random, family = page.random, page.family
+    form = "korean" if page.korean else writing.one(random, [f for f in family.names if f != "korean"])
     dates = [
         writing.date(random, writing.one(random, family.dates), *years)
         for years in ((1940, 2005), (2015, 2025))
@@ -232,186 +210,178 @@ def patient_tokens(setting: Setting) -> list[Token]:
         writing.name(random, form),
         writing.identifier(random),
         born,
-        writing.hospital(random, setting.korean),
+        writing.hospital(random, page.korean),
         f"{dates[1]} {writing.time(random)}" if random.random() < 0.5 else dates[1],
     ]
     return [(text, Meaning.IDENTITY) for text in texts]
 
 
-def _top_strip(setting: Setting) -> None:
+def _top_strip(page: Page) -> None:
     """A bar with the patient on the left and the place and time on the right, in one or two lines."""
-    columns, _ = setting.canvas.size
-    tokens = patient_tokens(setting)
-    look = _fitting(setting.plain, tokens[0][0] + tokens[3][0], int(columns * 0.9))
+    tokens = patient_tokens(page)
+    look = _fitting(page.plain, tokens[0][0] + tokens[3][0], int(page.columns * 0.9))
     line = extent("Ág", look)[1] + 3
-    lines = int(setting.random.integers(1, 3))
-    _ground(setting, (0, 0, columns, lines * line + 6))
+    lines = int(page.random.integers(1, 3))
+    _ground(page, (0, 0, page.columns, lines * line + 6))
     for number in range(lines):
         row = 3 + number * line
-        setting.write(tokens[number], (5, row), look)
-        setting.write(tokens[3 + number], (columns - 5, row), look, right=True)
+        page.write(tokens[number], (5, row), look)
+        page.write(tokens[3 + number], (page.columns - 5, row), look, right=True)
 
 
-def _bottom_strip(setting: Setting) -> None:
+def _bottom_strip(page: Page) -> None:
     """One line at the bottom, its parts between separators."""
-    columns, rows = setting.canvas.size
-    separator = writing.one(setting.random, (" | ", " / ", "  -  "))
-    tokens = patient_tokens(setting)[: int(setting.random.integers(2, 5))]
+    separator = writing.one(page.random, (" | ", " / ", "  -  "))
+    tokens = patient_tokens(page)[: int(page.random.integers(2, 5))]
     line = separator.join(text for text, _ in tokens)
-    look = _fitting(setting.plain, line, columns - 8)
+    look = _fitting(page.plain, line, page.columns - 8)
     height = extent(line, look)[1] + 8
-    _ground(setting, (0, rows - height, columns, rows))
-    setting.write((line, Meaning.IDENTITY), (4, rows - height + 4), look)
+    _ground(page, (0, page.rows - height, page.columns, page.rows))
+    page.write((line, Meaning.IDENTITY), (4, page.rows - height + 4), look)
 
 
-def _top_left_stack(setting: Setting) -> None:
-    _stack(setting, patient_tokens(setting), (6, 6))
+def _top_left_stack(page: Page) -> None:
+    _stack(page, patient_tokens(page), (6, 6))
 
 
-def _centred_heading(setting: Setting) -> None:
-    columns, _ = setting.canvas.size
-    row = int(setting.random.integers(2, 12))
-    for token in patient_tokens(setting)[: int(setting.random.integers(1, 4))]:
-        look = _fitting(setting.hand, token[0], columns - 8)
+def _centred_heading(page: Page) -> None:
+    row = int(page.random.integers(2, 12))
+    for token in patient_tokens(page)[: int(page.random.integers(1, 4))]:
+        look = _fitting(page.hand, token[0], page.columns - 8)
         width, height = extent(token[0], look)
-        setting.write(token, ((columns - width) // 2, row), look)
+        page.write(token, ((page.columns - width) // 2, row), look)
         row += height + 3
 
 
-def _left_column(setting: Setting) -> None:
+def _left_column(page: Page) -> None:
     """Rows of "key: value" down the left side."""
     keys = ("Name", "ID", "DOB", "Site", "Date")
     tokens = [
-        (f"{key}: {text}", meaning)
-        for key, (text, meaning) in zip(keys, patient_tokens(setting), strict=True)
+        (f"{key}: {text}", meaning) for key, (text, meaning) in zip(keys, patient_tokens(page), strict=True)
     ]
-    tokens += [(text, Meaning.ACOUSTIC) for text in writing.settings(setting.random, 4)]
-    start = int(setting.canvas.size[1] * setting.random.uniform(0.02, 0.5))
-    _stack(setting, tokens, (5, start))
+    tokens += [(text, Meaning.ACOUSTIC) for text in writing.settings(page.random, 4)]
+    start = int(page.rows * page.random.uniform(0.02, 0.5))
+    _stack(page, tokens, (5, start))
 
 
-def _framed_block(setting: Setting) -> None:
+def _framed_block(page: Page) -> None:
     """A framed box with a few lines of the patient's data, in any corner."""
-    columns, rows = setting.canvas.size
-    look = setting.plain
-    tokens = patient_tokens(setting)[: int(setting.random.integers(2, 6))]
+    look = page.plain
+    tokens = patient_tokens(page)[: int(page.random.integers(2, 6))]
     sizes = [extent(text, look) for text, _ in tokens]
     width, height = max(size[0] for size in sizes) + 12, sum(size[1] + 3 for size in sizes) + 9
-    left = int(setting.random.choice([2, max(2, columns - width - 2)]))
-    top = int(setting.random.choice([2, max(2, rows - height - 2)]))
-    _ground(setting, (left, top, left + width, top + height), rim=look.colour)
-    setting.write_down(tokens, (left + 6, top + 5), look, 3)
+    left = int(page.random.choice([2, max(2, page.columns - width - 2)]))
+    top = int(page.random.choice([2, max(2, page.rows - height - 2)]))
+    _ground(page, (left, top, left + width, top + height))
+    rim = page.canvas.sketch((cv2.rectangle, (left, top), (left + width - 1, top + height - 1), 255, 1))
+    page.canvas.burn([Stamp(rim, look.colour)], MarkClass.TEXT, Meaning.IDENTITY)
+    page.write_down(tokens, (left + 6, top + 5), look, 3)
 
 
-def _boxed_line(setting: Setting) -> None:
+def _boxed_line(page: Page) -> None:
     """The name alone in a filled box, somewhere at the edge."""
-    columns, rows = setting.canvas.size
-    token = writing.one(setting.random, patient_tokens(setting)[:3])
-    look = replace(_fitting(setting.hand, token[0], columns // 2), box=setting.ground_colour(3))
+    token = writing.one(page.random, patient_tokens(page)[:3])
+    look = replace(_fitting(page.hand, token[0], page.columns // 2), box=page.ground_colour(3))
     width, height = extent(token[0], look)
-    left = int(setting.random.choice([8, max(8, columns - width - 8)]))
-    top = int(setting.random.choice([8, max(8, rows - height - 8)]))
-    setting.write(token, (left, top), look)
+    left = int(page.random.choice([8, max(8, page.columns - width - 8)]))
+    top = int(page.random.choice([8, max(8, page.rows - height - 8)]))
+    page.write(token, (left, top), look)
 
 
-def _right_column(setting: Setting) -> None:
+def _right_column(page: Page) -> None:
     """Settings and acoustic output down the right side, as most machines write them."""
-    columns, rows = setting.canvas.size
-    random = setting.random
-    look = setting.resized(setting.plain, 0.016, 0.032)
-    tokens = [writing.acoustic_output(random), *writing.settings(random, int(random.integers(3, 9)))]
-    row = int(random.integers(2, max(3, rows // 3)))
+    look = page.resized(page.plain, 0.016, 0.032)
+    tokens = [
+        writing.acoustic_output(page.random),
+        *writing.settings(page.random, int(page.random.integers(3, 9))),
+    ]
+    row = int(page.random.integers(2, max(3, page.rows // 3)))
     for text in tokens:
-        setting.write((text, Meaning.ACOUSTIC), (columns - 4, row), look, right=True)
+        page.write((text, Meaning.ACOUSTIC), (page.columns - 4, row), look, right=True)
         row += extent("Ág", look)[1] + 2
 
 
-def _bottom_results(setting: Setting) -> None:
+def _bottom_results(page: Page) -> None:
     """Measured values in a box at the bottom, right or left."""
-    columns, rows = setting.canvas.size
-    random = setting.random
-    lines = [writing.measurement(random) for _ in range(int(random.integers(1, 5)))]
-    look = setting.resized(setting.plain, 0.022, 0.042)
+    lines = [writing.measurement(page.random) for _ in range(int(page.random.integers(1, 5)))]
+    look = page.resized(page.plain, 0.022, 0.042)
     sizes = [extent(text, look) for text in lines]
     width, height = max(size[0] for size in sizes) + 8, sum(size[1] + 2 for size in sizes) + 6
-    left = int(random.choice([3, max(3, columns - width - 3)]))
-    top = max(0, rows - height - int(random.integers(2, 12)))
-    if random.random() < 0.5:
-        _ground(setting, (left, top, left + width, top + height))
+    left = int(page.random.choice([3, max(3, page.columns - width - 3)]))
+    top = max(0, page.rows - height - int(page.random.integers(2, 12)))
+    if page.random.random() < 0.5:
+        _ground(page, (left, top, left + width, top + height))
     tokens = [(text, Meaning.MEASUREMENT) for text in lines]
-    setting.write_down(tokens, (left + 4, top + 3), look, 2)
+    page.write_down(tokens, (left + 4, top + 3), look, 2)
 
 
-def _results_table(setting: Setting) -> None:
+def _results_table(page: Page) -> None:
     """Measured values in a ruled table in the upper part."""
-    random = setting.random
-    columns, rows = setting.canvas.size
-    look = setting.resized(replace(setting.hand, box=None, frame=None, coarse=1), 0.02, 0.036)
-    lines = [writing.measurement(random) for _ in range(int(random.integers(2, 6)))]
+    look = page.resized(replace(page.hand, box=None, frame=None, coarse=1), 0.02, 0.036)
+    lines = [writing.measurement(page.random) for _ in range(int(page.random.integers(2, 6)))]
     height = extent("Ág", look)[1] + 5
     width = max(extent(text, look)[0] for text in lines) + 10
-    left, top = int(random.integers(2, max(3, columns - width))), int(random.integers(2, max(3, rows // 2)))
-    grid = setting.canvas.blank()
-    for number in range(len(lines) + 1):
-        cv2.line(grid, (left, top + number * height), (left + width, top + number * height), 255, 1)
-    for edge in (left, left + width):
-        cv2.line(grid, (edge, top), (edge, top + len(lines) * height), 255, 1)
-    setting.canvas.burn([Stamp(grid, look.colour, 0.8)], MarkClass.TEXT, Meaning.MEASUREMENT)
-    for number, text in enumerate(lines):
-        setting.write((text, Meaning.MEASUREMENT), (left + 5, top + number * height + 3), look)
+    left, top = (
+        int(page.random.integers(2, max(3, page.columns - width))),
+        int(page.random.integers(2, max(3, page.rows // 2))),
+    )
+    rows = [top + number * height for number in range(len(lines) + 1)]
+    grid = page.canvas.sketch(
+        *((cv2.line, (left, row), (left + width, row), 255, 1) for row in rows),
+        *((cv2.line, (edge, top), (edge, rows[-1]), 255, 1) for edge in (left, left + width)),
+    )
+    page.canvas.burn([Stamp(grid, look.colour, 0.8)], MarkClass.TEXT, Meaning.MEASUREMENT)
+    for row, text in zip(rows, lines, strict=False):
+        page.write((text, Meaning.MEASUREMENT), (left + 5, row + 3), look)
 
 
-def _inner_labels(setting: Setting) -> None:
+def _inner_labels(page: Page) -> None:
     """What the sonographer typed onto the picture; now and then a name, upright or along a side."""
-    random = setting.random
-    columns, rows = setting.canvas.size
-    for _ in range(int(random.integers(1, 4))):
-        look = setting.resized(setting.hand, 0.022, 0.06)
-        token = (writing.site(random), Meaning.ORIENTATION)
-        if random.random() < 0.25:
-            token = writing.one(random, patient_tokens(setting)[:3])
-        elif random.random() < 0.3:
-            token = (writing.measurement(random), Meaning.MEASUREMENT)
-        if random.random() < 0.1:
-            look = replace(look, angle=float(random.choice([90, 180, 270])), box=None, frame=None)
-        place = int(random.uniform(0.05, 0.75) * columns), int(random.uniform(0.05, 0.9) * rows)
-        setting.write(token, place, look)
+    for _ in range(int(page.random.integers(1, 4))):
+        look = page.resized(page.hand, 0.022, 0.06)
+        token = (writing.one(page.random, writing.VOCABULARY["sites"]), Meaning.ORIENTATION)
+        if page.random.random() < 0.25:
+            token = writing.one(page.random, patient_tokens(page)[:3])
+        elif page.random.random() < 0.3:
+            token = (writing.measurement(page.random), Meaning.MEASUREMENT)
+        if page.random.random() < 0.1:
+            look = replace(look, angle=float(page.random.choice([90, 180, 270])), box=None, frame=None)
+        place = (
+            int(page.random.uniform(0.05, 0.75) * page.columns),
+            int(page.random.uniform(0.05, 0.9) * page.rows),
+        )
+        page.write(token, place, look)
 
 
-def _slanted_note(setting: Setting) -> None:
+def _slanted_note(page: Page) -> None:
     """Writing that does not stand level: turned, upside down, by hand."""
-    random = setting.random
-    columns, rows = setting.canvas.size
-    tokens = patient_tokens(setting)
-    for _ in range(int(random.integers(1, 3))):
-        angle = float(random.choice([random.uniform(-35, 35), 90, 180, 270]))
-        if random.random() < 0.5:
-            token = writing.one(random, tokens)
+    tokens = patient_tokens(page)
+    for _ in range(int(page.random.integers(1, 3))):
+        angle = float(page.random.choice([page.random.uniform(-35, 35), 90, 180, 270]))
+        if page.random.random() < 0.5:
+            token = writing.one(page.random, tokens)
         else:
-            token = (writing.site(random), Meaning.ORIENTATION)
-        look = replace(setting.resized(setting.hand, 0.025, 0.06), angle=angle, box=None, frame=None)
-        place = int(random.uniform(0.05, 0.7) * columns), int(random.uniform(0.05, 0.7) * rows)
-        setting.write(token, place, look)
+            token = (writing.one(page.random, writing.VOCABULARY["sites"]), Meaning.ORIENTATION)
+        look = replace(page.resized(page.hand, 0.025, 0.06), angle=angle, box=None, frame=None)
+        place = (
+            int(page.random.uniform(0.05, 0.7) * page.columns),
+            int(page.random.uniform(0.05, 0.7) * page.rows),
+        )
+        page.write(token, place, look)
 
 
-def _stack(setting: Setting, tokens: list[Token], place: tuple[int, int]) -> None:
+def _stack(page: Page, tokens: list[Token], place: tuple[int, int]) -> None:
     """The first of ``tokens``, one below the other."""
-    count = int(setting.random.integers(1, len(tokens) + 1))
-    setting.write_down(tokens[:count], place, setting.plain, 3)
+    count = int(page.random.integers(1, len(tokens) + 1))
+    page.write_down(tokens[:count], place, page.plain, 3)
 
 
-def _ground(setting: Setting, box: tuple[int, int, int, int], *, rim: Colour | None = None) -> None:
+def _ground(page: Page, box: tuple[int, int, int, int]) -> None:
     """The bar or box under a group of texts: opaque, or letting the picture shine through."""
     left, top, right, bottom = box
-    corners = (left, top), (right - 1, bottom - 1)
-    alpha = setting.canvas.blank()
-    cv2.rectangle(alpha, *corners, 255, -1)
-    opacity = float(setting.random.choice([1.0, 1.0, 0.8, 0.5]))
-    setting.canvas.ground(Stamp(alpha, setting.ground_colour(), opacity))
-    if rim is not None:
-        edge = setting.canvas.blank()
-        cv2.rectangle(edge, *corners, 255, 1)
-        setting.canvas.burn([Stamp(edge, rim)], MarkClass.TEXT, Meaning.IDENTITY)
+    alpha = page.canvas.sketch((cv2.rectangle, (left, top), (right - 1, bottom - 1), 255, -1))
+    opacity = float(page.random.choice([1.0, 1.0, 0.8, 0.5]))
+    page.canvas.ground(Stamp(alpha, page.ground_colour(), opacity))
 
 
 def _fitting(look: Hand, text: str, width: int) -> Hand:
@@ -420,7 +390,7 @@ def _fitting(look: Hand, text: str, width: int) -> Hand:
     return look if needed <= width else look.sized(max(7.0, look.size * width / needed))
 
 
-LAYOUTS: dict[str, Callable[[Setting], None]] = {
+LAYOUTS: dict[str, Callable[[Page], None]] = {
     "top strip": _top_strip,
     "top left stack": _top_left_stack,
     "right column": _right_column,
@@ -438,6 +408,8 @@ LAYOUTS: dict[str, Callable[[Setting], None]] = {
 
 UNMARKED = 0.1
 """Share of pictures that get no overlay at all: there too the detector has to find nothing."""
+KOREAN = 1 / 6
+"""Share of groups of texts with Korean names and hospitals."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -476,29 +448,35 @@ def burn_in(part: Picture, family: StyleFamily, seed: tuple[int, ...]) -> BurnIn
     random = np.random.default_rng(seed)
     canvas = Canvas(scene(part, random))
     if random.random() >= UNMARKED:
-        _overlay(canvas, random, family)
-    return store(canvas, Storing.draw(random))
+        for drawer, share in DRAWERS:
+            if random.random() < share:
+                drawer(canvas, random, family)
+        count = int(random.integers(1, 4))
+        for layout in random.permutation(family.layouts)[:count]:
+            korean = bool(random.random() < KOREAN)
+            size = letter_height(canvas, random, 0.022, 0.05)
+            look = hand(random, family, size, korean=korean)
+            LAYOUTS[str(layout)](Page(canvas, *canvas.size, random, family, look, korean))
+    # Two of five are scaled after writing, three of five are compressed.
+    factor = float(random.uniform(0.6, 1.5)) if random.random() < 0.4 else 1.0
+    quality = int(random.integers(60, 97)) if random.random() < 0.6 else None
+    way, whole_chroma = int(random.choice(INTERPOLATIONS)), bool(random.random() < 0.5)
+    return store(canvas, Storing(factor, way, quality, whole_chroma))
 
 
 def store(canvas: Canvas, storing: Storing) -> BurnIn:
     """Scale and compress a drawn canvas and its clean picture alike; ``owners`` and boxes are computed from
-    the pixels that differ afterwards.
+    the pixels that differ afterwards. The box of an object that later ones cover altogether is empty.
     """
     drawn, plain = storing.scaled(canvas.picture), storing.scaled(canvas.clean)
     owners = _followed(canvas.owners, (drawn != plain).any(axis=2))
     objects = tuple(
-        replace(thing, box=box) for thing, box in zip(canvas.objects, _boxes(owners, canvas), strict=True)
+        replace(thing, box=(place[1].start, place[0].start, place[1].stop, place[0].stop)) if place else thing
+        for thing, place in zip(
+            canvas.objects, find_objects(owners, max_label=len(canvas.objects)), strict=True
+        )
     )
     return BurnIn(storing.compressed(drawn), storing.compressed(plain), drawn, plain, owners, objects)
-
-
-def _overlay(canvas: Canvas, random: np.random.Generator, family: StyleFamily) -> None:
-    for drawer, share in DRAWERS:
-        if random.random() < share:
-            drawer(canvas, random, family)
-    count = int(random.integers(1, 4))
-    for layout in random.permutation(family.layouts)[:count]:
-        lay_out(canvas, random, family, str(layout))
 
 
 def _followed(owners: npt.NDArray[np.uint16], changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint16]:
@@ -515,12 +493,3 @@ def _followed(owners: npt.NDArray[np.uint16], changed: npt.NDArray[np.bool_]) ->
     nearest[labels[empty == 0]] = owners[empty == 0]
     resized = cv2.resize(nearest[labels], (columns, rows), interpolation=cv2.INTER_NEAREST)
     return np.where(changed, resized, 0).astype(np.uint16)
-
-
-def _boxes(owners: npt.NDArray[np.uint16], canvas: Canvas) -> list[Box]:
-    """The smallest box around each object's pixels; empty where later objects cover all of it."""
-    places = find_objects(owners, max_label=len(canvas.objects))
-    return [
-        (place[1].start, place[0].start, place[1].stop, place[0].stop) if place else (0, 0, 0, 0)
-        for place in places
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.contract import Meaning
-from ai_training.ultrasound.overlays import writing
 from ai_training.ultrasound.overlays.writing import (
+    VOCABULARY,
     Alpha,
     Canvas,
     Colour,
@@ -23,7 +24,7 @@ from ai_training.ultrasound.overlays.writing import (
     StyleFamily,
     colour,
     hand,
-    label,
+    letter_height,
     one,
     write,
 )
@@ -35,17 +36,9 @@ PLUS = ((1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0))
 TIMES = ((0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
 
 
-def sketch(canvas: Canvas, *strokes: tuple[Any, ...]) -> Alpha:
-    """The stencil that ``strokes`` draw: functions of OpenCV with what they take after the picture."""
-    alpha = canvas.blank()
-    for draw, *how in strokes:
-        draw(alpha, *how)
-    return alpha
-
-
 def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smooth: bool) -> Alpha:
     """The end of a caliper. ``shape``: a name in :data:`GLYPHS`."""
-    return sketch(canvas, (GLYPHS[shape], centre, arm, thick, cv2.LINE_AA if smooth else cv2.LINE_8))
+    return canvas.sketch((GLYPHS[shape], centre, arm, thick, cv2.LINE_AA if smooth else cv2.LINE_8))
 
 
 def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bool) -> Alpha:
@@ -56,7 +49,7 @@ def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bo
         ends = np.clip([place, place + max(0, dot - 1)], 0, along[-1])
         start, end = _whole(np.column_stack([np.interp(ends, along, axis) for axis in points.T])).tolist()
         dashes.append((cv2.line, start, end, 255, 1, cv2.LINE_AA if smooth else cv2.LINE_8))
-    return sketch(canvas, *dashes)
+    return canvas.sketch(*dashes)
 
 
 def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
@@ -67,7 +60,7 @@ def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
     style = int(random.integers(3))
     if style == 0:
         thick = int(random.integers(1, 3))
-        return sketch(canvas, (cv2.arrowedLine, _at(tail), _at(point), 255, thick, cv2.LINE_AA, 0, 0.35))
+        return canvas.sketch((cv2.arrowedLine, _at(tail), _at(point), 255, thick, cv2.LINE_AA, 0, 0.35))
     head = 0.5 * length
     corners = [point, point + head * back + 0.4 * head * across, point + head * back - 0.4 * head * across]
     if style == 1:
@@ -75,8 +68,8 @@ def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
         corners[2:2] = [neck + wide, tail + wide, tail - wide, neck - wide]
     shape = [_whole(np.array(corners))]
     if random.random() < 0.6:
-        return sketch(canvas, (cv2.fillPoly, shape, 255, cv2.LINE_AA))
-    return sketch(canvas, (cv2.polylines, shape, True, 255, 1, cv2.LINE_AA))
+        return canvas.sketch((cv2.fillPoly, shape, 255, cv2.LINE_AA))
+    return canvas.sketch((cv2.polylines, shape, True, 255, 1, cv2.LINE_AA))
 
 
 def hand_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
@@ -86,8 +79,7 @@ def hand_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
     for finger, tall in enumerate((3, 0, 1, 1)):
         left = column + finger * 3 * unit // 2
         fingers.append((cv2.rectangle, (left, row + tall * unit), (left + unit, row + 4 * unit), 255, -1))
-    return sketch(
-        canvas,
+    return canvas.sketch(
         (cv2.rectangle, (column, row + 3 * unit), (column + 5 * unit, row + 7 * unit), 255, -1),
         *fingers,
         (cv2.line, (column - unit, row + 3 * unit), (column + unit, row + 6 * unit), 255, unit + 1),
@@ -96,80 +88,7 @@ def hand_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
 
 def mouse_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
     shape = np.array([(0, 0), (0, 16), (4, 12), (7, 18), (9, 17), (6, 11), (11, 11)]) * size / 18 + place
-    return sketch(canvas, (cv2.fillPoly, [_whole(shape)], 255))
-
-
-def body_part(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """A small outline of a body part: two breasts, a torso, an abdomen or a head."""
-    (column, row), half, thick = place, size // 2, int(random.integers(1, 3))
-    middle, smooth = (column + half, row + half), (255, thick, cv2.LINE_AA)
-    sides = [(middle[0] + side * size // 2, middle[1]) for side in (-1, 1)]
-    x = np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1])
-    y = np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0])
-    torso = np.column_stack([column + x * size, row + y * size])
-    styles: tuple[list[tuple[Any, ...]], ...] = (
-        [
-            *((cv2.circle, side, half, *smooth) for side in sides),
-            *((cv2.circle, side, max(1, size // 10), 255, -1, cv2.LINE_AA) for side in sides),
-        ],
-        [
-            (cv2.polylines, [_whole(torso)], False, *smooth),
-            (cv2.line, (middle[0], row + size // 4), (middle[0], row + size), 255, 1),
-        ],
-        [
-            (cv2.ellipse, middle, (half, int(size * 0.6)), 0, 0, 360, *smooth),
-            (cv2.line, (middle[0], row), (middle[0], row + size // 3), 255, 1, cv2.LINE_AA),
-            (cv2.circle, (middle[0], row + int(0.65 * size)), 2, 255, -1),
-        ],
-        [
-            (cv2.ellipse, middle, (half, size // 3), 0, 0, 360, *smooth),
-            (cv2.line, (column, middle[1]), (column + size, middle[1]), 255, 1, cv2.LINE_AA),
-        ],
-    )
-    return sketch(canvas, *one(random, styles))
-
-
-def probe_side(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """The mark at the sector's edge that shows the probe's side: a dot, two letter-like signs of makers, a
-    small probe.
-    """
-    (column, row), style = place, int(random.integers(4))
-    middle, stem, low = (column + size // 2, row + size // 2), column + size // 3, row + 3 * size // 4
-    body = np.array([(0, 0), (1, 0), (1, 0.5), (0.65, 0.7), (0.65, 1), (0.35, 1), (0.35, 0.7), (0, 0.5)])
-    thick = int(random.choice([-1, 1, 2])) if style == 0 else 2
-    styles: tuple[list[tuple[Any, ...]], ...] = (
-        [(cv2.circle, middle, size // 2, 255, thick, cv2.LINE_AA)],
-        [
-            (cv2.ellipse, middle, (size // 2, size // 3), 0, 30, 330, 255, 2, cv2.LINE_AA),
-            (cv2.line, (middle[0], row), (middle[0], row + size), 255, 2, cv2.LINE_AA),
-        ],
-        [
-            (cv2.rectangle, (column, row), (column + size, row + size), 255, 1),
-            (cv2.line, (stem, row + size // 4), (stem, low), 255, 2),
-            (cv2.line, (stem, low), (column + 2 * size // 3, low), 255, 2),
-        ],
-        [(cv2.polylines, [_whole(body * size + (column, row))], True, 255, 1, cv2.LINE_AA)],
-    )
-    return sketch(canvas, *styles[style])
-
-
-def emblem(canvas: Canvas, random: Random, place: Point, size: int) -> Alpha:
-    """A maker's sign, for use beside the maker's name: a wheel, a filled square with a ring, or waves."""
-    (column, row), middle = place, (place[0] + size // 2, place[1] + size // 2)
-    spokes = [size * 0.3 * _direction(angle) for angle in np.linspace(0, np.pi, 4)]
-    radii = [ring * size // 3 for ring in range(1, 4)]
-    styles: tuple[list[tuple[Any, ...]], ...] = (
-        [
-            (cv2.circle, middle, size // 2, 255, max(1, size // 10), cv2.LINE_AA),
-            *((cv2.line, _at(middle - way), _at(middle + way), 255, 1, cv2.LINE_AA) for way in spokes),
-        ],
-        [
-            (cv2.rectangle, (column, row), (column + size, row + size), 255, -1),
-            (cv2.circle, middle, size // 3, 0, max(1, size // 8), cv2.LINE_AA),
-        ],
-        [(cv2.ellipse, (column, row + size), (r, r), 0, 270, 360, 255, 2, cv2.LINE_AA) for r in radii],
-    )
-    return sketch(canvas, *one(random, styles))
+    return canvas.sketch((cv2.fillPoly, [_whole(shape)], 255))
 
 
 def _at(point: Points) -> Point:
@@ -231,9 +150,6 @@ GLYPHS: dict[str, Callable[[Alpha, Point, int, int, int], None]] = {
 }
 
 
-Drawer = Callable[[Canvas, Random, StyleFamily], None]
-
-
 def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     """Draw one to three measured distances: two ends, mostly with dots between them, mostly with a number."""
     ink, shape = colour(random), one(random, family.glyphs)
@@ -251,7 +167,9 @@ def calipers(canvas: Canvas, random: Random, family: StyleFamily) -> None:
             _trace(canvas, random, np.array([start, end], np.float64), ink)
         if numbered:
             spot = end[0] + arm + 1, end[1] + int(random.integers(-arm, arm + 1))
-            label(canvas, random, family, str(number), spot, Meaning.MEASUREMENT)
+            look = hand(random, family, letter_height(canvas, random, 0.02, 0.045), korean=False)
+            stamps = write(canvas, str(number), spot, replace(look, box=None, frame=None))
+            canvas.burn(stamps, MarkClass.TEXT, Meaning.MEASUREMENT, str(number))
 
 
 def ellipse(canvas: Canvas, random: Random, family: StyleFamily) -> None:
@@ -306,23 +224,69 @@ def cursor(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def body_mark(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
-    """Draw a body part, and the bar that shows how the probe was held."""
+    """Draw a small outline of two breasts, a torso, an abdomen or a head, and the bar that shows how the
+    probe was held.
+    """
     size = int(random.uniform(0.07, 0.15) * min(canvas.size)) + 8
     columns, rows = canvas.size
     place = int(random.choice([size, columns - 2 * size])), int(random.choice([6, rows - int(1.3 * size)]))
-    outline = body_part(canvas, random, place, size)
+    (column, row), half, thick = place, size // 2, int(random.integers(1, 3))
+    middle, smooth = (column + half, row + half), (255, thick, cv2.LINE_AA)
+    sides = [(middle[0] + side * size // 2, middle[1]) for side in (-1, 1)]
+    x = np.array([0, 0.1, 0.25, 0.2, 0.3, 0.7, 0.8, 0.75, 0.9, 1])
+    y = np.array([0, 0.2, 0.25, 0.6, 1, 1, 0.6, 0.25, 0.2, 0])
+    torso = np.column_stack([column + x * size, row + y * size])
+    styles: tuple[list[tuple[Any, ...]], ...] = (
+        [
+            *((cv2.circle, side, half, *smooth) for side in sides),
+            *((cv2.circle, side, max(1, size // 10), 255, -1, cv2.LINE_AA) for side in sides),
+        ],
+        [
+            (cv2.polylines, [_whole(torso)], False, *smooth),
+            (cv2.line, (middle[0], row + size // 4), (middle[0], row + size), 255, 1),
+        ],
+        [
+            (cv2.ellipse, middle, (half, int(size * 0.6)), 0, 0, 360, *smooth),
+            (cv2.line, (middle[0], row), (middle[0], row + size // 3), 255, 1, cv2.LINE_AA),
+            (cv2.circle, (middle[0], row + int(0.65 * size)), 2, 255, -1),
+        ],
+        [
+            (cv2.ellipse, middle, (half, size // 3), 0, 0, 360, *smooth),
+            (cv2.line, (column, middle[1]), (column + size, middle[1]), 255, 1, cv2.LINE_AA),
+        ],
+    )
+    outline = canvas.sketch(*one(random, styles))
     offset = 0.3 * size * _direction(float(random.uniform(0, np.pi)))
     spot = np.array(place) + size // 2 + random.uniform(-0.25, 0.25, 2) * size
     bar = (cv2.line, _at(spot - offset), _at(spot + offset), 255, max(2, size // 14), cv2.LINE_AA)
-    stamps = [Stamp(outline, colour(random)), Stamp(sketch(canvas, bar), colour(random))]
+    stamps = [Stamp(outline, colour(random)), Stamp(canvas.sketch(bar), colour(random))]
     canvas.burn(stamps, MarkClass.MARKER, Meaning.ORIENTATION)
 
 
 def probe_icon(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
-    """Draw the mark of the probe's side at the top of the picture."""
+    """Draw the mark at the sector's edge that shows the probe's side: a dot, two letter-like signs of makers,
+    a small probe.
+    """
     size = int(random.uniform(0.02, 0.05) * min(canvas.size)) + 6
     place = int(random.uniform(0.02, 0.9) * canvas.size[0]), int(random.uniform(0.0, 0.12) * canvas.size[1])
-    alpha = probe_side(canvas, random, place, size)
+    (column, row), style = place, int(random.integers(4))
+    middle, stem, low = (column + size // 2, row + size // 2), column + size // 3, row + 3 * size // 4
+    body = np.array([(0, 0), (1, 0), (1, 0.5), (0.65, 0.7), (0.65, 1), (0.35, 1), (0.35, 0.7), (0, 0.5)])
+    thick = int(random.choice([-1, 1, 2])) if style == 0 else 2
+    styles: tuple[list[tuple[Any, ...]], ...] = (
+        [(cv2.circle, middle, size // 2, 255, thick, cv2.LINE_AA)],
+        [
+            (cv2.ellipse, middle, (size // 2, size // 3), 0, 30, 330, 255, 2, cv2.LINE_AA),
+            (cv2.line, (middle[0], row), (middle[0], row + size), 255, 2, cv2.LINE_AA),
+        ],
+        [
+            (cv2.rectangle, (column, row), (column + size, row + size), 255, 1),
+            (cv2.line, (stem, row + size // 4), (stem, low), 255, 2),
+            (cv2.line, (stem, low), (column + 2 * size // 3, low), 255, 2),
+        ],
+        [(cv2.polylines, [_whole(body * size + (column, row))], True, 255, 1, cv2.LINE_AA)],
+    )
+    alpha = canvas.sketch(*styles[style])
     canvas.burn([Stamp(alpha, colour(random))], MarkClass.MARKER, Meaning.ORIENTATION)
 
 
@@ -350,7 +314,7 @@ def colour_box(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
         radii = np.array([centre[1] - height, centre[1] + height]) - apex[1]
         arcs = [apex + radius * np.column_stack([np.cos(turn), np.sin(turn)]) for radius in radii]
         corners = np.concatenate([arcs[0], arcs[1][::-1]])
-    outline = sketch(canvas, (cv2.polylines, [_whole(corners)], True, 255, 1, cv2.LINE_AA))
+    outline = canvas.sketch((cv2.polylines, [_whole(corners)], True, 255, 1, cv2.LINE_AA))
     canvas.burn([Stamp(outline, ink, 0.9)], MarkClass.MARKER, Meaning.SCALE)
 
 
@@ -376,7 +340,7 @@ def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     ]
     if random.random() < 0.3:
         lines.append(line((start, end), (position, position), 1))
-    ticks = sketch(canvas, *lines)
+    ticks = canvas.sketch(*lines)
     canvas.burn([Stamp(ticks, ink)], MarkClass.SCALE, Meaning.SCALE)
     if side in "lr" and random.random() < 0.4:
         look = hand(random, family, 8.0, korean=False)
@@ -389,7 +353,7 @@ def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
         size = int(random.integers(4, 10))
         tip = spot[0] + (-size if random.random() < 0.5 else size)
         corners = np.array([spot, (tip, spot[1] - size // 2), (tip, spot[1] + size // 2)], np.int32)
-        focus = sketch(canvas, (cv2.fillPoly, [corners], 255))
+        focus = canvas.sketch((cv2.fillPoly, [corners], 255))
         canvas.burn([Stamp(focus, ink)], MarkClass.SCALE, Meaning.SCALE)
 
 
@@ -407,25 +371,43 @@ def level_bar(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
     for (top, bottom), tone in zip(pairwise((row + edges).tolist()), table, strict=True):
         if bottom > top:
             level = (cv2.rectangle, (left, top), (left + width, bottom - 1), 255, -1)
-            stamps.append(Stamp(sketch(canvas, level), tone))
+            stamps.append(Stamp(canvas.sketch(level), tone))
     canvas.burn(stamps, MarkClass.SCALE, Meaning.SCALE)
 
 
 def logo(canvas: Canvas, random: Random, family: StyleFamily) -> None:
-    """Draw a maker's name, with or without a sign, in an upper corner or at the bottom."""
+    """Draw a maker's name in an upper corner or at the bottom, mostly with a sign: a wheel, a filled square
+    with a ring, or waves.
+    """
     columns, rows = canvas.size
-    name = writing.maker(random)
+    suffix = one(random, ("", " E8", " S10", " V730", " 7", " EPIQ", " X8"))
+    name = one(random, VOCABULARY["makers"]) + suffix
     size = float(random.uniform(0.025, 0.05)) * min(canvas.size) + 4
     look = hand(random, family, size, korean=False)
     place = int(random.choice([6, int(0.7 * columns)])), int(random.choice([4, rows - int(2 * size) - 4]))
     stamps = []
     if random.random() < 0.6:
-        stamps.append(Stamp(emblem(canvas, random, place, int(size * 1.4)), look.colour))
+        tall = int(size * 1.4)
+        (column, row), middle = place, (place[0] + tall // 2, place[1] + tall // 2)
+        spokes = [tall * 0.3 * _direction(angle) for angle in np.linspace(0, np.pi, 4)]
+        radii = [ring * tall // 3 for ring in range(1, 4)]
+        styles: tuple[list[tuple[Any, ...]], ...] = (
+            [
+                (cv2.circle, middle, tall // 2, 255, max(1, tall // 10), cv2.LINE_AA),
+                *((cv2.line, _at(middle - way), _at(middle + way), 255, 1, cv2.LINE_AA) for way in spokes),
+            ],
+            [
+                (cv2.rectangle, (column, row), (column + tall, row + tall), 255, -1),
+                (cv2.circle, middle, tall // 3, 0, max(1, tall // 8), cv2.LINE_AA),
+            ],
+            [(cv2.ellipse, (column, row + tall), (r, r), 0, 270, 360, 255, 2, cv2.LINE_AA) for r in radii],
+        )
+        stamps.append(Stamp(canvas.sketch(*one(random, styles)), look.colour))
     stamps += write(canvas, name, (place[0] + int(size * 1.7), place[1]), look)
     canvas.burn(stamps, MarkClass.LOGO, Meaning.LOGO, name)
 
 
-DRAWERS: tuple[tuple[Drawer, float], ...] = (
+DRAWERS: tuple[tuple[Callable[[Canvas, Random, StyleFamily], None], float], ...] = (
     (calipers, 0.6),
     (ellipse, 0.2),
     (lone_glyphs, 0.15),

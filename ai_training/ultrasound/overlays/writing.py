@@ -13,7 +13,7 @@ from enum import IntEnum
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -43,13 +43,13 @@ class MarkClass(IntEnum):
 class BurnedObject:
     """One drawn object. ``text``: its whole text (the names are invented).
 
-    ``box`` (pixels; right and bottom exclusive) is computed from the drawn pixels, not from the plan.
+    ``box`` (pixels; right and bottom exclusive) is computed from the pixels of the stored picture.
     """
 
     kind: MarkClass
     meaning: Meaning
-    box: Box
     text: str
+    box: Box = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,17 +81,25 @@ class Canvas:
     def blank(self) -> Alpha:
         return np.zeros(self.clean.shape[:2], np.uint8)
 
+    def sketch(self, *strokes: tuple[Any, ...]) -> Alpha:
+        """The stencil that ``strokes`` draw: functions of OpenCV with what they take after the picture."""
+        alpha = self.blank()
+        for draw, *how in strokes:
+            draw(alpha, *how)
+        return alpha
+
     def burn(self, stamps: list[Stamp], kind: MarkClass, meaning: Meaning, text: str = "") -> None:
         """Draw one object. An object that changes no pixel (outside the picture, white on white) is not
         listed.
         """
         number = len(self.objects) + 1
-        boxes = [box for stamp in stamps if (box := self._lay(stamp, number)) is not None]
-        if not boxes:
-            return
-        lefts, tops, rights, bottoms = zip(*boxes, strict=True)
-        box = (min(lefts), min(tops), max(rights), max(bottoms))
-        self.objects.append(BurnedObject(kind, meaning, box, text))
+        for stamp in stamps:
+            cut = _blend(self.picture, stamp)
+            differs, owners = (self.picture[cut] != self.clean[cut]).any(axis=2), self.owners[cut]
+            owners[differs & (stamp.alpha[cut] > 0)] = number
+            owners[~differs] = 0
+        if (self.owners == number).any():
+            self.objects.append(BurnedObject(kind, meaning, text))
 
     def ground(self, stamp: Stamp) -> None:
         """Draw a bar or box as the background of text, in the clean picture too.
@@ -102,24 +110,10 @@ class Canvas:
             _blend(picture, stamp)
         self.owners[(self.picture == self.clean).all(axis=2)] = 0
 
-    def _lay(self, stamp: Stamp, number: int) -> Box | None:
-        cut = _blend(self.picture, stamp)
-        if cut is None:
-            return None
-        differs = (self.picture[cut] != self.clean[cut]).any(axis=2)
-        owners = self.owners[cut]
-        owners[differs & (stamp.alpha[cut] > 0)] = number
-        owners[~differs] = 0
-        rows, columns = cut
-        box = (columns.start, rows.start, columns.stop, rows.stop)
-        return box if bool((owners == number).any()) else None
 
-
-def _blend(picture: Picture, stamp: Stamp) -> tuple[slice, slice] | None:
+def _blend(picture: Picture, stamp: Stamp) -> tuple[slice, slice]:
     """Draw a stamp; returns the part of the picture that it covers."""
     left, top, width, height = cv2.boundingRect(stamp.alpha)
-    if width == 0:
-        return None
     cut = slice(top, top + height), slice(left, left + width)
     weight = stamp.alpha[cut].astype(np.float32)[..., None] * (stamp.opacity / 255.0)
     below = picture[cut].astype(np.float32)
@@ -267,17 +261,8 @@ def measurement(random: Random) -> str:
     return one(random, forms)
 
 
-def site(random: Random) -> str:
-    return one(random, VOCABULARY["sites"])
-
-
 def hospital(random: Random, korean: bool) -> str:
     return one(random, VOCABULARY["korean_hospitals"] if korean else VOCABULARY["hospitals"])
-
-
-def maker(random: Random) -> str:
-    suffix = one(random, ("", " E8", " S10", " V730", " 7", " EPIQ", " X8"))
-    return one(random, VOCABULARY["makers"]) + suffix
 
 
 STROKE_HEIGHT = 21.0
@@ -318,34 +303,6 @@ class Hand:
         return replace(self, size=max(6, round(size)))
 
 
-@dataclass(frozen=True, slots=True)
-class Font:
-    """An openly licensed font family in a Python package, and the files of its upright faces there."""
-
-    name: str
-    package: str
-    regular: str
-    bold: str = ""
-
-    @classmethod
-    def packaged(cls, name: str) -> Font:
-        """The font of a ``font-*`` package of PyPI; these packages share one layout."""
-        start = f"files/{name.replace(' ', '')}"
-        return cls(
-            name, f"font_{name.casefold().replace(' ', '_')}", f"{start}-Regular.ttf", f"{start}-Bold.ttf"
-        )
-
-    def faces(self) -> tuple[Face, ...]:
-        """The faces of the font. Raises ModuleNotFoundError without the package: other fonts would change
-        pictures.
-        """
-        return tuple(
-            Face(self.name, str(files(self.package).joinpath(file)), bold=file == self.bold)
-            for file in (self.regular, self.bold)
-            if file
-        )
-
-
 def font_list(faces: Iterable[Face]) -> list[dict[str, str]]:
     """The used fonts, for the record: name, weight, file name, SHA-256 of the file."""
     return [
@@ -353,7 +310,7 @@ def font_list(faces: Iterable[Face]) -> list[dict[str, str]]:
             "name": face.name,
             "weight": "bold" if face.bold else "regular",
             "file": Path(face.path).name if face.path else "Hershey-Fonts",
-            "sha256": _digest(face.path) if face.path else "",
+            "sha256": hashlib.sha256(Path(face.path).read_bytes()).hexdigest() if face.path else "",
         }
         for face in faces
     ]
@@ -392,13 +349,10 @@ def write(
         pad = max(2, hand.size // 4)
         corners = (left - pad, top - pad), (left + columns + pad - 1, top + rows + pad - 1)
         if hand.box is not None:
-            ground = canvas.blank()
-            cv2.rectangle(ground, *corners, 255, -1)
+            ground = canvas.sketch((cv2.rectangle, *corners, 255, -1))
             canvas.ground(Stamp(ground, hand.box, hand.box_opacity))
         if hand.frame is not None:
-            rim = canvas.blank()
-            cv2.rectangle(rim, *corners, 255, 1)
-            stamps.append(Stamp(rim, hand.frame))
+            stamps.append(Stamp(canvas.sketch((cv2.rectangle, *corners, 255, 1)), hand.frame))
     if hand.shadow is not None:
         stamps.append(Stamp(_placed(canvas, letters, left + 1, top + 1), hand.shadow, hand.opacity))
     if hand.outline is not None:
@@ -464,16 +418,8 @@ def _turned(alpha: Alpha, angle: float) -> Alpha:
 
 
 def _placed(canvas: Canvas, patch: Alpha, left: int, top: int) -> Alpha:
-    alpha = canvas.blank()
-    columns, rows = canvas.size
-    inner = (
-        slice(max(0, top), min(rows, top + patch.shape[0])),
-        slice(max(0, left), min(columns, left + patch.shape[1])),
-    )
-    own = slice(inner[0].start - top, inner[0].stop - top), slice(inner[1].start - left, inner[1].stop - left)
-    if inner[0].stop > inner[0].start and inner[1].stop > inner[1].start:
-        alpha[inner] = patch[own]
-    return alpha
+    shift = np.array([[1, 0, left], [0, 1, top]], np.float32)
+    return np.asarray(cv2.warpAffine(patch, shift, canvas.size, flags=cv2.INTER_NEAREST), np.uint8)
 
 
 @cache
@@ -488,11 +434,6 @@ def _hershey(name: str):  # type: ignore[no-untyped-def]
     font = HersheyFonts()
     font.load_default_font(name)
     return font
-
-
-@cache
-def _digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 TTF = "mpl-data/fonts/ttf"
@@ -517,30 +458,46 @@ COLOURS: tuple[tuple[Colour, float], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class StyleFamily:
-    """The fonts, colours and texts of one family of overlays. Every font comes with a Python package."""
+    """The fonts, colours and texts of one family of overlays. Every font comes with a Python package.
+
+    ``latin``: outline fonts, then plotter fonts.
+    """
 
     name: str
-    fonts: tuple[Font, ...]
-    strokes: tuple[str, ...]
-    korean: tuple[Font, ...]
+    latin: tuple[Face, ...]
+    korean: tuple[Face, ...]
     layouts: tuple[str, ...]
     glyphs: tuple[str, ...]
     names: tuple[str, ...]
     dates: tuple[str, ...]
 
 
+def _faces(name: str, package: str, regular: str, bold: str = "") -> tuple[Face, ...]:
+    """The upright faces of an openly licensed font in a Python package. Raises ModuleNotFoundError without
+    the package: other fonts would change pictures.
+    """
+    there = [file for file in (regular, bold) if file]
+    return tuple(Face(name, str(files(package).joinpath(file)), bold=file == bold) for file in there)
+
+
+def _packaged(name: str) -> tuple[Face, ...]:
+    """The faces of a ``font-*`` package of PyPI; these packages share one layout."""
+    start, package = f"files/{name.replace(' ', '')}", f"font_{name.casefold().replace(' ', '_')}"
+    return _faces(name, package, f"{start}-Regular.ttf", f"{start}-Bold.ttf")
+
+
 TRAIN = StyleFamily(
     name="train",
-    fonts=(
-        Font.packaged("Source Sans Pro"),
-        Font.packaged("Source Serif Pro"),
-        Font.packaged("Manrope"),
-        Font("STIXGeneral", "matplotlib", f"{TTF}/STIXGeneral.ttf", f"{TTF}/STIXGeneralBol.ttf"),
-        Font("cmss10", "matplotlib", f"{TTF}/cmss10.ttf"),
-        Font("cmtt10", "matplotlib", f"{TTF}/cmtt10.ttf"),
+    latin=(
+        *_packaged("Source Sans Pro"),
+        *_packaged("Source Serif Pro"),
+        *_packaged("Manrope"),
+        *_faces("STIXGeneral", "matplotlib", f"{TTF}/STIXGeneral.ttf", f"{TTF}/STIXGeneralBol.ttf"),
+        *_faces("cmss10", "matplotlib", f"{TTF}/cmss10.ttf"),
+        *_faces("cmtt10", "matplotlib", f"{TTF}/cmtt10.ttf"),
+        *map(Face, ("futural", "futuram", "rowmans", "scripts")),
     ),
-    strokes=("futural", "futuram", "rowmans", "scripts"),
-    korean=(Font("Noto Sans KR", "pylopdf_fonts_ko", "NotoSansKR-Regular.otf"),),
+    korean=_faces("Noto Sans KR", "pylopdf_fonts_ko", "NotoSansKR-Regular.otf"),
     layouts=("top strip", "top left stack", "right column", "bottom results", "inner labels", "boxed line"),
     glyphs=("plus", "times", "gapped plus", "tee", "up tack"),
     names=("korean", "last, first", "LAST FIRST", "first last", "MRS LAST"),
@@ -548,14 +505,16 @@ TRAIN = StyleFamily(
 )
 HELD_OUT = StyleFamily(
     name="held-out",
-    fonts=(
-        Font("DejaVu Sans", "matplotlib", f"{TTF}/DejaVuSans.ttf", f"{TTF}/DejaVuSans-Bold.ttf"),
-        Font("DejaVu Sans Mono", "matplotlib", f"{TTF}/DejaVuSansMono.ttf", f"{TTF}/DejaVuSansMono-Bold.ttf"),
-        Font("DejaVu Serif", "matplotlib", f"{TTF}/DejaVuSerif.ttf", f"{TTF}/DejaVuSerif-Bold.ttf"),
-        Font.packaged("Caladea"),
+    latin=(
+        *_faces("DejaVu Sans", "matplotlib", f"{TTF}/DejaVuSans.ttf", f"{TTF}/DejaVuSans-Bold.ttf"),
+        *_faces(
+            "DejaVu Sans Mono", "matplotlib", f"{TTF}/DejaVuSansMono.ttf", f"{TTF}/DejaVuSansMono-Bold.ttf"
+        ),
+        *_faces("DejaVu Serif", "matplotlib", f"{TTF}/DejaVuSerif.ttf", f"{TTF}/DejaVuSerif-Bold.ttf"),
+        *_packaged("Caladea"),
+        *map(Face, ("timesr", "rowmant", "cursive", "scriptc")),
     ),
-    strokes=("timesr", "rowmant", "cursive", "scriptc"),
-    korean=(Font("Noto Serif KR", "pylopdf_fonts_ko", "NotoSerifKR-Regular.otf"),),
+    korean=_faces("Noto Serif KR", "pylopdf_fonts_ko", "NotoSerifKR-Regular.otf"),
     layouts=(
         "bottom strip",
         "centred heading",
@@ -571,18 +530,6 @@ HELD_OUT = StyleFamily(
 FAMILIES = {family.name: family for family in (TRAIN, HELD_OUT)}
 
 
-@cache
-def latin_faces(family: StyleFamily) -> tuple[Face, ...]:
-    """The outline fonts of the family, then its plotter fonts."""
-    outlines = tuple(face for font in family.fonts for face in font.faces())
-    return outlines + tuple(Face(name) for name in family.strokes)
-
-
-@cache
-def korean_faces(family: StyleFamily) -> tuple[Face, ...]:
-    return tuple(face for font in family.korean for face in font.faces())
-
-
 def colour(random: Random) -> Colour:
     """A random colour that scanners write in; white and yellow are the most frequent."""
     weights = [weight for _, weight in COLOURS]
@@ -596,8 +543,7 @@ def colour(random: Random) -> Colour:
 
 def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> Hand:
     """A random style for a group of texts: font, size, colour, opacity, outline, shadow, box and frame."""
-    faces = korean_faces(family) if korean else latin_faces(family)
-    chosen = one(random, faces)
+    chosen = one(random, family.korean if korean else family.latin)
     ink = colour(random)
     dark = sum(ink) < 200
     style = random.choice(["plain", "outline", "shadow", "box", "frame"], p=[0.52, 0.16, 0.12, 0.15, 0.05])
@@ -617,25 +563,6 @@ def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> H
         box_opacity=float(random.choice([1.0, 1.0, 0.7, 0.4])),
         frame=ink if style == "frame" else None,
     )
-
-
-def writes_korean(random: Random) -> bool:
-    """Whether this overlay has Korean texts: True for one in six, at random."""
-    return bool(random.random() < 1 / 6)
-
-
-def person(random: Random, family: StyleFamily, *, korean: bool) -> str:
-    """A random name in one of the family's forms (:func:`.words.name`)."""
-    return "korean" if korean else one(random, [form for form in family.names if form != "korean"])
-
-
-def label(
-    canvas: Canvas, random: Random, family: StyleFamily, text: str, place: tuple[int, int], meaning: Meaning
-) -> None:
-    """Write one short text by itself, such as a caliper's number."""
-    size = letter_height(canvas, random, 0.02, 0.045)
-    look = replace(hand(random, family, size, korean=False), box=None, frame=None)
-    canvas.burn(write(canvas, text, place, look), MarkClass.TEXT, meaning, text)
 
 
 def letter_height(canvas: Canvas, random: Random, low: float, high: float) -> float:

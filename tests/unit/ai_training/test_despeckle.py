@@ -92,7 +92,7 @@ def test_a_blur_raises_the_looks_and_loses_edges() -> None:
     picture, head = drawn_head()
     before = scattered(picture.astype(np.float32) / 255 * 0.7, np.random.default_rng(4))
     same, blur = (texture(before, after, head) for after in (before, cv2.GaussianBlur(before, (0, 0), 4)))
-    assert same.edges == pytest.approx(1) and blur.edges < 0.8 and blur.enl > 2 * same.enl
+    assert same["edges"] == pytest.approx(1) and blur["edges"] < 0.8 and blur["enl"] > 2 * same["enl"]
 
 
 @pytest.mark.parametrize("loss", [DespeckleLoss.L1_MS_SSIM, DespeckleLoss.TASK])

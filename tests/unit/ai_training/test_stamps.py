@@ -18,7 +18,7 @@ from ai_training.sets.images import ChestImage
 from ai_training.ultrasound.overlays.writing import TRAIN
 from tests.unit.chests import drawn_chest
 
-FACES = [face for font in TRAIN.fonts for face in font.faces()]
+FACES = [face for face in TRAIN.latin if not face.is_stroked]
 SIDE = 512
 
 

@@ -54,7 +54,7 @@ def test_the_batches_are_the_same_whoever_prepares_them(tmp_path: Path) -> None:
     for run.workers in (0, 1):
         prepared.append(list(run.batches(range(1, 4))))
     for one, other in zip(*prepared, strict=True):
-        torch.testing.assert_close((one.images, one.soft), (other.images, other.soft))
+        torch.testing.assert_close((one[0], one[1].soft), (other[0], other[1].soft))
 
 
 def test_the_merged_head_says_what_both_heads_say_in_units_of_their_spread() -> None:

@@ -32,7 +32,6 @@ from ai_training.detect import (
     FittedHead,
     Fused,
     LabelledBoxes,
-    Place,
     centre,
     constant,
     cross_validated,
@@ -151,10 +150,10 @@ def fitted() -> tuple[list[TruthBox], FittedHead]:
     return boxes, fit(boxes[:30], range(30), maps, BoxHeadRecipe(components=4, moved=2, shown=30, steps=60))
 
 
-def placed(head: Any, row: int) -> Place:
+def placed(head: Any, row: int) -> ScoredBox:
     found = head.place(row, "Mass")
     assert found is not None
-    return cast(Place, found)
+    return cast(ScoredBox, found)
 
 
 def test_boxes_of_images_that_were_not_learned_from_lie_where_the_layers_light_up(
@@ -282,8 +281,8 @@ def test_the_test_figures_stand_in_the_card(tmp_path: Path) -> None:
 
 def test_a_box_reaches_the_cuts_that_it_overlaps_enough() -> None:
     said = [
-        Place((0.0, 0.0, 0.2, 0.2), (0.1, 0.1), 1.0),
-        Place((0.1, 0.0, 0.3, 0.2), (0.25, 0.1), 1.0),  # a third
+        ScoredBox((0.0, 0.0, 0.2, 0.2), (0.1, 0.1), 1.0),
+        ScoredBox((0.1, 0.0, 0.3, 0.2), (0.25, 0.1), 1.0),  # a third
         None,
     ]
     rows = place_figures([(0.0, 0.0, 0.2, 0.2)] * 3, said)

@@ -1,5 +1,6 @@
 """Training of the ovarian model on drawn frames: folds by group, one held-out score each, export, figures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -57,17 +58,17 @@ def test_each_fold_is_scored_by_a_network_that_has_not_seen_it(data: Path, tmp_p
 
 def test_a_network_of_timm_learns_from_scratch_by_the_same_recipe() -> None:
     recipe = fit.recipe(architecture="convnext_atto")
-    logits, features = fit.cyst_classifier(recipe.architecture, 64, 0, len(LABELS))(torch.zeros(2, 3, 64, 64))
+    logits, features = fit.new_classifier(replace(recipe, size=64))(torch.zeros(2, 3, 64, 64))
     assert (recipe.frozen, recipe.copies) == (0, 0)
     assert (logits.shape, features.shape) == ((2, len(LABELS)), (2, 320, 2, 2))
     with pytest.raises(ExperimentError, match="knows no network"):
-        fit.cyst_classifier("resnet_of_nobody", 64, 0, len(LABELS))
+        fit.new_classifier(replace(recipe, architecture="resnet_of_nobody"))
 
 
 @pytest.fixture(scope="module")
 def pair() -> CystEnsemble:
     """Two networks with heads of their own."""
-    return CystEnsemble([fit.cyst_classifier(fit.NAME, 64, 11, len(LABELS)) for _ in range(2)]).eval()
+    return CystEnsemble([fit.new_classifier(SMALL) for _ in range(2)]).eval()
 
 
 def test_the_exported_graph_says_where_each_logit_comes_from_and_a_mirrored_picture_the_same_mirrored(
@@ -98,7 +99,7 @@ def test_what_is_stored_in_half_precision_says_the_same_in_half_the_bytes(
 
 
 def test_frozen_blocks_keep_their_weights_and_statistics() -> None:
-    network = fit.cyst_classifier(fit.NAME, 64, 11, len(LABELS)).train()
+    network = fit.new_classifier(SMALL).train()
     frozen, learning = network.trunk.network._blocks[:11], network.trunk.network._blocks[12]
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     network(torch.randn(2, 3, 64, 64))[0].sum().backward()

@@ -14,8 +14,7 @@ import pytest
 import tomlkit
 
 from ai_pipeline.burnin.cleaning import CleaningResult
-from ai_pipeline.burnin.find.annotation import CleaningPolicy, Picture, index_of
-from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.burnin.find.annotation import CleaningPolicy, Picture
 from ai_pipeline.contract import DerivedImage, ImageKind
 from ai_pipeline.models.registry import find
 from ai_training.cards import add_figures
@@ -35,7 +34,6 @@ from ai_training.ultrasound.legible import (
     EngineCount,
     LegibilityTest,
     LegibleOutcome,
-    LegibleTask,
     Token,
     at_most,
     counted,
@@ -51,16 +49,11 @@ from ai_training.ultrasound.legible import (
 from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, MarkClass, burn_in, clean_frames
 from ai_training.ultrasound.removal import (
     NETWORK,
-    NO_YELLOW,
     NODE,
     NOT_CLEAN,
-    YELLOW,
     MarkedFrame,
-    Masker,
-    RealMark,
     coloured_frames,
-    legible_figures,
-    marks_figures,
+    measured,
 )
 from tests.unit.ai_training.ultrasound.test_overlays import speckle
 
@@ -68,16 +61,15 @@ MARKS = Path(__file__).resolve().parents[3] / "data" / "marks"
 PICTURE = np.zeros((60, 80, 3), np.uint8)
 
 
-CLEAN = [(CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)), PICTURE) for name in "ab"]
+CLEAN = [CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)) for name in "ab"]
 
 
-def frame(name: str, stratum: str) -> MarkedFrame:
+def frame(name: str) -> MarkedFrame:
     """A text of 100 pixels and a caliper of 20."""
-    marks = (RealMark(1, MarkClass.TEXT, (10, 10, 20, 20)), RealMark(2, MarkClass.CALIPER, (60, 40, 65, 44)))
     owners = np.zeros(PICTURE.shape[:2], np.uint8)
-    for mark in marks:
-        owners[index_of(mark.box)] = mark.number
-    return MarkedFrame(name, stratum, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
+    owners[10:20, 10:20], owners[40:44, 60:65] = 1, 2
+    marks = {1: MarkClass.TEXT, 2: MarkClass.CALIPER}
+    return MarkedFrame(name, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
 
 
 def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
@@ -87,37 +79,34 @@ def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
 
 
 def test_a_mark_is_found_from_half_of_its_pixels_on_and_a_missed_one_gets_a_picture(tmp_path: Path) -> None:
-    frames = [frame("a", YELLOW), frame("b", NO_YELLOW)]
-    tallies = removal.score_frames(frames, [Masker(NETWORK, half_of_the_text)])
-    row = removal.summary(frames, tallies)["rows"][NETWORK]
+    found = measured([frame("a"), frame("b")], {NETWORK: half_of_the_text}, report_to=tmp_path)
+    row = found[NETWORK]
     assert row["by_class"]["text"] == {"objects": 2, "recall": [1.0, pytest.approx(0.158, abs=1e-3), 1.0]}
-    assert (row["recall"][0], row["by_class"]["caliper"]["recall"][0]) == (0.5, 0.0)
-    assert set(row["by_stratum"]) == {YELLOW, NO_YELLOW}
+    assert (found["objects"], row["recall"][0], row["by_class"]["caliper"]["recall"][0]) == (4, 0.5, 0.0)
     assert row["precision"][0] == pytest.approx(50 / 70, abs=1e-4)
     around = 16 * 16 + 10 * 11  # both marks with three pixels around them
     assert row["false_area"][0] == pytest.approx(20 / (60 * 80 - around), abs=1e-4)
-    assert [missed.mark.kind for missed in tallies[NETWORK].missed] == [MarkClass.CALIPER] * 2
-    removal.show_missed(tmp_path / "marks", tallies[NETWORK])
-    assert sorted(path.name for path in (tmp_path / "marks").iterdir()) == ["a-2.png", "b-2.png"]
+    assert sorted(path.name for path in (tmp_path / NETWORK).iterdir()) == ["a-2.png", "b-2.png"]
 
 
 def test_a_frame_that_the_node_refuses_counts_as_nothing_found() -> None:
-    frames = [frame("a", YELLOW)]
-    tallies = removal.score_frames(frames, [Masker(NODE, lambda _picture: None)])
-    row = removal.summary(frames, tallies)["rows"][NODE]
-    assert (row["recall"][0], row["refused"]) == (0.0, ["a"])
+    row = measured([frame("a")], {NODE: lambda _picture: None})[NODE]
+    assert (row["recall"][0], row["refused"]) == (0.0, 1)
 
 
 def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
-    rows = {"wide": {"recall": [0.96, 0.90, 1.0]}, "good": {"recall": [0.96, 0.93, 0.98]}}
+    def all_but_one(picture: np.ndarray) -> np.ndarray:
+        return (frame("").owners == 1) | (picture[..., 0] == 0)
 
-    assert removal.met(rows) == {"wide": False, "good": True}
+    frames = [frame(name)._replace(picture=PICTURE + (name == "9")) for name in "0123456789"]
+    rows = [measured(part, {NODE: all_but_one})[NODE] for part in (frames, frames[:9], frames[:9] * 9)]
+    assert [row["recall"][0] for row in rows] == [0.95, 1.0, 1.0]
+    assert [row["met"] for row in rows] == [False, False, True]
 
 
-def test_clean_frames_are_measured_for_the_network_and_the_node_alone() -> None:
-    ways = [Masker(NETWORK, half_of_the_text), Masker("text boxes", half_of_the_text)]
-    [(name, row)] = removal.clean_areas(CLEAN, ways)["rows"].items()
-    assert (name, row["frames_touched"]) == (NETWORK, 2)
+def test_of_clean_frames_the_marked_share_is_measured() -> None:
+    row = removal.clean_areas(CLEAN, [PICTURE] * 2, {NETWORK: half_of_the_text})[NETWORK]
+    assert (row["frames_touched"], row["met"]) == (2, False)
     assert row["area"][0] == pytest.approx(70 / 4800, abs=1e-4)
 
 
@@ -144,20 +133,24 @@ def test_coloured_marks_are_known_on_validation_frames_only(data: Path) -> None:
 
 
 def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_card(tmp_path: Path) -> None:
-    frames = [frame("a", YELLOW), frame("b", NO_YELLOW)]
-    ways = [Masker(NETWORK, half_of_the_text), Masker(NODE, half_of_the_text)]
-    drawn = removal.summary(frames, removal.score_frames(frames, ways))
-    clean, counts = removal.clean_areas(CLEAN, ways), {"rapidocr": EngineCount(4)}
-    outcome = LegibleOutcome(0, "a", 4, released=True, seconds=1.0, counts=counts, texts=3)
+    ways = {NETWORK: half_of_the_text, NODE: half_of_the_text}
+    drawn = measured([frame("a"), frame("b")], ways)
+    clean = removal.clean_areas(CLEAN, [PICTURE] * 2, ways)
+    outcome = LegibleOutcome(0, "a", 4, released=True, counts={"rapidocr": EngineCount(4)}, texts=3)
+    read = counted([outcome], "test", "clinical")
     card = tmp_path / "card.toml"
     card.write_text('id = "x"\n')
-    add_figures(card, marks_figures({"split": "test", "drawn": drawn, "clean": clean}))
-    add_figures(card, legible_figures(counted([outcome], "test", "clinical")))
+    add_figures(card, {"drawn": drawn, "clean_test": clean, "synthetic_test": drawn})
+    add_figures(card, {"legible_clinical": read})
     details = {"detector": {"threshold": 0.4}, **tomlkit.parse(card.read_text()).unwrap()}
     shown = replace(find("ultrasound-marks-unet"), details=details)
     page = "\n".join(figure_lines(next(p for p in PAGES if p.file == "ultrasound.md"), shown))
     assert "| network | 0.500 [" in page and "| network | 0.01458" in page
-    assert "* marks: 4" in page and "| rapidocr | 4 | 0 | 0.5271 | 0 |" in page
+    assert (
+        "* marks: 4" in page
+        and "* marks found: 0.500 [" in page
+        and "| rapidocr | 4 | 0 | 0.5271 | 0 |" in page
+    )
 
 
 def mask_of(row: dict[str, str], where: Path = MARKS) -> np.ndarray:
@@ -302,9 +295,12 @@ def result_of(picture: Picture, mask: np.ndarray) -> CleaningResult:
 def outcome_of(
     burned: BurnIn, cleaned: CleaningResult, readers: list[legible.OcrEngine], report: Path | None
 ) -> LegibleOutcome:
-    job = LegibleTask(Path(), "test", CleaningPolicy.RESEARCH, None, report)
-    test = LegibilityTest(job, cast(Tools, object()), readers)
-    return test.outcome(0, "speckle", burned, identity_tokens(burned), cleaned, 1.0)
+    test, tokens = (
+        LegibilityTest(Path(), "test", CleaningPolicy.RESEARCH, None, report),
+        identity_tokens(burned),
+    )
+    begun = LegibleOutcome(0, "speckle", len(tokens), released=False)
+    return test.outcome(begun, burned, tokens, cleaned, readers)
 
 
 def test_a_picture_that_was_not_cleaned_is_found_out(
@@ -375,7 +371,7 @@ def test_nothing_left_of_five_hundred_means_at_most_six_in_a_thousand() -> None:
 
 def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _program: None)
-    outcome = LegibleOutcome(0, "a", 1, released=False, seconds=1.0, reason="too much")
+    outcome = LegibleOutcome(0, "a", 1, released=False, reason="too much")
     result = counted([outcome], "test", "research")
     assert [engine.name for engine in legible.engines()] == ["rapidocr"]
     assert "not installed" in result["tesseract"] and result["quarantined"]["pictures"] == 1

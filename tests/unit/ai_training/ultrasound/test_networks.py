@@ -113,11 +113,15 @@ def test_ignored_pixels_teach_nothing_and_any_mark_teaches_the_rest(known: bool)
 
 def test_scores_tell_a_perfect_mask_from_an_empty_one() -> None:
     pictures = [burn_in(speckle(index), TRAIN, (9, index)) for index in range(4)]
-    nothing, perfect = ([_maps((one.owners > 0) * share) for one in pictures] for share in (0, 1))
-    best, worst = (marks.score(pictures, maps, nothing, 0.5) for maps in (perfect, nothing))
-    assert (best.object_recall, best.pixel_recall, best.precision, best.dice) == (1, 1, 1, 1)
-    assert (worst.object_recall, worst.pixel_recall, worst.clean_area) == (0, 0, 0)
-    assert best.choice > worst.choice
+    drawn = {one.image.tobytes(): (one.owners > 0) * 1.0 for one in pictures if one.owners.any()}
+    finders = [
+        Mock(find=lambda image, m=m: _maps(drawn.get(image.tobytes(), image[..., 0] * 0.0) * m))
+        for m in (1, 0)
+    ]
+    best, worst = (marks.score(finder, pictures, 0.5) for finder in finders)
+    assert [best[name] for name in ("object_recall", "pixel_recall", "precision", "dice")] == [1, 1, 1, 1]
+    assert [worst[name] for name in ("object_recall", "pixel_recall", "clean_area")] == [0, 0, 0]
+    assert best["choice"] > worst["choice"]
 
 
 @pytest.mark.data

@@ -28,8 +28,6 @@ from ai_training.ultrasound.overlays.writing import (
     Hand,
     Stamp,
     font_list,
-    korean_faces,
-    latin_faces,
     write,
 )
 
@@ -118,18 +116,13 @@ def test_all_kinds_of_marks_and_meanings_occur_and_some_pictures_have_none(burne
 
 
 def test_the_two_families_share_nothing() -> None:
-    parts = ("strokes", "layouts", "glyphs", "dates")
+    parts = ("latin", "layouts", "glyphs", "dates")
     assert [part for part in parts if {*getattr(TRAIN, part)} & {*getattr(HELD_OUT, part)}] == []
     assert set(TRAIN.names) & set(HELD_OUT.names) == {"korean"}
     assert sorted((*TRAIN.layouts, *HELD_OUT.layouts)) == sorted(LAYOUTS)
     assert sorted((*TRAIN.glyphs, *HELD_OUT.glyphs)) == sorted(GLYPHS)
     ours, theirs = (
-        {
-            name
-            for face in latin_faces(one) + korean_faces(one)
-            if face.path
-            for name in (face.name, face.path)
-        }
+        {name for face in one.latin + one.korean if face.path for name in (face.name, face.path)}
         for one in (TRAIN, HELD_OUT)
     )
     assert ours.isdisjoint(theirs)
@@ -139,7 +132,7 @@ def test_the_two_families_share_nothing() -> None:
 def test_every_font_comes_from_a_package_and_has_every_letter_that_is_written(family: StyleFamily) -> None:
     packages, latin = Path(np.__file__).parents[1], {chr(code) for code in range(32, 127)} | set("²°")
     hangul = {letter for name, texts in VOCABULARY.items() if "korean" in name for letter in "".join(texts)}
-    for faces, letters in ((latin_faces(family), latin), (korean_faces(family), latin | hangul)):
+    for faces, letters in ((family.latin, latin), (family.korean, latin | hangul)):
         for face in faces:
             if not face.is_stroked:
                 assert Path(face.path).is_relative_to(packages)
@@ -148,17 +141,18 @@ def test_every_font_comes_from_a_package_and_has_every_letter_that_is_written(fa
 
 
 def test_the_fonts_are_these_and_no_others() -> None:
-    faces = [face for family in (TRAIN, HELD_OUT) for face in latin_faces(family) + korean_faces(family)]
+    faces = [face for family in (TRAIN, HELD_OUT) for face in family.latin + family.korean]
     found = {row["file"]: row["sha256"][:8] for row in font_list(faces) if row["sha256"]}
 
     assert found == FONTS  # other fonts, other pictures: figures of before can no longer be compared
 
 
 def test_a_bar_under_text_stays_in_the_clean_picture() -> None:
-    canvas, hand = Canvas(speckle()), Hand(latin_faces(HELD_OUT)[0], 14, (255, 255, 0), box=(0, 0, 90))
+    canvas, hand = Canvas(speckle()), Hand(HELD_OUT.latin[0], 14, (255, 255, 0), box=(0, 0, 90))
     canvas.burn(write(canvas, "DOE", (40, 40), hand), MarkClass.TEXT, Meaning.IDENTITY, "DOE")
 
-    left, top, right, bottom = canvas.objects[0].box
+    left, top, wide, high = cv2.boundingRect((canvas.owners > 0).astype(np.uint8))
+    right, bottom = left + wide, top + high
     assert (canvas.clean[top + 2, left - 1] == (0, 0, 90)).all()
     assert 0.1 < (canvas.owners[top:bottom, left:right] > 0).mean() < 0.9
 
@@ -171,7 +165,7 @@ def test_white_on_white_is_no_object() -> None:
 
 def test_burned_names_can_be_read() -> None:
     canvas, reader = Canvas(np.full((120, 400, 3), 30, np.uint8)), TextReader(threads=1)
-    hand = Hand(next(face for face in latin_faces(TRAIN) if not face.is_stroked), 22, (255, 255, 255))
+    hand = Hand(next(face for face in TRAIN.latin if not face.is_stroked), 22, (255, 255, 255))
     canvas.burn(write(canvas, "SVENSSON ANNA", (20, 40), hand), MarkClass.TEXT, Meaning.IDENTITY)
     assert any(reader.read(canvas.picture, box).legible for box in reader.find(canvas.picture))
     assert not reader.find(canvas.clean)
