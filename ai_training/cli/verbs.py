@@ -29,7 +29,7 @@ Named = Annotated[str, typer.Option("--experiment", help="A shipped experiment's
 def train_chest(
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     out: console.Out,
     experiment: Named = "chest",
     iterations: Annotated[
@@ -70,7 +70,7 @@ def train_chest(
 def train_detect(
     *,
     report: Report,
-    data: console.BoxData,
+    data: console.SetData,
     out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
     boxes: console.Boxes = None,
     model: console.Model = None,
@@ -243,7 +243,7 @@ ReportTo = Annotated[Path | None, typer.Option("--report", help="Folder for pict
 def evaluate_chest(
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     split: console.Split = "test",
     model: console.Model = None,
     models_dir: console.ModelsDir = None,
@@ -440,7 +440,7 @@ def evaluate_cleaning(
 def evaluate_detect(
     *,
     report: Report,
-    data: console.BoxData,
+    data: console.SetData,
     split: Annotated[
         Literal["cv", "test"],
         typer.Option(help="cv: five folds of the train and val boxes; test: the shipped head."),
@@ -567,7 +567,7 @@ def evaluate_despeckle(
 
 def split(
     *,
-    data: console.ChestData,
+    data: console.SetData,
     out: Annotated[Path, typer.Option(help="Manifest to write (CSV); --data of the other verbs takes it.")],
     train: Annotated[float, typer.Option(help="Share of the patients.")] = 0.6,
     val: Annotated[float, typer.Option(help="Share of the patients.")] = 0.2,
@@ -598,7 +598,7 @@ def accept_model(
     model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     out: Annotated[Path, typer.Option(help="Folder for acceptance.html, the page to sign.")] = Path(
         "acceptance"
     ),

@@ -236,7 +236,7 @@ def command(
     *,
     report: Report,
     encoder: Annotated[Path, typer.Option(help="Folder in Hugging Face's layout: DINOv2 or ViT.")],
-    data: console.ChestData,
+    data: console.SetData,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
     model_id: Annotated[str, typer.Option("--id", help="The model's id.")] = "",
     licence: Annotated[str, typer.Option(help="The licence of the encoder's weights.")] = "",
