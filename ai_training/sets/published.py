@@ -284,8 +284,8 @@ def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
             header, *listed = csv.reader(text.decode("utf-8-sig").splitlines())
             if header[0] != "Image Index":
                 raise ValueError("its first column is not 'Image Index'")
-            sizes = [(name, label, *map(float, place[:4])) for name, label, *place in listed]
-            drawn = [(name, label, (x, y, x + wide, y + high)) for name, label, x, y, wide, high in sizes]
+            sized = [(name, label, tuple(map(float, place[:4]))) for name, label, *place in listed]
+            drawn = [(name, label, (*at[:2], at[0] + at[2], at[1] + at[3])) for name, label, at in sized]
         for name, label, (left, top, right, bottom) in drawn:
             called = OURS.get(label, label)
             if called in LABELS and left < right and top < bottom:
