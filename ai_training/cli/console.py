@@ -255,34 +255,18 @@ def needed(package: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on a terminal; elsewhere milestones, and one line a minute."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
+    """A progress bar on a terminal; elsewhere one line a minute. Milestones are lines on both."""
+    last = time.monotonic()
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    terminal = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
         task = bar.add_task("starting", total=1.0)
 
         def report(share: float, what: str) -> None:
+            nonlocal last
             bar.update(task, completed=share, description=what.strip())
-            _print_milestones(share, what)
+            if what.endswith("\n") or (not terminal and time.monotonic() - last >= MINUTE):
+                last = time.monotonic()
+                typer.echo(what.strip() if terminal else f"{share:.0%} {what.strip()}", err=True)
 
         yield report
-
-
-def _lines() -> Callable[[float, str], None]:
-    last = time.monotonic()
-
-    def report(share: float, what: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if what.endswith("\n") or now - last >= MINUTE:
-            last = now
-            typer.echo(f"{share:.0%} {what.strip()}", err=True)
-
-    return report
-
-
-def _print_milestones(_share: float, what: str) -> None:
-    if what.endswith("\n"):
-        typer.echo(what.strip(), err=True)

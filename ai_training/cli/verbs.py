@@ -55,7 +55,8 @@ def train_chest(
     from ai_training.chest.fit import fit
     from ai_training.chest.ship import ship
 
-    made = experiments.load(_file(experiment))
+    named = Path(experiment) if experiment.endswith(".toml") else experiments.shipped(experiment)
+    made = experiments.load(named)
     if seed is not None:
         made = made.changed(made.name, {"seed": seed})
     if iterations is not None:
@@ -144,13 +145,6 @@ def train_ovarian(
     begun = (out / "outline" / CHECKPOINT).is_file()
     fit.train_outline(data, out / "outline", outline, resume=begun, report=report)
     return fit.ship(data, out, recipe, outline, numbers, report)
-
-
-def _file(named: str) -> Path:
-    """The file of an experiment that is named by path or by the name of a shipped one."""
-    from ai_training.chest import fit as experiments
-
-    return Path(named) if named.endswith(".toml") else experiments.shipped(named)
 
 
 def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: str) -> None:

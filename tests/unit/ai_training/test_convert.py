@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.errors import CardError
+from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import sandbox
 from ai_training.base import UnreadableCheckpoint
@@ -249,3 +250,24 @@ def test_a_bundle_that_no_card_can_describe_is_refused(
     (folder / INFERENCE).write_text(json.dumps({"preprocessing": {"transforms": [{"_target_": step}]}}))
     assert why in command("convert", folder, "--from", "monai", "--out", tmp_path / "new", fails=65)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_bundle_of_others_becomes_a_model_that_reads_pictures_as_monai_does(
+    bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "b")
+    (folder / CARD).unlink()
+    steps = [{"_target_": "monai.transforms.LoadImaged"}, {"_target_": "ScaleIntensityRanged"}]
+    (folder / INFERENCE).write_text(json.dumps({"preprocessing": {"transforms": steps}}))
+    words = ("--from", "monai", "--id", "theirs", "--out", tmp_path / "new")
+    assert "It answers as the network before it does" in command("convert", folder, *words)
+    card, shipped = load(tmp_path / "new/theirs.toml"), find(MODEL)
+    assert [label.name for label in card.labels] == [label.name for label in shipped.labels]
+    assert card.input is not None and shipped.input is not None and card.input.size == shipped.input.size
+    pictures = np.random.default_rng(1).normal(size=(1, 3, card.input.size, card.input.size))
+    turned = np.ascontiguousarray(pictures.transpose(0, 1, 3, 2)).astype(np.float32)
+    ours = OnnxRuntime(card.file("classifier").path.read_bytes(), 1)(pictures.astype(np.float32))["logits"]
+    theirs = OnnxRuntime((folder / NETWORK).read_bytes(), 1)(turned)["logits"]
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    again = command("convert", folder, *words, "--label-map", tmp_path / "none.toml", fails=65)
+    assert "cannot be read" in again
