@@ -18,6 +18,7 @@ from typing import Any
 
 import tomlkit
 from pydantic import BaseModel, Field, ValidationError
+from tomlkit.items import InlineTable
 
 from ai_pipeline.contract import Code
 from ai_pipeline.errors import CardError
@@ -194,7 +195,7 @@ def written(
                 "threshold": THRESHOLD,
                 "absent_below": THRESHOLD,
                 **({"model_label": own} if label_map else {}),
-                "code": {**_code(label.code), "source": label.source},
+                "code": _code(label.code, source=label.source),
                 **({"site": _code(label.site)} if label.site else {}),
             }
         )
@@ -205,7 +206,7 @@ def written(
         "architecture": answer.architecture,
         "licence": licence or answer.licence or UNKNOWN_LICENCE,
         "intended_use": USE,
-        "limits": LIMITS,
+        "limits": tomlkit.item(list(LIMITS)).multiline(multiline=True),
         "weights": [
             {"role": "classifier", "file": f"{name}.onnx", "sha256": hashlib.sha256(network).hexdigest()}
         ],
@@ -227,10 +228,13 @@ def written(
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.onnx").write_bytes(network)
     path = out / f"{name}.toml"
-    path.write_text(f"# Written by `ai-pipeline models convert`.\n{tomlkit.dumps(card)}", encoding="utf-8")
+    by = "`ai-pipeline models convert`; `ai-pipeline evaluate chest --write-card` adds figures."
+    path.write_text(f"# Written by {by}\n{tomlkit.dumps(card)}", encoding="utf-8")
     load(path)
     return path
 
 
-def _code(code: Code) -> dict[str, str]:
-    return {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}
+def _code(code: Code, **more: str) -> InlineTable:
+    table = tomlkit.inline_table()
+    table.update({"value": code.value, "scheme": code.scheme, "meaning": code.meaning, **more})
+    return table
