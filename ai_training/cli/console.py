@@ -264,9 +264,10 @@ def progress() -> Iterator[Callable[[float, str], None]]:
 
         def report(share: float, what: str) -> None:
             nonlocal last
+            now = time.monotonic()
             bar.update(task, completed=share, description=what.strip())
-            if what.endswith("\n") or (not terminal and time.monotonic() - last >= MINUTE):
-                last = time.monotonic()
+            if what.endswith("\n") or (not terminal and now - last >= MINUTE):
+                last = now
                 typer.echo(what.strip() if terminal else f"{share:.0%} {what.strip()}", err=True)
 
         yield report
