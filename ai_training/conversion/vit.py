@@ -107,9 +107,9 @@ def from_state(
     """The network for pictures of ``size`` and so many ``labels`` (0: the encoder alone) with the parameters
     of ``state``, named as transformers names them. Raises CannotAdapt.
     """
-    from timm.layers import resample_abs_pos_embed
-
     network = VisionTransformer(config, size, labels)
+    from timm.layers import resample_abs_pos_embed  # only now can torchvision be imported
+
     trunk: dict[str, Tensor] = {}
     for theirs, value in state.items():
         name = theirs
