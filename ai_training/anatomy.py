@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,9 +35,8 @@ from ai_training.networks.outlines import (
     less_dice,
     outline_network,
 )
-from ai_training.sets.images import ImageSet, MaskFiles, SetImage, read_grey
-from ai_training.sets.layout import CHEST
-from ai_training.sets.published import MASK, named_set
+from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_grey
+from ai_training.sets.published import CHEST, MASK, named_set
 
 SET = "cxr_anatomy"
 CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
@@ -56,7 +55,7 @@ class AnatomyImage:
 
     name: str
     picture: Path
-    masks: tuple[MaskFiles, ...]
+    masks: tuple[MaskFile, ...]
     ctr: float
 
     def read(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
@@ -73,7 +72,7 @@ def anatomy_set(data: Path) -> ImageSet:
 
 
 def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
-    """The images of ``split`` (train, val, test). Raises DataMissing, also if an organ has no mask."""
+    """The images of ``split`` (train, val, test). Raises DataMissing, also if one has no mask."""
     return tuple(
         AnatomyImage(image.patient, image.path, _masks(image), image.measures.get("ctr", math.nan))
         for image in anatomy_set(data).images
@@ -81,16 +80,12 @@ def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
     )
 
 
-def _masks(image: SetImage) -> tuple[MaskFiles, ...]:
-    """One of each organ: a file of its own, or a bit of a file for all."""
-    if MASK in image.masks:
-        order = EXCHANGED.get(image.patient, range(len(ORGANS)))
-        return tuple(MaskFiles(image.masks[MASK].paths, bits=1 << organ) for organ in order)
-    if missing := [organ for organ in ORGANS if organ not in image.masks]:
-        raise DataMissing(
-            f"{image.path} has no mask of {', '.join(missing)}: all organs are learned together"
-        )
-    return tuple(image.masks[organ] for organ in ORGANS)
+def _masks(image: SetImage) -> tuple[MaskFile, ...]:
+    """One of each organ: a bit of a file for all. Raises DataMissing."""
+    if MASK not in image.masks:
+        raise DataMissing(f"{image.path} has no mask")
+    order = EXCHANGED.get(image.patient, range(len(ORGANS)))
+    return tuple(replace(image.masks[MASK], bits=1 << organ) for organ in order)
 
 
 @dataclass(frozen=True, slots=True)

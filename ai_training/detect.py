@@ -632,11 +632,6 @@ def compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str
     }
 
 
-SIDE, ACROSS, DOWN = 200, 4, 2  # pixels of a tile, tiles of a sheet
-TRUTH, OURS, PRIOR = (90, 220, 90), (60, 170, 255), (170, 170, 170)  # BGR: green, orange, grey
-HIT, MISS = 0.5, 0.1
-
-
 def evaluate(
     data: Path,
     split: str,

@@ -43,9 +43,8 @@ from ai_training.networks.outlines import (
     less_dice,
     outline_network,
 )
-from ai_training.sets.images import ImageSet, MaskFiles, SetImage, read_grey
-from ai_training.sets.layout import FETAL
-from ai_training.sets.published import named_set, part_of_set
+from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_grey
+from ai_training.sets.published import FETAL, named_set, part_of_set
 
 HEADS, PLANES = "us_fetal_head", "us_fetal_planes"
 OTHERS = ("us_ovarian", "us_breast", "cxr_nih")
@@ -65,7 +64,7 @@ class HeadImage:
     name: str
     patient: str
     picture: Path
-    mask: MaskFiles
+    mask: MaskFile
     pixel_mm: float
     circumference: float
 

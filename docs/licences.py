@@ -43,8 +43,7 @@ are in the public domain): `ai_pipeline/images/fonts/LICENCE.txt`.
 
 ## Training, conversion, other backends
 
-What the package `ai_training` and the extras `torch` and `convert` ask for besides; not part of a
-release.
+What the package `ai_training` and the extra `torch` ask for besides; not part of a release.
 
 {training}
 The extra `telemetry`, no part of a release either: opentelemetry-proto (Apache-2.0), protobuf (BSD-3-Clause).
@@ -78,7 +77,7 @@ def _asked_for() -> Iterator[str]:
     node = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     training = tomllib.loads((ROOT / "ai_training" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = node["optional-dependencies"] | training["optional-dependencies"]
-    chosen = (extras[name] for name in ("torch", "convert", "yolo"))
+    chosen = (extras[name] for name in ("torch", "yolo"))
     for requirement in (*training["dependencies"], *chain.from_iterable(chosen)):
         name = re.split(r"[^\w.-]", requirement)[0]
         if name != "dicom-ai-node":

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -31,26 +31,14 @@ def _with_models_dir(context: typer.Context, write_card: bool) -> bool:
     return write_card
 
 
-ChestData = Annotated[
-    Path, typer.Option(help="A set as it is published, the public sets, or a table of your own.")
-]
-BoxData = Annotated[Path, typer.Option(help="A set with boxes as it is published, or the public sets.")]
 SetData = Annotated[
     Path,
     typer.Option(
-        help="A set as it is published, or a folder with the public sets (docs/reference/data-sets.md)."
+        help="A set as published, the public sets, or a table of your own (docs/reference/data-sets.md)."
     ),
 ]
-READ_BY_LAYOUT = (ChestData, BoxData, SetData)
-"""What ``--layout`` goes with."""
 PublicData = Annotated[
     Path, typer.Option(help="Folder with the public image sets (docs/reference/data-sets.md).")
-]
-Layout = Annotated[
-    str,
-    typer.Option(
-        help="Layout of --data (docs/reference/data-sets.md), where it is not clear: folder, nih, rsna …"
-    ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for checkpoints, figures, card and weights.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps reduced images between runs.")]
@@ -172,7 +160,6 @@ AS_JSON = inspect.Parameter(
     default=False,
     annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
 )
-LAYOUT = inspect.Parameter("layout", inspect.Parameter.KEYWORD_ONLY, default="", annotation=Layout)
 EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
 
@@ -188,8 +175,8 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
     """A decorator: the function is the verb ``name`` of ``app``, and what it returns is printed.
 
     It may take a ``report`` of its progress; its other parameters are the verb's options. One that returns
-    figures has the option ``--json``, one that reads image sets ``--layout``, one that leaves a run in
-    ``--out`` the options of the training engine, one that ``trains`` and leaves none two of them.
+    figures has the option ``--json``, one that leaves a run in ``--out`` the options of the training engine,
+    one that ``trains`` and leaves none two of them.
     ``how``: options of ``typer``.
     """
 
@@ -197,9 +184,6 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
         signature = inspect.signature(command, eval_str=True)
         parameters = dict(signature.parameters)
         reports = parameters.pop("report", None) is not None
-        data = parameters.get("data")
-        if data is not None and data.annotation in READ_BY_LAYOUT:
-            parameters[LAYOUT.name] = LAYOUT
         out = parameters.get("out")
         if out is not None and out.annotation is Out:
             parameters.update(RUN)
@@ -209,9 +193,9 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
             parameters[AS_JSON.name] = AS_JSON
 
         def run(**given: Any) -> None:
-            as_json, layout = given.pop(AS_JSON.name, False), given.pop(LAYOUT.name, "")
+            as_json = given.pop(AS_JSON.name, False)
             run_as = {name: given.pop(name) for name in RUN if name in given}
-            with errors(), _read_as(layout), _carried_out(run_as), progress() as report:
+            with errors(), _carried_out(run_as), progress() as report:
                 found = command(**given, **({"report": report} if reports else {}))
             if isinstance(found, Mapping):
                 found = (
@@ -247,15 +231,6 @@ def errors() -> Iterator[None]:
         raise typer.Exit(EXIT_DATA) from error
 
 
-def _read_as(layout: str) -> AbstractContextManager[None]:
-    """``--data`` is read as ``layout``, which is chosen by its files where that is empty."""
-    if not layout:
-        return nullcontext()
-    from ai_training.sets.published import named
-
-    return named(layout)
-
-
 @contextmanager
 def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
     """Runs of the training engine are carried out so; a device or a package that is not here ends it now."""
@@ -280,34 +255,19 @@ def needed(package: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on a terminal; elsewhere milestones, and one line a minute."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
+    """A progress bar on a terminal; elsewhere one line a minute. Milestones are lines on both."""
+    last = time.monotonic()
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    terminal = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
         task = bar.add_task("starting", total=1.0)
 
         def report(share: float, what: str) -> None:
+            nonlocal last
+            now = time.monotonic()
             bar.update(task, completed=share, description=what.strip())
-            _print_milestones(share, what)
+            if what.endswith("\n") or (not terminal and now - last >= MINUTE):
+                last = now
+                typer.echo(what.strip() if terminal else f"{share:.0%} {what.strip()}", err=True)
 
         yield report
-
-
-def _lines() -> Callable[[float, str], None]:
-    last = time.monotonic()
-
-    def report(share: float, what: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if what.endswith("\n") or now - last >= MINUTE:
-            last = now
-            typer.echo(f"{share:.0%} {what.strip()}", err=True)
-
-    return report
-
-
-def _print_milestones(_share: float, what: str) -> None:
-    if what.endswith("\n"):
-        typer.echo(what.strip(), err=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ai_pipeline.cli.models import ModelsDir, errors
-
-if TYPE_CHECKING:
-    from ai_training.conversion.label_map import LabelMap
-
-FAMILIES = ("torchvision", "timm", "huggingface", "monai")
+from ai_training.conversion.messages import Family
 
 
 def convert_model(
@@ -23,7 +19,7 @@ def convert_model(
         ),
     ],
     *,
-    family: Annotated[str, typer.Option("--from", help=f"{', '.join(FAMILIES)}.")],
+    family: Annotated[Family, typer.Option("--from", help="Whose it is.")],
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
     architecture: Annotated[str, typer.Option(help="timm, torchvision: the name of the network.")] = "",
     labels: Annotated[
@@ -36,7 +32,9 @@ def convert_model(
             "docs/models-convert.md."
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the input in pixels, if not the usual.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels, if not the usual.", min=16, max=4096)
+    ] = None,
     softmax: Annotated[
         bool, typer.Option("--softmax", help="The outputs exclude one another; else each is a sigmoid.")
     ] = False,
@@ -50,43 +48,28 @@ def convert_model(
     Only numbers are read, in a process that reaches no other file, process or network: by bubblewrap (Debian
     package bubblewrap), else by Landlock and seccomp, and not at all where there is neither.
     """
-    from pydantic import ValidationError
-
-    from ai_training.conversion import bundle
-    from ai_training.conversion import label_map as label_maps
+    from ai_training.conversion import first_card
     from ai_training.conversion.convert import convert
     from ai_training.conversion.messages import Request
 
     with errors():
-        named: LabelMap | None = label_maps.read(label_map) if label_map else None
-        if family == "monai":
-            card = bundle.read(
-                checkpoint, out, label_map=named, licence=licence, model_id=model_id, version=version
-            )
-            typer.echo(f"{card}: the network beside it is the bundle's")
-            return
-        try:
-            request = Request.model_validate(
-                {
-                    "checkpoint": str(checkpoint),
-                    "family": family,
-                    "architecture": architecture,
-                    "labels": _names(labels),
-                    "size": size,
-                    "softmax": softmax,
-                    "seconds": seconds,
-                }
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            hint = "--from" if name == "family" else f"--{name}"
-            raise typer.BadParameter(first["msg"], param_hint=hint) from error
-        made = convert(request, out, model_id=model_id, version=version, licence=licence, label_map=named)
-    answer = made.answer
+        text = Path(labels).read_text(encoding="utf-8") if labels and Path(labels).is_file() else labels
+        request = Request(
+            checkpoint=str(checkpoint),
+            family=family,
+            architecture=architecture,
+            labels=tuple(name.strip() for name in text.replace("\n", ",").split(",") if name.strip()),
+            size=size,
+            softmax=softmax,
+            seconds=seconds,
+        )
+        named = first_card.read(label_map) if label_map else None
+        card, answer = convert(
+            request, out, model_id=model_id, version=version, licence=licence, label_map=named
+        )
     outputs = ", ".join(answer.outputs)
-    typer.echo(f"{made.card}: {len(answer.labels)} labels, {answer.size} pixels, outputs {outputs}")
-    typer.echo(f"It answers as the network in torch does, but for {answer.difference:.1g} of the scores.")
+    typer.echo(f"{card}: {len(answer.labels)} labels, {answer.size} pixels, outputs {outputs}")
+    typer.echo(f"It answers as the network before it does, but for {answer.difference:.1g} of the scores.")
 
 
 def bundle_model(
@@ -103,8 +86,3 @@ def bundle_model(
         verify(card)
         made = write(card, out)
     typer.echo(f"{made} holds {card.name}: configs, models, docs, LICENSE")
-
-
-def _names(labels: str) -> tuple[str, ...]:
-    text = Path(labels).read_text(encoding="utf-8") if labels and Path(labels).is_file() else labels
-    return tuple(name.strip() for name in text.replace("\n", ",").split(",") if name.strip())

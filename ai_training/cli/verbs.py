@@ -29,7 +29,7 @@ Named = Annotated[str, typer.Option("--experiment", help="A shipped experiment's
 def train_chest(
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     out: console.Out,
     experiment: Named = "chest",
     iterations: Annotated[
@@ -55,7 +55,8 @@ def train_chest(
     from ai_training.chest.fit import fit
     from ai_training.chest.ship import ship
 
-    made = experiments.load(_file(experiment))
+    named = Path(experiment) if experiment.endswith(".toml") else experiments.shipped(experiment)
+    made = experiments.load(named)
     if seed is not None:
         made = made.changed(made.name, {"seed": seed})
     if iterations is not None:
@@ -70,7 +71,7 @@ def train_chest(
 def train_detect(
     *,
     report: Report,
-    data: console.BoxData,
+    data: console.SetData,
     out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
     boxes: console.Boxes = None,
     model: console.Model = None,
@@ -144,13 +145,6 @@ def train_ovarian(
     begun = (out / "outline" / CHECKPOINT).is_file()
     fit.train_outline(data, out / "outline", outline, resume=begun, report=report)
     return fit.ship(data, out, recipe, outline, numbers, report)
-
-
-def _file(named: str) -> Path:
-    """The file of an experiment that is named by path or by the name of a shipped one."""
-    from ai_training.chest import fit as experiments
-
-    return Path(named) if named.endswith(".toml") else experiments.shipped(named)
 
 
 def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: str) -> None:
@@ -243,7 +237,7 @@ ReportTo = Annotated[Path | None, typer.Option("--report", help="Folder for pict
 def evaluate_chest(
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     split: console.Split = "test",
     model: console.Model = None,
     models_dir: console.ModelsDir = None,
@@ -433,7 +427,7 @@ def evaluate_cleaning(
 def evaluate_detect(
     *,
     report: Report,
-    data: console.BoxData,
+    data: console.SetData,
     split: Annotated[
         Literal["cv", "test"],
         typer.Option(help="cv: five folds of the train and val boxes; test: the shipped head."),
@@ -560,7 +554,7 @@ def evaluate_despeckle(
 
 def split(
     *,
-    data: console.ChestData,
+    data: console.SetData,
     out: Annotated[Path, typer.Option(help="Manifest to write (CSV); --data of the other verbs takes it.")],
     train: Annotated[float, typer.Option(help="Share of the patients.")] = 0.6,
     val: Annotated[float, typer.Option(help="Share of the patients.")] = 0.2,
@@ -591,7 +585,7 @@ def accept_model(
     model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     out: Annotated[Path, typer.Option(help="Folder for acceptance.html, the page to sign.")] = Path(
         "acceptance"
     ),

@@ -1,46 +1,100 @@
-"""Networks of torchvision and timm, filled from their checkpoints, with the facts of their cards."""
+"""Networks of torchvision and timm, and folders in Hugging Face's layout, as networks with the facts of their
+cards.
+
+Of a folder config.json describes the network and its labels, preprocessor_config.json how an image becomes
+the input; timm's folders have both in config.json. Known networks: ViT and DINOv2 of transformers, and all of
+timm. The weights are in model.safetensors.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
 
 from ai_training.base import CannotAdapt
-from ai_training.conversion import foreign, huggingface
-from ai_training.conversion.adapted import Adapted, Chosen, FirstOf, Softmax
-from ai_training.conversion.checkpoints import read_weights
-from ai_training.conversion.filling import fill
-from ai_training.conversion.foreign import DENSENETS
-from ai_training.conversion.messages import Request
+from ai_training.conversion import foreign, vit
+from ai_training.conversion.checkpoints import fill, read_weights
+from ai_training.conversion.foreign import DENSENETS, Adapted, Answers
+from ai_training.conversion.messages import WEIGHTS, Request
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SCALE = (0.229, 0.224, 0.225)
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+TRANSFORMERS = ("vit", "dinov2")
+LONGEST_NAME = 64  # characters: what a code meaning may have (PS3.5, LO)
+_EXCLUSIVE = "single_label_classification"
+_RESAMPLE: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+Three = Annotated[tuple[float, ...], Field(min_length=1, max_length=16)]
+
+
+class _Sides(BaseModel):
+    height: int | None = None
+    width: int | None = None
+    shortest_edge: int | None = None
+
+
+class _Preprocessor(BaseModel):
+    size: int | _Sides
+    crop_size: int | _Sides | None = None
+    resample: Literal[2, 3] = 2
+    do_resize: Literal[True] = True
+    do_center_crop: bool = False
+    do_rescale: bool = True
+    rescale_factor: Annotated[float, Field(gt=0)] = 1 / 255
+    do_normalize: bool = True
+    image_mean: Three = (0.5, 0.5, 0.5)
+    image_std: Three = (0.5, 0.5, 0.5)
+
+
+class _TimmInput(BaseModel):
+    input_size: tuple[int, int, int]
+    mean: Three
+    std: Three
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 1.0
+    crop_mode: Literal["center", "squash"] = "center"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+class _TimmConfig(BaseModel):
+    architecture: str
+    num_classes: Annotated[int, Field(ge=1, le=8192)]
+    pretrained_cfg: _TimmInput
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def adapt(path: Path, described: Request) -> Adapted:
-    """The network of the checkpoint at ``path``. Raises CannotAdapt or UnreadableCheckpoint."""
-    read = huggingface.adapt if described.family == "huggingface" else _named
-    adapted = read(path, described)
-    if described.leave_out:
-        adapted = _without(adapted, described.leave_out)
-    adapted.network.eval()  # the wrapper too: export takes the mode of the outermost module
-    return adapted
+    """The network of the checkpoint or folder at ``path``, without outputs for the labels that are left out.
 
-
-def _without(adapted: Adapted, leave_out: Sequence[str]) -> Adapted:
-    """``adapted`` without outputs for the labels ``leave_out``; those that it does not have change
-    nothing.
+    Raises CannotAdapt or UnreadableCheckpoint.
     """
-    kept = [number for number, label in enumerate(adapted.labels) if label not in leave_out]
-    if not kept:
+    if described.family != "huggingface":
+        found = _named(path, described)
+    else:
+        config = _json(path / CONFIG)
+        read = _timm if "architecture" in config and not described.encoder else _transformers
+        found = read(path, config, described)
+    kept = [number for number, label in enumerate(found.labels) if label not in described.leave_out]
+    if found.labels and not kept:
         raise CannotAdapt("every label is left out: name at least one that the model is to find")
+    network = Answers(
+        found.network,
+        found.outputs,
+        softmax=found.kind == "probabilities",
+        kept=kept if described.leave_out else None,
+    )
     changed = {
-        "network": Chosen(adapted.network, adapted.outputs, kept),
-        "labels": tuple(adapted.labels[number] for number in kept),
-        "left_out": tuple(label for label in adapted.labels if label in leave_out),
+        "network": network.eval(),  # the wrapper too: export takes the mode of the outermost module
+        "labels": tuple(found.labels[number] for number in kept),
+        "left_out": tuple(label for label in found.labels if label in described.leave_out),
     }
-    return adapted.model_copy(update=changed)
+    return found.model_copy(update=changed)
 
 
 def _named(path: Path, described: Request) -> Adapted:
@@ -50,18 +104,17 @@ def _named(path: Path, described: Request) -> Adapted:
         raise CannotAdapt("say what it is and what it finds: --architecture densenet121 --labels A,B")
     channels = next((value.shape[1] for value in state.values() if value.ndim == 4), 3)
     timm = described.family == "timm"
-    filled: Any
+    about: dict[str, Any] = {}
     if timm or architecture in DENSENETS:
-        filled = foreign.filled_timm_network(architecture, state, len(labels), channels)
+        network: Any = foreign.filled_timm_network(architecture, state, len(labels), channels)
+        # timm's configuration says mean, spread, size and crop; of a DenseNet the file may be torchvision's.
+        about = {} if architecture in DENSENETS else network.network.pretrained_cfg
     else:
         network = foreign.torchvision_network(architecture, len(labels))
         fill(network.eval(), state, f"torchvision's {architecture}")
-        filled = FirstOf(network)
-    # timm's configuration says mean, spread, size and crop; of a DenseNet the file may be torchvision's.
-    about = filled.network.pretrained_cfg if timm and architecture not in DENSENETS else {}
     return Adapted(
-        network=Softmax(filled) if described.softmax else filled,
-        outputs=filled.outputs,
+        network=network,
+        outputs=getattr(network, "outputs", ("logits",)),
         id=f"{described.family}-{architecture.replace('/', '-')}",
         architecture=architecture,
         labels=labels,
@@ -81,3 +134,136 @@ def _of_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     if channels == len(values):
         return tuple(255.0 * value for value in values)
     return (255.0 * sum(values) / len(values),)
+
+
+def _transformers(folder: Path, config: dict[str, Any], described: Request) -> Adapted:
+    if (kind := config.get("model_type")) not in TRANSFORMERS:
+        raise CannotAdapt(
+            f"{CONFIG} says model_type {str(kind)[:40]!r}: taken are {', '.join(TRANSFORMERS)} of "
+            "transformers and the networks of timm; export another one to ONNX and write a card for it "
+            "(docs/reference/cards.md)"
+        )
+    facts = _checked(vit.TransformerConfig, config, CONFIG)
+    taken = _input(_checked(_Preprocessor, _json(folder / PREPROCESSOR), PREPROCESSOR))
+    labels = () if described.encoder else described.labels or _labels(config)
+    exclusive = not described.encoder and (described.softmax or _exclusive(config))
+    if described.size and kind == vit.DINOV2:
+        taken["size"] = described.size
+    if facts.hidden_size % facts.num_attention_heads or taken["size"] % facts.patch_size:
+        raise CannotAdapt(f"{CONFIG}: hidden_size must hold whole heads, and the input's side whole patches")
+    network = vit.from_state(facts, taken["size"], len(labels), read_weights(folder / WEIGHTS))
+    return Adapted(
+        network=network,
+        outputs=network.outputs,
+        id=f"huggingface-{kind}",
+        architecture=facts.model_type,
+        labels=labels,
+        kind="probabilities" if exclusive else "logits",
+        channels=facts.num_channels,
+        **taken,
+    )
+
+
+def _timm(folder: Path, config: dict[str, Any], described: Request) -> Adapted:
+    facts = _checked(_TimmConfig, config, CONFIG)
+    about = facts.pretrained_cfg
+    labels = described.labels or _labels(config, facts.num_classes)
+    exclusive = described.softmax or _exclusive(config)
+    channels, size, _ = about.input_size
+    network = foreign.filled_timm_network(
+        facts.architecture, read_weights(folder / WEIGHTS), len(labels), channels
+    )
+    return Adapted(
+        network=network,
+        outputs=network.outputs,
+        id=f"huggingface-{facts.architecture.replace('/', '-')}",
+        architecture=facts.architecture,
+        labels=labels,
+        kind="probabilities" if exclusive else "logits",
+        channels=channels,
+        size=size,
+        mean=tuple(255.0 * value for value in about.mean),
+        scale=tuple(255.0 * value for value in about.std),
+        crop=about.crop_pct,
+        squash=about.crop_mode == "squash",
+        interpolation=about.interpolation,
+    )
+
+
+def _labels(config: dict[str, Any], expected: int | None = None) -> tuple[str, ...]:
+    """The names of the outputs in their order. Raises CannotAdapt where there are none to go by."""
+    given = config.get("id2label") or config.get("label_names")
+    if isinstance(given, dict):
+        given = [given.get(str(number)) for number in range(len(given))]
+    if not isinstance(given, list) or not given or not all(isinstance(name, str) and name for name in given):
+        raise CannotAdapt(f"{CONFIG} does not name the outputs: write them in their order as id2label")
+    if len(set(given)) < len(given) or max(map(len, given)) > LONGEST_NAME:
+        raise CannotAdapt(
+            f"{CONFIG}: names of outputs must differ, and have {LONGEST_NAME} characters at most"
+        )
+    if expected not in {None, len(given)}:
+        raise CannotAdapt(f"{CONFIG} names {len(given)} outputs of {expected}: name each of them")
+    return tuple(given)
+
+
+def _exclusive(config: dict[str, Any]) -> bool:
+    kind = config.get("problem_type")
+    if kind not in {_EXCLUSIVE, "multi_label_classification"}:
+        raise CannotAdapt(
+            f'{CONFIG} does not say whether findings exclude one another: write "problem_type": '
+            f'"multi_label_classification" or "{_EXCLUSIVE}" into it'
+        )
+    return bool(kind == _EXCLUSIVE)
+
+
+def _input(given: _Preprocessor) -> dict[str, Any]:
+    """Size, crop and scale as in a card. Raises CannotAdapt for what no card can say."""
+    size = _Sides(height=given.size, width=given.size) if isinstance(given.size, int) else given.size
+    crop = given.crop_size if given.do_center_crop else None
+    cropped = _Sides(height=crop, width=crop) if isinstance(crop, int) else crop
+    whole = size.shortest_edge is None
+    final = size.height if cropped is None else cropped.height
+    square = final is not None and final == (size.width if cropped is None else cropped.width)
+    edge = (size.height if size.height == size.width else None) if whole else size.shortest_edge
+    if not square or final is None or edge is None or edge < final:
+        raise CannotAdapt(
+            f"{PREPROCESSOR}: an image must become a square, by size with equal height and width, or by "
+            "size.shortest_edge with do_center_crop and crop_size"
+        )
+    factor = given.rescale_factor if given.do_rescale else 1.0
+    mean = given.image_mean if given.do_normalize else (0.0,)
+    spread = given.image_std if given.do_normalize else (1.0,)
+    return {
+        "size": final,
+        "mean": tuple(value / factor for value in mean),
+        "scale": tuple(value / factor for value in spread),
+        "crop": _share(final, edge),
+        "squash": whole,
+        "interpolation": _RESAMPLE[given.resample],
+    }
+
+
+def _share(size: int, edge: int) -> float:
+    """The share by which a card says ``edge``: ``floor(size / share)``, whatever the division rounds to."""
+    share = size / edge
+    return share if math.floor(size / share) == edge else size / (edge + 0.5)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CannotAdapt(f"{path.name} is missing: take the whole folder") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CannotAdapt(f"{path.name} is not JSON") from error
+    if not isinstance(found, dict):
+        raise CannotAdapt(f"{path.name} holds no table of settings")
+    return found
+
+
+def _checked(kind: type[Kind], values: dict[str, Any], name: str) -> Kind:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, one["loc"])) for one in error.errors()[:6])
+        raise CannotAdapt(f"{name} does not say, or says what is not taken here: {wrong}") from error

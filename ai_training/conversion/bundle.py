@@ -9,73 +9,52 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import ONNX
-from ai_pipeline.models.registry import load
-from ai_pipeline.models.store import sandbox
-from ai_training.conversion import label_map as label_maps
-from ai_training.conversion.label_map import LabelMap
-from ai_training.conversion.messages import ConvertedNetwork
-from ai_training.conversion.template import written
+from ai_pipeline.models.store.formats import check
+from ai_training.base import CannotAdapt
+from ai_training.conversion.first_card import plain
+from ai_training.conversion.messages import NetworkFacts, Request
 
 METADATA, INFERENCE = Path("configs/metadata.json"), Path("configs/inference.json")
 NETWORK, CARD = Path("models/model.onnx"), Path("models/card.toml")
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-TESTED = {"monai": "1.6.1", "torch": "2.6.0", "numpy": "2.0.0"}
-"""Versions that the metadata name where the package is not installed here."""
-LARGEST = 1 << 20  # bytes of a file of settings
-SECONDS = 300
+TESTED = {"monai": "1.6.1", "pytorch": "2.6.0", "numpy": "2.0.0"}
+"""Versions that a written bundle names."""
 _WITHOUT_EFFECT = frozenset({"LoadImage", "EnsureChannelFirst", "EnsureType", "Resize", "ToTensor"})
 """Transforms of MONAI that a card's own preprocessing does as well."""
-Text = Annotated[str, Field(min_length=1)]
 
 
-class _BundlePart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class BundleTensor(_BundlePart):
-    """An input or output tensor; ``channel_def``: the meaning of its channels, by number."""
+class BundleTensor(BaseModel):
+    """An input or output tensor of a bundle; ``channel_def``: the meaning of its channels, by number."""
 
     type: str
-    format: str
     num_channels: Annotated[int, Field(ge=1, le=4096)]
     spatial_shape: tuple[int | str, ...]
-    dtype: str
     value_range: tuple[float, ...]
     channel_def: dict[str, str] = {}
 
 
-class DataFormat(_BundlePart):
+class DataFormat(BaseModel):
     """The tensors by name, in their order."""
 
     inputs: Annotated[dict[str, BundleTensor], Field(min_length=1)]
     outputs: Annotated[dict[str, BundleTensor], Field(min_length=1)]
 
 
-class BundleMetadata(_BundlePart):
-    """The fields that MONAI's schema of 2024-07-25 requires in ``metadata.json``."""
+class BundleMetadata(BaseModel):
+    """The fields of ``metadata.json`` (MONAI's schema of 2024-07-25) that a card needs."""
 
-    schema_: Annotated[Text, Field(alias="schema")]
-    version: Text
-    monai_version: Text
-    pytorch_version: Text
-    numpy_version: Text
-    required_packages_version: dict[str, str]
-    task: Text
-    description: str
-    authors: str
-    copyright: str
     network_data_format: DataFormat
+    copyright: str
     name: str = ""
 
 
@@ -87,8 +66,6 @@ def write(card: Card, out: Path) -> Path:
         raise CardError(f"{card.name} cannot be bundled: a bundle is of a classifier as ONNX with labels")
     if out.exists():
         raise CardError(f"{out} exists: name a new folder")
-    metadata = _metadata(card)
-    BundleMetadata.model_validate(metadata)
     for folder in ("configs", "models", "docs"):
         (out / folder).mkdir(parents=True)
     network, *others = card.weights
@@ -97,48 +74,54 @@ def write(card: Card, out: Path) -> Path:
         shutil.copyfile(weights.path, out / "models" / weights.path.name)
     text = card.path.read_text(encoding="utf-8").replace(f'"{network.path.name}"', f'"{NETWORK.name}"')
     (out / CARD).write_text(text, encoding="utf-8")
-    (out / METADATA).write_text(json.dumps(metadata, indent=4), encoding="utf-8")
+    (out / METADATA).write_text(json.dumps(_metadata(card), indent=4), encoding="utf-8")
     (out / INFERENCE).write_text(json.dumps(_INFERENCE, indent=4), encoding="utf-8")
     (out / "LICENSE").write_text(f"{card.licence}\n", encoding="utf-8")
     (out / "docs/README.md").write_text(_readme(card), encoding="utf-8")
-    load(out / CARD)
     return out
 
 
-def read(
-    folder: Path,
-    out: Path,
-    *,
-    label_map: LabelMap | None = None,
-    licence: str = "",
-    model_id: str = "",
-    version: str = "1",
-) -> Path:
-    """Write the network of a bundle of others and a first card of it into ``out``; returns the card.
-
-    Raises CardError.
+def adapt(folder: Path, made: Path, request: Request) -> NetworkFacts:
+    """Write the network of a bundle of others to ``made`` with other names and with the sides of its input
+    exchanged: MONAI reads pictures as columns × rows. Returns its facts. Raises CannotAdapt, CardError.
     """
-    metadata = _settings(folder / METADATA, BundleMetadata)
+    import onnx
+    from onnx import TensorProto, helper
+
     network = folder / NETWORK
     if not network.is_file():
-        raise CardError(
+        raise CannotAdapt(
             f"{folder.name} has no {NETWORK}: make it with MONAI's own `python -m monai.bundle onnx_export`"
         )
     if (folder / CARD).is_file():
-        raise CardError(f"{folder.name} has its card: `ai-pipeline models add {NETWORK} --card {CARD}` there")
-    facts = _facts(folder, metadata)
-    if label_map is None:
-        label_maps.refuse_placeholders(facts["labels"])
-    else:
-        label_maps.check(label_map, facts["labels"])
-        if None in label_map.values():
-            raise CardError("of a bundle no label can be left out: its network answers as it does")
-    answer = ConvertedNetwork.model_validate({**facts, "difference": 0.0})
-    with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
-        data = _renamed(network, Path(scratch)).read_bytes()
-    return written(
-        out, data, answer, model_id=model_id, version=version, licence=licence, label_map=label_map
-    )
+        raise CannotAdapt(
+            f"{folder.name} has its card: `ai-pipeline models add {NETWORK} --card {CARD}` there"
+        )
+    if request.leave_out:
+        raise CannotAdapt("of a bundle no label can be left out: its network answers as it does")
+    facts = _facts(folder)
+    check(network)
+    model = onnx.load(str(network))
+    graph = model.graph
+    held = {one.name for one in graph.initializer}
+    inputs = [one for one in graph.input if one.name not in held]
+    if len(inputs) != 1:
+        raise CannotAdapt(f"the network takes {len(inputs)} inputs, not one picture")
+    taken, given = inputs[0], graph.output[0]
+    for node in graph.node:  # free the names of the node's own input and output
+        for names in (node.input, node.output):
+            names[:] = [f"bundle.{name}" if name in {taken.name, given.name} else name for name in names]
+    turned = helper.make_node("Transpose", ["images"], [f"bundle.{taken.name}"], perm=[0, 1, 3, 2])
+    graph.node.insert(0, turned)
+    graph.node.append(helper.make_node("Identity", [f"bundle.{given.name}"], ["logits"]))
+    shapes = [[dim.dim_value or None for dim in one.type.tensor_type.shape.dim][1:] for one in (taken, given)]
+    graph.input.remove(taken)
+    del graph.output[:], graph.value_info[:]
+    for part, name, shape in zip((graph.input, graph.output), ("images", "logits"), shapes, strict=True):
+        part.insert(0, helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
+    onnx.checker.check_model(model)
+    made.write_bytes(model.SerializeToString(deterministic=True))
+    return facts
 
 
 def _metadata(card: Card) -> dict[str, JsonValue]:
@@ -171,10 +154,8 @@ def _metadata(card: Card) -> dict[str, JsonValue]:
         "schema": SCHEMA,
         "version": card.version,
         "changelog": {card.version: "exported by `ai-pipeline models bundle`"},
-        "monai_version": _installed("monai"),
-        "pytorch_version": _installed("torch"),
-        "numpy_version": _installed("numpy"),
-        "required_packages_version": {name: _installed(name) for name in ("onnxruntime", "dicom-ai-node")},
+        **{f"{name}_version": tested for name, tested in TESTED.items()},
+        "required_packages_version": {name: version(name) for name in ("onnxruntime", "dicom-ai-node")},
         "name": card.id,
         "task": card.task,
         "description": f"{card.architecture}. {' '.join(card.limits)}",
@@ -184,13 +165,6 @@ def _metadata(card: Card) -> dict[str, JsonValue]:
         "data_type": "dicom",
         "network_data_format": {"inputs": {"image": picture}, "outputs": {card.outputs.scores: scores}},
     }
-
-
-def _installed(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return TESTED.get(package, "not installed")
 
 
 # Grey pictures become the network's input by the card, as at run time: MONAI has no transform for all of it.
@@ -252,82 +226,49 @@ models/card.toml`.
 """
 
 
-_Kind = TypeVar("_Kind", bound=BaseModel)
-
-
-def _settings(path: Path, kind: type[_Kind]) -> _Kind:
+def _facts(folder: Path) -> NetworkFacts:
+    """What a card says of the network of others. Raises CannotAdapt for what no card can say."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise CardError(f"{path.name} is larger than {LARGEST >> 20} MiB: that is no file of settings")
-        return kind.model_validate_json(path.read_bytes())
+        metadata = BundleMetadata.model_validate_json((folder / METADATA).read_bytes())
+        inference = json.loads((folder / INFERENCE).read_bytes())
+        steps = [step["_target_"] for step in inference["preprocessing"]["transforms"]]
     except OSError as error:
-        raise CardError(f"{path.name} is missing: take the whole bundle") from error
+        raise CannotAdapt(f"{error.filename} is missing: take the whole bundle") from error
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in error.errors()[:6]
-        )
-        raise CardError(f"{path.name} is not as MONAI's schema says: {wrong}") from error
-
-
-class _Inference(_BundlePart):
-    preprocessing: JsonValue = None
-
-
-def _facts(folder: Path, metadata: BundleMetadata) -> dict[str, Any]:
-    """What a card says of the network of others. Raises CardError for what no card can say."""
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:6])
+        raise CannotAdapt(f"{METADATA.name} is not as MONAI's schema says: {wrong}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotAdapt(
+            f"{INFERENCE.name} has no list preprocessing.transforms to go by: write a card"
+        ) from error
+    for step in steps:
+        name = str(step).rpartition(".")[2].removesuffix("d")  # MONAI's ``d``: for dictionaries
+        if name not in _WITHOUT_EFFECT and not name.startswith("ScaleIntensityRange"):
+            raise CannotAdapt(f"{INFERENCE.name}: no card can say what {name} does: write a card of your own")
     (picture, *more), (scores, *_) = (
         list(part.values())
         for part in (metadata.network_data_format.inputs, metadata.network_data_format.outputs)
     )
     shape = picture.spatial_shape
     if more or len(shape) != 2 or shape[0] != shape[1] or not isinstance(shape[0], int):
-        raise CardError(f"{METADATA.name}: the network must take one square picture of a size, not {shape}")
+        raise CannotAdapt(f"{METADATA.name}: the network must take one square picture of a size, not {shape}")
     if len(picture.value_range) != 2 or picture.value_range[0] >= picture.value_range[1]:
-        raise CardError(f"{METADATA.name}: value_range of the input must be its smallest and largest value")
+        raise CannotAdapt(f"{METADATA.name}: value_range of the input must be its smallest and largest value")
     labels = tuple(scores.channel_def.get(str(index), "") for index in range(scores.num_channels))
     if not all(labels):
-        raise CardError(f"{METADATA.name}: channel_def must name each of the {len(labels)} outputs")
-    for step in _transforms(_settings(folder / INFERENCE, _Inference).preprocessing):
-        if step not in _WITHOUT_EFFECT and not step.startswith("ScaleIntensityRange"):
-            raise CardError(f"{INFERENCE.name}: no card can say what {step} does: write a card of your own")
+        raise CannotAdapt(f"{METADATA.name}: channel_def must name each of the {len(labels)} outputs")
     low, high = picture.value_range
     scale = 255.0 / (high - low)
-    return {
-        "outputs": ("logits",),
-        "id": label_maps.plain(metadata.name or folder.name).replace(" ", "-")[:64] or "bundle",
-        "architecture": "of a MONAI bundle",
-        "labels": labels,
-        "channels": picture.num_channels,
-        "size": shape[0],
-        "mean": (-low * scale,),
-        "scale": (scale,),
-        "crop": 1.0,
-        "squash": True,
-        "interpolation": "bilinear",
-        "kind": "probabilities" if scores.type == "probabilities" else "logits",
-        "licence": metadata.copyright[:400],
-    }
-
-
-def _transforms(preprocessing: JsonValue) -> list[str]:
-    """Names of the transforms, without MONAI's ``d`` for those on dictionaries."""
-    steps = preprocessing.get("transforms") if isinstance(preprocessing, dict) else None
-    if not isinstance(steps, list):
-        raise CardError(f"{INFERENCE.name} has no list preprocessing.transforms to go by: write a card")
-    names = [str(step.get("_target_", "?")) if isinstance(step, dict) else str(step) for step in steps]
-    return [name.rpartition(".")[2].removesuffix("d") for name in names]
-
-
-def _renamed(network: Path, scratch: Path) -> Path:
-    """A copy of ``network`` that takes ``images`` as rows and columns and answers ``logits``."""
-    ended = sandbox.run(
-        "ai_training.conversion.bundle_process",
-        json.dumps(str(network.resolve())),
-        scratch,
-        reads=[network.resolve(), Path(__file__).parents[1]],
-        seconds=SECONDS,
+    return NetworkFacts(
+        outputs=("logits",),
+        id=plain(metadata.name or folder.name)[:64] or "bundle",
+        architecture="of a MONAI bundle",
+        labels=labels,
+        channels=picture.num_channels,
+        size=shape[0],
+        mean=(-low * scale,),
+        scale=(scale,),
+        squash=True,
+        kind="probabilities" if scores.type == "probabilities" else "logits",
+        licence=metadata.copyright[:400],
     )
-    made = scratch / NETWORK.name
-    if ended.status != 0 or not made.is_file() or made.is_symlink():
-        raise CardError(f"{NETWORK} cannot be read: {ended.line}")
-    return made

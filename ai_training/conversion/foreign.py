@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision."""
+"""Networks of timm and torchvision, and the networks that wrap them when they are converted."""
 
 from __future__ import annotations
 
@@ -13,13 +13,65 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from ai_training.base import CannotAdapt
-from ai_training.conversion.adapted import WithMaps
-from ai_training.conversion.filling import State, fill
+from ai_training.conversion.checkpoints import State, fill
+from ai_training.conversion.messages import NetworkFacts
 
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
 """Networks to which timm and torchvision give the same names of parameters."""
 MOST_OPERATORS = 10
 TOLERANCE = 1e-3  # of logits against the class activation's mean
+
+
+class Adapted(NetworkFacts):
+    """A network that returns the outputs named in ``outputs``, and what its card says of it."""
+
+    network: Any
+
+
+class Answers(nn.Module):
+    """``network``, which answers with what ``outputs`` names, as its card says it.
+
+    ``softmax``: its first answer, the logits, become probabilities that exclude one another. ``kept``: the
+    numbers of the labels that the answers have; None: all.
+    """
+
+    def __init__(
+        self, network: nn.Module, outputs: tuple[str, ...], *, softmax: bool, kept: list[int] | None
+    ) -> None:
+        super().__init__()
+        self.network, self.outputs, self.softmax, self.kept = network, outputs, softmax, kept
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        found = self.network(images)
+        first, *others = found if isinstance(found, tuple) else (found,)
+        answers = (first.softmax(1) if self.softmax else first, *others)
+        if self.kept is None:
+            return answers
+        named = zip(self.outputs, answers, strict=True)
+        return tuple(value if name == "features" else value[:, self.kept] for name, value in named)
+
+
+class WithMaps(nn.Module):
+    """A timm network that also returns its last feature maps and the class activation."""
+
+    def __init__(self, network: Any, *, features: bool, places: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.features, self.places = features, places
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.network.forward_features(images)
+        outputs = [self.network.forward_head(features)]
+        if self.features:
+            outputs.append(features)
+        if self.places:
+            outputs.append(conv2d(features, self.network.get_classifier().weight[:, :, None, None]))
+        return tuple(outputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the outputs of ``forward``."""
+        return ("logits", *(("features",) if self.features else ()), *(("places",) if self.places else ()))
 
 
 def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> Any:
@@ -52,11 +104,24 @@ def _timm() -> Any:
     return timm
 
 
-def filled_timm_network(architecture: str, state: dict[str, Tensor], labels: int, channels: int) -> WithMaps:
-    """timm's network of that name with the parameters of ``state``, for inference. Raises CannotAdapt."""
+def filled_timm_network(architecture: str, state: State, labels: int, channels: int) -> WithMaps:
+    """timm's network of that name with the parameters of ``state``, for inference, with class activation maps
+    if their mean, plus the bias, proves to be the logit. Raises CannotAdapt.
+    """
     network = timm_network(architecture, labels, channels)
     fill_timm(network, state, architecture)
-    return _with_maps(network, channels)
+    side = int(network.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
+    images = torch.rand(1, channels, side, side)
+    with torch.inference_mode():
+        features, logits = network.forward_features(images), network(images)
+        maps = isinstance(features, Tensor) and features.ndim == 4
+        head = network.get_classifier()
+        places = maps and isinstance(head, nn.Linear) and head.in_features == features.shape[1]
+        if places:
+            means = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
+            means = means if head.bias is None else means + head.bias
+            places = bool(torch.allclose(means, logits, rtol=TOLERANCE, atol=TOLERANCE))
+    return WithMaps(network, features=maps, places=places)
 
 
 def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tuple[str, ...]:
@@ -80,7 +145,9 @@ def torchvision_network(architecture: str, labels: int, size: int | None = None)
     """torchvision's network of that name for ``labels`` outputs, with random weights; ``size``: side of the
     input in pixels, for a transformer. Raises CannotAdapt.
     """
-    models = _torchvision_models()
+    offer_torchvision_operators()
+    from torchvision import models
+
     if architecture not in models.list_models(module=models):
         raise CannotAdapt(f"torchvision knows no classifier {architecture!r}")
     how = {"image_size": size} if size and architecture.startswith("vit_") else {}
@@ -107,29 +174,6 @@ def torchvision_adjusted(network: Any) -> Callable[[State], State]:
         return {name: value for name, value in state.items() if name in own}
 
     return adjusted
-
-
-def _torchvision_models() -> Any:
-    offer_torchvision_operators()
-    from torchvision import models
-
-    return models
-
-
-def _with_maps(network: Any, channels: int) -> WithMaps:
-    """The network with class activation maps, if their mean, plus the bias, proves to be the logit."""
-    side = int(network.pretrained_cfg.get("input_size", (3, 224, 224))[-1])
-    images = torch.rand(1, channels, side, side)
-    with torch.inference_mode():
-        features, logits = network.forward_features(images), network(images)
-        maps = isinstance(features, Tensor) and features.ndim == 4
-        head = network.get_classifier()
-        places = maps and isinstance(head, nn.Linear) and head.in_features == features.shape[1]
-        if places:
-            means = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
-            means = means if head.bias is None else means + head.bias
-            places = bool(torch.allclose(means, logits, rtol=TOLERANCE, atol=TOLERANCE))
-    return WithMaps(network, features=maps, places=places)
 
 
 def offer_torchvision_operators() -> None:

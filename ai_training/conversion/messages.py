@@ -10,11 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Family = Literal["torchvision", "timm", "huggingface", "monai"]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=16, le=4096)]
 MODEL = "model.onnx"  # the file that the process leaves
 ANSWER = "answer.json"
+WEIGHTS = "model.safetensors"  # of a folder in Hugging Face's layout
 
 
 class Request(BaseModel):
@@ -28,10 +30,10 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str
-    family: Literal["torchvision", "timm", "huggingface"]
+    family: Family
     architecture: str = ""
     labels: tuple[str, ...] = ()
-    size: Side | None = None
+    size: int | None = None
     softmax: bool = False
     seconds: int = 600
     leave_out: tuple[str, ...] = ()
@@ -56,7 +58,6 @@ class NetworkFacts(BaseModel):
     size: Side
     mean: tuple[Finite, ...] = Field(min_length=1, max_length=16)
     scale: tuple[Finite, ...] = Field(min_length=1, max_length=16)
-    preprocess: Literal["imagenet"] = "imagenet"
     crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     squash: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -69,7 +70,7 @@ class ConvertedNetwork(NetworkFacts):
     """The facts of the network in the converted file.
 
     ``difference``: the largest difference between the scores of the file on its run time and those of the
-    network in torch, as a share of the largest score.
+    network that it was made from, as a share of the largest score.
     """
 
     difference: Annotated[float, Field(ge=0.0, le=1.0)]

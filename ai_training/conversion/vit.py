@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from ai_training.base import CannotAdapt
 from ai_training.conversion import foreign
 
 DINOV2 = "dinov2"
-CLASSIFIER_OUTPUTS = ("logits", "features")
-ENCODER_OUTPUTS = ("embedding", "features")
+Count = Annotated[int, Field(ge=1, le=8192)]
 _NAMES = (
     (r"^(vit|dinov2)\.", ""),
     (r"^embeddings\.cls_token", "cls_token"),
@@ -44,23 +44,21 @@ _NOT_USED = (
 )  # of training, of another task
 
 
-@dataclass(frozen=True, slots=True)
-class TransformerShape:
-    """The shape of a transformer. ``kind`` is ``vit`` or ``dinov2``; ``width`` of a token, ``hidden`` of a
-    layer's perceptron; ``size`` and ``patch``: sides in pixels; ``labels`` 0 for an encoder.
-    """
+class TransformerConfig(BaseModel, frozen=True, extra="ignore", protected_namespaces=()):
+    """What ``config.json`` of transformers says of the network."""
 
-    kind: str
-    width: int
-    depth: int
-    heads: int
-    hidden: int
-    size: int
-    patch: int
-    channels: int
-    labels: int
-    epsilon: float
-    bias: bool
+    model_type: Literal["vit", "dinov2"]
+    hidden_size: Count
+    num_hidden_layers: Annotated[int, Field(ge=1, le=64)]
+    num_attention_heads: Count
+    intermediate_size: Count | None = None
+    mlp_ratio: Annotated[float, Field(gt=0, le=16)] = 4
+    patch_size: Annotated[int, Field(ge=4, le=64)]
+    num_channels: Annotated[int, Field(ge=1, le=16)] = 3
+    layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-12
+    qkv_bias: bool = True
+    hidden_act: Literal["gelu"] = "gelu"
+    use_swiglu_ffn: Literal[False] = False
 
 
 class VisionTransformer(nn.Module):
@@ -69,78 +67,72 @@ class VisionTransformer(nn.Module):
     token); and ``features [N, width, h, w]``: the tokens of the patches.
     """
 
-    def __init__(self, shape: TransformerShape) -> None:
+    def __init__(self, config: TransformerConfig, size: int, labels: int) -> None:
         super().__init__()
-        self.shape = shape
-        self.outputs = CLASSIFIER_OUTPUTS if shape.labels else ENCODER_OUTPUTS
-        self.side = shape.size // shape.patch
+        width = config.hidden_size
+        self.dino, self.labels = config.model_type == DINOV2, labels
+        self.outputs = ("logits" if labels else "embedding", "features")
+        self.side = size // config.patch_size
         self.trunk = foreign.exportable_timm().vision_transformer.VisionTransformer(
-            img_size=shape.size,
-            patch_size=shape.patch,
-            in_chans=shape.channels,
+            img_size=size,
+            patch_size=config.patch_size,
+            in_chans=config.num_channels,
             num_classes=0,
-            embed_dim=shape.width,
-            depth=shape.depth,
-            num_heads=shape.heads,
-            mlp_ratio=(shape.hidden + 0.5) / shape.width,  # timm rounds the product down
-            qkv_bias=shape.bias,
-            init_values=1.0 if shape.kind == DINOV2 else None,
-            norm_layer=partial(nn.LayerNorm, eps=shape.epsilon),
+            embed_dim=width,
+            depth=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            # timm rounds the product down
+            mlp_ratio=((config.intermediate_size or round(width * config.mlp_ratio)) + 0.5) / width,
+            qkv_bias=config.qkv_bias,
+            init_values=1.0 if self.dino else None,
+            norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
         )
-        if shape.labels:
-            self.classifier = nn.Linear((2 if shape.kind == DINOV2 else 1) * shape.width, shape.labels)
+        if labels:
+            self.classifier = nn.Linear((2 if self.dino else 1) * width, labels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.trunk.forward_features(images)
         first, patches = tokens[:, 0], tokens[:, 1:]
         features = patches.transpose(1, 2).unflatten(2, (self.side, self.side))
-        if not self.shape.labels:
+        if not self.labels:
             return first, features
-        pooled = torch.cat([first, patches.mean(1)], 1) if self.shape.kind == DINOV2 else first
+        pooled = torch.cat([first, patches.mean(1)], 1) if self.dino else first
         logits: Tensor = self.classifier(pooled)
         return logits, features
 
 
-def from_state(shape: TransformerShape, state: Mapping[str, Tensor]) -> VisionTransformer:
-    """The network with the parameters of ``state``, named as transformers names them. Raises CannotAdapt."""
-    network = VisionTransformer(shape)
-    named = {_timm_name(name): value for name, value in state.items()}
-    head = {name: named.pop(name) for name in ("classifier.weight", "classifier.bias") if name in named}
+def from_state(
+    config: TransformerConfig, size: int, labels: int, state: Mapping[str, Tensor]
+) -> VisionTransformer:
+    """The network for pictures of ``size`` and so many ``labels`` (0: the encoder alone) with the parameters
+    of ``state``, named as transformers names them. Raises CannotAdapt.
+    """
+    network = VisionTransformer(config, size, labels)
+    from timm.layers import resample_abs_pos_embed  # only now can torchvision be imported
+
+    trunk: dict[str, Tensor] = {}
+    for theirs, value in state.items():
+        name = theirs
+        for pattern, timms in _NAMES:
+            name = re.sub(pattern, timms, name)
+        if name not in _NOT_USED:
+            trunk[name] = value
     try:
-        trunk = _with_joined_attention(named, shape.depth)
-        if shape.kind == DINOV2:
-            trunk["pos_embed"] = _resized(trunk["pos_embed"], network.side)
-        network.trunk.load_state_dict({name: trunk[name] for name in trunk if name not in _NOT_USED})
-        if shape.labels:
-            network.classifier.load_state_dict({name.split(".")[1]: value for name, value in head.items()})
+        there = [name for name in ("weight", "bias") if labels or f"classifier.{name}" in trunk]
+        head = {name: trunk.pop(f"classifier.{name}") for name in there}
+        for layer in range(config.num_hidden_layers):  # timm has one matrix for query, key and value
+            for part in ("weight", "bias") if config.qkv_bias else ("weight",):
+                parts = [trunk.pop(f"blocks.{layer}.attn.{of}.{part}") for of in ("query", "key", "value")]
+                trunk[f"blocks.{layer}.attn.qkv.{part}"] = torch.cat(parts)
+        if network.dino:  # as transformers resizes the places of the patches
+            side = [network.side, network.side]
+            trunk["pos_embed"] = resample_abs_pos_embed(trunk["pos_embed"], side, antialias=False)
+        network.trunk.load_state_dict(trunk)
+        if labels:
+            network.classifier.load_state_dict(head)
     except (KeyError, RuntimeError) as error:
         raise CannotAdapt(
             "model.safetensors does not hold the parameters that config.json describes: take both from one "
             "folder"
         ) from error
     return network.eval()
-
-
-def _timm_name(name: str) -> str:
-    for theirs, timms in _NAMES:
-        name = re.sub(theirs, timms, name)
-    return name
-
-
-def _with_joined_attention(named: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
-    """``named`` with one matrix for query, key and value of each layer, as timm has it."""
-    joined = {name: value for name, value in named.items() if not re.search(r"\.(query|key|value)\.", name)}
-    for layer in range(depth):
-        for part in ("weight", "bias"):
-            names = [f"blocks.{layer}.attn.{of}.{part}" for of in ("query", "key", "value")]
-            if names[0] in named:
-                joined[f"blocks.{layer}.attn.qkv.{part}"] = torch.cat([named[name] for name in names])
-    return joined
-
-
-def _resized(places: Tensor, side: int) -> Tensor:
-    """The places of patches for a grid of ``side``, as transformers resizes those of DINOv2."""
-    from timm.layers import resample_abs_pos_embed
-
-    resized: Tensor = resample_abs_pos_embed(places, [side, side], antialias=False)
-    return resized

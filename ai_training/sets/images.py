@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import math
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -23,8 +21,6 @@ from ai_training.base import DataMissing
 
 Pixels = npt.NDArray[np.uint8]
 DICOM = (".dcm", ".dicom")
-JSRT, JSRT_SIDE, JSRT_WHITE = ".img", 2048, 4095
-"""Files of the JSRT database: 12 bits in big-endian words without a header, low values bright."""
 
 
 def rows(table: Path, split: str | None = None, needs: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -84,39 +80,14 @@ def read_rgb(path: Path) -> Pixels:
 
 def size_of(path: Path) -> tuple[int, int]:
     """Rows and columns of a picture, from its header. Raises DataMissing."""
-    if path.suffix.lower() in DICOM:
-        facts = dicom_facts(path)
-        return facts.rows, facts.columns
     try:
+        if path.suffix.lower() in DICOM:
+            header = open_dicom(path).header
+            return header.rows, header.columns
         with Image.open(path) as opened:
             return opened.height, opened.width
-    except (OSError, UnidentifiedImageError) as error:
+    except (PixelError, OSError, UnidentifiedImageError) as error:
         raise _no_picture(path) from error
-
-
-@dataclass(frozen=True, slots=True)
-class DicomFacts:
-    """Header values of a DICOM file as they are in the file; empty if missing."""
-
-    rows: int
-    columns: int
-    patient: str
-    age: str
-    sex: str
-    view: str
-
-
-@cache
-def dicom_facts(path: Path) -> DicomFacts:
-    """The header of the file at ``path``. Raises DataMissing."""
-    try:
-        image = open_dicom(path)
-    except (PixelError, OSError) as error:
-        raise DataMissing(f"{path} cannot be read: a DICOM image was expected ({error})") from error
-    names = ("PatientID", "PatientAge", "PatientSex", "ViewPosition")
-    with warnings.catch_warnings(action="ignore"):  # published sets hold ages such as 58
-        said = [str(image.dataset.get(name) or "") for name in names]
-    return DicomFacts(image.header.rows, image.header.columns, *said)
 
 
 def _read(path: Path, how: int) -> Pixels:
@@ -125,26 +96,16 @@ def _read(path: Path, how: int) -> Pixels:
         try:
             shown = open_dicom(path).display()
         except (PixelError, OSError) as error:
-            raise DataMissing(f"{path} cannot be read: a DICOM image was expected ({error})") from error
+            raise _no_picture(path) from error
         return shown if shown.ndim == 2 else shown[:, :, ::-1]
-    if path.suffix.lower() == JSRT:
-        return _jsrt(path)
     image = cv2.imread(str(path), how)
     if image is None:
         raise _no_picture(path)
     return np.asarray(image, np.uint8)
 
 
-def _jsrt(path: Path) -> Pixels:
-    words = np.fromfile(path, ">u2") if path.is_file() else np.zeros(0)
-    if words.size != JSRT_SIDE**2:
-        raise DataMissing(f"{path} cannot be read: {JSRT_SIDE} × {JSRT_SIDE} words of 16 bits were expected")
-    share = np.minimum(words, JSRT_WHITE).reshape(JSRT_SIDE, JSRT_SIDE) / np.float32(JSRT_WHITE)
-    return np.asarray(255 * (1 - share), np.uint8)
-
-
 def _no_picture(path: Path) -> DataMissing:
-    kinds = "a PNG, JPEG, GIF or BMP picture was expected"
+    kinds = "a PNG, JPEG, GIF, BMP or DICOM picture was expected"
     return DataMissing(f"{path} is not an image that can be read: {kinds if path.is_file() else 'no file'}")
 
 
@@ -169,13 +130,12 @@ ELLIPSE = 5  # points that an ellipse needs
 
 
 @dataclass(frozen=True, slots=True)
-class MaskFiles:
-    """A mask from one file, or the union of several. ``bits``: the bits of a pixel that count; ``outlined``:
-    only the line of an ellipse is drawn, and its inside belongs to the mask, also where the picture cuts the
-    ellipse.
+class MaskFile:
+    """A mask in a file. ``bits``: the bits of a pixel that count; ``outlined``: only the line of an ellipse
+    is drawn, and its inside belongs to the mask, also where the picture cuts the ellipse.
     """
 
-    paths: tuple[Path, ...]
+    path: Path
     bits: int = 255
     outlined: bool = False
 
@@ -183,18 +143,15 @@ class MaskFiles:
         """Read the mask ``[rows, columns]``, at the file's size or resized to ``shape``. Raises
         DataMissing.
         """
-        parts = [read_grey(path) & self.bits for path in self.paths]
-        rows, columns = shape or parts[0].shape
-        for path, part in zip(self.paths, parts, strict=True):
-            if abs(part.shape[0] / part.shape[1] - rows / columns) > 0.01:
-                raise DataMissing(f"{path} is no mask of its picture: it has another format")
-        found = np.zeros((rows, columns), np.uint8)
-        for part in parts:
-            found |= cv2.resize(part, (columns, rows), interpolation=cv2.INTER_NEAREST)
+        drawn = read_grey(self.path) & self.bits
+        rows, columns = shape or drawn.shape
+        if abs(drawn.shape[0] / drawn.shape[1] - rows / columns) > 0.01:
+            raise DataMissing(f"{self.path} is no mask of its picture: it has another format")
+        found = cv2.resize(drawn, (columns, rows), interpolation=cv2.INTER_NEAREST)
         if self.outlined:
             points = cv2.findNonZero(found)
             if points is None or len(points) < ELLIPSE:
-                raise DataMissing(f"{self.paths[0]} draws no ellipse")
+                raise DataMissing(f"{self.path} draws no ellipse")
             cv2.ellipse(found, cv2.fitEllipse(points), 255, -1)
         return np.asarray(found > 0)
 
@@ -208,14 +165,6 @@ class SetBox:
     label: str
     corners: tuple[float, float, float, float]
     side: float
-
-    @staticmethod
-    def in_picture(label: str, corners: tuple[float, ...], rows: int, columns: int) -> SetBox:
-        """A box from corners in pixels of a picture of any format."""
-        side = max(rows, columns)
-        across, down = (side - columns) / 2, (side - rows) / 2
-        left, top, right, bottom = corners
-        return SetBox(label, (left + across, top + down, right + across, bottom + down), float(side))
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +185,7 @@ class SetImage:
     labels: frozenset[str] = frozenset()
     unsure: frozenset[str] = frozenset()
     boxes: tuple[SetBox, ...] = ()
-    masks: Mapping[str, MaskFiles] = field(default_factory=dict)
+    masks: Mapping[str, MaskFile] = field(default_factory=dict)
     age: float = math.nan
     sex: str = ""
     view: str = ""
@@ -249,15 +198,13 @@ class SetImage:
 @dataclass(frozen=True, slots=True)
 class ImageSet:
     """The set that a reader finds in a folder. ``title``: name and source, for cards. ``labels``: the labels
-    that the set covers. ``adults``: whether a patient of unknown age is an adult. The rest as in
-    :class:`ChestSet`.
+    that the set covers. The rest as in :class:`ChestSet`.
     """
 
     title: str
     images: tuple[SetImage, ...]
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    adults: bool = False
     main: str = ""
     natural: tuple[str, ...] = ()
     left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -269,8 +216,7 @@ class ChestImage:
 
     ``labels`` as :data:`LABELS`, 0 or 1, NaN if not known. ``soft``: a teacher's probabilities of them.
     ``split`` is train, val, test, or empty if the manifest has none. ``source`` is the part of its set,
-    ``repository`` where that part came from. ``age`` in years, NaN if unknown; ``grown``: whether the patient
-    is an adult in that case.
+    ``repository`` where that part came from. ``age`` in years, NaN if unknown.
     """
 
     path: Path
@@ -283,14 +229,11 @@ class ChestImage:
     age: float
     sex: str
     view: str
-    grown: bool = False
 
     @property
     def adult(self) -> bool:
-        """Whether the patient is old enough for the intended use; for an unknown age, only in a set of
-        adults.
-        """
-        return self.age >= YOUNGEST or (self.grown and math.isnan(self.age))
+        """Whether the patient is known to be old enough for the intended use."""
+        return self.age >= YOUNGEST
 
     def is_in(self, split: str) -> bool:
         """True when the image belongs to ``split``, or when its manifest has no splits."""

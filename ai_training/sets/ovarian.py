@@ -14,9 +14,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ai_pipeline.models.card import Chain
 from ai_pipeline.models.inputs import reduce
 from ai_training.base import DataMissing
-from ai_training.sets.images import ImageSet, MaskFiles, SetImage, read_rgb
-from ai_training.sets.layout import OVARY
-from ai_training.sets.published import OVARIAN, named_set
+from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_rgb
+from ai_training.sets.published import OVARIAN, OVARY, named_set
 
 SET = "us_ovarian"
 LABELS = OVARIAN
@@ -49,7 +48,7 @@ class OvarianFrame:
 
     name: str
     picture: Path
-    mask: MaskFiles
+    mask: MaskFile
     label: int
     group: str
     split: str

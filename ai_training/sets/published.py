@@ -1,12 +1,10 @@
-"""Image sets by their layouts: recognised by the content of a folder, or chosen by name.
+"""Image sets by their layouts, which are recognised by the content of a folder.
 
-A new layout is a :class:`~ai_training.sets.layout.SetLayout` in :data:`LAYOUTS`, and a line in
-docs/reference/data-sets.md. A site's own table: ``manifest.csv``, or any CSV file that ``--data`` names:
-``file`` (or ``image``, ``path``; relative to the table), ``patient_id`` (or ``patient``, ``group``), 0/1
-columns with the names of the labels (-1: unknown) or one column ``labels`` (``Mass|Nodule``) or ``label``;
-optional ``split``, ``mask``, ``age`` (years), ``sex``, ``view`` (PA, AP), ``source`` and ``source_repo``;
-further numbers are measures. A folder of pictures in sub-folders, whose names are the labels, is read with
-``--layout folder``."""
+A new layout is a :class:`SetLayout` in :data:`LAYOUTS`, and a line in docs/reference/data-sets.md. A site's
+own table: ``manifest.csv``, or any CSV file that ``--data`` names: ``file`` (or ``image``, ``path``; relative
+to the table), ``patient_id`` (or ``patient``, ``group``), 0/1 columns with the names of the labels (-1:
+unknown) or one column ``labels`` (``Mass|Nodule``) or ``label``; optional ``split``, ``mask``, ``age``
+(years), ``sex``, ``view`` (PA, AP), ``source`` and ``source_repo``; further numbers are measures."""
 
 from __future__ import annotations
 
@@ -14,43 +12,147 @@ import csv
 import gzip
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
 from ai_training.base import DataMissing
-from ai_training.metrics import overlap
 from ai_training.sets.images import (
     LABELS,
     ImageSet,
-    MaskFiles,
+    MaskFile,
     SetBox,
     SetImage,
-    dicom_facts,
     lines,
     number,
+    read_grey,
     rows,
 )
-from ai_training.sets.layout import (
-    BREAST,
-    CHEST,
-    FETAL,
-    HELD_BACK,
-    OVARY,
-    SetLayout,
-    check_splits,
-    dealt,
-    in_splits,
-    near_duplicates,
-    ours,
-    part_of,
-    those_there,
-    years,
-)
+
+CHEST, FETAL, OVARY = "chest X-rays", "fetal heads", "ovaries"
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+"""Of the patients of a set without splits of its own."""
+HELD_BACK = {"val": 0.125, "train": 0.875}
+"""Of the patients of an official train part, where no part is for choices."""
+SEED = 1
+OLDEST = 150  # years; ChestX-ray14 holds a few ages above 400
+PARTS = {"training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test"}
+
+
+@dataclass(frozen=True, slots=True)
+class SetLayout:
+    """A layout of files. ``kinds``: what the pictures show. ``needs``: patterns of files that must all be
+    there for the layout to be recognised. ``read`` raises DataMissing.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    needs: tuple[str, ...]
+    read: Callable[[Path], ImageSet]
+
+    def lies_in(self, folder: Path) -> bool:
+        """Whether ``folder`` has this layout."""
+        return all(any(folder.glob(pattern)) for pattern in self.needs)
+
+
+def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
+    """The split of each patient, drawn at random with :data:`SEED`: the same for the same patients. Every
+    split gets one if there are enough patients.
+    """
+    names = sorted(set(patients))
+    order = np.random.default_rng(SEED).permutation(len(names)).tolist()
+    ends = np.round(np.cumsum(list(shares.values())) * len(names)).astype(int)
+    if len(names) >= len(shares):
+        ends = np.maximum(ends, np.arange(1, len(shares) + 1))
+    parts = np.searchsorted(ends, np.arange(len(names)), side="right")
+    return {names[name]: list(shares)[part] for name, part in zip(order, parts.tolist(), strict=True)}
+
+
+def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
+    """``images`` with train, val and test. Official splits are kept, but a missing val is taken from train;
+    without any official split, patients are divided at random. Raises DataMissing if a patient is in two
+    splits.
+    """
+    parts = {image.split for image in images}
+    if parts == {""}:
+        splits = dealt((image.patient for image in images), SHARES)
+        return tuple(replace(image, split=splits[image.patient]) for image in images)
+    check_splits(where, images)
+    if "val" in parts:
+        return tuple(images)
+    splits = dealt((image.patient for image in images if image.split == "train"), HELD_BACK)
+    return tuple(
+        replace(image, split=splits[image.patient]) if image.split == "train" else image for image in images
+    )
+
+
+def check_splits(where: Path, images: Iterable[Any]) -> None:
+    """Raise DataMissing if a patient is in more than one split."""
+    splits: dict[str, set[str]] = {}
+    for image in images:
+        splits.setdefault(image.patient, set()).add(image.split)
+    torn = sum(len(found) > 1 for found in splits.values())
+    if torn:  # their number only: patients are not named in errors
+        raise DataMissing(f"{where}: {torn} patients are in more than one split (see ai-pipeline split)")
+
+
+def those_there(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
+    """The images whose files exist, and a note on the missing ones. Raises DataMissing when none exists."""
+    found = tuple(image for image in images if image.path.is_file())
+    if not found:
+        first = f", {images[0].path} for one" if images else ""
+        raise DataMissing(f"{folder}: none of the listed images is there{first}: unpack the archives")
+    missing = len(images) - len(found)
+    return found, (f"{missing} of {len(images)} listed images are not there",) if missing else ()
+
+
+def part_of(text: str | None) -> str:
+    """The name of a split in any set (``Train``, ``validate``, ``testing``) as train, val or test; others
+    unchanged.
+    """
+    name = (text or "").strip().lower()
+    return PARTS.get(name, name)
+
+
+def years(text: str) -> float:
+    """An age in the spelling of any set (``58``, ``058Y``, ``006M``, ``011D``) in years.
+
+    NaN if it is missing or no age of a living person (ages above 400 are in ``Data_Entry_2017.csv``).
+    """
+    value, unit = text.strip(), "Y"
+    if value and value[-1].upper() in "YMWD":
+        value, unit = value[:-1], value[-1].upper()
+    try:
+        age = float(value) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[unit]
+    except ValueError:
+        return float("nan")
+    return age if 0 <= age <= OLDEST else float("nan")
+
+
+HASHED, APART = 16, 44
+"""Two pictures are alike when their difference hashes, 16 × 16 bits, are at most so many bits apart."""
+
+
+@cache
+def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
+    """The group of each picture: similar pictures share a group, also if linked by a third. Raises
+    DataMissing.
+    """
+    if not paths:
+        return ()
+    small = [cv2.resize(read_grey(p), (HASHED + 1, HASHED), interpolation=cv2.INTER_AREA) for p in paths]
+    bits = np.stack([(one[:, 1:] > one[:, :-1]).ravel() for one in small]).astype(np.float32) * 2 - 1
+    apart = (HASHED**2 - bits @ bits.T) / 2
+    _, groups = connected_components(apart <= APART, directed=False)
+    return tuple(f"g{group}" for group in groups)
+
 
 MANIFEST, MASK = "manifest.csv", "mask"
 FILES, PATIENTS = ("file", "image", "path"), ("patient_id", "patient", "group")
@@ -64,7 +166,6 @@ TITLES = {
     ),
 }
 """Of the public sets of this project, by their folders."""
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".dcm", ".dicom")
 
 
 def read_table(where: Path) -> ImageSet:
@@ -83,22 +184,6 @@ def read_table(where: Path) -> ImageSet:
     return ImageSet(TITLES.get(where.name, manifest.stem), images, tuple(known))
 
 
-def read_folder(where: Path) -> ImageSet:
-    """Read pictures in sub-folders, one for each label; each picture counts as a patient.
-    Raises DataMissing.
-    """
-    images = [
-        SetImage(f"{path.parent.name}/{path.name}", path, str(path), labels=frozenset({path.parent.name}))
-        for path in sorted(where.glob("*/*"))
-        if path.suffix.lower() in PICTURES
-    ]
-    if not images:
-        raise DataMissing(f"{where} holds no pictures in folders named as labels (LABEL/*.png)")
-    labels = tuple(sorted(set().union(*(image.labels for image in images))))
-    notes = ("patients and ages are not known: each picture counts as an adult of its own",)
-    return ImageSet(where.name, in_splits(images, where), labels, notes, adults=True)
-
-
 def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
     file = _first(row, FILES)
     named = frozenset((row.get("labels") or row.get("label") or "").split("|")) - {""}
@@ -110,7 +195,7 @@ def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
         split=part_of(row.get("split")),
         labels=(named - marks.keys()) | {label for label, mark in marks.items() if mark > 0},
         unsure=frozenset(label for label, mark in marks.items() if mark < 0),
-        masks={MASK: MaskFiles((manifest.parent / row[MASK],))} if row.get(MASK) else {},
+        masks={MASK: MaskFile(manifest.parent / row[MASK])} if row.get(MASK) else {},
         age=years(row.get("age") or ""),
         sex=row.get("sex") or "",
         view=row.get("view") or "",
@@ -174,48 +259,43 @@ def soft_labels(path: Path) -> dict[str, tuple[float, ...]]:
         }
 
 
-SIDE = 1024.0  # pixels of the images that both lists were drawn on
-Row = tuple[str, str, Sequence[Any]]
-"""File name, label as the list has it, corners (left, top, right, bottom) in pixels."""
+LISTED_SIDE = 1024.0  # pixels of the images that both lists were drawn on
+OURS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening", "Diffuse Nodule": "Nodule"}
+"""The lists' names of findings that the classifier calls otherwise."""
 
 
 def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
-    """The boxes of a list, each with the name of its image file.
+    """The boxes of a list (``BBox_List_2017.csv``, or JSON of ChestX-Det), each with its image's file name.
 
     Labels that the classifier does not know and empty boxes are left out. Raises DataMissing if the list is
     missing or cannot be read.
     """
     if not path.is_file():
         raise DataMissing(f"{path} is missing")
+    text = path.read_bytes()
     try:
-        for file, label, corners in _drawn_rows(path):
-            left, top, right, bottom = (float(edge) for edge in corners)
-            if ours(label) in LABELS and left < right and top < bottom:
-                yield file, SetBox(ours(label), (left, top, right, bottom), SIDE)
+        if path.suffix.lower() == ".json":
+            drawn = [
+                (entry["file_name"], label, tuple(map(float, corners)))
+                for entry in json.loads(text)
+                for label, corners in zip(entry["syms"], entry["boxes"], strict=True)
+            ]
+        else:
+            header, *listed = csv.reader(text.decode("utf-8-sig").splitlines())
+            if header[0] != "Image Index":
+                raise ValueError("its first column is not 'Image Index'")
+            sized = [(name, label, tuple(map(float, place[:4]))) for name, label, *place in listed]
+            drawn = [(name, label, (*at[:2], at[0] + at[2], at[1] + at[3])) for name, label, at in sized]
+        for name, label, (left, top, right, bottom) in drawn:
+            called = OURS.get(label, label)
+            if called in LABELS and left < right and top < bottom:
+                yield name, SetBox(called, (left, top, right, bottom), LISTED_SIDE)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataMissing(f"{path} is no list of boxes that can be read: {error!r}") from error
 
 
-def _drawn_rows(path: Path) -> Iterator[Row]:
-    if path.suffix.lower() == ".json":
-        for entry in json.loads(path.read_text(encoding="utf-8")):
-            for label, corners in zip(entry["syms"], entry["boxes"], strict=True):
-                yield entry["file_name"], label, corners
-        return
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        listed = csv.reader(file)
-        if next(listed, [""])[0] != "Image Index":
-            raise ValueError("its first column is not 'Image Index'")
-        for name, label, *place in listed:
-            left, top, width, height = map(float, place[:4])
-            yield name, label, (left, top, left + width, top + height)
-
-
 ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-LISTS = {
-    "train_val": ("train_val_list.txt", "train_val_list_NIH.txt"),
-    "test": ("test_list.txt", "test_list_NIH.txt"),
-}
+LISTS = (("train_val_list.txt", "train_val_list_NIH.txt"), ("test_list.txt", "test_list_NIH.txt"))
 NIH_BOXES = "BBox_List_2017.csv"
 SOURCE, REPOSITORY = "nih", "NIH Clinical Center"
 NEEDED = ("Image Index", "Finding Labels", "Patient Age", "View Position")
@@ -226,29 +306,19 @@ def read_nih(folder: Path) -> ImageSet:
     patterns = ("images/*.png", "images_[0-9]*/images/*.png", "images_[0-9]*/*.png")
     files = {path.name: path for pattern in patterns for path in folder.glob(pattern)}
     table = next(folder / name for name in ENTRIES if (folder / name).is_file())
-    listed = rows(table, needs=NEEDED)
-    there = [row for row in listed if row["Image Index"] in files]
-    if not there:
-        raise DataMissing(
-            f"{folder}: none of the images of {table.name} lies in images*/: unpack the archives"
-        )
-    lists = {
-        name: next((folder / file for file in files if (folder / file).is_file()), folder / files[0])
-        for name, files in LISTS.items()
-    }
-    if missing := [path for path in lists.values() if not path.is_file()]:
-        raise DataMissing(f"{missing[0]} is missing: it belongs to the NIH download")
-    taught, tested = (lines(lists[name]) for name in ("train_val", "test"))
+    taught, tested = (
+        lines(next((folder / name for name in names if (folder / name).is_file()), folder / names[0]))
+        for names in LISTS
+    )
     of_patient = dealt(map(_patient_of, taught), HELD_BACK)
     splits = {name: of_patient[_patient_of(name)] for name in taught} | dict.fromkeys(tested, "test")
     soft, boxes = soft_labels(folder / SOFT), defaultdict[str, list[SetBox]](list)
-    if (folder / NIH_BOXES).is_file():
-        for name, box in listed_boxes(folder / NIH_BOXES):
-            boxes[name].append(box)
-    images = tuple(
+    for name, box in listed_boxes(folder / NIH_BOXES) if (folder / NIH_BOXES).is_file() else ():
+        boxes[name].append(box)
+    listed = [
         SetImage(
             name=name,
-            path=files[name],
+            path=files.get(name, folder / "images" / name),
             patient=_patient_of(name),
             split=splits[name],
             labels=frozenset(row["Finding Labels"].split("|")),
@@ -260,274 +330,18 @@ def read_nih(folder: Path) -> ImageSet:
             repository=REPOSITORY,
             soft=soft.get(name),
         )
-        for row in there
+        for row in rows(table, needs=NEEDED)
         if (name := row["Image Index"]) in splits
-    )
-    check_splits(folder, images)
-    notes = ["official NIH lists; val is a seeded part of the patients of the official train_val list"]
-    if len(listed) > len(images):
-        notes.append(f"{len(listed) - len(images)} of {len(listed)} listed images are not there")
-    return ImageSet(
-        f"NIH ChestX-ray14 ({CITED})", images, LABELS, tuple(notes), main=SOURCE, natural=(SOURCE,)
-    )
+    ]
+    found, notes = those_there(listed, folder)
+    check_splits(folder, found)
+    notes += ("official NIH lists; val is a seeded part of the patients of the official train_val list",)
+    return ImageSet(f"NIH ChestX-ray14 ({CITED})", found, LABELS, notes, main=SOURCE, natural=(SOURCE,))
 
 
 def _patient_of(name: str) -> str:
     """The patient of a file name such as ``00000001_000.png``; the table drops the leading zeros."""
     return name.partition("_")[0]
-
-
-VINDR = "annotations/image_labels_train.csv"
-IMAGE, READER, FINDING = "image_id", "rad_id", "class_name"
-CORNERS = ("x_min", "y_min", "x_max", "y_max")
-NOTHING = "No finding"
-SAME = 0.5  # boxes of two readers with so large an overlap are one
-RSNA = "stage_2_train_labels.csv"
-RSNA_BOX = ("x", "y", "width", "height")
-MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
-PNEUMONIA = "Pneumonia"
-Rows = Sequence[dict[str, str]]
-Drawn = tuple[str, tuple[float, ...]]
-"""A label of ours, and its corners in pixels of the picture."""
-
-
-def read_vindr(folder: Path) -> ImageSet:
-    """Read VinDr-CXR of PhysioNet: a row of labels for each image and reader, a table of boxes; test by
-    consensus.
-
-    Raises DataMissing.
-    """
-    listed: list[SetImage] = []
-    boxes: dict[str, list[Drawn]] = {}
-    names: dict[str, None] = {}
-    for split in ("train", "test"):
-        labels, places = (
-            folder / f"annotations/{kind}_{split}.csv" for kind in ("image_labels", "annotations")
-        )
-        for image, readings in _by(IMAGE, rows(labels, needs=(IMAGE,))).items():
-            columns = [name for name in readings[0] if name not in {IMAGE, READER, NOTHING}]
-            names |= dict.fromkeys(map(ours, columns))
-            votes = Counter(
-                ours(name) for row in readings for name in columns if number(row, name, labels) > 0
-            )
-            most = frozenset(label for label, seen in votes.items() if seen > len(readings) / 2)
-            path, fewer = folder / split / f"{image}.dicom", frozenset(votes) - most
-            listed.append(SetImage(image, path, "", split, most, fewer, source="vindr-cxr"))
-        drawn = rows(places, needs=(IMAGE, FINDING, *CORNERS))
-        boxes |= {image: _drawn(marks, places) for image, marks in _by(IMAGE, drawn).items()}
-    found, notes = those_there(listed, folder)
-    images = in_splits([_with_header(image, boxes) for image in found], folder)
-    notes += ("a finding of a minority of the readers is neither present nor absent",)
-    notes += ("who has no age in the header counts as an adult",)
-    title = "VinDr-CXR (H. Q. Nguyen et al., doi 10.13026/3akn-b287; PhysioNet credentialed licence)"
-    return ImageSet(title, images, tuple(names), notes, adults=True)
-
-
-def read_rsna(folder: Path) -> ImageSet:
-    """Read RSNA's pneumonia challenge: a row for each box, and a row without numbers for an image without a
-    box.
-
-    The images are from ChestX-ray14; a further file of RSNA says which are of the same patient. Raises
-    DataMissing.
-    """
-    table, patients = folder / RSNA, _patients(folder / MAPPING)
-    listed: list[SetImage] = []
-    boxes: dict[str, list[Drawn]] = {}
-    for image, found in _by("patientId", rows(table, needs=("patientId", *RSNA_BOX, "Target"))).items():
-        for row in found:
-            if number(row, "Target", table) > 0:
-                left, top, wide, high = (number(row, column, table) for column in RSNA_BOX)
-                boxes.setdefault(image, []).append((PNEUMONIA, (left, top, left + wide, top + high)))
-        there = frozenset({PNEUMONIA}) if image in boxes else frozenset[str]()
-        path = folder / "stage_2_train_images" / f"{image}.dcm"
-        listed.append(SetImage(image, path, patients.get(image, image), labels=there, source="rsna"))
-    found_images, notes = those_there(listed, folder)
-    if not patients:
-        notes += (f"without {MAPPING} each image counts as a patient: some are of one person",)
-    images = in_splits([_with_header(image, boxes) for image in found_images], folder)
-    title = "RSNA pneumonia challenge 2018 (G. Shih et al., doi 10.1148/ryai.2019180041; images of NIH)"
-    return ImageSet(title, images, (PNEUMONIA,), notes)
-
-
-def _by(column: str, listed: Iterable[dict[str, str]]) -> dict[str, Rows]:
-    found = defaultdict[str, list[dict[str, str]]](list)
-    for row in listed:
-        found[row[column]].append(row)
-    return dict(found)
-
-
-def _drawn(found: Rows, table: Path) -> list[Drawn]:
-    """The boxes of one image; of several boxes of a finding in one place, the first."""
-    kept: list[Drawn] = []
-    for row in found:
-        if row[FINDING] == NOTHING or not row[CORNERS[0]]:
-            continue
-        label, corners = ours(row[FINDING]), tuple(number(row, name, table) for name in CORNERS)
-        if all(label != other or overlap(corners, there) < SAME for other, there in kept):
-            kept.append((label, corners))
-    return kept
-
-
-def _with_header(image: SetImage, boxes: Mapping[str, Sequence[Drawn]]) -> SetImage:
-    """``image`` with what its DICOM header says, and with the boxes of what is there."""
-    facts = dicom_facts(image.path)
-    return replace(
-        image,
-        patient=image.patient or facts.patient or image.name,
-        age=years(facts.age),
-        sex=facts.sex,
-        view=facts.view,
-        boxes=tuple(
-            SetBox.in_picture(label, corners, facts.rows, facts.columns)
-            for label, corners in boxes.get(image.name, ())
-            if label in image.labels
-        ),
-    )
-
-
-def _patients(mapping: Path) -> dict[str, str]:
-    """Image of the challenge → patient of ChestX-ray14; empty without the file."""
-    if not mapping.is_file():
-        return {}
-    try:
-        listed = json.loads(mapping.read_text(encoding="utf-8"))
-        return {entry["subset_img_id"]: entry["img_id"].partition("_")[0] for entry in listed}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        expected = "a list with subset_img_id and img_id was expected"
-        raise DataMissing(f"{mapping} cannot be read: {expected}") from error
-
-
-FINDINGS = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-OURS = tuple(map(ours, FINDINGS))
-FRONTAL = ("AP", "PA")
-_PATH = re.compile(r"(?:.*/)?((train|valid|test)/(patient\d+)/.+)")
-
-
-def read_chexpert(folder: Path) -> ImageSet:
-    """Read CheXpert. Its ``valid`` is the test part, or val if there is also a ``test.csv``.
-
-    Raises DataMissing.
-    """
-    tables = [folder / f"{name}.csv" for name in ("train", "valid", "test")]
-    tables = [table for table in tables if table.is_file()]
-    tested = tables[-1].stem
-    listed = [image for table in tables for image in _films(table, folder, tested)]
-    found, notes = those_there(listed, folder)
-    notes += (f"the official {tested} part is test",)
-    title = "CheXpert (J. Irvin et al., AAAI 2019, arXiv 1901.07031; research use agreement of Stanford)"
-    return ImageSet(title, in_splits(found, folder), OURS, notes)
-
-
-def read_mimic(folder: Path) -> ImageSet:
-    """Read MIMIC-CXR-JPG, with its own splits. Raises DataMissing."""
-    names = ("split", "chexpert", "metadata")
-    tables = {name: sorted(folder.glob(f"mimic-cxr-*-{name}.csv*")) for name in names}
-    if missing := [name for name in names if not tables[name]]:
-        raise DataMissing(f"{folder}: mimic-cxr-2.0.0-{missing[0]}.csv.gz is missing")
-    split, labels, metadata = (tables[name][0] for name in names)
-    findings = {row["study_id"]: row for row in rows(labels, needs=("study_id", *FINDINGS))}
-    views = {
-        row["dicom_id"]: row["ViewPosition"] for row in rows(metadata, needs=("dicom_id", "ViewPosition"))
-    }
-    listed, unlabelled = [], 0
-    for row in rows(split, needs=("dicom_id", "study_id", "subject_id", "split")):
-        if views.get(row["dicom_id"]) not in FRONTAL:
-            continue
-        if row["study_id"] not in findings:
-            unlabelled += 1
-            continue
-        subject = row["subject_id"]
-        name = f"files/p{subject[:2]}/p{subject}/s{row['study_id']}/{row['dicom_id']}.jpg"
-        there, unsure = _labels(findings[row["study_id"]])
-        listed.append(
-            SetImage(
-                name,
-                folder / name,
-                subject,
-                part_of(row["split"]),
-                there,
-                unsure,
-                view=views[row["dicom_id"]],
-                source="mimic-cxr",
-            )
-        )
-    found, notes = those_there(listed, folder)
-    check_splits(folder, found)
-    notes += ("no ages: all patients count as adults", f"{unlabelled} films without labels are left out")
-    title = "MIMIC-CXR-JPG (A. Johnson et al., doi 10.13026/jsn5-t979; PhysioNet credentialed licence)"
-    return ImageSet(title, found, OURS, notes, adults=True)
-
-
-def _films(table: Path, folder: Path, tested: str) -> list[SetImage]:
-    split = "test" if table.stem == tested else part_of(table.stem)
-    films = []
-    for row in rows(table, needs=("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)):
-        place = _PATH.fullmatch(row["Path"])
-        if place is None:
-            raise DataMissing(f"{table}: {row['Path']!r} was expected to be train/patientNUMBER/study…/file")
-        if row["Frontal/Lateral"] != "Frontal":
-            continue
-        there, unsure = _labels(row)
-        films.append(
-            SetImage(
-                place[1],
-                folder / place[1],
-                place[3],
-                split,
-                there,
-                unsure,
-                age=years(row["Age"]),
-                sex=row["Sex"][:1].replace("U", ""),
-                view=row["AP/PA"],
-                source="chexpert",
-            )
-        )
-    return films
-
-
-def _labels(row: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
-    """The present findings, and the uncertain findings."""
-    marks = {name: float(row[name] or 0) for name in FINDINGS}
-    there, unsure = (frozenset(ours(n) for n, mark in marks.items() if mark == wanted) for wanted in (1, -1))
-    return there, unsure
-
-
-SCR = ("heart", "right lung", "left lung", "right clavicle", "left clavicle")
-FOLDS = {"fold1": "train", "fold2": "test"}
-"""SCR teaches with one half of the films and measures on the other."""
-
-
-def read_jsrt(folder: Path) -> ImageSet:
-    """Read JSRT (``All247images/JPCLN001.IMG``; CLN: with a nodule) with the masks of SCR. Raises
-    DataMissing.
-    """
-    listed = []
-    for fold, split in FOLDS.items():
-        for heart in sorted(folder.glob(f"scratch/{fold}/masks/heart/*.gif")):
-            masks = {name: MaskFiles((heart.parents[1] / name / heart.name,)) for name in SCR}
-            path = folder / "All247images" / f"{heart.stem}.IMG"
-            labels = frozenset({"Nodule"} if heart.stem.startswith("JPCLN") else ())
-            listed.append(SetImage(path.name, path, heart.stem, split, labels, masks=masks, source="jsrt"))
-    found, notes = those_there(listed, folder)
-    paths = (path for image in found for mask in image.masks.values() for path in mask.paths)
-    if missing := next((path for path in paths if not path.is_file()), None):
-        raise DataMissing(f"{missing} is missing: a mask of each film was expected")
-    title = "JSRT with the masks of SCR (doi 10.2214/ajr.174.1.1740071, 10.1016/j.media.2005.02.002)"
-    return ImageSet(title, in_splits(found, folder), ("Nodule",), notes)
 
 
 HEAD, LESION = "head", "lesion"
@@ -565,11 +379,11 @@ def read_hc18(folder: Path) -> ImageSet:
             "pixel_mm": number(row, PIXEL, table),
             "head_circumference_mm": number(row, CIRCUMFERENCE, table),
         }
-        outline = MaskFiles((path.with_name(f"{path.stem}_Annotation.png"),), outlined=True)
+        outline = MaskFile(path.with_name(f"{path.stem}_Annotation.png"), outlined=True)
         listed.append(SetImage(name, path, examination[1], masks={HEAD: outline}, measures=measures))
     found, notes = those_there(listed, folder)
     for image in found:
-        if not (mask := image.masks[HEAD].paths[0]).is_file():
+        if not (mask := image.masks[HEAD].path).is_file():
             raise DataMissing(f"{mask} is missing: the outline of {image.name} was expected there")
     title = "HC18 (T. van den Heuvel et al., doi 10.5281/zenodo.1322001, CC BY 4.0)"
     return ImageSet(title, in_splits(found, folder), (), notes)
@@ -610,7 +424,7 @@ def read_otu(folder: Path) -> ImageSet:
             group,
             BESIDE if split == "train" and group in tested else split,
             frozenset({label}),
-            masks={LESION: MaskFiles((mask,))},
+            masks={LESION: MaskFile(mask)},
         )
         for group, (picture, mask, split, label) in zip(groups, listed, strict=True)
     ]
@@ -622,48 +436,13 @@ def read_otu(folder: Path) -> ImageSet:
     return ImageSet(title, placed, OVARIAN, notes)
 
 
-ANY = (CHEST, FETAL, OVARY, BREAST)
-TABLE = SetLayout("table", ANY, (MANIFEST,), read_table)
 LAYOUTS = (
     SetLayout("public", (CHEST,), tuple(f"{name}/{MANIFEST}" for name in SETS), read_public),
     SetLayout("nih", (CHEST,), ("Data_Entry_2017*.csv",), read_nih),
-    SetLayout("vindr-cxr", (CHEST,), (VINDR,), read_vindr),
-    SetLayout("rsna", (CHEST,), (RSNA,), read_rsna),
-    SetLayout("chexpert", (CHEST,), ("train.csv", "valid.csv"), read_chexpert),
-    SetLayout("mimic-cxr", (CHEST,), ("mimic-cxr-*-split.csv*", "mimic-cxr-*-chexpert.csv*"), read_mimic),
-    SetLayout("jsrt", (CHEST,), ("All247images/JPC*.IMG", "scratch/fold1/masks/heart"), read_jsrt),
     SetLayout("hc18", (FETAL,), (HC18,), read_hc18),
     SetLayout("otu-2d", (OVARY,), ("train_cls.txt", "val_cls.txt", "images"), read_otu),
-    TABLE,
-    SetLayout("folder", ANY, (), read_folder),
+    SetLayout("table", (CHEST, FETAL, OVARY), (MANIFEST,), read_table),
 )
-_NAMED: ContextVar[str] = ContextVar("layout of --data", default="")
-
-
-@contextmanager
-def named(layout: str) -> Iterator[None]:
-    """A context in which ``--data`` is read in the layout of this name. Raises DataMissing for an unknown
-    name.
-    """
-    if layout not in (names := [one.name for one in LAYOUTS]):
-        raise DataMissing(f"no layout is named {layout!r}: {', '.join(names)}")
-    token = _NAMED.set(layout)
-    try:
-        yield
-    finally:
-        _NAMED.reset(token)
-
-
-def read_data(data: Path, kind: str) -> ImageSet:
-    """The set of ``kind`` that ``--data`` names. Raises DataMissing."""
-    if name := _NAMED.get():
-        layout = next(one for one in LAYOUTS if one.name == name)
-        if kind not in layout.kinds:
-            raise DataMissing(f"layout {name} is of {', '.join(layout.kinds)}, not of {kind}")
-        if layout.needs and not layout.lies_in(data) and not (data.is_file() and layout is TABLE):
-            raise DataMissing(f"{data} is not laid out as {name}: looked for {', '.join(layout.needs)}")
-        return layout.read(data)
-    return read_set(data, kind)
 
 
 def read_set(where: Path, kind: str) -> ImageSet:
@@ -680,7 +459,7 @@ def read_set(where: Path, kind: str) -> ImageSet:
         if len({folder for _, folder in found}) == 1:
             layout, folder = found[0]
             return layout.read(folder)
-    looked = "; ".join(f"{layout.name}: {', '.join(layout.needs)}" for layout in known if layout.needs)
+    looked = "; ".join(f"{layout.name}: {', '.join(layout.needs)}" for layout in known)
     raise DataMissing(
         f"{where} holds no {kind} in a layout of docs/reference/data-sets.md. Looked for {looked}"
     )
@@ -688,7 +467,7 @@ def read_set(where: Path, kind: str) -> ImageSet:
 
 def named_set(data: Path, name: str, kind: str) -> ImageSet:
     """The set in the folder ``name`` of ``data``, or in ``data`` itself. Raises DataMissing."""
-    return read_set(data / name, kind) if (data / name).is_dir() else read_data(data, kind)
+    return read_set(data / name, kind) if (data / name).is_dir() else read_set(data, kind)
 
 
 def part_of_set(folder: Path, split: str) -> tuple[SetImage, ...]:

@@ -217,7 +217,7 @@ app = typer.Typer()
 def command_fit(
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     models_dir: console.ModelsDir = None,
     threads: console.Threads = 0,
 ) -> str:
@@ -237,7 +237,7 @@ def command_fit(
 def command_evaluate(
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     split: console.Split = "test",
     films: Annotated[int, typer.Option(help="Films to measure on; 0: as many as the card's figures.")] = 0,
     models_dir: console.ModelsDir = None,

@@ -28,9 +28,9 @@ from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import changed_card
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
-from ai_training.conversion import convert
-from ai_training.conversion.messages import ConvertedNetwork
-from ai_training.conversion.template import written
+from ai_training.conversion.convert import made_apart
+from ai_training.conversion.first_card import written
+from ai_training.conversion.messages import ConvertedNetwork, Request
 from ai_training.metrics import Floats, Interval
 from ai_training.sets.chest import chest_set, label_matrix
 from ai_training.sets.images import LABELS, ChestImage, read_grey
@@ -88,7 +88,8 @@ def train_head(
         )
     with tempfile.TemporaryDirectory() as scratch:
         report(0.0, "converting the encoder")
-        network, answer = convert.encoder(encoder, Path(scratch), size)
+        request = Request(checkpoint=str(encoder), family="huggingface", size=size, encoder=True)
+        network, answer = made_apart(request, Path(scratch))
         data_of_network = network.read_bytes()
     run = OnnxRuntime(data_of_network, threads or usable_cores())
     embeddings = _embeddings(run, answer, images, report)
@@ -174,7 +175,7 @@ def _embeddings(
         answer.scale,
         "MONOCHROME2",
         Chain(),
-        answer.preprocess,
+        "imagenet",
         answer.crop,
         answer.squash,
         answer.interpolation,
@@ -236,7 +237,7 @@ def command(
     *,
     report: Report,
     encoder: Annotated[Path, typer.Option(help="Folder in Hugging Face's layout: DINOv2 or ViT.")],
-    data: console.ChestData,
+    data: console.SetData,
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
     model_id: Annotated[str, typer.Option("--id", help="The model's id.")] = "",
     licence: Annotated[str, typer.Option(help="The licence of the encoder's weights.")] = "",

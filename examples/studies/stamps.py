@@ -207,7 +207,7 @@ app = typer.Typer()
 def command(
     *,
     report: Report,
-    data: console.ChestData,
+    data: console.SetData,
     split: console.Split = "test",
     films: Annotated[int, typer.Option(help="Films to measure on; 0: all.")] = 0,
     models_dir: console.ModelsDir = None,

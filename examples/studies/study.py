@@ -19,7 +19,7 @@ def study(
     *,
     report: Report,
     name: Annotated[str, typer.Argument(help="backbones, leak, augmentation, …, or a TOML file.")],
-    data: console.ChestData,
+    data: console.SetData,
     out: console.Out,
     weights: Annotated[
         Path | None, typer.Option(help="Folder of the first weights of arms. Default: the folder of --data.")

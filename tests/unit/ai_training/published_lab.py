@@ -2,8 +2,6 @@
 
 import csv
 import gzip
-import json
-import warnings
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -11,31 +9,19 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ai_training.sets.images import LABELS
-from ai_training.sets.published import FINDINGS
 from tests.modality import chest
 from tests.unit.chests import drawn_chest
 from tests.unit.heads import HEAD, drawn_head
 
 Grey = np.ndarray
-BOX = (20.0, 30.0, 50.0, 60.0)
-VINDR_LABELS = (
-    "Aortic enlargement",
-    "Cardiomegaly",
-    "Nodule/Mass",
-    "Pleural effusion",
-    "Pneumonia",
-    "No finding",
-)
 
 
-def film(number: int, side: int = 96, columns: int | None = None) -> Grey:
+def film(number: int) -> Grey:
     """A drawn chest, each with its own noise."""
-    grey, _ = drawn_chest(side, heart=0.35 + 0.2 * (number % 2))
-    noisy = noise(grey, 8, np.random.default_rng(number))
-    return np.asarray(cv2.resize(noisy, (columns or side, side)), np.uint8)
+    grey, _ = drawn_chest(96, heart=0.35 + 0.2 * (number % 2))
+    return noise(grey, 8, np.random.default_rng(number))
 
 
 def noise(grey: Grey, level: float, random: np.random.Generator) -> Grey:
@@ -57,19 +43,12 @@ def picture(path: Path, pixels: Grey) -> Path:
     return path
 
 
-def dicom(
-    path: Path, pixels: Grey, *, age: str = "", sex: str = "", patient: str = "", inverted: bool = False
-) -> None:
-    """A film in DICOM, ``inverted``: as MONOCHROME1; what is empty is missing, as anonymisers leave it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def dicom(path: Path, pixels: Grey, *, inverted: bool = False) -> None:
+    """A film in DICOM, ``inverted``: as MONOCHROME1."""
     stored = pixels.astype(np.uint16) << 4
     ds = chest(path.stem, 4095 - stored if inverted else stored)
     if inverted:
         ds.PhotometricInterpretation, ds.PresentationLUTShape = "MONOCHROME1", "INVERSE"
-    with warnings.catch_warnings(action="ignore"):  # RSNA writes ages without Y
-        ds.PatientAge, ds.PatientSex, ds.PatientID = age, sex, patient
-    for name in [name for name in ("PatientAge", "PatientSex", "PatientID") if not getattr(ds, name)]:
-        delattr(ds, name)
     ds.save_as(path, enforce_file_format=True)
 
 
@@ -156,86 +135,6 @@ def drawn_chest_set(folder: Path, patients: int = 36, side: int = 64) -> Path:
     return table(folder / "manifest.csv", ("file", "patient_id", "age", "split", *LABELS), rows)
 
 
-def chexpert(folder: Path, patients: int = 16) -> Path:
-    """CheXpert-v1.0-small: a lateral film of each first patient, -1 and blank, an unknown sex."""
-    root = folder / "CheXpert-v1.0-small"
-    header = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *FINDINGS)
-    for part, numbers in (("train", range(1, patients + 1)), ("valid", range(64541, 64545))):
-        rows = []
-        for number in numbers:
-            study, marks = f"{part}/patient{number:05d}/study1", dict.fromkeys(FINDINGS, "")
-            marks["Cardiomegaly"], marks["Pleural Effusion"] = ("1.0", "0.0") if number % 2 else ("", "1.0")
-            marks["Pneumonia"] = "-1.0" if part == "train" else "0.0"
-            sex = "Unknown" if number == 3 else ("Male", "Female")[number % 2]
-            views = [("view1_frontal", "Frontal", "AP"), ("view2_lateral", "Lateral", "")]
-            for view, side, position in views[: 1 + (number == 1)]:
-                name = f"{study}/{view}.jpg"
-                picture(root / name, film(number))
-                rows.append((f"{root.name}/{name}", sex, 40, side, position, "", *marks.values()))
-        table(root / f"{part}.csv", header, rows)
-    return root
-
-
-def mimic(folder: Path, patients: int = 6) -> Path:
-    """MIMIC-CXR-JPG 2.0.0: packed tables, labels of studies, lateral views, a study without labels."""
-    splits, labels, metadata = [], [], []
-    for number in range(patients):
-        subject, study = f"1000{number:04d}", f"5000{number:04d}"
-        marks = {"Edema": "1.0" * (number % 2), "Pneumonia": "-1.0"}
-        labels.append((subject, study, *(marks.get(name, "") for name in FINDINGS)))
-        for view in ("PA", "LATERAL"):
-            name = f"{number:08x}-{view.lower()}"
-            picture(folder / f"files/p{subject[:2]}/p{subject}/s{study}/{name}.jpg", film(number))
-            splits.append((name, study, subject, ("train", "validate", "test")[number % 3]))
-            metadata.append((name, subject, study, view))
-    table(folder / "mimic-cxr-2.0.0-split.csv.gz", ("dicom_id", "study_id", "subject_id", "split"), splits)
-    table(folder / "mimic-cxr-2.0.0-chexpert.csv.gz", ("subject_id", "study_id", *FINDINGS), labels[1:])
-    columns = ("dicom_id", "subject_id", "study_id", "ViewPosition")
-    table(folder / "mimic-cxr-2.0.0-metadata.csv.gz", columns, metadata)
-    return folder
-
-
-def vindr(folder: Path, images: int = 16) -> Path:
-    """VinDr-CXR of PhysioNet: three readers of each train image, a consensus of each test image.
-
-    All readers see an effusion on every second film, one of three cardiomegaly. The first film is oblong.
-    """
-    for part, count, readers in (("train", images, ("R1", "R8", "R10")), ("test", 4, ("",))):
-        labels, boxes = [], []
-        for number, reader in product(range(count), readers):
-            image, by = f"{part}{number:04x}", (reader,) if reader else ()
-            seen = {"Pleural effusion": number % 2 == 0, "Cardiomegaly": reader == "R8"}
-            marks = [int(seen.get(name, False)) for name in VINDR_LABELS[:-1]]
-            labels.append((image, *by, *marks, int(not any(marks))))
-            found = [(name, *(edge + len(reader) for edge in BOX)) for name, there in seen.items() if there]
-            boxes += [(image, *by, *box) for box in found or [("No finding", "", "", "", "")]]
-        for number in range(count):
-            age, columns = "" if number % 4 else "061Y", None if number else 64
-            pixels = film(number, columns=columns)
-            dicom(folder / part / f"{part}{number:04x}.dicom", pixels, age=age, inverted=number % 3 == 0)
-        rad = ("rad_id",) if part == "train" else ()
-        table(folder / f"annotations/image_labels_{part}.csv", ("image_id", *rad, *VINDR_LABELS), labels)
-        header = ("image_id", *rad, "class_name", "x_min", "y_min", "x_max", "y_max")
-        table(folder / f"annotations/annotations_{part}.csv", header, boxes)
-    return folder
-
-
-def rsna(folder: Path, images: int = 20, mapping: bool = True) -> Path:
-    """RSNA's stage 2: two rows for an image with two boxes; two images of one person, a child."""
-    rows, known = [], []
-    for number in range(images):
-        image = f"{number:08d}-aaaa-4bbb-8ccc-ddddeeeeffff"
-        age = "9" if number == 2 else str(30 + number)
-        dicom(folder / f"stage_2_train_images/{image}.dcm", film(number), age=age, sex="F", patient=image)
-        boxes = [(*BOX[:2], 30.0, 30.0), (5.0, 6.0, 10.0, 20.0)][: 2 * (number % 2)]
-        rows += [(image, *box, 1) for box in boxes] or [(image, "", "", "", "", 0)]
-        known.append({"subset_img_id": image, "img_id": f"{number // 2:08d}_{number % 2:03d}.png"})
-    table(folder / "stage_2_train_labels.csv", ("patientId", "x", "y", "width", "height", "Target"), rows)
-    if mapping:
-        (folder / "pneumonia-challenge-dataset-mappings_2018.json").write_text(json.dumps(known))
-    return folder
-
-
 def hc18(folder: Path, examinations: int = 12) -> Path:
     """HC18: line drawings of ellipses, 010_HC.png and 010_2HC.png of one examination, a test set without."""
     names = [f"{number:03d}_HC" for number in range(examinations)] + ["010_2HC", "010_3HC", "004_2HC"]
@@ -273,27 +172,10 @@ def otu(folder: Path, of_each: int = 7, val: int = 1) -> Path:
     return root
 
 
-def jsrt(folder: Path, films: int = 8, side: int = 2048) -> Path:
-    """JSRT and SCR: raw words without a header, dark where bright; masks of 1,024 squares as GIF."""
-    grey, (heart, right, left) = drawn_chest(side // 2)
-    large = cv2.resize(grey, (side, side), interpolation=cv2.INTER_NEAREST)
-    words = (4095 - large.astype(np.uint16) * 16).astype(">u2").tobytes()
-    masks = {"heart": heart, "right lung": right, "left lung": left}
-    masks |= dict.fromkeys(("right clavicle", "left clavicle"), np.zeros_like(heart))
-    (folder / "All247images").mkdir(parents=True)
-    for number in range(1, films + 1):
-        stem = f"JPC{'LN' if number % 2 else 'NN'}{number:03d}"
-        (folder / f"All247images/{stem}.IMG").write_bytes(words)
-        for name, drawn in masks.items():
-            path = folder / f"scratch/fold{2 - number % 2}/masks/{name}/{stem}.gif"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(drawn.astype(np.uint8) * 255).save(path)
-    return folder
-
-
-def own_folder(folder: Path) -> Path:
-    """Pictures in folders that are named as their labels."""
-    for label in ("Cardiomegaly", "No Finding"):
-        for number in range(12):
-            picture(folder / label / f"{number}.png", film(number))
-    return folder
+def anatomy(folder: Path) -> Path:
+    """Two drawn chests in each split, as the public set is laid out: the organs are bits of one mask."""
+    rows = []
+    for number, split in enumerate(["train", "val", "test"] * 2):
+        grey, organs = drawn_chest(200 + 8 * number)
+        rows.append((grey, np.packbits(organs, axis=0, bitorder="little")[0], f"p{number}", "", split))
+    return public(folder / "cxr_anatomy", ("patient", "ctr", "split"), rows).parent

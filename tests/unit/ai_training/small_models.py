@@ -1,14 +1,13 @@
 """Small real models for the store: an ONNX network that a person can compute by hand, and its card."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ai_training.conversion.first_card import written
 from ai_training.conversion.messages import ConvertedNetwork
-from ai_training.conversion.template import card_text
 
 LABELS = ("Effusion", "Lung Lesion")
 SIDE = 64  # pixels; the maps have a cell for each 8
@@ -45,35 +44,28 @@ def ratio() -> bytes:
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
 
 
+ANSWER = ConvertedNetwork(
+    outputs=("logits", "features", "places"),
+    id="small",
+    architecture="small",
+    labels=LABELS,
+    channels=1,
+    size=SIDE,
+    mean=(0.0,),
+    scale=(255.0,),
+    licence="Apache-2.0",
+    difference=0.0,
+)
+
+
 def write(
     folder: Path, *, model_id: str = "small", version: str = "1", slope: float = 1.0
 ) -> tuple[Path, Path]:
     """``ID.onnx`` and ``ID.toml`` in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{model_id}.onnx"
-    file.write_bytes(network(slope).SerializeToString())
-    return file, write_card(file, model_id=model_id, version=version)
+    card = written(folder, network(slope).SerializeToString(), ANSWER, model_id=model_id, version=version)
+    return card.with_suffix(".onnx"), card
 
 
 def write_card(file: Path, *, model_id: str = "small", version: str = "1") -> Path:
     """A card for ``file``, beside it."""
-    answer = ConvertedNetwork(
-        outputs=("logits", "features", "places"),
-        id="small",
-        architecture="small",
-        labels=LABELS,
-        channels=1,
-        size=SIDE,
-        mean=(0.0,),
-        scale=(255.0,),
-        crop=1.0,
-        squash=False,
-        interpolation="bilinear",
-        kind="logits",
-        licence="Apache-2.0",
-        difference=0.0,
-    )
-    digest, card = hashlib.sha256(file.read_bytes()).hexdigest(), file.parent / f"{model_id}.toml"
-    text = card_text(answer, model_id=model_id, version=version, licence="", file=file.name, sha256=digest)
-    card.write_text(text, encoding="utf-8")
-    return card
+    return written(file.parent, file.read_bytes(), ANSWER, model_id=model_id, version=version)

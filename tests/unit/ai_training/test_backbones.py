@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
-from ai_training.conversion.checkpoints import read_weights
-from ai_training.conversion.filling import fill
+from ai_training.conversion.checkpoints import fill, read_weights
 from ai_training.conversion.foreign import timm_network
 from ai_training.networks.backbones import StartWeights, classifier, pyramid, unfilled
 

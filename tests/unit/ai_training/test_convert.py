@@ -7,9 +7,7 @@ import pickle
 import shutil
 import tarfile
 import warnings
-import zipfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,12 @@ from typer.testing import CliRunner, Result
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.errors import CardError
+from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find, load
 from ai_pipeline.models.store import sandbox
 from ai_training.base import UnreadableCheckpoint
 from ai_training.conversion import convert as conversion
-from ai_training.conversion import foreign, label_map
+from ai_training.conversion import first_card, foreign
 from ai_training.conversion.bundle import CARD, INFERENCE, METADATA, NETWORK
 from ai_training.conversion.checkpoints import read_weights
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
@@ -95,30 +94,16 @@ def legacy_tar(path: Path) -> None:
             archive.addfile(entry, io.BytesIO(data))
 
 
-def numbers_with(path: Path, name: str) -> None:
-    """Numbers as any other, with one file by which ``torch.load`` knows a program."""
-    torch.save({"weight": torch.ones(2)}, path)
-    with zipfile.ZipFile(path, "a") as archive:
-        folder = archive.namelist()[0].partition("/")[0]
-        archive.writestr(f"{folder}/{name}", pickle.dumps(()))
-
-
 @pytest.mark.smoke
-@pytest.mark.parametrize(
-    ("make", "told"),
-    [
-        (torchscript, "is TorchScript, which is a program"),
-        (partial(numbers_with, name="constants.pkl"), "is TorchScript, which is a program"),
-        (partial(numbers_with, name="code/__torch__.py"), "is TorchScript, which is a program"),
-        (legacy_tar, "is a tar of torch before 0.1.10"),
-    ],
-)
-def test_a_checkpoint_that_torch_would_run_or_unpack_is_refused_before_torch_sees_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], told: str
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
+@pytest.mark.parametrize("make", [torchscript, legacy_tar])
+def test_a_checkpoint_that_torch_would_run_or_unpack_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / "checkpoint.pt")
-    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch saw it"))
-    with pytest.raises(UnreadableCheckpoint, match=told):
+    for opened in ((torch.jit, "load"), (tarfile.TarFile, "extract"), (pickle, "load"), (pickle, "loads")):
+        monkeypatch.setattr(*opened, lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(UnreadableCheckpoint, match=r"no checkpoint of numbers.*\(RuntimeError\)"):
         read_weights(tmp_path / "checkpoint.pt")
 
 
@@ -187,7 +172,7 @@ def test_all_mistakes_of_a_label_map_are_named_at_once(tmp_path: Path) -> None:
 def test_the_label_map_in_the_documentation_works_as_pasted(tmp_path: Path) -> None:
     text = pasted("docs/models-convert.md", "toml", '"Pleural Effusion" = "Effusion"')
     (tmp_path / "labels.toml").write_text(text)
-    found = label_map.read(tmp_path / "labels.toml")
+    found = first_card.read(tmp_path / "labels.toml")
     assert {name: label and label.name for name, label in found.items()} == {
         "Pleural Effusion": "Effusion",
         "Enlarged heart": "Cardiomegaly",
@@ -251,7 +236,7 @@ def test_a_bundle_comes_in_with_the_card_and_the_files_that_went_out(bundle: Pat
     ("metadata", "step", "why"),
     [
         ({"network_data_format": None}, "Resized", "network_data_format: Field required"),
-        ({"version": 3}, "Resized", "version: "),
+        ({"copyright": None}, "Resized", "copyright: Field required"),
         ({}, "ScaleIntensityd", "no card can say what ScaleIntensity does"),
     ],
 )
@@ -265,3 +250,24 @@ def test_a_bundle_that_no_card_can_describe_is_refused(
     (folder / INFERENCE).write_text(json.dumps({"preprocessing": {"transforms": [{"_target_": step}]}}))
     assert why in command("convert", folder, "--from", "monai", "--out", tmp_path / "new", fails=65)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_bundle_of_others_becomes_a_model_that_reads_pictures_as_monai_does(
+    bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "b")
+    (folder / CARD).unlink()
+    steps = [{"_target_": "monai.transforms.LoadImaged"}, {"_target_": "ScaleIntensityRanged"}]
+    (folder / INFERENCE).write_text(json.dumps({"preprocessing": {"transforms": steps}}))
+    words = ("--from", "monai", "--id", "theirs", "--out", tmp_path / "new")
+    assert "It answers as the network before it does" in command("convert", folder, *words)
+    card, shipped = load(tmp_path / "new/theirs.toml"), find(MODEL)
+    assert [label.name for label in card.labels] == [label.name for label in shipped.labels]
+    assert card.input is not None and shipped.input is not None and card.input.size == shipped.input.size
+    pictures = np.random.default_rng(1).normal(size=(1, 3, card.input.size, card.input.size))
+    turned = np.ascontiguousarray(pictures.transpose(0, 1, 3, 2)).astype(np.float32)
+    ours = OnnxRuntime(card.file("classifier").path.read_bytes(), 1)(pictures.astype(np.float32))["logits"]
+    theirs = OnnxRuntime((folder / NETWORK).read_bytes(), 1)(turned)["logits"]
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    again = command("convert", folder, *words, "--label-map", tmp_path / "none.toml", fails=65)
+    assert "cannot be read" in again

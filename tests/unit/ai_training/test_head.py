@@ -18,7 +18,7 @@ from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find
 from ai_training import metrics
-from ai_training.conversion import huggingface
+from ai_training.conversion import adapters
 from ai_training.conversion.messages import Request
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
 from tests.unit.ai_pipeline.models.store_lab import models
@@ -59,7 +59,7 @@ def train(encoder: Path, data: Path, out: Path, *more: str) -> Result:
 
 
 def test_the_frozen_encoder_gives_the_embedding_that_transformers_gives(encoder: Path) -> None:
-    adapted = huggingface.adapt(encoder, Request(checkpoint="", family="huggingface", encoder=True))
+    adapted = adapters.adapt(encoder, Request(checkpoint="", family="huggingface", encoder=True))
     picture = folders.network_input_of(adapted, folders.picture())
     with torch.inference_mode():
         embedding, features = adapted.network(torch.from_numpy(picture))
@@ -89,7 +89,7 @@ def test_a_head_learns_from_the_site_s_images_and_leaves_with_its_encoder(
 
     # The file says what encoder and head say apart: embedding and mean of the patches, times its weights.
     first = cv2.imread(str(films / f"{TRAINED}.png"), 0)
-    reference = huggingface.adapt(
+    reference = adapters.adapt(
         encoder, Request(checkpoint="", family="huggingface", encoder=True, size=SIDE)
     ).network
     given = {part.name: numpy_helper.to_array(part) for part in onnx.load(str(network)).graph.initializer}

@@ -64,7 +64,7 @@ def test_a_network_of_others_says_the_same_through_its_converted_file(
 
 
 def test_a_vit_of_transformers_says_the_same_with_the_site_s_labels(tmp_path: Path) -> None:
-    folder, labels = folders.vit(tmp_path / "vit"), tmp_path / "labels.toml"
+    folder, labels = folders.vit(tmp_path / "vit"), tmp_path / "vit" / "labels.toml"
     labels.write_text(folders.MAP)
     done = convert(folder, "huggingface", "--label-map", str(labels), "--id", "vit-s", "--licence", "MIT")
     assert done.exit_code == 0, done.output

@@ -171,7 +171,7 @@ def network_input_of(adapted: Any, image: np.ndarray) -> np.ndarray:
         adapted.scale,
         "MONOCHROME2",
         Chain(),
-        adapted.preprocess,
+        "imagenet",
         adapted.crop,
         adapted.squash,
         adapted.interpolation,

@@ -30,13 +30,7 @@ SMALL = anatomy.AnatomyRecipe(iterations=2, batch=2, validate_every=1, threads=1
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two drawn chests in each split, as the public set is laid out."""
-    rows = []
-    for number, split in enumerate(["train", "val", "test"] * 2):
-        picture, organs = drawn_chest(200 + 8 * number)
-        rows.append((picture, np.packbits(organs, axis=0, bitorder="little")[0], f"p{number}", "", split))
-    columns = ("patient", "ctr", "split")
-    return lab.public(tmp_path_factory.mktemp("data") / "cxr_anatomy", columns, rows).parent
+    return lab.anatomy(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

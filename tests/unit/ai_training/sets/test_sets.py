@@ -16,16 +16,23 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.models.registry import Chain
-from ai_training.anatomy import anatomy_images
 from ai_training.base import DataMissing
 from ai_training.cli.console import verb
 from ai_training.cli.verbs import split
 from ai_training.fetal import head_images
 from ai_training.sets.chest import SHARES, chest_set, label_matrix, reduced_images, split_by_patient, table
-from ai_training.sets.images import LABELS, ImageSet, read_grey
-from ai_training.sets.layout import BREAST, CHEST, FETAL, OVARY, near_duplicates, years
+from ai_training.sets.images import LABELS, ImageSet, read_grey, size_of
 from ai_training.sets.ovarian import ovarian_frames
-from ai_training.sets.published import BESIDE, LAYOUTS, named, read_data, read_set
+from ai_training.sets.published import (
+    BESIDE,
+    CHEST,
+    FETAL,
+    LAYOUTS,
+    OVARY,
+    near_duplicates,
+    read_set,
+    years,
+)
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training.published_lab import drawn_chest_set, nih_download
 from tests.unit.heads import HEAD
@@ -219,11 +226,6 @@ def _run(*arguments: object) -> Result:
 
 SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nih": (nih_download, CHEST),
-    "chexpert": (lab.chexpert, CHEST),
-    "mimic-cxr": (lab.mimic, CHEST),
-    "vindr-cxr": (lab.vindr, CHEST),
-    "rsna": (lab.rsna, CHEST),
-    "jsrt": (lambda folder: lab.jsrt(folder, films=6), CHEST),
     "hc18": (lab.hc18, FETAL),
     "otu-2d": (lab.otu, OVARY),
     "table": (lambda folder: drawn_chest_set(folder / "own").parent, CHEST),
@@ -244,7 +246,7 @@ def copied(folder: Path, where: Path) -> Path:
 
 
 def test_every_layout_has_a_miniature_here() -> None:
-    assert {layout.name for layout in LAYOUTS} == {*SETS, "public", "folder"}
+    assert {layout.name for layout in LAYOUTS} == {*SETS, "public"}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -286,94 +288,24 @@ def test_a_picture_that_cannot_be_read_is_named_with_what_was_expected(
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", [CHEST, FETAL, OVARY, BREAST])
+@pytest.mark.parametrize("kind", [CHEST, FETAL, OVARY])
 def test_a_wrong_folder_is_told_what_was_looked_for(tmp_path: Path, kind: str) -> None:
     lab.picture(tmp_path / "holidays/sea.jpg", lab.film(1))
     with pytest.raises(DataMissing, match=str(tmp_path)) as refused:
         read_set(tmp_path, kind)
     for layout in LAYOUTS:
-        assert (f"{layout.name}: " in str(refused.value)) == (kind in layout.kinds and bool(layout.needs))
+        assert (f"{layout.name}: " in str(refused.value)) == (kind in layout.kinds)
 
 
-def test_a_layout_can_be_named_and_must_fit(laid_out: Callable[[str], Path], tmp_path: Path) -> None:
-    with named("rsna"):
-        assert read_data(laid_out("rsna"), CHEST).title.startswith("RSNA")
-        with pytest.raises(DataMissing, match=r"not laid out as rsna: looked for stage_2_train_labels\.csv"):
-            read_data(laid_out("nih"), CHEST)
-        with pytest.raises(DataMissing, match="rsna is of chest X-rays, not of ovaries"):
-            read_data(laid_out("rsna"), OVARY)
-    with pytest.raises(DataMissing, match=r"no layout is named 'rnsa': public, nih"), named("rnsa"):
-        pass
-    with named("folder"):
-        found = chest_set(lab.own_folder(tmp_path))
-    assert found.labels == ("Cardiomegaly",) and all(image.adult for image in found.images)
-    assert label_matrix(found.images)[:, LABELS.index("Cardiomegaly")].sum() == 12
-
-
-def test_chexpert_uncertain_is_neither_blank_is_absent_and_lateral_is_left_out(
-    laid_out: Callable[[str], Path],
-) -> None:
-    found = chest_set(laid_out("chexpert"))
-    first, second = (next(i for i in found.images if i.patient == f"patient0000{n}") for n in (1, 2))
-    one, other = (dict(zip(LABELS, image.labels, strict=True)) for image in (first, second))
-    assert len(found.images) == 16 + 4
-    assert (one["Cardiomegaly"], other["Cardiomegaly"], one["Effusion"], other["Effusion"]) == (1, 0, 0, 1)
-    assert math.isnan(one["Pneumonia"])
-    assert math.isnan(one["Hernia"]) and "Hernia" not in found.labels  # CheXpert does not know it
-    assert {i.patient for i in found.images if i.split == "test"} == {f"patient645{n}" for n in range(41, 45)}
-    assert {image.sex for image in found.images} == {"M", "F", ""}
-    assert np.isnan(label_matrix(found.images, unknown=np.nan)[:, LABELS.index("Pneumonia")]).sum() == 16
-
-
-def test_mimic_keeps_its_splits_and_counts_everyone_as_an_adult(laid_out: Callable[[str], Path]) -> None:
-    found = chest_set(laid_out("mimic-cxr"))
-    assert {int(image.patient[-1]): image.split for image in found.images} == {
-        1: "val",
-        2: "test",
-        3: "train",
-        4: "val",
-        5: "test",
-    }
-    assert all(image.adult and image.view == "PA" for image in found.images)
-    assert "1 films without labels are left out" in found.notes
-
-
-def test_vindr_counts_votes_and_keeps_one_of_boxes_in_one_place(laid_out: Callable[[str], Path]) -> None:
-    found = read(laid_out("vindr-cxr"), "vindr-cxr")
-    by_name = {image.name: image for image in found.images}
-
-    oblong, other = by_name["train0000"], by_name["train0002"]
-    assert (oblong.labels, oblong.unsure) == ({"Effusion"}, {"Cardiomegaly"})
-    [box] = other.boxes  # three readers drew it
-    assert (box.label, box.corners, box.side) == ("Effusion", (22.0, 32.0, 52.0, 62.0), 96.0)
-    [box] = oblong.boxes  # 64 columns lie in the middle of a square of 96
-    assert box.corners == (38.0, 32.0, 68.0, 62.0)
-    assert (oblong.age, by_name["train0004"].age) == (61.0, 61.0) and math.isnan(other.age)
-    assert all(image.adult for image in chest_set(laid_out("vindr-cxr")).images)
-    assert {image.name for image in found.images if image.split == "test"} == {
-        f"test000{n}" for n in range(4)
-    }
-
-
-def test_vindr_in_monochrome1_is_shown_as_in_monochrome2(laid_out: Callable[[str], Path]) -> None:
-    found = {image.name: image for image in read(laid_out("vindr-cxr"), "vindr-cxr").images}
-
-    for name, number in (("train0003", 3), ("train0004", 4)):  # the first is inverted
-        shown = read_grey(found[name].path).astype(float)
-        assert np.corrcoef(shown.ravel(), lab.film(number).ravel())[0, 1] > 0.99
-
-
-def test_rsna_has_several_rows_an_image_and_several_images_a_person(
-    laid_out: Callable[[str], Path], tmp_path: Path
-) -> None:
-    found = chest_set(laid_out("rsna"))
-
-    assert (len(found.images), len({image.patient for image in found.images})) == (20, 10)
-    assert found.labels == ("Pneumonia",) and len(found.boxes) == 2 * 10
-    assert [image.age for image in found.images if not image.adult] == [9.0]
-    alone = chest_set(lab.rsna(tmp_path, images=6, mapping=False))
-    assert len({image.patient for image in alone.images}) == 6
-    assert "each image counts as a patient" in alone.notes[0]
+@pytest.mark.parametrize("inverted", [True, False])
+def test_a_film_in_dicom_is_shown_as_its_header_says(tmp_path: Path, inverted: bool) -> None:
+    lab.dicom(tmp_path / "film.dcm", lab.film(3), inverted=inverted)
+    shown = read_grey(tmp_path / "film.dcm").astype(float)
+    assert np.corrcoef(shown.ravel(), lab.film(3).ravel())[0, 1] > 0.99
+    assert size_of(tmp_path / "film.dcm") == shown.shape
+    (tmp_path / "film.dcm").write_bytes(b"\x00no picture")
+    with pytest.raises(DataMissing, match=r"film\.dcm is not an image .*DICOM picture was expected"):
+        read_grey(tmp_path / "film.dcm")
 
 
 def test_hc18_fills_its_outlines_and_joins_what_is_of_one_examination(
@@ -395,15 +327,8 @@ def test_hc18_closes_an_ellipse_that_the_frame_cuts(laid_out: Callable[[str], Pa
         for width in (1, -1)
     )
     mask = read(folder, "hc18").images[0].masks["head"]
-    cv2.imwrite(str(mask.paths[0]), outline)
+    cv2.imwrite(str(mask.path), outline)
     assert (mask.read() == (whole > 0)).mean() > 0.995
-
-
-def chexpert_patient_in_both_parts(folder: Path) -> None:
-    shutil.copytree(folder / "train/patient00004", folder / "valid/patient00004")
-    row = next(line for line in (folder / "train.csv").read_text().splitlines() if "patient00004" in line)
-    with (folder / "valid.csv").open("a") as file:
-        file.write(row.replace("/train/", "/valid/") + "\n")
 
 
 def without(*names: str) -> Callable[[Path], object]:
@@ -425,12 +350,6 @@ HC18 = "training_set_pixel_size_and_HC.csv"
         ("nih", without("train_val_list.txt"), "train_val_list.txt"),
         ("nih", without("test_list.txt"), "test_list.txt"),
         ("nih", without("images*"), "unpack the archives"),
-        (
-            "chexpert",
-            lambda f: _replaced(f / "valid.csv", "patient64542", "somebody"),
-            r"valid\.csv.*expected to be train/patientNUMBER",
-        ),
-        ("chexpert", chexpert_patient_in_both_parts, "1 patients are in more than one split"),
         ("hc18", without("training_set/003_HC_Annotation.png"), "003_HC_Annotation.png is missing"),
         ("hc18", lambda f: _replaced(f / HC18, "003_HC", "three"), "like 010_HC.png"),
         ("hc18", lambda f: _replaced(f / HC18, ",0.2,", ",?,"), "no number but '?'"),
@@ -461,22 +380,9 @@ def test_otu_keeps_its_official_part_for_measuring_and_near_duplicates_out_of_it
     assert [by_name[number].split for number in ("1", "2")] == [BESIDE, BESIDE]  # like 57, which is of val
     assert by_name["1"].patient == by_name["57"].patient != by_name["3"].patient
     assert by_name["8"].labels == {"High-grade_Serous_Cystadenoma"}
-    assert by_name["8"].masks["lesion"].paths[0].name == "8_binary.PNG"
+    assert by_name["8"].masks["lesion"].path.name == "8_binary.PNG"
     frames = ovarian_frames(laid_out("otu-2d"))
     assert [frame.label for frame in frames[:8]] == list(range(8)) and 0.05 < frames[0].lesion().mean() < 0.2
-
-
-def test_jsrt_is_learned_from_with_the_masks_of_scr(laid_out: Callable[[str], Path]) -> None:
-    found = read(laid_out("jsrt"), "jsrt")
-    picture, organs = anatomy_images(laid_out("jsrt"), "test")[0].read()
-
-    assert {image.patient for image in found.images if image.split == "test"} == {
-        "JPCNN002",
-        "JPCNN004",
-        "JPCNN006",
-    }
-    assert organs.shape == (3, *picture.shape) == (3, 2048, 2048)
-    assert picture[organs[0]].mean() > picture[organs[1]].mean() + 100  # the heart is bright
 
 
 def test_a_table_of_ones_own_may_be_unsure_and_name_its_parts_otherwise(tmp_path: Path) -> None:
