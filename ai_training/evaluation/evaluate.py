@@ -21,10 +21,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ai_pipeline.chest.boxes import ScoredBox
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Analysis, Classifier
-from ai_pipeline.chest.explain import heatmap
+from ai_pipeline.chest.explain import ScoredBox, heatmap
 from ai_pipeline.models.registry import Chain, find
 from ai_training import calibration, metrics
 from ai_training.base import DataMissing, Report, silent
