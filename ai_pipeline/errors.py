@@ -4,8 +4,6 @@
 the cleaning's, the device rules', or that of a pipeline from another package or program.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

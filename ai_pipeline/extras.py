@@ -1,7 +1,5 @@
 """The libraries of the extra ``ai``. A machine that only receives images is installed without them."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 

@@ -4,8 +4,6 @@ Used for device rules, model cards and experiments. The node's configuration has
 (``dicom_node.config.mistakes``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

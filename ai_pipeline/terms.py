@@ -1,7 +1,5 @@
 """Terms of the standard: a message repeats only these from a header. Any other code string may be a name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 

@@ -1,7 +1,5 @@
 """What the whole package shares: its errors, and how long calculations report their progress."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Write what a run leaves for the node: ONNX files without names of this machine, and model cards."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import warnings

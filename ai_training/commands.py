@@ -1,7 +1,5 @@
 """Adds the commands of this package to ``ai-pipeline`` (entry point ``ai_pipeline.commands``)."""
 
-from __future__ import annotations
-
 import typer
 
 from ai_pipeline.cli.models import models_app

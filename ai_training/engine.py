@@ -1,7 +1,5 @@
 """The training engine: one loop on Lightning Fabric for all networks, resumable to the bit on a CPU."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

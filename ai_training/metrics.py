@@ -4,8 +4,6 @@ Resampled figures take ``weights [resamples, N]`` of :func:`patient_weights`: ho
 Each resampled figure is the same sum as its plain figure, so that a test can hold both equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any

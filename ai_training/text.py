@@ -1,7 +1,5 @@
 """Format figures as text: intervals and Markdown tables, for terminals, reports and pages."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any

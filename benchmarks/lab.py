@@ -1,7 +1,5 @@
 """What benchmarks share: a command line, and the configuration of a node between a modality and a PACS."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

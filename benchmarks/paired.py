@@ -1,7 +1,5 @@
 """The ratio of two ways that were measured in turn."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@
 benchmarks/plots.py --receive FILE --throughput FILE --flame FILE --out docs/pictures
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

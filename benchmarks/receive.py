@@ -16,8 +16,6 @@ at once (TCP_QUICKACK), which removes that stall.
 durable as we do. What it costs is the price of the machine and of Python's threads.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

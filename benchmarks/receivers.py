@@ -1,7 +1,5 @@
 """Storage SCPs to measure, each started fresh in a folder of its own on a free port."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 So a benchmark measures the receiver. The wire tests use it too, to send what no toolkit would send.
 """
 
-from __future__ import annotations
-
 import multiprocessing as mp
 import socket
 import ssl

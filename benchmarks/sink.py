@@ -7,8 +7,6 @@ Accepts every presentation context, checks nothing, keeps neither sender nor tim
 last fragment of a data set. A receiver that makes each object durable by itself cannot be cheaper in Python.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import socket

@@ -9,8 +9,6 @@ set) one study at a time, and reads the times that the node itself recorded. Qui
 site chooses, so it is counted apart: it is added in full to what a radiologist waits.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import statistics

@@ -1,7 +1,5 @@
 """The console's application: its routes, and the answers to errors."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

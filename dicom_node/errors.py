@@ -10,8 +10,6 @@ Each message says what is wrong and what to do; none holds PHI. Every error has 
 * :class:`JobStopped`: the attempt at a job ends before its results
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum

@@ -2,8 +2,6 @@
 PHI.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging

@@ -7,8 +7,6 @@ Start of a node on a full disk: its listener refuses objects with A700 until the
 The database cannot be opened then, so only the listener runs, and no event is stored.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -4,8 +4,6 @@ A caller chooses its AE title, a modality its patient's name: a line break forge
 sequence (ESC, or U+009B alone) works the terminal, U+202E turns the rest of the line round.
 """
 
-from __future__ import annotations
-
 import json
 import re
 

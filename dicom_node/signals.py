@@ -4,8 +4,6 @@ for them among other things; signs of life; an environment without secrets.
 Workers (``jobs.worker``) use threading events instead: their main thread runs a job, and other threads wait.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -4,8 +4,6 @@ One file, ``data_dir/keys/site.key``: 32 random bytes as hex. Whoever has it can
 patient has a certain pseudonym; a site that loses it gives the same patient another pseudonym from then on.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 from contextlib import suppress

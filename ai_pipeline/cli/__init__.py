@@ -4,8 +4,6 @@ Exit codes: 0 every input was handled (refusals included), 2 wrong usage, 65 an 
 model's weights are missing or altered, 78 something that is needed is not installed.
 """
 
-from __future__ import annotations
-
 import os
 from importlib.metadata import entry_points
 from typing import Annotated

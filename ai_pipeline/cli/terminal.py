@@ -1,7 +1,5 @@
 """What the verbs share: exit codes, a progress bar, a table."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

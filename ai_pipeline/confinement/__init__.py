@@ -1,7 +1,5 @@
 """Take rights from a process for good: limits of the kernel, access to files, system calls."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import resource

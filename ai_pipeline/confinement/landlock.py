@@ -1,7 +1,5 @@
 """Restrict a process to named files and folders by Landlock (landlock(7))."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import struct

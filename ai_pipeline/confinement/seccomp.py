@@ -5,8 +5,6 @@ file's owner, mode or times, and none of the calls by which sandboxes were broke
 only computing in memory.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import platform

@@ -4,8 +4,6 @@ Every image that is decoded is checked by its DICOM header (:func:`ai_pipeline.i
 frame by frame that its code streams say the same (:mod:`ai_pipeline.images.codestreams`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SAMPLES = frozenset({1, 3, 4})

@@ -1,7 +1,5 @@
 """The networks that this project can fill with parameters from a file, by their names in a card."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -7,8 +7,6 @@ head therefore reads the finer maps of the middle layers beside the class activa
 boxes after the classifier is done, without touching it (51 %).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """The command by which podman or docker runs an image: no network, no capabilities, read-only file system."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

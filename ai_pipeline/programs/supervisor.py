@@ -11,8 +11,6 @@ program is ended. Standard output says how it ended: an exit status, or the word
 the program is thrown away: it may name the patient.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import json

@@ -1,7 +1,5 @@
 """The verbs ``models convert`` and ``models bundle`` of ``ai-pipeline``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

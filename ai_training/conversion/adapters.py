@@ -6,8 +6,6 @@ the input; timm's folders have both in config.json. Known networks: ViT and DINO
 timm. The weights are in model.safetensors.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

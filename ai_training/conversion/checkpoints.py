@@ -8,8 +8,6 @@ it: prefixes (``module.``, ``backbone.``), torchvision before 0.3 (``norm.1`` fo
 CheXNet (``Sequential(Linear, Sigmoid)``).
 """
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Networks of timm and torchvision, and the networks that wrap them when they are converted."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections import OrderedDict

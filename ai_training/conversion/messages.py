@@ -4,8 +4,6 @@ The request is trusted. The answer comes from a process that may have run foreig
 any other foreign data: types, lengths, ranges, and no unknown field.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

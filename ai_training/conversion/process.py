@@ -4,8 +4,6 @@ It works in an empty folder and writes the model and its description there
 (:mod:`ai_training.conversion.messages`). Exit codes: 0 done, 65 with one line on stderr that says why not.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from pathlib import Path

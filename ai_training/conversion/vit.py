@@ -5,8 +5,6 @@ ViT (Dosovitskiy et al., ICLR 2021) classifies by its class token; DINOv2 (Oquab
 class token together with the mean over all patches, and it scales the output of each layer.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import partial

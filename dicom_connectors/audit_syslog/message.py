@@ -1,7 +1,5 @@
 """One record of the audit as a DICOM audit message (PS3.15 A.5.1, after RFC 3881)."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections import defaultdict

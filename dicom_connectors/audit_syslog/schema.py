@@ -1,7 +1,5 @@
 """The schema of audit messages (PS3.15 A.5.1.1), limited to the parts that the node writes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

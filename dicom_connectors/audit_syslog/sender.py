@@ -1,7 +1,5 @@
 """Sends new audit records to the repository, in order; only one process per database sends."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

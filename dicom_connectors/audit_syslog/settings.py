@@ -1,7 +1,5 @@
 """``[audit]``: where audit messages go."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """DICOM codes as FHIR codes: the URI of each coding scheme (PS3.16 8, terminology.hl7.org)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Entries of a transaction Bundle (FHIR R4 3.1.0.11); sending a Bundle twice has the effect of once."""
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """A report that is on the server already, to be replaced by a newer report or withdrawn."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

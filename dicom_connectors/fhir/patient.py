@@ -1,7 +1,5 @@
 """The patient of a report: Patient ID with its issuer as an Identifier of FHIR."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Final
 

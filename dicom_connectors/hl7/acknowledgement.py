@@ -5,8 +5,6 @@ here, not by the library, whose parser builds the whole message and fails in man
 HL7.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """``[telemetry]``: where traces go."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The form of a peer: fields for common keys, and lines of the configuration file for all others."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 

@@ -3,8 +3,6 @@
 At the end: its page, with labels, choices, typed values and mistakes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """The steps of a study through the node, from its first association to the confirmation by a peer."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime

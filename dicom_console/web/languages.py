@@ -1,7 +1,5 @@
 """The languages of the pages: one catalogue of texts for each (gettext), and the choice for a reader."""
 
-from __future__ import annotations
-
 import io
 import re
 from datetime import date, datetime

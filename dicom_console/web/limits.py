@@ -1,7 +1,5 @@
 """Headers of every answer, and limits on the size and duration of requests."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import socket

@@ -3,8 +3,6 @@
 Verbs hold no logic, and import what is heavy only when they run.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib import import_module

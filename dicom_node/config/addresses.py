@@ -1,7 +1,5 @@
 """Validation of hosts and base URLs in settings; a login in a URL is separated from it."""
 
-from __future__ import annotations
-
 import re
 import socket
 from collections.abc import Mapping

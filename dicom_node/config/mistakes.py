@@ -1,7 +1,5 @@
 """Mistakes in values of a configuration, in words that an admin uses."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """``[mail]`` and ``[[notifications]]``: who gets which notification, and how."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self

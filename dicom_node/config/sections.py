@@ -1,7 +1,5 @@
 """Sections of the configuration that know no others; ``settings.py`` puts all of them together."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """Storage Commitment Push Model (PS3.4 Annex J): writes requests and reports, and reads them under limits."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -6,8 +6,6 @@ whatever else two readers may read in two ways, because a result must never go t
 under whom the PACS files the source.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from collections.abc import Iterator

@@ -8,8 +8,6 @@ UIDs in the first bytes of an encoded data set (PS3.5 7.1 and 7.5, PS3.3 C.7.2.1
 For processes that receive objects and parse no data sets: only these UIDs are read, all other values skipped.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

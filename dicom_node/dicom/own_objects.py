@@ -3,8 +3,6 @@
 A result of the node that a PACS sends back starts no job. This module is light to import.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final, Self
 

@@ -4,8 +4,6 @@ Only attributes that show when a study is complete are read: status, studies and
 taken as bytes, whatever VR their sender chose, so that no patient data is decoded.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterable, Iterator

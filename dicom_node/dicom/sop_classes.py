@@ -1,7 +1,5 @@
 """Storage SOP classes by their role in the node (PS3.4 B.5)."""
 
-from __future__ import annotations
-
 from dicom_node.model.kinds import ObjectRole
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."

@@ -5,8 +5,6 @@ for bit, so the table may have a syntax that the node cannot decode. pydicom alo
 syntax is: its dictionary lacks the newest, and pynetdicom adds them only where it is imported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum

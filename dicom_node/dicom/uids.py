@@ -1,7 +1,5 @@
 """UIDs of results, derived from the result's parts: the same parts always give the same UID."""
 
-from __future__ import annotations
-
 import uuid
 
 from dicom_node import __version__

@@ -10,8 +10,6 @@ Studies of the last days that should have a result according to the rules, and h
 Queries to a peer for studies to fetch; each study is stored once.
 """
 
-from __future__ import annotations
-
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

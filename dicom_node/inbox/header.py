@@ -4,8 +4,6 @@ After any crash, the spool alone shows which objects were received from whom. Of
 systems on their way into the spool only the meta information is read.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import struct

@@ -5,8 +5,6 @@ time. Only lines with storage commitment reports and performed procedure steps a
 that a power failure loses are void anyway after the listener's restart.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -4,8 +4,6 @@ A killed worker's job is thus taken over at once, not when its lease ends; on ot
 decides.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

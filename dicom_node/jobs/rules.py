@@ -1,7 +1,5 @@
 """Decides which rule takes which image, and why; without side effects, for the node and ``rules try``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date

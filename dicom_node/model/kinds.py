@@ -2,8 +2,6 @@
 analyses; audited actions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final

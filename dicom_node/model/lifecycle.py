@@ -3,8 +3,6 @@
 Every step is one compare-and-set in the database (``store.transitions``), which also writes the event.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar

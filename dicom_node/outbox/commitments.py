@@ -9,8 +9,6 @@ archive that rules forward to has confirmed the very bytes that the peer sent la
 stored, and sent until the peer accepts it: a kill or a lost answer costs only a second, identical report.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta

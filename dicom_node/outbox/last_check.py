@@ -4,8 +4,6 @@ It reads the object's bytes. Whatever tables or settings say by then, an object 
 sent to a de-identified destination.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pydicom

@@ -8,8 +8,6 @@ destination does not know it: the same UID and bytes twice are one object to a P
 ``sent_at`` says when the object was last sent, if it may have arrived.
 """
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import Any
 

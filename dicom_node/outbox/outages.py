@@ -1,7 +1,5 @@
 """Peers that accept none of their waiting results. Sending is retried for ever, so a person must be told."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -3,8 +3,6 @@
 A kill between the deletion and its check costs one more query: a missing object counts as deleted.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """The times of the outbox's next tries and queries. No side effects."""
 
-from __future__ import annotations
-
 import random
 from datetime import timedelta
 

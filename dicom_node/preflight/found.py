@@ -1,7 +1,5 @@
 """The results of an examination."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Checks of rules and of their pipelines, options, models and device rules."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from functools import cache

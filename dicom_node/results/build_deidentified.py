@@ -10,8 +10,6 @@ Results for such a destination are built from these, by the same builders as all
 the header cannot get into a result. Only listed attributes are kept.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence, Set
 from copy import deepcopy

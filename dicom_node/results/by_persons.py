@@ -10,8 +10,6 @@ our scheme.
 The rejection note of IHE IOCM (RAD TF-3, 4.66) is a Key Object Selection that names the withdrawn results.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Presentation states: boxes and measured lines over the untouched image, for PACS viewers (PS3.3 A.33)."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from functools import cache

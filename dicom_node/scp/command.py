@@ -4,8 +4,6 @@ PS3.7 9.3, 10.3, E.1. Without pydicom, because each object pays for this work: p
 request and response.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence

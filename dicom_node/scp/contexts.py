@@ -4,8 +4,6 @@ Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; the tables
 ``docs/conformance.md`` are generated from here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

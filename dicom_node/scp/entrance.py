@@ -3,8 +3,6 @@
 No unknown caller can use up the places of others, by silence or by number, or fill the journal.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import threading
 import time

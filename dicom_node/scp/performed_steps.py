@@ -7,8 +7,6 @@ The memory of the listeners is a file for each step, so that any listener can an
 steps from the journal; these files serve the listeners that share a data folder, which have no database.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """Statuses that the storage SCP returns, as data (PS3.4 Table B.2-1, PS3.7 Annex C)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

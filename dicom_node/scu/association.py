@@ -3,8 +3,6 @@
 pynetdicom's requestor with corrected defects, through semi-private hooks of the pinned version.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import socket

@@ -4,8 +4,6 @@ Time-outs of single reads and writes do not suffice: a line that moves one byte 
 them, and pynetdicom waits for its own thread without a time-out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import ssl

@@ -4,8 +4,6 @@ Archives over HTTP: QIDO-RS and WADO-RS (PS3.18 10.6, 10.4).
 Part 10 files are streamed to the sink: no file is parsed here or held in memory.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator

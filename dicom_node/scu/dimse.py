@@ -8,8 +8,6 @@ Requests for storage commitment (PS3.4 J.3.2), with a report on the same associa
 reports.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """HTTP with deadlines: sessions that can be cut off, and the outcome of a failed request for the outbox."""
 
-from __future__ import annotations
-
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ An upload that Orthanc answers with ``AlreadyStored`` proves nothing about the b
 confirmation fetches the stored file and compares it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from io import BytesIO

@@ -1,7 +1,5 @@
 """The audit: who did or saw something, or was refused; rows are only ever added."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

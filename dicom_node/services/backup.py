@@ -10,8 +10,6 @@ Only listed data is included: the event fields listed here, and the configuratio
 (reasons, paths, AE titles of strangers) stay on the site.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import platform

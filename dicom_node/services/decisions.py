@@ -6,8 +6,6 @@ come back from the spool, the result from its job. Deliveries that it would prev
 (``store/decisions.py``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

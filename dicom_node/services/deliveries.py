@@ -1,7 +1,5 @@
 """A person's actions on deliveries: send again, discard, send to a further peer; each is in the audit."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

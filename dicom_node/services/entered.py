@@ -3,8 +3,6 @@
 Reload: a running node loads a changed configuration completely or not at all.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time

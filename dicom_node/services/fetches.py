@@ -1,7 +1,5 @@
 """Studies of peers: fetched by the running node, listed, and compared with the results here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from datetime import date
 from typing import Annotated

@@ -2,8 +2,6 @@
 in the audit.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """A new node from five answers: configuration, systemd unit, first admin. Nothing is overwritten."""
 
-from __future__ import annotations
-
 import getpass
 import re
 import sys

@@ -1,7 +1,5 @@
 """Notifications: list them, send a test, and send given-up ones again."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterable, Sequence
 

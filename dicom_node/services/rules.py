@@ -1,7 +1,5 @@
 """Rules: their text, and the effect of present or changed rules on files, new studies and past studies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path

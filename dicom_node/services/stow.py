@@ -4,8 +4,6 @@ They are written as they arrive, under the limits of the listener. Of an object 
 and the UIDs of study and series are read here: the inspection opens it like any other.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 on the spool, where their objects are.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta

@@ -4,8 +4,6 @@ PostgreSQL announces it (LISTEN, NOTIFY); for SQLite the times of its files are 
 behind a transaction pooler, waits are short.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path

@@ -5,8 +5,6 @@ writing scope begins IMMEDIATE: a transaction that reads first and writes later 
 "database is locked" without waiting for the busy time-out.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

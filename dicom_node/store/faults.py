@@ -1,7 +1,5 @@
 """Converts database errors into errors of the node, each with one sentence that says what to do."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Versions of the schema (alembic): ``upgrade`` updates a database, ``check`` only reads."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A length "D 2.31 cm" counts if, by the calibration of an ultrasound region, exac
 is that far apart, and no other text fits that pair. Other quantities are ignored.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ among the fifty most frequent surnames of Japan): alone they count as a name, be
 ("LONG KIDNEY").
 """
 
-from __future__ import annotations
-
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())

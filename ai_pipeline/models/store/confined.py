@@ -3,8 +3,6 @@
 It gives up rights (:class:`ProcessLimits`) before it runs MODULE, so before any foreign file is opened.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import runpy

@@ -1,7 +1,5 @@
 """Copy a file from a disk or over HTTPS, and delete the copy if its SHA-256 is not the expected one."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import ssl

@@ -1,7 +1,5 @@
 """Calipers, arrows, bars, rulers, logos: drawn as stencils of the canvas's size, and placed at random."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial

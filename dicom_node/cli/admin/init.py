@@ -1,7 +1,5 @@
 """``dicom-node init``: a new node from five questions."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import replace

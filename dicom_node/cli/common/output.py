@@ -4,8 +4,6 @@ Standard output has JSON for programs or tables for people, nothing else. Text f
 literally: no markup is read from it, and control characters appear as escapes.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import sys

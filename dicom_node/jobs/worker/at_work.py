@@ -5,8 +5,6 @@ a line per worker. The line is removed when the worker has finished with the ima
 line that remains is a worker that the image killed. Losing the files only costs further tries.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ table ``annotation_reading``, and the result is passed on without them, so that 
 nor the objects that are sent can contain them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ Only this module imports these tables, which are private in highdicom: it is pin
 ``tests/unit/results`` show what a newer version changed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import cache

@@ -4,8 +4,6 @@ The source's samples, inpainted, as secondary captures. Masks as Segmentations (
 pixels of a cleaned image, and the pixels of organs.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from copy import deepcopy

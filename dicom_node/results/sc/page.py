@@ -4,8 +4,6 @@ Secondary captures are for viewers that show neither reports nor presentation st
 an Encapsulated PDF (PS3.3 A.45.1), for systems that accept documents, not pictures.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

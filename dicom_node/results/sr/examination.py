@@ -3,8 +3,6 @@
 The image library of the report (TID 1600 to 1603) states them for each analysed image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Final

@@ -4,8 +4,6 @@ The items are pydicom's. highdicom's own readers rebuild each content item: the 
 instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO

@@ -4,8 +4,6 @@ None of these is a setting: each is far above what a modality needs. Limits that
 (associations, time-outs, the size of an object) are in ``[listener]``.
 """
 
-from __future__ import annotations
-
 # One PDU and one message.
 LARGEST_REQUEST = 2**18
 """Bytes of an A-ASSOCIATE-RQ: 128 contexts with every transfer syntax of PS3.5 take 190 KB."""

@@ -4,8 +4,6 @@ No wait and no lease of ours is longer than an hour. A time further ahead was wr
 put back since: waiting for it would hold a delivery, a job or a lease for as long as the clock was ahead.
 """
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum

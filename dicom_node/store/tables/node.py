@@ -1,7 +1,5 @@
 """The node's records of itself: events, leases, journals; notifications; persons' decisions."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

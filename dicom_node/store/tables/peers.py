@@ -2,8 +2,6 @@
 (PS3.4 F.7), and work items (Unified Procedure Steps) of worklist managers that the node claims.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
