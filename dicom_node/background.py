@@ -1,7 +1,5 @@
 """The work of the main process under one configuration: indexing, assembly, delivery, timers."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

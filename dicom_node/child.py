@@ -1,7 +1,5 @@
 """The start of a child process of the node; :mod:`dicom_node.processes` is the parent's side."""
 
-from __future__ import annotations
-
 import os
 import resource
 import select

@@ -4,8 +4,6 @@ A connector is a package, of ours or of others, that lets the node speak more th
 none: it asks a group of entry points for all that is installed, or for the one of a name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache

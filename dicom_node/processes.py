@@ -4,8 +4,6 @@ A child prints one JSON line when it is ready and further ones as signs of life,
 input closes: so it never outlives a node that was killed.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging

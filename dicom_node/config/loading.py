@@ -7,8 +7,6 @@ Settings of former versions (docs/deploy/upgrade.md): a renamed one counts with 
 a mistake that names what to do instead.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@
 default and its sentence; a key without a default, or with the default "not set", is in a comment.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json

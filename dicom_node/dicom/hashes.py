@@ -3,8 +3,6 @@
 By them an object that comes again is the same version or another one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import struct

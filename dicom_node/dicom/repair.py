@@ -5,8 +5,6 @@ dots (ACR-NEMA 300), times with colons, whole numbers with a fraction, and unlis
 and what says who are kept unchanged: results belong to the patient and study of their source.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Collection, Sequence

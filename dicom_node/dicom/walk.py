@@ -1,7 +1,5 @@
 """Iteration over a data set and the items of its sequences, however deep."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

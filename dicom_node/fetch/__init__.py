@@ -1,7 +1,5 @@
 """Studies of peers: the queries for them, the rate-limited retrieval into the spool, and missing studies."""
 
-from __future__ import annotations
-
 from dicom_node.fetch.arriving import Questions
 from dicom_node.fetch.fetcher import (
     AskedStudies,

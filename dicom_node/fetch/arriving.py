@@ -5,8 +5,6 @@ transaction of the object that caused it, and an answer in the transaction of th
 one, and nothing is fetched twice.
 """
 
-from __future__ import annotations
-
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence

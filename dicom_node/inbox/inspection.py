@@ -4,8 +4,6 @@ It does not use ``dicom.header.read_header``: for hostile input the structure is
 stay in the file, and the position of the Pixel Data is recorded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import struct

@@ -5,8 +5,6 @@ This is decided when the study is complete: then it has one patient and no confl
 its images.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta

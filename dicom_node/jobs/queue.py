@@ -9,8 +9,6 @@ that came up to half an hour before it, and not one that has waited longer. Urge
 a person) go before all turns.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ So that it lasts, old events, ended associations, procedure steps and work items
 results and deliveries stay.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta

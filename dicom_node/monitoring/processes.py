@@ -1,7 +1,5 @@
 """The live processes of a site: each node records its own in the database; one node finds silent ones."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Collection, Iterable

@@ -8,8 +8,6 @@ then.
 Peers that have been silent for longer than their settings allow.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections import deque

@@ -8,8 +8,6 @@ E-mail by SMTP (RFC 5321), with a deadline for the exchange and a limit on the s
 A webhook: one POST of JSON, with a deadline; redirects are not followed.
 """
 
-from __future__ import annotations
-
 import smtplib
 import socket
 import ssl

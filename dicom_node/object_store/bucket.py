@@ -1,7 +1,5 @@
 """The object store of a site, if a connector offers one. Keys are the paths in the database's rows."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path

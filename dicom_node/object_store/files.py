@@ -4,8 +4,6 @@ With an object store, ``node.data_dir`` has the files that are not uploaded yet,
 bucket under the same paths.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -7,8 +7,6 @@ during an upload starts the upload again. Local copies of what the store has are
 ``object_store.local_mib``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import socket

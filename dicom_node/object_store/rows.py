@@ -1,7 +1,5 @@
 """Queries of which files are in the object store, and which received objects wait for upload."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Deliveries are added, retried, discarded and sent by hand, within the caller's transaction."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import Select, exists, func, select

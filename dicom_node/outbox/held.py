@@ -1,7 +1,5 @@
 """Results of rules with ``assess_first``: they wait until a person accepts or rejects them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta

@@ -5,8 +5,6 @@ that keeps the node from working is a ``ConfigProblem``; one that may be tempora
 off) is a warning.
 """
 
-from __future__ import annotations
-
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence

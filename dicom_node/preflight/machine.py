@@ -5,8 +5,6 @@ Requirements of an object store: an existing bucket, and the rights to the bucke
 Requirements of ``[console]``: its packages, an address that is safe without TLS, a free port.
 """
 
-from __future__ import annotations
-
 import fcntl
 import ipaddress
 import json

@@ -1,7 +1,5 @@
 """Builds the objects to send from a pipeline's result, checks them by the gate, and puts them on disk."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -3,8 +3,6 @@
 Every fault names the attribute and the rule; values are not repeated (they may be PHI).
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re

@@ -4,8 +4,6 @@ It is the interface between the network and the disk: an association passes on w
 status back. The way bytes reach the spool, and the way the association waits, may each change independently.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import threading

@@ -1,7 +1,5 @@
 """Clients of destinations and archives, each with one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7."""
 
-from __future__ import annotations
-
 from importlib.metadata import EntryPoint
 from typing import cast
 

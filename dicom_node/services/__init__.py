@@ -6,8 +6,6 @@ that says what to do. Modules that are slow to import (networking, models) are i
 needs them: a list must be quick.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

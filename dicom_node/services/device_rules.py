@@ -1,7 +1,5 @@
 """Device rules made of boxes that a person drew: tried on the last images of the device, then saved."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """One received image with the node's results: other pictures of it, and the marks of the report on it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path

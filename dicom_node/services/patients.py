@@ -4,8 +4,6 @@ The database stores the Patient ID in plain text, as for studies; name, birth da
 (AES-256-GCM under a key derived from the site key), because those of studies are only in their files.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cache

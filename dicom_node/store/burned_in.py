@@ -1,7 +1,5 @@
 """Burned-in annotation: readings by image, which are encrypted, and reviews of cleaning by a person."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """The decision table: a row is added when a decision is carried out, and read before anything is sent."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 

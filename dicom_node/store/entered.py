@@ -4,8 +4,6 @@ A process that reads the configuration thus finds them without a database. The n
 its start and at each reload, in case it is lost.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Queries of fetches (studies that are fetched from peers); ``fetch`` decides."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """Queries of indexing: received objects, instances, studies, associations; ``studies`` decides."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from datetime import datetime
 

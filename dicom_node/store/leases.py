@@ -1,7 +1,5 @@
 """Named leases, each held by one process at a time."""
 
-from __future__ import annotations
-
 import time
 from datetime import timedelta
 

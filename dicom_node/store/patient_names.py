@@ -4,8 +4,6 @@ The words are stored as keyed hashes (HMAC-SHA256). Without the site key nobody 
 database, or test whether a likely name is in it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

@@ -1,7 +1,5 @@
 """Queries of questions to peers about studies that are being received; ``fetch.arriving`` decides."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 

@@ -1,7 +1,5 @@
 """Queries of jobs: free jobs, running jobs, jobs of a study; and the turns of the lease table."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime

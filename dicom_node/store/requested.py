@@ -1,7 +1,5 @@
 """Requests of peers for storage commitment, and the confirmations of archives; ``outbox`` decides."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final

@@ -4,8 +4,6 @@ The database also has the installation that results name as their equipment, bec
 share the database and every backup contains it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from datetime import datetime
 

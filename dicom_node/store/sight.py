@@ -4,8 +4,6 @@ The condition is added here to every statement on a table that belongs to a stud
 can forget it (SQLAlchemy: "Adding global WHERE / ON criteria").
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar

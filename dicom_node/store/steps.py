@@ -1,7 +1,5 @@
 """Queries of performed procedure steps; ``studies`` decides their effect on a study."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime

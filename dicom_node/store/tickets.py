@@ -6,8 +6,6 @@ ticket that its job does not name is thrown away when fetched. A holder is a *wo
 registered with each claim, and removed at the claim's end.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta

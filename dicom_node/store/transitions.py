@@ -3,8 +3,6 @@
 Events of the node itself: none is lost if the database is unreachable.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence

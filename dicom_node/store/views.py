@@ -4,8 +4,6 @@ Console and command line show the same rows. Only ``patient_id`` identifies a pa
 contain it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable

@@ -1,7 +1,5 @@
 """Queries of claimed work items, and of the results for them; their connector decides."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -4,8 +4,6 @@ A study is also complete when its performed procedure steps have ended and all o
 here, if its peer reports steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from math import inf

@@ -4,8 +4,6 @@ Each choice is a question with numbered options. Nothing received is deleted: ve
 stay in the spool, set aside, and are not analysed.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Rows are committed before their file is moved, and marked as purged before it is
 ``incoming`` without a row means a lost database, and a row without its file a lost disk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain

@@ -5,8 +5,6 @@ Checks that a fetched object belongs to the requested study and to the patient n
 Questions to peers about a study, from the rules that take an image of it.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 from contextlib import suppress

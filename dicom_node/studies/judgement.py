@@ -1,7 +1,5 @@
 """An object whose SOP Instance UID is known: duplicate, revision or conflict, by pixels, header, sender."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -3,8 +3,6 @@
 The readings of their burned-in annotation are deleted with them, the files of results later.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta

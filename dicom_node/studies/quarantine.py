@@ -1,7 +1,5 @@
 """Stops a study that changed or is in doubt: a conflict puts it into quarantine, a person releases it."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from sqlalchemy.orm import Session

@@ -1,7 +1,5 @@
 """Applies the present rules to a study again: on request of a person, or because a rule changed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from datetime import datetime

@@ -2,8 +2,6 @@
 and a configuration to start from.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from enum import StrEnum

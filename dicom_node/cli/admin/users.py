@@ -1,7 +1,5 @@
 """``dicom-node users`` and ``tokens``: who may use the console, and what programs show for a password."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated, Any
 

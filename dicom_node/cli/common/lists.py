@@ -1,7 +1,5 @@
 """Verbs that list rows: the columns of each list, and the one function that makes such a verb."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature, signature

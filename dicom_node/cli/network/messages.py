@@ -1,7 +1,5 @@
 """Verbs that speak to peers: ``send``, ``echo``, ``fetch``, and ``fetches``, the list of what is fetched."""
 
-from __future__ import annotations
-
 import time
 from datetime import date, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``dicom-node jobs``: pipelines that ran, run, wait or were held."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

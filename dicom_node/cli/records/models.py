@@ -1,7 +1,5 @@
 """``dicom-node models``: which models there are, whether their weights are theirs, whether they drift."""
 
-from __future__ import annotations
-
 from itertools import groupby
 from typing import Annotated, Any
 

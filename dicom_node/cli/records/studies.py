@@ -1,7 +1,5 @@
 """``dicom-node studies``: what was received, and what became of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 

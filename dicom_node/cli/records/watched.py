@@ -2,8 +2,6 @@
 spool.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """One job: images → pipeline → results → one transaction that stores them and ends the job."""
 
-from __future__ import annotations
-
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Coded concepts of our reports: from DICOM and SNOMED CT if they have one, else private."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Mapping

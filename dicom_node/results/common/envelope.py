@@ -6,8 +6,6 @@ Times in results: always the time of the analysis, in the zone of the source ima
 aware time and an offset as from ``offset_of`` (``+0100`` or empty).
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Sequence

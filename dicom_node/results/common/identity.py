@@ -1,7 +1,5 @@
 """UIDs of results, derived from everything that shapes the object."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Final

@@ -3,8 +3,6 @@
 Attributes with which every derived picture describes its source (PS3.3 C.7.6.1, C.12.4, C.8.6).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace

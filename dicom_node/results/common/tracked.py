@@ -5,8 +5,6 @@ Report, presentation state and picture are made from the same located findings a
 The report's conclusion: the short result of each image, and how burned-in text was handled.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

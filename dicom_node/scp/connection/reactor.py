@@ -10,8 +10,6 @@ without waiting for each PDU. The protocol machine itself (``fsm``) is pynetdico
 3.0.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """The tables of the console: users with sessions and tokens, the audit, readers' verdicts and withdrawals."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 
