@@ -1,7 +1,5 @@
 """One chest X-ray in every form that CR and DX come in: syntaxes, depths, tables, overlays, names."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -7,8 +7,6 @@ as Linux keeps it. A node that was started so starts its own processes the same 
 is found too, but for modules that the waiting process has imported already.
 """
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import gc

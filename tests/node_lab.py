@@ -1,7 +1,5 @@
 """A real node for tests: ``dicom-node serve`` as a process, with its own folder, ports and configuration."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

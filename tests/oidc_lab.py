@@ -3,8 +3,6 @@
 It signs with jwcrypto and speaks OAuth with oauthlib; the console does neither with these. It wants PKCE.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

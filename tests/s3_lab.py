@@ -4,8 +4,6 @@ It answers as S3 does, and keeps all in memory: it is stopped and continued (SIG
 again.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

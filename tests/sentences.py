@@ -5,8 +5,6 @@ A sentence is taken from the literal where it is written, wherever that is in th
 a value that is put in at run time counts as a word.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

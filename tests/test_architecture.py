@@ -1,7 +1,5 @@
 """Import direction, read from the sources: each room knows only its right-hand neighbour's front door."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What is not documented does not exist; pages that the program writes are as it writes them now."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

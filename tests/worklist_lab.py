@@ -4,8 +4,6 @@ None of another maker can be had from the package registries: that it and the no
 that both read the standard alike.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

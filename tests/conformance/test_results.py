@@ -1,7 +1,5 @@
 """What a PACS gets, judged by dciodvfy, DCMTK, PixelMed and by our conformance statement."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """What is killed, cut off or lost while objects arrive and jobs run: nothing is lost, nothing doubled."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

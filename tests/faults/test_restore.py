@@ -1,7 +1,5 @@
 """Backups put back, clocks put back, power that fails: nothing decided or acknowledged is undone."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

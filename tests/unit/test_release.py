@@ -1,7 +1,5 @@
 """A release: its version, what it installs, its wheels, its image, and its sites of containers and units."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

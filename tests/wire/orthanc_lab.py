@@ -1,7 +1,5 @@
 """A real Orthanc for tests: own configuration, free ports of the loopback, storage in a test's folder."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The listener as a process of its own, as the node starts it, with the senders of the tests."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

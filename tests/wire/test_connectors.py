@@ -1,7 +1,5 @@
 """A node without any connector serves, and knows no setting of theirs; the example copies results."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The console in a real browser: every page and action, streams, pictures, keys, others' sign-in."""
 
-from __future__ import annotations
-
 import html
 import os
 import re

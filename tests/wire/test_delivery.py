@@ -1,7 +1,5 @@
 """Delivery to a PACS that misbehaves in every way that PS3.4 allows; its workers are killed."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os

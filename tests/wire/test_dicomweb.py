@@ -1,7 +1,5 @@
 """The node's own DICOMweb, asked by dicomweb-client as viewers and gateways do: found, read, stored."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager

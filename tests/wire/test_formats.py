@@ -1,7 +1,5 @@
 """Images in every form: to the node, and back with what others can read, without burned-in names."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess

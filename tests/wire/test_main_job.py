@@ -1,7 +1,5 @@
 """The main job with real parts: others send, the node works, a real Orthanc holds what others read."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

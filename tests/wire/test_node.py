@@ -1,7 +1,5 @@
 """A running node: it starts, reloads, says who got through, plays its part, and tells its steps."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

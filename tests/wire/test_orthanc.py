@@ -1,7 +1,5 @@
 """A real Orthanc: asked and delivered to by each transport, withdrawn from, forwarding, fetched from."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The listener as a process, over real associations: what it accepts, refuses, answers and survives."""
 
-from __future__ import annotations
-
 import random
 import resource
 import signal

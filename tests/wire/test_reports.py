@@ -1,7 +1,5 @@
 """Reports to a FHIR server and, over MLLP, to a RIS: delivered, replaced, withdrawn, each once."""
 
-from __future__ import annotations
-
 import logging
 import ssl
 import time

@@ -1,7 +1,5 @@
 """The ledger of a site: what became of each object that was sent, of each arrival and of each study."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

@@ -4,8 +4,6 @@ Whoever got no answer asks again. The command that was killed may have been carr
 each decision must be there once, in the audit and in its copy beside the database.
 """
 
-from __future__ import annotations
-
 import contextlib
 import random
 import subprocess

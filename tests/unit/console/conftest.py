@@ -1,7 +1,5 @@
 """A console on an inbox to which objects may come."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path

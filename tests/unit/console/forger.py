@@ -1,7 +1,5 @@
 """An OpenID provider that says whatever a test wants: claims, algorithms, keys and answers of any kind."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

@@ -1,7 +1,5 @@
 """A pipeline that finds something in each image, draws it, shows why, and hands back a cleaned image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A pipeline that cleans as far as a person helps: an image with "NAME" as its series waits for a box."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint

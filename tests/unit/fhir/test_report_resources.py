@@ -1,7 +1,5 @@
 """What a report is as FHIR resources; each Bundle was validated by fhir.resources when it was made."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reports as HL7 v2 messages, and their acknowledgement."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

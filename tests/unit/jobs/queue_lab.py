@@ -1,7 +1,5 @@
 """Studies and jobs made directly, to try the queue alone."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 from sqlalchemy import text

@@ -1,7 +1,5 @@
 """The contract of the job queue on every database, procrastinate as its engine, and who comes first."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

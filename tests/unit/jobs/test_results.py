@@ -1,7 +1,5 @@
 """What a job's results hold: for a person first, de-identified, compared, after a purge."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Which rule takes which image, and where what the node has or makes of it goes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A job comes to an end with its results, or with a reason; no way of dying loses one."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

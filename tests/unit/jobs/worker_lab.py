@@ -1,7 +1,5 @@
 """Pipelines that do as told, put beside the real ones, and a node without a network that runs them."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Messages about events: gathered, written, sent until they are taken."""
 
-from __future__ import annotations
-
 import ssl
 import time
 from collections.abc import Iterator

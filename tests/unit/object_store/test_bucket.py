@@ -1,7 +1,5 @@
 """Files behind the disk: handed over once, checked, waited for."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

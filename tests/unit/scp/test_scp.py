@@ -1,7 +1,5 @@
 """The listener's parts: contexts, deadlines, places, messages, policy, requests."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 import struct

@@ -1,7 +1,5 @@
 """Peers as they are spoken to: associations, DICOMweb, Orthanc, folders; and what their answers mean."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """The database: migrations, moves, wake-ups, rights, and servers that are away or lie."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Traces when the collector is away, refuses or hangs, and of studies that go on after their end."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
