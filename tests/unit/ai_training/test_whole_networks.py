@@ -23,7 +23,7 @@ from ai_training.networks.backbones import StartWeights, classifier
 from ai_training.networks.outlines import HeadNetwork, Probabilities, outline_network
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, let_make
-from tests.unit.ai_pipeline.models.test_modelstore import write_card
+from tests.unit.ai_pipeline.models.test_models import write_card
 from tests.unit.ai_training.test_convert import convert
 
 pytestmark = pytest.mark.usefixtures("confinement")

@@ -1,48 +1,88 @@
 """What the pages show: every kind of row, events, problems, trends, languages."""
 
+import fcntl
 import json
 import operator
 import os
 import re
+import shutil
+import socket
+import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from ipaddress import ip_network
 from itertools import count
 from pathlib import Path
 from string import Formatter
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlencode
 
 import pytest
 from babel.messages import Message
 from babel.messages.pofile import read_po
+from fastapi import HTTPException, Request
+from hypothesis import HealthCheck, Phase, given, settings
 from pydantic import SecretStr
-from sqlalchemy import JSON, Column, Enum, LargeBinary, String, Table, Text
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
+from pydicom.uid import JPEGBaseline8Bit
+from sqlalchemy import JSON, Column, Enum, LargeBinary, String, Table, Text, delete
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
+from ai_pipeline.chest import trial
+from ai_pipeline.models.registry import SHIPPED
+from ai_pipeline.pipelines import cards
 from dicom_console import catalogues
+from dicom_console.app import create_app
+from dicom_console.forms import rule as form
+from dicom_console.handlers import dicomweb
+from dicom_console.handlers.dicomweb import MediaRange
 from dicom_console.handlers.happened import TREND_SPANS
-from dicom_console.views import listing, metrics, search, timeline
+from dicom_console.views import changes, listing, metrics, qido, search, timeline
 from dicom_console.views.activity import SPANS, Series, activity
+from dicom_console.views.dicomweb import frames
+from dicom_console.views.metrics import gauges
 from dicom_console.views.problems import problems
 from dicom_console.views.search import Order, Search
 from dicom_console.web import languages
+from dicom_console.web.limits import address_of
 from dicom_node import events
-from dicom_node.config.settings import Settings
-from dicom_node.events import JOB_FAILED, STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE, Event, EventType
+from dicom_node.config import loading
+from dicom_node.config.loading import undercuts
+from dicom_node.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
+from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
+from dicom_node.events import (
+    ASSOCIATION_REJECTED,
+    JOB_FAILED,
+    NODE_READY,
+    STEPS_FULFILLED,
+    STEPS_NOT_AWAITED,
+    STUDY_COMPLETE,
+    Event,
+    EventType,
+)
 from dicom_node.model.kinds import AssociationOutcome, AuditAction, ReaderVerdict, ResultKind, StepStatus
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.model.lifecycle import DeliveryState, JobState, RequestedState, StudyState
 from dicom_node.model.roles import Role, UserRole
 from dicom_node.monitoring.disk import DiskForecast
 from dicom_node.notifications.sender import Notifier
 from dicom_node.preflight import machine
 from dicom_node.preflight.found import Tried
 from dicom_node.scp.entrance import Failure
-from dicom_node.services import audit
-from dicom_node.store import steps
+from dicom_node.services import audit, entered, models, rules, users
+from dicom_node.services.entered import PROGRAMS
+from dicom_node.store import requested, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
+    ApiToken,
     Association,
     Base,
     Delivery,
@@ -52,6 +92,7 @@ from dicom_node.store.tables import (
     Job,
     ReceivedObject,
     ReportedFinding,
+    RequestedCommitment,
     Result,
     SiteProcess,
     Study,
@@ -59,14 +100,14 @@ from dicom_node.store.tables import (
 )
 from dicom_node.store.transitions import append, record, utc_now
 from dicom_node.store.views import View, list_events
-from tests.console_lab import ConsoleLab, Program, routes
+from tests.console_lab import Browser, ConsoleLab, Program, client_of, config_file, routes
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.ports import free_port
 from tests.rows import NOW, Stored, a_job, a_study
 from tests.smtp_lab import WebServer
 from tests.unit.console.illustrated import illustrated
-from tests.unit.inbox.objects import changed
+from tests.unit.inbox.objects import changed, small_xray
 
 
 def a_dead_delivery(console: ConsoleLab) -> None:
@@ -158,7 +199,7 @@ def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLa
         "/studies/images/1/1?longest=320",
     ):
         assert shown in text, shown
-    assert 'class="state dead"' in text and "Run the rules again" not in text
+    assert 'class="state dead"' in text and "Run the alerts again" not in text
     assert len(console.audited("study_seen")) == 1  # within minutes
 
 
@@ -518,16 +559,16 @@ _COMPARED: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, ">": o
 
 
 @pytest.fixture(scope="module")
-def rules() -> dict[str, str]:
+def alerts() -> dict[str, str]:
     """The expression of each alert that asks for numbers of ours."""
     yaml = pytest.importorskip("yaml")
     content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     [group] = content["groups"]
-    for rule in group["rules"]:
+    for rule in group["alerts"]:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
         assert rule["labels"]["severity"] in ("warning", "critical")
-    found = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    found = {rule["alert"]: rule["expr"] for rule in group["alerts"]}
     assert found.pop("NobodyAnswers") == 'up{job="dicom-node"} == 0'
     return found
 
@@ -542,14 +583,14 @@ def filled(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Inbox:
     return inbox
 
 
-def raised(inbox: Inbox, rules: dict[str, str], settings: Settings | None = None) -> set[str]:
+def raised(inbox: Inbox, alerts: dict[str, str], settings: Settings | None = None) -> set[str]:
     """The alerts whose expression holds now. Fails where one asks for what there is not."""
     numbers = {
         (one.name, *(one.labels[0] if one.labels else (None, None))): one.value
         for one in inbox.read(metrics.gauges, settings or inbox.settings)
     }
     found = set()
-    for alert, expression in rules.items():
+    for alert, expression in alerts.items():
         asked = _EXPRESSION.fullmatch(expression)
         assert asked, expression
         limit = float(asked[5]) if asked[5] else numbers[asked[6], asked[7], asked[8]]
@@ -559,7 +600,7 @@ def raised(inbox: Inbox, rules: dict[str, str], settings: Settings | None = None
 
 
 def test_each_alert_is_raised_by_what_it_is_for(
-    filled: Inbox, rules: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    filled: Inbox, alerts: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = utc_now()
     a_day_ago, an_hour_ago = now - timedelta(days=1), now - timedelta(hours=1)
@@ -580,23 +621,23 @@ def test_each_alert_is_raised_by_what_it_is_for(
         (Delivery, {"state": DeliveryState.PENDING}, "ResultsWaitLong", {}),
     ):
         filled.put(table, **wrong)
-        assert raised(filled, rules) == ({alert} if alert else set())
+        assert raised(filled, alerts) == ({alert} if alert else set())
         if right:
             filled.put(table, **right)
     filled.add(HeldResult(result_id=result.id, study_id=result.study_id, since=now - timedelta(2)))
     filled.put(Delivery, state=DeliveryState.UNASSESSED)
-    assert raised(filled, rules) == {"ResultsWaitForAPerson"}
+    assert raised(filled, alerts) == {"ResultsWaitForAPerson"}
     filled.put(Delivery, state=DeliveryState.CONFIRMED)
     filled.receive(ultrasound("two"))
-    assert raised(filled, rules) == set()
+    assert raised(filled, alerts) == set()
     [waiting] = filled.spool.pending()
     os.utime(waiting, (time.time() - 600, time.time() - 600))
-    assert raised(filled, rules) == {"ObjectsAreNotIndexed"}
+    assert raised(filled, alerts) == {"ObjectsAreNotIndexed"}
     filled.index()
     monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 3.0))
     spool = filled.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
     full = filled.settings.model_copy(update={"spool": spool})
-    assert raised(filled, rules, full) == {"DiskFillsUp", "DiskIsFull"}
+    assert raised(filled, alerts, full) == {"DiskFillsUp", "DiskIsFull"}
 
 
 def test_the_dashboard_shows_numbers_that_there_are(filled: Inbox) -> None:
@@ -830,3 +871,802 @@ def test_the_address_of_a_console_needs_tls_unless_it_is_of_this_machine(
     remedies = {one[0]: one[2] for one in found if not isinstance(one, Tried)}
     assert set(remedies) == set(told)
     assert all(word in remedies[key] for key, word in told.items())
+
+
+# The REST API: tokens, what it answers, and what programs that watch the node may ask
+
+
+def arrive(inbox: Inbox) -> None:
+    inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"), ultrasound("two"))
+
+
+def test_studies_are_listed_searched_and_shown(console: ConsoleLab, inbox: Inbox) -> None:
+    arrive(inbox)
+    program = Program(console, UserRole.VIEWER)
+    _, found = program.ask("GET", "/studies", params={"state": "queued", "order": "waiting"})
+    assert ([row["id"] for row in found["studies"]], found["next"]) == ([1, 2], None)
+    _, found = program.ask("POST", "/studies/search", json={"patient": "SECRET-*"})
+    assert [row["patient_id"] for row in found["studies"]] == ["SECRET-1"]
+    _, study = program.ask("GET", "/studies/1")
+    assert (study["images"][0]["modality"], study["jobs"][0]["rule"]) == ("US", "ultrasound")
+    assert program.ask("GET", "/studies/99") == (404, {"error": "there is no such study"})
+    rows = console.audit_rows()
+    actions = {row["action"] for row in rows if row["actor"] == "viewer"}
+    assert actions == {"list_seen", "study_searched", "study_seen"} and "SECRET" not in str(rows)
+
+
+def test_what_an_operator_may_change(console: ConsoleLab, inbox: Inbox) -> None:
+    arrive(inbox)
+    program = Program(console, UserRole.OPERATOR)
+    for path, sent, status in (
+        ("/jobs/1/cancel", {}, 204),
+        ("/jobs/1/cancel", {}, 409),
+        ("/studies/1/rerun", {}, 200),
+        ("/outbox/1/discard", {"because": "x"}, 400),
+        ("/outbox/1/discard", {"because": "for a test"}, 404),
+        ("/studies/1/send", {"peer": "nobody"}, 404),
+    ):
+        answer = program.ask("POST", path, json=sent)
+        assert answer[0] == status and (status < 400 or set(answer[1]) == {"error"}), path
+    assert [row["job"] for row in program.ask("GET", "/jobs", params={"state": "cancelled"})[1]["jobs"]] == [
+        1
+    ]
+    assert program.ask("GET", "/outbox")[1] == {"deliveries": [], "next": None}
+    peers = [row["name"] for row in program.ask("GET", "/peers")[1]]
+    assert peers == [peer.name for peer in console.settings.peers]
+
+
+def test_a_token_ends_with_its_time_its_removal_or_its_user(console: ConsoleLab) -> None:
+    for end in (
+        lambda number: console.put(ApiToken, number, expires_at=utc_now() - timedelta(days=1)),
+        lambda number: users.remove_token(console.settings, number),
+        lambda _: users.remove_user(console.settings, "reader"),
+    ):
+        program = Program(console, UserRole.READER)
+        assert program.ask("GET", "/jobs")[0] == 200
+        end(users.list_tokens(console.settings)[-1]["token"])
+        assert program.ask("GET", "/jobs")[0] == 401
+    with pytest.raises(NotFound):
+        users.add_token(console.settings, "reader", "a test", 1)
+    for purpose, days in (("", 1), ("x" * 65, 1), ("a\x00b", 1), ("a test", 0), ("a test", 10**6)):
+        with pytest.raises(FaultyInput):
+            users.add_token(console.settings, "viewer", purpose, days)
+
+
+PEER: dict[str, Any] = {"ae_title": "US2", "may": ["send"], "quiet_seconds": 7}
+
+
+@pytest.fixture
+def asked_nodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Each time that nodes are asked to take the configuration over."""
+    asked: list[object] = []
+    monkeypatch.setattr(entered, "apply", asked.append)
+    return asked
+
+
+def test_an_admins_program_adds_changes_and_removes_a_peer(
+    console: ConsoleLab, asked_nodes: list[object]
+) -> None:
+    admin = Program(console, UserRole.ADMIN)
+    status, answer = admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0})
+    assert (status, answer["name"], answer["version"]) == (200, "us2", 1)
+    status, answer = admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0})
+    assert status == 409 and "already" in answer["error"]
+    assert admin.ask("PUT", "/peers/us2", json=PEER | {"quiet_seconds": 8})[1]["version"] == 2
+    gone = [admin.ask("DELETE", "/peers/us2", params={"version": version})[0] for version in (1, 2, 2)]
+    assert gone == [409, 204, 404] and len(asked_nodes) == 3
+    actions = [row["action"] for row in console.audit_rows()]
+    assert actions[:3] == [AuditAction.PEER_REMOVED, AuditAction.PEER_SAVED, AuditAction.PEER_SAVED]
+
+
+WRONG: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"ae_titel": "US2"}, "ae_titel"),
+    ({**PEER, "name": "us3"}, "the address says us2"),
+    ({**PEER, "password": "x"}, "configuration files"),
+    ({**PEER, "host": "${HOST}"}, "configuration files"),
+    ({**PEER, "ae_title": None}, "no TOML"),
+    ({**PEER, "host": "\ud800"}, "no setting has"),
+    ({**PEER, "may": [{"a b": 1}]}, "must be one of"),
+    ({**PEER, "quiet_seconds": 1e400}, "quiet_seconds"),
+    ({"x\nname": "us3"}, "TOML"),
+)
+
+
+def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_nodes: list[object]) -> None:
+    admin = Program(console, UserRole.ADMIN)
+    headers = {"Authorization": f"Bearer {admin.token}", "Content-Type": "application/json"}
+    for keys, says in WRONG:
+        answer = admin.client.put("/api/v1/peers/us2", content=json.dumps(keys), headers=headers)
+        assert answer.status_code == 400 and says in answer.json()["error"], answer.text
+    assert console.read(entered.listed, "peers") == {} and asked_nodes == []
+
+
+EXAMPLES = 2  # of each operation
+
+
+def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, inbox: Inbox) -> None:
+    """By schemathesis, which takes a second to load: what the schema allows, and what it does not."""
+    schemathesis = pytest.importorskip("schemathesis", reason="of the extra test: make test installs it")
+    inbox.settle(ultrasound("one"))
+    token = users.add_token(console.settings, UserRole.ADMIN.value, "a test", 1)
+    headers = {"Authorization": f"Bearer {token}"}
+    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", console.app, headers=headers)
+    asked: dict[int, int] = {}
+    operations = [one.ok() for one in schema.get_all_operations()]
+    assert len(operations) > 12
+    for operation in operations:
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        )
+        @given(case=operation.as_strategy())
+        def try_it(case: Any) -> None:
+            answer = case.call(headers=headers)
+            asked[answer.status_code] = asked.get(answer.status_code, 0) + 1
+            case.validate_response(answer, checks=[schemathesis.checks.not_a_server_error])
+
+        try_it()
+    assert asked[200] > 10
+
+
+def test_health_is_answered_without_a_database(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.database.dispose()
+    (inbox.folder / "node.db").rename(inbox.folder / "away.db")
+    (inbox.folder / "node.db").mkdir()
+    browser = console.browser()
+    assert (browser.get("/healthz"), browser.text) == (200, "ok\n")
+    assert browser.get("/readyz") == 503 and browser.headers["content-type"].startswith("text/plain")
+    status, text = numbers(console)
+    assert status == 503 and text.startswith("The database of the node does not answer.")
+
+
+def test_ready_is_a_node_that_receives_and_has_room(console: ConsoleLab) -> None:
+    browser = console.browser()
+    assert browser.get("/readyz") == 503 and "no node" in browser.text
+    file = console.settings.node.data_dir / "all.lock"
+    file.write_text(str(os.getpid()), encoding="ascii")
+    assert browser.get("/readyz") == 503, "a file that its process does not hold is of no node"
+    with file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        console.change("spool", minimum_free_mib=2**40)
+        assert browser.get("/readyz") == 503 and "minimum_free_mib" in browser.text
+        console.change("spool", minimum_free_mib=0)
+        assert (browser.get("/readyz"), browser.text) == (200, "ready\n")
+
+
+def numbers(console: ConsoleLab) -> tuple[int, str]:
+    """Status and text of /metrics, asked for with the token."""
+    console.change("console", metrics_token=SecretStr("t0ken"))
+    answer = console.browser().client.get("/metrics", headers={"Authorization": "Bearer t0ken"})
+    return answer.status_code, answer.text
+
+
+def test_metrics_count_and_name_nobody(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"))
+    status, text = numbers(console)
+    assert status == 200 and "SECRET" not in text and "1.2." not in text
+    for line in ("objects_received 1.0", 'jobs{state="queued"} 1.0', 'deliveries{state="dead"} 0.0'):
+        assert f"dicom_node_{line}" in text
+
+
+def test_metrics_are_for_who_has_the_token_from_wherever_they_are_asked_for(console: ConsoleLab) -> None:
+    for token, sent, status in (
+        ("", "", 403),
+        ("", "Bearer ", 403),
+        ("t0ken", "", 403),
+        ("t0ken", "Bearer token", 403),
+        ("t0ken", "Bearer t0ken", 200),
+    ):
+        console.change("console", metrics_token=SecretStr(token))
+        for here in ("127.0.0.1", "::1", "192.0.2.1"):
+            client = client_of(console.app, caller=here)
+            assert client.get("/metrics", headers={"Authorization": sent}).status_code == status, sent
+
+
+def test_a_port_for_metrics_needs_no_token_and_answers_nothing_else(console: ConsoleLab) -> None:
+    console.change("console", metrics_port=9112)
+    app = create_app(console.settings, console.database)
+    client = client_of(app, "http://127.0.0.1:9112")
+    assert {client.get(path).status_code for path in ("/healthz", "/metrics")} == {200}
+    assert {client.get(path).status_code for path in ("/", "/sign-in", "/api/v1/studies")} == {404}
+    at_the_console = client_of(app, "http://127.0.0.1:8080", Host="127.0.0.1:9112")
+    assert at_the_console.get("/metrics").status_code == 403
+
+
+def test_a_name_that_is_not_listed_is_answered_by_421_and_what_to_do(console: ConsoleLab) -> None:
+    client = client_of(console.app)
+    for path in ("/sign-in", "/", "/api/v1/studies", "/metrics", "/static/style.css"):
+        for host in ("evil.example.org", "testserver.evil.example.org", "192.0.2.9:80", ""):
+            answer = client.get(path, headers={"Host": host})
+            assert answer.status_code == 421, host
+            assert "console.hosts" in answer.text and "evil" not in answer.text
+    assert client.get("/healthz", headers={"Host": "10.1.2.3:8080"}).status_code == 200
+
+
+def test_an_event_that_is_committed_behind_others_or_under_a_number_of_before_is_seen(inbox: Inbox) -> None:
+    def seen(number: int) -> str:
+        inbox.add(EventRow(id=number, at=utc_now(), number=NODE_READY.number, fields={}))
+        return str(changes.newest(inbox.database))
+
+    last, behind = seen(9_002), seen(9_001)
+    assert last != behind == str(changes.newest(inbox.database))
+    inbox.write(Session.execute, delete(EventRow).where(EventRow.id == 9_002))
+    assert seen(9_002) != behind
+
+
+# What the console makes of a request: where it came from, what it accepts, keys that are repeated
+
+
+def test_the_first_value_of_a_key_counts_and_a_warning_names_the_key() -> None:
+    given = [("ModalitiesInStudy", "US"), ("00080061", "CT"), ("PatientID", "A")]
+    query = qido.query_of(qido.Level.STUDY, [*given, ("fuzzymatching", "maybe")])
+    assert (query.value("ModalitiesInStudy"), query.ignored) == ("US", ("00080061", "fuzzymatching"))
+    with pytest.raises(FaultyInput, match="YYYYMMDD"):
+        qido.query_of(qido.Level.STUDY, [("StudyDate", "99999999")])
+
+
+def test_a_key_is_matched_whatever_an_object_has_in_its_place() -> None:
+    header = Dataset()
+    for keyword, vr, value in (
+        ("SeriesDate", "DA", b"2019.01.05"),
+        ("StudyDate", "DA", b"yesterday "),
+        ("Rows", "US", b"\1"),
+        ("RequestAttributesSequence", "LO", b"text"),
+        ("ReferringPhysicianName", "PN", b"Meyer^Hans^^=X^Y"),
+        ("SeriesDescription", "LO", b"a" * 64),
+    ):
+        header[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
+    for key, value, is_found in (
+        ("SeriesDate", "20190105", True),
+        ("SeriesDate", "-20180101", False),
+        ("StudyDate", "-20180101", False),
+        ("Rows", "1", False),
+        ("RequestAttributesSequence.ScheduledProcedureStepID", "1", False),
+        ("ReferringPhysicianName", "meyer^hans", True),
+        ("SeriesDescription", "*a" * 40 + "b", False),  # in no time
+    ):
+        [(path, wanted)] = qido.query_of(qido.Level.INSTANCE, [(key, value)]).keys.items()
+        assert qido._matches_at(header, path, wanted) is is_found, key
+
+
+def test_frames_are_told_apart_by_their_code_streams_and_none_is_promised_in_vain(tmp_path: Path) -> None:
+    image, streams = ultrasound("one"), [b"\xff\xd8" + bytes([n] * 10) + b"\xff\xd9" for n in range(3)]
+    image.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    offsets = struct.pack("<4sI3I", b"\xfe\xff\x00\xe0", 12, 0, 4, 6)  # wrong
+    image.add_new("PixelData", "OB", offsets + encapsulate(streams, has_bot=False)[8:])
+    for said in (3, 4):
+        image.NumberOfFrames = said
+        image.save_as(tmp_path / "cine.dcm", enforce_file_format=True)
+        if said == 3:
+            assert list(frames(tmp_path / "cine.dcm", [3, 1])) == [streams[2], streams[0]]
+    with pytest.raises(NotFound):
+        frames(tmp_path / "cine.dcm", [4])
+
+
+@pytest.mark.parametrize(("weight", "media"), [(0.5, "multipart/related"), (1.0, "application/dicom")])
+def test_one_part_is_sent_as_the_client_prefers(weight: float, media: str) -> None:
+    dicom = "application/dicom"
+    accepted = [MediaRange(dicom, False, "", weight), MediaRange(dicom, True, "", 0.7)]
+    assert str(dicomweb._parts(accepted, dicom, ["1.2"], []).media_type).startswith(media)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("url", ["", "https://ai-node.example.org"])
+def test_a_retrieve_url_is_at_the_console_s_own_address_where_it_has_one(url: str) -> None:
+    request = SimpleNamespace(base_url="http://127.0.0.1:8080/")
+    site = SimpleNamespace(settings=SimpleNamespace(console=SimpleNamespace(url=url)))
+    [address] = dicomweb.url(SimpleNamespace(request=request, site=site), "/studies/1")["00081190"]["Value"]
+    assert address == f"{url or 'http://127.0.0.1:8080'}{dicomweb.router.prefix}/studies/1"
+
+
+def test_a_method_that_an_address_has_not_is_answered_with_those_that_it_has(console: ConsoleLab) -> None:
+    answer = console.browser(UserRole.VIEWER).client.put("/studies")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("image/png, image/jpeg;q=0.5", "image/png"),
+        ("image/jpeg;q=0.2, image/*;q=0.7", "image/png"),
+        ("image/jpeg;q=0, */*", "image/png"),
+        ("*/*;q=0, image/jpeg;q=0.001", "image/jpeg"),
+        ("image/png;q=1.000, */*;q=0.9", "image/png"),
+        ("image/png;q=high, image/jpeg", "image/jpeg"),
+        ("image/jpeg;q=0, image/png;q=0.0", ""),
+        ("*/*, image/jpeg;q=0, image/png;q=0", ""),
+        ("multipart/related; type=image/png", ""),
+    ],
+)
+def test_the_preferred_media_type_is_sent(given: str, sent: str) -> None:
+    request = Request({"type": "http", "query_string": b"", "headers": [(b"accept", given.encode())]})
+    try:
+        assert dicomweb.one_of(request, "image/jpeg", "image/png") == sent
+    except HTTPException as refused:
+        assert (refused.status_code, sent) == (406, "")
+
+
+@pytest.mark.parametrize(
+    ("passed", "address"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("203.0.113.9, 192.0.2.7", "192.0.2.7"),  # the first was written by the visitor
+        ("192.0.2.7,10.1.2.3", "192.0.2.7"),  # two proxies
+        ("192.0.2.1:4711", "192.0.2.1"),
+        ("[2001:db8::1]:4711, 10.0.0.9:80", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("192.0.2.1, [2001:db8::2]", "2001:db8::2"),
+        ("192.0.2.1, unknown", "10.0.0.1"),
+        ("192.0.2.7, <script>", "10.0.0.1"),
+        ("192.0.2.1:", "10.0.0.1"),
+        ("", "10.0.0.1"),
+    ],
+)
+def test_each_visitor_behind_a_trusted_proxy_has_an_address(passed: str, address: str) -> None:
+    headers, trusted = [(b"x-forwarded-for", passed.encode())], [ip_network("10.0.0.0/8")]
+    for sender, found in (("10.0.0.1", address), ("::ffff:10.0.0.1", address), ("192.0.2.8", "192.0.2.8")):
+        scope = {"client": (sender, 5), "headers": headers}
+        assert address_of(scope, trusted).removeprefix("::ffff:") == found
+
+
+# Peers, rules and models by page and command: checked, locked, tested, never overwritten unseen
+
+GOOD = """
+[[rules]]
+name = "all"
+when = { modality = "*" }
+pipeline = "ultrasound"
+send_to = ["pacs"]
+max_study_age_days = 0
+"""
+
+
+def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: ConsoleLab, inbox: Inbox) -> None:
+    secret = {"username": "someone", "password": "hidden-word", "url": "https://pacs.example/orthanc"}
+    peers = [one.model_copy(update=secret if one.name == "pacs" else {}) for one in console.settings.peers]
+    console.take(console.settings.model_copy(update={"peers": tuple(peers)}))
+    inbox.opened("one")
+    inbox.receive(ultrasound("one"), association="one")
+    inbox.released("one")
+    inbox.tell(ASSOCIATION_REJECTED, "two", calling="STRANGER", meaning="calling AE title not recognized")
+    inbox.settle()
+    browser = console.browser(UserRole.VIEWER)
+    below = ("", "/modality", "/pacs", "/why?caller=STRANGER")
+    listed, modality, pacs, stranger = (browser.page(f"/peers{path}") for path in below)
+    assert re.search(r"modality</a>.*?released", listed, re.DOTALL)
+    assert "pacs.example" not in listed, "results go by DIMSE: its host and port are the address"
+    assert "/peers/why?caller=STRANGER" in listed and "ae_title = &#34;STRANGER&#34;" in stranger
+    assert "Test the connection" not in modality
+    assert not any(word in listed + modality + pacs + stranger for word in ("hidden-word", "someone"))
+    assert browser.get("/peers/nobody") == 404
+    assert "did not call in this time" in browser.page("/peers/why?caller=NEVER")
+
+
+def test_the_page_of_a_peer_lists_the_commitments_that_wait_for_a_report(
+    console: ConsoleLab, inbox: Inbox
+) -> None:
+    asking = {"host": "127.0.0.1", "port": 104, "commit_after": "delivered"}
+    known = console.settings.peers
+    peers = [one.model_copy(update=asking if one.name == "modality" else {}) for one in known]
+    browser = console.browser(UserRole.VIEWER)
+    assert "Storage commitment" not in browser.page("/peers/modality")
+    console.take(console.settings.model_copy(update={"peers": tuple(peers)}))
+    assert "It has a report on all that it asked for." in browser.page("/peers/modality")
+    for uid in ("2.25.1", "2.25.2"):
+        inbox.write(requested.keep, "modality", "MODALITY", uid, ["1.2 1.3", "1.4 1.3"], utc_now())
+    inbox.put(RequestedCommitment, reason="cannot connect")
+    inbox.put(RequestedCommitment, 1, state=RequestedState.REPORTED)
+    assert "…2.25.2" in browser.page("/peers/modality") and "2.25.1" not in browser.text
+    assert '<td data-label="objects">2</td>' in browser.text and "cannot connect" in browser.text
+    counted = {one.labels: one.value for one in inbox.read(gauges, console.settings) if "commit" in one.name}
+    assert counted == {(("state", "waiting"),): 1, (("state", "decided"),): 0}
+
+
+def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: Inbox) -> None:
+    inbox.settle(ultrasound("one"), small_xray("two"))
+    browser = console.browser(UserRole.VIEWER)
+    assert "no rule applies; closest is ultrasound" in browser.page("/rules")
+    assert "Try changed rules" not in browser.text
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/rules/try", rules=GOOD) == 200
+    assert "2 of 2 studies would be taken by other rules" in browser.text
+    assert browser.post("/rules/try", rules=rules.as_toml(console.settings)) == 200
+    assert "0 of 2 studies" in browser.text
+    assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
+
+
+def model_in(console: ConsoleLab, slot: str) -> str:
+    """The model that runs in a slot, "" for none."""
+    return {one.slot: one.model for one in models.in_use(console.settings)}[slot]
+
+
+def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
+    admin = console.browser(UserRole.ADMIN)
+    place = "/models/chest-efficientnet-lite0/9.9"
+    assert admin.post(f"{place}/activate", pipeline="chest_xray") == 409
+    assert "workers.models_dir" in admin.text
+    own = tmp_path / "models" / "chest-efficientnet-lite0" / "9.9"
+    own.mkdir(parents=True)
+    text = (SHIPPED / "chest-efficientnet-lite0.toml").read_text(encoding="utf-8")
+    version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    assert version
+    (own / "card.toml").write_text(text.replace(version[0], 'version = "9.9"', 1), encoding="utf-8")
+    for part in SHIPPED.parent.joinpath("weights").glob("chest-efficientnet-lite0*"):
+        shutil.copy(part, own)
+    console.change("workers", models_dir=tmp_path / "models")
+    assert "Let chest_xray use it" in admin.page(place)
+    assert admin.post(f"{place}/activate", pipeline="nothing") == 404
+    assert admin.post(f"{place}/activate", pipeline="chest_xray") == 303, admin.text
+    assert model_in(console, "chest_xray") == "chest-efficientnet-lite0@9.9"
+    admin.follow()
+    assert "Roll back" in admin.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "note", Mock(side_effect=RuntimeError("the audit takes nothing")))
+        patch.setattr(trial, "try_out", lambda *_: None)
+        for address in (f"{place}/activate", "/models/chest_xray/rollback"):
+            assert admin.post(address, pipeline="chest_xray_boxes") == 500
+    assert model_in(console, "chest_xray") == "chest-efficientnet-lite0@9.9"
+    assert "9.9" not in model_in(console, "chest_xray_boxes"), "changed without a record"
+    assert [admin.post("/models/chest_xray/rollback") for _ in range(2)] == [303, 409]
+    assert model_in(console, "chest_xray") == f"chest-efficientnet-lite0@{version[1]}"
+    assert len(console.audited("model_activated")) == len(console.audited("model_rollback")) == 1
+
+
+FORM = {"name": "us2", "ae_title": "US2", "may": "send"}
+
+
+RULE = """\
+name = "second"
+when = { station = "ROOM2" }
+pipeline = "ultrasound"
+send_to = ["pacs"]
+"""
+
+
+@pytest.fixture
+def config(inbox: Inbox) -> Path:
+    """A configuration file with the peers of the node."""
+    return config_file(inbox.settings, "[console]\nlocal_peers = true\n")
+
+
+def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, config: Path) -> None:
+    browser = console.browser(UserRole.ADMIN)
+    assert 'maxlength="16"' not in browser.page("/peers/new"), "a title that is too long is refused, not cut"
+    rest = "quiet_seconds = 7\nsilent_hours = 24"
+    assert browser.post("/peers/new", **FORM, version="0", rest=rest) == 200, browser.text
+    assert "us2 is saved" in browser.text
+    settings = loading.load([config])
+    assert (settings.peer("us2").quiet_seconds, settings.peer("us2").may) == (7, ("send",))
+    assert "silent_hours = 24" in browser.page("/peers/us2/change")
+    assert browser.post("/peers/us2/change", **FORM, version="1", rest="") == 200
+    assert loading.load([config]).peer("us2").quiet_seconds is None
+    assert browser.post("/peers/us2/remove", version="1") == 409
+    assert browser.post("/peers/us2/remove", version="2") == 200
+    assert [peer.name for peer in loading.load([config]).peers] == ["pacs"]
+    rows = console.audit_rows()
+    assert [row["action"] for row in rows[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
+
+
+def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: ConsoleLab) -> None:
+    browser = console.browser(UserRole.ADMIN)
+    wrong = {
+        "ae_title": "x" * 17,
+        "port": "many",
+        "may": "receive",
+        "host": "h",
+        "rest": "colour = 1\ncharset = 2",
+    }
+    assert browser.post("/peers/new", **FORM | wrong, version="0") == 400
+    assert "more than 16 characters" in browser.fault("ae_title")
+    assert browser.fault("port") == "must be a number"
+    assert "choose at least one" in browser.fault("results")
+    assert "colour: unknown key" in browser.fault("rest") and "charset: 2" in browser.fault("rest")
+    assert "peers." not in browser.text
+    assert browser.post("/peers/new", **FORM | {"may": "receive", "results": "sr"}, version="0") == 400
+    assert "host and port are missing" in browser.fault("host")
+    assert browser.post("/peers/new", **FORM | {"name": "pacs"}, version="0") == 409
+    assert "is in the configuration files" in browser.fault("name")
+
+
+def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLab, config: Path) -> None:
+    first, second = console.browser(UserRole.ADMIN), console.browser(UserRole.ADMIN)
+    first.post("/peers/new", **FORM, version="0")
+    second.get("/peers/us2/change")
+    first.post("/peers/us2/change", **FORM | {"ae_title": "FIRST"}, version="1")
+    assert second.post("/peers/us2/change", **FORM | {"ae_title": "SECOND"}, version="1") == 409
+    assert "admin changed us2 at" in second.text
+    assert 'value="SECOND"' in second.text, "what was entered is still there"
+    assert 'href="/peers/us2/change"' in second.text, "and what it is now can be opened"
+    assert loading.load([config]).peer("us2").ae_title == "FIRST"
+    assert second.post("/peers/new", **FORM, version="0") == 409
+    first.post("/peers/us2/remove", version="2")
+    assert second.post("/peers/us2/change", **FORM, version="2") == 409 and "removed" in second.text
+
+
+REFUSED: tuple[tuple[dict[str, str], str], ...] = (
+    ({"ae_title": "MODALITY"}, "the same AE title"),
+    ({"ae_title": "x" * 17}, "ae_title"),
+    ({"name": "PACS"}, "differs from pacs in capitals only"),
+    ({"may": "receive"}, "host and port are missing"),
+    ({"may": ""}, "to be queried"),
+    ({"port": "99999"}, "port"),
+    ({"port": "x"}, "must be a number"),
+    ({"rest": "nonsense = 1"}, "nonsense"),
+    ({"rest": "= 1"}, "no TOML"),
+    ({"rest": "x = " + "[" * 5000}, "no TOML"),
+    ({"rest": "tls = 2020-01-01"}, "of a kind that no setting has"),
+    ({"rest": "port = 1"}, "there is a field"),
+    ({"rest": 'assume_charset = "LATIN"'}, "assume_charset"),
+    ({"rest": 'password = "x"'}, "belongs in the configuration files"),
+    ({"host": "${file:/etc/passwd}"}, "for the configuration files only"),
+    ({"rest": 'url = "http://u:p@h"'}, "belongs in the configuration files"),
+    ({"rest": "entered = false"}, "entered"),
+)
+
+
+def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: ConsoleLab, inbox: Inbox) -> None:
+    browser = console.browser(UserRole.ADMIN)
+    for typed, said in REFUSED:
+        assert browser.post("/peers/new", **{**FORM, **typed}, version="0") == 400, typed
+        assert said in browser.text.replace("&#39;", "'"), typed
+    assert entered_in(inbox) == ""
+
+
+def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
+    settings = loading.load([config])
+    pacs2 = {"name": "pacs2", "ae_title": "P2", "host": "127.0.0.1", "port": 2, "may": ["receive"]}
+    entered.save(settings, "peers", pacs2)
+    settings = loading.load([config])
+    entered.save(settings, "rules", entered.parsed("rules", RULE.replace('"pacs"', '"pacs2"')))
+    with pytest.raises(FaultyInput, match="no such peer"):
+        entered.remove(loading.load([config]), "peers", "pacs2")
+    with pytest.raises(ChangedMeanwhile):
+        entered.remove(loading.load([config]), "rules", "second", version=7)
+    with pytest.raises(NotAllowedNow):
+        entered.save(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
+
+
+OF_THIS_MACHINE: tuple[tuple[dict[str, str], str], ...] = (
+    ({"host": "127.0.0.1", "port": "104"}, "host"),
+    ({"host": "localhost", "port": "104"}, "host"),
+    ({"host": "169.254.169.254", "port": "80"}, "host"),
+    ({"host": "192.0.2.1", "port": "1", "rest": 'query_host = "::1"'}, "rest"),
+    ({"rest": 'transport = "orthanc"\nurl = "http://2130706433:8042"'}, "rest"),
+    ({"rest": 'transport = "dicomweb"\nurl = "http://[::ffff:169.254.169.254]/latest"'}, "rest"),
+)
+
+
+def test_a_browser_points_the_node_at_itself_only_where_a_file_allows_it(
+    inbox: Inbox, console: ConsoleLab
+) -> None:
+    strict = inbox.settings.model_copy(update={"console": ConsoleSettings()})
+    refused, allowed = (one.browser(UserRole.ADMIN) for one in (ConsoleLab(strict, inbox.database), console))
+    for number, (keys, field) in enumerate(OF_THIS_MACHINE):
+        named = {"name": f"us{number}", "ae_title": f"US{number}", "may": "receive", "results": "sr"}
+        assert refused.post("/peers/new", **named | keys, version="0") == 400, keys
+        assert "console.local_peers" in refused.fault(field), keys
+        assert allowed.post("/peers/new", **named | keys, version="0") == 200, keys
+
+
+OFFERED = [card for card in cards() if card.name not in PROGRAMS]
+
+
+FIELDS = {
+    "name": "second", "version": "0", "when.station": "ROOM2; ROOM3", "pipeline": "ultrasound",
+    "options.ultrasound.policy": "research", "options.chest_xray.heatmaps": "true", "send_to": "pacs",
+    "priority": "stat", "max_study_age_days": "0.5", "daily_cap": "", "assess_first": "true", "rest": "",
+    "despite_hold": "true",
+}  # fmt: skip
+
+
+TEXT = """\
+name = "second"
+when = { station = ["ROOM2", "ROOM3"] }
+pipeline = "ultrasound"
+options = { policy = "research" }
+send_to = ["pacs"]
+priority = "stat"
+max_study_age_days = 0.5
+assess_first = true
+"""
+
+
+@pytest.fixture
+def admin(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.ADMIN)
+
+
+def entered_in(inbox: Inbox) -> str:
+    file = inbox.folder / "entered.toml"
+    return file.read_text() if file.exists() else ""
+
+
+def test_the_form_makes_the_lines_of_the_file_once_it_was_seen_what_they_make(
+    admin: Browser, inbox: Inbox
+) -> None:
+    assert admin.post("/rules/new", **FIELDS, act="save") == 200 and "Not saved yet" in admin.text
+    mark = admin.field("tried")
+    assert admin.post("/rules/new", **FIELDS | {"priority": "low"}, act="save", tried=mark) == 200
+    assert "Not saved yet" in admin.text, "it was changed after it had been tried"
+    assert entered_in(inbox) == ""
+    assert admin.post("/rules/new", **FIELDS, act="save", tried=mark) == 200
+    assert TEXT in entered_in(inbox)
+    admin.page("/rules/second/change")
+    for shown in ('"ROOM2; ROOM3"', '"0.5"', '"ultrasound" checked', '"pacs" checked', '"research" selected'):
+        assert f"value={shown}" in admin.text, shown
+    assert admin.post("/rules/second/change", **FIELDS, act="try") == 409, "what another admin added"
+    assert "there is a rule second already" in admin.text and 'value="ROOM2; ROOM3"' in admin.text
+
+
+MISTAKES: tuple[tuple[dict[str, str], str, str], ...] = (
+    ({"name": ""}, "name", "must not be empty"),
+    ({"name": "a b"}, "name", "no space"),
+    ({"when.station": ""}, "when", "fill in at least one"),
+    ({"when.modality": "CT"}, "when.modality", "takes no such images"),
+    ({"when.modality": "ultrasound"}, "when.modality", "a code in capital letters"),
+    ({"when.calling_ae": "NOBODY"}, "when.calling_ae", "never holds"),
+    ({"pipeline": ""}, "pipeline", "choose one"),
+    ({"send_to": "nobody"}, "send_to", "no such peer"),
+    ({"send_to": "modality"}, "send_to", "may not receive"),
+    ({"max_study_age_days": "a week"}, "max_study_age_days", "must be a number"),
+    ({"max_study_age_days": "-1"}, "max_study_age_days", "must be at least 0"),
+    ({"daily_cap": "1.5"}, "daily_cap", "must be a whole number"),
+    ({"options.ultrasound.keep_words": "R-CY"}, "options.ultrasound.keep_words", "under clinical only"),
+    ({"rest": "= 1"}, "rest", "no TOML"),
+    ({"rest": 'priority = "low"'}, "rest", "there is a field"),
+    ({"rest": "when = { station = 'ROOM7' }"}, "rest", "there is a field"),
+)
+
+
+def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(admin: Browser, inbox: Inbox) -> None:
+    for typed, field, said in MISTAKES:
+        filled = {**FIELDS, **typed}
+        assert admin.post("/rules/new", **filled, act="save") == 400, typed
+        assert said in admin.fault(field), typed
+        for name, value in filled.items():
+            if value and name not in typed and name.startswith(("when.", "name", "options.ultrasound")):
+                assert value in admin.text, (typed, name)
+        for value in filter(None, typed.values()):
+            assert value.replace("'", "&#39;").replace('"', "&#34;") in admin.text, typed
+    assert entered_in(inbox) == ""
+
+
+def test_the_text_fills_the_fields(admin: Browser) -> None:
+    assert admin.post("/rules/new", rule=TEXT, act="try_text", version="0") == 200
+    assert 'value="ROOM2; ROOM3"' in admin.text
+    assert admin.post("/rules/new", rule=TEXT + "= 1", act="try_text", version="0", name="typed") == 400
+    assert "no TOML" in admin.text
+    assert "assess_first = true\n= 1" in admin.text, "the text is still there"
+    assert 'value="typed"' in admin.text, "and so are the fields"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"when": {"modality": "US"}},
+        {"when": {"study_description": "head; neck", "station": [" x"]}},
+        {"when": {"modality": ["US", "IVUS"]}, "options": {"clean": False, "keep_words": ["R-CY", "L-M"]}},
+        {"when": {"modality": "US"}, "options": {"keep_words": ["a;b"], "unknown": [1, 2]}},
+        {"when": {"modality": "DX"}, "pipeline": "chest_xray", "options": {"prevalence": {"Effusion": 0.05}}},
+        {"when": {"modality": "US"}, "daily_cap": 7, "tell_pacs_refusals": True, "priority": "low"},
+        {"when": {"modality": "US"}, "max_study_age_days": 0, "secondary_captures_from": ["grabber"]},
+        {"when": {"modality": "DX"}, "complete_from": "pacs", "priors": {"peer": "pacs", "most": 1}},
+    ],
+)
+def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:
+    rule = {"name": "one", "pipeline": "ultrasound", "send_to": ["pacs"], **content}
+    again, problems = form.as_content(form.as_form(rule), "")
+    assert problems == []
+    assert RuleSettings(**again) == RuleSettings(**rule)
+
+
+def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
+    admin.get("/rules/new")
+    names = set(re.findall(r'name="([^"]+)"', admin.text))
+    as_text = {"then", "complete_from", "priors"}
+    assert set(RuleSettings.model_fields) - {"when", "options"} - as_text <= names
+    assert "rest" in names and "then = [" in admin.text, "conditions on results are written as text"
+    assert {f"when.{key}" for key in Conditions.model_fields} <= names
+    assert set(form.CONDITIONS) == set(Conditions.model_fields)
+    for card in OFFERED:
+        assert {f"options.{card.name}.{key}" for key in card.options.model_fields} <= names
+    assert not {"command", "container"} & set(
+        re.findall(r'type="radio" name="pipeline" value="(\w+)"', admin.text)
+    )
+
+
+def test_every_choice_of_an_option_is_one_that_its_pipeline_takes(admin: Browser) -> None:
+    for card in OFFERED:
+        fields = FIELDS | {"pipeline": card.name, "options.ultrasound.policy": ""}
+        fields |= {"when.modality": next(iter(card.modalities))}
+        for option in card.options.listed():
+            for value in option.choices:
+                sent = fields | {f"options.{card.name}.{option.key}": value}
+                assert admin.post("/rules/new", **sent, act="try") == 200, (card.name, option.key, value)
+                assert f"{option.key} = &#34;{value}&#34;" in admin.text
+
+
+FIELDS_holds = {
+    "name": "held", "version": "0", "when.station": "ROOM2", "pipeline": "ultrasound", "send_to": "pacs",
+    "priority": "routine", "max_study_age_days": "7", "daily_cap": "", "assess_first": "true", "rest": "",
+}  # fmt: skip
+
+
+SAYS = "gets by it at once what held holds of the same study"
+
+
+def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, admin: Browser) -> None:
+    assert admin.post("/rules/new", **FIELDS_holds, act="try") == 200 and SAYS in admin.text
+    mark = admin.field("tried")
+    assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark) == 200
+    assert 'name="despite_hold"' in admin.text and not console.read(entered.listed, "rules")
+    assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark, despite_hold="true") == 200
+    assert "held is saved." in admin.text
+    assert SAYS in admin.text, "the page that says that it is saved shows the warnings"
+    assert "in_force.js" not in admin.text, "and stays until it was read"
+    assert list(console.read(entered.listed, "rules")) == ["held"]
+    assert SAYS in str(console.audited("rule_saved"))
+
+
+@pytest.mark.parametrize(
+    ("held", "free", "expected"),
+    [
+        ({"modality": "US"}, {"modality": "US"}, True),
+        ({"modality": "US"}, {"modality": ["DX", "CR"]}, False),
+        ({"modality": "US"}, {"modality": ["DX", "us"]}, True),
+        ({"modality": "*"}, {"modality": "US"}, True),
+        ({"station": "ROOM*"}, {"station": "ROOM2"}, True),
+        ({"station": "ROOM*"}, {"station": "WARD"}, False),
+        ({"station": "ROOM*"}, {"station": "*2"}, True),
+        ({"calling_ae": "US1"}, {"station": "WARD"}, True),
+        ({"calling_ae": "US1"}, {"calling_ae": "US2"}, False),
+    ],
+)
+def test_rules_that_never_take_the_same_image_undercut_nothing(
+    held: dict[str, Any], free: dict[str, Any], expected: bool
+) -> None:
+    rules = [
+        {"name": "held", "when": held, "pipeline": "ultrasound", "send_to": ["pacs"], "assess_first": True},
+        {"name": "free", "when": free, "pipeline": "ultrasound", "send_to": ["pacs"]},
+    ]
+    assert bool(list(undercuts(Settings.model_validate({"rules": rules})))) is expected
+
+
+@pytest.fixture
+def silent(inbox: Inbox) -> Iterator[socket.socket]:
+    """A peer that takes connections, and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pacs = inbox.settings.peers[-1].model_copy(update={"port": server.getsockname()[1]})
+        peers = (*inbox.settings.peers[:-1], pacs)
+        inbox.settings = inbox.settings.model_copy(update={"peers": peers})
+        yield server
+
+
+def test_a_third_test_at_the_same_time_is_put_off_by_page_and_by_program(
+    silent: socket.socket, inbox: Inbox
+) -> None:
+    console = ConsoleLab(inbox.settings, inbox.database)
+    answers: list[int] = []
+
+    def test() -> None:
+        answers.append(Program(console, UserRole.OPERATOR).ask("POST", "/peers/pacs/test")[0])
+
+    running = [threading.Thread(target=test) for _ in range(2)]
+    for thread in running:
+        thread.start()
+    taken = [silent.accept()[0] for _ in running]
+    try:
+        test()
+        assert answers == [503]
+        browser = console.browser(UserRole.OPERATOR)
+        assert browser.post("/peers/pacs/test") == 503 and "Other tests are under way" in browser.text
+    finally:
+        for connection in (silent, *taken):
+            connection.close()
+        for thread in running:
+            thread.join()
+    assert answers == [503, 200, 200]

@@ -1,19 +1,33 @@
 """From a file to a picture: every file decodes, or fails with a cause and without PHI."""
 
+import ast
+import contextlib
 import csv
 import io
+import multiprocessing
+import os
 import re
-from collections.abc import Callable
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import openjpeg
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pydicom import dcmread
 from pydicom.config import IGNORE
 from pydicom.data import get_testdata_file
@@ -32,9 +46,21 @@ from pydicom.uid import (
 )
 
 from ai_pipeline.burnin.cleaning import overlay_note
-from ai_pipeline.contract import PixelArray
-from ai_pipeline.errors import HeaderError, PixelError
-from ai_pipeline.images import colours, resolutions
+from ai_pipeline.confinement import landlock
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Code,
+    Decision,
+    Finding,
+    Heatmap,
+    ModelRef,
+    Origin,
+    PixelArray,
+    QualityNote,
+    Region,
+)
+from ai_pipeline.errors import HeaderError, NoDecoder, OutOfMemory, PixelError
+from ai_pipeline.images import codestreams, colours, decoder, page, resolutions
 from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.decode import (
@@ -45,9 +71,22 @@ from ai_pipeline.images.decode import (
     open_picture,
     samples_photometric,
 )
+from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.images.display import BAND_ROWS, GreyDisplay
 from ai_pipeline.images.header import age_years, read_header
 from ai_pipeline.images.numbers import decimal, decimal_of, is_empty, value_of, whole, whole_of
+from ai_pipeline.images.page import PagePicture, draw_page, drawable
+from ai_pipeline.images.render import (
+    EDGE_IS_APPROXIMATE,
+    MEDIUM_GREY,
+    YELLOW,
+    annotate,
+    box_captions,
+    heatmap_overlay,
+    label_text,
+    legend_of,
+    place_lines,
+)
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.inbox.inspection import inspect
 from tests.modality import chest
@@ -56,12 +95,14 @@ from tests.unit.ai_pipeline.phantoms import (
     burn,
     cine,
     data_set,
+    decodes,
     echo,
     encapsulated,
     stacked,
     write_dicom,
 )
 from tests.unit.inbox.objects import changed
+from tests.waiting import wait_until
 
 # Samples of 12 bits with noise and edges.
 RAMP = np.random.default_rng(3).integers(0, 40, (403, 310)) + 13 * np.arange(310)[None]
@@ -993,3 +1034,690 @@ def test_one_uncompressed_frame_more_than_the_header_says_is_told(tmp_path: Path
     frames = np.stack([DEEP] * 40)
     with pytest.raises(PixelError, match="the pixel data are"):
         open_dicom(write_dicom(tmp_path / "x.dcm", frames, NumberOfFrames=39))
+
+
+# A decoder that was broken into reaches nothing, and costs the image that it was decoding only
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+HOSTILE = """
+import ctypes, os, signal, socket, subprocess, sys, threading, time
+from pathlib import Path
+from ai_pipeline.images import decoder_process
+
+control = os.dup(0)  # what a decoder can get hold of
+
+def attempts():
+    place, port, victim = SECRET, PORT, VICTIM
+    yield "read", lambda: open(place).read()
+    yield "list", lambda: os.listdir("/")
+    yield "memory of others", lambda: open(f"/proc/{victim}/mem", "rb")
+    yield "environment of others", lambda: open(f"/proc/{victim}/environ").read()
+    yield "write", lambda: open(place + "-new", "w")
+    yield "write here", lambda: open("left-behind", "w")
+    yield "remove", lambda: os.unlink(place)
+    yield "connect", lambda: socket.create_connection(("127.0.0.1", port))
+    yield "socket", lambda: socket.socket(socket.AF_UNIX)
+    yield "pair", lambda: socket.socketpair()
+    yield "pipe", lambda: os.pipe()
+    yield "fork", lambda: os.fork()
+    yield "thread", lambda: threading.Thread(target=print).start()
+    yield "program", lambda: subprocess.run(["true"])
+    yield "signal", lambda: os.kill(victim, 0)
+    yield "parent", lambda: os.kill(os.getppid(), 0)
+    yield "speak for its parent", lambda: os.write(control, b"x" * 5)
+    yield "other descriptors", lambda: [os.write(number, b"x") for number in range(40)]
+    yield "limits", lambda: __import__("resource").setrlimit(7, (100, 100))
+
+def tries(frame):
+    done = []
+    for name, attempt in attempts():
+        try:
+            attempt()
+            done.append(name)
+        except (Exception, SystemExit):
+            pass
+    secrets = [name for name in os.environ if "SECRET" in name]
+    raise ValueError(f"decoder did: {done + secrets}")
+
+def crashes(frame):
+    ctypes.string_at(0)
+
+def spins(frame):
+    while True:
+        pass
+
+def hoards(frame):
+    kept = []
+    while True:
+        kept.append(bytearray(64 << 20))
+
+def lies(frame):
+    return b"1"
+
+def talks(frame):
+    raise ValueError("decode\\x1b[31m" + "x" * 10_000)
+
+def leaves(frame):
+    os._exit(0)
+
+remembered = []
+
+def remembers(frame):
+    remembered.append(frame)
+    return bytes([len(remembered)]) * (360 * 480)
+
+decoder_process.main({"openjpeg": HOW, "charls": decoder_process.DECODERS["charls"]})
+"""
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Decoder]:
+    """The image's decoder, of which JPEG 2000 has been taken over as :func:`taken_over` says."""
+    monkeypatch.setenv("SECRET_TOKEN", "geheim")
+    one = Decoder([str(tmp_path / "hostile.py")])
+    monkeypatch.setattr(codestreams, "DECODER", one)
+    yield one
+    one.close()
+
+
+def taken_over(folder: Path, how: str, port: int = 0, first: str = "") -> DicomImage:
+    """An image whose decoder does what the function ``how`` of HOSTILE does, after the lines ``first``."""
+    (folder / "secret").write_text("geheim")
+    code = HOSTILE.replace("SECRET, PORT, VICTIM", repr((str(folder / "secret"), port, os.getpid())))
+    code = code.replace("HOW", how).replace("decoder_process.main", f"{first}decoder_process.main")
+    (folder / "hostile.py").write_text(code)
+    return open_dicom(write_dicom(folder / "hostile.dcm", echo()[None], JPEG2000Lossless))
+
+
+def test_a_decoder_that_is_broken_into_reaches_nothing(tmp_path: Path, hostile: Decoder) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        image = taken_over(tmp_path, "tries", listener.getsockname()[1])
+        if lacking := hostile.lacks():
+            pytest.skip(f"this machine cannot take from a decoder {lacking}")
+        with pytest.raises(PixelError, match=r"decoder did: \[\]"):
+            image.stored()
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hostile.dcm", "hostile.py", "secret"]
+    assert decodes(tmp_path)
+
+
+NO_SECCOMP = "decoder_process.seccomp.only_compute = lambda: False\n"
+
+
+@pytest.mark.parametrize("files", [False, True], ids=["limits alone", "and Landlock"])
+def test_without_seccomp_a_decoder_still_has_no_file_network_or_process(
+    tmp_path: Path, hostile: Decoder, files: bool
+) -> None:
+    if files and landlock.version() < landlock.LEAST:
+        pytest.skip("this kernel has no Landlock")
+    bare = (
+        f"{NO_SECCOMP}os.close(control)\n"  # it was got before the decoder was confined, which no frame can
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+    )
+    if not files:
+        bare += "decoder_process.landlock.allow_only = lambda *_: False\n"
+    image = taken_over(tmp_path, "tries", first=bare)
+    lacking = "system calls (seccomp)" if files else "files and system calls (Landlock, seccomp)"
+    assert hostile.lacks() == lacking
+    with pytest.raises(PixelError, match="decoder did") as failure:
+        image.stored()
+    did = ast.literal_eval(str(failure.value).partition("did: ")[2])
+    assert set(did) <= {"signal", "parent", "other descriptors"} | (set() if files else {"remove"})
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("crashes", "died of it .SIGSEGV"),
+        ("leaves", "died of it .status 0"),
+        ("hoards", "takes more than 1024 MiB"),
+        ("lies", "decodes to 1 bytes, the header describes 172800"),
+        ("spins", "takes longer than"),
+    ],
+)
+def test_what_ends_a_decoder_costs_one_image(tmp_path: Path, hostile: Decoder, how: str, reason: str) -> None:
+    lower = {"spins": "decoder_process.SECONDS = 0.5\n", "hoards": "decoder_process.MEMORY = 1 << 30\n"}
+    with pytest.raises(PixelError, match=reason) as failure:
+        taken_over(tmp_path, how, first=lower.get(how, "")).stored()
+    assert type(failure.value) is PixelError  # of the image: no memory of this process was lacking
+    assert decodes(tmp_path)
+
+
+def test_a_decoder_s_complaint_is_short_and_printable(tmp_path: Path, hostile: Decoder) -> None:
+    with pytest.raises(PixelError, match=r"decode\?\[31mx+$") as failure:
+        taken_over(tmp_path, "talks").stored()
+    assert len(str(failure.value)) < 300
+
+
+def test_nothing_of_a_frame_is_left_for_the_next_one(tmp_path: Path, hostile: Decoder) -> None:
+    image = taken_over(tmp_path, "remembers")
+
+    for _ in range(3):
+        image.forget()
+        assert set(image.stored().ravel()) == {1}
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def gone(pid: int) -> bool:
+    """Whether the process ends within a minute."""
+    status = Path(f"/proc/{pid}/status")
+    wait_until(lambda: not status.exists() or "State:\tZ" in status.read_text(), 60, "the process's end")
+    return True
+
+
+def test_a_worker_that_is_killed_leaves_no_decoder(tmp_path: Path, hostile: Decoder) -> None:
+    path = taken_over(tmp_path, "spins").path
+    code = (
+        "import sys\n"
+        "from ai_pipeline.images import codestreams, decode, decoder\n"
+        f"codestreams.DECODER = one = decoder.Decoder([{str(tmp_path / 'hostile.py')!r}])\n"
+        "one.start()\n"
+        "print(one._process.pid, flush=True)\n"
+        f"decode.open_dicom({str(path)!r}).stored()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as worker:
+        makes = int(worker.stdout.readline())
+        while not (spinning := children_of(makes)):
+            time.sleep(0.02)
+        worker.kill()
+    assert gone(makes) and gone(spinning[0])
+
+
+@pytest.mark.parametrize("which", ["the frame's", "the one that makes it", "that one, stopped"])
+def test_a_decoder_that_was_killed_or_stands_still_is_not_the_image_s_fault(
+    tmp_path: Path, hostile: Decoder, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    image = taken_over(tmp_path, "spins")
+    with monkeypatch.context() as brief:
+        brief.setattr(decoder, "SECONDS", 1.0 if "stopped" in which else 60.0)
+        hostile.start()
+    makes = hostile._process.pid
+
+    def kill() -> None:
+        while not (spinning := children_of(makes)):
+            time.sleep(0.02)
+        how = signal.SIGSTOP if "stopped" in which else signal.SIGKILL
+        os.kill(spinning[0] if which == "the frame's" else makes, how)
+
+    with ThreadPoolExecutor(1) as killer:
+        killer.submit(kill)
+        with pytest.raises(OutOfMemory):  # which is tried again
+            image.stored()
+    assert decodes(tmp_path)
+
+
+def test_a_decoder_whose_maker_is_gone_before_it_could_ask_is_ended(tmp_path: Path, hostile: Decoder) -> None:
+    orphan = (
+        "asks, answers = decoder_process.die_with_parent, decoder_process._answer\n"
+        "def late(parent):\n"
+        "    os.kill(parent, signal.SIGKILL)\n"
+        "    while os.getppid() == parent:\n"
+        "        time.sleep(0.01)\n"
+        "    return asks(parent)\n"
+        "def answer(*arguments):\n"  # of a frame's process, not of the trial
+        f"    Path({str(tmp_path / 'orphan')!r}).write_text(str(os.getpid()))\n"
+        "    decoder_process.die_with_parent = late\n"
+        "    answers(*arguments)\n"
+        "decoder_process._answer = answer\n"
+        "decoder_process.landlock.allow_only = lambda *_: True\n"
+    )
+    with pytest.raises(OutOfMemory):
+        taken_over(tmp_path, "spins", first=orphan).stored()
+    assert gone(int((tmp_path / "orphan").read_text()))
+
+
+def test_the_process_serves_on_when_its_service_is_asked_to_stop(tmp_path: Path, hostile: Decoder) -> None:
+    taken_over(tmp_path, "lies")
+    hostile.start()
+    process = hostile._process
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        process.send_signal(number)
+    assert decodes(tmp_path) and hostile._process is process
+
+
+def test_where_it_cannot_start_the_image_is_not_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = open_dicom(write_dicom(tmp_path / "good.dcm", echo()[None], JPEGLSLossless))
+    monkeypatch.setattr(codestreams, "DECODER", Decoder(["-c", "import not_installed"]))
+
+    with pytest.raises(NoDecoder, match=r"cannot start: try .* -I -c import not_installed"):
+        image.stored()
+
+
+def test_the_memory_of_a_frame_serves_the_next_one_when_nobody_looks_at_it() -> None:
+    one = Decoder()
+    if one.lacks():
+        pytest.skip("this machine cannot take all system calls from a decoder")
+    (first, first_samples), (second, second_samples) = _picture(1), _picture(2)
+    samples, before = one.decode("picture", first, 360 * 480), one._kept
+    other, last = one.decode("picture", second, 360 * 480), one._kept
+    assert last is not before  # somebody looks at it yet
+    assert (bytes(samples), bytes(other)) == (first_samples, second_samples)
+    del samples, other
+    assert bytes(one.decode("picture", first, 360 * 480)) == first_samples and one._kept is last
+    one.close()
+    assert one._kept is None
+
+
+def test_in_the_memory_of_a_frame_nothing_is_left_of_the_last_one(tmp_path: Path, hostile: Decoder) -> None:
+    looks = (
+        "mapped = []\n"
+        "class Mmap(decoder_process.mmap.mmap):\n"
+        "    def __init__(self, *_):\n"
+        "        mapped.append(self)\n"
+        "decoder_process.mmap.mmap = Mmap\n"
+        "def looks(frame):\n"
+        "    memory = mapped[-1]\n"
+        "    if any(memory[24 + len(frame):]):\n"
+        "        raise ValueError('there is something')\n"
+        "    memory[24 + len(frame):] = b'x' * (len(memory) - 24 - len(frame))\n"
+        "    return b'y' * (360 * 480)\n"
+    )
+    image = taken_over(tmp_path, "looks", first=looks)
+    if hostile.lacks():
+        pytest.skip("this machine cannot take all system calls from a decoder")
+    for _ in range(3):
+        image.forget()
+        assert set(image.stored().ravel()) == {ord("y")} and hostile._kept is not None
+
+
+def test_where_a_process_could_outlive_its_frame_no_memory_is_used_again(
+    tmp_path: Path, hostile: Decoder
+) -> None:
+    taken_over(tmp_path, "lies", first=NO_SECCOMP)
+    assert decodes(tmp_path) and hostile._kept is None
+
+
+def interrupted(*_: object) -> bytearray:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("ends", ["too large", "interrupted"])
+def test_memory_that_is_not_for_the_next_frame_is_given_back(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, files = Decoder(), lambda: len(list(Path("/proc/self/fd").iterdir()))
+    one.start()
+    before = files() - (ends == "interrupted")  # its socket
+    patched = {"too large": ("_MOST_KEPT", 1000), "interrupted": ("_received", interrupted)}
+    monkeypatch.setattr(decoder, *patched[ends])
+    with contextlib.suppress(KeyboardInterrupt):
+        one.decode("picture", _picture(1)[0], 360 * 480)
+    assert one._kept is None and files() == before
+    one.close()
+
+
+def test_threads_take_turns() -> None:
+    frames, samples = zip(*map(_picture, range(4)), strict=True)
+    with ThreadPoolExecutor(4) as threads:
+        decoded = threads.map(lambda frame: codestreams.DECODER.decode("picture", frame, 360 * 480), frames)
+    assert tuple(map(bytes, decoded)) == samples
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_daemons_of_multiprocessing_decode(tmp_path: Path, method: str) -> None:
+    path = write_dicom(tmp_path / "good.dcm", echo()[None], JPEGLSLossless)
+    codestreams.DECODER.start()
+
+    with multiprocessing.get_context(method).Pool(1) as pool:  # daemons may have no processes of their own
+        assert pool.apply(_sum, (path,)) == int(echo().sum())
+
+    assert decodes(tmp_path)
+
+
+def _sum(path: Path) -> int:
+    return int(open_dicom(path).stored().sum())
+
+
+def _picture(seed: int) -> tuple[bytes, bytes]:
+    file = io.BytesIO()
+    Image.fromarray(echo(seed)).save(file, "PNG")
+    return file.getvalue(), echo(seed).tobytes()
+
+
+def test_an_interrupted_wait_does_not_mix_up_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codestreams.DECODER.start()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(decoder, "_received", interrupted)
+        codestreams.DECODER.decode("picture", _picture(1)[0], 360 * 480)
+    assert decodes(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+def test_pictures_of_every_kind_become_the_samples_that_pillow_gives(tmp_path: Path, mode: str) -> None:
+    deep = Image.fromarray(echo().astype(np.uint16) * 200)
+    path = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
+    (deep if mode == "I;16" else Image.fromarray(echo()).convert("RGB").convert(mode)).save(path)
+    samples = open_picture(path, "US").samples
+    with Image.open(path) as again:
+        plain = {"1": "L", "LA": "L", "L": "L", "I;16": "I;16"}.get(mode, "RGB")
+        expected = np.asarray(again if again.mode == plain else again.convert(plain))
+    assert samples.dtype == (np.uint16 if mode == "I;16" else np.uint8) and np.array_equal(samples, expected)
+
+
+def test_a_picture_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(_picture(1)[0][:5000])
+    with pytest.raises(PixelError, match="truncated"):
+        open_picture(tmp_path / "cut.png", "US")
+
+
+def jp2(codestream: bytes, *boxes: bytes) -> bytes:
+    """A JP2 file with further boxes in its header (T.800 I.4, I.5)."""
+
+    def box(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(content), kind) + content
+
+    header = box(b"ihdr", struct.pack(">IIHBBBB", 360, 480, 1, 7, 7, 0, 0))
+    header += box(b"colr", struct.pack(">BBBI", 1, 0, 0, 17)) + b"".join(boxes)
+    kind = box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    return box(b"jP  ", b"\r\n\x87\n") + kind + box(b"jp2h", header) + box(b"jp2c", codestream)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_no_decoder_reads_a_jp2_file_around_a_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, palette: bool
+) -> None:
+    path = write_dicom(tmp_path / "jp2.dcm", echo()[None], JPEG2000Lossless)
+    codestream = next(generate_frames(dcmread(path).PixelData, number_of_frames=1))
+    boxes = [struct.pack(">I4sHBB", 13, b"pclr", 1, 1, 7) + b"\xff"] if palette else []
+    encapsulated(path, echo()[None], [jp2(codestream, *boxes)], JPEG2000Lossless)
+    decode = Mock(wraps=decoder.DECODER.decode)
+    monkeypatch.setattr(codestreams, "DECODER", SimpleNamespace(decode=decode, start=lambda: None))
+    if palette:
+        with pytest.raises(PixelError, match="JP2 file with colours of its own"):
+            open_dicom(path).stored()
+    else:
+        assert np.array_equal(open_dicom(path).stored(), echo())
+    assert [call.args[1][:4] for call in decode.mock_calls] == ([] if palette else [b"\xff\x4f\xff\x51"])
+
+
+# Drawn results: what is written stands beside the picture and can be read, boxes lie at their place
+
+MODEL = ModelRef("model", "1", "0" * 64, "1" * 64, calibrated=True)
+
+
+def finding(*boxes: tuple[float, float, float, float], decision: Decision = Decision.PRESENT) -> Finding:
+    regions = tuple(Region("box", (box[:2], box[2:]), Origin.ACTIVATION) for box in boxes)
+    code = Code("8186001", "SCT", "Cardiomegaly")
+    return Finding("Cardiomegaly", code, 0.83, 0.4, decision, "1.2", MODEL, regions=regions)
+
+
+def with_heatmap(values: np.ndarray) -> Finding:
+    return replace(finding(), evidence=Heatmap(values, "CAM"))
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (240, 320, 3), (1760, 2140), (3, 3), (40, 3000), (2000, 90)])
+def test_words_stand_below_the_picture_and_cover_nothing_of_it(shape: tuple[int, ...]) -> None:
+    display = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    rows, columns = shape[:2]
+    expected = np.broadcast_to(display.reshape(rows, columns, -1), (rows, columns, 3))
+    cold = with_heatmap(np.zeros((rows, columns), np.float32))
+    for drawn in (annotate(display, [finding()]), heatmap_overlay(display, cold)):
+        assert drawn.dtype == np.uint8 and np.array_equal(drawn[:rows, :columns], expected)
+        assert (drawn[rows + 1 :] > 150).all(axis=2).sum() > 100  # letters
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (64, 64), (128, 128), (512, 512), (90, 2000), (2000, 90)])
+def test_the_whole_warning_is_readable_on_a_picture_of_any_size(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write = ImageDraw.ImageDraw.text
+
+    def noted(self: ImageDraw.ImageDraw, place: tuple[float, float], text: str, **how: Any) -> None:
+        assert place[0] + how["font"].getlength(text) <= self.im.size[0]
+        assert how["font"].size >= max(11, 0.0139 * max(shape))
+        written.append(text)
+        write(self, place, text, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    said = "AI result - not for diagnostic use, model one-with-a-very-long-name-that-fits-no-line version 1.2"
+    annotate(np.zeros(shape, np.uint8), [finding()], [said])
+    assert "".join(written).replace(" ", "").endswith(said.replace(" ", ""))
+
+
+def test_several_boxes_are_numbered_and_many_are_counted() -> None:
+    one = finding((10.0, 10.0, 20.0, 20.0))
+    assert box_captions([one]) == ["AI: cardiomegaly suspected, 83 % (cut-off 40 %)"]
+    other = replace(one, code=Code("27925004", "SCT", "Nodule"), label="Nodule", probability=0.5)
+    assert box_captions([one, other, one]) == [
+        "[1, 3] AI: cardiomegaly suspected, 83 % (cut-off 40 %)",
+        "[2] AI: nodule suspected, 50 % (cut-off 40 %)",
+    ]
+    assert box_captions([one] * 12) == ["AI: 12 x Cardiomegaly"]
+    boxes = [(0.0, 0.0, 400.0, 250.0), (0.0, 272.0, 400.0, 450.0)]
+    between = (annotate(np.zeros((600, 800), np.uint8), [finding(*boxes)])[251:271] == YELLOW).all(axis=2)
+    # The first stands below its box, at the left; the second above its own, at the right, where it is free.
+    assert between[:, :30].any() and between[:, 370:400].any() and not between[:, 30:370].any()
+
+
+def test_a_box_is_drawn_on_the_edge_pixels_of_its_area() -> None:
+    drawn = annotate(np.zeros((600, 800), np.uint8), [finding((200.0, 300.0, 400.0, 450.0))])
+    yellow = (drawn[:600] == YELLOW).all(axis=2)
+    assert yellow[400, 199:205].any() and yellow[400, 395:400].any()
+    assert not yellow[400, :199].any() and not yellow[310:440, 210:390].any() and not yellow[400, 400:].any()
+
+
+def test_what_is_absent_is_not_drawn() -> None:
+    display = np.zeros((600, 800), np.uint8)
+    drawn = annotate(display, [finding((200.0, 300.0, 400.0, 450.0), decision=Decision.ABSENT)])
+    assert not drawn[200:460, 190:410].any()
+    assert legend_of([finding(decision=Decision.ABSENT)])[0] == "AI: Not found: cardiomegaly."
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "AI: cardiomegaly suspected, 83 % (cut-off 40 %)"),
+        (
+            {"decision": Decision.INDETERMINATE, "probability": 0.33, "threshold": 0.34},
+            "AI: cardiomegaly not excluded, 33 % (cut-off 34 %)",
+        ),
+        ({"probability": 0.042, "threshold": 0.039}, "AI: cardiomegaly suspected, 4.2 % (cut-off 3.9 %)"),
+        ({"probability": 0.0996, "threshold": 0.039}, "AI: cardiomegaly suspected, 10 % (cut-off 3.9 %)"),
+        ({"threshold": None}, "AI: cardiomegaly suspected, 83 %"),
+        ({"probability": None, "threshold": None}, "AI: cardiomegaly suspected"),
+        (
+            {"decision": Decision.ABSENT, "probability": 0.01},
+            "AI: cardiomegaly not found, 1.0 % (cut-off 40 %)",
+        ),
+        # only a calibrated model speaks in per cent
+        (
+            {"model": replace(MODEL, calibrated=False)},
+            "AI: cardiomegaly suspected, score 0.83 (cut-off 0.40)",
+        ),
+        # in words where it was measured how far to trust it
+        (
+            {"certainty": "low certainty", "reliability": "of 10 such calls, about 3 are right"},
+            "AI: cardiomegaly suspected, low certainty",
+        ),
+        # annotation to remove is no suspicion
+        ({"label": "Burned-in text", "code": BURNED_IN, "probability": None}, "AI: Burned-in text"),
+    ],
+)
+def test_a_label_says_the_category_first_and_a_number_only_beside_its_cut_off(
+    changed: dict[str, Any], said: str
+) -> None:
+    assert label_text(replace(finding(), **changed)) == said
+
+
+def test_the_legend_warns_names_the_model_and_has_the_notes_for_every_picture() -> None:
+    everywhere = QualityNote("no outline", "The lung is white.", on_faces=True)
+    lines = legend_of([finding()], [everywhere, QualityNote("age", "The patient's age is unknown.")])
+    assert {"The lung is white.", "Model: model 1"} <= set(lines)
+    assert not any("age is unknown" in line for line in lines)
+    assert lines[-1] == "AI result - not for diagnostic use"
+
+
+def test_the_heat_map_changes_the_picture_where_it_is_hot_only() -> None:
+    values = np.zeros((400, 400), np.float32)
+    values[150:250, 100:200] = 1.0
+    drawn = heatmap_overlay(np.full((400, 400), 100, np.uint8), with_heatmap(values))
+    assert (drawn[200, 150] != 100).any() and (drawn[300, 150] == 100).all()
+
+
+def test_the_colour_bar_shows_the_colours_as_they_look_over_grey() -> None:
+    values = np.tile(np.linspace(0.0, 1.0, 400, dtype=np.float32), (400, 1))
+    drawn = heatmap_overlay(np.full((400, 400), MEDIUM_GREY, np.uint8), with_heatmap(values))
+    bar = drawn[400 + 5 + 5, 22 : 400 - 22]  # of letters of 11 pixels, behind a gap
+    for share in (0.25, 0.5, 0.75):
+        in_bar, in_picture = bar[round(share * (len(bar) - 1))], drawn[200, round(share * 399)]
+        np.testing.assert_allclose(in_bar.astype(int), in_picture.astype(int), atol=3)
+
+
+def test_the_heat_map_says_finding_scale_model_and_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **how: said.append(text))
+    heatmap_overlay(np.zeros((900, 900), np.uint8), with_heatmap(np.zeros((900, 900), np.float32)))
+
+    assert said == [
+        "0.0",
+        "1.0",
+        "AI: cardiomegaly suspected, 83 % (cut-off 40 %)",
+        "Colours: CAM; 1 = peak; no outline",
+        "Model: model 1",
+        "AI result - not for diagnostic use",
+    ]
+
+
+@pytest.mark.parametrize("asked", [finding(), with_heatmap(np.zeros((5, 5), np.float32))])
+def test_a_missing_heat_map_or_one_of_another_size_is_refused(asked: Finding) -> None:
+    with pytest.raises(ValueError, match="heat map"):
+        heatmap_overlay(np.zeros((10, 10), np.uint8), asked)
+
+
+def test_the_legend_says_what_drew_the_box_and_calls_an_outline_no_box() -> None:
+    box, triangle = ((1.0, 2.0), (3.0, 4.0)), ((10.0, 10.0), (30.0, 10.0), (20.0, 30.0))
+    said = {origin: place_lines([Region("box", box, origin)] * 2) for origin in Origin}
+    assert said[Origin.DETECTOR] == ["box: detector, approximate place"]
+    assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"] and said[Origin.MARK] == []
+    assert place_lines([Region("polygon", triangle, Origin.DETECTOR)]) == [EDGE_IS_APPROXIMATE]
+
+
+Picture = np.ndarray
+
+
+BLUE = (0, 90, 200)  # no letter has it, nor its edges
+
+
+TITLE, HEAD, FOOT = "AI summary", ["Test, Ann", "ID: 1"], ["AI result"]
+
+
+def drawn(
+    shown: PagePicture | str = "no picture", results: Sequence[str] = (), **given: Sequence[str]
+) -> Picture:
+    usual = {"head": HEAD, "captions": ["View: PA"], "foot": FOOT} | given
+    return draw_page(TITLE, usual["head"], shown, usual["captions"], results, usual["foot"])
+
+
+def blue(rows: int, columns: int, *boxes: tuple[float, float, float, float]) -> PagePicture:
+    return PagePicture(np.full((rows, columns, 3), BLUE, np.uint8), [finding(*boxes)] if boxes else [])
+
+
+def place_of_picture(whole: Picture) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (exclusive) of what is exactly as blue as the picture."""
+    rows, columns = np.nonzero((whole == BLUE).all(axis=-1))
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def words(count: int) -> list[str]:
+    return [f"image {number}: AI: Suspected: left pleural effusion." for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "upright"),
+    [
+        (256, 224, False),
+        (2500, 2048, False),
+        (3000, 100, False),
+        (1, 1, False),
+        (300, 800, True),
+        (100, 3000, True),
+    ],
+)
+def test_a_page_is_upright_below_a_wide_picture(rows: int, columns: int, upright: bool) -> None:
+    whole = drawn(blue(rows, columns), words(2))
+    assert whole.shape == ((1600, 1200, 3) if upright else (1200, 1600, 3))
+    left, top, right, bottom = place_of_picture(whole)
+    assert (right - left) * rows == pytest.approx((bottom - top) * columns, abs=max(rows, columns))
+
+
+def test_letters_are_read_from_a_distance() -> None:
+    """Capitals of the smallest letters are 22 pixels high at least."""
+    column = drawn("no picture", ["H" * 12] * 60)[:, 700:].any(axis=(1, 2))[200:1000]
+    edges = np.flatnonzero(np.diff(column.astype(int)))
+    heights = edges[1:11:2] - edges[:10:2]
+    assert len(set(heights)) == 1 and heights[0] >= 22
+
+
+def test_what_has_no_room_is_counted() -> None:
+    blocks = [["a"], ["b", "c"], ["d"], ["e"]]
+    cut = {
+        5: ["a", "b", "c", "d", "e"],
+        4: ["a", "b", "c", "and 2 more: see the report"],
+        3: ["a", "and 3 more: see the report"],
+    }
+    assert {lines: page._cut(blocks, lines) for lines in cut} == cut
+    assert page._cut([["a", "b", "c", "d"], ["e"]], 3) == ["a", "b", "and 3 more lines: see the report"]
+
+
+@pytest.mark.parametrize(
+    "shown", [blue(400, 380, (10, 10, 90, 90), (100, 100, 300, 300)), blue(100, 3000), "none"]
+)
+@pytest.mark.parametrize("count", [1, 12, 100])
+def test_nothing_is_written_at_the_edges_or_over_the_picture(shown: PagePicture | str, count: int) -> None:
+    long = ["W" * 200, *words(count), "word " * 200]
+    whole = drawn(
+        shown, long, head=["Ü" * 64, "9" * 64, "word " * 90], foot=["m" * 300, "n" * 300], captions=["c" * 99]
+    )
+    assert not any(edge.any() for edge in (whole[:5], whole[-5:], whole[:, :20], whole[:, -20:]))
+    if isinstance(shown, PagePicture):
+        left, top, right, bottom = place_of_picture(whole)
+        inside = whole[top:bottom, left:right]
+        assert not (inside == 255).all(axis=-1).any(), "no white letters in the picture"
+
+
+def test_boxes_are_drawn_where_they_are_in_the_picture() -> None:
+    """The box from a quarter to three quarters of the picture, which is enlarged."""
+    whole = drawn(blue(200, 200, (50, 50, 150, 150)))
+    left, top, right, bottom = place_of_picture(whole)
+    rows, columns = np.nonzero((whole[top:bottom, left:right] == YELLOW).all(axis=-1))
+    shares = np.array([columns.min(), rows.min(), columns.max(), rows.max()]) / (right - left)
+    assert right - left > 400 and shares == pytest.approx([0.25, 0.25, 0.75, 0.75], abs=0.01)
+
+
+def test_pixels_that_are_no_squares_are_shown_as_they_are_in_the_body() -> None:
+    shown = PagePicture(np.full((100, 200, 3), BLUE, np.uint8), pixel_height=2.0)
+    left, top, right, bottom = place_of_picture(drawn(shown))
+    assert right - left == bottom - top
+
+
+def test_letters_with_accents_greek_and_cyrillic_are_drawn_and_no_other() -> None:
+    """A letter that the font lacks would be an empty frame."""
+    font = ImageFont.truetype(page.FONT, page.LETTERS, layout_engine=ImageFont.Layout.BASIC)
+    frame = bytes(font.getmask("\uffff"))
+    given = [chr(one) for one in range(sys.maxunicode // 16) if drawable(chr(one)) and chr(one).isprintable()]
+    assert [one for one in given if bytes(font.getmask(one)) == frame] == []
+    assert all(map(drawable, ("Müller-Øster, Łukasz", "Иванова", "Παπαδόπουλος", "Nguyễn", "Mu\u0308ller")))
+    assert not any(map(drawable, ("홍길동", "洪吉洞", "عمر", "山田")))
+
+
+def test_the_layout_is_that_of_the_drawn_page() -> None:
+    """Where it says that text, pictures and lines are, the page has some; the picture is in it as it is."""
+    shown = PagePicture(np.full((300, 400), 90, np.uint8))
+    content = ("Title", ["Name, Given", "ID: 1"], shown, ["View: PA"], ["AI: nothing found."], ["foot"])
+    laid, drawn = page.lay_out_page(*content), page.draw_page(*content)
+    assert (laid.height, laid.width) == drawn.shape[:2]
+    for one in laid.texts:
+        letters = drawn[one.baseline - one.size // 2 : one.baseline, one.left : one.left + one.size]
+        assert letters.max() > 200, one
+    [(pixels, left, top)] = laid.pictures
+    rows, columns = pixels.shape[:2]
+    assert (drawn[top : top + rows, left : left + columns] == pixels).all()
+    assert laid.rules and all(drawn[row, page.MARGIN].any() for row in laid.rules)

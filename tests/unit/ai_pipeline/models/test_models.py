@@ -1,0 +1,1061 @@
+"""Cards, the reference of a model's scores, and how networks run on what the preprocessing makes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tomlkit
+from onnx import TensorProto, helper, numpy_helper
+from pydicom.sr.codedict import codes
+
+from ai_pipeline.burnin.find.text import TextReader
+from ai_pipeline.chest import card as chest
+from ai_pipeline.chest import trial
+from ai_pipeline.chest.card import BOXES, CLASSIFIER
+from ai_pipeline.chest.pipeline import ChestXray
+from ai_pipeline.confinement import landlock, seccomp
+from ai_pipeline.contract import Code, Origin
+from ai_pipeline.errors import CardError, NoNumber, NoProvider
+from ai_pipeline.models import engine, registry
+from ai_pipeline.models.card import Chain, Input
+from ai_pipeline.models.detections import MOST_ROWS, detections
+from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.reference import (
+    BINS,
+    Reference,
+    Verdict,
+    by_chance,
+    reference_of,
+    stability_index,
+    verdict,
+)
+from ai_pipeline.models.registry import SHIPPED as SHIPPED_CARDS
+from ai_pipeline.models.registry import Card, Label, cards, find, load, read
+from ai_pipeline.models.store import folder, formats, sandbox
+from ai_pipeline.models.store.sandbox import inspect
+from ai_pipeline.pipelines import create
+from tests.certificates_lab import self_signed
+from tests.unit.ai_pipeline.chest.test_chest import Shown
+from tests.unit.ai_pipeline.models import hostile_models
+from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, models, sha256
+from tests.unit.ai_pipeline.phantoms import silent
+from tests.unit.ai_pipeline.test_cli import pasted
+from tests.unit.ai_training import small_models
+from tests.unit.ai_training.small_models import ratio
+
+CARD = find("chest-efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    side = CARD.input.size
+    return np.random.default_rng(7).normal(size=(2, 3, side, side)).astype(np.float32)
+
+
+@pytest.mark.smoke
+def test_torch_computes_the_shipped_model_as_onnx_runtime_does(images: np.ndarray) -> None:
+    ours = engine.load(CARD, "classifier")(images)
+    arrays, side = engine.parameters(CARD.file("classifier")), CARD.input.size
+    theirs = engine.Torch(arrays, CARD.architecture, len(CARD.labels), 3, side, threads=1)(images)
+
+    assert ours.keys() == theirs.keys() == {"logits", "features", "places"}
+    for name in ours:
+        np.testing.assert_allclose(theirs[name], ours[name], atol=2e-4, rtol=1e-3)
+
+
+def test_logits_are_the_linear_head_on_the_mean_feature_map(images: np.ndarray) -> None:
+    outputs = engine.load(CARD, "classifier")(images)
+    graph = onnx.load(str(CARD.file("classifier").path)).graph
+    head = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name.startswith("head.")}
+    expected = outputs["features"].mean((2, 3)) @ head["head.weight"].T + head["head.bias"]
+    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("above", [0.0, 1.0])
+def test_what_is_no_number_is_no_output(above: float) -> None:
+    """0 / 0 is NaN, 1 / 0 infinite."""
+    network, one = engine.OnnxRuntime(ratio(), threads=1), np.ones(1, np.float32)
+    assert network(one, one)["ratio"] == 1.0
+    with pytest.raises(NoNumber, match="the model gave no number"):
+        network(one * np.float32(above), one * np.float32(0))
+
+
+TINY = """
+import numpy as np
+from onnx import TensorProto, helper
+
+from ai_pipeline.models.engine import OnnxRuntime
+
+give, get = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("give", "get"))
+graph = helper.make_graph([helper.make_node("Add", ["give", "give"], ["get"])], "twice", [give], [get])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+twice = OnnxRuntime(model.SerializeToString(), threads=1)
+print(twice(np.array([1e-40, 1e-30], np.float32))["get"].tolist())
+"""
+
+
+def test_numbers_too_small_to_be_quick_count_as_zero() -> None:
+    """A network that meets them takes twice as long. In a process of its own: its first session decides."""
+    done = subprocess.run([sys.executable, "-c", TINY], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [0.0, pytest.approx(2e-30)]
+
+
+NETWORKS = [
+    (card, weights) for card in cards() for weights in card.weights if weights.path.suffix == engine.ONNX
+]
+
+
+@pytest.fixture(params=["cuda", "openvino"])
+def elsewhere(request: pytest.FixtureRequest) -> str:
+    if missing := engine.lacking(request.param):
+        pytest.skip(missing)
+    return str(request.param)
+
+
+@pytest.mark.parametrize(("card", "weights"), NETWORKS, ids=[f"{c.id}/{w.role}" for c, w in NETWORKS])
+def test_every_shipped_network_answers_there_as_on_the_cpu(
+    elsewhere: str, card: engine.Card, weights: engine.Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, random = engine.OnnxRuntime(read(weights), 1), np.random.default_rng(7)
+    shapes = [one.shape for one in ours._session.get_inputs()]
+    sizes = [[side if isinstance(side, int) else 64 for side in sides] for _, *sides in shapes]
+    inputs = [random.random((1, *size), np.float32) for size in sizes]
+    monkeypatch.setenv(engine.INFERENCE, elsewhere)
+    answers, theirs = ours(*inputs), engine.OnnxRuntime(read(weights), 1)(*inputs)
+    for name, answer in answers.items():
+        scale, furthest = max(np.abs(answer).max(), 1.0), np.abs(theirs[name] - answer).max()
+        print(f"{card.id}/{weights.role} {name}: {furthest:.2g} of {scale:.2g}")
+        assert furthest <= 1e-3 * scale, name
+
+
+def test_text_is_read_there_as_on_the_cpu(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = np.zeros((200, 600), np.uint8)
+    cv2.putText(picture, "DOE JANE 1970", (40, 110), cv2.FONT_HERSHEY_SIMPLEX, 1.2, 220, 2)
+    on_cpu = TextReader()
+    monkeypatch.setenv(engine.INFERENCE, elsewhere)
+    ours, theirs = (
+        [(reader.read(picture, box).text, box.box) for box in reader.find(picture)]
+        for reader in (on_cpu, TextReader())
+    )
+    assert ours and theirs == ours
+
+
+@pytest.mark.parametrize("where", ["cuda", "openvino"])
+def test_a_provider_that_is_not_installed_is_named_with_the_remedy(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setenv(engine.INFERENCE, where)
+    with pytest.raises(NoProvider, match=f"has no {re.escape(engine.PROVIDERS[where][0])}.*or choose cpu"):
+        engine.session(b"", 1)
+    assert "choose from cpu, cuda, openvino" in engine.lacking("tpu")
+
+
+CHAIN = Input(160, 3, (127.0,), (128.0,), "MONOCHROME2", Chain())
+
+
+XRV = Input(224, 1, (127.5,), (127.5 / 1024,), "MONOCHROME2", Chain(), preprocess="xrv")
+
+
+IMAGENET = Input(
+    224,
+    3,
+    (123.675, 116.28, 103.53),
+    (58.395, 57.12, 57.375),
+    "MONOCHROME2",
+    Chain(),
+    preprocess="imagenet",
+    crop=0.875,
+    interpolation="bicubic",
+)
+
+
+SQUASHED = Input(
+    224, 3, (0.0,), (255.0,), "MONOCHROME2", Chain(), preprocess="imagenet", crop=1.0, squash=True
+)
+
+
+WAYS = {"chain": CHAIN, "xrv": XRV, "imagenet": IMAGENET, "squashed": SQUASHED}
+
+
+def picture(rows: int, columns: int) -> np.ndarray:
+    """A bright disc on black, well inside the middle square."""
+    image = np.zeros((rows, columns), np.uint8)
+    centre = (columns // 2 + columns // 10, rows // 2 - rows // 10)
+    return np.asarray(cv2.circle(image, centre, min(rows, columns) // 12, 255, -1), np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(600, 500), (500, 900), (2500, 2048), (100, 150)])
+@pytest.mark.parametrize("wanted", WAYS.values(), ids=WAYS)
+def test_the_map_leads_to_where_the_disc_is(wanted: Input, shape: tuple[int, int]) -> None:
+    image = picture(*shape)
+    values, to_model = network_input(image, wanted)
+    assert (values.shape, values.dtype) == ((1, wanted.channels, wanted.size, wanted.size), np.float32)
+    at, centre = to_model([_centre(image)]), _centre(image)
+    assert _centre(values[0, 0] - values.min()) == pytest.approx(at[0], abs=1.0)
+    assert to_model.inverse()(at)[0] == pytest.approx(centre, abs=1e-6)
+
+
+def test_levels_are_what_torchxrayvision_and_imagenet_call_them() -> None:
+    values, _ = network_input(np.repeat(np.array([[0, 255]], np.uint8), 150, axis=1).repeat(300, axis=0), XRV)
+    assert (values.min(), values.max()) == pytest.approx((-1024.0, 1024.0))
+    means, spreads = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    white, _ = network_input(np.full((300, 300), 255, np.uint8), IMAGENET)
+    np.testing.assert_allclose(white[0, :, 0, 0], (1 - means) / spreads, rtol=1e-5)
+
+
+def _centre(values: np.ndarray) -> tuple[float, float]:
+    weight = values / values.astype(float).sum()
+    rows, columns = (np.arange(size) + 0.5 for size in values.shape)
+    return float(weight.sum(0) @ columns), float(weight.sum(1) @ rows)
+
+
+CHEST = "chest-efficientnet-lite0"
+
+
+@pytest.fixture
+def own_models(tmp_path: Path) -> Path:
+    """A folder of one's own with a copy of the chest model."""
+    weights = (registry.SHIPPED.parent / "weights").glob(f"{CHEST}.*")
+    for file in (registry.SHIPPED / f"{CHEST}.toml", *weights):
+        shutil.copy(file, tmp_path / file.name)
+    return tmp_path
+
+
+def test_every_shipped_card_can_be_read_and_the_chest_weights_are_what_it_says() -> None:
+    assert CHEST in {card.id for card in registry.cards()}
+    registry.verify(registry.find(CHEST))
+    with pytest.raises(CardError, match="no card, no model"):
+        registry.find("someone-elses-model")
+
+
+def test_a_card_in_ones_own_folder_replaces_the_shipped_one(
+    own_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = own_models / f"{CHEST}.toml"
+    shipped = registry.load(card).version
+    card.write_text(card.read_text().replace(f'version = "{shipped}"', 'version = "site-7"', 1))
+    found = registry.find(CHEST, own_models)
+    assert (found.version, found.file("classifier").path.parent) == ("site-7", own_models)
+    monkeypatch.setenv(registry.MODELS_DIR, str(own_models))
+    assert registry.find(CHEST).path.parent == own_models
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "@x", "A\nB", "Nowak^Anna", "A\u0000B", ""])
+@pytest.mark.parametrize("key", ["name", "meaning"])
+def test_a_label_whose_text_results_may_not_show_is_refused(own_models: Path, key: str, text: str) -> None:
+    card = own_models / f"{CHEST}.toml"
+    values = tomllib.loads(card.read_text())
+    label = values["labels"][0]
+    (label if key == "name" else label["code"])[key] = text
+    card.write_text(tomlkit.dumps(values))
+    with pytest.raises(CardError, match=r"labels\[0\]"):
+        registry.load(card)
+
+
+def test_a_card_of_brackets_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "card.toml").write_text("a = " + "[" * 5000)
+    with pytest.raises(CardError, match="is not TOML"):
+        registry.load(tmp_path / "card.toml")
+
+
+def test_codes_that_the_standard_has_are_written_as_the_standard_writes_them() -> None:
+    labels = {label.name: label.code for label in registry.find(CHEST).labels}
+    standard = {
+        "Effusion": codes.SCT.PleuralEffusion,
+        "Infiltration": codes.DCM.Infiltrate,
+        "Pneumothorax": codes.SCT.Pneumothorax,
+        "Edema": codes.SCT.PulmonaryEdema,
+    }
+    written = {name: (code.value, code.scheme_designator, code.meaning) for name, code in standard.items()}
+    assert {n: (labels[n].value, labels[n].scheme, labels[n].meaning) for n in standard} == written
+    # pydicom's dictionary calls the enlarged septal foramen by this name
+    assert labels["Cardiomegaly"].value == "8186001"
+
+
+def test_only_labels_with_enough_test_images_and_better_than_chance_are_supported() -> None:
+    card = registry.find(CHEST)
+    figures, elsewhere = card.details["metrics"]["labels"], card.details["external"]["auc"]
+    for label in card.labels:
+        lows = [figures[label.name]["auc"][1], elsewhere.get(label.name, (1, 1, 1))[1]]
+        assert label.supported == (figures[label.name]["positives"] >= 15 and min(lows) > 0.5)
+
+
+@pytest.mark.parametrize("package", ["evilmod.sub", "evilmod", "../evilmod", ""])
+def test_the_package_of_a_card_is_not_imported_to_find_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    (tmp_path / "evilmod").mkdir()
+    for name in ("__init__", "sub"):
+        (tmp_path / "evilmod" / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    text, card = (registry.SHIPPED / "burnin-text.toml").read_text(encoding="utf-8"), tmp_path / "evil.toml"
+    card.write_text(text.replace('package = "rapidocr"', f'package = "{package}"'), encoding="utf-8")
+    with contextlib.suppress(CardError):
+        registry.verify(registry.load(card))
+    assert not (tmp_path / "ran").exists()
+    assert not [name for name in sys.modules if name.startswith("evilmod")]
+
+
+TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+def a_card(reference: object = None) -> Card:
+    labels = tuple(Label(n, Code("1", "99TEST", n), "test", None, True, 0.5, 0.5) for n in ("A", "B"))
+    details = {} if reference is None else {"reference": reference}
+    return Card("m", "1", "t", "a", "l", "i", (), Path("m.toml"), "0" * 64, labels=labels, details=details)
+
+
+def a_reference(**changes: object) -> dict[str, object]:
+    return {"set": "val", "images": 1000, "refused": 0.05, "deciles": {"A": TENTHS}, **changes}
+
+
+def test_a_value_on_an_edge_belongs_to_the_upper_bin_and_a_card_without_a_reference_has_none() -> None:
+    reference = reference_of(a_card(a_reference()))
+    assert reference is not None and reference_of(a_card()) is None
+    values = {0.0: 0, 0.0999: 0, 0.1: 1, 0.55: 5, 0.9: 9, 1.0: 9}
+    assert {value: reference.bin("A", value) for value in values} == values
+    assert reference.bin("B", 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("val", "deciles is missing"),
+        (a_reference(deciles=None), "deciles is missing"),
+        (a_reference(images=0), "images must be"),
+        (a_reference(refused=2), "share from 0 to 1"),
+        (a_reference(deciles={"C": TENTHS}), "no such label"),
+        (a_reference(deciles={"A": TENTHS[1:]}), "nine rising"),
+        (a_reference(deciles={"A": [*TENTHS[:8], 1.2]}), "nine rising"),
+        (a_reference(deciles={"A": [0.1, *TENTHS[:8]]}), "two are the same"),
+    ],
+)
+def test_a_faulty_reference_is_refused_with_its_place(table: object, text: str) -> None:
+    with pytest.raises(CardError, match=text) as caught:
+        reference_of(a_card(table))
+    assert str(caught.value).startswith("m.toml: reference")
+
+
+def test_the_index_is_that_of_its_definition() -> None:
+    assert stability_index([20] * BINS) == pytest.approx(0.0)
+    # By hand, with half an image more in each bin: 100 images in two bins of 50, shares 50.5 and .5 of 105.
+    full, empty = 50.5 / 105, 0.5 / 105
+    by_hand = 2 * (full - 0.1) * np.log(full / 0.1) + 8 * (empty - 0.1) * np.log(empty / 0.1)
+    assert stability_index([50, 50, *[0] * 8]) == pytest.approx(by_hand)
+
+
+def test_few_images_get_no_index() -> None:
+    assert verdict([49, *[0] * 9]) is Verdict.TOO_FEW and verdict([50, *[0] * 9]) is Verdict.DRIFTED
+
+
+@pytest.mark.parametrize("images", [50, 1000])
+def test_unchanged_images_are_hardly_ever_called_drifted(images: int) -> None:
+    """Of 2,000 samples from the reference itself, with deciles of 1,000 images: under 2 % above chance."""
+    random, above = np.random.default_rng(7), 0
+    for _ in range(2000):
+        edges = np.quantile(random.uniform(size=1000), TENTHS)
+        binned = np.bincount(np.searchsorted(edges, random.uniform(size=images), "right"), minlength=BINS)
+        above += stability_index(binned.tolist()) > by_chance(images, 1000)
+    assert above / 2000 < 0.02
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"), [(0.0, Verdict.STABLE), (0.35, Verdict.WATCH), (1.0, Verdict.DRIFTED)]
+)
+def test_a_shift_of_the_logits_is_called_by_its_size(shift: float, expected: Verdict) -> None:
+    random = np.random.default_rng(3)
+    reference = Reference("val", 1000, 0.0, {"A": tuple(np.quantile(random.normal(size=1000), TENTHS))})
+    binned = [reference.bin("A", value) for value in random.normal(size=1000) + shift]
+    assert verdict(np.bincount(binned, minlength=BINS).tolist(), 1000) is expected
+
+
+# Models of a site: added by hash and licence, looked into, activated and rolled back; detectors too
+
+
+def test_a_model_is_added_beside_its_card_and_nothing_uses_it_yet(
+    store: Path, model: tuple[Path, Path]
+) -> None:
+    done = add(*model)
+    assert done.exit_code == 0 and "Licence: Apache-2.0" in done.output
+    files = {f"small/1/{name}" for name in ("card.toml", "small.onnx", "origin.json")}
+    assert contents(store) == {"small", "small/1", *files} and folder.active(CLASSIFIER).id == SHIPPED
+
+
+def test_versions_stand_side_by_side_one_is_active_and_rollback_goes_back_to_the_shipped_model(
+    store: Path, tmp_path: Path
+) -> None:
+    for version in ("1", "2"):
+        assert add(*small_models.write(tmp_path / version, version=version)).exit_code == 0
+        assert models("activate", f"small@{version}").exit_code == 0
+    rows = {(row["id"], row["version"]): row["active"] for row in json.loads(models("list", "--json").output)}
+    assert (rows[("small", "1")], rows[("small", "2")]) == ("", "chest_xray")
+    for before in ("small@1", find(SHIPPED).name):
+        assert models("rollback").exit_code == 0 and folder.active(CLASSIFIER).name == before
+    last, steps = models("rollback"), [event.by for event in folder.uses(store)["chest_xray"].history]
+    assert last.exit_code == 65 and "nothing to roll back" in last.output
+    assert steps == ["activate", "activate", "rollback", "rollback"]
+
+
+@pytest.mark.usefixtures("active")
+def test_the_pipeline_runs_the_active_model_and_says_that_it_has_no_gate() -> None:
+    picture = Shown(np.full((512, 640), 200, np.uint8))
+    result = create("chest_xray").run([picture], silent, {"all_labels": True})
+    found = {one.label: one.probability for one in result.findings}
+    expected = {"Effusion": 200 / 255, "Lung Lesion": -200 / 255}
+    assert found == pytest.approx(
+        {name: 1 / (1 + np.exp(-logit)) for name, logit in expected.items()}, abs=1e-5
+    )
+    assert {(one.model, one.regions) for one in result.findings} == {(find("small").ref, ())}
+    assert "no_gate" in {note.name for note in result.quality}
+
+
+@pytest.mark.usefixtures("active")
+def test_a_heat_map_lies_where_the_network_saw_it_in_a_picture_that_was_cropped() -> None:
+    pixels = np.zeros((512, 1024), np.uint8)
+    pixels[320:384, 640:704] = 255  # one cell of the map: 64 × 64 pixels of the middle square
+    result = create("chest_xray").run([Shown(pixels)], silent, {"all_labels": True, "heatmaps": True})
+    (heat,) = [one.evidence for one in result.findings if one.label == "Effusion"]
+    assert heat is not None and heat.method == "class activation"
+    row, column = np.unravel_index(int(heat.values.argmax()), pixels.shape)
+    assert abs(row - 352) < 40 and abs(column - 672) < 40
+
+
+def test_a_model_that_is_set_but_gone_is_an_error_and_never_another_model(active: Path) -> None:
+    shutil.rmtree(active / "small")
+    with pytest.raises(CardError, match="models rollback"):
+        create("chest_xray").warm_up()
+
+
+def test_altered_weights_are_found_and_cannot_be_activated(store: Path, model: tuple[Path, Path]) -> None:
+    add(*model)
+    file = store / "small" / "1" / "small.onnx"
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    verified = models("verify", "--json")
+    rows = {row["id"]: row["ok"] for row in json.loads(verified.output)}
+    assert (verified.exit_code, rows["small"]) == (65, False)
+    not_activated(store, "SHA-256")
+
+
+def not_activated(store: Path, told: str, *words: str) -> None:
+    done = models("activate", "small", *words)
+    assert done.exit_code == 65 and told in done.output and not (store / "active.json").exists()
+
+
+def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path, Path]) -> None:
+    file, card = model
+    card.write_text(card.read_text().replace("size = 64", "size = 32"))
+    add(file, card)
+    not_activated(store, "does not run")
+
+
+def test_a_model_that_gives_no_number_for_a_picture_is_not_activated_and_the_picture_is_named(
+    store: Path, tmp_path: Path
+) -> None:
+    add(*hostile_models.without_number(tmp_path / "made", 0.01, 0.10))
+    not_activated(store, "small@1 gives no number for noise of 1024 × 768 pixels")
+    for low, high, named in (
+        (0.15, 0.22, "a drawn chest of 512 × 512 pixels"),
+        (0.22, 0.40, "noise of 48 × 64 pixels"),
+    ):
+        _, card = hostile_models.without_number(tmp_path / named, low, high)
+        with pytest.raises(CardError, match=named):
+            trial._try(load(card))
+
+
+def test_a_model_that_never_ends_is_not_activated(store: Path, tmp_path: Path) -> None:
+    add(*hostile_models.endless(tmp_path / "made"))
+    not_activated(store, "does not run: it took longer than 2 s", "--seconds", "2")
+
+
+def test_a_model_with_weights_elsewhere_that_lies_in_the_folder_already_is_not_activated(store: Path) -> None:
+    file, network = store / "small.onnx", small_models.network()
+    network.graph.node.insert(0, hostile_models.sparse_constant().graph.node[0])
+    file.write_bytes(network.SerializeToString())
+    small_models.write_card(file)
+    not_activated(store, "in other files")
+
+
+def test_the_same_version_cannot_be_added_twice(store: Path, model: tuple[Path, Path]) -> None:
+    add(*model)
+    before, again = (store / "small" / "1" / "card.toml").read_bytes(), add(*model)
+    assert again.exit_code == 65 and "another version" in again.output
+    assert (store / "small" / "1" / "card.toml").read_bytes() == before
+
+
+def test_without_a_card_or_agreement_to_the_licence_or_a_hash_nothing_is_added(
+    store: Path, model: tuple[Path, Path], server: Served
+) -> None:
+    file, card = model
+    address = f"{server.url}/model.onnx"
+    for done, told in (
+        (models("add", file, "--accept-licence"), "no card, no model"),
+        (models("add", address, "--sha256", sha256(file), "--card", card), "--accept-licence"),
+        (add(address, card), "--sha256"),
+    ):
+        assert done.exit_code == 2 and told in done.output
+    assert server.asked == 0 and contents(store) == set()
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/b", ".hidden", ""])
+def test_an_id_cannot_leave_the_folder(store: Path, model: tuple[Path, Path], name: str) -> None:
+    file, card = model
+    card.write_text(card.read_text().replace('id = "small"', f'id = "{name}"'))
+    assert add(file, card).exit_code == 65
+    assert contents(store) == set() and not (store.parent / "escaped").exists()
+
+
+def test_a_card_cannot_name_a_file_elsewhere(store: Path, model: tuple[Path, Path]) -> None:
+    file, card = model
+    card.write_text(card.read_text().replace('file = "small.onnx"', 'file = "../small.onnx"'))
+    done = add(file, card)
+    assert done.exit_code == 65 and "beside the card" in done.output
+
+
+class Served(ThreadingHTTPServer):
+    """A web server on this machine that hands out one file, and counts who asks."""
+
+    body: bytes = b""
+    asked: int = 0
+    url: str = ""
+
+
+class Answers(BaseHTTPRequestHandler):
+    """``/another.onnx`` is the file turned round, ``/broken`` half of it, ``/moved`` leads to plain http,
+    ``/gone`` is not there; the file everywhere else.
+    """
+
+    server: Served
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        place, body = self.path.partition("?")[0], self.server.body
+        sent = {"/broken": body[: len(body) // 2], "/another.onnx": body[::-1]}.get(place, body)
+        self.send_response({"/moved": 302, "/gone": 404}.get(place, 200))
+        self.send_header("Location", "http://example.org/model.onnx")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.fixture
+def server(model: tuple[Path, Path]) -> Iterator[Served]:
+    with served(model[0]) as one:
+        yield one
+
+
+@contextmanager
+def served(file: Path, certificate: tuple[Path, Path] | None = None) -> Iterator[Served]:
+    """Serve a file while the block runs; over TLS with ``certificate``."""
+    with Served(("127.0.0.1", 0), Answers) as server, ThreadPoolExecutor(1) as thread:
+        server.body, server.url = file.read_bytes(), f"http://127.0.0.1:{server.server_port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            server.url = server.url.replace("http", "https")
+        thread.submit(server.serve_forever, 0.02)
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def test_a_file_from_the_web_is_taken_over_https_of_a_known_host_and_its_address_kept_without_secrets(
+    store: Path, model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = self_signed(tmp_path, "model host")
+    with served(model[0], certificate) as host:
+        given = f"{host.url}/model.onnx?token=geheim", model[1], "--sha256", sha256(model[0])
+        unknown = add(*given)
+        assert unknown.exit_code == 65 and "certificate" in unknown.output and contents(store) == set()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        done = add(*given)
+    assert done.exit_code == 0, done.output
+    origin = json.loads((store / "small" / "1" / "origin.json").read_text())
+    assert (origin["source"], origin["licence"]) == (f"{host.url}/model.onnx", "Apache-2.0")
+    assert sha256(store / "small" / "1" / "small.onnx") == sha256(model[0])
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("{}/moved", "is not https"),
+        ("{}/gone", "answered 404"),
+        ("{}/broken", "broke off"),
+        ("{}/another.onnx", "refused"),
+        ("http://example.org/model.onnx", "is not https"),
+    ],
+)
+def test_a_download_that_fails_or_is_another_file_leaves_nothing_and_says_why(
+    store: Path, model: tuple[Path, Path], server: Served, address: str, told: str
+) -> None:
+    done = add(address.format(server.url), model[1], "--sha256", sha256(model[0]))
+    assert done.exit_code == 65 and told in done.output and contents(store) == set()
+
+
+def test_weights_in_another_file_are_refused_because_no_hash_covers_them(tmp_path: Path) -> None:
+    outside = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+    onnx.save(small_models.network(), str(tmp_path / "model.onnx"), **outside)
+    assert (tmp_path / "weights.bin").exists()
+    with pytest.raises(CardError, match="in other files"):
+        formats.check(tmp_path / "model.onnx")
+
+
+NO_MODEL, PICKLE = b"\x80\x04this is something else" * 10, pickle.dumps({"weights": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("make", "suffix", "told"),
+    [
+        (hostile_models.sparse_constant, ".onnx", "in other files"),
+        (hostile_models.sparse_list, ".onnx", "in other files"),
+        (hostile_models.external_without_saying_so, ".onnx", "in other files"),
+        (hostile_models.deep_in_branches, ".onnx", "in other files"),
+        (partial(hostile_models.foreign_operator, "com.microsoft"), ".onnx", "the operator com.microsoft"),
+        (partial(hostile_models.foreign_operator, "mine"), ".onnx", "the operator mine"),
+        (hostile_models.foreign_operator_deep_inside, ".onnx", "the operator mine.Own"),
+        (
+            hostile_models.function_named_like_a_kernel,
+            ".onnx",
+            "functions of its own|the operator com.microsoft",
+        ),
+        (hostile_models.function_that_is_not_called, ".onnx", "functions of its own"),
+        (hostile_models.unknown_field, ".onnx", "does not know"),
+        (hostile_models.opaque_type, ".onnx", "does not know"),
+        *((lambda: NO_MODEL, suffix, "model") for suffix in (".onnx", ".safetensors", ".npz")),
+        *((lambda: PICKLE, suffix, "models convert") for suffix in (".pt", ".pth", ".pkl", ".keras")),
+    ],
+)
+def test_a_file_that_is_more_or_else_than_a_network_is_refused(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto | bytes], suffix: str, told: str
+) -> None:
+    made, path = make(), tmp_path / f"model{suffix}"
+    path.write_bytes(made if isinstance(made, bytes) else made.SerializeToString())
+    with pytest.raises(CardError, match=told):
+        formats.check(path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((SHIPPED_CARDS.parent / "weights").iterdir()), ids=lambda path: path.name
+)
+def test_every_shipped_model_could_be_added(path: Path) -> None:
+    formats.check(path)
+
+
+def test_an_archive_that_grows_a_thousandfold_is_refused_before_it_is_inflated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gate.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(2 << 20))
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr(formats, "LARGEST_ARRAYS", 1 << 20)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_, **__: pytest.fail("it was inflated"))
+    with pytest.raises(CardError, match="would grow beyond 1 MiB"):
+        formats.check(path)
+
+
+def test_a_file_is_looked_into_apart_and_its_fault_comes_back_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(hostile_models.sparse_constant().SerializeToString())
+    good, _ = small_models.write(tmp_path / "good")
+
+    inspect([good])
+    with pytest.raises(CardError, match=r"^model\.onnx keeps its weights in other files"):
+        inspect([good, path])
+
+
+SITE_CARD = """\
+id = "site-yolo"
+version = "1"
+task = "boxes of findings on frontal chest X-rays"
+architecture = "YOLO11n"
+licence = "AGPL-3.0"
+intended_use = "To be evaluated on this site's images. Not for diagnostic use."
+limits = ["Nobody has evaluated it."]
+
+[[weights]]
+role = "detector"
+file = "site-yolo.onnx"
+sha256 = "{sha256}"
+
+[input]
+size = 320
+channels = 3
+mean = 0.0
+scale = 255.0
+photometric = "MONOCHROME2"
+preprocess = "letterbox"
+
+[box_output]
+layout = "{layout}"
+score = 0.25
+overlap = 0.45
+most = 20
+"""
+
+
+LABEL = """
+[[labels]]
+name = "{name}"
+code = {{ value = "60046008", scheme = "SCT", meaning = "{name}", source = "SNOMED CT" }}
+supported = false
+threshold = 0.5
+absent_below = 0.5
+detector = true
+"""
+
+
+NAMES = ("Effusion", "Cardiomegaly", "Pneumothorax")
+
+
+def write_card(where: Path, network: Path, layout: str = "yolo") -> Path:
+    path, text = where / "site-yolo.toml", SITE_CARD.format(sha256=sha256(network), layout=layout)
+    path.write_text(text + "".join(LABEL.format(name=name) for name in NAMES))
+    return path
+
+
+def constant(where: Path, output: np.ndarray, side: int = 320) -> Path:
+    """A network that says ``output`` of every picture."""
+    nodes = [
+        helper.make_node("ReduceMax", ["images"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "zero"], ["nothing"]),
+        helper.make_node("Add", ["said", "nothing"], ["output0"]),
+    ]
+    known = {"said": output, "zero": np.zeros((), np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "constant",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, side, side])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, list(output.shape))],
+        [numpy_helper.from_array(value, name) for name, value in known.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    path = where / "site-yolo.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_the_card_in_the_documentation_works_as_pasted(store: Path, tmp_path: Path) -> None:
+    network = constant(tmp_path, np.zeros((1, 5, 3), np.float32), side=640)
+    text = pasted("docs/models-detector.md", "toml", 'id = "site-yolo"')
+    (tmp_path / "site-yolo.toml").write_text(text.replace("0" * 64, sha256(network)))
+    assert add(network, tmp_path / "site-yolo.toml").exit_code == 0
+    assert models("activate", "site-yolo@1", "--pipeline", BOXES.name).exit_code == 0
+
+
+@pytest.mark.data
+def test_the_chest_pipeline_draws_the_boxes_of_the_site_s_detector(
+    store: Path, tmp_path: Path, data: Path
+) -> None:
+    boxes = np.zeros((1, 7, 3), np.float32)
+    boxes[0, :, 0] = (100, 200, 60, 80, 0.9, 0, 0)  # an effusion
+    boxes[0, :, 1] = (102, 201, 60, 80, 0.8, 0, 0)  # the same once more
+    boxes[0, :, 2] = (180, 190, 90, 90, 0, 0.7, 0)  # the heart
+    network = constant(tmp_path, boxes)
+    assert add(network, write_card(tmp_path, network)).exit_code == 0
+    picture = Shown(cv2.imread(str(data / "cxr_nih" / "images" / "00002763_031.jpg"), cv2.IMREAD_GRAYSCALE))
+    before, factor = _drawn(picture), 512 / 320
+    done = models("activate", "site-yolo@1", "--pipeline", BOXES.name)
+    assert done.exit_code == 0, done.output
+    assert _drawn(picture) == {
+        *("site-yolo", "chest-anatomy-unet", "chest-efficientnet-lite0", "burnin-text"),
+        ("Effusion", *(factor * edge for edge in (70, 160, 130, 240))),
+        ("Cardiomegaly", *(factor * edge for edge in (135, 145, 225, 235))),
+    }
+    assert models("rollback", "--pipeline", BOXES.name).exit_code == 0 and _drawn(picture) == before
+
+
+def test_an_output_of_another_layout_is_refused_before_it_is_used(store: Path, tmp_path: Path) -> None:
+    network, said = constant(tmp_path, np.zeros((1, 8, 5), np.float32)), "name another layout in [box_output]"
+    assert add(network, write_card(tmp_path, network)).exit_code == 0
+    done = models("activate", "site-yolo@1", "--pipeline", BOXES.name)
+    assert done.exit_code == 65 and f"{said}, or list its labels" in " ".join(done.output.split())
+    for shape, layout in (
+        ((1, 7, MOST_ROWS + 1), "yolo"),
+        ((7, 5), "yolo"),
+        ((2, 7, 5), "yolo"),
+        ((1, 5, 7), "yolo-rows"),
+    ):
+        with pytest.raises(CardError, match=re.escape(said)):
+            detections(load(write_card(tmp_path, network, layout)), np.zeros(shape, np.float32))
+
+
+def test_a_detector_and_a_classifier_are_not_taken_for_one_another(
+    store: Path, tmp_path: Path, model: tuple[Path, Path]
+) -> None:
+    network = constant(tmp_path, np.zeros((1, 7, 3), np.float32))
+    card = write_card(tmp_path, network)
+    assert add(*model).exit_code == add(network, card).exit_code == 0
+    as_classifier = models("activate", "site-yolo@1")
+    as_detector = models("activate", "small@1", "--pipeline", BOXES.name)
+    assert "it draws boxes, with --pipeline chest_xray_boxes" in as_classifier.output
+    assert "has no table [box_output]" in as_detector.output
+    labels = load(card).labels
+    for wrong, told in (
+        ([replace(label, detector=False) for label in labels], "write detector = true at those"),
+        ([replace(labels[0], name="Tube")], "finds no Tube: call the labels of site-yolo@1 as it does"),
+    ):
+        with pytest.raises(CardError, match=told):
+            folder.activate(chest.CARD, BOXES, replace(load(card), labels=tuple(wrong)), store)
+
+
+def test_rows_that_are_no_boxes_are_left_out(tmp_path: Path) -> None:
+    nan = np.nan
+    rows = [
+        *([10, 10, 20, 20, 0.9, 1], [nan, 1, 2, 3, 0.9, 1], [1, 1, 2, 2, nan, 0]),
+        *([1, 1, 2, 2, 0.9, 7], [1, 1, 2, 2, 0.9, -1], [1, 1, 2, 2, 0.1, 0]),
+    ]
+    card = load(write_card(tmp_path, constant(tmp_path, np.zeros((1, 7, 3), np.float32)), "yolo-rows"))
+    [found] = detections(card, np.array([rows], np.float32))
+    assert (found.corners, found.label) == ((10, 10, 20, 20), 1)
+
+
+def _drawn(picture: Shown) -> set[Any]:
+    """The names of the models, and each box with its label."""
+    result = ChestXray().run([picture], silent, {"all_labels": True, "operating_point": "sensitive"})
+    boxes = [(finding.label, region) for finding in result.findings for region in finding.regions]
+    assert all(region.origin is Origin.DETECTOR for _, region in boxes)
+    rounded = {(label, *(round(edge, 3) for edge in region.bounds)) for label, region in boxes}
+    return rounded | {model.id for model in result.models}
+
+
+# A process that opens foreign files gets at nothing else, whichever walls the machine offers
+
+# What a hostile checkpoint would try once its code runs. Each that succeeds is told in said.json.
+ATTEMPTS = """
+import ctypes, json, os, socket, subprocess, sys, time
+from pathlib import Path
+
+given = json.load(sys.stdin)
+outside, parent = Path(given["outside"]), given["parent"]
+
+
+def forks(count):
+    for _ in range(count):
+        if os.fork() == 0:
+            time.sleep(1)
+            os._exit(0)
+    return True
+
+
+def daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(1)
+            for place in (outside / "daemon", Path("daemon")):
+                place.write_text("alive")
+        os._exit(0)
+    return True
+
+
+def unix():
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(given["socket"])
+    return True
+
+
+def tcp():
+    with socket.create_connection(("127.0.0.1", given["port"]), timeout=3):
+        return True
+
+
+attempts = {
+    "writes outside": lambda: (outside / "written").write_text("x"),
+    "writes beside the checkpoint": lambda: Path(given["read"]).write_text("x"),
+    "changes the interpreter": lambda: (Path(os.__file__).parent / "evil.py").write_text("x"),
+    "writes to /var/tmp": lambda: Path("/var/tmp/ai-pipeline-test").write_text("x"),
+    "reads home": lambda: (outside / "secret").read_text(),
+    "lists home": lambda: list(outside.iterdir()),
+    "reads shadow": lambda: Path("/etc/shadow").read_text(),
+    "reads passwd": lambda: Path("/etc/passwd").read_text(),
+    "empties a file": lambda: os.truncate(outside / "secret", 0),
+    "opens a file to all": lambda: os.chmod(outside / "secret", 0o777),
+    "unix socket": unix,
+    "tcp": tcp,
+    "daemon": daemon,
+    "forks": lambda: forks(1000),
+    "program": lambda: subprocess.run([sys.executable, "-c", ""], check=True),
+    "reads the parent's environment": lambda: Path(f"/proc/{parent}/environ").read_bytes().index(b"="),
+    "reads any environment": lambda: [Path(f"/proc/{n}/environ").read_bytes() for n in range(1, 40000)
+                                      if n != os.getpid() and Path(f"/proc/{n}").exists()][0],
+    "signals the parent": lambda: os.kill(parent, 0) or True,
+    "its own environment": lambda: os.environ["SECRET_TOKEN"],
+    "other namespaces": lambda: ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0 or 1 / 0,
+    "traces": lambda: ctypes.CDLL(None).ptrace(16, parent, 0, 0) == 0 or 1 / 0,
+}
+done = []
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        done.append(name)
+    except Exception:
+        pass
+Path("said.json").write_text(json.dumps({"done": done, "read": Path(given["read"]).read_text(),
+                                         "folder": os.listdir(), "HOME": os.environ["HOME"]}))
+"""
+
+
+@pytest.fixture(params=[pytest.param("bubblewrap", marks=pytest.mark.debian("bubblewrap")), "landlock"])
+def walls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Bubblewrap, then Landlock as if there were no bubblewrap; skipped where the machine has neither."""
+    if request.param == "landlock":
+        monkeypatch.setattr(sandbox, "_bubblewrap", lambda: "")
+    if sandbox.walls() != request.param:
+        pytest.skip(f"this machine cannot confine by {request.param}")
+    return str(request.param)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    return folder
+
+
+def run(code: str, scratch: Path, *reads: Path, request: str = "", seconds: int = 120) -> sandbox.Ended:
+    script = scratch.parent / "script.py"
+    script.write_text(code, encoding="utf-8")
+    return sandbox.run(str(script), request, scratch, reads=[script, *reads], seconds=seconds, required=True)
+
+
+def still_written(path: Path) -> bool:
+    before = path.read_text()
+    time.sleep(0.3)
+    return path.read_text() != before
+
+
+def test_nothing_that_a_hostile_checkpoint_tries_succeeds(
+    walls: str, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "geheim")
+    home, checkpoint = tmp_path / "home", tmp_path / "checkpoint.pt"
+    home.mkdir()
+    (home / "secret").write_text("geheim")
+    (home / "secret").chmod(0o600)
+    checkpoint.write_text("numbers")
+    # The paths of sockets are short: not in pytest's folder.
+    place = f"/tmp/ai-pipeline-test-{os.getpid()}.sock"
+    given = {"outside": str(home), "parent": os.getpid(), "read": str(checkpoint), "socket": place}
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(place)
+            unix.listen()
+            given["port"] = tcp.getsockname()[1]
+            ended = run(ATTEMPTS, scratch, checkpoint, request=json.dumps(given))
+    finally:
+        Path(place).unlink(missing_ok=True)
+    assert ended == sandbox.Ended(0, "")
+    said = json.loads((scratch / "said.json").read_text())
+    assert (said["done"], said["HOME"]) == ([], str(scratch))
+    assert said["read"] == checkpoint.read_text() == "numbers"
+    time.sleep(1.5)
+    assert [path.name for path in home.iterdir()] == ["secret"]
+    assert (home / "secret").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in scratch.iterdir()] == ["said.json"]
+
+
+@pytest.mark.debian("bubblewrap")
+def test_bubblewrap_alone_ends_what_a_process_left_behind(scratch: Path) -> None:
+    bubblewrap = sandbox._bubblewrap()
+    if not bubblewrap:
+        pytest.skip("bubblewrap cannot start here")
+    code = (
+        "import os, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    while True:\n"
+        "        open('alive', 'w').write(str(time.monotonic()))\n"
+        "while not os.path.exists('alive'): pass\n"
+    )
+    command = sandbox._apart(bubblewrap, sandbox._outermost(sandbox._interpreter()), scratch)
+    subprocess.run([*command, sys.executable, "-I", "-c", code], check=True, timeout=60)
+
+    assert not still_written(scratch / "alive")
+
+
+def test_what_takes_too_long_is_ended_with_all_its_threads(walls: str, scratch: Path) -> None:
+    code = (
+        "import threading, time\n"
+        "def write():\n"
+        "    while True:\n"
+        "        open('alive', 'w').write(str(time.monotonic()))\n"
+        "threading.Thread(target=write).start()\n"
+    )
+
+    ended = run(code, scratch, seconds=4)
+
+    assert ended.status is None and not still_written(scratch / "alive")
+
+
+def test_it_can_neither_take_all_memory_nor_fill_ours_with_complaints(walls: str, scratch: Path) -> None:
+    code = (
+        "import resource, sys\n"
+        "try:\n"
+        "    bytearray(32 << 30)\n"
+        "except MemoryError:\n"
+        "    print('memory', file=open('said', 'w'))\n"
+        "for _ in range(200):\n"
+        "    sys.stderr.write('x' * 100_000)\n"
+        "print(file=sys.stderr)\n"
+        "print('the reason\\x1b[0m', file=sys.stderr)\n"
+        "sys.exit(65)\n"
+    )
+
+    ended = run(code, scratch)
+
+    assert ended == sandbox.Ended(65, "the reason?[0m") and (scratch / "said").read_text() == "memory\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "version", "told"),
+    [
+        (0, landlock.LEAST, "root gets out"),
+        (1000, landlock.LEAST - 1, "no Landlock"),
+        (0, 0, "no Landlock"),
+        (1000, landlock.LEAST, ""),  # enough
+    ],
+)
+def test_without_walls_that_hold_nothing_foreign_is_run(
+    monkeypatch: pytest.MonkeyPatch, user: int, version: int, told: str
+) -> None:
+    for module, name, value in (
+        (sandbox, "_bubblewrap", ""),
+        (os, "geteuid", user),
+        (landlock, "version", version),
+        (seccomp, "known", True),
+    ):
+        monkeypatch.setattr(module, name, partial(lambda value: value, value))
+    expected = pytest.raises(CardError, match=f"Debian package bubblewrap.*{told}")
+    with expected if told else nullcontext():
+        sandbox.require()

@@ -1,0 +1,1915 @@
+"""Results that wait for an assessment, and what readers say of findings."""
+
+import csv
+import html
+import io
+import json
+import logging
+import re
+import shutil
+import struct
+import tempfile
+import threading
+import tomllib
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import insert, inspect, select
+
+from ai_pipeline import pipelines
+from ai_pipeline.burnin.devices.rules import read_rules
+from ai_pipeline.contract import (
+    Code,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    ModelRef,
+    PipelineResult,
+    Progress,
+    SourceImage,
+)
+from ai_pipeline.images import decode
+from ai_pipeline.models import registry
+from dicom_console.app import create_app
+from dicom_console.handlers import studies as handlers
+from dicom_console.views import contents, dicomweb, listing, patients, search, timeline
+from dicom_console.views.charts import DatedNumber, trends
+from dicom_console.views.search import Search
+from dicom_node.config.sections import DEVICE_RULES_FOLDER
+from dicom_node.config.settings import PeerSettings
+from dicom_node.dicom.own_objects import is_own_result
+from dicom_node.errors import FaultyInput, NotAllowedNow
+from dicom_node.events import FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
+from dicom_node.model.kinds import (
+    AuditAction,
+    ObjectRole,
+    ReaderVerdict,
+    RejectionReason,
+    ResultKind,
+    ReviewVerdict,
+)
+from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.model.roles import UserRole
+from dicom_node.outbox.delivery_worker import DeliveryWorker
+from dicom_node.results import StatedNumber
+from dicom_node.results.sr import reading
+from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.services import (
+    assessments,
+    audit,
+    deliveries,
+    fetches,
+    images,
+    results,
+    uploads,
+    users,
+    writing,
+)
+from dicom_node.services import results as withdrawal
+from dicom_node.services.assessments import FindingAssessed
+from dicom_node.services.audit import Person
+from dicom_node.services.results import withdraw_by_uid
+from dicom_node.services.studies import rerun_rules
+from dicom_node.store import sight
+from dicom_node.store.database import Database
+from dicom_node.store.tables import (
+    AuditRow,
+    Base,
+    CleaningReview,
+    Delivery,
+    Feedback,
+    Instance,
+    Job,
+    RegisteredPatient,
+    Result,
+    Study,
+    StudyName,
+    Withdrawal,
+)
+from dicom_node.store.transitions import record, utc_now
+from tests.archive_lab import FakeArchive, answer_for, film, peer
+from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, quick_hasher, routes
+from tests.inbox_lab import Inbox, encoded
+from tests.modality import chest, ultrasound
+from tests.pacs_lab import free_port, run_pacs
+from tests.result_reading import content, groups_of, named, of_type
+from tests.rows import NOW, Stored, a_job, a_study
+from tests.unit.console.illustrated import illustrated
+from tests.unit.console.scrubbed import PLACE, image, scrubbing
+from tests.unit.inbox.objects import changed
+from tests.unit.jobs.worker_lab import Obedient, configuration, work
+from tests.validators import dciodvfy_errors
+
+
+@pytest.fixture(scope="module")
+def held_once(tmp_path_factory: pytest.TempPathFactory, with_users: Path) -> Path:
+    folder = tmp_path_factory.mktemp("held") / "var"
+    folder.mkdir()
+    shutil.copy(with_users, folder / "node.db")
+    with closing(Inbox(folder, assess_first())) as node:
+        node.settle(ultrasound("one"))
+        work(node)
+    return folder
+
+
+@pytest.fixture
+def to_assess(
+    open_inbox: Callable[..., Inbox], tmp_path: Path, held_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> Inbox:
+    monkeypatch.setattr(users, "hasher", quick_hasher)
+    shutil.copytree(held_once, tmp_path / "var")
+    return open_inbox(assess_first())
+
+
+@pytest.fixture
+def assessing(to_assess: Inbox) -> ConsoleLab:
+    return ConsoleLab(to_assess.settings, to_assess.database)
+
+
+def assess_first() -> dict[str, object]:
+    made = illustrated()
+    made["rules"][0]["assess_first"] = True
+    return made
+
+
+def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab, to_assess: Inbox) -> None:
+    viewer, reader = assessing.browser(UserRole.VIEWER), assessing.browser(UserRole.READER)
+    assert "wait for an assessment" in viewer.page("/studies/1") and "Accept and send" not in viewer.text
+    assert viewer.post("/studies/1/accept", as_of="x") == 403
+    reader.get("/studies/1")
+    for seen, status, state in (("0" * 16, 409, "unassessed"), (reader.field("as_of"), 303, "pending")):
+        assert reader.post("/studies/1/accept", as_of=seen) == status
+        assert {row.state.value for row in to_assess.rows(Delivery)} == {state}
+    assert "wait for an assessment" not in reader.page("/studies/1")
+    assert "results accepted by reader" in reader.text
+    assert re.search(r'class="state confirmed">accepted</span> <small>reader', reader.text)
+
+
+def test_programs_assess_accept_and_reject(assessing: ConsoleLab, to_assess: Inbox) -> None:
+    viewer, reader = Program(assessing, UserRole.VIEWER), Program(assessing, UserRole.READER)
+    status, found = viewer.ask("GET", "/studies/1/assessment")
+    assert status == 200 and found["waiting"] == len(to_assess.rows(Delivery)) and found["decisions"] == []
+    row = viewer.ask("GET", "/studies/1")[1]["findings"][0]
+    about = {key: row[key] for key in ("finding", "model", "tracking_uid")}
+    rejected = {**about, "verdict": "rejected"}
+    assert viewer.ask("POST", "/studies/1/assessment/findings", json=rejected)[0] == 403
+    why = {"because": "see the finding"}
+    for path, said, answer in (
+        ("findings", rejected, 400),
+        ("findings", {**rejected, "because": "a rib"}, 204),
+        ("accept", {"as_of": found["as_of"]}, 409),
+        ("reject", {**why, "as_of": "0" * 16}, 409),
+        ("reject", {**why, "as_of": found["as_of"]}, 200),
+    ):
+        assert reader.ask("POST", f"/studies/1/assessment/{path}", json=said)[0] == answer, (path, said)
+    assert {row.state for row in to_assess.rows(Delivery)} == {DeliveryState.DISCARDED}
+    _, [one] = reader.ask("GET", "/assessments")
+    assert (one["verdict"], one["because"], one["actor"]) == ("rejected", "a rib", "reader")
+    assert viewer.ask("GET", "/assessments")[0] == 403
+    assert viewer.ask("GET", "/studies/9/assessment")[0] == 404
+
+
+READER, EVA = Person("anna"), Person("eva")
+
+
+@pytest.fixture
+def site(node: Inbox) -> Inbox:
+    """A study whose results are on their way to two peers; one of them takes assessments."""
+    pacs = node.settings.peers[-1]
+    taking = pacs.model_copy(update={"assessments": True})
+    other = pacs.model_copy(update={"name": "archive"})
+    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers[:-1], taking, other)})
+    return node
+
+
+def say(node: Inbox, verdict: ReaderVerdict, by: Person = READER, place: int = 0, why: str = "") -> None:
+    about = node.read(assessments.findings_of_study, node.settings, UID)[place]
+    which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
+    given = FindingAssessed(**which, verdict=verdict, because=why)
+    assessments.assess(node.settings, 1, given, by)
+
+
+def send(node: Inbox, by: Person = READER) -> list[str]:
+    return assessments.send_assessments(node.settings, UID, by)
+
+
+UID = str(ultrasound("one").StudyInstanceUID)
+
+
+def objects(node: Inbox, kind: ResultKind) -> list[Path]:
+    return [node.folder / row.path for row in node.rows(Result) if row.kind is kind]
+
+
+def sent_to(node: Inbox) -> list[tuple[str, str]]:
+    chosen = select(Delivery).join(Result).where(Result.kind == ResultKind.ASSESSMENT)
+    return [(row.destination, row.state.value) for row in node.scalars(chosen.order_by(Delivery.id))]
+
+
+@pytest.mark.debian("dicom3tools")
+def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    say(site, ReaderVerdict.REJECTED, place=1, why="a rib")
+    assert send(site) == ["pacs"]
+    [report], [made] = objects(site, ResultKind.SR), objects(site, ResultKind.ASSESSMENT)
+    about, document = dcmread(report), dcmread(made)
+    assert dciodvfy_errors(made) == []
+    [related] = document.ReferencedInstanceSequence
+    uids = (related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID)
+    assert uids == (about.SOPClassUID, about.SOPInstanceUID)
+    assert related.PurposeOfReferenceCodeSequence[0].CodeValue == "ASSESSEDREPORT"
+    assert [item.UID for item in document.ContentSequence if "UID" in item][-1] == about.SOPInstanceUID
+    in_tree = [
+        one.ReferencedSOPInstanceUID
+        for item in content(document)
+        for one in item.get("ReferencedSOPSequence", ())
+    ]
+    assert about.SOPInstanceUID not in in_tree, "what the tree refers to are images of the examination"
+    evidence = {
+        item.ReferencedSOPInstanceUID
+        for series in document.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    assert about.SOPInstanceUID in evidence and len(evidence) == 3, "and the images"
+    groups = groups_of(document)
+    tracked = [str(named(group, "112040")[0].UID) for group in groups]
+    assert tracked == [row["tracking_uid"] for row in reading.findings(report)]
+    said = [item.ConceptCodeSequence[0].CodeValue for one in groups for item in named(one, "ASSESSMENT")]
+    assert said == ["ACCEPTED", "REJECTED"]
+    texts = [item.TextValue for group in groups for item in of_type(group, "TEXT")]
+    assert "a rib" in texts and "obedient" in texts
+    assert [str(item.PersonName) for item in document.ContentSequence if "PersonName" in item] == ["anna^"]
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber"):
+        assert document[keyword].value == about[keyword].value
+    assert is_own_result(document) and document.VerificationFlag == "UNVERIFIED"
+    assert sent_to(site) == [("pacs", "pending")]
+
+
+def test_a_later_word_replaces_the_former_object_and_the_same_is_not_sent_twice(site: Inbox) -> None:
+    with pytest.raises(NotAllowedNow, match="nothing new"):
+        send(site)
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    with pytest.raises(NotAllowedNow, match="nothing new"):
+        send(site)
+    say(site, ReaderVerdict.MODIFIED, why="further to the left")
+    send(site)
+    first, second = (dcmread(path) for path in objects(site, ResultKind.ASSESSMENT))
+    [former] = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    assert former.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID == former.SeriesInstanceUID
+    say(site, ReaderVerdict.ACCEPTED, EVA)
+    send(site, EVA)
+    third = dcmread(objects(site, ResultKind.ASSESSMENT)[-1])
+    assert "PredecessorDocumentsSequence" not in third, "of another person"
+
+
+def test_peers_without_the_report_get_none_and_a_rerun_takes_none_back(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    rerun_rules(site.settings, [UID])
+    assert sent_to(site) == [("pacs", "pending")]
+    work(site)
+    site.put(Delivery, state=DeliveryState.DISCARDED)
+    say(site, ReaderVerdict.REJECTED, why="a rib")
+    with pytest.raises(NotAllowedNow, match="nothing new"):
+        send(site)
+
+
+def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    [report] = site.scalars(select(Result.id).where(Result.kind == ResultKind.SR))
+    reason = RejectionReason.QUALITY
+    results.withdraw(site.settings, UID, [report], reason=reason, because="other patient")
+    assert sent_to(site) == [("pacs", "discarded")]
+
+
+def test_what_was_said_of_the_other_report_of_an_analysis_stays(site: Inbox) -> None:
+    say(site, ReaderVerdict.ACCEPTED)
+    send(site)
+    with writing(site.settings) as session:  # a report for another character set, and what was said of it
+        [report] = session.scalars(select(Result).where(Result.kind == ResultKind.SR))
+        [said] = session.scalars(select(Feedback))
+        same = {one.key: getattr(report, one.key) for one in Result.__table__.columns if one.key != "id"}
+        session.add(Result(**same | {"sop_instance_uid": "2.25.7"}))
+        said.report_uid = "2.25.7"
+        number = report.id
+    results.withdraw(site.settings, UID, [number], reason=RejectionReason.QUALITY, because="other patient")
+    assert sent_to(site) == [("pacs", "pending")]
+    [withdrawn] = site.scalars(select(Withdrawal.result_id))
+    assert withdrawn == number
+
+
+def test_an_assessment_is_of_no_peers_results_and_of_no_deidentified_peer() -> None:
+    about = {"name": "p", "ae_title": "P", "host": "h", "port": 1, "may": ["receive"]}
+    with pytest.raises(ValueError, match="assessments = true"):
+        PeerSettings.model_validate({**about, "results": ["sr", "assessment"]})
+    with pytest.raises(ValueError, match="names the patient"):
+        PeerSettings.model_validate(
+            {**about, "results": ["cleaned"], "assessments": True, "deidentify": True}
+        )
+
+
+@pytest.fixture
+def console_feedback(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> ConsoleLab:
+    """Of a node with a study of two findings, whose model also knows another."""
+    chest, known = registry.find("chest-efficientnet-lite0"), registry.find
+    monkeypatch.setattr(
+        registry, "find", lambda name, *of: chest if name == "obedient@1" else known(name, *of)
+    )
+    return ConsoleLab(node.settings, node.database)
+
+
+def forms(browser: Browser) -> list[dict[str, str]]:
+    """The fields of the forms about findings on the page of the study."""
+    browser.get("/studies/1")
+    found = re.findall(r'action="/studies/1/feedback">(.*?)</form>', browser.text, re.DOTALL)
+    names = r'name="(finding|tracking_uid|model)" value="([^"]*)"'
+    return [
+        {
+            **dict(re.findall(names, form)),
+            "verdict": verdict,
+            **({"because": "a rib"} if "because" in form else {}),
+        }
+        for form in found
+        for verdict in re.findall(r'name="verdict" value="(\w+)"', form)
+    ]
+
+
+def test_a_reader_judges_each_finding_and_may_think_again(console_feedback: ConsoleLab) -> None:
+    browser = console_feedback.browser(UserRole.READER)
+    right, modified, wrong, other, *_ = forms(browser)
+    verdicts = [one["verdict"] for one in (right, modified, wrong)]
+    assert (right["finding"], verdicts) == ("Mark", ["accepted", "modified", "rejected"])
+    assert right["tracking_uid"] == wrong["tracking_uid"] != other["tracking_uid"]
+    for given in (right, other, wrong):
+        assert browser.post("/studies/1/feedback", **given) == 303
+    shown = r'class="state \w+">(\w+)</span> <small>(reader[^<]*)<'
+    said = [("rejected", "reader: a rib"), ("accepted", "reader")]
+    assert re.findall(shown, browser.page("/studies/1")) == said
+    assert console_feedback.browser(UserRole.ADMIN).post("/studies/1/feedback", **right) == 303
+    [row] = console_feedback.read(assessments.counts_by_finding, "obedient", "1")
+    assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
+    noted = console_feedback.audited("feedback_given")
+    assert (len(noted), noted[0]) == (4, {"verdict": "accepted", "model": "obedient 1"})
+
+
+@pytest.mark.parametrize("stuffed", ['=HYPERLINK("http://x")', "Nowak Anna", "1.2.3", "x" * 200])
+def test_a_reader_says_once_that_a_finding_is_missing(console_feedback: ConsoleLab, stuffed: str) -> None:
+    browser = console_feedback.browser(UserRole.READER)
+    said = {"verdict": "missing", "finding": "Cardiomegaly | obedient 1"}
+    for given in ({"tracking_uid": stuffed}, {}):
+        assert browser.post("/studies/1/feedback", **said, **given) == 303
+    [row] = console_feedback.read(assessments.all_assessments)
+    assert row["tracking_uid"] == ""
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_the_csv_is_a_formula(begin: str) -> None:
+    text = assessments.as_csv([dict.fromkeys(assessments.COLUMNS, "x") | {"finding": f"{begin}1+1"}])
+    [row] = csv.DictReader(io.StringIO(text, newline=""))
+    assert (row["finding"], row["model"]) == (f"'{begin}1+1", "x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"verdict": "perhaps"}, 400),
+        ({"verdict": "rejected", "finding": "Mark", "model": "obedient 1"}, 409),
+        ({"verdict": "accepted", "finding": "Mark", "model": "obedient 2"}, 404),
+        ({"verdict": "accepted", "finding": "<script>", "model": "obedient 1"}, 404),
+        ({"verdict": "missing", "finding": "Nowak^Anna | obedient 1"}, 404),
+        ({"verdict": "missing", "finding": "Mark | obedient 1"}, 404),
+    ],
+)
+def test_only_what_the_report_or_the_model_knows_is_kept(
+    console_feedback: ConsoleLab, fields: dict[str, str], status: int
+) -> None:
+    browser = console_feedback.browser(UserRole.READER)
+    assert browser.post("/studies/1/feedback", **fields) == status
+    assert console_feedback.read(assessments.all_assessments) == []
+
+
+def test_the_model_counts_it_and_gives_it_as_csv(console_feedback: ConsoleLab) -> None:
+    browser = console_feedback.browser(UserRole.READER)
+    browser.post("/studies/1/feedback", **forms(browser)[0])
+    [row] = csv.DictReader(io.StringIO(browser.page("/models/obedient/1/feedback.csv")))
+    assert browser.headers["content-type"].startswith("text/csv") and set(row) == set(assessments.COLUMNS)
+    expected = {"finding": "Mark", "decision": "present", "verdict": "accepted", "version": "1"}
+    assert row | expected == row
+    assert console_feedback.browser(UserRole.VIEWER).get("/models/obedient/1/feedback.csv") == 403
+
+
+PRESENT, UNSURE, ABSENT = Decision.PRESENT, Decision.INDETERMINATE, Decision.ABSENT
+
+
+SCORES = {  # by the image's columns
+    240: {"Mass": (0.31, ABSENT), "Nodule": (0.9, PRESENT), "Hernia": (0.05, ABSENT), "<b>": (0.45, UNSURE)},
+    200: {"Mass": (0.62, PRESENT), "Nodule": (0.2, ABSENT), "Hernia": (0.04, ABSENT), "<b>": (0.3, ABSENT)},
+}
+
+
+class Ranked(Obedient):
+    """Scores four findings in each image."""
+
+    card = replace(Obedient.card, name="ranked")
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        found = super().run(images, report, options)
+        pairs = zip(images, found.findings, strict=True)
+        return replace(found, findings=tuple(row for pair in pairs for row in _scored(*pair)))
+
+
+def _scored(image: SourceImage, mark: Finding) -> Iterator[Finding]:
+    for name, (score, decision) in SCORES[image.header.columns].items():
+        code = Code(name[:3].upper().strip("<>"), "99TEST", name)
+        regions = mark.regions if decision is PRESENT else ()
+        yield replace(mark, label=name, code=code, probability=score, decision=decision, regions=regions)
+
+
+def test_the_page_shows_the_three_highest_scores_with_their_cut_offs(
+    open_with_users: Callable[..., Inbox],
+) -> None:
+    pipelines.PIPELINES["ranked"] = EntryPoint("ranked", f"{__name__}:Ranked", pipelines.GROUP)
+    made = configuration()
+    made["rules"][0] |= {"pipeline": "ranked", "options": {}}
+    node = open_with_users(made)
+    node.settle(ultrasound("one"), ultrasound("one", number=2, size=(200, 180)))
+    work(node)
+    browser = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER)
+    browser.get("/studies/1")
+    [shown] = re.findall(r"<p>Highest scores of (.*?)</p>", browser.text, re.DOTALL)
+    assert re.sub(r"</?(?:b|small)>", "", shown) == (
+        "obedient 1: Nodule 0.9 suspected, cut-off 0.5 · Mass 0.62 suspected, cut-off 0.5 · "
+        "&lt;b&gt; 0.45 not excluded, cut-off 0.5"
+    )
+
+
+# The review desk, the viewer of an image, and the release of a study
+
+BOX = {"left": "0", "top": "0", "right": "130", "bottom": "30"}
+
+
+@pytest.fixture
+def desk(open_with_users: Callable[..., Inbox]) -> Inbox:
+    return open_with_users(scrubbing())
+
+
+@pytest.fixture
+def desk_console(desk: Inbox) -> ConsoleLab:
+    return ConsoleLab(desk.settings, desk.database)
+
+
+def waiting(desk: Inbox) -> list[tuple[int, str]]:
+    return [(row.id, row.cause.value) for row in desk.rows(CleaningReview) if row.verdict is None]
+
+
+def scrubbed(desk: Inbox, *series: str) -> None:
+    """A study with an image for each name."""
+    desk.settle(*(image(name, number) for number, name in enumerate(series, start=1)))
+    work(desk)
+
+
+def cleaned(desk: Inbox) -> list[Path]:
+    """The files of cleaned images, the oldest first."""
+    return [desk.folder / row.path for row in desk.rows(Result) if row.kind is ResultKind.CLEANED]
+
+
+def test_images_that_are_withheld_widened_or_in_doubt_wait_with_their_places(
+    desk_console: ConsoleLab, desk: Inbox
+) -> None:
+    scrubbed(desk, "WIDE", "CLEAN", "NAME", "DOUBT")
+    assert [cause for _, cause in waiting(desk)] == ["widened", "withheld", "in_doubt"]
+    assert [row.places for row in desk.rows(CleaningReview)] == [[list(PLACE)]] * 3
+    assert len(cleaned(desk)) == 3, "all but what is withheld are sent"
+    browser = desk_console.at("/reviews", UserRole.OPERATOR)
+    assert "text is still found" in browser.text and "may hold letters" in browser.text
+    assert 'points="8,4 120,4 120,20 8,20 8,4 "' in browser.page("/reviews/2")
+    assert "images to look at" in browser.page("/")
+
+
+def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_stayed(
+    desk_console: ConsoleLab, desk: Inbox
+) -> None:
+    scrubbed(desk, "WIDE")
+    [left] = [row for row in desk.rows(Result) if row.kind is ResultKind.CLEANED]
+    same = {column.name: getattr(left, column.name) for column in Result.__table__.columns}
+    desk.add(Result(**same | {"id": None, "sop_instance_uid": "2.25.9"}))
+    assert "A cleaned image of it went to pacs" in desk_console.at("/reviews/1", UserRole.OPERATOR).text
+
+
+def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "WIDE", "NAME")
+    browser = desk_console.browser(UserRole.OPERATOR)
+    for number, _ in waiting(desk):
+        assert browser.post(f"/reviews/{number}/accept") == 303
+        assert browser.post(f"/reviews/{number}/accept") == 409
+    fields = audited(desk.database, AuditAction.CLEANING_JUDGED)
+    assert [row["verdict"] for row in fields] == ["accepted", "accepted"]
+    study = desk.study(image("WIDE").StudyInstanceUID)
+    rerun_rules(desk.settings, [str(study.study_instance_uid)])
+    work(desk)
+    assert waiting(desk) == [] and len(desk.rows(CleaningReview)) == 2
+    assert len(cleaned(desk)) == 1, "what was withheld stays here"
+
+
+def test_an_image_leaves_once_a_box_covers_what_was_left(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "CLEAN", "NAME")
+    [(number, _)] = waiting(desk)
+    before = cleaned(desk)
+    browser = desk_console.browser(UserRole.OPERATOR)
+    assert browser.post(f"/reviews/{number}/boxes", act="clean", **BOX) == 303
+    assert [row.state for row in desk.jobs()] == [JobState.SUCCEEDED, JobState.QUEUED]
+    work(desk)
+    first, new = cleaned(desk)
+    assert waiting(desk) == [] and [first] == before, "the other image is the same object as before"
+    made = dcmread(new)
+    assert not made.pixel_array[:30, :130].any() and made.pixel_array[40:].any()
+    assert "1 place was marked by a person (operator) on 20" in made.DerivationDescription
+    assert "verified that no text is left" in made.DerivationDescription
+    [fields] = audited(desk.database, AuditAction.CLEANING_JUDGED)
+    assert (fields["verdict"], fields["boxes"]) == ("drawn", 1)
+    assert "operator" not in str(made.get("OperatorsName", ""))
+
+
+def test_an_image_that_fails_the_proof_with_its_boxes_stays_here_and_waits_again(
+    desk_console: ConsoleLab, desk: Inbox
+) -> None:
+    scrubbed(desk, "NAME")
+    browser = desk_console.browser(UserRole.OPERATOR)
+    assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, "right": "40"}) == 303
+    work(desk)
+    assert cleaned(desk) == []
+    assert [row.verdict for row in desk.rows(CleaningReview)] == [ReviewVerdict.DRAWN, None]
+    assert 'name="right" min="0" max="240" value="40"' in browser.page("/reviews/2"), (
+        "what was drawn is still there"
+    )
+    browser.post("/reviews/2/boxes", act="clean", **BOX)
+    work(desk)
+    assert len(cleaned(desk)) == 1 and waiting(desk) == []
+
+
+def test_boxes_that_are_none_are_refused(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "NAME")
+    browser = desk_console.browser(UserRole.OPERATOR)
+    for edges, says in (
+        (dict.fromkeys(BOX, ""), "draw a box first"),
+        ({"right": "241"}, "outside the picture"),
+        ({"left": "130"}, "outside the picture"),
+        ({"left": "-1"}, "whole numbers"),
+        ({"left": "1e3"}, "whole numbers"),
+        ({"right": "999999"}, "whole numbers"),
+        ({"right": "240", "bottom": "180"}, "more than 50%"),
+    ):
+        assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, **edges}) == 400, edges
+        assert says in browser.text, edges
+    assert len(waiting(desk)) == 1 and len(desk.jobs()) == 1
+
+
+def tried(browser: Browser, **fields: str) -> int:
+    return browser.post("/reviews/1/boxes", act="try", name="room3-banner", **{**BOX, **fields})
+
+
+def test_a_box_becomes_a_device_rule_that_was_tried_before(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "NAME", "CLEAN")
+    desk.settle(image("OTHER", 3, ManufacturerModelName="Scan 8"), image("NEW", 4, SoftwareVersions="3"))
+    work(desk)
+    operator, admin = desk_console.browser(UserRole.OPERATOR), desk_console.browser(UserRole.ADMIN)
+    assert tried(operator) == 200
+    assert operator.text.count("<figure>") == 2, "of this model and software only"
+    assert "Save the rule" not in operator.text
+    assert operator.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 403
+    assert admin.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 200
+    file = desk.settings.node.data_dir / DEVICE_RULES_FOLDER / "room3-banner.toml"
+    [rule] = tomllib.loads(file.read_text(encoding="utf-8"))["rule"]
+    assert rule["match"] == {
+        "manufacturer": "Maker [[]X]",
+        "model": "Scan 7",
+        "software": "2.1",
+        "modality": "US",
+        "rows": 180,
+        "columns": 240,
+    }
+    assert rule["rectangles"] == [{"left": 0, "top": 0, "right": 130, "bottom": 30}]
+    assert [one.name for one in read_rules(file.parent) if one.name == rule["name"]] == ["room3-banner"]
+    [fields] = audited(desk.database, AuditAction.RULE_SAVED)
+    assert fields["name"] == "room3-banner"
+    work(desk)
+    assert waiting(desk) == [], "and the image was cleaned with the box"
+
+
+def test_a_device_rule_makes_new_objects_of_its_images_only(desk_console: ConsoleLab, desk: Inbox) -> None:
+    scrubbed(desk, "CLEAN")
+    desk.settle(image("NAME", 2, ManufacturerModelName="Scan 8"))
+    work(desk)
+    before = {row.sop_instance_uid for row in desk.rows(Result)}
+    [(number, _)] = waiting(desk)
+    desk_console.browser(UserRole.ADMIN).post(f"/reviews/{number}/boxes", act="save", name="eight", **BOX)
+    work(desk)
+    after = {row.sop_instance_uid for row in desk.rows(Result)}
+    assert before < after and len(after - before) == 1
+
+
+ORGANS = (Code("80891009", "SCT", "Heart"), Code("44029006", "SCT", "Left lung"))
+
+
+MODEL = ModelRef("anatomy", "3", "e" * 64, "f" * 64)
+
+
+class Outlined(Obedient):
+    """Outlines two organs in each image."""
+
+    card = replace(Obedient.card, name="outlined")
+
+    def run(
+        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
+    ) -> PipelineResult:
+        found = super().run(images, report, options)
+        return replace(found, images=tuple(map(_outlines, images)))
+
+
+def _outlines(image: SourceImage) -> DerivedImage:
+    masks = np.zeros((2, image.header.rows, image.header.columns), np.uint8)
+    masks[0, 50:90, 60:120], masks[1, 20:100, 130:200] = 255, 255
+    return DerivedImage(ImageKind.ORGANS, image.uid, masks, "MONOCHROME2", "", models=(MODEL,), organs=ORGANS)
+
+
+@pytest.fixture
+def node_masks(open_with_users: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch) -> Inbox:
+    """An analysed film, and an earlier one of the same patient."""
+    entry = EntryPoint("outlined", f"{__name__}:Outlined", pipelines.GROUP)
+    monkeypatch.setitem(pipelines.PIPELINES, "outlined", entry)
+    made = configuration()
+    made["rules"][0] |= {"pipeline": "outlined", "options": {}, "when": {"modality": "*"}}
+    made["peers"][1]["results"] = ["sr", "seg"]
+    node_masks = open_with_users(made)
+    pixels = np.linspace(0, 4000, 160 * 220).reshape(160, 220).astype("<u2")
+    node_masks.settle(
+        changed(chest("now", pixels), PatientID="P", StudyDate="20260301"),
+        changed(chest("before", pixels), PatientID="P", StudyDate="20240301"),
+        changed(chest("other", pixels), PatientID="Q", StudyDate="20240301"),
+        changed(ultrasound("us"), PatientID="P", StudyDate="20240302"),
+        changed(chest("later", pixels), PatientID="P", StudyDate="20260401"),
+    )
+    work(node_masks)
+    return node_masks
+
+
+def test_each_organ_is_a_picture_of_its_own_and_may_be_switched_on(node_masks: Inbox) -> None:
+    browser = ConsoleLab(node_masks.settings, node_masks.database).browser(UserRole.VIEWER)
+    assert (
+        'data-shows="AI Heart"' in browser.page("/studies/images/1")
+        and 'data-shows="AI Left lung"' in browser.text
+    )
+    number = node_masks.scalars(select(Result.id).where(Result.kind == ResultKind.SEG))[0]
+    assert browser.get(f"/studies/results/{number}/masks/2") == 200
+    picture = np.asarray(Image.open(io.BytesIO(browser.content)))
+    assert picture.shape == (160, 220, 4)
+    assert picture[50, 150, 3] > 0 and picture[70, 80, 3] == 0  # the lung, and where the heart is
+    for place in (f"/studies/results/{number}/masks/3", "/studies/results/1/masks/1"):
+        assert browser.get(place) == 404
+    assert browser.get(f"/studies/results/{number}/masks/x") == 400
+
+
+PIXELS = np.arange(64 * 64, dtype="<u2").reshape(64, 64)
+
+
+@pytest.fixture
+def browser(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.VIEWER)
+
+
+def test_values_come_after_the_modality_lut(browser: Browser, inbox: Inbox) -> None:
+    inbox.settle(changed(chest("one", PIXELS), RescaleIntercept=-1024))
+    assert browser.get("/studies/images/1/1/samples") == 200
+    window = {"centre": 2048.0, "width": 4096.0, "function": "LINEAR"}
+    assert json.loads(browser.headers["X-Samples"]) == {"type": "i2", "window": window, "inverted": False}
+    values = np.frombuffer(browser.content, "<i2").reshape(64, 64)
+    assert np.array_equal(values, PIXELS.astype(int) - 1024)
+
+
+def test_colours_come_as_rgb(browser: Browser, inbox: Inbox) -> None:
+    inbox.settle(image := ultrasound("one"))
+    browser.get("/studies/images/1/1/samples")
+    assert (browser.headers["X-Samples"], browser.content) == ('{"type": "rgb"}', image.PixelData)
+
+
+def test_a_purged_or_broken_file_is_not_found(browser: Browser, inbox: Inbox) -> None:
+    inbox.settle(chest("one", PIXELS))
+    file = inbox.folder / inbox.rows(Instance)[0].path
+    file.write_bytes(file.read_bytes()[:600])
+    assert browser.get("/studies/images/1/1/samples") == 404
+    inbox.put(Instance, 1, purged=True)
+    assert browser.get("/studies/images/1/1/samples") == 404
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        ({"CineRate": "24"}, 24.0),
+        ({"RecommendedDisplayFrameRate": "30"}, 30.0),
+        ({"FrameTime": "40"}, 25.0),
+        ({"FrameTime": "0"}, 15.0),
+        ({"CineRate": "-5"}, 15.0),
+        ({"CineRate": "9999"}, 60.0),
+        ({}, 15.0),
+    ],
+)
+def test_cines_play_as_the_file_says_within_bounds(
+    browser: Browser, inbox: Inbox, given: dict[str, str], rate: float
+) -> None:
+    inbox.settle(changed(chest("one", PIXELS), **given))
+    found = re.search(r'data-about="([^"]*)"', browser.page("/studies/images/1"))
+    assert found and json.loads(html.unescape(found[1]))["rate"] == rate
+
+
+SIDE, FRAMES = 1023, 512  # frames that begin within a byte, 64 MiB of them
+
+
+def test_one_frame_of_a_large_object_costs_no_more_than_a_frame(tmp_path: Path) -> None:
+    image, path = ultrasound("one"), tmp_path / "seg.dcm"
+    image.Rows = image.Columns = SIDE
+    image.NumberOfFrames, image.SamplesPerPixel, image.PhotometricInterpretation = FRAMES, 1, "MONOCHROME2"
+    image.BitsAllocated = image.BitsStored = 1
+    image.HighBit, image.file_meta.TransferSyntaxUID = 0, ExplicitVRLittleEndian
+    image.PixelData = bytes((SIDE * SIDE * FRAMES + 7) // 8)
+    image.save_as(path, enforce_file_format=True)
+    start = dcmread(path, defer_size=1024).get_item("PixelData", keep_deferred=True).value_tell
+    pixel = 5  # the sixth pixel of the last frame but one is set
+    position = (FRAMES - 2) * SIDE * SIDE + pixel
+    with path.open("r+b") as file:
+        file.seek(start + position // 8)
+        file.write(bytes([1 << position % 8]))
+    tracemalloc.start()
+    [frame] = dicomweb.frames(path, [FRAMES - 1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    bits = np.unpackbits(np.frombuffer(frame, np.uint8), bitorder="little")[: SIDE * SIDE]
+    assert np.flatnonzero(bits).tolist() == [pixel] and peak < 2**24
+
+
+def result(node: Inbox, kind: ResultKind) -> Result:
+    return next(row for row in node.rows(Result) if row.kind is kind)
+
+
+def test_an_image_has_its_layers_and_marks(node: Inbox) -> None:
+    still, moving = (node.read(images.view, node.settings, number) for number in (1, 2))
+    assert (still["before"], still["after"], moving["before"], moving["after"]) == (None, 2, 1, None)
+    for shown, frames in ((still, []), (moving, [2])):
+        names = ["Cleaned", "Heat map: Mark", "Drawn into the picture"]
+        assert [layer["name"] for layer in shown["layers"]] == names
+        assert [layer["same_size"] for layer in shown["layers"]] == [True, False, False]
+        [mark] = shown["marks"]
+        assert (mark["text"], mark["decision"], mark["frames"]) == ("Mark", "present", frames)
+        assert set(mark["points"]) == {(10.0, 10.0), (30.0, 10.0), (30.0, 25.0), (10.0, 25.0)}
+    assert (still["columns"], still["rows"]) == (240, 180)
+    assert {layer["id"] for layer in still["layers"]}.isdisjoint(layer["id"] for layer in moving["layers"])
+
+
+def test_every_page_of_a_study_says_whose_it_is_and_a_heat_map_what_it_is_of(node: Inbox) -> None:
+    browser = ConsoleLab(node.settings, node.database).browser(UserRole.OPERATOR)
+    heatmap = result(node, ResultKind.HEATMAP).id
+    below = ["images/1", "images/1?layer=1", f"results/{heatmap}", f"results/{heatmap}/content", "1/withdraw"]
+    for page in below:
+        assert re.search(r'class="whose"><b>\w+.*ID-one', browser.page(f"/studies/{page}")), page
+    assert browser.page("/studies/1").count("heat map: Mark") == 4, "a tile and a row for each of two"
+    assert "AI score of Mark" not in browser.text and "<small>score</small>" in browser.text
+
+
+def test_a_report_is_a_tree_of_its_items(node: Inbox) -> None:
+    tree, whole = contents.contents(node.folder / result(node, ResultKind.SR).path)
+    found = {(n.name, n.value, n.note) for n in flat(tree)}
+    assert whole and found >= {
+        ("Imaging Measurement Report", "", "CONTAINER"),
+        ("Presence", "Suspected", "CODE"),
+        ("AI score of Mark", "0.75", "NUM"),
+    }
+    assert any(name == "Image Region" and value.startswith("POLYLINE (10, 10)") for name, value, _ in found)
+
+
+def test_a_tree_without_end_is_cut_off(tmp_path: Path) -> None:
+    item = Dataset()
+    item.CodeMeaning = "x" * 64
+    large = changed(ultrasound("large"), ProcedureCodeSequence=[item] * 5000)
+    large.save_as(tmp_path / "large.dcm", enforce_file_format=True)
+    tree, whole = contents.contents(tmp_path / "large.dcm")
+    assert not whole and len(list(flat(tree))) <= 3000
+
+
+def flat(nodes: list[contents.Node]) -> Iterator[contents.Node]:
+    for node in nodes:
+        yield node
+        yield from flat(node.children)
+
+
+def test_the_timeline_goes_from_the_association_to_the_confirmation(node: Inbox) -> None:
+    node.put(Delivery, sent_at=utc_now(), confirmed_at=utc_now())
+    steps = node.read(timeline.timeline, 1)
+    assert [re.sub(r"\d+", "N", step["what"]) for step in steps] == [
+        "MODALITY opened an association",
+        "N objects received from MODALITY",
+        "association released",
+        "complete: nothing more came in the quiet time",
+        "job N queued by rule rule",
+        "job N started",
+        "job N succeeded",
+        "N of N results sent to pacs",
+        "N of N results confirmed in pacs",
+    ]
+    assert steps[6]["more"] == f"{len(node.rows(Result))} results built"
+    assert steps[0]["seconds"] is None and all(step["seconds"] >= 0 for step in steps[1:])
+
+
+def test_a_person_chooses_between_two_versions_of_an_image(console: ConsoleLab, inbox: Inbox) -> None:
+    image = ultrasound("one")
+    inbox.receive(image)
+    inbox.settle(changed(image, PixelData=bytes(255 - value for value in image.PixelData)), calling="QUICK")
+    browser = console.at("/studies/1", UserRole.OPERATOR)
+    assert 'href="/studies/1/versions"' in browser.text
+    assert re.findall(r"<dd>(MODALITY|QUICK)</dd>", browser.page("/studies/1/versions")) == [
+        "MODALITY",
+        "QUICK",
+    ]
+    seen = browser.field("as_of")
+    pictures = re.findall(r'src="(/studies/received/[^"]+)"', browser.text)
+    shown = [(browser.get(address), browser.content)[1] for address in pictures]
+    assert len(set(shown)) == len(shown) == 2
+    assert browser.post("/studies/1/release") == 409 and "choose first" in browser.text
+    assert browser.post("/studies/1/release", take1="2") == 409  # nobody says what was looked at
+    assert browser.post("/studies/1/release", take1="2", as_of=seen) == 303
+    assert inbox.study(image.StudyInstanceUID).state is StudyState.RECEIVING
+    assert inbox.file_of(image.SOPInstanceUID).PixelData != image.PixelData
+    assert console.audited("study_released") == [{"taken": [2]}]
+    assert browser.post("/studies/1/release", take1="2", as_of=seen) == 409
+
+
+# Withdrawing results, and what an operator may do to deliveries
+
+S = DeliveryState
+
+
+WHY = "that of Nowak"
+
+
+@pytest.fixture
+def sent(node: Inbox) -> ConsoleLab:
+    """A study whose results are in the PACS, which knows IOCM; two are in an archive, which does not."""
+    pacs = node.settings.peers[-1].model_copy(update={"iocm": True})
+    archive = pacs.model_copy(update={"name": "archive", "iocm": False})
+    peers = (*node.settings.peers[:-1], pacs, archive)
+    node.settings = node.settings.model_copy(update={"peers": peers})
+    node.put(Delivery, state=S.CONFIRMED, confirmed_at=utc_now())
+    for result in node.rows(Result)[:2]:
+        node.add(Delivery(result_id=result.id, destination="archive", state=S.CONFIRMED, next_at=utc_now()))
+    return ConsoleLab(node.settings, node.database)
+
+
+def note(sent: ConsoleLab) -> Path:
+    [row] = [row for row in sent.rows(Result) if row.kind is ResultKind.REJECTION]
+    return sent.settings.node.data_dir / row.path
+
+
+def withdraw(sent: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
+    return withdrawal.withdraw(
+        sent.settings, UID, numbers or None, reason=RejectionReason.SAFETY, because=WHY
+    )
+
+
+def test_the_note_names_what_is_withdrawn_and_why(sent: ConsoleLab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    before = sent.rows(Result)
+    by_hand = withdraw(sent)
+    assert by_hand == {"archive": [row.sop_instance_uid for row in before[:2]]}
+    document = dcmread(note(sent))
+    title = document.ConceptNameCodeSequence[0]
+    assert (title.CodeValue, title.CodingSchemeDesignator) == ("113037", "DCM")
+    named = {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in document.ContentSequence
+        if "ReferencedSOPSequence" in item
+    }
+    evidence = {
+        item.ReferencedSOPInstanceUID
+        for study in document.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    assert named == evidence == {row.sop_instance_uid for row in before}
+    assert [item.TextValue for item in document.ContentSequence if item.ValueType == "TEXT"][-1] == WHY
+    first = dcmread(sent.settings.node.data_dir / before[0].path)
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber", "StudyDate"):
+        assert document[keyword].value == first[keyword].value, keyword
+    assert is_own_result(document)
+    assert "Nowak" not in caplog.text
+    sent = sent.scalars(select(Delivery).join(Result).where(Result.kind == ResultKind.REJECTION))
+    assert [(row.destination, row.state) for row in sent] == [("pacs", S.PENDING)]
+
+
+def test_what_has_no_file_any_more_is_named_for_removal_by_hand(sent: ConsoleLab) -> None:
+    before = sent.rows(Result)
+    for row in before:
+        (sent.settings.node.data_dir / row.path).unlink()
+    sent.put(Result, purged=True)
+    assert set(withdraw(sent)["pacs"]) == {row.sop_instance_uid for row in before}
+    assert ResultKind.REJECTION not in {row.kind for row in sent.rows(Result)}
+
+
+def test_nothing_that_was_withdrawn_leaves_again(sent: ConsoleLab, node: Inbox) -> None:
+    for number, state in ((1, S.PENDING), (2, S.DEAD)):
+        sent.put(Delivery, number, state=state)
+    withdraw(sent)
+    assert [sent.get(Delivery, number).state for number in (1, 2)] == [S.DISCARDED] * 2
+    for way, says in (
+        (lambda: deliveries.retry(sent.settings, [2]), "withdrawn"),
+        (lambda: deliveries.send_study(sent.settings, UID, "archive"), "."),
+    ):
+        with pytest.raises(NotAllowedNow, match=says):
+            way()
+    rerun_rules(sent.settings, [UID])
+    work(node)
+    chosen = select(Delivery.state).join(Result).where(Result.kind != ResultKind.REJECTION)
+    assert set(sent.scalars(chosen)) == {S.CONFIRMED, S.DISCARDED}
+    with pytest.raises(NotAllowedNow, match="before"):
+        withdraw(sent)
+
+
+def test_what_is_being_sent_is_waited_for(sent: ConsoleLab) -> None:
+    sent.put(Delivery, 1, state=S.SENDING)
+    with pytest.raises(NotAllowedNow, match="being sent"):
+        withdraw(sent)
+    assert not [row for row in sent.rows(Result) if row.kind is ResultKind.REJECTION]
+
+
+def delivered(sent: ConsoleLab) -> list[str]:
+    """What leaves from now on, until nothing is due, to a destination that shows only what it got by that."""
+    sent: list[str] = []
+
+    def send(objects: Sequence[Outgoing]) -> list[SendReport]:
+        sent.extend(one.sop_instance_uid for one in objects)
+        return [SendReport(SendStatus.STORED, "0000")] * len(objects)
+
+    def confirm(objects: Sequence[Outgoing]) -> list[Confirmation]:
+        known = {True: Presence.FOUND, False: Presence.NOT_FOUND}
+        return [Confirmation(known[one.sop_instance_uid in sent]) for one in objects]
+
+    destination = Mock(send=send, confirm=confirm)
+    worker = DeliveryWorker(sent.database, sent.settings, open_destination=lambda *_: destination)
+    for _ in range(6):
+        worker.run_once()
+    return sent
+
+
+def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(sent: ConsoleLab) -> None:
+    [doubtful, *_] = sent.rows(Delivery)
+    values = {"state": S.UNCONFIRMED, "sent_at": None, "confirmed_at": None, "next_at": utc_now()}
+    sent.put(Delivery, doubtful.id, **values)
+    withdraw(sent)
+    assert delivered(sent) == [dcmread(note(sent)).SOPInstanceUID]
+    states = {row.state for row in sent.rows(Delivery) if row.result_id == doubtful.result_id}
+    assert S.DISCARDED in states and not {S.PENDING, S.DEAD, S.UNCONFIRMED} & states
+
+
+def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarantine(
+    sent: ConsoleLab,
+) -> None:
+    withdraw(sent)
+    rerun_rules(sent.settings, [UID])
+    sent.put(Study, 1, state=StudyState.QUARANTINED)
+    assert delivered(sent) == [dcmread(note(sent)).SOPInstanceUID]
+
+
+@pytest.mark.parametrize("state", [S.CANCELLED, S.DEAD, S.DISCARDED])
+def test_who_did_not_take_the_note_is_listed_by_hand(sent: ConsoleLab, state: DeliveryState) -> None:
+    withdraw(sent)
+    sent.put(Delivery, sent.rows(Delivery)[-1].id, state=state)
+    shown = sent.read(withdrawal.show, sent.settings, 1)["by_hand"]
+    assert len(shown["pacs"]) == len(shown["archive"]) + len(sent.rows(Result)) - 1 - 2
+
+
+def test_a_withdrawal_that_was_killed_half_way_is_made_again(
+    sent: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As kill -9 does, after the file has its name and before the commit.
+    killed = Mock(side_effect=KeyboardInterrupt)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("dicom_node.services.results._by_hand", killed)
+        withdraw(sent)
+    files = list((sent.settings.node.data_dir / "results").rglob("*.dcm"))
+    withdraw(sent)
+    assert note(sent) in files
+
+
+def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(sent: ConsoleLab) -> None:
+    [old, *_] = [row for row in sent.rows(Result) if row.kind is ResultKind.SR]
+    known = {one.name: getattr(old, one.name) for one in Result.__table__.columns}
+    new = {"id": None, "sop_instance_uid": "2.25.99", "supersedes": old.sop_instance_uid}
+    sent.add(newest := Result(**known | new))
+    withdraw(sent, newest.id)
+    assert "No report yet" in sent.at("/studies/1", UserRole.VIEWER).text
+
+
+def test_an_operator_withdraws_by_page_and_the_audit_says_who(sent: ConsoleLab) -> None:
+    browser = sent.at("/studies/1", UserRole.OPERATOR)
+    assert "75" in browser.text
+    assert (
+        "A rejection note (IHE IOCM), after which the results are hidden or deleted, goes to pacs"
+        in browser.page("/studies/1/withdraw")
+    )
+    numbers = re.findall(r'name="result" value="(\d+)"', browser.text)
+    assert len(numbers) == len(sent.rows(Result))
+    for fields, status in (
+        ({"reason": "quality", "because": "x", "result": numbers[0]}, 409),
+        ({"reason": "boredom", "because": WHY, "result": numbers[0]}, 400),
+        ({"reason": "quality", "because": WHY}, 409),
+        ({"reason": "quality", "because": WHY, "result": "9999"}, 404),
+        ({"reason": "quality", "because": WHY, "result": numbers[0]}, 303),
+    ):
+        assert browser.post("/studies/1/withdraw", **fields) == status, fields
+    browser.follow()
+    assert "To be removed by hand" in browser.text and WHY in browser.text
+    browser.get("/studies/1")
+    assert browser.text.count(">withdrawn</span>") == 2  # in a line for each of its two destinations
+    assert "No report yet" in browser.text
+    noted = [row for row in sent.read(audit.rows) if row["action"] == "result_withdrawn"]
+    kept = sent.scalars(select(AuditRow.fields).where(AuditRow.action == "result_withdrawn"))
+    # The words may name a patient: an admin reads them here, but no other system gets them with the audit.
+    assert kept == [{"reason": "quality", "results": [int(numbers[0])]}]
+    assert [(row["actor"], row["fields"]) for row in noted] == [("operator", {**kept[0], "because": WHY})]
+
+
+@pytest.mark.debian("postgresql")
+def test_a_sender_that_comes_in_between_gets_nothing(
+    open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = open_inbox(illustrated(), url=postgres_url)
+    node.settle(ultrasound("one"))
+    work(node)
+    worker = DeliveryWorker(
+        node.database,
+        node.settings,
+        open_destination=lambda _peer, _settings: Mock(spec=["close"]),
+    )
+    original = withdrawal._chosen
+
+    def chosen(*arguments: Any) -> Any:
+        found = original(*arguments)
+        worker.run_once()
+        return found
+
+    monkeypatch.setattr(withdrawal, "_chosen", chosen)
+    uid = str(ultrasound("one").StudyInstanceUID)
+    assert {row.state for row in node.rows(Delivery)} == {S.PENDING}
+    withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.SAFETY, because="of another")
+    assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
+
+
+@pytest.mark.debian("postgresql")
+def test_a_finding_is_not_rejected_while_its_results_are_accepted(
+    open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = illustrated()
+    settings["rules"][0]["assess_first"] = True
+    node = open_inbox(settings, url=postgres_url)
+    node.settle(ultrasound("one"))
+    work(node)
+    uid = str(ultrasound("one").StudyInstanceUID)
+    about = node.read(assessments.findings_of_study, node.settings, uid)[0]
+    which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
+    given = FindingAssessed(**which, verdict=ReaderVerdict.REJECTED, because="a rib")
+    other = threading.Thread(target=assessments.assess, args=(node.settings, 1, given, Person("eva")))
+    original, waited = assessments._contested, []
+
+    def contested(*arguments: Any) -> Any:
+        found = original(*arguments)
+        other.start()
+        other.join(0.5)
+        waited.append(other.is_alive())
+        return found
+
+    monkeypatch.setattr(assessments, "_contested", contested)
+    assessments.accept_results(node.settings, uid, Person("anna"))
+    other.join(20)
+    assert waited == [True] and not other.is_alive()
+
+
+@pytest.fixture
+def study(console: ConsoleLab, inbox: Inbox) -> int:
+    """A study with a picture and a report; their deliveries to the PACS were given up."""
+    inbox.settle(ultrasound("one"))
+    for kind in (ResultKind.SC, ResultKind.SR):
+        console.delivery(inbox.jobs()[0], S.DEAD, kind)
+    console.put(Job, 1, state=JobState.SUCCEEDED)
+    console.put(Study, 1, state=StudyState.FAILED)
+    return 1
+
+
+def test_what_is_discarded_says_why_on_the_page_and_nowhere_else(
+    console: ConsoleLab, study: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    browser = console.browser(UserRole.OPERATOR)
+    words = "Nowak was sent by mail"
+    assert browser.post("/outbox/1/discard", because=words, state="dead") == 303
+    assert browser.headers["location"] == "/outbox?state=dead"
+    assert ([row.state for row in console.rows(Delivery)], console.get(Study, 1).state) == (
+        [S.DISCARDED, S.DEAD],
+        StudyState.FAILED,
+    )
+    assert browser.post("/outbox/2/discard", because="x") == 409 and "say why" in browser.text
+    assert browser.post("/outbox/discard-dead", because=words, destination="pacs") == 303
+    browser.follow()
+    assert browser.text.count(words) == 2
+    assert console.get(Study, 1).state is StudyState.CANCELLED
+    assert console.audited("discarded") == [{"all_dead": 1, "destination": "pacs"}, {"deliveries": [1]}]
+    assert "Nowak" not in caplog.text
+    assert "Nowak" not in console.get(Study, 1).reason
+
+
+@pytest.mark.parametrize("state", [S.SENDING, S.UNCONFIRMED, S.CONFIRMED])
+def test_what_may_have_arrived_cannot_be_discarded(
+    console: ConsoleLab, study: int, state: DeliveryState
+) -> None:
+    console.put(Delivery, 1, state=state)
+    with pytest.raises(NotAllowedNow, match="discard only waiting or given-up ones"):
+        deliveries.discard(console.settings, [1], because="for no reason")
+    assert console.get(Delivery, 1).state is state
+
+
+def with_peers(console: ConsoleLab, *peers: dict[str, object]) -> None:
+    """The console of a node that knows these peers, too."""
+    base = console.settings.peers[-1]
+    more = tuple(base.model_copy(update=peer) for peer in peers)
+    console.take(console.settings.model_copy(update={"peers": (*console.settings.peers, *more)}))
+
+
+def test_results_go_to_a_further_peer_as_far_as_it_takes_them(console: ConsoleLab, study: int) -> None:
+    with_peers(console, {"name": "teaching", "results": (ResultKind.SC,)})
+    browser = console.at("/studies/1", UserRole.OPERATOR)
+    assert "<option>teaching</option>" in browser.text and "<option>pacs</option>" not in browser.text
+    assert browser.post("/studies/1/send", peer="teaching") == 303
+    sent = select(Result.kind).join(Delivery).where(Delivery.destination == "teaching")
+    assert console.scalars(sent.where(Delivery.state == S.PENDING)) == [ResultKind.SC]
+    assert console.get(Study, 1).state is StudyState.DELIVERING
+    assert console.audited("sent_to_peer") == [{"peer": "teaching", "objects": 1}]
+    assert browser.post("/studies/1/send", peer="teaching") == 409 and "already" in browser.text
+
+
+@pytest.mark.parametrize(
+    ("peer", "why"),
+    [
+        ({"name": "other", "results": (ResultKind.GSPS,)}, "no results that other takes"),
+        ({"name": "other", "deidentify": True, "results": (ResultKind.SC,)}, "no results that other takes"),
+        ({"name": "other", "burned_in_boxes": True}, "no results that other takes"),
+        ({"name": "other", "may": ("send",)}, "gets no results"),
+    ],
+)
+def test_a_peer_gets_nothing_that_is_not_meant_for_it(
+    console: ConsoleLab, study: int, peer: dict[str, object], why: str
+) -> None:
+    with_peers(console, peer)
+    browser = console.browser(UserRole.OPERATOR)
+    assert browser.post("/studies/1/send", peer="other") == 409 and why in browser.text
+    assert browser.post("/studies/1/send", peer="nobody") == 404
+
+
+def test_all_held_jobs_of_a_rule_are_run_at_once(console: ConsoleLab, inbox: Inbox) -> None:
+    """A limit holds jobs of two rules; one is of a study that still receives images."""
+    inbox.settle(*map(ultrasound, ("one", "two", "three")))
+    for job, rule in zip(inbox.jobs(), ("chest", "chest", "us"), strict=True):
+        console.put(Job, job.id, state=JobState.HELD, rule=rule)
+    console.put(Study, inbox.jobs()[1].study_id, state=StudyState.RECEIVING)
+    browser = console.at("/jobs?state=held", UserRole.OPERATOR)
+    assert browser.text.count("Run all 1") == 2  # of each rule; the study that receives is not counted
+    for rule, states in (("chest", "queued held held"), ("", "queued held queued")):
+        assert browser.post("/jobs/run-all", state="held", rule=rule) == 303
+        assert " ".join(job.state.value for job in inbox.jobs()) == states
+    assert browser.post("/jobs/run-all", state="running", rule="") in (400, 409, 422)
+
+
+# What a uploader sends comes in as what a modality sends; registered patients; fetched studies
+
+ABOUT = {"PatientID": "P-7", "PatientName": "Müller^Änne", "Modality": "US", "PatientBirthDate": "1960-01-02"}
+
+
+def part_10(ds: Dataset) -> bytes:
+    data = io.BytesIO()
+    ds.save_as(data, enforce_file_format=True)
+    return data.getvalue()
+
+
+def zipped(*files: tuple[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files:
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def picture(kind: str = "PNG", mode: str = "RGB") -> bytes:
+    data = io.BytesIO()
+    Image.new(mode, (60, 41), 100 if mode != "RGB" else (9, 99, 199)).save(data, kind)
+    return data.getvalue()
+
+
+def outcomes(uploader: Browser) -> list[str]:
+    """Why files were refused, in order, then "taken" for each object that was not."""
+    assert uploader.status == 200, uploader.text
+    why = re.findall(r'<td class="reason">[^<]*</td><td class="reason problem">([^<]*)</td>', uploader.text)
+    taken = re.search(r"(\d+) objects? taken", uploader.text)
+    assert taken
+    return why + ["taken"] * int(taken[1])
+
+
+@pytest.fixture
+def uploader(console: ConsoleLab) -> Browser:
+    return console.browser(UserRole.OPERATOR)
+
+
+def test_an_object_is_received_as_from_a_modality(uploader: Browser, inbox: Inbox) -> None:
+    sent = ultrasound("one")
+    uploader.upload(("IMG0001", part_10(sent)))
+    assert outcomes(uploader) == ["taken"]
+    inbox.settle()
+    row = inbox.instance(str(sent.SOPInstanceUID))
+    assert (row.calling_ae, row.called_ae, row.role) == ("CONSOLE", "AINODE", ObjectRole.SOURCE)
+    assert inbox.file_of(str(sent.SOPInstanceUID)).PixelData == sent.PixelData
+    assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
+    [noted] = audited(inbox.database, "uploaded")
+    assert noted | {"association": ""} == {"objects": 1, "refused": 0, "association": ""}
+
+
+def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, inbox: Inbox) -> None:
+    secret, new = ultrasound("secret"), ultrasound("new")
+    inbox.settle(secret, calling="ROOM9")
+    added = part_10(changed(secret, SOPInstanceUID="1.2.826.0.1.3680043.10.543.77"))
+    taken_over = part_10(changed(secret, StudyInstanceUID="1.2.826.0.1.3680043.10.543.78"))
+    second = Dataset()  # the Study Instance UID again, where only some parsers look
+    second.StudyInstanceUID, second.file_meta = secret.StudyInstanceUID, new.file_meta
+    twice = part_10(changed(new, SOPInstanceUID="1.2.826.0.1.3680043.10.543.79")) + encoded(second)
+    waiting = ultrasound("waiting")  # received, and not in the database yet
+    inbox.receive(waiting, calling="ROOM9")
+    into_waiting = part_10(changed(waiting, SOPInstanceUID="1.2.826.0.1.3680043.10.543.80"))
+    no_study_uid = part_10(changed(new, StudyInstanceUID=""))
+    files = [added, part_10(new), no_study_uid, taken_over, twice, into_waiting]
+    for name, senders in (("elsewhere", ["ROOM1"]), ("limited", ["CONSOLE"])):
+        users.add_user(console.settings, name, UserRole.OPERATOR, PASSWORD, senders=senders)
+    uploader = console.browser()
+    uploader.sign_in("elsewhere")
+    assert uploader.upload(("new", files[1])) == 403
+    uploader = console.browser()
+    uploader.sign_in("limited")
+    uploader.upload(("all.zip", zipped(*((f"{n}", file) for n, file in enumerate(files)))))
+    hidden, no_study = (
+        "its study is one that you do not see, or the object is",
+        "its Study and SOP Instance UID are not in its first MiB",
+    )
+    assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
+    before = inbox.study(secret.StudyInstanceUID)
+    while inbox.spool.pending():
+        inbox.settle()
+    assert inbox.outcomes() == ["new", "new", "new", "quarantined", "quarantined"]
+    assert inbox.study(waiting.StudyInstanceUID).state is not StudyState.QUARANTINED
+    assert inbox.study(secret.StudyInstanceUID).state is before.state is not StudyState.QUARANTINED
+    assert inbox.study(new.StudyInstanceUID).state is StudyState.QUARANTINED
+
+
+def test_what_the_listener_refuses_is_refused_here(
+    uploader: Browser, console: ConsoleLab, inbox: Inbox
+) -> None:
+    other_class = ultrasound("one")
+    other_class.SOPClassUID = other_class.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    data = part_10(ultrasound("two"))
+    unknown_syntax = data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0", 1)
+    uploader.upload(("a", part_10(other_class)), ("b", unknown_syntax))
+    assert ["SOP class" in outcomes(uploader)[0], "transfer syntax" in outcomes(uploader)[1]] == [True, True]
+    console.change("listener", maximum_object_mib=0)
+    uploader.upload(("c", data))
+    assert "maximum_object_mib" in outcomes(uploader)[0]
+    assert inbox.spool.pending() == []
+
+
+def zip64() -> bytes:
+    """Python reads as much of the directory as ZIP64 says (APPNOTE.TXT 4.3.14): here 5 MB."""
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", 20, 0, 20, *[0] * 8, 1, *[0] * 6) + b"a"
+    directory, many = 30, 100_000
+    body = b"PK\x03\x04" + bytes(26) + entry * many
+    end, length = len(body), len(entry) * many
+    body += struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, many, many, length, directory)
+    body += struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    return body + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(entry), directory, 0)
+
+
+REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (bytes, "neither DICOM"),
+    "HTML": (lambda: b"<html><script>alert(1)</script>", "neither DICOM"),
+    "ZIP": (lambda: b"PK\x03\x04" + bytes(400), "cannot be read"),
+    "no elements": (lambda: bytes(128) + b"DICM" + bytes(200), "no valid UIDs"),
+    "no end": (lambda: bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2**31), "does not end"),
+    "picture": (picture, "needs a patient"),
+    "no picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(50), "needs a patient"),
+    "ZIP64": (zip64, "ZIP64"),
+    "bomb": (lambda: zipped(("bomb", part_10(ultrasound("one")) + bytes(40 * 2**20))), "times as packed"),
+}
+
+
+def test_what_is_no_object_is_refused_in_words(uploader: Browser, inbox: Inbox) -> None:
+    for data, why in REFUSED.values():
+        uploader.upload(("file.dcm", data()))
+        assert why in outcomes(uploader)[0] and inbox.spool.pending() == [], why
+
+
+@pytest.mark.parametrize("limit", ["ENTRIES", "DIRECTORY_BYTES"])
+def test_a_zip_has_so_many_files(uploader: Browser, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    data = zipped(*((f"{n}", b"x") for n in range(9)))
+    monkeypatch.setattr(uploads, limit, 8)
+    uploader.upload(("a.zip", data))
+    assert outcomes(uploader)[0].startswith("this ZIP has more than")
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("JPEG", "L")])
+def test_a_picture_becomes_a_secondary_capture(uploader: Browser, inbox: Inbox, kind: str, mode: str) -> None:
+    uploader.upload(("scan.png", picture(kind, mode)), ("b.png", picture()), **ABOUT)
+    assert outcomes(uploader) == ["taken", "taken"]
+    inbox.settle()
+    [row], _ = inbox.read(search.search, search.Search())
+    shown = inbox.read(listing.show, inbox.settings, row["id"])
+    assert (row["patient_id"], row["instances"], row["modalities"]) == ("P-7", 2, ["US"])
+    assert shown["person"]["PatientName"] == "Müller^Änne"
+    made = inbox.file_of(shown["images"][0]["sop_instance_uid"])
+    assert (made.SOPClassUID, made.ConversionType) == ("1.2.840.10008.5.1.4.1.1.7", "WSD")
+    assert (made.Rows, made.Columns, made.SamplesPerPixel) == (41, 60, 3 if mode == "RGB" else 1)
+    assert made.get("LossyImageCompression", "00") == ("01" if kind == "JPEG" else "00")
+    assert uploader.get(f"/studies/images/{shown['images'][0]['id']}/1") == 200
+
+
+def test_a_picture_is_in_no_file_that_a_killed_console_would_leave(
+    uploader: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    decoded, seen = decode._picture_samples, []
+
+    def look(*of: Any) -> Any:
+        seen.append(list(scratch.iterdir()))
+        return decoded(*of)
+
+    monkeypatch.setattr(decode, "_picture_samples", look)
+    uploader.upload(("scan.png", picture()), **ABOUT)
+    assert (outcomes(uploader), seen) == (["taken"], [[]])
+
+
+def test_a_body_that_is_too_large_is_cut_off(inbox: Inbox, console: ConsoleLab) -> None:
+    small = inbox.settings.console.model_copy(update={"upload_mib": 1})
+    console.app = create_app(inbox.settings.model_copy(update={"console": small}), inbox.database)
+    assert console.browser(UserRole.OPERATOR).upload(("a", bytes(2**20 + 1))) == 413
+
+
+def test_uploads_need_the_token_of_their_form(uploader: Browser, inbox: Inbox) -> None:
+    files = [("files", ("a", part_10(ultrasound("one"))))]
+    for sent in ({"data": {"csrf": "0"}}, {"headers": {"Sec-Fetch-Site": "cross-site"}}):
+        assert uploader.client.post("/upload", files=files, **sent).status_code == 403
+    assert inbox.spool.pending() == []
+
+
+def test_a_study_is_followed_from_the_spool_to_its_end(uploader: Browser, inbox: Inbox) -> None:
+    sent = ultrasound("one")
+    uploader.upload(("Mueller.dcm", part_10(sent)))
+    [address] = re.findall(r'data-from="(/upload/\d+)"', uploader.text)
+    assert "Objects still being read: 1 of 1" in uploader.text
+    inbox.settle()
+    assert "still being read" not in uploader.page(address)
+    study = inbox.study(str(sent.StudyInstanceUID))
+    assert f'href="/studies/{study.id}"' in uploader.text and "0 of 1 jobs" in uploader.text
+    assert "All of it came to its end" not in uploader.text
+    inbox.put(Job, state=JobState.NOT_APPLICABLE)
+    inbox.put(Study, state=StudyState.NOT_APPLICABLE, reason="it is a leg")
+    assert "it is a leg" in uploader.page(address)
+    assert "All of it came to its end" in uploader.text and "Mueller" not in uploader.text
+    assert f'href="{address}"' in uploader.page("/upload")
+
+
+def test_a_held_study_is_found_and_called_so(uploader: Browser, inbox: Inbox) -> None:
+    inbox.settle(ultrasound("one"), ultrasound("two"))
+    first = inbox.jobs()[0]
+    inbox.put(Job, first.id, state=JobState.HELD)
+    inbox.put(Study, first.study_id, state=StudyState.NOT_APPLICABLE)
+    assert uploader.page("/studies").count('class="state held"') == 1
+    assert uploader.page("/studies?state=held").count("<tr>") == 2, "the heading and one study"
+    assert f'href="/studies/{first.study_id}"' in uploader.text
+    assert 'class="state held"' in uploader.page(f"/studies/{first.study_id}")
+    assert uploader.get("/studies?state=nonsense") == 400
+
+
+ANNA = {
+    "PatientID": "P-77", "PatientName": "Secret^Anna", "PatientBirthDate": "1970-01-02", "PatientSex": "F",
+}  # fmt: skip
+
+
+def test_a_registered_patient_is_chosen_for_an_upload(
+    uploader: Browser, console: ConsoleLab, inbox: Inbox
+) -> None:
+    assert uploader.post("/patients/register", **ANNA) == 303
+    assert uploader.headers["location"] == "/upload?patient=1", "no address names a patient"
+    assert uploader.follow() == 200
+    for shown in ("P-77", "Secret^Anna", "1970-01-02"):
+        assert f'value="{shown}" readonly' in uploader.text
+    assert uploader.upload(("a.png", picture()), **ANNA, Modality="US") == 200, uploader.text
+    inbox.settle()
+    assert [row.patient_id for row in inbox.rows(Study)] == ["P-77"]
+    inbox.database.dispose()
+    files = b"".join(path.read_bytes() for path in inbox.folder.glob("node.db*"))
+    assert files and b"Secret" not in files and b"19700102" not in files
+    assert "Secret, Anna" in uploader.page("/patients")
+    assert [uploader.post("/patients/registered/1/remove") for _ in range(2)] == [303, 404]
+    assert uploader.get("/upload?patient=1") == 404
+    rows = [row for row in console.audit_rows() if row["action"].startswith("patient_")]
+    assert [row["action"] for row in rows] == ["patient_removed", "patient_added"]
+    assert not any("P-77" in str(row["fields"]) for row in rows)
+
+
+def test_pictures_of_somebody_else_under_a_registered_id_are_refused(uploader: Browser, inbox: Inbox) -> None:
+    uploader.post("/patients/register", **ANNA)
+    for other, said in (
+        ({"PatientName": "Other^Anna"}, "another name"),
+        ({"PatientBirthDate": "1971-01-02"}, "another birth date"),
+        ({"PatientSex": "M"}, "another sex"),
+    ):
+        assert uploader.upload(("a.png", picture()), **ANNA | other, Modality="US") == 400
+        assert said in uploader.text and list(inbox.spool.pending()) == [], said
+
+
+def test_an_id_is_registered_once_and_not_for_another_than_its_studies(
+    uploader: Browser, inbox: Inbox
+) -> None:
+    inbox.settle(changed(ultrasound("one"), PatientID="P-77", PatientName="SECRET^ANNA^", PatientSex="F"))
+    unborn = ANNA | {"PatientBirthDate": ""}
+    for given, status, said in (
+        (ANNA | {"PatientName": "Other^Name"}, 400, "studies here"),
+        (unborn, 303, ""),
+        (unborn, 400, "already"),
+    ):
+        assert uploader.post("/patients/register", **given) == status
+        assert said in uploader.text
+
+
+FORM = {"peer": "archive", "modalities": "dx", "first": "2024-03-02", "last": "2024-03-02", "rule": ""}
+
+
+def with_archive(console: ConsoleLab, port: int) -> None:
+    asked = PeerSettings.model_validate(peer(port, ae_title="ARCHIVE"))
+    console.take(console.settings.model_copy(update={"peers": (*console.settings.peers, asked)}))
+
+
+def test_an_operator_has_studies_fetched(console: ConsoleLab) -> None:
+    today = f"{datetime.now().astimezone():%Y%m%d}"
+    lost = answer_for(film("lost"), StudyDate=today, ModalitiesInStudy="US")
+    answers = [answer_for(film("wanted")), lost]
+    with run_pacs(FakeArchive(free_port(), "ARCHIVE", answers=answers), classes=()) as pacs:
+        with_archive(console, pacs.port)
+        uploader, viewer = console.browser(UserRole.OPERATOR), console.browser(UserRole.VIEWER)
+        assert "/fetches/archive/missing" in uploader.page("/fetches")
+        assert uploader.post("/fetches/archive/missing") == 200 and "it never came" in uploader.text
+        assert not fetches.listed(console.settings)
+        for path, given in (("/fetches", FORM), ("/fetches/archive/missing", {"fetch": "true"})):
+            assert uploader.post(path, **given) == 303
+            assert viewer.post(path, **given) == 403
+        uploader.get("/fetches")
+        assert "archive" in uploader.text and "waiting" in uploader.text
+    assert uploader.post("/fetches/archive/cancel") == uploader.post("/fetches/archive/again") == 303
+    assert [row.state for row in fetches.listed(console.settings)] == ["waiting"] * 2
+    assert console.audited("studies_fetched")[-1]["studies"] == 1 and "/fetches" in uploader.page("/peers")
+
+
+def test_too_many_days_are_for_the_command_and_what_is_no_date_is_refused(
+    uploader: Browser, console: ConsoleLab
+) -> None:
+    with_archive(console, free_port())
+    for given, status in (
+        ({"first": "2020-01-01"}, 409), ({"first": "yesterday"}, 400), ({"modalities": "../.."}, 400),
+        ({"peer": "pacs"}, 409), ({}, 409),  # it does not answer
+    ):  # fmt: skip
+        assert uploader.post("/fetches", **FORM | given) == status, given
+    assert not fetches.listed(console.settings)
+
+
+def test_what_is_of_all_senders_is_refused(console: ConsoleLab) -> None:
+    with_archive(console, 1)
+    assert console.browser(UserRole.OPERATOR).post("/patients/register", **ANNA) == 303
+    users.add_user(console.settings, "limited", UserRole.OPERATOR, PASSWORD, senders=["CONSOLE"])
+    uploader = console.browser()
+    uploader.sign_in("limited")
+    for path, fields, said in (
+        ("/patients/register", ANNA, "sees some only"),
+        ("/patients/register", ANNA | {"PatientID": "P-78"}, "sees some only"),
+        ("/fetches", FORM, "sees some only"),
+        ("/fetches/archive/missing", {"fetch": "true"}, "sees some only"),
+    ):
+        assert uploader.post(path, **fields) in (400, 409) and said in uploader.text, path
+    other = ANNA | {"PatientName": "Other^Anna", "Modality": "US"}
+    assert uploader.upload(("a.png", picture()), **other) == 400 and "another name" in uploader.text
+
+
+# Lists of studies and patients: what a row shows, orders and searches, and who sees which
+
+
+@pytest.fixture
+def console_of_node(node: Inbox) -> ConsoleLab:
+    return ConsoleLab(node.settings, node.database)
+
+
+def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) -> None:
+    node.put(Study, 1, state=StudyState.DELIVERED)
+    later = node.get(Study, 1).last_received_at + timedelta(seconds=7)
+    node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=later)
+    [row] = node.read(search.search, Search())[0]
+    first = node.rows(Instance)[0]
+    assert (row["cover"], row["seconds"]) == (first.id, 7.0)
+    assert row["description"] == first.attributes.get("StudyDescription", "")
+    assert row["short_result"] and all(line.strip() for line in row["short_result"])
+    withdraw_by_uid(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
+    assert node.read(search.search, Search())[0][0]["short_result"] == []
+
+
+def test_the_thumbnail_is_small_and_of_images_that_are_here(console_of_node: ConsoleLab, node: Inbox) -> None:
+    browser = console_of_node.at("/studies", UserRole.VIEWER)
+    found = re.search(r"/studies/(\d+)/thumbnail", browser.text)
+    assert found
+    assert browser.get(found[0]) == 200
+    assert max(Image.open(io.BytesIO(browser.content)).size) == 96
+    node.put(Instance, purged=True)
+    assert browser.get(found[0]) == 404
+    assert "/thumbnail" not in browser.page("/studies")
+    assert Browser(console_of_node.app).get(found[0]) == 303  # to the sign-in
+
+
+def test_studies_of_today_and_of_the_last_days(console: ConsoleLab, inbox: Inbox) -> None:
+    fill(inbox.database)
+    for number, days in enumerate((0, 1, 6, 40, 40, 40), start=1):
+        inbox.put(Study, number, last_received_at=utc_now() - timedelta(days=days))
+    program = Program(console, UserRole.VIEWER)
+    for days, found in ((1, {1}), (2, {1, 2}), (7, {1, 2, 3}), (366, {1, 2, 3, 4, 5, 6})):
+        _, answer = program.ask("GET", f"/studies?days={days}")
+        assert {row["id"] for row in answer["studies"]} == found
+    for wrong in ("0", "367", "-1", "x", "9" * 40):
+        assert program.ask("GET", f"/studies?days={wrong}")[0] == 400
+    first = handlers._first_of_days(1).astimezone()
+    assert (first.hour, first.minute) == (0, 0) and first.utcoffset() is not None
+
+
+def stopped_job(inbox: Inbox, study: int, state: JobState) -> None:
+    inbox.add(a_job(inbox.get(Study, study), state))
+
+
+def test_several_studies_are_retried_and_the_others_say_why_not(console: ConsoleLab, inbox: Inbox) -> None:
+    fill(inbox.database)
+    for study, state in ((1, JobState.HELD), (2, JobState.FAILED), (3, JobState.RUNNING)):
+        stopped_job(inbox, study, state)
+    browser = console.browser(UserRole.OPERATOR)
+    form = {"csrf": browser.token(), "change": "retry", "study": ["1", "2"], "filters": "modality=US"}
+    answer = browser.client.post("/studies/change", data=form)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/studies?modality=US")
+    assert [job.state for job in inbox.jobs()] == [JobState.QUEUED, JobState.QUEUED, JobState.RUNNING]
+    assert [noted["change"] for noted in console.audited("job_changed")] == ["retry", "retry"]
+    answer = browser.client.post("/studies/change", data=form | {"study": ["1", "3"]})
+    assert "0 done, 2 refused" in answer.text and "no job was stopped" in answer.text
+
+
+def test_a_program_changes_several_studies(console: ConsoleLab, inbox: Inbox) -> None:
+    fill(inbox.database)
+    stopped_job(inbox, 1, JobState.HELD)
+    program = Program(console, UserRole.OPERATOR)
+    _, answer = program.ask("POST", "/studies/change", json={"studies": [1, 2, 1], "change": "retry"})
+    assert [(row["id"], row["done"]) for row in answer["studies"]] == [(1, True), (2, False)]
+    for wrong, status in (
+        ({"studies": [1], "change": "send", "peer": "nowhere"}, 404),
+        ({"studies": [99], "change": "retry"}, 404),
+        ({"studies": [1], "change": "delete"}, 400),
+        *(({"studies": some, "change": "retry"}, 400) for some in ([], [0], [1] * 501, [2**63])),
+    ):
+        assert program.ask("POST", "/studies/change", json=wrong)[0] == status
+    assert Program(console, UserRole.VIEWER).ask("POST", "/studies/change", json={})[0] == 403
+
+
+def test_a_study_that_fails_stops_no_other_and_has_its_row(
+    console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(inbox.database)
+    withdraw = Mock(spec=results.withdraw, side_effect=[{}, RuntimeError("a defect"), {}])
+    monkeypatch.setattr(results, "withdraw", withdraw)
+    wanted = {"studies": [1, 2, 3], "change": "withdraw", "because": "of another patient"}
+    status, answer = Program(console, UserRole.OPERATOR).ask("POST", "/studies/change", json=wanted)
+    assert status == 200 and isinstance(answer, dict)
+    assert [row["done"] for row in answer["studies"]] == [True, False, True]
+    assert "RuntimeError" in answer["studies"][1]["reason"]
+
+
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+PATIENTS = ("AB-1", "AB-2", "AB_3", "ab-4", "ÄB-5", "B%6")
+
+
+IMAGES = (
+    ("US", "ROOM1"),
+    ("US", "ROOM2"),
+    ("DX", "ROOM2"),
+    ("DX", "ROOM2"),
+    ("DX", "ROOM2"),
+    ("DX", "ROOM2"),
+)
+
+
+def fill(database: Database, times: int = 1) -> None:
+    """Studies 1 to 6, so often."""
+    numbers = range(times * len(PATIENTS))
+    with database.write() as session:
+        session.execute(insert(Study), [a_row(n) for n in numbers])
+        session.execute(insert(Instance), [an_image(n) for n in numbers])
+        named = [(n + 1, word) for n in numbers for word in ("all", f"word{n % 6}")]
+        session.execute(insert(StudyName), [{"study_id": study, "word": word} for study, word in named])
+
+
+def a_row(n: int) -> dict[str, object]:
+    at = FIRST + timedelta(minutes=n)
+    return {
+        "id": n + 1,
+        "study_instance_uid": f"1.2.{n}",
+        "patient_id": PATIENTS[n % 6],
+        "accession_number": f"A{n}",
+        "state": StudyState.DELIVERED,
+        "first_received_at": at,
+        "last_received_at": at,
+    }
+
+
+def an_image(n: int) -> dict[str, object]:
+    modality, sender = IMAGES[n % 6]
+    return {
+        "study_id": n + 1,
+        "sop_instance_uid": f"1.3.{n}",
+        "sop_class_uid": "1",
+        "series_instance_uid": "1",
+        "transfer_syntax_uid": "1",
+        "modality": modality,
+        "role": ObjectRole.SOURCE,
+        "path": "x",
+        "bytes": 1,
+        "identity_sha256": "",
+        "attributes": {},
+        "calling_ae": sender,
+        "called_ae": "B",
+        "received_at": FIRST,
+    }
+
+
+SEARCHES: list[tuple[Search, set[int]]] = [
+    (Search(patient="AB*"), {1, 2, 3}),
+    (Search(patient="AB-*"), {1, 2}),
+    (Search(patient="AB_*"), {3}),
+    (Search(patient="ab*"), {4}),
+    (Search(patient="Ä*"), {5}),
+    (Search(patient="B%*"), {6}),
+    (Search(patient="%*"), set()),
+    (Search(patient="*"), {1, 2, 3, 4, 5, 6}),
+    (Search(accession="A*"), {1, 2, 3, 4, 5, 6}),
+    (Search(modality="US"), {1, 2}),
+    (Search(modality="MG"), set()),
+    (Search(sender="ROOM1"), {1}),
+    (Search(sender="ROOM2", modality="US"), {2}),
+    (Search(patient="AB*", sender="ROOM2"), {2, 3}),
+    (Search(words=("all",)), {1, 2, 3, 4, 5, 6}),
+    (Search(words=("all", "word1")), {2}),
+    (Search(words=("word1", "word2")), set()),
+]
+
+
+def test_few_and_many_studies_are_found_alike_in_both_databases(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database)
+    for few in (0, 500):
+        monkeypatch.setattr(search, "_FEW", few)
+        for wanted, found in SEARCHES:
+            with database.read() as session:
+                assert {row["id"] for row in search.search(session, wanted)[0]} == found, (wanted, few)
+
+
+def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox) -> None:
+    def found(name: str) -> list[list[str]]:
+        return [list(row["findings"]) for row in node.read(search.search, Search(finding=name))[0]]
+
+    assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([["Mark"]], [], [])
+    withdraw_by_uid(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
+    assert (found("Mark"), found("")) == ([], [[]])
+
+
+def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) -> None:
+    stored = Stored(database)
+    for number, issuer in ((1, "NORTH"), (2, "SOUTH"), (3, "NORTH"), (4, "")):
+        at, patient = NOW + timedelta(minutes=number), "P1" if issuer else "P%"
+        stored.add(a_study(f"1.2.{number}", at=at, patient_id=patient, issuer_of_patient_id=issuer))
+    rows, _ = stored.read(patients.patients, "P1")
+    assert [(row["issuer"], row["studies"]) for row in rows] == [("NORTH", 2), ("SOUTH", 1)]
+    assert [row["patient_id"] for row in stored.read(patients.patients, "P%*")[0]] == ["P%"]
+    shown = stored.read(patients.show, inbox.settings, rows[0]["study"])
+    assert [row["study"] for row in shown["studies"]] == ["1.2.3", "1.2.1"]
+    assert [row["issuer"] for row in shown["others"]] == ["SOUTH"] and shown["person"] is None
+
+
+def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox) -> None:
+    console = ConsoleLab(node.settings, node.database)
+    admin = console.browser(UserRole.ADMIN)
+    assert console.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
+    files = set(node.folder.glob("spool/**/*.dcm"))
+    assert files
+    assert admin.post("/patients/1/delete") == 200 and "keeps its images: it is delivering" in admin.text
+    node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=NOW)
+    node.put(Study, 1, state=StudyState.DELIVERED)
+    assert admin.post("/patients/1/delete") == 200
+    assert "1 of 1 studies: received images deleted" in admin.text
+    assert not any(file.exists() for file in files) and list(node.folder.glob("results/**/*.dcm"))
+    assert "purged" in admin.page("/studies/1")
+    assert "It has taken results, the newest at" in admin.page("/peers/pacs")
+    assert "Delete them" not in admin.page("/patients/1"), "nothing is here"
+    assert admin.post("/patients/1/delete") == 200 and "were deleted before" in admin.text
+    noted = [row for row in console.audit_rows() if row["action"] == "objects_deleted"]
+    assert [(row["actor"], row["study_id"]) for row in noted] == [("admin", 1)]
+
+
+def measured(study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2") -> DatedNumber:
+    number = StatedNumber(f"1.2.{study}", ("1", "L"), name, value, ("1", "UCUM"), model, "")
+    return DatedNumber(study, date.fromisoformat(day), number)
+
+
+def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_higher() -> None:
+    [plot] = trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
+    first, second = plot["points"]
+    shown = (first["study"], first["value"], first["day"], plot["unit"])
+    assert shown == (1, "0.51", "2022-03-01", "")
+    assert first["x"] < second["x"] and first["y"] > second["y"]
+    other_model = measured(2, "2023-03-01", 0.5, model="ratio 3")
+    for other in (other_model, measured(2, "2022-03-01", 0.6)):
+        assert trends([measured(1, "2022-03-01", 0.5), other]) == []
+
+
+OF_THE_NODE = {
+    "user_account", "user_session", "api_token", "cursor", "disk_sample", "entered_table", "installation",
+    "lease", "site_process", "decision", "commitment", "waiting_report",
+}  # fmt: skip
+
+
+@pytest.fixture
+def limited(node: Inbox) -> ConsoleLab:
+    """With the DICOMweb addresses, and an operator each for the sender of the study and for another room."""
+    served = node.settings.console.model_copy(update={"dicomweb": True, "dicomweb_store": True})
+    limited = ConsoleLab(node.settings.model_copy(update={"console": served}), node.database)
+    for name, title in (("here", node.rows(Instance)[0].calling_ae), ("elsewhere", "ROOM9")):
+        users.add_user(limited.settings, name, UserRole.OPERATOR, PASSWORD, senders=[title])
+    return limited
+
+
+def addresses(app: FastAPI, node: Inbox, *, each: bool = True) -> Iterator[tuple[str, str]]:
+    """Method and path of each endpoint, with the UIDs of the study that is here, its number and those of its
+    images, where it asks for results of one of each kind, too; else with the first number alone.
+    """
+    study, images = node.rows(Study)[0], node.rows(Instance)
+    numbers, of_a_kind = {study.id}, {row.kind: row.id for row in node.rows(Result)}
+    numbers |= {image.id for image in images} if each else set()
+    known = {
+        "uid": study.study_instance_uid,
+        "study": study.study_instance_uid,
+        "series": images[0].series_instance_uid,
+        "instance": images[0].sop_instance_uid,
+    }
+    for route in routes(app.routes):
+        for method in sorted(route.methods - {"HEAD"}):
+            for number in numbers | {*of_a_kind.values()} if each and "result" in route.path else numbers:
+                values = {**known, "number": number, "n": number, "frame": 1, "frames": 1, "layer": 1}
+                yield (
+                    method,
+                    re.sub(r"\{(\w+)[^}]*\}", lambda m, v=values: str(v.get(m[1], "images")), route.path),
+                )
+
+
+def test_each_table_belongs_to_studies_or_to_the_node() -> None:
+    tables = {mapper.class_ for mapper in Base.registry.mappers}
+    unlimited = {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None}
+    assert unlimited == OF_THE_NODE
+
+
+def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:
+    study = node.rows(Study)[0]
+    secrets = [study.study_instance_uid, study.patient_id, study.accession_number]
+    secrets += [row.sop_instance_uid for row in (*node.rows(Instance), *node.rows(Result))]
+    sender = node.rows(Instance)[0].calling_ae
+    with node.database.write() as session:  # of no study here: a fetch, a list, a refused object
+        record(session, FETCH_ASKED, study=secrets[0], peer="pacs")
+        record(session, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
+        record(session, STORE_REFUSED, calling=sender, instance=secrets[-1], reason="")
+    tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
+    shown: dict[str, set[str]] = {}
+    for name, token in tokens.items():
+        browser = limited.browser()
+        browser.sign_in(name)
+        shown[name] = set()
+        for method, path in dict.fromkeys(addresses(limited.app, node, each=name == "elsewhere")):
+            if method != "GET" or path in ("/live", "/sign-in/oidc/leave"):
+                continue
+            headers = {"Authorization": f"Bearer {token}"} if path.startswith("/api/") else {}
+            answer = browser.client.get(path, headers=headers)
+            assert answer.status_code != 500, path
+            if any(secret and secret.encode() in answer.content for secret in secrets):
+                shown[name].add(path)
+            if answer.headers["content-type"].startswith("image/") and "/static/" not in path:
+                shown[name].add(path)
+    assert shown["elsewhere"] == set()
+    assert len(shown["here"]) > 20  # the same addresses show it to whom it may be shown
+
+
+def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:
+    def rows() -> dict[str, list[object]]:
+        return {
+            table.__name__: [
+                [getattr(row, column.key) for column in inspect(table).column_attrs]
+                for row in node.rows(table)
+            ]
+            for table in (Study, Job, Result, Delivery, Withdrawal, Feedback, RegisteredPatient)
+        }
+
+    before = rows()
+    browser = limited.browser()
+    browser.sign_in("elsewhere")
+    token = users.add_token(limited.settings, "elsewhere", "a test", 1)
+    csrf = browser.token()
+    [study] = node.rows(Study)
+    fields = {
+        "study": str(study.id),
+        "because": "none of ours",
+        "reason": "quality",
+        "result": "1",
+        "peer": "pacs",
+    }
+    for method, path in dict.fromkeys(addresses(limited.app, node)):
+        if method == "GET" or path.startswith(("/sign-", "/sessions", "/language")):
+            continue
+        if path.startswith("/api/"):
+            body = {**fields, "studies": [study.study_instance_uid], "change": "withdraw", "results": [1]}
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = browser.client.request(method, path, json=body, headers=headers)
+        else:
+            answer = browser.client.request(method, path, data={"csrf": csrf, "change": "withdraw", **fields})
+        assert answer.status_code != 500, path
+    assert rows() == before
+
+
+def test_an_admin_sees_all_and_senders_are_ae_titles(limited: ConsoleLab) -> None:
+    with pytest.raises(FaultyInput, match="admin"):
+        users.add_user(limited.settings, "boss", UserRole.ADMIN, PASSWORD, senders=["US1"])
+    for title in ("A" * 17, "US\\1", "US\n1"):
+        with pytest.raises(FaultyInput, match="AE titles"):
+            users.change_user(limited.settings, "here", senders=[title])
+    users.change_user(limited.settings, "here", senders=[])
+    assert users.list_users(limited.settings)[2]["senders"] == []
+
+
+def noted(console_of_node: ConsoleLab, action: str) -> list[tuple[Any, ...]]:
+    return [(row["actor"], row["fields"]) for row in console_of_node.audit_rows() if row["action"] == action]
+
+
+@pytest.mark.parametrize(("path", "name"), [("/studies", "studies"), ("/patients", "patients")])
+def test_a_list_is_noted_once_for_each_person_until_some_minutes_are_over(
+    console_of_node: ConsoleLab, path: str, name: str
+) -> None:
+    reader, admin = (console_of_node.browser(role) for role in (UserRole.READER, UserRole.ADMIN))
+    for browser in (reader, reader, admin):
+        assert "ID-one" in browser.page(path)
+    assert noted(console_of_node, "list_seen") == [("admin", {"list": name}), ("reader", {"list": name})]
+    console_of_node.put(AuditRow, at=utc_now() - timedelta(minutes=6))
+    reader.get(path)
+    assert len(noted(console_of_node, "list_seen")) == 3
+
+
+def test_each_export_is_noted(console_of_node: ConsoleLab) -> None:
+    browser = console_of_node.browser(UserRole.READER)
+    for _ in range(2):
+        assert browser.get("/models/obedient/1/feedback.csv") == 200
+    assert noted(console_of_node, "exported") == [("reader", {"list": "feedback"})] * 2
