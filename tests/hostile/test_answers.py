@@ -35,10 +35,10 @@ from dicom_node.scu import (
     Presence,
     RetrieveStatus,
     SendStatus,
+    association,
     open_archive,
     open_destination,
     open_remover,
-    transport,
 )
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES
 from dicom_node.services import users
@@ -319,7 +319,7 @@ def test_answers_to_another_question_are_left_out() -> None:
 
 
 def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAXIMUM_ANSWER_BYTES", 2**16)
+    monkeypatch.setattr(association, "MAXIMUM_ANSWER_BYTES", 2**16)
     image = film("endless")
     with run_pacs(FakeArchive(free_port(), answers=[answer_for(image)] * 5000), classes=()) as pacs:
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
