@@ -50,11 +50,11 @@ def list_events(
     """
     try:
         middle = datetime.fromisoformat(at.strip()).astimezone(UTC) if at.strip() else None
+        nearest = middle or datetime.now(UTC)
+        since = nearest - timedelta(minutes=minutes if middle else _LAST_HOUR)
+        until = nearest + timedelta(minutes=minutes if middle else 1)
     except (ValueError, OverflowError) as error:
         raise FaultyInput(f"{at.strip()!r} is no time: write it as 2026-03-01T03:12") from error
-    nearest = middle or datetime.now(UTC)
-    since = nearest - timedelta(minutes=minutes if middle else _LAST_HOUR)
-    until = nearest + timedelta(minutes=minutes if middle else 1)
     query = HappenedQuery(since, until, nearest, peer.strip(), int(number or 0), words.strip(), problems)
     return asked.read(around, asked.settings, query)
 

@@ -133,7 +133,8 @@ class Indexer:
         """End as planned, though the disk may stall: no object is blamed for the end of this process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._slow.close()
-        self._crashes.clear()
+        with contextlib.suppress(OSError):  # a full disk, where the record never took a block: it is empty
+            self._crashes.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
         """The next ones: as many as fit into one transaction, and no more after a while."""

@@ -142,6 +142,13 @@ def test_who_cannot_index_lets_another_do_it(inbox: Inbox, monkeypatch: pytest.M
     assert _said(say).count(INDEXING_FAILED) == 1
 
 
+def test_a_full_disk_ends_no_reload(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    background = _background(inbox, Role.ALL, "all", Mock())
+    monkeypatch.setattr("dicom_node.studies.scan.os.pwrite", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    background._scheduler.start()
+    background.stop()
+
+
 def test_a_lease_that_cannot_be_renewed_leaves_the_others_renewed(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -402,6 +402,11 @@ def test_what_happened_again_and_again_is_one_line(site: ConsoleLab) -> None:
     assert page.count("delivery failed, will be tried again") == 1 and "40 times" in page
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00Z", "9999-12-31T23:59Z"])
+def test_a_time_at_the_end_of_all_times_is_no_defect(site: ConsoleLab, moment: str) -> None:
+    assert site.at(f"/events?at={moment}", UserRole.VIEWER).status == 409
+
+
 def test_warnings_and_errors_alone(site: ConsoleLab) -> None:
     page = shown(site, problems="true")
     assert "association rejected" in page and "C-ECHO" not in page and "listener started" not in page
