@@ -90,7 +90,7 @@ def address_of(scope: Scope, trusted: Sequence[Network]) -> str:
     passed = [_WITH_PORT.sub(r"\1\2", one.strip()) for one in ",".join(given).split(",")]
     while passed and is_in(trusted, address) and _ip(passed[-1]):
         address = passed.pop()
-    return address
+    return str(_ip(address) or address)
 
 
 def is_in(networks: Sequence[Network], address: str) -> bool:

@@ -6,9 +6,10 @@ import hashlib
 import re
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +29,7 @@ from dicom_node.errors import (
 )
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import UserRole
+from dicom_node.scp.entrance import network
 from dicom_node.services import audit, existing, reading, writing
 from dicom_node.store.database import Database
 from dicom_node.store.tables import ApiToken, AuditRow, UserAccount, UserSession
@@ -65,6 +67,8 @@ lock users out.
 """
 SUSPECT_REFUSALS = 20
 """After so many of an address, a name that was refused there once is not looked at there any more."""
+FAMILIAR_DAYS = 30
+"""Who signed in from an address within these days is known there."""
 _SEEN_SECONDS = 15.0  # how exactly it is known when somebody was last seen
 _one_at_a_time = threading.Lock()  # an attempt takes 64 MiB and a twentieth of a second
 LONGEST_DAYS = 3650
@@ -511,22 +515,46 @@ def _refuse_weak(name: str, password: str) -> None:
 
 
 def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] | None = None) -> None:
-    """Raise SignInRefused after too many refusals of an address, or of the account ``named``."""
-    here = AuditRow.address == address
-    since = utc_now() - timedelta(minutes=LIMIT_MINUTES)
-    of_address = _refusals(session, here, since)
-    too_many = of_address >= REFUSALS_OF_AN_ADDRESS
-    if named is not None and not too_many:
-        most = 1 if of_address >= SUSPECT_REFUSALS else REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS
-        too_many = _refusals(session, here & named, since) >= most
-        too_many = too_many or _refusals(session, named, since) >= REFUSALS_OF_A_NAME
+    """Raise SignInRefused after too many refusals of an address, or of the account ``named``.
+
+    An IPv6 address counts with its /64, in which a machine may take any. Who signed in from there in the last
+    FAMILIAR_DAYS counts alone: neither others behind the same address nor strangers elsewhere shut him out.
+    """
+    now = utc_now()
+    refused = (AuditRow.action == AuditAction.SIGN_IN_REFUSED) & (
+        AuditRow.at >= now - timedelta(minutes=LIMIT_MINUTES)
+    )
+    of_address = _by_network(session, refused)[_network(address)]
+    if named is None:
+        too_many = of_address >= REFUSALS_OF_AN_ADDRESS
+    else:
+        signed_in = (AuditRow.action == AuditAction.SIGNED_IN) & (
+            AuditRow.at >= now - timedelta(days=FAMILIAR_DAYS)
+        )
+        is_familiar = _network(address) in _by_network(session, named & signed_in)
+        of_name = _by_network(session, named & refused)
+        suspect = of_address >= SUSPECT_REFUSALS and not is_familiar
+        too_many = of_name[_network(address)] >= (1 if suspect else REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS)
+        if not is_familiar:
+            too_many |= of_address >= REFUSALS_OF_AN_ADDRESS or of_name.total() >= REFUSALS_OF_A_NAME
     if too_many:
         raise SignInRefused(f"Too many attempts: try again in {LIMIT_MINUTES} minutes.")
 
 
-def _refusals(session: Session, which: ColumnElement[bool], since: datetime) -> int:
-    refused = (AuditRow.action == AuditAction.SIGN_IN_REFUSED) & (AuditRow.at >= since)
-    return session.scalar(select(func.count()).select_from(AuditRow).where(refused, which)) or 0
+def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for address, number in session.execute(
+        select(AuditRow.address, func.count()).where(which).group_by(AuditRow.address)
+    ):
+        found[_network(address)] += number
+    return found
+
+
+def _network(address: str) -> str:
+    try:
+        return network(address)
+    except ValueError:  # no IP address: the command line, a local socket
+        return address
 
 
 def _fits(hashed: str, password: str) -> bool:

@@ -34,7 +34,7 @@ from ai_training.conversion.foreign import torchvision_network
 from ai_training.sets.chest import label_matrix
 from ai_training.sets.images import LABELS, ChestImage
 from tests.unit.ai_training.published_lab import drawn_chest_set
-from tests.unit.ai_training.test_despeckle import drawn_heads
+from tests.unit.ai_training.test_example_studies import drawn_heads
 
 FOLDER = Path(study.__file__).parent
 STUDIES = sorted(FOLDER.glob("*.toml"))

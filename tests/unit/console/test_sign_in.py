@@ -37,6 +37,7 @@ from tests.unit.console import forger
 from tests.unit.console.forger import CLIENT, SECRET, Answer, Forger, forging
 from tests.waiting import wait_until
 
+HERE = "192.0.2.1"
 WRONG = "another horse battery"
 
 
@@ -65,35 +66,54 @@ def test_neither_password_nor_token_stands_in_the_database(console: ConsoleLab) 
     assert PASSWORD.encode() not in stored
 
 
+def refuse(console: ConsoleLab, who: Callable[[int], Person], numbers: range) -> None:
+    with console.database.write() as session:
+        for number in numbers:
+            audit.note(session, who(number), AuditAction.SIGN_IN_REFUSED)
+
+
 @pytest.mark.parametrize(
-    ("refusals", "limit"),
+    ("who", "address", "limit"),
     [
-        (lambda n: Person("viewer", "192.0.2.1"), users.REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS),
-        (lambda n: Person(f"user{n}", "192.0.2.1"), users.REFUSALS_OF_AN_ADDRESS),
-        (lambda n: Person("viewer", f"192.0.2.{n}"), users.REFUSALS_OF_A_NAME),
+        (lambda n: Person("viewer", HERE), HERE, users.REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS),
+        (lambda n: Person(f"user{n}", HERE), HERE, users.REFUSALS_OF_AN_ADDRESS),
+        (lambda n: Person("viewer", f"192.0.2.{n + 2}"), HERE, users.REFUSALS_OF_A_NAME),
+        (
+            lambda n: Person(f"user{n}", f"2001:db8::{n:x}"),
+            "2001:DB8:0:0::ffff",
+            users.REFUSALS_OF_AN_ADDRESS,
+        ),
+        (lambda n: Person("viewer", f"::ffff:{HERE}"), HERE, users.REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS),
     ],
-    ids=["a name from one address", "an address", "a name"],
+    ids=["a name from one address", "an address", "a name", "a network of IPv6", "another spelling"],
 )
 def test_after_so_many_refusals_nothing_is_looked_at(
-    console: ConsoleLab, refusals: Callable[[int], Person], limit: int
+    console: ConsoleLab, who: Callable[[int], Person], address: str, limit: int
 ) -> None:
-    def refuse(numbers: range) -> None:
-        with console.database.write() as session:
-            for number in numbers:
-                audit.note(session, refusals(number + 10), AuditAction.SIGN_IN_REFUSED)
-
-    refuse(range(limit - 1))
-    users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1")
-    refuse(range(limit - 1, limit))
+    refuse(console, who, range(limit - 1))
+    with console.database.read() as session:
+        users.attempt_of(session, users.find(session, "viewer"), "viewer", address)
+    refuse(console, who, range(limit - 1, limit))
     with pytest.raises(SignInRefused, match="Too many attempts"):
-        users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1")
+        users.sign_in(console.database, "viewer", PASSWORD, address)
+
+
+def test_who_signed_in_there_lately_counts_alone(console: ConsoleLab) -> None:
+    """A morning's mistakes of all behind one address of a hospital, and a stranger's elsewhere."""
+    users.sign_in(console.database, "viewer", PASSWORD, HERE)
+    refuse(console, lambda n: Person(f"user{n}", HERE), range(users.REFUSALS_OF_AN_ADDRESS))
+    refuse(console, lambda n: Person("viewer", f"198.51.100.{n}"), range(users.REFUSALS_OF_A_NAME))
+    refuse(console, lambda n: Person("viewer", HERE), range(users.REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS - 1))
+    users.sign_in(console.database, "viewer", PASSWORD, HERE)
+    refuse(console, lambda n: Person("viewer", HERE), range(1))
+    for name in ("viewer", "admin"):
+        with pytest.raises(SignInRefused, match="Too many attempts"):
+            users.sign_in(console.database, name, PASSWORD, HERE)
 
 
 def test_who_was_not_refused_signs_in_beside_many_refusals_of_the_same_address(console: ConsoleLab) -> None:
     """Twenty wrong passwords shut out everybody behind a proxy that is not trusted."""
-    with console.database.write() as session:
-        for number in range(users.SUSPECT_REFUSALS):
-            audit.note(session, Person(f"user{number}", "testclient"), AuditAction.SIGN_IN_REFUSED)
+    refuse(console, lambda n: Person(f"user{n}", "testclient"), range(users.SUSPECT_REFUSALS))
     assert console.browser().sign_in("viewer") == 303
     assert console.browser().sign_in("admin", WRONG) == 403
     assert console.browser().sign_in("admin") == 403, "refused once, and the address is suspect"
