@@ -170,8 +170,7 @@ def walked(folder: Path, data: Path) -> Iterator[Walked]:
             _upload(database, settings, sent["dead"][1])
             wait_until(lambda: _all_told(database), 60, "the end of deliveries")
             assert node.stop() == 0
-        ward = {"name": "ward", "ae_title": "WARD", "may": ["send"]}
-        entered.save(settings, "peers", ward)
+        entered.save(settings, "peers", {"name": "ward", "ae_title": "WARD", "may": ["send"]})
         settings = loading.load([node.config])
         rule = {"name": "ward", "when": {"calling_ae": "WARD"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
         entered.save(settings, "rules", rule)

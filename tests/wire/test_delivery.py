@@ -211,8 +211,7 @@ def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(
         run_pacs(Pacs(free_port(), ae_title="A")) as first,
         run_pacs(Pacs(free_port(), ae_title="B")) as second,
     ):
-        peers = [first.peer("first"), second.peer("second")]
-        outbox = Outbox(tmp_path, peers, database_url=postgres_url)
+        outbox = Outbox(tmp_path, [first.peer("first"), second.peer("second")], database_url=postgres_url)
         sent = [uid for _ in range(5) for uid in outbox.add_study(["first", "second"])]
         stop = threading.Event()
         threads = [threading.Thread(target=outbox.worker().run_forever, args=(stop,)) for _ in range(3)]
@@ -410,8 +409,7 @@ def reported(
     """A report that a listener took, entered."""
     with outbox.database.write() as session:
         taken = [f"{uid} {sop_class}" for uid in committed]
-        not_taken = [f"{uid} 0112" for uid in failed]
-        intake.keep_report(session, transaction, ae, taken, not_taken, utc_now())
+        intake.keep_report(session, transaction, ae, taken, [f"{uid} 0112" for uid in failed], utc_now())
     assert commitments.enter_reports(outbox.database, outbox.settings) == 1
 
 
@@ -545,8 +543,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
     with receiving(tmp_path / "listener", peers=peers) as listener:
         assert send_report(listener.port, report(transaction, uids)) == 0x0000
         listener.kill()  # at once: what was answered is kept
-        ingest = JournalIngest(outbox.database, listener.data_dir / "journal")
-        ingest.run_once()
+        JournalIngest(outbox.database, listener.data_dir / "journal").run_once()
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()  # and after a restart here
     assert commitments.enter_reports(outbox.database, outbox.settings) == 1
     assert outbox.states() == {"confirmed": 1}

@@ -92,8 +92,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Site:
         config = site_config(pacs.port, RULES, KINDS, senders=("ROOM1", "ROOM3"))
         with running(Node(folder / "node", config)) as node:
             for name, images in sent.items():
-                calling = "ROOM3" if name in OF_ROOM_3 else "ROOM1"
-                assert set(store(node.port, images, calling)) == {0x0000}
+                assert set(store(node.port, images, "ROOM3" if name in OF_ROOM_3 else "ROOM1")) == {0x0000}
             rows = node.wait_for(ENDS, count=len(sent))
             told = everything_shown(node) + "".join(map(str, pacs.stored.values()))
     held = [received_as(encoded, pacs.syntaxes[uid]) for uid, encoded in pacs.stored.items()]

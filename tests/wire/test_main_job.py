@@ -317,12 +317,10 @@ def test_the_film_goes_through_the_node_and_comes_back_as_a_report(
     port = free_port()
     site = f"{head}{site}[spool]\nminimum_free_mib = 0\n".replace("11113", str(port))
     with receiver(tmp_path, port) as printed, running(Node(tmp_path / "node", site)) as node:
-        sent = _run(sys.executable, EXAMPLES / "send.py", FILM, "--port", node.port)
-        assert sent == f"0000 {FILM}\n"
+        assert _run(sys.executable, EXAMPLES / "send.py", FILM, "--port", node.port) == f"0000 {FILM}\n"
         node.wait_for(["delivered", "failed"])
         readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
         shown = readme.partition("prints what came back:\n\n```\n")[2].partition("```")[0]
         assert shown.startswith("SR AI findings") and shown in printed()
-    received = map(dcmread, (tmp_path / "received").iterdir())
-    [report] = [one for one in received if one.Modality == "SR"]
+    [report] = [one for one in map(dcmread, (tmp_path / "received").iterdir()) if one.Modality == "SR"]
     assert report.StudyInstanceUID == dcmread(FILM).StudyInstanceUID

@@ -371,8 +371,7 @@ def test_what_the_node_writes_is_its_own(reloaded: Node) -> None:
         path for path in (reloaded.folder / "var").rglob("*") if not path.name.endswith(("-wal", "-shm"))
     ]
     assert len(written) > 10
-    open_to_others = [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077]
-    assert open_to_others == []
+    assert [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
 _CONSOLE = "[console]\nenabled = true\nport = {port}\n"

@@ -132,8 +132,7 @@ def peer(orthanc: Orthanc, way: str, **settings: object) -> PeerSettings:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_day_of_a_modality_is_found(orthanc: Orthanc, films: list[Dataset], way: str) -> None:
-    found = open_archive(peer(orthanc, way), Settings()).find(StudyQuery(DAY, DAY, "DX"))
-    [study] = found.studies
+    [study] = open_archive(peer(orthanc, way), Settings()).find(StudyQuery(DAY, DAY, "DX")).studies
     assert (study.study_instance_uid, study.study_date) == (films[0].StudyInstanceUID, "20240302")
     assert study.patient_id == films[0].PatientID
     name = str(films[0].PatientName)
@@ -159,8 +158,7 @@ def test_all_objects_of_a_study_come(orthanc: Orthanc, films: list[Dataset], way
 @pytest.mark.parametrize("way", ["move", *WAYS])
 def test_an_archive_that_is_away_is_named_so(tmp_path: Path, orthanc: Orthanc, way: str) -> None:
     nowhere = free_port()
-    away = peer(orthanc, way, port=nowhere, url=f"http://127.0.0.1:{nowhere}")
-    archive = open_archive(away, Settings())
+    archive = open_archive(peer(orthanc, way, port=nowhere, url=f"http://127.0.0.1:{nowhere}"), Settings())
     with pytest.raises(PeerUnreachable, match=way):
         archive.find(StudyQuery(DAY, DAY))
     assert archive.retrieve("1.2.3", Sink()).status is RetrieveStatus.UNREACHABLE
@@ -256,8 +254,7 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
         (uid,) = outbox.add_study(["dimse"], [ResultKind.SR])
         for known, state in ((foreign, "pending"), (ours, "confirmed")):
             tls = TlsSettings(certificate=own, private_key=own_key, trusted=known.certificate)
-            listener = ListenerSettings(tls=tls)
-            outbox.settings = outbox.settings.model_copy(update={"listener": listener})
+            outbox.settings = outbox.settings.model_copy(update={"listener": ListenerSettings(tls=tls)})
             time.sleep(0.3)
             outbox.worker().run_once()
             assert outbox.states() == {state: 1}, outbox.rows()
@@ -266,8 +263,7 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltObject:
-    made = objects(tmp_path_factory.mktemp("objects"))
-    return next(one for _, one in made if one.kind is ResultKind.PDF)
+    return next(one for _, one in objects(tmp_path_factory.mktemp("objects")) if one.kind is ResultKind.PDF)
 
 
 @pytest.mark.parametrize("transport", ["dimse", "orthanc", "dicomweb"])
@@ -560,8 +556,7 @@ def starts(node: Node) -> list[datetime]:
 def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) -> None:
     """Two studies a second at most, across the kill too."""
     port = free_port()
-    known = {"node": ("AINODE", "127.0.0.1", port)}
-    with start_orthanc(tmp_path / "orthanc", modalities=known) as orthanc:
+    with start_orthanc(tmp_path / "orthanc", modalities={"node": ("AINODE", "127.0.0.1", port)}) as orthanc:
         uids = fill(orthanc, 4)
         config = site_config(
             orthanc.dicom_port, RULE, ae_title=orthanc.ae_title, of_pacs="fetch_per_minute = 120"
@@ -597,8 +592,7 @@ def a_node(folder: Path, archive: int, modality: int, *, hours: float = 24, call
         f'[[peers]]\nname = "us1"\nae_title = "{calling}"\nhost = "127.0.0.1"\nport = {modality}\n'
         f'commit_after = "delivered"\ncommit_hours = {hours}\n'
     )
-    config = site_config(archive, asking + rule, ae_title="ORTHANC", senders=())
-    return Node(folder, config)
+    return Node(folder, site_config(archive, asking + rule, ae_title="ORTHANC", senders=()))
 
 
 def test_what_the_archive_has_is_committed_also_after_a_kill_and_while_the_modality_is_away(

@@ -211,8 +211,7 @@ def test_messages_sent_ahead_and_cut_anywhere_are_answered_each(receiver: Receiv
     association = associate(receiver.address, STORAGE)
     association.peer_pdu = chance.choice([1000, 16384])
     data = b"".join(association.encode_store(1, one) for one in items)
-    places = sorted(chance.randrange(len(data)) for _ in range(20))
-    for start, end in pairwise([0, *places, len(data)]):
+    for start, end in pairwise([0, *sorted(chance.randrange(len(data)) for _ in range(20)), len(data)]):
         association.sock.sendall(data[start:end])
         time.sleep(0.002)  # so that it comes by itself
     assert [association.read_status() for _ in items] == [0x0000] * 4
@@ -550,8 +549,7 @@ def client(authority: Authority, certificate: tuple[Path, Path] | None) -> ssl.S
 
 
 def test_a_certified_client_stores_over_tls(tls_receiver: Receiver, authority: Authority) -> None:
-    context = client(authority, authority.certify("us1"))
-    association = associate(tls_receiver.address, STORAGE, tls=context)
+    association = associate(tls_receiver.address, STORAGE, tls=client(authority, authority.certify("us1")))
     for number in range(3):
         assert association.store(1, ultrasound(number, pixels=400_000)) == 0x0000
     association.release()
@@ -567,8 +565,7 @@ def test_a_client_without_our_certificate_is_refused(
     count = len(tls_receiver.events(TLS_FAILED))
     with pytest.raises((ssl.SSLError, ConnectionError)):
         associate(tls_receiver.address, STORAGE, tls=context)
-    event = tls_receiver.wait_for_event(TLS_FAILED, count + 1)[-1]
-    assert event.fields["address"] == "127.0.0.1"
+    assert tls_receiver.wait_for_event(TLS_FAILED, count + 1)[-1].fields["address"] == "127.0.0.1"
 
 
 def test_a_second_listener_does_not_touch_the_spool_of_the_first(
@@ -644,8 +641,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert len(receiver.events(LISTENER_STARTED)) == 4
         journalled = {event.fields["association"] for event in receiver.events(ASSOCIATION_ACCEPTED)}
         arrivals = {read_arrival(path).association for path in receiver.spool.pending()}
-    found = {item.sop_instance_uid: item.data_set for item in kept}
-    assert acknowledged.items() <= found.items()
+    assert acknowledged.items() <= {item.sop_instance_uid: item.data_set for item in kept}.items()
     assert arrivals <= journalled
     for item in kept:  # not acknowledged, but whole
         number = int(item.sop_instance_uid.rsplit(".", 1)[1])
@@ -689,8 +685,7 @@ def test_an_object_of_any_size_takes_the_memory_of_one_pdu(tmp_path: Path) -> No
 
 def most_memory(receiver: Receiver) -> int:
     """Bytes of resident memory at its highest."""
-    status = Path(f"/proc/{receiver.process.pid}/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    return 1024 * int(Path(f"/proc/{receiver.process.pid}/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def test_two_listeners_share_a_port_and_one_goes_on_alone(tmp_path: Path) -> None:

@@ -79,8 +79,7 @@ def test_each_action_is_a_message_of_the_schema(study: str) -> None:
         ids = [found.get("ParticipantObjectID") for found in root.iter("ParticipantObjectIdentification")]
         alerted = [one for one in ids if str(one).startswith("dicom-node://") or one == "192.0.2.7"]
         assert bool(alerted) is (KINDS[action].event == codes.DCM.SecurityAlert)
-        named = ["1.2.3", "P-1"] if study else [] if alerted else [action.value]
-        assert ids == named + alerted
+        assert ids == (["1.2.3", "P-1"] if study else [] if alerted else [action.value]) + alerted
 
 
 @pytest.mark.parametrize(
@@ -320,8 +319,7 @@ def test_what_a_repository_did_not_read_is_sent_again(tmp_path: Path, certificat
         repository.reset = False
         wait_until(lambda: sender.run_once() == 150, 60, "sent")
     assert len(repository.messages()) == 150
-    told = [row.number for row in inbox.events()]
-    assert told == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
+    assert [row.number for row in inbox.events()] == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
 
 
 def test_a_repository_that_is_not_there_or_hangs_holds_up_nothing_else(

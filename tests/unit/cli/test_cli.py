@@ -458,8 +458,7 @@ def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run,
     Inbox(site.parent / "var").close()  # as a start makes a new one
     compared = spool("compare")
     assert compared.status == ExitCode.FAILED and "2 " in compared.out and "spool reindex" in compared.out
-    put_back = "2 of 2 objects put back\nThe node takes them in like any other.\n"
-    assert spool("reindex").out == put_back
+    assert spool("reindex").out == "2 of 2 objects put back\nThe node takes them in like any other.\n"
     assert audited(site) == [("spool_reindexed", {"objects": 2})]
     assert spool("compare").status == ExitCode.OK
 

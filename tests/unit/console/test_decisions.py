@@ -166,8 +166,7 @@ def test_programs_assess_accept_and_reject(assessing: ConsoleLab, to_assess: Inb
     status, found = viewer.ask("GET", "/studies/1/assessment")
     assert status == 200 and found["waiting"] == len(to_assess.rows(Delivery)) and found["decisions"] == []
     row = viewer.ask("GET", "/studies/1")[1]["findings"][0]
-    about = {key: row[key] for key in ("finding", "model", "tracking_uid")}
-    rejected = {**about, "verdict": "rejected"}
+    rejected = {**{key: row[key] for key in ("finding", "model", "tracking_uid")}, "verdict": "rejected"}
     assert viewer.ask("POST", "/studies/1/assessment/findings", json=rejected)[0] == 403
     why = {"because": "see the finding"}
     for path, said, answer in (
@@ -201,8 +200,7 @@ def site(node: Inbox) -> Inbox:
 def say(node: Inbox, verdict: ReaderVerdict, by: Person = READER, place: int = 0, why: str = "") -> None:
     about = node.read(assessments.findings_of_study, node.settings, UID)[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
-    given = FindingAssessed(**which, verdict=verdict, because=why)
-    assessments.assess(node.settings, 1, given, by)
+    assessments.assess(node.settings, 1, FindingAssessed(**which, verdict=verdict, because=why), by)
 
 
 def send(node: Inbox, by: Person = READER) -> list[str]:
@@ -295,8 +293,7 @@ def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
     [report] = site.scalars(select(Result.id).where(Result.kind == ResultKind.SR))
-    reason = RejectionReason.QUALITY
-    results.withdraw(site.settings, UID, [report], reason=reason, because="other patient")
+    results.withdraw(site.settings, UID, [report], reason=RejectionReason.QUALITY, because="other patient")
     assert sent_to(site) == [("pacs", "discarded")]
 
 
@@ -401,8 +398,7 @@ def test_no_cell_of_the_csv_is_a_formula(begin: str) -> None:
 def test_only_what_the_report_or_the_model_knows_is_kept(
     console_feedback: ConsoleLab, fields: dict[str, str], status: int
 ) -> None:
-    browser = console_feedback.browser(UserRole.READER)
-    assert browser.post("/studies/1/feedback", **fields) == status
+    assert console_feedback.browser(UserRole.READER).post("/studies/1/feedback", **fields) == status
     assert console_feedback.read(assessments.all_assessments) == []
 
 
@@ -411,8 +407,7 @@ def test_the_model_counts_it_and_gives_it_as_csv(console_feedback: ConsoleLab) -
     browser.post("/studies/1/feedback", **forms(browser)[0])
     [row] = csv.DictReader(io.StringIO(browser.page("/models/obedient/1/feedback.csv")))
     assert browser.headers["content-type"].startswith("text/csv") and set(row) == set(assessments.COLUMNS)
-    expected = {"finding": "Mark", "decision": "present", "verdict": "accepted", "version": "1"}
-    assert row | expected == row
+    assert row | {"finding": "Mark", "decision": "present", "verdict": "accepted", "version": "1"} == row
     assert console_feedback.browser(UserRole.VIEWER).get("/models/obedient/1/feedback.csv") == 403
 
 
@@ -524,8 +519,7 @@ def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: In
         assert browser.post(f"/reviews/{number}/accept") == 409
     fields = audited(desk.database, AuditAction.CLEANING_JUDGED)
     assert [row["verdict"] for row in fields] == ["accepted", "accepted"]
-    study = desk.study(image("WIDE").StudyInstanceUID)
-    rerun_rules(desk.settings, [str(study.study_instance_uid)])
+    rerun_rules(desk.settings, [str(desk.study(image("WIDE").StudyInstanceUID).study_instance_uid)])
     work(desk)
     assert waiting(desk) == [] and len(desk.rows(CleaningReview)) == 2
     assert len(cleaned(desk)) == 1, "what was withheld stays here"
@@ -535,8 +529,7 @@ def test_an_image_leaves_once_a_box_covers_what_was_left(desk_console: ConsoleLa
     scrubbed(desk, "CLEAN", "NAME")
     [(number, _)] = waiting(desk)
     before = cleaned(desk)
-    browser = desk_console.browser(UserRole.OPERATOR)
-    assert browser.post(f"/reviews/{number}/boxes", act="clean", **BOX) == 303
+    assert desk_console.browser(UserRole.OPERATOR).post(f"/reviews/{number}/boxes", act="clean", **BOX) == 303
     assert [row.state for row in desk.jobs()] == [JobState.SUCCEEDED, JobState.QUEUED]
     work(desk)
     first, new = cleaned(desk)
@@ -642,8 +635,7 @@ class Outlined(Obedient):
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
-        found = super().run(images, report, options)
-        return replace(found, images=tuple(map(_outlines, images)))
+        return replace(super().run(images, report, options), images=tuple(map(_outlines, images)))
 
 
 def _outlines(image: SourceImage) -> DerivedImage:
@@ -702,8 +694,7 @@ def test_values_come_after_the_modality_lut(browser: Browser, inbox: Inbox) -> N
     assert browser.get("/studies/images/1/1/samples") == 200
     window = {"centre": 2048.0, "width": 4096.0, "function": "LINEAR"}
     assert json.loads(browser.headers["X-Samples"]) == {"type": "i2", "window": window, "inverted": False}
-    values = np.frombuffer(browser.content, "<i2").reshape(64, 64)
-    assert np.array_equal(values, PIXELS.astype(int) - 1024)
+    assert np.array_equal(np.frombuffer(browser.content, "<i2").reshape(64, 64), PIXELS.astype(int) - 1024)
 
 
 def test_colours_come_as_rgb(browser: Browser, inbox: Inbox) -> None:
@@ -874,8 +865,7 @@ def sent(node: Inbox) -> ConsoleLab:
     """A study whose results are in the PACS, which knows IOCM; two are in an archive, which does not."""
     pacs = node.settings.peers[-1].model_copy(update={"iocm": True})
     archive = pacs.model_copy(update={"name": "archive", "iocm": False})
-    peers = (*node.settings.peers[:-1], pacs, archive)
-    node.settings = node.settings.model_copy(update={"peers": peers})
+    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers[:-1], pacs, archive)})
     node.put(Delivery, state=S.CONFIRMED, confirmed_at=utc_now())
     for result in node.rows(Result)[:2]:
         node.add(Delivery(result_id=result.id, destination="archive", state=S.CONFIRMED, next_at=utc_now()))
@@ -896,8 +886,7 @@ def withdraw(sent: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
 def test_the_note_names_what_is_withdrawn_and_why(sent: ConsoleLab, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     before = sent.rows(Result)
-    by_hand = withdraw(sent)
-    assert by_hand == {"archive": [row.sop_instance_uid for row in before[:2]]}
+    assert withdraw(sent) == {"archive": [row.sop_instance_uid for row in before[:2]]}
     document = dcmread(note(sent))
     title = document.ConceptNameCodeSequence[0]
     assert (title.CodeValue, title.CodingSchemeDesignator) == ("113037", "DCM")
@@ -1763,11 +1752,9 @@ def measured(study: int, day: str, value: float, name: str = "Ratio", model: str
 def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_higher() -> None:
     [plot] = trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
     first, second = plot["points"]
-    shown = (first["study"], first["value"], first["day"], plot["unit"])
-    assert shown == (1, "0.51", "2022-03-01", "")
+    assert (first["study"], first["value"], first["day"], plot["unit"]) == (1, "0.51", "2022-03-01", "")
     assert first["x"] < second["x"] and first["y"] > second["y"]
-    other_model = measured(2, "2023-03-01", 0.5, model="ratio 3")
-    for other in (other_model, measured(2, "2022-03-01", 0.6)):
+    for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
         assert trends([measured(1, "2022-03-01", 0.5), other]) == []
 
 
@@ -1812,8 +1799,7 @@ def addresses(app: FastAPI, node: Inbox, *, each: bool = True) -> Iterator[tuple
 
 def test_each_table_belongs_to_studies_or_to_the_node() -> None:
     tables = {mapper.class_ for mapper in Base.registry.mappers}
-    unlimited = {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None}
-    assert unlimited == OF_THE_NODE
+    assert {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None} == OF_THE_NODE
 
 
 def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:

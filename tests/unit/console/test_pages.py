@@ -362,8 +362,7 @@ def site(console: ConsoleLab) -> ConsoleLab:
 
 
 def shown(site: ConsoleLab, **asked: object) -> str:
-    browser = site.at(f"/events?{urlencode({'at': NIGHT.isoformat(), **asked})}", UserRole.VIEWER)
-    return str(browser.text)
+    return str(site.at(f"/events?{urlencode({'at': NIGHT.isoformat(), **asked})}", UserRole.VIEWER).text)
 
 
 def test_events_and_associations_around_a_time_the_oldest_first_or_those_of_a_peer(site: ConsoleLab) -> None:
@@ -420,8 +419,7 @@ PACS = {"destination": "pacs"}
 
 
 def happened(inbox: Inbox, kind: EventType, minutes_ago: float, **fields: Any) -> None:
-    at = utc_now() - timedelta(minutes=minutes_ago)
-    inbox.add(EventRow(at=at, number=kind.number, fields=fields))
+    inbox.add(EventRow(at=utc_now() - timedelta(minutes=minutes_ago), number=kind.number, fields=fields))
 
 
 def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
@@ -696,8 +694,7 @@ def test_only_a_job_of_the_newest_revision_can_be_run(site_plain_lists: ConsoleL
     browser = site_plain_lists.browser(UserRole.OPERATOR)
     for path in ("/jobs", "/studies/1"):
         browser.get(path)
-        offered = [f"/jobs/{number}/retry" in browser.text for number in numbers]
-        assert offered == [False, True], path
+        assert [f"/jobs/{number}/retry" in browser.text for number in numbers] == [False, True], path
 
 
 OHIF = "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"
@@ -824,8 +821,7 @@ def web() -> Iterator[WebServer]:
 def told(console: ConsoleLab, inbox: Inbox, web: WebServer) -> ConsoleLab:
     """A console of a node whose web server refused what it was told."""
     rule = {"name": "hook", "on": ["failure"], "url": web.url, "token": "T0KEN"}
-    given = {**CONFIG, "outbox": {"refusals": 1}, "notifications": [rule]}
-    node = Inbox(inbox.folder, given)
+    node = Inbox(inbox.folder, {**CONFIG, "outbox": {"refusals": 1}, "notifications": [rule]})
     notifier = Notifier(node.database, node.settings, "a test")
     notifier.run_once()
     node.write(record, JOB_FAILED)
@@ -1079,8 +1075,7 @@ def test_a_port_for_metrics_needs_no_token_and_answers_nothing_else(console: Con
     client = client_of(app, "http://127.0.0.1:9112")
     assert {client.get(path).status_code for path in ("/healthz", "/metrics")} == {200}
     assert {client.get(path).status_code for path in ("/", "/sign-in", "/api/v1/studies")} == {404}
-    at_the_console = client_of(app, "http://127.0.0.1:8080", Host="127.0.0.1:9112")
-    assert at_the_console.get("/metrics").status_code == 403
+    assert client_of(app, "http://127.0.0.1:8080", Host="127.0.0.1:9112").get("/metrics").status_code == 403
 
 
 def test_a_name_that_is_not_listed_is_answered_by_421_and_what_to_do(console: ConsoleLab) -> None:
@@ -1646,8 +1641,7 @@ def silent(inbox: Inbox) -> Iterator[socket.socket]:
     """A peer that takes connections, and never says anything."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         pacs = inbox.settings.peers[-1].model_copy(update={"port": server.getsockname()[1]})
-        peers = (*inbox.settings.peers[:-1], pacs)
-        inbox.settings = inbox.settings.model_copy(update={"peers": peers})
+        inbox.settings = inbox.settings.model_copy(update={"peers": (*inbox.settings.peers[:-1], pacs)})
         yield server
 
 

@@ -58,8 +58,7 @@ def test_a_user_signs_in_and_out_and_the_token_of_an_ended_session_is_worth_noth
 
 
 def test_neither_password_nor_token_stands_in_the_database(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.VIEWER)
-    token = browser.client.cookies[console.cookie]
+    token = console.browser(UserRole.VIEWER).client.cookies[console.cookie]
     console.database.dispose()
     stored = b"".join(path.read_bytes() for path in console.settings.node.data_dir.glob("node.db*"))
     assert b"viewer" in stored and token.encode() not in stored
@@ -120,8 +119,7 @@ def test_who_was_not_refused_signs_in_beside_many_refusals_of_the_same_address(c
 
 
 def test_the_word_of_a_trusted_proxy_is_the_address_of_the_visitor(console: ConsoleLab) -> None:
-    proxies = ConsoleSettings(trusted_proxies=("10.0.0.1",)).trusted_proxies
-    console.change("console", trusted_proxies=proxies)
+    console.change("console", trusted_proxies=ConsoleSettings(trusted_proxies=("10.0.0.1",)).trusted_proxies)
     app = create_app(console.settings, console.database)
     browser, headers = Browser(app), {"x-forwarded-for": "203.0.113.9, 192.0.2.7"}
     browser.client = client_of(app, "http://localhost", "10.0.0.1", **headers)
@@ -240,8 +238,7 @@ def test_what_is_right_is_let_in_and_asked_for_as_the_standard_has_it(
     assert (asked["response_type"], asked["scope"]) == ("code", "openid profile")
     assert (asked["client_id"], asked["code_challenge_method"]) == (CLIENT, "S256")
     assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
-    cookie = browser.headers["set-cookie"]
-    assert {"HttpOnly", "SameSite=lax", "Max-Age=600"} <= set(cookie.split("; "))
+    assert {"HttpOnly", "SameSite=lax", "Max-Age=600"} <= set(browser.headers["set-cookie"].split("; "))
     assert provider.come_back(browser, provider.code(asked), asked["state"]) == 200
     assert browser.get("/") == 200 and "anna@127.0.0.1" in browser.text
     assert accounts(console) == {"anna@127.0.0.1": "reader"}
@@ -315,8 +312,7 @@ def test_an_answer_is_good_once_and_in_the_browser_that_began(console: ConsoleLa
 def test_an_answer_to_no_question_asks_nothing_of_the_provider(
     console: ConsoleLab, provider: Forger, answer: str
 ) -> None:
-    browser = console.browser()
-    assert browser.get(f"/sign-in/oidc/back{answer}") == 403
+    assert console.browser().get(f"/sign-in/oidc/back{answer}") == 403
     assert provider.asked == []
 
 
@@ -457,8 +453,7 @@ def test_a_second_factor_that_is_asked_for_must_be_in_the_token(
     console: ConsoleLab, provider: Forger
 ) -> None:
     console.change("console", oidc=provider.settings(acr_values=("mfa", "phr")))
-    browser = console.browser()
-    assert provider.begin(browser)["acr_values"] == "mfa phr"
+    assert provider.begin(console.browser())["acr_values"] == "mfa phr"
     for acr, status in ((None, 403), ("pwd", 403), (["mfa"], 403), ("phr", 200)):
         provider.claims = {"acr": acr}
         assert provider.sign_in(console.browser()) == status, acr

@@ -62,8 +62,7 @@ def test_a_disk_that_fills_says_for_how_many_days_it_will_do(
         monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         if days:
             note_free_space(inbox.database, inbox.settings, NOW - days * DAY)
-    found = inbox.read(forecast, inbox.settings, NOW)
-    assert str(found) == "it fills by 10240 MiB a day: enough for 4 days"
+    assert str(inbox.read(forecast, inbox.settings, NOW)) == "it fills by 10240 MiB a day: enough for 4 days"
     shown = {gauge.name: gauge.value for gauge in inbox.read(gauges, inbox.settings)}
     assert shown["disk_days_left"] == pytest.approx(4, rel=0.01)
     assert len(inbox.rows(DiskSample)) == 2, "that of 40 days ago is none"

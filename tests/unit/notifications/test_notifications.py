@@ -206,8 +206,7 @@ def test_findings_that_were_asked_for_are_told(
 
 
 def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> None:
-    peers = [{**CONFIG["peers"][0], "silent_hours": 1e-9}, *CONFIG["peers"][1:]]
-    inbox = node(tmp_path, peers=peers)
+    inbox = node(tmp_path, peers=[{**CONFIG["peers"][0], "silent_hours": 1e-9}, *CONFIG["peers"][1:]])
     assert report_silence(inbox.database, inbox.settings) == 0
     happens(inbox, NODE_STARTED)
     for _ in range(2):
@@ -242,8 +241,7 @@ def rule(**other: Any) -> NotificationSettings:
     ],
 )
 def test_a_template_that_fails_or_reaches_out_is_told_and_ours_is_sent(tmp_path: Path, template: str) -> None:
-    file = write(tmp_path / "template.txt", template)
-    given = rule(template=file)
+    given = rule(template=write(tmp_path / "template.txt", template))
     with pytest.raises(FaultyInput):
         check_templates(given)
     said = written(given, "NODE", [TemplateEvent(6006, AT, {"free_mib": 3})])
