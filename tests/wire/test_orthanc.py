@@ -1,6 +1,5 @@
 """A real Orthanc: asked and delivered to by each transport, withdrawn from, forwarding, fetched from."""
 
-import hashlib
 import json
 import subprocess
 import time
@@ -40,7 +39,6 @@ from dicom_node.events import RESULT_NOT_REMOVED, RESULT_REMOVED
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.removals import Removals
-from dicom_node.results import BuiltObject
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scu import (
     RetrieveStatus,
@@ -48,16 +46,13 @@ from dicom_node.scu import (
     open_archive,
     open_destination,
 )
-from dicom_node.scu.destination import Outgoing, Presence, SendStatus
 from dicom_node.services.results import show, withdraw_by_uid
 from dicom_node.store.tables import Delivery, Removal, Result, Study
 from dicom_node.store.transitions import utc_now
-from tests.asking_modality import AskingModality, ask
 from tests.certificates_lab import Authority
-from tests.golden_lab import objects
 from tests.hostile.web import answering
 from tests.modality import chest, part_10, ultrasound, ultrasound_from
-from tests.node_lab import PROGRAM, Node, running, site_config, store
+from tests.node_lab import PROGRAM, Node, running, site_config
 from tests.outbox_lab import Outbox, a_result
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -222,23 +217,6 @@ def test_an_object_that_orthanc_lost_is_not_confirmed(
         assert there == outbox.file_of(uid).read_bytes()
 
 
-def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(
-    tmp_path: Path, orthanc: Orthanc
-) -> None:
-    outbox = Outbox(tmp_path, [peer(orthanc, way, **TAKING) for way in TRANSPORTS], retry_limit_seconds=0.3)
-    sent = [uid for way in TRANSPORTS for uid in outbox.add_study([way])]
-    worker = outbox.worker()
-    worker.run_once()
-    orthanc.kill()
-    for way in TRANSPORTS:
-        sent += outbox.add_study([way])
-        worker.run_once()
-    assert outbox.states()["pending"] >= 9
-    orthanc.start()
-    outbox.run_until("confirmed", worker=worker)
-    assert [uid for uid in orthanc.instances() if uid in sent] == sorted(sent)
-
-
 def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
     ours, foreign = Authority(tmp_path, "ca"), Authority(tmp_path, "foreign")
     (certificate, key), (own, own_key) = ours.certify("orthanc"), ours.certify("node")
@@ -259,41 +237,6 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
             outbox.worker().run_once()
             assert outbox.states() == {state: 1}, outbox.rows()
         assert orthanc.fetch(uid)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltObject:
-    return next(one for _, one in objects(tmp_path_factory.mktemp("objects")) if one.kind is ResultKind.PDF)
-
-
-@pytest.mark.parametrize("transport", ["dimse", "orthanc", "dicomweb"])
-def test_orthanc_takes_the_document_and_gives_out_the_pdf(
-    tmp_path: Path, orthanc: Orthanc, built: BuiltObject, transport: str
-) -> None:
-    assert built.data is not None
-    path = tmp_path / "page.dcm"
-    path.write_bytes(built.data)
-    document = dcmread(path)
-    item = Outgoing(
-        built.sop_class_uid,
-        built.sop_instance_uid,
-        str(document.StudyInstanceUID),
-        built.series_instance_uid,
-        path,
-        hashlib.sha256(built.data).hexdigest(),
-    )
-    destination = open_destination(peer(orthanc, transport, results=["pdf"], **TAKING), Settings())
-    try:
-        assert [check for check in destination.test() if not check.ok] == []
-        [report] = destination.send([item])
-        assert report.status is SendStatus.STORED, report.text
-        [answer] = destination.confirm([item])
-        assert answer.presence is Presence.FOUND
-    finally:
-        destination.close()
-    given = orthanc.call("GET", f"/instances/{orthanc.id_of(item.sop_instance_uid)}/pdf")
-    assert given.rstrip(b"\0") == bytes(document.EncapsulatedDocument).rstrip(b"\0")
-    orthanc.call("DELETE", f"/instances/{orthanc.id_of(item.sop_instance_uid)}")
 
 
 NOTHING = {"reason": RejectionReason.QUALITY, "because": "of the wrong side"}
@@ -585,59 +528,19 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert (asked[-1] - asked[0]).total_seconds() >= 0.5 * (len(asked) - 1) - 0.1
 
 
-def a_node(folder: Path, archive: int, modality: int, *, hours: float = 24, calling: str = "US1") -> Node:
-    """One whose rule forwards to the archive; results go nowhere that matters."""
-    rule = PROGRAM.replace("send_to", 'forward = ["pacs"]\nsend_to')
-    asking = (
-        f'[[peers]]\nname = "us1"\nae_title = "{calling}"\nhost = "127.0.0.1"\nport = {modality}\n'
-        f'commit_after = "delivered"\ncommit_hours = {hours}\n'
-    )
-    return Node(folder, site_config(archive, asking + rule, ae_title="ORTHANC", senders=()))
-
-
-def test_what_the_archive_has_is_committed_also_after_a_kill_and_while_the_modality_is_away(
-    tmp_path: Path,
-) -> None:
-    modality, port = AskingModality(), free_port()
-    sent = [ultrasound("asked", number=one) for one in (1, 2, 3)]
-    uids = [str(image.SOPInstanceUID) for image in sent]
-    node = a_node(tmp_path / "node", port, modality.port)
-    with running(node):
-        assert store(node.port, sent, "US1") == [0] * 3
-        assert ask(node.port, "2.25.1", uids) == 0x0000
-        [journal] = tmp_path.glob("node/var/journal/*.jsonl")
-        # What a lost association brought is waited for, for minutes: let both be noted as released.
-        wait_until(lambda: journal.read_text().count('"event":1002') == 2, 60, "released")
-        node.kill()  # at once
-        node.start()
-        with modality.listening():
-            assert modality.reports == [], "no archive has them"
-        with start_orthanc(tmp_path / "archive", config={"DicomPort": port}) as orthanc:
-            wait_until(lambda: set(uids) <= set(orthanc.instances()), 120, "in the archive")
-            wait_until(lambda: len(node.events(1072)) == 1, 120, "decided")
-            node.kill()
-            node.start()
-            modality.answer = lambda times: 0x0213 if times == 1 else 0x0000  # it cannot keep it yet
-            with modality.listening():
-                wait_until(lambda: len(modality.reports) == 2, 120, "the report, twice")
-                wait_until(lambda: bool(node.events(1073)), 60, "noted")
-                node.kill()
-                node.start()
-                assert ask(node.port, "2.25.2", uids) == 0x0000
-                wait_until(lambda: len(modality.reports) == 3, 120, "the next report")
-            first, again, second = modality.said()
-            assert first == again == ("2.25.1", uids, {})
-            assert second == ("2.25.2", uids, {})
-
-
 def test_an_orthanc_that_sends_gets_its_report(tmp_path: Path) -> None:
     own, port = free_port(), free_port()
-    node = a_node(tmp_path / "node", port, own, calling="MODALITY")
+    asking = (
+        '[[peers]]\nname = "us1"\nae_title = "MODALITY"\nhost = "127.0.0.1"\ncommit_after = "delivered"\n'
+    )
+    rule = PROGRAM.replace("send_to", 'forward = ["pacs"]\nsend_to')
+    config = site_config(port, f"{asking}port = {own}\n{rule}", ae_title="ORTHANC", senders=())
+    node = Node(tmp_path / "node", config)
     to_node = {"AET": "AINODE", "Host": "127.0.0.1", "Port": node.port}
-    config = {"DicomPort": own, "DicomModalities": {"node": to_node}}
+    modality = {"DicomPort": own, "DicomModalities": {"node": to_node}}
     with (
         start_orthanc(tmp_path / "archive", config={"DicomPort": port}) as pacs,
-        start_orthanc(tmp_path / "modality", ae_title="MODALITY", config=config) as orthanc,
+        start_orthanc(tmp_path / "modality", ae_title="MODALITY", config=modality) as orthanc,
         running(node),
     ):
         sent = [stored(orthanc, ultrasound("asked", number=one)) for one in (1, 2)]
