@@ -161,8 +161,7 @@ class ConsoleLab(Stored):
 
     def audit_rows(self) -> list[dict[str, Any]]:
         """What the audit says, the newest first."""
-        with self.database.read() as session:
-            return [dict(row) for row in audit.rows(session)]
+        return list(map(dict, self.read(audit.rows)))
 
     def take(self, settings: Settings) -> None:
         """Go on with these settings."""

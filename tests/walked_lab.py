@@ -30,6 +30,7 @@ from tests.modality import part_10, set_pixels, ultrasound, ultrasound_from
 from tests.node_lab import Node, running, store
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
+from tests.rows import Stored
 from tests.smtp_lab import WebServer
 from tests.ultrasound_lab import picture
 from tests.unit.inbox.objects import changed
@@ -175,8 +176,7 @@ def walked(folder: Path, data: Path) -> Iterator[Walked]:
         rule = {"name": "ward", "when": {"calling_ae": "WARD"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
         entered.save(settings, "rules", rule)
         settings = loading.load([node.config])
-        with database.read() as session:
-            numbers = {row.study_instance_uid: row.id for row in session.scalars(select(Study))}
+        numbers = {row.study_instance_uid: row.id for row in Stored(database).rows(Study)}
         studies = {name: numbers[str(objects[0].StudyInstanceUID)] for name, (_, *objects) in sent.items()}
         yield Walked(node, settings, database, studies, web)
         database.dispose()
@@ -225,7 +225,6 @@ def _upload(database: Database, settings: Settings, again: Dataset) -> None:
 def _all_told(database: Database) -> bool:
     """Whether every delivery and message came to an end."""
     waiting = (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.UNCONFIRMED)
-    with database.read() as session:
-        open_ones = session.scalars(select(Delivery.id).where(Delivery.state.in_(waiting))).all()
-        told = session.scalars(select(Notification.state)).all()
-    return not open_ones and "failed" in told
+    stored = Stored(database)
+    going_on = stored.scalars(select(Delivery.id).where(Delivery.state.in_(waiting)))
+    return not going_on and "failed" in stored.scalars(select(Notification.state))

@@ -20,7 +20,6 @@ from fastapi.routing import APIRoute
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, Route, expect
-from sqlalchemy import select
 
 from dicom_console.handlers import live
 from dicom_console.views import changes
@@ -79,8 +78,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inbox, 
         inverse.PhotometricInterpretation, inverse.PresentationLUTShape = "MONOCHROME1", "INVERSE"
         node.receive(film, inverse)
         node.settle()
-        with node.database.read() as session:
-            assert [session.get_one(Instance, number).modality for number in (3, 4)] == ["DX", "DX"]
+        assert [node.get(Instance, number).modality for number in (3, 4)] == ["DX", "DX"]
         with served(node) as address:
             yield node, address
 
@@ -178,9 +176,7 @@ def test_a_page_shows_what_comes_while_one_looks_and_keeps_no_session_alive(
     expect(page.locator("tbody tr")).to_have_count(3)
     assert page.evaluate("document.activeElement.innerText") == "Cancel"
     assert complaints == []
-    with inbox.database.write() as session:
-        [row] = session.scalars(select(UserSession))
-        row.seen_at = utc_now().replace(year=utc_now().year - 1)
+    inbox.put(UserSession, seen_at=utc_now().replace(year=utc_now().year - 1))
     page.wait_for_url("**/sign-in")
     page.context.close()
 
@@ -275,11 +271,7 @@ def test_keys_decide_on_images_and_a_box_is_drawn_with_the_pointer_and_moved_by_
         expect(page.locator("text=No image waits.")).to_have_count(1)
         expect(page.locator("text=boxes drawn, cleaned again")).to_have_count(1)
         page.context.close()
-    with node.database.read() as session:
-        assert session.get_one(DrawnByHand, session.get_one(CleaningReview, 1).instance_id).boxes[0][:2] == [
-            0,
-            0,
-        ]
+    assert node.get(DrawnByHand, node.get(CleaningReview, 1).instance_id).boxes[0][:2] == [0, 0]
     assert complaints == []
     node.close()
 

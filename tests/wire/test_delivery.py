@@ -30,7 +30,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, build_context
 from pynetdicom.sop_class import Verification
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from dicom_node import events
 from dicom_node.config.settings import PeerSettings, Settings
@@ -298,8 +298,7 @@ def forwarding(folder: Path, port: int, database_url: str = "", **of_archive: An
 
 
 def states(inbox: Inbox) -> list[str]:
-    with inbox.database.read() as session:
-        return [row.state.value for row in session.scalars(select(Delivery).order_by(Delivery.id))]
+    return [row.state.value for row in inbox.rows(Delivery)]
 
 
 def deliver_until(inbox: Inbox, state: str) -> None:
@@ -346,8 +345,7 @@ def test_storescp_gets_each_data_set_with_the_bytes_that_came(tmp_path: Path) ->
 
 
 def sending(inbox: Inbox) -> set[int]:
-    with inbox.database.read() as session:
-        return set(session.scalars(select(Delivery.id).where(Delivery.state == DeliveryState.SENDING)))
+    return set(inbox.scalars(select(Delivery.id).where(Delivery.state == DeliveryState.SENDING)))
 
 
 @pytest.mark.debian("orthanc", "orthanc-dicomweb")
@@ -399,26 +397,17 @@ def sent(folder: Path, committing_pacs: CommittingPacs, **settings: object) -> O
 
 
 def reported(
-    outbox: Outbox,
-    transaction: str,
-    committed: list[str],
-    failed: list[str],
-    ae: str = "PACS",
-    sop_class: str = SECONDARY_CAPTURE,
+    outbox: Outbox, transaction: str, committed: list[str], failed: list[str], ae: str = "PACS"
 ) -> None:
     """A report that a listener took, entered."""
-    with outbox.database.write() as session:
-        taken = [f"{uid} {sop_class}" for uid in committed]
-        intake.keep_report(session, transaction, ae, taken, [f"{uid} 0112" for uid in failed], utc_now())
+    taken, not_taken = [f"{uid} {SECONDARY_CAPTURE}" for uid in committed], [f"{uid} 0112" for uid in failed]
+    outbox.write(intake.keep_report, transaction, ae, taken, not_taken, utc_now())
     assert commitments.enter_reports(outbox.database, outbox.settings) == 1
 
 
 def hours_pass(outbox: Outbox, hours: float) -> None:
-    with outbox.database.write() as session:
-        back = timedelta(hours=hours)
-        for row in session.scalars(select(Delivery)):
-            row.next_at = utc_now() - timedelta(seconds=1)
-            row.sent_at = row.sent_at and row.sent_at - back
+    sent_at = outbox.scalars(select(Delivery.sent_at))[0] or utc_now()
+    outbox.put(Delivery, next_at=utc_now() - timedelta(seconds=1), sent_at=sent_at - timedelta(hours=hours))
 
 
 def test_an_object_that_is_not_taken_over_is_sent_again(
@@ -514,14 +503,12 @@ def test_a_kill_between_request_and_answer_loses_nothing(
         patch.setattr(CommitmentRequestor, "ask", killed)
         outbox.worker(lease_seconds=0.1).run_once()
     (transaction, uids) = committing_pacs.requests[0]
-    with outbox.database.write() as session:  # the lease ends
-        session.execute(update(Delivery).values(lease_until=utc_now() - timedelta(seconds=1)))
+    outbox.put(Delivery, lease_until=utc_now() - timedelta(seconds=1))  # the lease ends
     outbox.worker().run_once()
     assert len(committing_pacs.requests) == 2  # nobody knows whether the first one arrived
     reported(outbox, transaction, uids, [])
     assert outbox.states() == {"confirmed": 1}
-    with outbox.database.read() as session:
-        assert len(session.scalars(select(Commitment)).all()) == 2
+    assert len(outbox.scalars(select(Commitment))) == 2
 
 
 def test_a_report_is_answered_only_when_it_is_kept(tmp_path: Path, committing_pacs: CommittingPacs) -> None:

@@ -20,7 +20,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEGLSLossless,
 )
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from dicom_console.handlers import stow
 from dicom_console.views import uploaded
@@ -55,12 +55,10 @@ class Served:
         return requests.get(self.url + path, headers=self.headers | {"Accept": accept}, timeout=60, **more)  # type: ignore[arg-type]
 
     def stored(self, number: int) -> Dataset:
-        with self.node.database.read() as session:
-            return dcmread(self.node.settings.node.data_dir / session.get_one(Instance, number).path)
+        return dcmread(self.node.folder / self.node.get(Instance, number).path)
 
     def overwrite(self, number: int, image: Dataset) -> None:
-        with self.node.database.read() as session:
-            image.save_as(self.node.settings.node.data_dir / session.get_one(Instance, number).path)
+        image.save_as(self.node.folder / self.node.get(Instance, number).path)
 
 
 def place(image: Dataset) -> str:
@@ -264,8 +262,7 @@ def test_objects_leave_byte_for_byte_and_frames_as_they_are_stored(served: Serve
     said = Dataset.from_json(client.retrieve_instance_metadata(*uids))
     assert "PixelData" not in said and said.Rows == cine.Rows and said.PatientName == cine.PatientName
     whole = client.retrieve_study(STUDY)
-    with served.node.database.read() as session:
-        built = session.scalars(select(Result.sop_instance_uid).where(~Result.deidentified)).all()
+    built = served.node.scalars(select(Result.sop_instance_uid).where(~Result.deidentified))
     assert {str(one.SOPInstanceUID) for one in whole} >= set(built) and len(whole) == 2 + len(built)
 
 
@@ -314,17 +311,14 @@ def test_what_a_person_withdrew_or_did_not_accept_is_not_shown(changing: Served)
         return {row.kind.value for row in changing.node.rows(Result) if row.sop_instance_uid in shown}
 
     assert ResultKind.SR.value in kinds()
-    with changing.node.database.write() as session:
-        session.execute(update(Delivery).values(state=DeliveryState.UNASSESSED))
+    changing.node.put(Delivery, state=DeliveryState.UNASSESSED)
     assert kinds() == set()
-    with changing.node.database.write() as session:
-        session.execute(update(Delivery).values(state=DeliveryState.PENDING))
+    changing.node.put(Delivery, state=DeliveryState.PENDING)
     withdraw_by_uid(
         changing.node.settings, STUDY, None, reason=RejectionReason.QUALITY, because="the other side"
     )
     assert kinds() <= {ResultKind.REJECTION.value}
-    with changing.node.database.write() as session:
-        session.execute(update(Study).values(state=StudyState.QUARANTINED))
+    changing.node.put(Study, state=StudyState.QUARANTINED)
     assert changing.get(f"/studies/{STUDY}/series").status_code == 404
     assert changing.get("/studies").json() == []
 
@@ -437,8 +431,7 @@ def test_what_dicomweb_client_stores_is_received_as_from_a_modality(
     assert (row.calling_ae, row.called_ae) == ("CONSOLE", "AINODE")
     assert gateway.node.file_of(str(one.SOPInstanceUID)).PixelData == one.PixelData
     assert {job.rule for job in gateway.node.jobs()} == {"ultrasound"}
-    with gateway.node.database.read() as session:
-        assert uploaded.last(session) == []  # of the page on which a person follows the own uploads
+    assert gateway.node.read(uploaded.last) == []  # of the page on which a person follows the own uploads
     [noted] = audited(gateway.node.database, "uploaded")
     assert noted["association"].startswith("console-")  # type: ignore[attr-defined]
     assert noted | {"association": ""} == {

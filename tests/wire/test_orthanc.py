@@ -36,7 +36,7 @@ from dicom_node.dicom.identity import Patient
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.errors import FaultyInput, PeerUnreachable
 from dicom_node.events import RESULT_NOT_REMOVED, RESULT_REMOVED
-from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.removals import Removals
 from dicom_node.scp.contexts import accepted_classes
@@ -46,8 +46,8 @@ from dicom_node.scu import (
     open_archive,
     open_destination,
 )
-from dicom_node.services.results import show, withdraw_by_uid
-from dicom_node.store.tables import Delivery, Removal, Result, Study
+from dicom_node.services.results import show
+from dicom_node.store.tables import Delivery, Removal, Result
 from dicom_node.store.transitions import utc_now
 from tests.certificates_lab import Authority
 from tests.hostile.web import answering
@@ -208,8 +208,7 @@ def test_an_object_that_orthanc_lost_is_not_confirmed(
     (uid,) = outbox.add_study([transport], [ResultKind.SR])
     outbox.run_until("confirmed")
     orthanc.call("DELETE", f"/instances/{orthanc.id_of(uid)}")
-    with outbox.database.write() as session:
-        session.get_one(Delivery, 1).state = DeliveryState.UNCONFIRMED
+    outbox.put(Delivery, state=DeliveryState.UNCONFIRMED)
     outbox.run_until("confirmed")
     assert outbox.rows()[0]["attempts"] == 2
     there = orthanc.fetch(uid)
@@ -239,9 +238,6 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
         assert orthanc.fetch(uid)
 
 
-NOTHING = {"reason": RejectionReason.QUALITY, "because": "of the wrong side"}
-
-
 def dicomweb_of(url: str) -> PeerSettings:
     known = {"name": "pacs", "ae_title": "PACS", "transport": "dicomweb", "url": url, **TAKING_BACK}
     return PeerSettings.model_validate(known)
@@ -253,15 +249,8 @@ def delivered(outbox: Outbox) -> list[str]:
     return sent
 
 
-def withdraw(outbox: Outbox, uids: list[str] | None = None) -> dict[str, list[str]]:
-    with outbox.database.read() as session:
-        study = str(session.scalars(select(Study.study_instance_uid)).one())
-    return withdraw_by_uid(outbox.settings, study, uids, **NOTHING)  # type: ignore[arg-type]
-
-
 def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
-    with outbox.database.read() as session:
-        found = show(session, outbox.settings, 1)
+    found = outbox.read(show, outbox.settings, 1)
     return {"removals": found["removals"], "by_hand": found["by_hand"]}
 
 
@@ -289,7 +278,7 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     """What is gone already counts as gone."""
     outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)])
     first, gone, replaced = delivered(outbox)
-    assert withdraw(outbox, [first]) == {}
+    assert outbox.withdraw([first]) == {}
     assert states(outbox) == {"asked"} and first in orthanc.instances()
     run_until(outbox, "gone")
     assert first not in orthanc.instances() and {gone, replaced} <= set(orthanc.instances())
@@ -301,7 +290,7 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     other = dcmread(outbox.file_of(replaced))
     other.InstanceNumber = 77
     stored(orthanc, other)
-    withdraw(outbox)
+    outbox.withdraw()
     run_until(outbox, "gone", "by_hand")
     found = {row["sop_instance_uid"]: row for row in shown(outbox)["removals"]}
     assert (found[gone]["state"], found[replaced]["state"]) == ("gone", "by_hand")
@@ -337,13 +326,11 @@ def at_server(tmp_path: Path, server: Server) -> Outbox:
     """A result that the DICOMweb server has, withdrawn."""
     outbox = Outbox(tmp_path, [dicomweb_of(server.url)])
     outbox.add_study(["pacs"], [ResultKind.SC])
-    with outbox.database.write() as session:
-        result = session.scalars(select(Result)).one()
-        for delivery in result.deliveries:
-            delivery.sent_at = utc_now()
-        uids = {"00080016": result.sop_class_uid, "00080018": result.sop_instance_uid}
-        server.body = json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
-    withdraw(outbox)
+    outbox.put(Delivery, sent_at=utc_now())
+    [result] = outbox.scalars(select(Result))
+    uids = {"00080016": result.sop_class_uid, "00080018": result.sop_instance_uid}
+    server.body = json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
+    outbox.withdraw()
     return outbox
 
 
@@ -365,9 +352,8 @@ def test_a_server_that_refuses_leaves_it_to_a_person_and_one_in_trouble_is_asked
 def test_what_never_left_is_not_asked_for(tmp_path: Path, server: Server) -> None:
     outbox = Outbox(tmp_path, [dicomweb_of(server.url)])
     outbox.add_study(["pacs"])
-    withdraw(outbox)
-    with outbox.database.read() as session:
-        assert session.scalars(select(Removal)).all() == []
+    outbox.withdraw()
+    assert outbox.scalars(select(Removal)) == []
     assert removals(outbox).run_once() == 0
 
 

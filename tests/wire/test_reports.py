@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
 
 from dicom_connectors.hl7.oru import control_id
 from dicom_node.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
-from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.model.kinds import ResultKind
 from dicom_node.scu import (
     Destination,
     RemovalAnswer,
@@ -21,8 +22,7 @@ from dicom_node.scu import (
     open_destination,
     open_remover,
 )
-from dicom_node.services import results
-from dicom_node.store.tables import Delivery, Study
+from dicom_node.store.tables import Delivery
 from tests.certificates_lab import Authority
 from tests.fhir_lab import SYSTEM, FhirServer, add_report, fhir_peer, outgoing_report, report_file, start_fhir
 from tests.hostile.valve import valve_before
@@ -238,24 +238,14 @@ def test_a_report_that_never_went_there_is_not_withdrawn_there(tmp_path: Path, r
     with run_receiver(other):
         outbox = Outbox(tmp_path, [ris.peer(iocm=True), other.peer(name="other", iocm=True)])
         outbox.add_study(["ris", "other"], REPORT * 2)
-        with outbox.database.write() as session:  # one report each
-            for delivery in session.scalars(select(Delivery).where(Delivery.id.in_((2, 3)))):
-                session.delete(delivery)
+        outbox.write(Session.execute, delete(Delivery).where(Delivery.id.in_((2, 3))))  # one report each
         outbox.run_until("confirmed")
-        assert withdraw(outbox) == {}
+        assert outbox.withdraw() == {}
         outbox.run_until("confirmed")
     for receiver in (ris, other):
         report, note = receiver.received
         assert len(note["OBR"]) == 1 and len(set(receiver.numbers())) == 2
         assert [str(row[5]) for row in note["OBX"]] == [str(row[5]) for row in report["OBX"]]
-
-
-def withdraw(outbox: Outbox) -> dict[str, list[str]]:
-    with outbox.database.read() as session:
-        study = str(session.scalars(select(Study.study_instance_uid)).one())
-    return results.withdraw_by_uid(
-        outbox.settings, study, None, reason=RejectionReason.QUALITY, because="of the wrong side"
-    )
 
 
 def with_trust(outbox: Outbox, own: tuple[Path, Path] | None, authority: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import socket
 import ssl
@@ -55,7 +54,7 @@ from tests.waiting import wait_until
 
 
 def b64(detail: Element) -> str:
-    return base64.b64decode(detail.get("value", "")).decode()
+    return b64decode(detail.get("value", "")).decode()
 
 
 SOURCE = AuditSource("AINODE", "STATION", "host.example.org", "hospital")
@@ -133,7 +132,7 @@ def test_what_a_caller_wrote_cannot_change_the_message() -> None:
     root = fromstring(audit_message(bad, "", 'P<&">\x00', SOURCE))
     assert root.findall("ActiveParticipant")[0].get("UserIsRequestor") == "true"
     [detail] = root.iter("ParticipantObjectDetail")
-    assert base64.b64decode(detail.get("value", "")).decode() == '"/><x>\x00\u202e'
+    assert b64(detail) == '"/><x>\x00\u202e'
 
 
 HEAD = b"DICOM+RFC3881 - \xef\xbb\xbf"
@@ -280,11 +279,10 @@ def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None
             inbox.database, inbox.settings, Role.CONSOLE, "all", say=lambda *_, **__: None, database_file=0
         )
         background.start()
-        with inbox.database.write() as session:
-            record(session, NODE_STARTED)
-            for _ in range(120):  # more than are read at once wait before it
-                record(session, ASSOCIATION_REJECTED, calling="STRANGER")
-            record(session, NODE_STOPPING)
+        inbox.write(record, NODE_STARTED)
+        for _ in range(120):  # more than are read at once wait before it
+            inbox.write(record, ASSOCIATION_REJECTED, calling="STRANGER")
+        inbox.write(record, NODE_STOPPING)
         background.stop()
         [service] = background._services
         service.at_stop.__self__._next_at = inf  # as after a failure
@@ -304,7 +302,7 @@ def _read(message: bytes) -> dict[str, Any]:
             for one in root.findall("ActiveParticipant")
         },
         "objects": [one.get("ParticipantObjectID") for one in root.iter("ParticipantObjectIdentification")],
-        "details": [b64decode(one.get("value", "")).decode() for one in details],
+        "details": [b64(one) for one in details],
     }
 
 

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import insert, inspect, select
+from sqlalchemy import inspect, select
 
 from ai_pipeline import pipelines
 from ai_pipeline.burnin.devices.rules import read_rules
@@ -106,7 +106,7 @@ from dicom_node.store.transitions import record, utc_now
 from tests.archive_lab import FakeArchive, answer_for, film, peer
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, quick_hasher, routes
 from tests.inbox_lab import Inbox, encoded
-from tests.modality import chest, ultrasound
+from tests.modality import chest, part_10, ultrasound
 from tests.pacs_lab import free_port, run_pacs
 from tests.result_reading import content, groups_of, named, of_type
 from tests.rows import NOW, Stored, a_job, a_study
@@ -1198,12 +1198,6 @@ def test_all_held_jobs_of_a_rule_are_run_at_once(console: ConsoleLab, inbox: Inb
 ABOUT = {"PatientID": "P-7", "PatientName": "Müller^Änne", "Modality": "US", "PatientBirthDate": "1960-01-02"}
 
 
-def part_10(ds: Dataset) -> bytes:
-    data = io.BytesIO()
-    ds.save_as(data, enforce_file_format=True)
-    return data.getvalue()
-
-
 def zipped(*files: tuple[str, bytes]) -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -1611,9 +1605,6 @@ def test_a_study_that_fails_stops_no_other_and_has_its_row(
     assert "RuntimeError" in answer["studies"][1]["reason"]
 
 
-FIRST = datetime(2026, 1, 1, tzinfo=UTC)
-
-
 PATIENTS = ("AB-1", "AB-2", "AB_3", "ab-4", "ÄB-5", "B%6")
 
 
@@ -1627,47 +1618,25 @@ IMAGES = (
 )
 
 
-def fill(database: Database, times: int = 1) -> None:
-    """Studies 1 to 6, so often."""
-    numbers = range(times * len(PATIENTS))
-    with database.write() as session:
-        session.execute(insert(Study), [a_row(n) for n in numbers])
-        session.execute(insert(Instance), [an_image(n) for n in numbers])
-        named = [(n + 1, word) for n in numbers for word in ("all", f"word{n % 6}")]
-        session.execute(insert(StudyName), [{"study_id": study, "word": word} for study, word in named])
-
-
-def a_row(n: int) -> dict[str, object]:
-    at = FIRST + timedelta(minutes=n)
-    return {
-        "id": n + 1,
-        "study_instance_uid": f"1.2.{n}",
-        "patient_id": PATIENTS[n % 6],
-        "accession_number": f"A{n}",
-        "state": StudyState.DELIVERED,
-        "first_received_at": at,
-        "last_received_at": at,
-    }
-
-
-def an_image(n: int) -> dict[str, object]:
-    modality, sender = IMAGES[n % 6]
-    return {
-        "study_id": n + 1,
-        "sop_instance_uid": f"1.3.{n}",
-        "sop_class_uid": "1",
-        "series_instance_uid": "1",
-        "transfer_syntax_uid": "1",
-        "modality": modality,
-        "role": ObjectRole.SOURCE,
+def fill(database: Database) -> None:
+    """Studies 1 to 6, each with an image."""
+    kept: dict[str, Any] = {
+        **dict.fromkeys(("sop_class_uid", "series_instance_uid", "transfer_syntax_uid"), "1"),
         "path": "x",
         "bytes": 1,
         "identity_sha256": "",
         "attributes": {},
-        "calling_ae": sender,
         "called_ae": "B",
-        "received_at": FIRST,
+        "received_at": NOW,
+        "role": ObjectRole.SOURCE,
     }
+    for n, (patient, (modality, sender)) in enumerate(zip(PATIENTS, IMAGES, strict=True)):
+        at, number = NOW + timedelta(minutes=n), f"A{n}"
+        study = a_study(f"1.2.{n}", at=at, patient_id=patient, accession_number=number)
+        Stored(database).add(study)
+        kept |= {"study_id": study.id, "modality": modality, "calling_ae": sender}
+        names = [StudyName(study_id=study.id, word=word) for word in ("all", f"word{n}")]
+        Stored(database).add(Instance(sop_instance_uid=f"1.3.{n}", **kept), *names)
 
 
 SEARCHES: list[tuple[Search, set[int]]] = [
@@ -1698,8 +1667,8 @@ def test_few_and_many_studies_are_found_alike_in_both_databases(
     for few in (0, 500):
         monkeypatch.setattr(search, "_FEW", few)
         for wanted, found in SEARCHES:
-            with database.read() as session:
-                assert {row["id"] for row in search.search(session, wanted)[0]} == found, (wanted, few)
+            rows, _ = Stored(database).read(search.search, wanted)
+            assert {row["id"] for row in rows} == found, (wanted, few)
 
 
 def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox) -> None:
@@ -1807,10 +1776,10 @@ def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: I
     secrets = [study.study_instance_uid, study.patient_id, study.accession_number]
     secrets += [row.sop_instance_uid for row in (*node.rows(Instance), *node.rows(Result))]
     sender = node.rows(Instance)[0].calling_ae
-    with node.database.write() as session:  # of no study here: a fetch, a list, a refused object
-        record(session, FETCH_ASKED, study=secrets[0], peer="pacs")
-        record(session, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
-        record(session, STORE_REFUSED, calling=sender, instance=secrets[-1], reason="")
+    # Of no study here: a fetch, a list, a refused object.
+    node.write(record, FETCH_ASKED, study=secrets[0], peer="pacs")
+    node.write(record, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
+    node.write(record, STORE_REFUSED, calling=sender, instance=secrets[-1], reason="")
     tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
     shown: dict[str, set[str]] = {}
     for name, token in tokens.items():

@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from ipaddress import ip_network
@@ -166,16 +167,15 @@ def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox
 
 @pytest.mark.parametrize("order", Order)
 def test_pages_together_show_each_study_once(database: Database, order: Order) -> None:
-    with database.write() as session:
-        for number in range(2 * search.PAGE + 7):
-            at = NOW + timedelta(seconds=number // 3)  # some at the same moment
-            session.add(a_study(f"1.2.{number}", at=at, study_date=f"202601{number % 28 + 1:02}"))
+    stored, moments = Stored(database), [NOW + timedelta(seconds=n // 3) for n in range(2 * search.PAGE + 7)]
+    days = [f"202601{n % 28 + 1:02}" for n in range(len(moments))]
+    both = zip(moments, days, strict=True)  # some at the same moment
+    stored.add(*(a_study(f"1.2.{n}", at=at, study_date=day) for n, (at, day) in enumerate(both)))
     seen: list[dict[str, object]] = []
     after: int | None = None
-    with database.read() as session:
-        for _ in range(3):
-            rows, after = search.search(session, Search(order=order), after)
-            seen += rows
+    for _ in range(3):
+        rows, after = stored.read(search.search, Search(order=order), after)
+        seen += rows
     assert after is None
     assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
     key = "study_date" if order in (Order.DATE, Order.OLDEST_DATE) else "last_received_at"
@@ -292,17 +292,14 @@ def _rows(table: Table) -> Iterator[dict[str, Any]]:
 
 def fill(database: Database) -> None:
     """Add the rows. What a constraint refuses is no kind of row."""
+    stored = Stored(database)
     for table in Base.metadata.sorted_tables:
         for row in _rows(table):
-            try:
-                with database.write() as session:
-                    session.execute(table.insert().values(row))
-            except IntegrityError:
-                pass
-    with database.write() as session:
-        for kind in filter(lambda one: isinstance(one, EventType), vars(events).values()):
-            for fields in ({}, _FIELDS):
-                session.add(EventRow(at=utc_now(), number=kind.number, study_id=1, fields=fields))
+            with suppress(IntegrityError):
+                stored.write(Session.execute, table.insert().values(row))
+    kinds = [one.number for one in vars(events).values() if isinstance(one, EventType)]
+    told = [{"number": number, "fields": fields} for number in kinds for fields in ({}, _FIELDS)]
+    stored.add(*(EventRow(at=utc_now(), study_id=1, **one) for one in told))
 
 
 @pytest.mark.parametrize("language", ["de"])
@@ -809,12 +806,6 @@ def test_the_timeline_says_by_what_a_study_was_complete(inbox: Inbox) -> None:
         ["its", "procedure", "steps"],
     ]
     assert [row["more"] for row in found] == ["", "1 missing", ""]
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with WebServer().running() as server:
-        yield server
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import uvicorn
 from fastapi import APIRouter, FastAPI
-from sqlalchemy import select
 
 from dicom_console.app import create_app
 from dicom_console.web import limits
@@ -66,9 +65,8 @@ def test_neither_password_nor_token_stands_in_the_database(console: ConsoleLab) 
 
 
 def refuse(console: ConsoleLab, who: Callable[[int], Person], numbers: range) -> None:
-    with console.database.write() as session:
-        for number in numbers:
-            audit.note(session, who(number), AuditAction.SIGN_IN_REFUSED)
+    for number in numbers:
+        console.write(audit.note, who(number), AuditAction.SIGN_IN_REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +88,7 @@ def test_after_so_many_refusals_nothing_is_looked_at(
     console: ConsoleLab, who: Callable[[int], Person], address: str, limit: int
 ) -> None:
     refuse(console, who, range(limit - 1))
-    with console.database.read() as session:
-        users.attempt_of(session, users.find(session, "viewer"), "viewer", address)
+    console.read(users.attempt_of, console.read(users.find, "viewer"), "viewer", address)
     refuse(console, who, range(limit - 1, limit))
     with pytest.raises(SignInRefused, match="Too many attempts"):
         users.sign_in(console.database, "viewer", PASSWORD, address)
@@ -147,9 +144,8 @@ def test_a_name_that_is_no_user_s_is_refused_like_one_that_is(console: ConsoleLa
 def test_a_session_ends_by_itself(console: ConsoleLab, seen: float, created: float, signed_in: bool) -> None:
     browser = console.browser(UserRole.VIEWER)
     now = datetime.now(UTC)
-    with console.database.write() as session:
-        row = session.scalars(select(UserSession)).one()
-        row.seen_at, row.created_at = now - timedelta(minutes=seen), now - timedelta(minutes=created)
+    ago = {"seen_at": now - timedelta(minutes=seen), "created_at": now - timedelta(minutes=created)}
+    console.put(UserSession, **ago)
     assert (browser.get("/") == 200) is signed_in
 
 
@@ -201,9 +197,7 @@ def test_who_was_idle_for_too_long_is_not_listed_and_nobody_is_found_by_a_wrong_
     users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1", agent="x" * 10_000)
     [row] = users.list_sessions(console.settings)
     assert (row["address"], row["browser"], row["own"]) == ("192.0.2.1", "", False)
-    with console.database.write() as session:
-        one = session.scalars(select(UserSession)).one()
-        one.seen_at = one.seen_at.replace(year=2020)
+    console.put(UserSession, seen_at=datetime(2020, 1, 1, tzinfo=UTC))
     assert users.list_sessions(console.settings) == []
     with pytest.raises(NotFound, match="users sessions shows them"):
         users.end_session(console.settings, 999)

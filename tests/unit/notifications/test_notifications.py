@@ -2,7 +2,6 @@
 
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,6 @@ from tests.smtp_lab import MailServer, WebServer
 from tests.unit.config.test_settings import write
 from tests.unit.inbox.objects import changed
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with WebServer().running() as server:
-        yield server
 
 
 def node(folder: Path, *rules: dict[str, Any], **other: Any) -> Inbox:
@@ -96,9 +89,8 @@ def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> Non
     made = notifier(inbox)
     happens(inbox, JOB_FAILED)
     made.run_once()
-    with inbox.database.write() as session:
-        for number in range(200):
-            record(session, DISK_LOW, free_mib=number)
+    for number in range(200):
+        happens(inbox, DISK_LOW, free_mib=number)
     made.run_once()
     assert len(web.calls) == 1
     inbox.put(Notification, created_at=utc_now().replace(year=2020))
