@@ -6,7 +6,6 @@ import re
 import signal
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from dicom_node.store.transitions import utc_now
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, routes
 from tests.inbox_lab import Inbox
-from tests.modality import chest, part_10, ultrasound
+from tests.modality import chest, ultrasound
 from tests.node_lab import Node, in_background, running, store
 from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
 from tests.oidc_lab import hospital
@@ -828,39 +827,12 @@ def test_a_study_is_shown_and_a_console_that_dies_comes_back_with_its_users_sign
     assert page.url == f"{site.address}/"
 
 
-def test_a_node_that_is_killed_keeps_what_it_answered_for_and_nothing_else(site: Site) -> None:
-    """By STOW-RS; what was entered stays in force, the console ends with its node."""
-    node, settings = site.node, loading.load([site.node.config])
-    token = users.add_token(settings, UserRole.ADMIN.value, "a test", 1)
-    headers = {"Authorization": f"Bearer {token}"}
-    headers["Content-Type"] = 'multipart/related; type="application/dicom"; boundary=B0'
-    before, url = len(node.studies()), f"{site.address}/api/dicomweb/studies"
-
-    def file_of(name: str) -> bytes:
-        return b"--B0\r\n\r\n" + part_10(ultrasound(name))
-
-    def endless() -> Iterator[bytes]:
-        yield file_of("two")
-        while True:
-            yield bytes(2**20)
-            time.sleep(0.1)
-
-    def send() -> None:
-        with pytest.raises(requests.RequestException):
-            requests.post(url, data=endless(), headers=headers, timeout=60)
-
-    assert requests.post(url, data=file_of("kept") + b"\r\n--B0--", headers=headers, timeout=60).ok
-    sender = in_background(send)
-    incoming = settings.node.data_dir / "spool" / "incoming"
-    wait_until(lambda: any(incoming.glob(".*")), 30, "an object is coming")
-    node.kill()
-    sender.join(60)
-    (settings.node.data_dir / "entered.toml").unlink()
-    node.start()
-    wait_until(lambda: len(node.studies()) == before + 1, 60, "the first object is indexed")
-    assert list(incoming.glob(".*")) == []
-    assert store(node.port, [ultrasound("three")], "US2") == [0]
-    wait_until(site.answers, 60, "the console again")
-    console = site.process()
+def test_what_was_entered_is_in_force_after_a_start_without_its_file_and_the_console_ends_with_its_node(
+    site: Site,
+) -> None:
+    node, console = site.node, site.process()
     assert node.stop() == 0
     assert not Path(f"/proc/{console}").exists()
+    (node.folder / "var" / "entered.toml").unlink()
+    node.start()
+    assert store(node.port, [ultrasound("three")], "US2") == [0]

@@ -488,18 +488,15 @@ def test_a_pacs_without_storage_commitment_is_noticed_at_once(
 def test_a_kill_between_request_and_answer_loses_nothing(
     tmp_path: Path, committing_pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     ask = CommitmentRequestor.ask
 
     def killed(self: CommitmentRequestor, *words: object) -> RequestAnswer:
         ask(self, *words)  # type: ignore[arg-type]
-        raise Killed
+        raise KeyboardInterrupt  # as kill -9 does
 
     outbox = Outbox(tmp_path, [committing(committing_pacs)])
     outbox.add_study(["pacs"], ONE)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(CommitmentRequestor, "ask", killed)
         outbox.worker(lease_seconds=0.1).run_once()
     (transaction, uids) = committing_pacs.requests[0]
