@@ -5,7 +5,6 @@ import json
 import operator
 import os
 import re
-import shutil
 import socket
 import struct
 import threading
@@ -39,7 +38,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.chest import trial
-from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.pipelines import cards
 from dicom_console import catalogues
 from dicom_console.app import create_app
@@ -101,7 +99,16 @@ from dicom_node.store.tables import (
 )
 from dicom_node.store.transitions import append, record, utc_now
 from dicom_node.store.views import View, list_events
-from tests.console_lab import Browser, ConsoleLab, Program, client_of, config_file, routes
+from tests.console_lab import (
+    OWN_MODEL,
+    Browser,
+    ConsoleLab,
+    Program,
+    client_of,
+    config_file,
+    own_model,
+    routes,
+)
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.ports import free_port
@@ -1277,17 +1284,11 @@ def model_in(console: ConsoleLab, slot: str) -> str:
 
 def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
     admin = console.browser(UserRole.ADMIN)
-    place = "/models/chest-efficientnet-lite0/9.9"
+    place = f"/models/{OWN_MODEL}"
     assert admin.post(f"{place}/activate", pipeline="chest_xray") == 409
     assert "workers.models_dir" in admin.text
-    own = tmp_path / "models" / "chest-efficientnet-lite0" / "9.9"
-    own.mkdir(parents=True)
-    text = (SHIPPED / "chest-efficientnet-lite0.toml").read_text(encoding="utf-8")
-    version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
-    assert version
-    (own / "card.toml").write_text(text.replace(version[0], 'version = "9.9"', 1), encoding="utf-8")
-    for part in SHIPPED.parent.joinpath("weights").glob("chest-efficientnet-lite0*"):
-        shutil.copy(part, own)
+    shipped = model_in(console, "chest_xray")
+    own_model(tmp_path / "models")
     console.change("workers", models_dir=tmp_path / "models")
     assert "Let chest_xray use it" in admin.page(place)
     assert admin.post(f"{place}/activate", pipeline="nothing") == 404
@@ -1303,7 +1304,7 @@ def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, 
     assert model_in(console, "chest_xray") == "chest-efficientnet-lite0@9.9"
     assert "9.9" not in model_in(console, "chest_xray_boxes"), "changed without a record"
     assert [admin.post("/models/chest_xray/rollback") for _ in range(2)] == [303, 409]
-    assert model_in(console, "chest_xray") == f"chest-efficientnet-lite0@{version[1]}"
+    assert model_in(console, "chest_xray") == shipped
     assert len(console.audited("model_activated")) == len(console.audited("model_rollback")) == 1
 
 
