@@ -50,7 +50,7 @@ from dicom_node.store.tables import (
 )
 from dicom_node.store.transitions import utc_now
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
-from tests.console_lab import OWN_MODEL, PASSWORD, ConsoleLab, own_model, routes
+from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
 from tests.inbox_lab import Inbox
 from tests.modality import chest, part_10, set_pixels, ultrasound, ultrasound_from
 from tests.node_lab import Node, in_background, running, store
@@ -888,26 +888,6 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
     page.wait_for_selector("text=Updates by itself")
     page.goto("/patients")
     press(page, "Remove")
-
-
-def test_an_admin_puts_a_model_into_use_saves_a_device_rule_and_deletes(walk: Walk) -> None:
-    page, complaints = walk.page(UserRole.ADMIN, viewport=DESKTOP)
-    page.goto(f"/models/{OWN_MODEL}")
-    press(page, "Let chest_xray use it")
-    page.goto("/models")
-    press(page, "Roll back to the model before")
-    page.goto("/reviews")
-    page.click("text=Look at it >> nth=0")
-    draw(page)
-    press(page, "Try it on the last images of the device")
-    press(page, "Save the rule, and clean this image again")
-    page.click("main >> text=Go on")
-    press(page, "Remove")
-    page.goto(f"/patients/{walk.site.studies['chest']}")
-    page.click("summary:has-text('Delete the received images')")
-    press(page, "Delete them")
-    assert " of 1 studies: received images deleted" in page.inner_text("main")
-    assert complaints == []
 
 
 @contextmanager

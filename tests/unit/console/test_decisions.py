@@ -591,6 +591,7 @@ def test_a_box_becomes_a_device_rule_that_was_tried_before(desk_console: Console
     assert tried(operator) == 200
     assert operator.text.count("<figure>") == 2, "of this model and software only"
     assert "Save the rule" not in operator.text
+    assert tried(admin) == 200 and 'name="act" value="save"' in admin.text
     assert operator.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 403
     assert admin.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 200
     file = desk.settings.node.data_dir / DEVICE_RULES_FOLDER / "room3-banner.toml"
