@@ -108,8 +108,7 @@ def test_a_pacs_of_implicit_vr_only_gets_the_same_data_set_converted(tmp_path: P
         assert [element.value for element in got] == [element.value for element in built]
 
 
-Row = dict[str, object]
-ANSWERS: dict[str, tuple[dict[str, Any], int, Row, int]] = {
+ANSWERS: dict[str, tuple[dict[str, Any], int, dict[str, object], int]] = {
     **{
         f"{status:04X} is a warning of what is stored": (
             {"answer": lambda *_, status=status: status},

@@ -233,9 +233,6 @@ def test_a_broken_package_hurts_nobody_who_does_not_ask_for_it(tmp_path: Path) -
     assert "Traceback" not in asked.stderr
 
 
-PEERS = [{"name": "modality", "ae_title": "US1", "mpps": True}]
-
-
 def images_of(name: str, number: int = 2) -> list[Dataset]:
     return [ultrasound(name, number=one, size=(60, 60)) for one in range(1, number + 1)]
 
@@ -244,7 +241,7 @@ def test_a_report_that_was_journalled_and_not_answered_is_taken_again(tmp_path: 
     """A kill after the line in the journal, before the step's file: the modality comes again."""
     sent = images_of("again")
     study = sent[0].StudyInstanceUID
-    with receiving(tmp_path, peers=PEERS) as listener:
+    with receiving(tmp_path, peers=[{"name": "modality", "ae_title": "US1", "mpps": True}]) as listener:
         assert status(create(listener.port, "1.2.3", begun(study))) == 0x0000
         (first,) = (tmp_path / "steps").glob("*.json")
         before = first.read_bytes()
@@ -377,9 +374,6 @@ def test_what_the_node_writes_is_its_own(reloaded: Node) -> None:
     assert [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
-_CONSOLE = "[console]\nenabled = true\nport = {port}\n"
-
-
 IDENTITY = {"PatientName": "Secret^Name", "PatientID": "SECRET-ID", "AccessionNumber": "SECRET-ACC"}
 STEPS = {
     "study": 1,
@@ -408,7 +402,7 @@ def test_each_role_does_its_part_and_a_study_is_one_trace_through_all(
         port = free_port()
         parts = {
             "scheduler": config,
-            "console": config + _CONSOLE.format(port=port),
+            "console": f"{config}[console]\nenabled = true\nport = {port}\n",
             "worker": config.replace("[outbox]\n", "[outbox]\ndeliver = false\n"),
             "listener": config,
             "delivery": config,

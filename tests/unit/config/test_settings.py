@@ -678,9 +678,6 @@ def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
     assert set(found.values()) == {SecretStr}
 
 
-EXPANDED = "hunter two: 'x'\nroot"
-
-
 PEER = {"name": '"pacs"', "ae_title": '"PACS"', "may": '["receive"]', "host": '"127.0.0.1"', "port": "104"}
 
 
@@ -705,7 +702,7 @@ def written(table: str, key: str) -> str:
 
 
 def test_no_message_shows_what_a_variable_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET", EXPANDED)
+    monkeypatch.setenv("SECRET", "hunter two: 'x'\nroot")
     monkeypatch.chdir(tmp_path)
     shown = []
     for table, key in keys():

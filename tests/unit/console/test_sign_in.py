@@ -717,9 +717,6 @@ def test_nobody_shuts_the_own_account(console: ConsoleLab) -> None:
         assert "another admin" in admin.text and of(console, "admin")["role"] == "admin"
 
 
-MACHINES = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
-
-
 ELSEWHERE = {("GET", f"/sign-in/oidc{path}") for path in ("", "/back", "/leave")}
 
 
@@ -728,7 +725,7 @@ ENDS_THE_SESSION = {"/sign-out", "/sessions/1/end"}
 
 OPEN = {
     ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/language"), ("GET", "/static/{name}"),
-    *ELSEWHERE, *MACHINES,
+    *ELSEWHERE, *{("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")},
 }  # fmt: skip
 
 
@@ -904,9 +901,6 @@ def test_a_form_that_is_too_large_is_refused(console: ConsoleLab) -> None:
     assert browser.post("/studies/search", patient="x" * FORM_BYTES) == 413
 
 
-SHEET = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
 MORE_THAN_FITS = 100  # answers of 17 KB: more than system and console keep for a connection
 
 
@@ -918,7 +912,7 @@ def asking(port: int) -> Iterator[socket.socket]:
         connection.connect(("127.0.0.1", port))
         connection.setblocking(False)
         with suppress(BlockingIOError):
-            connection.send(SHEET * MORE_THAN_FITS)
+            connection.send(b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * MORE_THAN_FITS)
         yield connection
 
 

@@ -210,9 +210,6 @@ def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> 
     assert told == ["modality", "modality"]
 
 
-AT = "2026-01-02T03:04:05Z"
-
-
 def rule(**other: Any) -> NotificationSettings:
     return NotificationSettings.model_validate({"name": "n", "on": ["disk"], "url": "https://h/x", **other})
 
@@ -236,7 +233,7 @@ def test_a_template_that_fails_or_reaches_out_is_told_and_ours_is_sent(tmp_path:
     given = rule(template=write(tmp_path / "template.txt", template))
     with pytest.raises(FaultyInput):
         check_templates(given)
-    said = written(given, "NODE", [TemplateEvent(6006, AT, {"free_mib": 3})])
+    said = written(given, "NODE", [TemplateEvent(6006, "2026-01-02T03:04:05Z", {"free_mib": 3})])
     assert "free_mib=3" in said.text and "template" in said.text
     assert len(said.text) < LONGEST_TEXT
 
