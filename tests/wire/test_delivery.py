@@ -316,10 +316,6 @@ def data_set(path: Path) -> bytes:
     return data[144 + meta.FileMetaInformationGroupLength :]
 
 
-def spooled(inbox: Inbox, image: Dataset) -> Path:
-    return inbox.folder / inbox.instance(image.SOPInstanceUID).path
-
-
 def images(number: int) -> Sequence[Dataset]:
     return [ultrasound("many", number=one) for one in range(1, number + 1)]
 
@@ -338,7 +334,8 @@ def test_storescp_gets_each_data_set_with_the_bytes_that_came(tmp_path: Path) ->
                 deliver_until(inbox, "confirmed")
                 there = {str(dcmread(file, force=True).SOPInstanceUID): file for file in folder.iterdir()}
                 for image in sent:
-                    assert data_set(there[image.SOPInstanceUID]) == data_set(spooled(inbox, image))
+                    spooled = inbox.folder / inbox.instance(image.SOPInstanceUID).path
+                    assert data_set(there[image.SOPInstanceUID]) == data_set(spooled)
         finally:
             storescp.kill()
 

@@ -20,7 +20,6 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from benchmarks.sender import Rejected, associate
@@ -233,13 +232,9 @@ def test_a_broken_package_hurts_nobody_who_does_not_ask_for_it(tmp_path: Path) -
     assert "Traceback" not in asked.stderr
 
 
-def images_of(name: str, number: int = 2) -> list[Dataset]:
-    return [ultrasound(name, number=one, size=(60, 60)) for one in range(1, number + 1)]
-
-
 def test_a_report_that_was_journalled_and_not_answered_is_taken_again(tmp_path: Path) -> None:
     """A kill after the line in the journal, before the step's file: the modality comes again."""
-    sent = images_of("again")
+    sent = [ultrasound("again", number=one, size=(60, 60)) for one in (1, 2)]
     study = sent[0].StudyInstanceUID
     with receiving(tmp_path, peers=[{"name": "modality", "ae_title": "US1", "mpps": True}]) as listener:
         assert status(create(listener.port, "1.2.3", begun(study))) == 0x0000

@@ -243,12 +243,6 @@ def dicomweb_of(url: str) -> PeerSettings:
     return PeerSettings.model_validate(known)
 
 
-def delivered(outbox: Outbox) -> list[str]:
-    sent = outbox.add_study(["pacs"])
-    outbox.run_until("confirmed")
-    return sent
-
-
 def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
     found = outbox.read(show, outbox.settings, 1)
     return {"removals": found["removals"], "by_hand": found["by_hand"]}
@@ -277,7 +271,8 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
 ) -> None:
     """What is gone already counts as gone."""
     outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)])
-    first, gone, replaced = delivered(outbox)
+    first, gone, replaced = outbox.add_study(["pacs"])
+    outbox.run_until("confirmed")
     assert outbox.withdraw([first]) == {}
     assert states(outbox) == {"asked"} and first in orthanc.instances()
     run_until(outbox, "gone")

@@ -248,12 +248,6 @@ def test_a_report_that_never_went_there_is_not_withdrawn_there(tmp_path: Path, r
         assert [str(row[5]) for row in note["OBX"]] == [str(row[5]) for row in report["OBX"]]
 
 
-def with_trust(outbox: Outbox, own: tuple[Path, Path] | None, authority: Path) -> None:
-    certificate, key = own or (Path(), Path())
-    tls = TlsSettings(certificate=certificate, private_key=key, trusted=authority)
-    outbox.settings = outbox.settings.model_copy(update={"listener": ListenerSettings(tls=tls)})
-
-
 def test_tls_needs_the_right_authority_on_both_sides(tmp_path: Path) -> None:
     ours, foreign = Authority(tmp_path, "ca"), Authority(tmp_path, "foreign")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(ours.certificate))
@@ -263,12 +257,13 @@ def test_tls_needs_the_right_authority_on_both_sides(tmp_path: Path) -> None:
     with run_receiver(Receiver(), tls=context) as receiver:
         outbox = Outbox(tmp_path, [receiver.peer(tls=True)])
         outbox.add_study(["ris"], REPORT)
-        for own, authority, state in (
+        for (certificate, key), authority, state in (
             (node, foreign, "pending"),
             (stranger, ours, "pending"),
             (node, ours, "confirmed"),
         ):
-            with_trust(outbox, own, authority.certificate)
+            tls = TlsSettings(certificate=certificate, private_key=key, trusted=authority.certificate)
+            outbox.settings = outbox.settings.model_copy(update={"listener": ListenerSettings(tls=tls)})
             [check] = open_destination(outbox.settings.peers[0], outbox.settings).test()
             assert check.ok is (state == "confirmed"), check.text
             time.sleep(0.6)

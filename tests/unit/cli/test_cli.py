@@ -666,12 +666,9 @@ def test_send_keeps_each_file_as_it_is(
     assert rows["notes.txt"]["text"] == "no DICOM file (Part 10)"
     assert {rows[path.name]["status"] for path in (US, CINE)} == {"0000"}
     for path in (US, CINE):
-        [held] = [data for data in held_by(pacs) if rows[path.name]["sop_instance_uid"].encode() in data]
+        all_held = (one.read_bytes() for one in pacs._folder.glob("*.dcm"))
+        [held] = [data for data in all_held if rows[path.name]["sop_instance_uid"].encode() in data]
         assert path.read_bytes()[-10000:] == held[-10000:], "data set, bit for bit"
-
-
-def held_by(pacs: EmbeddedPacs) -> list[bytes]:
-    return [path.read_bytes() for path in pacs._folder.glob("*.dcm")]
 
 
 def test_peers_test_tries_what_delivery_needs(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:

@@ -281,17 +281,6 @@ def hook_with_login(server: WebServer, **other: Any) -> NotificationSettings:
     )
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return self_signed(tmp_path_factory.mktemp("tls"), "mail")[0].parent
-
-
-def context(folder: Path) -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return made
-
-
 def test_an_email_comes_whole_and_says_what_it_is() -> None:
     with MailServer().running() as server:
         assert send_mail(mail_settings(server), TO, MESSAGE, "k-1").taken
@@ -303,11 +292,13 @@ def test_an_email_comes_whole_and_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_a_password_goes_over_tls_to_a_server_that_is_known(certificate: Path, security: str) -> None:
-    server = MailServer(tls=context(certificate), starttls=security == "starttls")
+def test_a_password_goes_over_tls_to_a_server_that_is_known(tmp_path: Path, security: str) -> None:
+    certificate, context = self_signed(tmp_path, "mail"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server = MailServer(tls=context, starttls=security == "starttls")
     with server.running():
         login = {"security": security, "username": "node", "password": "S3CRET"}
-        trusted = mail_settings(server, **login, authorities=certificate / "cert.pem")
+        trusted = mail_settings(server, **login, authorities=certificate[0])
         assert send_mail(trusted, TO, MESSAGE, "k").taken
         assert server.logins == ["\0node\0S3CRET"]
         server.starttls = security == "starttls"
