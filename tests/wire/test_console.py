@@ -735,8 +735,6 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     press(page, "Find")
     expect(page.locator("tbody tr")).to_have_count(1)
     assert "ID-o" not in page.url
-    page.select_option("select[name=days]", "7")
-    press(page, "Find")
     with page.expect_navigation():
         page.click("th >> text=Received ↓")
     expect(page.locator("th[aria-sort=ascending]")).to_have_count(1)
@@ -744,11 +742,6 @@ def test_a_viewer_searches_and_signs_out(walk: Walk) -> None:
     page.fill("input[name=patient]", "ID-t*")
     press(page, "Find")
     expect(page.locator("tbody tr")).to_have_count(2)
-    other, _ = signed_in(walk.chromium, walk.address, UserRole.VIEWER)
-    page.click("header >> a:text-is('viewer')")
-    with page.expect_navigation():
-        page.click("tr:not(:has-text('this browser')) >> button:text-is('End') >> nth=0")
-    assert other.goto(f"{walk.address}/jobs") and other.url.endswith("/sign-in")
     with page.expect_navigation():
         page.click("text=Sign out")
     assert "/sign-in" in page.url
@@ -817,10 +810,6 @@ def studies(walk: Walk, page: Page) -> None:
     press(page, "Run the rules again")
     page.goto("/jobs?state=queued")
     press(page, "Put first")
-    press(page, "Cancel")
-    page.goto("/jobs?state=cancelled")
-    press(page, "Run")
-    page.goto("/jobs?state=queued")
     press(page, "Cancel")
     page.goto("/jobs?state=cancelled")
     press(page, "Run all 1")
