@@ -10,7 +10,17 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ai_pipeline.contract import Code, Decision, Finding, ModelRef, Origin, PixelArray, Region
+from ai_pipeline.contract import (
+    Code,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    ModelRef,
+    Origin,
+    PixelArray,
+    Region,
+)
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.dicom.own_objects import Installation
 from dicom_node.dicom.uids import derived_uid
@@ -101,6 +111,22 @@ def source(path: Path, **given: Any) -> SourceObject:
         "identity_sha256": "identity",
     }
     return SourceObject(**{**usual, **given})
+
+
+def without_text(
+    one: SourceObject, where: Any, why: str = "burned-in text", *, verified: bool = True
+) -> tuple[DerivedImage, DerivedImage]:
+    """The image, black at ``where`` (an index of frames, rows, columns), and the mask of what was filled."""
+    uid, header = one.image.uid, one.image.header
+    frames = np.stack([one.image.stored(index) for index in range(header.frames)])
+    mask = np.zeros(frames.shape[:3], np.uint8)
+    mask[where] = 255
+    frames[mask > 0] = 0
+    photometric: Any = "RGB" if frames.ndim == 4 else header.photometric
+    return (
+        DerivedImage(ImageKind.CLEANED, uid, frames, photometric, why, verified=verified),
+        DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "pixels that were filled"),
+    )
 
 
 def context(

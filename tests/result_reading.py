@@ -1,4 +1,4 @@
-"""Results read back: data sets, and the content items of a report by their codes."""
+"""Codes, and results read back: data sets, and the content items of a report by their codes."""
 
 import io
 
@@ -12,6 +12,13 @@ def read_result(built: BuiltObject) -> Dataset:
     """The object as its destination gets it."""
     assert built.data is not None
     return pydicom.dcmread(io.BytesIO(built.data))
+
+
+def coded(value: str, scheme: str, meaning: str) -> Dataset:
+    """An item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
 
 
 def content(item: Dataset) -> list[Dataset]:

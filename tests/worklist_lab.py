@@ -24,6 +24,7 @@ from pynetdicom import AE, evt
 
 from dicom_connectors.worklist.workitem import PULL, PUSH
 from tests.ports import Quiet, free_port, serving
+from tests.result_reading import coded
 
 SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"
 LOSE, HANG = "lose", "hang"
@@ -46,18 +47,12 @@ def work_item(study: str, **other: Any) -> Dataset:
     item.SOPClassUID, item.SOPInstanceUID = PUSH, generate_uid()
     item.ProcedureStepState, item.InputReadinessState = SCHEDULED, "READY"
     item.ScheduledProcedureStepPriority = "MEDIUM"
-    item.ScheduledWorkitemCodeSequence = [code("110004", "DCM", "Computer Aided Detection")]
+    item.ScheduledWorkitemCodeSequence = [coded("110004", "DCM", "Computer Aided Detection")]
     item.InputInformationSequence = [instances(study)]
     item.PatientID = item.PatientName = ""
     for keyword, value in other.items():
         setattr(item, keyword, value)
     return item
-
-
-def code(value: str, scheme: str, meaning: str) -> Dataset:
-    made = Dataset()
-    made.CodeValue, made.CodingSchemeDesignator, made.CodeMeaning = value, scheme, meaning
-    return made
 
 
 def instances(study: str, ae_title: str = "", url: str = "") -> Dataset:

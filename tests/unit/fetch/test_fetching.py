@@ -43,6 +43,7 @@ from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import chest, ultrasound
 from tests.pacs_lab import free_port, run_pacs
+from tests.result_reading import coded
 from tests.rows import a_job, a_study
 from tests.waiting import wait_until
 from tests.worklist_lab import (
@@ -53,7 +54,6 @@ from tests.worklist_lab import (
     LOSE,
     SCHEDULED,
     Manager,
-    code,
     instances,
     ups_pull,
     ups_rs,
@@ -550,8 +550,8 @@ def test_an_input_that_is_not_here_is_fetched_from_a_peer_that_is_known(site: Si
 @pytest.mark.parametrize(
     "other",
     [
-        {"ScheduledWorkitemCodeSequence": [code("110001", "DCM", "Image Processing")]},
-        {"ScheduledStationNameCodeSequence": [code("OTHER", "99X", "Other")]},
+        {"ScheduledWorkitemCodeSequence": [coded("110001", "DCM", "Image Processing")]},
+        {"ScheduledStationNameCodeSequence": [coded("OTHER", "99X", "Other")]},
         {"InputReadinessState": "INCOMPLETE"},
         {"ProcedureStepState": COMPLETED},
         {"PatientID": "ANOTHER"},
