@@ -12,7 +12,7 @@ from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from tests.inbox_lab import CONFIG
-from tests.raw_requests import associate_for, status_of
+from tests.raw_requests import answered, associate_for, status_of
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
 WITH_STEPS: dict[str, Any] = {
@@ -96,16 +96,8 @@ def send_raw(port: int, encoded: bytes, uid: str = "1.2.99", calling: str = "US1
 
 
 def _ask(port: int, calling: str, send: Callable[[Association], tuple[Dataset, Any]]) -> Dataset | None:
-    association = associate(port, calling)
-    if not association.is_established:
-        return None
-    try:
-        return send(association)[0]
-    except (RuntimeError, ValueError):  # the association was cut under us
-        return Dataset()
-    finally:
-        if association.is_established:
-            association.release()
+    answer = answered(associate(port, calling), send)
+    return None if isinstance(answer, str) else answer
 
 
 def _reference(sop_class: str, uid: str) -> Dataset:

@@ -114,7 +114,7 @@ def source(path: Path, **given: Any) -> SourceObject:
 
 
 def without_text(
-    one: SourceObject, where: Any, why: str = "burned-in text", *, verified: bool = True
+    one: SourceObject, where: Any, *, verified: bool = True
 ) -> tuple[DerivedImage, DerivedImage]:
     """The image, black at ``where`` (an index of frames, rows, columns), and the mask of what was filled."""
     uid, header = one.image.uid, one.image.header
@@ -124,7 +124,7 @@ def without_text(
     frames[mask > 0] = 0
     photometric: Any = "RGB" if frames.ndim == 4 else header.photometric
     return (
-        DerivedImage(ImageKind.CLEANED, uid, frames, photometric, why, verified=verified),
+        DerivedImage(ImageKind.CLEANED, uid, frames, photometric, "burned-in text", verified=verified),
         DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "pixels that were filled"),
     )
 

@@ -656,10 +656,6 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
 _HEAD = bytes(128) + b"DICM" + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, ExplicitVRLittleEndian.encode())
 
 
-def _element(tag: int, vr: bytes, value: bytes) -> bytes:
-    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
-
-
 @pytest.mark.parametrize(
     ("vr", "value", "uid"),
     [
@@ -679,8 +675,8 @@ def _element(tag: int, vr: bytes, value: bytes) -> bytes:
 def test_the_heads_of_uploads_and_the_inspection_read_the_same_uids(
     tmp_path: Path, vr: bytes, value: bytes, uid: str
 ) -> None:
-    charset = _element(0x00080005, b"CS", b"\\ISO 2022 IR 6 ")
-    instance, study = _element(0x00080018, vr, value), _element(0x0020000D, vr, value)
+    charset = explicit(0x00080005, b"CS", b"\\ISO 2022 IR 6 ")
+    instance, study = explicit(0x00080018, vr, value), explicit(STUDY, vr, value)
     data, path = charset + instance + study, tmp_path / "object.dcm"
     path.write_bytes(_HEAD + data)
     found, syntax = inspect(path), transfer_syntax(ExplicitVRLittleEndian)

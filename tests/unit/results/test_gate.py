@@ -652,7 +652,8 @@ def test_a_late_image_leaves_the_objects_of_the_others_and_renews_what_is_of_all
             assert old.sop_instance_uid not in kept
         else:
             assert kept[old.sop_instance_uid] == old
-    assert len({o.series_instance_uid for o in after if o.kind is ResultKind.GSPS}) == 1
+    for kind in (ResultKind.GSPS, ResultKind.SUMMARY):
+        assert len({o.series_instance_uid for o in (*before, *after) if o.kind is kind}) == 1
 
 
 def test_a_report_names_the_one_that_it_replaces(image: SourceObject) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import requests
@@ -317,26 +318,19 @@ def test_a_peer_that_is_away_cannot_be_connected_to(listening: socket.socket) ->
         assert told(unheard) == "cannot connect to it"
 
 
-class Changing:
-    """Sends another file first, and one without an end when it is asked again."""
-
-    def __init__(self) -> None:
-        self.sent: list[int] = []
-
-    def find(self, *_: Any, **__: Any) -> list[str]:
-        return ["one"]
-
-    def get_instance_file(self, *_: Any, **__: Any) -> Iterator[bytes]:
-        self.sent.append(0)
-        for _block in range(1 if len(self.sent) == 1 else 200):
-            self.sent[-1] += 1
-            yield bytes(2**20) if len(self.sent) > 1 else b"another"
-
-
 def test_a_file_that_grows_without_end_when_it_is_read_again_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changing = Changing()
+    sent: list[int] = []
+
+    def file(*_: Any, **__: Any) -> Iterator[bytes]:
+        """Another file first, and one without an end when it is asked for again."""
+        sent.append(0)
+        for _block in range(1 if len(sent) == 1 else 200):
+            sent[-1] += 1
+            yield bytes(2**20) if len(sent) > 1 else b"another"
+
+    changing = Mock(get_instance_file=file, **{"find.return_value": ["one"]})
     monkeypatch.setattr(orthanc, "_client", lambda _peer: changing)
     peer = PeerSettings(name="pacs", ae_title="PACS", transport="orthanc", url="http://127.0.0.1:9")
     item = outgoing(ultrasound("one"), tmp_path, "0" * 64)
@@ -344,7 +338,7 @@ def test_a_file_that_grows_without_end_when_it_is_read_again_is_cut_off(
     [answer] = destination.confirm([item])
     destination.close()
     assert answer.presence is Presence.DIFFERENT
-    assert changing.sent[0] == 1 and changing.sent[1] < 5
+    assert sent[0] == 1 and sent[1] < 5
 
 
 @pytest.mark.parametrize(
