@@ -16,6 +16,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
+from werkzeug.wrappers import Response
 
 from dicom_node.config.addresses import LocalAddress, is_local, remote_address
 from dicom_node.config.settings import ConsoleSettings, PeerSettings, Settings
@@ -33,9 +34,9 @@ from dicom_node.scu.dicomweb import (
 from dicom_node.scu.dimse import DimseDestination
 from dicom_node.scu.http import http_report
 from dicom_node.scu.orthanc import OrthancDestination
+from tests.hostile.web import answering
 from tests.modality import ultrasound
 from tests.outbox_lab import outgoing
-from tests.ports import Quiet, serving
 
 LIMIT = 2**20
 
@@ -43,34 +44,14 @@ LIMIT = 2**20
 BLOCK = b" " * 2**16
 
 
-class Endless(Quiet):
-    """Answers everything with blanks, until the other side has enough or sixteen times the limit is sent."""
-
-    squeezed = False
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/dicom+json")
-        if type(self).squeezed:
-            self.send_header("Content-Encoding", "gzip")
-        self.end_headers()
-        body = gzip.compress(BLOCK * 256) if type(self).squeezed else BLOCK
-        try:
-            for _ in range(1 if type(self).squeezed else 256):
-                self.wfile.write(body)
-        except ConnectionError:
-            pass
-
-    do_POST = do_GET
-
-
 @pytest.fixture(params=[False, True], ids=["plain", "gzip"])
 def endless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Answers everything with blanks, until the other side has enough or sixteen times the limit is sent."""
     monkeypatch.setattr(http, "MAXIMUM_ANSWER_BYTES", LIMIT)
-    monkeypatch.setattr(Endless, "squeezed", request.param)
-    with serving(Endless) as port:
-        yield f"http://127.0.0.1:{port}"
+    blanks = [gzip.compress(BLOCK * 256)] if request.param else [BLOCK] * 256
+    how = {"Content-Type": "application/dicom+json"} | ({"Content-Encoding": "gzip"} if request.param else {})
+    with answering(lambda _: Response(iter(blanks), headers=how)) as (url, _):
+        yield url
 
 
 Made = Callable[[PeerSettings, Settings], DicomwebDestination | OrthancDestination]
