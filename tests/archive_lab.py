@@ -19,7 +19,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
 from dicom_node import fetch
 from dicom_node.scu import StudyQuery, open_archive
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import DIGITAL_XRAY, chest
+from tests.modality import DIGITAL_XRAY, assign, chest, data_set
 from tests.pacs_lab import Pacs
 
 DAY = date(2024, 3, 2)
@@ -59,21 +59,14 @@ class FakeArchive(Pacs):
 
 def answer_for(image: Dataset, **other: str) -> Dataset:
     """What an archive says of the study of this image, but for ``other``."""
-    found = Dataset()
-    found.QueryRetrieveLevel, found.ModalitiesInStudy = "STUDY", "DX"
-    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(found, keyword, image.get(keyword, ""))
-    found.StudyDate = "20240302"
+    named = ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+    known = {"QueryRetrieveLevel": "STUDY", "ModalitiesInStudy": "DX", "StudyDate": "20240302"}
     with disable_value_validation():
-        for keyword, value in other.items():
-            setattr(found, keyword, value)
-    return found
+        return data_set(**known | {keyword: image.get(keyword, "") for keyword in named} | other)
 
 
 def film(name: str) -> Dataset:
-    image = chest(name, PIXELS)
-    image.StudyDate = "20240302"
-    return image
+    return assign(chest(name, PIXELS), StudyDate="20240302")
 
 
 def peer(port: int, **settings: object) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.dicom.commitment import SOP_INSTANCE
+from tests.modality import data_set
 from tests.pacs_lab import Pacs
 from tests.raw_requests import answered, associate_for, status_of
 
@@ -63,8 +64,7 @@ class CommittingPacs(Pacs):
 
 def report(transaction: str, committed: Sequence[str] = (), failed: Sequence[str] = ()) -> Dataset:
     """Event Information; ``failed``: no such object instance."""
-    information = Dataset()
-    information.TransactionUID = transaction
+    information = data_set(TransactionUID=transaction)
     if committed:
         information.ReferencedSOPSequence = [_item(uid) for uid in committed]
     if failed:
@@ -108,8 +108,5 @@ def associate(port: int, calling: str = "PACS", role: bool = True) -> Associatio
 
 
 def _item(uid: str, reason: int | None = None) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = SOP_CLASS, uid
-    if reason is not None:
-        item.FailureReason = reason
-    return item
+    failed = {} if reason is None else {"FailureReason": reason}
+    return data_set(ReferencedSOPClassUID=SOP_CLASS, ReferencedSOPInstanceUID=uid, **failed)

@@ -23,6 +23,7 @@ from dicom_node.results import (
     build_deidentified,
 )
 from dicom_node.sitekey import SiteKey
+from tests.modality import data_set
 from tests.result_images import NODULE, US, context, finding, source, speckle, without_text, write_image
 
 SECRET = "ZQX"  # begins every text that must not be found again
@@ -126,12 +127,14 @@ def _set(dataset: Dataset, tag: Any, number: int) -> None:
 
 
 def _named_item() -> Dataset:
-    item = Dataset()
-    item.PatientName, item.PatientID = f"{SECRET}Inner^Person", f"{SECRET}INNER"
-    item.InstitutionName, item.PatientBirthDate = f"{SECRET}Clinic", BIRTH_DATE
-    item.ReferencedSOPInstanceUID = f"{UID_ROOT}.8.1"
-    item.CodeMeaning = f"{SECRET}meaning"
-    deeper = Dataset()
-    deeper.PersonName, deeper.TextValue = f"{SECRET}Deep^Down", f"{SECRET}said"
-    item.PersonIdentificationCodeSequence = [deeper]
-    return item
+    return data_set(
+        PatientName=f"{SECRET}Inner^Person",
+        PatientID=f"{SECRET}INNER",
+        InstitutionName=f"{SECRET}Clinic",
+        PatientBirthDate=BIRTH_DATE,
+        ReferencedSOPInstanceUID=f"{UID_ROOT}.8.1",
+        CodeMeaning=f"{SECRET}meaning",
+        PersonIdentificationCodeSequence=[
+            data_set(PersonName=f"{SECRET}Deep^Down", TextValue=f"{SECRET}said")
+        ],
+    )

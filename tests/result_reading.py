@@ -6,6 +6,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from dicom_node.results import BuiltObject
+from tests.modality import data_set
 
 
 def read_result(built: BuiltObject) -> Dataset:
@@ -16,9 +17,7 @@ def read_result(built: BuiltObject) -> Dataset:
 
 def coded(value: str, scheme: str, meaning: str) -> Dataset:
     """An item of a code sequence."""
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
-    return item
+    return data_set(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def content(item: Dataset) -> list[Dataset]:

@@ -24,6 +24,7 @@ from werkzeug.wrappers import Request, Response
 
 from dicom_connectors.worklist.workitem import PULL, PUSH
 from tests.hostile.web import answering
+from tests.modality import data_set
 from tests.ports import free_port
 from tests.result_reading import coded
 
@@ -44,29 +45,25 @@ _HTTP = {
 
 def work_item(study: str, **other: Any) -> Dataset:
     """A scheduled item with this input study."""
-    item = Dataset()
-    item.SOPClassUID, item.SOPInstanceUID = PUSH, generate_uid()
-    item.ProcedureStepState, item.InputReadinessState = SCHEDULED, "READY"
-    item.ScheduledProcedureStepPriority = "MEDIUM"
-    item.ScheduledWorkitemCodeSequence = [coded("110004", "DCM", "Computer Aided Detection")]
-    item.InputInformationSequence = [instances(study)]
-    item.PatientID = item.PatientName = ""
-    for keyword, value in other.items():
-        setattr(item, keyword, value)
-    return item
+    known = {
+        "SOPClassUID": PUSH,
+        "SOPInstanceUID": generate_uid(),
+        "ProcedureStepState": SCHEDULED,
+        "InputReadinessState": "READY",
+        "ScheduledProcedureStepPriority": "MEDIUM",
+        "ScheduledWorkitemCodeSequence": [coded("110004", "DCM", "Computer Aided Detection")],
+        "InputInformationSequence": [instances(study)],
+        "PatientID": "",
+        "PatientName": "",
+    }
+    return data_set(**known | other)
 
 
 def instances(study: str, ae_title: str = "", url: str = "") -> Dataset:
     """An item of Input Information Sequence."""
-    item, way = Dataset(), Dataset()
-    item.TypeOfInstances, item.StudyInstanceUID = "DICOM", study
-    if ae_title:
-        way.RetrieveAETitle = ae_title
-        item.DICOMRetrievalSequence = [way]
-    if url:
-        way.RetrieveURL = url
-        item.WADORSRetrievalSequence = [way]
-    return item
+    by_title = {"DICOMRetrievalSequence": [data_set(RetrieveAETitle=ae_title)]} if ae_title else {}
+    by_url = {"WADORSRetrievalSequence": [data_set(RetrieveURL=url)]} if url else {}
+    return data_set(TypeOfInstances="DICOM", StudyInstanceUID=study, **by_title, **by_url)
 
 
 @dataclass

@@ -50,7 +50,7 @@ from tests.archive_lab import PIXELS, QUERY, FakeArchive, answer_for, fetched, f
 from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file
 from tests.hostile.valve import Valve, valve_before
 from tests.hostile.web import answering
-from tests.modality import chest, part_10, ultrasound
+from tests.modality import chest, data_set, part_10, ultrasound
 from tests.node_lab import Node, running
 from tests.outbox_lab import Outbox, outgoing
 from tests.pacs_lab import Pacs, free_port, run_pacs
@@ -151,9 +151,7 @@ class Chatterbox(Pacs):
             if event.assoc.is_aborted:
                 return
             time.sleep(0.005)  # pynetdicom queues what the line does not take, without a limit
-            found = Dataset()
-            found.QueryRetrieveLevel, found.SOPInstanceUID = "IMAGE", "1.2.3"
-            yield 0xFF00, found
+            yield 0xFF00, data_set(QueryRetrieveLevel="IMAGE", SOPInstanceUID="1.2.3")
 
 
 def test_an_answer_to_a_query_that_never_ends_is_cut_off(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from dicom_node.store.tables import Result
 from tests.collector_lab import Collector, running_collector
 from tests.hostile.attacker import APPLICATION, CONTEXT, request
 from tests.inbox_lab import Inbox
-from tests.modality import chest, ultrasound, ultrasound_from
+from tests.modality import chest, data_set, ultrasound, ultrasound_from
 from tests.node_lab import Node, running, store, wait_until
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.smtp_lab import MailServer, WebServer
@@ -290,8 +290,7 @@ def birds(text: str | bytes) -> set[str]:
 
 def planted(ds: Dataset, **values: Any) -> Dataset:
     """The object with all canaries in it."""
-    other = Dataset()
-    other.PatientID, other.TypeOfPatientID = OTHER_ID, "TEXT"
+    other = data_set(PatientID=OTHER_ID, TypeOfPatientID="TEXT")
     return changed(ds, **{**CANARIES, "OtherPatientIDsSequence": [other], **values})
 
 

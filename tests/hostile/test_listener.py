@@ -64,7 +64,7 @@ from tests.hostile.attacker import (
     send_until_cut,
 )
 from tests.hostile.mutation import mutated
-from tests.modality import ultrasound
+from tests.modality import assign, data_set, ultrasound
 from tests.mpps_lab import COMPLETED, IN_PROGRESS, begun, change, create, ended, send_raw, series, status
 from tests.mpps_lab import associate as associate_as_modality
 from tests.node_lab import Node, running, site_config, store
@@ -540,8 +540,7 @@ def taken(listener: Receiver) -> list[str]:
 def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
     images = [ultrasound("whole", number=number) for number in (1, 2)]
     assert status(create(listener.port, "1.2.1", begun("1.2.3.1"))) == 0x0000
-    middle = Dataset()
-    middle.PerformedProcedureStepDescription = "Mustermann^Max"
+    middle = data_set(PerformedProcedureStepDescription="Mustermann^Max")
     assert status(change(listener.port, "1.2.1", middle)) == 0x0000
     assert status(change(listener.port, "1.2.1", ended(images))) == 0x0000
     lines = [event.fields for event in listener.events() if event.fields.get("step") == "1.2.1"]
@@ -600,9 +599,8 @@ def _raw(step: Dataset) -> bytes:
 
 
 def _with_objects(number: int) -> Dataset:
-    step = begun("1.2.3.8")
-    step.PerformedSeriesSequence = [series([(US, f"1.2.{n}") for n in range(number)])]
-    return step
+    objects = series([(US, f"1.2.{n}") for n in range(number)])
+    return assign(begun("1.2.3.8"), PerformedSeriesSequence=[objects])
 
 
 def _deep(depth: int) -> bytes:
@@ -664,8 +662,7 @@ def test_a_wrong_type_is_refused(vr: str, value: object, keyword: str) -> None:
 @pytest.mark.parametrize("kind", ["reports", "steps"])
 def test_as_many_reports_and_steps_as_one_association_may_bring(listener: Receiver, kind: str) -> None:
     assert status(create(listener.port, "1.2.11", begun("1.2.3.11"))) in (0x0000, 0x0111)
-    nothing = Dataset()
-    nothing.PerformedProcedureStepDescription = ""
+    nothing = data_set(PerformedProcedureStepDescription="")
     association = (associate_as_pacs if kind == "reports" else associate_as_modality)(listener.port)
     send, most = {
         "reports": (

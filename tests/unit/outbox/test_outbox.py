@@ -59,10 +59,11 @@ from dicom_node.store.tables import (
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.scan import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import DIGITAL_XRAY, ULTRASOUND, ultrasound
+from tests.modality import DIGITAL_XRAY, ULTRASOUND, assign, ultrasound
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
+from tests.result_reading import coded
 from tests.unit.inbox.objects import changed
 from tests.waiting import wait_until
 
@@ -239,12 +240,9 @@ def move(outbox: Outbox, folder: Path, uid: str) -> None:
 def mark(outbox: Outbox, folder: Path, uid: str, *methods: str) -> None:
     """Let the object say that it is de-identified, and by which ``methods``, in a study of its own."""
     path = outbox.file_of(uid)
-    ds, ds.DeidentificationMethodCodeSequence = dcmread(path), []
-    for method in methods or ("113100",):
-        ds.DeidentificationMethodCodeSequence.append(code := Dataset())
-        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = method, "DCM", "Method"
-    ds.PatientIdentityRemoved, ds.StudyInstanceUID = "YES", "2.25.4711"
-    ds.save_as(path)
+    done = [coded(method, "DCM", "Method") for method in methods or ("113100",)]
+    ds = assign(dcmread(path), DeidentificationMethodCodeSequence=done, PatientIdentityRemoved="YES")
+    assign(ds, StudyInstanceUID="2.25.4711").save_as(path)
     move(outbox, folder, uid)
 
 

@@ -36,6 +36,7 @@ from tests.deidentified_lab import (
     result_of,
     write_named,
 )
+from tests.modality import assign, data_set
 from tests.result_images import context, source
 from tests.result_reading import read_result
 
@@ -125,9 +126,10 @@ def test_an_image_that_was_not_verified_takes_its_mask_and_report_with_it(path: 
 
 def _with_plants(ds: Dataset) -> None:
     """Text and pixels in the items of sequences that are kept, under the VRs that programs let through."""
-    region, inner, table = Dataset(), Dataset(), Dataset()
-    region.RegionSpatialFormat, region.RegionFlags, region.PhysicalDeltaX = 1, 0, 0.01
-    region.TableOfParameterValues = [0.5, 1.5]
+    region = data_set(
+        RegionSpatialFormat=1, RegionFlags=0, PhysicalDeltaX=0.01, TableOfParameterValues=[0.5, 1.5]
+    )
+    inner = Dataset()
     inner.add_new("ImageType", "CS", f"{SECRET}ERIKA")
     bytes_in, text_in = f"{SECRET}HOSPITAL".encode(), f"{SECRET}ERIKA"
     for keyword, vr, value in (
@@ -136,7 +138,7 @@ def _with_plants(ds: Dataset) -> None:
         ("SourceImageSequence", "SQ", [inner]),
     ):  # fmt: skip
         region.add_new(keyword, vr, value)
-    table.LUTDescriptor, table.LUTExplanation = [2, 0, 8], SECRET
+    table = data_set(LUTDescriptor=[2, 0, 8], LUTExplanation=SECRET)
     table.add_new("LUTData", "OW", bytes_in)
     ds.SequenceOfUltrasoundRegions, ds.VOILUTSequence = [region], [table]
     ds.add_new("PixelPaddingValue", "OW", bytes_in)
@@ -315,9 +317,7 @@ TOLD = {
 def _named(folder: Path, name: str = "us.dcm", **more: str) -> Path:
     path = write_named(folder / name, study=name[:1].encode().hex())
     dataset = dcmread(path)
-    for keyword, value in {**TOLD, **more}.items():
-        setattr(dataset, keyword, value)
-    dataset.save_as(path, enforce_file_format=True)
+    assign(dataset, **{**TOLD, **more}).save_as(path, enforce_file_format=True)
     return path
 
 
@@ -374,8 +374,7 @@ def test_an_object_that_says_more_is_another_one(tmp_path: Path) -> None:
     ],
 )
 def test_what_has_not_one_value_is_left_out(keyword: str, values: object) -> None:
-    given = Dataset()
-    given.PatientAge, given.SoftwareVersions = "085Y", ["5.1", "2"]
+    given = data_set(PatientAge="085Y", SoftwareVersions=["5.1", "2"])
     with quiet_pydicom():
         setattr(given, keyword, values)
     kept = retained(given, ALL, 0)

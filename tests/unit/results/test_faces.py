@@ -40,6 +40,7 @@ from dicom_node.results.common.source import read_sources
 from dicom_node.results.sc import page
 from dicom_node.results.sc.page import build_document, summary_of
 from tests.deidentified_lab import HERE, result_of, write_named
+from tests.modality import data_set
 from tests.result_images import (
     ANALYSED_AT,
     CARDIOMEGALY,
@@ -187,11 +188,9 @@ def test_what_is_drawn_on_made_up_pixels_says_so(tmp_path: Path) -> None:
 
 
 def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
-    table = Dataset()
-    table.LUTDescriptor = [4, 0, 12]
+    table = data_set(LUTDescriptor=[4, 0, 12])
     table.add_new("LUTData", "US", [0, 1000, 3000, 4095])
-    none = Dataset()
-    none.LUTDescriptor, none.LUTData = [1, 0, 99], 5  # none that could be shown
+    none = data_set(LUTDescriptor=[1, 0, 99], LUTData=5)  # none that could be shown
     attributes = {"VOILUTSequence": [none, table], "WindowCenter": None, "WindowWidth": None}
     path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **attributes)
     [lut] = one(ResultKind.GSPS, source(path), saying()).SoftcopyVOILUTSequence[0].VOILUTSequence
@@ -388,11 +387,14 @@ def test_an_unverified_one_stays_here(image: SourceObject) -> None:
 
 
 def request() -> Dataset:
-    item = Dataset()
-    item.AccessionNumber, item.StudyInstanceUID = "A1", "1.2.3.4"
-    item.RequestedProcedureID, item.ScheduledProcedureStepID = "RP7", "SPS3"
-    item.RequestedProcedureCodeSequence = [coded("36643-5", "LN", "XR Chest 2 Views")]
-    item.RequestedProcedureDescription = ""
+    item = data_set(
+        AccessionNumber="A1",
+        StudyInstanceUID="1.2.3.4",
+        RequestedProcedureID="RP7",
+        ScheduledProcedureStepID="SPS3",
+        RequestedProcedureCodeSequence=[coded("36643-5", "LN", "XR Chest 2 Views")],
+        RequestedProcedureDescription="",
+    )
     item.add_new((0x0041, 0x0010), "LO", "PRIVATE")
     return item
 

@@ -34,6 +34,7 @@ from dicom_node.results.common.source import _IMAGE_KEYWORDS, Source, read_sourc
 from dicom_node.results.deidentify.leaks import KnownIdentity
 from tests import golden_lab
 from tests.deidentified_lab import BIRTH_DATE, HERE, SECRET, UID_ROOT, deidentified, write_named
+from tests.modality import data_set
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
@@ -211,9 +212,7 @@ def test_a_coordinate_is_the_same_in_single_precision(built: float) -> None:
 
 
 def test_an_odd_number_of_bytes_is_padded() -> None:
-    single = Dataset()
-    single.Rows = single.Columns = single.SamplesPerPixel = 1
-    single.BitsAllocated = 8
+    single = data_set(Rows=1, Columns=1, SamplesPerPixel=1, BitsAllocated=8)
     assert [bool(list(gate._pixels(single, length))) for length in (None, 1, 2)] == [True, True, False]
 
 
@@ -720,9 +719,8 @@ def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) 
 def test_our_own_results_are_known_again_and_those_of_another_maker_are_not(image: SourceObject) -> None:
     for one in made_from(context(), image):
         assert results.is_own_result(read_result(one))
-    item, other = Dataset(), Dataset()
-    item.Manufacturer, item.ManufacturerModelName = "Scanner Maker", "DICOM AI Node"
-    other.ContributingEquipmentSequence = [item]
+    item = data_set(Manufacturer="Scanner Maker", ManufacturerModelName="DICOM AI Node")
+    other = data_set(ContributingEquipmentSequence=[item])
     for one in (pydicom.dcmread(image.path), Dataset(), other):
         assert not results.is_own_result(one)
 

@@ -35,7 +35,7 @@ from dicom_node.scu.dimse import DimseDestination
 from dicom_node.scu.http import http_report
 from dicom_node.scu.orthanc import OrthancDestination
 from tests.hostile.web import answering
-from tests.modality import ultrasound
+from tests.modality import data_set, ultrasound
 from tests.outbox_lab import outgoing
 
 LIMIT = 2**20
@@ -75,8 +75,7 @@ def test_an_endless_answer_is_no_answer(endless: str, tmp_path: Path, make: Made
 
 def response(uid: str = "1.2.3", *, failed: int | None = None, warned: int | None = None) -> Dataset:
     """A response about one object."""
-    answer, item = Dataset(), Dataset()
-    item.ReferencedSOPInstanceUID = uid
+    answer, item = Dataset(), data_set(ReferencedSOPInstanceUID=uid)
     if failed is not None:
         item.FailureReason, answer.FailedSOPSequence = failed, [item]
     else:
