@@ -106,8 +106,7 @@ class Reader:
 def words(image: np.ndarray, reader: Any) -> str:
     """Everything that ``reader``, a ``rapidocr.RapidOCR``, reads in an 8-bit picture; letters and digits."""
     three = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
-    found = reader(np.ascontiguousarray(three))
-    return "".join(filter(str.isalnum, "".join(found.txts or ()))).upper()
+    return "".join(filter(str.isalnum, "".join(reader(np.ascontiguousarray(three)).txts or ()))).upper()
 
 
 def told(text: str) -> list[str]:

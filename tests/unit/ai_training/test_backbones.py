@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
 from ai_training.conversion.checkpoints import fill, read_weights
 from ai_training.conversion.foreign import timm_network
-from ai_training.networks.backbones import StartWeights, classifier, pyramid, unfilled
+from ai_training.networks.backbones import StartWeights, classifier, pyramid
 
 RANDOM = StartWeights("random")
 
@@ -70,22 +70,6 @@ def test_a_file_of_the_user_is_opened_by_torch_s_reader_of_numbers_alone(tmp_pat
         read_weights(tmp_path / "text.pt")
     with pytest.raises(DataMissing, match=r"gone\.pt is missing"):
         pyramid("timm/test_convnext", StartWeights(str(tmp_path / "gone.pt")), 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("name", "strides"),
-    [
-        ("efficientnet-lite0", (2, 4, 8, 16, 32)),
-        ("timm/resnet18", (2, 4, 8, 16, 32)),
-        ("test_convnext", (4, 8, 16, 32)),
-        ("timm/test_vit", (16,)),
-    ],
-)
-def test_a_backbone_gives_a_map_of_each_of_its_strides(name: str, strides: tuple[int, ...]) -> None:
-    made = unfilled(name, 64, 96).train()
-    maps = made(torch.zeros(2, 3, 64, 96))
-    wanted = [(2, c, 64 // s, 96 // s) for c, s in zip(made.channels, strides, strict=True)]
-    assert made.strides == strides and [tuple(one.shape) for one in maps] == wanted
 
 
 def test_a_transformer_s_places_are_resized_and_another_network_is_refused(tmp_path: Path) -> None:

@@ -57,9 +57,7 @@ def test_a_network_of_others_says_the_same_through_its_converted_file(
     assert not card.calibrated and not any(label.supported for label in card.labels)
     assert card.input is not None
     np.testing.assert_allclose(network_input(shown, card.input)[0], wanted, atol=of_input)
-    ours = Classifier(card, threads=1)
-    found = ours.analyse(shown)
-    np.testing.assert_allclose(found.logits, outputs, atol=of_scores)
+    np.testing.assert_allclose(Classifier(card, threads=1).analyse(shown).logits, outputs, atol=of_scores)
     assert np.ptp(outputs) > 0.1  # else the comparison says nothing
 
 

@@ -189,8 +189,7 @@ def test_a_withdrawal_takes_back_each_row_that_was_sent_and_nothing_else(
         "AI result withdrawn. Rejected for Patient Safety Reasons: wrong|film"
     ] * 2
     # The second report never went to this receiver.
-    only = read_withdrawal(tmp_path, names, reports[:1], context)
-    assert identified(only) == identified(sent[0])
+    assert identified(read_withdrawal(tmp_path, names, reports[:1], context)) == identified(sent[0])
 
 
 def test_numbers_of_one_quantity_are_told_apart_by_their_codes(tmp_path: Path) -> None:

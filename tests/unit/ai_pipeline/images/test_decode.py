@@ -472,8 +472,7 @@ def test_an_end_without_a_frame_or_a_frame_without_an_end_is_a_fault(tmp_path: P
 def test_a_sequential_scan_that_names_one_coefficient_has_them_all(tmp_path: Path) -> None:
     scan = STREAMS[0].index(b"\xff\xda")
     end = scan + 2 + STREAMS[0][scan + 3]
-    odd = STREAMS[0][: end - 3] + bytes(3) + STREAMS[0][end:]
-    assert close_to(still(tmp_path, odd), 0)
+    assert close_to(still(tmp_path, STREAMS[0][: end - 3] + bytes(3) + STREAMS[0][end:]), 0)
 
 
 def test_more_fragments_than_any_image_has_are_refused(
@@ -772,8 +771,7 @@ def test_the_first_value_of_a_lut_is_signed_as_the_samples_are(
 
     shown = GreyDisplay.from_dataset(attributes).show(stored)
 
-    wanted = np.clip(np.arange(-100, 612), 0, 511).reshape(8, 89) / 2
-    assert np.abs(shown - wanted).max() <= 1
+    assert np.abs(shown - (np.clip(np.arange(-100, 612), 0, 511).reshape(8, 89) / 2)).max() <= 1
 
 
 def test_a_lut_of_bytes_is_read() -> None:

@@ -373,8 +373,7 @@ def test_what_is_wrong_with_a_set_is_told(
 def test_otu_keeps_its_official_part_for_measuring_and_near_duplicates_out_of_it(
     laid_out: Callable[[str], Path],
 ) -> None:
-    found = read(laid_out("otu-2d"), "otu-2d")
-    by_name = {Path(image.name).stem: image for image in found.images}
+    by_name = {Path(image.name).stem: image for image in read(laid_out("otu-2d"), "otu-2d").images}
 
     assert {image.split for number, image in by_name.items() if int(number) > 56} == {"test"}
     assert [by_name[number].split for number in ("1", "2")] == [BESIDE, BESIDE]  # like 57, which is of val
