@@ -20,7 +20,7 @@ from ai_pipeline.contract import Code, Measurement, PipelineResult
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_node import results
 from dicom_node.model.kinds import RejectionReason, ResultKind
-from tests.golden_lab import objects
+from tests.golden_lab import written
 from tests.result_images import (
     ANALYSED_AT,
     CR,
@@ -43,13 +43,7 @@ PLAIN = "a|b^c~d&e\\F\\g OBX|99|TX|evil||injected MSH|^~\\&  ü 漢  end"
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("golden")
-    files = {}
-    for name, one in objects(folder):
-        if one.data is not None:
-            files[name] = folder / f"{name}.dcm"
-            files[name].write_bytes(one.data)
-    return files
+    return written(tmp_path_factory.mktemp("golden"))
 
 
 def read(path: Path, with_context: MessageContext = RIS, rule: str = "") -> hl7.Message:
