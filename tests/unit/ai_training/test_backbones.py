@@ -14,8 +14,6 @@ from ai_training.conversion.checkpoints import fill, read_weights
 from ai_training.conversion.foreign import timm_network
 from ai_training.networks.backbones import StartWeights, classifier, pyramid
 
-RANDOM = StartWeights("random")
-
 
 class NamedLayer(nn.Module):
     """A network with the names of a DenseNet's layer, and a head."""
@@ -88,7 +86,10 @@ def test_a_transformer_s_places_are_resized_and_another_network_is_refused(tmp_p
 
 
 def test_norms_that_a_file_has_folded_are_restored_without_another_answer() -> None:
-    network, images = classifier("timm/mobilenetv2_050", RANDOM, 2, 32).eval(), torch.randn(4, 3, 32, 32)
+    network, images = (
+        classifier("timm/mobilenetv2_050", StartWeights("random"), 2, 32).eval(),
+        torch.randn(4, 3, 32, 32),
+    )
     with torch.inference_mode():
         before = network(images)[0]
     assert folded(network)

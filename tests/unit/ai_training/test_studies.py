@@ -325,7 +325,6 @@ def test_the_task_needs_its_segmenter(heads: Path, tmp_path: Path) -> None:
 
 # Studies of films: drawn stamps lie where they should, cut films are recognised, shares are of all films
 
-FACES = [face for face in TRAIN.latin if not face.is_stroked]
 SIDE = 512
 
 
@@ -364,7 +363,7 @@ def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
     picture[0, 0] = 255
     models = StampModels(cast(Any, Classifies()), cast(Any, Outlines()), Reads(picture))
     image = ChestImage(Path("film.jpg"), (), None, "p1", "val", "", "", 50.0, "F", "AP")
-    case = measure(image, picture, models, FACES)
+    case = measure(image, picture, models, [face for face in TRAIN.latin if not face.is_stroked])
     assert {what for what, holds in case.holds.items() if holds} >= {
         *("AP films with a projection read", "projection as the label says"),
         *("mirrored film noticed", "film turned over noticed"),

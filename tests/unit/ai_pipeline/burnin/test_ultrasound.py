@@ -44,7 +44,7 @@ from ai_pipeline.errors import CleaningFailed, DeviceRuleError
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import registry
 from ai_pipeline.pipelines import create
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, stacked, write_dicom
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, write_dicom
 from tests.unit.ai_pipeline.test_cli import pasted
 from tests.unit.heads import drawn_head
 
@@ -137,7 +137,7 @@ def test_the_command_prints_one_record_per_input_writes_pictures_and_ends_with_6
     write_dicom(files[0], burn(echo(size=SMALL))[None])
     Image.fromarray(echo(3, SMALL)).save(files[1])
     write_dicom(files[2], echo(size=SMALL)[None], Modality="CT")
-    write_dicom(files[3], stacked(cine(2, size=(160, 240))))
+    write_dicom(files[3], np.stack(cine(2, size=(160, 240))))
     files[4].write_text("hello")
     result = run(*files, "--modality", "US", "--out", tmp_path / "out", "--json")
     assert result.exit_code == 65, result.output

@@ -98,7 +98,6 @@ from tests.unit.ai_pipeline.phantoms import (
     decodes,
     echo,
     encapsulated,
-    stacked,
     write_dicom,
 )
 from tests.unit.inbox.objects import changed
@@ -288,9 +287,6 @@ YCC = convert_color_space(SOURCE, "RGB", "YBR_FULL")
 EVERY = ["RGB", "rgb", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_422"]
 
 
-ADOBE_YCC = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\x01"
-
-
 def encoded(picture: Picture, kind: str = "JPEG", **how: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, kind, **how)
@@ -317,7 +313,7 @@ JPEGS = {
     "bare, a quarter of the chrominance": jpeg(subsampling=2, markers=False),
     "bare": BARE,
     "bare, components 0 to 2": jpeg(markers=False, identifiers=b"\0\1\2"),
-    "Adobe YCC": BARE[:2] + ADOBE_YCC + BARE[2:],
+    "Adobe YCC": BARE[:2] + b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\x01" + BARE[2:],
     "Adobe RGB": jpeg(rgb=True, identifiers=b"\1\2\3"),
     "components R, G, B": jpeg(rgb=True, markers=False),
     "components r, g, b": jpeg(rgb=True, markers=False, identifiers=b"rgb"),
@@ -384,7 +380,7 @@ def test_uncompressed_chrominance_at_each_pixel_is_taken(tmp_path: Path, samples
     assert_colours(path, "YBR_FULL_422")
 
 
-FRAMES = stacked(cine(4, size=(96, 128)))
+FRAMES = np.stack(cine(4, size=(96, 128)))
 
 
 def stream_of(number: int) -> bytes:
@@ -707,12 +703,11 @@ def test_a_number_of_frames_that_is_none_is_said(raw: bytes) -> None:
 def with_raw(dataset: Dataset, keyword: str, raw: bytes) -> Dataset:
     """The data set with these very bytes as the value."""
     tag = Tag(keyword)
-    vr = {"Rows": "US", "PatientAge": "AS"}.get(keyword, "IS" if keyword in _WHOLE else "DS")
+    vr = {"Rows": "US", "PatientAge": "AS"}.get(
+        keyword, "IS" if keyword in {"InstanceNumber", "CineRate", "NumberOfFrames"} else "DS"
+    )
     dataset[tag] = RawDataElement(tag, vr, len(raw), raw, 0, False, True)
     return dataset
-
-
-_WHOLE = {"InstanceNumber", "CineRate", "NumberOfFrames"}
 
 
 def windowed(centre: float, width: float, slope: float = 1, intercept: float = -5) -> Dataset:
@@ -938,13 +933,15 @@ def test_a_damaged_file_ends_as_it_does_in_full(tmp_path: Path, damage: str) -> 
 
 
 JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
-ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\0"
 PLAIN_RGB = jpeg(rgb=True, markers=False, identifiers=b"\1\2\3")
 
 
 @pytest.mark.parametrize(
     ("stream", "photometric"),
-    [(PLAIN_RGB[:2] + JFIF + PLAIN_RGB[2:], "RGB"), (BARE[:2] + ADOBE_RGB + BARE[2:], "YBR_FULL_422")],
+    [
+        (PLAIN_RGB[:2] + JFIF + PLAIN_RGB[2:], "RGB"),
+        (BARE[:2] + b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\0" + BARE[2:], "YBR_FULL_422"),
+    ],
 )
 def test_pixels_may_show_that_the_header_is_right(tmp_path: Path, stream: bytes, photometric: str) -> None:
     assert_colours(encapsulated(tmp_path / "x.dcm", SOURCE[None], [stream], JPEGBaseline8Bit), photometric)

@@ -155,9 +155,6 @@ def test_a_provider_that_is_not_installed_is_named_with_the_remedy(
     assert "choose from cpu, cuda, openvino" in engine.lacking("tpu")
 
 
-CHAIN = Input(160, 3, (127.0,), (128.0,), "MONOCHROME2", Chain())
-
-
 XRV = Input(224, 1, (127.5,), (127.5 / 1024,), "MONOCHROME2", Chain(), preprocess="xrv")
 
 
@@ -174,12 +171,14 @@ IMAGENET = Input(
 )
 
 
-SQUASHED = Input(
-    224, 3, (0.0,), (255.0,), "MONOCHROME2", Chain(), preprocess="imagenet", crop=1.0, squash=True
-)
-
-
-WAYS = {"chain": CHAIN, "xrv": XRV, "imagenet": IMAGENET, "squashed": SQUASHED}
+WAYS = {
+    "chain": Input(160, 3, (127.0,), (128.0,), "MONOCHROME2", Chain()),
+    "xrv": XRV,
+    "imagenet": IMAGENET,
+    "squashed": Input(
+        224, 3, (0.0,), (255.0,), "MONOCHROME2", Chain(), preprocess="imagenet", crop=1.0, squash=True
+    ),
+}
 
 
 def picture(rows: int, columns: int) -> np.ndarray:

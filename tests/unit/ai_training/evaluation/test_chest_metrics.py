@@ -415,14 +415,11 @@ def _image(source: str, effusion: int) -> ChestImage:
     return ChestImage(Path("a.png"), labels, None, "p", "train", source, source, 50.0, "F", "PA")
 
 
-MOST_WORDS = 3000
-
-
 def test_the_pages_about_the_models_are_those_of_the_shipped_cards() -> None:
     written = [cardpage.DOCS / cardpage.CARDS, *sorted((cardpage.DOCS / "models").iterdir())]
     found = {path.relative_to(cardpage.DOCS).as_posix(): path.read_text("utf-8") for path in written}
     assert found == cardpage.pages(), "run python -m ai_training.pages"
-    assert {name: len(text.split()) for name, text in found.items() if len(text.split()) > MOST_WORDS} == {}
+    assert {name: len(text.split()) for name, text in found.items() if len(text.split()) > 3000} == {}
 
 
 def test_each_row_of_plain_values_is_a_line() -> None:
