@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.cli import mount_commands
+from ai_pipeline.models.card import Chain, Input
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import folder
@@ -205,7 +206,10 @@ def train_head(encoder: Path, data: Path, out: Path, *more: str) -> Result:
 
 def test_the_frozen_encoder_gives_the_embedding_that_transformers_gives(encoder: Path) -> None:
     adapted = adapters.adapt(encoder, Request(checkpoint="", family="huggingface", encoder=True))
-    picture = folders.network_input_of(adapted, folders.picture())
+    at, levels = (adapted.size, adapted.channels), (adapted.mean, adapted.scale)
+    how = (adapted.crop, adapted.squash, adapted.interpolation)
+    card_input = Input(*at, *levels, "MONOCHROME2", Chain(), "imagenet", *how)
+    picture, _ = network_input(folders.picture(), card_input)
     with torch.inference_mode():
         embedding, features = adapted.network(torch.from_numpy(picture))
     np.testing.assert_allclose(embedding[0, :8], EMBEDDING, atol=1e-3)

@@ -37,7 +37,7 @@ from ai_training.evaluation import evaluate
 from ai_training.networks.backbones import StartWeights, classifier
 from ai_training.networks.outlines import HeadNetwork, Probabilities, outline_network
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
-from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, let_make, models
+from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, models, run_quietly
 from tests.unit.ai_pipeline.models.test_models import write_card
 from tests.unit.ai_pipeline.test_cli import ROOT, pasted
 from tests.unit.chests import drawn_chest
@@ -290,7 +290,7 @@ VIT = (4.13851, -1.70189, -1.95903, 2.39544, 0.59395)
 
 
 def test_a_network_of_timm_says_the_same_through_its_converted_file(tmp_path: Path) -> None:
-    let_make("timm", tmp_path)
+    run_quietly("-m", "tests.unit.ai_training.foreign_checkpoints", "timm", tmp_path)
     with np.load(tmp_path / "expected.npz") as arrays:
         shown, wanted, [outputs] = (arrays[name] for name in ("image", "input", "scores"))
     done = convert(tmp_path / "checkpoint.pth", "timm", *NAMED)
@@ -315,7 +315,7 @@ def test_a_vit_of_transformers_says_the_same_with_the_site_s_labels(tmp_path: Pa
 
 
 def test_yolo_11_draws_what_ultralytics_draws(tmp_path: Path) -> None:
-    let_make("yolo11", tmp_path)
+    run_quietly("-m", "tests.unit.ai_training.foreign_checkpoints", "yolo11", tmp_path)
     with np.load(tmp_path / "expected.npz") as arrays:
         shown, wanted, theirs = (arrays[name] for name in ("image", "input", "boxes"))
     card = load(write_card(tmp_path, (tmp_path / "yolo.onnx").rename(tmp_path / "site-yolo.onnx")))
