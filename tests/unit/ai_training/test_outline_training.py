@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "images", "card", "network", "names"),
+    ("kind", "images", "card", "network", "names", "shape"),
     [
         (
             anatomy,
@@ -48,6 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lambda data, out: anatomy.train(data, out, anatomy.AnatomyRecipe(batch=2, **SHORT)),
             lambda: OutlineNetwork(len(ORGANS)),
             ("organs",),
+            (len(ORGANS), SIDE, SIDE),
         ),
         (
             fetal,
@@ -55,20 +56,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lambda data, out: fetal.train_and_ship(data, out, RECIPE),
             HeadNetwork,
             ("head", "present"),
+            (ROWS, COLUMNS),
         ),
     ],
     ids=["anatomy", "head"],
 )
 def test_the_exported_network_says_what_the_trained_one_says(
-    kind: Any, images: Any, card: Any, network: Any, names: tuple[str, ...], data: Path, tmp_path: Path
+    kind: Any,
+    images: Any,
+    card: Any,
+    network: Any,
+    names: tuple[str, ...],
+    shape: tuple[int, ...],
+    data: Path,
+    tmp_path: Path,
 ) -> None:
     folder, made = card(data, tmp_path).parent, network().eval()
     made.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-    values, outlined = kind.plain(images(data, "val")[0])
+    values, _ = kind.plain(images(data, "val")[0])
     with torch.inference_mode():
         ours = made(torch.from_numpy(values[None]))
     theirs = OnnxRuntime((folder / f"{kind.ID}.onnx").read_bytes(), 1)(np.stack([values] * 3))
-    assert theirs[names[0]].shape == (3, *outlined.shape)
+    assert theirs[names[0]].shape == (3, *shape)
     for name, wanted in zip(names, (ours,) if kind is anatomy else ours, strict=True):
         np.testing.assert_allclose(theirs[name][0], torch.sigmoid(wanted)[0].numpy(), atol=1e-4)
 

@@ -267,13 +267,13 @@ EFFUSION = LABELS.index("Effusion")
 
 
 @pytest.fixture(scope="module")
-def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def download(few_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """320 films of 160 patients in the layout of the real download; the test list has 40 patients."""
     return nih_download(tmp_path_factory.mktemp("nih"), patients=160)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_pictures() -> Iterator[None]:
+@pytest.fixture(scope="module")
+def few_pictures() -> Iterator[None]:
     """The gate and the heat maps have tests of their own: here a handful of pictures are asked, what the
     network has to beat learns from a third of the images, and intervals come from a tenth of the resamples.
     """
