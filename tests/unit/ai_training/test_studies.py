@@ -342,12 +342,9 @@ class Reads:
         return Line("AP", 0.99, legible=True)
 
 
-@dataclass
-class Classifies:
+def turned_without_a_bright_corner(picture: np.ndarray) -> SimpleNamespace:
     """Takes a picture whose bright corner is not at the top left for one that was turned by 180°."""
-
-    def analyse(self, picture: np.ndarray) -> Any:
-        return SimpleNamespace(pose=UPRIGHT if picture[0, 0] == 255 else TURNED)
+    return SimpleNamespace(pose=UPRIGHT if picture[0, 0] == 255 else TURNED)
 
 
 @dataclass
@@ -361,7 +358,11 @@ class Outlines:
 def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
     picture = drawn_chest(SIDE)[0]
     picture[0, 0] = 255
-    models = StampModels(cast(Any, Classifies()), cast(Any, Outlines()), Reads(picture))
+    models = StampModels(
+        cast(Any, SimpleNamespace(analyse=turned_without_a_bright_corner)),
+        cast(Any, Outlines()),
+        Reads(picture),
+    )
     image = ChestImage(Path("film.jpg"), (), None, "p1", "val", "", "", 50.0, "F", "AP")
     case = measure(image, picture, models, [face for face in TRAIN.latin if not face.is_stroked])
     assert {what for what, holds in case.holds.items() if holds} >= {

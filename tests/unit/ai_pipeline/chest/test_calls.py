@@ -138,13 +138,7 @@ def test_left_and_right_exchanged_are_told_by_patient_orientation(orientation: s
     assert ("mirrored" in {note.name for note in notes(image, UPRIGHT, READABLE)}) is mirrored
 
 
-Grey = np.ndarray
-
-
-Floats = np.ndarray
-
-
-def thumbnails(pictures: Sequence[Grey]) -> Floats:
+def thumbnails(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """10 × 10 pixels of each picture: a network's features for these tests."""
     small = [cv2.resize(picture, (10, 10), interpolation=cv2.INTER_AREA) for picture in pictures]
     return np.stack(small).reshape(len(pictures), -1).astype(np.float32) / 128
@@ -168,7 +162,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return gates.fit(folder, thumbnails)
 
 
-def chest(seed: int) -> Grey:
+def chest(seed: int) -> np.ndarray:
     """Two dark lungs, a bright spine, a heart on the picture's right; each seed another chest."""
     random, picture = np.random.default_rng(seed), np.full((128, 128), 150.0, np.float32)
     picture[:, :8] = picture[:, -8:] = picture[:6] = 15

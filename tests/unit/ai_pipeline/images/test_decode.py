@@ -329,8 +329,8 @@ def assert_colours(path: Path, photometric: str) -> None:
 
 def relabelled(path: Path, photometric: str) -> Path:
     dataset = dcmread(path)
-    element = DataElement(0x00280004, "CS", photometric, validation_mode=IGNORE)  # "rgb" is no code string
-    dataset.add(element)
+    # "rgb" is no code string.
+    dataset.add(DataElement(0x00280004, "CS", photometric, validation_mode=IGNORE))
     dataset.save_as(path)
     return path
 
@@ -780,24 +780,20 @@ def test_a_lut_of_bytes_is_read() -> None:
     assert np.array_equal(GreyDisplay.from_dataset(attributes).show(stored), stored)
 
 
-EVERY_POSE = (*POSES, Pose(mirrored=True), Pose(90, mirrored=True), Pose(270, True, True))
-
-
-NAMES = [pose.name for pose in EVERY_POSE]
-
-
 PICTURE = np.random.default_rng(5).integers(0, 256, (30, 50)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("pose", EVERY_POSE, ids=NAMES)
-def test_putting_upright_undoes_the_pose(pose: Pose) -> None:
-    np.testing.assert_array_equal(upright(shown(PICTURE, pose), pose)[0], PICTURE)
-
-
-@pytest.mark.parametrize("pose", EVERY_POSE, ids=NAMES)
-def test_the_map_leads_every_pixel_to_where_it_has_gone(pose: Pose) -> None:
+@pytest.mark.parametrize(
+    "pose",
+    (*POSES, Pose(mirrored=True), Pose(90, mirrored=True), Pose(270, True, True)),
+    ids=lambda pose: pose.name,
+)
+def test_putting_upright_undoes_the_pose_and_the_map_leads_every_pixel_to_where_it_has_gone(
+    pose: Pose,
+) -> None:
     picture = shown(PICTURE, pose)
     back, to_upright = upright(picture, pose)
+    np.testing.assert_array_equal(back, PICTURE)
     for row, column in ((0, 0), (3, 7), (picture.shape[0] - 1, picture.shape[1] - 1)):
         ((x, y),), value = to_upright([(column + 0.5, row + 0.5)]), picture[row, column]
         assert back[int(y), int(x)] == (255 - value if pose.inverted else value)
@@ -1593,9 +1589,6 @@ def test_the_legend_says_what_drew_the_box_and_calls_an_outline_no_box() -> None
     assert said[Origin.DETECTOR] == ["box: detector, approximate place"]
     assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"] and said[Origin.MARK] == []
     assert place_lines([Region("polygon", triangle, Origin.DETECTOR)]) == [EDGE_IS_APPROXIMATE]
-
-
-Picture = np.ndarray
 
 
 BLUE = (0, 90, 200)  # no letter has it, nor its edges
