@@ -77,10 +77,7 @@ def _literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
         if id(node) in inside:
             continue
         if isinstance(node, ast.JoinedStr):
-            yield node.lineno, "".join(_part(part) for part in node.values)
+            parts = (str(part.value) if isinstance(part, ast.Constant) else _PUT_IN for part in node.values)
+            yield node.lineno, "".join(parts)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, re.sub(r"\{[a-z_]*\}", _PUT_IN, node.value)
-
-
-def _part(part: ast.expr) -> str:
-    return str(part.value) if isinstance(part, ast.Constant) else _PUT_IN

@@ -140,7 +140,7 @@ def withdraw_by_uid(
     if uids is not None:
         with reading(settings) as session:
             chosen = select(Result.sop_instance_uid, Result.id).where(Result.sop_instance_uid.in_(uids))
-            known = dict(session.execute(chosen).tuples().all())
+            known = {row.sop_instance_uid: row.id for row in session.execute(chosen)}
         if unknown := [uid for uid in uids if uid not in known]:
             raise NotFound(f"no result has the UID {unknown[0]}")
         numbers = list(known.values())

@@ -42,7 +42,10 @@ class Scrubbed(Obedient):
         [image] = images
         series = image.header.attributes.get("SeriesDescription", "")
         drawn = image.header.removed_by_hand
-        if series == "NAME" and not any(_covers(box) for box in drawn):
+        covered = [
+            all(np.array(box[:2]) <= PLACE[:2]) and all(np.array(box[2:]) >= PLACE[2:]) for box in drawn
+        ]
+        if series == "NAME" and not any(covered):
             raise CleaningFailed("text is still found", [PLACE])
         frames = np.stack([image.stored()])
         for left, top, right, bottom in (*drawn, PLACE):
@@ -56,10 +59,6 @@ class Scrubbed(Obedient):
         )
         told = tuple(note for name, note in notes.items() if name == series)
         return PipelineResult((), (cleaned,), told, models=(MODEL,))
-
-
-def _covers(box: tuple[int, int, int, int]) -> bool:
-    return box[0] <= PLACE[0] and box[1] <= PLACE[1] and box[2] >= PLACE[2] and box[3] >= PLACE[3]
 
 
 def scrubbing() -> dict[str, Any]:

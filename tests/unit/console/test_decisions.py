@@ -870,7 +870,7 @@ WHY = "that of Nowak"
 
 
 @pytest.fixture
-def sent(node: Inbox) -> ConsoleLab:
+def retracted(node: Inbox) -> ConsoleLab:
     """A study whose results are in the PACS, which knows IOCM; two are in an archive, which does not."""
     pacs = node.settings.peers[-1].model_copy(update={"iocm": True})
     archive = pacs.model_copy(update={"name": "archive", "iocm": False})
@@ -882,23 +882,25 @@ def sent(node: Inbox) -> ConsoleLab:
     return ConsoleLab(node.settings, node.database)
 
 
-def note(sent: ConsoleLab) -> Path:
-    [row] = [row for row in sent.rows(Result) if row.kind is ResultKind.REJECTION]
-    return sent.settings.node.data_dir / row.path
+def note(retracted: ConsoleLab) -> Path:
+    [row] = [row for row in retracted.rows(Result) if row.kind is ResultKind.REJECTION]
+    return retracted.settings.node.data_dir / row.path
 
 
-def withdraw(sent: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
+def withdraw(retracted: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
     return withdrawal.withdraw(
-        sent.settings, UID, numbers or None, reason=RejectionReason.SAFETY, because=WHY
+        retracted.settings, UID, numbers or None, reason=RejectionReason.SAFETY, because=WHY
     )
 
 
-def test_the_note_names_what_is_withdrawn_and_why(sent: ConsoleLab, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_note_names_what_is_withdrawn_and_why(
+    retracted: ConsoleLab, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
-    before = sent.rows(Result)
-    by_hand = withdraw(sent)
+    before = retracted.rows(Result)
+    by_hand = withdraw(retracted)
     assert by_hand == {"archive": [row.sop_instance_uid for row in before[:2]]}
-    document = dcmread(note(sent))
+    document = dcmread(note(retracted))
     title = document.ConceptNameCodeSequence[0]
     assert (title.CodeValue, title.CodingSchemeDesignator) == ("113037", "DCM")
     named = {
@@ -914,51 +916,51 @@ def test_the_note_names_what_is_withdrawn_and_why(sent: ConsoleLab, caplog: pyte
     }
     assert named == evidence == {row.sop_instance_uid for row in before}
     assert [item.TextValue for item in document.ContentSequence if item.ValueType == "TEXT"][-1] == WHY
-    first = dcmread(sent.settings.node.data_dir / before[0].path)
+    first = dcmread(retracted.settings.node.data_dir / before[0].path)
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "AccessionNumber", "StudyDate"):
         assert document[keyword].value == first[keyword].value, keyword
     assert is_own_result(document)
     assert "Nowak" not in caplog.text
-    sent = sent.scalars(select(Delivery).join(Result).where(Result.kind == ResultKind.REJECTION))
+    sent = retracted.scalars(select(Delivery).join(Result).where(Result.kind == ResultKind.REJECTION))
     assert [(row.destination, row.state) for row in sent] == [("pacs", S.PENDING)]
 
 
-def test_what_has_no_file_any_more_is_named_for_removal_by_hand(sent: ConsoleLab) -> None:
-    before = sent.rows(Result)
+def test_what_has_no_file_any_more_is_named_for_removal_by_hand(retracted: ConsoleLab) -> None:
+    before = retracted.rows(Result)
     for row in before:
-        (sent.settings.node.data_dir / row.path).unlink()
-    sent.put(Result, purged=True)
-    assert set(withdraw(sent)["pacs"]) == {row.sop_instance_uid for row in before}
-    assert ResultKind.REJECTION not in {row.kind for row in sent.rows(Result)}
+        (retracted.settings.node.data_dir / row.path).unlink()
+    retracted.put(Result, purged=True)
+    assert set(withdraw(retracted)["pacs"]) == {row.sop_instance_uid for row in before}
+    assert ResultKind.REJECTION not in {row.kind for row in retracted.rows(Result)}
 
 
-def test_nothing_that_was_withdrawn_leaves_again(sent: ConsoleLab, node: Inbox) -> None:
+def test_nothing_that_was_withdrawn_leaves_again(retracted: ConsoleLab, node: Inbox) -> None:
     for number, state in ((1, S.PENDING), (2, S.DEAD)):
-        sent.put(Delivery, number, state=state)
-    withdraw(sent)
-    assert [sent.get(Delivery, number).state for number in (1, 2)] == [S.DISCARDED] * 2
+        retracted.put(Delivery, number, state=state)
+    withdraw(retracted)
+    assert [retracted.get(Delivery, number).state for number in (1, 2)] == [S.DISCARDED] * 2
     for way, says in (
-        (lambda: deliveries.retry(sent.settings, [2]), "withdrawn"),
-        (lambda: deliveries.send_study(sent.settings, UID, "archive"), "."),
+        (lambda: deliveries.retry(retracted.settings, [2]), "withdrawn"),
+        (lambda: deliveries.send_study(retracted.settings, UID, "archive"), "."),
     ):
         with pytest.raises(NotAllowedNow, match=says):
             way()
-    rerun_rules(sent.settings, [UID])
+    rerun_rules(retracted.settings, [UID])
     work(node)
     chosen = select(Delivery.state).join(Result).where(Result.kind != ResultKind.REJECTION)
-    assert set(sent.scalars(chosen)) == {S.CONFIRMED, S.DISCARDED}
+    assert set(retracted.scalars(chosen)) == {S.CONFIRMED, S.DISCARDED}
     with pytest.raises(NotAllowedNow, match="before"):
-        withdraw(sent)
+        withdraw(retracted)
 
 
-def test_what_is_being_sent_is_waited_for(sent: ConsoleLab) -> None:
-    sent.put(Delivery, 1, state=S.SENDING)
+def test_what_is_being_sent_is_waited_for(retracted: ConsoleLab) -> None:
+    retracted.put(Delivery, 1, state=S.SENDING)
     with pytest.raises(NotAllowedNow, match="being sent"):
-        withdraw(sent)
-    assert not [row for row in sent.rows(Result) if row.kind is ResultKind.REJECTION]
+        withdraw(retracted)
+    assert not [row for row in retracted.rows(Result) if row.kind is ResultKind.REJECTION]
 
 
-def delivered(sent: ConsoleLab) -> list[str]:
+def delivered(retracted: ConsoleLab) -> list[str]:
     """What leaves from now on, until nothing is due, to a destination that shows only what it got by that."""
     sent: list[str] = []
 
@@ -971,70 +973,70 @@ def delivered(sent: ConsoleLab) -> list[str]:
         return [Confirmation(known[one.sop_instance_uid in sent]) for one in objects]
 
     destination = Mock(send=send, confirm=confirm)
-    worker = DeliveryWorker(sent.database, sent.settings, open_destination=lambda *_: destination)
+    worker = DeliveryWorker(retracted.database, retracted.settings, open_destination=lambda *_: destination)
     for _ in range(6):
         worker.run_once()
     return sent
 
 
-def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(sent: ConsoleLab) -> None:
-    [doubtful, *_] = sent.rows(Delivery)
+def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(retracted: ConsoleLab) -> None:
+    [doubtful, *_] = retracted.rows(Delivery)
     values = {"state": S.UNCONFIRMED, "sent_at": None, "confirmed_at": None, "next_at": utc_now()}
-    sent.put(Delivery, doubtful.id, **values)
-    withdraw(sent)
-    assert delivered(sent) == [dcmread(note(sent)).SOPInstanceUID]
-    states = {row.state for row in sent.rows(Delivery) if row.result_id == doubtful.result_id}
+    retracted.put(Delivery, doubtful.id, **values)
+    withdraw(retracted)
+    assert delivered(retracted) == [dcmread(note(retracted)).SOPInstanceUID]
+    states = {row.state for row in retracted.rows(Delivery) if row.result_id == doubtful.result_id}
     assert S.DISCARDED in states and not {S.PENDING, S.DEAD, S.UNCONFIRMED} & states
 
 
 def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarantine(
-    sent: ConsoleLab,
+    retracted: ConsoleLab,
 ) -> None:
-    withdraw(sent)
-    rerun_rules(sent.settings, [UID])
-    sent.put(Study, 1, state=StudyState.QUARANTINED)
-    assert delivered(sent) == [dcmread(note(sent)).SOPInstanceUID]
+    withdraw(retracted)
+    rerun_rules(retracted.settings, [UID])
+    retracted.put(Study, 1, state=StudyState.QUARANTINED)
+    assert delivered(retracted) == [dcmread(note(retracted)).SOPInstanceUID]
 
 
 @pytest.mark.parametrize("state", [S.CANCELLED, S.DEAD, S.DISCARDED])
-def test_who_did_not_take_the_note_is_listed_by_hand(sent: ConsoleLab, state: DeliveryState) -> None:
-    withdraw(sent)
-    sent.put(Delivery, sent.rows(Delivery)[-1].id, state=state)
-    shown = sent.read(withdrawal.show, sent.settings, 1)["by_hand"]
-    assert len(shown["pacs"]) == len(shown["archive"]) + len(sent.rows(Result)) - 1 - 2
+def test_who_did_not_take_the_note_is_listed_by_hand(retracted: ConsoleLab, state: DeliveryState) -> None:
+    withdraw(retracted)
+    retracted.put(Delivery, retracted.rows(Delivery)[-1].id, state=state)
+    shown = retracted.read(withdrawal.show, retracted.settings, 1)["by_hand"]
+    assert len(shown["pacs"]) == len(shown["archive"]) + len(retracted.rows(Result)) - 1 - 2
 
 
 def test_a_withdrawal_that_was_killed_half_way_is_made_again(
-    sent: ConsoleLab, monkeypatch: pytest.MonkeyPatch
+    retracted: ConsoleLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As kill -9 does, after the file has its name and before the commit.
     killed = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("dicom_node.services.results._by_hand", killed)
-        withdraw(sent)
-    files = list((sent.settings.node.data_dir / "results").rglob("*.dcm"))
-    withdraw(sent)
-    assert note(sent) in files
+        withdraw(retracted)
+    files = list((retracted.settings.node.data_dir / "results").rglob("*.dcm"))
+    withdraw(retracted)
+    assert note(retracted) in files
 
 
-def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(sent: ConsoleLab) -> None:
-    [old, *_] = [row for row in sent.rows(Result) if row.kind is ResultKind.SR]
+def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(retracted: ConsoleLab) -> None:
+    [old, *_] = [row for row in retracted.rows(Result) if row.kind is ResultKind.SR]
     known = {one.name: getattr(old, one.name) for one in Result.__table__.columns}
     new = {"id": None, "sop_instance_uid": "2.25.99", "supersedes": old.sop_instance_uid}
-    sent.add(newest := Result(**known | new))
-    withdraw(sent, newest.id)
-    assert "No report yet" in sent.at("/studies/1", UserRole.VIEWER).text
+    retracted.add(newest := Result(**known | new))
+    withdraw(retracted, newest.id)
+    assert "No report yet" in retracted.at("/studies/1", UserRole.VIEWER).text
 
 
-def test_an_operator_withdraws_by_page_and_the_audit_says_who(sent: ConsoleLab) -> None:
-    browser = sent.at("/studies/1", UserRole.OPERATOR)
+def test_an_operator_withdraws_by_page_and_the_audit_says_who(retracted: ConsoleLab) -> None:
+    browser = retracted.at("/studies/1", UserRole.OPERATOR)
     assert "75" in browser.text
     assert (
         "A rejection note (IHE IOCM), after which the results are hidden or deleted, goes to pacs"
         in browser.page("/studies/1/withdraw")
     )
     numbers = re.findall(r'name="result" value="(\d+)"', browser.text)
-    assert len(numbers) == len(sent.rows(Result))
+    assert len(numbers) == len(retracted.rows(Result))
     for fields, status in (
         ({"reason": "quality", "because": "x", "result": numbers[0]}, 409),
         ({"reason": "boredom", "because": WHY, "result": numbers[0]}, 400),
@@ -1048,8 +1050,8 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(sent: ConsoleLab) 
     browser.get("/studies/1")
     assert browser.text.count(">withdrawn</span>") == 2  # in a line for each of its two destinations
     assert "No report yet" in browser.text
-    noted = [row for row in sent.read(audit.rows) if row["action"] == "result_withdrawn"]
-    kept = sent.scalars(select(AuditRow.fields).where(AuditRow.action == "result_withdrawn"))
+    noted = [row for row in retracted.read(audit.rows) if row["action"] == "result_withdrawn"]
+    kept = retracted.scalars(select(AuditRow.fields).where(AuditRow.action == "result_withdrawn"))
     # The words may name a patient: an admin reads them here, but no other system gets them with the audit.
     assert kept == [{"reason": "quality", "results": [int(numbers[0])]}]
     assert [(row["actor"], row["fields"]) for row in noted] == [("operator", {**kept[0], "because": WHY})]

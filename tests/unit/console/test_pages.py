@@ -569,11 +569,11 @@ def alerts() -> dict[str, str]:
     yaml = pytest.importorskip("yaml")
     content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     [group] = content["groups"]
-    for rule in group["alerts"]:
+    for rule in group["rules"]:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
         assert rule["labels"]["severity"] in ("warning", "critical")
-    found = {rule["alert"]: rule["expr"] for rule in group["alerts"]}
+    found = {rule["alert"]: rule["expr"] for rule in group["rules"]}
     assert found.pop("NobodyAnswers") == 'up{job="dicom-node"} == 0'
     return found
 

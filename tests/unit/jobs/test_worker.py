@@ -572,7 +572,7 @@ def made(ruled: Inbox, *then: dict[str, Any], do: str = "find", **rule: Any) -> 
     content["rules"][0] |= {"then": list(then), **rule}
     content["notifications"] = [{"name": "on-call", "url": "https://127.0.0.1:9/x", "every_minutes": 0}]
     content["console"] = {"url": "https://ai-ruled.example.org"}
-    return Settings.model_validate({**content, "ruled": {"data_dir": ruled.folder}})
+    return Settings.model_validate({**content, "node": {"data_dir": ruled.folder}})
 
 
 @pytest.fixture

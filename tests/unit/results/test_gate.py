@@ -77,10 +77,6 @@ def _without(keyword: str) -> Break:
     return lambda ds: delattr(ds, keyword)
 
 
-def _corner(*point: float) -> Break:
-    return lambda ds: setattr(_scoord(ds), "GraphicData", [9.0, 9.0, 20.0, 9.0, *point, 9.0, 9.0])
-
-
 def _frame(number: int) -> Break:
     return lambda ds: setattr(_referenced(ds), "ReferencedFrameNumber", number)
 
@@ -174,7 +170,13 @@ def test_what_is_faultless_leaves_with_the_lowest_series_number_of_ours_too(
 FAULTS: list[tuple[str, str, Break]] = [
     *(("made", said, fault) for said, fault in BREAKS.items()),
     *(  # half a pixel
-        ("made", "reaches out of its image", _corner(*point))
+        (
+            "made",
+            "reaches out of its image",
+            lambda ds, point=point: setattr(
+                _scoord(ds), "GraphicData", [9.0, 9.0, 20.0, 9.0, *point, 9.0, 9.0]
+            ),
+        )
         for point in ((-0.5, 9.0), (9.0, -0.5), (224.5, 9.0), (9.0, 256.5))
     ),
     *(("cine", "names a frame that the source has not", _frame(number)) for number in (0, 4)),

@@ -516,7 +516,12 @@ def test_scores_tell_a_perfect_mask_from_an_empty_one() -> None:
     pictures = [burn_in(speckle(index), TRAIN, (9, index)) for index in range(4)]
     drawn = {one.image.tobytes(): (one.owners > 0) * 1.0 for one in pictures if one.owners.any()}
     finders = [
-        Mock(find=lambda image, m=m: _maps(drawn.get(image.tobytes(), image[..., 0] * 0.0) * m))
+        Mock(
+            find=lambda image, m=m: MarkMaps(
+                np.float32(m) * drawn.get(image.tobytes(), image[..., 0] * 0.0).astype(np.float32),
+                np.ones(image.shape[:2], np.uint8),
+            )
+        )
         for m in (1, 0)
     ]
     best, worst = (marks.score(finder, pictures, 0.5) for finder in finders)
@@ -539,10 +544,6 @@ def test_real_frames_teach_coloured_marks_and_nothing_unknown(data: Path) -> Non
     assert len(frames) > 150 and picture.shape[:2] == targets.shape
     assert set(np.unique(targets)) <= {0, IGNORED, ANY_MARK}
     assert 10 < (targets == ANY_MARK).sum() < 0.1 * targets.size
-
-
-def _maps(marked: np.ndarray) -> MarkMaps:
-    return MarkMaps(marked.astype(np.float32), np.ones(marked.shape, np.uint8))
 
 
 EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
