@@ -248,7 +248,7 @@ def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]
 
 def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> str:
     """Why left and right are in doubt, as the beginning of a sentence; "" if they are not."""
-    # Whether each lies on the side of a mirrored image; None where that is not certain.
+    # Whether side marker and heart lie as in a mirrored image; None where that is not certain.
     seen, marker = stamps.marker, None
     if seen is not None and abs(seen.x - 0.5) >= BESIDE:
         marker = (seen.letter == "L") == (seen.x < 0.5)

@@ -106,7 +106,7 @@ def _fitting(
         return []
     fitting = []
     for region in regions:
-        # Of regions that overlap a caliper lies in the first, the smallest.
+        # Where regions overlap, a caliper belongs to the first of them, the smallest.
         inside = [
             place
             for place, point in enumerate(calipers)

@@ -1,4 +1,4 @@
-"""Models of speckle, filters, networks and their measures, on a few drawn frames."""
+"""Two studies of examples/studies on drawn pictures: despeckling, and stamps with cut films."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Results that wait for an assessment, and what readers say of findings."""
+"""What persons decide by page: assessments, reviews of cleaning, withdrawals, uploads; the worklist."""
 
 import csv
 import html

@@ -1,4 +1,4 @@
-"""What the pages show: every kind of row, events, problems, trends, languages."""
+"""Pages and addresses for programs: every kind of row, requests, entered peers and rules."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""A job comes to an end with its results, or with a reason; no way of dying loses one."""
+"""What a worker makes of a job, and what rules ask of it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The gate refuses what must not leave, and what a source writes into what is copied costs no study."""
+"""The gate before results are written, and the identity that they copy."""
 
 import difflib
 import io

@@ -1,4 +1,4 @@
-"""The index of received objects: what is faulty, floods, corrections, crashes, and whose they are."""
+"""From received objects to complete studies: index, assembly, purge."""
 
 import fcntl
 import hashlib

@@ -1,4 +1,4 @@
-"""Laws of the plan: what was found is given, so that only what is decided about it can be wrong."""
+"""Laws of the plan of a removal, with drawn findings; then hard pictures, cleaned as a whole."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Which films are taken (header, pixels, gate and stamps), and when a finding is called in which words."""
+"""What is said of a chest, and the places of findings."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""From a file to a picture: every file decodes, or fails with a cause and without PHI."""
+"""Reading of DICOM images: headers and pixels, the process that decodes, and pictures drawn of them."""
 
 import ast
 import contextlib

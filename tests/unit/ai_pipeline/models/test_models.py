@@ -1,4 +1,4 @@
-"""Cards, the reference of a model's scores, and how networks run on what the preprocessing makes."""
+"""Models: their networks, the store that takes and activates them, and the walls around them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cleaning takes of marks, content and letters in frames is counted, and what it misses is found out."""
+"""Measures of cleaning, networks of marks and filling, and drawn overlays with their truth."""
 
 import json
 import runpy
