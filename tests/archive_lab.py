@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -19,7 +19,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
 from dicom_node import fetch
 from dicom_node.scu import StudyQuery, open_archive
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import DIGITAL_XRAY, chest
+from tests.modality import DIGITAL_XRAY, assign, chest, data_set
 from tests.pacs_lab import Pacs
 
 DAY = date(2024, 3, 2)
@@ -59,21 +59,14 @@ class FakeArchive(Pacs):
 
 def answer_for(image: Dataset, **other: str) -> Dataset:
     """What an archive says of the study of this image, but for ``other``."""
-    found = Dataset()
-    found.QueryRetrieveLevel, found.ModalitiesInStudy = "STUDY", "DX"
-    for keyword in ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(found, keyword, image.get(keyword, ""))
-    found.StudyDate = "20240302"
+    named = ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+    known = {"QueryRetrieveLevel": "STUDY", "ModalitiesInStudy": "DX", "StudyDate": "20240302"}
     with disable_value_validation():
-        for keyword, value in other.items():
-            setattr(found, keyword, value)
-    return found
+        return data_set(**known | {keyword: image.get(keyword, "") for keyword in named} | other)
 
 
 def film(name: str) -> Dataset:
-    image = chest(name, PIXELS)
-    image.StudyDate = "20240302"
-    return image
+    return assign(chest(name, PIXELS), StudyDate="20240302")
 
 
 def peer(port: int, **settings: object) -> dict[str, Any]:
@@ -81,14 +74,27 @@ def peer(port: int, **settings: object) -> dict[str, Any]:
     return {**known, "retrieve": "get", "fetch_per_minute": 600, **settings}
 
 
-def inbox_beside(folder: Path, port: int, **settings: object) -> Inbox:
-    """An inbox with a rule for films, and this archive beside its other peers."""
+def inbox_beside(
+    folder: Path,
+    port: int,
+    rule: Mapping[str, Any] = {},
+    assembly: Mapping[str, float] = {},
+    *,
+    url_of_database: str = "",
+    **settings: object,
+) -> Inbox:
+    """A rule for films, and this archive beside the other peers; ``settings``: of the archive."""
     others = [dict(one) for one in CONFIG["peers"]]
     others[-1]["ae_title"] = "RESULTS"
-    rule = {**CONFIG["rules"][0], "when": {"modality": "DX"}, "name": "films", "max_study_age_days": 7}
-    outbox = {"answer_seconds": 2, "retry_seconds": 0.01, "retry_limit_seconds": 0.01}
-    config = {**CONFIG, "peers": [*others, peer(port, **settings)], "rules": [rule], "outbox": outbox}
-    return Inbox(folder, config)
+    films = {**CONFIG["rules"][0], "when": {"modality": "DX"}, "name": "films", "max_study_age_days": 7}
+    config = {
+        **CONFIG,
+        "assembly": {**CONFIG["assembly"], **assembly},
+        "peers": [*others, peer(port, **settings)],
+        "rules": [{**films, **rule}],
+        "outbox": {"answer_seconds": 1, "retry_seconds": 0.01, "retry_limit_seconds": 0.01},
+    }
+    return Inbox(folder, config, url=url_of_database)
 
 
 def fetched(inbox: Inbox, name: str = "archive") -> fetch.AskedStudies:

@@ -15,7 +15,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from dicom_node.dicom import commitment
 from tests.modality import ULTRASOUND
 from tests.ports import free_port
-from tests.raw_requests import associate_for, status_of
+from tests.raw_requests import answered, associate_for, status_of
 
 
 @dataclass
@@ -74,21 +74,10 @@ def ask(
     port: int, transaction: str, objects: Mapping[str, str] | list[str], calling: str = "US1", **other: Any
 ) -> int | str | None:
     """N-ACTION; its status, or why there was none. ``other``: action_type, sop_instance."""
-    association = associate_to_ask(port, calling)
-    if not association.is_established:
-        return "rejected" if association.is_rejected else "no context"
-    try:
-        status, _ = association.send_n_action(
-            asked_for(transaction, objects),
-            other.get("action_type", 1),
-            StorageCommitmentPushModel,
-            other.get("sop_instance", commitment.SOP_INSTANCE),
-        )
-        code: int | None = status.get("Status")
-        return code
-    finally:
-        if association.is_established:
-            association.release()
+    action, instance = other.get("action_type", 1), other.get("sop_instance", commitment.SOP_INSTANCE)
+    asked = (asked_for(transaction, objects), action, StorageCommitmentPushModel, instance)
+    answer = answered(associate_to_ask(port, calling), lambda one: one.send_n_action(*asked))
+    return answer if isinstance(answer, str) else answer.get("Status")
 
 
 def ask_raw(port: int, encoded: bytes, calling: str = "US1") -> int | None:

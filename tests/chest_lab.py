@@ -11,7 +11,7 @@ from pydicom.uid import (
     ComputedRadiographyImageStorage,
 )
 
-from tests.modality import add_overlay, chest, name_in_japanese
+from tests.modality import add_overlay, assign, chest, data_set, name_in_japanese
 
 Change = Callable[[Dataset], None]
 
@@ -53,8 +53,7 @@ def _voi_lut(ds: Dataset) -> None:
     """A table in place of the window (PS3.3 C.11.2)."""
     del ds.WindowCenter, ds.WindowWidth
     table = (np.sqrt(np.linspace(0, 1, 4096)) * 65535).astype("<u2")
-    item = Dataset()
-    item.LUTDescriptor, item.LUTData = [4096, 0, 16], table.tobytes()
+    item = data_set(LUTDescriptor=[4096, 0, 16], LUTData=table.tobytes())
     item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "OW"
     ds.VOILUTSequence = [item]
 
@@ -64,18 +63,22 @@ def _modality_lut(ds: Dataset) -> None:
     _computed(ds)
     ds.WindowCenter, ds.WindowWidth = 32768, 65536
     del ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType
-    item = Dataset()
-    item.LUTDescriptor, item.ModalityLUTType = [4096, 0, 16], "US"
-    item.LUTData = (np.arange(4096, dtype="<u2") * 16 + 15).tobytes()
+    table = (np.arange(4096, dtype="<u2") * 16 + 15).tobytes()
+    item = data_set(LUTDescriptor=[4096, 0, 16], ModalityLUTType="US", LUTData=table)
     item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "OW"
     ds.ModalityLUTSequence = [item]
 
 
 def _shutter(ds: Dataset) -> None:
-    ds.ShutterShape = "RECTANGULAR"
-    ds.ShutterLeftVerticalEdge, ds.ShutterRightVerticalEdge = 10, ds.Columns - 10
-    ds.ShutterUpperHorizontalEdge, ds.ShutterLowerHorizontalEdge = 10, ds.Rows - 10
-    ds.ShutterPresentationValue = 0
+    assign(
+        ds,
+        ShutterShape="RECTANGULAR",
+        ShutterLeftVerticalEdge=10,
+        ShutterRightVerticalEdge=ds.Columns - 10,
+        ShutterUpperHorizontalEdge=10,
+        ShutterLowerHorizontalEdge=ds.Rows - 10,
+        ShutterPresentationValue=0,
+    )
 
 
 def _computed(ds: Dataset) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from werkzeug.datastructures import EnvironHeaders
+from werkzeug.wrappers import Request, Response
 
-from tests.ports import Quiet, serving
+from tests.hostile.web import answering
 
 
 @dataclass
@@ -16,15 +18,11 @@ class Collector:
     """``answer``: the status of the next answers; ``hangs`` keeps them back as long as it is not set."""
 
     answer: int = 200
-    port: int = 0
+    endpoint: str = ""
     bodies: list[bytes] = field(default_factory=list)
     refused: int = 0
-    headers: list[dict[str, str]] = field(default_factory=list)
+    headers: list[EnvironHeaders] = field(default_factory=list)
     goes_on: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1/traces"
 
     def spans(self) -> list[Span]:
         """All that it took."""
@@ -47,22 +45,18 @@ def running_collector() -> Iterator[Collector]:
     collector = Collector()
     collector.goes_on.set()
 
-    class Handler(Quiet):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            collector.headers.append(dict(self.headers))
-            collector.goes_on.wait(30)
-            if collector.answer == 200 and self.path == "/v1/traces":
-                collector.bodies.append(body)
-            else:
-                collector.refused += 1
-            self.send_response(collector.answer)
-            if 300 <= collector.answer < 400:
-                self.send_header("Location", "/v1/traces")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def answer(request: Request) -> Response:
+        collector.headers.append(request.headers)
+        collector.goes_on.wait(30)
+        if collector.answer == 200 and request.path == "/v1/traces":
+            collector.bodies.append(request.get_data())
+        else:
+            collector.refused += 1
+        leads_on = {"Location": "/v1/traces"} if 300 <= collector.answer < 400 else {}
+        return Response(status=collector.answer, headers=leads_on)
 
-    with serving(Handler) as collector.port:
+    with answering(answer) as (url, _):
+        collector.endpoint = f"{url}/v1/traces"
         try:
             yield collector
         finally:

@@ -15,8 +15,9 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.dicom.commitment import SOP_INSTANCE
+from tests.modality import data_set
 from tests.pacs_lab import Pacs
-from tests.raw_requests import associate_for, status_of
+from tests.raw_requests import answered, associate_for, status_of
 
 NO_SUCH_OBJECT = 0x0112
 SOP_CLASS = UID("1.2.840.10008.5.1.4.1.1.7")
@@ -63,8 +64,7 @@ class CommittingPacs(Pacs):
 
 def report(transaction: str, committed: Sequence[str] = (), failed: Sequence[str] = ()) -> Dataset:
     """Event Information; ``failed``: no such object instance."""
-    information = Dataset()
-    information.TransactionUID = transaction
+    information = data_set(TransactionUID=transaction)
     if committed:
         information.ReferencedSOPSequence = [_item(uid) for uid in committed]
     if failed:
@@ -81,28 +81,19 @@ def send_report(
     port: int, information: Dataset, *, calling: str = "PACS", role: bool = True
 ) -> int | str | None:
     """Report on an association of its own, roles reversed; the status, or why there was none."""
-    association = associate(port, calling, role)
-    if association.is_rejected:
-        return "rejected"
-    if not association.is_established:
-        return "no context"
-    try:
-        status, _ = association.send_n_event_report(
-            information, event_type(information), StorageCommitmentPushModel, SOP_INSTANCE
-        )
-        code: int | None = status.get("Status")
-        return code
-    finally:
-        if association.is_established:
-            association.release()
+    asked = (information, event_type(information), StorageCommitmentPushModel, SOP_INSTANCE)
+    answer = answered(associate(port, calling, role), lambda one: one.send_n_event_report(*asked))
+    return answer if isinstance(answer, str) else answer.get("Status")
 
 
-def send_raw_report(port: int, encoded: bytes, calling: str = "PACS") -> int | None:
+def send_raw_report(
+    port: int, encoded: bytes, calling: str = "PACS", association: Association | None = None
+) -> int | None:
     """Report these bytes as Event Information in Implicit VR Little Endian; None: the association was cut."""
     request = N_EVENT_REPORT()
     request.EventTypeID = 1
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = StorageCommitmentPushModel, SOP_INSTANCE
-    return status_of(associate(port, calling), request, "EventInformation", encoded)
+    return status_of(association or associate(port, calling), request, "EventInformation", encoded)
 
 
 def empty_sequences(depth: int) -> bytes:
@@ -117,8 +108,5 @@ def associate(port: int, calling: str = "PACS", role: bool = True) -> Associatio
 
 
 def _item(uid: str, reason: int | None = None) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = SOP_CLASS, uid
-    if reason is not None:
-        item.FailureReason = reason
-    return item
+    failed = {} if reason is None else {"FailureReason": reason}
+    return data_set(ReferencedSOPClassUID=SOP_CLASS, ReferencedSOPInstanceUID=uid, **failed)

@@ -184,6 +184,15 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
+def pacs() -> Iterator[object]:
+    """A PACS on a real socket that takes everything."""
+    from tests.pacs_lab import Pacs, free_port, run_pacs
+
+    with run_pacs(Pacs(free_port())) as running:
+        yield running
+
+
+@pytest.fixture
 def postgres_url(postgres: Postgres) -> str:
     """SQLAlchemy URL of an empty database; the test is marked ``debian("postgresql")``."""
     return postgres.new_database()

@@ -11,7 +11,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VM, dictionary_VR, k
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult, QualityNote
+from ai_pipeline.contract import PipelineResult, QualityNote
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS
@@ -23,7 +23,8 @@ from dicom_node.results import (
     build_deidentified,
 )
 from dicom_node.sitekey import SiteKey
-from tests.result_images import NODULE, US, context, finding, source, speckle, write_image
+from tests.modality import data_set
+from tests.result_images import NODULE, US, context, finding, source, speckle, without_text, write_image
 
 SECRET = "ZQX"  # begins every text that must not be found again
 BIRTH_DATE, EXAMINED, OTHER_DATE = "19410309", "20260107", "20190405"
@@ -72,18 +73,11 @@ def write_named(path: Path, patient: str = "1", study: str = "1", pixels: Any = 
 
 def result_of(image: SourceObject, *, verified: bool = True) -> PipelineResult:
     """What the ultrasound pipeline gives: one mark, the image without it, the mask in the mark's strokes."""
-    uid = image.image.uid
-    header = image.image.header
-    mask = np.zeros((header.frames, header.rows, header.columns), np.uint8)
-    mask[0, 6:20, 10:90:4] = 1  # strokes of letters
-    frames = np.stack([image.image.stored(frame) for frame in range(header.frames)])
-    photometric: Any = "RGB" if frames.ndim == 4 else header.photometric
+    uid, strokes = image.image.uid, np.s_[0, 6:20, 10:90:4]
+    frame = 1 if image.image.header.frames > 1 else None
     return PipelineResult(
-        findings=(finding(NODULE, 0.8, uid, (10, 6, 90, 20), frame=1 if header.frames > 1 else None),),
-        images=(
-            DerivedImage(ImageKind.CLEANED, uid, frames, photometric, "inpainted", verified=verified),
-            DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "mask"),
-        ),
+        findings=(finding(NODULE, 0.8, uid, (10, 6, 90, 20), frame=frame),),
+        images=without_text(image, strokes, verified=verified),
         quality=(QualityNote("area", "the marks cover 2 % of the image", uid),),
         models=context().models,
     )
@@ -133,12 +127,14 @@ def _set(dataset: Dataset, tag: Any, number: int) -> None:
 
 
 def _named_item() -> Dataset:
-    item = Dataset()
-    item.PatientName, item.PatientID = f"{SECRET}Inner^Person", f"{SECRET}INNER"
-    item.InstitutionName, item.PatientBirthDate = f"{SECRET}Clinic", BIRTH_DATE
-    item.ReferencedSOPInstanceUID = f"{UID_ROOT}.8.1"
-    item.CodeMeaning = f"{SECRET}meaning"
-    deeper = Dataset()
-    deeper.PersonName, deeper.TextValue = f"{SECRET}Deep^Down", f"{SECRET}said"
-    item.PersonIdentificationCodeSequence = [deeper]
-    return item
+    return data_set(
+        PatientName=f"{SECRET}Inner^Person",
+        PatientID=f"{SECRET}INNER",
+        InstitutionName=f"{SECRET}Clinic",
+        PatientBirthDate=BIRTH_DATE,
+        ReferencedSOPInstanceUID=f"{UID_ROOT}.8.1",
+        CodeMeaning=f"{SECRET}meaning",
+        PersonIdentificationCodeSequence=[
+            data_set(PersonName=f"{SECRET}Deep^Down", TextValue=f"{SECRET}said")
+        ],
+    )

@@ -50,6 +50,7 @@ from tests.result_images import (
     grey_image,
     source,
     speckle,
+    without_text,
     write_image,
 )
 from tests.result_reading import read_result
@@ -57,6 +58,7 @@ from tests.unit.heads import HEAD, drawn_head
 
 FOLDER: Final = Path(__file__).parent / "golden"
 CYST: Final = contract.Code("79883001", "SCT", "Cyst of ovary")
+TEXT: Final = np.s_[:, 2:8, 2:30]
 PELVIS: Final = contract.Code("816092008", "SCT", "Pelvis")
 _IN_CONTENT_ITEM: Final = frozenset(
     {"RelationshipType", "ValueType", "TextValue", "UID", "PersonName"}
@@ -215,18 +217,6 @@ def _chest(film: SourceObject) -> PipelineResult:
     )
 
 
-def _cleaned(image: SourceObject) -> tuple[DerivedImage, DerivedImage]:
-    frames = np.stack([image.image.stored(index) for index in range(image.image.header.frames)])
-    mask = np.zeros(frames.shape[:3], np.uint8)
-    mask[:, 2:8, 2:30] = 255
-    frames[mask > 0] = 0
-    uid = image.image.uid
-    return (
-        DerivedImage(ImageKind.CLEANED, uid, frames, "RGB", "burned-in text", verified=True),
-        DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "pixels that were filled"),
-    )
-
-
 def _text_removed(image: SourceObject) -> PipelineResult:
     uid = image.image.uid
     place = Region("box", ((2.0, 2.0), (30.0, 8.0)), Origin.TEXT)
@@ -234,13 +224,15 @@ def _text_removed(image: SourceObject) -> PipelineResult:
         "burned_in_text", BURNED_IN, None, None, Decision.PRESENT, uid, UNCALIBRATED, regions=(place,)
     )
     note = QualityNote("burned_in", "removed: 1 text", uid)
-    return PipelineResult((text,), _cleaned(image), (note,), models=(UNCALIBRATED,), drawn_on="cleaned")
+    return PipelineResult(
+        (text,), without_text(image, TEXT), (note,), models=(UNCALIBRATED,), drawn_on="cleaned"
+    )
 
 
 def _ovary(image: SourceObject) -> PipelineResult:
     uid = image.image.uid
     cyst = finding(CYST, 0.7, uid, (20, 12, 50, 40), model=UNCALIBRATED, site=PELVIS, exclusive=True)
-    return PipelineResult((cyst,), _cleaned(image), models=(UNCALIBRATED,), drawn_on="cleaned")
+    return PipelineResult((cyst,), without_text(image, TEXT), models=(UNCALIBRATED,), drawn_on="cleaned")
 
 
 def _head(image: SourceObject) -> PipelineResult:
@@ -256,7 +248,7 @@ def _head(image: SourceObject) -> PipelineResult:
         organs=(biometry.HEAD,),
     )
     return PipelineResult(
-        images=(organ, *_cleaned(image)),
+        images=(organ, *without_text(image, TEXT)),
         measurements=biometry.measurements(uid, header, HEAD, (0.2, 0.2), UNCALIBRATED, "1"),
         models=(UNCALIBRATED,),
         drawn_on="cleaned",

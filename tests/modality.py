@@ -1,6 +1,7 @@
 """Images as modalities make them, synthetic: no picture or patient of anybody."""
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -43,9 +44,8 @@ def quick_ultrasound(name: str, *, series: str = "1", number: int = 1) -> Datase
 def ultrasound_from(name: str, pixels: np.ndarray, *, series: str = "1", number: int = 1) -> Dataset:
     """A colour ultrasound of these RGB pixels."""
     ds = _image(name, "US", ULTRASOUND, series, number)
-    ds.BodyPartExamined, ds.Laterality = "OVARY", "L"
-    ds.PatientOrientation = ["R", "F"]
-    ds.LossyImageCompression = "00"
+    how = {"PatientOrientation": ["R", "F"], "LossyImageCompression": "00"}
+    assign(ds, BodyPartExamined="OVARY", Laterality="L", **how)
     set_pixels(ds, pixels, "RGB", 8)
     return ds
 
@@ -53,20 +53,44 @@ def ultrasound_from(name: str, pixels: np.ndarray, *, series: str = "1", number:
 def chest(name: str, pixels: np.ndarray, *, series: str = "1", number: int = 1) -> Dataset:
     """A frontal chest X-ray, DX For Presentation, of these 12-bit pixels (bright = dense)."""
     ds = _image(name, "DX", DIGITAL_XRAY, series, number)
-    ds.PresentationIntentType = "FOR PRESENTATION"
-    ds.BodyPartExamined, ds.ViewPosition, ds.PatientOrientation = "CHEST", "PA", ["L", "F"]
-    ds.ImageLaterality, ds.PatientAge = "U", "055Y"
-    ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", -1
-    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "US"
-    ds.PresentationLUTShape = "IDENTITY"
-    ds.WindowCenter, ds.WindowWidth = 2048, 4096
-    ds.ImagerPixelSpacing = [0.143, 0.143]
-    ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
-    ds.DetectorType, ds.PositionerType, ds.AcquisitionContextSequence = "DIRECT", "", []
-    region = Dataset()
-    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "51185008", "SCT", "Chest"
-    ds.AnatomicRegionSequence = [region]
+    region = data_set(CodeValue="51185008", CodingSchemeDesignator="SCT", CodeMeaning="Chest")
+    assign(
+        ds,
+        PresentationIntentType="FOR PRESENTATION",
+        BodyPartExamined="CHEST",
+        ViewPosition="PA",
+        PatientOrientation=["L", "F"],
+        ImageLaterality="U",
+        PatientAge="055Y",
+        PixelIntensityRelationship="LOG",
+        PixelIntensityRelationshipSign=-1,
+        RescaleIntercept=0,
+        RescaleSlope=1,
+        RescaleType="US",
+        PresentationLUTShape="IDENTITY",
+        WindowCenter=2048,
+        WindowWidth=4096,
+        ImagerPixelSpacing=[0.143, 0.143],
+        BurnedInAnnotation="NO",
+        LossyImageCompression="00",
+        DetectorType="DIRECT",
+        PositionerType="",
+        AcquisitionContextSequence=[],
+        AnatomicRegionSequence=[region],
+    )
     set_pixels(ds, pixels, "MONOCHROME2", 12)
+    return ds
+
+
+def data_set(**values: Any) -> Dataset:
+    """A data set with these attributes, by keyword."""
+    return assign(Dataset(), **values)
+
+
+def assign(ds: Dataset, **values: Any) -> Dataset:
+    """The data set itself, with these attributes."""
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
     return ds
 
 
@@ -120,24 +144,33 @@ def add_overlay(ds: Dataset) -> None:
 
 
 def _image(name: str, modality: str, sop_class: str, series: str, number: int) -> Dataset:
-    ds = Dataset()
+    uid = derived_uid("test", name, "instance", series, str(number))
+    ds = data_set(
+        SpecificCharacterSet="ISO_IR 192",
+        SOPClassUID=sop_class,
+        SOPInstanceUID=uid,
+        StudyInstanceUID=derived_uid("test", name, "study"),
+        SeriesInstanceUID=derived_uid("test", name, "series", series),
+        AccessionNumber="A" + name[-12:],
+        StudyID="1",
+        Modality=modality,
+        Manufacturer="Test Maker",
+        ManufacturerModelName="Test Scanner",
+        InstitutionName="Test Hospital",
+        StationName="TEST",
+        ReferringPhysicianName="Referrer^Test",
+        StudyDescription="Test study",
+        PatientName=f"Test^{name}",
+        PatientID=f"ID-{name}",
+        PatientBirthDate="19700101",
+        PatientSex="F",
+        SeriesNumber=int(series),
+        InstanceNumber=number,
+        ImageType=["ORIGINAL", "PRIMARY"],
+        **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20260102"),
+        **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "101500"),
+    )
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.MediaStorageSOPClassUID = sop_class
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = sop_class, uid
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SpecificCharacterSet = "ISO_IR 192"
-    ds.SOPClassUID = sop_class
-    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = "20260102"
-    ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = "101500"
-    ds.AccessionNumber, ds.StudyID = "A" + name[-12:], "1"
-    ds.Modality, ds.Manufacturer, ds.ManufacturerModelName = modality, "Test Maker", "Test Scanner"
-    ds.InstitutionName, ds.StationName = "Test Hospital", "TEST"
-    ds.ReferringPhysicianName, ds.StudyDescription = "Referrer^Test", "Test study"
-    ds.PatientName, ds.PatientID = f"Test^{name}", f"ID-{name}"
-    ds.PatientBirthDate, ds.PatientSex = "19700101", "F"
-    ds.StudyInstanceUID = derived_uid("test", name, "study")
-    ds.SeriesInstanceUID = derived_uid("test", name, "series", series)
-    ds.SOPInstanceUID = derived_uid("test", name, "instance", series, str(number))
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    ds.SeriesNumber, ds.InstanceNumber = int(series), number
-    ds.ImageType = ["ORIGINAL", "PRIMARY"]
     return ds

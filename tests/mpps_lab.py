@@ -12,7 +12,8 @@ from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from tests.inbox_lab import CONFIG
-from tests.raw_requests import associate_for, status_of
+from tests.modality import data_set
+from tests.raw_requests import answered, associate_for, status_of
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
 WITH_STEPS: dict[str, Any] = {
@@ -25,47 +26,65 @@ WITH_STEPS: dict[str, Any] = {
 
 def scheduled(study: str) -> Dataset:
     """An item of the Scheduled Step Attributes Sequence."""
-    item = Dataset()
-    item.StudyInstanceUID, item.AccessionNumber, item.ScheduledProcedureStepID = study, "A1", "SPS1"
-    item.ReferencedStudySequence, item.RequestedProcedureID = [], "RP1"
-    item.RequestedProcedureDescription = item.ScheduledProcedureStepDescription = ""
-    item.ScheduledProtocolCodeSequence = []
-    return item
+    return data_set(
+        StudyInstanceUID=study,
+        AccessionNumber="A1",
+        ScheduledProcedureStepID="SPS1",
+        ReferencedStudySequence=[],
+        RequestedProcedureID="RP1",
+        RequestedProcedureDescription="",
+        ScheduledProcedureStepDescription="",
+        ScheduledProtocolCodeSequence=[],
+    )
 
 
 def begun(*studies: str, modality: str = "US") -> Dataset:
     """The Attribute List of an N-CREATE (PS3.4 Table F.7.2-1)."""
-    step = Dataset()
-    step.ScheduledStepAttributesSequence = [scheduled(study) for study in studies]
-    step.PatientName, step.PatientID = "Mustermann^Max", "4711"
-    step.PatientBirthDate, step.PatientSex, step.ReferencedPatientSequence = "", "", []
-    step.PerformedProcedureStepID, step.PerformedStationAETitle = "PPS1", "US1"
-    step.PerformedStationName = step.PerformedLocation = ""
-    step.PerformedProcedureStepStartDate, step.PerformedProcedureStepStartTime = "20261130", "101500"
-    step.PerformedProcedureStepEndDate = step.PerformedProcedureStepEndTime = ""
-    step.PerformedProcedureStepStatus, step.Modality, step.StudyID = IN_PROGRESS, modality, ""
-    step.PerformedProcedureStepDescription = step.PerformedProcedureTypeDescription = ""
-    step.ProcedureCodeSequence = step.PerformedProtocolCodeSequence = step.PerformedSeriesSequence = []
-    return step
+    empty = (
+        *("PatientBirthDate", "PatientSex", "PerformedStationName", "PerformedLocation", "StudyID"),
+        *("PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime"),
+        *("PerformedProcedureStepDescription", "PerformedProcedureTypeDescription"),
+    )
+    return data_set(
+        ScheduledStepAttributesSequence=[scheduled(study) for study in studies],
+        PatientName="Mustermann^Max",
+        PatientID="4711",
+        ReferencedPatientSequence=[],
+        PerformedProcedureStepID="PPS1",
+        PerformedStationAETitle="US1",
+        PerformedProcedureStepStartDate="20261130",
+        PerformedProcedureStepStartTime="101500",
+        PerformedProcedureStepStatus=IN_PROGRESS,
+        Modality=modality,
+        ProcedureCodeSequence=[],
+        PerformedProtocolCodeSequence=[],
+        PerformedSeriesSequence=[],
+        **dict.fromkeys(empty, ""),
+    )
 
 
 def ended(objects: Iterable[Dataset] = (), status: str = COMPLETED) -> Dataset:
     """The Modification List of the last N-SET, which names these objects."""
-    step = Dataset()
-    step.PerformedProcedureStepStatus = status
-    step.PerformedProcedureStepEndDate, step.PerformedProcedureStepEndTime = "20261130", "103000"
-    step.PerformedSeriesSequence = [series([(ds.SOPClassUID, ds.SOPInstanceUID) for ds in objects])]
-    return step
+    return data_set(
+        PerformedProcedureStepStatus=status,
+        PerformedProcedureStepEndDate="20261130",
+        PerformedProcedureStepEndTime="103000",
+        PerformedSeriesSequence=[series([(ds.SOPClassUID, ds.SOPInstanceUID) for ds in objects])],
+    )
 
 
 def series(objects: Sequence[tuple[str, str]]) -> Dataset:
     """An item of the Performed Series Sequence; ``objects``: SOP Class and Instance UIDs."""
-    item = Dataset()
-    item.SeriesInstanceUID, item.ProtocolName, item.SeriesDescription = "1.2.3.4", "Ovaries", ""
-    item.PerformingPhysicianName = item.OperatorsName = item.RetrieveAETitle = ""
-    item.ReferencedImageSequence = [_reference(*uids) for uids in objects]
-    item.ReferencedNonImageCompositeSOPInstanceSequence = []
-    return item
+    references = [data_set(ReferencedSOPClassUID=kind, ReferencedSOPInstanceUID=uid) for kind, uid in objects]
+    return data_set(
+        SeriesInstanceUID="1.2.3.4",
+        ProtocolName="Ovaries",
+        ReferencedImageSequence=references,
+        ReferencedNonImageCompositeSOPInstanceSequence=[],
+        **dict.fromkeys(
+            ("SeriesDescription", "PerformingPhysicianName", "OperatorsName", "RetrieveAETitle"), ""
+        ),
+    )
 
 
 def associate(port: int, calling: str = "US1") -> Association:
@@ -96,19 +115,5 @@ def send_raw(port: int, encoded: bytes, uid: str = "1.2.99", calling: str = "US1
 
 
 def _ask(port: int, calling: str, send: Callable[[Association], tuple[Dataset, Any]]) -> Dataset | None:
-    association = associate(port, calling)
-    if not association.is_established:
-        return None
-    try:
-        return send(association)[0]
-    except (RuntimeError, ValueError):  # the association was cut under us
-        return Dataset()
-    finally:
-        if association.is_established:
-            association.release()
-
-
-def _reference(sop_class: str, uid: str) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
-    return item
+    answer = answered(associate(port, calling), send)
+    return None if isinstance(answer, str) else answer

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -29,6 +30,7 @@ from dicom_node.store import deliveries, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.store.transitions import utc_now
+from tests.modality import data_set, set_pixels
 from tests.rows import Stored
 from tests.waiting import wait_until
 
@@ -171,21 +173,23 @@ def outgoing(image: Dataset, folder: Path, sha256: str = "") -> Outgoing:
 
 def a_result(sop_class: UID, study_instance_uid: str, pixels: int) -> Dataset:
     """An object that any PACS stores: identifying attributes, for an image ``pixels`` squared."""
-    ds = Dataset()
-    ds.SpecificCharacterSet = "ISO_IR 192"
-    ds.SOPClassUID, ds.SOPInstanceUID = sop_class, generate_uid()
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = study_instance_uid, generate_uid()
-    ds.PatientName, ds.PatientID = "Probe^Ä", "P1"
-    ds.StudyDate = ds.StudyTime = ds.StudyID = ds.AccessionNumber = ds.PatientBirthDate = ds.PatientSex = ""
-    ds.SeriesNumber, ds.InstanceNumber = 9001, 1
-    ds.Modality = {Comprehensive3DSRStorage: "SR", SecondaryCaptureImageStorage: "OT"}.get(sop_class, "PR")
+    empty = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "PatientBirthDate", "PatientSex")
+    ds = data_set(
+        SpecificCharacterSet="ISO_IR 192",
+        SOPClassUID=sop_class,
+        SOPInstanceUID=generate_uid(),
+        StudyInstanceUID=study_instance_uid,
+        SeriesInstanceUID=generate_uid(),
+        PatientName="Probe^Ä",
+        PatientID="P1",
+        SeriesNumber=9001,
+        InstanceNumber=1,
+        Modality={Comprehensive3DSRStorage: "SR", SecondaryCaptureImageStorage: "OT"}.get(sop_class, "PR"),
+        **dict.fromkeys(empty, ""),
+    )
     if sop_class == SecondaryCaptureImageStorage:
         ds.ConversionType = "WSD"
-        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-        ds.Rows = ds.Columns = pixels
-        ds.BitsAllocated = ds.BitsStored = 8
-        ds.HighBit, ds.PixelRepresentation = 7, 0
-        ds.PixelData = bytes(pixels * pixels)
+        set_pixels(ds, np.zeros((pixels, pixels), np.uint8), "MONOCHROME2", 8)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return ds

@@ -14,6 +14,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from dicom_node.config.settings import PeerSettings
+from tests.modality import data_set
 from tests.ports import free_port  # noqa: F401  (imported from here by tests of deliveries)
 
 _config.LOG_HANDLER_LEVEL = "none"
@@ -80,11 +81,8 @@ class Pacs:
                 continue
             self.questions.append(uid)
             if self.shows(uid, self.questions.count(uid)):
-                found = Dataset()
-                found.QueryRetrieveLevel = "IMAGE"
-                found.StudyInstanceUID, found.SeriesInstanceUID = study, series
-                found.SOPInstanceUID, found.SOPClassUID = uid, sop_class
-                yield 0xFF00, found
+                of_it = {"SOPInstanceUID": uid, "SOPClassUID": sop_class, "SeriesInstanceUID": series}
+                yield 0xFF00, data_set(QueryRetrieveLevel="IMAGE", StudyInstanceUID=study, **of_it)
         yield 0x0000, None
 
     def _on_association(self, event: evt.Event) -> None:

@@ -1,7 +1,10 @@
-"""DIMSE-N requests with any bytes as their data set, as only a faulty or hostile peer sends them."""
+"""DIMSE-N requests; also with any bytes as their data set, as only a faulty or hostile peer sends them."""
 
+from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import build_context, build_role
 from pynetdicom.association import Association
@@ -19,6 +22,19 @@ def associate_for(
     roles = [build_role(sop_class, scp_role=True)] if as_provider else []
     context = build_context(sop_class, ImplicitVRLittleEndian)
     return ae.associate("127.0.0.1", port, [context], ae_title="AINODE", ext_neg=roles)
+
+
+def answered(association: Association, send: Callable[[Association], tuple[Dataset, Any]]) -> Dataset | str:
+    """Its answer, without a status where none came, and release it; or why it could not be asked."""
+    if not association.is_established:
+        return "rejected" if association.is_rejected else "no context"
+    try:
+        return send(association)[0]
+    except (RuntimeError, ValueError):  # the association was cut under us
+        return Dataset()
+    finally:
+        if association.is_established:
+            association.release()
 
 
 def status_of(

@@ -10,13 +10,23 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ai_pipeline.contract import Code, Decision, Finding, ModelRef, Origin, PixelArray, Region
+from ai_pipeline.contract import (
+    Code,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    ModelRef,
+    Origin,
+    PixelArray,
+    Region,
+)
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.dicom.own_objects import Installation
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import ResultContext, SourceObject
-from tests.modality import set_pixels
+from tests.modality import data_set, set_pixels
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 CR, DX, US, US_MULTI_FRAME, US_RETIRED = (STORAGE + end for end in ("1", "1.1", "6.1", "3.1", "6"))
@@ -31,38 +41,50 @@ CALIBRATED = ModelRef("chest-lite0", "1", "a" * 64, "b" * 64, calibrated=True)
 UNCALIBRATED = ModelRef("breast-lite0", "2", "c" * 64, "d" * 64)
 
 
+_OF_ULTRASOUND = {
+    "BodyPartExamined": "BREAST", "Laterality": "L", "BurnedInAnnotation": "YES",
+    "LossyImageCompression": "00",
+}  # fmt: skip
+_OF_FILMS = {
+    "BodyPartExamined": "CHEST", "ViewPosition": "PA", "PatientOrientation": ["L", "F"],
+    "ImagerPixelSpacing": [0.2, 0.2], "WindowCenter": 2048, "WindowWidth": 4096, "RescaleIntercept": 0,
+    "RescaleSlope": 1, "RescaleType": "US", "PresentationIntentType": "FOR PRESENTATION",
+}  # fmt: skip
+
+
 def write_image(path: Path, sop_class_uid: str, pixels: PixelArray, **attributes: Any) -> Path:
     """Write a Part 10 file with the given samples (``[frames,] rows, columns[, 3]``); attributes override."""
     modality = {CR: "CR", DX: "DX"}.get(sop_class_uid, "US")
     name = path.stem
-    dataset = Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class_uid, derived_uid("test", name)
-    dataset.StudyInstanceUID = derived_uid("test study", name)
-    dataset.SeriesInstanceUID = derived_uid("test series", name)
-    dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = dataset.AcquisitionDate = "20250102"
-    dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = dataset.AcquisitionTime = "101500"
-    dataset.TimezoneOffsetFromUTC = "+0100"
-    dataset.Modality, dataset.Manufacturer = modality, "Scanner Maker"
-    dataset.ManufacturerModelName, dataset.InstitutionName = "Scanner 1", "Hospital"
-    dataset.PatientName, dataset.PatientID = f"Test^{modality}", f"PID-{modality}"
-    dataset.IssuerOfPatientID = "HOSPITAL"
-    dataset.PatientBirthDate, dataset.PatientSex = "19700101", "F"
-    dataset.AccessionNumber, dataset.StudyID = f"ACC{modality}", "1"
-    dataset.ReferringPhysicianName, dataset.StudyDescription = "Referrer^Ann", f"{modality} study"
-    dataset.SeriesNumber, dataset.InstanceNumber = 1, 1
-    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset = data_set(
+        SpecificCharacterSet="ISO_IR 192",
+        SOPClassUID=sop_class_uid,
+        SOPInstanceUID=derived_uid("test", name),
+        StudyInstanceUID=derived_uid("test study", name),
+        SeriesInstanceUID=derived_uid("test series", name),
+        TimezoneOffsetFromUTC="+0100",
+        Modality=modality,
+        Manufacturer="Scanner Maker",
+        ManufacturerModelName="Scanner 1",
+        InstitutionName="Hospital",
+        PatientName=f"Test^{modality}",
+        PatientID=f"PID-{modality}",
+        IssuerOfPatientID="HOSPITAL",
+        PatientBirthDate="19700101",
+        PatientSex="F",
+        AccessionNumber=f"ACC{modality}",
+        StudyID="1",
+        ReferringPhysicianName="Referrer^Ann",
+        StudyDescription=f"{modality} study",
+        SeriesNumber=1,
+        InstanceNumber=1,
+        ImageType=["ORIGINAL", "PRIMARY"],
+        **dict.fromkeys(("StudyDate", "SeriesDate", "ContentDate", "AcquisitionDate"), "20250102"),
+        **dict.fromkeys(("StudyTime", "SeriesTime", "ContentTime", "AcquisitionTime"), "101500"),
+        **(_OF_ULTRASOUND if modality == "US" else _OF_FILMS),
+    )
     if modality == "US":
-        dataset.BodyPartExamined, dataset.Laterality = "BREAST", "L"
-        dataset.BurnedInAnnotation, dataset.LossyImageCompression = "YES", "00"
         dataset.SequenceOfUltrasoundRegions = [_region(pixels)]
-    else:
-        dataset.BodyPartExamined, dataset.ViewPosition = "CHEST", "PA"
-        dataset.PatientOrientation = ["L", "F"]
-        dataset.ImagerPixelSpacing = [0.2, 0.2]
-        dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
-        dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
-        dataset.PresentationIntentType = "FOR PRESENTATION"
     _set_pixels(dataset, pixels)
     for keyword, value in attributes.items():
         if value is None:
@@ -101,6 +123,22 @@ def source(path: Path, **given: Any) -> SourceObject:
         "identity_sha256": "identity",
     }
     return SourceObject(**{**usual, **given})
+
+
+def without_text(
+    one: SourceObject, where: Any, *, verified: bool = True
+) -> tuple[DerivedImage, DerivedImage]:
+    """The image, black at ``where`` (an index of frames, rows, columns), and the mask of what was filled."""
+    uid, header = one.image.uid, one.image.header
+    frames = np.stack([one.image.stored(index) for index in range(header.frames)])
+    mask = np.zeros(frames.shape[:3], np.uint8)
+    mask[where] = 255
+    frames[mask > 0] = 0
+    photometric: Any = "RGB" if frames.ndim == 4 else header.photometric
+    return (
+        DerivedImage(ImageKind.CLEANED, uid, frames, photometric, "burned-in text", verified=verified),
+        DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "pixels that were filled"),
+    )
 
 
 def context(
@@ -143,13 +181,19 @@ def finding(
 
 def _region(pixels: PixelArray) -> Dataset:
     rows, columns = pixels.shape[-3:-1] if pixels.shape[-1] == 3 else pixels.shape[-2:]
-    region = Dataset()
-    region.RegionSpatialFormat, region.RegionDataType, region.RegionFlags = 1, 1, 0
-    region.RegionLocationMinX0, region.RegionLocationMinY0 = 0, 20
-    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = columns - 1, rows - 1
-    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
-    region.PhysicalDeltaX = region.PhysicalDeltaY = 0.01
-    return region
+    return data_set(
+        RegionSpatialFormat=1,
+        RegionDataType=1,
+        RegionFlags=0,
+        RegionLocationMinX0=0,
+        RegionLocationMinY0=20,
+        RegionLocationMaxX1=columns - 1,
+        RegionLocationMaxY1=rows - 1,
+        PhysicalUnitsXDirection=3,
+        PhysicalUnitsYDirection=3,
+        PhysicalDeltaX=0.01,
+        PhysicalDeltaY=0.01,
+    )
 
 
 def _set_pixels(dataset: Dataset, pixels: PixelArray) -> None:

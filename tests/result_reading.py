@@ -1,4 +1,4 @@
-"""Results read back: data sets, and the content items of a report by their codes."""
+"""Codes, and results read back: data sets, and the content items of a report by their codes."""
 
 import io
 
@@ -6,12 +6,18 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from dicom_node.results import BuiltObject
+from tests.modality import data_set
 
 
 def read_result(built: BuiltObject) -> Dataset:
     """The object as its destination gets it."""
     assert built.data is not None
     return pydicom.dcmread(io.BytesIO(built.data))
+
+
+def coded(value: str, scheme: str, meaning: str) -> Dataset:
+    """An item of a code sequence."""
+    return data_set(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
 def content(item: Dataset) -> list[Dataset]:

@@ -16,7 +16,9 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
 
-from tests.ports import Quiet, serving
+from werkzeug.wrappers import Request, Response
+
+from tests.hostile.web import answering
 
 
 @dataclass
@@ -109,33 +111,18 @@ class WebServer:
 
     status: int = 200
     location: str = ""
-    seconds_between_bytes: float = 0.0
-    port: int = 0
+    url: str = "http://127.0.0.1:1/hooks/KEY-IN-URL"
+    """Of a hook whose address is its key."""
     calls: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        """Of a hook whose address is its key."""
-        return f"http://127.0.0.1:{self.port}/hooks/KEY-IN-URL"
 
     @contextmanager
     def running(self) -> Iterator[WebServer]:
         """On a free port."""
-        web = self
 
-        class Handler(Quiet):
-            def do_POST(self) -> None:
-                length = int(self.headers["Content-Length"])
-                web.calls.append((dict(self.headers), json.loads(self.rfile.read(length))))
-                with suppress(OSError, ValueError):  # a client that goes away is no failure
-                    self.send_response(web.status)
-                    if web.location:
-                        self.send_header("Location", web.location)
-                    for _ in range(100 if web.seconds_between_bytes else 0):
-                        self.wfile.write(b"X")
-                        time.sleep(web.seconds_between_bytes)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
+        def answer(request: Request) -> Response:
+            self.calls.append((dict(request.headers), json.loads(request.get_data())))
+            return Response(status=self.status, headers={"Location": self.location} if self.location else {})
 
-        with serving(Handler) as self.port:
+        with answering(answer) as (url, _):
+            self.url = f"{url}/hooks/KEY-IN-URL"
             yield self

@@ -9,21 +9,24 @@ import hashlib
 import json
 import queue
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any, NoReturn
+from urllib.parse import unquote
 
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
+from werkzeug.wrappers import Request, Response
 
 from dicom_connectors.worklist.workitem import PULL, PUSH
-from tests.ports import Quiet, free_port, serving
+from tests.hostile.web import answering
+from tests.modality import data_set
+from tests.ports import free_port
+from tests.result_reading import coded
 
 SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"
 LOSE, HANG = "lose", "hang"
@@ -42,35 +45,25 @@ _HTTP = {
 
 def work_item(study: str, **other: Any) -> Dataset:
     """A scheduled item with this input study."""
-    item = Dataset()
-    item.SOPClassUID, item.SOPInstanceUID = PUSH, generate_uid()
-    item.ProcedureStepState, item.InputReadinessState = SCHEDULED, "READY"
-    item.ScheduledProcedureStepPriority = "MEDIUM"
-    item.ScheduledWorkitemCodeSequence = [code("110004", "DCM", "Computer Aided Detection")]
-    item.InputInformationSequence = [instances(study)]
-    item.PatientID = item.PatientName = ""
-    for keyword, value in other.items():
-        setattr(item, keyword, value)
-    return item
-
-
-def code(value: str, scheme: str, meaning: str) -> Dataset:
-    made = Dataset()
-    made.CodeValue, made.CodingSchemeDesignator, made.CodeMeaning = value, scheme, meaning
-    return made
+    known = {
+        "SOPClassUID": PUSH,
+        "SOPInstanceUID": generate_uid(),
+        "ProcedureStepState": SCHEDULED,
+        "InputReadinessState": "READY",
+        "ScheduledProcedureStepPriority": "MEDIUM",
+        "ScheduledWorkitemCodeSequence": [coded("110004", "DCM", "Computer Aided Detection")],
+        "InputInformationSequence": [instances(study)],
+        "PatientID": "",
+        "PatientName": "",
+    }
+    return data_set(**known | other)
 
 
 def instances(study: str, ae_title: str = "", url: str = "") -> Dataset:
     """An item of Input Information Sequence."""
-    item, way = Dataset(), Dataset()
-    item.TypeOfInstances, item.StudyInstanceUID = "DICOM", study
-    if ae_title:
-        way.RetrieveAETitle = ae_title
-        item.DICOMRetrievalSequence = [way]
-    if url:
-        way.RetrieveURL = url
-        item.WADORSRetrievalSequence = [way]
-    return item
+    by_title = {"DICOMRetrievalSequence": [data_set(RetrieveAETitle=ae_title)]} if ae_title else {}
+    by_url = {"WADORSRetrievalSequence": [data_set(RetrieveURL=url)]} if url else {}
+    return data_set(TypeOfInstances="DICOM", StudyInstanceUID=study, **by_title, **by_url)
 
 
 @dataclass
@@ -197,99 +190,59 @@ def missing_for(item: Dataset, state: str) -> list[str]:
 def ups_rs(manager: Manager) -> Iterator[str]:
     """The manager as an origin server of UPS-RS; its base URL."""
 
-    class Handler(Quiet):
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            names = parts.path.strip("/").split("/")
-            if names[0] == "subscribers":
-                return self._channel()
-            if self._faulty("search" if len(names) == 1 else "read"):
-                return None
-            if len(names) == 1:
-                known = {key: values[0] for key, values in parse_qs(parts.query).items()}
-                keys = {key: known.get(key, "") for key in ("ProcedureStepState", "SOPInstanceUID")}
-                found = manager.search(keys)
-                self._answer(200 if found else 204, [item.to_json_dict() for item in found] or None)
-            else:
-                item = manager.items.get(names[1])
-                self._answer(200 if item else 404, [item.to_json_dict()] if item else None)
-            return None
-
-        def _channel(self) -> None:
-            """RFC 6455, from the server's side."""
-            key = self.headers["Sec-WebSocket-Key"].encode()
-            guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-            accept = base64.b64encode(hashlib.sha1(key + guid).digest()).decode()
-            self.protocol_version = "HTTP/1.1"
-            self.send_response(101)
-            for name, value in (("Upgrade", "websocket"), ("Connection", "Upgrade")):
-                self.send_header(name, value)
-            self.send_header("Sec-WebSocket-Accept", accept)
-            self.end_headers()
+    def answer(request: Request) -> Response:
+        line: socket.socket = request.environ["werkzeug.socket"]
+        names = request.path.strip("/").split("/")
+        if names[0] == "subscribers":  # RFC 6455, from the server's side
+            key = request.headers["Sec-WebSocket-Key"].encode()
+            accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+            line.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            line.sendall(b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
             while frame := manager.frames.get():
-                self.wfile.write(frame)
-            self.close_connection = True
+                line.sendall(frame)
+            return cut(line)
+        if "subscribers" in names:
+            manager.subscribed.append(names[1])
+            return Response(status=201)
+        uid = names[1] if len(names) > 1 else ""
+        if request.method == "GET":
+            return carry_out(line, "read" if uid else "search", lambda: found(uid, request))
+        assert request.content_type == "application/dicom+json"
+        given = Dataset.from_json(request.get_json(force=True)[0])
+        if request.method == "POST":
+            transaction = unquote(request.query_string.decode())
+            return carry_out(line, "update", lambda: changed(manager.update(uid, transaction, given)))
+        state = str(given.ProcedureStepState)
+        change = lambda: changed(manager.change(uid, str(given.TransactionUID), state))
+        return carry_out(line, "claim" if state == IN_PROGRESS else state, change)
 
-        def do_PUT(self) -> None:
-            [_, uid, _state] = urlsplit(self.path).path.strip("/").split("/")
-            given = self._body()
-            state = str(given.ProcedureStepState)
-            fault = manager.faulty("claim" if state == IN_PROGRESS else state)
-            self._after(fault, lambda: manager.change(uid, str(given.TransactionUID), state))
+    def found(uid: str, request: Request) -> Response:
+        asked = {key: request.args.get(key, "") for key in ("ProcedureStepState", "SOPInstanceUID")}
+        items = [manager.items[uid]] if uid in manager.items else [] if uid else manager.search(asked)
+        rows = json.dumps([item.to_json_dict() for item in items])
+        status = 200 if items else 404 if uid else 204
+        return Response(rows if items else "", status, content_type="application/dicom+json")
 
-        def do_POST(self) -> None:
-            parts = urlsplit(self.path)
-            if "/subscribers/" in parts.path:
-                manager.subscribed.append(parts.path.split("/")[2])
-                return self._answer(201)
-            uid, given = parts.path.strip("/").split("/")[1], self._body()
-            fault = manager.faulty("update")
-            return self._after(fault, lambda: manager.update(uid, unquote(parts.query), given))
+    def carry_out(line: socket.socket, operation: str, what: Callable[[], Response]) -> Response:
+        fault = manager.faulty(operation)
+        if fault == HANG:
+            time.sleep(3)
+            return cut(line)
+        if fault.isdecimal():
+            return Response(status=int(fault))
+        done = what()
+        return cut(line) if fault == LOSE else done
 
-        def _body(self) -> Dataset:
-            assert self.headers["Content-Type"] == "application/dicom+json"
-            [row] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            return Dataset.from_json(row)
+    def changed(status: int) -> Response:
+        return Response(status=_HTTP[status])
 
-        def _faulty(self, operation: str) -> bool:
-            fault = manager.faulty(operation)
-            if fault:
-                self._after(fault, lambda: 0)
-            return bool(fault)
+    def cut(line: socket.socket) -> NoReturn:
+        line.shutdown(socket.SHUT_RDWR)
+        raise ConnectionAbortedError
 
-        def _after(self, fault: str, carry_out: Callable[[], int]) -> None:
-            if fault == HANG:
-                time.sleep(3)
-                return
-            if fault.isdecimal():
-                self._answer(int(fault))
-                return
-            status = carry_out()
-            if fault == LOSE:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
-                return
-            self._answer(_HTTP[status])
-
-        def _answer(self, status: int, rows: Any = None) -> None:
-            body = b"" if rows is None else json.dumps(rows).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/dicom+json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def handle(self) -> None:
-            with suppress(OSError, ValueError):
-                super().handle()
-
-        def finish(self) -> None:
-            with suppress(OSError, ValueError):
-                super().finish()
-
-    with serving(Handler) as port:
+    with answering(answer) as (url, _):
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield url
         finally:
             manager.frames.put(b"")
 

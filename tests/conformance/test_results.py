@@ -31,9 +31,7 @@ from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     Decision,
-    DerivedImage,
     Heatmap,
-    ImageKind,
     Measurement,
     PipelineResult,
     QualityNote,
@@ -88,6 +86,7 @@ from tests.result_images import (
     grey_image,
     source,
     speckle,
+    without_text,
     write_image,
 )
 from tests.result_reading import read_result
@@ -196,28 +195,18 @@ def test_pixelmed_finds_a_whole_tid_1500(cases: dict[str, Case], tmp_path: Path)
 
 
 @JUDGED
-def test_the_report_of_a_failure_and_that_of_nothing_found_pass_too(
-    cases: dict[str, Case], tmp_path: Path
-) -> None:
-    one = cases["monochrome1"].source
-    failed = results.build_failure(context(), [one], "the model file is missing")
-    nothing = results.build(context(kinds=[ResultKind.SR, ResultKind.GSPS]), [one], PipelineResult())
-    assert [o.kind for o in failed] == [ResultKind.SR, ResultKind.SUMMARY, ResultKind.PDF, ResultKind.SC]
-    assert [o.kind for o in nothing] == [ResultKind.SR, ResultKind.GSPS]
-    for name, objects in (("failed", failed), ("nothing", nothing)):
-        for _, path in _written(tmp_path, name, objects):
-            assert dciodvfy_errors(path) == [], path.name
-
-
-@JUDGED
-def test_what_the_golden_dumps_hold_is_valid_and_so_is_a_rejection(
-    golden: dict[str, BuiltObject], tmp_path: Path
+def test_what_the_golden_dumps_hold_is_valid_and_so_are_a_rejection_and_a_report_of_nothing(
+    golden: dict[str, BuiltObject], cases: dict[str, Case], tmp_path: Path
 ) -> None:
     written = {name: path for name in golden for _, path in _written(tmp_path, name, [golden[name]])}
     note = results.build_rejection(
         [written["fetal_head-sr"]], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
     )
-    for path in (*written.values(), *(path for _, path in _written(tmp_path, "note", [note]))):
+    kinds = [ResultKind.SR, ResultKind.GSPS]
+    nothing = results.build(context(kinds=kinds), [cases["monochrome1"].source], PipelineResult())
+    further = [path for _, path in _written(tmp_path, "further", [note, *nothing])]
+    assert len(further) == 3
+    for path in (*written.values(), *further):
         assert dciodvfy_errors(path) == [], path.name
 
 
@@ -295,16 +284,9 @@ def everything(one: SourceObject) -> PipelineResult:
     )
     head = Ellipse(x=0.4 * width, y=0.5 * height, long=0.4 * height, short=0.3 * height, turn=0.3)
     of_fetus = biometry.measurements(uid, header, head, (0.2, 0.2), CALIBRATED, "1")
-    frames = np.stack([one.image.stored(index) for index in range(header.frames)])
-    mask = np.zeros(frames.shape[:3], np.uint8)
-    mask[:, 5:20, 5:60] = 255
-    frames[mask > 0] = 0
-    photometric = "RGB" if frames.ndim == 4 else header.photometric
-    cleaned = DerivedImage(ImageKind.CLEANED, uid, frames, photometric, "Navier-Stokes.", verified=True)  # type: ignore[arg-type]
-    masked = DerivedImage(ImageKind.MASK, uid, mask, "MONOCHROME2", "mask")
     return PipelineResult(
         findings=findings,
-        images=(cleaned, masked),
+        images=without_text(one, np.s_[:, 5:20, 5:60]),
         quality=(QualityNote("rotation", "the image was turned by 3 degrees", uid),),
         measurements=(*measurements, *(replace(measured, frame=frame) for measured in of_fetus)),
     )
@@ -361,11 +343,8 @@ def test_dciodvfy_finds_no_error_in_deidentified_objects(tmp_path: Path, name: s
     made = deidentified(write_named(tmp_path / "source.dcm", pixels=pixels, sop_class=sop_class))
     assert made.withheld == ()
     assert len(made.objects) == 3
-    for item in made.objects:
-        assert item.data is not None
-        path = tmp_path / f"{item.kind}.dcm"
-        path.write_bytes(item.data)
-        assert dciodvfy_errors(path) == [], item.kind
+    for _, path in _written(tmp_path, name, list(made.objects)):
+        assert dciodvfy_errors(path) == [], path.name
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.config.sample import toml_value
 from dicom_node.errors import LeaseLost
 from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STORE_AWAY, STUDY_COMPLETE
-from dicom_node.jobs.queue import ClaimedJob, JobQueue
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.kinds import Outcome
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.object_store import rows as stored_rows
@@ -27,7 +27,7 @@ from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject
 from dicom_node.studies.comparison import compare
 from tests.drill_lab import node_on, results_of, work
 from tests.failover_lab import Pair, start_pair
-from tests.hostile.valve import Valve, valve_before
+from tests.hostile.valve import valve_before
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.mpps_lab import begun, change, create, ended, status
@@ -35,7 +35,7 @@ from tests.node_lab import PROGRAM, Node, in_background, running, site_config, s
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.s3_lab import start_s3
 from tests.site_lab import Site, running_site
-from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, event_numbers, job_row
+from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, event_numbers, job_row
 from tests.wire.orthanc_lab import start_orthanc
 
 DONE = {0x0000}
@@ -227,11 +227,6 @@ def image(name: str, number: int = 1) -> Dataset:
     return ultrasound(name, number=number, size=(48, 40))
 
 
-def states(node: Inbox) -> list[StudyState]:
-    with node.database.read() as session:
-        return list(session.scalars(select(Study.state)))
-
-
 @pytest.mark.debian("postgresql")
 def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     tmp_path: Path, pair: Pair
@@ -289,7 +284,9 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
 
         thread = threading.Thread(target=index, daemon=True)
         thread.start()
-        wait_until(lambda: waits_for_standby(pair), what="the commit waits for the standby")
+        asked = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        with pair.primary.connect() as connection:
+            wait_until(lambda: connection.execute(asked).fetchone(), what="the commit waits for the standby")
         assert (tmp_path / "var/spool/incoming" / f"{name}.dcm").exists(), (
             "its file is moved after the commit"
         )
@@ -301,7 +298,7 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
         work(node)
         assert not str(compare(node.database, node.spool, node.files))
         assert sorted(node.outcomes()) == ["new", "new"]
-        assert states(node) == [StudyState.DELIVERED] * 2
+        assert [row.state for row in node.rows(Study)] == [StudyState.DELIVERED] * 2
         assert Counter(pacs.received) == dict.fromkeys(results_of(node), 1)
         node.close()
 
@@ -315,23 +312,6 @@ def answers(node: Inbox) -> bool:
     return True
 
 
-def waits_for_standby(pair: Pair) -> bool:
-    with pair.primary.connect() as connection:
-        asked = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        return connection.execute(asked).fetchone() is not None
-
-
-def claim(queue: JobQueue, owner: str) -> ClaimedJob:
-    job = queue.claim(owner)
-    assert job is not None
-    return job
-
-
-def cut_off(postgres_url: str, valve: Valve) -> Database:
-    """The database, by way of the valve."""
-    return Database(make_url(postgres_url).set(port=valve.port).render_as_string(hide_password=False))
-
-
 @pytest.mark.debian("postgresql")
 def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgres_url: str) -> None:
     here = Database(postgres_url)
@@ -340,9 +320,10 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
     port = make_url(postgres_url).port
     assert port
     with valve_before(port) as valve:
-        away = cut_off(postgres_url, valve)
+        by_valve = make_url(postgres_url).set(port=valve.port)
+        away = Database(by_valve.render_as_string(hide_password=False))
         lonely, other = JobQueue(away, WORKERS), JobQueue(here, WORKERS)
-        job = claim(lonely, "elsewhere/1/1/a")
+        job = claimed(lonely, "elsewhere/1/1/a")
         lonely.heartbeat(job, 0.1, "works")
         assert other.claim("elsewhere/2/1/b") is None
         valve.cut()
@@ -351,7 +332,7 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
             lonely.heartbeat(job, 0.2, "works")
         assert time.monotonic() - begun < 30, "it waits for an answer"
         wait_until(lambda: other.reap() == 1, 10 * WORKERS.lease_seconds, "its job is taken back")
-        taken = claim(other, "elsewhere/2/1/b")
+        taken = claimed(other, "elsewhere/2/1/b")
         assert (taken.id, taken.attempt) == (number, 2)
 
         valve.mend()

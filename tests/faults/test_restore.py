@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,7 @@ READER = Person("reader", "192.0.2.7")
 WHY = "that of Nowak"
 
 
-def opened(folder: Path, pacs: Pacs, *, assess_first: bool = False) -> Inbox:
-    return node_on("", folder, pacs, assess_first=assess_first)
-
-
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    with run_pacs(Pacs(free_port())) as running:
-        yield running
+opened = partial(node_on, "")
 
 
 def analyse(node: Inbox, *names: str) -> None:
@@ -89,15 +83,14 @@ def reindexed(node: Inbox) -> None:
 
 
 def acts(node: Inbox) -> list[tuple[str, str]]:
-    with node.database.read() as session:
-        rows = [(row["actor"], row["action"]) for row in reversed(audit.rows(session))]
+    rows = [(row["actor"], row["action"]) for row in reversed(node.read(audit.rows))]
     return [row for row in rows if row[0] == "reader"]
 
 
 def withdrawn(node: Inbox) -> set[str]:
-    with node.database.read() as session:
-        rows = select(Result.sop_instance_uid).join(Withdrawal, Withdrawal.result_id == Result.id)
-        return set(session.scalars(rows))
+    return set(
+        node.scalars(select(Result.sop_instance_uid).join(Withdrawal, Withdrawal.result_id == Result.id))
+    )
 
 
 def reject_all(node: Inbox, name: str) -> None:
@@ -132,7 +125,7 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     assert {row.because for row in node.rows(Withdrawal)} == {WHY}
     assert decisions.reconcile(node.settings) == [], "none twice"
     node.close()
-    assert "Nowak" not in lines(node.folder)
+    assert "Nowak" not in "".join(file.read_text() for file in (node.folder / copies.FOLDER).glob("*.jsonl"))
 
 
 def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> None:
@@ -191,10 +184,6 @@ def test_what_was_released_with_a_choice_is_released_with_it_again(
     assert node.file_of(image.SOPInstanceUID).PixelData == chosen
     assert acts(node) == [("reader", "study_released")]
     node.close()
-
-
-def lines(folder: Path) -> str:
-    return "".join(file.read_text() for file in (folder / copies.FOLDER).glob("*.jsonl"))
 
 
 def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
@@ -279,13 +268,9 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     register()
     inbox = Inbox(tmp_path / "var", configuration())
     inbox.settle(ultrasound("one", size=(48, 40)))
-    with inbox.database.write() as session:
-        session.query(Job).update({"run_at": utc_now() + HOUR})
+    inbox.put(Job, run_at=utc_now() + HOUR)
     said: list[tuple[EventType, dict[str, Any]]] = []
-
-    def say(kind: EventType, **fields: Any) -> None:
-        said.append((kind, fields))
-
+    say = lambda kind, **fields: said.append((kind, fields))
     node = Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
     node._watch_clock()
     assert (said, work(inbox)) == ([], 0)
@@ -295,11 +280,10 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     node._watch_clock()
     assert [(kind, fields["seconds"]) for kind, fields in said] == [(CLOCK_PUT_BACK, 3600)]
     assert work(inbox) == 1
-    with inbox.database.write() as session:
-        session.query(Delivery).update({"next_at": utc_now() + HOUR})
-        assert deliveries.due_destinations(session, utc_now()) == []
-        deliveries.clock_put_back(session, utc_now())
-        assert deliveries.due_destinations(session, utc_now()) == ["pacs"]
+    inbox.put(Delivery, next_at=utc_now() + HOUR)
+    assert inbox.read(deliveries.due_destinations, utc_now()) == []
+    inbox.write(deliveries.clock_put_back, utc_now())
+    assert inbox.read(deliveries.due_destinations, utc_now()) == ["pacs"]
     inbox.close()
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fhir.resources.R4B.bundle import Bundle
@@ -42,15 +43,14 @@ from dicom_node.scu import (
 )
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES
 from dicom_node.services import users
-from dicom_node.store import fetches
+from dicom_node.store.tables import Fetch
 from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
 from tests.archive_lab import PIXELS, QUERY, FakeArchive, answer_for, fetched, film, inbox_beside, peer
 from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file
 from tests.hostile.valve import Valve, valve_before
 from tests.hostile.web import answering
-from tests.inbox_lab import Inbox
-from tests.modality import chest, part_10, ultrasound
+from tests.modality import chest, data_set, part_10, ultrasound
 from tests.node_lab import Node, running
 from tests.outbox_lab import Outbox, outgoing
 from tests.pacs_lab import Pacs, free_port, run_pacs
@@ -62,12 +62,6 @@ ONE = (ResultKind.SC,)
 LARGE = 3000  # pixels squared: 9 MB, more than the socket buffers of both sides hold
 A_MEGABYTE = 2**20
 QUICK = {"answer_seconds": 0.5, "minimum_kib_per_second": 16384, "stop_seconds": 0.3}
-
-
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    with run_pacs(Pacs(free_port())) as pacs:
-        yield pacs
 
 
 @pytest.fixture
@@ -157,9 +151,7 @@ class Chatterbox(Pacs):
             if event.assoc.is_aborted:
                 return
             time.sleep(0.005)  # pynetdicom queues what the line does not take, without a limit
-            found = Dataset()
-            found.QueryRetrieveLevel, found.SOPInstanceUID = "IMAGE", "1.2.3"
-            yield 0xFF00, found
+            yield 0xFF00, data_set(QueryRetrieveLevel="IMAGE", SOPInstanceUID="1.2.3")
 
 
 def test_an_answer_to_a_query_that_never_ends_is_cut_off(tmp_path: Path) -> None:
@@ -217,45 +209,27 @@ def test_the_end_of_the_node_does_not_wait_for_a_hung_pacs(tmp_path: Path, pacs:
     outbox.run_until("confirmed")
 
 
-class StuckDestination:
-    """A defect of ours: it neither returns nor listens."""
-
-    def __init__(self) -> None:
-        self.stuck = threading.Event()
-
-    def send(self, objects: object) -> list[Any]:
-        self.stuck.wait()
-        raise OSError("much later")
-
-    confirm = send
-
-    def test(self) -> list[Any]:
-        return []
-
-    def close(self) -> None:
-        """Deaf."""
-
-
 def test_what_a_deaf_end_holds_is_handed_back_and_asked_for(
     tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dicom_node.outbox.delivery_worker._WRITING_SECONDS", 0.1)
     outbox = Outbox(tmp_path, [pacs.peer()], **QUICK)
     outbox.add_study(["pacs"], ONE)
-    stuck = StuckDestination()
+    much_later = threading.Event()
+
+    def stick(_objects: object) -> None:
+        much_later.wait()
+        raise OSError("much later")
+
+    stuck = Mock(send=stick, confirm=stick)  # a defect of ours: it neither returns nor listens
     with running_worker(outbox, open_destination=lambda *_: stuck, lease_seconds=600):
         outbox.wait_until("sending")
     outbox.run_until("confirmed")  # not 600 s later
-    stuck.stuck.set()
+    much_later.set()
 
 
 HEAD = bytes(128) + b"DICM"
 LONG = b"\2\0\1\0OB\0\0\xff\xff\xff\x7f"  # an element of 2 GiB
-
-
-def states(inbox: Inbox) -> list[FetchState]:
-    with inbox.database.read() as session:
-        return [row.state for row in fetches.listed(session)]
 
 
 @pytest.mark.parametrize(
@@ -281,11 +255,10 @@ def test_images_of_another_patient_than_the_answer_go_to_quarantine(
     assert not inbox.jobs()
     [event] = [row for row in inbox.events() if row.number == FETCHED_OTHER_PATIENT.number]
     assert not {*other.values(), image.PatientID} & set(map(str, event.fields.values()))
-    with inbox.database.write() as session:
-        release_study(session, study.id)
+    inbox.write(release_study, study.id)
     inbox.settle()
     assert [job.rule for job in inbox.jobs()] == ["films"]
-    assert states(inbox) == [FetchState.OTHER_PATIENT]
+    assert [row.state for row in inbox.rows(Fetch)] == [FetchState.OTHER_PATIENT]
 
 
 def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from dicom_node.store.tables import Result
 from tests.collector_lab import Collector, running_collector
 from tests.hostile.attacker import APPLICATION, CONTEXT, request
 from tests.inbox_lab import Inbox
-from tests.modality import chest, ultrasound, ultrasound_from
+from tests.modality import chest, data_set, ultrasound, ultrasound_from
 from tests.node_lab import Node, running, store, wait_until
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.smtp_lab import MailServer, WebServer
@@ -290,19 +290,14 @@ def birds(text: str | bytes) -> set[str]:
 
 def planted(ds: Dataset, **values: Any) -> Dataset:
     """The object with all canaries in it."""
-    other = Dataset()
-    other.PatientID, other.TypeOfPatientID = OTHER_ID, "TEXT"
+    other = data_set(PatientID=OTHER_ID, TypeOfPatientID="TEXT")
     return changed(ds, **{**CANARIES, "OtherPatientIDsSequence": [other], **values})
-
-
-def with_its_name_burned_in() -> Dataset:
-    picture = Image.fromarray(ultrasound("speckle").pixel_array)
-    ImageDraw.Draw(picture).text((8, 30), "QUETZAL XOCHITL", fill=(255, 255, 255), font_size=18)
-    return planted(ultrasound_from("canary", np.asarray(picture)))
 
 
 def objects() -> dict[str, list[Dataset]]:
     """Good, quarantined for each reason, broken, of no rule, and refused."""
+    burned_in = Image.fromarray(ultrasound("speckle").pixel_array)
+    ImageDraw.Draw(burned_in).text((8, 30), "QUETZAL XOCHITL", fill=(255, 255, 255), font_size=18)
     xray = np.zeros((32, 32), np.uint16)
     undecodable = planted(ultrasound("charset"))
     undecodable.PatientName = PersonName(b"QUETZAL\xff\xfe", ["UTF8"])
@@ -310,7 +305,7 @@ def objects() -> dict[str, list[Dataset]]:
     broken.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     broken["PixelData"].is_undefined_length = True
     return {
-        "good": [with_its_name_burned_in()],
+        "good": [planted(ultrasound_from("canary", np.asarray(burned_in)))],
         "quarantined": [
             planted(ultrasound("two")),
             planted(ultrasound("two", number=2), PatientName=OTHER_PATIENT),
@@ -366,13 +361,6 @@ class Watch:
             self.look()
 
 
-def knock(port: int, calling: bytes) -> None:
-    """Ask for an association under this title."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(request(APPLICATION + CONTEXT, calling=calling))
-        connection.recv(100)
-
-
 def printed(node: Node, *words: str) -> str:
     """What a verb prints on both streams."""
     done = CliRunner().invoke(cli.app, [*words, "--config", str(node.config)], catch_exceptions=False)
@@ -396,14 +384,10 @@ class Passed:
         return self.node.folder / "var"
 
 
-def moody(_uid: str, times: int) -> int:
-    """Refuses each object once."""
-    return 0xC123 if times == 1 else 0x0000
-
-
 @pytest.fixture(scope="module")
 def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
-    folder, pacs = tmp_path_factory.mktemp("canaries"), Pacs(free_port(), answer=moody)
+    refuses_once = lambda _uid, times: 0xC123 if times == 1 else 0x0000
+    folder, pacs = tmp_path_factory.mktemp("canaries"), Pacs(free_port(), answer=refuses_once)
     opened = ExitStack()
     mail, web = opened.enter_context(MailServer().running()), opened.enter_context(WebServer().running())
     collector = opened.enter_context(running_collector())
@@ -422,7 +406,9 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
             assert store(node.port, sent["refused"], "MODALITY") == [0xC000]
             assert store(node.port, sent["good"], "STRANGER") == [None]
             for title in (MARKUP.encode(), b"\x1b[2J\x9b31m", b"\xe2\x80\xae\r\nFORGED"):
-                knock(node.port, title)
+                with socket.create_connection(("127.0.0.1", node.port), timeout=60) as connection:
+                    connection.sendall(request(APPLICATION + CONTEXT, calling=title))
+                    connection.recv(100)
             node.wait_for(["delivered", "quarantined", "not_applicable", "failed"], count=9)
             wait_until(lambda: bool(mail.mails and web.calls and collector.bodies), 60, "sent to all")
         yield Passed(node, pacs, watch, mail, web, collector)

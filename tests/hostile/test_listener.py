@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 from pynetdicom.sop_class import StorageCommitmentPushModel as PUSH
 
 from benchmarks.sender import (
-    Association,
     Rejected,
     Stored,
     associate,
@@ -64,12 +64,11 @@ from tests.hostile.attacker import (
     send_until_cut,
 )
 from tests.hostile.mutation import mutated
-from tests.modality import ultrasound
+from tests.modality import assign, data_set, ultrasound
 from tests.mpps_lab import COMPLETED, IN_PROGRESS, begun, change, create, ended, send_raw, series, status
 from tests.mpps_lab import associate as associate_as_modality
 from tests.node_lab import Node, running, site_config, store
 from tests.ports import free_port
-from tests.raw_requests import status_of
 from tests.wire.receiver import EXPLICIT, US, VERIFICATION, Receiver, receiving, wait_until
 from tests.wire.receiver import ultrasound as small_object
 
@@ -312,29 +311,20 @@ ASSOCIATIONS = 20
 FAULTY = b"\x08\x00\x05\x00CS\x02\x00??"  # ten bytes, and no study
 
 
-class Flood:
-    """Sends faulty objects on so many associations, each when the one before it was answered."""
-
-    def __init__(self, port: int, name: str, lines: int = ASSOCIATIONS) -> None:
-        self._port, self._name, self._lines = port, name, lines
-        self._numbers = iter(range(1, 10**9))
-        self.answers: dict[int, int] = {}
-
-    def send(self, objects: int) -> None:
-        """So many objects; returns when all were answered."""
-        lines = [self._open() for _ in range(self._lines)]
-        for _ in range(objects // self._lines):
-            for line in lines:
-                uid = f"2.25.{self._name}.{next(self._numbers)}"
-                line.sock.sendall(line.encode_store(1, Stored(US, uid, EXPLICIT, FAULTY)))
-            for line in lines:
-                status = line.read_status()
-                self.answers[status] = self.answers.get(status, 0) + 1
+def flood(port: int, name: str, objects: int, associations: int = ASSOCIATIONS) -> Counter[int]:
+    """Send so many faulty objects, each when the one before it was answered; how often came which status."""
+    lines = [
+        associate(("127.0.0.1", port), [(US, [EXPLICIT])], calling="FLOODER") for _ in range(associations)
+    ]
+    numbers, answers = count(1), Counter[int]()
+    for _ in range(objects // associations):
         for line in lines:
-            line.release()
-
-    def _open(self) -> Association:
-        return associate(("127.0.0.1", self._port), [(US, [EXPLICIT])], calling="FLOODER")
+            uid = f"2.25.{name}.{next(numbers)}"
+            line.sock.sendall(line.encode_store(1, Stored(US, uid, EXPLICIT, FAULTY)))
+        answers.update([line.read_status() for line in lines])
+    for line in lines:
+        line.release()
+    return answers
 
 
 def seconds_to_its_job(node: Node, name: str) -> float:
@@ -351,9 +341,8 @@ def seconds_to_its_job(node: Node, name: str) -> float:
 def test_a_good_study_beside_a_flood_is_ready_within_twice_its_time(tmp_path: Path, rounds: int) -> None:
     with running(Node(tmp_path, site_config(free_port(), processes=0) + FLOODER)) as node:
         usual = sorted(seconds_to_its_job(node, f"before{k}") for k in range(3))[1]
-        flood = Flood(node.port, "1")
-        flood.send(min(max(5 * rounds, 400), 16_000))
-        assert set(flood.answers) == {statuses.SUCCESS.code}
+        answers = flood(node.port, "1", min(max(5 * rounds, 400), 16_000))
+        assert set(answers) == {statuses.SUCCESS.code}
         took = seconds_to_its_job(node, "beside")
         print(f"usual {usual:.1f} s, beside the flood {took:.1f} s")
         assert took <= 2 * usual + 15
@@ -363,10 +352,9 @@ def test_who_has_too_much_waiting_is_refused_and_others_are_not(tmp_path: Path) 
     """Nobody indexes here: what comes stays."""
     peers = [{"name": name, "ae_title": name, "maximum_associations": 20} for name in ("FLOODER", "SENDER")]
     with receiving(tmp_path, peers=peers, waiting_objects=100) as receiver:
-        flood = Flood(receiver.port, "2", lines := 6)
-        flood.send(900)
-        assert flood.answers.keys() == {statuses.SUCCESS.code, statuses.OUT_OF_RESOURCES.code}
-        acknowledged = flood.answers[statuses.SUCCESS.code]
+        answers = flood(receiver.port, "2", 900, lines := 6)
+        assert answers.keys() == {statuses.SUCCESS.code, statuses.OUT_OF_RESOURCES.code}
+        acknowledged = answers[statuses.SUCCESS.code]
         assert 100 <= acknowledged < 100 + lines
         assert len(receiver.spool.pending()) == acknowledged, "what was acknowledged is there, and no more"
         send_study(receiver)
@@ -376,9 +364,7 @@ def test_who_has_too_much_waiting_is_refused_and_others_are_not(tmp_path: Path) 
         for path in receiver.spool.pending()[:50]:  # indexed
             path.unlink()
         time.sleep(1.1)
-        again = Flood(receiver.port, "3", lines)
-        again.send(lines)
-        assert again.answers == {statuses.SUCCESS.code: lines}
+        assert flood(receiver.port, "3", lines, lines) == {statuses.SUCCESS.code: lines}
 
 
 A700 = statuses.OUT_OF_RESOURCES.code
@@ -528,14 +514,8 @@ def test_nobody_else_may_report_ask_or_tell_of_steps(listener: Receiver, calling
 
 
 def test_who_may_ask_may_not_report(listener: Receiver) -> None:
-    association = associate_to_ask(listener.port)
-    request = N_EVENT_REPORT()
-    request.EventTypeID = 1
-    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = (
-        commitment.SOP_CLASS,
-        commitment.SOP_INSTANCE,
-    )
-    assert status_of(association, request, "EventInformation", _raw(report("2.25.3", ["1.2"]))) == 0x0124
+    raw, asker = _raw(report("2.25.3", ["1.2"])), associate_to_ask(listener.port)
+    assert send_raw_report(listener.port, raw, association=asker) == 0x0124
 
 
 def test_a_flood_of_requests_is_refused_for_the_moment(tmp_path: Path) -> None:
@@ -560,8 +540,7 @@ def taken(listener: Receiver) -> list[str]:
 def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
     images = [ultrasound("whole", number=number) for number in (1, 2)]
     assert status(create(listener.port, "1.2.1", begun("1.2.3.1"))) == 0x0000
-    middle = Dataset()
-    middle.PerformedProcedureStepDescription = "Mustermann^Max"
+    middle = data_set(PerformedProcedureStepDescription="Mustermann^Max")
     assert status(change(listener.port, "1.2.1", middle)) == 0x0000
     assert status(change(listener.port, "1.2.1", ended(images))) == 0x0000
     lines = [event.fields for event in listener.events() if event.fields.get("step") == "1.2.1"]
@@ -620,9 +599,8 @@ def _raw(step: Dataset) -> bytes:
 
 
 def _with_objects(number: int) -> Dataset:
-    step = begun("1.2.3.8")
-    step.PerformedSeriesSequence = [series([(US, f"1.2.{n}") for n in range(number)])]
-    return step
+    objects = series([(US, f"1.2.{n}") for n in range(number)])
+    return assign(begun("1.2.3.8"), PerformedSeriesSequence=[objects])
 
 
 def _deep(depth: int) -> bytes:
@@ -684,8 +662,7 @@ def test_a_wrong_type_is_refused(vr: str, value: object, keyword: str) -> None:
 @pytest.mark.parametrize("kind", ["reports", "steps"])
 def test_as_many_reports_and_steps_as_one_association_may_bring(listener: Receiver, kind: str) -> None:
     assert status(create(listener.port, "1.2.11", begun("1.2.3.11"))) in (0x0000, 0x0111)
-    nothing = Dataset()
-    nothing.PerformedProcedureStepDescription = ""
+    nothing = data_set(PerformedProcedureStepDescription="")
     association = (associate_as_pacs if kind == "reports" else associate_as_modality)(listener.port)
     send, most = {
         "reports": (

@@ -30,6 +30,7 @@ from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, TransferSyntax
 from dicom_node.errors import DecodedDifferently
 from dicom_node.inbox.inspection import inspect
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
+from tests.modality import assign, data_set
 from tests.result_images import ANALYSED_AT, CR, INSTALLATION, context, grey_image, source, write_image
 
 LENGTH, CHARSET_LENGTH = 64, 48
@@ -218,10 +219,8 @@ US, INSTANCE = "1.2.840.10008.5.1.4.1.1.6.1", "1.2.826.0.1.3680043.10.543.1"
 
 def encoded(syntax: TransferSyntax, dataset: Dataset | None = None) -> bytes:
     dataset = Dataset() if dataset is None else dataset
-    dataset.SpecificCharacterSet = ["ISO 2022 IR 6", "ISO 2022 IR 87"]
-    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
-    dataset.SOPClassUID, dataset.SOPInstanceUID = US, INSTANCE
-    dataset.PatientComments = "X" * 3000
+    head = {"SpecificCharacterSet": ["ISO 2022 IR 6", "ISO 2022 IR 87"], "ImageType": ["ORIGINAL", "PRIMARY"]}
+    assign(dataset, SOPClassUID=US, SOPInstanceUID=INSTANCE, PatientComments="X" * 3000, **head)
     found = encode(dataset, syntax.is_implicit_vr, syntax.is_little_endian)
     assert found is not None
     if not syntax.is_deflated:
@@ -260,8 +259,7 @@ def test_random_bytes_show_nothing_and_raise_nothing() -> None:
 
 def nested(depth: int, *, undefined: bool) -> Dataset:
     """A data set with sequences in sequences, which have UIDs of studies too."""
-    dataset = Dataset()
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.4"
+    dataset = data_set(StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.4")
     if depth:
         dataset.ReferencedStudySequence = [Dataset(), nested(depth - 1, undefined=undefined)]
         dataset["ReferencedStudySequence"].is_undefined_length = undefined
@@ -597,24 +595,19 @@ def test_what_is_right_stays_to_the_letter(keyword: str, value: Any) -> None:
 def test_windows_without_width_and_times_of_other_frames_are_left_out(
     given: dict[str, Any], left_out: tuple[str, ...]
 ) -> None:
-    header = Dataset()
-    for keyword, value in given.items():
-        setattr(header, keyword, value)
+    header = data_set(**given)
     assert repair(header).left_out == left_out
     assert {element.keyword for element in header} == set(given) - set(left_out)
     assert "-1" not in str(header), "of several windows the first ones stay"
 
 
 def test_items_are_repaired_and_broken_codes_and_references_left_out() -> None:
-    region, code, reference, header = Dataset(), Dataset(), Dataset(), Dataset()
-    region["PatientAge"] = header_with("PatientAge", "9M")["PatientAge"]
-    code.CodeValue, code.CodingSchemeDesignator = "1", "SCT"
+    reference = header_with("ReferencedSOPInstanceUID", "999.999.1")
     reference.ReferencedSOPClassUID = "1.2.3"
-    reference["ReferencedSOPInstanceUID"] = header_with("ReferencedSOPInstanceUID", "999.999.1")[0x00081155]
-    header.SequenceOfUltrasoundRegions = [region]
-    header.ProcedureCodeSequence = [code]
+    header = header_with("StudyInstanceUID", "999.999.01")
+    header.SequenceOfUltrasoundRegions = [header_with("PatientAge", "9M")]
+    header.ProcedureCodeSequence = [data_set(CodeValue="1", CodingSchemeDesignator="SCT")]
     header.ReferencedStudySequence = [reference]
-    header["StudyInstanceUID"] = header_with("StudyInstanceUID", "999.999.01")["StudyInstanceUID"]
     assert repair(header) == Repairs(
         repaired=("PatientAge",),
         left_out=("ProcedureCodeSequence", "ReferencedSOPInstanceUID", "ReferencedStudySequence"),
@@ -656,10 +649,6 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
 _HEAD = bytes(128) + b"DICM" + struct.pack("<HH2sH20s", 2, 0x10, b"UI", 20, ExplicitVRLittleEndian.encode())
 
 
-def _element(tag: int, vr: bytes, value: bytes) -> bytes:
-    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
-
-
 @pytest.mark.parametrize(
     ("vr", "value", "uid"),
     [
@@ -679,8 +668,8 @@ def _element(tag: int, vr: bytes, value: bytes) -> bytes:
 def test_the_heads_of_uploads_and_the_inspection_read_the_same_uids(
     tmp_path: Path, vr: bytes, value: bytes, uid: str
 ) -> None:
-    charset = _element(0x00080005, b"CS", b"\\ISO 2022 IR 6 ")
-    instance, study = _element(0x00080018, vr, value), _element(0x0020000D, vr, value)
+    charset = explicit(0x00080005, b"CS", b"\\ISO 2022 IR 6 ")
+    instance, study = explicit(0x00080018, vr, value), explicit(STUDY, vr, value)
     data, path = charset + instance + study, tmp_path / "object.dcm"
     path.write_bytes(_HEAD + data)
     found, syntax = inspect(path), transfer_syntax(ExplicitVRLittleEndian)

@@ -38,11 +38,12 @@ from dicom_node.scu import open_archive
 from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.store.transitions import move_fetch, settle_study, utc_now
 from dicom_node.studies.indexing import OTHER_PATIENT
-from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside, peer
+from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import chest, ultrasound
 from tests.pacs_lab import free_port, run_pacs
+from tests.result_reading import coded
 from tests.rows import a_job, a_study
 from tests.waiting import wait_until
 from tests.worklist_lab import (
@@ -53,7 +54,6 @@ from tests.worklist_lab import (
     LOSE,
     SCHEDULED,
     Manager,
-    code,
     instances,
     ups_pull,
     ups_rs,
@@ -73,20 +73,6 @@ TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call to an archive or a manager ends up to this much later than its answer."""
     monkeypatch.setattr(fetcher, "_WATCH_SECONDS", 0.01)
-
-
-def inbox_with(folder: Path, port: int, rule: dict[str, Any], url: str = "", **assembly: float) -> Inbox:
-    films = {**CONFIG["rules"][0], "when": {"modality": "DX"}, "name": "films", "max_study_age_days": 7}
-    others = [dict(one) for one in CONFIG["peers"]]
-    others[-1]["ae_title"] = "RESULTS"
-    config = {
-        **CONFIG,
-        "assembly": {**CONFIG["assembly"], **assembly},
-        "peers": [*others, peer(port)],
-        "rules": [{**films, **rule}],
-        "outbox": {"answer_seconds": 1, "retry_seconds": 0.01, "retry_limit_seconds": 0.01},
-    }
-    return Inbox(folder, config, url=url)
 
 
 def asked(inbox: Inbox) -> None:
@@ -126,7 +112,7 @@ def study_of_two() -> tuple[Dataset, Dataset, Dataset]:
 def test_what_did_not_come_is_fetched_before_the_study_is_complete(tmp_path: Path) -> None:
     one, two, answer = study_of_two()
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
-        inbox = inbox_with(tmp_path, pacs.port, COMPLETE)
+        inbox = inbox_beside(tmp_path, pacs.port, COMPLETE)
         inbox.index(one)
         assert inbox.assemble(10) == 1  # it is to be asked for
         assert inbox.study(one.StudyInstanceUID).state is StudyState.RECEIVING
@@ -146,7 +132,7 @@ def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: 
     one, two, answer = study_of_two()
     answer.NumberOfStudyRelatedInstances = 5
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
-        inbox = inbox_with(tmp_path, pacs.port, COMPLETE)
+        inbox = inbox_beside(tmp_path, pacs.port, COMPLETE)
         inbox.settle(one, two)
         asked(inbox)
         inbox.index()
@@ -169,7 +155,9 @@ def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(
         valve_before(pacs.port) as valve,
     ):
         valve.from_peer = 0
-        inbox = inbox_with(tmp_path, valve.port if hangs else free_port(), COMPLETE, archive_seconds=60)
+        inbox = inbox_beside(
+            tmp_path, valve.port if hangs else free_port(), COMPLETE, {"archive_seconds": 60}
+        )
         inbox.index(one)
         inbox.assemble(10)
         asked(inbox)
@@ -193,7 +181,7 @@ def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path
     prior = prior_of(new, "prior")
     answer = answer_for(prior, StudyDate="20250101")
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[prior]), classes=()) as pacs:
-        inbox = inbox_with(tmp_path, pacs.port, PRIORS)
+        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
         priors_come(inbox, new)
         asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
@@ -219,7 +207,7 @@ def test_a_kill_between_answer_and_fetch_has_nothing_fetched_twice(tmp_path: Pat
     prior = prior_of(new, "prior")
     archive = FakeArchive(free_port(), answers=[answer_for(prior, StudyDate="20250101")], gives=[prior])
     with run_pacs(archive, classes=()) as pacs:
-        inbox = inbox_with(tmp_path, pacs.port, PRIORS)
+        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
         priors_come(inbox, new)
         inbox.reopen()
         asked(inbox)
@@ -237,7 +225,7 @@ def test_answers_for_another_patient_are_not_fetched(tmp_path: Path, wrong: dict
     new.IssuerOfPatientID = "A"
     answer = answer_for(prior_of(new, "prior"), StudyDate="20250101", **wrong)
     with run_pacs(FakeArchive(free_port(), answers=[answer]), classes=()) as pacs:
-        inbox = inbox_with(tmp_path, pacs.port, PRIORS)
+        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
         priors_come(inbox, new)
     assert inbox.rows(Fetch) == []
     assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1  # nothing to wait for
@@ -249,7 +237,7 @@ def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: 
     answer = answer_for(prior, StudyDate="20250101", PatientName="")
     prior.PatientName = "Somebody^Else"
     with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[prior]), classes=()) as pacs:
-        inbox = inbox_with(tmp_path, pacs.port, PRIORS)
+        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
         priors_come(inbox, new)
         inbox.settle()
     study = inbox.study(prior.StudyInstanceUID)
@@ -320,7 +308,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = film("raced")
-    inbox = inbox_with(tmp_path, free_port(), {}, url=postgres_url)
+    inbox = inbox_beside(tmp_path, free_port(), url_of_database=postgres_url)
     now = utc_now()
     named = {"peer": "archive", "patient_id": "SOMEBODY-ELSE", "patient": str(Patient())}
     inbox.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
@@ -550,8 +538,8 @@ def test_an_input_that_is_not_here_is_fetched_from_a_peer_that_is_known(site: Si
 @pytest.mark.parametrize(
     "other",
     [
-        {"ScheduledWorkitemCodeSequence": [code("110001", "DCM", "Image Processing")]},
-        {"ScheduledStationNameCodeSequence": [code("OTHER", "99X", "Other")]},
+        {"ScheduledWorkitemCodeSequence": [coded("110001", "DCM", "Image Processing")]},
+        {"ScheduledStationNameCodeSequence": [coded("OTHER", "99X", "Other")]},
         {"InputReadinessState": "INCOMPLETE"},
         {"ProcedureStepState": COMPLETED},
         {"PatientID": "ANOTHER"},

@@ -14,15 +14,12 @@ from pydicom.uid import (
 
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.uids import derived_uid
-from tests.modality import chest
+from tests.modality import assign, chest, data_set
 
 
 def changed(ds: Dataset, **values: Any) -> Dataset:
     """A copy with other values."""
-    copy = deepcopy(ds)
-    for keyword, value in values.items():
-        setattr(copy, keyword, value)
-    return copy
+    return assign(deepcopy(ds), **values)
 
 
 def in_syntax(ds: Dataset, syntax: str) -> Dataset:
@@ -72,8 +69,7 @@ def own_result(image: Dataset) -> Dataset:
     """A result of this product, come back from the PACS."""
     result = secondary_capture(image)
     result.SOPInstanceUID = derived_uid("own", image.SOPInstanceUID)
-    equipment = Dataset()
-    equipment.Manufacturer, equipment.ManufacturerModelName = MANUFACTURER, MODEL_NAME
+    equipment = data_set(Manufacturer=MANUFACTURER, ManufacturerModelName=MODEL_NAME)
     result.ContributingEquipmentSequence = [equipment]
     return result
 

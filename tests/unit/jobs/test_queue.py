@@ -47,7 +47,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, a_job
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, event_numbers, job_row, lose
+from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, event_numbers, job_row, lose
 from tests.unit.jobs.queue_lab import study_state as state_of_study
 from tests.unit.jobs.worker_lab import configuration
 
@@ -61,12 +61,6 @@ def complete(database: Database, queue: JobQueue, job: ClaimedJob) -> None:
     with database.write() as session:
         queue.complete_if_owner(session, job, JobState.SUCCEEDED)
         settle_study(session, job.study_id)
-
-
-def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
-    job = queue.claim(owner)
-    assert job is not None
-    return job
 
 
 def test_a_job_exists_only_when_the_callers_transaction_commits(database: Database, queue: JobQueue) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pydicom
@@ -26,9 +26,7 @@ from ai_pipeline.contract import (
     BURNED_IN,
     Code,
     Decision,
-    DerivedImage,
     Finding,
-    ImageKind,
     Meaning,
     Measurement,
     ModelRef,
@@ -71,7 +69,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
-from tests.result_images import CR, EFFUSION, grey_image, write_image
+from tests.result_images import CR, EFFUSION, grey_image, without_text, write_image
 from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, work
@@ -599,13 +597,10 @@ class Scrubber(Obedient):
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
         verified = options["do"] == "clean"
-        pictures = []
-        for image in images:
-            mask = np.zeros((1, image.header.rows, image.header.columns), np.uint8)
-            mask[0, 4:20, 8:60] = 1
-            frames = image.stored()[None]
-            pictures.append(DerivedImage(ImageKind.CLEANED, image.uid, frames, "RGB", "x", verified=verified))
-            pictures.append(DerivedImage(ImageKind.MASK, image.uid, mask, "MONOCHROME2", "mask"))
+        sources: Any = [Mock(image=image) for image in images]
+        pictures = [
+            one for of in sources for one in without_text(of, np.s_[:, 4:20, 8:60], verified=verified)
+        ]
         return PipelineResult(tuple(map(self._finding, images)), tuple(pictures), models=(MODEL,))
 
 
@@ -781,14 +776,11 @@ class Reads(Obedient):
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
         result = super().run(images, report, options)
-        return replace(result, readings=tuple(reading for image in images for reading in read_in(image.uid)))
-
-
-def read_in(uid: str) -> tuple[Reading, Reading]:
-    return (
-        Reading(uid, None, "text", Meaning.IDENTITY, (4.0, 2.0, 90.0, 14.0), 0.97, True, SECRET),
-        Reading(uid, None, "caliper", Meaning.MEASUREMENT, (30.0, 40.0, 39.0, 49.0), 0.8, False),
-    )
+        read = (
+            (None, "text", Meaning.IDENTITY, (4.0, 2.0, 90.0, 14.0), 0.97, True, SECRET),
+            (None, "caliper", Meaning.MEASUREMENT, (30.0, 40.0, 39.0, 49.0), 0.8, False),
+        )
+        return replace(result, readings=tuple(Reading(image.uid, *one) for image in images for one in read))
 
 
 @pytest.fixture

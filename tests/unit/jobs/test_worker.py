@@ -18,7 +18,6 @@ from pydicom import config, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from sqlalchemy import select
 
 from ai_pipeline.contract import (
     PipelineResult,
@@ -745,9 +744,7 @@ def test_a_corrected_version_is_forwarded_too_and_an_unsent_one_before_it_is_not
     assert states_of(inbox) == ["cancelled"]
     inbox.settle()
     assert states_of(inbox) == ["cancelled", "pending"]
-    with inbox.database.read() as session:
-        newest = session.scalars(select(Original).order_by(Original.id.desc())).first()
-        assert newest and newest.path == inbox.instance(image.SOPInstanceUID).path
+    assert inbox.rows(Original)[-1].path == inbox.instance(image.SOPInstanceUID).path
 
 
 def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(inbox: Inbox) -> None:
@@ -760,8 +757,7 @@ def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(
     inbox.index(image)
     inbox.write(rerun, 1, inbox.settings)
     assert states_of(inbox) == ["confirmed"]
-    with inbox.database.read() as session:
-        assert not session.scalars(select(Original)).one().purged, "its file is the new one"
+    assert [row.purged for row in inbox.rows(Original)] == [False], "its file is the new one"
 
 
 def test_a_corrected_report_of_a_modality_is_forwarded_anew(inbox: Inbox) -> None:

@@ -394,6 +394,6 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 def test_address_and_token_of_a_webhook_are_shown_nowhere() -> None:
-    rule = hook_with_login(WebServer(port=1))
+    rule = hook_with_login(WebServer())
     for shown in (repr(rule), str(rule), rule.model_dump_json()):
         assert "KEY-IN-URL" not in shown and "T0KEN" not in shown

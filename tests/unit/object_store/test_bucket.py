@@ -27,7 +27,7 @@ from dicom_node.studies.comparison import compare, reindex
 from dicom_node.studies.purge import purge
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import Pacs
 from tests.s3_lab import S3, SECRET
 from tests.unit.jobs.worker_lab import Worker, configuration, confirm, work
 from tests.waiting import wait_until
@@ -217,12 +217,6 @@ def test_a_bucket_is_tried_and_what_is_wrong_with_it_is_one_sentence(
     assert isinstance(found, Tried) and found.ok is (not said)
     assert said in found.text and (found.ok or "look at" in found.text)
     assert not [*s3.bucket(tmp_path.name).keys("")], "nothing is left in it"
-
-
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    with run_pacs(Pacs(free_port())) as pacs:
-        yield pacs
 
 
 @pytest.fixture

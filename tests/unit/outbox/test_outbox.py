@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sections import OutboxSettings
-from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.events import (
     COMMITMENT_ASKED,
@@ -44,8 +44,7 @@ from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.moves import Moves
 from dicom_node.outbox.outages import outages, report_outages
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
-from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.scu.destination import Check
+from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.store import deliveries, requested
 from dicom_node.store.tables import (
     Delivery,
@@ -60,10 +59,11 @@ from dicom_node.store.tables import (
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.scan import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import DIGITAL_XRAY, ULTRASOUND, ultrasound
+from tests.modality import DIGITAL_XRAY, ULTRASOUND, assign, ultrasound
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
+from tests.result_reading import coded
 from tests.unit.inbox.objects import changed
 from tests.waiting import wait_until
 
@@ -240,12 +240,9 @@ def move(outbox: Outbox, folder: Path, uid: str) -> None:
 def mark(outbox: Outbox, folder: Path, uid: str, *methods: str) -> None:
     """Let the object say that it is de-identified, and by which ``methods``, in a study of its own."""
     path = outbox.file_of(uid)
-    ds, ds.DeidentificationMethodCodeSequence = dcmread(path), []
-    for method in methods or ("113100",):
-        ds.DeidentificationMethodCodeSequence.append(code := Dataset())
-        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = method, "DCM", "Method"
-    ds.PatientIdentityRemoved, ds.StudyInstanceUID = "YES", "2.25.4711"
-    ds.save_as(path)
+    done = [coded(method, "DCM", "Method") for method in methods or ("113100",)]
+    ds = assign(dcmread(path), DeidentificationMethodCodeSequence=done, PatientIdentityRemoved="YES")
+    assign(ds, StudyInstanceUID="2.25.4711").save_as(path)
     move(outbox, folder, uid)
 
 
@@ -303,33 +300,23 @@ PEERS = [
 AWAY = SendReport(SendStatus.UNREACHABLE, "", "cannot connect to PACS")
 
 
-@dataclass
-class Peer:
-    """One that may be away."""
+@pytest.fixture
+def away() -> Mock:
+    """A destination that is away until its ``send`` answers otherwise."""
+    confirm = lambda objects: [Confirmation(Presence.FOUND, "")] * len(objects)
+    return Mock(send=lambda objects: [AWAY] * len(objects), confirm=confirm)
 
-    is_away: bool = True
 
-    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        return [AWAY if self.is_away else SendReport(SendStatus.STORED, "0000", "")] * len(objects)
-
-    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
-        return [Confirmation(Presence.FOUND, "")] * len(objects)
-
-    def close(self) -> None:
-        return None
+STORED = SendReport(SendStatus.STORED, "0000", "")
 
 
 @pytest.fixture
-def pacs() -> Peer:
-    return Peer()
-
-
-@pytest.fixture
-def interrupted(tmp_path: Path, pacs: Peer) -> Outbox:
+def interrupted(tmp_path: Path, away: Mock) -> Outbox:
     """Three results wait for a PACS that was tried, and are in the archive."""
     interrupted = Outbox(tmp_path, PEERS, retry_seconds=60, retry_limit_seconds=60)
     interrupted.add_study(["pacs", "archive"])
-    ends = {"pacs": pacs, "archive": Peer(is_away=False)}
+    there = Mock(send=lambda objects: [STORED] * len(objects), confirm=away.confirm)
+    ends = {"pacs": away, "archive": there}
     interrupted.worker(open_destination=lambda peer, _: ends[peer.name]).run_once()
     return interrupted
 
@@ -341,32 +328,26 @@ def pass_minutes(interrupted: Outbox, minutes: int) -> None:
     interrupted.put(Delivery, next_at=utc_now())
 
 
-def come_back(interrupted: Outbox, pacs: Peer) -> None:
-    pass_minutes(interrupted, 1)
-    pacs.is_away = False
-    interrupted.run_until("confirmed", worker=interrupted.worker(open_destination=lambda *_: pacs))
-
-
 def test_an_outage_says_since_when_and_what_waits(interrupted: Outbox) -> None:
     [found] = interrupted.read(outages)
     assert (found.destination, found.waiting, found.reason) == ("pacs", 3, AWAY.text)
     assert utc_now() - found.since < timedelta(minutes=1)
 
 
-def test_what_waits_no_more_is_no_outage(interrupted: Outbox, pacs: Peer) -> None:
+def test_what_waits_no_more_is_no_outage(interrupted: Outbox, away: Mock) -> None:
     """A person discarded all days ago; a first try of today that fails is an outage of today."""
     with interrupted.database.write() as session:
         for row in session.scalars(select(Delivery).where(Delivery.destination == "pacs")):
             deliveries.discard(session, row, "not wanted")
     pass_minutes(interrupted, 10_000)
     interrupted.add_study(["pacs"])
-    interrupted.worker(open_destination=lambda *_: pacs).run_once()
+    interrupted.worker(open_destination=lambda *_: away).run_once()
     [found] = interrupted.read(outages)
     assert utc_now() - found.since < timedelta(minutes=1)
     assert report_outages(interrupted.database, interrupted.settings) == 0
 
 
-def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Outbox, pacs: Peer) -> None:
+def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Outbox, away: Mock) -> None:
     settings = interrupted.settings
     rule = NotificationSettings(name="hook", on=(Occasion.OUTAGE,), url="https://x", every_minutes=0)
     gatherer = Gatherer(interrupted.database, settings.model_copy(update={"notifications": (rule,)}))
@@ -375,7 +356,9 @@ def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Out
     pass_minutes(interrupted, 16)
     assert [report_outages(interrupted.database, settings) for _ in range(3)] == [1, 0, 0]
     gatherer.run_once()
-    come_back(interrupted, pacs)
+    pass_minutes(interrupted, 1)
+    away.send = lambda objects: [STORED] * len(objects)
+    interrupted.run_until("confirmed", worker=interrupted.worker(open_destination=lambda *_: away))
     assert interrupted.read(outages) == []
     assert [report_outages(interrupted.database, settings) for _ in range(2)] == [0, 0]
     gatherer.run_once()
@@ -413,22 +396,14 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
     assert "defect while delivering" in caplog.messages
 
 
-class Blocked:
+def blocked() -> Mock:
     """A destination that answers only when it is let go."""
-
-    def __init__(self, *_: object) -> None:
-        self.let_go = threading.Event()
-
-    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
-        assert self.let_go.wait(60)
-        return [SendReport(SendStatus.RETRY, "", "away")] * len(objects)
-
-    def close(self) -> None:
-        """Deaf."""
+    let_go, retry = threading.Event(), SendReport(SendStatus.RETRY, "", "away")
+    return Mock(let_go=let_go, send=lambda objects: [retry] * len(objects) if let_go.wait(60) else [])
 
 
 def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_path: Path) -> None:
-    outbox, first, second = Outbox(tmp_path, [PEER]), Blocked(), Blocked()
+    outbox, first, second = Outbox(tmp_path, [PEER]), blocked(), blocked()
     opened = Mock(side_effect=[first, second])
     for _ in range(3):
         outbox.add_study(["pacs"])
@@ -461,18 +436,9 @@ class Takes:
     says: Callable[[int], str] = lambda times: ""
     reports: list[tuple[Dataset, int]] = field(default_factory=list)
 
-    def __call__(self, peer: PeerSettings, settings: Settings) -> Takes:
-        return self
-
-    def report(self, information: Dataset, event_type: int) -> str:
+    def __call__(self, information: Dataset, event_type: int) -> str:
         self.reports.append((information, event_type))
         return self.says(len(self.reports))
-
-    def check(self) -> Check:
-        raise AssertionError
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -517,7 +483,11 @@ def hours_pass(inbox: Inbox, hours: float) -> None:
 
 def answers(inbox: Inbox, takes: Takes) -> CommitmentAnswers:
     return CommitmentAnswers(
-        inbox.database, inbox.settings, inbox.settings.peer("modality"), "me", open_reporter=takes
+        inbox.database,
+        inbox.settings,
+        inbox.settings.peer("modality"),
+        "me",
+        open_reporter=lambda *_: Mock(report=takes),
     )
 
 

@@ -95,18 +95,14 @@ def test_the_class_of_a_refused_context_is_found_again(proposed: str, shown: str
     assert refused_class(refusal) == shown
 
 
-def reading_from(connection: socket.socket) -> DeadlineSocket:
-    made = DeadlineSocket.__new__(DeadlineSocket)
-    made.socket, made._limits = connection, {}
-    return made
-
-
 @contextmanager
 def connected() -> Iterator[tuple[DeadlineSocket, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.settimeout(3)
-        yield reading_from(ours), theirs
+        reader = DeadlineSocket.__new__(DeadlineSocket)
+        reader.socket, reader._limits = ours, {}
+        yield reader, theirs
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1, 100, 200, 300, 600, 1000])

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
+from werkzeug.wrappers import Response
 
 from dicom_node.config.addresses import LocalAddress, is_local, remote_address
 from dicom_node.config.settings import ConsoleSettings, PeerSettings, Settings
@@ -32,9 +34,9 @@ from dicom_node.scu.dicomweb import (
 from dicom_node.scu.dimse import DimseDestination
 from dicom_node.scu.http import http_report
 from dicom_node.scu.orthanc import OrthancDestination
-from tests.modality import ultrasound
+from tests.hostile.web import answering
+from tests.modality import data_set, ultrasound
 from tests.outbox_lab import outgoing
-from tests.ports import Quiet, serving
 
 LIMIT = 2**20
 
@@ -42,34 +44,14 @@ LIMIT = 2**20
 BLOCK = b" " * 2**16
 
 
-class Endless(Quiet):
-    """Answers everything with blanks, until the other side has enough or sixteen times the limit is sent."""
-
-    squeezed = False
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/dicom+json")
-        if type(self).squeezed:
-            self.send_header("Content-Encoding", "gzip")
-        self.end_headers()
-        body = gzip.compress(BLOCK * 256) if type(self).squeezed else BLOCK
-        try:
-            for _ in range(1 if type(self).squeezed else 256):
-                self.wfile.write(body)
-        except ConnectionError:
-            pass
-
-    do_POST = do_GET
-
-
 @pytest.fixture(params=[False, True], ids=["plain", "gzip"])
 def endless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Answers everything with blanks, until the other side has enough or sixteen times the limit is sent."""
     monkeypatch.setattr(http, "MAXIMUM_ANSWER_BYTES", LIMIT)
-    monkeypatch.setattr(Endless, "squeezed", request.param)
-    with serving(Endless) as port:
-        yield f"http://127.0.0.1:{port}"
+    blanks = [gzip.compress(BLOCK * 256)] if request.param else [BLOCK] * 256
+    how = {"Content-Type": "application/dicom+json"} | ({"Content-Encoding": "gzip"} if request.param else {})
+    with answering(lambda _: Response(iter(blanks), headers=how)) as (url, _):
+        yield url
 
 
 Made = Callable[[PeerSettings, Settings], DicomwebDestination | OrthancDestination]
@@ -93,8 +75,7 @@ def test_an_endless_answer_is_no_answer(endless: str, tmp_path: Path, make: Made
 
 def response(uid: str = "1.2.3", *, failed: int | None = None, warned: int | None = None) -> Dataset:
     """A response about one object."""
-    answer, item = Dataset(), Dataset()
-    item.ReferencedSOPInstanceUID = uid
+    answer, item = Dataset(), data_set(ReferencedSOPInstanceUID=uid)
     if failed is not None:
         item.FailureReason, answer.FailedSOPSequence = failed, [item]
     else:
@@ -317,26 +298,19 @@ def test_a_peer_that_is_away_cannot_be_connected_to(listening: socket.socket) ->
         assert told(unheard) == "cannot connect to it"
 
 
-class Changing:
-    """Sends another file first, and one without an end when it is asked again."""
-
-    def __init__(self) -> None:
-        self.sent: list[int] = []
-
-    def find(self, *_: Any, **__: Any) -> list[str]:
-        return ["one"]
-
-    def get_instance_file(self, *_: Any, **__: Any) -> Iterator[bytes]:
-        self.sent.append(0)
-        for _block in range(1 if len(self.sent) == 1 else 200):
-            self.sent[-1] += 1
-            yield bytes(2**20) if len(self.sent) > 1 else b"another"
-
-
 def test_a_file_that_grows_without_end_when_it_is_read_again_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changing = Changing()
+    sent: list[int] = []
+
+    def file(*_: Any, **__: Any) -> Iterator[bytes]:
+        """Another file first, and one without an end when it is asked for again."""
+        sent.append(0)
+        for _block in range(1 if len(sent) == 1 else 200):
+            sent[-1] += 1
+            yield bytes(2**20) if len(sent) > 1 else b"another"
+
+    changing = Mock(get_instance_file=file, **{"find.return_value": ["one"]})
     monkeypatch.setattr(orthanc, "_client", lambda _peer: changing)
     peer = PeerSettings(name="pacs", ae_title="PACS", transport="orthanc", url="http://127.0.0.1:9")
     item = outgoing(ultrasound("one"), tmp_path, "0" * 64)
@@ -344,7 +318,7 @@ def test_a_file_that_grows_without_end_when_it_is_read_again_is_cut_off(
     [answer] = destination.confirm([item])
     destination.close()
     assert answer.presence is Presence.DIFFERENT
-    assert changing.sent[0] == 1 and changing.sent[1] < 5
+    assert sent[0] == 1 and sent[1] < 5
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom.dsutils import encode
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node import events
@@ -91,6 +91,7 @@ from dicom_node.studies.scan import CrashRecord
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
 from tests.modality import ULTRASOUND, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
+from tests.result_reading import coded
 from tests.rows import a_result
 from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import (
@@ -132,10 +133,7 @@ def test_the_same_bytes_again_are_a_duplicate_and_kept_once_while_they_are_there
     assert inbox.spool_files() == 1, "a lost file is made good"
 
 
-REGION = Dataset()
-
-
-REGION.CodeValue, REGION.CodingSchemeDesignator, REGION.CodeMeaning = "53120007", "SCT", "Upper limb"
+REGION = coded("53120007", "SCT", "Upper limb")
 
 
 WITH_PRIVATE = ultrasound("one")
@@ -1009,9 +1007,8 @@ def test_two_patients_that_stood_in_a_study_unseen_stop_it_and_keep_no_other_wai
     one, other = (ultrasound("mixed", number=number) for number in (1, 2))
     good = ultrasound("good")
     inbox.index(one, other, good)
-    with inbox.database.write() as session:
-        row = session.scalars(select(Instance).filter_by(sop_instance_uid=other.SOPInstanceUID)).one()
-        row.patient = "another" + row.patient  # as if indexing had not looked
+    row = inbox.instance(other.SOPInstanceUID)
+    inbox.put(Instance, row.id, patient="another" + row.patient)  # as if indexing had not looked
     assert inbox.assemble(seconds=1000) == 2
     assert state(inbox, one.StudyInstanceUID) is StudyState.QUARANTINED
     assert state(inbox, good.StudyInstanceUID) is not StudyState.RECEIVING
@@ -1708,10 +1705,8 @@ def test_what_is_not_confirmed_or_stands_in_quarantine_stays(
     inbox: Inbox, state: StudyState, delivery: DeliveryState
 ) -> None:
     _, file = with_file(inbox, "stays", state, delivery)
-    with inbox.database.write() as session:
-        job = session.scalars(select(Job)).one()
-        session.execute(update(Instance).where(Instance.study_id == job.study_id).values(purged=True))
-        job.state = JobState.SUCCEEDED
+    inbox.put(Instance, purged=True)
+    inbox.put(Job, state=JobState.SUCCEEDED)
     purge(inbox.database, inbox.settings, utc_now() + LATER)
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 0
     assert (file.is_file(), [row.purged for row in inbox.rows(Result)]) == (True, [False])
@@ -1721,5 +1716,5 @@ def test_what_has_no_file_any_more_is_sent_nowhere_again(inbox: Inbox) -> None:
     number, _ = with_file(inbox, "gone", StudyState.CANCELLED, DeliveryState.CANCELLED)
     purge(inbox.database, inbox.settings, utc_now() + LATER)
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
-    with inbox.database.write() as session, pytest.raises(NotAllowedNow, match="result_days"):
-        deliveries.retry(session, number)
+    with pytest.raises(NotAllowedNow, match="result_days"):
+        inbox.write(deliveries.retry, number)
