@@ -96,6 +96,15 @@ def write() -> None:
         (FOLDER / name).write_text(text, encoding="utf-8")
 
 
+def written(folder: Path) -> dict[str, Path]:
+    """The file of each object, by its name."""
+    files = {}
+    for name, one in objects(folder):
+        files[name] = folder / f"{name}.dcm"
+        files[name].write_bytes(one.data or b"")
+    return files
+
+
 def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     film = source(write_image(folder / "film.dcm", CR, grey_image(64, 56)))
     yield from _of("chest_xray", film, _chest(film), CALIBRATED)

@@ -106,8 +106,7 @@ class Reader:
 def words(image: np.ndarray, reader: Any) -> str:
     """Everything that ``reader``, a ``rapidocr.RapidOCR``, reads in an 8-bit picture; letters and digits."""
     three = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)
-    found = reader(np.ascontiguousarray(three))
-    return "".join(filter(str.isalnum, "".join(found.txts or ()))).upper()
+    return "".join(filter(str.isalnum, "".join(reader(np.ascontiguousarray(three)).txts or ()))).upper()
 
 
 def told(text: str) -> list[str]:
@@ -160,16 +159,12 @@ def _palette(ds: Dataset, samples: np.ndarray, bits: int = 8, syntax: str = "") 
         _compressed(ds, samples, syntax, "PALETTE COLOR")
     else:
         _native(ds, samples, "PALETTE COLOR")
-    for channel, table in zip(("Red", "Green", "Blue"), _tints(), strict=True):
+    grey = np.arange(256)
+    for channel, tint in (("Red", grey), ("Green", grey * 9 // 10), ("Blue", 30 + grey // 3)):
         # A 16-bit entry holds the colour in its high byte (PS3.3 C.7.6.3.1.6); 8-bit entries are packed.
-        entries = table.astype("<u2") * 257 if bits == 16 else table
+        entries = tint.astype("<u2") * 257 if bits == 16 else tint.astype(np.uint8)
         setattr(ds, f"{channel}PaletteColorLookupTableDescriptor", [256, 0, bits])
         setattr(ds, f"{channel}PaletteColorLookupTableData", entries.tobytes())
-
-
-def _tints() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    grey = np.arange(256)
-    return tuple(table.astype(np.uint8) for table in (grey, grey * 9 // 10, 30 + grey // 3))  # type: ignore[return-value]
 
 
 def _deep(ds: Dataset, samples: np.ndarray) -> None:

@@ -28,10 +28,6 @@ from tests.inbox_lab import Inbox
 from tests.modality import chest
 
 HERE = Path(__file__).parent
-RULE: dict[str, Any] = {
-    "name": "hands", "when": {"modality": "DX"}, "pipeline": "bone_age", "send_to": ["pacs"],
-    "max_study_age_days": 0, "options": {"atlas": "fine", "margin": 12.5},
-}  # fmt: skip
 CONFIG: dict[str, Any] = {
     "assembly": {"quiet_seconds": 0},
     "peers": [
@@ -41,7 +37,12 @@ CONFIG: dict[str, Any] = {
             "results": ["sr", "gsps", "sc", "seg"],
         },
     ],
-    "rules": [RULE],
+    "rules": [
+        {
+            "name": "hands", "when": {"modality": "DX"}, "pipeline": "bone_age", "send_to": ["pacs"],
+            "max_study_age_days": 0, "options": {"atlas": "fine", "margin": 12.5},
+        },
+    ],
 }  # fmt: skip
 
 
@@ -60,15 +61,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package is known to this process."""
+def node(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    """In a process that knows the package."""
     monkeypatch.syspath_prepend(str(site))
     [point] = [found for found in entry_points(group=pipelines.GROUP) if found.name == "bone_age"]
     monkeypatch.setitem(pipelines.PIPELINES, "bone_age", point)
-
-
-@pytest.fixture
-def node(installed: None, tmp_path: Path) -> Iterator[Inbox]:
     node = Inbox(tmp_path / "var", CONFIG)
     yield node
     node.close()

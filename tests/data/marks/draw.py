@@ -94,15 +94,12 @@ def read(data: Path, frame: dict[str, str]) -> Image:
 
 def shapes(frame: dict[str, str]) -> list[Shape]:
     """The drawn objects; raises ValueError for a word that the format does not know."""
-    path = shape_file(frame)
-    if not path.exists():
-        return []
     known = {"class", "colour", "box", "boxes", "polygon", "line", "width", "grow", "drop", "note", *INKS}
-    objects: list[Shape] = json.loads(path.read_text())["objects"]
+    objects: list[Shape] = json.loads(shape_file(frame).read_text())["objects"]
     for shape in objects:
         unknown = set(shape) - known
         if unknown or shape["class"] not in CLASSES or shape["colour"] not in COLOURS:
-            raise ValueError(f"{path.name}: {shape} has {sorted(unknown) or 'an unknown class or colour'}")
+            raise ValueError(f"{name(frame)}: {shape} has {sorted(unknown) or 'an unknown class or colour'}")
     return objects
 
 

@@ -202,11 +202,6 @@ def cine(count: int, seed: int = 5, size: tuple[int, int] = (240, 320)) -> list[
     return [echo(seed + index, size) for index in range(count)]
 
 
-def stacked(frames: Sequence[Picture]) -> PixelArray:
-    """The frames as one array."""
-    return np.stack(frames)
-
-
 def decodes(folder: Path) -> bool:
     """Whether the next image is decoded as it should be."""
     good = open_dicom(write_dicom(folder / "good.dcm", echo()[None], JPEGLSLossless))

@@ -1,8 +1,8 @@
 """Full-size checkpoints of other projects, and what those projects say with them: made by their own code.
 
-A program of its own, ``python foreign_checkpoints.py KIND FOLDER``, because these libraries change warnings
-at import. Random weights, a real network. It leaves ``checkpoint.*`` and ``expected.npz`` in the folder:
-``image`` (what a viewer shows), ``input`` (the library's own preprocessing of it) and ``scores``.
+A program of its own, ``python -m tests.unit.ai_training.foreign_checkpoints KIND FOLDER``: these libraries
+change warnings at import. Random weights, a real network. It leaves ``checkpoint.*`` and ``expected.npz`` in
+the folder: ``image`` (what a viewer shows), ``input`` (the library's own preprocessing of it) and ``scores``.
 """
 
 import os
@@ -33,10 +33,18 @@ def timm(folder: Path) -> None:
     network, shown = timm.create_model("resnet18", pretrained=False, num_classes=3).eval(), image()
     transform = create_transform(**resolve_data_config({}, model=network))
     pixels = transform(Image.fromarray(shown).convert("RGB"))[None]
-    _spread(network.get_classifier(), network.forward_head(network.forward_features(pixels), pre_logits=True))
+    # Fresh weights answer all alike, or beyond what a sigmoid can tell apart; these give logits about ±1.
+    with torch.no_grad():
+        head = network.get_classifier()
+        pooled = network.forward_head(network.forward_features(pixels), pre_logits=True)
+        torch.nn.init.normal_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+        head.weight /= head(pooled).std()
+        torch.nn.init.normal_(head.bias)
+        scores = network(pixels)
     state = {f"module.{name}": value for name, value in network.state_dict().items()}
     torch.save({"epoch": 3, "args": {"lr": 0.1}, "state_dict": state}, folder / "checkpoint.pth")
-    _save(folder, shown, pixels, network)
+    np.savez(folder / "expected.npz", image=shown, input=pixels.numpy(), scores=scores.numpy())
 
 
 def yolo11(folder: Path) -> None:
@@ -78,25 +86,7 @@ def _learn_norms(network: Any, pixels: torch.Tensor) -> None:
     network.eval()
 
 
-@torch.no_grad()
-def _spread(head: Any, pooled: torch.Tensor) -> None:
-    """Fresh weights answer all alike, or beyond what a sigmoid can tell apart; these give logits about ±1."""
-    torch.nn.init.normal_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    head.weight /= head(pooled).std()
-    torch.nn.init.normal_(head.bias)
-
-
-def _save(folder: Path, shown: Any, pixels: torch.Tensor, network: Any) -> None:
-    """The picture, what the library makes of it, and what the network says of that."""
-    with torch.inference_mode():
-        said = network(pixels)
-    scores = said[0] if isinstance(said, tuple) else said
-    np.savez(folder / "expected.npz", image=shown, input=pixels.numpy(), scores=scores.numpy())
-
-
 if __name__ == "__main__":
     torch.manual_seed(1)
     offer_torchvision_operators()
-    KINDS = (timm, yolo11)
-    next(kind for kind in KINDS if kind.__name__ == sys.argv[1])(Path(sys.argv[2]))
+    {"timm": timm, "yolo11": yolo11}[sys.argv[1]](Path(sys.argv[2]))

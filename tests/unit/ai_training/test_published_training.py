@@ -67,13 +67,6 @@ def starts_from_the_file(card: dict[str, Any]) -> bool:
     return named and shown and "/own.pt" not in str(card)
 
 
-def trained_chest(data: Path, folder: Path, *more: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "small.toml").write_text(CHEST)
-    how = ("--threads", "1", "--experiment", folder / "small.toml", "--out", folder / "run")
-    return Path(command("train", "chest", "--data", data, *how, *more).splitlines()[-1])
-
-
 def site_table(folder: Path) -> Path:
     """A table of a site that knows one label; no boxes."""
     with lab.drawn_chest_set(folder).open(newline="") as file:
@@ -91,7 +84,10 @@ def test_chest_films_become_a_model_of_the_labels_that_they_have(
     made: Any, labels: tuple[str, ...], boxed: set[str], tmp_path: Path
 ) -> None:
     other = on_backbone(tmp_path) if made is site_table else ()
-    card_file = trained_chest(made(tmp_path / "set"), tmp_path / "new", *other)
+    (tmp_path / "small.toml").write_text(CHEST)
+    how = ("--threads", "1", "--experiment", tmp_path / "small.toml", "--out", tmp_path / "run")
+    told = command("train", "chest", "--data", made(tmp_path / "set"), *how, *other)
+    card_file = Path(told.splitlines()[-1])
     card = added(card_file, tmp_path / "models")
     assert b"site-packages" not in card_file.with_suffix(".onnx").read_bytes(), "names of folders here"
     assert not other or (starts_from_the_file(card) and card["id"] == "chest-timm-test_convnext")

@@ -16,7 +16,7 @@ from dicom_connectors.fhir.report import ReportTransaction
 from dicom_node.dicom.walk import items
 from dicom_node.errors import FaultyInput
 from tests.fhir_lab import SYSTEM, report_file
-from tests.golden_lab import objects
+from tests.golden_lab import written
 
 ISSUERS = {"HOSPITAL": SYSTEM}
 SCT = "http://snomed.info/sct"
@@ -25,13 +25,9 @@ SCT = "http://snomed.info/sct"
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report of each pipeline, by name."""
-    folder = tmp_path_factory.mktemp("golden")
-    found = {}
-    for name, built in objects(folder):
-        if name.endswith("-sr") and not name.startswith("deidentified"):
-            found[name.removesuffix("-sr")] = folder / f"{name}.dcm"
-            found[name.removesuffix("-sr")].write_bytes(built.data or b"")
-    return found
+    files = written(tmp_path_factory.mktemp("golden")).items()
+    reports = {name.removesuffix("-sr"): path for name, path in files if name.endswith("-sr")}
+    return {name: path for name, path in reports.items() if not name.startswith("deidentified")}
 
 
 def resources(path: Path, **how: Any) -> list[dict[str, Any]]:

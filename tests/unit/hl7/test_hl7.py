@@ -20,7 +20,7 @@ from ai_pipeline.contract import Code, Measurement, PipelineResult
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_node import results
 from dicom_node.model.kinds import RejectionReason, ResultKind
-from tests.golden_lab import objects
+from tests.golden_lab import written
 from tests.result_images import (
     ANALYSED_AT,
     CR,
@@ -43,13 +43,7 @@ PLAIN = "a|b^c~d&e\\F\\g OBX|99|TX|evil||injected MSH|^~\\&  ü 漢  end"
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("golden")
-    files = {}
-    for name, one in objects(folder):
-        if one.data is not None:
-            files[name] = folder / f"{name}.dcm"
-            files[name].write_bytes(one.data)
-    return files
+    return written(tmp_path_factory.mktemp("golden"))
 
 
 def read(path: Path, with_context: MessageContext = RIS, rule: str = "") -> hl7.Message:
@@ -189,8 +183,7 @@ def test_a_withdrawal_takes_back_each_row_that_was_sent_and_nothing_else(
         "AI result withdrawn. Rejected for Patient Safety Reasons: wrong|film"
     ] * 2
     # The second report never went to this receiver.
-    only = read_withdrawal(tmp_path, names, reports[:1], context)
-    assert identified(only) == identified(sent[0])
+    assert identified(read_withdrawal(tmp_path, names, reports[:1], context)) == identified(sent[0])
 
 
 def test_numbers_of_one_quantity_are_told_apart_by_their_codes(tmp_path: Path) -> None:

@@ -31,8 +31,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def node(open_inbox: Callable[..., Inbox], collector: Collector) -> Inbox:
-    telemetry = {"endpoint": collector.endpoint, "seconds": 0.5}
-    return open_inbox({**configuration(), "telemetry": telemetry})
+    return open_inbox({**configuration(), "telemetry": {"endpoint": collector.endpoint, "seconds": 0.5}})
 
 
 def deliver(node: Inbox, name: str) -> None:

@@ -45,7 +45,6 @@ from tests.unit.ai_pipeline.phantoms import (
     flow,
     linear_echo,
     silent,
-    stacked,
     write_dicom,
 )
 
@@ -164,7 +163,7 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_standing_marks_and_a_name_in_one_frame_are_removed_and_nothing_else() -> None:
     frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(5, size=TINY)]
     frames[1] = burn(frames[1], "KIM MINJUN", (8, 130), 255, 16)
-    image = ArrayImage(stacked(frames))
+    image = ArrayImage(np.stack(frames))
     result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
     after, mask = np.asarray(result.image.frames), np.asarray(result.mask.frames) > 0
     assert [legible(after[index]) for index in (1, 4)] == [[], []]
@@ -174,7 +173,7 @@ def test_standing_marks_and_a_name_in_one_frame_are_removed_and_nothing_else() -
 
 
 def test_a_cine_without_marks_is_unchanged() -> None:
-    image = ArrayImage(stacked(cine(3, size=TINY)))
+    image = ArrayImage(np.stack(cine(3, size=TINY)))
     result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
     assert np.array_equal(result.image.frames, image.frames) and isinstance(result.image.frames, np.memmap)
 
@@ -184,7 +183,7 @@ def test_a_cancelled_cine_stops() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        clean(ArrayImage(stacked(cine(2, size=TINY))), cancel, policy=CleaningPolicy.RESEARCH)
+        clean(ArrayImage(np.stack(cine(2, size=TINY))), cancel, policy=CleaningPolicy.RESEARCH)
 
 
 def annotated() -> Picture:
@@ -232,7 +231,7 @@ def test_research_takes_everything_and_says_that_a_filled_caliper_is_over_the_le
 def test_a_setting_that_stays_in_a_cine_stays_only_while_it_says_the_same() -> None:
     frames = [burn(frame, "MI 0.9", (8, 6), 255, 18) for frame in cine(6, size=TINY)]
     frames[4] = burn(cine(6, size=TINY)[4], "KIM MINJUN", (8, 6), 255, 18)
-    after = clean(ArrayImage(stacked(frames)), silent).image.frames
+    after = clean(ArrayImage(np.stack(frames)), silent).image.frames
     assert "KIM" not in " ".join(legible(np.asarray(after[4])))
     assert "MI" in " ".join(legible(np.asarray(after[2])))
 
@@ -287,9 +286,6 @@ def test_with_enhanced_contrast_all_is_read_again_that_a_change_shows_otherwise(
 PLACE: Box = (200, 150, 270, 166)
 
 
-INSIDE = np.s_[150:166, 200:270]
-
-
 class SeesLetters(TextReader):
     """Takes one place on tissue for text, as its shape says, and can read nothing in it."""
 
@@ -309,7 +305,7 @@ def tools() -> Tools:
 
 
 def test_what_nobody_can_read_stays_and_is_listed_once_for_a_cine(tools: Tools) -> None:
-    frames = stacked([linear_echo(seed) for seed in (1, 2, 3)])
+    frames = np.stack([linear_echo(seed) for seed in (1, 2, 3)])
     for shown in (frames[:1], frames):
         result = clean(ArrayImage(shown), silent, tools=tools)
         assert np.array_equal(np.asarray(result.image.frames), shown) and not parts(result)[1].any()
@@ -321,7 +317,10 @@ def test_the_pipeline_takes_the_option(tools: Tools, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ultrasound, "shared_tools", lambda *_: tools)
     run = partial(create("ultrasound").run, [ArrayImage(linear_echo()[None])], silent)
     boxed = run({"in_doubt": "box"})
-    assert "in_doubt" not in {one.name for one in boxed.quality} and boxed.images[1].frames[0][INSIDE].all()
+    assert (
+        "in_doubt" not in {one.name for one in boxed.quality}
+        and boxed.images[1].frames[0][np.s_[150:166, 200:270]].all()
+    )
     with pytest.raises(CleaningFailed, match="may hold letters") as failed:
         run({"in_doubt": "withhold"})
     assert failed.value.places
@@ -354,7 +353,7 @@ def test_an_upright_line_over_tissue_goes_whole(words: str, turns: int) -> None:
 
 
 def test_a_box_of_a_person_is_black_in_every_frame_and_the_rest_is_as_without_it() -> None:
-    burned = stacked([burn(frame, size=16) for frame in cine(2, 3, TINY)])
+    burned = np.stack([burn(frame, size=16) for frame in cine(2, 3, TINY)])
     for frames in (burned[:1], burned):
         drawn = clean(ArrayImage(frames, by_hand=((100, 80, 160, 120),)), silent)
         cleaned, mask = np.asarray(drawn.image.frames), np.asarray(drawn.mask.frames) > 0
@@ -374,7 +373,7 @@ def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:
 
 
 @pytest.mark.usefixtures("short_windows")
-@pytest.mark.parametrize("frames", [stacked([burn(f) for f in cine(count, size=TINY)]) for count in (1, 5)])
+@pytest.mark.parametrize("frames", [np.stack([burn(f) for f in cine(count, size=TINY)]) for count in (1, 5)])
 def test_source_and_segmentation_give_the_hash_again(frames: np.ndarray) -> None:
     result = clean(ArrayImage(frames), silent, policy=CleaningPolicy.RESEARCH)
     outside = np.where(np.asarray(result.mask.frames) > 0, 0, frames).astype(np.uint8)

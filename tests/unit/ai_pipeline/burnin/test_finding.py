@@ -20,7 +20,7 @@ from ai_pipeline.burnin.find.traces import colour_bars, find_flow, find_strips, 
 from ai_pipeline.burnin.planning import RIM
 from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.contract import UltrasoundRegion
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, linear_echo, silent, stacked
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, linear_echo, silent
 
 pytestmark = pytest.mark.usefixtures("less_enlarged")
 PICTURES = {"convex": echo(), "linear": linear_echo()}
@@ -253,12 +253,6 @@ def test_a_cine_leaves_nothing_of_faint_lines() -> None:
 STRIP = (40, 200, 440, 340)
 
 
-SPECTRUM = UltrasoundRegion(STRIP, spatial_format=3, data_type=3)
-
-
-IMAGE = UltrasoundRegion((0, 0, 480, 190), spatial_format=1, data_type=1)
-
-
 GREEN, WHITE = (40, 230, 60), (255, 255, 255)
 
 
@@ -291,7 +285,14 @@ def cleaned(result: CleaningResult) -> tuple[Picture, Mask]:
 def test_a_name_in_a_spectrum_is_blacked_out_and_the_rest_stays() -> None:
     before = spectrum()
     picture = burn(before, "KIM MINJUN", (60, 205), WHITE, 18)
-    image = ArrayImage(picture[None], photometric="RGB", regions=(IMAGE, SPECTRUM))
+    image = ArrayImage(
+        picture[None],
+        photometric="RGB",
+        regions=(
+            UltrasoundRegion((0, 0, 480, 190), spatial_format=1, data_type=1),
+            UltrasoundRegion(STRIP, spatial_format=3, data_type=3),
+        ),
+    )
     after, mask = cleaned(clean(image, silent))
     assert mask[(picture != before).any(axis=2)].mean() >= 0.97
     inside = (after != picture).any(axis=2) & (np.arange(360) >= STRIP[1])[:, None]
@@ -323,7 +324,7 @@ def test_an_ecg_that_grows_in_a_cine_stays() -> None:
         ecg[:, 200 + 165 * index :] = False
         full[(full == GREEN).all(axis=2) & ~ecg] = 0
     frames = [burn(full, "KIM MINJUN", (4, 4), WHITE, 18) for full, _ in drawn]
-    masks = np.asarray(clean(ArrayImage(stacked(frames), photometric="RGB"), silent).mask.frames)
+    masks = np.asarray(clean(ArrayImage(np.stack(frames), photometric="RGB"), silent).mask.frames)
     assert masks.any() and not masks[0][drawn[-1][1]].any()
 
 
@@ -361,20 +362,11 @@ def test_strips_are_told_by_format_and_type(spatial_format: int, data_type: int,
 ENDS = [Annotation(AnnotationKind.CALIPER, (x - 6, 174, x + 6, 186), 0.9) for x in (160, 320)]
 
 
-YELLOW = (255, 230, 0)
-
-
-def dotted(colour: tuple[int, int, int]) -> tuple[Picture, np.ndarray]:
-    """A phantom with dots of one pixel, every fourth column, from end to end; and where they are."""
+def test_a_coloured_line_is_found_between_calipers_and_nothing_where_there_is_none() -> None:
     picture = np.repeat(echo()[..., None], 3, axis=2)
     dots = np.zeros(picture.shape[:2], np.bool_)
-    dots[180, 168:314:4] = True
-    picture[dots] = colour
-    return picture, dots
-
-
-def test_a_coloured_line_is_found_between_calipers_and_nothing_where_there_is_none() -> None:
-    picture, dots = dotted(YELLOW)
+    dots[180, 168:314:4] = True  # of one pixel, every fourth column, from end to end
+    picture[dots] = (255, 230, 0)
     found = lines_between(picture, ENDS)
     assert found[dots].mean() > 0.8 and found.mean() < 0.01
     assert not lines_between(np.repeat(echo()[..., None], 3, axis=2), ENDS).any()

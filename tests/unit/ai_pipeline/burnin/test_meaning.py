@@ -145,16 +145,7 @@ OTHERS = (
 )  # fmt: skip
 
 
-given_dates = st.dates(date(1900, 1, 1), date(2035, 12, 31))
-
-
 harmless = st.sampled_from([text for texts in HARMLESS.values() for text in texts])
-
-
-names = st.sampled_from(NAMES)
-
-
-cases = st.sampled_from([str, str.upper, str.lower, str.title])
 
 
 @pytest.mark.parametrize("meaning", HARMLESS)
@@ -188,9 +179,9 @@ def test_a_name_alone_is_identity() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    name=names.filter(lambda name: name.upper() not in UNSAFE_LABELS),
+    name=st.sampled_from(NAMES).filter(lambda name: name.upper() not in UNSAFE_LABELS),
     known=harmless,
-    write=cases,
+    write=st.sampled_from([str, str.upper, str.lower, str.title]),
     joint=st.sampled_from([" ", "  ", ": ", ", ", "/", " - ", "\n"]),
     first=st.booleans(),
 )
@@ -204,7 +195,12 @@ def test_a_name_beside_harmless_text_makes_all_of_it_identity(
 
 
 @settings(max_examples=100, deadline=None)
-@given(day=given_dates, form=st.sampled_from(DATE_FORMATS), known=harmless | st.just(""), first=st.booleans())
+@given(
+    day=st.dates(date(1900, 1, 1), date(2035, 12, 31)),
+    form=st.sampled_from(DATE_FORMATS),
+    known=harmless | st.just(""),
+    first=st.booleans(),
+)
 @example(day=date(2000, 12, 3), form="%d.%m.", known="", first=True)
 def test_a_date_or_time_is_identity_alone_and_beside_harmless_text(
     day: date, form: str, known: str, first: bool

@@ -42,7 +42,7 @@ from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.pipelines import create
 from tests.ultrasound_lab import BORN, ENCODINGS, NAME, NUMBER, SECRETS, Reader, told, write
 from tests.unit.ai_pipeline import phantoms
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, silent, stacked, write_dicom
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, silent, write_dicom
 from tests.unit.inbox.objects import changed
 
 ROWS, COLUMNS = 200, 300
@@ -433,14 +433,6 @@ def covered(before: np.ndarray, burned: np.ndarray, result: CleaningResult, fram
     return float((np.asarray(result.mask.frames[frame]) > 0)[written].mean())
 
 
-def page(paper: int, ink: int) -> Picture:
-    """A worksheet: text from edge to edge."""
-    made: Picture = np.full((160, 300), paper, np.uint8)
-    for line, text in enumerate(((NAME, "BORN " + BORN, "ID " + NUMBER) * 3)[:8]):
-        made = burn(made, f"{text}   {text}", (2, 20 * line), ink, 17)
-    return made
-
-
 def spectrum() -> tuple[Picture, np.ndarray, list[tuple[slice, slice]]]:
     """Colour flow above, a Doppler spectrum below with its velocities; where flow and labels are."""
     above, vessel = flow(echo(size=(300, 480)))
@@ -460,7 +452,10 @@ def spectrum() -> tuple[Picture, np.ndarray, list[tuple[slice, slice]]]:
 @pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("paper", "ink"), [(255, 0), (0, 255), (0, 90)], ids=["paper", "screen", "faint"])
 def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int, quick: Reader) -> None:
-    image = ArrayImage(page(paper, ink)[None])
+    made: Picture = np.full((160, 300), paper, np.uint8)
+    for line, text in enumerate(((NAME, "BORN " + BORN, "ID " + NUMBER) * 3)[:8]):
+        made = burn(made, f"{text}   {text}", (2, 20 * line), ink, 17)  # from edge to edge
+    image = ArrayImage(made[None])
     result = cleaned_or_nothing(image)
     assert result is None or (paper == 0 and quick.secrets(shown(image, result)) == [])
 
@@ -662,12 +657,9 @@ def test_a_name_in_one_frame_goes_whichever_it_is(
     monkeypatch.setattr(cines, "WINDOW", 4)
     frames = [flow(frame)[0] if colour else frame for frame in cine(6, size=SMALL)]
     frames[shown_in] = burn(frames[shown_in], NAME, (30, 70), WHITE if colour else 255, 16)
-    image = ArrayImage(stacked(frames), photometric="RGB" if colour else "MONOCHROME2")
+    image = ArrayImage(np.stack(frames), photometric="RGB" if colour else "MONOCHROME2")
     assert frames_with_secrets(image.frames, [shown_in], quick) == [shown_in]
     assert left_over(image, [shown_in], quick) == []
-
-
-TEXTS = (NAME, "BORN " + BORN, "ID " + NUMBER)
 
 
 @pytest.mark.usefixtures("less_enlarged")
@@ -676,7 +668,9 @@ TEXTS = (NAME, "BORN " + BORN, "ID " + NUMBER)
     [
         lambda frame, number: burn(frame, NAME, (10 + 9 * number, 20 + 11 * number), 255, 16),
         lambda frame, number: burn(frame, NAME, (8, 10), 80 * number, 16),
-        lambda frame, number: burn(frame, TEXTS[number % 3], (8, 10), 255, 16),
+        lambda frame, number: burn(
+            frame, (NAME, "BORN " + BORN, "ID " + NUMBER)[number % 3], (8, 10), 255, 16
+        ),
     ],
     ids=["moves", "fades in", "takes turns with others"],
 )
@@ -684,7 +678,7 @@ def test_a_name_that_moves_or_fades_in_or_takes_turns_goes_from_every_frame(
     written: Callable[[Picture, int], Picture], quick: Reader
 ) -> None:
     frames = [written(frame, number) for number, frame in enumerate(cine(4, size=SMALL))]
-    assert left_over(ArrayImage(stacked(frames)), (1, 2, 3), quick) == []
+    assert left_over(ArrayImage(np.stack(frames)), (1, 2, 3), quick) == []
 
 
 def left_over(image: ArrayImage, numbers: Sequence[int], reader: Reader) -> list[int]:
@@ -712,7 +706,7 @@ def test_of_a_cine_with_a_damaged_frame_nothing_leaves(left: float, tmp_path: Pa
 
 
 def test_of_a_cine_that_ends_too_early_nothing_leaves(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "short.dcm", stacked([burn(frame, NAME) for frame in cine(6)]))
+    path = write_dicom(tmp_path / "short.dcm", np.stack([burn(frame, NAME) for frame in cine(6)]))
     path.write_bytes(path.read_bytes()[:-100_000])
     with pytest.raises(PixelError):
         clean(open_dicom(path), silent)

@@ -138,13 +138,7 @@ def test_left_and_right_exchanged_are_told_by_patient_orientation(orientation: s
     assert ("mirrored" in {note.name for note in notes(image, UPRIGHT, READABLE)}) is mirrored
 
 
-Grey = np.ndarray
-
-
-Floats = np.ndarray
-
-
-def thumbnails(pictures: Sequence[Grey]) -> Floats:
+def thumbnails(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """10 × 10 pixels of each picture: a network's features for these tests."""
     small = [cv2.resize(picture, (10, 10), interpolation=cv2.INTER_AREA) for picture in pictures]
     return np.stack(small).reshape(len(pictures), -1).astype(np.float32) / 128
@@ -168,7 +162,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return gates.fit(folder, thumbnails)
 
 
-def chest(seed: int) -> Grey:
+def chest(seed: int) -> np.ndarray:
     """Two dark lungs, a bright spine, a heart on the picture's right; each seed another chest."""
     random, picture = np.random.default_rng(seed), np.full((128, 128), 150.0, np.float32)
     picture[:, :8] = picture[:, -8:] = picture[:6] = 15
@@ -507,11 +501,6 @@ def shipped() -> Card:
     return find(CLASSIFIER.shipped, None)
 
 
-def with_figures(card: Card, **figures: list[float]) -> Card:
-    table: dict[str, Any] = {"specific": {"labels": {"Effusion": figures}}}
-    return replace(card, details={**card.details, "metrics": {"operating_points": table}})
-
-
 @pytest.mark.parametrize(
     ("ratio", "sensitivity", "words"),
     [
@@ -525,7 +514,8 @@ def with_figures(card: Card, **figures: list[float]) -> Card:
 def test_words_follow_from_sensitivity_and_from_how_many_calls_are_right(
     shipped: Card, ratio: list[float], sensitivity: list[float], words: Words
 ) -> None:
-    card = with_figures(shipped, present_ratio=ratio, sensitivity=sensitivity)
+    figures = {"specific": {"labels": {"Effusion": {"present_ratio": ratio, "sensitivity": sensitivity}}}}
+    card = replace(shipped, details={**shipped.details, "metrics": {"operating_points": figures}})
     assert words_of(card, OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
 
 
@@ -810,10 +800,7 @@ def test_a_region_is_in_the_source_and_says_that_a_detector_drew_it() -> None:
 SIZE = 160
 
 
-SHAPES = [(512, 512), (2500, 2048), (300, 900)]
-
-
-@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+@pytest.mark.parametrize(("rows", "columns"), [(512, 512), (2500, 2048), (300, 900)])
 def test_the_heat_maps_peak_is_the_hot_cell_in_the_source(rows: int, columns: int) -> None:
     _, to_model = prepare(np.zeros((rows, columns), np.uint8), Chain(), SIZE)
     places = np.zeros((10, 10), np.float32)
@@ -839,9 +826,6 @@ def test_the_box_follows_the_hot_cell_into_source_coordinates() -> None:
 PLEURA = Code("3120008", "SCT", "Pleura")
 
 
-OF_HEART = Code("80891009", "SCT", "Heart")
-
-
 LEFT_IN_THE_PICTURE = Region("box", ((150.0, 650.0), (350.0, 790.0)), Origin.DETECTOR)
 
 
@@ -860,7 +844,9 @@ def test_a_box_on_the_other_side_than_most_of_its_map_is_not_drawn(share: float,
 
 
 def test_a_heart_lies_on_both_sides_and_a_finding_without_a_map_is_not_contradicted() -> None:
-    assert not contradicted(half_activation(1.0), drawn_lungs(), OF_HEART, LEFT_IN_THE_PICTURE)
+    assert not contradicted(
+        half_activation(1.0), drawn_lungs(), Code("80891009", "SCT", "Heart"), LEFT_IN_THE_PICTURE
+    )
     assert not contradicted(None, drawn_lungs(), PLEURA, LEFT_IN_THE_PICTURE)
 
 

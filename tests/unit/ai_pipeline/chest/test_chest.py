@@ -264,7 +264,6 @@ def _nih(data: Path, name: str = "00000032_037.jpg") -> np.ndarray:
     return np.asarray(cv2.imread(str(data / "cxr_nih" / "images" / name), cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
-CARD = find("chest-efficientnet-lite0")
 LYING = replace(CHEST, attributes={"PatientOrientation": "L\\F"})
 pytestmark = pytest.mark.data
 
@@ -278,7 +277,7 @@ def sick(chest: ChestXray, data: Path) -> PipelineResult:
 
 
 def test_only_labels_that_passed_get_a_box_and_a_detector_drew_it(sick: PipelineResult) -> None:
-    passed = {label.name for label in CARD.labels if label.detector}
+    passed = {label.name for label in find("chest-efficientnet-lite0").labels if label.detector}
     present = [one for one in sick.findings if one.decision is Decision.PRESENT]
     labels, boxed = (
         {one.label for one in some} for some in (present, [one for one in present if one.regions])

@@ -27,7 +27,6 @@ from tests.unit.ai_pipeline.phantoms import ArrayImage, silent
 from tests.unit.heads import HEAD, drawn_head
 
 HEADER = ImageHeader("US", "", 345, 512, 1, "MONOCHROME2", 8)
-WHOLE = UltrasoundRegion((0, 0, 512, 345), (0.2, 0.2), 1, 1)
 
 
 @pytest.fixture
@@ -67,16 +66,14 @@ def test_the_header_refuses_what_is_no_still_of_a_pregnancy(changed: dict[str, A
     assert reason in said and bool(reason) is bool(said)
 
 
-NOT_AT_THE_HEAD = UltrasoundRegion((0, 0, 60, 60), (0.2, 0.2), 1, 1)
-
-
 @pytest.mark.parametrize(
     ("said", "unit", "factor"),
     [
         ({"attributes": {"PixelSpacing": "0.2\\0.2"}}, "mm", 0.2),
-        ({"regions": (WHOLE,)}, "mm", 0.2),
+        ({"regions": (UltrasoundRegion((0, 0, 512, 345), (0.2, 0.2), 1, 1),)}, "mm", 0.2),
         ({}, "{pixels}", 1.0),
-        ({"regions": (NOT_AT_THE_HEAD,)}, "{pixels}", 1.0),
+        # Beside the head.
+        ({"regions": (UltrasoundRegion((0, 0, 60, 60), (0.2, 0.2), 1, 1),)}, "{pixels}", 1.0),
     ],
 )
 def test_lengths_are_millimetres_only_where_the_image_says_how_large_its_pixels_are(

@@ -98,7 +98,6 @@ from tests.unit.ai_pipeline.phantoms import (
     decodes,
     echo,
     encapsulated,
-    stacked,
     write_dicom,
 )
 from tests.unit.inbox.objects import changed
@@ -288,9 +287,6 @@ YCC = convert_color_space(SOURCE, "RGB", "YBR_FULL")
 EVERY = ["RGB", "rgb", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_422"]
 
 
-ADOBE_YCC = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\x01"
-
-
 def encoded(picture: Picture, kind: str = "JPEG", **how: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, kind, **how)
@@ -317,7 +313,7 @@ JPEGS = {
     "bare, a quarter of the chrominance": jpeg(subsampling=2, markers=False),
     "bare": BARE,
     "bare, components 0 to 2": jpeg(markers=False, identifiers=b"\0\1\2"),
-    "Adobe YCC": BARE[:2] + ADOBE_YCC + BARE[2:],
+    "Adobe YCC": BARE[:2] + b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\x01" + BARE[2:],
     "Adobe RGB": jpeg(rgb=True, identifiers=b"\1\2\3"),
     "components R, G, B": jpeg(rgb=True, markers=False),
     "components r, g, b": jpeg(rgb=True, markers=False, identifiers=b"rgb"),
@@ -333,8 +329,8 @@ def assert_colours(path: Path, photometric: str) -> None:
 
 def relabelled(path: Path, photometric: str) -> Path:
     dataset = dcmread(path)
-    element = DataElement(0x00280004, "CS", photometric, validation_mode=IGNORE)  # "rgb" is no code string
-    dataset.add(element)
+    # "rgb" is no code string.
+    dataset.add(DataElement(0x00280004, "CS", photometric, validation_mode=IGNORE))
     dataset.save_as(path)
     return path
 
@@ -384,7 +380,7 @@ def test_uncompressed_chrominance_at_each_pixel_is_taken(tmp_path: Path, samples
     assert_colours(path, "YBR_FULL_422")
 
 
-FRAMES = stacked(cine(4, size=(96, 128)))
+FRAMES = np.stack(cine(4, size=(96, 128)))
 
 
 def stream_of(number: int) -> bytes:
@@ -472,8 +468,7 @@ def test_an_end_without_a_frame_or_a_frame_without_an_end_is_a_fault(tmp_path: P
 def test_a_sequential_scan_that_names_one_coefficient_has_them_all(tmp_path: Path) -> None:
     scan = STREAMS[0].index(b"\xff\xda")
     end = scan + 2 + STREAMS[0][scan + 3]
-    odd = STREAMS[0][: end - 3] + bytes(3) + STREAMS[0][end:]
-    assert close_to(still(tmp_path, odd), 0)
+    assert close_to(still(tmp_path, STREAMS[0][: end - 3] + bytes(3) + STREAMS[0][end:]), 0)
 
 
 def test_more_fragments_than_any_image_has_are_refused(
@@ -708,12 +703,11 @@ def test_a_number_of_frames_that_is_none_is_said(raw: bytes) -> None:
 def with_raw(dataset: Dataset, keyword: str, raw: bytes) -> Dataset:
     """The data set with these very bytes as the value."""
     tag = Tag(keyword)
-    vr = {"Rows": "US", "PatientAge": "AS"}.get(keyword, "IS" if keyword in _WHOLE else "DS")
+    vr = {"Rows": "US", "PatientAge": "AS"}.get(
+        keyword, "IS" if keyword in {"InstanceNumber", "CineRate", "NumberOfFrames"} else "DS"
+    )
     dataset[tag] = RawDataElement(tag, vr, len(raw), raw, 0, False, True)
     return dataset
-
-
-_WHOLE = {"InstanceNumber", "CineRate", "NumberOfFrames"}
 
 
 def windowed(centre: float, width: float, slope: float = 1, intercept: float = -5) -> Dataset:
@@ -772,8 +766,7 @@ def test_the_first_value_of_a_lut_is_signed_as_the_samples_are(
 
     shown = GreyDisplay.from_dataset(attributes).show(stored)
 
-    wanted = np.clip(np.arange(-100, 612), 0, 511).reshape(8, 89) / 2
-    assert np.abs(shown - wanted).max() <= 1
+    assert np.abs(shown - (np.clip(np.arange(-100, 612), 0, 511).reshape(8, 89) / 2)).max() <= 1
 
 
 def test_a_lut_of_bytes_is_read() -> None:
@@ -787,24 +780,20 @@ def test_a_lut_of_bytes_is_read() -> None:
     assert np.array_equal(GreyDisplay.from_dataset(attributes).show(stored), stored)
 
 
-EVERY_POSE = (*POSES, Pose(mirrored=True), Pose(90, mirrored=True), Pose(270, True, True))
-
-
-NAMES = [pose.name for pose in EVERY_POSE]
-
-
 PICTURE = np.random.default_rng(5).integers(0, 256, (30, 50)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("pose", EVERY_POSE, ids=NAMES)
-def test_putting_upright_undoes_the_pose(pose: Pose) -> None:
-    np.testing.assert_array_equal(upright(shown(PICTURE, pose), pose)[0], PICTURE)
-
-
-@pytest.mark.parametrize("pose", EVERY_POSE, ids=NAMES)
-def test_the_map_leads_every_pixel_to_where_it_has_gone(pose: Pose) -> None:
+@pytest.mark.parametrize(
+    "pose",
+    (*POSES, Pose(mirrored=True), Pose(90, mirrored=True), Pose(270, True, True)),
+    ids=lambda pose: pose.name,
+)
+def test_putting_upright_undoes_the_pose_and_the_map_leads_every_pixel_to_where_it_has_gone(
+    pose: Pose,
+) -> None:
     picture = shown(PICTURE, pose)
     back, to_upright = upright(picture, pose)
+    np.testing.assert_array_equal(back, PICTURE)
     for row, column in ((0, 0), (3, 7), (picture.shape[0] - 1, picture.shape[1] - 1)):
         ((x, y),), value = to_upright([(column + 0.5, row + 0.5)]), picture[row, column]
         assert back[int(y), int(x)] == (255 - value if pose.inverted else value)
@@ -940,13 +929,15 @@ def test_a_damaged_file_ends_as_it_does_in_full(tmp_path: Path, damage: str) -> 
 
 
 JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
-ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\0"
 PLAIN_RGB = jpeg(rgb=True, markers=False, identifiers=b"\1\2\3")
 
 
 @pytest.mark.parametrize(
     ("stream", "photometric"),
-    [(PLAIN_RGB[:2] + JFIF + PLAIN_RGB[2:], "RGB"), (BARE[:2] + ADOBE_RGB + BARE[2:], "YBR_FULL_422")],
+    [
+        (PLAIN_RGB[:2] + JFIF + PLAIN_RGB[2:], "RGB"),
+        (BARE[:2] + b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0\0" + BARE[2:], "YBR_FULL_422"),
+    ],
 )
 def test_pixels_may_show_that_the_header_is_right(tmp_path: Path, stream: bytes, photometric: str) -> None:
     assert_colours(encapsulated(tmp_path / "x.dcm", SOURCE[None], [stream], JPEGBaseline8Bit), photometric)
@@ -1598,9 +1589,6 @@ def test_the_legend_says_what_drew_the_box_and_calls_an_outline_no_box() -> None
     assert said[Origin.DETECTOR] == ["box: detector, approximate place"]
     assert said[Origin.ACTIVATION] == ["box: class activation, approximate place"] and said[Origin.MARK] == []
     assert place_lines([Region("polygon", triangle, Origin.DETECTOR)]) == [EDGE_IS_APPROXIMATE]
-
-
-Picture = np.ndarray
 
 
 BLUE = (0, 90, 200)  # no letter has it, nor its edges

@@ -157,23 +157,3 @@ def _parameters(
         name: around + scale * random.standard_normal(shape, np.float32)
         for name, shape, scale, around in rows
     }
-
-
-def network_input_of(adapted: Any, image: np.ndarray) -> np.ndarray:
-    """``image`` as the card of an adapted network would have it."""
-    from ai_pipeline.models.card import Chain, Input
-    from ai_pipeline.models.inputs import network_input
-
-    wanted = Input(
-        adapted.size,
-        adapted.channels,
-        adapted.mean,
-        adapted.scale,
-        "MONOCHROME2",
-        Chain(),
-        "imagenet",
-        adapted.crop,
-        adapted.squash,
-        adapted.interpolation,
-    )
-    return network_input(image, wanted)[0]

@@ -22,9 +22,6 @@ from ai_pipeline.summary import without_research
 from tests.unit.ai_pipeline.chest.test_chest import Shown
 from tests.unit.ai_pipeline.phantoms import image_header, silent
 
-HIDDEN = "High-grade_Serous_Cystadenoma"
-
-
 PELVIS = image_header(body_part="PELVIS")
 
 
@@ -100,7 +97,9 @@ def test_what_a_site_gets_does_not_tell_the_malignant_class_unless_a_rule_asks_f
     ovarian: Ovarian, frame: Path, found: PipelineResult
 ) -> None:
     shown = without_research(found).findings
-    assert {one.label for one in found.findings} - {one.label for one in shown} == {HIDDEN}
+    assert {one.label for one in found.findings} - {one.label for one in shown} == {
+        "High-grade_Serous_Cystadenoma"
+    }
     assert all((one.probability is None) == (one.decision is not Decision.PRESENT) for one in shown)
     asked = ovarian.run([open_image(frame, "US", AS_PELVIS)], silent, {"malignancy": True, "outlines": False})
     assert not any(one.research_only for one in asked.findings)

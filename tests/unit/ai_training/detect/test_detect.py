@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,6 +43,7 @@ from ai_training.detect import (
 )
 from ai_training.metrics import overlap
 from ai_training.sets.images import LABELS, TruthBox, corners
+from tests.unit.ai_pipeline.models.store_lab import run_quietly
 
 
 @pytest.fixture
@@ -290,9 +288,6 @@ def test_a_box_reaches_the_cuts_that_it_overlaps_enough() -> None:
     assert rows == pytest.approx(wanted)
 
 
-ROOT = Path(__file__).resolve().parents[4]
-
-
 # The program that a node runs has neither.
 WITHOUT_TORCH = """
 import sys
@@ -307,16 +302,9 @@ np.save(folder / "boxes.npy", OnnxRuntime((folder / "yolo.onnx").read_bytes(), 1
 """
 
 
-def run(*words: str) -> None:
-    quiet = os.environ | {"OMP_NUM_THREADS": "1", "YOLO_AUTOINSTALL": "false"}
-    command = [sys.executable, "-W", "ignore", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-
-
 def test_one_epoch_on_ten_pictures_becomes_a_file_that_runs_without_torch(tmp_path: Path) -> None:
-    run("-m", "tests.unit.ai_training.detect.tiny_yolo", str(tmp_path))
-    run("-c", WITHOUT_TORCH, str(tmp_path))
+    run_quietly("-m", "tests.unit.ai_training.detect.tiny_yolo", tmp_path)
+    run_quietly("-c", WITHOUT_TORCH, tmp_path)
     with (tmp_path / "run" / "results.csv").open() as lines:
         (epoch,) = csv.DictReader(lines)
     losses = [float(epoch[f"train/{name}_loss"]) for name in ("box", "cls", "l1")]

@@ -178,16 +178,3 @@ def test_off_a_terminal_there_is_a_line_a_minute_beside_milestones(
             report(share, what)
 
     assert capsys.readouterr().err == "20% b\n50% e\n"
-
-
-def test_tensorboard_holds_losses_and_figures(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with carried_out(RunOptions(log="tensorboard")):
-        _Toy(tmp_path, RECIPE).finish()
-
-    found = EventAccumulator(str(tmp_path / "tensorboard"))
-    found.Reload()
-    assert [event.step for event in found.Scalars("choice")] == [5, 10, 12]
-    assert [event.step for event in found.Scalars("loss")] == list(range(1, 13))

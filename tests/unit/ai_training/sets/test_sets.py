@@ -156,9 +156,6 @@ def _manifest(folder: Path, rows: list[tuple[str, str, str, str, str]]) -> Path:
     return lab.table(folder / "manifest.csv", ("file", "patient_id", "age", "Effusion", "Mass"), rows)
 
 
-seeds = st.integers(0, 2**31 - 1)
-
-
 def _clinic(seed: int, patients: int = 250) -> tuple[list[str], np.ndarray]:
     """Images of patients, a few of whom have dozens, with labels from frequent to rare."""
     random = np.random.default_rng(seed)
@@ -168,7 +165,7 @@ def _clinic(seed: int, patients: int = 250) -> tuple[list[str], np.ndarray]:
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=seeds, val=st.sampled_from([0.1, 0.2, 0.3]))
+@given(seed=st.integers(0, 2**31 - 1), val=st.sampled_from([0.1, 0.2, 0.3]))
 def test_no_patient_is_in_two_splits_and_sizes_and_labels_have_their_shares(seed: int, val: float) -> None:
     patients, truth = _clinic(seed)
     shares = {"train": 0.8 - val, "val": val, "test": 0.2}
@@ -241,10 +238,6 @@ def read(folder: Path, name: str) -> ImageSet:
     return read_set(folder, SETS[name][1])
 
 
-def copied(folder: Path, where: Path) -> Path:
-    return shutil.copytree(folder, where / folder.name)
-
-
 def test_every_layout_has_a_miniature_here() -> None:
     assert {layout.name for layout in LAYOUTS} == {*SETS, "public"}
 
@@ -279,7 +272,7 @@ def test_the_folder_around_a_set_will_do(laid_out: Callable[[str], Path], tmp_pa
 def test_a_picture_that_cannot_be_read_is_named_with_what_was_expected(
     laid_out: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    folder = copied(laid_out(name), tmp_path)
+    folder = shutil.copytree(laid_out(name), tmp_path / "set")
     path = read(folder, name).images[0].path
     path.write_bytes(b"\x00no picture")
     with pytest.raises(DataMissing, match="expected") as refused:
@@ -321,7 +314,7 @@ def test_hc18_fills_its_outlines_and_joins_what_is_of_one_examination(
 
 
 def test_hc18_closes_an_ellipse_that_the_frame_cuts(laid_out: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = copied(laid_out("hc18"), tmp_path)
+    folder = shutil.copytree(laid_out("hc18"), tmp_path / "set")
     outline, whole = (
         cv2.ellipse(np.zeros((345, 512), np.uint8), (480, 170), (110, 85), 0, 0, 360, 255, width)
         for width in (1, -1)
@@ -364,7 +357,7 @@ HC18 = "training_set_pixel_size_and_HC.csv"
 def test_what_is_wrong_with_a_set_is_told(
     laid_out: Callable[[str], Path], tmp_path: Path, name: str, broken: Callable[[Path], object], told: str
 ) -> None:
-    folder = copied(laid_out(name), tmp_path)
+    folder = shutil.copytree(laid_out(name), tmp_path / "set")
     broken(folder)
     with pytest.raises(DataMissing, match=told):
         chest_set(folder) if SETS[name][1] == CHEST else read(folder, name)
@@ -373,8 +366,7 @@ def test_what_is_wrong_with_a_set_is_told(
 def test_otu_keeps_its_official_part_for_measuring_and_near_duplicates_out_of_it(
     laid_out: Callable[[str], Path],
 ) -> None:
-    found = read(laid_out("otu-2d"), "otu-2d")
-    by_name = {Path(image.name).stem: image for image in found.images}
+    by_name = {Path(image.name).stem: image for image in read(laid_out("otu-2d"), "otu-2d").images}
 
     assert {image.split for number, image in by_name.items() if int(number) > 56} == {"test"}
     assert [by_name[number].split for number in ("1", "2")] == [BESIDE, BESIDE]  # like 57, which is of val

@@ -13,20 +13,30 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import pytest
+import reader as line_reader
 import tomlkit
 import torch
 import typer
 from fontTools.ttLib import TTFont
 from inpaint import ARCHITECTURES, Filler, OciGan, export_filler, file_id, write_filler_card
+from reader import (
+    PACKAGES,
+    ReaderGraph,
+    ReaderNetwork,
+    ReaderRecipe,
+    batch_of,
+    distance,
+    export_reader,
+    synthetic_line,
+)
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.burnin.cleaning import CleaningResult
 from ai_pipeline.burnin.fill import CORE, Classical, Floats, Inpainter, NetworkInpainter, on_onnx
 from ai_pipeline.burnin.fill import inpaint as inpaint_stored
 from ai_pipeline.burnin.find.annotation import CleaningPolicy, Mask, Picture
-from ai_pipeline.burnin.find.networks import MarkFinder, MarkMaps
-from ai_pipeline.burnin.find.text import TextReader
-from ai_pipeline.burnin.tools import shared_tools
+from ai_pipeline.burnin.find.networks import HEIGHT, SYMBOLS, MarkFinder, MarkMaps, known
+from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.contract import DerivedImage, ImageKind, Meaning
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime
@@ -71,7 +81,6 @@ from ai_training.ultrasound.marks import (
     MarkBatches,
     MarkNetwork,
     Mix,
-    crop,
     export_finder,
     targets_of,
     write_finder_card,
@@ -104,6 +113,8 @@ from ai_training.ultrasound.removal import (
     coloured_frames,
     measured,
 )
+from tests.unit.ai_pipeline.phantoms import burn, linear_echo
+from tests.unit.ai_training import published_lab as lab
 
 MARKS = Path(__file__).resolve().parents[3] / "data" / "marks"
 PICTURE = np.zeros((60, 80, 3), np.uint8)
@@ -169,9 +180,7 @@ def test_figures_are_added_to_a_card_and_the_rest_of_it_stays(tmp_path: Path) ->
 
 
 def test_every_part_that_turned_out_to_be_marked_is_a_listed_one() -> None:
-    listed = {part.file for split in ("val", "test") for part in clean_frames(split)}
-
-    assert listed >= NOT_CLEAN
+    assert {part.file for split in ("val", "test") for part in clean_frames(split)} >= NOT_CLEAN
 
 
 @pytest.mark.data
@@ -419,8 +428,7 @@ def test_nothing_left_of_five_hundred_means_at_most_six_in_a_thousand() -> None:
 
 def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _program: None)
-    outcome = LegibleOutcome(0, "a", 1, released=False, reason="too much")
-    result = counted([outcome], "test", "research")
+    result = counted([LegibleOutcome(0, "a", 1, released=False, reason="too much")], "test", "research")
     assert [engine.name for engine in legible.engines()] == ["rapidocr"]
     assert "not installed" in result["tesseract"] and result["quarantined"]["pictures"] == 1
 
@@ -486,22 +494,10 @@ def test_grey_pictures_are_found_in_as_well(exported: tuple[MarkNetwork, Path]) 
     assert np.array_equal(finder.find(grey).marked, finder.find(np.repeat(grey[..., None], 3, 2)).marked)
 
 
-def test_training_lowers_the_loss() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    random = np.random.default_rng(0)
-    burned = [burn_in(speckle(index), TRAIN, (1, index)) for index in range(6)]
-    frames, targets = zip(*(crop(one.image, targets_of(one), 96, random) for one in burned), strict=True)
-    images = torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2)).float()
-    network, losses = MarkNetwork(SMALL.widths), []
-    optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
-    for _ in range(25):
-        loss = marks.loss_of(network(images), torch.from_numpy(np.stack(targets).astype(np.int64)), SMALL)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.75 * losses[0]
+def test_the_loss_is_least_at_the_truth() -> None:
+    truth = torch.from_numpy(targets_of(burn_in(speckle(), TRAIN, (1, 0))).astype(np.int64))[None]
+    right = 20 * torch.nn.functional.one_hot(truth.clamp(max=5), len(CLASSES)).permute(0, 3, 1, 2).float()
+    assert marks.loss_of(right, truth, SMALL) < 0.1 < marks.loss_of(-right, truth, SMALL)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -824,14 +820,6 @@ def test_white_on_white_is_no_object() -> None:
     assert canvas.objects == [] and not canvas.owners.any()
 
 
-def test_burned_names_can_be_read() -> None:
-    canvas, reader = Canvas(np.full((120, 400, 3), 30, np.uint8)), TextReader(threads=1)
-    hand = Hand(next(face for face in TRAIN.latin if not face.is_stroked), 22, (255, 255, 255))
-    canvas.burn(write(canvas, "SVENSSON ANNA", (20, 40), hand), MarkClass.TEXT, Meaning.IDENTITY)
-    assert any(reader.read(canvas.picture, box).legible for box in reader.find(canvas.picture))
-    assert not reader.find(canvas.clean)
-
-
 @pytest.mark.data
 def test_the_listed_frames_keep_their_published_split(data: Path) -> None:
     published = {
@@ -844,3 +832,85 @@ def test_the_listed_frames_keep_their_published_split(data: Path) -> None:
     assert len(listed) == len({(frame.source, frame.file) for frame in listed})
     assert all(published[frame.source, frame.file] == frame.split for frame in listed)
     assert not [frame for frame in listed if (frame.source, frame.split) == ("us_ovarian", "test")]
+
+
+# The reader of small letters: drawn lines, two steps of training, its card in the tools, its figures
+
+TRANSCRIBED = Path(__file__).parents[4] / "tests" / "data" / "lines"
+TINY = ReaderRecipe(iterations=2, lines=4, validate_every=1, half=False, threads=1)
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures under the names of the frames that training and validation read."""
+    data, needed = tmp_path_factory.mktemp("data"), (*clean_frames("train")[::3], *clean_frames("val"))
+    size = max(one.box[3] for one in needed), max(one.box[2] for one in needed)
+    cv2.imwrite(str(data / "speckle.jpg"), linear_echo(3, size))
+    for path in (data / one.source / one.file for one in needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(data / "speckle.jpg")
+    return data
+
+
+def test_a_reader_that_was_trained_is_the_one_that_the_node_runs(
+    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_reader, "VALIDATED", 2)
+    card = line_reader.train(frames, tmp_path, TINY)
+    registry.verify(found := registry.find(line_reader.ID, tmp_path))
+    assert (line_reader.ID, found.path, found.details["symbols"]["read"]) == (LINES, card, SYMBOLS)
+    assert found.details["training"]["fonts"] == PACKAGES.split()
+    tools = shared_tools(tmp_path)
+    assert tools.line_model == found.ref != shared_tools().line_model and tools.reader.small is not None
+    tools.reader.small.read(burn(np.zeros((20, 90), np.uint8), "Gn -2", (4, 2), 255, 14))
+
+
+@pytest.mark.parametrize("columns", [32, 128, 1600])
+def test_what_is_exported_says_what_was_trained_at_every_width(tmp_path: Path, columns: int) -> None:
+    torch.manual_seed(3)
+    network = ReaderNetwork(len(SYMBOLS) + 1).eval()
+    export_reader(network, path := tmp_path / "reader.onnx")
+    line = np.random.default_rng(1).uniform(-1, 1, (1, 1, HEIGHT, columns)).astype(np.float32)
+    theirs = OnnxRuntime(path.read_bytes(), 1)(line)["symbols"]
+    with torch.inference_mode():
+        np.testing.assert_allclose(ReaderGraph(network)(torch.from_numpy(line)).numpy(), theirs, atol=1e-4)
+    assert theirs.shape == (1, columns // 4, len(SYMBOLS) + 1)
+
+
+def test_lines_are_drawn_alike_by_one_seed_and_every_symbol_has_an_output() -> None:
+    def drawn(seed: int) -> list[tuple[Picture, str]]:
+        random = np.random.default_rng(seed)
+        return [synthetic_line(random, [linear_echo()]) for _ in range(40)]
+
+    for (picture, text), (again, same) in zip(drawn(1), drawn(1), strict=True):
+        assert np.array_equal(picture, again) and text == same == known(text)
+    lines, symbols, lengths = batch_of(drawn(2))
+    assert lines.shape[:3] == (40, 1, HEIGHT) and lines.shape[3] % 64 == 0
+    assert int(lengths.sum()) == len(symbols) and 0 < int(symbols.min()) <= int(symbols.max()) <= len(SYMBOLS)
+    assert lines.shape[3] // 4 >= 2 * int(lengths.max()) + 1  # CTC parts equal letters by a blank
+    assert 0 in lengths  # pictures without letters
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "changes"), [("", "", 0), ("Gn", "", 2), ("Gn5", "6n5", 1), ("kitten", "sitting", 3)]
+)
+def test_letters_to_change(one: str, other: str, changes: int) -> None:
+    assert distance(one, other) == distance(other, one) == changes
+
+
+def test_the_written_lines_are_lines() -> None:
+    found = list(rows(TRANSCRIBED / "lines.csv"))
+    assert len(found) == 368
+    assert [row for row in found if not row["text"].strip() or int(row["right"]) <= int(row["left"])] == []
+
+
+@pytest.mark.data
+def test_readers_are_measured_on_real_lines(data: Path, tmp_path: Path) -> None:
+    some = [row for row in rows(TRANSCRIBED / "lines.csv") if row["set"] == "us_ovarian"][:6]
+    lab.table(tmp_path / "lines.csv", list(some[0]), [list(row.values()) for row in some])
+    result = line_reader.evaluate_reader(data, tmp_path, shared_tools().reader, 2)
+    assert result["lines"] == result["us_ovarian"]["ours"]["lines"] == 6
+    assert result["names_dates_numbers"] > 0 and {"ours", "rapidocr"} <= set(result["readers"])
+    for figures in result["readers"].values():
+        value, low, high = figures["character_error"]
+        assert low <= value <= high and 0 <= figures["taken_for_harmless"] <= result["names_dates_numbers"]
