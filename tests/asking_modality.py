@@ -1,12 +1,9 @@
-"""A modality that asks the node for storage commitment, and takes its reports (PS3.4 Annex J): pynetdicom."""
+"""A modality that asks the node for storage commitment (PS3.4 Annex J): pynetdicom."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.dsutils import encode
@@ -14,49 +11,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.dicom import commitment
 from tests.modality import ULTRASOUND
-from tests.ports import free_port
 from tests.raw_requests import answered, associate_for, status_of
-
-
-@dataclass
-class AskingModality:
-    """``answer``: from how often a report came to the status that it gets."""
-
-    ae_title: str = "US1"
-    port: int = field(default_factory=free_port)
-    answer: Callable[[int], int] = lambda times: 0x0000
-    reports: list[Dataset] = field(default_factory=list)
-
-    def said(self) -> list[tuple[str, list[str], dict[str, int]]]:
-        """Of each report its Transaction UID, what is kept, and why what is not."""
-        return [
-            (
-                str(report.TransactionUID),
-                [str(item.ReferencedSOPInstanceUID) for item in report.get("ReferencedSOPSequence", ())],
-                {
-                    str(item.ReferencedSOPInstanceUID): item.FailureReason
-                    for item in report.get("FailedSOPSequence", ())
-                },
-            )
-            for report in self.reports
-        ]
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take reports as long as the scope lasts."""
-        ae = AE(ae_title=self.ae_title)
-        ae.require_called_aet = True
-        ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
-        handlers = [(evt.EVT_N_EVENT_REPORT, self._on_report)]
-        server = ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        try:
-            yield
-        finally:
-            server.shutdown()
-
-    def _on_report(self, event: Any) -> tuple[int, None]:
-        self.reports.append(event.event_information)
-        return self.answer(len(self.reports)), None
 
 
 def asked_for(transaction: str, objects: Mapping[str, str] | list[str]) -> Dataset:

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
+from ai_pipeline.models.registry import SHIPPED
 from dicom_console.app import create_app
 from dicom_console.web.access import Site
 from dicom_node.config.settings import Settings
@@ -25,6 +27,8 @@ from dicom_node.store.database import Database
 from tests.rows import Stored
 
 PASSWORD = "correct horse battery"
+OWN_MODEL = "chest-efficientnet-lite0/9.9"
+"""A model of the site's own: the shipped one under another version."""
 
 
 @cache
@@ -161,8 +165,7 @@ class ConsoleLab(Stored):
 
     def audit_rows(self) -> list[dict[str, Any]]:
         """What the audit says, the newest first."""
-        with self.database.read() as session:
-            return [dict(row) for row in audit.rows(session)]
+        return list(map(dict, self.read(audit.rows)))
 
     def take(self, settings: Settings) -> None:
         """Go on with these settings."""
@@ -213,6 +216,18 @@ def add_users(settings: Settings) -> None:
     """One of each role."""
     for role in UserRole:
         users.add_user(settings, role.value, role, PASSWORD)
+
+
+def own_model(folder: Path) -> None:
+    """Put the site's own model there."""
+    name, version = OWN_MODEL.split("/")
+    own = folder / name / version
+    own.mkdir(parents=True)
+    lines = (SHIPPED / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    kept = [f'version = "{version}"' if line.startswith("version = ") else line for line in lines]
+    (own / "card.toml").write_text("\n".join(kept), encoding="utf-8")
+    for part in SHIPPED.parent.joinpath("weights").glob(f"{name}*"):
+        shutil.copy(part, own)
 
 
 def routes(found: list[BaseRoute], prefix: str = "") -> Iterator[APIRoute]:

@@ -12,6 +12,7 @@ from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.studies import choose
 from tests.inbox_lab import CONFIG, INSPECTOR, Inbox
+from tests.smtp_lab import WebServer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +32,12 @@ def open_inbox(tmp_path: Path) -> Iterator[Callable[..., Inbox]]:
             return opened.enter_context(closing(Inbox(tmp_path / folder, config, **given)))
 
         yield open_one
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with WebServer().running() as server:
+        yield server
 
 
 @pytest.fixture

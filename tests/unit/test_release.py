@@ -207,8 +207,7 @@ def objects() -> list[dict[str, Any]]:
     common = yaml.safe_load((KUBERNETES / "pods.yaml").read_text())["spec"]["template"]["spec"]
     for pod in pods(found):
         container = pod["containers"][0] | common["containers"][0]
-        volumes = [*common["volumes"], *pod["volumes"]]
-        pod.update(common | {"containers": [container], "volumes": volumes})
+        pod.update(common | {"containers": [container], "volumes": [*common["volumes"], *pod["volumes"]]})
     return found
 
 

@@ -85,8 +85,7 @@ class Orthanc:
 
     def id_of(self, sop_instance_uid: str) -> str:
         """Orthanc's own identifier of an instance. Raises LookupError."""
-        found = json.loads(self.call("POST", "/tools/lookup", sop_instance_uid.encode()))
-        for item in found:
+        for item in json.loads(self.call("POST", "/tools/lookup", sop_instance_uid.encode())):
             if item["Type"] == "Instance":
                 identifier: str = item["ID"]
                 return identifier

@@ -54,8 +54,7 @@ class Receiver:
     def _write(self, listener: dict[str, Any]) -> AEPolicy:
         peers = listener.pop("peers", PEERS)
         free_mib = listener.pop("minimum_free_mib", 1)
-        waiting = listener.pop("waiting_objects", 20_000)
-        spool = {"minimum_free_mib": free_mib, "waiting_objects": waiting}
+        spool = {"minimum_free_mib": free_mib, "waiting_objects": listener.pop("waiting_objects", 20_000)}
         tables = {"listener": listener, "peers": peers, "spool": spool}
         policy = AEPolicy.from_settings(Settings.model_validate(tables))
         policy = replace(policy, port=listener.get("port", 0), log_level="error")

@@ -30,7 +30,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, build_context
 from pynetdicom.sop_class import Verification
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from dicom_node import events
 from dicom_node.config.settings import PeerSettings, Settings
@@ -108,8 +108,7 @@ def test_a_pacs_of_implicit_vr_only_gets_the_same_data_set_converted(tmp_path: P
         assert [element.value for element in got] == [element.value for element in built]
 
 
-Row = dict[str, object]
-ANSWERS: dict[str, tuple[dict[str, Any], int, Row, int]] = {
+ANSWERS: dict[str, tuple[dict[str, Any], int, dict[str, object], int]] = {
     **{
         f"{status:04X} is a warning of what is stored": (
             {"answer": lambda *_, status=status: status},
@@ -211,8 +210,7 @@ def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(
         run_pacs(Pacs(free_port(), ae_title="A")) as first,
         run_pacs(Pacs(free_port(), ae_title="B")) as second,
     ):
-        peers = [first.peer("first"), second.peer("second")]
-        outbox = Outbox(tmp_path, peers, database_url=postgres_url)
+        outbox = Outbox(tmp_path, [first.peer("first"), second.peer("second")], database_url=postgres_url)
         sent = [uid for _ in range(5) for uid in outbox.add_study(["first", "second"])]
         stop = threading.Event()
         threads = [threading.Thread(target=outbox.worker().run_forever, args=(stop,)) for _ in range(3)]
@@ -299,8 +297,7 @@ def forwarding(folder: Path, port: int, database_url: str = "", **of_archive: An
 
 
 def states(inbox: Inbox) -> list[str]:
-    with inbox.database.read() as session:
-        return [row.state.value for row in session.scalars(select(Delivery).order_by(Delivery.id))]
+    return [row.state.value for row in inbox.rows(Delivery)]
 
 
 def deliver_until(inbox: Inbox, state: str) -> None:
@@ -317,10 +314,6 @@ def data_set(path: Path) -> bytes:
     """The bytes behind the File Meta Information (PS3.10 7.1)."""
     data, meta = path.read_bytes(), read_file_meta_info(path)
     return data[144 + meta.FileMetaInformationGroupLength :]
-
-
-def spooled(inbox: Inbox, image: Dataset) -> Path:
-    return inbox.folder / inbox.instance(image.SOPInstanceUID).path
 
 
 def images(number: int) -> Sequence[Dataset]:
@@ -341,14 +334,14 @@ def test_storescp_gets_each_data_set_with_the_bytes_that_came(tmp_path: Path) ->
                 deliver_until(inbox, "confirmed")
                 there = {str(dcmread(file, force=True).SOPInstanceUID): file for file in folder.iterdir()}
                 for image in sent:
-                    assert data_set(there[image.SOPInstanceUID]) == data_set(spooled(inbox, image))
+                    spooled = inbox.folder / inbox.instance(image.SOPInstanceUID).path
+                    assert data_set(there[image.SOPInstanceUID]) == data_set(spooled)
         finally:
             storescp.kill()
 
 
 def sending(inbox: Inbox) -> set[int]:
-    with inbox.database.read() as session:
-        return set(session.scalars(select(Delivery.id).where(Delivery.state == DeliveryState.SENDING)))
+    return set(inbox.scalars(select(Delivery.id).where(Delivery.state == DeliveryState.SENDING)))
 
 
 @pytest.mark.debian("orthanc", "orthanc-dicomweb")
@@ -400,27 +393,17 @@ def sent(folder: Path, committing_pacs: CommittingPacs, **settings: object) -> O
 
 
 def reported(
-    outbox: Outbox,
-    transaction: str,
-    committed: list[str],
-    failed: list[str],
-    ae: str = "PACS",
-    sop_class: str = SECONDARY_CAPTURE,
+    outbox: Outbox, transaction: str, committed: list[str], failed: list[str], ae: str = "PACS"
 ) -> None:
     """A report that a listener took, entered."""
-    with outbox.database.write() as session:
-        taken = [f"{uid} {sop_class}" for uid in committed]
-        not_taken = [f"{uid} 0112" for uid in failed]
-        intake.keep_report(session, transaction, ae, taken, not_taken, utc_now())
+    taken, not_taken = [f"{uid} {SECONDARY_CAPTURE}" for uid in committed], [f"{uid} 0112" for uid in failed]
+    outbox.write(intake.keep_report, transaction, ae, taken, not_taken, utc_now())
     assert commitments.enter_reports(outbox.database, outbox.settings) == 1
 
 
 def hours_pass(outbox: Outbox, hours: float) -> None:
-    with outbox.database.write() as session:
-        back = timedelta(hours=hours)
-        for row in session.scalars(select(Delivery)):
-            row.next_at = utc_now() - timedelta(seconds=1)
-            row.sent_at = row.sent_at and row.sent_at - back
+    sent_at = outbox.scalars(select(Delivery.sent_at))[0] or utc_now()
+    outbox.put(Delivery, next_at=utc_now() - timedelta(seconds=1), sent_at=sent_at - timedelta(hours=hours))
 
 
 def test_an_object_that_is_not_taken_over_is_sent_again(
@@ -501,29 +484,24 @@ def test_a_pacs_without_storage_commitment_is_noticed_at_once(
 def test_a_kill_between_request_and_answer_loses_nothing(
     tmp_path: Path, committing_pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     ask = CommitmentRequestor.ask
 
     def killed(self: CommitmentRequestor, *words: object) -> RequestAnswer:
         ask(self, *words)  # type: ignore[arg-type]
-        raise Killed
+        raise KeyboardInterrupt  # as kill -9 does
 
     outbox = Outbox(tmp_path, [committing(committing_pacs)])
     outbox.add_study(["pacs"], ONE)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(CommitmentRequestor, "ask", killed)
         outbox.worker(lease_seconds=0.1).run_once()
     (transaction, uids) = committing_pacs.requests[0]
-    with outbox.database.write() as session:  # the lease ends
-        session.execute(update(Delivery).values(lease_until=utc_now() - timedelta(seconds=1)))
+    outbox.put(Delivery, lease_until=utc_now() - timedelta(seconds=1))  # the lease ends
     outbox.worker().run_once()
     assert len(committing_pacs.requests) == 2  # nobody knows whether the first one arrived
     reported(outbox, transaction, uids, [])
     assert outbox.states() == {"confirmed": 1}
-    with outbox.database.read() as session:
-        assert len(session.scalars(select(Commitment)).all()) == 2
+    assert len(outbox.scalars(select(Commitment))) == 2
 
 
 def test_a_report_is_answered_only_when_it_is_kept(tmp_path: Path, committing_pacs: CommittingPacs) -> None:
@@ -545,8 +523,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
     with receiving(tmp_path / "listener", peers=peers) as listener:
         assert send_report(listener.port, report(transaction, uids)) == 0x0000
         listener.kill()  # at once: what was answered is kept
-        ingest = JournalIngest(outbox.database, listener.data_dir / "journal")
-        ingest.run_once()
+        JournalIngest(outbox.database, listener.data_dir / "journal").run_once()
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()  # and after a restart here
     assert commitments.enter_reports(outbox.database, outbox.settings) == 1
     assert outbox.states() == {"confirmed": 1}

@@ -37,8 +37,6 @@ KINDS = ("sr", "gsps", "sc", "seg", "heatmap", "cleaned")
 SR, SEG, GREY_STATE, COLOUR_STATE = (
     "1.2.840.10008.5.1.4.1.1." + end for end in ("88.34", "66.4", "11.1", "11.2")
 )
-ENDS = ("delivered", "not_applicable", "quarantined", "failed")
-FILM = "cxr_nih/images/00000032_037.jpg"
 OF_ROOM_3 = {"ovary": "us_ovarian/images/otu_0435.jpg", "head": "us_fetal_head/images/006_HC.jpg"}
 JPEG_XL = "1.2.840.10008.1.2.4.110"
 TRIED = TRANSFER_SYNTAXES[7::7]
@@ -80,7 +78,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Site:
     sent = {name: [dcmread(write(encoding, folder))] for name, encoding in ENCODINGS.items()}
     sent |= {one.uid: [coded(small(one.uid), one.uid)] for one in TRIED}
     sent["mixed"] = [small("mixed"), coded(small("mixed", number=2), JPEG_XL)]
-    if (film := cv2.imread(str(data / FILM), cv2.IMREAD_GRAYSCALE)) is not None:
+    if (film := cv2.imread(str(data / "cxr_nih/images/00000032_037.jpg"), cv2.IMREAD_GRAYSCALE)) is not None:
         # The pipeline takes 128 pixels and more, and one form leaves out a fifth of the rows.
         film = cv2.resize(film, (160, 160), interpolation=cv2.INTER_AREA)
         sent |= {kind: [dcmread(write_chest(kind, film, folder))] for kind in CHESTS}
@@ -92,9 +90,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Site:
         config = site_config(pacs.port, RULES, KINDS, senders=("ROOM1", "ROOM3"))
         with running(Node(folder / "node", config)) as node:
             for name, images in sent.items():
-                calling = "ROOM3" if name in OF_ROOM_3 else "ROOM1"
-                assert set(store(node.port, images, calling)) == {0x0000}
-            rows = node.wait_for(ENDS, count=len(sent))
+                assert set(store(node.port, images, "ROOM3" if name in OF_ROOM_3 else "ROOM1")) == {0x0000}
+            rows = node.wait_for(("delivered", "not_applicable", "quarantined", "failed"), count=len(sent))
             told = everything_shown(node) + "".join(map(str, pacs.stored.values()))
     held = [received_as(encoded, pacs.syntaxes[uid]) for uid, encoded in pacs.stored.items()]
     cases = {}

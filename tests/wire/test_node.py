@@ -1,4 +1,6 @@
-"""A running node: it starts, reloads, says who got through, plays its part, and tells its steps."""
+"""A running node: it starts, reloads, says who got through, plays its part, tells its steps, and serves
+without any connector; the example of a connector copies results.
+"""
 
 import os
 import re
@@ -6,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 import tomllib
 from collections import Counter
@@ -17,7 +20,6 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from benchmarks.sender import Rejected, associate
@@ -230,18 +232,11 @@ def test_a_broken_package_hurts_nobody_who_does_not_ask_for_it(tmp_path: Path) -
     assert "Traceback" not in asked.stderr
 
 
-PEERS = [{"name": "modality", "ae_title": "US1", "mpps": True}]
-
-
-def images_of(name: str, number: int = 2) -> list[Dataset]:
-    return [ultrasound(name, number=one, size=(60, 60)) for one in range(1, number + 1)]
-
-
 def test_a_report_that_was_journalled_and_not_answered_is_taken_again(tmp_path: Path) -> None:
     """A kill after the line in the journal, before the step's file: the modality comes again."""
-    sent = images_of("again")
+    sent = [ultrasound("again", number=one, size=(60, 60)) for one in (1, 2)]
     study = sent[0].StudyInstanceUID
-    with receiving(tmp_path, peers=PEERS) as listener:
+    with receiving(tmp_path, peers=[{"name": "modality", "ae_title": "US1", "mpps": True}]) as listener:
         assert status(create(listener.port, "1.2.3", begun(study))) == 0x0000
         (first,) = (tmp_path / "steps").glob("*.json")
         before = first.read_bytes()
@@ -371,11 +366,7 @@ def test_what_the_node_writes_is_its_own(reloaded: Node) -> None:
         path for path in (reloaded.folder / "var").rglob("*") if not path.name.endswith(("-wal", "-shm"))
     ]
     assert len(written) > 10
-    open_to_others = [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077]
-    assert open_to_others == []
-
-
-_CONSOLE = "[console]\nenabled = true\nport = {port}\n"
+    assert [path for path in written if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
 IDENTITY = {"PatientName": "Secret^Name", "PatientID": "SECRET-ID", "AccessionNumber": "SECRET-ACC"}
@@ -406,7 +397,7 @@ def test_each_role_does_its_part_and_a_study_is_one_trace_through_all(
         port = free_port()
         parts = {
             "scheduler": config,
-            "console": config + _CONSOLE.format(port=port),
+            "console": f"{config}[console]\nenabled = true\nport = {port}\n",
             "worker": config.replace("[outbox]\n", "[outbox]\ndeliver = false\n"),
             "listener": config,
             "delivery": config,
@@ -522,3 +513,61 @@ def test_a_folder_that_is_deleted_under_the_listener_refuses_for_the_moment(
         assert association.store(1, small_object(3)) == 0x0000
         association.release()
         assert len(receiver.spool.pending()) == 1
+
+
+# Connectors
+
+# Python runs it at its start, in the node and in all its child processes.
+_NONE_INSTALLED = """
+from importlib import metadata
+found = [point for one in metadata.distributions() for point in one.entry_points]
+others = metadata.EntryPoints(point for point in found if not point.value.startswith("dicom_connectors."))
+metadata.entry_points = lambda **which: others.select(**which)
+"""
+
+
+def test_a_node_serves_without_any_connector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_NONE_INSTALLED, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    node = Node(tmp_path / "node", site_config(104), alone=True)
+    with running(node):
+        assert store(node.port, [ultrasound("one", size=(48, 40))], "US1") == [0x0000]
+    node.config.write_text(node.config.read_text() + '[telemetry]\nendpoint = "http://127.0.0.1"\n')
+    command = [sys.executable, "-m", "dicom_node", "check", "--config", str(node.config)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "telemetry" in refused.stdout + refused.stderr and refused.returncode == 78
+
+
+_SEND = """
+import sys
+from pathlib import Path
+from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.scu import open_destination
+from dicom_node.scu.destination import Outgoing
+folder, uid = Path(sys.argv[1]), "2.25.1"
+peer = PeerSettings(name="x", ae_title="X", transport="folder", may=["receive"], folder=folder)
+destination = open_destination(peer, Settings())
+item = Outgoing("1.2", uid, "2.25.2", "2.25.3", Path(__file__), "")
+print(destination.test(), destination.confirm([item]), destination.send([item]), destination.confirm([item]))
+assert (folder / f"{uid}.dcm").read_bytes() == Path(__file__).read_bytes()
+"""
+
+
+def test_the_connector_of_the_examples_copies_to_a_folder(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    example, facts = root / "examples" / "connectors" / "folder", tmp_path / "folder_connector-1.0.dist-info"
+    facts.mkdir()
+    groups = tomllib.loads((example / "pyproject.toml").read_text())["project"]["entry-points"]
+    lines = [
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in own.items()) for group, own in groups.items()
+    ]
+    (facts / "entry_points.txt").write_text("".join(lines))
+    for file in example.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "send.py").write_text(_SEND)
+    command = [sys.executable, str(tmp_path / "send.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [word in done.stdout for word in ("ok=True", "NOT_FOUND", "STORED", "FOUND: 'found'")] == [
+        True
+    ] * 4

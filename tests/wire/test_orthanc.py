@@ -1,6 +1,5 @@
 """A real Orthanc: asked and delivered to by each transport, withdrawn from, forwarding, fetched from."""
 
-import hashlib
 import json
 import subprocess
 import time
@@ -37,10 +36,9 @@ from dicom_node.dicom.identity import Patient
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.errors import FaultyInput, PeerUnreachable
 from dicom_node.events import RESULT_NOT_REMOVED, RESULT_REMOVED
-from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox.removals import Removals
-from dicom_node.results import BuiltObject
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scu import (
     RetrieveStatus,
@@ -48,16 +46,13 @@ from dicom_node.scu import (
     open_archive,
     open_destination,
 )
-from dicom_node.scu.destination import Outgoing, Presence, SendStatus
-from dicom_node.services.results import show, withdraw_by_uid
-from dicom_node.store.tables import Delivery, Removal, Result, Study
+from dicom_node.services.results import show
+from dicom_node.store.tables import Delivery, Removal, Result
 from dicom_node.store.transitions import utc_now
-from tests.asking_modality import AskingModality, ask
 from tests.certificates_lab import Authority
-from tests.golden_lab import objects
 from tests.hostile.web import answering
 from tests.modality import chest, part_10, ultrasound, ultrasound_from
-from tests.node_lab import PROGRAM, Node, running, site_config, store
+from tests.node_lab import PROGRAM, Node, running, site_config
 from tests.outbox_lab import Outbox, a_result
 from tests.pacs_lab import Pacs, run_pacs
 from tests.ports import free_port
@@ -132,8 +127,7 @@ def peer(orthanc: Orthanc, way: str, **settings: object) -> PeerSettings:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_day_of_a_modality_is_found(orthanc: Orthanc, films: list[Dataset], way: str) -> None:
-    found = open_archive(peer(orthanc, way), Settings()).find(StudyQuery(DAY, DAY, "DX"))
-    [study] = found.studies
+    [study] = open_archive(peer(orthanc, way), Settings()).find(StudyQuery(DAY, DAY, "DX")).studies
     assert (study.study_instance_uid, study.study_date) == (films[0].StudyInstanceUID, "20240302")
     assert study.patient_id == films[0].PatientID
     name = str(films[0].PatientName)
@@ -159,8 +153,7 @@ def test_all_objects_of_a_study_come(orthanc: Orthanc, films: list[Dataset], way
 @pytest.mark.parametrize("way", ["move", *WAYS])
 def test_an_archive_that_is_away_is_named_so(tmp_path: Path, orthanc: Orthanc, way: str) -> None:
     nowhere = free_port()
-    away = peer(orthanc, way, port=nowhere, url=f"http://127.0.0.1:{nowhere}")
-    archive = open_archive(away, Settings())
+    archive = open_archive(peer(orthanc, way, port=nowhere, url=f"http://127.0.0.1:{nowhere}"), Settings())
     with pytest.raises(PeerUnreachable, match=way):
         archive.find(StudyQuery(DAY, DAY))
     assert archive.retrieve("1.2.3", Sink()).status is RetrieveStatus.UNREACHABLE
@@ -215,30 +208,12 @@ def test_an_object_that_orthanc_lost_is_not_confirmed(
     (uid,) = outbox.add_study([transport], [ResultKind.SR])
     outbox.run_until("confirmed")
     orthanc.call("DELETE", f"/instances/{orthanc.id_of(uid)}")
-    with outbox.database.write() as session:
-        session.get_one(Delivery, 1).state = DeliveryState.UNCONFIRMED
+    outbox.put(Delivery, state=DeliveryState.UNCONFIRMED)
     outbox.run_until("confirmed")
     assert outbox.rows()[0]["attempts"] == 2
     there = orthanc.fetch(uid)
     if transport != "dimse":  # C-STORE leaves the file header to the receiver
         assert there == outbox.file_of(uid).read_bytes()
-
-
-def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(
-    tmp_path: Path, orthanc: Orthanc
-) -> None:
-    outbox = Outbox(tmp_path, [peer(orthanc, way, **TAKING) for way in TRANSPORTS], retry_limit_seconds=0.3)
-    sent = [uid for way in TRANSPORTS for uid in outbox.add_study([way])]
-    worker = outbox.worker()
-    worker.run_once()
-    orthanc.kill()
-    for way in TRANSPORTS:
-        sent += outbox.add_study([way])
-        worker.run_once()
-    assert outbox.states()["pending"] >= 9
-    orthanc.start()
-    outbox.run_until("confirmed", worker=worker)
-    assert [uid for uid in orthanc.instances() if uid in sent] == sorted(sent)
 
 
 def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
@@ -256,51 +231,11 @@ def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
         (uid,) = outbox.add_study(["dimse"], [ResultKind.SR])
         for known, state in ((foreign, "pending"), (ours, "confirmed")):
             tls = TlsSettings(certificate=own, private_key=own_key, trusted=known.certificate)
-            listener = ListenerSettings(tls=tls)
-            outbox.settings = outbox.settings.model_copy(update={"listener": listener})
+            outbox.settings = outbox.settings.model_copy(update={"listener": ListenerSettings(tls=tls)})
             time.sleep(0.3)
             outbox.worker().run_once()
             assert outbox.states() == {state: 1}, outbox.rows()
         assert orthanc.fetch(uid)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltObject:
-    made = objects(tmp_path_factory.mktemp("objects"))
-    return next(one for _, one in made if one.kind is ResultKind.PDF)
-
-
-@pytest.mark.parametrize("transport", ["dimse", "orthanc", "dicomweb"])
-def test_orthanc_takes_the_document_and_gives_out_the_pdf(
-    tmp_path: Path, orthanc: Orthanc, built: BuiltObject, transport: str
-) -> None:
-    assert built.data is not None
-    path = tmp_path / "page.dcm"
-    path.write_bytes(built.data)
-    document = dcmread(path)
-    item = Outgoing(
-        built.sop_class_uid,
-        built.sop_instance_uid,
-        str(document.StudyInstanceUID),
-        built.series_instance_uid,
-        path,
-        hashlib.sha256(built.data).hexdigest(),
-    )
-    destination = open_destination(peer(orthanc, transport, results=["pdf"], **TAKING), Settings())
-    try:
-        assert [check for check in destination.test() if not check.ok] == []
-        [report] = destination.send([item])
-        assert report.status is SendStatus.STORED, report.text
-        [answer] = destination.confirm([item])
-        assert answer.presence is Presence.FOUND
-    finally:
-        destination.close()
-    given = orthanc.call("GET", f"/instances/{orthanc.id_of(item.sop_instance_uid)}/pdf")
-    assert given.rstrip(b"\0") == bytes(document.EncapsulatedDocument).rstrip(b"\0")
-    orthanc.call("DELETE", f"/instances/{orthanc.id_of(item.sop_instance_uid)}")
-
-
-NOTHING = {"reason": RejectionReason.QUALITY, "because": "of the wrong side"}
 
 
 def dicomweb_of(url: str) -> PeerSettings:
@@ -308,21 +243,8 @@ def dicomweb_of(url: str) -> PeerSettings:
     return PeerSettings.model_validate(known)
 
 
-def delivered(outbox: Outbox) -> list[str]:
-    sent = outbox.add_study(["pacs"])
-    outbox.run_until("confirmed")
-    return sent
-
-
-def withdraw(outbox: Outbox, uids: list[str] | None = None) -> dict[str, list[str]]:
-    with outbox.database.read() as session:
-        study = str(session.scalars(select(Study.study_instance_uid)).one())
-    return withdraw_by_uid(outbox.settings, study, uids, **NOTHING)  # type: ignore[arg-type]
-
-
 def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
-    with outbox.database.read() as session:
-        found = show(session, outbox.settings, 1)
+    found = outbox.read(show, outbox.settings, 1)
     return {"removals": found["removals"], "by_hand": found["by_hand"]}
 
 
@@ -349,8 +271,9 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
 ) -> None:
     """What is gone already counts as gone."""
     outbox = Outbox(tmp_path, [peer(orthanc, "orthanc", name="pacs", **TAKING_BACK)])
-    first, gone, replaced = delivered(outbox)
-    assert withdraw(outbox, [first]) == {}
+    first, gone, replaced = outbox.add_study(["pacs"])
+    outbox.run_until("confirmed")
+    assert outbox.withdraw([first]) == {}
     assert states(outbox) == {"asked"} and first in orthanc.instances()
     run_until(outbox, "gone")
     assert first not in orthanc.instances() and {gone, replaced} <= set(orthanc.instances())
@@ -362,7 +285,7 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     other = dcmread(outbox.file_of(replaced))
     other.InstanceNumber = 77
     stored(orthanc, other)
-    withdraw(outbox)
+    outbox.withdraw()
     run_until(outbox, "gone", "by_hand")
     found = {row["sop_instance_uid"]: row for row in shown(outbox)["removals"]}
     assert (found[gone]["state"], found[replaced]["state"]) == ("gone", "by_hand")
@@ -398,13 +321,11 @@ def at_server(tmp_path: Path, server: Server) -> Outbox:
     """A result that the DICOMweb server has, withdrawn."""
     outbox = Outbox(tmp_path, [dicomweb_of(server.url)])
     outbox.add_study(["pacs"], [ResultKind.SC])
-    with outbox.database.write() as session:
-        result = session.scalars(select(Result)).one()
-        for delivery in result.deliveries:
-            delivery.sent_at = utc_now()
-        uids = {"00080016": result.sop_class_uid, "00080018": result.sop_instance_uid}
-        server.body = json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
-    withdraw(outbox)
+    outbox.put(Delivery, sent_at=utc_now())
+    [result] = outbox.scalars(select(Result))
+    uids = {"00080016": result.sop_class_uid, "00080018": result.sop_instance_uid}
+    server.body = json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
+    outbox.withdraw()
     return outbox
 
 
@@ -426,9 +347,8 @@ def test_a_server_that_refuses_leaves_it_to_a_person_and_one_in_trouble_is_asked
 def test_what_never_left_is_not_asked_for(tmp_path: Path, server: Server) -> None:
     outbox = Outbox(tmp_path, [dicomweb_of(server.url)])
     outbox.add_study(["pacs"])
-    withdraw(outbox)
-    with outbox.database.read() as session:
-        assert session.scalars(select(Removal)).all() == []
+    outbox.withdraw()
+    assert outbox.scalars(select(Removal)) == []
     assert removals(outbox).run_once() == 0
 
 
@@ -560,8 +480,7 @@ def starts(node: Node) -> list[datetime]:
 def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) -> None:
     """Two studies a second at most, across the kill too."""
     port = free_port()
-    known = {"node": ("AINODE", "127.0.0.1", port)}
-    with start_orthanc(tmp_path / "orthanc", modalities=known) as orthanc:
+    with start_orthanc(tmp_path / "orthanc", modalities={"node": ("AINODE", "127.0.0.1", port)}) as orthanc:
         uids = fill(orthanc, 4)
         config = site_config(
             orthanc.dicom_port, RULE, ae_title=orthanc.ae_title, of_pacs="fetch_per_minute = 120"
@@ -590,60 +509,19 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert (asked[-1] - asked[0]).total_seconds() >= 0.5 * (len(asked) - 1) - 0.1
 
 
-def a_node(folder: Path, archive: int, modality: int, *, hours: float = 24, calling: str = "US1") -> Node:
-    """One whose rule forwards to the archive; results go nowhere that matters."""
-    rule = PROGRAM.replace("send_to", 'forward = ["pacs"]\nsend_to')
-    asking = (
-        f'[[peers]]\nname = "us1"\nae_title = "{calling}"\nhost = "127.0.0.1"\nport = {modality}\n'
-        f'commit_after = "delivered"\ncommit_hours = {hours}\n'
-    )
-    config = site_config(archive, asking + rule, ae_title="ORTHANC", senders=())
-    return Node(folder, config)
-
-
-def test_what_the_archive_has_is_committed_also_after_a_kill_and_while_the_modality_is_away(
-    tmp_path: Path,
-) -> None:
-    modality, port = AskingModality(), free_port()
-    sent = [ultrasound("asked", number=one) for one in (1, 2, 3)]
-    uids = [str(image.SOPInstanceUID) for image in sent]
-    node = a_node(tmp_path / "node", port, modality.port)
-    with running(node):
-        assert store(node.port, sent, "US1") == [0] * 3
-        assert ask(node.port, "2.25.1", uids) == 0x0000
-        [journal] = tmp_path.glob("node/var/journal/*.jsonl")
-        # What a lost association brought is waited for, for minutes: let both be noted as released.
-        wait_until(lambda: journal.read_text().count('"event":1002') == 2, 60, "released")
-        node.kill()  # at once
-        node.start()
-        with modality.listening():
-            assert modality.reports == [], "no archive has them"
-        with start_orthanc(tmp_path / "archive", config={"DicomPort": port}) as orthanc:
-            wait_until(lambda: set(uids) <= set(orthanc.instances()), 120, "in the archive")
-            wait_until(lambda: len(node.events(1072)) == 1, 120, "decided")
-            node.kill()
-            node.start()
-            modality.answer = lambda times: 0x0213 if times == 1 else 0x0000  # it cannot keep it yet
-            with modality.listening():
-                wait_until(lambda: len(modality.reports) == 2, 120, "the report, twice")
-                wait_until(lambda: bool(node.events(1073)), 60, "noted")
-                node.kill()
-                node.start()
-                assert ask(node.port, "2.25.2", uids) == 0x0000
-                wait_until(lambda: len(modality.reports) == 3, 120, "the next report")
-            first, again, second = modality.said()
-            assert first == again == ("2.25.1", uids, {})
-            assert second == ("2.25.2", uids, {})
-
-
 def test_an_orthanc_that_sends_gets_its_report(tmp_path: Path) -> None:
     own, port = free_port(), free_port()
-    node = a_node(tmp_path / "node", port, own, calling="MODALITY")
+    asking = (
+        '[[peers]]\nname = "us1"\nae_title = "MODALITY"\nhost = "127.0.0.1"\ncommit_after = "delivered"\n'
+    )
+    rule = PROGRAM.replace("send_to", 'forward = ["pacs"]\nsend_to')
+    config = site_config(port, f"{asking}port = {own}\n{rule}", ae_title="ORTHANC", senders=())
+    node = Node(tmp_path / "node", config)
     to_node = {"AET": "AINODE", "Host": "127.0.0.1", "Port": node.port}
-    config = {"DicomPort": own, "DicomModalities": {"node": to_node}}
+    modality = {"DicomPort": own, "DicomModalities": {"node": to_node}}
     with (
         start_orthanc(tmp_path / "archive", config={"DicomPort": port}) as pacs,
-        start_orthanc(tmp_path / "modality", ae_title="MODALITY", config=config) as orthanc,
+        start_orthanc(tmp_path / "modality", ae_title="MODALITY", config=modality) as orthanc,
         running(node),
     ):
         sent = [stored(orthanc, ultrasound("asked", number=one)) for one in (1, 2)]

@@ -1,4 +1,4 @@
-"""The studies of examples/studies: every one runs from its file to its report, at toy length."""
+"""The studies of examples/studies run from file to report, at toy length; despeckling; stamps and films."""
 
 import json
 from collections import Counter

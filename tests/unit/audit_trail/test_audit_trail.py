@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import socket
 import ssl
@@ -55,7 +54,7 @@ from tests.waiting import wait_until
 
 
 def b64(detail: Element) -> str:
-    return base64.b64decode(detail.get("value", "")).decode()
+    return b64decode(detail.get("value", "")).decode()
 
 
 SOURCE = AuditSource("AINODE", "STATION", "host.example.org", "hospital")
@@ -79,8 +78,7 @@ def test_each_action_is_a_message_of_the_schema(study: str) -> None:
         ids = [found.get("ParticipantObjectID") for found in root.iter("ParticipantObjectIdentification")]
         alerted = [one for one in ids if str(one).startswith("dicom-node://") or one == "192.0.2.7"]
         assert bool(alerted) is (KINDS[action].event == codes.DCM.SecurityAlert)
-        named = ["1.2.3", "P-1"] if study else [] if alerted else [action.value]
-        assert ids == named + alerted
+        assert ids == (["1.2.3", "P-1"] if study else [] if alerted else [action.value]) + alerted
 
 
 @pytest.mark.parametrize(
@@ -134,7 +132,7 @@ def test_what_a_caller_wrote_cannot_change_the_message() -> None:
     root = fromstring(audit_message(bad, "", 'P<&">\x00', SOURCE))
     assert root.findall("ActiveParticipant")[0].get("UserIsRequestor") == "true"
     [detail] = root.iter("ParticipantObjectDetail")
-    assert base64.b64decode(detail.get("value", "")).decode() == '"/><x>\x00\u202e'
+    assert b64(detail) == '"/><x>\x00\u202e'
 
 
 HEAD = b"DICOM+RFC3881 - \xef\xbb\xbf"
@@ -281,11 +279,10 @@ def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None
             inbox.database, inbox.settings, Role.CONSOLE, "all", say=lambda *_, **__: None, database_file=0
         )
         background.start()
-        with inbox.database.write() as session:
-            record(session, NODE_STARTED)
-            for _ in range(120):  # more than are read at once wait before it
-                record(session, ASSOCIATION_REJECTED, calling="STRANGER")
-            record(session, NODE_STOPPING)
+        inbox.write(record, NODE_STARTED)
+        for _ in range(120):  # more than are read at once wait before it
+            inbox.write(record, ASSOCIATION_REJECTED, calling="STRANGER")
+        inbox.write(record, NODE_STOPPING)
         background.stop()
         [service] = background._services
         service.at_stop.__self__._next_at = inf  # as after a failure
@@ -305,7 +302,7 @@ def _read(message: bytes) -> dict[str, Any]:
             for one in root.findall("ActiveParticipant")
         },
         "objects": [one.get("ParticipantObjectID") for one in root.iter("ParticipantObjectIdentification")],
-        "details": [b64decode(one.get("value", "")).decode() for one in details],
+        "details": [b64(one) for one in details],
     }
 
 
@@ -320,8 +317,7 @@ def test_what_a_repository_did_not_read_is_sent_again(tmp_path: Path, certificat
         repository.reset = False
         wait_until(lambda: sender.run_once() == 150, 60, "sent")
     assert len(repository.messages()) == 150
-    told = [row.number for row in inbox.events()]
-    assert told == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
+    assert [row.number for row in inbox.events()] == [AUDIT_NOT_SENT.number, AUDIT_SENT_AGAIN.number]
 
 
 def test_a_repository_that_is_not_there_or_hangs_holds_up_nothing_else(

@@ -115,8 +115,7 @@ def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_samples_are_a_working_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACS_USER", "node")
-    files = [write(tmp_path / f"{name}.toml", make()) for name, make in sample.FILES.items()]
-    settings = load(files)
+    settings = load([write(tmp_path / f"{name}.toml", make()) for name, make in sample.FILES.items()])
     assert settings.model_copy(update={"peers": (), "rules": (), "notifications": ()}) == Settings()
     assert [peer.name for peer in settings.peers] == ["pacs", "us1"]
     assert [rule.name for rule in settings.rules] == ["ultrasound", "chest"]
@@ -349,8 +348,7 @@ def test_a_mistake_is_told_with_its_line(
     tmp_path: Path, site: str, old: str, new: str, expected: str
 ) -> None:
     assert old in site
-    text = site.replace(old, new, 1) if old else site + new
-    found = found_in(tmp_path / "node.toml", text)
+    found = found_in(tmp_path / "node.toml", site.replace(old, new, 1) if old else site + new)
     assert any(expected in line for line in found), found
     assert not LIBRARY_WORDS.search(" ".join(found))
 
@@ -589,8 +587,7 @@ def test_mistakes_in_a_renamed_key_name_its_line(
 
 
 def test_a_removed_setting_is_a_mistake_that_names_what_to_do(tmp_path: Path) -> None:
-    site = SITE + '\n[console.ldap]\nurl = "ldaps://example.org"\n'
-    [problem] = checked(tmp_path, site).problems
+    [problem] = checked(tmp_path, SITE + '\n[console.ldap]\nurl = "ldaps://example.org"\n').problems
     assert "console.ldap: is gone: use [console.oidc]" in str(problem)
 
 
@@ -681,9 +678,6 @@ def test_every_setting_that_sounds_like_a_secret_is_one() -> None:
     assert set(found.values()) == {SecretStr}
 
 
-EXPANDED = "hunter two: 'x'\nroot"
-
-
 PEER = {"name": '"pacs"', "ae_title": '"PACS"', "may": '["receive"]', "host": '"127.0.0.1"', "port": "104"}
 
 
@@ -708,7 +702,7 @@ def written(table: str, key: str) -> str:
 
 
 def test_no_message_shows_what_a_variable_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET", EXPANDED)
+    monkeypatch.setenv("SECRET", "hunter two: 'x'\nroot")
     monkeypatch.chdir(tmp_path)
     shown = []
     for table, key in keys():

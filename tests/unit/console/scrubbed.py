@@ -74,5 +74,4 @@ def scrubbing() -> dict[str, Any]:
 
 def image(series: str, number: int = 1, **attributes: str) -> Dataset:
     """One of a study, from the device."""
-    made = ultrasound("one", number=number)
-    return changed(made, **{"SeriesDescription": series, **DEVICE, **attributes})
+    return changed(ultrasound("one", number=number), **{"SeriesDescription": series, **DEVICE, **attributes})

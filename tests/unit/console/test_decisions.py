@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import insert, inspect, select
+from sqlalchemy import inspect, select
 
 from ai_pipeline import pipelines
 from ai_pipeline.burnin.devices.rules import read_rules
@@ -106,7 +106,7 @@ from dicom_node.store.transitions import record, utc_now
 from tests.archive_lab import FakeArchive, answer_for, film, peer
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, quick_hasher, routes
 from tests.inbox_lab import Inbox, encoded
-from tests.modality import chest, ultrasound
+from tests.modality import chest, part_10, ultrasound
 from tests.pacs_lab import free_port, run_pacs
 from tests.result_reading import content, groups_of, named, of_type
 from tests.rows import NOW, Stored, a_job, a_study
@@ -166,8 +166,7 @@ def test_programs_assess_accept_and_reject(assessing: ConsoleLab, to_assess: Inb
     status, found = viewer.ask("GET", "/studies/1/assessment")
     assert status == 200 and found["waiting"] == len(to_assess.rows(Delivery)) and found["decisions"] == []
     row = viewer.ask("GET", "/studies/1")[1]["findings"][0]
-    about = {key: row[key] for key in ("finding", "model", "tracking_uid")}
-    rejected = {**about, "verdict": "rejected"}
+    rejected = {**{key: row[key] for key in ("finding", "model", "tracking_uid")}, "verdict": "rejected"}
     assert viewer.ask("POST", "/studies/1/assessment/findings", json=rejected)[0] == 403
     why = {"because": "see the finding"}
     for path, said, answer in (
@@ -201,8 +200,7 @@ def site(node: Inbox) -> Inbox:
 def say(node: Inbox, verdict: ReaderVerdict, by: Person = READER, place: int = 0, why: str = "") -> None:
     about = node.read(assessments.findings_of_study, node.settings, UID)[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
-    given = FindingAssessed(**which, verdict=verdict, because=why)
-    assessments.assess(node.settings, 1, given, by)
+    assessments.assess(node.settings, 1, FindingAssessed(**which, verdict=verdict, because=why), by)
 
 
 def send(node: Inbox, by: Person = READER) -> list[str]:
@@ -295,8 +293,7 @@ def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
     [report] = site.scalars(select(Result.id).where(Result.kind == ResultKind.SR))
-    reason = RejectionReason.QUALITY
-    results.withdraw(site.settings, UID, [report], reason=reason, because="other patient")
+    results.withdraw(site.settings, UID, [report], reason=RejectionReason.QUALITY, because="other patient")
     assert sent_to(site) == [("pacs", "discarded")]
 
 
@@ -401,8 +398,7 @@ def test_no_cell_of_the_csv_is_a_formula(begin: str) -> None:
 def test_only_what_the_report_or_the_model_knows_is_kept(
     console_feedback: ConsoleLab, fields: dict[str, str], status: int
 ) -> None:
-    browser = console_feedback.browser(UserRole.READER)
-    assert browser.post("/studies/1/feedback", **fields) == status
+    assert console_feedback.browser(UserRole.READER).post("/studies/1/feedback", **fields) == status
     assert console_feedback.read(assessments.all_assessments) == []
 
 
@@ -411,8 +407,9 @@ def test_the_model_counts_it_and_gives_it_as_csv(console_feedback: ConsoleLab) -
     browser.post("/studies/1/feedback", **forms(browser)[0])
     [row] = csv.DictReader(io.StringIO(browser.page("/models/obedient/1/feedback.csv")))
     assert browser.headers["content-type"].startswith("text/csv") and set(row) == set(assessments.COLUMNS)
-    expected = {"finding": "Mark", "decision": "present", "verdict": "accepted", "version": "1"}
-    assert row | expected == row
+    assert row | {"finding": "Mark", "decision": "present", "verdict": "accepted", "version": "1"} == row
+    browser.page("/models/obedient/1/feedback.csv")
+    assert console_feedback.audited("exported") == [{"list": "feedback"}] * 2, "each is noted"
     assert console_feedback.browser(UserRole.VIEWER).get("/models/obedient/1/feedback.csv") == 403
 
 
@@ -524,8 +521,7 @@ def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: In
         assert browser.post(f"/reviews/{number}/accept") == 409
     fields = audited(desk.database, AuditAction.CLEANING_JUDGED)
     assert [row["verdict"] for row in fields] == ["accepted", "accepted"]
-    study = desk.study(image("WIDE").StudyInstanceUID)
-    rerun_rules(desk.settings, [str(study.study_instance_uid)])
+    rerun_rules(desk.settings, [str(desk.study(image("WIDE").StudyInstanceUID).study_instance_uid)])
     work(desk)
     assert waiting(desk) == [] and len(desk.rows(CleaningReview)) == 2
     assert len(cleaned(desk)) == 1, "what was withheld stays here"
@@ -535,8 +531,7 @@ def test_an_image_leaves_once_a_box_covers_what_was_left(desk_console: ConsoleLa
     scrubbed(desk, "CLEAN", "NAME")
     [(number, _)] = waiting(desk)
     before = cleaned(desk)
-    browser = desk_console.browser(UserRole.OPERATOR)
-    assert browser.post(f"/reviews/{number}/boxes", act="clean", **BOX) == 303
+    assert desk_console.browser(UserRole.OPERATOR).post(f"/reviews/{number}/boxes", act="clean", **BOX) == 303
     assert [row.state for row in desk.jobs()] == [JobState.SUCCEEDED, JobState.QUEUED]
     work(desk)
     first, new = cleaned(desk)
@@ -596,6 +591,7 @@ def test_a_box_becomes_a_device_rule_that_was_tried_before(desk_console: Console
     assert tried(operator) == 200
     assert operator.text.count("<figure>") == 2, "of this model and software only"
     assert "Save the rule" not in operator.text
+    assert tried(admin) == 200 and 'name="act" value="save"' in admin.text
     assert operator.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 403
     assert admin.post("/reviews/1/boxes", act="save", name="room3-banner", **BOX) == 200
     file = desk.settings.node.data_dir / DEVICE_RULES_FOLDER / "room3-banner.toml"
@@ -642,8 +638,7 @@ class Outlined(Obedient):
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
-        found = super().run(images, report, options)
-        return replace(found, images=tuple(map(_outlines, images)))
+        return replace(super().run(images, report, options), images=tuple(map(_outlines, images)))
 
 
 def _outlines(image: SourceImage) -> DerivedImage:
@@ -702,8 +697,7 @@ def test_values_come_after_the_modality_lut(browser: Browser, inbox: Inbox) -> N
     assert browser.get("/studies/images/1/1/samples") == 200
     window = {"centre": 2048.0, "width": 4096.0, "function": "LINEAR"}
     assert json.loads(browser.headers["X-Samples"]) == {"type": "i2", "window": window, "inverted": False}
-    values = np.frombuffer(browser.content, "<i2").reshape(64, 64)
-    assert np.array_equal(values, PIXELS.astype(int) - 1024)
+    assert np.array_equal(np.frombuffer(browser.content, "<i2").reshape(64, 64), PIXELS.astype(int) - 1024)
 
 
 def test_colours_come_as_rgb(browser: Browser, inbox: Inbox) -> None:
@@ -874,8 +868,7 @@ def retracted(node: Inbox) -> ConsoleLab:
     """A study whose results are in the PACS, which knows IOCM; two are in an archive, which does not."""
     pacs = node.settings.peers[-1].model_copy(update={"iocm": True})
     archive = pacs.model_copy(update={"name": "archive", "iocm": False})
-    peers = (*node.settings.peers[:-1], pacs, archive)
-    node.settings = node.settings.model_copy(update={"peers": peers})
+    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers[:-1], pacs, archive)})
     node.put(Delivery, state=S.CONFIRMED, confirmed_at=utc_now())
     for result in node.rows(Result)[:2]:
         node.add(Delivery(result_id=result.id, destination="archive", state=S.CONFIRMED, next_at=utc_now()))
@@ -898,8 +891,7 @@ def test_the_note_names_what_is_withdrawn_and_why(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     before = retracted.rows(Result)
-    by_hand = withdraw(retracted)
-    assert by_hand == {"archive": [row.sop_instance_uid for row in before[:2]]}
+    assert withdraw(retracted) == {"archive": [row.sop_instance_uid for row in before[:2]]}
     document = dcmread(note(retracted))
     title = document.ConceptNameCodeSequence[0]
     assert (title.CodeValue, title.CodingSchemeDesignator) == ("113037", "DCM")
@@ -1209,12 +1201,6 @@ def test_all_held_jobs_of_a_rule_are_run_at_once(console: ConsoleLab, inbox: Inb
 # What a uploader sends comes in as what a modality sends; registered patients; fetched studies
 
 ABOUT = {"PatientID": "P-7", "PatientName": "Müller^Änne", "Modality": "US", "PatientBirthDate": "1960-01-02"}
-
-
-def part_10(ds: Dataset) -> bytes:
-    data = io.BytesIO()
-    ds.save_as(data, enforce_file_format=True)
-    return data.getvalue()
 
 
 def zipped(*files: tuple[str, bytes]) -> bytes:
@@ -1624,9 +1610,6 @@ def test_a_study_that_fails_stops_no_other_and_has_its_row(
     assert "RuntimeError" in answer["studies"][1]["reason"]
 
 
-FIRST = datetime(2026, 1, 1, tzinfo=UTC)
-
-
 PATIENTS = ("AB-1", "AB-2", "AB_3", "ab-4", "ÄB-5", "B%6")
 
 
@@ -1640,47 +1623,25 @@ IMAGES = (
 )
 
 
-def fill(database: Database, times: int = 1) -> None:
-    """Studies 1 to 6, so often."""
-    numbers = range(times * len(PATIENTS))
-    with database.write() as session:
-        session.execute(insert(Study), [a_row(n) for n in numbers])
-        session.execute(insert(Instance), [an_image(n) for n in numbers])
-        named = [(n + 1, word) for n in numbers for word in ("all", f"word{n % 6}")]
-        session.execute(insert(StudyName), [{"study_id": study, "word": word} for study, word in named])
-
-
-def a_row(n: int) -> dict[str, object]:
-    at = FIRST + timedelta(minutes=n)
-    return {
-        "id": n + 1,
-        "study_instance_uid": f"1.2.{n}",
-        "patient_id": PATIENTS[n % 6],
-        "accession_number": f"A{n}",
-        "state": StudyState.DELIVERED,
-        "first_received_at": at,
-        "last_received_at": at,
-    }
-
-
-def an_image(n: int) -> dict[str, object]:
-    modality, sender = IMAGES[n % 6]
-    return {
-        "study_id": n + 1,
-        "sop_instance_uid": f"1.3.{n}",
-        "sop_class_uid": "1",
-        "series_instance_uid": "1",
-        "transfer_syntax_uid": "1",
-        "modality": modality,
-        "role": ObjectRole.SOURCE,
+def fill(database: Database) -> None:
+    """Studies 1 to 6, each with an image."""
+    kept: dict[str, Any] = {
+        **dict.fromkeys(("sop_class_uid", "series_instance_uid", "transfer_syntax_uid"), "1"),
         "path": "x",
         "bytes": 1,
         "identity_sha256": "",
         "attributes": {},
-        "calling_ae": sender,
         "called_ae": "B",
-        "received_at": FIRST,
+        "received_at": NOW,
+        "role": ObjectRole.SOURCE,
     }
+    for n, (patient, (modality, sender)) in enumerate(zip(PATIENTS, IMAGES, strict=True)):
+        at, number = NOW + timedelta(minutes=n), f"A{n}"
+        study = a_study(f"1.2.{n}", at=at, patient_id=patient, accession_number=number)
+        Stored(database).add(study)
+        kept |= {"study_id": study.id, "modality": modality, "calling_ae": sender}
+        names = [StudyName(study_id=study.id, word=word) for word in ("all", f"word{n}")]
+        Stored(database).add(Instance(sop_instance_uid=f"1.3.{n}", **kept), *names)
 
 
 SEARCHES: list[tuple[Search, set[int]]] = [
@@ -1711,8 +1672,8 @@ def test_few_and_many_studies_are_found_alike_in_both_databases(
     for few in (0, 500):
         monkeypatch.setattr(search, "_FEW", few)
         for wanted, found in SEARCHES:
-            with database.read() as session:
-                assert {row["id"] for row in search.search(session, wanted)[0]} == found, (wanted, few)
+            rows, _ = Stored(database).read(search.search, wanted)
+            assert {row["id"] for row in rows} == found, (wanted, few)
 
 
 def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox) -> None:
@@ -1765,11 +1726,9 @@ def measured(study: int, day: str, value: float, name: str = "Ratio", model: str
 def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_higher() -> None:
     [plot] = trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
     first, second = plot["points"]
-    shown = (first["study"], first["value"], first["day"], plot["unit"])
-    assert shown == (1, "0.51", "2022-03-01", "")
+    assert (first["study"], first["value"], first["day"], plot["unit"]) == (1, "0.51", "2022-03-01", "")
     assert first["x"] < second["x"] and first["y"] > second["y"]
-    other_model = measured(2, "2023-03-01", 0.5, model="ratio 3")
-    for other in (other_model, measured(2, "2022-03-01", 0.6)):
+    for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
         assert trends([measured(1, "2022-03-01", 0.5), other]) == []
 
 
@@ -1814,8 +1773,7 @@ def addresses(app: FastAPI, node: Inbox, *, each: bool = True) -> Iterator[tuple
 
 def test_each_table_belongs_to_studies_or_to_the_node() -> None:
     tables = {mapper.class_ for mapper in Base.registry.mappers}
-    unlimited = {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None}
-    assert unlimited == OF_THE_NODE
+    assert {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None} == OF_THE_NODE
 
 
 def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:
@@ -1823,10 +1781,10 @@ def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: I
     secrets = [study.study_instance_uid, study.patient_id, study.accession_number]
     secrets += [row.sop_instance_uid for row in (*node.rows(Instance), *node.rows(Result))]
     sender = node.rows(Instance)[0].calling_ae
-    with node.database.write() as session:  # of no study here: a fetch, a list, a refused object
-        record(session, FETCH_ASKED, study=secrets[0], peer="pacs")
-        record(session, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
-        record(session, STORE_REFUSED, calling=sender, instance=secrets[-1], reason="")
+    # Of no study here: a fetch, a list, a refused object.
+    node.write(record, FETCH_ASKED, study=secrets[0], peer="pacs")
+    node.write(record, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
+    node.write(record, STORE_REFUSED, calling=sender, instance=secrets[-1], reason="")
     tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
     shown: dict[str, set[str]] = {}
     for name, token in tokens.items():
@@ -1908,10 +1866,3 @@ def test_a_list_is_noted_once_for_each_person_until_some_minutes_are_over(
     console_of_node.put(AuditRow, at=utc_now() - timedelta(minutes=6))
     reader.get(path)
     assert len(noted(console_of_node, "list_seen")) == 3
-
-
-def test_each_export_is_noted(console_of_node: ConsoleLab) -> None:
-    browser = console_of_node.browser(UserRole.READER)
-    for _ in range(2):
-        assert browser.get("/models/obedient/1/feedback.csv") == 200
-    assert noted(console_of_node, "exported") == [("reader", {"list": "feedback"})] * 2

@@ -5,12 +5,12 @@ import json
 import operator
 import os
 import re
-import shutil
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from ipaddress import ip_network
@@ -38,7 +38,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.chest import trial
-from ai_pipeline.models.registry import SHIPPED
 from ai_pipeline.pipelines import cards
 from dicom_console import catalogues
 from dicom_console.app import create_app
@@ -100,7 +99,16 @@ from dicom_node.store.tables import (
 )
 from dicom_node.store.transitions import append, record, utc_now
 from dicom_node.store.views import View, list_events
-from tests.console_lab import Browser, ConsoleLab, Program, client_of, config_file, routes
+from tests.console_lab import (
+    OWN_MODEL,
+    Browser,
+    ConsoleLab,
+    Program,
+    client_of,
+    config_file,
+    own_model,
+    routes,
+)
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.ports import free_port
@@ -166,16 +174,15 @@ def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox
 
 @pytest.mark.parametrize("order", Order)
 def test_pages_together_show_each_study_once(database: Database, order: Order) -> None:
-    with database.write() as session:
-        for number in range(2 * search.PAGE + 7):
-            at = NOW + timedelta(seconds=number // 3)  # some at the same moment
-            session.add(a_study(f"1.2.{number}", at=at, study_date=f"202601{number % 28 + 1:02}"))
+    stored, moments = Stored(database), [NOW + timedelta(seconds=n // 3) for n in range(2 * search.PAGE + 7)]
+    days = [f"202601{n % 28 + 1:02}" for n in range(len(moments))]
+    both = zip(moments, days, strict=True)  # some at the same moment
+    stored.add(*(a_study(f"1.2.{n}", at=at, study_date=day) for n, (at, day) in enumerate(both)))
     seen: list[dict[str, object]] = []
     after: int | None = None
-    with database.read() as session:
-        for _ in range(3):
-            rows, after = search.search(session, Search(order=order), after)
-            seen += rows
+    for _ in range(3):
+        rows, after = stored.read(search.search, Search(order=order), after)
+        seen += rows
     assert after is None
     assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
     key = "study_date" if order in (Order.DATE, Order.OLDEST_DATE) else "last_received_at"
@@ -292,17 +299,14 @@ def _rows(table: Table) -> Iterator[dict[str, Any]]:
 
 def fill(database: Database) -> None:
     """Add the rows. What a constraint refuses is no kind of row."""
+    stored = Stored(database)
     for table in Base.metadata.sorted_tables:
         for row in _rows(table):
-            try:
-                with database.write() as session:
-                    session.execute(table.insert().values(row))
-            except IntegrityError:
-                pass
-    with database.write() as session:
-        for kind in filter(lambda one: isinstance(one, EventType), vars(events).values()):
-            for fields in ({}, _FIELDS):
-                session.add(EventRow(at=utc_now(), number=kind.number, study_id=1, fields=fields))
+            with suppress(IntegrityError):
+                stored.write(Session.execute, table.insert().values(row))
+    kinds = [one.number for one in vars(events).values() if isinstance(one, EventType)]
+    told = [{"number": number, "fields": fields} for number in kinds for fields in ({}, _FIELDS)]
+    stored.add(*(EventRow(at=utc_now(), study_id=1, **one) for one in told))
 
 
 @pytest.mark.parametrize("language", ["de"])
@@ -362,8 +366,7 @@ def site(console: ConsoleLab) -> ConsoleLab:
 
 
 def shown(site: ConsoleLab, **asked: object) -> str:
-    browser = site.at(f"/events?{urlencode({'at': NIGHT.isoformat(), **asked})}", UserRole.VIEWER)
-    return str(browser.text)
+    return str(site.at(f"/events?{urlencode({'at': NIGHT.isoformat(), **asked})}", UserRole.VIEWER).text)
 
 
 def test_events_and_associations_around_a_time_the_oldest_first_or_those_of_a_peer(site: ConsoleLab) -> None:
@@ -420,8 +423,7 @@ PACS = {"destination": "pacs"}
 
 
 def happened(inbox: Inbox, kind: EventType, minutes_ago: float, **fields: Any) -> None:
-    at = utc_now() - timedelta(minutes=minutes_ago)
-    inbox.add(EventRow(at=at, number=kind.number, fields=fields))
+    inbox.add(EventRow(at=utc_now() - timedelta(minutes=minutes_ago), number=kind.number, fields=fields))
 
 
 def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
@@ -696,8 +698,7 @@ def test_only_a_job_of_the_newest_revision_can_be_run(site_plain_lists: ConsoleL
     browser = site_plain_lists.browser(UserRole.OPERATOR)
     for path in ("/jobs", "/studies/1"):
         browser.get(path)
-        offered = [f"/jobs/{number}/retry" in browser.text for number in numbers]
-        assert offered == [False, True], path
+        assert [f"/jobs/{number}/retry" in browser.text for number in numbers] == [False, True], path
 
 
 OHIF = "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"
@@ -815,17 +816,10 @@ def test_the_timeline_says_by_what_a_study_was_complete(inbox: Inbox) -> None:
 
 
 @pytest.fixture
-def web() -> Iterator[WebServer]:
-    with WebServer().running() as server:
-        yield server
-
-
-@pytest.fixture
 def told(console: ConsoleLab, inbox: Inbox, web: WebServer) -> ConsoleLab:
     """A console of a node whose web server refused what it was told."""
     rule = {"name": "hook", "on": ["failure"], "url": web.url, "token": "T0KEN"}
-    given = {**CONFIG, "outbox": {"refusals": 1}, "notifications": [rule]}
-    node = Inbox(inbox.folder, given)
+    node = Inbox(inbox.folder, {**CONFIG, "outbox": {"refusals": 1}, "notifications": [rule]})
     notifier = Notifier(node.database, node.settings, "a test")
     notifier.run_once()
     node.write(record, JOB_FAILED)
@@ -1079,8 +1073,7 @@ def test_a_port_for_metrics_needs_no_token_and_answers_nothing_else(console: Con
     client = client_of(app, "http://127.0.0.1:9112")
     assert {client.get(path).status_code for path in ("/healthz", "/metrics")} == {200}
     assert {client.get(path).status_code for path in ("/", "/sign-in", "/api/v1/studies")} == {404}
-    at_the_console = client_of(app, "http://127.0.0.1:8080", Host="127.0.0.1:9112")
-    assert at_the_console.get("/metrics").status_code == 403
+    assert client_of(app, "http://127.0.0.1:8080", Host="127.0.0.1:9112").get("/metrics").status_code == 403
 
 
 def test_a_name_that_is_not_listed_is_answered_by_421_and_what_to_do(console: ConsoleLab) -> None:
@@ -1291,19 +1284,13 @@ def model_in(console: ConsoleLab, slot: str) -> str:
 
 def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
     admin = console.browser(UserRole.ADMIN)
-    place = "/models/chest-efficientnet-lite0/9.9"
+    place = f"/models/{OWN_MODEL}"
     assert admin.post(f"{place}/activate", pipeline="chest_xray") == 409
     assert "workers.models_dir" in admin.text
-    own = tmp_path / "models" / "chest-efficientnet-lite0" / "9.9"
-    own.mkdir(parents=True)
-    text = (SHIPPED / "chest-efficientnet-lite0.toml").read_text(encoding="utf-8")
-    version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
-    assert version
-    (own / "card.toml").write_text(text.replace(version[0], 'version = "9.9"', 1), encoding="utf-8")
-    for part in SHIPPED.parent.joinpath("weights").glob("chest-efficientnet-lite0*"):
-        shutil.copy(part, own)
+    shipped = model_in(console, "chest_xray")
+    own_model(tmp_path / "models")
     console.change("workers", models_dir=tmp_path / "models")
-    assert "Let chest_xray use it" in admin.page(place)
+    assert 'name="pipeline" value="chest_xray"' in admin.page(place) and "Let chest_xray use it" in admin.text
     assert admin.post(f"{place}/activate", pipeline="nothing") == 404
     assert admin.post(f"{place}/activate", pipeline="chest_xray") == 303, admin.text
     assert model_in(console, "chest_xray") == "chest-efficientnet-lite0@9.9"
@@ -1317,7 +1304,7 @@ def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, 
     assert model_in(console, "chest_xray") == "chest-efficientnet-lite0@9.9"
     assert "9.9" not in model_in(console, "chest_xray_boxes"), "changed without a record"
     assert [admin.post("/models/chest_xray/rollback") for _ in range(2)] == [303, 409]
-    assert model_in(console, "chest_xray") == f"chest-efficientnet-lite0@{version[1]}"
+    assert model_in(console, "chest_xray") == shipped
     assert len(console.audited("model_activated")) == len(console.audited("model_rollback")) == 1
 
 
@@ -1646,8 +1633,7 @@ def silent(inbox: Inbox) -> Iterator[socket.socket]:
     """A peer that takes connections, and never says anything."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         pacs = inbox.settings.peers[-1].model_copy(update={"port": server.getsockname()[1]})
-        peers = (*inbox.settings.peers[:-1], pacs)
-        inbox.settings = inbox.settings.model_copy(update={"peers": peers})
+        inbox.settings = inbox.settings.model_copy(update={"peers": (*inbox.settings.peers[:-1], pacs)})
         yield server
 
 

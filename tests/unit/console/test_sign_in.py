@@ -1,5 +1,9 @@
 """Signing in, by password and OpenID Connect, staying so, accounts, and who may ask for which page."""
 
+import base64
+import hashlib
+import hmac
+import json
 import logging
 import re
 import socket
@@ -7,17 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from select import poll
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 import uvicorn
 from fastapi import APIRouter, FastAPI
-from sqlalchemy import select
+from joserfc import jwt
+from joserfc.jwk import OctKey, RSAKey
 
+from dicom_connectors.oidc.settings import OidcSettings
 from dicom_console.app import create_app
 from dicom_console.web import limits
 from dicom_console.web.access import ANYONE
@@ -33,8 +40,7 @@ from dicom_node.store.tables import UserSession
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, client_of, routes
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
-from tests.unit.console import forger
-from tests.unit.console.forger import CLIENT, SECRET, Answer, Forger, forging
+from tests.ports import Quiet, serving
 from tests.waiting import wait_until
 
 HERE = "192.0.2.1"
@@ -58,8 +64,7 @@ def test_a_user_signs_in_and_out_and_the_token_of_an_ended_session_is_worth_noth
 
 
 def test_neither_password_nor_token_stands_in_the_database(console: ConsoleLab) -> None:
-    browser = console.browser(UserRole.VIEWER)
-    token = browser.client.cookies[console.cookie]
+    token = console.browser(UserRole.VIEWER).client.cookies[console.cookie]
     console.database.dispose()
     stored = b"".join(path.read_bytes() for path in console.settings.node.data_dir.glob("node.db*"))
     assert b"viewer" in stored and token.encode() not in stored
@@ -67,9 +72,8 @@ def test_neither_password_nor_token_stands_in_the_database(console: ConsoleLab) 
 
 
 def refuse(console: ConsoleLab, who: Callable[[int], Person], numbers: range) -> None:
-    with console.database.write() as session:
-        for number in numbers:
-            audit.note(session, who(number), AuditAction.SIGN_IN_REFUSED)
+    for number in numbers:
+        console.write(audit.note, who(number), AuditAction.SIGN_IN_REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +95,7 @@ def test_after_so_many_refusals_nothing_is_looked_at(
     console: ConsoleLab, who: Callable[[int], Person], address: str, limit: int
 ) -> None:
     refuse(console, who, range(limit - 1))
-    with console.database.read() as session:
-        users.attempt_of(session, users.find(session, "viewer"), "viewer", address)
+    console.read(users.attempt_of, console.read(users.find, "viewer"), "viewer", address)
     refuse(console, who, range(limit - 1, limit))
     with pytest.raises(SignInRefused, match="Too many attempts"):
         users.sign_in(console.database, "viewer", PASSWORD, address)
@@ -120,8 +123,7 @@ def test_who_was_not_refused_signs_in_beside_many_refusals_of_the_same_address(c
 
 
 def test_the_word_of_a_trusted_proxy_is_the_address_of_the_visitor(console: ConsoleLab) -> None:
-    proxies = ConsoleSettings(trusted_proxies=("10.0.0.1",)).trusted_proxies
-    console.change("console", trusted_proxies=proxies)
+    console.change("console", trusted_proxies=ConsoleSettings(trusted_proxies=("10.0.0.1",)).trusted_proxies)
     app = create_app(console.settings, console.database)
     browser, headers = Browser(app), {"x-forwarded-for": "203.0.113.9, 192.0.2.7"}
     browser.client = client_of(app, "http://localhost", "10.0.0.1", **headers)
@@ -149,9 +151,8 @@ def test_a_name_that_is_no_user_s_is_refused_like_one_that_is(console: ConsoleLa
 def test_a_session_ends_by_itself(console: ConsoleLab, seen: float, created: float, signed_in: bool) -> None:
     browser = console.browser(UserRole.VIEWER)
     now = datetime.now(UTC)
-    with console.database.write() as session:
-        row = session.scalars(select(UserSession)).one()
-        row.seen_at, row.created_at = now - timedelta(minutes=seen), now - timedelta(minutes=created)
+    ago = {"seen_at": now - timedelta(minutes=seen), "created_at": now - timedelta(minutes=created)}
+    console.put(UserSession, **ago)
     assert (browser.get("/") == 200) is signed_in
 
 
@@ -203,12 +204,146 @@ def test_who_was_idle_for_too_long_is_not_listed_and_nobody_is_found_by_a_wrong_
     users.sign_in(console.database, "viewer", PASSWORD, "192.0.2.1", agent="x" * 10_000)
     [row] = users.list_sessions(console.settings)
     assert (row["address"], row["browser"], row["own"]) == ("192.0.2.1", "", False)
-    with console.database.write() as session:
-        one = session.scalars(select(UserSession)).one()
-        one.seen_at = one.seen_at.replace(year=2020)
+    console.put(UserSession, seen_at=datetime(2020, 1, 1, tzinfo=UTC))
     assert users.list_sessions(console.settings) == []
     with pytest.raises(NotFound, match="users sessions shows them"):
         users.end_session(console.settings, 999)
+
+
+# An OpenID provider that says whatever a test wants: claims, algorithms, keys and answers of any kind.
+
+CLIENT, SECRET = "dicom-ai-node", "a secret of console and forger"
+KEY, STRANGER = RSAKey.generate_key(2048, {"kid": "1"}), RSAKey.generate_key(2048, {"kid": "1"})
+
+Answer = tuple[int, bytes]
+
+
+def b64(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+@dataclass
+class Forger:
+    """``claims``: over the right ones, None takes one away. ``answers``: other ones, by path."""
+
+    issuer: str = ""
+    claims: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Callable[[], Answer]] = field(default_factory=dict)
+    sign: Callable[[dict[str, Any]], str] = lambda claims: jwt.encode(
+        {"alg": "RS256", "kid": "1"}, claims, KEY
+    )
+    userinfo: dict[str, Any] = field(default_factory=dict)
+    described: dict[str, Any] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    codes: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Code → the request that it was given for: each is good once."""
+
+    def settings(self, **others: Any) -> OidcSettings:
+        """How a console comes to it."""
+        roles = {"readers": "reader", "admins": "admin"}
+        given = {"issuer": self.issuer, "client_id": CLIENT, "client_secret": SECRET, "roles": roles}
+        return OidcSettings.model_validate(given | others)
+
+    def begin(self, browser: Browser) -> dict[str, str]:
+        """Begin a sign-in: what the browser brings to the provider."""
+        assert browser.get("/sign-in/oidc") == 303, browser.text
+        address = urlsplit(browser.headers["location"])
+        assert f"{address.scheme}://{address.netloc}{address.path}" == f"{self.issuer}/authorize"
+        return dict(parse_qsl(address.query))
+
+    def sign_in(self, browser: Browser) -> int:
+        """The whole way: the status with which the console answers."""
+        asked = self.begin(browser)
+        return self.come_back(browser, self.code(asked), asked["state"])
+
+    def code(self, asked: dict[str, str]) -> str:
+        """The code that the provider gives for this request."""
+        code = f"code{len(self.codes)}"
+        self.codes[code] = asked
+        return code
+
+    @staticmethod
+    def come_back(browser: Browser, code: str, state: str, further: str = "") -> int:
+        """Go back to the console with it."""
+        return browser.get(f"/sign-in/oidc/back?code={code}&state={state}{further}")
+
+    def answer(self, path: str, body: bytes, authorization: str) -> Answer:
+        """What is answered to the console."""
+        self.asked.append(path)
+        if path in self.answers:
+            return self.answers[path]()
+        found: dict[str, Any]
+        match path:
+            case "/.well-known/openid-configuration":
+                names = {"authorization_endpoint": "authorize", "token_endpoint": "token", "jwks_uri": "keys"}
+                found = {name: f"{self.issuer}/{place}" for name, place in names.items()}
+                found |= {"issuer": self.issuer, "userinfo_endpoint": f"{self.issuer}/userinfo"}
+                found |= self.described
+            case "/keys":
+                found = {"keys": [KEY.as_dict(private=False)]}
+            case "/userinfo":
+                assert authorization == "Bearer access"
+                found = self.userinfo
+            case _:
+                given = {key: value[0] for key, value in parse_qs(body.decode()).items()}
+                asked = self.codes.pop(given.get("code", ""), None)
+                verifier = given.get("code_verifier", "").encode()
+                fits = asked and b64(hashlib.sha256(verifier).digest()).decode() == asked["code_challenge"]
+                if not asked or not fits or given["redirect_uri"] != asked["redirect_uri"]:
+                    return 400, b'{"error": "invalid_grant"}'
+                found = {"access_token": "access", "token_type": "Bearer", "id_token": self._token(asked)}
+        return 200, json.dumps(found).encode()
+
+    def _token(self, asked: dict[str, str]) -> str:
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer, "aud": CLIENT, "sub": "1234", "iat": now, "exp": now + 300,
+            "nonce": asked["nonce"], "groups": ["readers"], "preferred_username": "anna",
+        } | self.claims  # fmt: skip
+        return self.sign({key: value for key, value in claims.items() if value is not None})
+
+
+@contextmanager
+def forging() -> Iterator[Forger]:
+    """It, on a port of this machine."""
+    forger = Forger()
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, said = forger.answer(self.path, body, self.headers.get("Authorization", ""))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            with suppress(OSError):  # who asked has gone: it reads no more than it may
+                self.wfile.write(said)
+
+        do_POST = do_GET
+
+    with serving(Handler) as port:
+        forger.issuer = f"http://127.0.0.1:{port}"
+        yield forger
+
+
+def unsigned(claims: dict[str, Any]) -> str:
+    """Algorithm "none"."""
+    return b".".join([b64(b'{"alg":"none"}'), b64(json.dumps(claims).encode()), b""]).decode()
+
+
+def by_a_stranger(claims: dict[str, Any]) -> str:
+    """Of the same key ID, by another key."""
+    return jwt.encode({"alg": "RS256", "kid": "1"}, claims, STRANGER)
+
+
+def by_the_public_key(claims: dict[str, Any]) -> str:
+    """HS256 with what everybody knows as its secret."""
+    signed = b".".join([b64(b'{"alg":"HS256","kid":"1"}'), b64(json.dumps(claims).encode())])
+    return (signed + b"." + b64(hmac.digest(KEY.as_pem(private=False), signed, "sha256"))).decode()
+
+
+def by_the_secret(claims: dict[str, Any]) -> str:
+    """HS256 with the client's secret."""
+    return jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
 
 
 CONSOLE = "https://ai-node.example.org"
@@ -227,10 +362,6 @@ def accounts(console: ConsoleLab) -> dict[str, str]:
     return {row["name"]: row["role"] for row in users.list_users(console.settings) if row["issuer"]}
 
 
-def refusals(console: ConsoleLab) -> list[object]:
-    return [row.get("because") for row in console.audited("sign_in_refused")]
-
-
 def test_what_is_right_is_let_in_and_asked_for_as_the_standard_has_it(
     console: ConsoleLab, provider: Forger
 ) -> None:
@@ -240,8 +371,7 @@ def test_what_is_right_is_let_in_and_asked_for_as_the_standard_has_it(
     assert (asked["response_type"], asked["scope"]) == ("code", "openid profile")
     assert (asked["client_id"], asked["code_challenge_method"]) == (CLIENT, "S256")
     assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
-    cookie = browser.headers["set-cookie"]
-    assert {"HttpOnly", "SameSite=lax", "Max-Age=600"} <= set(cookie.split("; "))
+    assert {"HttpOnly", "SameSite=lax", "Max-Age=600"} <= set(browser.headers["set-cookie"].split("; "))
     assert provider.come_back(browser, provider.code(asked), asked["state"]) == 200
     assert browser.get("/") == 200 and "anna@127.0.0.1" in browser.text
     assert accounts(console) == {"anna@127.0.0.1": "reader"}
@@ -273,10 +403,10 @@ def test_what_is_right_is_let_in_and_asked_for_as_the_standard_has_it(
                 {"sub": "line\nbreak"},
             )
         ),
-        ("sign", forger.unsigned),
-        ("sign", forger.by_a_stranger),
-        ("sign", forger.by_the_public_key),
-        ("sign", forger.by_the_secret),
+        ("sign", unsigned),
+        ("sign", by_a_stranger),
+        ("sign", by_the_public_key),
+        ("sign", by_the_secret),
         *(("sign", lambda claims, token=token: token) for token in ("no token", 7, None)),
     ],
     # not by their times, which differ between processes
@@ -289,7 +419,9 @@ def test_a_token_that_is_not_for_this_sign_in_or_not_signed_by_the_provider_lets
     browser = console.browser()
     assert provider.sign_in(browser) == 403
     assert part == "sign" or "not for this sign-in, or not signed" in browser.text
-    assert browser.get("/") == 303 and accounts(console) == {} and len(refusals(console)) == 1
+    assert (
+        browser.get("/") == 303 and accounts(console) == {} and len(console.audited("sign_in_refused")) == 1
+    )
 
 
 def test_an_answer_is_good_once_and_in_the_browser_that_began(console: ConsoleLab, provider: Forger) -> None:
@@ -315,8 +447,7 @@ def test_an_answer_is_good_once_and_in_the_browser_that_began(console: ConsoleLa
 def test_an_answer_to_no_question_asks_nothing_of_the_provider(
     console: ConsoleLab, provider: Forger, answer: str
 ) -> None:
-    browser = console.browser()
-    assert browser.get(f"/sign-in/oidc/back{answer}") == 403
+    assert console.browser().get(f"/sign-in/oidc/back{answer}") == 403
     assert provider.asked == []
 
 
@@ -457,8 +588,7 @@ def test_a_second_factor_that_is_asked_for_must_be_in_the_token(
     console: ConsoleLab, provider: Forger
 ) -> None:
     console.change("console", oidc=provider.settings(acr_values=("mfa", "phr")))
-    browser = console.browser()
-    assert provider.begin(browser)["acr_values"] == "mfa phr"
+    assert provider.begin(console.browser())["acr_values"] == "mfa phr"
     for acr, status in ((None, 403), ("pwd", 403), (["mfa"], 403), ("phr", 200)):
         provider.claims = {"acr": acr}
         assert provider.sign_in(console.browser()) == status, acr
@@ -585,9 +715,6 @@ def test_nobody_shuts_the_own_account(console: ConsoleLab) -> None:
         assert "another admin" in admin.text and of(console, "admin")["role"] == "admin"
 
 
-MACHINES = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
-
-
 ELSEWHERE = {("GET", f"/sign-in/oidc{path}") for path in ("", "/back", "/leave")}
 
 
@@ -596,7 +723,7 @@ ENDS_THE_SESSION = {"/sign-out", "/sessions/1/end"}
 
 OPEN = {
     ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/language"), ("GET", "/static/{name}"),
-    *ELSEWHERE, *MACHINES,
+    *ELSEWHERE, *{("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")},
 }  # fmt: skip
 
 
@@ -648,15 +775,18 @@ def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: 
 
 
 def test_programs_are_let_in_by_the_role_of_their_tokens_user(console: ConsoleLab) -> None:
+    """Those of the REST API and, where the settings serve it, of DICOMweb."""
+    console.change("console", dicomweb=True, dicomweb_store=True)
+    console = ConsoleLab(console.settings, console.database)
     tokens = {role: users.add_token(console.settings, role.value, "a test", 1) for role in UserRole}
     asked = list(visits(console, api=True))
-    assert len(asked) > 36
+    assert len(asked) > 36 and any("/dicomweb/" in place for _, _, _, place, _ in asked)
     for browser, asking, method, place, needed in asked:  # a cookie counts for nothing here
         if asking in (None, needed):
             assert browser.client.request(method, place).status_code == 401, place
         bearer = {"Authorization": f"Bearer {tokens[asking] if asking else 'dn_nobody'}"}
         status = browser.client.request(method, place, headers=bearer, json={}).status_code
-        allowed = (401,) if asking is None else (200, 400, 404, 409) if asking is needed else (403,)
+        allowed = (401,) if asking is None else (200, 400, 404, 409, 415) if asking is needed else (403,)
         assert status in allowed, (asking, method, place, status)
 
 
@@ -769,9 +899,6 @@ def test_a_form_that_is_too_large_is_refused(console: ConsoleLab) -> None:
     assert browser.post("/studies/search", patient="x" * FORM_BYTES) == 413
 
 
-SHEET = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
 MORE_THAN_FITS = 100  # answers of 17 KB: more than system and console keep for a connection
 
 
@@ -783,7 +910,7 @@ def asking(port: int) -> Iterator[socket.socket]:
         connection.connect(("127.0.0.1", port))
         connection.setblocking(False)
         with suppress(BlockingIOError):
-            connection.send(SHEET * MORE_THAN_FITS)
+            connection.send(b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n" * MORE_THAN_FITS)
         yield connection
 
 

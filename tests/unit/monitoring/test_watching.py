@@ -62,8 +62,7 @@ def test_a_disk_that_fills_says_for_how_many_days_it_will_do(
         monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         if days:
             note_free_space(inbox.database, inbox.settings, NOW - days * DAY)
-    found = inbox.read(forecast, inbox.settings, NOW)
-    assert str(found) == "it fills by 10240 MiB a day: enough for 4 days"
+    assert str(inbox.read(forecast, inbox.settings, NOW)) == "it fills by 10240 MiB a day: enough for 4 days"
     shown = {gauge.name: gauge.value for gauge in inbox.read(gauges, inbox.settings)}
     assert shown["disk_days_left"] == pytest.approx(4, rel=0.01)
     assert len(inbox.rows(DiskSample)) == 2, "that of 40 days ago is none"
@@ -112,10 +111,6 @@ def found(node: Inbox) -> list[Drift]:
     return node.read(drift, node.settings.workers.models_dir, window(node.settings, today()))
 
 
-def told(node: Inbox) -> list[dict[str, object]]:
-    return [dict(row.fields) for row in node.events() if row.number == SCORES_DRIFTED.number]
-
-
 def test_days_are_added_up_and_senders_kept_apart(node: Inbox) -> None:
     count(node, EVEN)
     count(node, EVEN, days=1)
@@ -135,7 +130,7 @@ def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
     count(node, EVEN, sender="PACS")
     assert report_drift(node.database, node.settings, today()) == 2
     assert report_drift(node.database, node.settings, today()) == 0
-    first, second = told(node)
+    first, second = (row.fields for row in node.events() if row.number == SCORES_DRIFTED.number)
     assert {first["calling"], second["calling"]} == {"MODALITY", ""}
     assert (first["labels"], first["images"], first["model"]) == ("Shown", 300, "scoring")
     assert report_drift(node.database, node.settings, today() + timedelta(days=1)) == 2

@@ -2,7 +2,6 @@
 
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,6 @@ from tests.smtp_lab import MailServer, WebServer
 from tests.unit.config.test_settings import write
 from tests.unit.inbox.objects import changed
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    with WebServer().running() as server:
-        yield server
 
 
 def node(folder: Path, *rules: dict[str, Any], **other: Any) -> Inbox:
@@ -96,9 +89,8 @@ def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> Non
     made = notifier(inbox)
     happens(inbox, JOB_FAILED)
     made.run_once()
-    with inbox.database.write() as session:
-        for number in range(200):
-            record(session, DISK_LOW, free_mib=number)
+    for number in range(200):
+        happens(inbox, DISK_LOW, free_mib=number)
     made.run_once()
     assert len(web.calls) == 1
     inbox.put(Notification, created_at=utc_now().replace(year=2020))
@@ -206,8 +198,7 @@ def test_findings_that_were_asked_for_are_told(
 
 
 def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> None:
-    peers = [{**CONFIG["peers"][0], "silent_hours": 1e-9}, *CONFIG["peers"][1:]]
-    inbox = node(tmp_path, peers=peers)
+    inbox = node(tmp_path, peers=[{**CONFIG["peers"][0], "silent_hours": 1e-9}, *CONFIG["peers"][1:]])
     assert report_silence(inbox.database, inbox.settings) == 0
     happens(inbox, NODE_STARTED)
     for _ in range(2):
@@ -217,9 +208,6 @@ def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> 
         report_silence(inbox.database, inbox.settings)
     told = [row.fields["peer"] for row in inbox.events() if row.number == PEER_SILENT.number]
     assert told == ["modality", "modality"]
-
-
-AT = "2026-01-02T03:04:05Z"
 
 
 def rule(**other: Any) -> NotificationSettings:
@@ -242,11 +230,10 @@ def rule(**other: Any) -> NotificationSettings:
     ],
 )
 def test_a_template_that_fails_or_reaches_out_is_told_and_ours_is_sent(tmp_path: Path, template: str) -> None:
-    file = write(tmp_path / "template.txt", template)
-    given = rule(template=file)
+    given = rule(template=write(tmp_path / "template.txt", template))
     with pytest.raises(FaultyInput):
         check_templates(given)
-    said = written(given, "NODE", [TemplateEvent(6006, AT, {"free_mib": 3})])
+    said = written(given, "NODE", [TemplateEvent(6006, "2026-01-02T03:04:05Z", {"free_mib": 3})])
     assert "free_mib=3" in said.text and "template" in said.text
     assert len(said.text) < LONGEST_TEXT
 
@@ -294,17 +281,6 @@ def hook_with_login(server: WebServer, **other: Any) -> NotificationSettings:
     )
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return self_signed(tmp_path_factory.mktemp("tls"), "mail")[0].parent
-
-
-def context(folder: Path) -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return made
-
-
 def test_an_email_comes_whole_and_says_what_it_is() -> None:
     with MailServer().running() as server:
         assert send_mail(mail_settings(server), TO, MESSAGE, "k-1").taken
@@ -316,11 +292,13 @@ def test_an_email_comes_whole_and_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-def test_a_password_goes_over_tls_to_a_server_that_is_known(certificate: Path, security: str) -> None:
-    server = MailServer(tls=context(certificate), starttls=security == "starttls")
+def test_a_password_goes_over_tls_to_a_server_that_is_known(tmp_path: Path, security: str) -> None:
+    certificate, context = self_signed(tmp_path, "mail"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server = MailServer(tls=context, starttls=security == "starttls")
     with server.running():
         login = {"security": security, "username": "node", "password": "S3CRET"}
-        trusted = mail_settings(server, **login, authorities=certificate / "cert.pem")
+        trusted = mail_settings(server, **login, authorities=certificate[0])
         assert send_mail(trusted, TO, MESSAGE, "k").taken
         assert server.logins == ["\0node\0S3CRET"]
         server.starttls = security == "starttls"
