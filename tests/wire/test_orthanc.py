@@ -216,6 +216,21 @@ def test_an_object_that_orthanc_lost_is_not_confirmed(
         assert there == outbox.file_of(uid).read_bytes()
 
 
+def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(
+    tmp_path: Path, orthanc: Orthanc
+) -> None:
+    outbox = Outbox(tmp_path, [peer(orthanc, way, **TAKING) for way in TRANSPORTS], retry_limit_seconds=0.3)
+    sent = [uid for way in TRANSPORTS for uid in outbox.add_study([way])]
+    outbox.worker().run_once()
+    orthanc.kill()
+    sent += [uid for way in TRANSPORTS for uid in outbox.add_study([way])]
+    outbox.worker().run_once()
+    assert outbox.states()["pending"] >= 9
+    orthanc.start()
+    outbox.run_until("confirmed")
+    assert [uid for uid in orthanc.instances() if uid in sent] == sorted(sent)
+
+
 def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
     ours, foreign = Authority(tmp_path, "ca"), Authority(tmp_path, "foreign")
     (certificate, key), (own, own_key) = ours.certify("orthanc"), ours.certify("node")
@@ -509,7 +524,7 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert (asked[-1] - asked[0]).total_seconds() >= 0.5 * (len(asked) - 1) - 0.1
 
 
-def test_an_orthanc_that_sends_gets_its_report(tmp_path: Path) -> None:
+def test_an_orthanc_that_sends_gets_its_report_also_from_a_node_that_was_killed(tmp_path: Path) -> None:
     own, port = free_port(), free_port()
     asking = (
         '[[peers]]\nname = "us1"\nae_title = "MODALITY"\nhost = "127.0.0.1"\ncommit_after = "delivered"\n'
@@ -534,6 +549,8 @@ def test_an_orthanc_that_sends_gets_its_report(tmp_path: Path) -> None:
             return found
 
         wait_until(lambda: content()["State"] == "Success", 60, "sent", shown=content)
+        node.kill()
+        node.start()
         transaction = content()["Content"]["StorageCommitmentTransactionUID"]
 
         def said() -> dict[str, Any]:
