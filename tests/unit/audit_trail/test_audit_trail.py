@@ -245,8 +245,9 @@ def test_starts_transfers_queries_and_refused_callers_are_audited_too(
         inbox.released("a1")
         inbox.tell(ASSOCIATION_REJECTED, calling="STRANGER", meaning="calling AE title not recognized")
         inbox.settle()
-        for uid in ("1.2.1", "1.2.2"):
-            inbox.write(record, DELIVERY_SENT, 1, destination="pacs", instance=uid)
+        with inbox.database.write() as session:  # at one time: they go in one message
+            for uid in ("1.2.1", "1.2.2"):
+                record(session, DELIVERY_SENT, 1, destination="pacs", instance=uid)
         inbox.write(record, STUDY_RERUN, 1)
         inbox.write(record, STUDY_COMPLETE, 1)  # the rules again: nothing was received
         inbox.write(record, ARCHIVE_ANSWERED, 1, peer="pacs", asked="prior", found=2, fetched=1)

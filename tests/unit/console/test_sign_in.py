@@ -923,7 +923,7 @@ def test_who_takes_no_answer_is_cut_off(port: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_answer_that_is_taken_slowly_comes_whole(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "ANSWER_SECONDS", 2.5)
     with asking(port) as connection:
         connection.setblocking(True)
         took, answers = time.monotonic(), b""
@@ -931,5 +931,5 @@ def test_an_answer_that_is_taken_slowly_comes_whole(port: int, monkeypatch: pyte
             piece = connection.recv(2**18)
             assert piece, "it was cut"
             answers += piece
-            time.sleep(0.005)
-        assert time.monotonic() - took > 2
+            time.sleep(0.012)
+        assert time.monotonic() - took > 5

@@ -18,6 +18,7 @@ from pydicom import config, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from sqlalchemy import select
 
 from ai_pipeline.contract import (
     PipelineResult,
@@ -744,7 +745,8 @@ def test_a_corrected_version_is_forwarded_too_and_an_unsent_one_before_it_is_not
     assert states_of(inbox) == ["cancelled"]
     inbox.settle()
     assert states_of(inbox) == ["cancelled", "pending"]
-    assert inbox.rows(Original)[-1].path == inbox.instance(image.SOPInstanceUID).path
+    paths = inbox.read(lambda session: [row.path for row in session.scalars(select(Original))])
+    assert paths[-1] == inbox.instance(image.SOPInstanceUID).path
 
 
 def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(inbox: Inbox) -> None:
@@ -757,7 +759,8 @@ def test_a_duplicate_is_not_forwarded_again_nor_a_purged_image_that_comes_again(
     inbox.index(image)
     inbox.write(rerun, 1, inbox.settings)
     assert states_of(inbox) == ["confirmed"]
-    assert [row.purged for row in inbox.rows(Original)] == [False], "its file is the new one"
+    purged = inbox.read(lambda session: [row.purged for row in session.scalars(select(Original))])
+    assert purged == [False], "its file is the new one"
 
 
 def test_a_corrected_report_of_a_modality_is_forwarded_anew(inbox: Inbox) -> None:
