@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
@@ -15,12 +16,16 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def answering(
-    answer: int | Callable[[Request], Response] = 200, body: bytes = b"", **headers: str
+    answer: int | Callable[[Request], Response] = 200,
+    body: bytes = b"",
+    *,
+    certificate: tuple[Path, Path] | None = None,
+    **headers: str,
 ) -> Iterator[tuple[str, list[str]]]:
     """Its base URL and what was asked of it, as method and path.
 
     ``answer``: what answers, or the status of all answers, with body and headers; ``_`` in a header's name is
-    a hyphen.
+    a hyphen. ``certificate``: of TLS, with its key.
     """
     asked: list[str] = []
 
@@ -32,10 +37,12 @@ def answering(
             return answer(request)
         return Response(body, answer, {name.replace("_", "-"): value for name, value in headers.items()})
 
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Quiet)
+    server = make_server(
+        "127.0.0.1", 0, application, threaded=True, request_handler=_Quiet, ssl_context=certificate
+    )
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()

@@ -33,7 +33,6 @@ CLASSES = {"text": 1, "caliper": 2, "marker": 3, "scale": 4, "logo": 5}
 COLOURS = ("yellow", "white", "cyan", "green", "other")
 INKS = ("bright", "dark", "tophat", "bottomhat", "yellow", "cyan", "green", "blue", "red")
 HAT = np.ones((9, 9), np.uint8)  # wider than any stroke in the frames, narrower than tissue texture
-COLUMNS = ["file", "set", "object_id", "class", "left", "top", "right", "bottom", "colour", "note"]
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -41,61 +40,42 @@ Shape = dict[str, Any]
 
 
 def make(data: Path) -> None:
-    """Write <set>__<stem>.png, owners/<set>__<stem>.png for every frame with a shape file; one objects.csv.
+    """Write <set>__<stem>.png, owners/<set>__<stem>.png for every frame; one objects.csv.
 
-    Raises ValueError, once all else is written, when a drawn object holds no pixel past its threshold.
+    Raises FileNotFoundError when the data folder lacks a frame, ValueError when a drawn object holds no pixel
+    past its threshold.
     """
     rows: list[dict[str, str | int]] = []
-    empty: list[str] = []
     (HERE / "owners").mkdir(exist_ok=True)
-    for frame in frames():
-        if not shape_file(frame).exists():
-            continue
-        image = read(data, frame)
+    with (HERE / "frames.csv").open(newline="") as source:
+        listed_frames = list(csv.DictReader(source))
+    for frame in listed_frames:
+        image = cv2.imread(str(data / frame["set"] / frame["file"]), cv2.IMREAD_COLOR)
+        if image is None:
+            raise FileNotFoundError(data / frame["set"] / frame["file"])
         mask, owners = np.zeros(image.shape[:2], np.uint8), np.zeros(image.shape[:2], np.uint8)
         for number, shape in enumerate(shapes(frame), 1):
             found = ink(image, shape)
             if not found.any():
-                empty.append(f"{name(frame)} {number}")
-                continue
+                raise ValueError(f"{name(frame)}: no pixels in object {number}")
             mask[found], owners[found] = CLASSES[shape["class"]], number
             rows.append(_row(frame, number, shape, found))
         for folder, pixels in ((HERE, mask), (HERE / "owners", owners)):
             cv2.imwrite(str(folder / f"{name(frame)}.png"), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     with (HERE / "objects.csv").open("w", newline="") as out:
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    if empty:
-        raise ValueError(f"no pixels in the object of {', '.join(empty)}")
-
-
-def frames() -> list[dict[str, str]]:
-    with (HERE / "frames.csv").open(newline="") as source:
-        return list(csv.DictReader(source))
 
 
 def name(frame: dict[str, str]) -> str:
     return f"{frame['set']}__{Path(frame['file']).stem}"
 
 
-def shape_file(frame: dict[str, str]) -> Path:
-    return HERE / "shapes" / f"{name(frame)}.json"
-
-
-def read(data: Path, frame: dict[str, str]) -> Image:
-    """The frame in BGR; raises FileNotFoundError when the data folder lacks it."""
-    path = data / frame["set"] / frame["file"]
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise FileNotFoundError(path)
-    return np.asarray(image, np.uint8)
-
-
 def shapes(frame: dict[str, str]) -> list[Shape]:
     """The drawn objects; raises ValueError for a word that the format does not know."""
     known = {"class", "colour", "box", "boxes", "polygon", "line", "width", "grow", "drop", "note", *INKS}
-    objects: list[Shape] = json.loads(shape_file(frame).read_text())["objects"]
+    objects: list[Shape] = json.loads((HERE / "shapes" / f"{name(frame)}.json").read_text())["objects"]
     for shape in objects:
         unknown = set(shape) - known
         if unknown or shape["class"] not in CLASSES or shape["colour"] not in COLOURS:
@@ -105,14 +85,12 @@ def shapes(frame: dict[str, str]) -> list[Shape]:
 
 def ink(image: Image, shape: Shape) -> Mask:
     """The pixels of one mark: inside its shape, past one of its thresholds, widened by `grow`."""
-    inside = _inside(image.shape[:2], shape)
     used = [kind for kind in INKS if kind in shape]
-    grow = int(shape.get("grow", 1 if used else 0))
-    found = inside.copy()
+    found = _inside(image.shape[:2], shape)
     if used:
         strengths = _strengths(image)
         found &= np.logical_or.reduce([strengths[kind] >= shape[kind] for kind in used])
-    if grow:
+    if grow := int(shape.get("grow", 1 if used else 0)):
         found = cv2.dilate(found.astype(np.uint8), np.ones((2 * grow + 1,) * 2, np.uint8)).astype(bool)
     for left, top, right, bottom in shape.get("drop", []):
         found[top:bottom, left:right] = False

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless, generate_uid
 from pylopdf_fonts_ko import sans_path
 
-from ai_pipeline.contract import ImageHeader, PixelArray, UltrasoundRegion
+from ai_pipeline.burnin.cleaning import CleaningResult
+from ai_pipeline.contract import ImageHeader, PixelArray
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.display import GreyDisplay, colour_display
-from tests.unit.inbox.objects import changed
+from tests.modality import assign
 
 Picture = np.ndarray
 KOREAN_FONT = sans_path()
@@ -29,37 +30,37 @@ def image_header(**values: Any) -> ImageHeader:
     return ImageHeader(**known | {"frames": 1, "photometric": "RGB", "bits_stored": 8} | values)
 
 
-@dataclass(slots=True)
+GREY = image_header(sop_class_uid="", photometric="MONOCHROME2")
+CHEST = image_header(
+    modality="DX",
+    sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
+    rows=512,
+    columns=512,
+    photometric="MONOCHROME2",
+    body_part="CHEST",
+    view_position="PA",
+    presentation_intent="FOR PRESENTATION",
+    age_years=50.0,
+)
+
+
 class ArrayImage:
-    """A source image made of samples in memory, ``[frames, rows, columns(, 3)]``."""
+    """A source image of samples in memory, ``[frames, rows, columns(, 3)]``; its header is as ``like`` but
+    for its size and what is given.
+    """
 
-    frames: PixelArray
-    modality: str = "US"
-    photometric: str = "MONOCHROME2"
-    bits_stored: int = 8
-    attributes: dict[str, str] = field(default_factory=dict)
-    regions: tuple[UltrasoundRegion, ...] = ()
-    uid: str = "1.2.3"
-    series_uid: str = "1.2"
-    view_position: str = ""
-    by_hand: tuple[tuple[int, int, int, int], ...] = ()
-
-    @property
-    def header(self) -> ImageHeader:
-        frames, rows, columns = self.frames.shape[:3]
-        return ImageHeader(
-            modality=self.modality,
-            sop_class_uid="",
-            rows=rows,
-            columns=columns,
-            frames=frames,
-            photometric=self.photometric,
-            bits_stored=self.bits_stored,
-            attributes=self.attributes,
-            ultrasound_regions=self.regions,
-            view_position=self.view_position,
-            removed_by_hand=self.by_hand,
-        )
+    def __init__(
+        self,
+        frames: PixelArray,
+        *,
+        like: ImageHeader = GREY,
+        uid: str = "1.2.3",
+        series_uid: str = "1.2",
+        **header: Any,
+    ) -> None:
+        self.frames, self.uid, self.series_uid = frames, uid, series_uid
+        size = dict(zip(("frames", "rows", "columns"), frames.shape, strict=False))
+        self.header = replace(like, **size | header)
 
     def stored(self, frame: int = 0) -> PixelArray:
         return self.frames[frame]
@@ -69,14 +70,19 @@ class ArrayImage:
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:
         if samples.ndim == 3:
-            return colour_display(samples, self.bits_stored)
+            return colour_display(samples, self.header.bits_stored)
         return GreyDisplay.from_dataset(
             data_set(
-                BitsStored=self.bits_stored,
-                PhotometricInterpretation=self.photometric,
+                BitsStored=self.header.bits_stored,
+                PhotometricInterpretation=self.header.photometric,
                 PixelRepresentation=int(samples.dtype.kind == "i"),
             )
         ).show(samples)
+
+
+def film(pixels: Picture, **header: Any) -> ArrayImage:
+    """A frontal chest X-ray of these pixels."""
+    return ArrayImage(pixels[None], like=CHEST, **header)
 
 
 def echo(seed: int = 1, size: tuple[int, int] = (360, 480)) -> Picture:
@@ -142,13 +148,20 @@ def burned_box(picture: Picture, burned: Picture) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
+def parts(result: CleaningResult) -> tuple[Picture, np.ndarray]:
+    """The first frame of what was cleaned, and its mask."""
+    return np.asarray(result.image.frames[0]), np.asarray(result.mask.frames[0]) > 0
+
+
 def silent(share: float, what: str) -> None:
     """A progress report that nobody reads."""
 
 
 def data_set(**values: Any) -> Dataset:
-    """A data set of these attributes."""
-    return changed(Dataset(), **values)
+    """A data set of these attributes, in Explicit VR Little Endian."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return assign(Dataset(), file_meta=meta, **values)
 
 
 def write_dicom(
@@ -171,11 +184,9 @@ def write_dicom(
         "HighBit": bits - 1,
         "PixelRepresentation": int(samples.dtype.kind == "i"),
     }
-    plain = Dataset()
-    plain.file_meta = FileMetaDataset()
-    plain.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    plain.add_new("PixelData", "OW" if bits > 8 else "OB", samples.tobytes())
-    dataset = changed(plain, **known | attributes)
+    dataset = data_set()
+    dataset.add_new("PixelData", "OW" if bits > 8 else "OB", samples.tobytes())
+    assign(dataset, **known | attributes)
     if syntax != ExplicitVRLittleEndian:
         dataset.compress(syntax)
     dataset.save_as(path, enforce_file_format=True)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 from pydicom import dcmread
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
@@ -46,6 +45,7 @@ from ai_pipeline.terms import shown_term, shown_uid_name
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from tests.modality import ultrasound
 from tests.unit.ai_pipeline.phantoms import echo, image_header, write_dicom
+from tests.unit.ai_training.small_models import parsed
 from tests.unit.inbox.objects import changed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,16 +89,13 @@ def test_all_mistakes_of_a_card_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_the_smallest_card_works_as_pasted(tmp_path: Path) -> None:
-    steps = {"pooled": ("GlobalAveragePool", ["images"]), "flat": ("Flatten", ["pooled"])}
-    steps["logits"] = ("Gemm", ["flat", "head"])
-    graph = helper.make_graph(
-        [helper.make_node(kind, given, [made]) for made, (kind, given) in steps.items()],
-        "mine",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, 224, 224])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 1])],
-        [numpy_helper.from_array(np.ones((1, 1), np.float32), "head")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    model = parsed("""
+        mine (float[n, 1, 224, 224] images) => (float[n, 1] logits) <float[1, 1] head = {1}> {
+            pooled = GlobalAveragePool (images)
+            flat = Flatten (pooled)
+            logits = Gemm (flat, head)
+        }
+    """)
     (tmp_path / "mine.onnx").write_bytes(data := model.SerializeToString())
     text = pasted("docs/reference/cards.md", "toml", 'id = "mine"')
     (tmp_path / "mine.toml").write_text(text.replace("0" * 64, hashlib.sha256(data).hexdigest()))

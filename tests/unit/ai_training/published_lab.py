@@ -94,7 +94,9 @@ def nih_download(
         person = (number, NIH_AGES.get(number, 30 + number % 50), "MF"[number % 2])
         rows.append((name, found, film, *person, "PA" if number % 3 else "AP", 2682, 2749, 0.143, 0.143, ""))
         lists["train_val" if number <= patients * 3 // 4 else "test"].append(name)
-        pixels = noise(_nih_chest("Effusion" in found, "Cardio" in found, side), 12, random)
+        grey, _ = drawn_chest(side, heart=0.55 if "Cardio" in found else 0.35)
+        grey[int(0.7 * side) if "Effusion" in found else side :] = 210
+        pixels = noise(grey, 12, random)
         part = f"images_{1 + number % 2:03d}/images" if archives else "images"
         # Some of the real files are RGBA.
         picture(folder / part / name, pixels if number % 5 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGRA))
@@ -108,16 +110,6 @@ def nih_download(
         "99999999_000.png,Mass,1,2,3,4,,,\n"
     )
     return folder
-
-
-def _nih_chest(effusion: bool, large: bool, side: int) -> Grey:
-    image = np.full((side, side), 150, np.uint8)
-    for centre in (0.3, 0.7):
-        cv2.ellipse(image, (int(centre * side), side // 2), (side // 7, side // 3), 0, 0, 360, 40, cv2.FILLED)
-    heart = (side // (5 if large else 8), side // 6)
-    cv2.ellipse(image, (side // 2, int(0.65 * side)), heart, 0, 0, 360, 200, -1)
-    image[int(0.7 * side) if effusion else side :] = 210
-    return image
 
 
 def drawn_chest_set(folder: Path, patients: int = 36, side: int = 64) -> Path:

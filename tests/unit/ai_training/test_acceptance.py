@@ -2,7 +2,6 @@
 original.
 """
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import onnx
 import pytest
 import torch
 from head import app
-from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.chest.card import CLASSIFIER
@@ -28,8 +26,9 @@ from ai_training import metrics
 from ai_training.acceptance import first_half
 from ai_training.conversion import adapters
 from ai_training.conversion.messages import Request
+from ai_training.sets.images import rows
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
-from tests.unit.ai_pipeline.models.store_lab import add, contents, models
+from tests.unit.ai_pipeline.models.store_lab import add, contents, ended, models
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training import small_models
 
@@ -47,9 +46,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, films: Path) -> Path:
     """A folder with the store ``models``, in which small@1 was accepted, and what that left in ``out``."""
     where = tmp_path_factory.mktemp("store")
     assert add(*with_textures(where / "made"), "--models-dir", str(where / "models")).exit_code == 0
-    done = accept(where, films / "manifest.csv")
-    assert done.exit_code == 0, done.output
-    (where / "said").write_text(done.output)
+    (where / "said").write_text(ended(0, accept(where, films / "manifest.csv")))
     return where
 
 
@@ -58,36 +55,33 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of a site: with an effusion they are brighter, by a little more than they differ among
     themselves.
     """
-    where, random, rows = tmp_path_factory.mktemp("site"), np.random.default_rng(3), []
+    where, random, listed = tmp_path_factory.mktemp("site"), np.random.default_rng(3), []
     for number in range(PATIENTS):
         name, sick = f"{SECRET}{number}", number >= HEALTHY
         level = 90 + 40 * sick + random.normal(0, 18)
         pixels = np.clip(random.normal(level, 6, (96, 96)), 0, 255).astype(np.uint8)
         cv2.imwrite(str(where / f"{name}.png"), pixels)
-        rows.append((f"{name}.png", name, 50, int(sick), int(number % 97 == 0)))
-    lab.table(where / "manifest.csv", ("file", "patient_id", "age", "Effusion", "Mass"), rows)
+        listed.append((f"{name}.png", name, 50, int(sick), int(number % 97 == 0)))
+    lab.table(where / "manifest.csv", ("file", "patient_id", "age", "Effusion", "Mass"), listed)
     return where
 
 
-def listed(films: Path) -> list[dict[str, str]]:
-    with (films / "manifest.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def rewritten(films: Path, rows: list[dict[str, str]]) -> Path:
+def rewritten(films: Path, listed: list[dict[str, str]]) -> Path:
     """A manifest of these rows beside the films."""
-    return lab.table(films / "changed.csv", list(rows[0]), [list(row.values()) for row in rows])
+    return lab.table(films / "changed.csv", list(listed[0]), [list(row.values()) for row in listed])
 
 
 def with_textures(where: Path) -> tuple[Path, Path]:
     """The small model, which also hands out 16 maps of textures as its features."""
     network, kernels = small_models.network(slope=8.0), np.random.default_rng(5).normal(0, 1, (16, 1, 8, 8))
-    network.graph.initializer.append(numpy_helper.from_array(kernels.astype(np.float32), "kernels"))
-    network.graph.node.append(helper.make_node("Conv", ["images", "kernels"], ["textures"], strides=[8, 8]))
-    network.graph.output.append(helper.make_tensor_value_info("textures", TensorProto.FLOAT, ["n", 16, 8, 8]))
-    where.mkdir()
-    (file := where / "small.onnx").write_bytes(network.SerializeToString())
-    card = small_models.write_card(file)
+    network.graph.initializer.append(onnx.numpy_helper.from_array(kernels.astype(np.float32), "kernels"))
+    network.graph.node.append(
+        onnx.helper.make_node("Conv", ["images", "kernels"], ["textures"], strides=[8, 8])
+    )
+    network.graph.output.append(
+        onnx.helper.make_tensor_value_info("textures", onnx.TensorProto.FLOAT, ["n", 16, 8, 8])
+    )
+    file, card = small_models.write(where, network)
     card.write_text(card.read_text().replace('scores = "logits"', 'scores = "logits"\nfeatures = "textures"'))
     return file, card
 
@@ -113,20 +107,20 @@ def test_the_new_card_stands_beside_the_original_and_nothing_uses_it(site: Path)
 def test_what_was_fitted_holds_on_the_other_patients(site: Path, films: Path) -> None:
     card = find("small@1-site", site / "models")
     classifier, effusion = Classifier(card, threads=1), card.labels[0]
-    rows = [row for row in listed(films) if not first_half(row["patient_id"])]
-    analyses = [classifier.analyse(cv2.imread(str(films / row["file"]), 0)) for row in rows]
+    held = [row for row in rows(films / "manifest.csv") if not first_half(row["patient_id"])]
+    analyses = [classifier.analyse(cv2.imread(str(films / row["file"]), 0)) for row in held]
     chances = np.array([probability(effusion, float(found.logits[0])) for found in analyses])
-    sick = np.array([row["Effusion"] == "1" for row in rows])
+    sick = np.array([row["Effusion"] == "1" for row in held])
     figures = json.loads((site / "out" / "acceptance.json").read_text())
     assert chances.mean() == pytest.approx(sick.mean(), abs=0.06)  # calibrated: before, nearly all were 1
     assert chances[sick].mean() > chances[~sick].mean() + 0.3
     cut = card.details["operating_points"]["specific"]["labels"]["Effusion"]["threshold"][0]
     alarms = figures["operating_points"]["specific"]["without_finding_called"][0]
     assert 0.2 > alarms == pytest.approx((chances[~sick] >= cut).mean(), abs=1e-4)
-    assert figures["measured"]["patients"] == len(rows) == PATIENTS - figures["fitted"]["patients"]
+    assert figures["measured"]["patients"] == len(held) == PATIENTS - figures["fitted"]["patients"]
     assert [label.supported for label in card.labels] == [True, False]
     limits = " ".join(card.limits)
-    assert f"Figures are of {len(rows)} images of {len(rows)} adults of one site" in limits
+    assert f"Figures are of {len(held)} images of {len(held)} adults of one site" in limits
     assert "not calibrated" not in limits and "No domain gate" not in limits
 
 
@@ -158,14 +152,14 @@ def test_the_page_to_sign_has_figures_and_plots_and_names_no_patient(site: Path)
 def test_data_that_say_too_little_are_refused_and_nothing_is_added(
     site: Path, films: Path, change: Callable[[list[dict[str, str]]], list[dict[str, str]]], remedy: str
 ) -> None:
-    done = accept(site, rewritten(films, change(listed(films))), "--version", "2")
-    assert done.exit_code == 66 and remedy in done.output
+    changed = rewritten(films, change(rows(films / "manifest.csv")))
+    assert remedy in ended(66, accept(site, changed, "--version", "2"))
     assert not (site / "models/small/2").exists() and not list((site / "models").glob(".incoming*"))
 
 
 def test_a_version_that_is_there_is_not_replaced(site: Path, films: Path) -> None:
-    done = accept(site, films / "manifest.csv", "--version", "1")
-    assert done.exit_code == 78 and "name another one with --version" in done.output
+    told = ended(78, accept(site, films / "manifest.csv", "--version", "1"))
+    assert "name another one with --version" in told
 
 
 # `examples/studies/head.py`: a frozen DINOv2 and a head of the site's own images become a model with a card
@@ -183,15 +177,15 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of a site: with an effusion they have a bright disc, always at another place; a mass is
     rare.
     """
-    where, random, rows = tmp_path_factory.mktemp("site"), np.random.default_rng(4), []
+    where, random, listed = tmp_path_factory.mktemp("site"), np.random.default_rng(4), []
     for number in range(TRAINED + HELD):
         pixels = np.clip(random.normal(90, 25, (140, 140)), 0, 255).astype(np.uint8)
         if sick := number % 3 == 0:
             cv2.circle(pixels, tuple(int(at) for at in random.integers(40, 100, 2)), 26, 230, -1)
         cv2.imwrite(str(where / f"{number}.png"), pixels)
         split = "train" if number < TRAINED else "val"
-        rows.append((f"{number}.png", f"patient {number}", 50, split, int(sick), int(number == 7)))
-    lab.table(where / "manifest.csv", ("file", "patient_id", "age", "split", "Effusion", "Mass"), rows)
+        listed.append((f"{number}.png", f"patient {number}", 50, split, int(sick), int(number == 7)))
+    lab.table(where / "manifest.csv", ("file", "patient_id", "age", "split", "Effusion", "Mass"), listed)
     return where
 
 
@@ -226,8 +220,7 @@ def test_a_head_learns_from_the_site_s_images_and_leaves_with_its_encoder(
     assert done.exit_code == 0 and "Effusion" in done.output and "left out: Mass" in done.output
     network = tmp_path / "new" / "dino-site.onnx"
     where = ("--models-dir", tmp_path / "models")
-    added = models("add", network, "--card", network.with_suffix(".toml"), "--accept-licence", *where)
-    assert added.exit_code == 0, added.output
+    ended(0, add(network, network.with_suffix(".toml"), *map(str, where)))
     card = find("dino-site", tmp_path / "models")
     assert [(label.name, label.supported) for label in card.labels] == [("Effusion", False)]
     assert card.details["training"]["images"] == TRAINED and card.input is not None
@@ -241,7 +234,9 @@ def test_a_head_learns_from_the_site_s_images_and_leaves_with_its_encoder(
     reference = adapters.adapt(
         encoder, Request(checkpoint="", family="huggingface", encoder=True, size=SIDE)
     ).network
-    given = {part.name: numpy_helper.to_array(part) for part in onnx.load(str(network)).graph.initializer}
+    given = {
+        part.name: onnx.numpy_helper.to_array(part) for part in onnx.load(str(network)).graph.initializer
+    }
     with torch.inference_mode():
         embedding, features = reference(torch.from_numpy(network_input(first, card.input)[0]))
     both = torch.cat([embedding, features.mean((2, 3))], 1).numpy()
@@ -264,6 +259,6 @@ def test_a_head_learns_from_the_site_s_images_and_leaves_with_its_encoder(
 def test_data_that_teach_no_head_are_refused_with_what_to_do(
     encoder: Path, discs: Path, tmp_path: Path, change: dict[str, str], count: int, remedy: str
 ) -> None:
-    table = rewritten(discs, [row | change for row in listed(discs)[:count]])
-    done = train_head(encoder, table, tmp_path / "new")
-    assert done.exit_code == 66 and remedy in done.output and not (tmp_path / "new").exists()
+    table = rewritten(discs, [row | change for row in rows(discs / "manifest.csv")[:count]])
+    assert remedy in ended(66, train_head(encoder, table, tmp_path / "new"))
+    assert not (tmp_path / "new").exists()

@@ -9,7 +9,6 @@ import pytest
 import torch
 from arms import folded, restore_normalisation
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from ai_pipeline.chest.anatomy import AnatomyModel
 from ai_pipeline.fetal_head.outline import COLUMNS, ROWS, HeadModel
@@ -180,17 +179,17 @@ def test_the_figures_are_those_of_a_good_reader_and_the_gate_counts_each_set(dat
 # Any backbone, any start: what is read from a file, and what is refused and how
 
 
-class NamedLayer(nn.Module):
+class NamedLayer(torch.nn.Module):
     """A network with the names of a DenseNet's layer, and a head."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.denselayer1 = nn.ModuleDict({"conv": nn.ModuleDict()})
-        self.denselayer1["conv1"] = nn.Conv2d(3, 2, 1)
-        self.classifier = nn.Linear(2, 2)
+        self.denselayer1 = torch.nn.ModuleDict({"conv": torch.nn.ModuleDict()})
+        self.denselayer1["conv1"] = torch.nn.Conv2d(3, 2, 1)
+        self.classifier = torch.nn.Linear(2, 2)
 
 
-def state_of(rename: Any) -> dict[str, Tensor]:
+def state_of(rename: Any) -> dict[str, torch.Tensor]:
     return {rename(name): value for name, value in NamedLayer().state_dict().items()}
 
 

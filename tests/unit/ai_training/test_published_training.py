@@ -1,6 +1,5 @@
 """From a set as it is published to a model in the store, by the commands alone, at toy size."""
 
-import csv
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,9 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.explain import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
-from ai_training.cli.console import EXIT_DATA
 from ai_training.conversion.foreign import timm_network
-from ai_training.sets.images import LABELS
+from ai_training.sets.images import LABELS, rows
+from tests.unit.ai_pipeline.models.store_lab import ended
 from tests.unit.ai_training import published_lab as lab
 
 BACKBONE = "timm/test_convnext"
@@ -36,10 +35,8 @@ def _verbs() -> None:
     mount_commands()
 
 
-def command(*words: object, fails: int = 0) -> str:
-    done = CliRunner().invoke(app, list(map(str, words)))
-    assert done.exit_code == fails, done.output
-    return done.output
+def command(*words: object) -> str:
+    return ended(0, CliRunner().invoke(app, list(map(str, words))))
 
 
 def added(card: Path, store: Path) -> dict[str, Any]:
@@ -69,9 +66,8 @@ def starts_from_the_file(card: dict[str, Any]) -> bool:
 
 def site_table(folder: Path) -> Path:
     """A table of a site that knows one label; no boxes."""
-    with lab.drawn_chest_set(folder).open(newline="") as file:
-        columns = ("file", "patient_id", "age", "split", "Cardiomegaly")
-        listed = [[row[name] for name in columns] for row in csv.DictReader(file)]
+    columns = ("file", "patient_id", "age", "split", "Cardiomegaly")
+    listed = [[row[name] for name in columns] for row in rows(lab.drawn_chest_set(folder))]
     return lab.table(folder / "site.csv", columns, listed)
 
 
@@ -105,12 +101,6 @@ def test_chest_films_become_a_model_of_the_labels_that_they_have(
         film = next((tmp_path / "set").rglob("00000015_000.png"))
         told = command("run", film, "--modality", "DX", "--pipeline", "chest_xray", "--json", *store)
         assert '"pipeline": "chest_xray"' in told
-
-
-def test_a_folder_of_no_known_layout_is_told_what_was_looked_for(tmp_path: Path) -> None:
-    lab.picture(tmp_path / "films/Effusion/1.png", lab.film(1))
-    told = command("train", "chest", "--data", tmp_path / "films", "--out", tmp_path / "no", fails=EXIT_DATA)
-    assert "Looked for public: cxr_nih/manifest.csv" in told.replace("\n", "")
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")

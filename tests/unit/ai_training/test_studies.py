@@ -29,16 +29,8 @@ from arms import (
     run_study,
 )
 from completeness import CutFilm, fit, measured
-from despeckle import (
-    DespeckleLoss,
-    export_despeckler,
-    loss_of,
-    name_of,
-    write_card,
-)
 from figures import compare
 from safetensors.torch import save_file
-from segmenters import BLURS, MEASURES, TAUGHT_BY, SegmenterRecipe, measures
 from stamps import TURNED, StampCase, StampModels, figures, measure
 from synthetic import kid_interval, nearer
 from typer.testing import CliRunner
@@ -68,8 +60,8 @@ from ai_training.ultrasound.speckle import (
     spread,
     texture,
 )
+from tests.unit.ai_pipeline.models.store_lab import ended
 from tests.unit.ai_training import published_lab as lab
-from tests.unit.ai_training.published_lab import drawn_chest_set
 from tests.unit.chests import drawn_chest
 from tests.unit.heads import drawn_head
 
@@ -82,7 +74,7 @@ EDEMA = Task(labels=("Edema",))
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn chests, and the folder that the public sets have their weights in."""
-    folder = drawn_chest_set(tmp_path_factory.mktemp("drawn")).parent
+    folder = lab.drawn_chest_set(tmp_path_factory.mktemp("drawn")).parent
     (folder / WEIGHTS).parent.mkdir()
     state = torchvision_network("mobilenet_v2", 1).state_dict()
     save_file({n: v.half() for n, v in state.items() if n.startswith("features")}, folder / WEIGHTS)
@@ -92,8 +84,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_runs_from_its_file_to_its_report(path: Path, data: Path, tmp_path: Path) -> None:
     command = [path.stem, "--data", str(data), "--out", str(tmp_path), "--toy", "--threads", "1"]
-    done = CliRunner().invoke(study.app, command)
-    assert done.exit_code == 0, done.output
+    ended(0, CliRunner().invoke(study.app, command))
     arms = [arm.name for arm in load(path).toy().arms]
     found, page = json.loads((tmp_path / "figures.json").read_text()), (tmp_path / "report.md").read_text()
     assert [arm["name"] for arm in found["arms"]] == arms
@@ -203,11 +194,10 @@ def test_copies_of_training_images_are_found_and_the_distance_tells_sets_apart()
 
 
 def test_fine_tuning_measures_on_held_out_patients_and_on_another_set(tmp_path: Path) -> None:
-    table = drawn_chest_set(tmp_path)
+    table = lab.drawn_chest_set(tmp_path)
     arguments = ["--labels", table, "--target", "Cardiomegaly", "--out", tmp_path / "out", "--test", table]
     arguments += ["--size", 32, "--iterations", 1, "--threads", 1]
-    done = CliRunner().invoke(finetune.app, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
+    ended(0, CliRunner().invoke(finetune.app, [str(argument) for argument in arguments]))
     found = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert (found["learned"], found["held_out"]["images"], found["external"]["images"]) == (24, 48, 24)
     table.write_text(table.read_text().replace(",p1,", ",p0,"))
@@ -216,18 +206,24 @@ def test_fine_tuning_measures_on_held_out_patients_and_on_another_set(tmp_path: 
 
 
 def test_segmenters_are_taught_and_looked_at_after_every_filter(tmp_path: Path) -> None:
-    recipe = SegmenterRecipe(iterations=1, batch=1, seeds=(1,))
+    recipe = segmenters.SegmenterRecipe(iterations=1, batch=1, seeds=(1,))
     result = segmenters.compare(drawn_heads(tmp_path), recipe, {"half": lambda picture: picture / 2})
-    after = {"raw", "half", *(f"Gaussian blur of {s} pixels" for s in BLURS)}
+    after = {"raw", "half", *(f"Gaussian blur of {s} pixels" for s in segmenters.BLURS)}
     for runs in result["segmenters"].values():
-        assert {taught: set(seen) for taught, seen in runs.items()} == dict.fromkeys(TAUGHT_BY, after)
+        assert {taught: set(seen) for taught, seen in runs.items()} == dict.fromkeys(
+            segmenters.TAUGHT_BY, after
+        )
         assert runs["raw"]["raw"]["difference"] == [0, 0, 0]
 
 
 def test_measures_of_a_disc_and_of_one_that_is_larger() -> None:
     distance = np.hypot(*(np.mgrid[:96, :144] - np.array([[[48]], [[72]]])))
     same, wide = (
-        dict(zip(MEASURES, measures(distance <= radius, distance <= 30, 0.5), strict=True))
+        dict(
+            zip(
+                segmenters.MEASURES, segmenters.measures(distance <= radius, distance <= 30, 0.5), strict=True
+            )
+        )
         for radius in (30, 33)
     )
     assert same == {"dice": 1, "iou": 1, "boundary": 0, "area": 1, "circumference": 0}
@@ -282,10 +278,10 @@ def test_the_spread_of_white_noise_is_found() -> None:
     assert spread(noise) == pytest.approx(0.08, rel=0.05)
 
 
-@pytest.mark.parametrize("loss", list(DespeckleLoss))
-def test_every_loss_is_least_at_the_truth(loss: DespeckleLoss) -> None:
+@pytest.mark.parametrize("loss", list(despeckle.DespeckleLoss))
+def test_every_loss_is_least_at_the_truth(loss: despeckle.DespeckleLoss) -> None:
     truth, perception = torch.rand(1, 1, 192, 192), Perception() if "perceptual" in loss else None
-    right, wrong = (loss_of(made, truth, loss, perception) for made in (truth, truth.flip(-1)))
+    right, wrong = (despeckle.loss_of(made, truth, loss, perception) for made in (truth, truth.flip(-1)))
     assert right.item() == pytest.approx(0, abs=1e-3) and wrong > right + 0.01
 
 
@@ -296,18 +292,18 @@ def test_a_blur_raises_the_looks_and_loses_edges() -> None:
     assert same["edges"] == pytest.approx(1) and blur["edges"] < 0.8 and blur["enl"] > 2 * same["enl"]
 
 
-@pytest.mark.parametrize("loss", [DespeckleLoss.L1_MS_SSIM, DespeckleLoss.TASK])
+@pytest.mark.parametrize("loss", [despeckle.DespeckleLoss.L1_MS_SSIM, despeckle.DespeckleLoss.TASK])
 def test_a_run_trains_and_its_network_runs_in_the_node(
-    heads: Path, tmp_path: Path, loss: DespeckleLoss
+    heads: Path, tmp_path: Path, loss: despeckle.DespeckleLoss
 ) -> None:
     torch.save(HeadNetwork().state_dict(), tmp_path / "segmenter.pt")
     whole = despeckle.recipe_of(loss, iterations=1, seed=1, threads=1, workers=0)
     recipe = replace(whole, mix=despeckle.SpeckleMix(1, 192, whole.mix.physical), half=False)
 
     network, chosen = despeckle.train(heads, tmp_path / "run", recipe, tmp_path / "segmenter.pt")
-    card_id = name_of(recipe.network, loss)
-    export_despeckler(network, tmp_path / f"{card_id}.onnx")
-    card = registry.load(write_card(tmp_path, card_id, 1.0, {"chosen": chosen}))
+    card_id = despeckle.name_of(recipe.network, loss)
+    despeckle.export_despeckler(network, tmp_path / f"{card_id}.onnx")
+    card = registry.load(despeckle.write_card(tmp_path, card_id, 1.0, {"chosen": chosen}))
 
     picture = drawn_head()[0].astype(np.float32)[:104, :120] / 255
     with torch.inference_mode():
@@ -317,7 +313,7 @@ def test_a_run_trains_and_its_network_runs_in_the_node(
 
 
 def test_the_task_needs_its_segmenter(heads: Path, tmp_path: Path) -> None:
-    recipe = despeckle.recipe_of(DespeckleLoss.TASK, iterations=1, seed=1, threads=1, workers=0)
+    recipe = despeckle.recipe_of(despeckle.DespeckleLoss.TASK, iterations=1, seed=1, threads=1, workers=0)
 
     with pytest.raises(ExperimentError, match="segmenter"):
         despeckle.train(heads, tmp_path, recipe)
@@ -347,12 +343,10 @@ def turned_without_a_bright_corner(picture: np.ndarray) -> SimpleNamespace:
     return SimpleNamespace(pose=UPRIGHT if picture[0, 0] == 255 else TURNED)
 
 
-@dataclass
-class Outlines:
-    def outline(self, picture: np.ndarray, pose: Pose = UPRIGHT) -> Anatomy:
-        heart, *lungs = drawn_chest(SIDE)[1]
-        moved = np.roll(heart, SIDE // (8 if picture[0, 0] == 255 else -8), axis=1)
-        return Anatomy(np.stack([moved, *lungs]), Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+def outlined_with_the_heart_on_its_side(picture: np.ndarray, pose: Pose = UPRIGHT) -> Anatomy:
+    heart, *lungs = drawn_chest(SIDE)[1]
+    moved = np.roll(heart, SIDE // (8 if picture[0, 0] == 255 else -8), axis=1)
+    return Anatomy(np.stack([moved, *lungs]), Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
 
 
 def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
@@ -360,7 +354,7 @@ def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
     picture[0, 0] = 255
     models = StampModels(
         cast(Any, SimpleNamespace(analyse=turned_without_a_bright_corner)),
-        cast(Any, Outlines()),
+        cast(Any, SimpleNamespace(outline=outlined_with_the_heart_on_its_side)),
         Reads(picture),
     )
     image = ChestImage(Path("film.jpg"), (), None, "p1", "val", "", "", 50.0, "F", "AP")

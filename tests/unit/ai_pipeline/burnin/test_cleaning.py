@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,7 +24,6 @@ from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,
     CleaningPolicy,
-    Mask,
     Picture,
     dilated,
     merged,
@@ -44,6 +44,7 @@ from tests.unit.ai_pipeline.phantoms import (
     echo,
     flow,
     linear_echo,
+    parts,
     silent,
     write_dicom,
 )
@@ -57,10 +58,6 @@ def legible(picture: Picture, least: int = 1) -> list[str]:
     reader = shared_reader()
     places = [box for scale in (1.0, 0.7) for box in reader.find(picture, scale)]
     return [line.text for box in places if (line := reader.read(picture, box, least)).legible]
-
-
-def parts(result: CleaningResult) -> tuple[Picture, Mask]:
-    return np.asarray(result.image.frames[0]), np.asarray(result.mask.frames[0]) > 0
 
 
 @pytest.mark.parametrize(
@@ -85,27 +82,29 @@ def test_calipers_stay_on_an_x_ray() -> None:
     assert {mark.kind for mark in marks} == {AnnotationKind.TEXT}
 
 
-class SeesText(TextReader):
-    """Reads text at another place each time, as if filling never helped."""
+class Sees(TextReader):
+    """Takes a place for text, another one of these each time, and reads this line in it."""
 
-    def __init__(self) -> None:
-        self.tops = cycle(range(10, 230, 20))
+    def __init__(self, line: Line, *places: Box) -> None:
+        self.line, self.places = line, cycle(places)
 
     def find(self, picture: Picture, scale: float = 1.0, within: object = None) -> list[TextBox]:
-        top = next(self.tops)
-        return [level_box((10, top, 60, top + 9), 0.9)]
+        return [level_box(next(self.places), 0.9)]
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
-        return Line("KIM MINJUN", 0.99, legible=True)
+        return self.line
 
 
 @pytest.mark.parametrize("by_hand", [(), ((150, 120, 210, 160),)], ids=["", "beside a box of a person"])
 def test_where_text_cannot_be_got_rid_of_nothing_leaves_and_the_places_are_said(
     by_hand: tuple[Box, ...],
 ) -> None:
-    stubborn = replace(shared_tools(), reader=SeesText())
+    """As if filling never helped."""
+    name = Line("KIM MINJUN", 0.99, legible=True)
+    reader = Sees(name, *((10, top, 60, top + 9) for top in range(10, 230, 20)))
+    stubborn = replace(shared_tools(), reader=reader)
     with pytest.raises(CleaningFailed, match="still found") as failed:
-        clean(ArrayImage(echo(size=SMALL)[None], by_hand=by_hand), silent, tools=stubborn)
+        clean(ArrayImage(echo(size=SMALL)[None], removed_by_hand=by_hand), silent, tools=stubborn)
     assert failed.value.places
     assert all(0 <= x < right <= 320 and 0 <= y < low <= 240 for x, y, right, low in failed.value.places)
 
@@ -138,10 +137,7 @@ def test_filling_keeps_type_and_every_other_pixel(dtype: type[np.generic]) -> No
 
 
 def test_a_hole_in_black_beside_writing_that_stays_is_black() -> None:
-    source, filler = (
-        burn(np.zeros((60, 200), np.uint8), "MI 0.9", (70, 20), 255, 18),
-        Classical("navier-stokes"),
-    )
+    source, filler = burn(np.zeros((60, 200), np.uint8), "MI 0.9", (70, 20)), Classical("navier-stokes")
     mask = np.zeros(source.shape, np.bool_)
     mask[15:45, 20:76] = True
     assert inpaint(source, mask, filler)[mask].max() > 20
@@ -179,9 +175,7 @@ def test_a_cine_without_marks_is_unchanged() -> None:
 
 
 def test_a_cancelled_cine_stops() -> None:
-    def cancel(share: float, what: str) -> None:
-        raise InterruptedError
-
+    cancel = Mock(side_effect=InterruptedError)
     with pytest.raises(InterruptedError):
         clean(ArrayImage(np.stack(cine(2, size=TINY))), cancel, policy=CleaningPolicy.RESEARCH)
 
@@ -283,25 +277,10 @@ def test_with_enhanced_contrast_all_is_read_again_that_a_change_shows_otherwise(
     assert right - left == bottom - top == 129
 
 
-PLACE: Box = (200, 150, 270, 166)
-
-
-class SeesLetters(TextReader):
-    """Takes one place on tissue for text, as its shape says, and can read nothing in it."""
-
-    def __init__(self) -> None:
-        """Without the networks."""
-
-    def find(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
-        return [level_box(PLACE, 0.9)]
-
-    def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
-        return NOTHING_READ
-
-
 @pytest.fixture
 def tools() -> Tools:
-    return replace(shared_tools(), reader=SeesLetters())
+    """One place on tissue looks like text, and nothing can be read in it."""
+    return replace(shared_tools(), reader=Sees(NOTHING_READ, (200, 150, 270, 166)))
 
 
 def test_what_nobody_can_read_stays_and_is_listed_once_for_a_cine(tools: Tools) -> None:
@@ -355,7 +334,7 @@ def test_an_upright_line_over_tissue_goes_whole(words: str, turns: int) -> None:
 def test_a_box_of_a_person_is_black_in_every_frame_and_the_rest_is_as_without_it() -> None:
     burned = np.stack([burn(frame, size=16) for frame in cine(2, 3, TINY)])
     for frames in (burned[:1], burned):
-        drawn = clean(ArrayImage(frames, by_hand=((100, 80, 160, 120),)), silent)
+        drawn = clean(ArrayImage(frames, removed_by_hand=((100, 80, 160, 120),)), silent)
         cleaned, mask = np.asarray(drawn.image.frames), np.asarray(drawn.mask.frames) > 0
         assert drawn.image.verified and "by_hand" in {note.name for note in drawn.notes}
         assert not cleaned[:, 80:120, 100:160].any() and mask[:, 80:120, 100:160].all()
@@ -366,10 +345,14 @@ def test_a_box_of_a_person_is_black_in_every_frame_and_the_rest_is_as_without_it
 
 def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:
     picture = echo(3, SMALL)
-    mask, marks = find_by_hand(ArrayImage(picture[None], by_hand=((300, 200, 999, 999),)).header, picture)
+    beyond, most = (
+        ArrayImage(picture[None], removed_by_hand=(box,)).header
+        for box in ((300, 200, 999, 999), (0, 0, 320, 144))
+    )
+    mask, marks = find_by_hand(beyond, picture)
     assert marks[0].box == (300, 200, 320, 240) and int(mask.sum()) == 20 * 40
     with pytest.raises(CleaningFailed, match="cover 60% of the picture"):
-        find_by_hand(ArrayImage(picture[None], by_hand=((0, 0, 320, 144),)).header, picture)
+        find_by_hand(most, picture)
 
 
 @pytest.mark.usefixtures("short_windows")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ai_pipeline.burnin.cleaning import CleaningResult, clean
+from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.fill import with_background
 from ai_pipeline.burnin.find import networks
@@ -20,7 +20,7 @@ from ai_pipeline.burnin.find.traces import colour_bars, find_flow, find_strips, 
 from ai_pipeline.burnin.planning import RIM
 from ai_pipeline.burnin.tools import shared_tools
 from ai_pipeline.contract import UltrasoundRegion
-from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, linear_echo, silent
+from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, linear_echo, parts, silent
 
 pytestmark = pytest.mark.usefixtures("less_enlarged")
 PICTURES = {"convex": echo(), "linear": linear_echo()}
@@ -61,7 +61,7 @@ def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
 def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place: tuple[int, int]) -> None:
     background = BACKGROUNDS["blue"]
     burned = burn(on(background, PICTURES[form]), "KIM MINJUN", place, WHITE, 18)
-    after, mask = cleaned(clean(ArrayImage(burned[None], photometric="RGB"), silent))
+    after, mask = parts(clean(ArrayImage(burned[None], photometric="RGB"), silent))
     rim, outside = (~dilated(shown(PICTURES[form]), side) for side in (7, 7 + 2 * RIM_ROWS))
     assert mask.any() and np.array_equal(after[~mask], burned[~mask])
     assert (after[outside] == background).all()  # no structure at all, the name's included
@@ -70,7 +70,7 @@ def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place:
 
 def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
     burned = burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18)
-    after, mask = cleaned(clean(ArrayImage(burned[None]), silent))
+    after, mask = parts(clean(ArrayImage(burned[None]), silent))
     left = 480 // 5
     assert mask[:, : left - 3].any() and mask[:, left + 3 :].any()
     assert not after[:, : left - 3 - RIM_ROWS].any() and after[:, : left - 3].max() <= MOST_IN_RIM
@@ -223,19 +223,19 @@ def test_many_faint_lines_are_no_tissue_where_the_image_area_is_found() -> None:
     for place in ((x, y) for y in (2, 22, 336) for x in (4, 240)):
         ink = burn(ink, "Name: KIM MINJUN", place, 255, 18)
     letters = (ink >= 128) & (tissue == 0)
-    after, _ = cleaned(clean(ArrayImage(np.where(letters, 4, tissue).astype(np.uint8)[None]), silent))
+    after, _ = parts(clean(ArrayImage(np.where(letters, 4, tissue).astype(np.uint8)[None]), silent))
     assert not after[letters].any()
 
 
 def test_tissue_too_dim_for_its_area_to_be_found_is_not_removed_as_writing() -> None:
     picture = echo() // 16
-    assert np.mean(cleaned(clean(ArrayImage(picture[None]), silent))[0] != picture) < 0.06
+    assert np.mean(parts(clean(ArrayImage(picture[None]), silent))[0] != picture) < 0.06
 
 
 def test_a_still_leaves_nothing_of_faint_lines_but_the_background() -> None:
     picture, tissue = written("linear", BACKGROUNDS["blue"], (4, 4, 4))
     result = clean(ArrayImage(picture[None], photometric="RGB"), silent)
-    after, _ = cleaned(result)
+    after, _ = parts(result)
     rim, levels = dilated(tissue, 2 * RIM_ROWS + 3), BACKGROUNDS["blue"]
     assert (after[~rim] == levels).all()
     assert (np.abs(after[~tissue].astype(int) - levels) <= 24).all()  # filled from both sides
@@ -278,22 +278,18 @@ def with_ecg(picture: Picture, colour: tuple[int, int, int] = GREEN, row: int = 
     return rgb, (rgb != picture[..., None]).any(axis=2)
 
 
-def cleaned(result: CleaningResult) -> tuple[Picture, Mask]:
-    return np.asarray(result.image.frames[0]), np.asarray(result.mask.frames[0]) > 0
-
-
 def test_a_name_in_a_spectrum_is_blacked_out_and_the_rest_stays() -> None:
     before = spectrum()
     picture = burn(before, "KIM MINJUN", (60, 205), WHITE, 18)
     image = ArrayImage(
         picture[None],
         photometric="RGB",
-        regions=(
+        ultrasound_regions=(
             UltrasoundRegion((0, 0, 480, 190), spatial_format=1, data_type=1),
             UltrasoundRegion(STRIP, spatial_format=3, data_type=3),
         ),
     )
-    after, mask = cleaned(clean(image, silent))
+    after, mask = parts(clean(image, silent))
     assert mask[(picture != before).any(axis=2)].mean() >= 0.97
     inside = (after != picture).any(axis=2) & (np.arange(360) >= STRIP[1])[:, None]
     assert inside.any() and not after[inside].any() and mask[inside].all()
@@ -310,7 +306,7 @@ def test_an_ecg_below_a_sector_is_a_trace_and_tissue_is_none(colour: tuple[int, 
 def test_a_name_across_an_ecg_cannot_be_read_and_the_ecg_stays() -> None:
     picture, ecg = with_ecg(echo())
     burned = burn(picture, "KIM MINJUN", (30, 322), WHITE, 18)
-    after, mask = cleaned(clean(ArrayImage(burned[None], photometric="RGB"), silent))
+    after, mask = parts(clean(ArrayImage(burned[None], photometric="RGB"), silent))
     trace = find_traces(burned, find_area(burned, nothing(burned)))
     assert trace[ecg].mean() > 0.95 and np.array_equal(after[trace], burned[trace])
     assert mask[(burned != picture).any(axis=2) & ~trace].all()

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
 
 from ai_pipeline.burnin.card import UltrasoundOptions
 from ai_pipeline.burnin.cleaning import clean
@@ -573,15 +572,16 @@ def region(
     box: tuple[int, int, int, int], *, units: int = 3, delta: tuple[float, float] = (0.02, 0.02)
 ) -> Dataset:
     corners = zip(("MinX0", "MinY0", "MaxX1", "MaxY1"), box, strict=True)
-    item = data_set(**{f"RegionLocation{name}": place for name, place in corners})
-    item.PhysicalUnitsXDirection = item.PhysicalUnitsYDirection = units
-    item.PhysicalDeltaX, item.PhysicalDeltaY = delta
-    return item
+    return data_set(
+        **{f"RegionLocation{name}": place for name, place in corners},
+        PhysicalUnitsXDirection=units,
+        PhysicalUnitsYDirection=units,
+        PhysicalDeltaX=delta[0],
+        PhysicalDeltaY=delta[1],
+    )
 
 
 def image(regions: list[Dataset], **more: Any) -> Dataset:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
     size = {"Rows": 600, "Columns": 800, "BitsAllocated": 8, "BitsStored": 8}
-    known = {"file_meta": meta, "Modality": "US", "PhotometricInterpretation": "MONOCHROME2", **size}
+    known = {"Modality": "US", "PhotometricInterpretation": "MONOCHROME2", **size}
     return data_set(**known, **({"SequenceOfUltrasoundRegions": regions} if regions else {}), **more)

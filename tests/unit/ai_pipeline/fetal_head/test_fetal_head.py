@@ -1,6 +1,5 @@
 """Fetal heads: which pictures, whose head, its outline, ellipse and lengths."""
 
-import csv
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -17,12 +16,11 @@ from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, ImageHeader, ModelRef, PipelineResult, Refuse, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry, pipeline
-from ai_pipeline.fetal_head.biometry import Ellipse, ellipse_of
 from ai_pipeline.fetal_head.fetuses import fetus_of_each, names_in, tells_of_several
 from ai_pipeline.fetal_head.intended_use import refused_by_header
 from ai_pipeline.fetal_head.outline import HeadLimits, HeadModel
-from ai_pipeline.fetal_head.pipeline import FetalHead, _CleanedImage
 from ai_pipeline.images.coordinates import Affine
+from ai_training.sets.images import rows
 from tests.unit.ai_pipeline.phantoms import ArrayImage, silent
 from tests.unit.heads import HEAD, drawn_head
 
@@ -30,9 +28,9 @@ HEADER = ImageHeader("US", "", 345, 512, 1, "MONOCHROME2", 8)
 
 
 @pytest.fixture
-def fetal(monkeypatch: pytest.MonkeyPatch) -> FetalHead:
+def fetal(monkeypatch: pytest.MonkeyPatch) -> pipeline.FetalHead:
     """The pipeline with an engine that knows drawn heads."""
-    made = FetalHead()
+    made = pipeline.FetalHead()
     monkeypatch.setattr(made, "_loaded", model())
     return made
 
@@ -70,14 +68,14 @@ def test_the_header_refuses_what_is_no_still_of_a_pregnancy(changed: dict[str, A
     ("said", "unit", "factor"),
     [
         ({"attributes": {"PixelSpacing": "0.2\\0.2"}}, "mm", 0.2),
-        ({"regions": (UltrasoundRegion((0, 0, 512, 345), (0.2, 0.2), 1, 1),)}, "mm", 0.2),
+        ({"ultrasound_regions": (UltrasoundRegion((0, 0, 512, 345), (0.2, 0.2), 1, 1),)}, "mm", 0.2),
         ({}, "{pixels}", 1.0),
         # Beside the head.
-        ({"regions": (UltrasoundRegion((0, 0, 60, 60), (0.2, 0.2), 1, 1),)}, "{pixels}", 1.0),
+        ({"ultrasound_regions": (UltrasoundRegion((0, 0, 60, 60), (0.2, 0.2), 1, 1),)}, "{pixels}", 1.0),
     ],
 )
 def test_lengths_are_millimetres_only_where_the_image_says_how_large_its_pixels_are(
-    fetal: FetalHead, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], unit: str, factor: float
+    fetal: pipeline.FetalHead, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], unit: str, factor: float
 ) -> None:
     # cleaning takes seconds, and is of no matter here
     monkeypatch.setattr(pipeline, "clean", Mock(side_effect=CleaningFailed("too much text")))
@@ -100,12 +98,12 @@ def test_pixels_that_are_not_square_are_measured_in_millimetres() -> None:
 
 
 @pytest.mark.parametrize("spacing", ["0.01\\0.01", "2\\2"])
-def test_a_head_of_an_impossible_size_is_refused(fetal: FetalHead, spacing: str) -> None:
+def test_a_head_of_an_impossible_size_is_refused(fetal: pipeline.FetalHead, spacing: str) -> None:
     verdict = fetal.accepts([ArrayImage(drawn_head()[0][None], attributes={"PixelSpacing": spacing})])
     assert isinstance(verdict, Refuse) and "between 40 and 400 mm" in verdict.reason
 
 
-def test_pictures_without_a_head_are_refused_and_counted(fetal: FetalHead) -> None:
+def test_pictures_without_a_head_are_refused_and_counted(fetal: pipeline.FetalHead) -> None:
     with_head = ArrayImage(drawn_head()[0][None])
     without = ArrayImage(np.full((1, 345, 512), 60, np.uint8), uid="1.2.4")
     verdict = fetal.accepts([with_head, without])
@@ -114,7 +112,7 @@ def test_pictures_without_a_head_are_refused_and_counted(fetal: FetalHead) -> No
     assert isinstance(fetal.accepts([without]), Refuse)
 
 
-def test_the_result_has_the_head_as_a_mask_and_is_drawn_on_cleaned_pixels(fetal: FetalHead) -> None:
+def test_the_result_has_the_head_as_a_mask_and_is_drawn_on_cleaned_pixels(fetal: pipeline.FetalHead) -> None:
     picture, mask = drawn_head()
     result = fetal.run([ArrayImage(picture[None])], silent, {})
     kinds = {image.kind.value: image for image in result.images}
@@ -127,9 +125,8 @@ def test_the_result_has_the_head_as_a_mask_and_is_drawn_on_cleaned_pixels(fetal:
 
 @pytest.mark.data
 def test_a_real_head_on_the_command_line_and_what_is_none(data: Path, tmp_path: Path) -> None:
-    with (data / "us_fetal_head" / "manifest.csv").open() as file:
-        heads = (row for row in csv.DictReader(file) if row["split"] == "val")
-        row = next(row for row in heads if float(row["head_circumference_mm"]) > 150)
+    heads = rows(data / "us_fetal_head" / "manifest.csv", "val")
+    row = next(row for row in heads if float(row["head_circumference_mm"]) > 150)
     given = ["--pipeline", "fetal_head", "--modality", "US", "--body-part", "HEAD", "--json"]
     given += ["--pixel-mm", row["pixel_mm_at_512"], "--out", str(tmp_path)]
     files = (data / "us_fetal_head" / row["file"], next((data / "us_breast" / "images").glob("*.png")))
@@ -150,7 +147,7 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 @pytest.mark.parametrize("short", [120.0, 170.0, 215.0])
 def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: float) -> None:
     drawn = replace(HEAD, turn=turn, short=short)
-    found = ellipse_of(drawn.mask(345, 512), HERE)
+    found = biometry.ellipse_of(drawn.mask(345, 512), HERE)
     assert found is not None and abs(math.sin(found.turn - turn)) < 0.05
     assert (found.x, found.y) == pytest.approx((drawn.x, drawn.y), abs=0.2)
     assert (found.long, found.short) == pytest.approx((drawn.long, drawn.short), abs=0.6)
@@ -159,26 +156,26 @@ def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: fl
 
 def test_a_head_that_leaves_the_picture_is_continued_and_not_cut_off() -> None:
     drawn = replace(HEAD, y=70.0)
-    found = ellipse_of(drawn.mask(345, 512), HERE)
+    found = biometry.ellipse_of(drawn.mask(345, 512), HERE)
     assert found is not None and min(y for _, y in drawn.polygon()) < -5
     assert found.circumference == pytest.approx(drawn.circumference, rel=0.01)
 
 
 def test_the_ellipse_lies_in_the_coordinates_of_the_source() -> None:
-    found = ellipse_of(HEAD.mask(345, 512), Affine(2.0, 0.0, 10.0, 0.0, 2.0, -4.0))
+    found = biometry.ellipse_of(HEAD.mask(345, 512), Affine(2.0, 0.0, 10.0, 0.0, 2.0, -4.0))
     assert found is not None and found.circumference == pytest.approx(2 * HEAD.circumference, rel=0.003)
     assert (found.x, found.y) == pytest.approx((2 * HEAD.x + 10, 2 * HEAD.y - 4), abs=0.4)
 
 
 @pytest.mark.parametrize("mask", [np.zeros((50, 50), bool), np.eye(50, dtype=bool), np.ones((50, 50), bool)])
 def test_what_has_no_outline_has_no_ellipse(mask: np.ndarray) -> None:
-    found = ellipse_of(mask, HERE)
+    found = biometry.ellipse_of(mask, HERE)
 
     assert found is None or found.short < 3
 
 
 def test_the_circumference_of_a_circle_is_that_of_a_circle_and_the_polygon_lies_on_it() -> None:
-    circle = Ellipse(50.0, 50.0, 80.0, 80.0, 0.0)
+    circle = biometry.Ellipse(50.0, 50.0, 80.0, 80.0, 0.0)
     assert circle.circumference == pytest.approx(math.pi * 80)
     assert all(math.hypot(x - 50, y - 50) == pytest.approx(40) for x, y in circle.polygon())
     axes = math.dist(*HEAD.long_axis()), math.dist(*HEAD.short_axis())
@@ -230,13 +227,13 @@ Study = Callable[..., PipelineResult]
 
 
 @pytest.fixture
-def study(fetal: FetalHead, monkeypatch: pytest.MonkeyPatch) -> Study:
+def study(fetal: pipeline.FetalHead, monkeypatch: pytest.MonkeyPatch) -> Study:
     """What is measured in pictures of drawn heads, in each of which a text is read."""
 
     def run(*texts: str, picture: np.ndarray | None = None, **attributes: str) -> PipelineResult:
         drawn = (drawn_head()[0] if picture is None else picture)[None]
         said = {f"1.2.{number}": text for number, text in enumerate(texts, start=1)}
-        read = {uid: _CleanedImage((), (), (text,)) for uid, text in said.items()}
+        read = {uid: pipeline._CleanedImage((), (), (text,)) for uid, text in said.items()}
         monkeypatch.setattr(fetal, "_cleaned", lambda image, _report: read[image.uid])
         return fetal.run([ArrayImage(drawn, attributes=attributes, uid=uid) for uid in said], silent, {})
 
@@ -266,8 +263,8 @@ def test_twins_are_measured_where_the_picture_says_which_also_if_only_the_header
     assert measured(study("TWIN B", StudyDescription="OB Twin follow-up")) == {"1.2.1": "B"}
 
 
-def test_two_heads_in_one_picture_are_not_measured(study: Study, fetal: FetalHead) -> None:
-    left, right = (drawn_head(head=Ellipse(x, 170.0, 150.0, 120.0, 0.0))[0] for x in (130.0, 380.0))
+def test_two_heads_in_one_picture_are_not_measured(study: Study, fetal: pipeline.FetalHead) -> None:
+    left, right = (drawn_head(head=biometry.Ellipse(x, 170.0, 150.0, 120.0, 0.0))[0] for x in (130.0, 380.0))
     fetal._loaded = model(of_columns_apart, spread=1.0)
     result = study("TWIN A", picture=np.maximum(left, right))
     assert measured(result) == {}
@@ -277,7 +274,7 @@ def test_two_heads_in_one_picture_are_not_measured(study: Study, fetal: FetalHea
 def of_columns_apart(values: np.ndarray) -> dict[str, np.ndarray]:
     """An engine that outlines an ellipse in each half of the picture."""
     count, _, rows, columns = values.shape
-    half = Ellipse(columns / 4, rows / 2, 75.0, 60.0, 0.0).mask(rows, columns // 2)
+    half = biometry.Ellipse(columns / 4, rows / 2, 75.0, 60.0, 0.0).mask(rows, columns // 2)
     heads = np.tile(np.concatenate([half, half], axis=1).astype(np.float32), (count, 1, 1))
     return {"head": heads, "present": np.ones(count, np.float32)}
 

@@ -1,9 +1,9 @@
 """Models that are more than a network, made afresh for each test."""
 
 from pathlib import Path
-from typing import Any
 
-import onnx
+import onnx.compose
+import onnx.parser
 from onnx import TensorProto, helper
 
 from tests.unit.ai_training import small_models
@@ -61,18 +61,19 @@ def foreign_operator(domain: str) -> onnx.ModelProto:
 
 
 def foreign_operator_deep_inside() -> onnx.ModelProto:
-    inner = helper.make_graph([helper.make_node("Own", [], ["d"], domain="mine")], "g", [], [])
-    return of_nodes([helper.make_node("If", ["images"], ["c"], then_branch=inner, else_branch=inner)])
+    inner = "inner () => () { d = mine.Own () }"
+    branches = f"<then_branch = {inner}, else_branch = {inner}>"
+    return small_models.parsed(f"deep (float[1] images) => (float[1] c) {{ c = If (images) {branches} }}")
 
 
 def function_named_like_a_kernel() -> onnx.ModelProto:
     """A local function with the name of one of the run time's own kernels, and a call of it."""
-    opsets, body = [helper.make_opsetid("", 17)], [helper.make_node("Identity", ["x"], ["y"])]
-    function = helper.make_function("com.microsoft", "FusedMatMul", ["x"], ["y"], body, opsets)
-    model = of_nodes([helper.make_node("FusedMatMul", ["images"], ["c"], domain="com.microsoft")])
-    model.functions.append(function)
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    return model
+    return onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 17, "com.microsoft": 1]>
+        hostile (float[1] images) => (float[1] c) { c = com.microsoft.FusedMatMul (images) }
+        <domain: "com.microsoft", opset_import: ["": 17]>
+        FusedMatMul (x) => (y) { y = Identity (x) }
+    """)
 
 
 def function_that_is_not_called() -> onnx.ModelProto:
@@ -100,58 +101,52 @@ def of_nodes(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
 
 def endless(folder: Path) -> tuple[Path, Path]:
     """The small network and its card, with a Loop before it that has no end."""
-    model, info = small_models.network(), helper.make_tensor_value_info
-    true = helper.make_tensor("t", TensorProto.BOOL, [], [True])
-    inputs = [("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("m", TensorProto.FLOAT, None)]
-    outputs = [("go", TensorProto.BOOL, []), ("n", TensorProto.FLOAT, None)]
-    body = helper.make_graph(
-        [helper.make_node("Constant", [], ["go"], value=true), helper.make_node("Identity", ["m"], ["n"])],
-        "body",
-        [info(*one) for one in inputs],
-        [info(*one) for one in outputs],
+    return _behind(
+        """
+        yes = Constant <value = bool {1}> ()
+        looped = Loop (, yes, images) <
+            body = again (int64 i, bool c, float m) => (bool go, float n) {
+                go = Constant <value = bool {1}> ()
+                n = Identity (m)
+            }
+        >
+        mean = ReduceMean <keepdims = 1> (looped)
+        given = Add (images, mean)
+        """,
+        folder,
     )
-    nodes = [
-        helper.make_node("Constant", [], ["yes"], value=true),
-        helper.make_node("Loop", ["", "yes", "images"], ["looped"], body=body),
-        helper.make_node("ReduceMean", ["looped"], ["mean"], keepdims=1),
-        helper.make_node("Add", ["images", "mean"], ["added"]),
-        *model.graph.node,
-    ]
-    nodes[4].input[0] = "added"
-    model.graph.ClearField("node")
-    model.graph.node.extend(nodes)
-    return _written(model, folder)
 
 
 def without_number(folder: Path, low: float, high: float) -> tuple[Path, Path]:
-    """The small network and its card, whose scores are NaN of pictures with a standard deviation (0 to 1)
-    between ``low`` and ``high``, as of one that divides by something that may be nothing."""
-    model, axes = small_models.network(), {"axes": [1, 2, 3], "keepdims": 0}
-    model.graph.node[3].output[0] = "sound"
-    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
-        ("ReduceMean", ["images"], "mean", axes),
-        ("Mul", ["images", "images"], "squares", {}),
-        ("ReduceMean", ["squares"], "mean_square", axes),
-        ("Mul", ["mean", "mean"], "square_mean", {}),
-        ("Sub", ["mean_square", "square_mean"], "variance_", {}),
-        ("Abs", ["variance_"], "variance", {}),
-        ("Sub", ["variance", "low"], "above", {}),
-        ("Sub", ["variance", "high"], "below", {}),
-        ("Mul", ["above", "below"], "outside", {}),
-        ("Sqrt", ["outside"], "root", {}),  # NaN of what is negative
-        ("Mul", ["root", "nothing"], "none_or_nan", {}),
-        ("Unsqueeze", ["none_or_nan", "last"], "column", {}),
-        ("Add", ["sound", "column"], "logits", {}),
-    ]
-    model.graph.node.extend(helper.make_node(kind, given, [made], **how) for kind, given, made, how in steps)
-    numbers = {"low": low**2, "high": high**2, "nothing": 0.0}
-    floats = [helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in numbers.items()]
-    model.graph.initializer.extend([*floats, helper.make_tensor("last", TensorProto.INT64, [1], [1])])
-    return _written(model, folder)
+    """The small network and its card, whose answers are NaN of pictures with a standard deviation (0 to 1)
+    between ``low`` and ``high``, as of one that divides by something that may be nothing: the square root of
+    what is negative.
+    """
+    return _behind(
+        f"""
+        low = Constant <value_float = {low**2}> ()
+        high = Constant <value_float = {high**2}> ()
+        nothing = Constant <value_float = 0.0> ()
+        mean = ReduceMean <axes = [1, 2, 3]> (images)
+        squares = Mul (images, images)
+        mean_square = ReduceMean <axes = [1, 2, 3]> (squares)
+        square_mean = Mul (mean, mean)
+        difference = Sub (mean_square, square_mean)
+        variance = Abs (difference)
+        above = Sub (variance, low)
+        below = Sub (variance, high)
+        outside = Mul (above, below)
+        root = Sqrt (outside)
+        none_or_nan = Mul (root, nothing)
+        given = Add (images, none_or_nan)
+        """,
+        folder,
+    )
 
 
-def _written(model: onnx.ModelProto, folder: Path) -> tuple[Path, Path]:
-    """The model and the card of the small network, with this model's hash."""
-    file, _ = small_models.write(folder)
-    file.write_bytes(model.SerializeToString())
-    return file, small_models.write_card(file)
+def _behind(steps: str, folder: Path) -> tuple[Path, Path]:
+    """The small network behind these steps from ``images`` to ``given``, and its card."""
+    shape = f"float[n, 1, {small_models.SIDE}, {small_models.SIDE}]"
+    first = small_models.parsed(f"steps ({shape} images) => ({shape} given) {{ {steps} }}")
+    model = onnx.compose.merge_models(first, small_models.network(), [("given", "images")])
+    return small_models.write(folder, model)

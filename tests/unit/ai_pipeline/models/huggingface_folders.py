@@ -33,7 +33,7 @@ def picture() -> np.ndarray:
 
 def vit(folder: Path, *, width: int = WIDTH, depth: int = DEPTH) -> Path:
     """ViTForImageClassification, 224 pixels, squashed."""
-    _save(
+    return _save(
         folder,
         {
             "architectures": ["ViTForImageClassification"],
@@ -64,12 +64,11 @@ def vit(folder: Path, *, width: int = WIDTH, depth: int = DEPTH) -> Path:
         },
         _parameters("vit", side=14, patch=16, labels=len(LABELS), width=width, depth=depth),
     )
-    return folder
 
 
 def dinov2(folder: Path, size: int = 224) -> Path:
     """Dinov2Model, trained at 518 pixels, used at ``size``."""
-    _save(
+    return _save(
         folder,
         {
             "architectures": ["Dinov2Model"],
@@ -103,14 +102,14 @@ def dinov2(folder: Path, size: int = 224) -> Path:
         },
         _parameters("dinov2", side=37, patch=14, labels=0),
     )
-    return folder
 
 
-def _save(folder: Path, config: dict[str, Any], taken: dict[str, Any], arrays: Arrays) -> None:
+def _save(folder: Path, config: dict[str, Any], taken: dict[str, Any], arrays: Arrays) -> Path:
     folder.mkdir(parents=True)
     for name, settings in (("config", config), ("preprocessor_config", taken)):
         (folder / f"{name}.json").write_text(json.dumps(settings))
     save_file(arrays, folder / "model.safetensors")
+    return folder
 
 
 Row = tuple[str, tuple[int, ...], float, float]

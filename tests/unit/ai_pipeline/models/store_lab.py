@@ -22,6 +22,12 @@ def add(file: Path | str, card: Path, *more: str) -> Result:
     return models("add", file, "--card", card, "--accept-licence", *more)
 
 
+def ended(status: int, done: Result) -> str:
+    """What a command printed that ended with this status."""
+    assert done.exit_code == status, done.output
+    return done.output
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

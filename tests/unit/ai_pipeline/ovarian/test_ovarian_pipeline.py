@@ -17,17 +17,15 @@ from ai_pipeline.models.registry import Label
 from ai_pipeline.ovarian import pipeline as module
 from ai_pipeline.ovarian.classifier import NORMAL, NOT_LIKE, decisions, dice, of_mask, probabilities
 from ai_pipeline.ovarian.intended_use import refused_by_header
-from ai_pipeline.ovarian.pipeline import Ovarian
 from ai_pipeline.summary import without_research
-from tests.unit.ai_pipeline.chest.test_chest import Shown
-from tests.unit.ai_pipeline.phantoms import image_header, silent
+from tests.unit.ai_pipeline.phantoms import ArrayImage, image_header, silent
 
 PELVIS = image_header(body_part="PELVIS")
 
 
 @pytest.fixture(scope="module")
-def ovarian() -> Ovarian:
-    return Ovarian()
+def ovarian() -> module.Ovarian:
+    return module.Ovarian()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def frame(data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(ovarian: Ovarian, frame: Path) -> PipelineResult:
+def found(ovarian: module.Ovarian, frame: Path) -> PipelineResult:
     return ovarian.run([open_image(frame, "US", AS_PELVIS)], silent, {})
 
 
@@ -45,24 +43,24 @@ AS_PELVIS = GivenAttributes(body_part="PELVIS")
 
 
 @pytest.mark.parametrize("highest", [256, 1], ids=["noise", "black"])
-def test_what_looks_like_no_frame_is_refused_by_its_pixels(ovarian: Ovarian, highest: int) -> None:
+def test_what_looks_like_no_frame_is_refused_by_its_pixels(ovarian: module.Ovarian, highest: int) -> None:
     grey = np.random.default_rng(0).integers(0, highest, (480, 640, 1), np.uint8)
-    answer = ovarian.accepts([Shown(grey.repeat(3, axis=2), PELVIS)])
+    answer = ovarian.accepts([ArrayImage(grey.repeat(3, axis=2)[None], like=PELVIS)])
     assert isinstance(answer, Refuse) and answer.reason == NOT_LIKE
     assert [one.by.value for one in answer.refused] == ["pixels"]
 
 
 def test_an_image_that_cannot_be_cleaned_gets_no_result(
-    ovarian: Ovarian, monkeypatch: pytest.MonkeyPatch
+    ovarian: module.Ovarian, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "clean", Mock(side_effect=CleaningFailed("text may be left")))
     with pytest.raises(CleaningFailed):
-        ovarian.run([Shown(np.zeros((200, 200, 3), np.uint8), PELVIS)], silent, {})
+        ovarian.run([ArrayImage(np.zeros((1, 200, 200, 3), np.uint8), like=PELVIS)], silent, {})
 
 
 @pytest.mark.data
 def test_a_frame_is_cleaned_classified_and_outlined(
-    ovarian: Ovarian, frame: Path, found: PipelineResult
+    ovarian: module.Ovarian, frame: Path, found: PipelineResult
 ) -> None:
     image = open_image(frame, "US", AS_PELVIS)
     assert isinstance(ovarian.accepts([image]), Accept) and found.drawn_on == "cleaned"
@@ -78,12 +76,12 @@ def test_a_frame_is_cleaned_classified_and_outlined(
 
 @pytest.mark.data
 def test_nothing_is_called_or_outlined_where_the_lesion_was_blacked_out(
-    ovarian: Ovarian, frame: Path
+    ovarian: module.Ovarian, frame: Path
 ) -> None:
     image = open_image(frame, "US", AS_PELVIS)
     rows, columns = image.header.rows, image.header.columns
     box = (columns // 4, rows // 4, columns * 3 // 4, rows * 3 // 4)
-    hidden = Shown(image.display(), replace(image.header, removed_by_hand=(box,)))
+    hidden = ArrayImage(image.display()[None], like=image.header, removed_by_hand=(box,))
     result = ovarian.run([hidden], silent, {"heatmaps": True})
     assert {one.decision for one in result.findings} <= {Decision.INDETERMINATE}
     assert not any(one.regions or one.evidence for one in result.findings)
@@ -94,7 +92,7 @@ def test_nothing_is_called_or_outlined_where_the_lesion_was_blacked_out(
 
 @pytest.mark.data
 def test_what_a_site_gets_does_not_tell_the_malignant_class_unless_a_rule_asks_for_it(
-    ovarian: Ovarian, frame: Path, found: PipelineResult
+    ovarian: module.Ovarian, frame: Path, found: PipelineResult
 ) -> None:
     shown = without_research(found).findings
     assert {one.label for one in found.findings} - {one.label for one in shown} == {
@@ -108,7 +106,7 @@ def test_what_a_site_gets_does_not_tell_the_malignant_class_unless_a_rule_asks_f
 
 @pytest.mark.data
 def test_fetal_heads_are_not_classified_also_where_they_look_like_a_cyst(
-    ovarian: Ovarian, data: Path
+    ovarian: module.Ovarian, data: Path
 ) -> None:
     heads = data / "us_fetal_head"
     like_a_cyst, reasons = [next(heads.rglob(name)) for name in ("019_HC.jpg", "019_2HC.jpg")], []

@@ -9,11 +9,10 @@ import torch
 from ai_pipeline.models.registry import Chain
 from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.base import ExperimentError
-from ai_training.chest import fit as experiments
-from ai_training.chest.fit import Augmentation, ClassifierRun, Experiment, Material, Tasks, augment
+from ai_training.chest import fit
 from ai_training.sets.images import LABELS, ChestImage
 
-SMALL = Experiment.model_validate(
+SMALL = fit.Experiment.model_validate(
     {
         "network": {"size": 64},
         "images": {"chain": Chain(side=64)},
@@ -26,12 +25,15 @@ def test_all_wrong_keys_of_an_experiment_are_named_at_once(tmp_path: Path) -> No
     file = tmp_path / "wrong.toml"
     file.write_text("sead = 1\n[network]\nsize = 100\n[schedule]\nepochs = -1\n")
     with pytest.raises(ExperimentError, match=r"wrong\.toml") as refused:
-        experiments.load(file)
+        fit.load(file)
     assert all(key in str(refused.value) for key in ("sead", "network.size", "schedule.epochs"))
 
 
 def test_a_variant_changes_only_what_it_names() -> None:
-    changed, plain = Experiment().changed("other", {"loss": {"soft": 0.0}}), Experiment()
+    changed, plain = (
+        fit.Experiment().changed("other", {"loss": {"soft": 0.0}}),
+        fit.Experiment(),
+    )
     loss = plain.loss.model_copy(update={"soft": 0.0})
     assert changed == plain.model_copy(update={"name": "other", "loss": loss}) != plain
 
@@ -41,7 +43,7 @@ def test_augmentation_repeats_with_its_seed_and_never_mirrors() -> None:
     image[30:50, 10:30] = 200  # something on the left
 
     def copy(seed: int) -> np.ndarray:
-        return augment(image, 160, Augmentation(), np.random.default_rng(seed))
+        return fit.augment(image, 160, fit.Augmentation(), np.random.default_rng(seed))
 
     np.testing.assert_array_equal(copy(5), copy(5))
     for seed in range(30):
@@ -50,7 +52,15 @@ def test_augmentation_repeats_with_its_seed_and_never_mirrors() -> None:
 
 
 def test_the_batches_are_the_same_whoever_prepares_them(tmp_path: Path) -> None:
-    run, prepared = ClassifierRun(SMALL, _material(12), tmp_path), []
+    films = tuple(
+        ChestImage(
+            *(Path(f"{number}.png"), tuple((number >> k) % 2 for k in range(len(LABELS))), None, str(number)),
+            *("val" if number % 3 == 2 else "train", "made", "made", 40.0, "F", "PA"),
+        )
+        for number in range(12)
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 64, 64)).astype(np.uint8)
+    run, prepared = fit.ClassifierRun(SMALL, fit.Material(films, pixels), tmp_path), []
     for run.workers in (0, 1):
         prepared.append(list(run.batches(range(1, 4))))
     for one, other in zip(*prepared, strict=True):
@@ -58,19 +68,9 @@ def test_the_batches_are_the_same_whoever_prepares_them(tmp_path: Path) -> None:
 
 
 def test_the_merged_head_says_what_both_heads_say_in_units_of_their_spread() -> None:
-    tasks = Tasks(PlacedClassifier(len(LABELS), 64)).eval()
+    tasks = fit.Tasks(PlacedClassifier(len(LABELS), 64)).eval()
     pooled = np.random.default_rng(0).normal(size=(50, tasks.network.head.in_features)).astype(np.float32)
     merged, features = tasks.merged(pooled, share=2.0).head, torch.from_numpy(pooled)
     with torch.no_grad():
         own, taught = tasks.network.head(features), tasks.teacher(features)
         torch.testing.assert_close(merged(features), own / own.std(0) + 2 * taught / taught.std(0))
-
-
-def _material(count: int) -> Material:
-    images = tuple(_image(str(number), "val" if number % 3 == 2 else "train") for number in range(count))
-    return Material(images, np.random.default_rng(0).integers(0, 256, (count, 64, 64)).astype(np.uint8))
-
-
-def _image(name: str, split: str = "train") -> ChestImage:
-    labels = tuple((int(name) >> k) % 2 for k in range(len(LABELS)))
-    return ChestImage(Path(f"{name}.png"), labels, None, name, split, "made", "made", 40.0, "F", "PA")

@@ -1,6 +1,5 @@
 """A detector of chest findings: its boxes, its training, its scores."""
 
-import csv
 import json
 import shutil
 from collections import Counter
@@ -22,27 +21,8 @@ from ai_training import detect, yolo
 from ai_training.base import DataMissing
 from ai_training.cli import console
 from ai_training.cli.verbs import train_app
-from ai_training.detect import (
-    FOLDS,
-    PLACE_NAMES,
-    BoxHeadRecipe,
-    FittedHead,
-    Fused,
-    LabelledBoxes,
-    centre,
-    constant,
-    cross_validated,
-    detection_boxes,
-    figures_of,
-    fit,
-    folds,
-    passes,
-    place_figures,
-    trained,
-    write_test_figures,
-)
 from ai_training.metrics import overlap
-from ai_training.sets.images import LABELS, TruthBox, corners
+from ai_training.sets.images import LABELS, TruthBox, corners, rows
 from tests.unit.ai_pipeline.models.store_lab import run_quietly
 
 
@@ -68,7 +48,7 @@ def test_chestx_det_gives_several_boxes_of_one_label(images: Path) -> None:
     ]
     (images / "det.json").write_text(json.dumps(listed))
 
-    boxes = detection_boxes(images, [images / "det.json"])
+    boxes = detect.detection_boxes(images, [images / "det.json"])
 
     assert [(box.label, box.split, box.patient) for box in boxes] == [("Fibrosis", "train", "00000042")] * 2
     assert corners(boxes[0]) == pytest.approx((632 / 1024, 721 / 1024, 909 / 1024, 969 / 1024))
@@ -81,7 +61,7 @@ def test_the_whole_nih_list_can_be_named_alone(images: Path) -> None:
         "00000043_000.png,Nodule,100,100,50,50,,,\n"
     )
 
-    boxes = detection_boxes(images, [images / "BBox_List_2017.csv"])
+    boxes = detect.detection_boxes(images, [images / "BBox_List_2017.csv"])
 
     assert [box.label for box in boxes] == ["Infiltration", "Nodule"]
     assert corners(boxes[1]) == pytest.approx((100 / 1024, 100 / 1024, 150 / 1024, 150 / 1024))
@@ -91,7 +71,7 @@ def test_a_box_that_two_lists_have_is_taken_once(images: Path) -> None:
     lists = [images / "a.json", images / "b.json"]
     for path, box in zip(lists, ([100, 100, 150, 150], [102, 100, 151, 150]), strict=True):
         path.write_text(json.dumps([{"file_name": "00000043_000.png", "syms": ["Nodule"], "boxes": [box]}]))
-    assert len(detection_boxes(images, lists)) == 1
+    assert len(detect.detection_boxes(images, lists)) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,7 +81,7 @@ def test_a_list_that_cannot_be_read_says_so(images: Path, text: str) -> None:
     (images / "det.json").write_text(text)
 
     with pytest.raises(DataMissing, match=r"det\.json|no boxes"):
-        detection_boxes(images, [images / "det.json"])
+        detect.detection_boxes(images, [images / "det.json"])
 
 
 def test_overlap_is_intersection_over_union_and_a_box_over_the_edge_is_cut() -> None:
@@ -135,17 +115,19 @@ def test_no_patient_is_in_two_folds_and_every_label_is_in_each() -> None:
         replace(_box(number, "left"), label=("Mass", "Nodule")[number % 2], patient=str(number // 3))
         for number in range(120)
     ]
-    fold = folds(boxes)
+    fold = detect.folds(boxes)
     assert len({(box.patient, number) for box, number in zip(boxes, fold, strict=True)}) == 40
     counts = Counter((box.label, number) for box, number in zip(boxes, fold, strict=True))
-    assert len(counts) == 2 * FOLDS and min(counts.values()) >= 0.5 * max(counts.values())
-    assert (folds(boxes) == fold).all()
+    assert len(counts) == 2 * detect.FOLDS and min(counts.values()) >= 0.5 * max(counts.values())
+    assert (detect.folds(boxes) == fold).all()
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[list[TruthBox], FittedHead]:
+def fitted() -> tuple[list[TruthBox], detect.FittedHead]:
     boxes, maps = _planted()
-    return boxes, fit(boxes[:30], range(30), maps, BoxHeadRecipe(components=4, moved=2, shown=30, steps=60))
+    return boxes, detect.fit(
+        boxes[:30], range(30), maps, detect.BoxHeadRecipe(components=4, moved=2, shown=30, steps=60)
+    )
 
 
 def placed(head: Any, row: int) -> ScoredBox:
@@ -155,13 +137,13 @@ def placed(head: Any, row: int) -> ScoredBox:
 
 
 def test_boxes_of_images_that_were_not_learned_from_lie_where_the_layers_light_up(
-    fitted: tuple[list[TruthBox], FittedHead],
+    fitted: tuple[list[TruthBox], detect.FittedHead],
 ) -> None:
     boxes, made = fitted
     assert min(overlap(placed(made, row).corners, corners(boxes[row])) for row in range(30, 40)) > 0.5
 
 
-def test_the_head_as_one_convolution_says_the_same(fitted: tuple[list[TruthBox], FittedHead]) -> None:
+def test_the_head_as_one_convolution_says_the_same(fitted: tuple[list[TruthBox], detect.FittedHead]) -> None:
     _, made = fitted
     weights, bias = made.layer()
     maps = np.einsum("kc,chw->khw", weights, made.maps[31]) + bias
@@ -171,9 +153,9 @@ def test_the_head_as_one_convolution_says_the_same(fitted: tuple[list[TruthBox],
 
 def test_a_fixed_box_knows_no_image_and_can_only_be_right_on_one_side() -> None:
     boxes, _ = _planted()
-    fixed = placed(constant(boxes), 0).corners
+    fixed = placed(detect.constant(boxes), 0).corners
     assert sum(overlap(fixed, corners(box)) > 0.1 for box in boxes) == 20
-    assert placed(centre(boxes), 0).point == pytest.approx((0.5, 0.5))
+    assert placed(detect.centre(boxes), 0).point == pytest.approx((0.5, 0.5))
 
 
 def _entry(low: float, pointing: float, touched: float) -> dict[str, object]:
@@ -196,7 +178,7 @@ def _entry(low: float, pointing: float, touched: float) -> dict[str, object]:
 def test_a_label_gets_boxes_only_when_they_surely_beat_the_priors_and_hit_more_often_than_not(
     entry: dict[str, object], passed: bool, why: str
 ) -> None:
-    verdict = passes(entry)
+    verdict = detect.passes(entry)
 
     assert verdict["passes"] is passed and why in verdict["why"]
 
@@ -206,29 +188,31 @@ def test_folds_find_what_is_planted_and_learn_from_the_other_folds_alone(
 ) -> None:
     boxes, maps = _planted()
     placed = tuple(replace(box, path=tmp_path / box.file) for box in boxes)
-    case = LabelledBoxes(placed, tuple(range(len(boxes))), tuple(box.path for box in placed), maps)
-    fold, drawn_from = folds(case.boxes), []
+    case = detect.LabelledBoxes(placed, tuple(range(len(boxes))), tuple(box.path for box in placed), maps)
+    fold, drawn_from = detect.folds(case.boxes), []
 
     def drawn(boxes: Sequence[TruthBox], *_how: object) -> object:
         drawn_from.extend({number for box, number in zip(case.boxes, fold, strict=True) if box not in boxes})
         return SimpleNamespace(boxes=lambda *_: np.zeros((0, 5), np.float32))
 
-    recipe = BoxHeadRecipe(components=4, moved=2, shown=30, steps=40)
+    recipe = detect.BoxHeadRecipe(components=4, moved=2, shown=30, steps=40)
     monkeypatch.setattr(detect, "BoxHeadRecipe", lambda: recipe)
     monkeypatch.setattr(detect, "trained", drawn)
     card = find("chest-efficientnet-lite0")
-    predictions = cross_validated(case, card, (tmp_path, yolo.YoloRecipe()), lambda _share, _what: None)
-    figures = figures_of(case, predictions, decide=True)
+    predictions = detect.cross_validated(
+        case, card, (tmp_path, yolo.YoloRecipe()), lambda _share, _what: None
+    )
+    figures = detect.figures_of(case, predictions, decide=True)
     assert drawn_from == [0, 1, 2, 3, 4] and list(figures["arms"]) == ["fusion", "constant", "centre", "head"]
     (row,) = figures["labels"]
     assert (row["label"], row["boxes"], row["passes"]) == ("Mass", 40, True)
     assert figures["arms"]["fusion"]["pointing"][0] > 0.9 and figures["arms"]["constant"]["pointing"][0] < 0.6
 
 
-def test_what_a_yolo_draws_near_a_candidate_counts(fitted: tuple[list[TruthBox], FittedHead]) -> None:
+def test_what_a_yolo_draws_near_a_candidate_counts(fitted: tuple[list[TruthBox], detect.FittedHead]) -> None:
     boxes, made = fitted
     wrong = np.array([[*corners(boxes[30]), 1.0]], np.float32)  # where the other side's finding is
-    both = Fused(made, cast(Any, SimpleNamespace(boxes=lambda *_: wrong)))
+    both = detect.Fused(made, cast(Any, SimpleNamespace(boxes=lambda *_: wrong)))
     assert placed(both, 31).score != placed(made, 31).score
 
 
@@ -244,12 +228,12 @@ def test_a_yolo_that_is_there_is_taken_only_if_it_is_the_one(
     monkeypatch.setattr(detect, "OnnxRuntime", lambda data, threads: (data, threads))
     card, (boxes, _) = find("chest-efficientnet-lite0"), _planted()
     for threads in (1, 2):
-        drawn = trained(boxes, card, tmp_path / "one", yolo.YoloRecipe(threads=threads), ())
+        drawn = detect.trained(boxes, card, tmp_path / "one", yolo.YoloRecipe(threads=threads), ())
         assert drawn.labels == ("Mass",)
     assert training.call_count == 1
     for others, recipe in ((boxes[1:], yolo.YoloRecipe()), (boxes, yolo.YoloRecipe(size=320))):
         with pytest.raises(FileExistsError, match="other boxes or settings"):
-            trained(others, card, tmp_path / "one", recipe, ())
+            detect.trained(others, card, tmp_path / "one", recipe, ())
 
 
 def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
@@ -270,7 +254,7 @@ def test_the_test_figures_stand_in_the_card(tmp_path: Path) -> None:
         "differences": {"fusion - constant": {"mean T": [0.0, -0.1, 0.1]}},
         "labels": [],
     }
-    write_test_figures(replace(shipped, path=path), figures)
+    detect.write_test_figures(replace(shipped, path=path), figures)
     before, card = (tomlkit.parse(one.read_text()).unwrap() for one in (shipped.path, path))
     test, _ = card["detection"].pop("test"), before["detection"].pop("test")
     assert (test["boxes"], test["fusion"], test["difference"]["mean T"]) == (7, values, [0.0, -0.1, 0.1])
@@ -283,9 +267,9 @@ def test_a_box_reaches_the_cuts_that_it_overlaps_enough() -> None:
         ScoredBox((0.1, 0.0, 0.3, 0.2), (0.25, 0.1), 1.0),  # a third
         None,
     ]
-    rows = place_figures([(0.0, 0.0, 0.2, 0.2)] * 3, said)
-    wanted = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 2 / 3, 1 / 3, 0], [0] * len(PLACE_NAMES)])
-    assert rows == pytest.approx(wanted)
+    found = detect.place_figures([(0.0, 0.0, 0.2, 0.2)] * 3, said)
+    wanted = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 0, 2 / 3, 1 / 3, 0], [0] * len(detect.PLACE_NAMES)])
+    assert found == pytest.approx(wanted)
 
 
 # The program that a node runs has neither.
@@ -305,8 +289,7 @@ np.save(folder / "boxes.npy", OnnxRuntime((folder / "yolo.onnx").read_bytes(), 1
 def test_one_epoch_on_ten_pictures_becomes_a_file_that_runs_without_torch(tmp_path: Path) -> None:
     run_quietly("-m", "tests.unit.ai_training.detect.tiny_yolo", tmp_path)
     run_quietly("-c", WITHOUT_TORCH, tmp_path)
-    with (tmp_path / "run" / "results.csv").open() as lines:
-        (epoch,) = csv.DictReader(lines)
+    (epoch,) = rows(tmp_path / "run" / "results.csv")
     losses = [float(epoch[f"train/{name}_loss"]) for name in ("box", "cls", "l1")]
     assert np.isfinite(losses).all() and min(losses) > 0  # the boxes were found and learned from
     with np.load(tmp_path / "said.npz") as said:

@@ -6,24 +6,24 @@ A program of its own, because ultralytics changes torch, OpenCV and warnings at 
 
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import torch
 
 from ai_pipeline.models.inputs import normalise, prepare
-from ai_pipeline.models.registry import Card, find
+from ai_pipeline.models.registry import find
 from ai_training import yolo
 from ai_training.sets.images import TruthBox
 
 SIDE = 96  # pixels that the network sees
-PICTURES = 10
 
 
 def pictures(folder: Path) -> list[TruthBox]:
     """Dark noise with one bright rectangle, of one label or the other."""
     random, boxes = np.random.default_rng(4), []
-    for number in range(PICTURES):
+    for number in range(10):
         grey = random.integers(0, 60, (128, 128), np.uint8)
         left, top = (int(value) for value in random.integers(10, 60, 2))
         grey[top : top + 50, left : left + 40] += 150
@@ -38,21 +38,14 @@ def pictures(folder: Path) -> list[TruthBox]:
 
 def main(folder: Path) -> None:
     """Train, export, and note what torch says of the first picture."""
-    networks: list[torch.nn.Module] = []
-    export = yolo.export
-
-    def watched(network: torch.nn.Module, card: Card, size: int, path: Path) -> Path:
-        networks.append(network)
-        return export(network, card, size, path)
-
-    yolo.export = watched
+    yolo.export = exported = Mock(wraps=yolo.export)
     card = find("chest-efficientnet-lite0")
     boxes = pictures(folder)
     yolo.train_yolo(boxes, card, folder, yolo.YoloRecipe(size=SIDE, epochs=1, batch=5))
     picture, _ = prepare(cv2.imread(str(boxes[0].path), cv2.IMREAD_GRAYSCALE), card.input.chain, SIDE)
     values = normalise(picture[None], card.input.mean[0], card.input.scale[0])
     with torch.inference_mode():
-        said = yolo._Seeing(networks[0], card).float().eval()(torch.from_numpy(values))
+        said = yolo._Seeing(exported.call_args.args[0], card).float().eval()(torch.from_numpy(values))
     np.savez(folder / "said.npz", values=values, boxes=said.numpy())
 
 

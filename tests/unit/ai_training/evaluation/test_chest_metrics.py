@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tomlkit
 import typer
+from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.reference import BINS
-from ai_pipeline.models.registry import SHIPPED, Card, find
 from ai_training import metrics
 from ai_training import pages as cardpage
 from ai_training.base import DataMissing
@@ -27,7 +27,6 @@ from ai_training.chest import gates
 from ai_training.chest.ship import card_metrics
 from ai_training.cli.verbs import evaluate_app
 from ai_training.evaluation import evaluate
-from ai_training.evaluation.evaluate import evaluate_chest, source_scores
 from ai_training.evaluation.figures import Scored, scored, write_report
 from ai_training.evaluation.operating_points import (
     FALSE_ALARMS,
@@ -36,7 +35,6 @@ from ai_training.evaluation.operating_points import (
     measured,
     sensitive_cuts,
 )
-from ai_training.metrics import Floats, patient_weights
 from ai_training.sets.chest import chest_set
 from ai_training.sets.images import LABELS, ChestImage
 from ai_training.text import figures_text
@@ -107,9 +105,9 @@ def test_three_of_three_is_not_certainty() -> None:
 def test_slope_and_intercept_are_those_of_the_curve_that_made_the_labels() -> None:
     random = np.random.default_rng(2)
     logit = random.normal(size=30000)
-    truth = (random.random(30000) < _logistic(0.5 * logit + 0.7)).astype(float)
+    truth = (random.random(30000) < expit(0.5 * logit + 0.7)).astype(float)
 
-    slope, intercept = slope_and_intercept(truth, _logistic(logit), np.ones((1, 30000)))
+    slope, intercept = slope_and_intercept(truth, expit(logit), np.ones((1, 30000)))
 
     assert slope[0] == pytest.approx(0.5, abs=0.03)
     assert intercept[0] > 0.5  # the probabilities are too low
@@ -117,7 +115,7 @@ def test_slope_and_intercept_are_those_of_the_curve_that_made_the_labels() -> No
 
 def test_well_calibrated_probabilities_have_figures_around_the_perfect_ones() -> None:
     random = np.random.default_rng(4)
-    chance = _logistic(random.normal(-1, 1, size=(3000, 1)))
+    chance = expit(random.normal(-1, 1, size=(3000, 1)))
     truth = (random.random((3000, 1)) < chance).astype(float)
     weights = metrics.patient_weights([str(i) for i in range(3000)], resamples=300)
     found = calibration(truth, chance, ["Effusion"], weights, fewest=15)
@@ -136,14 +134,10 @@ def test_a_label_with_few_positives_has_no_calibration() -> None:
     assert found["labels"] == {} and found["prevalence"] == {"Hernia": 0.05}
 
 
-def _logistic(value: metrics.Floats) -> metrics.Floats:
-    return np.asarray(1 / (1 + np.exp(-value)))
-
-
 def test_platt_scaling_recovers_the_curve_that_made_the_labels() -> None:
     random = np.random.default_rng(2)
     logit = random.normal(size=20000)
-    truth = (random.random(20000) < _logistic(1.5 * logit - 1)).astype(float)
+    truth = (random.random(20000) < expit(1.5 * logit - 1)).astype(float)
     assert platt(truth, logit) == pytest.approx((1.5, -1.0), abs=0.1)
 
 
@@ -151,7 +145,7 @@ def test_a_useless_score_says_the_rate_to_everyone() -> None:
     truth = np.array([1.0, 0, 0, 0] * 50)
     point = calibrated(truth, -truth)
 
-    assert 1 / (1 + np.exp(-point.intercept)) == pytest.approx(0.25)
+    assert expit(point.intercept) == pytest.approx(0.25)
     assert 0 <= point.absent_below <= point.threshold <= 1
 
 
@@ -159,7 +153,7 @@ def test_present_is_called_with_the_promised_specificity() -> None:
     random = np.random.default_rng(4)
     truth = (random.random(2000) < 0.2).astype(float)
     point = calibrated(truth, logit := random.normal(size=2000) + truth)
-    assert (_logistic(point.slope * logit[truth <= 0] + point.intercept) < point.threshold).mean() >= 0.90
+    assert (expit(point.slope * logit[truth <= 0] + point.intercept) < point.threshold).mean() >= 0.90
 
 
 def test_deciles_cut_into_tenths() -> None:
@@ -181,11 +175,11 @@ IMAGES = 600
 
 
 @pytest.fixture(scope="module")
-def card() -> Card:
-    return replace(find("chest-efficientnet-lite0"), details={"metrics": {}})
+def card() -> registry.Card:
+    return replace(registry.find("chest-efficientnet-lite0"), details={"metrics": {}})
 
 
-def images(card: Card, seed: int, count: int = IMAGES) -> Scored:
+def images(card: registry.Card, seed: int, count: int = IMAGES) -> Scored:
     """Two images a patient, half of them without any finding, and a classifier that is better than chance."""
     random = np.random.default_rng(seed)
     truth = ((random.random((count, 1)) < 0.5) & (random.random((count, 14)) < 0.25)).astype(np.float32)
@@ -194,20 +188,22 @@ def images(card: Card, seed: int, count: int = IMAGES) -> Scored:
     return scored(made, random.normal(size=(count, 14)) * 4 + 5 * truth, card.labels, LABELS)
 
 
-def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: Card) -> None:
+def test_at_specific_one_in_ten_healthy_images_gets_a_finding_at_most(card: registry.Card) -> None:
     value, low, high = choose_points(images(card, 1), SHOWN)["specific"]["without_finding_called"]
     assert low <= value <= FALSE_ALARMS and low < value < high
     assert value > FALSE_ALARMS - 0.03, "no more is given away than has to be"
 
 
-def test_at_sensitive_nine_in_ten_are_found_unless_half_of_the_others_were_called(card: Card) -> None:
+def test_at_sensitive_nine_in_ten_are_found_unless_half_of_the_others_were_called(
+    card: registry.Card,
+) -> None:
     table = choose_points(images(card, 2), SHOWN)["sensitive"]["labels"]
     for row in (table[name] for name in SHOWN):
         assert row["sensitivity"][0] >= 0.9 or (row["specificity"][0] == pytest.approx(0.5, abs=0.01))
         assert row["absent_below"] == row["threshold"][0], "nothing is undetermined"
 
 
-def test_thresholds_have_intervals_and_lie_in_order(card: Card) -> None:
+def test_thresholds_have_intervals_and_lie_in_order(card: registry.Card) -> None:
     found = images(card, 3)
     points = choose_points(found, SHOWN)
     for label in found.labels:
@@ -216,13 +212,13 @@ def test_thresholds_have_intervals_and_lie_in_order(card: Card) -> None:
         assert all(low <= value <= high for value, low, high in (row["threshold"] for row in rows))
 
 
-def test_of_too_few_images_without_a_finding_nothing_is_made(card: Card) -> None:
+def test_of_too_few_images_without_a_finding_nothing_is_made(card: registry.Card) -> None:
     found = images(card, 4)
     few = found.where(number < 120 for number in range(IMAGES))
     assert choose_points(few, SHOWN) == choose_points(found, ()) == {}
 
 
-def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: Card) -> None:
+def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: registry.Card) -> None:
     result = measured(images(card, 6), with_points(card, choose_points(images(card, 5), SHOWN)), SHOWN)
     specific, balanced, sensitive = (result[point] for point in ("specific", "balanced", "sensitive"))
     called = [point["without_finding_called"][0] for point in (specific, balanced, sensitive)]
@@ -232,11 +228,11 @@ def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: Ca
         assert rare["present_ratio"][0] > often["present_ratio"][0] > 1 > often["absent_ratio"][0]
 
 
-def with_points(card: Card, points: dict[str, Any]) -> Card:
+def with_points(card: registry.Card, points: dict[str, Any]) -> registry.Card:
     return replace(card, details={**card.details, "operating_points": points})
 
 
-def test_images_on_which_the_model_is_unsure_are_counted_and_ranked_worse(card: Card) -> None:
+def test_images_on_which_the_model_is_unsure_are_counted_and_ranked_worse(card: registry.Card) -> None:
     points = choose_points(images(card, 10), SHOWN)
     unsure = measured(images(card, 11), with_points(card, points), SHOWN)["unsure"]
     value, low, high = unsure["share"]
@@ -245,14 +241,14 @@ def test_images_on_which_the_model_is_unsure_are_counted_and_ranked_worse(card: 
 
 
 def test_a_likelihood_ratio_is_a_number_where_nobody_was_called() -> None:
-    truth, weights = np.array([1.0, 0.0, 0.0, 0.0]), patient_weights(["a", "b", "c", "d"])
+    truth, weights = np.array([1.0, 0.0, 0.0, 0.0]), metrics.patient_weights(["a", "b", "c", "d"])
     value = likelihood_ratio(np.zeros(4, np.bool_), truth, weights)
     assert np.isfinite([value.value, value.low, value.high]).all()
     assert likelihood_ratio(truth > 0, truth, weights).value == pytest.approx((1.5 / 2) / (0.5 / 4))
 
 
 def test_a_sensitive_cut_is_the_highest_that_finds_nine_of_ten() -> None:
-    truth: Floats = np.repeat([1.0, 0.0], [30, 300])
+    truth: metrics.Floats = np.repeat([1.0, 0.0], [30, 300])
     chance = np.concatenate([np.linspace(0.6, 1.0, 30), np.linspace(0.0, 0.59, 300)])
 
     (cut,) = sensitive_cuts(truth, chance, np.ones((1, 330)))
@@ -287,7 +283,7 @@ def few_pictures() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def result(download: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return evaluate_chest(download, "test", cache=tmp_path_factory.mktemp("cache"))
+    return evaluate.evaluate_chest(download, "test", cache=tmp_path_factory.mktemp("cache"))
 
 
 def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[str, Any]) -> None:
@@ -296,7 +292,7 @@ def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[
     assert "Effusion" in result["main"]["labels_counted"]
     assert "Effusion" in result["calibration"]["nih"]["labels"]
     assert result["boxes"]["boxes"] == 1  # one box in the test list, in pixels of 1,024, of a file of 128
-    assert tuple(label.name for label in find(MODEL).labels) == LABELS
+    assert tuple(label.name for label in registry.find(MODEL).labels) == LABELS
 
 
 def test_what_it_returns_is_json_and_text(result: dict[str, Any]) -> None:
@@ -330,12 +326,12 @@ def test_subgroups_have_enough_positives(result: dict[str, Any]) -> None:
 def test_a_sites_manifest_is_measured_on_adults_by_the_labels_that_the_model_has(
     download: Path, tmp_path: Path
 ) -> None:
-    card = tomlkit.parse((SHIPPED / f"{MODEL}.toml").read_text()).unwrap()
+    card = tomlkit.parse((registry.SHIPPED / f"{MODEL}.toml").read_text()).unwrap()
     card["id"] = "renamed"
     other = {"Hernia": "Something else", "Pleural_Thickening": "pleural thickening"}
     card["labels"] = [row | {"name": other.get(row["name"], row["name"])} for row in card["labels"]]
     (tmp_path / "renamed.toml").write_text(tomlkit.dumps(card))
-    for weights in find(MODEL).weights:
+    for weights in registry.find(MODEL).weights:
         shutil.copy(weights.path, tmp_path / weights.path.name)
     images = [image for image in chest_set(download).images if image.split == "test"]
     ages = [9, 9, *(image.age for image in images[2:])]
@@ -345,7 +341,7 @@ def test_a_sites_manifest_is_measured_on_adults_by_the_labels_that_the_model_has
     ]
     (tmp_path / "site.csv").write_text("\n".join(lines) + "\n")
 
-    found = evaluate_chest(tmp_path / "site.csv", "test", model="renamed", models_dir=tmp_path)
+    found = evaluate.evaluate_chest(tmp_path / "site.csv", "test", model="renamed", models_dir=tmp_path)
 
     assert (found["main"]["images"], found["with_children"]["images"]) == (78, 80)
     assert (found["labels"], found["labels_left_out"]) == (["Effusion", "Pleural_Thickening"], ["Hernia"])
@@ -357,12 +353,14 @@ def test_a_split_without_images_is_refused(download: Path, tmp_path: Path) -> No
     (tmp_path / "m.csv").write_text("file,patient_id,age,Effusion,split\na.jpg,p,50,1,train\n")
 
     with pytest.raises(DataMissing, match="no adult of split test"):
-        evaluate_chest(tmp_path / "m.csv", "test")
+        evaluate.evaluate_chest(tmp_path / "m.csv", "test")
 
 
 def test_the_source_alone_is_a_classifier_where_sources_differ() -> None:
     ill, well = _image("hospital", 1), _image("screening", 0)
-    scores = source_scores([*[ill] * 20, *[well] * 20], [ill, well, _image("elsewhere", 1)])[:, EFFUSION]
+    scores = evaluate.source_scores([*[ill] * 20, *[well] * 20], [ill, well, _image("elsewhere", 1)])[
+        :, EFFUSION
+    ]
     assert scores[0] > 0.9 and scores[1] < 0.1 and scores[2] == pytest.approx(0.5)
 
 
@@ -375,7 +373,7 @@ def test_the_report_is_a_page_with_its_pictures(result: dict[str, Any], tmp_path
 
 
 def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], tmp_path: Path) -> None:
-    text = tomlkit.parse((SHIPPED / f"{MODEL}.toml").read_text())
+    text = tomlkit.parse((registry.SHIPPED / f"{MODEL}.toml").read_text())
     text["metrics"] = card_metrics(result)
     (tmp_path / "card.toml").write_text(tomlkit.dumps(text))
 
@@ -403,11 +401,6 @@ def run(*words: object) -> Result:
     app = typer.Typer()  # whatever other modules have added to the program's own meanwhile
     app.add_typer(evaluate_app, name="evaluate")
     return CliRunner().invoke(app, ["evaluate", "chest", *map(str, words)])
-
-
-def test_the_verb_names_what_is_missing(tmp_path: Path) -> None:
-    done = run("--data", tmp_path)
-    assert done.exit_code == 66 and "manifest.csv" in done.output
 
 
 def _image(source: str, effusion: int) -> ChestImage:

@@ -15,7 +15,6 @@ from ai_pipeline.ovarian.classifier import OvarianClassifier
 from ai_training.base import DataMissing, ExperimentError
 from ai_training.cards import export, store_in_half
 from ai_training.ovarian import evaluate, fit
-from ai_training.ovarian.fit import CystEnsemble, HeldOut
 from ai_training.sets.ovarian import FOLDS, LABELS, folds, ovarian_frames, reduced
 from tests.unit.ai_training import published_lab as lab
 
@@ -66,13 +65,13 @@ def test_a_network_of_timm_learns_from_scratch_by_the_same_recipe() -> None:
 
 
 @pytest.fixture(scope="module")
-def pair() -> CystEnsemble:
+def pair() -> fit.CystEnsemble:
     """Two networks with heads of their own."""
-    return CystEnsemble([fit.new_classifier(SMALL) for _ in range(2)]).eval()
+    return fit.CystEnsemble([fit.new_classifier(SMALL) for _ in range(2)]).eval()
 
 
 def test_the_exported_graph_says_where_each_logit_comes_from_and_a_mirrored_picture_the_same_mirrored(
-    pair: CystEnsemble,
+    pair: fit.CystEnsemble,
 ) -> None:
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
@@ -83,10 +82,10 @@ def test_the_exported_graph_says_where_each_logit_comes_from_and_a_mirrored_pict
 
 
 def test_what_is_stored_in_half_precision_says_the_same_in_half_the_bytes(
-    pair: CystEnsemble, tmp_path: Path
+    pair: fit.CystEnsemble, tmp_path: Path
 ) -> None:
     path = tmp_path / "network.onnx"
-    images, one_of_them = torch.randn(2, 3, 64, 64), CystEnsemble([pair.networks[0]]).eval()
+    images, one_of_them = torch.randn(2, 3, 64, 64), fit.CystEnsemble([pair.networks[0]]).eval()
     with torch.inference_mode():
         expected = [part.numpy() for part in one_of_them(images)]
     export(one_of_them, (images,), {"images": {0: Dim("batch")}}, ("logits", "features", "places"), path)
@@ -116,8 +115,8 @@ def test_the_outline_network_sees_frame_and_mask_in_the_same_place(data: Path) -
     assert ((bright == (wanted[:, 0] > 0.5)).float().mean() > 0.93).item() and torch.equal(images, again)
 
 
-def held_out(data: Path, logits: np.ndarray, fold: np.ndarray) -> HeldOut:
-    return HeldOut(ovarian_frames(data), fold, logits[None])
+def held_out(data: Path, logits: np.ndarray, fold: np.ndarray) -> fit.HeldOut:
+    return fit.HeldOut(ovarian_frames(data), fold, logits[None])
 
 
 def test_predictions_come_back_as_they_were_written(data: Path, tmp_path: Path) -> None:
@@ -143,13 +142,13 @@ def test_calibration_undoes_a_wrong_scale_and_shift() -> None:
 
 
 @pytest.fixture(scope="module")
-def perfect(data: Path) -> HeldOut:
+def perfect(data: Path) -> fit.HeldOut:
     truth = np.array([frame.label for frame in ovarian_frames(data)])
     return held_out(data, 6.0 * np.eye(len(LABELS))[truth], np.arange(len(truth)) // len(LABELS) % 2)
 
 
 def test_figures_of_perfect_predictions_are_perfect_and_of_none_are_chance(
-    data: Path, perfect: HeldOut
+    data: Path, perfect: fit.HeldOut
 ) -> None:
     best = evaluate.classification(perfect)
     assert (best["macro_auc"], best["accuracy"][0]) == ([1.0, 1.0, 1.0], 1.0)
@@ -159,7 +158,7 @@ def test_figures_of_perfect_predictions_are_perfect_and_of_none_are_chance(
     assert evaluate.classification(nothing)["macro_auc"][0] == 0.5
 
 
-def test_a_normal_ovary_is_never_called(perfect: HeldOut) -> None:
+def test_a_normal_ovary_is_never_called(perfect: fit.HeldOut) -> None:
     found = evaluate.answer_figures(perfect, 0.5, 0.01)
     assert set(found["by_class"]) == set(LABELS) - {"Ovary_Normal", "High-grade_Serous_Cystadenoma"}
     assert all(row["right"][0] == 1.0 for row in found["by_class"].values())

@@ -34,13 +34,12 @@ from ai_training.sets.published import (
     years,
 )
 from tests.unit.ai_training import published_lab as lab
-from tests.unit.ai_training.published_lab import drawn_chest_set, nih_download
 from tests.unit.heads import HEAD
 
 
 @pytest.fixture(scope="module")
 def download(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return nih_download(tmp_path_factory.mktemp("nih"))
+    return lab.nih_download(tmp_path_factory.mktemp("nih"))
 
 
 def test_the_download_is_recognised_and_read_whole(download: Path) -> None:
@@ -68,7 +67,7 @@ def test_the_official_lists_are_kept_and_val_is_an_eighth_of_the_others(download
 def test_one_folder_of_images_gives_the_same_table(download: Path, tmp_path: Path) -> None:
     flat, archives = (
         [(image.path.name, image.labels, image.split, image.patient) for image in chest_set(folder).images]
-        for folder in (nih_download(tmp_path, archives=False), download)
+        for folder in (lab.nih_download(tmp_path, archives=False), download)
     )
     assert flat == archives
 
@@ -107,7 +106,7 @@ def test_ages_are_years_whatever_their_unit(text: str, age: float) -> None:
 
 
 def test_the_cache_of_reduced_images_knows_two_sets_of_the_same_names(download: Path, tmp_path: Path) -> None:
-    other = chest_set(nih_download(tmp_path / "other", patients=4, side=96)).images
+    other = chest_set(lab.nih_download(tmp_path / "other", patients=4, side=96)).images
     names = {image.path.name for image in other}
     same = [image for image in chest_set(download).images if image.path.name in names]
     first, second = (reduced_images(one, Chain(side=64), tmp_path / "cache") for one in (same, other))
@@ -222,10 +221,10 @@ def _run(*arguments: object) -> Result:
 
 
 SETS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "nih": (nih_download, CHEST),
+    "nih": (lab.nih_download, CHEST),
     "hc18": (lab.hc18, FETAL),
     "otu-2d": (lab.otu, OVARY),
-    "table": (lambda folder: drawn_chest_set(folder / "own").parent, CHEST),
+    "table": (lambda folder: lab.drawn_chest_set(folder / "own").parent, CHEST),
 }
 
 
@@ -288,6 +287,7 @@ def test_a_wrong_folder_is_told_what_was_looked_for(tmp_path: Path, kind: str) -
         read_set(tmp_path, kind)
     for layout in LAYOUTS:
         assert (f"{layout.name}: " in str(refused.value)) == (kind in layout.kinds)
+    assert ("Looked for public: cxr_nih/manifest.csv" in str(refused.value)) == (kind == CHEST)
 
 
 @pytest.mark.parametrize("inverted", [True, False])

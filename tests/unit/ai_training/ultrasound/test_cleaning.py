@@ -19,16 +19,6 @@ import torch
 import typer
 from fontTools.ttLib import TTFont
 from inpaint import ARCHITECTURES, Filler, OciGan, export_filler, file_id, write_filler_card
-from reader import (
-    PACKAGES,
-    ReaderGraph,
-    ReaderNetwork,
-    ReaderRecipe,
-    batch_of,
-    distance,
-    export_reader,
-    synthetic_line,
-)
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.burnin.cleaning import CleaningResult
@@ -40,51 +30,12 @@ from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.contract import DerivedImage, ImageKind, Meaning
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.registry import find
 from ai_training.base import silent
 from ai_training.cards import add_figures
 from ai_training.cli import verbs
-from ai_training.cli.verbs import evaluate_app, train_app
 from ai_training.pages import PAGES, figure_lines
 from ai_training.sets.images import rows
 from ai_training.ultrasound import content, filling, legible, marks, removal
-from ai_training.ultrasound.content import (
-    Content,
-    FrameOutcome,
-    MarkedContent,
-    MarkedObject,
-    ObjectOutcome,
-    ink,
-    summary,
-)
-from ai_training.ultrasound.legible import (
-    EngineCount,
-    LegibilityTest,
-    LegibleOutcome,
-    Token,
-    at_most,
-    counted,
-    identity_tokens,
-    is_read,
-    leaks,
-    level_crop,
-    similarity,
-    uncovered_texts,
-    words_of,
-    writing_corners,
-)
-from ai_training.ultrasound.marks import (
-    ANY_MARK,
-    CLASSES,
-    ID,
-    IGNORED,
-    MarkBatches,
-    MarkNetwork,
-    Mix,
-    export_finder,
-    targets_of,
-    write_finder_card,
-)
 from ai_training.ultrasound.overlays import (
     HELD_OUT,
     TRAIN,
@@ -105,30 +56,23 @@ from ai_training.ultrasound.overlays.writing import (
     font_list,
     write,
 )
-from ai_training.ultrasound.removal import (
-    NETWORK,
-    NODE,
-    NOT_CLEAN,
-    MarkedFrame,
-    coloured_frames,
-    measured,
-)
 from tests.unit.ai_pipeline.phantoms import burn, linear_echo
 from tests.unit.ai_training import published_lab as lab
 
-MARKS = Path(__file__).resolve().parents[3] / "data" / "marks"
+DATA = Path(__file__).resolve().parents[3] / "data"
+MARKS = DATA / "marks"
 PICTURE = np.zeros((60, 80, 3), np.uint8)
 
 
 CLEAN = [CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)) for name in "ab"]
 
 
-def frame(name: str) -> MarkedFrame:
+def frame(name: str) -> removal.MarkedFrame:
     """A text of 100 pixels and a caliper of 20."""
     owners = np.zeros(PICTURE.shape[:2], np.uint8)
     owners[10:20, 10:20], owners[40:44, 60:65] = 1, 2
     marks = {1: MarkClass.TEXT, 2: MarkClass.CALIPER}
-    return MarkedFrame(name, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
+    return removal.MarkedFrame(name, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
 
 
 def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
@@ -138,18 +82,20 @@ def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
 
 
 def test_a_mark_is_found_from_half_of_its_pixels_on_and_a_missed_one_gets_a_picture(tmp_path: Path) -> None:
-    found = measured([frame("a"), frame("b")], {NETWORK: half_of_the_text}, report_to=tmp_path)
-    row = found[NETWORK]
+    found = removal.measured(
+        [frame("a"), frame("b")], {removal.NETWORK: half_of_the_text}, report_to=tmp_path
+    )
+    row = found[removal.NETWORK]
     assert row["by_class"]["text"] == {"objects": 2, "recall": [1.0, pytest.approx(0.158, abs=1e-3), 1.0]}
     assert (found["objects"], row["recall"][0], row["by_class"]["caliper"]["recall"][0]) == (4, 0.5, 0.0)
     assert row["precision"][0] == pytest.approx(50 / 70, abs=1e-4)
     around = 16 * 16 + 10 * 11  # both marks with three pixels around them
     assert row["false_area"][0] == pytest.approx(20 / (60 * 80 - around), abs=1e-4)
-    assert sorted(path.name for path in (tmp_path / NETWORK).iterdir()) == ["a-2.png", "b-2.png"]
+    assert sorted(path.name for path in (tmp_path / removal.NETWORK).iterdir()) == ["a-2.png", "b-2.png"]
 
 
 def test_a_frame_that_the_node_refuses_counts_as_nothing_found() -> None:
-    row = measured([frame("a")], {NODE: lambda _picture: None})[NODE]
+    row = removal.measured([frame("a")], {removal.NODE: lambda _picture: None})[removal.NODE]
     assert (row["recall"][0], row["refused"]) == (0.0, 1)
 
 
@@ -158,13 +104,16 @@ def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
         return (frame("").owners == 1) | (picture[..., 0] == 0)
 
     frames = [frame(name)._replace(picture=PICTURE + (name == "9")) for name in "0123456789"]
-    rows = [measured(part, {NODE: all_but_one})[NODE] for part in (frames, frames[:9], frames[:9] * 9)]
+    rows = [
+        removal.measured(part, {removal.NODE: all_but_one})[removal.NODE]
+        for part in (frames, frames[:9], frames[:9] * 9)
+    ]
     assert [row["recall"][0] for row in rows] == [0.95, 1.0, 1.0]
     assert [row["met"] for row in rows] == [False, False, True]
 
 
 def test_of_clean_frames_the_marked_share_is_measured() -> None:
-    row = removal.clean_areas(CLEAN, [PICTURE] * 2, {NETWORK: half_of_the_text})[NETWORK]
+    row = removal.clean_areas(CLEAN, [PICTURE] * 2, {removal.NETWORK: half_of_the_text})[removal.NETWORK]
     assert (row["frames_touched"], row["met"]) == (2, False)
     assert row["area"][0] == pytest.approx(70 / 4800, abs=1e-4)
 
@@ -180,27 +129,29 @@ def test_figures_are_added_to_a_card_and_the_rest_of_it_stays(tmp_path: Path) ->
 
 
 def test_every_part_that_turned_out_to_be_marked_is_a_listed_one() -> None:
-    assert {part.file for split in ("val", "test") for part in clean_frames(split)} >= NOT_CLEAN
+    assert {part.file for split in ("val", "test") for part in clean_frames(split)} >= removal.NOT_CLEAN
 
 
 @pytest.mark.data
 def test_coloured_marks_are_known_on_validation_frames_only(data: Path) -> None:
-    found = next(coloured_frames(data))
+    found = next(removal.coloured_frames(data))
     assert found.marks and found.known[found.owners > 0].all() and found.known.mean() < 1
 
 
 def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_card(tmp_path: Path) -> None:
-    ways = {NETWORK: half_of_the_text, NODE: half_of_the_text}
-    drawn = measured([frame("a"), frame("b")], ways)
+    ways = {removal.NETWORK: half_of_the_text, removal.NODE: half_of_the_text}
+    drawn = removal.measured([frame("a"), frame("b")], ways)
     clean = removal.clean_areas(CLEAN, [PICTURE] * 2, ways)
-    outcome = LegibleOutcome(0, "a", 4, released=True, counts={"rapidocr": EngineCount(4)}, texts=3)
-    read = counted([outcome], "test", "clinical")
+    outcome = legible.LegibleOutcome(
+        0, "a", 4, released=True, counts={"rapidocr": legible.EngineCount(4)}, texts=3
+    )
+    read = legible.counted([outcome], "test", "clinical")
     card = tmp_path / "card.toml"
     card.write_text('id = "x"\n')
     add_figures(card, {"drawn": drawn, "clean_test": clean, "synthetic_test": drawn})
     add_figures(card, {"legible_clinical": read})
     details = {"detector": {"threshold": 0.4}, **tomlkit.parse(card.read_text()).unwrap()}
-    shown = replace(find("ultrasound-marks-unet"), details=details)
+    shown = replace(registry.find("ultrasound-marks-unet"), details=details)
     page = "\n".join(figure_lines(next(p for p in PAGES if p.file == "ultrasound.md"), shown))
     assert "| network | 0.500 [" in page and "| network | 0.01458" in page
     assert (
@@ -249,19 +200,18 @@ def test_masks_and_list_are_what_the_shapes_give(
         assert np.array_equal(*pictures), made.name
 
 
-DATA = Path(__file__).resolve().parents[3] / "data"
 TOOLS: Any = SimpleNamespace(models=())
 
 
-def outcome(name: str, *objects: tuple[Content, int, int], **more: Any) -> FrameOutcome:
-    return FrameOutcome(name, tuple(ObjectOutcome(*one) for one in objects), **more)
+def outcome(name: str, *objects: tuple[content.Content, int, int], **more: Any) -> content.FrameOutcome:
+    return content.FrameOutcome(name, tuple(content.ObjectOutcome(*one) for one in objects), **more)
 
 
 def test_every_marked_object_lies_in_a_listed_frame_and_has_a_class() -> None:
     """A box beyond its frame, or of a frame that is not judged, would be lost without a word."""
     frames = {(row["set"], row["file"]) for row in rows(DATA / "content" / "frames.csv")}
     objects = list(rows(DATA / "content" / "objects.csv"))
-    assert len(frames) >= 120 and {Content(row["class"]) for row in objects} == set(Content)
+    assert len(frames) >= 120 and {content.Content(row["class"]) for row in objects} == set(content.Content)
     for row in objects:
         left, top, right, bottom = (int(row[side]) for side in ("left", "top", "right", "bottom"))
         assert (row["set"], row["file"]) in frames and left < right and top < bottom, row
@@ -270,15 +220,21 @@ def test_every_marked_object_lies_in_a_listed_frame_and_has_a_class() -> None:
 def test_shares_cut_lines_and_identity_are_counted() -> None:
     """A line of which half went is cut; identity that is covered is neither cut nor lost."""
     frames = [
-        outcome("set__A_Plane3_1", (Content.WAVEFORM, 100, 0), (Content.SETTING, 40, 20)),
-        outcome("set__A_Plane3_2", (Content.WAVEFORM, 100, 10), (Content.IDENTITY, 50, 50)),
-        outcome("set__b", (Content.SETTING, 40, 40), (Content.IDENTITY, 50, 30), made_up=3, background=9),
+        outcome("set__A_Plane3_1", (content.Content.WAVEFORM, 100, 0), (content.Content.SETTING, 40, 20)),
+        outcome("set__A_Plane3_2", (content.Content.WAVEFORM, 100, 10), (content.Content.IDENTITY, 50, 50)),
+        outcome(
+            "set__b",
+            (content.Content.SETTING, 40, 40),
+            (content.Content.IDENTITY, 50, 30),
+            made_up=3,
+            background=9,
+        ),
         outcome("set__c", withheld="too much"),
     ]
-    result = summary(frames, CleaningPolicy.CLINICAL, TOOLS)
-    content = result["content"]
-    assert [content[name]["share"][0] for name in ("waveform", "all")] == [0.05, 0.25]
-    assert content["setting"] | {"share": 0} == {"objects": 2, "share": 0, "gone": 1, "in_part": 1}
+    result = content.summary(frames, CleaningPolicy.CLINICAL, TOOLS)
+    counted = result["content"]
+    assert [counted[name]["share"][0] for name in ("waveform", "all")] == [0.05, 0.25]
+    assert counted["setting"] | {"share": 0} == {"objects": 2, "share": 0, "gone": 1, "in_part": 1}
     assert (
         result.items()
         >= {
@@ -296,7 +252,7 @@ def test_what_is_made_up_beside_plain_background_is_seen() -> None:
     picture, mask = np.zeros((120, 240, 3), np.uint8), np.zeros((120, 240), np.bool_)
     picture[:, 120:] = np.random.default_rng(1).integers(40, 200, (120, 120, 1))
     mask[50:60, 40:60] = mask[50:60, 180:200] = True
-    frame = MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
+    frame = content.MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
     grey, black = (np.where(mask[..., None], level, picture).astype(np.uint8) for level in (90, 0))
     background, made_up = content._made_up(frame, grey, mask)
     assert int(background.sum()) == int(made_up.sum()) == 200
@@ -308,11 +264,15 @@ def test_ink_is_what_the_class_says() -> None:
     picture, within = np.zeros((60, 60, 3), np.uint8), np.ones((60, 60), np.bool_)
     picture[10:20, 10:12] = 200  # a stroke
     picture[30:50, 30:50, 0] = 200  # a coloured patch
-    letters = ink(Content.SETTING, picture, within)
-    assert letters[15, 10] and not letters[40, 40] and int(ink(Content.FLOW, picture, within).sum()) == 400
-    assert ink(Content.GREY_BAR, picture, within).all()
+    letters = content.ink(content.Content.SETTING, picture, within)
+    assert (
+        letters[15, 10]
+        and not letters[40, 40]
+        and int(content.ink(content.Content.FLOW, picture, within).sum()) == 400
+    )
+    assert content.ink(content.Content.GREY_BAR, picture, within).all()
     picture[:, 55:57] = 200
-    ticks = ink(Content.RULER, picture, within)
+    ticks = content.ink(content.Content.RULER, picture, within)
     assert ticks[15, 10] and not ticks[30, 55]
 
 
@@ -322,8 +282,8 @@ def test_a_frame_that_is_withheld_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         content, "clean", Mock(side_effect=content.CleaningFailed("too much would be filled"))
     )
     picture = np.zeros((20, 20, 3), np.uint8)
-    objects = (MarkedObject(Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
-    frame = MarkedContent("x", source=None, frame=1, picture=picture, objects=objects)  # type: ignore[arg-type]
+    objects = (content.MarkedObject(content.Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
+    frame = content.MarkedContent("x", source=None, frame=1, picture=picture, objects=objects)  # type: ignore[arg-type]
     found = content._outcome(frame, TOOLS, CleaningPolicy.CLINICAL, None)
     assert (found.withheld, found.objects) == ("too much would be filled", ())
 
@@ -332,7 +292,7 @@ def test_a_frame_that_is_withheld_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 def burned() -> BurnIn:
     """One that tells an identity in Latin letters."""
     made = (burn_in(speckle(rows=300, columns=420), HELD_OUT, (31, seed)) for seed in range(60))
-    tokens = ((picture, identity_tokens(picture)) for picture in made)
+    tokens = ((picture, legible.identity_tokens(picture)) for picture in made)
     return next(one for one, found in tokens if len(found) > 3 and all(t.text.isascii() for t in found))
 
 
@@ -351,12 +311,12 @@ def result_of(picture: Picture, mask: np.ndarray) -> CleaningResult:
 
 def outcome_of(
     burned: BurnIn, cleaned: CleaningResult, readers: list[legible.OcrEngine], report: Path | None
-) -> LegibleOutcome:
+) -> legible.LegibleOutcome:
     test, tokens = (
-        LegibilityTest(Path(), "test", CleaningPolicy.RESEARCH, None, report),
-        identity_tokens(burned),
+        legible.LegibilityTest(Path(), "test", CleaningPolicy.RESEARCH, None, report),
+        legible.identity_tokens(burned),
     )
-    begun = LegibleOutcome(0, "speckle", len(tokens), released=False)
+    begun = legible.LegibleOutcome(0, "speckle", len(tokens), released=False)
     return test.outcome(begun, burned, tokens, cleaned, readers)
 
 
@@ -384,10 +344,13 @@ def test_pixels_that_changed_outside_the_mask_are_counted(burned: BurnIn) -> Non
 
 
 def test_a_line_that_the_mask_leaves_out_is_counted(burned: BurnIn) -> None:
-    tokens, mask = identity_tokens(burned), burned.mask > 0
+    tokens, mask = legible.identity_tokens(burned), burned.mask > 0
     mask[burned.owners == tokens[0].owner] = False
 
-    assert (uncovered_texts(burned, tokens, burned.mask > 0), uncovered_texts(burned, tokens, mask)) == (0, 1)
+    assert (
+        legible.uncovered_texts(burned, tokens, burned.mask > 0),
+        legible.uncovered_texts(burned, tokens, mask),
+    ) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -403,13 +366,19 @@ def test_a_line_that_the_mask_leaves_out_is_counted(burned: BurnIn) -> None:
 def test_similarity_is_the_share_of_the_token_that_stands_in_what_was_read(
     token: str, read: str, expected: float
 ) -> None:
-    assert similarity(token, read) == pytest.approx(expected)
+    assert legible.similarity(token, read) == pytest.approx(expected)
 
 
 def test_a_surname_alone_is_a_leak_but_not_a_legible_token_and_keys_are_not_looked_for() -> None:
-    token = Token("NOWAKJ12FEB1961", words_of("NOWAK^J 12 Feb 1961"), np.zeros((4, 2), np.float32), 1)
-    assert not is_read(token, ("NOWAK",)) and leaks(token, ("XNOWAKX",)) and not leaks(token, ("DOB", "J1"))
-    assert words_of("Name: Kim, J. DOB 1961/03/05") == ("KIM", "1961")
+    token = legible.Token(
+        "NOWAKJ12FEB1961", legible.words_of("NOWAK^J 12 Feb 1961"), np.zeros((4, 2), np.float32), 1
+    )
+    assert (
+        not legible.is_read(token, ("NOWAK",))
+        and legible.leaks(token, ("XNOWAKX",))
+        and not legible.leaks(token, ("DOB", "J1"))
+    )
+    assert legible.words_of("Name: Kim, J. DOB 1961/03/05") == ("KIM", "1961")
 
 
 @pytest.mark.parametrize("angle", [0, 25, 90, 180])
@@ -418,17 +387,22 @@ def test_a_line_is_turned_level_before_it_is_read(angle: float, reader: legible.
     cv2.putText(ink, "NOWAK 471193", (60, 155), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 1, cv2.LINE_AA)
     written = cv2.warpAffine(ink, turn, (300, 300)) > 60
     picture = np.where(written[..., None], np.uint8(255), speckle(rows=300, columns=300) // 3)
-    (texts,) = reader.lines([level_crop(picture, writing_corners(written))])
-    assert any(similarity("NOWAK471193", text) >= 0.8 for text in texts), texts
+    (texts,) = reader.lines([legible.level_crop(picture, legible.writing_corners(written))])
+    assert any(legible.similarity("NOWAK471193", text) >= 0.8 for text in texts), texts
 
 
 def test_nothing_left_of_five_hundred_means_at_most_six_in_a_thousand() -> None:
-    assert at_most(0, 500) == pytest.approx(0.006, abs=1e-4) and at_most(0, 0) == at_most(3, 3) == 1.0
+    assert (
+        legible.at_most(0, 500) == pytest.approx(0.006, abs=1e-4)
+        and legible.at_most(0, 0) == legible.at_most(3, 3) == 1.0
+    )
 
 
 def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _program: None)
-    result = counted([LegibleOutcome(0, "a", 1, released=False, reason="too much")], "test", "research")
+    result = legible.counted(
+        [legible.LegibleOutcome(0, "a", 1, released=False, reason="too much")], "test", "research"
+    )
     assert [engine.name for engine in legible.engines()] == ["rapidocr"]
     assert "not installed" in result["tesseract"] and result["quarantined"]["pictures"] == 1
 
@@ -443,7 +417,7 @@ def test_tesseract_reads_lines_in_their_order_and_places() -> None:
     lines, page = engine.lines(pictures), np.concatenate([*pictures, np.zeros((200, 260, 3), np.uint8)])
 
     for word, line in zip(("NOWAK4711", "19610305"), lines, strict=True):
-        assert any(similarity(word, text) > 0.8 for text in line), line
+        assert any(legible.similarity(word, text) > 0.8 for text in line), line
     assert lines[0] != lines[1]
     (found,) = [read for read in engine.everything(page) if "1961" in read.text]
     assert 40 <= found.box[1] < found.box[3] <= 84
@@ -454,7 +428,7 @@ def test_tesseract_reads_lines_in_their_order_and_places() -> None:
 SMALL = marks.MarkRecipe(
     iterations=6,
     widths=(8, 12, 16, 16),
-    mix=Mix(pictures=2, crops=2, side=64),
+    mix=marks.Mix(pictures=2, crops=2, side=64),
     validate_every=3,
     validation_pictures=2,
     threads=1,
@@ -463,49 +437,51 @@ SMALL = marks.MarkRecipe(
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[MarkNetwork, Path]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[marks.MarkNetwork, Path]:
     torch.manual_seed(5)
-    network, folder = MarkNetwork(SMALL.widths).eval(), tmp_path_factory.mktemp("marks")
-    export_finder(network, folder / f"{ID}.onnx")
-    write_finder_card(folder, 0.4, {"dice": 0.5}, {})
+    network, folder = marks.MarkNetwork(SMALL.widths).eval(), tmp_path_factory.mktemp("marks")
+    marks.export_finder(network, folder / f"{marks.ID}.onnx")
+    marks.write_finder_card(folder, 0.4, {"dice": 0.5}, {})
     return network, folder
 
 
 @pytest.mark.parametrize("shape", [(96, 128), (50, 333)])
 def test_the_exported_detector_says_what_the_trained_one_says(
-    exported: tuple[MarkNetwork, Path], shape: tuple[int, int]
+    exported: tuple[marks.MarkNetwork, Path], shape: tuple[int, int]
 ) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     ours = marks.torch_finder(exported[0]).find(picture)
-    theirs = MarkFinder(OnnxRuntime((exported[1] / f"{ID}.onnx").read_bytes(), 1)).find(picture)
+    theirs = MarkFinder(OnnxRuntime((exported[1] / f"{marks.ID}.onnx").read_bytes(), 1)).find(picture)
     assert theirs.marked.shape == theirs.classes.shape == shape and theirs.classes.min() >= 1
     assert np.abs(ours.marked - theirs.marked).max() < 1e-4
     assert (ours.classes == theirs.classes).mean() > 0.999
 
 
-def test_the_card_is_one_that_the_registry_reads(exported: tuple[MarkNetwork, Path]) -> None:
-    registry.verify(card := registry.find(ID, exported[1]))
+def test_the_card_is_one_that_the_registry_reads(exported: tuple[marks.MarkNetwork, Path]) -> None:
+    registry.verify(card := registry.find(marks.ID, exported[1]))
     assert card.details["detector"]["threshold"] == 0.4 and card.details["training"]["fonts"]["held-out"]
 
 
-def test_grey_pictures_are_found_in_as_well(exported: tuple[MarkNetwork, Path]) -> None:
+def test_grey_pictures_are_found_in_as_well(exported: tuple[marks.MarkNetwork, Path]) -> None:
     grey, finder = speckle()[..., 0], marks.torch_finder(exported[0])
 
     assert np.array_equal(finder.find(grey).marked, finder.find(np.repeat(grey[..., None], 3, 2)).marked)
 
 
 def test_the_loss_is_least_at_the_truth() -> None:
-    truth = torch.from_numpy(targets_of(burn_in(speckle(), TRAIN, (1, 0))).astype(np.int64))[None]
-    right = 20 * torch.nn.functional.one_hot(truth.clamp(max=5), len(CLASSES)).permute(0, 3, 1, 2).float()
+    truth = torch.from_numpy(marks.targets_of(burn_in(speckle(), TRAIN, (1, 0))).astype(np.int64))[None]
+    right = (
+        20 * torch.nn.functional.one_hot(truth.clamp(max=5), len(marks.CLASSES)).permute(0, 3, 1, 2).float()
+    )
     assert marks.loss_of(right, truth, SMALL) < 0.1 < marks.loss_of(-right, truth, SMALL)
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_ignored_pixels_teach_nothing_and_any_mark_teaches_the_rest(known: bool) -> None:
-    targets = torch.full((1, 16, 16), IGNORED)
+    targets = torch.full((1, 16, 16), marks.IGNORED)
     if known:
-        targets[0, 0, 0], targets[0, 5, 5] = 0, ANY_MARK
-    logits = torch.zeros(1, len(CLASSES), 16, 16, requires_grad=True)
+        targets[0, 0, 0], targets[0, 5, 5] = 0, marks.ANY_MARK
+    logits = torch.zeros(1, len(marks.CLASSES), 16, 16, requires_grad=True)
     marks.loss_of(logits, targets, SMALL).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
     assert not logits.grad[0, :, 9, 9].any() and (logits.grad[0, 0, 5, 5] > 0) == known  # less background ...
@@ -532,7 +508,7 @@ def test_scores_tell_a_perfect_mask_from_an_empty_one() -> None:
 
 @pytest.mark.data
 def test_batches_depend_on_seed_and_iteration_alone(data: Path) -> None:
-    whole, resumed = (MarkBatches(data, Mix(pictures=2, crops=1, side=64), 4) for _ in range(2))
+    whole, resumed = (marks.MarkBatches(data, marks.Mix(pictures=2, crops=1, side=64), 4) for _ in range(2))
     assert all(map(torch.equal, whole[2], resumed[2])) and not torch.equal(whole[0][0], whole[2][0])
 
 
@@ -542,8 +518,8 @@ def test_real_frames_teach_coloured_marks_and_nothing_unknown(data: Path) -> Non
     picture, targets = frames[0].sample()
 
     assert len(frames) > 150 and picture.shape[:2] == targets.shape
-    assert set(np.unique(targets)) <= {0, IGNORED, ANY_MARK}
-    assert 10 < (targets == ANY_MARK).sum() < 0.1 * targets.size
+    assert set(np.unique(targets)) <= {0, marks.IGNORED, marks.ANY_MARK}
+    assert 10 < (targets == marks.ANY_MARK).sum() < 0.1 * targets.size
 
 
 EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
@@ -551,8 +527,8 @@ EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
 
 def run(*words: str | Path) -> Result:
     app = typer.Typer()
-    app.add_typer(train_app, name="train")
-    app.add_typer(evaluate_app, name="evaluate")
+    app.add_typer(verbs.train_app, name="train")
+    app.add_typer(verbs.evaluate_app, name="evaluate")
     return CliRunner().invoke(app, list(map(str, words)))
 
 
@@ -836,8 +812,7 @@ def test_the_listed_frames_keep_their_published_split(data: Path) -> None:
 
 # The reader of small letters: drawn lines, two steps of training, its card in the tools, its figures
 
-TRANSCRIBED = Path(__file__).parents[4] / "tests" / "data" / "lines"
-TINY = ReaderRecipe(iterations=2, lines=4, validate_every=1, half=False, threads=1)
+TINY = line_reader.ReaderRecipe(iterations=2, lines=4, validate_every=1, half=False, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -859,7 +834,7 @@ def test_a_reader_that_was_trained_is_the_one_that_the_node_runs(
     card = line_reader.train(frames, tmp_path, TINY)
     registry.verify(found := registry.find(line_reader.ID, tmp_path))
     assert (line_reader.ID, found.path, found.details["symbols"]["read"]) == (LINES, card, SYMBOLS)
-    assert found.details["training"]["fonts"] == PACKAGES.split()
+    assert found.details["training"]["fonts"] == line_reader.PACKAGES.split()
     tools = shared_tools(tmp_path)
     assert tools.line_model == found.ref != shared_tools().line_model and tools.reader.small is not None
     tools.reader.small.read(burn(np.zeros((20, 90), np.uint8), "Gn -2", (4, 2), 255, 14))
@@ -868,23 +843,25 @@ def test_a_reader_that_was_trained_is_the_one_that_the_node_runs(
 @pytest.mark.parametrize("columns", [32, 128, 1600])
 def test_what_is_exported_says_what_was_trained_at_every_width(tmp_path: Path, columns: int) -> None:
     torch.manual_seed(3)
-    network = ReaderNetwork(len(SYMBOLS) + 1).eval()
-    export_reader(network, path := tmp_path / "reader.onnx")
+    network = line_reader.ReaderNetwork(len(SYMBOLS) + 1).eval()
+    line_reader.export_reader(network, path := tmp_path / "reader.onnx")
     line = np.random.default_rng(1).uniform(-1, 1, (1, 1, HEIGHT, columns)).astype(np.float32)
     theirs = OnnxRuntime(path.read_bytes(), 1)(line)["symbols"]
     with torch.inference_mode():
-        np.testing.assert_allclose(ReaderGraph(network)(torch.from_numpy(line)).numpy(), theirs, atol=1e-4)
+        np.testing.assert_allclose(
+            line_reader.ReaderGraph(network)(torch.from_numpy(line)).numpy(), theirs, atol=1e-4
+        )
     assert theirs.shape == (1, columns // 4, len(SYMBOLS) + 1)
 
 
 def test_lines_are_drawn_alike_by_one_seed_and_every_symbol_has_an_output() -> None:
     def drawn(seed: int) -> list[tuple[Picture, str]]:
         random = np.random.default_rng(seed)
-        return [synthetic_line(random, [linear_echo()]) for _ in range(40)]
+        return [line_reader.synthetic_line(random, [linear_echo()]) for _ in range(40)]
 
     for (picture, text), (again, same) in zip(drawn(1), drawn(1), strict=True):
         assert np.array_equal(picture, again) and text == same == known(text)
-    lines, symbols, lengths = batch_of(drawn(2))
+    lines, symbols, lengths = line_reader.batch_of(drawn(2))
     assert lines.shape[:3] == (40, 1, HEIGHT) and lines.shape[3] % 64 == 0
     assert int(lengths.sum()) == len(symbols) and 0 < int(symbols.min()) <= int(symbols.max()) <= len(SYMBOLS)
     assert lines.shape[3] // 4 >= 2 * int(lengths.max()) + 1  # CTC parts equal letters by a blank
@@ -895,18 +872,18 @@ def test_lines_are_drawn_alike_by_one_seed_and_every_symbol_has_an_output() -> N
     ("one", "other", "changes"), [("", "", 0), ("Gn", "", 2), ("Gn5", "6n5", 1), ("kitten", "sitting", 3)]
 )
 def test_letters_to_change(one: str, other: str, changes: int) -> None:
-    assert distance(one, other) == distance(other, one) == changes
+    assert line_reader.distance(one, other) == line_reader.distance(other, one) == changes
 
 
 def test_the_written_lines_are_lines() -> None:
-    found = list(rows(TRANSCRIBED / "lines.csv"))
+    found = list(rows(DATA / "lines" / "lines.csv"))
     assert len(found) == 368
     assert [row for row in found if not row["text"].strip() or int(row["right"]) <= int(row["left"])] == []
 
 
 @pytest.mark.data
 def test_readers_are_measured_on_real_lines(data: Path, tmp_path: Path) -> None:
-    some = [row for row in rows(TRANSCRIBED / "lines.csv") if row["set"] == "us_ovarian"][:6]
+    some = [row for row in rows(DATA / "lines" / "lines.csv") if row["set"] == "us_ovarian"][:6]
     lab.table(tmp_path / "lines.csv", list(some[0]), [list(row.values()) for row in some])
     result = line_reader.evaluate_reader(data, tmp_path, shared_tools().reader, 2)
     assert result["lines"] == result["us_ovarian"]["ours"]["lines"] == 6
