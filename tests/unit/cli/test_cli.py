@@ -343,23 +343,23 @@ def test_a_list_goes_on_with_a_mistake_that_does_not_concern_the_database(
     run: Run, filled: Path, group: str
 ) -> None:
     wanted = run(group, "list", "--json", "--config", filled).json
-    replaced(filled, {'may = ["receive"]': 'may = ["recieve"]'})
+    rewrite(filled, {'may = ["receive"]': 'may = ["recieve"]'})
     ran = run(group, "list", "--json", "--config", filled)
     assert (ran.status, ran.json) == (0, wanted)
     assert "mistakes (1): dicom-node check" in ran.err
 
 
 def test_a_list_refuses_a_mistake_about_the_database(run: Run, filled: Path) -> None:
-    replaced(filled, {"data_dir =": "data_folder ="})
+    rewrite(filled, {"data_dir =": "data_folder ="})
     ran = run("studies", "list", "--config", filled)
     assert (ran.status, ran.out, "node.data_folder" in ran.err) == (78, "", True)
 
 
 def set_in_workers(config: Path, key: str, folder: Path) -> None:
-    replaced(config, {"[listener]": f'[workers]\n{key} = "{folder}"\n[listener]'})
+    rewrite(config, {"[listener]": f'[workers]\n{key} = "{folder}"\n[listener]'})
 
 
-def replaced(config: Path, changes: dict[str, str], further: str = "") -> None:
+def rewrite(config: Path, changes: dict[str, str], further: str = "") -> None:
     text = config.read_text(encoding="utf-8")
     for old, new in changes.items():
         text = text.replace(old, new)
@@ -610,7 +610,7 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
 
 @pytest.fixture
 def site_with_pacs(site: Path, pacs: EmbeddedPacs) -> Path:
-    replaced(site, {"port = 4242": f"port = {pacs.port}"})
+    rewrite(site, {"port = 4242": f"port = {pacs.port}"})
     return site
 
 
@@ -686,7 +686,7 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
         '[[rules]]\nname = "less"\nwhen = { modality = "US" }\npipeline = "ultrasound"\nsend_to = ["pacs"]\n'
         'options = { despeckle = true }\n[listener.tls]\ncertificate = "none.pem"\nprivate_key = "none.key"\n'
     )
-    replaced(site, changes, further)
+    rewrite(site, changes, further)
     printed = run("check", "--config", site)
     assert (printed.status, "IR 149" in printed.err) == (78, False)
     for expected in (
@@ -795,7 +795,7 @@ def test_device_rules_come_back_and_those_made_since_stay(run: Run, filled: Path
     assert (drawn / "room3.toml").read_text() == "first"
     assert [kept.read_text() for kept in drawn.glob("room3.toml.before-*")] == ["second"]
     assert sorted(path.name for path in drawn.glob("*.toml")) == ["room3.toml", "since.toml"]
-    replaced(filled, {}, f'[workers]\ndevice_rules_dir = "{own}"\n')
+    rewrite(filled, {}, f'[workers]\ndevice_rules_dir = "{own}"\n')
     assert run("backup", tmp_path / "other", "--config", filled).status == 0
     (own / "room3.toml").unlink()
     assert run("restore", tmp_path / "other", "--config", filled).status == 0
@@ -828,7 +828,7 @@ def test_a_database_of_a_newer_program_is_refused(run: Run, filled: Path, tmp_pa
 
 
 def test_of_a_postgresql_it_says_how_to_save_it(run: Run, site: Path, tmp_path: Path) -> None:
-    replaced(site, {"[node]": '[node]\ndatabase_url = "postgresql+psycopg://u:hunter2@h/n"'})
+    rewrite(site, {"[node]": '[node]\ndatabase_url = "postgresql+psycopg://u:hunter2@h/n"'})
     done = run("backup", tmp_path / "saved", "--config", site)
     assert done.status == 0 and "pg_dump" in done.out and "hunter2" not in done.out
 
@@ -1066,7 +1066,7 @@ def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path
         '[[rules]]\nname = "odd"\nwhen = { study_description = "CANARY" }\n'
         'pipeline = "ultrasound"\nsend_to = ["web"]\n'
     )
-    replaced(filled, {}, further)
+    rewrite(filled, {}, further)
     fields: dict[str, object] = {
         "calling_ae": "SYLVESTER",
         "reason": "Canary^Jane",
