@@ -33,7 +33,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit
-from sqlalchemy import Column, Enum, String, Table, Text, delete
+from sqlalchemy import JSON, Column, Enum, String, Table, Text, delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -255,10 +255,11 @@ def _value(column: Column[Any], member: StrEnum | None) -> Any:
     if isinstance(column.type, String | Text):
         names = {"calling_ae": _TITLE, "address": _ADDRESS, "peer": "asks", "destination": "pacs"}
         return names.get(column.name) or f"1.2.{next(_NUMBERS)}"
+    if isinstance(column.type, JSON):
+        return _JSON.get(column.name, ["1.2 3"])
     if isinstance(column.type, UtcDateTime):
         return utc_now()
     kinds: dict[type, Any] = {bytes: b"", date: utc_now().date(), bool: True, float: 0.5}
-    kinds[dict] = _JSON.get(column.name, ["1.2 3"])
     return kinds.get(column.type.python_type, next(_NUMBERS) if column.primary_key else 1)
 
 
