@@ -1,7 +1,5 @@
 """Audit messages, and how they are sent."""
 
-from __future__ import annotations
-
 import json
 import socket
 import ssl
@@ -12,12 +10,11 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from xml.etree.ElementTree import Element, fromstring
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies
 from pydicom.sr.codedict import codes
 from sqlalchemy import select
 
@@ -43,7 +40,6 @@ from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
 from dicom_node.printable import printable
 from dicom_node.services import audit
-from dicom_node.services.audit import Person
 from dicom_node.store.tables import AuditRow
 from dicom_node.store.transitions import record
 from tests.certificates_lab import self_signed
@@ -163,7 +159,7 @@ class Repository:
         self.port = self.listening.getsockname()[1]
 
     @contextmanager
-    def running(self) -> Iterator[Repository]:
+    def running(self) -> Iterator[Self]:
         threading.Thread(target=self._serve, daemon=True).start()
         yield self
         self.listening.close()
@@ -202,7 +198,7 @@ def node(folder: Path, port: int, **other: Any) -> Inbox:
 
 
 def note(inbox: Inbox, action: AuditAction, study: int | None = None) -> None:
-    inbox.write(audit.note, Person("anna", "192.0.2.7"), action, study_id=study)
+    inbox.write(audit.note, audit.Person("anna", "192.0.2.7"), action, study_id=study)
 
 
 def send(inbox: Inbox) -> int:
@@ -364,23 +360,26 @@ FORBIDDEN = [
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[tuple[socket.socket, AuditSource]]:
+def receiver() -> Iterator[socket.socket]:
+    """Of datagrams."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
         listening.bind(("127.0.0.1", 0))
         listening.settimeout(5)
-        yield listening, AuditSource("AINODE", "AINODE", "host", "site")
+        yield listening
 
 
 @settings(max_examples=400, deadline=None)
 @given(
-    text=st.text(st.characters(codec=None) | st.sampled_from([chr(code) for code in FORBIDDEN]), min_size=1)
+    text=strategies.text(
+        strategies.characters(codec=None) | strategies.sampled_from([chr(code) for code in FORBIDDEN]),
+        min_size=1,
+    )
 )
 @example(text="".join(map(chr, FORBIDDEN)))
 def test_whatever_stands_in_a_header_a_repository_reads_the_message(
-    receiver: tuple[socket.socket, AuditSource], text: str
+    receiver: socket.socket, text: str
 ) -> None:
     """Patient ID, UID, user, address, and the details of a record, by a real datagram."""
-    listening, source = receiver
     row = AuditRow(
         id=1,
         at=datetime.now(UTC),
@@ -390,9 +389,9 @@ def test_whatever_stands_in_a_header_a_repository_reads_the_message(
         study_id=1,
         fields={"note": text, "more": [text]},
     )
-    to = AuditSettings(syslog=f"127.0.0.1:{listening.getsockname()[1]}", transport="udp")
-    syslog.send(to, [syslog.frame(audit_message(row, text, text, source), row.at, source.host)])
-    root = fromstring(listening.recv(65535).partition(HEAD)[2])
+    to = AuditSettings(syslog=f"127.0.0.1:{receiver.getsockname()[1]}", transport="udp")
+    syslog.send(to, [syslog.frame(audit_message(row, text, text, SOURCE), row.at, SOURCE.host)])
+    root = fromstring(receiver.recv(65535).partition(HEAD)[2])
     patient = root[-1].get("ParticipantObjectID") or ""
     assert patient == printable(text)
     assert not {ord(sign) for sign in patient} & set(FORBIDDEN)
@@ -401,17 +400,16 @@ def test_whatever_stands_in_a_header_a_repository_reads_the_message(
     assert isinstance(json.loads(b64decode(details[1])), list)
 
 
-def test_a_record_without_a_valid_message_is_an_event_and_holds_up_no_others(tmp_path: Path) -> None:
+def test_a_record_without_a_valid_message_is_an_event_and_holds_up_no_others(
+    tmp_path: Path, receiver: socket.socket
+) -> None:
     """Over UDP one of 70 kB would be cut short, and no parser would read it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(5)
-        inbox = node(tmp_path, receiver.getsockname()[1], transport="udp")
-        inbox.write(audit.note, Person("anna"), AuditAction.CONFIG_RELOADED, files="x" * 70_000)
-        note(inbox, AuditAction.SIGNED_OUT)
-        sender = AuditSender(inbox.database, inbox.settings, "a test")
-        assert sender.run_once() == 1 and sender.run_once() == 0
-        assert actions([receiver.recv(65535)]) == ["signed_out"]
+    inbox = node(tmp_path, receiver.getsockname()[1], transport="udp")
+    inbox.write(audit.note, audit.Person("anna"), AuditAction.CONFIG_RELOADED, files="x" * 70_000)
+    note(inbox, AuditAction.SIGNED_OUT)
+    sender = AuditSender(inbox.database, inbox.settings, "a test")
+    assert sender.run_once() == 1 and sender.run_once() == 0
+    assert actions([receiver.recv(65535)]) == ["signed_out"]
     [event] = inbox.events()
     assert (event.number, event.fields["record"]) == (AUDIT_NOT_MADE.number, 1)
     assert inbox.scalars(select(AuditRow.reported).order_by(AuditRow.id)) == [False, True]

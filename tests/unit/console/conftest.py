@@ -1,7 +1,7 @@
 """A console on an inbox to which objects may come."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,32 @@ import pytest
 from dicom_node.services import users
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
-from tests.unit.console.illustrated import analysed, illustrated
+from tests.modality import ultrasound
+from tests.unit.console.illustrated import cine, illustrated
+from tests.unit.jobs.worker_lab import work
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _passwords_cost_nothing() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "hasher", quick_hasher)
+        yield
 
 
 @pytest.fixture(scope="session")
 def with_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with a user of each role, made once: that takes longer than most tests."""
     inbox = Inbox(tmp_path_factory.mktemp("users"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(users, "hasher", quick_hasher)
-        add_users(inbox.settings)
+    add_users(inbox.settings)
     inbox.close()
     return inbox.folder / "node.db"
 
 
 @pytest.fixture
 def open_with_users(
-    open_inbox: Callable[..., Inbox], tmp_path: Path, with_users: Path, monkeypatch: pytest.MonkeyPatch
+    open_inbox: Callable[..., Inbox], tmp_path: Path, with_users: Path
 ) -> Callable[..., Inbox]:
     """Opens one node with this configuration and a user of each role."""
-    monkeypatch.setattr(users, "hasher", quick_hasher)
 
     def open_one(*config: Mapping[str, Any]) -> Inbox:
         (tmp_path / "var").mkdir()
@@ -51,19 +57,22 @@ def console(inbox: Inbox) -> ConsoleLab:
 
 @pytest.fixture(scope="session")
 def analysed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a node that analysed a study and has users, made once: tests get copies."""
-    folder = tmp_path_factory.mktemp("analysed") / "var"
-    with pytest.MonkeyPatch.context() as patch, analysed(folder) as node:
-        patch.setattr(users, "hasher", quick_hasher)
-        add_users(node.settings)
-    return folder
+    """The folder of a node that analysed a still and a cine of one study and has users, made once: tests get
+    copies.
+    """
+    node = Inbox(tmp_path_factory.mktemp("analysed") / "var", illustrated())
+    node.opened("one")
+    node.receive(ultrasound("one"), cine(ultrasound("one")), association="one")
+    node.released("one")
+    node.settle()
+    work(node)
+    add_users(node.settings)
+    node.close()
+    return node.folder
 
 
 @pytest.fixture
-def node(
-    open_inbox: Callable[..., Inbox], tmp_path: Path, analysed_once: Path, monkeypatch: pytest.MonkeyPatch
-) -> Inbox:
+def node(open_inbox: Callable[..., Inbox], tmp_path: Path, analysed_once: Path) -> Inbox:
     """A node of its own with an analysed study: a still and a cine, their results not sent yet."""
-    monkeypatch.setattr(users, "hasher", quick_hasher)
     shutil.copytree(analysed_once, tmp_path / "var")
     return open_inbox(illustrated())

@@ -1,10 +1,8 @@
 """A pipeline that finds something in each image, draws it, shows why, and hands back a cleaned image."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline import pipelines
 from ai_pipeline.contract import (
+    Code,
     DerivedImage,
     Finding,
     Heatmap,
@@ -20,16 +19,15 @@ from ai_pipeline.contract import (
     Progress,
     SourceImage,
 )
-from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import Obedient, configuration, work
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration
 
 FRAMES = 3
+ORGANS = (Code("80891009", "SCT", "Heart"), Code("44029006", "SCT", "Left lung"))
 
 
 class Illustrated(Obedient):
-    """As told, with pictures."""
+    """As told, with pictures and the outlines of two organs."""
 
     card = replace(Obedient.card, name="illustrated")
 
@@ -40,7 +38,7 @@ class Illustrated(Obedient):
         return replace(
             found,
             findings=tuple(_shown(*pair) for pair in zip(images, found.findings, strict=True)),
-            images=tuple(map(_cleaned, images)),
+            images=(*map(_cleaned, images), *map(_outlines, images)),
         )
 
 
@@ -57,6 +55,12 @@ def _cleaned(image: SourceImage) -> DerivedImage:
     return DerivedImage(ImageKind.CLEANED, image.uid, frames, "RGB", "cleaned in a test", verified=True)
 
 
+def _outlines(image: SourceImage) -> DerivedImage:
+    masks = np.zeros((2, image.header.rows, image.header.columns), np.uint8)
+    masks[0, 50:90, 60:120], masks[1, 20:100, 130:200] = 255, 255
+    return DerivedImage(ImageKind.ORGANS, image.uid, masks, "MONOCHROME2", "", models=(MODEL,), organs=ORGANS)
+
+
 def illustrated() -> dict[str, Any]:
     """The configuration of a node whose only rule makes all kinds of pictures."""
     pipelines.PIPELINES["illustrated"] = EntryPoint(
@@ -66,19 +70,6 @@ def illustrated() -> dict[str, Any]:
     made["rules"][0] |= {"pipeline": "illustrated", "options": {}}
     made["peers"][1]["results"] = ["sr", "gsps", "sc", "heatmap", "cleaned"]
     return made
-
-
-@contextmanager
-def analysed(folder: Path) -> Iterator[Inbox]:
-    """A still and a cine of one study, analysed."""
-    node = Inbox(folder, illustrated())
-    node.opened("one")
-    node.receive(ultrasound("one"), cine(ultrasound("one")), association="one")
-    node.released("one")
-    node.settle()
-    work(node)
-    yield node
-    node.close()
 
 
 def cine(still: Dataset) -> Dataset:

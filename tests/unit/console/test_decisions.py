@@ -6,18 +6,14 @@ import io
 import json
 import logging
 import re
-import shutil
 import struct
 import tempfile
 import threading
 import tomllib
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -27,37 +23,21 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import inspect, select
 
-from ai_pipeline import pipelines
 from ai_pipeline.burnin.devices.rules import read_rules
-from ai_pipeline.contract import (
-    Code,
-    Decision,
-    DerivedImage,
-    Finding,
-    ImageKind,
-    ModelRef,
-    PipelineResult,
-    Progress,
-    SourceImage,
-)
 from ai_pipeline.images import decode
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
 from dicom_console.handlers import studies as handlers
-from dicom_console.views import contents, dicomweb, listing, patients, search, timeline
-from dicom_console.views.charts import DatedNumber, trends
-from dicom_console.views.search import Search
+from dicom_console.views import charts, contents, dicomweb, listing, patients, search, timeline
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import PeerSettings
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.events import FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
 from dicom_node.model.kinds import (
-    AuditAction,
     ObjectRole,
     ReaderVerdict,
     RejectionReason,
@@ -77,15 +57,10 @@ from dicom_node.services import (
     fetches,
     images,
     results,
+    studies,
     uploads,
     users,
-    writing,
 )
-from dicom_node.services import results as withdrawal
-from dicom_node.services.assessments import FindingAssessed
-from dicom_node.services.audit import Person
-from dicom_node.services.results import withdraw_by_uid
-from dicom_node.services.studies import rerun_rules
 from dicom_node.store import sight
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
@@ -104,42 +79,25 @@ from dicom_node.store.tables import (
 )
 from dicom_node.store.transitions import record, utc_now
 from tests.archive_lab import FakeArchive, answer_for, film, peer
-from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, quick_hasher, routes
+from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
 from tests.inbox_lab import Inbox, encoded
-from tests.modality import chest, part_10, ultrasound
+from tests.modality import chest, data_set, part_10, ultrasound
 from tests.pacs_lab import free_port, run_pacs
 from tests.result_reading import content, groups_of, named, of_type
 from tests.rows import NOW, Stored, a_job, a_study
 from tests.unit.console.illustrated import illustrated
 from tests.unit.console.scrubbed import PLACE, image, scrubbing
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import Obedient, configuration, work
+from tests.unit.jobs.worker_lab import work
 from tests.validators import dciodvfy_errors
 
 
-@pytest.fixture(scope="module")
-def held_once(tmp_path_factory: pytest.TempPathFactory, with_users: Path) -> Path:
-    folder = tmp_path_factory.mktemp("held") / "var"
-    folder.mkdir()
-    shutil.copy(with_users, folder / "node.db")
-    with closing(Inbox(folder, assess_first())) as node:
-        node.settle(ultrasound("one"))
-        work(node)
-    return folder
-
-
 @pytest.fixture
-def to_assess(
-    open_inbox: Callable[..., Inbox], tmp_path: Path, held_once: Path, monkeypatch: pytest.MonkeyPatch
-) -> Inbox:
-    monkeypatch.setattr(users, "hasher", quick_hasher)
-    shutil.copytree(held_once, tmp_path / "var")
-    return open_inbox(assess_first())
-
-
-@pytest.fixture
-def assessing(to_assess: Inbox) -> ConsoleLab:
-    return ConsoleLab(to_assess.settings, to_assess.database)
+def assessing(open_with_users: Callable[..., Inbox]) -> ConsoleLab:
+    node = open_with_users(assess_first())
+    node.settle(ultrasound("one"))
+    work(node)
+    return ConsoleLab(node.settings, node.database)
 
 
 def assess_first() -> dict[str, object]:
@@ -148,23 +106,23 @@ def assess_first() -> dict[str, object]:
     return made
 
 
-def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab, to_assess: Inbox) -> None:
+def test_a_reader_accepts_what_he_saw(assessing: ConsoleLab) -> None:
     viewer, reader = assessing.browser(UserRole.VIEWER), assessing.browser(UserRole.READER)
     assert "wait for an assessment" in viewer.page("/studies/1") and "Accept and send" not in viewer.text
     assert viewer.post("/studies/1/accept", as_of="x") == 403
     reader.get("/studies/1")
     for seen, status, state in (("0" * 16, 409, "unassessed"), (reader.field("as_of"), 303, "pending")):
         assert reader.post("/studies/1/accept", as_of=seen) == status
-        assert {row.state.value for row in to_assess.rows(Delivery)} == {state}
+        assert {row.state.value for row in assessing.rows(Delivery)} == {state}
     assert "wait for an assessment" not in reader.page("/studies/1")
     assert "results accepted by reader" in reader.text
     assert re.search(r'class="state confirmed">accepted</span> <small>reader', reader.text)
 
 
-def test_programs_assess_accept_and_reject(assessing: ConsoleLab, to_assess: Inbox) -> None:
+def test_programs_assess_accept_and_reject(assessing: ConsoleLab) -> None:
     viewer, reader = Program(assessing, UserRole.VIEWER), Program(assessing, UserRole.READER)
     status, found = viewer.ask("GET", "/studies/1/assessment")
-    assert status == 200 and found["waiting"] == len(to_assess.rows(Delivery)) and found["decisions"] == []
+    assert status == 200 and found["waiting"] == len(assessing.rows(Delivery)) and found["decisions"] == []
     row = viewer.ask("GET", "/studies/1")[1]["findings"][0]
     rejected = {**{key: row[key] for key in ("finding", "model", "tracking_uid")}, "verdict": "rejected"}
     assert viewer.ask("POST", "/studies/1/assessment/findings", json=rejected)[0] == 403
@@ -177,37 +135,51 @@ def test_programs_assess_accept_and_reject(assessing: ConsoleLab, to_assess: Inb
         ("reject", {**why, "as_of": found["as_of"]}, 200),
     ):
         assert reader.ask("POST", f"/studies/1/assessment/{path}", json=said)[0] == answer, (path, said)
-    assert {row.state for row in to_assess.rows(Delivery)} == {DeliveryState.DISCARDED}
+    assert {row.state for row in assessing.rows(Delivery)} == {DeliveryState.DISCARDED}
     _, [one] = reader.ask("GET", "/assessments")
     assert (one["verdict"], one["because"], one["actor"]) == ("rejected", "a rib", "reader")
     assert viewer.ask("GET", "/assessments")[0] == 403
     assert viewer.ask("GET", "/studies/9/assessment")[0] == 404
 
 
-READER, EVA = Person("anna"), Person("eva")
+READER, EVA = audit.Person("anna"), audit.Person("eva")
 
 
 @pytest.fixture
 def site(node: Inbox) -> Inbox:
     """A study whose results are on their way to two peers; one of them takes assessments."""
-    pacs = node.settings.peers[-1]
-    taking = pacs.model_copy(update={"assessments": True})
-    other = pacs.model_copy(update={"name": "archive"})
-    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers[:-1], taking, other)})
+    instead_of_pacs(node, {"assessments": True}, {"name": "archive"})
     return node
 
 
-def say(node: Inbox, verdict: ReaderVerdict, by: Person = READER, place: int = 0, why: str = "") -> None:
+def instead_of_pacs(node: Inbox, *peers: dict[str, object]) -> None:
+    """The node has peers like its PACS with these values, and not the PACS itself."""
+    *others, pacs = node.settings.peers
+    made = (pacs.model_copy(update=peer) for peer in peers)
+    node.settings = node.settings.model_copy(update={"peers": (*others, *made)})
+
+
+def say(
+    node: Inbox, verdict: ReaderVerdict, by: audit.Person = READER, place: int = 0, why: str = ""
+) -> None:
     about = node.read(assessments.findings_of_study, node.settings, UID)[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
-    assessments.assess(node.settings, 1, FindingAssessed(**which, verdict=verdict, because=why), by)
+    assessments.assess(
+        node.settings, 1, assessments.FindingAssessed(**which, verdict=verdict, because=why), by
+    )
 
 
-def send(node: Inbox, by: Person = READER) -> list[str]:
+def send(node: Inbox, by: audit.Person = READER) -> list[str]:
     return assessments.send_assessments(node.settings, UID, by)
 
 
 UID = str(ultrasound("one").StudyInstanceUID)
+
+
+def another(row: Result, **values: str) -> Result:
+    """A result like it."""
+    same = {one.key: getattr(row, one.key) for one in Result.__table__.columns}
+    return Result(**same | {"id": None} | values)
 
 
 def objects(node: Inbox, kind: ResultKind) -> list[Path]:
@@ -228,8 +200,8 @@ def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: 
     about, document = dcmread(report), dcmread(made)
     assert dciodvfy_errors(made) == []
     [related] = document.ReferencedInstanceSequence
-    uids = (related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID)
-    assert uids == (about.SOPClassUID, about.SOPInstanceUID)
+    assert related.ReferencedSOPClassUID == about.SOPClassUID
+    assert related.ReferencedSOPInstanceUID == about.SOPInstanceUID
     assert related.PurposeOfReferenceCodeSequence[0].CodeValue == "ASSESSEDREPORT"
     assert [item.UID for item in document.ContentSequence if "UID" in item][-1] == about.SOPInstanceUID
     in_tree = [
@@ -280,7 +252,7 @@ def test_a_later_word_replaces_the_former_object_and_the_same_is_not_sent_twice(
 def test_peers_without_the_report_get_none_and_a_rerun_takes_none_back(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
-    rerun_rules(site.settings, [UID])
+    studies.rerun_rules(site.settings, [UID])
     assert sent_to(site) == [("pacs", "pending")]
     work(site)
     site.put(Delivery, state=DeliveryState.DISCARDED)
@@ -292,7 +264,7 @@ def test_peers_without_the_report_get_none_and_a_rerun_takes_none_back(site: Inb
 def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
-    [report] = site.scalars(select(Result.id).where(Result.kind == ResultKind.SR))
+    [report] = [row.id for row in site.rows(Result) if row.kind is ResultKind.SR]
     results.withdraw(site.settings, UID, [report], reason=RejectionReason.QUALITY, because="other patient")
     assert sent_to(site) == [("pacs", "discarded")]
 
@@ -300,27 +272,12 @@ def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
 def test_what_was_said_of_the_other_report_of_an_analysis_stays(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
-    with writing(site.settings) as session:  # a report for another character set, and what was said of it
-        [report] = session.scalars(select(Result).where(Result.kind == ResultKind.SR))
-        [said] = session.scalars(select(Feedback))
-        same = {one.key: getattr(report, one.key) for one in Result.__table__.columns if one.key != "id"}
-        session.add(Result(**same | {"sop_instance_uid": "2.25.7"}))
-        said.report_uid = "2.25.7"
-        number = report.id
-    results.withdraw(site.settings, UID, [number], reason=RejectionReason.QUALITY, because="other patient")
+    [report] = [row for row in site.rows(Result) if row.kind is ResultKind.SR]
+    site.add(another(report, sop_instance_uid="2.25.7"))  # for another character set
+    site.put(Feedback, report_uid="2.25.7")
+    results.withdraw(site.settings, UID, [report.id], reason=RejectionReason.QUALITY, because="other patient")
     assert sent_to(site) == [("pacs", "pending")]
-    [withdrawn] = site.scalars(select(Withdrawal.result_id))
-    assert withdrawn == number
-
-
-def test_an_assessment_is_of_no_peers_results_and_of_no_deidentified_peer() -> None:
-    about = {"name": "p", "ae_title": "P", "host": "h", "port": 1, "may": ["receive"]}
-    with pytest.raises(ValueError, match="assessments = true"):
-        PeerSettings.model_validate({**about, "results": ["sr", "assessment"]})
-    with pytest.raises(ValueError, match="names the patient"):
-        PeerSettings.model_validate(
-            {**about, "results": ["cleaned"], "assessments": True, "deidentify": True}
-        )
+    assert [row.result_id for row in site.rows(Withdrawal)] == [report.id]
 
 
 @pytest.fixture
@@ -413,47 +370,25 @@ def test_the_model_counts_it_and_gives_it_as_csv(console_feedback: ConsoleLab) -
     assert console_feedback.browser(UserRole.VIEWER).get("/models/obedient/1/feedback.csv") == 403
 
 
-PRESENT, UNSURE, ABSENT = Decision.PRESENT, Decision.INDETERMINATE, Decision.ABSENT
-
-
-SCORES = {  # by the image's columns
-    240: {"Mass": (0.31, ABSENT), "Nodule": (0.9, PRESENT), "Hernia": (0.05, ABSENT), "<b>": (0.45, UNSURE)},
-    200: {"Mass": (0.62, PRESENT), "Nodule": (0.2, ABSENT), "Hernia": (0.04, ABSENT), "<b>": (0.3, ABSENT)},
-}
-
-
-class Ranked(Obedient):
-    """Scores four findings in each image."""
-
-    card = replace(Obedient.card, name="ranked")
-
-    def run(
-        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
-    ) -> PipelineResult:
-        found = super().run(images, report, options)
-        pairs = zip(images, found.findings, strict=True)
-        return replace(found, findings=tuple(row for pair in pairs for row in _scored(*pair)))
-
-
-def _scored(image: SourceImage, mark: Finding) -> Iterator[Finding]:
-    for name, (score, decision) in SCORES[image.header.columns].items():
-        code = Code(name[:3].upper().strip("<>"), "99TEST", name)
-        regions = mark.regions if decision is PRESENT else ()
-        yield replace(mark, label=name, code=code, probability=score, decision=decision, regions=regions)
+SCORES = (
+    ("Mass", "absent", ["0.31"]), ("Nodule", "present", ["0.9", "0.5"]), ("Hernia", "absent", ["0.05"]),
+    ("<b>", "indeterminate", ["0.45", "0.5"]), ("Mass", "present", ["0.62", "0.5"]),
+    ("<b>", "absent", ["0.3"]),
+)  # fmt: skip
 
 
 def test_the_page_shows_the_three_highest_scores_with_their_cut_offs(
-    open_with_users: Callable[..., Inbox],
+    node: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipelines.PIPELINES["ranked"] = EntryPoint("ranked", f"{__name__}:Ranked", pipelines.GROUP)
-    made = configuration()
-    made["rules"][0] |= {"pipeline": "ranked", "options": {}}
-    node = open_with_users(made)
-    node.settle(ultrasound("one"), ultrasound("one", number=2, size=(200, 180)))
-    work(node)
-    browser = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER)
-    browser.get("/studies/1")
-    [shown] = re.findall(r"<p>Highest scores of (.*?)</p>", browser.text, re.DOTALL)
+    [mark, *_] = reading.findings(objects(node, ResultKind.SR)[0])
+    rows = [
+        mark
+        | {"finding": name, "decision": word, "numbers": dict(zip(mark["numbers"], values, strict=False))}
+        for name, word, values in SCORES
+    ]
+    monkeypatch.setattr(reading, "findings", lambda _: rows)
+    text = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER).page("/studies/1")
+    [shown] = re.findall(r"<p>Highest scores of (.*?)</p>", text, re.DOTALL)
     assert re.sub(r"</?(?:b|small)>", "", shown) == (
         "obedient 1: Nodule 0.9 suspected, cut-off 0.5 · Mass 0.62 suspected, cut-off 0.5 · "
         "&lt;b&gt; 0.45 not excluded, cut-off 0.5"
@@ -485,18 +420,13 @@ def scrubbed(desk: Inbox, *series: str) -> None:
     work(desk)
 
 
-def cleaned(desk: Inbox) -> list[Path]:
-    """The files of cleaned images, the oldest first."""
-    return [desk.folder / row.path for row in desk.rows(Result) if row.kind is ResultKind.CLEANED]
-
-
 def test_images_that_are_withheld_widened_or_in_doubt_wait_with_their_places(
     desk_console: ConsoleLab, desk: Inbox
 ) -> None:
     scrubbed(desk, "WIDE", "CLEAN", "NAME", "DOUBT")
     assert [cause for _, cause in waiting(desk)] == ["widened", "withheld", "in_doubt"]
     assert [row.places for row in desk.rows(CleaningReview)] == [[list(PLACE)]] * 3
-    assert len(cleaned(desk)) == 3, "all but what is withheld are sent"
+    assert len(objects(desk, ResultKind.CLEANED)) == 3, "all but what is withheld are sent"
     browser = desk_console.at("/reviews", UserRole.OPERATOR)
     assert "text is still found" in browser.text and "may hold letters" in browser.text
     assert 'points="8,4 120,4 120,20 8,20 8,4 "' in browser.page("/reviews/2")
@@ -508,8 +438,7 @@ def test_a_cleaned_image_that_left_is_told_though_another_rule_made_one_that_sta
 ) -> None:
     scrubbed(desk, "WIDE")
     [left] = [row for row in desk.rows(Result) if row.kind is ResultKind.CLEANED]
-    same = {column.name: getattr(left, column.name) for column in Result.__table__.columns}
-    desk.add(Result(**same | {"id": None, "sop_instance_uid": "2.25.9"}))
+    desk.add(another(left, sop_instance_uid="2.25.9"))
     assert "A cleaned image of it went to pacs" in desk_console.at("/reviews/1", UserRole.OPERATOR).text
 
 
@@ -519,28 +448,27 @@ def test_what_was_accepted_is_not_asked_again(desk_console: ConsoleLab, desk: In
     for number, _ in waiting(desk):
         assert browser.post(f"/reviews/{number}/accept") == 303
         assert browser.post(f"/reviews/{number}/accept") == 409
-    fields = audited(desk.database, AuditAction.CLEANING_JUDGED)
-    assert [row["verdict"] for row in fields] == ["accepted", "accepted"]
-    rerun_rules(desk.settings, [str(desk.study(image("WIDE").StudyInstanceUID).study_instance_uid)])
+    assert [row["verdict"] for row in desk_console.audited("cleaning_judged")] == ["accepted", "accepted"]
+    studies.rerun_rules(desk.settings, [str(desk.study(image("WIDE").StudyInstanceUID).study_instance_uid)])
     work(desk)
     assert waiting(desk) == [] and len(desk.rows(CleaningReview)) == 2
-    assert len(cleaned(desk)) == 1, "what was withheld stays here"
+    assert len(objects(desk, ResultKind.CLEANED)) == 1, "what was withheld stays here"
 
 
 def test_an_image_leaves_once_a_box_covers_what_was_left(desk_console: ConsoleLab, desk: Inbox) -> None:
     scrubbed(desk, "CLEAN", "NAME")
     [(number, _)] = waiting(desk)
-    before = cleaned(desk)
+    before = objects(desk, ResultKind.CLEANED)
     assert desk_console.browser(UserRole.OPERATOR).post(f"/reviews/{number}/boxes", act="clean", **BOX) == 303
     assert [row.state for row in desk.jobs()] == [JobState.SUCCEEDED, JobState.QUEUED]
     work(desk)
-    first, new = cleaned(desk)
+    first, new = objects(desk, ResultKind.CLEANED)
     assert waiting(desk) == [] and [first] == before, "the other image is the same object as before"
     made = dcmread(new)
     assert not made.pixel_array[:30, :130].any() and made.pixel_array[40:].any()
     assert "1 place was marked by a person (operator) on 20" in made.DerivationDescription
     assert "verified that no text is left" in made.DerivationDescription
-    [fields] = audited(desk.database, AuditAction.CLEANING_JUDGED)
+    [fields] = desk_console.audited("cleaning_judged")
     assert (fields["verdict"], fields["boxes"]) == ("drawn", 1)
     assert "operator" not in str(made.get("OperatorsName", ""))
 
@@ -552,14 +480,14 @@ def test_an_image_that_fails_the_proof_with_its_boxes_stays_here_and_waits_again
     browser = desk_console.browser(UserRole.OPERATOR)
     assert browser.post("/reviews/1/boxes", act="clean", **{**BOX, "right": "40"}) == 303
     work(desk)
-    assert cleaned(desk) == []
+    assert objects(desk, ResultKind.CLEANED) == []
     assert [row.verdict for row in desk.rows(CleaningReview)] == [ReviewVerdict.DRAWN, None]
     assert 'name="right" min="0" max="240" value="40"' in browser.page("/reviews/2"), (
         "what was drawn is still there"
     )
     browser.post("/reviews/2/boxes", act="clean", **BOX)
     work(desk)
-    assert len(cleaned(desk)) == 1 and waiting(desk) == []
+    assert len(objects(desk, ResultKind.CLEANED)) == 1 and waiting(desk) == []
 
 
 def test_boxes_that_are_none_are_refused(desk_console: ConsoleLab, desk: Inbox) -> None:
@@ -606,7 +534,7 @@ def test_a_box_becomes_a_device_rule_that_was_tried_before(desk_console: Console
     }
     assert rule["rectangles"] == [{"left": 0, "top": 0, "right": 130, "bottom": 30}]
     assert [one.name for one in read_rules(file.parent) if one.name == rule["name"]] == ["room3-banner"]
-    [fields] = audited(desk.database, AuditAction.RULE_SAVED)
+    [fields] = desk_console.audited("rule_saved")
     assert fields["name"] == "room3-banner"
     work(desk)
     assert waiting(desk) == [], "and the image was cleaned with the box"
@@ -624,60 +552,21 @@ def test_a_device_rule_makes_new_objects_of_its_images_only(desk_console: Consol
     assert before < after and len(after - before) == 1
 
 
-ORGANS = (Code("80891009", "SCT", "Heart"), Code("44029006", "SCT", "Left lung"))
-
-
-MODEL = ModelRef("anatomy", "3", "e" * 64, "f" * 64)
-
-
-class Outlined(Obedient):
-    """Outlines two organs in each image."""
-
-    card = replace(Obedient.card, name="outlined")
-
-    def run(
-        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
-    ) -> PipelineResult:
-        return replace(super().run(images, report, options), images=tuple(map(_outlines, images)))
-
-
-def _outlines(image: SourceImage) -> DerivedImage:
-    masks = np.zeros((2, image.header.rows, image.header.columns), np.uint8)
-    masks[0, 50:90, 60:120], masks[1, 20:100, 130:200] = 255, 255
-    return DerivedImage(ImageKind.ORGANS, image.uid, masks, "MONOCHROME2", "", models=(MODEL,), organs=ORGANS)
-
-
-@pytest.fixture
-def node_masks(open_with_users: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch) -> Inbox:
-    """An analysed film, and an earlier one of the same patient."""
-    entry = EntryPoint("outlined", f"{__name__}:Outlined", pipelines.GROUP)
-    monkeypatch.setitem(pipelines.PIPELINES, "outlined", entry)
-    made = configuration()
-    made["rules"][0] |= {"pipeline": "outlined", "options": {}, "when": {"modality": "*"}}
+def test_each_organ_is_a_picture_of_its_own_and_may_be_switched_on(
+    open_with_users: Callable[..., Inbox],
+) -> None:
+    made = illustrated()
     made["peers"][1]["results"] = ["sr", "seg"]
-    node_masks = open_with_users(made)
-    pixels = np.linspace(0, 4000, 160 * 220).reshape(160, 220).astype("<u2")
-    node_masks.settle(
-        changed(chest("now", pixels), PatientID="P", StudyDate="20260301"),
-        changed(chest("before", pixels), PatientID="P", StudyDate="20240301"),
-        changed(chest("other", pixels), PatientID="Q", StudyDate="20240301"),
-        changed(ultrasound("us"), PatientID="P", StudyDate="20240302"),
-        changed(chest("later", pixels), PatientID="P", StudyDate="20260401"),
-    )
-    work(node_masks)
-    return node_masks
-
-
-def test_each_organ_is_a_picture_of_its_own_and_may_be_switched_on(node_masks: Inbox) -> None:
-    browser = ConsoleLab(node_masks.settings, node_masks.database).browser(UserRole.VIEWER)
-    assert (
-        'data-shows="AI Heart"' in browser.page("/studies/images/1")
-        and 'data-shows="AI Left lung"' in browser.text
-    )
-    number = node_masks.scalars(select(Result.id).where(Result.kind == ResultKind.SEG))[0]
+    node = open_with_users(made)
+    node.settle(ultrasound("one"))
+    work(node)
+    browser = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER)
+    assert 'data-shows="AI Heart"' in browser.page("/studies/images/1")
+    assert 'data-shows="AI Left lung"' in browser.text
+    number = result(node, ResultKind.SEG).id
     assert browser.get(f"/studies/results/{number}/masks/2") == 200
     picture = np.asarray(Image.open(io.BytesIO(browser.content)))
-    assert picture.shape == (160, 220, 4)
+    assert picture.shape == (180, 240, 4)
     assert picture[50, 150, 3] > 0 and picture[70, 80, 3] == 0  # the lung, and where the heart is
     for place in (f"/studies/results/{number}/masks/3", "/studies/results/1/masks/1"):
         assert browser.get(place) == 404
@@ -800,9 +689,7 @@ def test_a_report_is_a_tree_of_its_items(node: Inbox) -> None:
 
 
 def test_a_tree_without_end_is_cut_off(tmp_path: Path) -> None:
-    item = Dataset()
-    item.CodeMeaning = "x" * 64
-    large = changed(ultrasound("large"), ProcedureCodeSequence=[item] * 5000)
+    large = changed(ultrasound("large"), ProcedureCodeSequence=[data_set(CodeMeaning="x" * 64)] * 5000)
     large.save_as(tmp_path / "large.dcm", enforce_file_format=True)
     tree, whole = contents.contents(tmp_path / "large.dcm")
     assert not whole and len(list(flat(tree))) <= 3000
@@ -866,9 +753,7 @@ WHY = "that of Nowak"
 @pytest.fixture
 def retracted(node: Inbox) -> ConsoleLab:
     """A study whose results are in the PACS, which knows IOCM; two are in an archive, which does not."""
-    pacs = node.settings.peers[-1].model_copy(update={"iocm": True})
-    archive = pacs.model_copy(update={"name": "archive", "iocm": False})
-    node.settings = node.settings.model_copy(update={"peers": (*node.settings.peers[:-1], pacs, archive)})
+    instead_of_pacs(node, {"iocm": True}, {"name": "archive"})
     node.put(Delivery, state=S.CONFIRMED, confirmed_at=utc_now())
     for result in node.rows(Result)[:2]:
         node.add(Delivery(result_id=result.id, destination="archive", state=S.CONFIRMED, next_at=utc_now()))
@@ -881,7 +766,7 @@ def note(retracted: ConsoleLab) -> Path:
 
 
 def withdraw(retracted: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
-    return withdrawal.withdraw(
+    return results.withdraw(
         retracted.settings, UID, numbers or None, reason=RejectionReason.SAFETY, because=WHY
     )
 
@@ -937,7 +822,7 @@ def test_nothing_that_was_withdrawn_leaves_again(retracted: ConsoleLab, node: In
     ):
         with pytest.raises(NotAllowedNow, match=says):
             way()
-    rerun_rules(retracted.settings, [UID])
+    studies.rerun_rules(retracted.settings, [UID])
     work(node)
     chosen = select(Delivery.state).join(Result).where(Result.kind != ResultKind.REJECTION)
     assert set(retracted.scalars(chosen)) == {S.CONFIRMED, S.DISCARDED}
@@ -961,11 +846,13 @@ def delivered(retracted: ConsoleLab) -> list[str]:
         return [SendReport(SendStatus.STORED, "0000")] * len(objects)
 
     def confirm(objects: Sequence[Outgoing]) -> list[Confirmation]:
-        known = {True: Presence.FOUND, False: Presence.NOT_FOUND}
-        return [Confirmation(known[one.sop_instance_uid in sent]) for one in objects]
+        return [
+            Confirmation(Presence.FOUND if one.sop_instance_uid in sent else Presence.NOT_FOUND)
+            for one in objects
+        ]
 
-    destination = Mock(send=send, confirm=confirm)
-    worker = DeliveryWorker(retracted.database, retracted.settings, open_destination=lambda *_: destination)
+    opened = Mock(return_value=Mock(send=send, confirm=confirm))
+    worker = DeliveryWorker(retracted.database, retracted.settings, open_destination=opened)
     for _ in range(6):
         worker.run_once()
     return sent
@@ -973,8 +860,9 @@ def delivered(retracted: ConsoleLab) -> list[str]:
 
 def test_a_withdrawn_result_that_the_peer_does_not_show_is_not_sent_again(retracted: ConsoleLab) -> None:
     [doubtful, *_] = retracted.rows(Delivery)
-    values = {"state": S.UNCONFIRMED, "sent_at": None, "confirmed_at": None, "next_at": utc_now()}
-    retracted.put(Delivery, doubtful.id, **values)
+    retracted.put(
+        Delivery, doubtful.id, state=S.UNCONFIRMED, sent_at=None, confirmed_at=None, next_at=utc_now()
+    )
     withdraw(retracted)
     assert delivered(retracted) == [dcmread(note(retracted)).SOPInstanceUID]
     states = {row.state for row in retracted.rows(Delivery) if row.result_id == doubtful.result_id}
@@ -985,7 +873,7 @@ def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarant
     retracted: ConsoleLab,
 ) -> None:
     withdraw(retracted)
-    rerun_rules(retracted.settings, [UID])
+    studies.rerun_rules(retracted.settings, [UID])
     retracted.put(Study, 1, state=StudyState.QUARANTINED)
     assert delivered(retracted) == [dcmread(note(retracted)).SOPInstanceUID]
 
@@ -994,7 +882,7 @@ def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarant
 def test_who_did_not_take_the_note_is_listed_by_hand(retracted: ConsoleLab, state: DeliveryState) -> None:
     withdraw(retracted)
     retracted.put(Delivery, retracted.rows(Delivery)[-1].id, state=state)
-    shown = retracted.read(withdrawal.show, retracted.settings, 1)["by_hand"]
+    shown = retracted.read(results.show, retracted.settings, 1)["by_hand"]
     assert len(shown["pacs"]) == len(shown["archive"]) + len(retracted.rows(Result)) - 1 - 2
 
 
@@ -1002,9 +890,8 @@ def test_a_withdrawal_that_was_killed_half_way_is_made_again(
     retracted: ConsoleLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As kill -9 does, after the file has its name and before the commit.
-    killed = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("dicom_node.services.results._by_hand", killed)
+        patch.setattr(results, "_by_hand", Mock(side_effect=KeyboardInterrupt))
         withdraw(retracted)
     files = list((retracted.settings.node.data_dir / "results").rglob("*.dcm"))
     withdraw(retracted)
@@ -1013,9 +900,7 @@ def test_a_withdrawal_that_was_killed_half_way_is_made_again(
 
 def test_a_replaced_report_does_not_come_back_when_the_newest_is_withdrawn(retracted: ConsoleLab) -> None:
     [old, *_] = [row for row in retracted.rows(Result) if row.kind is ResultKind.SR]
-    known = {one.name: getattr(old, one.name) for one in Result.__table__.columns}
-    new = {"id": None, "sop_instance_uid": "2.25.99", "supersedes": old.sop_instance_uid}
-    retracted.add(newest := Result(**known | new))
+    retracted.add(newest := another(old, sop_instance_uid="2.25.99", supersedes=old.sop_instance_uid))
     withdraw(retracted, newest.id)
     assert "No report yet" in retracted.at("/studies/1", UserRole.VIEWER).text
 
@@ -1061,17 +946,16 @@ def test_a_sender_that_comes_in_between_gets_nothing(
         node.settings,
         open_destination=lambda _peer, _settings: Mock(spec=["close"]),
     )
-    original = withdrawal._chosen
+    original = results._chosen
 
     def chosen(*arguments: Any) -> Any:
         found = original(*arguments)
         worker.run_once()
         return found
 
-    monkeypatch.setattr(withdrawal, "_chosen", chosen)
-    uid = str(ultrasound("one").StudyInstanceUID)
+    monkeypatch.setattr(results, "_chosen", chosen)
     assert {row.state for row in node.rows(Delivery)} == {S.PENDING}
-    withdrawal.withdraw(node.settings, uid, None, reason=RejectionReason.SAFETY, because="of another")
+    results.withdraw(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
     assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
 
 
@@ -1079,16 +963,10 @@ def test_a_sender_that_comes_in_between_gets_nothing(
 def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     open_inbox: Callable[..., Inbox], postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = illustrated()
-    settings["rules"][0]["assess_first"] = True
-    node = open_inbox(settings, url=postgres_url)
+    node = open_inbox(assess_first(), url=postgres_url)
     node.settle(ultrasound("one"))
     work(node)
-    uid = str(ultrasound("one").StudyInstanceUID)
-    about = node.read(assessments.findings_of_study, node.settings, uid)[0]
-    which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
-    given = FindingAssessed(**which, verdict=ReaderVerdict.REJECTED, because="a rib")
-    other = threading.Thread(target=assessments.assess, args=(node.settings, 1, given, Person("eva")))
+    other = threading.Thread(target=say, args=(node, ReaderVerdict.REJECTED, EVA, 0, "a rib"))
     original, waited = assessments._contested, []
 
     def contested(*arguments: Any) -> Any:
@@ -1099,7 +977,7 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
         return found
 
     monkeypatch.setattr(assessments, "_contested", contested)
-    assessments.accept_results(node.settings, uid, Person("anna"))
+    assessments.accept_results(node.settings, UID, READER)
     other.join(20)
     assert waited == [True] and not other.is_alive()
 
@@ -1149,8 +1027,7 @@ def test_what_may_have_arrived_cannot_be_discarded(
 
 def with_peers(console: ConsoleLab, *peers: dict[str, object]) -> None:
     """The console of a node that knows these peers, too."""
-    base = console.settings.peers[-1]
-    more = tuple(base.model_copy(update=peer) for peer in peers)
+    more = [console.settings.peers[-1].model_copy(update=peer) for peer in peers]
     console.take(console.settings.model_copy(update={"peers": (*console.settings.peers, *more)}))
 
 
@@ -1249,21 +1126,19 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     inbox.settle(secret, calling="ROOM9")
     added = part_10(changed(secret, SOPInstanceUID="1.2.826.0.1.3680043.10.543.77"))
     taken_over = part_10(changed(secret, StudyInstanceUID="1.2.826.0.1.3680043.10.543.78"))
-    second = Dataset()  # the Study Instance UID again, where only some parsers look
-    second.StudyInstanceUID, second.file_meta = secret.StudyInstanceUID, new.file_meta
+    # the Study Instance UID again, where only some parsers look
+    second = data_set(StudyInstanceUID=secret.StudyInstanceUID, file_meta=new.file_meta)
     twice = part_10(changed(new, SOPInstanceUID="1.2.826.0.1.3680043.10.543.79")) + encoded(second)
     waiting = ultrasound("waiting")  # received, and not in the database yet
     inbox.receive(waiting, calling="ROOM9")
     into_waiting = part_10(changed(waiting, SOPInstanceUID="1.2.826.0.1.3680043.10.543.80"))
-    no_study_uid = part_10(changed(new, StudyInstanceUID=""))
-    files = [added, part_10(new), no_study_uid, taken_over, twice, into_waiting]
+    files = [
+        added, part_10(new), part_10(changed(new, StudyInstanceUID="")), taken_over, twice, into_waiting,
+    ]  # fmt: skip
     for name, senders in (("elsewhere", ["ROOM1"]), ("limited", ["CONSOLE"])):
         users.add_user(console.settings, name, UserRole.OPERATOR, PASSWORD, senders=senders)
-    uploader = console.browser()
-    uploader.sign_in("elsewhere")
-    assert uploader.upload(("new", files[1])) == 403
-    uploader = console.browser()
-    uploader.sign_in("limited")
+    assert console.browser("elsewhere").upload(("new", files[1])) == 403
+    uploader = console.browser("limited")
     uploader.upload(("all.zip", zipped(*((f"{n}", file) for n, file in enumerate(files)))))
     hidden, no_study = (
         "its study is one that you do not see, or the object is",
@@ -1366,8 +1241,8 @@ def test_a_picture_is_in_no_file_that_a_killed_console_would_leave(
 
 
 def test_a_body_that_is_too_large_is_cut_off(inbox: Inbox, console: ConsoleLab) -> None:
-    small = inbox.settings.console.model_copy(update={"upload_mib": 1})
-    console.app = create_app(inbox.settings.model_copy(update={"console": small}), inbox.database)
+    console.change("console", upload_mib=1)
+    console.app = create_app(console.settings, inbox.database)
     assert console.browser(UserRole.OPERATOR).upload(("a", bytes(2**20 + 1))) == 413
 
 
@@ -1385,8 +1260,10 @@ def test_a_study_is_followed_from_the_spool_to_its_end(uploader: Browser, inbox:
     assert "Objects still being read: 1 of 1" in uploader.text
     inbox.settle()
     assert "still being read" not in uploader.page(address)
-    study = inbox.study(str(sent.StudyInstanceUID))
-    assert f'href="/studies/{study.id}"' in uploader.text and "0 of 1 jobs" in uploader.text
+    assert (
+        f'href="/studies/{inbox.study(sent.StudyInstanceUID).id}"' in uploader.text
+        and "0 of 1 jobs" in uploader.text
+    )
     assert "All of it came to its end" not in uploader.text
     inbox.put(Job, state=JobState.NOT_APPLICABLE)
     inbox.put(Study, state=StudyState.NOT_APPLICABLE, reason="it is a leg")
@@ -1469,8 +1346,9 @@ def with_archive(console: ConsoleLab, port: int) -> None:
 
 def test_an_operator_has_studies_fetched(console: ConsoleLab) -> None:
     today = f"{datetime.now().astimezone():%Y%m%d}"
-    lost = answer_for(film("lost"), StudyDate=today, ModalitiesInStudy="US")
-    answers = [answer_for(film("wanted")), lost]
+    answers = [
+        answer_for(film("wanted")), answer_for(film("lost"), StudyDate=today, ModalitiesInStudy="US"),
+    ]  # fmt: skip
     with run_pacs(FakeArchive(free_port(), "ARCHIVE", answers=answers), classes=()) as pacs:
         with_archive(console, pacs.port)
         uploader, viewer = console.browser(UserRole.OPERATOR), console.browser(UserRole.VIEWER)
@@ -1503,8 +1381,7 @@ def test_what_is_of_all_senders_is_refused(console: ConsoleLab) -> None:
     with_archive(console, 1)
     assert console.browser(UserRole.OPERATOR).post("/patients/register", **ANNA) == 303
     users.add_user(console.settings, "limited", UserRole.OPERATOR, PASSWORD, senders=["CONSOLE"])
-    uploader = console.browser()
-    uploader.sign_in("limited")
+    uploader = console.browser("limited")
     for path, fields, said in (
         ("/patients/register", ANNA, "sees some only"),
         ("/patients/register", ANNA | {"PatientID": "P-78"}, "sees some only"),
@@ -1512,8 +1389,8 @@ def test_what_is_of_all_senders_is_refused(console: ConsoleLab) -> None:
         ("/fetches/archive/missing", {"fetch": "true"}, "sees some only"),
     ):
         assert uploader.post(path, **fields) in (400, 409) and said in uploader.text, path
-    other = ANNA | {"PatientName": "Other^Anna", "Modality": "US"}
-    assert uploader.upload(("a.png", picture()), **other) == 400 and "another name" in uploader.text
+    assert uploader.upload(("a.png", picture()), **ANNA | {"PatientName": "Other^Anna"}, Modality="US") == 400
+    assert "another name" in uploader.text
 
 
 # Lists of studies and patients: what a row shows, orders and searches, and who sees which
@@ -1528,13 +1405,15 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
     node.put(Study, 1, state=StudyState.DELIVERED)
     later = node.get(Study, 1).last_received_at + timedelta(seconds=7)
     node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=later)
-    [row] = node.read(search.search, Search())[0]
+    [row] = node.read(search.search, search.Search())[0]
     first = node.rows(Instance)[0]
     assert (row["cover"], row["seconds"]) == (first.id, 7.0)
     assert row["description"] == first.attributes.get("StudyDescription", "")
     assert row["short_result"] and all(line.strip() for line in row["short_result"])
-    withdraw_by_uid(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
-    assert node.read(search.search, Search())[0][0]["short_result"] == []
+    results.withdraw_by_uid(
+        node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
+    )
+    assert node.read(search.search, search.Search())[0][0]["short_result"] == []
 
 
 def test_the_thumbnail_is_small_and_of_images_that_are_here(console_of_node: ConsoleLab, node: Inbox) -> None:
@@ -1644,24 +1523,24 @@ def fill(database: Database) -> None:
         Stored(database).add(Instance(sop_instance_uid=f"1.3.{n}", **kept), *names)
 
 
-SEARCHES: list[tuple[Search, set[int]]] = [
-    (Search(patient="AB*"), {1, 2, 3}),
-    (Search(patient="AB-*"), {1, 2}),
-    (Search(patient="AB_*"), {3}),
-    (Search(patient="ab*"), {4}),
-    (Search(patient="Ä*"), {5}),
-    (Search(patient="B%*"), {6}),
-    (Search(patient="%*"), set()),
-    (Search(patient="*"), {1, 2, 3, 4, 5, 6}),
-    (Search(accession="A*"), {1, 2, 3, 4, 5, 6}),
-    (Search(modality="US"), {1, 2}),
-    (Search(modality="MG"), set()),
-    (Search(sender="ROOM1"), {1}),
-    (Search(sender="ROOM2", modality="US"), {2}),
-    (Search(patient="AB*", sender="ROOM2"), {2, 3}),
-    (Search(words=("all",)), {1, 2, 3, 4, 5, 6}),
-    (Search(words=("all", "word1")), {2}),
-    (Search(words=("word1", "word2")), set()),
+SEARCHES: list[tuple[search.Search, set[int]]] = [
+    (search.Search(patient="AB*"), {1, 2, 3}),
+    (search.Search(patient="AB-*"), {1, 2}),
+    (search.Search(patient="AB_*"), {3}),
+    (search.Search(patient="ab*"), {4}),
+    (search.Search(patient="Ä*"), {5}),
+    (search.Search(patient="B%*"), {6}),
+    (search.Search(patient="%*"), set()),
+    (search.Search(patient="*"), {1, 2, 3, 4, 5, 6}),
+    (search.Search(accession="A*"), {1, 2, 3, 4, 5, 6}),
+    (search.Search(modality="US"), {1, 2}),
+    (search.Search(modality="MG"), set()),
+    (search.Search(sender="ROOM1"), {1}),
+    (search.Search(sender="ROOM2", modality="US"), {2}),
+    (search.Search(patient="AB*", sender="ROOM2"), {2, 3}),
+    (search.Search(words=("all",)), {1, 2, 3, 4, 5, 6}),
+    (search.Search(words=("all", "word1")), {2}),
+    (search.Search(words=("word1", "word2")), set()),
 ]
 
 
@@ -1678,10 +1557,12 @@ def test_few_and_many_studies_are_found_alike_in_both_databases(
 
 def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox) -> None:
     def found(name: str) -> list[list[str]]:
-        return [list(row["findings"]) for row in node.read(search.search, Search(finding=name))[0]]
+        return [list(row["findings"]) for row in node.read(search.search, search.Search(finding=name))[0]]
 
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([["Mark"]], [], [])
-    withdraw_by_uid(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
+    results.withdraw_by_uid(
+        node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
+    )
     assert (found("Mark"), found("")) == ([], [[]])
 
 
@@ -1698,10 +1579,11 @@ def test_an_id_of_two_issuers_is_two_patients(database: Database, inbox: Inbox) 
     assert [row["issuer"] for row in shown["others"]] == ["SOUTH"] and shown["person"] is None
 
 
-def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox) -> None:
-    console = ConsoleLab(node.settings, node.database)
-    admin = console.browser(UserRole.ADMIN)
-    assert console.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
+def test_images_of_a_patient_are_deleted_when_their_results_arrived(
+    console_of_node: ConsoleLab, node: Inbox
+) -> None:
+    admin = console_of_node.browser(UserRole.ADMIN)
+    assert console_of_node.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
     files = set(node.folder.glob("spool/**/*.dcm"))
     assert files
     assert admin.post("/patients/1/delete") == 200 and "keeps its images: it is delivering" in admin.text
@@ -1714,28 +1596,25 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(node: Inbox)
     assert "It has taken results, the newest at" in admin.page("/peers/pacs")
     assert "Delete them" not in admin.page("/patients/1"), "nothing is here"
     assert admin.post("/patients/1/delete") == 200 and "were deleted before" in admin.text
-    noted = [row for row in console.audit_rows() if row["action"] == "objects_deleted"]
-    assert [(row["actor"], row["study_id"]) for row in noted] == [("admin", 1)]
+    rows = console_of_node.audit_rows()
+    deleted = [(row["actor"], row["study_id"]) for row in rows if row["action"] == "objects_deleted"]
+    assert deleted == [("admin", 1)]
 
 
-def measured(study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2") -> DatedNumber:
+def measured(
+    study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2"
+) -> charts.DatedNumber:
     number = StatedNumber(f"1.2.{study}", ("1", "L"), name, value, ("1", "UCUM"), model, "")
-    return DatedNumber(study, date.fromisoformat(day), number)
+    return charts.DatedNumber(study, date.fromisoformat(day), number)
 
 
 def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_higher() -> None:
-    [plot] = trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
+    [plot] = charts.trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
     first, second = plot["points"]
     assert (first["study"], first["value"], first["day"], plot["unit"]) == (1, "0.51", "2022-03-01", "")
     assert first["x"] < second["x"] and first["y"] > second["y"]
     for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
-        assert trends([measured(1, "2022-03-01", 0.5), other]) == []
-
-
-OF_THE_NODE = {
-    "user_account", "user_session", "api_token", "cursor", "disk_sample", "entered_table", "installation",
-    "lease", "site_process", "decision", "commitment", "waiting_report",
-}  # fmt: skip
+        assert charts.trends([measured(1, "2022-03-01", 0.5), other]) == []
 
 
 @pytest.fixture
@@ -1772,8 +1651,11 @@ def addresses(app: FastAPI, node: Inbox, *, each: bool = True) -> Iterator[tuple
 
 
 def test_each_table_belongs_to_studies_or_to_the_node() -> None:
-    tables = {mapper.class_ for mapper in Base.registry.mappers}
-    assert {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None} == OF_THE_NODE
+    tables = (mapper.class_ for mapper in Base.registry.mappers)
+    assert {one.__tablename__ for one in tables if sight.condition_of(one, ["ROOM9"]) is None} == {
+        "user_account", "user_session", "api_token", "cursor", "disk_sample", "entered_table", "installation",
+        "lease", "site_process", "decision", "commitment", "waiting_report",
+    }  # fmt: skip
 
 
 def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: Inbox) -> None:
@@ -1788,8 +1670,7 @@ def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: I
     tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
     shown: dict[str, set[str]] = {}
     for name, token in tokens.items():
-        browser = limited.browser()
-        browser.sign_in(name)
+        browser = limited.browser(name)
         shown[name] = set()
         for method, path in dict.fromkeys(addresses(limited.app, node, each=name == "elsewhere")):
             if method != "GET" or path in ("/live", "/sign-in/oidc/leave"):
@@ -1816,9 +1697,8 @@ def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node:
         }
 
     before = rows()
-    browser = limited.browser()
-    browser.sign_in("elsewhere")
-    token = users.add_token(limited.settings, "elsewhere", "a test", 1)
+    browser = limited.browser("elsewhere")
+    headers = {"Authorization": f"Bearer {users.add_token(limited.settings, 'elsewhere', 'a test', 1)}"}
     csrf = browser.token()
     [study] = node.rows(Study)
     fields = {
@@ -1833,7 +1713,6 @@ def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node:
             continue
         if path.startswith("/api/"):
             body = {**fields, "studies": [study.study_instance_uid], "change": "withdraw", "results": [1]}
-            headers = {"Authorization": f"Bearer {token}"}
             answer = browser.client.request(method, path, json=body, headers=headers)
         else:
             answer = browser.client.request(method, path, data={"csrf": csrf, "change": "withdraw", **fields})

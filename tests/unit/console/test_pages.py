@@ -7,9 +7,9 @@ import os
 import re
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -33,7 +33,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit
-from sqlalchemy import JSON, Column, Enum, LargeBinary, String, Table, Text, delete
+from sqlalchemy import JSON, Column, Enum, String, Table, Text, delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -43,32 +43,15 @@ from dicom_console import catalogues
 from dicom_console.app import create_app
 from dicom_console.forms import rule as form
 from dicom_console.handlers import dicomweb
-from dicom_console.handlers.dicomweb import MediaRange
 from dicom_console.handlers.happened import TREND_SPANS
-from dicom_console.views import changes, listing, metrics, qido, search, timeline
-from dicom_console.views.activity import SPANS, Series, activity
+from dicom_console.views import activity, changes, listing, metrics, problems, qido, search, timeline
 from dicom_console.views.dicomweb import frames
-from dicom_console.views.metrics import gauges
-from dicom_console.views.problems import problems
-from dicom_console.views.search import Order, Search
-from dicom_console.web import languages
-from dicom_console.web.limits import address_of
+from dicom_console.web import languages, limits
 from dicom_node import events
 from dicom_node.config import loading
-from dicom_node.config.loading import undercuts
 from dicom_node.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
 from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
-from dicom_node.events import (
-    ASSOCIATION_REJECTED,
-    JOB_FAILED,
-    NODE_READY,
-    STEPS_FULFILLED,
-    STEPS_NOT_AWAITED,
-    STUDY_COMPLETE,
-    Event,
-    EventType,
-)
-from dicom_node.model.kinds import AssociationOutcome, AuditAction, ReaderVerdict, ResultKind, StepStatus
+from dicom_node.model.kinds import AuditAction, ReaderVerdict, ResultKind, StepStatus
 from dicom_node.model.lifecycle import DeliveryState, JobState, RequestedState, StudyState
 from dicom_node.model.roles import Role, UserRole
 from dicom_node.monitoring.disk import DiskForecast
@@ -77,7 +60,6 @@ from dicom_node.preflight import machine
 from dicom_node.preflight.found import Tried
 from dicom_node.scp.entrance import Failure
 from dicom_node.services import audit, entered, models, rules, users
-from dicom_node.services.entered import PROGRAMS
 from dicom_node.store import requested, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
@@ -112,7 +94,7 @@ from tests.console_lab import (
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.ports import free_port
-from tests.rows import NOW, Stored, a_job, a_study
+from tests.rows import NOW, Stored, a_job, a_study, an_association
 from tests.smtp_lab import WebServer
 from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import changed, small_xray
@@ -172,8 +154,8 @@ def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox
     assert "SECRET" not in str(console.audit_rows())
 
 
-@pytest.mark.parametrize("order", Order)
-def test_pages_together_show_each_study_once(database: Database, order: Order) -> None:
+@pytest.mark.parametrize("order", search.Order)
+def test_pages_together_show_each_study_once(database: Database, order: search.Order) -> None:
     stored, moments = Stored(database), [NOW + timedelta(seconds=n // 3) for n in range(2 * search.PAGE + 7)]
     days = [f"202601{n % 28 + 1:02}" for n in range(len(moments))]
     both = zip(moments, days, strict=True)  # some at the same moment
@@ -181,13 +163,13 @@ def test_pages_together_show_each_study_once(database: Database, order: Order) -
     seen: list[dict[str, object]] = []
     after: int | None = None
     for _ in range(3):
-        rows, after = stored.read(search.search, Search(order=order), after)
+        rows, after = stored.read(search.search, search.Search(order=order), after)
         seen += rows
     assert after is None
     assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
-    key = "study_date" if order in (Order.DATE, Order.OLDEST_DATE) else "last_received_at"
+    key = "study_date" if order in (search.Order.DATE, search.Order.OLDEST_DATE) else "last_received_at"
     values = [str(row[key]) for row in seen]
-    assert values == sorted(values, reverse=order in (Order.RECEIVED, Order.DATE))
+    assert values == sorted(values, reverse=order in (search.Order.RECEIVED, search.Order.DATE))
 
 
 def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLab, inbox: Inbox) -> None:
@@ -216,10 +198,10 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
     stored.add(job := a_job(study, JobState.QUEUED))
     stored.delivery(job, DeliveryState.PENDING, ResultKind.SC)
     stored.write(audit.note, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study.id)
-    dated = Search(accession="A1", since="20260102", until="20260102")
-    for wanted in (Search(patient="P%1"), Search(patient="P%*"), dated):
+    dated = search.Search(accession="A1", since="20260102", until="20260102")
+    for wanted in (search.Search(patient="P%1"), search.Search(patient="P%*"), dated):
         assert [row["id"] for row in stored.read(search.search, wanted)[0]] == [study.id]
-    assert stored.read(search.search, Search(patient="p%1", modality="US"))[0] == []
+    assert stored.read(search.search, search.Search(patient="p%1", modality="US"))[0] == []
     [shown] = stored.read(listing.show, inbox.settings, study.id)["results"]
     assert shown["deliveries"][0]["state"] == "pending"
     assert stored.read(metrics.overview, inbox.settings)["deliveries"]["open"] == 1
@@ -264,7 +246,7 @@ _PEERS = [
 _NUMBERS = count(1000)
 
 
-def _value(column: Column[Any], member: StrEnum | None) -> Any:  # noqa: PLR0911  (one for each kind of column)
+def _value(column: Column[Any], member: StrEnum | None) -> Any:
     """A value that the column takes; a number or a text that no other row has where it has to be unique."""
     if column.foreign_keys:
         return 1
@@ -273,14 +255,12 @@ def _value(column: Column[Any], member: StrEnum | None) -> Any:  # noqa: PLR0911
     if isinstance(column.type, String | Text):
         names = {"calling_ae": _TITLE, "address": _ADDRESS, "peer": "asks", "destination": "pacs"}
         return names.get(column.name) or f"1.2.{next(_NUMBERS)}"
-    if isinstance(column.type, LargeBinary):
-        return b""
     if isinstance(column.type, JSON):
         return _JSON.get(column.name, ["1.2 3"])
     if isinstance(column.type, UtcDateTime):
         return utc_now()
-    fixed: dict[type, Any] = {date: utc_now().date(), bool: True, float: 0.5}
-    return fixed.get(column.type.python_type, next(_NUMBERS) if column.primary_key else 1)
+    kinds: dict[type, Any] = {bytes: b"", date: utc_now().date(), bool: True, float: 0.5}
+    return kinds.get(column.type.python_type, next(_NUMBERS) if column.primary_key else 1)
 
 
 def _rows(table: Table) -> Iterator[dict[str, Any]]:
@@ -304,7 +284,7 @@ def fill(database: Database) -> None:
         for row in _rows(table):
             with suppress(IntegrityError):
                 stored.write(Session.execute, table.insert().values(row))
-    kinds = [one.number for one in vars(events).values() if isinstance(one, EventType)]
+    kinds = [one.number for one in vars(events).values() if isinstance(one, events.EventType)]
     told = [{"number": number, "fields": fields} for number in kinds for fields in ({}, _FIELDS)]
     stored.add(*(EventRow(at=utc_now(), study_id=1, **one) for one in told))
 
@@ -344,24 +324,13 @@ def at(minutes: float) -> datetime:
 def site(console: ConsoleLab) -> ConsoleLab:
     """A night: US1 is rejected, a day before a stranger was; US1 sends two objects."""
     rejected = {"calling": "US1", "address": "192.0.2.21", "reason": "called AE title not recognised"}
-    console.write(append, Event(events.ASSOCIATION_REJECTED, at(1), rejected))
-    console.write(append, Event(events.ASSOCIATION_REJECTED, at(-1440), {"calling": "STRANGER"}))
-    console.write(append, Event(events.LISTENER_STARTED, at(-2), {"port": 11112}))
-    console.write(append, Event(events.ECHOED, at(2), {"calling": "CT9"}))
-    for name, opened in (("a", at(3)), ("b", at(-1440))):
-        console.add(
-            Association(
-                id=name,
-                listener="one",
-                calling_ae="US1",
-                called_ae="AINODE",
-                address="192.0.2.21",
-                opened_at=opened,
-                closed_at=opened + timedelta(seconds=4),
-                outcome=AssociationOutcome.RELEASED,
-                objects=2,
-            )
-        )
+    console.write(append, events.Event(events.ASSOCIATION_REJECTED, at(1), rejected))
+    console.write(append, events.Event(events.ASSOCIATION_REJECTED, at(-1440), {"calling": "STRANGER"}))
+    console.write(append, events.Event(events.LISTENER_STARTED, at(-2), {"port": 11112}))
+    console.write(append, events.Event(events.ECHOED, at(2), {"calling": "CT9"}))
+    console.add(
+        an_association("a", at(3), at(3.1), objects=2), an_association("b", at(-1440), at(-1439.9), 2)
+    )
     return console
 
 
@@ -385,7 +354,7 @@ def test_who_was_refused_is_listed_before_anybody_is_named(console: ConsoleLab) 
     for minutes, reason in ((3, "too many"), (1, "called AE title not recognised")):
         fields = {"calling": "CT9", "address": "192.0.2.9", "reason": reason}
         when = datetime.now(UTC) - timedelta(minutes=minutes)
-        console.write(append, Event(events.ASSOCIATION_REJECTED, when, fields))
+        console.write(append, events.Event(events.ASSOCIATION_REJECTED, when, fields))
     browser = console.at("/peers/why", UserRole.VIEWER)
     assert browser.text.count(">CT9<") == 1 and ">2<" in browser.text
     assert "not recognised" in browser.text and "too many" not in browser.text
@@ -400,7 +369,7 @@ def test_what_happened_again_and_again_is_one_line(site: ConsoleLab) -> None:
             "delivery": number,
             "instance": f"2.25.{number}",
         }
-        site.write(append, Event(events.DELIVERY_RETRIED, at(number / 60), fields))
+        site.write(append, events.Event(events.DELIVERY_RETRIED, at(number / 60), fields))
     page = shown(site)
     assert page.count("delivery failed, will be tried again") == 1 and "40 times" in page
 
@@ -422,12 +391,12 @@ WORKER = {"machine": "m", "place": "p", "process": "worker-1"}
 PACS = {"destination": "pacs"}
 
 
-def happened(inbox: Inbox, kind: EventType, minutes_ago: float, **fields: Any) -> None:
+def happened(inbox: Inbox, kind: events.EventType, minutes_ago: float, **fields: Any) -> None:
     inbox.add(EventRow(at=utc_now() - timedelta(minutes=minutes_ago), number=kind.number, fields=fields))
 
 
 def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
-    return inbox.read(problems, inbox.settings, disk_is_low=disk_is_low)
+    return inbox.read(problems.problems, inbox.settings, disk_is_low=disk_is_low)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +412,7 @@ def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
     ],
 )
 def test_an_alarm_is_over_once_its_end_was_told(
-    inbox: Inbox, bad: EventType, good: EventType, fields: Mapping[str, Any]
+    inbox: Inbox, bad: events.EventType, good: events.EventType, fields: Mapping[str, Any]
 ) -> None:
     happened(inbox, good, 9, **fields)
     happened(inbox, bad, 5, **fields, silent_seconds=40)
@@ -502,13 +471,13 @@ def busy(node: Inbox) -> Inbox:
     return node
 
 
-def total(series: Series) -> float:
+def total(series: activity.Series) -> float:
     return sum(value for value in series.values if value is not None)
 
 
-@pytest.mark.parametrize("days", SPANS)
+@pytest.mark.parametrize("days", activity.SPANS)
 def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
-    found = busy.read(activity, days)
+    found = busy.read(activity.activity, days)
     reports = {row.result_id for row in busy.rows(ReportedFinding)}
     assert total(found.received) == 1
     assert len(found.hours) == len(found.received.values) and found.times == sorted(found.times)
@@ -535,15 +504,13 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
 def test_histograms_count_each_delivery_and_job_once(busy: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_SETTLED", timedelta(0))
     console = ConsoleLab(busy.settings, busy.database)
-    console.change("console", metrics_token=SecretStr("t0ken"))
 
     def counted() -> dict[str, float]:
-        answer = console.browser().client.get("/metrics", headers={"Authorization": "Bearer t0ken"})
-        lines = (line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
+        _, text = numbers(console)
+        lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, value in lines if "_seconds_count" in name or "_bucket" in name}
 
-    before = [name for name in counted() if "turnaround" in name]
-    assert before == [], "what was before the console is not counted"
+    assert not [name for name in counted() if "turnaround" in name], "of before the console"
     busy.put(Delivery, confirmed_at=utc_now() + timedelta(milliseconds=1))
     busy.put(Job, finished_at=utc_now() + timedelta(milliseconds=1))
     found = [counted() for _ in range(2)][-1]
@@ -569,8 +536,7 @@ _COMPARED: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, ">": o
 def alerts() -> dict[str, str]:
     """The expression of each alert that asks for numbers of ours."""
     yaml = pytest.importorskip("yaml")
-    content: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    [group] = content["groups"]
+    [group] = yaml.safe_load(FILE.read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]:
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
@@ -676,9 +642,8 @@ def site_plain_lists(console: ConsoleLab, inbox: Inbox) -> ConsoleLab:
 
 
 def test_what_happened_to_a_study_has_nothing_of_another_one(site_plain_lists: ConsoleLab) -> None:
-    titles = {"calling_ae": "US1", "called_ae": "AINODE", "address": "192.0.2.21"}
     now = utc_now()  # the listener stopped, and the association's own end is told after that
-    site_plain_lists.add(Association(id="a", listener="l", opened_at=now, closed_at=now, **titles))
+    site_plain_lists.add(an_association("a", now, closed_at=now))
     site_plain_lists.write(record, events.OBJECT_CONFLICT, 2, association="a", instance="1.2")
     site_plain_lists.write(record, events.ASSOCIATION_ABORTED, None, association="a")
     shown = site_plain_lists.read(list_events, study_instance_uid=FIRST)
@@ -687,30 +652,24 @@ def test_what_happened_to_a_study_has_nothing_of_another_one(site_plain_lists: C
 
 
 def test_only_a_job_of_the_newest_revision_can_be_run(site_plain_lists: ConsoleLab) -> None:
-    with site_plain_lists.database.write() as session:
-        study = session.get_one(Study, 1)
-        study.revision = 2
-        old, new = session.get_one(Job, 1), a_job(study, JobState.FAILED)
-        old.state, old.reason, new.study_revision = JobState.CANCELLED, "superseded by revision 2", 2
-        session.add(new)
-        session.flush()
-        numbers = old.id, new.id
+    site_plain_lists.put(Study, 1, revision=2)
+    site_plain_lists.put(Job, 1, state=JobState.CANCELLED, reason="superseded by revision 2")
+    new = a_job(site_plain_lists.get(Study, 1), JobState.FAILED, study_revision=2)
+    site_plain_lists.add(new)
     browser = site_plain_lists.browser(UserRole.OPERATOR)
     for path in ("/jobs", "/studies/1"):
         browser.get(path)
-        assert [f"/jobs/{number}/retry" in browser.text for number in numbers] == [False, True], path
-
-
-OHIF = "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"
-
-
-WEASIS = "weasis://$dicom:rs --request accession={accession}"
+        assert [f"/jobs/{number}/retry" in browser.text for number in (1, new.id)] == [False, True], path
 
 
 def test_each_viewer_is_a_link_with_the_numbers_of_the_study(console: ConsoleLab, inbox: Inbox) -> None:
     image = changed(ultrasound("one"), AccessionNumber="A 1&x")
     inbox.settle(image)
-    console.change("console", open_in={"OHIF": OHIF, "Weasis": WEASIS})
+    viewers = {
+        "OHIF": "https://ohif.example.org/viewer?StudyInstanceUIDs={study}",
+        "Weasis": "weasis://$dicom:rs --request accession={accession}",
+    }
+    console.change("console", open_in=viewers)
     shown = console.at("/studies/1", UserRole.VIEWER).text
     assert f'href="https://ohif.example.org/viewer?StudyInstanceUIDs={image.StudyInstanceUID}"' in shown
     assert "accession=A%201%26x" in shown and "Open in Weasis" in shown
@@ -784,8 +743,9 @@ def report(inbox: Inbox) -> None:
         ("1.2.1", StepStatus.COMPLETED, uids),
         ("1.2.2", StepStatus.IN_PROGRESS, []),
     ):
-        one = steps.StepReport(uid, "modality", "MODALITY", status, 1, [STUDY], named, utc_now())
-        inbox.write(steps.keep, one)
+        inbox.write(
+            steps.keep, steps.StepReport(uid, "modality", "MODALITY", status, 1, [STUDY], named, utc_now())
+        )
 
 
 def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) -> None:
@@ -802,10 +762,10 @@ def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) ->
 
 def test_the_timeline_says_by_what_a_study_was_complete(inbox: Inbox) -> None:
     report(inbox)
-    inbox.write(record, STEPS_NOT_AWAITED, 1, steps=2, going_on=1, missing=1)
-    inbox.write(record, STUDY_COMPLETE, 1)
-    inbox.write(record, STEPS_FULFILLED, 1, steps=2)
-    inbox.write(record, STUDY_COMPLETE, 1)
+    inbox.write(record, events.STEPS_NOT_AWAITED, 1, steps=2, going_on=1, missing=1)
+    inbox.write(record, events.STUDY_COMPLETE, 1)
+    inbox.write(record, events.STEPS_FULFILLED, 1, steps=2)
+    inbox.write(record, events.STUDY_COMPLETE, 1)
     found = [row for row in inbox.read(timeline.timeline, 1) if row["what"].startswith("complete")]
     assert [row["what"].partition(":")[2].split()[:3] for row in found] == [
         ["nothing", "more", "came"],
@@ -822,7 +782,7 @@ def told(console: ConsoleLab, inbox: Inbox, web: WebServer) -> ConsoleLab:
     node = Inbox(inbox.folder, {**CONFIG, "outbox": {"refusals": 1}, "notifications": [rule]})
     notifier = Notifier(node.database, node.settings, "a test")
     notifier.run_once()
-    node.write(record, JOB_FAILED)
+    node.write(record, events.JOB_FAILED)
     web.status = 404
     notifier.run_once()
     node.close()
@@ -843,8 +803,11 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     assert browser.post("/notifications/1/retry") == 409
     assert browser.post("/notifications/none/test") == 404
     assert "T0KEN" not in browser.text
-    actions = [row["action"] for row in told.audit_rows()]
-    assert actions[:3] == ["notified_again", "notifier_tested", "notifier_tested"]
+    assert [row["action"] for row in told.audit_rows()[:3]] == [
+        "notified_again",
+        "notifier_tested",
+        "notifier_tested",
+    ]
 
 
 CERTIFIED = {"tls": {"certificate": "none.pem", "private_key": "none.key"}}
@@ -954,41 +917,33 @@ def test_an_admins_program_adds_changes_and_removes_a_peer(
     assert admin.ask("PUT", "/peers/us2", json=PEER | {"quiet_seconds": 8})[1]["version"] == 2
     gone = [admin.ask("DELETE", "/peers/us2", params={"version": version})[0] for version in (1, 2, 2)]
     assert gone == [409, 204, 404] and len(asked_nodes) == 3
-    actions = [row["action"] for row in console.audit_rows()]
-    assert actions[:3] == [AuditAction.PEER_REMOVED, AuditAction.PEER_SAVED, AuditAction.PEER_SAVED]
-
-
-WRONG: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"ae_titel": "US2"}, "ae_titel"),
-    ({**PEER, "name": "us3"}, "the address says us2"),
-    ({**PEER, "password": "x"}, "configuration files"),
-    ({**PEER, "host": "${HOST}"}, "configuration files"),
-    ({**PEER, "ae_title": None}, "no TOML"),
-    ({**PEER, "host": "\ud800"}, "no setting has"),
-    ({**PEER, "may": [{"a b": 1}]}, "must be one of"),
-    ({**PEER, "quiet_seconds": 1e400}, "quiet_seconds"),
-    ({"x\nname": "us3"}, "TOML"),
-)
+    assert [row["action"] for row in console.audit_rows()[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
 
 
 def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_nodes: list[object]) -> None:
     admin = Program(console, UserRole.ADMIN)
     headers = {"Authorization": f"Bearer {admin.token}", "Content-Type": "application/json"}
-    for keys, says in WRONG:
+    for keys, says in (
+        ({"ae_titel": "US2"}, "ae_titel"),
+        ({**PEER, "name": "us3"}, "the address says us2"),
+        ({**PEER, "password": "x"}, "configuration files"),
+        ({**PEER, "host": "${HOST}"}, "configuration files"),
+        ({**PEER, "ae_title": None}, "no TOML"),
+        ({**PEER, "host": "\ud800"}, "no setting has"),
+        ({**PEER, "may": [{"a b": 1}]}, "must be one of"),
+        ({**PEER, "quiet_seconds": 1e400}, "quiet_seconds"),
+        ({"x\nname": "us3"}, "TOML"),
+    ):
         answer = admin.client.put("/api/v1/peers/us2", content=json.dumps(keys), headers=headers)
         assert answer.status_code == 400 and says in answer.json()["error"], answer.text
     assert console.read(entered.listed, "peers") == {} and asked_nodes == []
-
-
-EXAMPLES = 2  # of each operation
 
 
 def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, inbox: Inbox) -> None:
     """By schemathesis, which takes a second to load: what the schema allows, and what it does not."""
     schemathesis = pytest.importorskip("schemathesis", reason="of the extra test: make test installs it")
     inbox.settle(ultrasound("one"))
-    token = users.add_token(console.settings, UserRole.ADMIN.value, "a test", 1)
-    headers = {"Authorization": f"Bearer {token}"}
+    headers = {"Authorization": f"Bearer {Program(console, UserRole.ADMIN).token}"}
     schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", console.app, headers=headers)
     asked: dict[int, int] = {}
     operations = [one.ok() for one in schema.get_all_operations()]
@@ -996,7 +951,7 @@ def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, in
     for operation in operations:
 
         @settings(
-            max_examples=EXAMPLES,
+            max_examples=2,  # of each operation
             deadline=None,
             derandomize=True,
             database=None,
@@ -1088,7 +1043,7 @@ def test_a_name_that_is_not_listed_is_answered_by_421_and_what_to_do(console: Co
 
 def test_an_event_that_is_committed_behind_others_or_under_a_number_of_before_is_seen(inbox: Inbox) -> None:
     def seen(number: int) -> str:
-        inbox.add(EventRow(id=number, at=utc_now(), number=NODE_READY.number, fields={}))
+        inbox.add(EventRow(id=number, at=utc_now(), number=events.NODE_READY.number, fields={}))
         return str(changes.newest(inbox.database))
 
     last, behind = seen(9_002), seen(9_001)
@@ -1149,7 +1104,7 @@ def test_frames_are_told_apart_by_their_code_streams_and_none_is_promised_in_vai
 @pytest.mark.parametrize(("weight", "media"), [(0.5, "multipart/related"), (1.0, "application/dicom")])
 def test_one_part_is_sent_as_the_client_prefers(weight: float, media: str) -> None:
     dicom = "application/dicom"
-    accepted = [MediaRange(dicom, False, "", weight), MediaRange(dicom, True, "", 0.7)]
+    accepted = [dicomweb.MediaRange(dicom, False, "", weight), dicomweb.MediaRange(dicom, True, "", 0.7)]
     assert str(dicomweb._parts(accepted, dicom, ["1.2"], []).media_type).startswith(media)  # type: ignore[list-item]
 
 
@@ -1208,7 +1163,7 @@ def test_each_visitor_behind_a_trusted_proxy_has_an_address(passed: str, address
     headers, trusted = [(b"x-forwarded-for", passed.encode())], [ip_network("10.0.0.0/8")]
     for sender, found in (("10.0.0.1", address), ("::ffff:10.0.0.1", address), ("192.0.2.8", "192.0.2.8")):
         scope = {"client": (sender, 5), "headers": headers}
-        assert address_of(scope, trusted).removeprefix("::ffff:") == found
+        assert limits.address_of(scope, trusted).removeprefix("::ffff:") == found
 
 
 # Peers, rules and models by page and command: checked, locked, tested, never overwritten unseen
@@ -1230,7 +1185,9 @@ def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: Console
     inbox.opened("one")
     inbox.receive(ultrasound("one"), association="one")
     inbox.released("one")
-    inbox.tell(ASSOCIATION_REJECTED, "two", calling="STRANGER", meaning="calling AE title not recognized")
+    inbox.tell(
+        events.ASSOCIATION_REJECTED, "two", calling="STRANGER", meaning="calling AE title not recognized"
+    )
     inbox.settle()
     browser = console.browser(UserRole.VIEWER)
     below = ("", "/modality", "/pacs", "/why?caller=STRANGER")
@@ -1260,7 +1217,9 @@ def test_the_page_of_a_peer_lists_the_commitments_that_wait_for_a_report(
     inbox.put(RequestedCommitment, 1, state=RequestedState.REPORTED)
     assert "…2.25.2" in browser.page("/peers/modality") and "2.25.1" not in browser.text
     assert '<td data-label="objects">2</td>' in browser.text and "cannot connect" in browser.text
-    counted = {one.labels: one.value for one in inbox.read(gauges, console.settings) if "commit" in one.name}
+    counted = {
+        one.labels: one.value for one in inbox.read(metrics.gauges, console.settings) if "commit" in one.name
+    }
     assert counted == {(("state", "waiting"),): 1, (("state", "decided"),): 0}
 
 
@@ -1339,8 +1298,7 @@ def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, co
     assert browser.post("/peers/us2/remove", version="1") == 409
     assert browser.post("/peers/us2/remove", version="2") == 200
     assert [peer.name for peer in loading.load([config]).peers] == ["pacs"]
-    rows = console.audit_rows()
-    assert [row["action"] for row in rows[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
+    assert [row["action"] for row in console.audit_rows()[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
 
 
 def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: ConsoleLab) -> None:
@@ -1379,30 +1337,27 @@ def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLa
     assert second.post("/peers/us2/change", **FORM, version="2") == 409 and "removed" in second.text
 
 
-REFUSED: tuple[tuple[dict[str, str], str], ...] = (
-    ({"ae_title": "MODALITY"}, "the same AE title"),
-    ({"ae_title": "x" * 17}, "ae_title"),
-    ({"name": "PACS"}, "differs from pacs in capitals only"),
-    ({"may": "receive"}, "host and port are missing"),
-    ({"may": ""}, "to be queried"),
-    ({"port": "99999"}, "port"),
-    ({"port": "x"}, "must be a number"),
-    ({"rest": "nonsense = 1"}, "nonsense"),
-    ({"rest": "= 1"}, "no TOML"),
-    ({"rest": "x = " + "[" * 5000}, "no TOML"),
-    ({"rest": "tls = 2020-01-01"}, "of a kind that no setting has"),
-    ({"rest": "port = 1"}, "there is a field"),
-    ({"rest": 'assume_charset = "LATIN"'}, "assume_charset"),
-    ({"rest": 'password = "x"'}, "belongs in the configuration files"),
-    ({"host": "${file:/etc/passwd}"}, "for the configuration files only"),
-    ({"rest": 'url = "http://u:p@h"'}, "belongs in the configuration files"),
-    ({"rest": "entered = false"}, "entered"),
-)
-
-
 def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: ConsoleLab, inbox: Inbox) -> None:
     browser = console.browser(UserRole.ADMIN)
-    for typed, said in REFUSED:
+    for typed, said in (
+        ({"ae_title": "MODALITY"}, "the same AE title"),
+        ({"ae_title": "x" * 17}, "ae_title"),
+        ({"name": "PACS"}, "differs from pacs in capitals only"),
+        ({"may": "receive"}, "host and port are missing"),
+        ({"may": ""}, "to be queried"),
+        ({"port": "99999"}, "port"),
+        ({"port": "x"}, "must be a number"),
+        ({"rest": "nonsense = 1"}, "nonsense"),
+        ({"rest": "= 1"}, "no TOML"),
+        ({"rest": "x = " + "[" * 5000}, "no TOML"),
+        ({"rest": "tls = 2020-01-01"}, "of a kind that no setting has"),
+        ({"rest": "port = 1"}, "there is a field"),
+        ({"rest": 'assume_charset = "LATIN"'}, "assume_charset"),
+        ({"rest": 'password = "x"'}, "belongs in the configuration files"),
+        ({"host": "${file:/etc/passwd}"}, "for the configuration files only"),
+        ({"rest": 'url = "http://u:p@h"'}, "belongs in the configuration files"),
+        ({"rest": "entered = false"}, "entered"),
+    ):
         assert browser.post("/peers/new", **{**FORM, **typed}, version="0") == 400, typed
         assert said in browser.text.replace("&#39;", "'"), typed
     assert entered_in(inbox) == ""
@@ -1422,29 +1377,28 @@ def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
         entered.save(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
 
 
-OF_THIS_MACHINE: tuple[tuple[dict[str, str], str], ...] = (
-    ({"host": "127.0.0.1", "port": "104"}, "host"),
-    ({"host": "localhost", "port": "104"}, "host"),
-    ({"host": "169.254.169.254", "port": "80"}, "host"),
-    ({"host": "192.0.2.1", "port": "1", "rest": 'query_host = "::1"'}, "rest"),
-    ({"rest": 'transport = "orthanc"\nurl = "http://2130706433:8042"'}, "rest"),
-    ({"rest": 'transport = "dicomweb"\nurl = "http://[::ffff:169.254.169.254]/latest"'}, "rest"),
-)
-
-
 def test_a_browser_points_the_node_at_itself_only_where_a_file_allows_it(
     inbox: Inbox, console: ConsoleLab
 ) -> None:
     strict = inbox.settings.model_copy(update={"console": ConsoleSettings()})
     refused, allowed = (one.browser(UserRole.ADMIN) for one in (ConsoleLab(strict, inbox.database), console))
-    for number, (keys, field) in enumerate(OF_THIS_MACHINE):
+    for number, (keys, field) in enumerate(
+        (
+            ({"host": "127.0.0.1", "port": "104"}, "host"),
+            ({"host": "localhost", "port": "104"}, "host"),
+            ({"host": "169.254.169.254", "port": "80"}, "host"),
+            ({"host": "192.0.2.1", "port": "1", "rest": 'query_host = "::1"'}, "rest"),
+            ({"rest": 'transport = "orthanc"\nurl = "http://2130706433:8042"'}, "rest"),
+            ({"rest": 'transport = "dicomweb"\nurl = "http://[::ffff:169.254.169.254]/latest"'}, "rest"),
+        )
+    ):
         named = {"name": f"us{number}", "ae_title": f"US{number}", "may": "receive", "results": "sr"}
         assert refused.post("/peers/new", **named | keys, version="0") == 400, keys
         assert "console.local_peers" in refused.fault(field), keys
         assert allowed.post("/peers/new", **named | keys, version="0") == 200, keys
 
 
-OFFERED = [card for card in cards() if card.name not in PROGRAMS]
+OFFERED = [card for card in cards() if card.name not in entered.PROGRAMS]
 
 
 FIELDS = {
@@ -1494,28 +1448,25 @@ def test_the_form_makes_the_lines_of_the_file_once_it_was_seen_what_they_make(
     assert "there is a rule second already" in admin.text and 'value="ROOM2; ROOM3"' in admin.text
 
 
-MISTAKES: tuple[tuple[dict[str, str], str, str], ...] = (
-    ({"name": ""}, "name", "must not be empty"),
-    ({"name": "a b"}, "name", "no space"),
-    ({"when.station": ""}, "when", "fill in at least one"),
-    ({"when.modality": "CT"}, "when.modality", "takes no such images"),
-    ({"when.modality": "ultrasound"}, "when.modality", "a code in capital letters"),
-    ({"when.calling_ae": "NOBODY"}, "when.calling_ae", "never holds"),
-    ({"pipeline": ""}, "pipeline", "choose one"),
-    ({"send_to": "nobody"}, "send_to", "no such peer"),
-    ({"send_to": "modality"}, "send_to", "may not receive"),
-    ({"max_study_age_days": "a week"}, "max_study_age_days", "must be a number"),
-    ({"max_study_age_days": "-1"}, "max_study_age_days", "must be at least 0"),
-    ({"daily_cap": "1.5"}, "daily_cap", "must be a whole number"),
-    ({"options.ultrasound.keep_words": "R-CY"}, "options.ultrasound.keep_words", "under clinical only"),
-    ({"rest": "= 1"}, "rest", "no TOML"),
-    ({"rest": 'priority = "low"'}, "rest", "there is a field"),
-    ({"rest": "when = { station = 'ROOM7' }"}, "rest", "there is a field"),
-)
-
-
 def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(admin: Browser, inbox: Inbox) -> None:
-    for typed, field, said in MISTAKES:
+    for typed, field, said in (
+        ({"name": ""}, "name", "must not be empty"),
+        ({"name": "a b"}, "name", "no space"),
+        ({"when.station": ""}, "when", "fill in at least one"),
+        ({"when.modality": "CT"}, "when.modality", "takes no such images"),
+        ({"when.modality": "ultrasound"}, "when.modality", "a code in capital letters"),
+        ({"when.calling_ae": "NOBODY"}, "when.calling_ae", "never holds"),
+        ({"pipeline": ""}, "pipeline", "choose one"),
+        ({"send_to": "nobody"}, "send_to", "no such peer"),
+        ({"send_to": "modality"}, "send_to", "may not receive"),
+        ({"max_study_age_days": "a week"}, "max_study_age_days", "must be a number"),
+        ({"max_study_age_days": "-1"}, "max_study_age_days", "must be at least 0"),
+        ({"daily_cap": "1.5"}, "daily_cap", "must be a whole number"),
+        ({"options.ultrasound.keep_words": "R-CY"}, "options.ultrasound.keep_words", "under clinical only"),
+        ({"rest": "= 1"}, "rest", "no TOML"),
+        ({"rest": 'priority = "low"'}, "rest", "there is a field"),
+        ({"rest": "when = { station = 'ROOM7' }"}, "rest", "there is a field"),
+    ):
         filled = {**FIELDS, **typed}
         assert admin.post("/rules/new", **filled, act="save") == 400, typed
         assert said in admin.fault(field), typed
@@ -1625,39 +1576,26 @@ def test_rules_that_never_take_the_same_image_undercut_nothing(
         {"name": "held", "when": held, "pipeline": "ultrasound", "send_to": ["pacs"], "assess_first": True},
         {"name": "free", "when": free, "pipeline": "ultrasound", "send_to": ["pacs"]},
     ]
-    assert bool(list(undercuts(Settings.model_validate({"rules": rules})))) is expected
+    assert bool(list(loading.undercuts(Settings.model_validate({"rules": rules})))) is expected
 
 
-@pytest.fixture
-def silent(inbox: Inbox) -> Iterator[socket.socket]:
-    """A peer that takes connections, and never says anything."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        pacs = inbox.settings.peers[-1].model_copy(update={"port": server.getsockname()[1]})
-        inbox.settings = inbox.settings.model_copy(update={"peers": (*inbox.settings.peers[:-1], pacs)})
-        yield server
+def test_a_third_test_at_the_same_time_is_put_off_by_page_and_by_program(inbox: Inbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(2) as pool:
+        *others, pacs = inbox.settings.peers
+        port = silent.getsockname()[1]  # a peer that takes connections, and never says anything
+        peers = (*others, pacs.model_copy(update={"port": port}))
+        console = ConsoleLab(inbox.settings.model_copy(update={"peers": peers}), inbox.database)
 
+        def test() -> int:
+            return Program(console, UserRole.OPERATOR).ask("POST", "/peers/pacs/test")[0]
 
-def test_a_third_test_at_the_same_time_is_put_off_by_page_and_by_program(
-    silent: socket.socket, inbox: Inbox
-) -> None:
-    console = ConsoleLab(inbox.settings, inbox.database)
-    answers: list[int] = []
-
-    def test() -> None:
-        answers.append(Program(console, UserRole.OPERATOR).ask("POST", "/peers/pacs/test")[0])
-
-    running = [threading.Thread(target=test) for _ in range(2)]
-    for thread in running:
-        thread.start()
-    taken = [silent.accept()[0] for _ in running]
-    try:
-        test()
-        assert answers == [503]
-        browser = console.browser(UserRole.OPERATOR)
-        assert browser.post("/peers/pacs/test") == 503 and "Other tests are under way" in browser.text
-    finally:
-        for connection in (silent, *taken):
-            connection.close()
-        for thread in running:
-            thread.join()
-    assert answers == [503, 200, 200]
+        running = [pool.submit(test) for _ in range(2)]
+        taken = [silent.accept()[0] for _ in running]
+        try:
+            assert test() == 503
+            browser = console.browser(UserRole.OPERATOR)
+            assert browser.post("/peers/pacs/test") == 503 and "Other tests are under way" in browser.text
+        finally:
+            for connection in (silent, *taken):
+                connection.close()
+        assert [one.result() for one in running] == [200, 200]

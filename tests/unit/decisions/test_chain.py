@@ -7,31 +7,30 @@ from pathlib import Path
 import pytest
 
 from dicom_node.decisions import copies
-from dicom_node.decisions.copies import DecisionChain
 
 
 @pytest.fixture
-def chain(tmp_path: Path) -> DecisionChain:
-    chain = DecisionChain(tmp_path / "decisions" / "host.jsonl")
+def chain(tmp_path: Path) -> copies.DecisionChain:
+    chain = copies.DecisionChain(tmp_path / "decisions" / "host.jsonl")
     for number in range(1, 6):
         append(chain, [f"d{number}"])
     return chain
 
 
-def append(chain: DecisionChain, ids: Sequence[str]) -> int:
+def append(chain: copies.DecisionChain, ids: Sequence[str]) -> int:
     with chain.locked() as file:
         return len(file.append([{"id": one, "what": {}} for one in ids]))
 
 
-def ids(chain: DecisionChain) -> list[str]:
+def ids(chain: copies.DecisionChain) -> list[str]:
     return [line["id"] for line in chain.read().lines]
 
 
-def raw(chain: DecisionChain) -> list[bytes]:
+def raw(chain: copies.DecisionChain) -> list[bytes]:
     return chain.path.read_bytes().splitlines(keepends=True)
 
 
-def test_what_was_written_is_read_and_only_its_owner_reads_it(chain: DecisionChain) -> None:
+def test_what_was_written_is_read_and_only_its_owner_reads_it(chain: copies.DecisionChain) -> None:
     content = chain.read()
     assert ids(chain) == ["d1", "d2", "d3", "d4", "d5"]
     assert content.faults == []
@@ -40,20 +39,20 @@ def test_what_was_written_is_read_and_only_its_owner_reads_it(chain: DecisionCha
     assert chain.path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_decision_that_is_written_twice_is_there_once(chain: DecisionChain) -> None:
+def test_a_decision_that_is_written_twice_is_there_once(chain: copies.DecisionChain) -> None:
     assert append(chain, ["d4", "d5", "d6"]) == 1
     assert ids(chain)[3:] == ["d4", "d5", "d6"]
 
 
 @pytest.mark.parametrize("keeps_hash", [True, False], ids=["as it is", "with a hash of its own"])
-def test_a_changed_line_is_named_and_those_after_it_are_read(chain: DecisionChain, keeps_hash: bool) -> None:
+def test_a_changed_line_is_named_and_those_after_it_are_read(
+    chain: copies.DecisionChain, keeps_hash: bool
+) -> None:
     lines = raw(chain)
     changed = json.loads(lines[2])
     changed["id"] = "dX"
     if not keeps_hash:
-        from dicom_node.decisions.copies import _digest
-
-        changed["sha256"] = _digest(changed)
+        changed["sha256"] = copies._digest(changed)
     lines[2] = json.dumps(changed).encode() + b"\n"
     chain.path.write_bytes(b"".join(lines))
     [fault] = chain.read().faults
@@ -66,7 +65,7 @@ def test_a_changed_line_is_named_and_those_after_it_are_read(chain: DecisionChai
     assert chain.read().faults == [fault], "the same whenever it is looked at"
 
 
-def test_a_line_that_was_cut_out_is_named(chain: DecisionChain) -> None:
+def test_a_line_that_was_cut_out_is_named(chain: copies.DecisionChain) -> None:
     lines = raw(chain)
     chain.path.write_bytes(b"".join(lines[:1] + lines[2:]))
     assert [fault.text for fault in chain.read().faults] == [
@@ -76,7 +75,7 @@ def test_a_line_that_was_cut_out_is_named(chain: DecisionChain) -> None:
 
 @pytest.mark.parametrize("kept", [1, 40, -1])
 def test_a_line_torn_by_a_power_cut_is_no_fault_and_the_next_takes_its_place(
-    chain: DecisionChain, kept: int
+    chain: copies.DecisionChain, kept: int
 ) -> None:
     lines = raw(chain)
     chain.path.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])

@@ -4,35 +4,15 @@ import hashlib
 import shutil
 import subprocess
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread, examples
+from werkzeug.wrappers import Response
 
 from dicom_node.demo import inputs
-from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs
 from dicom_node.errors import FaultyInput
-from dicom_node.scu import modality
-from dicom_node.scu.modality import Callee, Sent
-from tests.ports import serving
-
-STILL = Path(examples.get_path("rgb_color"))
-
-
-CINE = Path(examples.get_path("ybr_color"))
-
-
-@pytest.fixture
-def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
-    running = EmbeddedPacs(tmp_path / "pacs")
-    yield running
-    running.stop()
-
-
-def send(pacs: EmbeddedPacs, *files: Path) -> list[Sent]:
-    return modality.send(Callee(AE_TITLE, "127.0.0.1", pacs.port, "US1"), files, lambda _sent: None)
+from tests.hostile.web import answering
 
 
 def test_every_study_of_the_demonstration_has_one_patient(tmp_path: Path) -> None:
@@ -72,30 +52,26 @@ def test_the_chest_is_a_valid_dx_image(tmp_path: Path) -> None:
 
 
 def test_own_files_are_sent_by_study_and_the_rest_is_passed_over(tmp_path: Path) -> None:
-    for path in (STILL, Path(examples.get_path("jpeg2k")), CINE):
-        shutil.copy(path, tmp_path)
+    for name in ("rgb_color", "jpeg2k", "ybr_color"):
+        shutil.copy(examples.get_path(name), tmp_path)
     (tmp_path / "notes.txt").write_text("no DICOM", encoding="utf-8")
     studies = inputs.own(tmp_path)
     assert sorted(len(study.files) for study in studies) == [1, 2]
-    empty = tmp_path / "empty"
-    empty.mkdir()
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FaultyInput, match="holds no DICOM file"):
-        inputs.own(empty)
+        inputs.own(tmp_path / "empty")
 
 
 FILM = b"stands for the film, whose sha256 the test names"
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of a web server on this machine that has the film, and ``other`` bytes beside it."""
-    served = tmp_path / "served"
-    served.mkdir()
-    (served / "film").write_bytes(FILM)
-    (served / "other").write_bytes(FILM + b"!")
     monkeypatch.setattr(inputs, "get_cached_filehash", lambda _: hashlib.sha256(FILM).hexdigest())
-    with serving(partial(SimpleHTTPRequestHandler, directory=served)) as port:
-        yield f"http://127.0.0.1:{port}"
+    held = {"/film": Response(FILM), "/other": Response(FILM + b"!")}
+    with answering(lambda request: held.get(request.path) or Response(status=404)) as (url, _):
+        yield url
 
 
 def test_a_public_film_is_fetched_once(store: str, tmp_path: Path) -> None:

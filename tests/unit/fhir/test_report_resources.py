@@ -17,6 +17,7 @@ from dicom_node.dicom.walk import items
 from dicom_node.errors import FaultyInput
 from tests.fhir_lab import SYSTEM, report_file
 from tests.golden_lab import written
+from tests.modality import data_set
 
 ISSUERS = {"HOSPITAL": SYSTEM}
 SCT = "http://snomed.info/sct"
@@ -135,10 +136,12 @@ def test_a_measurement_names_its_fetus(reports: dict[str, Path]) -> None:
 
 def test_a_side_is_coded_beside_its_site(reports: dict[str, Path], tmp_path: Path) -> None:
     document = dcmread(reports["chest_xray"])
-    side = Dataset()
-    side.RelationshipType, side.ValueType = "HAS CONCEPT MOD", "CODE"
-    side.ConceptNameCodeSequence = [_code("272741003", "Laterality")]
-    side.ConceptCodeSequence = [_code("7771000", "Left")]
+    side = data_set(
+        RelationshipType="HAS CONCEPT MOD",
+        ValueType="CODE",
+        ConceptNameCodeSequence=[_code("272741003", "Laterality")],
+        ConceptCodeSequence=[_code("7771000", "Left")],
+    )
     for item in items(document):
         if item.get("ConceptNameCodeSequence") and item.ConceptNameCodeSequence[0].CodeValue == "363698007":
             item.ContentSequence = [side]
@@ -154,14 +157,11 @@ def test_a_side_is_coded_beside_its_site(reports: dict[str, Path], tmp_path: Pat
 
 
 def _code(value: str, meaning: str) -> Dataset:
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "SCT", meaning
-    return code
+    return data_set(CodeValue=value, CodingSchemeDesignator="SCT", CodeMeaning=meaning)
 
 
 def test_an_issuer_with_a_universal_id_needs_no_setting(tmp_path: Path) -> None:
-    issuer = Dataset()
-    issuer.UniversalEntityID, issuer.UniversalEntityIDType = "1.2.3.4", "ISO"
+    issuer = data_set(UniversalEntityID="1.2.3.4", UniversalEntityIDType="ISO")
     path = changed(report_file(tmp_path), IssuerOfPatientIDQualifiersSequence=[issuer])
     assert ReportTransaction(path, {}).patient["system"] == "urn:oid:1.2.3.4"
 

@@ -73,10 +73,13 @@ def a_report(folder: Path, **attributes: Any) -> Path:
     """A report whose patient and study have these attributes."""
     one = source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
     said = finding(Code("1", "99SITE", "A finding"), 0.9, one.image.uid)
-    [built] = results.build(context(kinds=[ResultKind.SR]), [one], PipelineResult(findings=(said,)))
-    path = folder / "sr.dcm"
-    path.write_bytes(built.data or b"")
-    return path
+    return report_of(folder, one, PipelineResult(findings=(said,)))
+
+
+def report_of(folder: Path, one: Any, found: PipelineResult) -> Path:
+    [built] = results.build(context(kinds=[ResultKind.SR]), [one], found)
+    (folder / "sr.dcm").write_bytes(built.data or b"")
+    return folder / "sr.dcm"
 
 
 def test_a_report_becomes_patient_order_and_observations(golden: dict[str, Path]) -> None:
@@ -196,10 +199,8 @@ def test_numbers_of_one_quantity_are_told_apart_by_their_codes(tmp_path: Path) -
         return Measurement(one.image.uid, site.meaning, quantity, 8.0, millimetres, line, None, site)
 
     heart, chest = Code("80891009", "SCT", "Heart"), Code("51185008", "SCT", "Chest")
-    result = PipelineResult(measurements=(width(heart), width(chest)))
-    [built] = results.build(context(kinds=[ResultKind.SR]), [one], result)
-    (tmp_path / "sr.dcm").write_bytes(built.data or b"")
-    numbers = [row[1].split("^") for row in rows(read(tmp_path / "sr.dcm")) if row[0] == "NM"]
+    path = report_of(tmp_path, one, PipelineResult(measurements=(width(heart), width(chest))))
+    numbers = [row[1].split("^") for row in rows(read(path)) if row[0] == "NM"]
     assert [code[1] for code in numbers] == ["Width of Heart", "Width of Chest"]
     assert len({code[0] for code in numbers}) == 2 and all(code[2] == "99AINODE" for code in numbers)
     assert [code[3:] for code in numbers] == [["103355008", "Width", "SCT"]] * 2
@@ -212,9 +213,8 @@ def test_the_side_of_a_finding_is_coded_beside_it(tmp_path: Path) -> None:
         replace(finding(Code("1", "99SITE", "A finding"), 0.9, one.image.uid), site=lung, side=side)
         for side in "LR"
     ]
-    [built] = results.build(context(kinds=[ResultKind.SR]), [one], PipelineResult(findings=tuple(said)))
-    (tmp_path / "sr.dcm").write_bytes(built.data or b"")
-    coded = [row for row in read(tmp_path / "sr.dcm")["OBX"] if text(row, 2) == "CWE"]
+    message = read(report_of(tmp_path, one, PipelineResult(findings=tuple(said))))
+    coded = [row for row in message["OBX"] if text(row, 2) == "CWE"]
     values = [(text(row, 4), text(row, 3), text(row, 5)) for row in coded]
     suspected, sites = "415684004^Suspected^SCT", "39607008^Lung^SCT"
     left, right = "7771000^Left^SCT", "24028007^Right^SCT"
@@ -276,8 +276,7 @@ def test_hostile_text_of_a_header_stays_in_its_field(golden: dict[str, Path], tm
 @pytest.mark.parametrize("name", ["", "Namesake^Ann"])
 def test_a_patient_without_an_id_makes_no_pid(tmp_path: Path, name: str) -> None:
     nobody = {"PatientName": name, "PatientID": "", "IssuerOfPatientID": None}
-    visited = MessageContext("AINODE", "RIS", {"PV1-19": "{study_id}"})
-    message = read(a_report(tmp_path, **nobody), visited)
+    message = read(a_report(tmp_path, **nobody), MessageContext("AINODE", "RIS", {"PV1-19": "{study_id}"}))
     assert {str(segment[0]) for segment in message} == {"MSH", "ORC", "OBR", "OBX"}
     assert text(message["OBR"][0], 18) == "ACCCR"
     given = MessageContext("AINODE", "RIS", {"PID-3": "{accession}"})

@@ -19,7 +19,8 @@ from ai_pipeline.contract import (  # fmt: skip
     Scores,
     SourceImage,
 )
-from ai_pipeline.models.registry import cards
+from ai_pipeline.models.registry import cards, load
+from dicom_node.monitoring.drift import CountedModel
 from tests.unit.jobs.worker_lab import Obedient, configuration
 
 LABEL = """
@@ -41,7 +42,7 @@ Hidden = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 """
 CARD = """
 id = "scoring"
-version = "{version}"
+version = "1"
 task = "test"
 architecture = "none"
 licence = "none"
@@ -50,13 +51,14 @@ limits = []
 """
 
 
-def write_card(folder: Path, version: str = "1", reference: str = REFERENCE) -> Path:
-    """A card with one label that is reported and one that is not."""
+def write_card(folder: Path, reference: str = REFERENCE) -> CountedModel:
+    """A card with one label that is reported and one that is not; returns its model as counts name it."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = LABEL.format(name="Shown", supported="true") + LABEL.format(name="Hidden", supported="false")
     path = folder / "scoring.toml"
-    path.write_text(CARD.format(version=version) + labels + reference, encoding="utf-8")
-    return path
+    path.write_text(CARD + labels + reference, encoding="utf-8")
+    card = load(path)
+    return CountedModel(card.id, card.version, card.sha256)
 
 
 class Scoring(Obedient):

@@ -1,7 +1,5 @@
 """Disk, machines and counts of what models made of images: what is told, once."""
 
-from __future__ import annotations
-
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -17,18 +15,24 @@ from sqlalchemy import select
 
 from ai_pipeline.contract import ModelRef, Scores
 from ai_pipeline.models.reference import Verdict
-from ai_pipeline.models.registry import load
 from dicom_console.views.metrics import gauges
 from dicom_node import jobs
 from dicom_node.events import DELIVERY_DEAD, PROCESS_BACK, PROCESS_LOST, SCORES_DRIFTED, Event
 from dicom_node.jobs.worker import persist as release
 from dicom_node.model.kinds import Counted
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.monitoring import drift as drifting
 from dicom_node.monitoring import processes
 from dicom_node.monitoring.disk import forecast, forget_past, note_free_space
-from dicom_node.monitoring.drift import CountedModel, Drift, Tallies, drift, report_drift, wilson, window
-from dicom_node.monitoring.processes import SIGN_SECONDS, Sign, SignsOfLife
+from dicom_node.monitoring.drift import (
+    Drift,
+    Tallies,
+    add_images,
+    add_scores,
+    drift,
+    report_drift,
+    wilson,
+    window,
+)
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
     Association,
@@ -48,7 +52,6 @@ from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import work
 from tests.unit.monitoring.scoring_lab import Scoring, scoring, write_card
 
-GIB = 2**30
 DAY = timedelta(days=1)
 NOW = utc_now()
 
@@ -58,7 +61,7 @@ def test_a_disk_that_fills_says_for_how_many_days_it_will_do(
 ) -> None:
     minimum = inbox.settings.spool.minimum_free_mib / 1024
     for days, gib in ((40, 900.0), (6, 100 + minimum), (1, 60 + minimum), (0, 40 + minimum)):
-        usage = shutil._ntuple_diskusage(0, 0, int(gib * GIB))
+        usage = shutil._ntuple_diskusage(0, 0, int(gib * 2**30))
         monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         if days:
             note_free_space(inbox.database, inbox.settings, NOW - days * DAY)
@@ -90,21 +93,22 @@ def today() -> datetime:
 
 
 @pytest.fixture
-def node(make: Make) -> Inbox:
-    return make()
+def node(tmp_path: Path, open_inbox: Callable[..., Inbox]) -> Inbox:
+    """A node without a network, whose only rule asks the scoring pipeline."""
+    write_card(tmp_path / "models")
+    return open_inbox(scoring(tmp_path / "models"))
 
 
 def count(
     node: Inbox, shown: Sequence[int], hidden: Sequence[int] = EVEN, *, sender: str = MODALITY, days: int = 0
 ) -> None:
     """As if images of these bins had been analysed so many days ago."""
-    ref = load(node.folder.parent / "models" / "scoring.toml").ref
-    about = CountedModel(ref.id, ref.version, ref.card_sha256), today().date() - timedelta(days=days)
+    about = write_card(node.folder.parent / "models"), today().date() - timedelta(days=days)
     images = {(sender, Counted.ANALYSED): sum(shown), (sender, Counted.REFUSED_PIXELS): 10}
     binned = (("Shown", shown), ("Hidden", hidden))
     scores = {(sender, label, n): images for label, row in binned for n, images in enumerate(row)}
-    node.write(drifting.add_images, *about, images)
-    node.write(drifting.add_scores, *about, scores)
+    node.write(add_images, *about, images)
+    node.write(add_scores, *about, scores)
 
 
 def found(node: Inbox) -> list[Drift]:
@@ -149,7 +153,7 @@ def test_a_share_has_its_wilson_interval(part: int, whole: int, expected: tuple[
     assert wilson(part, whole) == pytest.approx(expected, abs=1e-4)
 
 
-LISTENER = [Sign("main", 11), Sign("listener", 12, 2.0)]
+LISTENER = [processes.Sign("main", 11), processes.Sign("listener", 12, 2.0)]
 
 
 class SiteOfTwo(Stored):
@@ -161,17 +165,19 @@ class SiteOfTwo(Stored):
         monkeypatch.setattr(processes, "database_time", lambda _session: self.now)
         self.a, self.b = self.node("A", "listener-1"), self.node("B", "listener-2")
 
-    def node(self, machine: str, place: str) -> SignsOfLife:
+    def node(self, machine: str, place: str) -> processes.SignsOfLife:
         """A node that has just started there."""
-        life = SignsOfLife(self.database, place, f"{machine}/{place}")
+        life = processes.SignsOfLife(self.database, place, f"{machine}/{place}")
         life._machine = machine
         return life
 
-    def pass_time(self, seconds: float, *living: SignsOfLife, signs: list[Sign] = LISTENER) -> None:
+    def pass_time(
+        self, seconds: float, *living: processes.SignsOfLife, signs: list[processes.Sign] = LISTENER
+    ) -> None:
         """So much time, in which these nodes tell of themselves every ten seconds."""
         end = self.now + timedelta(seconds=seconds)
         while self.now < end:
-            self.now += timedelta(seconds=min(SIGN_SECONDS, (end - self.now).total_seconds()))
+            self.now += timedelta(seconds=min(processes.SIGN_SECONDS, (end - self.now).total_seconds()))
             for node in living:
                 node.report(signs, ["listener-1", "listener-2"])
 
@@ -208,17 +214,17 @@ def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> No
 def test_a_process_that_hangs_or_died_is_lost_though_its_node_lives(site: SiteOfTwo) -> None:
     site.pass_time(30, site.a)
     since = shown(site)["A", "listener"]["since"]
-    for hangs in (Sign("listener", 12, 45.0), Sign("listener", None, 0.0)):
-        site.pass_time(60, site.a, signs=[Sign("main", 11), hangs])
+    for hangs in (processes.Sign("listener", 12, 45.0), processes.Sign("listener", None, 0.0)):
+        site.pass_time(60, site.a, signs=[processes.Sign("main", 11), hangs])
         assert shown(site)["A", "listener"]["state"] == "lost"
     assert lost_and_back(site) == [(PROCESS_LOST.number, "A", "listener")]
-    site.pass_time(10, site.a, signs=[Sign("main", 11), Sign("listener", 13)])
+    site.pass_time(10, site.a, signs=[processes.Sign("main", 11), processes.Sign("listener", 13)])
     assert shown(site)["A", "listener"]["pid"] == 13
     assert shown(site)["A", "listener"]["since"] > since
 
 
 def test_nobody_is_missed_who_left_in_good_order_or_was_taken_out_of_the_settings(site: SiteOfTwo) -> None:
-    site.pass_time(30, site.a, site.b, signs=[*LISTENER, Sign("worker-2", 14)])
+    site.pass_time(30, site.a, site.b, signs=[*LISTENER, processes.Sign("worker-2", 14)])
     site.b.leave()
     site.b.report(LISTENER, [])  # of a timer that had begun before
     site.pass_time(60, site.a)
@@ -240,20 +246,6 @@ def test_a_clock_that_was_an_hour_ahead_hides_no_loss(site: SiteOfTwo) -> None:
     site.pass_time(90, site.a)
     assert {machine for _, machine, _ in lost_and_back(site)} == {"B"}
     assert shown(site)["A", "main"]["state"] == "alive"
-
-
-Make = Callable[..., Inbox]
-
-
-@pytest.fixture
-def make(tmp_path: Path, open_inbox: Make) -> Make:
-    """Makes a node without a network, whose only rule asks the scoring pipeline."""
-
-    def make(do: str = "find", url: str = "") -> Inbox:
-        write_card(tmp_path / "models")
-        return open_inbox(scoring(tmp_path / "models", do), url=url)
-
-    return make
 
 
 def aged(name: str, years: int, number: int = 1, **values: Any) -> Dataset:
@@ -314,9 +306,10 @@ def test_a_worker_that_is_lost_before_its_commit_has_counted_nothing(
 
 @pytest.mark.parametrize("url", ["", pytest.param("postgres_url", marks=pytest.mark.debian("postgresql"))])
 def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(
-    make: Make, request: pytest.FixtureRequest, url: str
+    tmp_path: Path, open_inbox: Callable[..., Inbox], request: pytest.FixtureRequest, url: str
 ) -> None:
-    node = make(url=request.getfixturevalue(url) if url else "")
+    write_card(tmp_path / "models")
+    node = open_inbox(scoring(tmp_path / "models"), url=request.getfixturevalue(url) if url else "")
     sent = [aged("race", 5 + 10 * number, number) for number in range(10)]
     node.index(*sent)
     [model] = Scoring(models_dir=node.settings.workers.models_dir).models()

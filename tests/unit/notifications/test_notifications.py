@@ -1,5 +1,6 @@
 """Messages about events: gathered, written, sent until they are taken."""
 
+import logging
 import ssl
 import time
 from pathlib import Path
@@ -11,21 +12,12 @@ from pydantic import ValidationError
 from dicom_node import events
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.errors import FaultyInput, NotAllowedNow
-from dicom_node.events import (
-    DELIVERY_DEAD,
-    DISK_LOW,
-    JOB_FAILED,
-    JOB_SUCCEEDED,
-    NODE_STARTED,
-    NOTIFICATION_GIVEN_UP,
-    PEER_SILENT,
-    EventType,
-)
 from dicom_node.model.kinds import NotificationState
 from dicom_node.notifications.gather import EVENTS, report_silence
 from dicom_node.notifications.message import LONGEST_TEXT, Message, TemplateEvent, check_templates, written
 from dicom_node.notifications.sender import Notifier, call_webhook, send_mail
 from dicom_node.preflight import check
+from dicom_node.results.sr import reading
 from dicom_node.services import notifications
 from dicom_node.store.tables import EventRow, Notification
 from dicom_node.store.transitions import record, utc_now
@@ -47,7 +39,7 @@ def hook(web: WebServer, **other: Any) -> dict[str, Any]:
     return {"name": "hook", "on": ["failure", "disk"], "url": web.url, "every_minutes": 0, **other}
 
 
-def happens(inbox: Inbox, event: EventType, study: int | None = None, **fields: Any) -> None:
+def happens(inbox: Inbox, event: events.EventType, study: int | None = None, **fields: Any) -> None:
     inbox.write(record, event, study, **fields)
 
 
@@ -59,14 +51,14 @@ def notifier(inbox: Inbox) -> Notifier:
 
 def test_what_happens_is_told_once_and_not_what_was_before(tmp_path: Path, web: WebServer) -> None:
     inbox = node(tmp_path, hook(web))
-    happens(inbox, JOB_FAILED, reason="before")
+    happens(inbox, events.JOB_FAILED, reason="before")
     first = notifier(inbox)
-    happens(inbox, JOB_FAILED, reason="after")
-    happens(inbox, DELIVERY_DEAD)  # nobody asked for that
+    happens(inbox, events.JOB_FAILED, reason="after")
+    happens(inbox, events.DELIVERY_DEAD)  # nobody asked for that
     for again in (first, Notifier(inbox.database, inbox.settings, "a test")):
         again.run_once()
     [(_, body)] = web.calls
-    assert [group["number"] for group in body["groups"]] == [JOB_FAILED.number]
+    assert [group["number"] for group in body["groups"]] == [events.JOB_FAILED.number]
     assert body["groups"][0]["events"][0]["fields"] == {"reason": "after"}
     assert "after" in body["text"]
 
@@ -75,11 +67,11 @@ def test_an_event_that_appears_behind_others_is_told(tmp_path: Path, web: WebSer
     """On PostgreSQL a transaction may commit after one with a higher number."""
     inbox = node(tmp_path, hook(web))
     made = notifier(inbox)
-    happens(inbox, JOB_FAILED)
+    happens(inbox, events.JOB_FAILED)
     before = inbox.events()[0].id
-    inbox.add(EventRow(id=before + 2, at=utc_now(), number=JOB_FAILED.number, fields={}))
+    inbox.add(EventRow(id=before + 2, at=utc_now(), number=events.JOB_FAILED.number, fields={}))
     made.run_once()
-    inbox.add(EventRow(id=before + 1, at=utc_now(), number=JOB_FAILED.number, fields={}))
+    inbox.add(EventRow(id=before + 1, at=utc_now(), number=events.JOB_FAILED.number, fields={}))
     made.run_once()
     assert [body["total"] for _, body in web.calls] == [2, 1]
 
@@ -87,10 +79,10 @@ def test_an_event_that_appears_behind_others_is_told(tmp_path: Path, web: WebSer
 def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> None:
     inbox = node(tmp_path, hook(web, every_minutes=60))
     made = notifier(inbox)
-    happens(inbox, JOB_FAILED)
+    happens(inbox, events.JOB_FAILED)
     made.run_once()
     for number in range(200):
-        happens(inbox, DISK_LOW, free_mib=number)
+        happens(inbox, events.DISK_LOW, free_mib=number)
     made.run_once()
     assert len(web.calls) == 1
     inbox.put(Notification, created_at=utc_now().replace(year=2020))
@@ -104,7 +96,7 @@ def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> Non
 def test_a_server_that_is_away_gets_the_same_later(tmp_path: Path, web: WebServer) -> None:
     inbox = node(tmp_path, hook(web), outbox={"retry_seconds": 0.01})
     made = notifier(inbox)
-    happens(inbox, JOB_FAILED)
+    happens(inbox, events.JOB_FAILED)
     web.status = 503
     made.run_once()
     told = lambda: [(row.state, row.attempts) for row in inbox.rows(Notification)]
@@ -121,7 +113,7 @@ def test_a_crash_after_handing_over_repeats_the_key(
 ) -> None:
     inbox = node(tmp_path, hook(web))
     made = notifier(inbox)
-    happens(inbox, JOB_FAILED)
+    happens(inbox, events.JOB_FAILED)
     monkeypatch.setattr(made, "_note", lambda *_: (_ for _ in ()).throw(SystemExit))
     with pytest.raises(SystemExit):
         made.run_once()
@@ -133,13 +125,13 @@ def test_a_crash_after_handing_over_repeats_the_key(
 def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Path, web: WebServer) -> None:
     inbox = node(tmp_path, hook(web, on=["failure", "dead_letter"]), outbox={"retry_seconds": 0.01})
     made = notifier(inbox)
-    happens(inbox, JOB_FAILED)
+    happens(inbox, events.JOB_FAILED)
     web.status = 404
     wait_until(
         lambda: made.run_once() == 0 and inbox.rows(Notification)[-1].state == "failed", 60, "given up"
     )
     assert len(web.calls) == 3
-    [told] = [row for row in inbox.events() if row.number == NOTIFICATION_GIVEN_UP.number]
+    [told] = [row for row in inbox.events() if row.number == events.NOTIFICATION_GIVEN_UP.number]
     assert told.fields["notification"] == "hook"
     assert len(inbox.rows(Notification)) == 1, "that it cannot be sent is not sent"
     web.status = 200
@@ -160,7 +152,7 @@ def test_patients_are_named_only_where_the_settings_say_so(
     inbox = node(tmp_path / "var", hook(web, names_patients=named, template=str(template)))
     inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"))
     made = notifier(inbox)
-    happens(inbox, JOB_FAILED, 1)
+    happens(inbox, events.JOB_FAILED, 1)
     made.run_once()
     [(_, body)] = web.calls
     assert ("SECRET-1" in str(body)) is named
@@ -172,8 +164,6 @@ def test_patients_are_named_only_where_the_settings_say_so(
 def test_findings_that_were_asked_for_are_told(
     tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dicom_node.results.sr import reading
-
     said = {"a.dcm": [("Pneumothorax", "present"), ("Mass", "present")], "b.dcm": [("Mass", "absent")]}
     monkeypatch.setattr(
         reading,
@@ -187,7 +177,7 @@ def test_findings_that_were_asked_for_are_told(
     made = notifier(inbox)
     [job] = inbox.jobs()
     inbox.add(*(a_result(job, sop_instance_uid=name, path=name) for name in ("a.dcm", "b.dcm", "c.dcm")))
-    happens(inbox, JOB_SUCCEEDED, 1, job=job.id)
+    happens(inbox, events.JOB_SUCCEEDED, 1, job=job.id)
     made.run_once()
     [(_, body)] = web.calls
     [event] = body["groups"][0]["events"]
@@ -200,13 +190,12 @@ def test_findings_that_were_asked_for_are_told(
 def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> None:
     inbox = node(tmp_path, peers=[{**CONFIG["peers"][0], "silent_hours": 1e-9}, *CONFIG["peers"][1:]])
     assert report_silence(inbox.database, inbox.settings) == 0
-    happens(inbox, NODE_STARTED)
-    for _ in range(2):
-        report_silence(inbox.database, inbox.settings)
-    inbox.index(ultrasound("one"))
-    for _ in range(2):
-        report_silence(inbox.database, inbox.settings)
-    told = [row.fields["peer"] for row in inbox.events() if row.number == PEER_SILENT.number]
+    happens(inbox, events.NODE_STARTED)
+    for came in ([], [ultrasound("one")]):
+        inbox.index(*came)
+        for _ in range(2):
+            report_silence(inbox.database, inbox.settings)
+    told = [row.fields["peer"] for row in inbox.events() if row.number == events.PEER_SILENT.number]
     assert told == ["modality", "modality"]
 
 
@@ -259,11 +248,8 @@ to = ["a@example.org"]
 
 
 def test_errors_of_the_node_belong_to_an_occasion() -> None:
-    import logging
-
     named = {kind for kinds in EVENTS.values() for kind in kinds}
-    left = {kind.number for kind in events.all_types() if kind.level >= logging.ERROR and kind not in named}
-    assert left == set()
+    assert {kind for kind in events.all_types() if kind.level >= logging.ERROR} - named == set()
 
 
 MESSAGE = Message("Müller: a job failed", "It failed.\n.\nEnd.\n", {"total": 1})
@@ -272,13 +258,7 @@ TO = ("anna@example.org", "bert@example.org")
 
 def mail_settings(server: MailServer, **other: Any) -> MailSettings:
     given = {"host": "127.0.0.1", "port": server.port, "security": "none", "sender": "node@example.org"}
-    return MailSettings.model_validate({**given, **other})
-
-
-def hook_with_login(server: WebServer, **other: Any) -> NotificationSettings:
-    return NotificationSettings.model_validate(
-        {"name": "hook", "on": ["disk"], "url": server.url, "token": "T0KEN", **other}
-    )
+    return MailSettings.model_validate(given | other)
 
 
 def test_an_email_comes_whole_and_says_what_it_is() -> None:
@@ -359,7 +339,7 @@ def test_settings_that_would_harm_are_mistakes(mistake: dict[str, str]) -> None:
 
 def test_a_webhook_gets_json_and_the_key_of_its_notification() -> None:
     with WebServer().running() as server:
-        assert call_webhook(hook_with_login(server), 5, MESSAGE, "k-1").taken
+        assert call_webhook(rule(url=server.url, token="T0KEN"), 5, MESSAGE, "k-1").taken
     [(headers, body)] = server.calls
     assert (headers["Idempotency-Key"], headers["Authorization"]) == ("k-1", "Bearer T0KEN")
     assert body == {"id": "k-1", "subject": MESSAGE.subject, "text": MESSAGE.text, "total": 1}
@@ -367,11 +347,11 @@ def test_a_webhook_gets_json_and_the_key_of_its_notification() -> None:
 
 def test_a_redirect_is_not_followed() -> None:
     with WebServer().running() as other, WebServer(status=307, location=other.url).running() as server:
-        answer = call_webhook(hook_with_login(server), 5, MESSAGE, "k")
+        answer = call_webhook(rule(url=server.url, token="T0KEN"), 5, MESSAGE, "k")
     assert (answer.taken, answer.for_good, other.calls) == (False, True, [])
 
 
 def test_address_and_token_of_a_webhook_are_shown_nowhere() -> None:
-    rule = hook_with_login(WebServer())
-    for shown in (repr(rule), str(rule), rule.model_dump_json()):
+    given = rule(url=WebServer().url, token="T0KEN")
+    for shown in (repr(given), str(given), given.model_dump_json()):
         assert "KEY-IN-URL" not in shown and "T0KEN" not in shown

@@ -28,9 +28,17 @@ from dicom_node.studies.purge import purge
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs
-from tests.s3_lab import S3, SECRET
+from tests.s3_lab import S3, SECRET, start_s3
 from tests.unit.jobs.worker_lab import Worker, configuration, confirm, work
 from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """One service; each test has a prefix of its own."""
+    with start_s3() as service:
+        yield service
+
 
 IMAGE = ultrasound("handed-over", size=(48, 40))
 

@@ -1,6 +1,5 @@
 """The database: migrations, moves, wake-ups, rights, and servers that are away or lie."""
 
-import contextlib
 import hashlib
 import os
 import re
@@ -10,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +32,6 @@ from dicom_node.background import Background, inode
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
-from dicom_node.events import INDEXING_BACK, INDEXING_FAILED, STUDY_COMPLETE, EventType
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.process import JobHeartbeat
 from dicom_node.model.lifecycle import (
@@ -63,7 +61,6 @@ from dicom_node.store.changes import SHORTEST, Changes
 from dicom_node.store.database import Database
 from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.tables import (
-    Association,
     Base,
     ClaimedWorkitem,
     Commitment,
@@ -97,7 +94,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, free_port, run_pacs
-from tests.rows import Stored, a_job, a_result, a_study
+from tests.rows import Stored, a_job, a_result, a_study, an_association
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import Worker, configuration
 from tests.waiting import wait_until
@@ -153,7 +150,7 @@ def test_of_many_at_once_one_wins_a_move(database: Database) -> None:
     def complete(_: int) -> bool:
         with database.write() as session:
             row = session.get_one(Study, study.id)
-            return row.state is StudyState.RECEIVING and bool(move_study(session, row, STUDY_COMPLETE))
+            return row.state is StudyState.RECEIVING and bool(move_study(session, row, events.STUDY_COMPLETE))
 
     with ThreadPoolExecutor(4) as racers:
         assert sorted(racers.map(complete, range(4))) == [False, False, False, True]
@@ -245,13 +242,10 @@ def a_value(table: Table, column: Column[Any]) -> object:
     return next((value for kind, value in kinds.items() if isinstance(column.type, kind)), 1)
 
 
-ALL_EVENTS = [value for value in vars(events).values() if isinstance(value, EventType)]
+ALL_EVENTS = [value for value in vars(events).values() if isinstance(value, events.EventType)]
 
 
-Move = Callable[[Session, Any, EventType], bool | int]
-
-
-MOVES: dict[str, tuple[type[Any], type[Any], Move]] = {
+MOVES: dict[str, tuple[type[Any], type[Any], Callable[[Session, Any, events.EventType], bool | int]]] = {
     "study": (Study, StudyState, move_study),
     "job": (Job, JobState, move_job),
     "delivery": (Delivery, DeliveryState, move_delivery),
@@ -266,32 +260,31 @@ MOVES: dict[str, tuple[type[Any], type[Any], Move]] = {
 @pytest.fixture(scope="module")
 def filled_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """A study with a job, its result, which is held, a delivery, a request for commitment; a work item."""
-    folder: Path = tmp_path_factory.mktemp("life")
-    filled_database = Database(f"sqlite:///{folder / 'node.db'}")
+    filled_database = Database(f"sqlite:///{tmp_path_factory.mktemp('life') / 'node.db'}")
     migrate.upgrade(filled_database)
-    with filled_database.write() as session:
-        session.add(study := a_study("1.2.3", StudyState.RECEIVING))
-        session.flush()
-        session.add(job := a_job(study, JobState.QUEUED))
-        session.flush()
-        session.add(result := a_result(job))
-        session.flush()
-        named = {"began_at": NOW, "checked_at": NOW, "transaction_uid": "1.2.6"}
-        asked = {"asked_at": NOW, "next_at": NOW}
-        session.add_all(
-            [
-                Delivery(result_id=result.id, destination="pacs", next_at=NOW),
-                Commitment(transaction_uid="2.25.1", destination="pacs", deliveries=[1], asked_at=NOW),
-                HeldResult(result_id=result.id, study_id=study.id, since=NOW),
-                Fetch(peer="pacs", study_instance_uid="1.2.4", **asked),
-                RequestedCommitment(
-                    peer="us1", calling_ae="US1", transaction_uid="2.25.2", objects=["1.2 1.3"], **asked
-                ),
-                ClaimedWorkitem(
-                    peer="ris", workitem_uid="1.2.5", study_instance_uid="1.2.3", next_at=NOW, **named
-                ),
-            ]
-        )
+    stored = Stored(filled_database)
+    stored.add(study := a_study("1.2.3", StudyState.RECEIVING))
+    stored.add(job := a_job(study, JobState.QUEUED))
+    stored.add(result := a_result(job))
+    asked = {"asked_at": NOW, "next_at": NOW}
+    stored.add(
+        Delivery(result_id=result.id, destination="pacs", next_at=NOW),
+        Commitment(transaction_uid="2.25.1", destination="pacs", deliveries=[1], asked_at=NOW),
+        HeldResult(result_id=result.id, study_id=study.id, since=NOW),
+        Fetch(peer="pacs", study_instance_uid="1.2.4", **asked),
+        RequestedCommitment(
+            peer="us1", calling_ae="US1", transaction_uid="2.25.2", objects=["1.2 1.3"], **asked
+        ),
+        ClaimedWorkitem(
+            peer="ris",
+            workitem_uid="1.2.5",
+            study_instance_uid="1.2.3",
+            transaction_uid="1.2.6",
+            began_at=NOW,
+            checked_at=NOW,
+            next_at=NOW,
+        ),
+    )
     yield filled_database
     filled_database.dispose()
 
@@ -333,7 +326,7 @@ def test_an_event_that_the_table_lacks_is_refused_in_every_state(
             for event in ALL_EVENTS:
                 if (state, event) in LIFE_CYCLES[name]:
                     continue
-                with contextlib.suppress(IllegalTransition):
+                with suppress(IllegalTransition):
                     move(session, row, event)
                     wrong.append((state, event.number))
                 assert row.state is state
@@ -353,13 +346,13 @@ def test_a_study_that_is_received_or_in_quarantine_is_not_moved_by_its_work(
                     continue
                 row.state = state
                 session.flush()
-                with contextlib.suppress(IllegalTransition):
+                with suppress(IllegalTransition):
                     settle_study_as(session, row, after)
                     wrong.append((state, after))
     assert wrong == []
 
 
-def events_in(session: Session, event: EventType) -> int:
+def events_in(session: Session, event: events.EventType) -> int:
     chosen = select(func.count(EventRow.id)).where(EventRow.number == event.number)
     return session.scalar(chosen) or 0
 
@@ -407,13 +400,20 @@ def filled(folder: Path, database_url: str = "") -> Outbox:
     outbox.add_study(["pacs"])
     peer = Mock(**{"send.return_value": [SendReport(SendStatus.UNREACHABLE, "", "away")] * 3})
     outbox.worker(open_destination=lambda *_: peer).run_once()
-    titles, received = (
-        {"calling_ae": "US1", "called_ae": "AINODE"},
-        {"path": "x", "outcome": "new", "bytes": 1},
+    outbox.add(
+        an_association("a", NOW),
+        ReceivedObject(
+            spool_name="s",
+            study_id=1,
+            association="a",
+            calling_ae="US1",
+            called_ae="AINODE",
+            path="x",
+            outcome="new",
+            bytes=1,
+            received_at=utc_now(),
+        ),
     )
-    outbox.add(Association(id="a", listener="l", address="192.0.2.21", opened_at=NOW, **titles))
-    received |= {"spool_name": "s", "study_id": 1, "association": "a", "received_at": utc_now()}
-    outbox.add(ReceivedObject(**received, **titles))
     return outbox
 
 
@@ -530,7 +530,7 @@ def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_
     for _ in range(2):
         background._indexing_goes_on()
     began, ended = inbox.events()
-    assert (began.number, ended.number) == (INDEXING_FAILED.number, INDEXING_BACK.number)
+    assert (began.number, ended.number) == (events.INDEXING_FAILED.number, events.INDEXING_BACK.number)
     assert began.fields == {"reason": "OperationalError"} and began.at <= ended.at
     assert abs(datetime.fromisoformat(ended.fields["since"]) - began.at) < timedelta(seconds=5)
 
@@ -614,14 +614,13 @@ def urls(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 
 def send_traces(node: Inbox) -> None:
     """All that is open; where its package is there, to a real collector."""
-    with contextlib.suppress(ImportError):
+    with suppress(ImportError):
         from dicom_connectors.traces.sender import TraceSender
         from tests.collector_lab import running_collector
 
         with running_collector() as collector:
-            telemetry = TelemetrySettings(endpoint=collector.endpoint)
-            settings = node.settings.model_copy(update={"telemetry": telemetry})
-            TraceSender(node.database, settings, "me").run_once()
+            telemetry = {"telemetry": TelemetrySettings(endpoint=collector.endpoint)}
+            TraceSender(node.database, node.settings.model_copy(update=telemetry), "me").run_once()
             assert collector.refused == 0
 
 
@@ -634,9 +633,7 @@ def test_a_study_goes_its_way_under_these_rights(
         config["peers"][1]["port"] = pacs.port
         config["outbox"] = {"retry_seconds": 0.05, "retry_limit_seconds": 0.2}
         config["spool"] = {**config.get("spool", {}), "result_days": 30}
-        listener = Inbox(tmp_path / "var", config, url=urls["receives"])
-        worker = Inbox(tmp_path / "var", config, url=urls["works"])
-        console = Inbox(tmp_path / "var", config, url=urls["console"])
+        listener, worker, console = (Inbox(tmp_path / "var", config, url=urls[role]) for role in ROLES)
 
         listener.opened("1")
         listener.receive(*(ultrasound("one", number=n, size=(48, 40)) for n in (1, 2)), association="1")
@@ -668,8 +665,7 @@ def test_a_study_goes_its_way_under_these_rights(
 
     monkeypatch.setattr(users, "hasher", quick_hasher)
     add_users(console.settings)
-    lab = ConsoleLab(console.settings, console.database)
-    browser = lab.browser(UserRole.ADMIN)
+    browser = ConsoleLab(console.settings, console.database).browser(UserRole.ADMIN)
     [number] = [row.id for row in console.rows(Study) if row.state is StudyState.DELIVERED]
     for page in (
         "/",

@@ -12,7 +12,6 @@ pytest.importorskip("opentelemetry.proto", reason="needs the extra telemetry")
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from dicom_connectors.traces import sender
-from dicom_connectors.traces.sender import TraceSender
 from dicom_console.views import metrics
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.store.tables import Delivery, Study, StudyTrace
@@ -40,9 +39,9 @@ def deliver(node: Inbox, name: str) -> None:
     confirm(node)
 
 
-def traces(node: Inbox) -> TraceSender:
+def traces(node: Inbox) -> sender.TraceSender:
     """A sender that has just started: it waits for nothing."""
-    return TraceSender(node.database, node.settings, "me")
+    return sender.TraceSender(node.database, node.settings, "me")
 
 
 def dropped(node: Inbox) -> float:
