@@ -100,8 +100,7 @@ def deidentified(
 
 
 def _set(dataset: Dataset, tag: Any, number: int) -> None:
-    keyword = keyword_for_tag(tag)
-    if keyword in _NEEDED or tag.group < 8 or not dictionary_has_tag(tag):
+    if keyword_for_tag(tag) in _NEEDED or tag.group < 8 or not dictionary_has_tag(tag):
         return
     vr = dictionary_VR(tag).split(" ")[0]
     value: Any = {

@@ -236,25 +236,24 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     database = Database(url)
     migrate.upgrade(database)
     pair.be_synchronous()
-    with run_pacs(Pacs(free_port())) as pacs:
-        config = site_config(pacs.port, lease=5)
-        with running(Node(tmp_path, config, database_url=url)) as node:
-            assert store(node.port, [image("before")], "US1") == [0x0000]
-            node.wait_for(["delivered"])
-            pair.kill_primary()
-            assert store(node.port, [image("between", n) for n in (1, 2)], "US1") == [0x0000] * 2
-            with pytest.raises(SQLAlchemyError), database.read() as session:
-                session.scalars(select(Study.id)).all()
-            pair.promote()
-            assert store(node.port, [image("after"), image("before")], "US1") == [0x0000] * 2
-            node.wait_for(["delivered"], count=3)
-            wait_until(lambda: not any((tmp_path / "var/spool/incoming").glob("*.dcm")), what="indexed")
-            with database.read() as session:
-                received = Counter(
-                    str(outcome) for outcome in session.scalars(select(ReceivedObject.outcome))
-                )
-                results = set(session.scalars(select(Result.sop_instance_uid)))
-                deliveries = set(session.scalars(select(Delivery.state)))
+    with (
+        run_pacs(Pacs(free_port())) as pacs,
+        running(Node(tmp_path, site_config(pacs.port, lease=5), database_url=url)) as node,
+    ):
+        assert store(node.port, [image("before")], "US1") == [0x0000]
+        node.wait_for(["delivered"])
+        pair.kill_primary()
+        assert store(node.port, [image("between", n) for n in (1, 2)], "US1") == [0x0000] * 2
+        with pytest.raises(SQLAlchemyError), database.read() as session:
+            session.scalars(select(Study.id)).all()
+        pair.promote()
+        assert store(node.port, [image("after"), image("before")], "US1") == [0x0000] * 2
+        node.wait_for(["delivered"], count=3)
+        wait_until(lambda: not any((tmp_path / "var/spool/incoming").glob("*.dcm")), what="indexed")
+        with database.read() as session:
+            received = Counter(str(outcome) for outcome in session.scalars(select(ReceivedObject.outcome)))
+            results = set(session.scalars(select(Result.sop_instance_uid)))
+            deliveries = set(session.scalars(select(Delivery.state)))
     database.dispose()
     assert received == {"new": 4, "duplicate": 1}
     assert deliveries == {"confirmed"}
@@ -320,8 +319,7 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
     port = make_url(postgres_url).port
     assert port
     with valve_before(port) as valve:
-        by_valve = make_url(postgres_url).set(port=valve.port)
-        away = Database(by_valve.render_as_string(hide_password=False))
+        away = Database(make_url(postgres_url).set(port=valve.port).render_as_string(hide_password=False))
         lonely, other = JobQueue(away, WORKERS), JobQueue(here, WORKERS)
         job = claimed(lonely, "elsewhere/1/1/a")
         lonely.heartbeat(job, 0.1, "works")

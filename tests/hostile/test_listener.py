@@ -172,8 +172,7 @@ _LOOKS = 200  # at the listener and its memory, at most
 @pytest.mark.timeout(0)
 def test_mutated_requests_and_messages_end_only_themselves(tmp_path: Path, rounds: int) -> None:
     chance = random.Random(_SEED)
-    limits = {"acse_timeout_seconds": 2, "network_timeout_seconds": 2}
-    with receiving(tmp_path, **limits) as receiver:
+    with receiving(tmp_path, acse_timeout_seconds=2, network_timeout_seconds=2) as receiver:
         whole = associate(receiver.address, STORAGE)
         message = whole.encode_store(1, small_object(3, pixels=300))
         whole.release()
@@ -341,8 +340,7 @@ def seconds_to_its_job(node: Node, name: str) -> float:
 def test_a_good_study_beside_a_flood_is_ready_within_twice_its_time(tmp_path: Path, rounds: int) -> None:
     with running(Node(tmp_path, site_config(free_port(), processes=0) + FLOODER)) as node:
         usual = sorted(seconds_to_its_job(node, f"before{k}") for k in range(3))[1]
-        answers = flood(node.port, "1", min(max(5 * rounds, 400), 16_000))
-        assert set(answers) == {statuses.SUCCESS.code}
+        assert set(flood(node.port, "1", min(max(5 * rounds, 400), 16_000))) == {statuses.SUCCESS.code}
         took = seconds_to_its_job(node, "beside")
         print(f"usual {usual:.1f} s, beside the flood {took:.1f} s")
         assert took <= 2 * usual + 15
@@ -447,8 +445,7 @@ PEERS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    folder = tmp_path_factory.mktemp("listener")
-    with receiving(folder, peers=PEERS, unknown_callers="accept") as listener:
+    with receiving(tmp_path_factory.mktemp("listener"), peers=PEERS, unknown_callers="accept") as listener:
         yield listener
 
 

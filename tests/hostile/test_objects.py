@@ -97,8 +97,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     made: list[Inbox] = []
 
     def make(**limits: float) -> Inbox:
-        inspector = Inspector(InspectionSettings.model_validate(limits))
-        made.append(Inbox(tmp_path / "var", inspector=inspector))
+        made.append(Inbox(tmp_path / "var", inspector=Inspector(InspectionSettings.model_validate(limits))))
         return made[-1]
 
     yield make
@@ -251,8 +250,7 @@ def test_each_mutated_object_is_indexed_or_quarantined(
         assert inbox.spool.pending() == []
     inbox.receive(good)
     inbox.index()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 256 * 1024  # KiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024  # KiB
     outcomes = inbox.outcomes()
     assert len(outcomes) == rounds + 1
     assert set(outcomes) <= {outcome.value for outcome in Outcome}

@@ -292,8 +292,7 @@ def test_hostile_nesting_shows_nothing() -> None:
     assert syntax
     opened = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     study = b"\x20\x00\x0d\x00UI\x06\x00" + b"9.9.9\0" + b"\x20\x00\x0e\x00UI\x02\x00" + b"1\0"
-    unknown = b"\x08\x00\x10\x11UN\0\0\xff\xff\xff\xff"
-    for before in (opened * 50_000, SEQUENCE_END, unknown):
+    for before in (opened * 50_000, SEQUENCE_END, b"\x08\x00\x10\x11UN\0\0\xff\xff\xff\xff"):
         assert read_study_uids(before + study, syntax, 2**20) == ("", "")
 
 
@@ -340,8 +339,7 @@ IN_PRIVATE = explicit(PRIVATE, b"LO", b"abcd")
 def walked(data: bytes, syntax: str = EXPLICIT) -> tuple[dict[int, bytes], str]:
     """The values by tag, and the fault."""
     walk = Walk(io.BytesIO(data), transfer_syntax(syntax), Limits())
-    found = {one.tag: data[one.start : one.start + one.length] for one in walk.elements()}
-    return found, walk.fault
+    return {one.tag: data[one.start : one.start + one.length] for one in walk.elements()}, walk.fault
 
 
 @pytest.mark.parametrize(

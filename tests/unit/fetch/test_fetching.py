@@ -83,8 +83,7 @@ def asked(inbox: Inbox) -> None:
 
 
 def numbers(inbox: Inbox) -> list[tuple[int, str]]:
-    mine = (ARCHIVE_ANSWERED, ARCHIVE_WAIT_ENDED, ARCHIVE_NOT_AWAITED)
-    told = {one.number for one in mine}
+    told = {one.number for one in (ARCHIVE_ANSWERED, ARCHIVE_WAIT_ENDED, ARCHIVE_NOT_AWAITED)}
     return [(row.number, str(row.fields.get("reason", ""))) for row in inbox.events() if row.number in told]
 
 
@@ -271,8 +270,7 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
         assert fetch.report_missing(inbox.database, inbox.settings) == 3
         [event] = [row for row in inbox.events() if row.number == STUDIES_MISSING.number]
         assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
-        rows = fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1)
-        for row in rows:
+        for row in fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1):
             if row.fetchable:
                 inbox.write(fetch.fetch_missing, "archive", row)
         assert set(why(inbox)) == {failed.StudyInstanceUID}  # the others are on their way

@@ -35,8 +35,7 @@ def in_syntax(ds: Dataset, syntax: str) -> Dataset:
 
 
 def small_xray(name: str) -> Dataset:
-    rng = np.random.default_rng(7)
-    return chest(name, rng.integers(0, 4096, (40, 31), np.uint16))
+    return chest(name, np.random.default_rng(7).integers(0, 4096, (40, 31), np.uint16))
 
 
 def report(image: Dataset) -> Dataset:

@@ -140,8 +140,7 @@ def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, qu
     number = add_job(database, add_study(database))
     claimed(queue, "elsewhere/1/1/a")
     lose(database, number, shown_ahead=True)
-    taken = claimed(queue, "elsewhere/2/1/b")
-    queue.retry_at(taken, a_day_ahead, "the disk was full")
+    queue.retry_at(claimed(queue, "elsewhere/2/1/b"), a_day_ahead, "the disk was full")
     assert claimed(queue, "elsewhere/3/1/c").id == number
     assert leases.acquire(database, "scheduler", "the dead", seconds=86400)
     assert leases.acquire(database, "scheduler", "the living", seconds=15)
@@ -370,8 +369,7 @@ def test_what_is_urgent_or_much_shorter_passes_a_job_that_runs(database: Databas
 
 
 def test_the_estimate_counts_frames_and_pixels_and_trusts_no_header() -> None:
-    cine = {"Rows": "768", "Columns": "1024", "NumberOfFrames": "300"}
-    assert 100 < estimated_seconds([cine]) < 150
+    assert 100 < estimated_seconds([{"Rows": "768", "Columns": "1024", "NumberOfFrames": "300"}]) < 150
     assert estimated_seconds([{"Rows": "9" * 40, "Columns": "none"}, {}]) == pytest.approx(2.0, abs=0.01)
 
 
@@ -386,8 +384,7 @@ def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
     assert long.cost_seconds > 4 * short.cost_seconds > 4
     node.put(Job, long.id, turn_at=long.turn_at - timedelta(days=1))
     assert Worker(node.settings, node.database).run_once()
-    ended = [event.fields["job"] for event in node.events() if event.number == 3003]
-    assert ended == [short.id, long.id]
+    assert [event.fields["job"] for event in node.events() if event.number == 3003] == [short.id, long.id]
     assert {(job.tries, job.state) for job in node.jobs()} == {(1, JobState.SUCCEEDED)}
 
 

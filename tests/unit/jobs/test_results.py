@@ -201,8 +201,7 @@ def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: I
     assessments.reject_results(node.settings, uid, ANNA, because="wrong side")
     assessments.accept_results(node.settings, uid, ANNA, rejected=True)
     assert states(node) == [D.DISCARDED, D.PENDING]
-    other = analysed(node, 2)
-    assessments.reject_results(node.settings, other, ANNA, because="wrong side")
+    assessments.reject_results(node.settings, analysed(node, 2), ANNA, because="wrong side")
     results.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
     with pytest.raises(NotAllowedNow, match="waits for"):
         assessments.accept_results(node.settings, uid, ANNA, rejected=True)
@@ -566,8 +565,7 @@ def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> Non
     whole, own = document.get_evidence(), document.get_evidence(current_procedure_only=True)
     others = {uid for _, _, uid, _ in whole} - {uid for _, _, uid, _ in own}
     [series] = quoted.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
-    image = series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-    assert others == {quoted.SOPInstanceUID, image}
+    assert others == {quoted.SOPInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}
     _, numbers = reading.stated(earlier)
     for word in ("Time Point", "2024-03-02", numbers[0].tracking_uid):
         assert word in str(document)
@@ -820,8 +818,7 @@ def test_a_job_keeps_what_it_read_for_those_with_the_key_and_each_look_is_an_eve
 
 
 def test_a_site_may_keep_nothing(reader: Inbox) -> None:
-    privacy = reader.settings.privacy.model_copy(update={"keep_readings": False})
-    go_on(reader, privacy=privacy)
+    go_on(reader, privacy=reader.settings.privacy.model_copy(update={"keep_readings": False}))
     analysed_readings(reader)
     assert reader.rows(AnnotationReading) == []
 

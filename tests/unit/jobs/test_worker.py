@@ -236,8 +236,7 @@ def test_one_image_that_does_not_decode_does_not_spoil_the_others(make: Make) ->
     bad.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
     bad.PixelData = encapsulate([b"this is no JPEG 2000"])
     bad["PixelData"].is_undefined_length = True
-    study = analysed(node, good, bad)
-    assert study.state is StudyState.DELIVERING
+    assert analysed(node, good, bad).state is StudyState.DELIVERING
     [report] = reports(node)
     assert "decode" in text_of(report)
     assert [row.kind for row in node.rows(Result)].count(ResultKind.SC) == 1
@@ -292,8 +291,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @contextmanager
 def worker_of(node: Inbox) -> Iterator[subprocess.Popen[str]]:
     """A worker process, waited for until it says that it is ready."""
-    config = node.settings.for_children()
-    command = [sys.executable, "-m", "tests.unit.jobs.worker_lab", config]
+    command = [sys.executable, "-m", "tests.unit.jobs.worker_lab", node.settings.for_children()]
     pipe, environment = subprocess.PIPE, {**os.environ, "PYTHONPATH": str(ROOT)}
     with Forked(
         command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -359,8 +357,7 @@ class Says(Obedient):
     def run(self, *asked: Any) -> PipelineResult:
         result = super().run(*asked)
         [shown] = result.findings
-        hidden = replace(shown, label="hidden", research_only=True)
-        return replace(result, findings=(shown, hidden))
+        return replace(result, findings=(shown, replace(shown, label="hidden", research_only=True)))
 
 
 def test_findings_for_research_only_stay_in_the_worker(tmp_path: Path) -> None:
@@ -396,8 +393,7 @@ def taken(folder: Path, pipeline: str = "chest_xray", **sections: Any) -> AtStar
 def test_it_goes_on_under_other_rules_peers_and_limits_and_not_under_what_it_has_from_its_start(
     tmp_path: Path, changed: Callable[[Path], AtStart], goes_on: bool
 ) -> None:
-    before = taken(tmp_path)
-    assert before.serves(changed(tmp_path)) is goes_on
+    assert taken(tmp_path).serves(changed(tmp_path)) is goes_on
     code = "of another package"  # which may have changed
     assert not taken(tmp_path, code).serves(taken(tmp_path, code))
 
@@ -766,8 +762,7 @@ def test_a_corrected_report_of_a_modality_is_forwarded_anew(inbox: Inbox) -> Non
     inbox.settle(image, document)
     all_become(inbox, S.CONFIRMED)
     inbox.settle(changed(document, CompletionFlagDescription="cyst of 40 mm"))
-    theirs = [row[2] for row in rows(inbox) if row[0] == document.SOPInstanceUID]
-    assert theirs == ["confirmed", "pending"]
+    assert [row[2] for row in rows(inbox) if row[0] == document.SOPInstanceUID] == ["confirmed", "pending"]
 
 
 @pytest.mark.parametrize("calling", ["BOTH", "both"])

@@ -323,8 +323,7 @@ def interrupted(tmp_path: Path, away: Mock) -> Outbox:
 
 def pass_minutes(interrupted: Outbox, minutes: int) -> None:
     """As if all that had been so long ago."""
-    ago = utc_now() - timedelta(minutes=minutes)
-    interrupted.put(EventRow, at=ago)
+    interrupted.put(EventRow, at=utc_now() - timedelta(minutes=minutes))
     interrupted.put(Delivery, next_at=utc_now())
 
 

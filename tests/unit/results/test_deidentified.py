@@ -316,8 +316,7 @@ TOLD = {
 
 def _named(folder: Path, name: str = "us.dcm", **more: str) -> Path:
     path = write_named(folder / name, study=name[:1].encode().hex())
-    dataset = dcmread(path)
-    assign(dataset, **{**TOLD, **more}).save_as(path, enforce_file_format=True)
+    assign(dcmread(path), **{**TOLD, **more}).save_as(path, enforce_file_format=True)
     return path
 
 

@@ -248,8 +248,7 @@ def cleaning(
 def test_a_cleaned_grey_image_stays_grey_with_its_depth_and_sign(tmp_path: Path) -> None:
     pixels = (grey_image().astype(np.int16) - 2048).astype(np.int16)
     dx = source(write_image(tmp_path / "dx.dcm", DX, pixels, PixelSpacing=[0.14, 0.14], RescaleSlope=0.5))
-    untouched = np.zeros((256, 224), np.uint8)
-    cleaned = one(ResultKind.CLEANED, dx, cleaning(dx, pixels, untouched, grey=True))
+    cleaned = one(ResultKind.CLEANED, dx, cleaning(dx, pixels, np.zeros((256, 224), np.uint8), grey=True))
     assert np.array_equal(cleaned.pixel_array, pixels)
     assert (cleaned.BitsStored, cleaned.PixelRepresentation, cleaned.RescaleSlope) == (12, 1, 0.5)
     assert (cleaned.WindowCenter, list(cleaned.PixelSpacing)) == (2048, [0.14, 0.14])
@@ -449,8 +448,7 @@ def test_each_series_has_a_number_of_its_own(tmp_path: Path) -> None:
 def test_the_side_is_that_of_the_source_where_the_part_has_one(
     tmp_path: Path, attributes: dict[str, Any], part: str | None, side: str | None
 ) -> None:
-    given = {"BodyPartExamined": None, **attributes}
-    for made in all_of(film(tmp_path, **given)):
+    for made in all_of(film(tmp_path, **{"BodyPartExamined": None, **attributes})):
         if made.Modality in ("SR", "SEG", "DOC"):
             assert "Laterality" not in made
         else:
@@ -561,8 +559,7 @@ def test_an_image_with_what_is_suspected_is_in_the_picture_and_first_in_words(
     note = QualityNote("turned", "The image was turned.", uids[1], on_faces=True)
     hidden = QualityNote("rotation", "not for faces", uids[1])
     missing = QualityNote("not assessed", "…", uids[1], names=("pneumonia",))
-    result = PipelineResult((unclear, suspected, absent(images[2])), quality=(note, hidden, missing))
-    built(images, result)
+    built(images, PipelineResult((unclear, suspected, absent(images[2])), quality=(note, hidden, missing)))
     assert said["results"] == [
         "image 2: AI: Suspected, high certainty: left pleural effusion.\nNot assessed: pneumonia.\n"
         "The image was turned.",

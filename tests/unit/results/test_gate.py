@@ -148,8 +148,7 @@ def picture(film: SourceObject) -> Made:
 @pytest.fixture(scope="module")
 def cine(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A report of the last of three frames."""
-    folder = tmp_path_factory.mktemp("gate")
-    one = source(write_image(folder / "us.dcm", US_MULTI_FRAME, speckle(frames=3)))
+    one = source(write_image(tmp_path_factory.mktemp("gate") / "us.dcm", US_MULTI_FRAME, speckle(frames=3)))
     return make(one, ResultKind.SR, finding(NODULE, 0.5, one.image.uid, (1, 1, 160, 120), frame=3))
 
 
@@ -515,8 +514,7 @@ DRAWN = {"cr": (DX, 0), "us": (US, 0), "cine": (US_MULTI_FRAME, 3)}
 
 
 def write_with_overlays(path: Path, sop_class: str, frames: int) -> Path:
-    pixels = grey_image() if sop_class == DX else speckle(frames=frames)
-    write_image(path, sop_class, pixels)
+    write_image(path, sop_class, grey_image() if sop_class == DX else speckle(frames=frames))
     dataset = pydicom.dcmread(path)
     for group in (0x6000, 0x6002, 0x50FE, 0x60FE):
         drawn = np.ones((dataset.Rows, dataset.Columns), np.uint8)
@@ -549,8 +547,7 @@ def test_no_result_carries_a_group_of_overlays_or_curves(tmp_path: Path, kind: s
     kinds = {each.kind for each in built}
     assert {ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED, ResultKind.SEG} <= kinds
     for each in built:
-        found_groups = groups(read_result(each))
-        assert not any(group & 0xFF00 in {0x5000, 0x6000} for group in found_groups), each.kind
+        assert not any(group & 0xFF00 in {0x5000, 0x6000} for group in groups(read_result(each))), each.kind
 
 
 # Same input, same objects; anything else, other objects; which installation made them
@@ -720,8 +717,7 @@ def test_our_own_results_are_known_again_and_those_of_another_maker_are_not(imag
     for one in made_from(context(), image):
         assert results.is_own_result(read_result(one))
     item = data_set(Manufacturer="Scanner Maker", ManufacturerModelName="DICOM AI Node")
-    other = data_set(ContributingEquipmentSequence=[item])
-    for one in (pydicom.dcmread(image.path), Dataset(), other):
+    for one in (pydicom.dcmread(image.path), Dataset(), data_set(ContributingEquipmentSequence=[item])):
         assert not results.is_own_result(one)
 
 

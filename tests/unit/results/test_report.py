@@ -95,8 +95,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
 
 
 def built(ctx: ResultContext, one: SourceObject, result: PipelineResult) -> dict[ResultKind, Dataset]:
-    made = results.build(ctx, [one], result)
-    return {item.kind: read_result(item) for item in made}
+    return {item.kind: read_result(item) for item in results.build(ctx, [one], result)}
 
 
 def report(one: SourceObject, *findings: Finding, **given: Any) -> Dataset:
@@ -329,8 +328,7 @@ def test_all_faces_state_the_view_as_which_the_image_was_judged(tmp_path: Path) 
 )
 def test_all_faces_state_one_side(tmp_path: Path, image: str, series: str, said: str) -> None:
     one = still(tmp_path, BodyPartExamined="BREAST", Laterality=series, ImageLaterality=image)
-    found = finding(NODULE, 0.8, one.image.uid, BOX, site=LUNG)
-    faces = built(CTX, one, PipelineResult(findings=(found,)))
+    faces = built(CTX, one, PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX, site=LUNG),)))
     stated = named(faces[ResultKind.SR], "272741003")
     assert [str(item.ConceptCodeSequence[0].CodeMeaning)[:1] for item in stated] == [said] * bool(said)
     assert faces[ResultKind.GSPS].Laterality == said

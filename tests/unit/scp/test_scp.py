@@ -179,8 +179,7 @@ def test_an_address_is_what_one_machine_cannot_choose(address: str, counts_as: s
 def test_places_are_kept_for_peers_and_one_address_does_not_take_all() -> None:
     entrance = Entrance()
     entrance.know(["192.0.2.1"])
-    strangers = [entrance.enter(f"10.0.{number}.1") for number in range(200)]
-    assert sum(strangers) == limits.WAITING
+    assert sum(entrance.enter(f"10.0.{number}.1") for number in range(200)) == limits.WAITING
     assert [entrance.enter("192.0.2.1") for _ in range(2)] == [True, True]
     entrance.leave("10.0.0.1")
     assert not entrance.enter("10.0.0.1")  # the peer has that place
@@ -396,8 +395,7 @@ def test_who_may_send_under_a_title_and_a_stranger_may_at_most_verify(
 )
 def test_the_address_counts_where_it_is_asked_for(host: str, address: str, accepted: bool) -> None:
     peer = US1 | {"host": host, "check_address": True}
-    verdict = policy((peer,)).decide(proposal(address=address))
-    assert isinstance(verdict, Permission) == accepted
+    assert isinstance(policy((peer,)).decide(proposal(address=address)), Permission) == accepted
     assert isinstance(policy((US1 | {"host": host},)).decide(proposal(address=address)), Permission)
     assert ("192.0.2.7" in addresses_of(policy((peer,)).peers)) == (host == "192.0.2.7")
 

@@ -225,8 +225,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 10**6])
 def test_each_part_comes_whole(size: int) -> None:
-    found = [b"".join(part) for part in Parts(pieces(MESSAGE + b"--b0--\r\n", size), b"b0")]
-    assert found == PARTS
+    assert [b"".join(part) for part in Parts(pieces(MESSAGE + b"--b0--\r\n", size), b"b0")] == PARTS
 
 
 def test_a_part_that_is_not_read_is_passed_over() -> None:

@@ -354,8 +354,7 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 
 def flood(inbox: Inbox, objects: int, calling: str = "MODALITY") -> None:
     for number in range(objects):
-        uid = f"2.25.{len(calling)}.{number}"
-        inbox.receive_bytes(FAULTY, ULTRASOUND, uid, EXPLICIT, calling=calling)
+        inbox.receive_bytes(FAULTY, ULTRASOUND, f"2.25.{len(calling)}.{number}", EXPLICIT, calling=calling)
 
 
 def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -> None:
@@ -811,8 +810,7 @@ def test_a_reindexed_study_waits_for_its_other_objects(inbox: Inbox) -> None:
     images = [ultrasound("slow", number=number) for number in (1, 2)]
     inbox.settle(*images)
     again = lose_database(inbox)
-    paths = compare(again.database, again.spool, again.files).unknown
-    for path in paths:
+    for path in compare(again.database, again.spool, again.files).unknown:
         again.spool.put_back(path)
         again.index()
         assert again.assemble(seconds=0) == 0
@@ -1129,11 +1127,9 @@ def check(inbox: Inbox, uid: str, sent: int) -> None:
         if study.state is StudyState.QUARANTINED:
             assert study.reason
             jobs = session.scalars(select(Job).where(Job.study_id == study.id))
-            waiting = [job.state for job in jobs if job.state in OPEN_JOBS and not job.cancel_requested]
-            assert waiting == []
+            assert [job.state for job in jobs if job.state in OPEN_JOBS and not job.cancel_requested] == []
             results = session.scalars(select(Result).where(Result.study_id == study.id))
-            on_their_way = [row.state for result in results for row in result.deliveries]
-            assert not OPEN_DELIVERIES & set(on_their_way)
+            assert not OPEN_DELIVERIES & {row.state for result in results for row in result.deliveries}
         if study.state is StudyState.RECEIVING:
             assert study.due_at is not None
 
@@ -1325,8 +1321,7 @@ def test_a_study_with_a_choice_is_released_only_with_one_among_what_is_there_now
         ((2,), as_of, "something came"),
     ):
         if shown:
-            other = changed(ultrasound("choose", number=2), PatientName="Else^Some", PatientID="P-2")
-            inbox.settle(other)
+            inbox.settle(changed(ultrasound("choose", number=2), PatientName="Else^Some", PatientID="P-2"))
         with pytest.raises(NotAllowedNow, match=says):
             studies.release(inbox.settings, image.StudyInstanceUID, take, as_of=shown)
     assert inbox.study(image.StudyInstanceUID).state is StudyState.QUARANTINED
@@ -1380,8 +1375,7 @@ def test_a_study_corrected_in_part_can_go_back_to_the_patient_who_came_first(
     rows = studies.versions(inbox.settings, uid)
     [first] = [row["number"] for row in rows if row["differs"]["PatientID"] == before]
     release(inbox, uid, first if number == 1 else 3 - first)
-    expected = sent if number == 1 else sent[:1]
-    assert analysed(inbox, uid) == [image.SOPInstanceUID for image in expected]
+    assert analysed(inbox, uid) == [image.SOPInstanceUID for image in (sent if number == 1 else sent[:1])]
     assert inbox.file_of(sent[0].SOPInstanceUID).PatientID == (before if number == 1 else right)
     assert before not in str([row.fields for row in inbox.events()])
 
