@@ -1,6 +1,5 @@
 """A real node for tests: ``dicom-node serve`` as a process, with its own folder, ports and configuration."""
 
-import contextlib
 import io
 import json
 import logging
@@ -11,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -187,7 +186,7 @@ class Node:
     def kill(self) -> None:
         """kill -9 of the node and everything it started, at the same moment."""
         assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
@@ -207,7 +206,7 @@ class Node:
         """Run ``dicom-node WORDS --config …``, all of it, in this process: a new one imports for a second."""
         command = [*words, "--config", str(self.config)]
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-        with _as_before(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with _as_before(), redirect_stdout(out), redirect_stderr(err):
             try:
                 cli.main(command)
             except SystemExit as end:
@@ -287,7 +286,7 @@ def running(node: Node) -> Iterator[Node]:
         node.start()
         yield node
     finally:
-        with contextlib.suppress(AssertionError):  # it was never started
+        with suppress(AssertionError):  # it was never started
             node.kill()
 
 

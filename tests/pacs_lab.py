@@ -1,9 +1,8 @@
 """A PACS on a real socket that answers as a test wants: any status, no answer, an index that lags."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,5 +117,5 @@ def run_pacs(
         server.shutdown()
         for thread in threading.enumerate():
             if thread.name.startswith("AcceptorThread"):
-                with contextlib.suppress(RuntimeError):
+                with suppress(RuntimeError):
                     thread.join(5)

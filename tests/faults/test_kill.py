@@ -25,7 +25,7 @@ from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
 from dicom_node.studies.comparison import compare
-from tests.drill_lab import node_on, results_of, work
+from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.failover_lab import Pair, start_pair
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import Inbox
@@ -268,7 +268,7 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
     with run_pacs(Pacs(free_port())) as pacs:
         node = node_on(url, tmp_path / "var", pacs)
         node.receive(image("copied"))
-        work(node)
+        work_and_deliver(node)
         pair.be_synchronous()
         pair.catch_up()
         pair.stop_sending()
@@ -294,7 +294,7 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
         assert ended, "the commit did not return"
         pair.promote()
         wait_until(lambda: answers(node), what="the standby answers on the pool's connections")
-        work(node)
+        work_and_deliver(node)
         assert not str(compare(node.database, node.spool, node.files))
         assert sorted(node.outcomes()) == ["new", "new"]
         assert [row.state for row in node.rows(Study)] == [StudyState.DELIVERED] * 2

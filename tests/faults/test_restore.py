@@ -17,9 +17,7 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node import background
-from dicom_node.background import Background
 from dicom_node.decisions import copies
-from dicom_node.decisions.copies import DecisionChain
 from dicom_node.errors import SpoolError
 from dicom_node.events import CLOCK_PUT_BACK, EventType
 from dicom_node.inbox.header import Arrival
@@ -29,15 +27,13 @@ from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
 from dicom_node.model.roles import Role
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.services import assessments, audit, backup, decisions
-from dicom_node.services.audit import Person
 from dicom_node.services.results import withdraw
 from dicom_node.services.studies import release, versions
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study, Withdrawal
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.comparison import compare, reindex
-from tests.drill_lab import node_on, results_of
-from tests.drill_lab import work as work_and_deliver
+from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
 from tests.forked import Forked
 from tests.inbox_lab import Inbox
@@ -47,7 +43,7 @@ from tests.postgres_lab import Postgres
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import configuration, register, work
 
-READER = Person("reader", "192.0.2.7")
+READER = audit.Person("reader", "192.0.2.7")
 WHY = "that of Nowak"
 
 
@@ -193,12 +189,12 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
     for place in ("locked", "mark_copied"):
-        owner = DecisionChain if place == "locked" else copies.decisions
+        owner = copies.DecisionChain if place == "locked" else copies.decisions
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             reject_all(node, "one" if place == "locked" else "two")
     copies.copy(node.database, node.settings)
-    content = DecisionChain(node.folder / copies.FOLDER / f"{copies.machine()}.jsonl").read()
+    content = copies.DecisionChain(node.folder / copies.FOLDER / f"{copies.machine()}.jsonl").read()
     assert [line["study"] for line in content.lines] == [uid("one"), uid("two")]
     assert not content.faults
     assert copies.copy(node.database, node.settings) == 0
@@ -271,7 +267,7 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.put(Job, run_at=utc_now() + HOUR)
     said: list[tuple[EventType, dict[str, Any]]] = []
     say = lambda kind, **fields: said.append((kind, fields))
-    node = Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
+    node = background.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
     node._watch_clock()
     assert (said, work(inbox)) == ([], 0)
     ahead = background._ahead()

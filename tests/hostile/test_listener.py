@@ -21,8 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
-from pynetdicom.sop_class import ModalityPerformedProcedureStep
-from pynetdicom.sop_class import StorageCommitmentPushModel as PUSH
+from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel
 
 from benchmarks.sender import (
     Rejected,
@@ -32,16 +31,20 @@ from benchmarks.sender import (
     p_data,
     store_command,
 )
-from dicom_node import events
 from dicom_node.dicom import commitment, performed_step
-from dicom_node.dicom.commitment import SOP_INSTANCE
-from dicom_node.dicom.performed_step import read_creation
 from dicom_node.errors import FaultyStep
 from dicom_node.events import (
     ASSOCIATION_ABORTED,
     ASSOCIATION_REJECTED,
     ASSOCIATION_RELEASED,
+    COMMITMENT_ASK_REFUSED,
+    COMMITMENT_ASKED,
+    COMMITMENT_REPORT_REFUSED,
+    COMMITMENT_REPORTED,
     CONNECTIONS_FAILED,
+    STEP_BEGUN,
+    STEP_CHANGED,
+    STEP_REFUSED,
     STORE_REFUSED,
 )
 from dicom_node.scp import statuses
@@ -450,7 +453,7 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 
 def kept(listener: Receiver) -> list[str]:
-    return [str(event.fields["transaction"]) for event in listener.events(events.COMMITMENT_REPORTED)]
+    return [str(event.fields["transaction"]) for event in listener.events(COMMITMENT_REPORTED)]
 
 
 MAXIMUM = {"report": commitment.MAXIMUM_BYTES, "request": commitment.REQUEST_BYTES}
@@ -489,12 +492,12 @@ def test_what_is_no_report_or_request_is_refused_and_the_listener_goes_on(
     good = report(transaction, ["1.2"]) if kind == "report" else None
     answer = send_report(listener.port, good) if good else ask(listener.port, transaction, ["1.2"])
     assert answer == 0x0000
-    refused = listener.events(events.COMMITMENT_REPORT_REFUSED, events.COMMITMENT_ASK_REFUSED)
+    refused = listener.events(COMMITMENT_REPORT_REFUSED, COMMITMENT_ASK_REFUSED)
     assert "Mustermann" not in str([event.fields for event in refused])
 
 
 def asked(listener: Receiver) -> list[str]:
-    return [str(event.fields["transaction"]) for event in listener.events(events.COMMITMENT_ASKED)]
+    return [str(event.fields["transaction"]) for event in listener.events(COMMITMENT_ASKED)]
 
 
 @pytest.mark.parametrize("calling", ["US2", "PACS", "CT1", "STRANGER", "FAR"])
@@ -527,11 +530,11 @@ def test_a_flood_of_requests_is_refused_for_the_moment(tmp_path: Path) -> None:
         association.release()
         assert statuses == [0x0000] * limits.REQUESTS_A_MINUTE + [0x0213] * 2
         assert len(asked(listener)) == limits.REQUESTS_A_MINUTE
-        assert len(listener.events(events.COMMITMENT_ASK_REFUSED)) == 2
+        assert len(listener.events(COMMITMENT_ASK_REFUSED)) == 2
 
 
 def taken(listener: Receiver) -> list[str]:
-    return [str(event.fields["step"]) for event in listener.events(events.STEP_BEGUN, events.STEP_CHANGED)]
+    return [str(event.fields["step"]) for event in listener.events(STEP_BEGUN, STEP_CHANGED)]
 
 
 def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
@@ -636,7 +639,7 @@ def test_what_is_no_step_is_refused_and_the_listener_goes_on(
     assert time.monotonic() - began < 20
     assert taken(listener) == before
     assert status(create(listener.port, f"1.2.{time.monotonic_ns()}", begun("1.2.3.9"))) == 0x0000
-    assert "Mustermann" not in str([event.fields for event in listener.events(events.STEP_REFUSED)])
+    assert "Mustermann" not in str([event.fields for event in listener.events(STEP_REFUSED)])
 
 
 @pytest.mark.parametrize(
@@ -652,7 +655,7 @@ def test_a_wrong_type_is_refused(vr: str, value: object, keyword: str) -> None:
     del step[tag]
     step.add_new(tag, vr, value)
     with pytest.raises(FaultyStep) as raised:
-        read_creation(bytes(encode(step, False, True)), UID(ExplicitVRLittleEndian))
+        performed_step.read_creation(bytes(encode(step, False, True)), UID(ExplicitVRLittleEndian))
     assert "Mustermann" not in str(raised.value)
 
 
@@ -663,7 +666,9 @@ def test_as_many_reports_and_steps_as_one_association_may_bring(listener: Receiv
     association = (associate_as_pacs if kind == "reports" else associate_as_modality)(listener.port)
     send, most = {
         "reports": (
-            lambda: association.send_n_event_report(report("2.25.8", ["1.2"]), 1, PUSH, SOP_INSTANCE),
+            lambda: association.send_n_event_report(
+                report("2.25.8", ["1.2"]), 1, StorageCommitmentPushModel, commitment.SOP_INSTANCE
+            ),
             limits.REPORTS_OF_ONE_ASSOCIATION,
         ),
         "steps": (

@@ -33,7 +33,6 @@ from dicom_node.events import (
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.model.roles import Role
 from dicom_node.node import _prepare_folder
-from dicom_node.processes import Child
 from dicom_node.sitekey import SiteKey, load_or_create, path_of
 from dicom_node.store.entered import EnteredFile
 from dicom_node.studies.scan import Indexer
@@ -190,10 +189,10 @@ def test_the_process_that_reads_objects_imports_no_hostile_working_directory_and
 
 
 @contextmanager
-def running_child(code: str, name: str = "worker-1") -> Iterator[tuple[Child, list[object]]]:
+def running_child(code: str, name: str = "worker-1") -> Iterator[tuple[processes.Child, list[object]]]:
     """A child that runs this code, and what is heard of it: a line when ready, a status at an end."""
     heard: list[object] = []
-    child = Child(name, ["-c", code], heard.append, lambda *ended: heard.append(ended))
+    child = processes.Child(name, ["-c", code], heard.append, lambda *ended: heard.append(ended))
     child.start()
     try:
         yield child, heard

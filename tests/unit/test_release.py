@@ -20,8 +20,7 @@ from dicom_node.cli import app
 from dicom_node.config import loading
 from dicom_node.config.settings import Settings
 from dicom_node.model.roles import Role
-from tests import wheels
-from tests.wheels import ROOT
+from tests.wheels import ROOT, build
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
@@ -104,7 +103,7 @@ metadata.Distribution.discover = classmethod(
 @pytest.fixture(scope="module")
 def run_time(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What lies in the wheel of the run time."""
-    return zipfile.ZipFile(wheels.build(ROOT, tmp_path_factory.mktemp("run-time"), *RUN_TIME)).namelist()
+    return zipfile.ZipFile(build(ROOT, tmp_path_factory.mktemp("run-time"), *RUN_TIME)).namelist()
 
 
 def programs(*packages: str) -> set[str]:
@@ -132,7 +131,7 @@ def test_the_wheel_carries_the_weights_of_its_cards_and_no_others(run_time: list
 
 
 def test_the_wheel_of_the_console_carries_its_pages(tmp_path: Path) -> None:
-    inside = zipfile.ZipFile(wheels.build(ROOT / "dicom_console", tmp_path)).namelist()
+    inside = zipfile.ZipFile(build(ROOT / "dicom_console", tmp_path)).namelist()
     assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"dicom_console"}
     assert {name for name in inside if name.endswith(".py")} == programs("dicom_console")
     assert {"dicom_console/templates/base.html", "dicom_console/static/live.js"} < set(inside)

@@ -11,8 +11,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies
 from pydicom import config
 from pydicom.charset import python_encoding
 from pydicom.dataelem import DataElement
@@ -118,15 +117,20 @@ def received(charset: str, name: bytes) -> Path:
     return path
 
 
-def names() -> st.SearchStrategy[bytes]:
-    piece = st.one_of(
-        st.text("ABc ^=\\", max_size=8).map(str.encode),
-        st.text(max_size=6).map(lambda text: text.encode("utf-8", "replace")),
-        st.builds(str.encode, st.sampled_from(PARTS), st.sampled_from(CODECS), st.just("replace")),
-        st.sampled_from(ESCAPES),
-        st.binary(max_size=4),
+def names() -> strategies.SearchStrategy[bytes]:
+    piece = strategies.one_of(
+        strategies.text("ABc ^=\\", max_size=8).map(str.encode),
+        strategies.text(max_size=6).map(lambda text: text.encode("utf-8", "replace")),
+        strategies.builds(
+            str.encode,
+            strategies.sampled_from(PARTS),
+            strategies.sampled_from(CODECS),
+            strategies.just("replace"),
+        ),
+        strategies.sampled_from(ESCAPES),
+        strategies.binary(max_size=4),
     )
-    return st.lists(piece, max_size=8).map(lambda pieces: b"".join(pieces)[:LENGTH])
+    return strategies.lists(piece, max_size=8).map(lambda pieces: b"".join(pieces)[:LENGTH])
 
 
 def built_name(path: Path) -> str:
@@ -137,7 +141,7 @@ def built_name(path: Path) -> str:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from(CHARSETS), names())
+@given(strategies.sampled_from(CHARSETS), names())
 @example("ISO_IR 100", b"=^=")
 @example("ISO_IR 100", b"A\\B")
 @example("ISO_IR 100", b"A\0B\n")

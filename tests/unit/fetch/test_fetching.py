@@ -15,8 +15,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from dicom_connectors.worklist.cancellations import Cancellations
-from dicom_connectors.worklist.performer import Worklist
-from dicom_connectors.worklist.performer import open_manager as open_worklist
+from dicom_connectors.worklist.performer import Worklist, open_manager
 from dicom_node import fetch
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.identity import Patient
@@ -31,7 +30,6 @@ from dicom_node.events import (
     WORKLIST_AWAY,
     WORKLIST_BACK,
 )
-from dicom_node.fetch import fetcher
 from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.scu import open_archive
@@ -72,7 +70,7 @@ TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 @pytest.fixture(autouse=True)
 def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call to an archive or a manager ends up to this much later than its answer."""
-    monkeypatch.setattr(fetcher, "_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.fetch.fetcher._WATCH_SECONDS", 0.01)
 
 
 def asked(inbox: Inbox) -> None:
@@ -343,7 +341,7 @@ class Site:
         self.inbox, self.manager = Inbox(folder, config), manager
         self.restart()
 
-    def restart(self, open_manager: Callable[..., Any] = open_worklist) -> None:
+    def restart(self, open_manager: Callable[..., Any] = open_manager) -> None:
         settings = self.inbox.settings
         self.worklist = Worklist(self.inbox.database, settings, settings.peer("ris"), "me", open_manager)
 
@@ -443,7 +441,7 @@ def test_a_kill_at_any_call_claims_once_and_completes_once(web: Site, when: str)
         return answer
 
     def opened(peer: PeerSettings, settings: Settings) -> Any:
-        manager = open_worklist(peer, settings)
+        manager = open_manager(peer, settings)
         for name in ("search", "read", "change_state", "update"):
             setattr(manager, name, partial(call, getattr(manager, name)))
         return manager

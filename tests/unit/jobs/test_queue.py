@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from itertools import combinations_with_replacement as combinations
-from itertools import product
+from itertools import combinations_with_replacement, product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from dicom_node.events import EventType
 from dicom_node.jobs.lease import is_dead, new_owner
 from dicom_node.jobs.queue import ClaimedJob, JobQueue, enqueue, estimated_seconds
 from dicom_node.jobs.worker import process as worker_module
-from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import (
     COMMITMENT,
     DELIVERY,
@@ -47,8 +45,16 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, a_job
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, event_numbers, job_row, lose
-from tests.unit.jobs.queue_lab import study_state as state_of_study
+from tests.unit.jobs.queue_lab import (
+    WORKERS,
+    add_job,
+    add_study,
+    claimed,
+    event_numbers,
+    job_row,
+    lose,
+    state_of_study,
+)
 from tests.unit.jobs.worker_lab import configuration
 
 
@@ -383,7 +389,7 @@ def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
     long, short = node.jobs()
     assert long.cost_seconds > 4 * short.cost_seconds > 4
     node.put(Job, long.id, turn_at=long.turn_at - timedelta(days=1))
-    assert Worker(node.settings, node.database).run_once()
+    assert worker_module.Worker(node.settings, node.database).run_once()
     assert [event.fields["job"] for event in node.events() if event.number == 3003] == [short.id, long.id]
     assert {(job.tries, job.state) for job in node.jobs()} == {(1, JobState.SUCCEEDED)}
 
@@ -434,7 +440,8 @@ def test_a_study_can_follow_each_step_of_its_jobs_and_deliveries(
     number_of_jobs: int, number_of_deliveries: int
 ) -> None:
     for before in product(
-        combinations(JobState, number_of_jobs), combinations(DeliveryState, number_of_deliveries)
+        combinations_with_replacement(JobState, number_of_jobs),
+        combinations_with_replacement(DeliveryState, number_of_deliveries),
     ):
         for after in next_steps(*before):
             assert {study_state(*before), study_state(*after)} <= READ_FROM_WORK, (before, after)

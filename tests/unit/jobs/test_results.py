@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import Mock, patch
 
 import numpy as np
-import pydicom
 import pytest
 from highdicom.sr import srread
 from pydicom import dcmread
@@ -51,8 +50,6 @@ from dicom_node.outbox import held
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.results.sr import reading
 from dicom_node.services import assessments, audit, deliveries, results, studies
-from dicom_node.services.assessments import FindingAssessed
-from dicom_node.services.audit import Person
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
     AnnotationReading,
@@ -77,7 +74,7 @@ from tests.validators import dciodvfy_errors
 from tests.waiting import wait_until
 
 Make = Callable[..., Inbox]
-ANNA = Person("anna", "10.0.0.1")
+ANNA = audit.Person("anna", "10.0.0.1")
 
 
 D = DeliveryState
@@ -287,8 +284,8 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
     [about, *_] = node.read(assessments.findings_of_study, node.settings, uid)
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
 
-    def assess(verdict: ReaderVerdict, by: Person, because: str = "") -> None:
-        given = FindingAssessed(**which, verdict=verdict, because=because)
+    def assess(verdict: ReaderVerdict, by: audit.Person, because: str = "") -> None:
+        given = assessments.FindingAssessed(**which, verdict=verdict, because=because)
         assessments.assess(node.settings, node.study(uid).id, given, by)
 
     for verdict in (ReaderVerdict.REJECTED, ReaderVerdict.MODIFIED):
@@ -298,7 +295,7 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
         with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
             assessments.accept_results(node.settings, uid, ANNA)
         assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
-    assess(ReaderVerdict.ACCEPTED, Person("eva"))
+    assess(ReaderVerdict.ACCEPTED, audit.Person("eva"))
     assert assessments.accept_results(node.settings, uid, ANNA) == 2
     rows = node.read(assessments.all_assessments)
     assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
@@ -479,7 +476,7 @@ def take(comparing: Inbox, day: str, words: str, **given: Any) -> Path:
     """Receive and analyse one film of a study of that day; the file of its report."""
     file = comparing.folder.parent / f"{len(comparing.rows(Study))}.dcm"
     about = {"StudyDate": day, "SeriesDescription": words, "PatientID": "P1"} | given
-    image = pydicom.dcmread(write_image(file, CR, grey_image(), **about))
+    image = dcmread(write_image(file, CR, grey_image(), **about))
     comparing.settle(image)
     work(comparing)
     study = comparing.study(image.StudyInstanceUID).id

@@ -27,7 +27,6 @@ from dicom_node.config.settings import ResultSettings, RuleSettings, Settings
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
-from dicom_node.events import RESULTS_ROUTED, SOURCE_REPAIRED
 from dicom_node.inbox.inspection import inspect
 from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
 from dicom_node.jobs.worker.analyse import ImageAnalysis
@@ -44,7 +43,6 @@ from dicom_node.store.transitions import settle_study, utc_now
 from dicom_node.studies import quarantine
 from dicom_node.studies.comparison import reindex
 from dicom_node.studies.purge import purge
-from dicom_node.studies.quarantine import release_study
 from dicom_node.studies.rerun import rerun
 from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
@@ -121,7 +119,7 @@ def test_what_had_to_be_repaired_of_a_source_is_told_by_attribute_and_not_by_val
         faulty["StudyTime"] = DataElement("StudyTime", "TM", "11:20:00", validation_mode=config.IGNORE)
         study = analysed(node, faulty)
     assert study.state is StudyState.DELIVERING
-    [event] = [event for event in node.events() if event.number == SOURCE_REPAIRED.number]
+    [event] = [event for event in node.events() if event.number == events.SOURCE_REPAIRED.number]
     assert event.study_id == study.id
     assert (event.fields["instance"], event.fields["repaired"]) == (faulty.SOPInstanceUID, "StudyTime")
     assert "11:20" not in str(event.fields)
@@ -602,7 +600,7 @@ def test_a_suspected_finding_goes_further_and_first_and_says_so_once(ruled: Inbo
     assert text.startswith("Suspected: Mark\n")
     assert "https://ai-ruled.example.org/studies/1" in text and "AI: " in text
     assert "job=" not in text and uid not in text
-    [event] = [row for row in ruled.events() if row.number == RESULTS_ROUTED.number]
+    [event] = [row for row in ruled.events() if row.number == events.RESULTS_ROUTED.number]
     assert event.fields["destinations"] == "er" and "mark" not in str(event.fields).lower()
     studies.rerun_rules(ruled.settings, [uid])
     work(ruled)
@@ -779,7 +777,7 @@ def test_nothing_of_a_study_in_quarantine_is_forwarded_until_it_is_released(inbo
     assert states_of(inbox) == ["cancelled"]
     with pytest.raises(NotAllowedNow, match="quarantine"):
         inbox.write(outbox.retry, 1)
-    inbox.write(release_study, 1)
+    inbox.write(quarantine.release_study, 1)
     inbox.settle()
     assert rows(inbox) == [(first.SOPInstanceUID, "archive", "pending")], "the other is another patient's"
 

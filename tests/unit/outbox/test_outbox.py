@@ -15,8 +15,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import delete, select, update
@@ -27,20 +26,12 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow
-from dicom_node.events import (
-    COMMITMENT_ASKED,
-    DELIVERY_OVERDUE,
-    DESTINATION_AWAY,
-    DESTINATION_BACK,
-    THREAD_FAILED,
-)
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import Occasion, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import delivery_worker, retry, retry_all
 from dicom_node.outbox.commitments import CommitmentAnswers
-from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.moves import Moves
 from dicom_node.outbox.outages import outages, report_outages
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
@@ -279,13 +270,13 @@ def test_a_deidentified_object_goes_to_the_peer_that_it_was_made_for_and_nothing
 SETTINGS = OutboxSettings(retry_seconds=2, retry_limit_seconds=300)
 
 
-@given(st.integers(min_value=0, max_value=10_000))
+@given(strategies.integers(min_value=0, max_value=10_000))
 def test_a_retry_waits_at_least_half_its_turn_and_never_over_the_limit(attempts: int) -> None:
     full = min(2 * 2 ** max(attempts - 1, 0), 300)
     assert full / 2 <= wait_before_retry(attempts, SETTINGS).total_seconds() <= full
 
 
-@given(st.integers(min_value=1, max_value=1000))
+@given(strategies.integers(min_value=1, max_value=1000))
 def test_questions_become_rarer(queries: int) -> None:
     now, later = (wait_before_question(number, SETTINGS) for number in (queries, queries + 1))
     assert now <= later
@@ -362,13 +353,13 @@ def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Out
     assert [report_outages(interrupted.database, settings) for _ in range(2)] == [0, 0]
     gatherer.run_once()
     numbers = interrupted.numbers()
-    assert (numbers[DESTINATION_AWAY.number], numbers[DESTINATION_BACK.number]) == (1, 1)
+    assert (numbers[events.DESTINATION_AWAY.number], numbers[events.DESTINATION_BACK.number]) == (1, 1)
     first, second = (row.text for row in interrupted.rows(Notification))
-    assert AWAY.text in first and DESTINATION_BACK.text in second
+    assert AWAY.text in first and events.DESTINATION_BACK.text in second
 
 
 @contextmanager
-def delivering(worker: DeliveryWorker, *let_go: threading.Event) -> Iterator[None]:
+def delivering(worker: delivery_worker.DeliveryWorker, *let_go: threading.Event) -> Iterator[None]:
     """While a worker runs; at the end everything is let go."""
     stop = threading.Event()
     running = threading.Thread(target=worker.run_forever, args=(stop,))
@@ -390,7 +381,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
         outbox.add_study(["pacs"])
     with caplog.at_level(logging.ERROR), delivering(outbox.worker(open_destination=failing)):
         wait_until(lambda: failing.call_count == 2, 60, "the second study, in a round after the defect")
-    told = [row.fields for row in outbox.rows(EventRow) if row.number == THREAD_FAILED.number]
+    told = [row.fields for row in outbox.rows(EventRow) if row.number == events.THREAD_FAILED.number]
     assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
     assert "defect while delivering" in caplog.messages
 
@@ -412,7 +403,7 @@ def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_p
         abandoned = worker._threads["pacs"]
         worker._routes["pacs"].overdue_at = 0.0
         wait_until(lambda: opened.call_count == 2, 60, "the second study at the second one")
-        assert outbox.numbers()[DELIVERY_OVERDUE.number] == 1
+        assert outbox.numbers()[events.DELIVERY_OVERDUE.number] == 1
         first.let_go.set()
         abandoned.join(10)
         assert not abandoned.is_alive() and opened.call_count == 2, "two send to one PACS at once"
@@ -450,7 +441,7 @@ def inbox(open_inbox: Callable[..., Inbox]) -> Inbox:
 def ask(inbox: Inbox, *lines: str, transaction: str = "2.25.1") -> None:
     """As the listener journals it."""
     fields: dict[str, Any] = {"transaction": transaction, "calling": "MODALITY", "peer": "modality"}
-    inbox.tell(COMMITMENT_ASKED, **fields, objects=list(lines))  # type: ignore[arg-type]
+    inbox.tell(events.COMMITMENT_ASKED, **fields, objects=list(lines))  # type: ignore[arg-type]
     inbox.index()
 
 
@@ -628,7 +619,7 @@ def test_nothing_is_committed_while_a_newer_version_may_wait_to_be_indexed(inbox
     elif ended != "open":
         inbox.listener_restarted()
     fields: dict[str, Any] = {"transaction": "2.25.1", "calling": "MODALITY", "peer": "modality"}
-    inbox.tell(COMMITMENT_ASKED, **fields, objects=[of(image)])  # type: ignore[arg-type]
+    inbox.tell(events.COMMITMENT_ASKED, **fields, objects=[of(image)])  # type: ignore[arg-type]
     JournalIngest(inbox.database, inbox.folder / "journal").run_once()
     assert judged(inbox) == ("waiting", [])
     inbox.released("newer")

@@ -30,15 +30,23 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.images.page import PageLayout, PagePicture, lay_out_page
 from dicom_connectors.pdf.connector import as_pdf
-from dicom_node import results
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results import Cause, Pseudonyms, ResultContext, SourceObject, gate
+from dicom_node.results import (
+    BuiltObject,
+    Cause,
+    Pseudonyms,
+    ResultContext,
+    SourceObject,
+    build,
+    build_deidentified,
+    build_failure,
+    gate,
+)
 from dicom_node.results.common.envelope import encode, series_description
 from dicom_node.results.common.source import read_sources
 from dicom_node.results.sc import page
-from dicom_node.results.sc.page import build_document, summary_of
 from tests.deidentified_lab import HERE, result_of, write_named
 from tests.modality import data_set
 from tests.result_images import (
@@ -76,7 +84,7 @@ def cine(tmp_path: Path) -> SourceObject:
 def one(
     kind: ResultKind, image: SourceObject, result: PipelineResult, ctx: ResultContext | None = None
 ) -> Dataset:
-    [built] = results.build(ctx or context(kinds=[kind]), [image], result)
+    [built] = build(ctx or context(kinds=[kind]), [image], result)
     return read_result(built)
 
 
@@ -144,7 +152,7 @@ def test_a_failure_says_so_with_its_reason_and_shows_no_pixel(tmp_path: Path, pi
     given = {} if pixels is None else {"PixelData": pixels}
     bright = source(write_image(tmp_path / "cr.dcm", CR, np.full((600, 600), 200, np.uint8), **given))
     kinds = [ResultKind.SR, ResultKind.SC]
-    failed = results.build_failure(context(kinds=kinds), [bright], "pixels are damaged", Cause.FORMAT)
+    failed = build_failure(context(kinds=kinds), [bright], "pixels are damaged", Cause.FORMAT)
     report, picture = map(read_result, failed)
     (group,) = groups_of(report)
     assert values(group, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "AI did not run"
@@ -289,7 +297,7 @@ def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
 
 def test_a_de_identified_source_does_not_make_us_claim_de_identification(tmp_path: Path) -> None:
     us = source(write_image(tmp_path / "us.dcm", US, speckle(), PatientIdentityRemoved="YES"))
-    made = [read_result(built) for built in results.build(context(), [us], PipelineResult())]
+    made = [read_result(built) for built in build(context(), [us], PipelineResult())]
     assert made and [ds for ds in made if "PatientIdentityRemoved" in ds] == []
 
 
@@ -297,7 +305,7 @@ def test_a_mask_becomes_a_segmentation_and_an_empty_one_nothing(cine: SourceObje
     mask = np.zeros((5, 120, 160), np.uint8)
     image = DerivedImage(ImageKind.MASK, cine.image.uid, mask, "MONOCHROME2", "mask")
     made = PipelineResult(images=(image,))
-    assert results.build(context(kinds=[ResultKind.SEG]), [cine], made) == []
+    assert build(context(kinds=[ResultKind.SEG]), [cine], made) == []
     mask[1, 5:20, 5:60] = 255
     seg = one(ResultKind.SEG, cine, made)
     assert np.array_equal(seg.pixel_array, mask[1] > 0)
@@ -321,7 +329,7 @@ def test_outlined_organs_become_segments_with_their_codes_in_a_series_of_their_o
     assert len({item.TrackingUID for item in seg.SegmentSequence}) == 3
     removed = DerivedImage(ImageKind.MASK, cr.image.uid, masks[:1], "MONOCHROME2", "mask")
     given = PipelineResult(images=(*result.images, removed))
-    both = results.build(context(kinds=[ResultKind.SEG]), [cr], given)
+    both = build(context(kinds=[ResultKind.SEG]), [cr], given)
     assert len({item.series_instance_uid for item in both}) == len(both) == 2
 
 
@@ -335,7 +343,7 @@ def outlined(image: SourceObject, masks: npt.NDArray[np.uint8], *organs: Code) -
 
 def test_outlines_of_another_size_are_refused(cr: SourceObject) -> None:
     with pytest.raises(ResultRefused, match="size of their image"):
-        results.build(context(), [cr], outlined(cr, np.full((1, 8, 8), 255, np.uint8), HEART))
+        build(context(), [cr], outlined(cr, np.full((1, 8, 8), 255, np.uint8), HEART))
 
 
 OURS = ModelRef("despeckle", "7", "a" * 64, "b" * 64)
@@ -366,7 +374,7 @@ def less_speckled(image: SourceObject, *, verified: bool = True) -> PipelineResu
 
 
 def test_it_is_a_series_of_its_own_with_the_frames_and_says_by_what_it_was_made(image: SourceObject) -> None:
-    cleaned, less = map(read_result, results.build(CTX, [image], less_speckled(image)))
+    cleaned, less = map(read_result, build(CTX, [image], less_speckled(image)))
     for name in ("SeriesInstanceUID", "SOPInstanceUID"):
         assert less[name] != cleaned[name]
     assert less.SOPClassUID == cleaned.SOPClassUID
@@ -382,7 +390,7 @@ def test_it_is_a_series_of_its_own_with_the_frames_and_says_by_what_it_was_made(
 
 def test_an_unverified_one_stays_here(image: SourceObject) -> None:
     with pytest.raises(ResultRefused, match="not verified"):
-        results.build(CTX, [image], less_speckled(image, verified=False))
+        build(CTX, [image], less_speckled(image, verified=False))
 
 
 def request() -> Dataset:
@@ -403,7 +411,7 @@ def all_of(one: SourceObject, ctx: ResultContext | None = None) -> list[Dataset]
     cleaned, mask = without_text(one, np.s_[:, 5:20, 5:60])
     found = finding(CARDIOMEGALY, 0.8, one.image.uid, (20, 30, 60, 90))
     images = (cleaned, mask, *outlined(one, mask.frames, HEART).images)
-    made = results.build(ctx or context(), [one], PipelineResult(findings=(found,), images=images))
+    made = build(ctx or context(), [one], PipelineResult(findings=(found,), images=images))
     return [read_result(item) for item in made]
 
 
@@ -488,7 +496,7 @@ def test_a_viewer_draws_the_pixels_of_a_presentation_state_in_their_shape(
 ) -> None:
     """PS3.3 C.10.4: what dcmp2pgm draws says in which shape its pixels are shown."""
     path = write_image(tmp_path / "cr.dcm", CR, grey_image(), **attributes)
-    [state] = results.build(context(kinds=[ResultKind.GSPS]), [source(path)], PipelineResult())
+    [state] = build(context(kinds=[ResultKind.GSPS]), [source(path)], PipelineResult())
     state_path, drawn = tmp_path / "state.dcm", tmp_path / "drawn.dcm"
     state_path.write_bytes(state.data or b"")
     subprocess.run(["dcmp2pgm", "+D", "-p", state_path, path, drawn], check=True, capture_output=True)
@@ -517,13 +525,13 @@ def ultrasound(folder: Path, **attributes: Any) -> SourceObject:
 
 def built(
     images: Sequence[SourceObject], result: PipelineResult, ctx: ResultContext | None = None
-) -> results.BuiltObject:
-    [made] = results.build(ctx or context(kinds=ONLY_PAGE), images, result)
+) -> BuiltObject:
+    [made] = build(ctx or context(kinds=ONLY_PAGE), images, result)
     assert made.kind is ResultKind.SUMMARY
     return made
 
 
-def shows_scan(one: results.BuiltObject) -> bool:
+def shows_scan(one: BuiltObject) -> bool:
     pixels: npt.NDArray[np.uint8] = read_result(one).pixel_array
     return bool((pixels == BLUE).all(axis=-1).any())
 
@@ -625,9 +633,7 @@ def test_a_picture_in_which_text_was_looked_for_is_not_shown_as_it_came(tmp_path
 def test_where_the_ai_did_not_run_the_page_says_so_and_shows_nothing(
     tmp_path: Path, said: dict[str, Any]
 ) -> None:
-    [failure] = results.build_failure(
-        context(kinds=ONLY_PAGE), [numbered_film(tmp_path)], "the model is missing"
-    )
+    [failure] = build_failure(context(kinds=ONLY_PAGE), [numbered_film(tmp_path)], "the model is missing")
     assert failure.kind is ResultKind.SUMMARY and said["results"] == ["AI did not run: the model is missing"]
     assert said["shown"] == "No picture: the AI did not run."
     assert failure.sop_instance_uid != built([numbered_film(tmp_path)], PipelineResult()).sop_instance_uid
@@ -641,7 +647,7 @@ def test_a_destination_that_may_not_know_the_patient_gets_none(tmp_path: Path) -
     assert ResultKind.PDF not in PeerSettings.model_validate(peer).results
     image = source(write_named(tmp_path / "us.dcm"))
     ctx = context(kinds=tuple(ResultKind), pipeline="ultrasound", rule="ultrasound")
-    made = results.build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms.of(HERE, ""))
+    made = build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms.of(HERE, ""))
     assert made.objects and not pages & {one.kind for one in made.objects}
 
 
@@ -658,7 +664,7 @@ print(hashlib.sha256(as_pdf(page("Müller, Änne"), "x", datetime(2025, 1, 2, tz
 
 
 def made(*images: SourceObject, ctx: ResultContext | None = None, **result: Any) -> Dataset:
-    [one] = results.build(ctx or context(kinds=[ResultKind.PDF]), images, PipelineResult(**result))
+    [one] = build(ctx or context(kinds=[ResultKind.PDF]), images, PipelineResult(**result))
     assert one.kind is ResultKind.PDF
     return read_result(one)
 
@@ -730,7 +736,7 @@ def test_a_picture_that_may_name_somebody_is_not_in_it(tmp_path: Path) -> None:
 def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, Any], why: str) -> None:
     sources = read_sources([numbered_film(tmp_path)])
     ctx = context(kinds=[ResultKind.PDF])
-    document = build_document(ctx, sources, summary_of(ctx, sources, PipelineResult()), "2.25.9")
+    document = page.build_document(ctx, sources, page.summary_of(ctx, sources, PipelineResult()), "2.25.9")
     for keyword, value in change.items():
         setattr(document, keyword, value)
     with pytest.raises(ResultRefused, match=why):

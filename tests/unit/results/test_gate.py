@@ -19,14 +19,26 @@ from pydicom.pixels import pack_bits
 from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, Origin, PipelineResult, Region
-from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED, IDENTIFYING, REQUIRED_MAYBE_EMPTY
 from dicom_node.dicom.walk import items
 from dicom_node.errors import DecodedDifferently, FaultyObject, ResultRefused
 from dicom_node.inbox.inspection import inspect
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.results import BuiltObject, Installation, Pseudonyms, ResultContext, SourceObject, gate
+from dicom_node.results import (
+    BuiltObject,
+    FindingAssessment,
+    Installation,
+    Pseudonyms,
+    ResultContext,
+    SourceObject,
+    build,
+    build_assessment,
+    build_rejection,
+    gate,
+    is_own_result,
+    repairs_of,
+)
 from dicom_node.results.build_deidentified import pseudonymised
 from dicom_node.results.common import iods
 from dicom_node.results.common.identity import BUILDER_VERSION
@@ -126,7 +138,7 @@ class Made:
 
 def make(one: SourceObject, kind: ResultKind, *findings: Finding) -> Made:
     asked = context(kinds=[kind])
-    data = results.build(asked, [one], PipelineResult(findings=findings))[0].data
+    data = build(asked, [one], PipelineResult(findings=findings))[0].data
     return Made(data, kind, asked, read_sources([one]))
 
 
@@ -242,7 +254,7 @@ def test_a_result_with_this_fault_is_not_built(
     film: SourceObject, wrong: Callable[[str], PipelineResult], said: str
 ) -> None:
     with pytest.raises(ResultRefused, match=said):
-        results.build(context(), [film], wrong(film.image.uid))
+        build(context(), [film], wrong(film.image.uid))
 
 
 BREAKS_DEIDENTIFIED: dict[str, tuple[Break, str]] = {
@@ -443,7 +455,7 @@ def built(path: Path) -> list[Dataset]:
     assert inspect(path).fault == ""
     with quiet_pydicom():
         image = source(path)
-    return [read_result(one) for one in results.build(COPYING, [image], PipelineResult())]
+    return [read_result(one) for one in build(COPYING, [image], PipelineResult())]
 
 
 def copied(*, sequences: bool) -> list[str]:
@@ -469,7 +481,7 @@ def test_text_in_place_of_sequences_is_left_out(tmp_path: Path) -> None:
     words = copied(sequences=True)
     path = written(tmp_path / "film.dcm", {word: element(Tag(word), b"LO", b"CHEST") for word in words})
     assert built(path)
-    (repairs,) = results.repairs_of([source(path)]).values()
+    (repairs,) = repairs_of([source(path)]).values()
     assert {*words} - {*repairs.left_out} == set()
 
 
@@ -479,7 +491,7 @@ def test_text_that_names_nobody_is_left_out_where_it_cannot_be_decoded(tmp_path:
     path = written(tmp_path / "film.dcm", {word: element(Tag(word), vr, UNDECODABLE)})
     for one in built(path):
         assert "rnberg" not in str(one) and one.PatientName == "Test^CR"
-    assert results.repairs_of([source(path)])[str(source(path).image.uid)].left_out == (word,)
+    assert repairs_of([source(path)])[str(source(path).image.uid)].left_out == (word,)
 
 
 @pytest.mark.parametrize("word", ["PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName"])
@@ -507,7 +519,7 @@ def test_identity_that_is_too_long_stands_in_results_to_the_letter(tmp_path: Pat
     path = written(tmp_path / "film.dcm", raw)
     with quiet_pydicom():
         assert {str(one.AccessionNumber) for one in built(path)} == {accession.decode()}
-    assert results.repairs_of([source(path)])[source(path).image.uid].kept == ("AccessionNumber",)
+    assert repairs_of([source(path)])[source(path).image.uid].kept == ("AccessionNumber",)
 
 
 DRAWN = {"cr": (DX, 0), "us": (US, 0), "cine": (US_MULTI_FRAME, 3)}
@@ -542,7 +554,7 @@ def test_no_result_carries_a_group_of_overlays_or_curves(tmp_path: Path, kind: s
     assert groups(pydicom.dcmread(given.path)) >= {0x6000, 0x6002, 0x50FE, 0x60FE}
     images = without_text(given, np.s_[:, 10:20, 10:60])
     found = finding(NODULE, 0.5, given.image.uid, (9, 9, 40, 40), frame=1 if frames else None)
-    built = results.build(context(), [given], PipelineResult(findings=(found,), images=images))
+    built = build(context(), [given], PipelineResult(findings=(found,), images=images))
 
     kinds = {each.kind for each in built}
     assert {ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED, ResultKind.SEG} <= kinds
@@ -568,7 +580,7 @@ def made_from(ctx: ResultContext, *sources: SourceObject) -> list[BuiltObject]:
     places = ((CARDIOMEGALY, 0.83, (50, 60, 150, 170)), (NODULE, 0.6, (10, 10, 40, 40)))
     found = [finding(code, p, one.image.uid, box) for one in sources for code, p, box in places]
     images = [without_text(one, np.s_[:, :5, :5])[0] for one in sources]
-    made = results.build(ctx, sources, PipelineResult(findings=tuple(found), images=tuple(images)))
+    made = build(ctx, sources, PipelineResult(findings=tuple(found), images=tuple(images)))
     assert made
     return made
 
@@ -698,7 +710,7 @@ def test_a_label_that_the_source_charset_lacks_makes_the_object_utf8(tmp_path: P
     one = source(write_image(tmp_path / "cr.dcm", CR, grey_image(), SpecificCharacterSet="ISO_IR 100"))
     named = finding(replace(CARDIOMEGALY, meaning="심장비대"), 0.8, one.image.uid, (5, 5, 50, 50))
     ctx = context(charset="source", kinds=[ResultKind.SR])
-    report = read_result(results.build(ctx, [one], PipelineResult(findings=(named,)))[0])
+    report = read_result(build(ctx, [one], PipelineResult(findings=(named,)))[0])
     assert report.SpecificCharacterSet == "ISO_IR 192" and "심장비대" in str(report)
 
 
@@ -715,10 +727,10 @@ def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) 
 
 def test_our_own_results_are_known_again_and_those_of_another_maker_are_not(image: SourceObject) -> None:
     for one in made_from(context(), image):
-        assert results.is_own_result(read_result(one))
+        assert is_own_result(read_result(one))
     item = data_set(Manufacturer="Scanner Maker", ManufacturerModelName="DICOM AI Node")
     for one in (pydicom.dcmread(image.path), Dataset(), data_set(ContributingEquipmentSequence=[item])):
-        assert not results.is_own_result(one)
+        assert not is_own_result(one)
 
 
 WRITE = "run `python -m tests.golden_lab` and review the difference"
@@ -753,15 +765,15 @@ def built_equipment(folder: Path, ctx: ResultContext) -> dict[str, Dataset]:
     """Results on one film, the report first, a rejection note and an assessment, by kind."""
     image = source(write_image(folder / "film.dcm", DX, grey_image()))
     result = PipelineResult((finding(CARDIOMEGALY, 0.83, image.image.uid, (10, 10, 90, 90)),))
-    made, installation = results.build(ctx, [image], result), ctx.installation
+    made, installation = build(ctx, [image], result), ctx.installation
     report = folder / f"{installation.serial_number}.dcm"
     report.write_bytes(made[0].data or b"")
-    said = results.FindingAssessment(
+    said = FindingAssessment(
         "Cardiomegaly", ("8186001", "SCT"), "", CALIBRATED.id, "1", ReaderVerdict.ACCEPTED, "", ANALYSED_AT
     )
-    made.append(results.build_assessment(report, [said], "ann", "AINODE", installation, ""))
+    made.append(build_assessment(report, [said], "ann", "AINODE", installation, ""))
     note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", installation)
-    made.append(results.build_rejection([report], *note))
+    made.append(build_rejection([report], *note))
     return {str(one.kind): read_result(one) for one in made}
 
 

@@ -31,14 +31,12 @@ from ai_pipeline.contract import (
     QualityNote,
 )
 from ai_pipeline.fetal_head import biometry
-from ai_pipeline.fetal_head.biometry import HEAD_CIRCUMFERENCE
 from ai_pipeline.images.render import YELLOW
-from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.results import ResultContext, SourceObject, gate
+from dicom_node.results import ResultContext, SourceObject, build, build_rejection, gate
 from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.source import as_judged, read_sources
 from dicom_node.results.deidentify import profile
@@ -95,7 +93,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
 
 
 def built(ctx: ResultContext, one: SourceObject, result: PipelineResult) -> dict[ResultKind, Dataset]:
-    return {item.kind: read_result(item) for item in results.build(ctx, [one], result)}
+    return {item.kind: read_result(item) for item in build(ctx, [one], result)}
 
 
 def report(one: SourceObject, *findings: Finding, **given: Any) -> Dataset:
@@ -266,7 +264,7 @@ def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> 
     notes = [QualityNote("burned_in", text, one.image.uid) for one, text in zip(several, said, strict=True)]
     found = tuple(burned(one.image.uid, TEXT) for one in several)
     result = PipelineResult(findings=found, quality=tuple(notes))
-    [made] = results.build(context(kinds=[ResultKind.SR]), several, result)
+    [made] = build(context(kinds=[ResultKind.SR]), several, result)
     assert conclusion(read_result(made)) == (
         "images 1, 2, 3: AI: burned-in annotation found; this AI does not assess the image.\r\n"
         "Burned-in annotation: image 1: no burned-in annotation found. images 2, 3: removed: 1 text."
@@ -292,7 +290,7 @@ def test_boxes_around_texts_are_drawn_only_where_they_are_asked_for(scan: Source
 
 def test_without_burned_in_text_the_objects_are_the_same_for_both(one: SourceObject) -> None:
     result = PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),))
-    plain, asked = (results.build(context(burned_in_boxes=boxes), [one], result) for boxes in (False, True))
+    plain, asked = (build(context(burned_in_boxes=boxes), [one], result) for boxes in (False, True))
     assert [item.data for item in plain] == [item.data for item in asked]
 
 
@@ -499,7 +497,7 @@ HEADERS: dict[str, tuple[dict[str, Any], str | None]] = {
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], results.SourceObject]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], SourceObject]:
     folder = tmp_path_factory.mktemp("headers")
     pixels = {DX: grey_image(32, 32), US: speckle(32, 32)}
     with quiet_pydicom():
@@ -511,9 +509,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], re
 
 
 @pytest.mark.parametrize("pipeline", sorted(pipelines.PIPELINES))
-def test_a_report_says_its_target_region(
-    images: dict[tuple[str, str], results.SourceObject], pipeline: str
-) -> None:
+def test_a_report_says_its_target_region(images: dict[tuple[str, str], SourceObject], pipeline: str) -> None:
     kind = DX if pipeline == "chest_xray" else US
     made = pipelines.create(pipeline)
     circumstances = context(kinds=[ResultKind.SR], pipeline=pipeline, region=made.card.region)
@@ -522,7 +518,7 @@ def test_a_report_says_its_target_region(
     found = {header: target_of(circumstances, one).value for header, one in read.items()}
     own = OWN.get(pipeline, WHOLE)
     assert found == {header: HEADERS[header][1] or own for header in headers}
-    [report] = results.build(circumstances, [images[kind, "no body part"]], PipelineResult())
+    [report] = build(circumstances, [images[kind, "no body part"]], PipelineResult())
     [said] = named(read_result(report), "123014")
     assert said.ConceptCodeSequence[0].CodeValue == own
 
@@ -557,7 +553,7 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: b
         finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT),
     )
     given = PipelineResult(findings=found, measurements=measured(one.image.uid)[:beside])
-    [made] = results.build(context(kinds=[ResultKind.SR]), [one], given)
+    [made] = build(context(kinds=[ResultKind.SR]), [one], given)
     path.write_bytes(made.data or b"")
     numbers = lambda row: sorted(value.split()[0] for value in row["numbers"].values())
     rows = [
@@ -740,7 +736,7 @@ def test_the_picture_shows_the_outline_on_cleaned_pixels_and_no_name(
 def test_without_a_verified_cleaned_image_there_is_no_picture_but_the_report(frame: SourceObject) -> None:
     found = result_of(frame, cleaned=True)
     for images in ((), (replace(found.images[0], verified=False),)):
-        made = results.build(OUTLINED, [frame], replace(found, images=images))
+        made = build(OUTLINED, [frame], replace(found, images=images))
         assert {one.kind for one in made} == {ResultKind.SR, ResultKind.GSPS}
 
 
@@ -759,7 +755,7 @@ def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
 
 
 def test_the_codes_are_those_of_fetal_biometry() -> None:
-    assert HEAD_CIRCUMFERENCE.value == codes.LN.HeadCircumference.value
+    assert biometry.HEAD_CIRCUMFERENCE.value == codes.LN.HeadCircumference.value
     taken = biometry.measurements(
         "1.2.3", ArrayImage(drawn_head()[0][None]).header, HEAD, None, UNCALIBRATED, "1"
     )
@@ -799,4 +795,4 @@ def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
         of_it = replace(result, measurements=tuple(replace(one, fetus=fetus) for one in result.measurements))
         built(ONLY_REPORT, frame, of_it)[ResultKind.SR].save_as(path)
         note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION)
-        assert subjects(read_result(results.build_rejection([path], *note)))[0] == wanted
+        assert subjects(read_result(build_rejection([path], *note)))[0] == wanted

@@ -15,8 +15,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies
 from pydicom.uid import UID, UID_dictionary
 from pynetdicom.dsutils import decode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, P_DATA_TF
@@ -221,13 +220,15 @@ def test_an_address_is_listed_so_often_a_minute() -> None:
     assert failures.may_list("10.0.0.1")
 
 
-COMMENTS = st.text(st.characters(exclude_categories=("C",)), max_size=80)  # ours have no control characters
+COMMENTS = strategies.text(
+    strategies.characters(exclude_categories=("C",)), max_size=80
+)  # ours have no control characters
 
 
-UIDS = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){1,6}", fullmatch=True)
+UIDS = strategies.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){1,6}", fullmatch=True)
 
 
-@given(UIDS, UIDS, st.integers(0, 65535), st.sampled_from(statuses.STATUSES), COMMENTS)
+@given(UIDS, UIDS, strategies.integers(0, 65535), strategies.sampled_from(statuses.STATUSES), COMMENTS)
 def test_pynetdicom_reads_our_response(
     cls: str, uid: str, number: int, status: statuses.Status, comment: str
 ) -> None:
@@ -260,7 +261,7 @@ def test_a_data_set_without_end_is_cut_off() -> None:
         request.write(b"x")
 
 
-@given(st.binary(max_size=200))
+@given(strategies.binary(max_size=200))
 def test_any_bytes_are_a_command_or_malformed(data: bytes) -> None:
     with suppress(MalformedCommand):
         elements = read_elements(data)
@@ -273,7 +274,13 @@ def test_what_is_no_uid_names_no_instance(uid: str) -> None:
     assert not StoreCommand(1, "1.2", uid, True, 0).names_an_instance
 
 
-@given(st.lists(st.tuples(st.integers(0, 255), st.binary(min_size=1, max_size=50)), min_size=1, max_size=5))
+@given(
+    strategies.lists(
+        strategies.tuples(strategies.integers(0, 255), strategies.binary(min_size=1, max_size=50)),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_fragments_are_those_that_pynetdicom_sees(values: list[tuple[int, bytes]]) -> None:
     primitive = P_DATA()
     primitive.presentation_data_value_list.extend(values)
@@ -285,7 +292,7 @@ def test_fragments_are_those_that_pynetdicom_sees(values: list[tuple[int, bytes]
     assert stock.to_primitive().presentation_data_value_list == values
 
 
-@given(st.binary(max_size=60))
+@given(strategies.binary(max_size=60))
 def test_any_bytes_are_fragments_or_an_error(body: bytes) -> None:
     try:
         values = PData(bytearray(body)).to_primitive().presentation_data_value_list

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies
 from pydicom import dcmread
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -37,7 +36,6 @@ from pynetdicom.dsutils import encode
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import events
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import Patient
@@ -49,8 +47,15 @@ from dicom_node.events import (
     DELIVERY_SENT,
     DELIVERY_STARTED,
     NO_RULE,
+    OBJECT_QUARANTINED,
+    STEP_BEGUN,
+    STEP_CHANGED,
+    STEPS_FULFILLED,
+    STEPS_NOT_AWAITED,
     STUDY_MAY_BE_INCOMPLETE,
+    STUDY_QUARANTINED,
     STUDY_RERUN,
+    EventType,
     by_number,
 )
 from dicom_node.inbox.header import Arrival, encode_header
@@ -87,7 +92,6 @@ from dicom_node.studies import rerun, scan
 from dicom_node.studies.choose import Choice
 from dicom_node.studies.comparison import compare, reconcile, reindex
 from dicom_node.studies.purge import purge, purge_results
-from dicom_node.studies.scan import CrashRecord
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
 from tests.modality import ULTRASOUND, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
@@ -366,7 +370,7 @@ def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -
     shown = [study["reason"].split("; and ")[1] for study in inbox.read(views.list_studies)]
     assert sorted(shown) == [f"2 {more}", f"39 {more}"]
     numbers = [event.number for event in inbox.events()]
-    told = events.OBJECT_QUARANTINED.number, events.STUDY_QUARANTINED.number
+    told = OBJECT_QUARANTINED.number, STUDY_QUARANTINED.number
     assert [numbers.count(one) for one in told] == [2, 2]
 
 
@@ -857,13 +861,13 @@ def test_only_a_death_of_the_node_is_blamed_on_the_object_that_was_open(
     for number in range(2):
         if end != "reloaded":
             monkeypatch.setattr(scan, "_THIS_PROCESS", f"process {number}")
-        record = CrashRecord(tmp_path / "open")
+        record = scan.CrashRecord(tmp_path / "open")
         stalled.append(record.noted("healthy.dcm"))
         stalled[-1].__enter__()  # reading does not end before the node does
         if end == "stopped":
             record.clear()
     monkeypatch.setattr(scan, "_THIS_PROCESS", scan._THIS_PROCESS if end == "reloaded" else "process 2")
-    assert CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
+    assert scan.CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
 
 
 # Images become studies and jobs: quiet times, steps, late images, versions and what runs again
@@ -1028,11 +1032,13 @@ VALUES = {
 }
 
 
-STEPS = st.one_of(
-    st.tuples(st.just("send"), st.integers(1, 3), st.sampled_from(VARIANTS)),
-    st.tuples(st.just("send"), st.integers(1, 3), st.just("same")),
-    st.tuples(st.sampled_from(["quiet", "confirm", "release", "rerun"])),
-    st.tuples(st.just("work"), st.sampled_from(["succeeded", "failed", "not_applicable", "again"])),
+STEPS = strategies.one_of(
+    strategies.tuples(strategies.just("send"), strategies.integers(1, 3), strategies.sampled_from(VARIANTS)),
+    strategies.tuples(strategies.just("send"), strategies.integers(1, 3), strategies.just("same")),
+    strategies.tuples(strategies.sampled_from(["quiet", "confirm", "release", "rerun"])),
+    strategies.tuples(
+        strategies.just("work"), strategies.sampled_from(["succeeded", "failed", "not_applicable", "again"])
+    ),
 )
 
 
@@ -1137,7 +1143,7 @@ def check(inbox: Inbox, uid: str, sent: int) -> None:
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
-@given(steps=st.lists(STEPS, max_size=14))
+@given(steps=strategies.lists(STEPS, max_size=14))
 def test_a_study_comes_to_an_end_whatever_happens(shared: Inbox, steps: list[tuple[object, ...]]) -> None:
     life = Life(shared, next(NAMES))
     sent = 0
@@ -1196,7 +1202,7 @@ def is_complete(with_steps: Inbox, image: Dataset, seconds: float = 0) -> bool:
     return state(with_steps, image.StudyInstanceUID) is not StudyState.RECEIVING
 
 
-def told(with_steps: Inbox, event: events.EventType) -> list[dict[str, Any]]:
+def told(with_steps: Inbox, event: EventType) -> list[dict[str, Any]]:
     return [dict(row.fields) for row in with_steps.events() if row.number == event.number]
 
 
@@ -1209,7 +1215,7 @@ def test_the_last_image_before_the_end(with_steps: Inbox, modality: Modality) ->
     modality.set(step, sent)
     assert is_complete(with_steps, sent[0])  # no quiet time, and the association is open still
     assert [len(job.source_uids) for job in with_steps.jobs()] == [3]
-    assert told(with_steps, events.STEPS_FULFILLED)[0]["steps"] == 1
+    assert told(with_steps, STEPS_FULFILLED)[0]["steps"] == 1
 
 
 @pytest.mark.parametrize(("ends", "missing"), [(False, 0), (True, 2)])
@@ -1223,7 +1229,7 @@ def test_a_step_that_never_ends_or_images_that_never_come_are_not_awaited_for_ev
     with_steps.receive(sent[0])
     assert not is_complete(with_steps, sent[0], 30 + 19 * 60)
     assert is_complete(with_steps, sent[0], 30 + 21 * 60)
-    (event,) = told(with_steps, events.STEPS_NOT_AWAITED)
+    (event,) = told(with_steps, STEPS_NOT_AWAITED)
     assert (event["steps"], event["going_on"], event["missing"]) == (1, int(not ends), missing)
 
 
@@ -1277,7 +1283,7 @@ def test_a_restart_of_the_indexer_reads_no_report_twice_and_leaves_none_out(
     with_steps.receive(*sent)
     with_steps.reopen()
     assert is_complete(with_steps, sent[0])
-    for event in (events.STEP_BEGUN, events.STEP_CHANGED):
+    for event in (STEP_BEGUN, STEP_CHANGED):
         assert len(told(with_steps, event)) == 1
 
 
