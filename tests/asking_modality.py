@@ -46,6 +46,4 @@ def ask_raw(port: int, encoded: bytes, calling: str = "US1") -> int | None:
 
 def encoded_request(transaction: str, objects: Mapping[str, str] | list[str]) -> bytes:
     """In Implicit VR Little Endian."""
-    encoded = encode(asked_for(transaction, objects), True, True)
-    assert encoded is not None
-    return encoded
+    return encode(asked_for(transaction, objects), True, True)

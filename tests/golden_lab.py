@@ -157,7 +157,6 @@ def _of_a_person(folder: Path, film: SourceObject) -> Iterator[tuple[str, BuiltO
     """An assessment of the report of the film, and the note that withdraws the report."""
     report = folder / "report.dcm"
     [built] = build(_context("chest_xray", CALIBRATED, ResultKind.SR), [film], _chest(film))
-    assert built.data is not None
     report.write_bytes(built.data)
     said = FindingAssessment(
         CARDIOMEGALY.meaning,

@@ -214,9 +214,7 @@ class Inbox(Stored):
 def encoded(ds: Dataset) -> bytes:
     """The data set alone, as it travels."""
     syntax = ds.file_meta.TransferSyntaxUID
-    data = encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
-    assert data is not None
-    return data
+    return encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
 
 
 def enter_peer(database: Database, name: str) -> None:

@@ -315,7 +315,6 @@ def _source_file(folder: Path, name: str) -> Path:
 
 def _written(folder: Path, name: str, objects: list[BuiltObject]) -> Iterator[tuple[ResultKind, Path]]:
     for one in objects:
-        assert one.data is not None
         path = folder / f"{name}-{one.kind}.dcm"
         path.write_bytes(one.data)
         yield one.kind, path
@@ -347,13 +346,6 @@ def test_dciodvfy_finds_no_error_in_deidentified_objects(tmp_path: Path, name: s
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 STATEMENT = (DOCS / "conformance.md").read_text(encoding="utf-8")
-SUPPORTED = (
-    Verification,
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelMove,
-    StudyRootQueryRetrieveInformationModelGet,
-    StorageCommitmentPushModel,
-)
 
 
 @pytest.fixture(scope="module")
@@ -586,7 +578,13 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
                 proposed.setdefault(uid, set()).update(syntax.name for syntax in one.transfer_syntax)
 
     ae = AE(ae_title="PACS")
-    for uid in SUPPORTED:
+    for uid in (
+        Verification,
+        StudyRootQueryRetrieveInformationModelFind,
+        StudyRootQueryRetrieveInformationModelMove,
+        StudyRootQueryRetrieveInformationModelGet,
+        StorageCommitmentPushModel,
+    ):
         ae.add_supported_context(uid)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_REQUESTED, note)])
     kinds = [kind for kind in ResultKind if kind not in (ResultKind.REJECTION, ResultKind.ASSESSMENT)]

@@ -38,7 +38,6 @@ from tests.site_lab import Site, running_site
 from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, event_numbers, job_row
 from tests.wire.orthanc_lab import start_orthanc
 
-DONE = {0x0000}
 CREATED = {0x0000, 0x0111}  # the answer to the first try was lost
 ENDED = {0x0000, 0x0110}
 MODALITY = '[[peers]]\nname = "us1"\nae_title = "US1"\nmpps = true\n'
@@ -51,7 +50,7 @@ def examine(node: Node, stop: threading.Event, chance: random.Random, number: in
     sent = [image(f"kill{number}", one) for one in (1, 2)]
     uid, first = f"1.2.9.{number}", begun(sent[0].StudyInstanceUID)
     begin = (lambda: status(create(node.port, uid, first)), CREATED)
-    todo = [begin, *((lambda one=one: store(node.port, [one], "US1")[0], DONE) for one in sent)]
+    todo = [begin, *((lambda one=one: store(node.port, [one], "US1")[0], {0x0000}) for one in sent)]
     chance.shuffle(todo)
     end = (lambda: status(change(node.port, uid, ended(sent))), ENDED)
     todo.insert(chance.randint(todo.index(begin) + 1, len(todo)), end)

@@ -309,11 +309,10 @@ name = "flooder"
 ae_title = "FLOODER"
 maximum_associations = 20
 """
-ASSOCIATIONS = 20
 FAULTY = b"\x08\x00\x05\x00CS\x02\x00??"  # ten bytes, and no study
 
 
-def flood(port: int, name: str, objects: int, associations: int = ASSOCIATIONS) -> Counter[int]:
+def flood(port: int, name: str, objects: int, associations: int = 20) -> Counter[int]:
     """Send so many faulty objects, each when the one before it was answered; how often came which status."""
     lines = [
         associate(("127.0.0.1", port), [(US, [EXPLICIT])], calling="FLOODER") for _ in range(associations)

@@ -579,14 +579,6 @@ VALUES = {
     "NaN": b"NaN",
     "backslashes and control characters": b"1\\\\2\\\x1b\x07\r\n",
 }
-NUMBERS = (
-    *("InstanceNumber", "SeriesNumber", "AcquisitionNumber", "PatientAge", "PatientWeight"),
-    *("StudyDate", "StudyTime", "SeriesDate", "ContentDate", "AcquisitionDateTime"),
-    *("PixelSpacing", "PixelAspectRatio", "WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"),
-    *("FrameTime", "CineRate", "RecommendedDisplayFrameRate", "LossyImageCompressionRatio", "HeartRate"),
-    "LongitudinalTemporalOffsetFromEvent",  # FD: eight bytes a number
-)
-OF_A_REGION = ("PhysicalDeltaX", "PhysicalDeltaY", "RegionFlags", "RegionLocationMinX0", "ReferencePixelX0")
 
 
 def with_raw(dataset: Dataset, keyword: str, raw: bytes) -> None:
@@ -598,9 +590,34 @@ def studies() -> Iterator[tuple[str, Dataset]]:
     """Of each value: in all numbers that an image can do without, and in Number of Frames."""
     for number, (name, raw) in enumerate(VALUES.items()):
         image, region = quick_ultrasound(f"numbers-{number}"), Dataset()
-        for keyword in NUMBERS:
+        for keyword in (
+            *("InstanceNumber", "SeriesNumber", "AcquisitionNumber", "PatientAge", "PatientWeight"),
+            *("StudyDate", "StudyTime", "SeriesDate", "ContentDate", "AcquisitionDateTime"),
+            *(
+                "PixelSpacing",
+                "PixelAspectRatio",
+                "WindowCenter",
+                "WindowWidth",
+                "RescaleSlope",
+                "RescaleIntercept",
+            ),
+            *(
+                "FrameTime",
+                "CineRate",
+                "RecommendedDisplayFrameRate",
+                "LossyImageCompressionRatio",
+                "HeartRate",
+            ),
+            "LongitudinalTemporalOffsetFromEvent",  # FD: eight bytes a number
+        ):
             with_raw(image, keyword, raw)
-        for keyword in OF_A_REGION:
+        for keyword in (
+            "PhysicalDeltaX",
+            "PhysicalDeltaY",
+            "RegionFlags",
+            "RegionLocationMinX0",
+            "ReferencePixelX0",
+        ):
             with_raw(region, keyword, raw)
         image.SequenceOfUltrasoundRegions = [region]
         frames = quick_ultrasound(f"frames-{number}")

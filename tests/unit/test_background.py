@@ -182,7 +182,6 @@ def test_the_process_that_reads_objects_imports_no_hostile_working_directory_and
     with closing(Inspector(InspectionSettings())) as inspector:
         inspector.start()
         assert inspector.inspect(tmp_path / "object.dcm").fault == ""
-        assert inspector._process is not None
         variables = Path(f"/proc/{inspector._process.pid}/environ").read_bytes()
     assert not ran.exists()
     assert b"PATH=" in variables and b"hunter2" not in variables

@@ -11,11 +11,10 @@ from tests import example_lab
 from tests.golden_lab import dump
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-NOTEBOOK = EXAMPLES / "read_sr.ipynb"
 
 
 def test_the_notebook_draws_the_findings_of_the_report() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(EXAMPLES / "read_sr.ipynb", as_version=4)
     where = {"metadata": {"path": str(EXAMPLES)}}
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where).execute()
     shown = [one for cell in notebook.cells for one in cell.get("outputs", [])]

@@ -88,9 +88,6 @@ def test_every_package_of_a_release_has_a_licence_and_each_gpl_its_place() -> No
 CARDS = ROOT / "ai_pipeline" / "cards"
 
 
-RUN_TIME = ("pyproject.toml", "README.md", "LICENSE", "ai_pipeline", "dicom_connectors", "dicom_node")
-
-
 HIDE_TRAINING = """
 from importlib import metadata
 found = metadata.Distribution.discover.__func__
@@ -103,7 +100,13 @@ metadata.Distribution.discover = classmethod(
 @pytest.fixture(scope="module")
 def run_time(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What lies in the wheel of the run time."""
-    return zipfile.ZipFile(build(ROOT, tmp_path_factory.mktemp("run-time"), *RUN_TIME)).namelist()
+    return zipfile.ZipFile(
+        build(
+            ROOT,
+            tmp_path_factory.mktemp("run-time"),
+            *("pyproject.toml", "README.md", "LICENSE", "ai_pipeline", "dicom_connectors", "dicom_node"),
+        )
+    ).namelist()
 
 
 def programs(*packages: str) -> set[str]:

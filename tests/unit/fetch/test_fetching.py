@@ -328,14 +328,20 @@ ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port"
            "retrieve": "get"}  # fmt: skip
 
 
-WANTS = {"worklist": ["110004^DCM"], "worklist_seconds": 2, "worklist_hours": 1}
-
-
 class Site:
     """A node's database, and the manager whose work it takes."""
 
     def __init__(self, folder: Path, manager: Manager, at: dict[str, Any], **settings: Any) -> None:
-        ris = {"name": "ris", "ae_title": "MANAGER", "may": [], **at, **WANTS, **settings}
+        ris = {
+            "name": "ris",
+            "ae_title": "MANAGER",
+            "may": [],
+            **at,
+            "worklist": ["110004^DCM"],
+            "worklist_seconds": 2,
+            "worklist_hours": 1,
+            **settings,
+        }
         outbox = {"answer_seconds": 1, "retry_seconds": 0.01, "retry_limit_seconds": 0.01}
         config = {**CONFIG, "peers": [*CONFIG["peers"], ARCHIVE, ris], "outbox": outbox}
         self.inbox, self.manager = Inbox(folder, config), manager
@@ -376,16 +382,13 @@ class Site:
         return [event.number for event in self.inbox.events()]
 
 
-SERVICES: dict[str, tuple[Callable[[Manager], Any], dict[str, Any], str]] = {
-    "UPS-RS": (ups_rs, {"transport": "dicomweb"}, "url"),
-    "UPS Pull": (ups_pull, {"host": "127.0.0.1"}, "port"),
-}
-
-
 @contextmanager
 def by(service: str, folder: Path, **settings: Any) -> Iterator[Site]:
-    (serve, at, key), manager = SERVICES[service], Manager()
-    with serve(manager) as address:
+    serve, at, key = {
+        "UPS-RS": (ups_rs, {"transport": "dicomweb"}, "url"),
+        "UPS Pull": (ups_pull, {"host": "127.0.0.1"}, "port"),
+    }[service]
+    with serve(manager := Manager()) as address:
         site = Site(folder, manager, {**at, key: address}, **settings)
         yield site
         site.inbox.close()

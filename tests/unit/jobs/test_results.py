@@ -114,8 +114,7 @@ def fresh(open_inbox: Make) -> Inbox:
 def node(analysed_once: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Inbox:
     """A node that analysed the first image already: when it comes again, that is a duplicate."""
     shutil.copytree(analysed_once, tmp_path / "var")
-    node: Inbox = request.getfixturevalue("fresh")
-    return node
+    return request.getfixturevalue("fresh")
 
 
 def go_on(node: Inbox, /, settings: Settings | None = None, **values: Any) -> None:
@@ -413,15 +412,6 @@ def test_what_would_be_another_object_now_is_sent_nowhere_and_its_delivery_says_
     assert purging.study(uid).state is StudyState.DELIVERED
 
 
-RATIO = Code("CARDIOTHORACIC", "99TEST", "Cardiothoracic ratio")
-
-
-HEAD = Code("11984-2", "LN", "Head Circumference")
-
-
-UNIT, MM = Code("{ratio}", "UCUM", "ratio"), Code("mm", "UCUM", "mm")
-
-
 class Measuring(Obedient):
     """Reads what it is to measure and to suspect from the Series Description: ``0.51 effusion``."""
 
@@ -436,8 +426,12 @@ class Measuring(Obedient):
     ) -> PipelineResult:
         [image], [model] = images, self.models()
         words = image.header.attributes["SeriesDescription"].split()
-        fetus = "1" if "fetus" in words else ""
-        quantity, unit, error = (HEAD, MM, 8.0) if fetus else (RATIO, UNIT, 0.05)
+        quantity, unit = (
+            Code("CARDIOTHORACIC", "99TEST", "Cardiothoracic ratio"),
+            Code("{ratio}", "UCUM", "ratio"),
+        )
+        if "fetus" in words:
+            quantity, unit = Code("11984-2", "LN", "Head Circumference"), Code("mm", "UCUM", "mm")
         number = Measurement(
             image.uid,
             quantity.meaning,
@@ -446,9 +440,9 @@ class Measuring(Obedient):
             unit,
             (((10.0, 10.0), (60.0, 10.0)),),
             model,
-            fetus=fetus,
+            fetus="1" if "fetus" in words else "",
             statement="A number",
-            error=error,
+            error=8.0 if "fetus" in words else 0.05,
         )
         score, decision = (0.7, Decision.PRESENT) if "effusion" in words else (0.1, Decision.ABSENT)
         finding = Finding("Effusion", EFFUSION, score, 0.5, decision, image.uid, model)

@@ -85,13 +85,12 @@ def analysed(node: Inbox, *images: Dataset) -> Study:
 
 
 def reports(node: Inbox) -> list[Dataset]:
-    rows = [row for row in node.rows(Result) if row.kind is ResultKind.SR]
-    return [dcmread(node.folder / row.path) for row in rows]
+    return [dcmread(node.folder / row.path) for row in node.rows(Result) if row.kind is ResultKind.SR]
 
 
 def text_of(report: Dataset) -> str:
-    told = ("TextValue", "CodeMeaning")
-    return " ".join(str(element.value) for element in report.iterall() if element.keyword in told)
+    elements = report.iterall()
+    return " ".join(str(one.value) for one in elements if one.keyword in ("TextValue", "CodeMeaning"))
 
 
 def test_a_study_is_analysed_and_its_results_wait_for_their_destination(make: Make) -> None:
@@ -219,7 +218,6 @@ def test_a_name_corrected_while_the_job_runs_releases_nothing_with_the_old_name(
     node = received(make(), image)
     worker = Worker(node.settings, node.database)
     claimed = worker._queue.claim(worker._owner)
-    assert claimed is not None
     node.index(changed(image, PatientName="Right^Name"))
     worker._runner.run(claimed, lambda share, what: None)
     assert (node.rows(Result), node.jobs()[0].state) == ([], JobState.CANCELLED)
@@ -295,9 +293,7 @@ def worker_of(node: Inbox) -> Iterator[subprocess.Popen[str]]:
         command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
         try:
-            assert process.stdout is not None
-            line = next(line for line in process.stdout if line.strip())
-            assert json.loads(line)["ready"] is True
+            assert json.loads(next(line for line in process.stdout if line.strip()))["ready"] is True
             yield process
         finally:
             process.kill()
@@ -311,7 +307,6 @@ def test_a_worker_whose_node_is_gone_hands_a_long_job_back_uncounted(make: Make)
     node = received(make("sleep"), ultrasound("one"))
     with worker_of(node) as worker:
         wait_until(lambda: node.jobs()[0].share_done > 0)
-        assert worker.stdin is not None
         worker.stdin.close()  # what the kernel does when the node is killed
         assert worker.wait(60) == 0
     [job] = node.jobs()

@@ -507,14 +507,16 @@ def test_a_viewer_draws_the_pixels_of_a_presentation_state_in_their_shape(
 BLUE = (0, 90, 200)  # no letter has it, nor its edges
 
 
-ONE_STUDY = {"StudyInstanceUID": "2.25.7", "SeriesInstanceUID": "2.25.8"}
-
-
 ONLY_PAGE = (ResultKind.SUMMARY,)
 
 
 def numbered_film(folder: Path, number: int = 1, **attributes: Any) -> SourceObject:
-    given = {"InstanceNumber": number, **ONE_STUDY, **attributes}
+    given = {
+        "InstanceNumber": number,
+        "StudyInstanceUID": "2.25.7",
+        "SeriesInstanceUID": "2.25.8",
+        **attributes,
+    }
     return source(write_image(folder / f"film{number}.dcm", CR, grey_image(), **given))
 
 

@@ -693,9 +693,6 @@ OUTLINED = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKi
 ONLY_REPORT = context(UNCALIBRATED, kinds=[ResultKind.SR])
 
 
-WITH_MAPS = context(UNCALIBRATED, kinds=[ResultKind.HEATMAP])
-
-
 NAME = (slice(300, 330), slice(20, 120))
 
 
@@ -745,7 +742,11 @@ def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
     heat = Heatmap(np.zeros(bare.shape[:2], np.float32), "class activation")
     says = finding(NODULE, 0.9, frame.image.uid, model=UNCALIBRATED, evidence=heat)
     with_none, cleaned = (
-        built(WITH_MAPS, frame, replace(result_of(frame, cleaned=cleaned), findings=(says,)))
+        built(
+            context(UNCALIBRATED, kinds=[ResultKind.HEATMAP]),
+            frame,
+            replace(result_of(frame, cleaned=cleaned), findings=(says,)),
+        )
         for cleaned in (False, True)
     )
     assert ResultKind.HEATMAP not in with_none, "nothing is there that it may be drawn on"

@@ -172,12 +172,6 @@ SAID: list[dict[str, Any]] = [
     {"ProcedureCodeSequence": [changed(REGION, CodeMeaning="Arm")]},
 ]
 LOSSLESS = (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless)
-SENT_AGAIN: list[dict[str, Any]] = [
-    {"InstanceCreationDate": "20260102", "InstanceCreationTime": "120000"},
-    {"ContributingEquipmentSequence": [REGION], "RetrieveAETitle": "GATEWAY"},
-    {"SpecificCharacterSet": "ISO_IR 192", "ImageComments": ""},
-    {"DataSetTrailingPadding": bytes(6)},
-]
 OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
     "whatever a header says": (XRAY, [changed(XRAY, **one) for one in SAID], ["revision"] * len(SAID)),
     "another colour model": (
@@ -187,7 +181,18 @@ OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
     ),
     "what differs each time": (
         IMAGE,
-        [*(changed(IMAGE, **one) for one in SENT_AGAIN), WITH_PRIVATE],
+        [
+            *(
+                changed(IMAGE, **one)
+                for one in [
+                    {"InstanceCreationDate": "20260102", "InstanceCreationTime": "120000"},
+                    {"ContributingEquipmentSequence": [REGION], "RetrieveAETitle": "GATEWAY"},
+                    {"SpecificCharacterSet": "ISO_IR 192", "ImageComments": ""},
+                    {"DataSetTrailingPadding": bytes(6)},
+                ]
+            ),
+            WITH_PRIVATE,
+        ],
         ["duplicate"] * 5,
     ),
     "another lossless syntax": (XRAY, [in_syntax(XRAY, one) for one in LOSSLESS], ["duplicate"] * 4),
@@ -335,7 +340,7 @@ def test_a_killed_indexer_indexes_each_acknowledged_object_once(inbox: Inbox) ->
     while inbox.spool.pending() and kills < 2:
         command = [sys.executable, "-c", VICTIM, str(inbox.folder)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as victim:
-            assert victim.stdout is not None and victim.stdout.readline() == "ready\n"
+            assert victim.stdout.readline() == "ready\n"
             time.sleep(chance.uniform(0.0, 0.2))
             victim.kill()
         kills += 1
@@ -423,11 +428,12 @@ def test_a_faulty_image_is_quarantined_with_the_reason_and_its_study_is_listed(
     assert (inbox.folder / "spool" / "quarantine" / f"{name}.dcm").exists()
 
 
-KEYWORDS = ("PatientID", "PatientName", "StudyInstanceUID", "SOPInstanceUID")
-
-
 @pytest.mark.parametrize(
-    ("keyword", "syntax"), [*product(KEYWORDS, [EXPLICIT]), *product(["PatientID"], LOSSLESS[:3])]
+    ("keyword", "syntax"),
+    [
+        *product(("PatientID", "PatientName", "StudyInstanceUID", "SOPInstanceUID"), [EXPLICIT]),
+        *product(["PatientID"], LOSSLESS[:3]),
+    ],
 )
 def test_a_tag_that_stands_twice_is_quarantined_under_its_first_value(
     inbox: Inbox, keyword: str, syntax: str
@@ -647,18 +653,21 @@ def test_a_study_sent_again_in_part_under_another_patient_is_quarantined_when_qu
     assert inbox.study(images[0].StudyInstanceUID).state is StudyState.QUARANTINED
 
 
-DIFFERING = [
-    {"PatientName": "Somebody^Else"},
-    {"PatientBirthDate": "19010203"},
-    {"PatientSex": "M"},
-    {"PatientID": "ANOTHER"},
-    {"PatientID": ""},
-]
-
-
 @pytest.mark.parametrize(
     ("patient_id", "values"),
-    [*product(["", "ONE"], DIFFERING), ("ONE", {"IssuerOfPatientID": "ANOTHER HOSPITAL"})],
+    [
+        *product(
+            ["", "ONE"],
+            [
+                {"PatientName": "Somebody^Else"},
+                {"PatientBirthDate": "19010203"},
+                {"PatientSex": "M"},
+                {"PatientID": "ANOTHER"},
+                {"PatientID": ""},
+            ],
+        ),
+        ("ONE", {"IssuerOfPatientID": "ANOTHER HOSPITAL"}),
+    ],
     ids=str,
 )
 def test_images_that_contradict_each_other_on_the_patient_are_a_conflict(
