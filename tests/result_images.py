@@ -52,6 +52,14 @@ _OF_FILMS = {
 }  # fmt: skip
 
 
+def film(folder: Path, **attributes: Any) -> SourceObject:
+    return source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
+
+
+def still(folder: Path, name: str = "us", **attributes: Any) -> SourceObject:
+    return source(write_image(folder / f"{name}.dcm", US, speckle(), **attributes))
+
+
 def write_image(path: Path, sop_class_uid: str, pixels: PixelArray, **attributes: Any) -> Path:
     """Write a Part 10 file with the given samples (``[frames,] rows, columns[, 3]``); attributes override."""
     modality = {CR: "CR", DX: "DX"}.get(sop_class_uid, "US")

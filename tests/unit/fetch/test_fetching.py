@@ -39,7 +39,7 @@ from dicom_node.studies.indexing import OTHER_PATIENT
 from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import chest, ultrasound
+from tests.modality import assign, chest, ultrasound
 from tests.pacs_lab import free_port, run_pacs
 from tests.result_reading import coded
 from tests.rows import a_job, a_study
@@ -73,6 +73,15 @@ def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dicom_node.fetch.fetcher._WATCH_SECONDS", 0.01)
 
 
+@contextmanager
+def beside(
+    folder: Path, *rules: dict[str, Any], answers: Any, gives: Any = (), **peer: Any
+) -> Iterator[Inbox]:
+    """A node beside an archive that answers and gives this."""
+    with run_pacs(FakeArchive(free_port(), answers=answers, gives=gives), classes=()) as pacs:
+        yield inbox_beside(folder, pacs.port, *rules, **peer)
+
+
 def asked(inbox: Inbox) -> None:
     """Ask, and fetch what is to be fetched."""
     archive = inbox.settings.peer("archive")
@@ -86,16 +95,12 @@ def numbers(inbox: Inbox) -> list[tuple[int, str]]:
 
 
 def today(image: Dataset) -> Dataset:
-    image.StudyDate = TODAY
-    return image
+    return assign(image, StudyDate=TODAY)
 
 
-def prior_of(image: Dataset, name: str, day: str = "20250101") -> Dataset:
-    prior = film(name)
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(prior, keyword, image.get(keyword))
-    prior.StudyDate = day
-    return prior
+def prior_of(image: Dataset, name: str) -> Dataset:
+    patient = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+    return assign(film(name), StudyDate="20250101", **{keyword: image.get(keyword) for keyword in patient})
 
 
 def study_of_two() -> tuple[Dataset, Dataset, Dataset]:
@@ -108,8 +113,7 @@ def study_of_two() -> tuple[Dataset, Dataset, Dataset]:
 
 def test_what_did_not_come_is_fetched_before_the_study_is_complete(tmp_path: Path) -> None:
     one, two, answer = study_of_two()
-    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, COMPLETE)
+    with beside(tmp_path, COMPLETE, answers=[answer], gives=[one, two]) as inbox:
         inbox.index(one)
         assert inbox.assemble(10) == 1  # it is to be asked for
         assert inbox.study(one.StudyInstanceUID).state is StudyState.RECEIVING
@@ -128,8 +132,7 @@ def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("dicom_node.fetch.arriving._INDEXED", timedelta())
     one, two, answer = study_of_two()
     answer.NumberOfStudyRelatedInstances = 5
-    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, COMPLETE)
+    with beside(tmp_path, COMPLETE, answers=[answer], gives=[one, two]) as inbox:
         inbox.settle(one, two)
         asked(inbox)
         inbox.index()
@@ -176,9 +179,8 @@ def priors_come(inbox: Inbox, image: Dataset) -> None:
 def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path) -> None:
     new = today(film("new"))
     prior = prior_of(new, "prior")
-    answer = answer_for(prior, StudyDate="20250101")
-    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[prior]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
+    answers = [answer_for(prior, StudyDate="20250101")]
+    with beside(tmp_path, PRIORS, answers=answers, gives=[prior]) as inbox:
         priors_come(inbox, new)
         asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
@@ -221,8 +223,7 @@ def test_answers_for_another_patient_are_not_fetched(tmp_path: Path, wrong: dict
     new = today(film("new"))
     new.IssuerOfPatientID = "A"
     answer = answer_for(prior_of(new, "prior"), StudyDate="20250101", **wrong)
-    with run_pacs(FakeArchive(free_port(), answers=[answer]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
+    with beside(tmp_path, PRIORS, answers=[answer]) as inbox:
         priors_come(inbox, new)
     assert inbox.rows(Fetch) == []
     assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1  # nothing to wait for
@@ -233,15 +234,11 @@ def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: 
     prior = prior_of(new, "prior")
     answer = answer_for(prior, StudyDate="20250101", PatientName="")
     prior.PatientName = "Somebody^Else"
-    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[prior]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
+    with beside(tmp_path, PRIORS, answers=[answer], gives=[prior]) as inbox:
         priors_come(inbox, new)
         inbox.settle()
     study = inbox.study(prior.StudyInstanceUID)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
-
-
-DELIVERED = StudyState.DELIVERED
 
 
 def why(inbox: Inbox, days: int = 1) -> dict[str, str]:
@@ -255,10 +252,13 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
     answers[1].NumberOfStudyRelatedInstances = 2
     answers[2].NumberOfStudyRelatedInstances = 1
     other = answer_for(film("other"), StudyDate=TODAY, ModalitiesInStudy="MG")
-    with run_pacs(FakeArchive(free_port(), answers=[*answers, other]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, missing_days=1)
+    with beside(tmp_path, answers=[*answers, other], missing_days=1) as inbox:
         inbox.settle(part, whole, failed)
-        for image, state in ((part, DELIVERED), (whole, DELIVERED), (failed, StudyState.FAILED)):
+        for image, state in (
+            (part, StudyState.DELIVERED),
+            (whole, StudyState.DELIVERED),
+            (failed, StudyState.FAILED),
+        ):
             inbox.put(Study, inbox.study(image.StudyInstanceUID).id, state=state, reason="a reason")
         assert why(inbox) == {
             never.StudyInstanceUID: "it never came",
@@ -275,8 +275,7 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
 
 
 def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
-    with run_pacs(FakeArchive(free_port(), answers=[answer_for(film("once"))]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port)
+    with beside(tmp_path, answers=[answer_for(film("once"))]) as inbox:
         archive = open_archive(inbox.settings.peer("archive"), inbox.settings)
         asked = fetch.questions(date(2024, 3, 1), date(2024, 3, 3), ["DX"])
         assert len(asked) == 3

@@ -79,11 +79,9 @@ def test_a_job_exists_only_when_the_callers_transaction_commits(database: Databa
 
 def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
-    low = add_job(database, study, "low", priority=-1, late=-60)
-    first = add_job(database, study, "first", late=-30)
-    second = add_job(database, study, "second", late=-20)
-    stat = add_job(database, study, "stat", priority=1)
-    assert [claimed(queue).id for _ in range(4)] == [stat, first, second, low]
+    for rule, priority, late in (("low", -1, -60), ("first", 0, -30), ("second", 0, -20), ("stat", 1, 0)):
+        add_job(database, study, rule, priority=priority, late=late)
+    assert [claimed(queue).rule for _ in range(4)] == ["stat", "first", "second", "low"]
 
 
 def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, queue: JobQueue) -> None:
@@ -393,17 +391,13 @@ def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
     assert {(job.tries, job.state) for job in node.jobs()} == {(1, JobState.SUCCEEDED)}
 
 
-Jobs = tuple[JobState, ...]
-
-
-Deliveries = tuple[DeliveryState, ...]
-
-
 def steps(table: Mapping[tuple[Any, EventType], Any], state: Any) -> set[Any]:
     return {after for (before, _), after in table.items() if before == state}
 
 
-def next_steps(jobs: Jobs, deliveries: Deliveries) -> Iterator[tuple[Jobs, Deliveries]]:
+def next_steps(
+    jobs: tuple[JobState, ...], deliveries: tuple[DeliveryState, ...]
+) -> Iterator[tuple[tuple[JobState, ...], tuple[DeliveryState, ...]]]:
     """Every legal step of one job (with a first delivery of what it made) or of one delivery."""
     for place, job in enumerate(jobs):
         for after in steps(JOB, job):
@@ -427,8 +421,14 @@ def next_steps(jobs: Jobs, deliveries: Deliveries) -> Iterator[tuple[Jobs, Deliv
     ],
 )
 def test_every_state_is_reached_by_an_event_or_read_from_work(table: Any, states: Any) -> None:
-    first = {StudyState.RECEIVING, JobState.HELD, JobState.QUEUED, DeliveryState.PENDING}
-    first |= {CommitmentState.ASKED, HeldState.WAITING}
+    first = {
+        StudyState.RECEIVING,
+        JobState.HELD,
+        JobState.QUEUED,
+        DeliveryState.PENDING,
+        CommitmentState.ASKED,
+        HeldState.WAITING,
+    }
     assert set(states) - {*table.values()} - first - READ_FROM_WORK == set()
     assert {before for before, _ in table} | {*table.values()} <= set(states)
 

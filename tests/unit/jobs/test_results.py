@@ -69,7 +69,7 @@ from tests.ports import free_port
 from tests.result_images import CR, EFFUSION, grey_image, without_text, write_image
 from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, work
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, states, work
 from tests.validators import dciodvfy_errors
 from tests.waiting import wait_until
 
@@ -134,10 +134,6 @@ def analysed(node: Inbox, number: int = 1) -> str:
     node.settle(image)
     work(node)
     return str(image.StudyInstanceUID)
-
-
-def states(node: Inbox) -> list[DeliveryState]:
-    return [row.state for row in node.rows(Delivery)]
 
 
 def mark(node: Inbox, uid: str) -> str:
@@ -316,20 +312,16 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
 def test_findings_are_told_once_they_were_accepted(
     fresh: Inbox, assess: Callable[..., int], told: int
 ) -> None:
-    node = fresh
     rule = {"name": "ward", "findings": ["*"], "url": "http://localhost/", "every_minutes": 0}
-    go_on(node, notifications=(NotificationSettings.model_validate(rule),))
-    gatherer = Gatherer(node.database, node.settings)
+    go_on(fresh, notifications=(NotificationSettings.model_validate(rule),))
+    gatherer = Gatherer(fresh.database, fresh.settings)
     gatherer.run_once()
-    uid = analysed(node)
+    uid = analysed(fresh)
     assert gatherer.run_once() == 0
-    assess(node.settings, uid, ANNA, **{} if told else {"because": "wrong side"})
+    assess(fresh.settings, uid, ANNA, **{} if told else {"because": "wrong side"})
     assert gatherer.run_once() == told
-    rows = [row.content["groups"][0]["events"][0] for row in node.rows(Notification)]
+    rows = [row.content["groups"][0]["events"][0] for row in fresh.rows(Notification)]
     assert [row["findings"] for row in rows] == [["Mark"]] * told
-
-
-STUDY = 1
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +339,7 @@ def purged(purging: Inbox) -> dict[Path, bytes]:
     """Confirm and delete images and results; what the files of the results were."""
     confirm(purging)
     files = {file: file.read_bytes() for file in (purging.folder / "results").rglob("*.dcm")}
-    studies.delete_received(purging.settings, [STUDY])
+    studies.delete_received(purging.settings, [1])
     spool = purging.settings.spool.model_copy(update={"result_days": 1})
     settings = purging.settings.model_copy(update={"spool": spool})
     assert purge_results(purging.database, settings, utc_now() + timedelta(days=2)) == len(files) > 3
@@ -495,22 +487,19 @@ def test_the_newest_earlier_study_counts_and_a_difference_within_the_error_is_no
     )
 
 
-OTHERS: tuple[dict[str, str], ...] = (
-    {"PatientID": "P2"},
-    {"IssuerOfPatientID": "ANOTHER"},
-    {"IssuerOfPatientID": ""},
-    {"PatientBirthDate": "19800101"},
-    {"PatientName": "Somebody^Else"},
-    {"ViewPosition": "AP"},
-    {"ViewPosition": ""},
-    {"BodyPartExamined": "SHOULDER"},
-    {"StudyDate": "20250102"},
-    {"StudyDate": ""},
-)
-
-
 def test_nothing_else_is_compared_with(comparing: Inbox) -> None:
-    for other in OTHERS:
+    for other in (
+        {"PatientID": "P2"},
+        {"IssuerOfPatientID": "ANOTHER"},
+        {"IssuerOfPatientID": ""},
+        {"PatientBirthDate": "19800101"},
+        {"PatientName": "Somebody^Else"},
+        {"ViewPosition": "AP"},
+        {"ViewPosition": ""},
+        {"BodyPartExamined": "SHOULDER"},
+        {"StudyDate": "20250102"},
+        {"StudyDate": ""},
+    ):
         take(comparing, "20240302", "0.51", **other)
     assert compared(take(comparing, "20250102", "0.60 effusion")) == []
 
@@ -533,18 +522,15 @@ def test_a_fetus_grows_and_is_not_compared_with_its_sister(comparing: Inbox) -> 
     assert "head" not in " ".join(compared(take(comparing, "20241220", "100 fetus")))
 
 
-def test_without_the_rule_or_a_prior_nothing_changes(comparing: Inbox) -> None:
+@pytest.mark.parametrize("rule", [{"compare": False}, {"assess_first": True}])
+def test_without_the_rule_or_while_the_earlier_report_waits_for_a_person_nothing_is_compared(
+    comparing: Inbox, rule: dict[str, bool]
+) -> None:
+    go_on(comparing, settings_compare(comparing.folder, **rule))
     take(comparing, "20240302", "0.51")
-    go_on(comparing, settings_compare(comparing.folder, compare=False))
     alone = take(comparing, "20250102", "0.60")
     assert compared(alone) == []
     assert "PertinentOtherEvidenceSequence" not in dcmread(alone)
-
-
-def test_a_report_that_waits_for_a_person_is_not_compared_with(comparing: Inbox) -> None:
-    go_on(comparing, settings_compare(comparing.folder, assess_first=True))
-    take(comparing, "20240302", "0.51")
-    assert compared(take(comparing, "20250102", "0.60")) == []
 
 
 def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> None:
@@ -572,9 +558,6 @@ def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:
     assert compared(take(comparing, "20250102", "0.60")) == []
     for text in ("20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"):
         assert date_of(text) is None
-
-
-PATIENT = b"ID-one"
 
 
 class Scrubber(Obedient):
@@ -636,7 +619,7 @@ def test_each_destination_gets_its_own_objects_and_only_those(make: Make) -> Non
     assert sorted(row.kind for row in waiting["archive"]) == ["cleaned", "seg", "sr"]
     for name, rows in waiting.items():
         for file, row in ((node.folder / row.path, row) for row in rows):
-            hidden = PATIENT not in file.read_bytes()
+            hidden = b"ID-one" not in file.read_bytes()
             assert row.deidentified == is_deidentified(dcmread(file)) == hidden == (name == "archive")
 
 

@@ -62,6 +62,11 @@ def confirm(node: Inbox) -> None:
             settle_study(session, number)
 
 
+def states(node: Inbox) -> list[DeliveryState]:
+    """Of each delivery."""
+    return [row.state for row in node.rows(Delivery)]
+
+
 class ObedientOptions(PipelineOptions):
     """``do``: the name of a method; ``log``: a file."""
 

@@ -164,8 +164,8 @@ def test_nothing_of_a_quarantined_study_leaves_before_a_person_released_it(outbo
     outbox.put(Study, 1, state=StudyState.QUARANTINED)
     outbox.worker().run_once()
     [row] = outbox.rows(Delivery)
-    expected = (S.CANCELLED, True, "withdrawn: the study is in quarantine")
-    assert (row.state, row.withdrawn, row.reason) == expected
+    assert (row.state, row.withdrawn) == (S.CANCELLED, True)
+    assert row.reason == "withdrawn: the study is in quarantine"
     outbox.put(Delivery, 1, state=S.DEAD)
     assert outbox.write(retry_all) == []
     with pytest.raises(NotAllowedNow, match="quarantine"):

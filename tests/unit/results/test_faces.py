@@ -48,7 +48,7 @@ from dicom_node.results.common.envelope import encode, series_description
 from dicom_node.results.common.source import read_sources
 from dicom_node.results.sc import page
 from tests.deidentified_lab import HERE, result_of, write_named
-from tests.modality import data_set
+from tests.modality import assign, data_set
 from tests.result_images import (
     ANALYSED_AT,
     CARDIOMEGALY,
@@ -59,6 +59,7 @@ from tests.result_images import (
     US,
     US_MULTI_FRAME,
     context,
+    film,
     finding,
     grey_image,
     source,
@@ -163,17 +164,28 @@ def test_a_failure_says_so_with_its_reason_and_shows_no_pixel(tmp_path: Path, pi
 
 
 def test_monochrome1_is_shown_inverse_with_the_window_of_the_image(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": 2}
-    given |= {"RescaleIntercept": -5, "WindowCenter": [100, 2000], "WindowWidth": [50, 0.5]}
-    path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **given)
+    path = write_image(
+        tmp_path / "dx.dcm",
+        DX,
+        grey_image(),
+        PhotometricInterpretation="MONOCHROME1",
+        RescaleSlope=2,
+        RescaleIntercept=-5,
+        WindowCenter=[100, 2000],
+        WindowWidth=[50, 0.5],
+    )
     state = one(ResultKind.GSPS, source(path), PipelineResult())
     assert (state.PresentationLUTShape, state.RescaleSlope, state.RescaleIntercept) == ("INVERSE", 2, -5)
     assert state.SoftcopyVOILUTSequence[0].WindowCenter == 100
 
 
 def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: Path) -> None:
-    shutter = {"ShutterShape": ["CIRCULAR", "RECTANGULAR"], "CenterOfCircularShutter": [120, 110]}
-    shutter |= {"RadiusOfCircularShutter": 90, "ShutterPresentationValue": 77}
+    shutter = {
+        "ShutterShape": ["CIRCULAR", "RECTANGULAR"],
+        "CenterOfCircularShutter": [120, 110],
+        "RadiusOfCircularShutter": 90,
+        "ShutterPresentationValue": 77,
+    }
     path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **shutter)
     with_overlay = pydicom.dcmread(path)
     with_overlay.add_new(0x60020010, "US", 8)
@@ -263,10 +275,12 @@ def test_a_cleaned_grey_image_stays_grey_with_its_depth_and_sign(tmp_path: Path)
 
 
 def test_calibration_is_kept_only_where_nothing_was_filled(tmp_path: Path) -> None:
-    left, right, beyond = (Dataset() for _ in range(3))
-    for region, x0, x1, y1 in ((left, 0, 79, 119), (right, 80, 159, 119), (beyond, 0, 159, 576)):
-        region.RegionLocationMinX0, region.RegionLocationMinY0 = x0, 0
-        region.RegionLocationMaxX1, region.RegionLocationMaxY1 = x1, y1
+    left, right, beyond = (
+        data_set(
+            RegionLocationMinX0=x0, RegionLocationMinY0=0, RegionLocationMaxX1=x1, RegionLocationMaxY1=y1
+        )
+        for x0, x1, y1 in ((0, 79, 119), (80, 159, 119), (0, 159, 576))
+    )
     given = {"SequenceOfUltrasoundRegions": [left, right, beyond], "PixelSpacing": [0.2, 0.1]}
     us = source(write_image(tmp_path / "us.dcm", US, speckle(), **given))
     mask = np.zeros((120, 160), np.uint8)
@@ -286,8 +300,11 @@ def test_the_warning_of_a_series_is_whole_whatever_the_pipeline_is_called(kind: 
 
 
 def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
-    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": 12.5}
-    lossy["LossyImageCompressionMethod"] = "ISO_10918_1"
+    lossy = {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": 12.5,
+        "LossyImageCompressionMethod": "ISO_10918_1",
+    }
     us = source(write_image(tmp_path / "us.dcm", US, speckle(), **lossy))
     result = replace(cleaning(us, speckle()), findings=(finding(NODULE, 0.5, us.image.uid, (9, 9, 40, 40)),))
     for kind in (ResultKind.CLEANED, ResultKind.SC):
@@ -413,10 +430,6 @@ def all_of(one: SourceObject, ctx: ResultContext | None = None) -> list[Dataset]
     images = (cleaned, mask, *outlined(one, mask.frames, HEART).images)
     made = build(ctx or context(), [one], PipelineResult(findings=(found,), images=images))
     return [read_result(item) for item in made]
-
-
-def film(folder: Path, **attributes: Any) -> SourceObject:
-    return source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
 
 
 def test_results_answer_the_request_of_their_source(tmp_path: Path) -> None:
@@ -739,7 +752,6 @@ def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, 
     sources = read_sources([numbered_film(tmp_path)])
     ctx = context(kinds=[ResultKind.PDF])
     document = page.build_document(ctx, sources, page.summary_of(ctx, sources, PipelineResult()), "2.25.9")
-    for keyword, value in change.items():
-        setattr(document, keyword, value)
+    assign(document, **change)
     with pytest.raises(ResultRefused, match=why):
         gate.check(encode(document, ctx, sources[0]), document, ctx, ResultKind.PDF, sources)

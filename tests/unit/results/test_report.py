@@ -14,7 +14,6 @@ from pydicom.sr._concepts_dict import concepts as dictionary
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
-import ai_pipeline
 from ai_pipeline import pipelines
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
@@ -47,7 +46,6 @@ from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
     CARDIOMEGALY,
-    CR,
     DX,
     EFFUSION,
     INSTALLATION,
@@ -57,10 +55,12 @@ from tests.result_images import (
     US,
     US_MULTI_FRAME,
     context,
+    film,
     finding,
     grey_image,
     source,
     speckle,
+    still,
     without_text,
     write_image,
 )
@@ -72,14 +72,6 @@ BOX = (50.5, 60.25, 150.0, 170.0)
 
 
 TEXT = (10.0, 20.0, 60.0, 30.0)
-
-
-def film(folder: Path, **attributes: Any) -> SourceObject:
-    return source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
-
-
-def still(folder: Path, name: str = "us", **attributes: Any) -> SourceObject:
-    return source(write_image(folder / f"{name}.dcm", US, speckle(), **attributes))
 
 
 @pytest.fixture(scope="module")
@@ -380,30 +372,6 @@ def _codes(value: object) -> Iterator[DicomCode]:
             yield from _codes(part)
 
 
-def _ours() -> dict[str, DicomCode]:
-    found = {
-        f"{name} {code.value}": code
-        for module in (concepts, profile)
-        for name, value in vars(module).items()
-        for code in _codes(value)
-    }
-    written = (LENGTH, *UNITS.values())
-    return found | {
-        f"{one.meaning} {one.value}": DicomCode(one.value, one.scheme, one.meaning) for one in written
-    }
-
-
-def _cards() -> dict[str, dict[str, Any]]:
-    paths = (Path(ai_pipeline.__file__).parent / "cards").glob("*.toml")
-    return {
-        f"{path.stem} {label['name']} {role}": label[role]
-        for path in paths
-        for label in tomllib.loads(path.read_text(encoding="utf-8")).get("labels", ())
-        for role in ("code", "site")
-        if role in label
-    }
-
-
 def _known_meanings(scheme: str, value: str) -> set[str]:
     words = {
         meaning
@@ -424,7 +392,21 @@ def _is_right(scheme: str, value: str, meaning: str) -> bool:
 
 
 def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() -> None:
-    ours, cards = _ours(), _cards()
+    ours = {
+        f"{name} {code.value}": code
+        for module in (concepts, profile)
+        for name, value in vars(module).items()
+        for code in _codes(value)
+    }
+    for one in (LENGTH, *UNITS.values()):
+        ours[f"{one.meaning} {one.value}"] = DicomCode(one.value, one.scheme, one.meaning)
+    cards = {
+        f"{path.stem} {label['name']} {role}": label[role]
+        for path in (Path(pipelines.__file__).parent / "cards").glob("*.toml")
+        for label in tomllib.loads(path.read_text(encoding="utf-8")).get("labels", ())
+        for role in ("code", "site")
+        if role in label
+    }
     assert len(ours) > 50 and len(cards) > 20
     wrong = {
         name for name, code in ours.items() if not _is_right(code.scheme_designator, code.value, code.meaning)
