@@ -74,9 +74,8 @@ class Pacs:
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         asked = event.identifier
         for uid, (series, study, sop_class) in list(self._series.items()):
-            if (series, study) != (asked.SeriesInstanceUID, asked.StudyInstanceUID):
-                continue
-            if asked.SOPInstanceUID and asked.SOPInstanceUID != uid:
+            wanted = (asked.SeriesInstanceUID, asked.StudyInstanceUID, asked.SOPInstanceUID or uid)
+            if wanted != (series, study, uid):
                 continue
             self.questions.append(uid)
             if self.shows(uid, self.questions.count(uid)):

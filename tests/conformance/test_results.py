@@ -200,8 +200,8 @@ def test_what_the_golden_dumps_hold_is_valid_and_so_are_a_rejection_and_a_report
     note = results.build_rejection(
         [written["fetal_head-sr"]], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
     )
-    kinds = [ResultKind.SR, ResultKind.GSPS]
-    nothing = results.build(context(kinds=kinds), [cases["monochrome1"].source], PipelineResult())
+    asked = context(kinds=[ResultKind.SR, ResultKind.GSPS])
+    nothing = results.build(asked, [cases["monochrome1"].source], PipelineResult())
     further = [path for _, path in _written(tmp_path, "further", [note, *nothing])]
     assert len(further) == 3
     for path in (*written.values(), *further):
@@ -568,8 +568,13 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
 
     def note(event: evt.Event) -> None:
         requestor = event.assoc.requestor
-        us = (requestor.implementation_class_uid, requestor.implementation_version_name)
-        named.add((*us, requestor.maximum_length))
+        named.add(
+            (
+                requestor.implementation_class_uid,
+                requestor.implementation_version_name,
+                requestor.maximum_length,
+            )
+        )
         for one in requestor.requested_contexts:
             uid = str(one.abstract_syntax)
             if uid in requestor.role_selection:

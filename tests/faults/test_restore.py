@@ -79,8 +79,8 @@ def reindexed(node: Inbox) -> None:
 
 
 def acts(node: Inbox) -> list[tuple[str, str]]:
-    rows = [(row["actor"], row["action"]) for row in reversed(node.read(audit.rows))]
-    return [row for row in rows if row[0] == "reader"]
+    rows = reversed(node.read(audit.rows))
+    return [(row["actor"], row["action"]) for row in rows if row["actor"] == "reader"]
 
 
 def withdrawn(node: Inbox) -> set[str]:
@@ -136,9 +136,12 @@ def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> 
     assert {row["state"] for row in decisions.reconcile(node.settings)} == {"applied"}
     deliver(node)
     with node.database.read() as session:
-        told = select(Study.study_instance_uid, HeldResult.state, Delivery.state).distinct()
-        told = told.join(HeldResult, HeldResult.study_id == Study.id)
-        told = told.join(Delivery, Delivery.result_id == HeldResult.result_id)
+        told = (
+            select(Study.study_instance_uid, HeldResult.state, Delivery.state)
+            .join(HeldResult, HeldResult.study_id == Study.id)
+            .join(Delivery, Delivery.result_id == HeldResult.result_id)
+            .distinct()
+        )
         assert {tuple(row) for row in session.execute(told)} == {
             (uid("refused"), HeldState.REJECTED, DeliveryState.DISCARDED),
             (uid("taken"), HeldState.ACCEPTED, DeliveryState.CONFIRMED),
@@ -283,9 +286,6 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.close()
 
 
-UIDS = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2.840.10008.1.2.1")
-
-
 @dataclass
 class Recorder:
     """What was done to the disk, in order: (kind, file or name, further)."""
@@ -375,7 +375,7 @@ def arrive(spool: Spool, number: int) -> tuple[str, bytes]:
     """One object in three fragments; its spool name and data set."""
     data = random.Random(number).randbytes(3000)
     arrival = Arrival(f"a-{number}", "SENDER", "AINODE", "127.0.0.1", 0, datetime.now(UTC))
-    incoming = spool.open(arrival, *UIDS)
+    incoming = spool.open(arrival, "1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2.840.10008.1.2.1")
     for start in range(0, 3000, 1000):
         incoming.write(data[start : start + 1000])
     return incoming.commit(), data
@@ -386,7 +386,8 @@ def disks(done: list[tuple[str, Any, Any]], moment: int, chance: random.Random) 
     past = done[:moment]
     synced = {number: covers for kind, number, covers in past if kind == "sync"}
     named = max([covers for kind, _, covers in past if kind == "sync folder"], default=0)
-    loose = [at for at, (kind, *_) in enumerate(past) if at >= named and kind in ENTRIES]
+    of_entries = ("create", "rename", "unlink")
+    loose = [at for at, (kind, *_) in enumerate(past) if at >= named and kind in of_entries]
     for kept in ([], loose, loose[: chance.randrange(len(loose) + 1)]):
         until = kept[-1] + 1 if kept else named
         for survives in (lambda: False, lambda: True, lambda: chance.random() < 0.5):
@@ -398,9 +399,6 @@ def disks(done: list[tuple[str, Any, Any]], moment: int, chance: random.Random) 
                     file.extend(bytes(max(0, start + len(data) - len(file))))
                     file[start : start + len(data)] = data
             yield {name: bytes(content.get(number, b"")) for name, number in entries(past[:until]).items()}
-
-
-ENTRIES = ("create", "rename", "unlink")
 
 
 def entries(done: list[tuple[str, Any, Any]]) -> dict[str, int]:

@@ -46,7 +46,17 @@ from dicom_node.services import users
 from dicom_node.store.tables import Fetch
 from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
-from tests.archive_lab import PIXELS, QUERY, FakeArchive, answer_for, fetched, film, inbox_beside, peer
+from tests.archive_lab import (
+    PIXELS,
+    QUERY,
+    FakeArchive,
+    answer_for,
+    beside,
+    fetched,
+    film,
+    inbox_beside,
+    peer,
+)
 from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file
 from tests.hostile.valve import Valve, valve_before
 from tests.hostile.web import answering
@@ -245,10 +255,7 @@ def test_images_of_another_patient_than_the_answer_go_to_quarantine(
     tmp_path: Path, other: dict[str, str]
 ) -> None:
     image = film("another")
-    with run_pacs(
-        FakeArchive(free_port(), answers=[answer_for(image, **other)], gives=[image]), classes=()
-    ) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port)
+    with beside(tmp_path, answers=[answer_for(image, **other)], gives=[image]) as inbox:
         fetched(inbox)
     study = inbox.study(image.StudyInstanceUID)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
@@ -263,10 +270,7 @@ def test_images_of_another_patient_than_the_answer_go_to_quarantine(
 
 def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> None:
     wanted, other = film("wanted"), film("other")
-    with run_pacs(
-        FakeArchive(free_port(), answers=[answer_for(wanted)], gives=[wanted, other]), classes=()
-    ) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port)
+    with beside(tmp_path, answers=[answer_for(wanted)], gives=[wanted, other]) as inbox:
         fetched(inbox)
     assert inbox.study(wanted.StudyInstanceUID).state is StudyState.QUEUED
     study = inbox.study(other.StudyInstanceUID)

@@ -592,12 +592,13 @@ def test_windows_without_width_and_times_of_other_frames_are_left_out(
 
 
 def test_items_are_repaired_and_broken_codes_and_references_left_out() -> None:
-    reference = header_with("ReferencedSOPInstanceUID", "999.999.1")
-    reference.ReferencedSOPClassUID = "1.2.3"
-    header = header_with("StudyInstanceUID", "999.999.01")
-    header.SequenceOfUltrasoundRegions = [header_with("PatientAge", "9M")]
-    header.ProcedureCodeSequence = [data_set(CodeValue="1", CodingSchemeDesignator="SCT")]
-    header.ReferencedStudySequence = [reference]
+    reference = assign(header_with("ReferencedSOPInstanceUID", "999.999.1"), ReferencedSOPClassUID="1.2.3")
+    header = assign(
+        header_with("StudyInstanceUID", "999.999.01"),
+        SequenceOfUltrasoundRegions=[header_with("PatientAge", "9M")],
+        ProcedureCodeSequence=[data_set(CodeValue="1", CodingSchemeDesignator="SCT")],
+        ReferencedStudySequence=[reference],
+    )
     assert repair(header) == Repairs(
         repaired=("PatientAge",),
         left_out=("ProcedureCodeSequence", "ReferencedSOPInstanceUID", "ReferencedStudySequence"),

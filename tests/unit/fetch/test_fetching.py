@@ -36,7 +36,7 @@ from dicom_node.scu import open_archive
 from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.store.transitions import move_fetch, settle_study, utc_now
 from dicom_node.studies.indexing import OTHER_PATIENT
-from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside
+from tests.archive_lab import FakeArchive, answer_for, beside, film, inbox_beside
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import assign, chest, ultrasound
@@ -71,15 +71,6 @@ TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call to an archive or a manager ends up to this much later than its answer."""
     monkeypatch.setattr("dicom_node.fetch.fetcher._WATCH_SECONDS", 0.01)
-
-
-@contextmanager
-def beside(
-    folder: Path, *rules: dict[str, Any], answers: Any, gives: Any = (), **peer: Any
-) -> Iterator[Inbox]:
-    """A node beside an archive that answers and gives this."""
-    with run_pacs(FakeArchive(free_port(), answers=answers, gives=gives), classes=()) as pacs:
-        yield inbox_beside(folder, pacs.port, *rules, **peer)
 
 
 def asked(inbox: Inbox) -> None:

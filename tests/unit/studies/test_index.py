@@ -93,7 +93,7 @@ from dicom_node.studies.choose import Choice
 from dicom_node.studies.comparison import compare, reconcile, reindex
 from dicom_node.studies.purge import purge, purge_results
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
-from tests.modality import ULTRASOUND, chest, ultrasound
+from tests.modality import ULTRASOUND, assign, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
 from tests.result_reading import coded
 from tests.rows import a_result
@@ -334,8 +334,8 @@ def test_a_killed_indexer_indexes_each_acknowledged_object_once(inbox: Inbox) ->
     image = ultrasound("crash", size=(24, 18))
     for number in range(OBJECTS):
         # Four studies; every tenth object comes twice.
-        image.SOPInstanceUID = f"1.2.3.{number - (number % 10 == 9)}"
-        image.StudyInstanceUID = f"1.2.4.{number // 20}"
+        instance, study = f"1.2.3.{number - (number % 10 == 9)}", f"1.2.4.{number // 20}"
+        assign(image, SOPInstanceUID=instance, StudyInstanceUID=study)
         names += inbox.receive(image)
     while inbox.spool.pending() and kills < 2:
         command = [sys.executable, "-c", VICTIM, str(inbox.folder)]
@@ -545,10 +545,12 @@ def latin_name_without_character_set(name: str) -> tuple[bytes, str, str, str]:
 
 
 def test_sixteen_colour_frames_of_odd_width_are_sound(inbox: Inbox) -> None:
-    image = ultrasound("cine", size=(101, 75))
-    image.SOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
-    image.NumberOfFrames = 16
-    image.PixelData = (bytes(101 * 75 * 3) * 16) + b"\0" * (101 * 75 * 3 * 16 % 2)
+    image = changed(
+        ultrasound("cine", size=(101, 75)),
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1",
+        NumberOfFrames=16,
+        PixelData=bytes(101 * 75 * 3 * 16),
+    )
     inbox.index(image)
     assert inbox.outcomes() == ["new"]
 
