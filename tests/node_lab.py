@@ -102,18 +102,20 @@ def site_config(
     ``workers``, ``of_pacs``: further lines of their tables.
     """
     peers = "".join(f'[[peers]]\nname = "{name.lower()}"\nae_title = "{name}"\n' for name in senders)
-    site = _SITE.format(
-        pacs=pacs,
-        quiet=quiet,
-        processes=processes,
-        lease=lease,
-        workers=workers,
-        ae_title=ae_title,
-        of_pacs=of_pacs,
-        senders=peers,
-        results=json.dumps(list(results)),
+    return (
+        _SITE.format(
+            pacs=pacs,
+            quiet=quiet,
+            processes=processes,
+            lease=lease,
+            workers=workers,
+            ae_title=ae_title,
+            of_pacs=of_pacs,
+            senders=peers,
+            results=json.dumps(list(results)),
+        )
+        + rules
     )
-    return site + rules
 
 
 class Node:
@@ -143,8 +145,7 @@ class Node:
         self.log = folder / f"{name}.log"
         folder.mkdir(parents=True, exist_ok=True)
         node = f'[node]\ndata_dir = "{folder / "var"}"\ndatabase_url = "{database_url}"\n'
-        head = f"{node}[listener]\nport = {self.port}\n"
-        self.config.write_text(head + config, encoding="utf-8")
+        self.config.write_text(f"{node}[listener]\nport = {self.port}\n{config}", encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, ready_seconds: float = 120) -> None:

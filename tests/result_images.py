@@ -123,14 +123,13 @@ def speckle(rows: int = 120, columns: int = 160, frames: int = 0, colour: bool =
 
 def source(path: Path, **given: Any) -> SourceObject:
     """The file as ``results.build`` takes it."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    usual: dict[str, Any] = {
+    usual = {
         "image": open_dicom(path),
         "path": path,
-        "pixels_sha256": digest,
+        "pixels_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "identity_sha256": "identity",
     }
-    return SourceObject(**{**usual, **given})
+    return SourceObject(**usual | given)
 
 
 def without_text(

@@ -68,8 +68,15 @@ def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, roun
     kills = min(30, max(2, rounds // 1000))
     chance, stop = random.Random(20260102), threading.Event()
     with start_orthanc(tmp_path / "orthanc") as pacs:
-        how = {"lease": 5, "ae_title": pacs.ae_title, "workers": "attempts = 100", "senders": ()}
-        config = site_config(pacs.dicom_port, PROGRAM + MODALITY, quiet=600, **how)  # type: ignore[arg-type]
+        config = site_config(
+            pacs.dicom_port,
+            PROGRAM + MODALITY,
+            quiet=600,
+            lease=5,
+            ae_title=pacs.ae_title,
+            workers="attempts = 100",
+            senders=(),
+        )
         with running(Node(tmp_path / "node", config)) as node:
             senders = [
                 in_background(lambda part=part: [examine(node, stop, random.Random(n), n) for n in part])
@@ -91,8 +98,10 @@ def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, roun
             assert len(studies) == 6 * kills
             assert pacs.reports() == dict.fromkeys(studies, 1)
             complete = (STUDY_COMPLETE.number, STEPS_FULFILLED.number)
-            rows = node.events(*complete, STEPS_NOT_AWAITED.number)
-            found = Counter((row["study_instance_uid"], row["number"]) for row in rows)
+            found = Counter(
+                (row["study_instance_uid"], row["number"])
+                for row in node.events(*complete, STEPS_NOT_AWAITED.number)
+            )
             assert found == {(uid, number): 1 for uid in studies for number in complete}
             assert "Mustermann" not in node.log.read_text(encoding="utf-8")
 
@@ -315,9 +324,7 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
     here = Database(postgres_url)
     migrate.upgrade(here)
     number = add_job(here, add_study(here))
-    port = make_url(postgres_url).port
-    assert port
-    with valve_before(port) as valve:
+    with valve_before(make_url(postgres_url).port) as valve:
         away = Database(make_url(postgres_url).set(port=valve.port).render_as_string(hide_password=False))
         lonely, other = JobQueue(away, WORKERS), JobQueue(here, WORKERS)
         job = claimed(lonely, "elsewhere/1/1/a")

@@ -219,9 +219,8 @@ def test_a_killed_reader_loses_nothing(make: Make) -> None:
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Iterator[Inbox]:
-    inbox = Inbox(tmp_path / "var")
-    yield inbox
-    inbox.close()
+    with closing(Inbox(tmp_path / "var")) as inbox:
+        yield inbox
 
 
 _AT_ONCE = 100

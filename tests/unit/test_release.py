@@ -47,11 +47,6 @@ def locked() -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", LOCK, re.MULTILINE))
 
 
-def pinned() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
-
-
 def test_the_lock_says_what_is_installed_and_not_where_it_comes_from() -> None:
     line = re.compile(r"[a-z0-9-]+==[\w.+!]+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?|# [\w ,.:]+|")
     assert [text for text in LOCK.splitlines() if not line.fullmatch(text)] == []
@@ -66,7 +61,8 @@ def test_the_lock_holds_all_that_a_release_needs_in_the_versions_that_are_tested
     assert len(wanted) > 20
     for one in wanted:
         assert one.specifier.contains(locked()[canonicalize_name(one.name)]), f"make lock: {one}"
-    tested = pinned()
+    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()]
+    tested = {canonicalize_name(name): version for name, version in pins}
     assert {name: tested.get(name) for name in locked()} == locked(), "make lock"
     training = tomllib.loads((ROOT / "ai_training" / "pyproject.toml").read_text(encoding="utf-8"))
     assert training["project"]["optional-dependencies"]["yolo"] == [f"ultralytics=={tested['ultralytics']}"]
@@ -115,8 +111,8 @@ def programs(*packages: str) -> set[str]:
 
 
 def test_the_wheel_of_the_run_time_carries_every_module_and_no_training(run_time: list[str]) -> None:
-    found = {name for name in run_time if name.endswith(".py")}
-    assert found == programs("ai_pipeline", "dicom_connectors", "dicom_node")
+    ours = programs("ai_pipeline", "dicom_connectors", "dicom_node")
+    assert {name for name in run_time if name.endswith(".py")} == ours
     assert {name.split("/")[0] for name in run_time if ".dist-info" not in name} == {
         "ai_pipeline",
         "dicom_connectors",
@@ -202,8 +198,8 @@ def objects() -> list[dict[str, Any]]:
     yaml = pytest.importorskip("yaml")
     if shutil.which("kubectl"):
         command = ["kubectl", "kustomize", str(KUBERNETES)]
-        text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-        return list(yaml.safe_load_all(text))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return list(yaml.safe_load_all(done.stdout))
     named = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
     found = [one for name in named for one in yaml.safe_load_all((KUBERNETES / name).read_text())]
     common = yaml.safe_load((KUBERNETES / "pods.yaml").read_text())["spec"]["template"]["spec"]

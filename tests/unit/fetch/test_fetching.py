@@ -296,8 +296,16 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     image = film("raced")
     inbox = inbox_beside(tmp_path, free_port(), url_of_database=postgres_url)
     now = utc_now()
-    named = {"peer": "archive", "patient_id": "SOMEBODY-ELSE", "patient": str(Patient())}
-    inbox.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
+    inbox.add(
+        Fetch(
+            study_instance_uid=image.StudyInstanceUID,
+            asked_at=now,
+            next_at=now,
+            peer="archive",
+            patient_id="SOMEBODY-ELSE",
+            patient=str(Patient()),
+        )
+    )
     inbox.index(image)
 
     def patients_while_the_retrieval_starts(*given: Any) -> list[Patient]:
@@ -357,11 +365,16 @@ class Site:
 
     def deliver(self, state: DeliveryState = DeliveryState.CONFIRMED) -> None:
         """The jobs of all studies have succeeded, with a report in this state at the PACS."""
-        named = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34", "series_instance_uid": "1.2.9"}
         for job in self.inbox.jobs():
             if job.state is not JobState.SUCCEEDED:
                 self.inbox.put(Job, job.id, state=JobState.SUCCEEDED)
-                self.inbox.delivery(job, state, sop_instance_uid=f"1.2.{job.id}", **named)
+                self.inbox.delivery(
+                    job,
+                    state,
+                    sop_instance_uid=f"1.2.{job.id}",
+                    sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
+                    series_instance_uid="1.2.9",
+                )
                 self.inbox.write(settle_study, job.study_id)
 
     def row(self) -> ClaimedWorkitem:

@@ -184,14 +184,19 @@ def test_a_clock_put_back_a_day_holds_no_delivery(outbox: Outbox, ahead: str) ->
 def corrected(outbox: Outbox) -> Outbox:
     """A received object that the peer has confirmed (delivery 2), and its corrected version (delivery 1)."""
     outbox.write(Session.execute, delete(Delivery))
-    titles = {"calling_ae": "US1", "called_ae": "AINODE"}
     for number, known in ((2, {"state": S.CONFIRMED, "sent_at": NOW}), (1, {"state": S.PENDING})):
         received = ReceivedObject(
             spool_name=f"v{number}", path=f"v{number}", study_id=1, sop_instance_uid="1.2.3",
-            outcome=Outcome.NEW, association="a", bytes=1, received_at=NOW, **titles,
+            outcome=Outcome.NEW, association="a", bytes=1, received_at=NOW,
+            calling_ae="US1", called_ae="AINODE",
         )  # fmt: skip
-        named = {"sop_instance_uid": "1.2.3", "sop_class_uid": "1.2", "series_instance_uid": "1.3"}
-        original = Original(study_id=1, received=received, **named)
+        original = Original(
+            study_id=1,
+            received=received,
+            sop_instance_uid="1.2.3",
+            sop_class_uid="1.2",
+            series_instance_uid="1.3",
+        )
         outbox.add(Delivery(id=number, original=original, destination="pacs", next_at=NOW, **known))
     return outbox
 
@@ -440,8 +445,13 @@ def inbox(open_inbox: Callable[..., Inbox]) -> Inbox:
 
 def ask(inbox: Inbox, *lines: str, transaction: str = "2.25.1") -> None:
     """As the listener journals it."""
-    fields: dict[str, Any] = {"transaction": transaction, "calling": "MODALITY", "peer": "modality"}
-    inbox.tell(events.COMMITMENT_ASKED, **fields, objects=list(lines))  # type: ignore[arg-type]
+    inbox.tell(
+        events.COMMITMENT_ASKED,
+        transaction=transaction,
+        calling="MODALITY",
+        peer="modality",
+        objects=list(lines),
+    )
     inbox.index()
 
 
@@ -618,8 +628,13 @@ def test_nothing_is_committed_while_a_newer_version_may_wait_to_be_indexed(inbox
         inbox.released("newer")
     elif ended != "open":
         inbox.listener_restarted()
-    fields: dict[str, Any] = {"transaction": "2.25.1", "calling": "MODALITY", "peer": "modality"}
-    inbox.tell(events.COMMITMENT_ASKED, **fields, objects=[of(image)])  # type: ignore[arg-type]
+    inbox.tell(
+        events.COMMITMENT_ASKED,
+        transaction="2.25.1",
+        calling="MODALITY",
+        peer="modality",
+        objects=[of(image)],
+    )
     JournalIngest(inbox.database, inbox.folder / "journal").run_once()
     assert judged(inbox) == ("waiting", [])
     inbox.released("newer")

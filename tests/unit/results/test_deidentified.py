@@ -274,8 +274,12 @@ def uids(made: Deidentified) -> set[str]:
     found = set()
     for item in made.objects:
         ds = read_result(item)
-        found |= {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID}
-        found |= {str(uid) for _, uid in references(ds)}
+        found |= {
+            ds.SOPInstanceUID,
+            ds.SeriesInstanceUID,
+            ds.StudyInstanceUID,
+            *(str(uid) for _, uid in references(ds)),
+        }
     return found
 
 
@@ -346,8 +350,8 @@ def test_each_option_keeps_its_attributes_and_says_so_and_no_name_date_or_uid_co
 def test_intervals_of_one_patient_stay_and_another_patient_has_other_days(tmp_path: Path) -> None:
     def day(name: str, examined: str, patient: str = "P") -> date:
         path = _named(tmp_path, name, StudyDate=examined, PatientID=patient)
-        made = deidentified(path, options={Retained.MODIFIED_DATES})
-        return date.fromisoformat(_objects(made)[ResultKind.CLEANED].StudyDate)
+        made = _objects(deidentified(path, options={Retained.MODIFIED_DATES}))
+        return date.fromisoformat(made[ResultKind.CLEANED].StudyDate)
 
     first, second = day("a.dcm", "20250227"), day("b.dcm", "20260107")
     assert (second - first).days == (date(2026, 1, 7) - date(2025, 2, 27)).days

@@ -366,9 +366,6 @@ CODE = {
 }
 
 
-Parts = dict[str, tuple[bytes, bytes]]
-
-
 def element(tag: BaseTag, vr: bytes, value: bytes) -> bytes:
     """The attribute in Explicit VR Little Endian."""
     value += (b"\0" if vr in (b"OB", b"UI", b"UN") else b" ") * (len(value) % 2)
@@ -376,7 +373,7 @@ def element(tag: BaseTag, vr: bytes, value: bytes) -> bytes:
     return struct.pack("<HH", tag.group, tag.element) + vr + length + value
 
 
-def encoded_item(parts: Parts) -> bytes:
+def encoded_item(parts: dict[str, tuple[bytes, bytes]]) -> bytes:
     content = b"".join(element(Tag(word), *parts[word]) for word in sorted(parts, key=Tag))
     return b"\xfe\xff\x00\xe0" + struct.pack("<L", len(content)) + content
 
@@ -386,7 +383,6 @@ def codes() -> dict[str, bytes]:
     deep = encoded_item({})
     for _ in range(10):
         deep = encoded_item({"ConceptCodeSequence": (b"SQ", deep)})
-    two = {"LongCodeValue": (b"UC", b"12345678901234567890")}
     urn = {"URNCodeValue": (b"UR", b"urn:oid:1.2.3"), "CodeMeaning": (b"LO", b"X")}
     changed = {
         "no meaning": {word: CODE[word] for word in CODE if word != "CodeMeaning"},
@@ -397,13 +393,12 @@ def codes() -> dict[str, bytes]:
         "meaning is a sequence": CODE | {"CodeMeaning": (b"SQ", encoded_item({}))},
         "no scheme": {word: CODE[word] for word in CODE if word != "CodingSchemeDesignator"},
         "long value": CODE | {"CodeValue": (b"LO", b"1" * 80)},
-        "two values": CODE | two,
+        "two values": CODE | {"LongCodeValue": (b"UC", b"12345678901234567890")},
         "short long value": {"LongCodeValue": (b"UC", b"1")} | CODE,
         "urn": urn,
         "no urn": urn | {"URNCodeValue": (b"UR", b"not one")},
     }
-    made = {name: encoded_item(parts) for name, parts in changed.items()}
-    return made | {
+    return {name: encoded_item(parts) for name, parts in changed.items()} | {
         "empty": b"",
         "empty item": encoded_item({}),
         "many": encoded_item(CODE) * 40,
@@ -423,8 +418,9 @@ def texts() -> dict[str, tuple[bytes, bytes]]:
         "UN": b"a\xff", "UT": b"T" * 70000,
         "DS": b"1.5\\2", "CS": b"YES", "PN": b"A^B=C=D", "AT": b"\1\0\2\0",
     }  # fmt: skip
-    made = {name: (b"", value) for name, value in values.items()}
-    return made | {f"as {vr}": (vr.encode(), value) for vr, value in others.items()}
+    return {name: (b"", value) for name, value in values.items()} | {
+        f"as {vr}": (vr.encode(), value) for vr, value in others.items()
+    }
 
 
 def written(path: Path, attributes: dict[str, bytes]) -> Path:
@@ -447,15 +443,13 @@ def elements(data: bytes) -> Iterator[tuple[BaseTag, bytes]]:
         place = end
 
 
-# Report, presentation state and picture: a page and its document have of the source what the picture has.
-COPYING = context(kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
-
-
 def built(path: Path) -> list[Dataset]:
+    """Report, presentation state and picture: a page and its document have of the source what this has."""
     assert inspect(path).fault == ""
     with quiet_pydicom():
         image = source(path)
-    return [read_result(one) for one in build(COPYING, [image], PipelineResult())]
+    copying = context(kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
+    return [read_result(one) for one in build(copying, [image], PipelineResult())]
 
 
 def copied(*, sequences: bool) -> list[str]:
@@ -556,8 +550,8 @@ def test_no_result_carries_a_group_of_overlays_or_curves(tmp_path: Path, kind: s
     found = finding(NODULE, 0.5, given.image.uid, (9, 9, 40, 40), frame=1 if frames else None)
     built = build(context(), [given], PipelineResult(findings=(found,), images=images))
 
-    kinds = {each.kind for each in built}
-    assert {ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED, ResultKind.SEG} <= kinds
+    wanted = {ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED, ResultKind.SEG}
+    assert wanted <= {each.kind for each in built}
     for each in built:
         assert not any(group & 0xFF00 in {0x5000, 0x6000} for group in groups(read_result(each))), each.kind
 
