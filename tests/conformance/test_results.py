@@ -472,7 +472,7 @@ def test_the_statement_names_each_kind_of_result_and_its_series(made: dict[str, 
     assert {int(one.SeriesNumber) for one in made.values()} <= numbers
 
 
-def _numbers() -> dict[str, str]:
+def test_numbers_in_its_sentences_are_those_of_the_program() -> None:
     """Sentences of the statement with the numbers that the program has; of several lines in one."""
     node, listener, outbox, assembly = (
         NodeSettings(),
@@ -481,7 +481,7 @@ def _numbers() -> dict[str, str]:
         AssemblySettings(),
     )
     peer = PeerSettings(name="x", ae_title="X")
-    return {
+    sentences = {
         "address": f"| AE title, port | {node.ae_title}, {listener.port};",
         "associations": f"| {listener.maximum_associations}, of one peer {peer.maximum_associations} |",
         "PDU": f"| largest PDU | {listener.maximum_pdu_bytes} bytes, as acceptor and as initiator |",
@@ -529,11 +529,8 @@ def _numbers() -> dict[str, str]:
         "scheme": f"designator `{SCHEME}`, UID `{SCHEME_UID}`",
         "context": f"| Application Context Name | {APPLICATION_CONTEXT} |",
     }
-
-
-def test_numbers_in_its_sentences_are_those_of_the_program() -> None:
     text = " ".join(STATEMENT.split())
-    assert [name for name, words in _numbers().items() if words not in text] == []
+    assert [name for name, words in sentences.items() if words not in text] == []
 
 
 def test_each_section_is_there_once() -> None:

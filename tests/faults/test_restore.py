@@ -374,8 +374,12 @@ CALLS: dict[str, Callable[..., Any]] = {
 def arrive(spool: Spool, number: int) -> tuple[str, bytes]:
     """One object in three fragments; its spool name and data set."""
     data = random.Random(number).randbytes(3000)
-    arrival = Arrival(f"a-{number}", "SENDER", "AINODE", "127.0.0.1", 0, datetime.now(UTC))
-    incoming = spool.open(arrival, "1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2.840.10008.1.2.1")
+    incoming = spool.open(
+        Arrival(f"a-{number}", "SENDER", "AINODE", "127.0.0.1", 0, datetime.now(UTC)),
+        "1.2.840.10008.5.1.4.1.1.6.1",
+        "1.2.3",
+        "1.2.840.10008.1.2.1",
+    )
     for start in range(0, 3000, 1000):
         incoming.write(data[start : start + 1000])
     return incoming.commit(), data

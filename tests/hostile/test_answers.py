@@ -200,8 +200,9 @@ def peer_at(transport: str, url: str, **more: Any) -> PeerSettings:
     """One that is called by HTTP."""
     if transport == "fhir":
         return fhir_peer(url, **{"patient_systems": {}, **more})
-    known = {"name": "pacs", "ae_title": "PACS", "may": ("receive",), "transport": transport, "url": url}
-    return PeerSettings.model_validate({**known, **more})
+    return PeerSettings.model_validate(
+        {"name": "pacs", "ae_title": "PACS", "may": ("receive",), "transport": transport, "url": url, **more}
+    )
 
 
 def called(peer: PeerSettings) -> Destination:
@@ -433,9 +434,8 @@ ITEM = work_item("1.2.3").to_json_dict()
 @contextmanager
 def manager(status: int, body: bytes) -> Iterator[Any]:
     with answering(status, body, Content_Type="application/dicom+json") as (url, _):
-        peer = {"name": "ris", "ae_title": "RIS", "transport": "dicomweb", "url": url, "worklist": ["*"]}
-        settings = Settings.model_validate({"outbox": {"answer_seconds": 5}})
-        yield open_worklist(PeerSettings.model_validate({**peer, "may": []}), settings)
+        peer = PeerSettings(name="ris", ae_title="RIS", transport="dicomweb", url=url, worklist=["*"], may=[])
+        yield open_worklist(peer, Settings.model_validate({"outbox": {"answer_seconds": 5}}))
 
 
 @pytest.mark.parametrize(

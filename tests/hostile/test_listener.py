@@ -46,6 +46,7 @@ from dicom_node.events import (
     STEP_CHANGED,
     STEP_REFUSED,
     STORE_REFUSED,
+    EventType,
 )
 from dicom_node.scp import statuses
 from dicom_node.scp.connection import limits
@@ -453,8 +454,8 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
         yield listener
 
 
-def kept(listener: Receiver) -> list[str]:
-    return [str(event.fields["transaction"]) for event in listener.events(COMMITMENT_REPORTED)]
+def transactions(listener: Receiver, kind: EventType) -> list[str]:
+    return [str(event.fields["transaction"]) for event in listener.events(kind)]
 
 
 MAXIMUM = {"report": commitment.MAXIMUM_BYTES, "request": commitment.REQUEST_BYTES}
@@ -484,11 +485,11 @@ def encoded_as(kind: str, number: int, transaction: str = "2.25.4") -> bytes:
 def test_what_is_no_report_or_request_is_refused_and_the_listener_goes_on(
     listener: Receiver, kind: str, encoded: Callable[[str], bytes], answer: int | None
 ) -> None:
-    known, send = (kept, send_raw_report) if kind == "report" else (asked, ask_raw)
-    data, before, began = encoded(kind), known(listener), time.monotonic()
+    known, send = (COMMITMENT_REPORTED, send_raw_report) if kind == "report" else (COMMITMENT_ASKED, ask_raw)
+    data, before, began = encoded(kind), transactions(listener, known), time.monotonic()
     assert send(listener.port, data) == answer
     assert time.monotonic() - began < 20
-    assert known(listener) == before
+    assert transactions(listener, known) == before
     transaction = f"2.25.6{time.monotonic_ns()}"
     good = report(transaction, ["1.2"]) if kind == "report" else None
     answer = send_report(listener.port, good) if good else ask(listener.port, transaction, ["1.2"])
@@ -497,21 +498,18 @@ def test_what_is_no_report_or_request_is_refused_and_the_listener_goes_on(
     assert "Mustermann" not in str([event.fields for event in refused])
 
 
-def asked(listener: Receiver) -> list[str]:
-    return [str(event.fields["transaction"]) for event in listener.events(COMMITMENT_ASKED)]
-
-
 @pytest.mark.parametrize("calling", ["US2", "PACS", "CT1", "STRANGER", "FAR"])
 def test_nobody_else_may_report_ask_or_tell_of_steps(listener: Receiver, calling: str) -> None:
     """FAR is the right title from a wrong address; PACS without the role would be the SCU of a report."""
-    known = [kept(listener), asked(listener), taken(listener)]
+    counted = lambda: len(listener.events(COMMITMENT_REPORTED, COMMITMENT_ASKED, STEP_BEGUN, STEP_CHANGED))
+    known = counted()
     answer = "rejected" if calling == "FAR" else "no context"
     information, is_pacs = report("2.25.3", ["1.2"]), calling == "PACS"
     assert send_report(listener.port, information, calling=calling, role=not is_pacs) == answer
     assert ask(listener.port, "2.25.3", ["1.2"], calling) == answer
     if calling != "US2":
         assert create(listener.port, "1.2.3", begun("1.2.3.3"), calling) is None
-    assert [kept(listener), asked(listener), taken(listener)] == known
+    assert counted() == known
 
 
 def test_who_may_ask_may_not_report(listener: Receiver) -> None:
@@ -530,7 +528,7 @@ def test_a_flood_of_requests_is_refused_for_the_moment(tmp_path: Path) -> None:
         ]
         association.release()
         assert statuses == [0x0000] * limits.REQUESTS_A_MINUTE + [0x0213] * 2
-        assert len(asked(listener)) == limits.REQUESTS_A_MINUTE
+        assert len(transactions(listener, COMMITMENT_ASKED)) == limits.REQUESTS_A_MINUTE
         assert len(listener.events(COMMITMENT_ASK_REFUSED)) == 2
 
 
@@ -658,7 +656,6 @@ def test_a_wrong_type_is_refused(vr: str, value: object, keyword: str) -> None:
 @pytest.mark.parametrize("kind", ["reports", "steps"])
 def test_as_many_reports_and_steps_as_one_association_may_bring(listener: Receiver, kind: str) -> None:
     assert status(create(listener.port, "1.2.11", begun("1.2.3.11"))) in (0x0000, 0x0111)
-    nothing = data_set(PerformedProcedureStepDescription="")
     association = (associate_as_pacs if kind == "reports" else associate_as_modality)(listener.port)
     send, most = {
         "reports": (
@@ -668,7 +665,9 @@ def test_as_many_reports_and_steps_as_one_association_may_bring(listener: Receiv
             limits.REPORTS_OF_ONE_ASSOCIATION,
         ),
         "steps": (
-            lambda: association.send_n_set(nothing, ModalityPerformedProcedureStep, "1.2.11"),
+            lambda: association.send_n_set(
+                data_set(PerformedProcedureStepDescription=""), ModalityPerformedProcedureStep, "1.2.11"
+            ),
             limits.STEP_REPORTS_OF_ONE_ASSOCIATION,
         ),
     }[kind]

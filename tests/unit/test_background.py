@@ -236,8 +236,11 @@ def test_a_child_that_hangs_is_silent_though_its_process_is_there() -> None:
 def test_a_child_that_cannot_be_started_for_want_of_memory_is_started_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    failures = [OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), DEFAULT]
-    monkeypatch.setattr(subprocess, "Popen", Mock(side_effect=failures, wraps=subprocess.Popen))
+    monkeypatch.setattr(
+        subprocess,
+        "Popen",
+        Mock(side_effect=[OSError(errno.ENOMEM, "no memory"), DEFAULT], wraps=subprocess.Popen),
+    )
     with running_child("print('{\"ready\": true}', flush=True); input()", "listener") as (_, heard):
         wait_until(lambda: {"ready": True} in heard, 60, "the child is ready")
     assert heard == [(os.EX_OSERR, 0.5), {"ready": True}]
@@ -307,8 +310,13 @@ def say(lines: str, level: str = "info", **tables: object) -> subprocess.Complet
         "settings = Settings.model_validate(json.loads(sys.argv[1]))\n"
         f"logs.configure({level!r}, 'node', settings.log_target)\n" + lines
     )
-    command = [sys.executable, "-c", program, json.dumps(tables)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", program, json.dumps(tables)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
 
 
 def test_json_has_an_events_number_and_fields_under_keys_of_their_own() -> None:

@@ -627,8 +627,13 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
         )
     }
     built = results.build(context(), [given], PipelineResult())
-    pages = {ResultKind.SUMMARY, ResultKind.PDF}
-    assert {one.kind for one in built} == pages | {ResultKind.SR, ResultKind.GSPS, ResultKind.SC}
+    assert {one.kind for one in built} == {
+        ResultKind.SR,
+        ResultKind.GSPS,
+        ResultKind.SC,
+        ResultKind.SUMMARY,
+        ResultKind.PDF,
+    }
     for one in built:
         read = pydicom.dcmread(io.BytesIO(one.data))
         assert (read.StudyDate, read.StudyTime, read.PatientAge) == ("20250102", "1015", "075Y")

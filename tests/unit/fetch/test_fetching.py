@@ -242,8 +242,11 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
     answers = [answer_for(image, StudyDate=TODAY) for image in (never, part, whole, failed)]
     answers[1].NumberOfStudyRelatedInstances = 2
     answers[2].NumberOfStudyRelatedInstances = 1
-    other = answer_for(film("other"), StudyDate=TODAY, ModalitiesInStudy="MG")
-    with beside(tmp_path, answers=[*answers, other], missing_days=1) as inbox:
+    with beside(
+        tmp_path,
+        answers=[*answers, answer_for(film("other"), StudyDate=TODAY, ModalitiesInStudy="MG")],
+        missing_days=1,
+    ) as inbox:
         inbox.settle(part, whole, failed)
         for image, state in (
             (part, StudyState.DELIVERED),
@@ -516,11 +519,16 @@ def test_what_cannot_be_done_is_cancelled_with_a_code(site: Site, jobs: JobState
 
 
 def test_an_input_that_is_not_here_is_fetched_from_a_peer_that_is_known(site: Site) -> None:
-    item = work_item("1.2.3", PatientID="P1", InputInformationSequence=[instances("1.2.3", "ARCHIVE")])
-    uid = site.manager.add(item)
+    uid = site.manager.add(
+        work_item("1.2.3", PatientID="P1", InputInformationSequence=[instances("1.2.3", "ARCHIVE")])
+    )
     site.manager.add(work_item("1.2.4", InputInformationSequence=[instances("1.2.4", "SOMEBODY")]))
-    away = instances("1.2.5", url="http://169.254.169.254/studies/1.2.5")
-    site.manager.add(work_item("1.2.5", InputInformationSequence=[away]))
+    site.manager.add(
+        work_item(
+            "1.2.5",
+            InputInformationSequence=[instances("1.2.5", url="http://169.254.169.254/studies/1.2.5")],
+        )
+    )
     site.manager.add(work_item("1.2.6", InputInformationSequence=[instances("1.2.6"), instances("1.2.7")]))
     site.turn(3)
     [fetch] = site.inbox.rows(Fetch)

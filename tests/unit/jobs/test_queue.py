@@ -452,8 +452,9 @@ def test_claims_at_the_same_time_get_each_job_once_and_no_more_than_may_run_at_o
 ) -> None:
     study = add_study(database)
     numbers = [add_job(database, study, f"rule{number}") for number in range(12)]
-    given = {"at_once": at_once, "lease_seconds": 600.0}  # none ends meanwhile
-    queue = JobQueue(database, WORKERS.model_copy(update=given))
+    queue = JobQueue(  # no lease ends meanwhile
+        database, WORKERS.model_copy(update={"at_once": at_once, "lease_seconds": 600.0})
+    )
     running: set[int] = set()
     taken: list[int] = []
     lock, at_the_same_time, deadline = threading.Lock(), [0], time.monotonic() + 60

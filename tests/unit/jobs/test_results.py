@@ -224,8 +224,9 @@ def test_a_rule_that_sends_at_once_what_another_holds_is_warned_of(
     rule["assess_first"] = True
     made["rules"].append({**rule, "name": "other", "send_to": [peer], "assess_first": False})
     tried = preflight.check_data(made).tried
-    warned = [one.ok for one in tried if one.subject == "rule other" and "holds" in one.text]
-    assert warned == [False] * warnings
+    assert [one.ok for one in tried if one.subject == "rule other" and "holds" in one.text] == [
+        False
+    ] * warnings
 
 
 def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
@@ -299,8 +300,10 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
 
 def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
     uid = analysed(node)
-    killed = patch.object(held, "settle_study", side_effect=RuntimeError("killed"))
-    with killed, pytest.raises(RuntimeError, match="killed"):
+    with (
+        patch.object(held, "settle_study", side_effect=RuntimeError("killed")),
+        pytest.raises(RuntimeError, match="killed"),
+    ):
         assessments.accept_results(node.settings, uid, ANNA)
     assert states(node) == [D.UNASSESSED] * 2
     assert [row.state for row in node.rows(HeldResult)] == [HeldState.WAITING] * 2
@@ -340,17 +343,21 @@ def purged(purging: Inbox) -> dict[Path, bytes]:
     confirm(purging)
     files = {file: file.read_bytes() for file in (purging.folder / "results").rglob("*.dcm")}
     studies.delete_received(purging.settings, [1])
-    spool = purging.settings.spool.model_copy(update={"result_days": 1})
-    settings = purging.settings.model_copy(update={"spool": spool})
+    settings = purging.settings.model_copy(
+        update={"spool": purging.settings.spool.model_copy(update={"result_days": 1})}
+    )
     assert purge_results(purging.database, settings, utc_now() + timedelta(days=2)) == len(files) > 3
     assert not any(file.exists() for file in files)
     return files
 
 
 def wanted_by_another(purging: Inbox, station: str = "AINODE") -> None:
-    rule = purging.settings.rules[0].model_copy(update={"send_to": ("pacs", "second")})
-    general = purging.settings.node.model_copy(update={"station_name": station})
-    go_on(purging, peers=second_peer(purging, ae_title="SECOND"), rules=(rule,), node=general)
+    go_on(
+        purging,
+        peers=second_peer(purging, ae_title="SECOND"),
+        rules=(purging.settings.rules[0].model_copy(update={"send_to": ("pacs", "second")}),),
+        node=purging.settings.node.model_copy(update={"station_name": station}),
+    )
 
 
 def states_at(purging: Inbox, destination: str) -> list[tuple[DeliveryState, str]]:
@@ -451,8 +458,11 @@ def settings_compare(folder: Path, results: Sequence[str] = ("sr",), **rule: Any
 
 @pytest.fixture
 def comparing(open_inbox: Make, monkeypatch: pytest.MonkeyPatch) -> Inbox:
-    entry = EntryPoint("measuring", f"{__name__}:Measuring", pipelines.GROUP)
-    monkeypatch.setitem(pipelines.PIPELINES, "measuring", entry)
+    monkeypatch.setitem(
+        pipelines.PIPELINES,
+        "measuring",
+        EntryPoint("measuring", f"{__name__}:Measuring", pipelines.GROUP),
+    )
     comparing = open_inbox()
     go_on(comparing, settings_compare(comparing.folder))
     return comparing
@@ -590,8 +600,15 @@ def make(open_inbox: Make) -> Make:
         config = configuration(do)
         config["rules"][0].update(pipeline="scrubber", send_to=list(send_to))
         config["peers"][1].update(pacs)
-        archive = {"name": "archive", "ae_title": "ARCHIVE", "deidentify": True}
-        config["peers"].append({**config["peers"][1], **archive, "results": ["cleaned", "seg", "sr"]})
+        config["peers"].append(
+            {
+                **config["peers"][1],
+                "name": "archive",
+                "ae_title": "ARCHIVE",
+                "deidentify": True,
+                "results": ["cleaned", "seg", "sr"],
+            }
+        )
         config["peers"].append({**config["peers"][2], "name": "registry", "ae_title": "REGISTRY", **registry})
         return open_inbox(config)
 
@@ -649,8 +666,10 @@ def test_a_report_on_an_image_that_came_after_the_purge_replaces_none_on_either_
 
 
 def test_an_archive_is_told_what_it_retains(make: Make) -> None:
-    retaining = {"pseudonym_domain": "own", "retain": ["patient_characteristics"]}
-    node = make(send_to=["archive", "registry"], registry=retaining)
+    node = make(
+        send_to=["archive", "registry"],
+        registry={"pseudonym_domain": "own", "retain": ["patient_characteristics"]},
+    )
     waiting = analysed_deidentified(node, changed(ultrasound("one"), PatientSex="F"))
     sexes = {
         name: {dcmread(node.folder / row.path).PatientSex for row in rows} for name, rows in waiting.items()
@@ -687,8 +706,15 @@ def test_boxes_go_to_the_destination_that_asks_for_them_and_to_no_other(open_inb
     config = configuration()
     config["rules"][0].update(pipeline="marker", send_to=["pacs", "demo"])
     config["peers"][1]["results"] = ["sr", "gsps"]
-    demo = {"name": "demo", "ae_title": "DEMO", "burned_in_boxes": True, "results": ["sr", "gsps", "heatmap"]}
-    config["peers"].append({**config["peers"][1], **demo})
+    config["peers"].append(
+        {
+            **config["peers"][1],
+            "name": "demo",
+            "ae_title": "DEMO",
+            "burned_in_boxes": True,
+            "results": ["sr", "gsps", "heatmap"],
+        }
+    )
     node = open_inbox(config)
     drawn = {
         name: {(row.kind, "Graphic Data" in str(dcmread(node.folder / row.path))) for row in rows}
@@ -727,8 +753,16 @@ def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: M
     for name, charset in charsets.items():
         assert sets(node, name) == {("sr", charset)}
     confirm(node)
-    why = {"reason": RejectionReason.QUALITY, "because": "wrong film"}
-    assert results.withdraw(node.settings, str(image.StudyInstanceUID), None, **why) == {}
+    assert (
+        results.withdraw(
+            node.settings,
+            str(image.StudyInstanceUID),
+            None,
+            reason=RejectionReason.QUALITY,
+            because="wrong film",
+        )
+        == {}
+    )
     for name, charset in charsets.items():
         assert sets(node, name) == {("sr", charset), ("rejection", charset)}
 

@@ -48,7 +48,7 @@ from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.outbox_lab import outgoing
-from tests.result_images import US, source, speckle, write_image
+from tests.result_images import still
 from tests.unit.inbox.objects import changed, report
 from tests.unit.jobs.worker_lab import Obedient, configuration, confirm, states, work
 from tests.waiting import wait_until
@@ -188,8 +188,9 @@ def test_a_late_image_leaves_single_results_and_replaces_the_report(make: Make, 
 
 def test_the_report_says_that_an_object_beside_its_images_cannot_be_read(make: Make) -> None:
     node, image = make(), ultrasound("beside")
-    syntax = str(image.file_meta.TransferSyntaxUID)
-    node.receive_bytes(b"no data set", image.SOPClassUID, "1.2.3", syntax, association="a1")
+    node.receive_bytes(
+        b"no data set", image.SOPClassUID, "1.2.3", image.file_meta.TransferSyntaxUID, association="a1"
+    )
     node.settle(image, association="a1")
     work(node)
     [report] = reports(node)
@@ -350,9 +351,10 @@ class Says(Obedient):
 
 
 def test_findings_for_research_only_stay_in_the_worker(tmp_path: Path) -> None:
-    image = source(write_image(tmp_path / "us.dcm", US, speckle()))
     no_readings: Any = Mock(take=lambda *asked: asked[-1])
-    shown, _ = ImageAnalysis(no_readings, no_readings).run(Says(), [image], {}, lambda share, what: None)
+    shown, _ = ImageAnalysis(no_readings, no_readings).run(
+        Says(), [still(tmp_path)], {}, lambda share, what: None
+    )
     assert [finding.label for finding in shown.findings] == ["Mark"]
 
 
@@ -498,10 +500,9 @@ def test_a_study_whose_date_names_no_day_is_held(tmp_path: Path, given: str, hel
         dataset = changed(ultrasound("x"), StudyDate=given)
     dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
     found = inspect(tmp_path / "x.dcm")
-    facts = image(**found.attributes)
     for days, asked_for, expected in ((7, False, held), (7, True, False), (0, False, False)):
         study = StudyFacts(found.study_date, TODAY, asked_for=asked_for)
-        [decision] = decide([rule(max_study_age_days=days)], study, [facts])
+        [decision] = decide([rule(max_study_age_days=days)], study, [image(**found.attributes)])
         assert bool(decision.held_reason) is expected
 
 
@@ -800,8 +801,9 @@ def test_the_last_check_keeps_it_from_a_destination_that_is_de_identified_by_now
     size = item.path.stat().st_size
     peer = inbox.settings.peer("archive")
     assert last_check.fault_of_original(item, peer, size) == ""
-    blind = peer.model_copy(update={"deidentify": True})
-    assert "names the patient" in last_check.fault_of_original(item, blind, size)
+    assert "names the patient" in last_check.fault_of_original(
+        item, peer.model_copy(update={"deidentify": True}), size
+    )
     assert "missing or damaged" in last_check.fault_of_original(item, peer, size + 1)
 
 

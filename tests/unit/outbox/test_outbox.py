@@ -439,8 +439,13 @@ class Takes:
 @pytest.fixture
 def inbox(open_inbox: Callable[..., Inbox]) -> Inbox:
     """A node that forwards to an archive, and whose modality asks for commitment."""
-    rule = CONFIG["rules"][0] | {"forward": ["archive"]}
-    return open_inbox({**CONFIG, "peers": [ASKING, *CONFIG["peers"][1:], ARCHIVE], "rules": [rule]})
+    return open_inbox(
+        {
+            **CONFIG,
+            "peers": [ASKING, *CONFIG["peers"][1:], ARCHIVE],
+            "rules": [CONFIG["rules"][0] | {"forward": ["archive"]}],
+        }
+    )
 
 
 def ask(inbox: Inbox, *lines: str, transaction: str = "2.25.1") -> None:
@@ -468,8 +473,12 @@ def there(name: str, inbox: Inbox, calling: str = "MODALITY") -> Dataset:
 
 
 def archive_confirms(inbox: Inbox) -> None:
-    mine = update(Delivery).where(Delivery.original_id.is_not(None))
-    inbox.write(Session.execute, mine.values(state=DeliveryState.CONFIRMED, confirmed_at=utc_now()))
+    inbox.write(
+        Session.execute,
+        update(Delivery)
+        .where(Delivery.original_id.is_not(None))
+        .values(state=DeliveryState.CONFIRMED, confirmed_at=utc_now()),
+    )
 
 
 def hours_pass(inbox: Inbox, hours: float) -> None:

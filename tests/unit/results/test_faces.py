@@ -64,6 +64,7 @@ from tests.result_images import (
     grey_image,
     source,
     speckle,
+    still,
     without_text,
     write_image,
 )
@@ -203,7 +204,7 @@ def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: 
 
 def test_what_is_drawn_on_made_up_pixels_says_so(tmp_path: Path) -> None:
     for given in ({"SyntheticData": "YES"}, {}):
-        image = source(write_image(tmp_path / "us.dcm", US, speckle(), **given))
+        image = still(tmp_path, **given)
         assert one(ResultKind.SC, image, saying()).get("SyntheticData") == given.get("SyntheticData")
 
 
@@ -211,8 +212,14 @@ def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
     table = data_set(LUTDescriptor=[4, 0, 12])
     table.add_new("LUTData", "US", [0, 1000, 3000, 4095])
     none = data_set(LUTDescriptor=[1, 0, 99], LUTData=5)  # none that could be shown
-    attributes = {"VOILUTSequence": [none, table], "WindowCenter": None, "WindowWidth": None}
-    path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **attributes)
+    path = write_image(
+        tmp_path / "dx.dcm",
+        DX,
+        grey_image(),
+        VOILUTSequence=[none, table],
+        WindowCenter=None,
+        WindowWidth=None,
+    )
     [lut] = one(ResultKind.GSPS, source(path), saying()).SoftcopyVOILUTSequence[0].VOILUTSequence
     assert list(lut.LUTDescriptor) == [4, 0, 12]
     assert np.frombuffer(lut.LUTData, "<u2").tolist() == [0, 1000, 3000, 4095]
@@ -281,8 +288,7 @@ def test_calibration_is_kept_only_where_nothing_was_filled(tmp_path: Path) -> No
         )
         for x0, x1, y1 in ((0, 79, 119), (80, 159, 119), (0, 159, 576))
     )
-    given = {"SequenceOfUltrasoundRegions": [left, right, beyond], "PixelSpacing": [0.2, 0.1]}
-    us = source(write_image(tmp_path / "us.dcm", US, speckle(), **given))
+    us = still(tmp_path, SequenceOfUltrasoundRegions=[left, right, beyond], PixelSpacing=[0.2, 0.1])
     mask = np.zeros((120, 160), np.uint8)
     mask[100, 81] = 255
     cleaned = one(ResultKind.CLEANED, us, cleaning(us, speckle(), mask))
@@ -305,7 +311,7 @@ def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
         "LossyImageCompressionRatio": 12.5,
         "LossyImageCompressionMethod": "ISO_10918_1",
     }
-    us = source(write_image(tmp_path / "us.dcm", US, speckle(), **lossy))
+    us = still(tmp_path, **lossy)
     result = replace(cleaning(us, speckle()), findings=(finding(NODULE, 0.5, us.image.uid, (9, 9, 40, 40)),))
     for kind in (ResultKind.CLEANED, ResultKind.SC):
         picture = one(kind, us, result)
@@ -313,15 +319,14 @@ def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
 
 
 def test_a_de_identified_source_does_not_make_us_claim_de_identification(tmp_path: Path) -> None:
-    us = source(write_image(tmp_path / "us.dcm", US, speckle(), PatientIdentityRemoved="YES"))
+    us = still(tmp_path, PatientIdentityRemoved="YES")
     made = [read_result(built) for built in build(context(), [us], PipelineResult())]
     assert made and [ds for ds in made if "PatientIdentityRemoved" in ds] == []
 
 
 def test_a_mask_becomes_a_segmentation_and_an_empty_one_nothing(cine: SourceObject) -> None:
     mask = np.zeros((5, 120, 160), np.uint8)
-    image = DerivedImage(ImageKind.MASK, cine.image.uid, mask, "MONOCHROME2", "mask")
-    made = PipelineResult(images=(image,))
+    made = PipelineResult(images=(DerivedImage(ImageKind.MASK, cine.image.uid, mask, "MONOCHROME2", "mask"),))
     assert build(context(kinds=[ResultKind.SEG]), [cine], made) == []
     mask[1, 5:20, 5:60] = 255
     seg = one(ResultKind.SEG, cine, made)
@@ -488,7 +493,7 @@ def test_the_shape_of_pixels_is_said_where_the_iod_wants_it(
     tmp_path: Path, attributes: dict[str, Any], written: list[int] | None
 ) -> None:
     """Type 1C (PS3.3 C.7.6.3): not beside Pixel Spacing, and not of squares."""
-    made = all_of(source(write_image(tmp_path / "us.dcm", US, speckle(), **attributes)))
+    made = all_of(still(tmp_path, **attributes))
     for picture in (one for one in made if "PixelData" in one and one.SeriesNumber in (9003, 9005)):
         assert picture.get("PixelAspectRatio") == written, "of what is no page"
 
@@ -730,7 +735,7 @@ def test_the_same_page_is_the_same_bytes() -> None:
 
 
 def test_a_picture_that_may_name_somebody_is_not_in_it(tmp_path: Path) -> None:
-    image = source(write_image(tmp_path / "us.dcm", US, speckle()))
+    image = still(tmp_path)
     assert b"/Subtype /Image" not in pdf_in(made(image, ctx=context(kinds=[ResultKind.PDF], pipeline="us")))
     assert b"/Subtype /Image" in pdf_in(made(numbered_film(tmp_path)))
 

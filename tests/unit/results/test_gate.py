@@ -233,8 +233,9 @@ def test_bytes_behind_the_pixels_do_not_leave(picture: Made) -> None:
 
 
 def _cleaned(uid: str, pixels: npt.NDArray[np.uint16], *, verified: bool = True) -> PipelineResult:
-    image = DerivedImage(ImageKind.CLEANED, uid, pixels, "MONOCHROME2", "x", verified=verified)
-    return PipelineResult(images=(image,))
+    return PipelineResult(
+        images=(DerivedImage(ImageKind.CLEANED, uid, pixels, "MONOCHROME2", "x", verified=verified),)
+    )
 
 
 FAR = Region("box", ((5000.0, 10.0), (6000.0, 20.0)), Origin.DETECTOR)
@@ -766,8 +767,9 @@ def built_equipment(folder: Path, ctx: ResultContext) -> dict[str, Dataset]:
         "Cardiomegaly", ("8186001", "SCT"), "", CALIBRATED.id, "1", ReaderVerdict.ACCEPTED, "", ANALYSED_AT
     )
     made.append(build_assessment(report, [said], "ann", "AINODE", installation, ""))
-    note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", installation)
-    made.append(build_rejection([report], *note))
+    made.append(
+        build_rejection([report], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", installation)
+    )
     return {str(one.kind): read_result(one) for one in made}
 
 

@@ -89,8 +89,9 @@ def built(ctx: ResultContext, one: SourceObject, result: PipelineResult) -> dict
 
 
 def report(one: SourceObject, *findings: Finding, **given: Any) -> Dataset:
-    kinds = context(kinds=[ResultKind.SR])
-    return built(kinds, one, PipelineResult(findings=findings, **given))[ResultKind.SR]
+    return built(context(kinds=[ResultKind.SR]), one, PipelineResult(findings=findings, **given))[
+        ResultKind.SR
+    ]
 
 
 def value(item: Dataset, name: str) -> str:
@@ -777,5 +778,7 @@ def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
         result = result_of(frame, cleaned=False)
         of_it = replace(result, measurements=tuple(replace(one, fetus=fetus) for one in result.measurements))
         built(ONLY_REPORT, frame, of_it)[ResultKind.SR].save_as(path)
-        note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION)
-        assert subjects(read_result(build_rejection([path], *note)))[0] == wanted
+        note = build_rejection(
+            [path], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
+        )
+        assert subjects(read_result(note))[0] == wanted

@@ -56,8 +56,13 @@ Made = Callable[[PeerSettings, Settings], DicomwebDestination | orthanc.OrthancD
 
 @pytest.mark.parametrize("make", [DicomwebDestination, orthanc.OrthancDestination])
 def test_an_endless_answer_is_no_answer(endless: str, tmp_path: Path, make: Made) -> None:
-    kind = "orthanc" if make is orthanc.OrthancDestination else "dicomweb"
-    peer = PeerSettings(name="pacs", ae_title="PACS", transport=kind, url=endless, may=["receive"])
+    peer = PeerSettings(
+        name="pacs",
+        ae_title="PACS",
+        transport="orthanc" if make is orthanc.OrthancDestination else "dicomweb",
+        url=endless,
+        may=["receive"],
+    )
     destination = make(peer, Settings(peers=[peer]))
     item = outgoing(ultrasound("one"), tmp_path, "0" * 64)
 

@@ -25,7 +25,6 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -1174,10 +1173,11 @@ class Modality:
         assert self._take(N_SET_RQ, uid, ended(objects, status), "modality") == 0x0000
 
     def _take(self, field: int, uid: str, step: Dataset, peer: str) -> int:
-        encoded = encode(step, False, True)
         command = NormalizedCommand(1, SOP_CLASS, uid, True, field)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
-        return self.steps.take(command, encoded, UID(ExplicitVRLittleEndian), peer, fields).status.code
+        return self.steps.take(
+            command, encode(step, False, True), ExplicitVRLittleEndian, peer, fields
+        ).status.code
 
 
 @pytest.fixture
@@ -1414,9 +1414,6 @@ def test_a_copy_that_says_less_is_no_version_to_choose_or_to_fall_back_to(inbox:
     assert inbox.file_of(images[0].SOPInstanceUID).PatientName == images[0].PatientName
 
 
-SECOND = {"name": "second", "ae_title": "SECOND", "host": "127.0.0.1", "port": 4243, "may": ["receive"]}
-
-
 @pytest.fixture
 def node(open_inbox: Callable[..., Inbox]) -> Inbox:
     return open_inbox(configuration())
@@ -1424,11 +1421,10 @@ def node(open_inbox: Callable[..., Inbox]) -> Inbox:
 
 def with_rule(node: Inbox, **values: Any) -> Settings:
     """The configuration with a changed rule, and a second PACS."""
-    rule = {**configuration()["rules"][0], **values}
-    peers = [*configuration()["peers"], {**SECOND, "results": ["sr", "sc"]}]
-    return Settings.model_validate(
-        {**configuration(), "peers": peers, "rules": [rule], "node": {"data_dir": node.folder}}
-    )
+    config = configuration()
+    config["peers"].append({**config["peers"][1], "name": "second", "ae_title": "SECOND", "port": 4243})
+    config["rules"][0] |= values
+    return Settings.model_validate(config | {"node": {"data_dir": node.folder}})
 
 
 def analysed_rerun(node: Inbox, name: str, **values: str) -> str:
@@ -1647,12 +1643,8 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
     monkeypatch.setattr(deliveries, "settle_study", meanwhile)
     delivered.write(deliveries.retry, sent.id)
     other.join()
-    kept = (
-        delivered.get(Delivery, sent.id).state,
-        delivered.get(Result, sent.result_id).purged,
-        file.is_file(),
-    )
-    assert kept == (DeliveryState.PENDING, False, True)
+    assert delivered.get(Delivery, sent.id).state is DeliveryState.PENDING
+    assert (delivered.get(Result, sent.result_id).purged, file.is_file()) == (False, True)
 
 
 LATER = 401 * DAY
@@ -1669,8 +1661,8 @@ def with_file(inbox: Inbox, name: str, state: StudyState, delivery: DeliveryStat
 
 
 def keeping(inbox: Inbox, days: float = 400) -> Settings:
-    spool = inbox.settings.spool.model_copy(update={"result_days": days})
-    return inbox.settings.model_copy(update={"spool": spool})
+    settings = inbox.settings
+    return settings.model_copy(update={"spool": settings.spool.model_copy(update={"result_days": days})})
 
 
 def test_the_file_of_a_confirmed_result_goes_after_its_days_and_after_the_images(inbox: Inbox) -> None:
