@@ -181,15 +181,10 @@ OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
     "what differs each time": (
         IMAGE,
         [
-            *(
-                changed(IMAGE, **one)
-                for one in [
-                    {"InstanceCreationDate": "20260102", "InstanceCreationTime": "120000"},
-                    {"ContributingEquipmentSequence": [REGION], "RetrieveAETitle": "GATEWAY"},
-                    {"SpecificCharacterSet": "ISO_IR 192", "ImageComments": ""},
-                    {"DataSetTrailingPadding": bytes(6)},
-                ]
-            ),
+            changed(IMAGE, InstanceCreationDate="20260102", InstanceCreationTime="120000"),
+            changed(IMAGE, ContributingEquipmentSequence=[REGION], RetrieveAETitle="GATEWAY"),
+            changed(IMAGE, SpecificCharacterSet="ISO_IR 192", ImageComments=""),
+            changed(IMAGE, DataSetTrailingPadding=bytes(6)),
             WITH_PRIVATE,
         ],
         ["duplicate"] * 5,
@@ -678,7 +673,7 @@ def test_a_study_sent_again_in_part_under_another_patient_is_quarantined_when_qu
             )
         ),
         ("ONE", {"IssuerOfPatientID": "ANOTHER HOSPITAL"}, False),
-        ("", {"PatientName": "", "PatientBirthDate": "", "PatientSex": ""}, False),  # nobody, beside somebody
+        ("", {"PatientName": ""}, False),  # of nobody, in a study of somebody
         ("ONE", {"PatientName": "", "PatientBirthDate": "", "PatientSex": ""}, True),
         ("ONE", {"PatientName": "TEST^mixed^^^"}, True),
         ("ONE", {"PatientName": " test  ^ Mixed"}, True),
@@ -1259,8 +1254,8 @@ def test_reports_of_two_listeners_are_read_in_any_order(with_steps: Inbox) -> No
         (1, COMPLETED, 61, ["1.1", "1.2"]),
     ):
         at = utc_now() + timedelta(seconds=seconds)
-        given = "1.9", "modality", "M", StepStatus(status), number, ["1.8"], objects, at
-        with_steps.write(steps.keep, steps.StepReport(*given))
+        said = "1.9", "modality", "M", StepStatus(status), number, ["1.8"], objects, at
+        with_steps.write(steps.keep, steps.StepReport(*said))
     (row,) = with_steps.rows(PerformedStep)
     assert (row.status, with_steps.read(steps.named, row.id)) == (StepStatus.COMPLETED, 2)
     assert row.ended_at - row.begun_at > timedelta(seconds=59)
