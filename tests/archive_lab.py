@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ from dicom_node import fetch
 from dicom_node.scu import StudyQuery, open_archive
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, assign, chest, data_set
-from tests.pacs_lab import Pacs
+from tests.pacs_lab import Pacs, free_port, run_pacs
 
 DAY = date(2024, 3, 2)
 QUERY = StudyQuery(DAY, DAY, "DX")
@@ -95,6 +96,19 @@ def inbox_beside(
         "outbox": {"answer_seconds": 1, "retry_seconds": 0.01, "retry_limit_seconds": 0.01},
     }
     return Inbox(folder, config, url=url_of_database)
+
+
+@contextmanager
+def beside(
+    folder: Path,
+    *rules: dict[str, Any],
+    answers: Sequence[Dataset],
+    gives: Sequence[Dataset] = (),
+    **settings: object,
+) -> Iterator[Inbox]:
+    """Such an inbox, and an archive that answers and gives this as long as the scope lasts."""
+    with run_pacs(FakeArchive(free_port(), answers=answers, gives=gives), classes=()) as pacs:
+        yield inbox_beside(folder, pacs.port, *rules, **settings)
 
 
 def fetched(inbox: Inbox, name: str = "archive") -> fetch.AskedStudies:

@@ -10,7 +10,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.dicom import commitment
-from tests.modality import ULTRASOUND
+from tests.modality import ULTRASOUND, assign
 from tests.raw_requests import answered, associate_for, status_of
 
 
@@ -37,15 +37,15 @@ def ask(
 
 def ask_raw(port: int, encoded: bytes, calling: str = "US1") -> int | None:
     """N-ACTION with these bytes as Action Information; None: the association was cut."""
-    request = N_ACTION()
-    request.ActionTypeID = 1
-    request.RequestedSOPClassUID = StorageCommitmentPushModel
-    request.RequestedSOPInstanceUID = commitment.SOP_INSTANCE
+    request = assign(
+        N_ACTION(),
+        ActionTypeID=1,
+        RequestedSOPClassUID=StorageCommitmentPushModel,
+        RequestedSOPInstanceUID=commitment.SOP_INSTANCE,
+    )
     return status_of(associate_to_ask(port, calling), request, "ActionInformation", encoded)
 
 
 def encoded_request(transaction: str, objects: Mapping[str, str] | list[str]) -> bytes:
     """In Implicit VR Little Endian."""
-    encoded = encode(asked_for(transaction, objects), True, True)
-    assert encoded is not None
-    return encoded
+    return encode(asked_for(transaction, objects), True, True)

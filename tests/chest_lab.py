@@ -85,16 +85,13 @@ def _computed(ds: Dataset) -> None:
     """Computed radiography: another class, Laterality of the series, no detector."""
     ds.Modality = "CR"
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    for keyword in OF_DIGITAL_X_RAY & set(ds.dir()):
+    for keyword in set(ds.dir()) & {
+        *("PresentationIntentType", "ImageLaterality", "DetectorType", "PositionerType"),
+        *("AcquisitionContextSequence", "AnatomicRegionSequence", "PresentationLUTShape"),
+        *("PixelIntensityRelationship", "PixelIntensityRelationshipSign"),
+    }:
         delattr(ds, keyword)
     ds.Laterality = ""
-
-
-OF_DIGITAL_X_RAY = {
-    *("PresentationIntentType", "ImageLaterality", "DetectorType", "PositionerType", "PresentationLUTShape"),
-    *("AcquisitionContextSequence", "AnatomicRegionSequence", "PixelIntensityRelationship"),
-    "PixelIntensityRelationshipSign",
-}
 
 
 def _oblong(ds: Dataset) -> None:

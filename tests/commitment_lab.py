@@ -15,7 +15,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicom_node.dicom.commitment import SOP_INSTANCE
-from tests.modality import data_set
+from tests.modality import assign, data_set
 from tests.pacs_lab import Pacs
 from tests.raw_requests import answered, associate_for, status_of
 
@@ -48,8 +48,10 @@ class CommittingPacs(Pacs):
         self.requests.append((str(asked.TransactionUID), uids))
         information = self.at_once(str(asked.TransactionUID), uids)
         if information is not None:
-            asked_for = asked.ReferencedSOPSequence
-            classes = {item.ReferencedSOPInstanceUID: item.ReferencedSOPClassUID for item in asked_for}
+            classes = {
+                item.ReferencedSOPInstanceUID: item.ReferencedSOPClassUID
+                for item in asked.ReferencedSOPSequence
+            }
             for item in information.get("ReferencedSOPSequence", ()):
                 item.ReferencedSOPClassUID = classes[item.ReferencedSOPInstanceUID]
             threading.Timer(0.1, self._report, (event.assoc, information)).start()
@@ -90,16 +92,18 @@ def send_raw_report(
     port: int, encoded: bytes, calling: str = "PACS", association: Association | None = None
 ) -> int | None:
     """Report these bytes as Event Information in Implicit VR Little Endian; None: the association was cut."""
-    request = N_EVENT_REPORT()
-    request.EventTypeID = 1
-    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = StorageCommitmentPushModel, SOP_INSTANCE
+    request = assign(
+        N_EVENT_REPORT(),
+        EventTypeID=1,
+        AffectedSOPClassUID=StorageCommitmentPushModel,
+        AffectedSOPInstanceUID=SOP_INSTANCE,
+    )
     return status_of(association or associate(port, calling), request, "EventInformation", encoded)
 
 
-def empty_sequences(depth: int) -> bytes:
-    """Failed SOP Sequences of undefined length within each other (PS3.5 7.5)."""
-    opened = struct.pack("<HHI", 0x0008, 0x1198, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
-    return opened * depth
+def empty_sequences(depth: int, group: int = 0x0008, element: int = 0x1198) -> bytes:
+    """Failed SOP Sequences, or others, of undefined length within each other (PS3.5 7.5)."""
+    return struct.pack("<HHIHHI", group, element, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) * depth
 
 
 def associate(port: int, calling: str = "PACS", role: bool = True) -> Association:

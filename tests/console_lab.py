@@ -104,9 +104,8 @@ class Browser:
 
     def upload(self, *files: tuple[str, bytes], **fields: str) -> int:
         """Send files, by the names that they have here."""
-        token = self.token()
         sent = [("files", (name, data, "application/octet-stream")) for name, data in files]
-        return self._keep(self.client.post("/upload", data={"csrf": token, **fields}, files=sent))
+        return self._keep(self.client.post("/upload", data={"csrf": self.token(), **fields}, files=sent))
 
     def follow(self) -> int:
         """Go where the last answer leads."""

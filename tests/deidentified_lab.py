@@ -23,7 +23,7 @@ from dicom_node.results import (
     build_deidentified,
 )
 from dicom_node.sitekey import SiteKey
-from tests.modality import data_set
+from tests.modality import assign, data_set
 from tests.result_images import NODULE, US, context, finding, source, speckle, without_text, write_image
 
 SECRET = "ZQX"  # begins every text that must not be found again
@@ -55,8 +55,15 @@ def write_named(path: Path, patient: str = "1", study: str = "1", pixels: Any = 
         for number, tag in enumerate(sorted(tag for tag in table.ALL_TAGS if len(tag) == 2)):
             _set(dataset, Tag(tag), number)
         # Dates that others would know her by; the rest of the table was filled with OTHER_DATE.
-        dataset.PatientBirthDate, dataset.StudyDate = BIRTH_DATE, EXAMINED
-        dataset.Manufacturer = "Scanner Maker"
+        assign(
+            dataset,
+            PatientBirthDate=BIRTH_DATE,
+            StudyDate=EXAMINED,
+            Manufacturer="Scanner Maker",
+            BodyPartExamined="BREAST",
+            VOILUTFunction=SECRET,
+            PixelSpacingCalibrationDescription=f"{SECRET}calibration",
+        )
         for inner in dataset.get("SequenceOfUltrasoundRegions", []):
             inner.add_new(0x00091001, "LO", f"{SECRET}private in a region")
         block = dataset.private_block(0x0009, f"{SECRET} MAKER", create=True)
@@ -64,9 +71,6 @@ def write_named(path: Path, patient: str = "1", study: str = "1", pixels: Any = 
         block.add_new(2, "SQ", [_named_item()])
         dataset.add_new(0x60000010, "US", 8)
         dataset.add_new(0x60000022, "LO", f"{SECRET}overlay")
-        dataset.BodyPartExamined = "BREAST"
-        dataset.VOILUTFunction = f"{SECRET}"
-        dataset.PixelSpacingCalibrationDescription = f"{SECRET}calibration"
         dataset.save_as(path, enforce_file_format=True)
     return path
 
@@ -100,8 +104,7 @@ def deidentified(
 
 
 def _set(dataset: Dataset, tag: Any, number: int) -> None:
-    keyword = keyword_for_tag(tag)
-    if keyword in _NEEDED or tag.group < 8 or not dictionary_has_tag(tag):
+    if keyword_for_tag(tag) in _NEEDED or tag.group < 8 or not dictionary_has_tag(tag):
         return
     vr = dictionary_VR(tag).split(" ")[0]
     value: Any = {

@@ -6,8 +6,7 @@ from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.store.tables import Delivery, Result
 from tests.inbox_lab import Inbox
 from tests.pacs_lab import Pacs
-from tests.unit.jobs.worker_lab import configuration, register
-from tests.unit.jobs.worker_lab import work as work_off
+from tests.unit.jobs.worker_lab import configuration, register, work
 from tests.waiting import wait_until
 
 
@@ -20,11 +19,11 @@ def node_on(url: str, folder: Path, pacs: Pacs, *, assess_first: bool = False) -
     return Inbox(folder, config, url=url)
 
 
-def work(node: Inbox) -> None:
+def work_and_deliver(node: Inbox) -> None:
     """Index, assemble, analyse and deliver all that there is."""
     outbox = DeliveryWorker(node.database, node.settings)
     node.settle()
-    work_off(node)
+    work(node)
 
     def all_confirmed() -> bool:
         outbox.run_once()

@@ -54,7 +54,6 @@ def report(path: Path = FILM) -> bytes:
         models=(CALIBRATED,),
     )
     [built] = results.build(context(kinds=[ResultKind.SR]), [image], made)
-    assert built.data is not None
     return built.data
 
 

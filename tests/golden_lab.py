@@ -30,9 +30,19 @@ from ai_pipeline.contract import (
     Region,
 )
 from ai_pipeline.fetal_head import biometry
-from dicom_node import results
 from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.results import BuiltObject, FindingAssessment, Pseudonyms, ResultContext, SourceObject
+from dicom_node.results import (
+    BuiltObject,
+    FindingAssessment,
+    Pseudonyms,
+    ResultContext,
+    SourceObject,
+    build,
+    build_assessment,
+    build_deidentified,
+    build_failure,
+    build_rejection,
+)
 from dicom_node.results.common.identity import BUILDER_VERSION
 from dicom_node.sitekey import SiteKey
 from tests.result_images import (
@@ -118,19 +128,17 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     head = source(write_image(folder / "head.dcm", US, pixels, BodyPartExamined=None, Laterality=None))
     yield from _of("fetal_head", head, _head(head), UNCALIBRATED)
     program = PipelineResult(_chest(film).findings[:1], models=(CALIBRATED,))
-    [report] = results.build(_context("command", CALIBRATED, ResultKind.SR), [film], program)
+    [report] = build(_context("command", CALIBRATED, ResultKind.SR), [film], program)
     yield "command-sr", report
-    for one in results.build_failure(_context("chest_xray"), [film], "the model file is missing"):
+    for one in build_failure(_context("chest_xray"), [film], "the model file is missing"):
         yield f"failure-{one.kind}", one
     hidden = _context("ultrasound", UNCALIBRATED)
     key = Pseudonyms.of(SiteKey(b"k" * 32), "registry")
-    for one in results.build_deidentified(hidden, [breast], _text_removed(breast), key).objects:
+    for one in build_deidentified(hidden, [breast], _text_removed(breast), key).objects:
         yield f"deidentified-{one.kind}", one
     yield from _of_a_person(folder, film)
     cine = source(write_image(folder / "cine.dcm", US_MULTI_FRAME, speckle(48, 64, frames=3)))
-    [picture] = results.build(
-        _context("ultrasound", UNCALIBRATED, ResultKind.CLEANED), [cine], _text_removed(cine)
-    )
+    [picture] = build(_context("ultrasound", UNCALIBRATED, ResultKind.CLEANED), [cine], _text_removed(cine))
     yield "ultrasound_cine-cleaned", picture
 
 
@@ -139,7 +147,7 @@ def _of(
 ) -> Iterator[tuple[str, BuiltObject]]:
     """The first of each kind; a second series of one kind (organs) by its own name."""
     seen: set[str] = set()
-    for one in results.build(_context(pipeline, model), [image], result):
+    for one in build(_context(pipeline, model), [image], result):
         name = f"{pipeline}-{one.kind}"
         yield (name if name not in seen else f"{name}-2"), one
         seen.add(name)
@@ -148,8 +156,7 @@ def _of(
 def _of_a_person(folder: Path, film: SourceObject) -> Iterator[tuple[str, BuiltObject]]:
     """An assessment of the report of the film, and the note that withdraws the report."""
     report = folder / "report.dcm"
-    [built] = results.build(_context("chest_xray", CALIBRATED, ResultKind.SR), [film], _chest(film))
-    assert built.data is not None
+    [built] = build(_context("chest_xray", CALIBRATED, ResultKind.SR), [film], _chest(film))
     report.write_bytes(built.data)
     said = FindingAssessment(
         CARDIOMEGALY.meaning,
@@ -161,11 +168,11 @@ def _of_a_person(folder: Path, film: SourceObject) -> Iterator[tuple[str, BuiltO
         "rotated film",
         ANALYSED_AT,
     )
-    yield "assessment", results.build_assessment(report, [said], "ann", "AINODE", INSTALLATION, "")
+    yield "assessment", build_assessment(report, [said], "ann", "AINODE", INSTALLATION, "")
     reason = RejectionReason.QUALITY
     yield (
         "rejection",
-        results.build_rejection([report], reason, "wrong film", ANALYSED_AT, "AINODE", INSTALLATION),
+        build_rejection([report], reason, "wrong film", ANALYSED_AT, "AINODE", INSTALLATION),
     )
 
 

@@ -214,14 +214,18 @@ class Inbox(Stored):
 def encoded(ds: Dataset) -> bytes:
     """The data set alone, as it travels."""
     syntax = ds.file_meta.TransferSyntaxUID
-    data = encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
-    assert data is not None
-    return data
+    return encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
 
 
 def enter_peer(database: Database, name: str) -> None:
     """As the console of another machine does; this machine has yet to take it over."""
-    row = EnteredTable(kind="peers", name=name, version=1, keys=f'name = "{name}"\nae_title = "ELSEWHERE"\n')
-    row.changed_at, row.changed_by = utc_now(), "anna"
+    row = EnteredTable(
+        kind="peers",
+        name=name,
+        version=1,
+        keys=f'name = "{name}"\nae_title = "ELSEWHERE"\n',
+        changed_at=utc_now(),
+        changed_by="anna",
+    )
     with database.write() as session:
         session.add(row)

@@ -73,8 +73,9 @@ def run_receiver(receiver: Receiver, tls: ssl.SSLContext | None = None) -> Itera
 
     async def serve() -> None:
         stop = asyncio.Event()
-        options = {"limit": 2**20, "encoding": "utf-8", "ssl": tls}
-        server = await start_hl7_server(receiver.serve, "127.0.0.1", receiver.port, **options)
+        server = await start_hl7_server(
+            receiver.serve, "127.0.0.1", receiver.port, limit=2**20, encoding="utf-8", ssl=tls
+        )
         started.set_result((asyncio.get_running_loop(), stop))
         await stop.wait()
         server.close()

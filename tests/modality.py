@@ -44,8 +44,13 @@ def quick_ultrasound(name: str, *, series: str = "1", number: int = 1) -> Datase
 def ultrasound_from(name: str, pixels: np.ndarray, *, series: str = "1", number: int = 1) -> Dataset:
     """A colour ultrasound of these RGB pixels."""
     ds = _image(name, "US", ULTRASOUND, series, number)
-    how = {"PatientOrientation": ["R", "F"], "LossyImageCompression": "00"}
-    assign(ds, BodyPartExamined="OVARY", Laterality="L", **how)
+    assign(
+        ds,
+        BodyPartExamined="OVARY",
+        Laterality="L",
+        PatientOrientation=["R", "F"],
+        LossyImageCompression="00",
+    )
     set_pixels(ds, pixels, "RGB", 8)
     return ds
 
@@ -88,7 +93,7 @@ def data_set(**values: Any) -> Dataset:
 
 
 def assign(ds: Dataset, **values: Any) -> Dataset:
-    """The data set itself, with these attributes."""
+    """The data set itself (or a request of pynetdicom), with these attributes."""
     for keyword, value in values.items():
         setattr(ds, keyword, value)
     return ds
@@ -108,22 +113,29 @@ def hash_of(*parts: str) -> int:
 
 def set_pixels(ds: Dataset, array: np.ndarray, photometric: str, stored: int) -> None:
     """Native pixel data and the attributes that describe it (PS3.3 C.7.6.3)."""
-    ds.SamplesPerPixel = 3 if array.shape[-1] == 3 and array.ndim > 2 else 1
-    ds.PhotometricInterpretation = photometric
-    if ds.SamplesPerPixel == 3:
-        ds.PlanarConfiguration = 0
-    ds.Rows, ds.Columns = array.shape[-3:-1] if ds.SamplesPerPixel == 3 else array.shape[-2:]
-    ds.BitsAllocated, ds.BitsStored = array.dtype.itemsize * 8, stored
-    ds.HighBit, ds.PixelRepresentation = stored - 1, 0
-    data = array.tobytes()
-    ds.PixelData = data + b"\0" * (len(data) % 2)
+    in_colour = array.ndim > 2 and array.shape[-1] == 3
+    rows, columns = array.shape[-3:-1] if in_colour else array.shape[-2:]
+    assign(
+        ds,
+        SamplesPerPixel=3 if in_colour else 1,
+        PhotometricInterpretation=photometric,
+        **{"PlanarConfiguration": 0} if in_colour else {},
+        Rows=rows,
+        Columns=columns,
+        BitsAllocated=array.dtype.itemsize * 8,
+        BitsStored=stored,
+        HighBit=stored - 1,
+        PixelRepresentation=0,
+        PixelData=array.tobytes() + b"\0" * (array.nbytes % 2),
+    )
     ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"
 
 
 def name_in_japanese(ds: Dataset) -> None:
     """A name in three ways of writing (PS3.5 H.3.1)."""
-    ds.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
-    ds.PatientName = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    assign(
+        ds, SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう"
+    )
 
 
 def add_overlay(ds: Dataset) -> None:

@@ -12,7 +12,7 @@ from pynetdicom.dimse_primitives import N_CREATE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from tests.inbox_lab import CONFIG
-from tests.modality import data_set
+from tests.modality import assign, data_set
 from tests.raw_requests import answered, associate_for, status_of
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
@@ -109,8 +109,9 @@ def status(answer: Dataset | None) -> int | None:
 
 def send_raw(port: int, encoded: bytes, uid: str = "1.2.99", calling: str = "US1") -> int | None:
     """N-CREATE of these bytes in Implicit VR Little Endian; None: the association was cut."""
-    request = N_CREATE()
-    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = ModalityPerformedProcedureStep, uid
+    request = assign(
+        N_CREATE(), AffectedSOPClassUID=ModalityPerformedProcedureStep, AffectedSOPInstanceUID=uid
+    )
     return status_of(associate(port, calling), request, "AttributeList", encoded)
 
 

@@ -1,6 +1,5 @@
 """A real node for tests: ``dicom-node serve`` as a process, with its own folder, ports and configuration."""
 
-import contextlib
 import io
 import json
 import logging
@@ -11,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,18 +102,20 @@ def site_config(
     ``workers``, ``of_pacs``: further lines of their tables.
     """
     peers = "".join(f'[[peers]]\nname = "{name.lower()}"\nae_title = "{name}"\n' for name in senders)
-    site = _SITE.format(
-        pacs=pacs,
-        quiet=quiet,
-        processes=processes,
-        lease=lease,
-        workers=workers,
-        ae_title=ae_title,
-        of_pacs=of_pacs,
-        senders=peers,
-        results=json.dumps(list(results)),
+    return (
+        _SITE.format(
+            pacs=pacs,
+            quiet=quiet,
+            processes=processes,
+            lease=lease,
+            workers=workers,
+            ae_title=ae_title,
+            of_pacs=of_pacs,
+            senders=peers,
+            results=json.dumps(list(results)),
+        )
+        + rules
     )
-    return site + rules
 
 
 class Node:
@@ -144,8 +145,7 @@ class Node:
         self.log = folder / f"{name}.log"
         folder.mkdir(parents=True, exist_ok=True)
         node = f'[node]\ndata_dir = "{folder / "var"}"\ndatabase_url = "{database_url}"\n'
-        head = f"{node}[listener]\nport = {self.port}\n"
-        self.config.write_text(head + config, encoding="utf-8")
+        self.config.write_text(f"{node}[listener]\nport = {self.port}\n{config}", encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, ready_seconds: float = 120) -> None:
@@ -187,7 +187,7 @@ class Node:
     def kill(self) -> None:
         """kill -9 of the node and everything it started, at the same moment."""
         assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
@@ -207,7 +207,7 @@ class Node:
         """Run ``dicom-node WORDS --config …``, all of it, in this process: a new one imports for a second."""
         command = [*words, "--config", str(self.config)]
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-        with _as_before(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with _as_before(), redirect_stdout(out), redirect_stderr(err):
             try:
                 cli.main(command)
             except SystemExit as end:
@@ -287,7 +287,7 @@ def running(node: Node) -> Iterator[Node]:
         node.start()
         yield node
     finally:
-        with contextlib.suppress(AssertionError):  # it was never started
+        with suppress(AssertionError):  # it was never started
             node.kill()
 
 

@@ -1,9 +1,8 @@
 """A PACS on a real socket that answers as a test wants: any status, no answer, an index that lags."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,9 +74,8 @@ class Pacs:
     def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         asked = event.identifier
         for uid, (series, study, sop_class) in list(self._series.items()):
-            if (series, study) != (asked.SeriesInstanceUID, asked.StudyInstanceUID):
-                continue
-            if asked.SOPInstanceUID and asked.SOPInstanceUID != uid:
+            wanted = (asked.SeriesInstanceUID, asked.StudyInstanceUID, asked.SOPInstanceUID or uid)
+            if wanted != (series, study, uid):
                 continue
             self.questions.append(uid)
             if self.shows(uid, self.questions.count(uid)):
@@ -118,5 +116,5 @@ def run_pacs(
         server.shutdown()
         for thread in threading.enumerate():
             if thread.name.startswith("AcceptorThread"):
-                with contextlib.suppress(RuntimeError):
+                with suppress(RuntimeError):
                     thread.join(5)

@@ -52,6 +52,14 @@ _OF_FILMS = {
 }  # fmt: skip
 
 
+def film(folder: Path, **attributes: Any) -> SourceObject:
+    return source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
+
+
+def still(folder: Path, name: str = "us", **attributes: Any) -> SourceObject:
+    return source(write_image(folder / f"{name}.dcm", US, speckle(), **attributes))
+
+
 def write_image(path: Path, sop_class_uid: str, pixels: PixelArray, **attributes: Any) -> Path:
     """Write a Part 10 file with the given samples (``[frames,] rows, columns[, 3]``); attributes override."""
     modality = {CR: "CR", DX: "DX"}.get(sop_class_uid, "US")
@@ -115,14 +123,13 @@ def speckle(rows: int = 120, columns: int = 160, frames: int = 0, colour: bool =
 
 def source(path: Path, **given: Any) -> SourceObject:
     """The file as ``results.build`` takes it."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    usual: dict[str, Any] = {
+    usual = {
         "image": open_dicom(path),
         "path": path,
-        "pixels_sha256": digest,
+        "pixels_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "identity_sha256": "identity",
     }
-    return SourceObject(**{**usual, **given})
+    return SourceObject(**usual | given)
 
 
 def without_text(

@@ -11,7 +11,6 @@ from tests.modality import data_set
 
 def read_result(built: BuiltObject) -> Dataset:
     """The object as its destination gets it."""
-    assert built.data is not None
     return pydicom.dcmread(io.BytesIO(built.data))
 
 
@@ -32,14 +31,12 @@ def of_type(item: Dataset, value_type: str) -> list[Dataset]:
 
 def code_of(item: Dataset) -> str:
     """The code of its concept name, empty without one."""
-    names = item.get("ConceptNameCodeSequence") or [Dataset()]
-    return str(names[0].get("CodeValue", ""))
+    return str((item.get("ConceptNameCodeSequence") or [Dataset()])[0].get("CodeValue", ""))
 
 
 def meaning_of(item: Dataset) -> str:
     """Its concept name in words, empty without one."""
-    names = item.get("ConceptNameCodeSequence") or [Dataset()]
-    return str(names[0].get("CodeMeaning", ""))
+    return str((item.get("ConceptNameCodeSequence") or [Dataset()])[0].get("CodeMeaning", ""))
 
 
 def named(item: Dataset, code: str) -> list[Dataset]:

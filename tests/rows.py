@@ -85,27 +85,43 @@ def a_study(
 
 def a_job(study: Study, state: JobState, rule: str = "ultrasound", **values: Any) -> Job:
     """A job of the first revision."""
-    known = {"study_revision": 1, "destinations": ["pacs"], "source_uids": ["1.2.3"], "attempts": 1}
-    times = {"run_at": NOW, "created_at": NOW}
-    return Job(study_id=study.id, state=state, rule=rule, pipeline=rule, **known | times | values)
+    known = {
+        "study_revision": 1,
+        "destinations": ["pacs"],
+        "source_uids": ["1.2.3"],
+        "attempts": 1,
+        "run_at": NOW,
+        "created_at": NOW,
+    }
+    return Job(study_id=study.id, state=state, rule=rule, pipeline=rule, **known | values)
 
 
 def a_result(job: Job, kind: ResultKind = ResultKind.SR, **values: Any) -> Result:
     """A result of the job; its file is not there."""
-    names = {
+    known = {
         "sop_instance_uid": f"2.25.{job.id}.{kind}",
         "sop_class_uid": "1.2",
         "series_instance_uid": "1.3",
+        "path": "results/x",
+        "sha256": "",
+        "bytes": 1,
+        "created_at": NOW,
     }
-    file = {"path": "results/x", "sha256": "", "bytes": 1, "created_at": NOW}
-    return Result(study_id=job.study_id, job_id=job.id, kind=kind, **names | file | values)
+    return Result(study_id=job.study_id, job_id=job.id, kind=kind, **known | values)
 
 
 def an_association(
     name: str, opened_at: datetime, closed_at: datetime | None = None, objects: int = 0
 ) -> Association:
     """One of the modality US1; released where it is closed."""
-    titles = {"calling_ae": "US1", "called_ae": "AINODE", "address": "192.0.2.21", "listener": "listener-1"}
-    times = {"opened_at": opened_at, "closed_at": closed_at}
-    outcome = "released" if closed_at else "open"
-    return Association(id=name, outcome=outcome, objects=objects, **titles, **times)
+    return Association(
+        id=name,
+        outcome="released" if closed_at else "open",
+        objects=objects,
+        calling_ae="US1",
+        called_ae="AINODE",
+        address="192.0.2.21",
+        listener="listener-1",
+        opened_at=opened_at,
+        closed_at=closed_at,
+    )

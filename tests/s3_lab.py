@@ -60,8 +60,7 @@ def start_s3() -> Iterator[S3]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: _listens(port), 60, "the S3 service listens")
-            request = Request(f"http://127.0.0.1:{port}/site", method="PUT")
-            urlopen(request, timeout=30).close()
+            urlopen(Request(f"http://127.0.0.1:{port}/site", method="PUT"), timeout=30).close()
             yield S3(port, process.pid)
         finally:
             process.kill()

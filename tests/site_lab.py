@@ -3,13 +3,12 @@
 ``make site`` (``python -m tests.site_lab``) starts it in a folder and keeps it until Ctrl-C.
 """
 
-import contextlib
 import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def running_site(
             yield site
         finally:
             for one in site.nodes:
-                with contextlib.suppress(AssertionError):  # it was never started
+                with suppress(AssertionError):  # it was never started
                     one.kill()
 
 

@@ -91,8 +91,7 @@ class MailServer:
                 lines = []
                 while (data := file.readline()) not in (b".\r\n", b""):
                     lines.append(data.removeprefix(b".") if data.startswith(b"..") else data)
-                read = message_from_bytes(b"".join(lines), policy=policy.default)
-                self.mails.append(read)  # type: ignore[arg-type]
+                self.mails.append(message_from_bytes(b"".join(lines), policy=policy.default))
                 self.recipients.append(to)
                 to = []
                 say("250 taken")

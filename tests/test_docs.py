@@ -13,7 +13,6 @@ from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node import cli, events
 from dicom_node.config import sample
 from dicom_node.config.notifications import NotificationSettings
-from dicom_node.config.sample import documented_fields
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +40,9 @@ def verbs(path: str, command: Any) -> list[tuple[str, Any]]:
 
 
 def test_every_setting_has_a_sentence() -> None:
-    without = [(section, key) for section, key in SETTINGS if not documented_fields(section)[key].description]
+    without = [
+        (section, key) for section, key in SETTINGS if not sample.documented_fields(section)[key].description
+    ]
     assert without == []
 
 

@@ -89,9 +89,13 @@ class Reader:
     def __init__(self, side: int = 736) -> None:
         from rapidocr import RapidOCR
 
-        one = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
-        how = {"Global.log_level": "critical", "Global.use_cls": False, "Det.limit_side_len": side}
-        how |= one  # more threads spin
+        how = {
+            "Global.log_level": "critical",
+            "Global.use_cls": False,
+            "Det.limit_side_len": side,
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,  # more threads spin
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
         self._reader = RapidOCR(params=how)
         self._known: dict[tuple[object, ...], list[str]] = {}
 

@@ -13,7 +13,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "pipeline"
 """The package that docs/pipelines.md shows."""
-_NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
 
 
 def build(project: Path, folder: Path, *parts: str) -> Path:
@@ -28,7 +27,11 @@ def build(project: Path, folder: Path, *parts: str) -> Path:
     copy.mkdir(parents=True)
     for part in parts or sorted(path.name for path in project.iterdir()):
         if (project / part).is_dir():
-            shutil.copytree(project / part, copy / part, ignore=_NOT_COPIED)
+            shutil.copytree(
+                project / part,
+                copy / part,
+                ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "build"),
+            )
         else:
             shutil.copy(project / part, copy)
     call = "import sys, setuptools.build_meta; setuptools.build_meta.build_wheel(sys.argv[1])"

@@ -31,16 +31,6 @@ from tests.result_reading import coded
 SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"
 LOSE, HANG = "lose", "hang"
 """Faults: do what was asked and cut the line before the answer; answer nothing for seconds."""
-_HTTP = {
-    0x0000: 200,
-    0xC300: 409,
-    0xC301: 400,
-    0xC302: 409,
-    0xC304: 409,
-    0xC307: 404,
-    0xC310: 409,
-    0xB304: 200,
-}
 
 
 def work_item(study: str, **other: Any) -> Dataset:
@@ -234,7 +224,18 @@ def ups_rs(manager: Manager) -> Iterator[str]:
         return cut(line) if fault == LOSE else done
 
     def changed(status: int) -> Response:
-        return Response(status=_HTTP[status])
+        return Response(
+            status={
+                0x0000: 200,
+                0xC300: 409,
+                0xC301: 400,
+                0xC302: 409,
+                0xC304: 409,
+                0xC307: 404,
+                0xC310: 409,
+                0xB304: 200,
+            }[status]
+        )
 
     def cut(line: socket.socket) -> NoReturn:
         line.shutdown(socket.SHUT_RDWR)

@@ -25,7 +25,7 @@ from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
 from dicom_node.studies.comparison import compare
-from tests.drill_lab import node_on, results_of, work
+from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.failover_lab import Pair, start_pair
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import Inbox
@@ -38,7 +38,6 @@ from tests.site_lab import Site, running_site
 from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, event_numbers, job_row
 from tests.wire.orthanc_lab import start_orthanc
 
-DONE = {0x0000}
 CREATED = {0x0000, 0x0111}  # the answer to the first try was lost
 ENDED = {0x0000, 0x0110}
 MODALITY = '[[peers]]\nname = "us1"\nae_title = "US1"\nmpps = true\n'
@@ -51,7 +50,7 @@ def examine(node: Node, stop: threading.Event, chance: random.Random, number: in
     sent = [image(f"kill{number}", one) for one in (1, 2)]
     uid, first = f"1.2.9.{number}", begun(sent[0].StudyInstanceUID)
     begin = (lambda: status(create(node.port, uid, first)), CREATED)
-    todo = [begin, *((lambda one=one: store(node.port, [one], "US1")[0], DONE) for one in sent)]
+    todo = [begin, *((lambda one=one: store(node.port, [one], "US1")[0], {0x0000}) for one in sent)]
     chance.shuffle(todo)
     end = (lambda: status(change(node.port, uid, ended(sent))), ENDED)
     todo.insert(chance.randint(todo.index(begin) + 1, len(todo)), end)
@@ -69,8 +68,15 @@ def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, roun
     kills = min(30, max(2, rounds // 1000))
     chance, stop = random.Random(20260102), threading.Event()
     with start_orthanc(tmp_path / "orthanc") as pacs:
-        how = {"lease": 5, "ae_title": pacs.ae_title, "workers": "attempts = 100", "senders": ()}
-        config = site_config(pacs.dicom_port, PROGRAM + MODALITY, quiet=600, **how)  # type: ignore[arg-type]
+        config = site_config(
+            pacs.dicom_port,
+            PROGRAM + MODALITY,
+            quiet=600,
+            lease=5,
+            ae_title=pacs.ae_title,
+            workers="attempts = 100",
+            senders=(),
+        )
         with running(Node(tmp_path / "node", config)) as node:
             senders = [
                 in_background(lambda part=part: [examine(node, stop, random.Random(n), n) for n in part])
@@ -92,8 +98,10 @@ def test_kills_while_objects_arrive_lose_and_double_nothing(tmp_path: Path, roun
             assert len(studies) == 6 * kills
             assert pacs.reports() == dict.fromkeys(studies, 1)
             complete = (STUDY_COMPLETE.number, STEPS_FULFILLED.number)
-            rows = node.events(*complete, STEPS_NOT_AWAITED.number)
-            found = Counter((row["study_instance_uid"], row["number"]) for row in rows)
+            found = Counter(
+                (row["study_instance_uid"], row["number"])
+                for row in node.events(*complete, STEPS_NOT_AWAITED.number)
+            )
             assert found == {(uid, number): 1 for uid in studies for number in complete}
             assert "Mustermann" not in node.log.read_text(encoding="utf-8")
 
@@ -236,25 +244,24 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     database = Database(url)
     migrate.upgrade(database)
     pair.be_synchronous()
-    with run_pacs(Pacs(free_port())) as pacs:
-        config = site_config(pacs.port, lease=5)
-        with running(Node(tmp_path, config, database_url=url)) as node:
-            assert store(node.port, [image("before")], "US1") == [0x0000]
-            node.wait_for(["delivered"])
-            pair.kill_primary()
-            assert store(node.port, [image("between", n) for n in (1, 2)], "US1") == [0x0000] * 2
-            with pytest.raises(SQLAlchemyError), database.read() as session:
-                session.scalars(select(Study.id)).all()
-            pair.promote()
-            assert store(node.port, [image("after"), image("before")], "US1") == [0x0000] * 2
-            node.wait_for(["delivered"], count=3)
-            wait_until(lambda: not any((tmp_path / "var/spool/incoming").glob("*.dcm")), what="indexed")
-            with database.read() as session:
-                received = Counter(
-                    str(outcome) for outcome in session.scalars(select(ReceivedObject.outcome))
-                )
-                results = set(session.scalars(select(Result.sop_instance_uid)))
-                deliveries = set(session.scalars(select(Delivery.state)))
+    with (
+        run_pacs(Pacs(free_port())) as pacs,
+        running(Node(tmp_path, site_config(pacs.port, lease=5), database_url=url)) as node,
+    ):
+        assert store(node.port, [image("before")], "US1") == [0x0000]
+        node.wait_for(["delivered"])
+        pair.kill_primary()
+        assert store(node.port, [image("between", n) for n in (1, 2)], "US1") == [0x0000] * 2
+        with pytest.raises(SQLAlchemyError), database.read() as session:
+            session.scalars(select(Study.id)).all()
+        pair.promote()
+        assert store(node.port, [image("after"), image("before")], "US1") == [0x0000] * 2
+        node.wait_for(["delivered"], count=3)
+        wait_until(lambda: not any((tmp_path / "var/spool/incoming").glob("*.dcm")), what="indexed")
+        with database.read() as session:
+            received = Counter(str(outcome) for outcome in session.scalars(select(ReceivedObject.outcome)))
+            results = set(session.scalars(select(Result.sop_instance_uid)))
+            deliveries = set(session.scalars(select(Delivery.state)))
     database.dispose()
     assert received == {"new": 4, "duplicate": 1}
     assert deliveries == {"confirmed"}
@@ -269,7 +276,7 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
     with run_pacs(Pacs(free_port())) as pacs:
         node = node_on(url, tmp_path / "var", pacs)
         node.receive(image("copied"))
-        work(node)
+        work_and_deliver(node)
         pair.be_synchronous()
         pair.catch_up()
         pair.stop_sending()
@@ -295,7 +302,7 @@ def test_synchronous_nothing_is_committed_that_the_standby_did_not_get(tmp_path:
         assert ended, "the commit did not return"
         pair.promote()
         wait_until(lambda: answers(node), what="the standby answers on the pool's connections")
-        work(node)
+        work_and_deliver(node)
         assert not str(compare(node.database, node.spool, node.files))
         assert sorted(node.outcomes()) == ["new", "new"]
         assert [row.state for row in node.rows(Study)] == [StudyState.DELIVERED] * 2
@@ -317,11 +324,8 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
     here = Database(postgres_url)
     migrate.upgrade(here)
     number = add_job(here, add_study(here))
-    port = make_url(postgres_url).port
-    assert port
-    with valve_before(port) as valve:
-        by_valve = make_url(postgres_url).set(port=valve.port)
-        away = Database(by_valve.render_as_string(hide_password=False))
+    with valve_before(make_url(postgres_url).port) as valve:
+        away = Database(make_url(postgres_url).set(port=valve.port).render_as_string(hide_password=False))
         lonely, other = JobQueue(away, WORKERS), JobQueue(here, WORKERS)
         job = claimed(lonely, "elsewhere/1/1/a")
         lonely.heartbeat(job, 0.1, "works")

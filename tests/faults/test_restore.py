@@ -17,9 +17,7 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node import background
-from dicom_node.background import Background
 from dicom_node.decisions import copies
-from dicom_node.decisions.copies import DecisionChain
 from dicom_node.errors import SpoolError
 from dicom_node.events import CLOCK_PUT_BACK, EventType
 from dicom_node.inbox.header import Arrival
@@ -29,15 +27,13 @@ from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
 from dicom_node.model.roles import Role
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.services import assessments, audit, backup, decisions
-from dicom_node.services.audit import Person
 from dicom_node.services.results import withdraw
 from dicom_node.services.studies import release, versions
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study, Withdrawal
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.comparison import compare, reindex
-from tests.drill_lab import node_on, results_of
-from tests.drill_lab import work as work_and_deliver
+from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
 from tests.forked import Forked
 from tests.inbox_lab import Inbox
@@ -47,7 +43,7 @@ from tests.postgres_lab import Postgres
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import configuration, register, work
 
-READER = Person("reader", "192.0.2.7")
+READER = audit.Person("reader", "192.0.2.7")
 WHY = "that of Nowak"
 
 
@@ -83,8 +79,8 @@ def reindexed(node: Inbox) -> None:
 
 
 def acts(node: Inbox) -> list[tuple[str, str]]:
-    rows = [(row["actor"], row["action"]) for row in reversed(node.read(audit.rows))]
-    return [row for row in rows if row[0] == "reader"]
+    rows = reversed(node.read(audit.rows))
+    return [(row["actor"], row["action"]) for row in rows if row["actor"] == "reader"]
 
 
 def withdrawn(node: Inbox) -> set[str]:
@@ -140,9 +136,12 @@ def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> 
     assert {row["state"] for row in decisions.reconcile(node.settings)} == {"applied"}
     deliver(node)
     with node.database.read() as session:
-        told = select(Study.study_instance_uid, HeldResult.state, Delivery.state).distinct()
-        told = told.join(HeldResult, HeldResult.study_id == Study.id)
-        told = told.join(Delivery, Delivery.result_id == HeldResult.result_id)
+        told = (
+            select(Study.study_instance_uid, HeldResult.state, Delivery.state)
+            .join(HeldResult, HeldResult.study_id == Study.id)
+            .join(Delivery, Delivery.result_id == HeldResult.result_id)
+            .distinct()
+        )
         assert {tuple(row) for row in session.execute(told)} == {
             (uid("refused"), HeldState.REJECTED, DeliveryState.DISCARDED),
             (uid("taken"), HeldState.ACCEPTED, DeliveryState.CONFIRMED),
@@ -193,12 +192,12 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
     for place in ("locked", "mark_copied"):
-        owner = DecisionChain if place == "locked" else copies.decisions
+        owner = copies.DecisionChain if place == "locked" else copies.decisions
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             reject_all(node, "one" if place == "locked" else "two")
     copies.copy(node.database, node.settings)
-    content = DecisionChain(node.folder / copies.FOLDER / f"{copies.machine()}.jsonl").read()
+    content = copies.DecisionChain(node.folder / copies.FOLDER / f"{copies.machine()}.jsonl").read()
     assert [line["study"] for line in content.lines] == [uid("one"), uid("two")]
     assert not content.faults
     assert copies.copy(node.database, node.settings) == 0
@@ -271,7 +270,7 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.put(Job, run_at=utc_now() + HOUR)
     said: list[tuple[EventType, dict[str, Any]]] = []
     say = lambda kind, **fields: said.append((kind, fields))
-    node = Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
+    node = background.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
     node._watch_clock()
     assert (said, work(inbox)) == ([], 0)
     ahead = background._ahead()
@@ -285,9 +284,6 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.write(deliveries.clock_put_back, utc_now())
     assert inbox.read(deliveries.due_destinations, utc_now()) == ["pacs"]
     inbox.close()
-
-
-UIDS = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3", "1.2.840.10008.1.2.1")
 
 
 @dataclass
@@ -378,8 +374,12 @@ CALLS: dict[str, Callable[..., Any]] = {
 def arrive(spool: Spool, number: int) -> tuple[str, bytes]:
     """One object in three fragments; its spool name and data set."""
     data = random.Random(number).randbytes(3000)
-    arrival = Arrival(f"a-{number}", "SENDER", "AINODE", "127.0.0.1", 0, datetime.now(UTC))
-    incoming = spool.open(arrival, *UIDS)
+    incoming = spool.open(
+        Arrival(f"a-{number}", "SENDER", "AINODE", "127.0.0.1", 0, datetime.now(UTC)),
+        "1.2.840.10008.5.1.4.1.1.6.1",
+        "1.2.3",
+        "1.2.840.10008.1.2.1",
+    )
     for start in range(0, 3000, 1000):
         incoming.write(data[start : start + 1000])
     return incoming.commit(), data
@@ -390,7 +390,8 @@ def disks(done: list[tuple[str, Any, Any]], moment: int, chance: random.Random) 
     past = done[:moment]
     synced = {number: covers for kind, number, covers in past if kind == "sync"}
     named = max([covers for kind, _, covers in past if kind == "sync folder"], default=0)
-    loose = [at for at, (kind, *_) in enumerate(past) if at >= named and kind in ENTRIES]
+    of_entries = ("create", "rename", "unlink")
+    loose = [at for at, (kind, *_) in enumerate(past) if at >= named and kind in of_entries]
     for kept in ([], loose, loose[: chance.randrange(len(loose) + 1)]):
         until = kept[-1] + 1 if kept else named
         for survives in (lambda: False, lambda: True, lambda: chance.random() < 0.5):
@@ -402,9 +403,6 @@ def disks(done: list[tuple[str, Any, Any]], moment: int, chance: random.Random) 
                     file.extend(bytes(max(0, start + len(data) - len(file))))
                     file[start : start + len(data)] = data
             yield {name: bytes(content.get(number, b"")) for name, number in entries(past[:until]).items()}
-
-
-ENTRIES = ("create", "rename", "unlink")
 
 
 def entries(done: list[tuple[str, Any, Any]]) -> dict[str, int]:

@@ -12,14 +12,13 @@ from tests.wire.receiver import EXPLICIT, US, Receiver, ultrasound
 
 STORAGE = [(US, [EXPLICIT])]
 STRANGER = "127.0.0.66"  # where the good sender is not
-_IMAGES = 5
 
 
 def send_study(receiver: Receiver) -> float:
     """A known modality sends five images on one association; returns the seconds that it took."""
     began = time.monotonic()
     association = associate(receiver.address, STORAGE)
-    for number in range(_IMAGES):
+    for number in range(5):
         assert association.store(1, ultrasound(number)) == 0x0000
     association.release()
     return time.monotonic() - began

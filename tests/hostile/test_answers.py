@@ -46,7 +46,17 @@ from dicom_node.services import users
 from dicom_node.store.tables import Fetch
 from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
-from tests.archive_lab import PIXELS, QUERY, FakeArchive, answer_for, fetched, film, inbox_beside, peer
+from tests.archive_lab import (
+    PIXELS,
+    QUERY,
+    FakeArchive,
+    answer_for,
+    beside,
+    fetched,
+    film,
+    inbox_beside,
+    peer,
+)
 from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file
 from tests.hostile.valve import Valve, valve_before
 from tests.hostile.web import answering
@@ -190,8 +200,9 @@ def peer_at(transport: str, url: str, **more: Any) -> PeerSettings:
     """One that is called by HTTP."""
     if transport == "fhir":
         return fhir_peer(url, **{"patient_systems": {}, **more})
-    known = {"name": "pacs", "ae_title": "PACS", "may": ("receive",), "transport": transport, "url": url}
-    return PeerSettings.model_validate({**known, **more})
+    return PeerSettings.model_validate(
+        {"name": "pacs", "ae_title": "PACS", "may": ("receive",), "transport": transport, "url": url, **more}
+    )
 
 
 def called(peer: PeerSettings) -> Destination:
@@ -245,10 +256,7 @@ def test_images_of_another_patient_than_the_answer_go_to_quarantine(
     tmp_path: Path, other: dict[str, str]
 ) -> None:
     image = film("another")
-    with run_pacs(
-        FakeArchive(free_port(), answers=[answer_for(image, **other)], gives=[image]), classes=()
-    ) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port)
+    with beside(tmp_path, answers=[answer_for(image, **other)], gives=[image]) as inbox:
         fetched(inbox)
     study = inbox.study(image.StudyInstanceUID)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
@@ -263,10 +271,7 @@ def test_images_of_another_patient_than_the_answer_go_to_quarantine(
 
 def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> None:
     wanted, other = film("wanted"), film("other")
-    with run_pacs(
-        FakeArchive(free_port(), answers=[answer_for(wanted)], gives=[wanted, other]), classes=()
-    ) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port)
+    with beside(tmp_path, answers=[answer_for(wanted)], gives=[wanted, other]) as inbox:
         fetched(inbox)
     assert inbox.study(wanted.StudyInstanceUID).state is StudyState.QUEUED
     study = inbox.study(other.StudyInstanceUID)
@@ -392,7 +397,6 @@ NONSENSE: dict[str, tuple[tuple[bytes, str], ...]] = {
         (b"<html", "application/dicom+xml"),
     ),
 }
-NO_FHIR = (b"[]", b"{}", b'{"resourceType": "Bundle", "type": "searchset", "entry": [1]}')
 
 
 @pytest.mark.parametrize(
@@ -400,7 +404,10 @@ NO_FHIR = (b"[]", b"{}", b'{"resourceType": "Bundle", "type": "searchset", "entr
     [
         *(("orthanc", "query", *answer) for answer in NONSENSE["orthanc"]),
         *(("dicomweb", "none", *answer) for answer in NONSENSE["dicomweb"]),
-        *(("fhir", "query", body, FHIR_JSON) for body in NO_FHIR),
+        *(
+            ("fhir", "query", body, FHIR_JSON)
+            for body in (b"[]", b"{}", b'{"resourceType": "Bundle", "type": "searchset", "entry": [1]}')
+        ),
         ("fhir", "none", b"{}", FHIR_JSON),
     ],
 )
@@ -427,9 +434,8 @@ ITEM = work_item("1.2.3").to_json_dict()
 @contextmanager
 def manager(status: int, body: bytes) -> Iterator[Any]:
     with answering(status, body, Content_Type="application/dicom+json") as (url, _):
-        peer = {"name": "ris", "ae_title": "RIS", "transport": "dicomweb", "url": url, "worklist": ["*"]}
-        settings = Settings.model_validate({"outbox": {"answer_seconds": 5}})
-        yield open_worklist(PeerSettings.model_validate({**peer, "may": []}), settings)
+        peer = PeerSettings(name="ris", ae_title="RIS", transport="dicomweb", url=url, worklist=["*"], may=[])
+        yield open_worklist(peer, Settings.model_validate({"outbox": {"answer_seconds": 5}}))
 
 
 @pytest.mark.parametrize(
@@ -493,7 +499,6 @@ SLOW_BODY = (
     b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n"
     b"Content-Type: application/x-www-form-urlencoded\r\n\r\ncsrf="
 )
-SLOW_HEAD = b"GET /sign-in HTTP/1.1\r\nX-Slow: "
 ATTACKER, SOMEBODY_ELSE = "127.0.0.1", "127.0.0.2"
 PATHS = ("/healthz", "/readyz", "/sign-in", "/api/v1/studies")
 
@@ -579,7 +584,7 @@ def _takes_a_byte(one: socket.socket) -> bool:
 
 @pytest.mark.parametrize(
     ("beginning", "number"),
-    [(SLOW_BODY, 300), (SLOW_HEAD, 120), (b"", 300)],
+    [(SLOW_BODY, 300), (b"GET /sign-in HTTP/1.1\r\nX-Slow: ", 120), (b"", 300)],
     ids=["bodies", "heads", "from the first"],
 )
 def test_slow_senders_keep_nobody_else_from_the_console(site: Site, number: int, beginning: bytes) -> None:

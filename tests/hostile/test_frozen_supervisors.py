@@ -39,7 +39,6 @@ for number in range(int(programs)):
     except Exception as error:
         print(json.dumps([f"{type(error).__name__}: {error}", time.monotonic() - began]))
 """
-STARTER = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)"
 WITHOUT_NAMESPACES = (
     "unshare", "--user", "--map-root-user", "sh", "-c",
     'echo 0 >/proc/sys/user/max_pid_namespaces && exec "$@"', "sh",
@@ -74,7 +73,6 @@ def daemon():
         os._exit(0)
     return True
 """
-AFTER = "\ntime.sleep(600)\n"
 PROGRAMS = {
     "stops its parent": "send(signal.SIGSTOP, os.getppid())",
     "kills its parent": "send(signal.SIGKILL, os.getppid())",
@@ -111,9 +109,15 @@ def worker(
     scripts = [folder / f"program{number}.py" for number in range(len(programs))]
     for script, program in zip(scripts, programs, strict=True):
         # The program, what starts it, the supervisor, the worker, the worker's parent.
-        script.write_text(BEFORE.format(generations=5) + program + AFTER)
+        script.write_text(BEFORE.format(generations=5) + program + "\ntime.sleep(600)\n")
     (folder / "worker.py").write_text(WORKER)
-    words = [STARTER, folder / "worker.py", image, seconds, len(programs)]
+    words = [
+        "import subprocess, sys; sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)",
+        folder / "worker.py",
+        image,
+        seconds,
+        len(programs),
+    ]
     command = [*before, sys.executable, "-c", *map(str, words)]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:

@@ -121,17 +121,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     late = {f"{name}, late": (sent(f"l{n}"), make) for n, (name, make) in enumerate(VARIANTS.items())}
     with closing(Inbox(tmp_path_factory.mktemp("identities") / "var", config)) as node:
         node.settle(*(ds for ds, _ in late.values()), calling="US1")
-        analyse_and_deliver(node)
+        work(node)
+        confirm(node)
         node.index(*(ds for ds, _ in early.values()), calling="US1")
         both = early | late
         node.settle(*(make(ds) for ds, make in both.values()), calling="US2")
-        analyse_and_deliver(node)
+        work(node)
+        confirm(node)
         yield Site(node, {name: ds for name, (ds, _) in both.items()})
-
-
-def analyse_and_deliver(node: Inbox) -> None:
-    work(node)
-    confirm(node)
 
 
 def test_every_result_is_of_the_patient_whom_the_first_sender_named(site: Site) -> None:

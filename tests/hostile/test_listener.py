@@ -21,8 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
-from pynetdicom.sop_class import ModalityPerformedProcedureStep
-from pynetdicom.sop_class import StorageCommitmentPushModel as PUSH
+from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel
 
 from benchmarks.sender import (
     Rejected,
@@ -32,17 +31,22 @@ from benchmarks.sender import (
     p_data,
     store_command,
 )
-from dicom_node import events
 from dicom_node.dicom import commitment, performed_step
-from dicom_node.dicom.commitment import SOP_INSTANCE
-from dicom_node.dicom.performed_step import read_creation
 from dicom_node.errors import FaultyStep
 from dicom_node.events import (
     ASSOCIATION_ABORTED,
     ASSOCIATION_REJECTED,
     ASSOCIATION_RELEASED,
+    COMMITMENT_ASK_REFUSED,
+    COMMITMENT_ASKED,
+    COMMITMENT_REPORT_REFUSED,
+    COMMITMENT_REPORTED,
     CONNECTIONS_FAILED,
+    STEP_BEGUN,
+    STEP_CHANGED,
+    STEP_REFUSED,
     STORE_REFUSED,
+    EventType,
 )
 from dicom_node.scp import statuses
 from dicom_node.scp.connection import limits
@@ -165,15 +169,13 @@ def test_a_title_that_is_none_is_refused_and_shown_with_escapes(
     assert receiver.events(ASSOCIATION_REJECTED)[-1].fields["calling"] == shown
 
 
-_SEED = 20261120
 _LOOKS = 200  # at the listener and its memory, at most
 
 
 @pytest.mark.timeout(0)
 def test_mutated_requests_and_messages_end_only_themselves(tmp_path: Path, rounds: int) -> None:
-    chance = random.Random(_SEED)
-    limits = {"acse_timeout_seconds": 2, "network_timeout_seconds": 2}
-    with receiving(tmp_path, **limits) as receiver:
+    chance = random.Random(20261120)
+    with receiving(tmp_path, acse_timeout_seconds=2, network_timeout_seconds=2) as receiver:
         whole = associate(receiver.address, STORAGE)
         message = whole.encode_store(1, small_object(3, pixels=300))
         whole.release()
@@ -255,8 +257,11 @@ def test_a_stranger_cannot_take_all_places_by_echo_nor_fill_the_journal(tmp_path
         assert len(receiver.events(ASSOCIATION_REJECTED)) <= 60
         for association in held:
             association.release()
-        counted = lambda: sum(int(one.fields["rejected"] or 0) for one in receiver.events(CONNECTIONS_FAILED))
-        wait_until(lambda: counted() > 20, 60, "rejected ones that are counted")
+        wait_until(
+            lambda: sum(int(one.fields["rejected"] or 0) for one in receiver.events(CONNECTIONS_FAILED)) > 20,
+            60,
+            "rejected ones that are counted",
+        )
 
 
 def test_a_peer_that_does_not_read_our_answers_is_left(tmp_path: Path) -> None:
@@ -307,11 +312,10 @@ name = "flooder"
 ae_title = "FLOODER"
 maximum_associations = 20
 """
-ASSOCIATIONS = 20
 FAULTY = b"\x08\x00\x05\x00CS\x02\x00??"  # ten bytes, and no study
 
 
-def flood(port: int, name: str, objects: int, associations: int = ASSOCIATIONS) -> Counter[int]:
+def flood(port: int, name: str, objects: int, associations: int = 20) -> Counter[int]:
     """Send so many faulty objects, each when the one before it was answered; how often came which status."""
     lines = [
         associate(("127.0.0.1", port), [(US, [EXPLICIT])], calling="FLOODER") for _ in range(associations)
@@ -341,8 +345,7 @@ def seconds_to_its_job(node: Node, name: str) -> float:
 def test_a_good_study_beside_a_flood_is_ready_within_twice_its_time(tmp_path: Path, rounds: int) -> None:
     with running(Node(tmp_path, site_config(free_port(), processes=0) + FLOODER)) as node:
         usual = sorted(seconds_to_its_job(node, f"before{k}") for k in range(3))[1]
-        answers = flood(node.port, "1", min(max(5 * rounds, 400), 16_000))
-        assert set(answers) == {statuses.SUCCESS.code}
+        assert set(flood(node.port, "1", min(max(5 * rounds, 400), 16_000))) == {statuses.SUCCESS.code}
         took = seconds_to_its_job(node, "beside")
         print(f"usual {usual:.1f} s, beside the flood {took:.1f} s")
         assert took <= 2 * usual + 15
@@ -447,13 +450,12 @@ PEERS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    folder = tmp_path_factory.mktemp("listener")
-    with receiving(folder, peers=PEERS, unknown_callers="accept") as listener:
+    with receiving(tmp_path_factory.mktemp("listener"), peers=PEERS, unknown_callers="accept") as listener:
         yield listener
 
 
-def kept(listener: Receiver) -> list[str]:
-    return [str(event.fields["transaction"]) for event in listener.events(events.COMMITMENT_REPORTED)]
+def transactions(listener: Receiver, kind: EventType) -> list[str]:
+    return [str(event.fields["transaction"]) for event in listener.events(kind)]
 
 
 MAXIMUM = {"report": commitment.MAXIMUM_BYTES, "request": commitment.REQUEST_BYTES}
@@ -483,34 +485,31 @@ def encoded_as(kind: str, number: int, transaction: str = "2.25.4") -> bytes:
 def test_what_is_no_report_or_request_is_refused_and_the_listener_goes_on(
     listener: Receiver, kind: str, encoded: Callable[[str], bytes], answer: int | None
 ) -> None:
-    known, send = (kept, send_raw_report) if kind == "report" else (asked, ask_raw)
-    data, before, began = encoded(kind), known(listener), time.monotonic()
+    known, send = (COMMITMENT_REPORTED, send_raw_report) if kind == "report" else (COMMITMENT_ASKED, ask_raw)
+    data, before, began = encoded(kind), transactions(listener, known), time.monotonic()
     assert send(listener.port, data) == answer
     assert time.monotonic() - began < 20
-    assert known(listener) == before
+    assert transactions(listener, known) == before
     transaction = f"2.25.6{time.monotonic_ns()}"
     good = report(transaction, ["1.2"]) if kind == "report" else None
     answer = send_report(listener.port, good) if good else ask(listener.port, transaction, ["1.2"])
     assert answer == 0x0000
-    refused = listener.events(events.COMMITMENT_REPORT_REFUSED, events.COMMITMENT_ASK_REFUSED)
+    refused = listener.events(COMMITMENT_REPORT_REFUSED, COMMITMENT_ASK_REFUSED)
     assert "Mustermann" not in str([event.fields for event in refused])
-
-
-def asked(listener: Receiver) -> list[str]:
-    return [str(event.fields["transaction"]) for event in listener.events(events.COMMITMENT_ASKED)]
 
 
 @pytest.mark.parametrize("calling", ["US2", "PACS", "CT1", "STRANGER", "FAR"])
 def test_nobody_else_may_report_ask_or_tell_of_steps(listener: Receiver, calling: str) -> None:
     """FAR is the right title from a wrong address; PACS without the role would be the SCU of a report."""
-    known = [kept(listener), asked(listener), taken(listener)]
+    counted = lambda: len(listener.events(COMMITMENT_REPORTED, COMMITMENT_ASKED, STEP_BEGUN, STEP_CHANGED))
+    known = counted()
     answer = "rejected" if calling == "FAR" else "no context"
     information, is_pacs = report("2.25.3", ["1.2"]), calling == "PACS"
     assert send_report(listener.port, information, calling=calling, role=not is_pacs) == answer
     assert ask(listener.port, "2.25.3", ["1.2"], calling) == answer
     if calling != "US2":
         assert create(listener.port, "1.2.3", begun("1.2.3.3"), calling) is None
-    assert [kept(listener), asked(listener), taken(listener)] == known
+    assert counted() == known
 
 
 def test_who_may_ask_may_not_report(listener: Receiver) -> None:
@@ -529,12 +528,12 @@ def test_a_flood_of_requests_is_refused_for_the_moment(tmp_path: Path) -> None:
         ]
         association.release()
         assert statuses == [0x0000] * limits.REQUESTS_A_MINUTE + [0x0213] * 2
-        assert len(asked(listener)) == limits.REQUESTS_A_MINUTE
-        assert len(listener.events(events.COMMITMENT_ASK_REFUSED)) == 2
+        assert len(transactions(listener, COMMITMENT_ASKED)) == limits.REQUESTS_A_MINUTE
+        assert len(listener.events(COMMITMENT_ASK_REFUSED)) == 2
 
 
 def taken(listener: Receiver) -> list[str]:
-    return [str(event.fields["step"]) for event in listener.events(events.STEP_BEGUN, events.STEP_CHANGED)]
+    return [str(event.fields["step"]) for event in listener.events(STEP_BEGUN, STEP_CHANGED)]
 
 
 def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:
@@ -599,14 +598,9 @@ def _raw(step: Dataset) -> bytes:
 
 
 def _with_objects(number: int) -> Dataset:
-    objects = series([(US, f"1.2.{n}") for n in range(number)])
-    return assign(begun("1.2.3.8"), PerformedSeriesSequence=[objects])
-
-
-def _deep(depth: int) -> bytes:
-    """Performed Series Sequences of undefined length within each other (PS3.5 7.5)."""
-    opened = struct.pack("<HHI", 0x0040, 0x0340, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
-    return opened * depth
+    return assign(
+        begun("1.2.3.8"), PerformedSeriesSequence=[series([(US, f"1.2.{n}") for n in range(number)])]
+    )
 
 
 @pytest.mark.parametrize(
@@ -616,8 +610,8 @@ def _deep(depth: int) -> bytes:
         (lambda: b"\x08\x00\x95\x11\xff\xff\xff\x7fabc", 0x0120),
         (lambda: _raw(_with_objects(performed_step.MAXIMUM_OBJECTS + 1)), 0x0213),
         (lambda: _raw(begun(*(f"1.2.3.{n}" for n in range(performed_step.MAXIMUM_STUDIES + 1)))), 0x0213),
-        (lambda: _deep(900), 0x0110),
-        (lambda: _deep(performed_step.MAXIMUM_BYTES // 16), 0x0213),
+        (lambda: empty_sequences(900, 0x0040, 0x0340), 0x0110),
+        (lambda: empty_sequences(performed_step.MAXIMUM_BYTES // 16, 0x0040, 0x0340), 0x0213),
         (lambda: bytes(performed_step.MAXIMUM_BYTES - 8), 0x0120),
         (lambda: bytes(performed_step.MAXIMUM_BYTES + 8), 0x0213),
         (lambda: _raw(begun("1.2.3.4.567890")).replace(b"1.2.3.4.567890", b"Mustermann^Max"), 0x0106),
@@ -639,7 +633,7 @@ def test_what_is_no_step_is_refused_and_the_listener_goes_on(
     assert time.monotonic() - began < 20
     assert taken(listener) == before
     assert status(create(listener.port, f"1.2.{time.monotonic_ns()}", begun("1.2.3.9"))) == 0x0000
-    assert "Mustermann" not in str([event.fields for event in listener.events(events.STEP_REFUSED)])
+    assert "Mustermann" not in str([event.fields for event in listener.events(STEP_REFUSED)])
 
 
 @pytest.mark.parametrize(
@@ -655,22 +649,25 @@ def test_a_wrong_type_is_refused(vr: str, value: object, keyword: str) -> None:
     del step[tag]
     step.add_new(tag, vr, value)
     with pytest.raises(FaultyStep) as raised:
-        read_creation(bytes(encode(step, False, True)), UID(ExplicitVRLittleEndian))
+        performed_step.read_creation(bytes(encode(step, False, True)), UID(ExplicitVRLittleEndian))
     assert "Mustermann" not in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["reports", "steps"])
 def test_as_many_reports_and_steps_as_one_association_may_bring(listener: Receiver, kind: str) -> None:
     assert status(create(listener.port, "1.2.11", begun("1.2.3.11"))) in (0x0000, 0x0111)
-    nothing = data_set(PerformedProcedureStepDescription="")
     association = (associate_as_pacs if kind == "reports" else associate_as_modality)(listener.port)
     send, most = {
         "reports": (
-            lambda: association.send_n_event_report(report("2.25.8", ["1.2"]), 1, PUSH, SOP_INSTANCE),
+            lambda: association.send_n_event_report(
+                report("2.25.8", ["1.2"]), 1, StorageCommitmentPushModel, commitment.SOP_INSTANCE
+            ),
             limits.REPORTS_OF_ONE_ASSOCIATION,
         ),
         "steps": (
-            lambda: association.send_n_set(nothing, ModalityPerformedProcedureStep, "1.2.11"),
+            lambda: association.send_n_set(
+                data_set(PerformedProcedureStepDescription=""), ModalityPerformedProcedureStep, "1.2.11"
+            ),
             limits.STEP_REPORTS_OF_ONE_ASSOCIATION,
         ),
     }[kind]

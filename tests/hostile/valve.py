@@ -1,10 +1,9 @@
 """A line to a real peer that can be made to hang, to leak or to cut: a TCP relay on the loopback."""
 
-import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _BUFFER = 65536
 _PIECE_SECONDS = 0.02
@@ -46,7 +45,7 @@ class Valve:
         self._is_cut = False
 
     def serve(self) -> None:
-        with contextlib.suppress(OSError):  # closed at the end
+        with suppress(OSError):  # closed at the end
             while True:
                 ours, _ = self._server.accept()
                 self.connections += 1
@@ -59,7 +58,7 @@ class Valve:
                     threading.Thread(target=self._relay, args=ends, daemon=True).start()
 
     def _relay(self, source: socket.socket, target: socket.socket, allowed: int | None) -> None:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             while True:
                 size = _BUFFER if allowed is None else min(allowed, _BUFFER)
                 if not size and not self.rate:
@@ -84,7 +83,7 @@ class Valve:
 
 
 def _shut(end: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it is not connected any more
+    with suppress(OSError):  # it is not connected any more
         end.shutdown(socket.SHUT_RDWR)
 
 

@@ -20,8 +20,7 @@ from dicom_node.cli import app
 from dicom_node.config import loading
 from dicom_node.config.settings import Settings
 from dicom_node.model.roles import Role
-from tests import wheels
-from tests.wheels import ROOT
+from tests.wheels import ROOT, build
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
@@ -48,11 +47,6 @@ def locked() -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", LOCK, re.MULTILINE))
 
 
-def pinned() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
-
-
 def test_the_lock_says_what_is_installed_and_not_where_it_comes_from() -> None:
     line = re.compile(r"[a-z0-9-]+==[\w.+!]+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?|# [\w ,.:]+|")
     assert [text for text in LOCK.splitlines() if not line.fullmatch(text)] == []
@@ -67,7 +61,8 @@ def test_the_lock_holds_all_that_a_release_needs_in_the_versions_that_are_tested
     assert len(wanted) > 20
     for one in wanted:
         assert one.specifier.contains(locked()[canonicalize_name(one.name)]), f"make lock: {one}"
-    tested = pinned()
+    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()]
+    tested = {canonicalize_name(name): version for name, version in pins}
     assert {name: tested.get(name) for name in locked()} == locked(), "make lock"
     training = tomllib.loads((ROOT / "ai_training" / "pyproject.toml").read_text(encoding="utf-8"))
     assert training["project"]["optional-dependencies"]["yolo"] == [f"ultralytics=={tested['ultralytics']}"]
@@ -89,9 +84,6 @@ def test_every_package_of_a_release_has_a_licence_and_each_gpl_its_place() -> No
 CARDS = ROOT / "ai_pipeline" / "cards"
 
 
-RUN_TIME = ("pyproject.toml", "README.md", "LICENSE", "ai_pipeline", "dicom_connectors", "dicom_node")
-
-
 HIDE_TRAINING = """
 from importlib import metadata
 found = metadata.Distribution.discover.__func__
@@ -104,7 +96,13 @@ metadata.Distribution.discover = classmethod(
 @pytest.fixture(scope="module")
 def run_time(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What lies in the wheel of the run time."""
-    return zipfile.ZipFile(wheels.build(ROOT, tmp_path_factory.mktemp("run-time"), *RUN_TIME)).namelist()
+    return zipfile.ZipFile(
+        build(
+            ROOT,
+            tmp_path_factory.mktemp("run-time"),
+            *("pyproject.toml", "README.md", "LICENSE", "ai_pipeline", "dicom_connectors", "dicom_node"),
+        )
+    ).namelist()
 
 
 def programs(*packages: str) -> set[str]:
@@ -113,8 +111,8 @@ def programs(*packages: str) -> set[str]:
 
 
 def test_the_wheel_of_the_run_time_carries_every_module_and_no_training(run_time: list[str]) -> None:
-    found = {name for name in run_time if name.endswith(".py")}
-    assert found == programs("ai_pipeline", "dicom_connectors", "dicom_node")
+    ours = programs("ai_pipeline", "dicom_connectors", "dicom_node")
+    assert {name for name in run_time if name.endswith(".py")} == ours
     assert {name.split("/")[0] for name in run_time if ".dist-info" not in name} == {
         "ai_pipeline",
         "dicom_connectors",
@@ -132,7 +130,7 @@ def test_the_wheel_carries_the_weights_of_its_cards_and_no_others(run_time: list
 
 
 def test_the_wheel_of_the_console_carries_its_pages(tmp_path: Path) -> None:
-    inside = zipfile.ZipFile(wheels.build(ROOT / "dicom_console", tmp_path)).namelist()
+    inside = zipfile.ZipFile(build(ROOT / "dicom_console", tmp_path)).namelist()
     assert {name.split("/")[0] for name in inside if ".dist-info" not in name} == {"dicom_console"}
     assert {name for name in inside if name.endswith(".py")} == programs("dicom_console")
     assert {"dicom_console/templates/base.html", "dicom_console/static/live.js"} < set(inside)
@@ -199,9 +197,10 @@ def objects() -> list[dict[str, Any]]:
     """What ``kubectl kustomize`` makes of it; without kubectl the files are put together here."""
     yaml = pytest.importorskip("yaml")
     if shutil.which("kubectl"):
-        command = ["kubectl", "kustomize", str(KUBERNETES)]
-        text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-        return list(yaml.safe_load_all(text))
+        done = subprocess.run(
+            ["kubectl", "kustomize", str(KUBERNETES)], capture_output=True, timeout=60, check=True
+        )
+        return list(yaml.safe_load_all(done.stdout))
     named = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
     found = [one for name in named for one in yaml.safe_load_all((KUBERNETES / name).read_text())]
     common = yaml.safe_load((KUBERNETES / "pods.yaml").read_text())["spec"]["template"]["spec"]
@@ -279,6 +278,10 @@ UNIT, TEMPLATE = SYSTEMD / "dicom-node.service", SYSTEMD / "dicom-node@.service"
 @pytest.mark.parametrize("unit", [UNIT, TEMPLATE], ids=lambda unit: unit.name)
 def test_systemd_calls_its_exposure_two_at_most(unit: Path) -> None:
     """From 0 to 10, the threshold in tenths; it had 6.9 before."""
-    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", str(unit)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr

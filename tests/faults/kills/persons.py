@@ -20,7 +20,6 @@ from sqlalchemy import select
 from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.decisions import copies
-from dicom_node.decisions.copies import DecisionChain
 from dicom_node.errors import NodeError
 from dicom_node.model.lifecycle import HeldState, StudyState
 from dicom_node.services import audit, studies
@@ -111,7 +110,9 @@ class Persons:
 def decided(site: Site) -> dict[str, Any]:
     """What the database, the audit and the copy say of persons' decisions."""
     settings = loading.load([site.listeners[0].config])
-    chains = [DecisionChain(path).read() for path in (settings.node.data_dir / copies.FOLDER).glob("*.jsonl")]
+    chains = [
+        copies.DecisionChain(path).read() for path in (settings.node.data_dir / copies.FOLDER).glob("*.jsonl")
+    ]
     lines = [line for chain in chains for line in chain.lines]
     of_study = select(Study.study_instance_uid)
     with services.reading(settings) as session:

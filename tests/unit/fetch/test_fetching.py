@@ -15,8 +15,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy import select
 
 from dicom_connectors.worklist.cancellations import Cancellations
-from dicom_connectors.worklist.performer import Worklist
-from dicom_connectors.worklist.performer import open_manager as open_worklist
+from dicom_connectors.worklist.performer import Worklist, open_manager
 from dicom_node import fetch
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.identity import Patient
@@ -31,17 +30,16 @@ from dicom_node.events import (
     WORKLIST_AWAY,
     WORKLIST_BACK,
 )
-from dicom_node.fetch import fetcher
 from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.scu import open_archive
 from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.store.transitions import move_fetch, settle_study, utc_now
 from dicom_node.studies.indexing import OTHER_PATIENT
-from tests.archive_lab import FakeArchive, answer_for, film, inbox_beside
+from tests.archive_lab import FakeArchive, answer_for, beside, film, inbox_beside
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
-from tests.modality import chest, ultrasound
+from tests.modality import assign, chest, ultrasound
 from tests.pacs_lab import free_port, run_pacs
 from tests.result_reading import coded
 from tests.rows import a_job, a_study
@@ -72,7 +70,7 @@ TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 @pytest.fixture(autouse=True)
 def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call to an archive or a manager ends up to this much later than its answer."""
-    monkeypatch.setattr(fetcher, "_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.fetch.fetcher._WATCH_SECONDS", 0.01)
 
 
 def asked(inbox: Inbox) -> None:
@@ -83,22 +81,17 @@ def asked(inbox: Inbox) -> None:
 
 
 def numbers(inbox: Inbox) -> list[tuple[int, str]]:
-    mine = (ARCHIVE_ANSWERED, ARCHIVE_WAIT_ENDED, ARCHIVE_NOT_AWAITED)
-    told = {one.number for one in mine}
+    told = {one.number for one in (ARCHIVE_ANSWERED, ARCHIVE_WAIT_ENDED, ARCHIVE_NOT_AWAITED)}
     return [(row.number, str(row.fields.get("reason", ""))) for row in inbox.events() if row.number in told]
 
 
 def today(image: Dataset) -> Dataset:
-    image.StudyDate = TODAY
-    return image
+    return assign(image, StudyDate=TODAY)
 
 
-def prior_of(image: Dataset, name: str, day: str = "20250101") -> Dataset:
-    prior = film(name)
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(prior, keyword, image.get(keyword))
-    prior.StudyDate = day
-    return prior
+def prior_of(image: Dataset, name: str) -> Dataset:
+    patient = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+    return assign(film(name), StudyDate="20250101", **{keyword: image.get(keyword) for keyword in patient})
 
 
 def study_of_two() -> tuple[Dataset, Dataset, Dataset]:
@@ -111,8 +104,7 @@ def study_of_two() -> tuple[Dataset, Dataset, Dataset]:
 
 def test_what_did_not_come_is_fetched_before_the_study_is_complete(tmp_path: Path) -> None:
     one, two, answer = study_of_two()
-    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, COMPLETE)
+    with beside(tmp_path, COMPLETE, answers=[answer], gives=[one, two]) as inbox:
         inbox.index(one)
         assert inbox.assemble(10) == 1  # it is to be asked for
         assert inbox.study(one.StudyInstanceUID).state is StudyState.RECEIVING
@@ -131,8 +123,7 @@ def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("dicom_node.fetch.arriving._INDEXED", timedelta())
     one, two, answer = study_of_two()
     answer.NumberOfStudyRelatedInstances = 5
-    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[one, two]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, COMPLETE)
+    with beside(tmp_path, COMPLETE, answers=[answer], gives=[one, two]) as inbox:
         inbox.settle(one, two)
         asked(inbox)
         inbox.index()
@@ -179,9 +170,8 @@ def priors_come(inbox: Inbox, image: Dataset) -> None:
 def test_priors_are_fetched_and_the_job_waits_for_them_a_set_time(tmp_path: Path) -> None:
     new = today(film("new"))
     prior = prior_of(new, "prior")
-    answer = answer_for(prior, StudyDate="20250101")
-    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[prior]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
+    answers = [answer_for(prior, StudyDate="20250101")]
+    with beside(tmp_path, PRIORS, answers=answers, gives=[prior]) as inbox:
         priors_come(inbox, new)
         asked(inbox)
     jobs = {job.source_uids[0]: job for job in inbox.jobs()}
@@ -224,8 +214,7 @@ def test_answers_for_another_patient_are_not_fetched(tmp_path: Path, wrong: dict
     new = today(film("new"))
     new.IssuerOfPatientID = "A"
     answer = answer_for(prior_of(new, "prior"), StudyDate="20250101", **wrong)
-    with run_pacs(FakeArchive(free_port(), answers=[answer]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
+    with beside(tmp_path, PRIORS, answers=[answer]) as inbox:
         priors_come(inbox, new)
     assert inbox.rows(Fetch) == []
     assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1  # nothing to wait for
@@ -236,15 +225,11 @@ def test_a_prior_whose_images_name_another_patient_goes_to_quarantine(tmp_path: 
     prior = prior_of(new, "prior")
     answer = answer_for(prior, StudyDate="20250101", PatientName="")
     prior.PatientName = "Somebody^Else"
-    with run_pacs(FakeArchive(free_port(), answers=[answer], gives=[prior]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, PRIORS)
+    with beside(tmp_path, PRIORS, answers=[answer], gives=[prior]) as inbox:
         priors_come(inbox, new)
         inbox.settle()
     study = inbox.study(prior.StudyInstanceUID)
     assert (study.state, study.reason) == (StudyState.QUARANTINED, OTHER_PATIENT)
-
-
-DELIVERED = StudyState.DELIVERED
 
 
 def why(inbox: Inbox, days: int = 1) -> dict[str, str]:
@@ -257,11 +242,17 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
     answers = [answer_for(image, StudyDate=TODAY) for image in (never, part, whole, failed)]
     answers[1].NumberOfStudyRelatedInstances = 2
     answers[2].NumberOfStudyRelatedInstances = 1
-    other = answer_for(film("other"), StudyDate=TODAY, ModalitiesInStudy="MG")
-    with run_pacs(FakeArchive(free_port(), answers=[*answers, other]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port, missing_days=1)
+    with beside(
+        tmp_path,
+        answers=[*answers, answer_for(film("other"), StudyDate=TODAY, ModalitiesInStudy="MG")],
+        missing_days=1,
+    ) as inbox:
         inbox.settle(part, whole, failed)
-        for image, state in ((part, DELIVERED), (whole, DELIVERED), (failed, StudyState.FAILED)):
+        for image, state in (
+            (part, StudyState.DELIVERED),
+            (whole, StudyState.DELIVERED),
+            (failed, StudyState.FAILED),
+        ):
             inbox.put(Study, inbox.study(image.StudyInstanceUID).id, state=state, reason="a reason")
         assert why(inbox) == {
             never.StudyInstanceUID: "it never came",
@@ -271,16 +262,14 @@ def test_what_never_came_or_came_in_part_is_missing_and_fetched(tmp_path: Path) 
         assert fetch.report_missing(inbox.database, inbox.settings) == 3
         [event] = [row for row in inbox.events() if row.number == STUDIES_MISSING.number]
         assert (event.fields["peer"], event.fields["number"]) == ("archive", 3)
-        rows = fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1)
-        for row in rows:
+        for row in fetch.missing(inbox.database, inbox.settings, inbox.settings.peer("archive"), 1):
             if row.fetchable:
                 inbox.write(fetch.fetch_missing, "archive", row)
         assert set(why(inbox)) == {failed.StudyInstanceUID}  # the others are on their way
 
 
 def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
-    with run_pacs(FakeArchive(free_port(), answers=[answer_for(film("once"))]), classes=()) as pacs:
-        inbox = inbox_beside(tmp_path, pacs.port)
+    with beside(tmp_path, answers=[answer_for(film("once"))]) as inbox:
         archive = open_archive(inbox.settings.peer("archive"), inbox.settings)
         asked = fetch.questions(date(2024, 3, 1), date(2024, 3, 3), ["DX"])
         assert len(asked) == 3
@@ -310,8 +299,16 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     image = film("raced")
     inbox = inbox_beside(tmp_path, free_port(), url_of_database=postgres_url)
     now = utc_now()
-    named = {"peer": "archive", "patient_id": "SOMEBODY-ELSE", "patient": str(Patient())}
-    inbox.add(Fetch(study_instance_uid=image.StudyInstanceUID, asked_at=now, next_at=now, **named))
+    inbox.add(
+        Fetch(
+            study_instance_uid=image.StudyInstanceUID,
+            asked_at=now,
+            next_at=now,
+            peer="archive",
+            patient_id="SOMEBODY-ELSE",
+            patient=str(Patient()),
+        )
+    )
     inbox.index(image)
 
     def patients_while_the_retrieval_starts(*given: Any) -> list[Patient]:
@@ -332,20 +329,26 @@ ARCHIVE = {"name": "archive", "ae_title": "ARCHIVE", "host": "127.0.0.1", "port"
            "retrieve": "get"}  # fmt: skip
 
 
-WANTS = {"worklist": ["110004^DCM"], "worklist_seconds": 2, "worklist_hours": 1}
-
-
 class Site:
     """A node's database, and the manager whose work it takes."""
 
     def __init__(self, folder: Path, manager: Manager, at: dict[str, Any], **settings: Any) -> None:
-        ris = {"name": "ris", "ae_title": "MANAGER", "may": [], **at, **WANTS, **settings}
+        ris = {
+            "name": "ris",
+            "ae_title": "MANAGER",
+            "may": [],
+            **at,
+            "worklist": ["110004^DCM"],
+            "worklist_seconds": 2,
+            "worklist_hours": 1,
+            **settings,
+        }
         outbox = {"answer_seconds": 1, "retry_seconds": 0.01, "retry_limit_seconds": 0.01}
         config = {**CONFIG, "peers": [*CONFIG["peers"], ARCHIVE, ris], "outbox": outbox}
         self.inbox, self.manager = Inbox(folder, config), manager
         self.restart()
 
-    def restart(self, open_manager: Callable[..., Any] = open_worklist) -> None:
+    def restart(self, open_manager: Callable[..., Any] = open_manager) -> None:
         settings = self.inbox.settings
         self.worklist = Worklist(self.inbox.database, settings, settings.peer("ris"), "me", open_manager)
 
@@ -365,11 +368,16 @@ class Site:
 
     def deliver(self, state: DeliveryState = DeliveryState.CONFIRMED) -> None:
         """The jobs of all studies have succeeded, with a report in this state at the PACS."""
-        named = {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34", "series_instance_uid": "1.2.9"}
         for job in self.inbox.jobs():
             if job.state is not JobState.SUCCEEDED:
                 self.inbox.put(Job, job.id, state=JobState.SUCCEEDED)
-                self.inbox.delivery(job, state, sop_instance_uid=f"1.2.{job.id}", **named)
+                self.inbox.delivery(
+                    job,
+                    state,
+                    sop_instance_uid=f"1.2.{job.id}",
+                    sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
+                    series_instance_uid="1.2.9",
+                )
                 self.inbox.write(settle_study, job.study_id)
 
     def row(self) -> ClaimedWorkitem:
@@ -380,16 +388,13 @@ class Site:
         return [event.number for event in self.inbox.events()]
 
 
-SERVICES: dict[str, tuple[Callable[[Manager], Any], dict[str, Any], str]] = {
-    "UPS-RS": (ups_rs, {"transport": "dicomweb"}, "url"),
-    "UPS Pull": (ups_pull, {"host": "127.0.0.1"}, "port"),
-}
-
-
 @contextmanager
 def by(service: str, folder: Path, **settings: Any) -> Iterator[Site]:
-    (serve, at, key), manager = SERVICES[service], Manager()
-    with serve(manager) as address:
+    serve, at, key = {
+        "UPS-RS": (ups_rs, {"transport": "dicomweb"}, "url"),
+        "UPS Pull": (ups_pull, {"host": "127.0.0.1"}, "port"),
+    }[service]
+    with serve(manager := Manager()) as address:
         site = Site(folder, manager, {**at, key: address}, **settings)
         yield site
         site.inbox.close()
@@ -445,7 +450,7 @@ def test_a_kill_at_any_call_claims_once_and_completes_once(web: Site, when: str)
         return answer
 
     def opened(peer: PeerSettings, settings: Settings) -> Any:
-        manager = open_worklist(peer, settings)
+        manager = open_manager(peer, settings)
         for name in ("search", "read", "change_state", "update"):
             setattr(manager, name, partial(call, getattr(manager, name)))
         return manager
@@ -514,11 +519,16 @@ def test_what_cannot_be_done_is_cancelled_with_a_code(site: Site, jobs: JobState
 
 
 def test_an_input_that_is_not_here_is_fetched_from_a_peer_that_is_known(site: Site) -> None:
-    item = work_item("1.2.3", PatientID="P1", InputInformationSequence=[instances("1.2.3", "ARCHIVE")])
-    uid = site.manager.add(item)
+    uid = site.manager.add(
+        work_item("1.2.3", PatientID="P1", InputInformationSequence=[instances("1.2.3", "ARCHIVE")])
+    )
     site.manager.add(work_item("1.2.4", InputInformationSequence=[instances("1.2.4", "SOMEBODY")]))
-    away = instances("1.2.5", url="http://169.254.169.254/studies/1.2.5")
-    site.manager.add(work_item("1.2.5", InputInformationSequence=[away]))
+    site.manager.add(
+        work_item(
+            "1.2.5",
+            InputInformationSequence=[instances("1.2.5", url="http://169.254.169.254/studies/1.2.5")],
+        )
+    )
     site.manager.add(work_item("1.2.6", InputInformationSequence=[instances("1.2.6"), instances("1.2.7")]))
     site.turn(3)
     [fetch] = site.inbox.rows(Fetch)

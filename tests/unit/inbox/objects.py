@@ -7,6 +7,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     BasicTextSRStorage,
+    ExplicitVRBigEndian,
     KeyObjectSelectionDocumentStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -27,16 +28,15 @@ def in_syntax(ds: Dataset, syntax: str) -> Dataset:
     copy = deepcopy(ds)
     if syntax == RLELossless:
         copy.compress(RLELossless, generate_instance_uid=False)
-        return copy
-    copy.file_meta.TransferSyntaxUID = syntax
-    if not copy.file_meta.TransferSyntaxUID.is_little_endian:
+    else:
+        copy.file_meta.TransferSyntaxUID = syntax
+    if syntax == ExplicitVRBigEndian:
         copy.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
     return copy
 
 
 def small_xray(name: str) -> Dataset:
-    rng = np.random.default_rng(7)
-    return chest(name, rng.integers(0, 4096, (40, 31), np.uint16))
+    return chest(name, np.random.default_rng(7).integers(0, 4096, (40, 31), np.uint16))
 
 
 def report(image: Dataset) -> Dataset:
@@ -59,19 +59,19 @@ def secondary_capture(image: Dataset) -> Dataset:
         "BitsStored",
         "HighBit",
         "PixelRepresentation",
+        "PixelData",
     ):
-        setattr(capture, keyword, image[keyword].value)
-    capture.add(deepcopy(image["PixelData"]))
+        capture[keyword] = deepcopy(image[keyword])
     return capture
 
 
 def own_result(image: Dataset) -> Dataset:
     """A result of this product, come back from the PACS."""
-    result = secondary_capture(image)
-    result.SOPInstanceUID = derived_uid("own", image.SOPInstanceUID)
-    equipment = data_set(Manufacturer=MANUFACTURER, ManufacturerModelName=MODEL_NAME)
-    result.ContributingEquipmentSequence = [equipment]
-    return result
+    return assign(
+        secondary_capture(image),
+        SOPInstanceUID=derived_uid("own", image.SOPInstanceUID),
+        ContributingEquipmentSequence=[data_set(Manufacturer=MANUFACTURER, ManufacturerModelName=MODEL_NAME)],
+    )
 
 
 def _beside(image: Dataset, sop_class: str, modality: str) -> Dataset:
@@ -92,7 +92,10 @@ def _beside(image: Dataset, sop_class: str, modality: str) -> Dataset:
         "ReferringPhysicianName",
     ):
         ds[keyword] = deepcopy(image[keyword])
-    ds.SOPClassUID, ds.Modality = sop_class, modality
-    ds.SOPInstanceUID = derived_uid("beside", modality, image.SOPInstanceUID)
-    ds.SeriesInstanceUID = derived_uid("beside series", modality, image.SeriesInstanceUID)
-    return ds
+    return assign(
+        ds,
+        SOPClassUID=sop_class,
+        Modality=modality,
+        SOPInstanceUID=derived_uid("beside", modality, image.SOPInstanceUID),
+        SeriesInstanceUID=derived_uid("beside series", modality, image.SeriesInstanceUID),
+    )

@@ -79,7 +79,7 @@ def job_row(database: Database, job_id: int) -> Job:
     return Stored(database).get(Job, job_id)
 
 
-def study_state(database: Database, study_id: int) -> StudyState:
+def state_of_study(database: Database, study_id: int) -> StudyState:
     return Stored(database).get(Study, study_id).state
 
 

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from itertools import combinations_with_replacement as combinations
-from itertools import product
+from itertools import combinations_with_replacement, product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from dicom_node.events import EventType
 from dicom_node.jobs.lease import is_dead, new_owner
 from dicom_node.jobs.queue import ClaimedJob, JobQueue, enqueue, estimated_seconds
 from dicom_node.jobs.worker import process as worker_module
-from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import (
     COMMITMENT,
     DELIVERY,
@@ -47,8 +45,16 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, a_job
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.queue_lab import WORKERS, add_job, add_study, claimed, event_numbers, job_row, lose
-from tests.unit.jobs.queue_lab import study_state as state_of_study
+from tests.unit.jobs.queue_lab import (
+    WORKERS,
+    add_job,
+    add_study,
+    claimed,
+    event_numbers,
+    job_row,
+    lose,
+    state_of_study,
+)
 from tests.unit.jobs.worker_lab import configuration
 
 
@@ -73,11 +79,9 @@ def test_a_job_exists_only_when_the_callers_transaction_commits(database: Databa
 
 def test_stat_comes_first_then_the_longest_waiting(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
-    low = add_job(database, study, "low", priority=-1, late=-60)
-    first = add_job(database, study, "first", late=-30)
-    second = add_job(database, study, "second", late=-20)
-    stat = add_job(database, study, "stat", priority=1)
-    assert [claimed(queue).id for _ in range(4)] == [stat, first, second, low]
+    for rule, priority, late in (("low", -1, -60), ("first", 0, -30), ("second", 0, -20), ("stat", 1, 0)):
+        add_job(database, study, rule, priority=priority, late=late)
+    assert [claimed(queue).rule for _ in range(4)] == ["stat", "first", "second", "low"]
 
 
 def test_a_newer_revision_waits_while_the_older_one_runs(database: Database, queue: JobQueue) -> None:
@@ -140,8 +144,7 @@ def test_a_clock_put_back_a_day_holds_no_job_and_no_lease(database: Database, qu
     number = add_job(database, add_study(database))
     claimed(queue, "elsewhere/1/1/a")
     lose(database, number, shown_ahead=True)
-    taken = claimed(queue, "elsewhere/2/1/b")
-    queue.retry_at(taken, a_day_ahead, "the disk was full")
+    queue.retry_at(claimed(queue, "elsewhere/2/1/b"), a_day_ahead, "the disk was full")
     assert claimed(queue, "elsewhere/3/1/c").id == number
     assert leases.acquire(database, "scheduler", "the dead", seconds=86400)
     assert leases.acquire(database, "scheduler", "the living", seconds=15)
@@ -305,7 +308,6 @@ def test_procrastinate_alone_would_let_a_former_holder_end_a_job_and_the_fence_d
     with pytest.raises(LeaseLost):
         complete(database, queue, former)
     ticket = job_row(database, number).ticket
-    assert ticket is not None
     with database.write() as session:  # what a worker of procrastinate does at its end, in time or late
         done = tickets._manager(session).finish_job_by_id_async(
             ticket, procrastinate_jobs.Status.SUCCEEDED, delete_job=False
@@ -370,8 +372,7 @@ def test_what_is_urgent_or_much_shorter_passes_a_job_that_runs(database: Databas
 
 
 def test_the_estimate_counts_frames_and_pixels_and_trusts_no_header() -> None:
-    cine = {"Rows": "768", "Columns": "1024", "NumberOfFrames": "300"}
-    assert 100 < estimated_seconds([cine]) < 150
+    assert 100 < estimated_seconds([{"Rows": "768", "Columns": "1024", "NumberOfFrames": "300"}]) < 150
     assert estimated_seconds([{"Rows": "9" * 40, "Columns": "none"}, {}]) == pytest.approx(2.0, abs=0.01)
 
 
@@ -385,23 +386,18 @@ def test_a_job_that_is_running_lets_a_short_one_pass_between_its_steps(
     long, short = node.jobs()
     assert long.cost_seconds > 4 * short.cost_seconds > 4
     node.put(Job, long.id, turn_at=long.turn_at - timedelta(days=1))
-    assert Worker(node.settings, node.database).run_once()
-    ended = [event.fields["job"] for event in node.events() if event.number == 3003]
-    assert ended == [short.id, long.id]
+    assert worker_module.Worker(node.settings, node.database).run_once()
+    assert [event.fields["job"] for event in node.events() if event.number == 3003] == [short.id, long.id]
     assert {(job.tries, job.state) for job in node.jobs()} == {(1, JobState.SUCCEEDED)}
-
-
-Jobs = tuple[JobState, ...]
-
-
-Deliveries = tuple[DeliveryState, ...]
 
 
 def steps(table: Mapping[tuple[Any, EventType], Any], state: Any) -> set[Any]:
     return {after for (before, _), after in table.items() if before == state}
 
 
-def next_steps(jobs: Jobs, deliveries: Deliveries) -> Iterator[tuple[Jobs, Deliveries]]:
+def next_steps(
+    jobs: tuple[JobState, ...], deliveries: tuple[DeliveryState, ...]
+) -> Iterator[tuple[tuple[JobState, ...], tuple[DeliveryState, ...]]]:
     """Every legal step of one job (with a first delivery of what it made) or of one delivery."""
     for place, job in enumerate(jobs):
         for after in steps(JOB, job):
@@ -425,8 +421,14 @@ def next_steps(jobs: Jobs, deliveries: Deliveries) -> Iterator[tuple[Jobs, Deliv
     ],
 )
 def test_every_state_is_reached_by_an_event_or_read_from_work(table: Any, states: Any) -> None:
-    first = {StudyState.RECEIVING, JobState.HELD, JobState.QUEUED, DeliveryState.PENDING}
-    first |= {CommitmentState.ASKED, HeldState.WAITING}
+    first = {
+        StudyState.RECEIVING,
+        JobState.HELD,
+        JobState.QUEUED,
+        DeliveryState.PENDING,
+        CommitmentState.ASKED,
+        HeldState.WAITING,
+    }
     assert set(states) - {*table.values()} - first - READ_FROM_WORK == set()
     assert {before for before, _ in table} | {*table.values()} <= set(states)
 
@@ -437,7 +439,8 @@ def test_a_study_can_follow_each_step_of_its_jobs_and_deliveries(
     number_of_jobs: int, number_of_deliveries: int
 ) -> None:
     for before in product(
-        combinations(JobState, number_of_jobs), combinations(DeliveryState, number_of_deliveries)
+        combinations_with_replacement(JobState, number_of_jobs),
+        combinations_with_replacement(DeliveryState, number_of_deliveries),
     ):
         for after in next_steps(*before):
             assert {study_state(*before), study_state(*after)} <= READ_FROM_WORK, (before, after)
@@ -449,8 +452,9 @@ def test_claims_at_the_same_time_get_each_job_once_and_no_more_than_may_run_at_o
 ) -> None:
     study = add_study(database)
     numbers = [add_job(database, study, f"rule{number}") for number in range(12)]
-    given = {"at_once": at_once, "lease_seconds": 600.0}  # none ends meanwhile
-    queue = JobQueue(database, WORKERS.model_copy(update=given))
+    queue = JobQueue(  # no lease ends meanwhile
+        database, WORKERS.model_copy(update={"at_once": at_once, "lease_seconds": 600.0})
+    )
     running: set[int] = set()
     taken: list[int] = []
     lock, at_the_same_time, deadline = threading.Lock(), [0], time.monotonic() + 60

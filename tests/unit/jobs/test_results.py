@@ -13,7 +13,6 @@ from typing import Any
 from unittest.mock import Mock, patch
 
 import numpy as np
-import pydicom
 import pytest
 from highdicom.sr import srread
 from pydicom import dcmread
@@ -51,8 +50,6 @@ from dicom_node.outbox import held
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.results.sr import reading
 from dicom_node.services import assessments, audit, deliveries, results, studies
-from dicom_node.services.assessments import FindingAssessed
-from dicom_node.services.audit import Person
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
     AnnotationReading,
@@ -72,12 +69,12 @@ from tests.ports import free_port
 from tests.result_images import CR, EFFUSION, grey_image, without_text, write_image
 from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, work
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, confirm, states, work
 from tests.validators import dciodvfy_errors
 from tests.waiting import wait_until
 
 Make = Callable[..., Inbox]
-ANNA = Person("anna", "10.0.0.1")
+ANNA = audit.Person("anna", "10.0.0.1")
 
 
 D = DeliveryState
@@ -117,8 +114,7 @@ def fresh(open_inbox: Make) -> Inbox:
 def node(analysed_once: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Inbox:
     """A node that analysed the first image already: when it comes again, that is a duplicate."""
     shutil.copytree(analysed_once, tmp_path / "var")
-    node: Inbox = request.getfixturevalue("fresh")
-    return node
+    return request.getfixturevalue("fresh")
 
 
 def go_on(node: Inbox, /, settings: Settings | None = None, **values: Any) -> None:
@@ -138,10 +134,6 @@ def analysed(node: Inbox, number: int = 1) -> str:
     node.settle(image)
     work(node)
     return str(image.StudyInstanceUID)
-
-
-def states(node: Inbox) -> list[DeliveryState]:
-    return [row.state for row in node.rows(Delivery)]
 
 
 def mark(node: Inbox, uid: str) -> str:
@@ -201,8 +193,7 @@ def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: I
     assessments.reject_results(node.settings, uid, ANNA, because="wrong side")
     assessments.accept_results(node.settings, uid, ANNA, rejected=True)
     assert states(node) == [D.DISCARDED, D.PENDING]
-    other = analysed(node, 2)
-    assessments.reject_results(node.settings, other, ANNA, because="wrong side")
+    assessments.reject_results(node.settings, analysed(node, 2), ANNA, because="wrong side")
     results.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
     with pytest.raises(NotAllowedNow, match="waits for"):
         assessments.accept_results(node.settings, uid, ANNA, rejected=True)
@@ -233,8 +224,9 @@ def test_a_rule_that_sends_at_once_what_another_holds_is_warned_of(
     rule["assess_first"] = True
     made["rules"].append({**rule, "name": "other", "send_to": [peer], "assess_first": False})
     tried = preflight.check_data(made).tried
-    warned = [one.ok for one in tried if one.subject == "rule other" and "holds" in one.text]
-    assert warned == [False] * warnings
+    assert [one.ok for one in tried if one.subject == "rule other" and "holds" in one.text] == [
+        False
+    ] * warnings
 
 
 def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
@@ -288,8 +280,8 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
     [about, *_] = node.read(assessments.findings_of_study, node.settings, uid)
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
 
-    def assess(verdict: ReaderVerdict, by: Person, because: str = "") -> None:
-        given = FindingAssessed(**which, verdict=verdict, because=because)
+    def assess(verdict: ReaderVerdict, by: audit.Person, because: str = "") -> None:
+        given = assessments.FindingAssessed(**which, verdict=verdict, because=because)
         assessments.assess(node.settings, node.study(uid).id, given, by)
 
     for verdict in (ReaderVerdict.REJECTED, ReaderVerdict.MODIFIED):
@@ -299,7 +291,7 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
         with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
             assessments.accept_results(node.settings, uid, ANNA)
         assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
-    assess(ReaderVerdict.ACCEPTED, Person("eva"))
+    assess(ReaderVerdict.ACCEPTED, audit.Person("eva"))
     assert assessments.accept_results(node.settings, uid, ANNA) == 2
     rows = node.read(assessments.all_assessments)
     assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
@@ -308,8 +300,10 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
 
 def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
     uid = analysed(node)
-    killed = patch.object(held, "settle_study", side_effect=RuntimeError("killed"))
-    with killed, pytest.raises(RuntimeError, match="killed"):
+    with (
+        patch.object(held, "settle_study", side_effect=RuntimeError("killed")),
+        pytest.raises(RuntimeError, match="killed"),
+    ):
         assessments.accept_results(node.settings, uid, ANNA)
     assert states(node) == [D.UNASSESSED] * 2
     assert [row.state for row in node.rows(HeldResult)] == [HeldState.WAITING] * 2
@@ -321,20 +315,16 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
 def test_findings_are_told_once_they_were_accepted(
     fresh: Inbox, assess: Callable[..., int], told: int
 ) -> None:
-    node = fresh
     rule = {"name": "ward", "findings": ["*"], "url": "http://localhost/", "every_minutes": 0}
-    go_on(node, notifications=(NotificationSettings.model_validate(rule),))
-    gatherer = Gatherer(node.database, node.settings)
+    go_on(fresh, notifications=(NotificationSettings.model_validate(rule),))
+    gatherer = Gatherer(fresh.database, fresh.settings)
     gatherer.run_once()
-    uid = analysed(node)
+    uid = analysed(fresh)
     assert gatherer.run_once() == 0
-    assess(node.settings, uid, ANNA, **{} if told else {"because": "wrong side"})
+    assess(fresh.settings, uid, ANNA, **{} if told else {"because": "wrong side"})
     assert gatherer.run_once() == told
-    rows = [row.content["groups"][0]["events"][0] for row in node.rows(Notification)]
+    rows = [row.content["groups"][0]["events"][0] for row in fresh.rows(Notification)]
     assert [row["findings"] for row in rows] == [["Mark"]] * told
-
-
-STUDY = 1
 
 
 @pytest.fixture(scope="module")
@@ -352,18 +342,22 @@ def purged(purging: Inbox) -> dict[Path, bytes]:
     """Confirm and delete images and results; what the files of the results were."""
     confirm(purging)
     files = {file: file.read_bytes() for file in (purging.folder / "results").rglob("*.dcm")}
-    studies.delete_received(purging.settings, [STUDY])
-    spool = purging.settings.spool.model_copy(update={"result_days": 1})
-    settings = purging.settings.model_copy(update={"spool": spool})
+    studies.delete_received(purging.settings, [1])
+    settings = purging.settings.model_copy(
+        update={"spool": purging.settings.spool.model_copy(update={"result_days": 1})}
+    )
     assert purge_results(purging.database, settings, utc_now() + timedelta(days=2)) == len(files) > 3
     assert not any(file.exists() for file in files)
     return files
 
 
 def wanted_by_another(purging: Inbox, station: str = "AINODE") -> None:
-    rule = purging.settings.rules[0].model_copy(update={"send_to": ("pacs", "second")})
-    general = purging.settings.node.model_copy(update={"station_name": station})
-    go_on(purging, peers=second_peer(purging, ae_title="SECOND"), rules=(rule,), node=general)
+    go_on(
+        purging,
+        peers=second_peer(purging, ae_title="SECOND"),
+        rules=(purging.settings.rules[0].model_copy(update={"send_to": ("pacs", "second")}),),
+        node=purging.settings.node.model_copy(update={"station_name": station}),
+    )
 
 
 def states_at(purging: Inbox, destination: str) -> list[tuple[DeliveryState, str]]:
@@ -417,15 +411,6 @@ def test_what_would_be_another_object_now_is_sent_nowhere_and_its_delivery_says_
     assert purging.study(uid).state is StudyState.DELIVERED
 
 
-RATIO = Code("CARDIOTHORACIC", "99TEST", "Cardiothoracic ratio")
-
-
-HEAD = Code("11984-2", "LN", "Head Circumference")
-
-
-UNIT, MM = Code("{ratio}", "UCUM", "ratio"), Code("mm", "UCUM", "mm")
-
-
 class Measuring(Obedient):
     """Reads what it is to measure and to suspect from the Series Description: ``0.51 effusion``."""
 
@@ -440,8 +425,12 @@ class Measuring(Obedient):
     ) -> PipelineResult:
         [image], [model] = images, self.models()
         words = image.header.attributes["SeriesDescription"].split()
-        fetus = "1" if "fetus" in words else ""
-        quantity, unit, error = (HEAD, MM, 8.0) if fetus else (RATIO, UNIT, 0.05)
+        quantity, unit = (
+            Code("CARDIOTHORACIC", "99TEST", "Cardiothoracic ratio"),
+            Code("{ratio}", "UCUM", "ratio"),
+        )
+        if "fetus" in words:
+            quantity, unit = Code("11984-2", "LN", "Head Circumference"), Code("mm", "UCUM", "mm")
         number = Measurement(
             image.uid,
             quantity.meaning,
@@ -450,9 +439,9 @@ class Measuring(Obedient):
             unit,
             (((10.0, 10.0), (60.0, 10.0)),),
             model,
-            fetus=fetus,
+            fetus="1" if "fetus" in words else "",
             statement="A number",
-            error=error,
+            error=8.0 if "fetus" in words else 0.05,
         )
         score, decision = (0.7, Decision.PRESENT) if "effusion" in words else (0.1, Decision.ABSENT)
         finding = Finding("Effusion", EFFUSION, score, 0.5, decision, image.uid, model)
@@ -469,8 +458,11 @@ def settings_compare(folder: Path, results: Sequence[str] = ("sr",), **rule: Any
 
 @pytest.fixture
 def comparing(open_inbox: Make, monkeypatch: pytest.MonkeyPatch) -> Inbox:
-    entry = EntryPoint("measuring", f"{__name__}:Measuring", pipelines.GROUP)
-    monkeypatch.setitem(pipelines.PIPELINES, "measuring", entry)
+    monkeypatch.setitem(
+        pipelines.PIPELINES,
+        "measuring",
+        EntryPoint("measuring", f"{__name__}:Measuring", pipelines.GROUP),
+    )
     comparing = open_inbox()
     go_on(comparing, settings_compare(comparing.folder))
     return comparing
@@ -480,7 +472,7 @@ def take(comparing: Inbox, day: str, words: str, **given: Any) -> Path:
     """Receive and analyse one film of a study of that day; the file of its report."""
     file = comparing.folder.parent / f"{len(comparing.rows(Study))}.dcm"
     about = {"StudyDate": day, "SeriesDescription": words, "PatientID": "P1"} | given
-    image = pydicom.dcmread(write_image(file, CR, grey_image(), **about))
+    image = dcmread(write_image(file, CR, grey_image(), **about))
     comparing.settle(image)
     work(comparing)
     study = comparing.study(image.StudyInstanceUID).id
@@ -505,22 +497,19 @@ def test_the_newest_earlier_study_counts_and_a_difference_within_the_error_is_no
     )
 
 
-OTHERS: tuple[dict[str, str], ...] = (
-    {"PatientID": "P2"},
-    {"IssuerOfPatientID": "ANOTHER"},
-    {"IssuerOfPatientID": ""},
-    {"PatientBirthDate": "19800101"},
-    {"PatientName": "Somebody^Else"},
-    {"ViewPosition": "AP"},
-    {"ViewPosition": ""},
-    {"BodyPartExamined": "SHOULDER"},
-    {"StudyDate": "20250102"},
-    {"StudyDate": ""},
-)
-
-
 def test_nothing_else_is_compared_with(comparing: Inbox) -> None:
-    for other in OTHERS:
+    for other in (
+        {"PatientID": "P2"},
+        {"IssuerOfPatientID": "ANOTHER"},
+        {"IssuerOfPatientID": ""},
+        {"PatientBirthDate": "19800101"},
+        {"PatientName": "Somebody^Else"},
+        {"ViewPosition": "AP"},
+        {"ViewPosition": ""},
+        {"BodyPartExamined": "SHOULDER"},
+        {"StudyDate": "20250102"},
+        {"StudyDate": ""},
+    ):
         take(comparing, "20240302", "0.51", **other)
     assert compared(take(comparing, "20250102", "0.60 effusion")) == []
 
@@ -543,18 +532,15 @@ def test_a_fetus_grows_and_is_not_compared_with_its_sister(comparing: Inbox) -> 
     assert "head" not in " ".join(compared(take(comparing, "20241220", "100 fetus")))
 
 
-def test_without_the_rule_or_a_prior_nothing_changes(comparing: Inbox) -> None:
+@pytest.mark.parametrize("rule", [{"compare": False}, {"assess_first": True}])
+def test_without_the_rule_or_while_the_earlier_report_waits_for_a_person_nothing_is_compared(
+    comparing: Inbox, rule: dict[str, bool]
+) -> None:
+    go_on(comparing, settings_compare(comparing.folder, **rule))
     take(comparing, "20240302", "0.51")
-    go_on(comparing, settings_compare(comparing.folder, compare=False))
     alone = take(comparing, "20250102", "0.60")
     assert compared(alone) == []
     assert "PertinentOtherEvidenceSequence" not in dcmread(alone)
-
-
-def test_a_report_that_waits_for_a_person_is_not_compared_with(comparing: Inbox) -> None:
-    go_on(comparing, settings_compare(comparing.folder, assess_first=True))
-    take(comparing, "20240302", "0.51")
-    assert compared(take(comparing, "20250102", "0.60")) == []
 
 
 def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> None:
@@ -566,8 +552,7 @@ def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> Non
     whole, own = document.get_evidence(), document.get_evidence(current_procedure_only=True)
     others = {uid for _, _, uid, _ in whole} - {uid for _, _, uid, _ in own}
     [series] = quoted.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
-    image = series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-    assert others == {quoted.SOPInstanceUID, image}
+    assert others == {quoted.SOPInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}
     _, numbers = reading.stated(earlier)
     for word in ("Time Point", "2024-03-02", numbers[0].tracking_uid):
         assert word in str(document)
@@ -583,9 +568,6 @@ def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:
     assert compared(take(comparing, "20250102", "0.60")) == []
     for text in ("20240230", "2024", "99999999", "２０２４０１０１", "2024 1 1"):
         assert date_of(text) is None
-
-
-PATIENT = b"ID-one"
 
 
 class Scrubber(Obedient):
@@ -618,8 +600,15 @@ def make(open_inbox: Make) -> Make:
         config = configuration(do)
         config["rules"][0].update(pipeline="scrubber", send_to=list(send_to))
         config["peers"][1].update(pacs)
-        archive = {"name": "archive", "ae_title": "ARCHIVE", "deidentify": True}
-        config["peers"].append({**config["peers"][1], **archive, "results": ["cleaned", "seg", "sr"]})
+        config["peers"].append(
+            {
+                **config["peers"][1],
+                "name": "archive",
+                "ae_title": "ARCHIVE",
+                "deidentify": True,
+                "results": ["cleaned", "seg", "sr"],
+            }
+        )
         config["peers"].append({**config["peers"][2], "name": "registry", "ae_title": "REGISTRY", **registry})
         return open_inbox(config)
 
@@ -647,7 +636,7 @@ def test_each_destination_gets_its_own_objects_and_only_those(make: Make) -> Non
     assert sorted(row.kind for row in waiting["archive"]) == ["cleaned", "seg", "sr"]
     for name, rows in waiting.items():
         for file, row in ((node.folder / row.path, row) for row in rows):
-            hidden = PATIENT not in file.read_bytes()
+            hidden = b"ID-one" not in file.read_bytes()
             assert row.deidentified == is_deidentified(dcmread(file)) == hidden == (name == "archive")
 
 
@@ -677,8 +666,10 @@ def test_a_report_on_an_image_that_came_after_the_purge_replaces_none_on_either_
 
 
 def test_an_archive_is_told_what_it_retains(make: Make) -> None:
-    retaining = {"pseudonym_domain": "own", "retain": ["patient_characteristics"]}
-    node = make(send_to=["archive", "registry"], registry=retaining)
+    node = make(
+        send_to=["archive", "registry"],
+        registry={"pseudonym_domain": "own", "retain": ["patient_characteristics"]},
+    )
     waiting = analysed_deidentified(node, changed(ultrasound("one"), PatientSex="F"))
     sexes = {
         name: {dcmread(node.folder / row.path).PatientSex for row in rows} for name, rows in waiting.items()
@@ -715,8 +706,15 @@ def test_boxes_go_to_the_destination_that_asks_for_them_and_to_no_other(open_inb
     config = configuration()
     config["rules"][0].update(pipeline="marker", send_to=["pacs", "demo"])
     config["peers"][1]["results"] = ["sr", "gsps"]
-    demo = {"name": "demo", "ae_title": "DEMO", "burned_in_boxes": True, "results": ["sr", "gsps", "heatmap"]}
-    config["peers"].append({**config["peers"][1], **demo})
+    config["peers"].append(
+        {
+            **config["peers"][1],
+            "name": "demo",
+            "ae_title": "DEMO",
+            "burned_in_boxes": True,
+            "results": ["sr", "gsps", "heatmap"],
+        }
+    )
     node = open_inbox(config)
     drawn = {
         name: {(row.kind, "Graphic Data" in str(dcmread(node.folder / row.path))) for row in rows}
@@ -755,8 +753,16 @@ def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: M
     for name, charset in charsets.items():
         assert sets(node, name) == {("sr", charset)}
     confirm(node)
-    why = {"reason": RejectionReason.QUALITY, "because": "wrong film"}
-    assert results.withdraw(node.settings, str(image.StudyInstanceUID), None, **why) == {}
+    assert (
+        results.withdraw(
+            node.settings,
+            str(image.StudyInstanceUID),
+            None,
+            reason=RejectionReason.QUALITY,
+            because="wrong film",
+        )
+        == {}
+    )
     for name, charset in charsets.items():
         assert sets(node, name) == {("sr", charset), ("rejection", charset)}
 
@@ -820,8 +826,7 @@ def test_a_job_keeps_what_it_read_for_those_with_the_key_and_each_look_is_an_eve
 
 
 def test_a_site_may_keep_nothing(reader: Inbox) -> None:
-    privacy = reader.settings.privacy.model_copy(update={"keep_readings": False})
-    go_on(reader, privacy=privacy)
+    go_on(reader, privacy=reader.settings.privacy.model_copy(update={"keep_readings": False}))
     analysed_readings(reader)
     assert reader.rows(AnnotationReading) == []
 

@@ -34,7 +34,6 @@ from ai_pipeline.models.engine import OnnxRuntime
 from dicom_node.child import limit_memory, watch_parent
 from dicom_node.config.settings import Settings
 from dicom_node.jobs.worker import process as worker_module
-from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, Study
@@ -47,7 +46,7 @@ MODEL = ModelRef("obedient", "1", "0" * 64, "1" * 64)
 
 def work(node: Inbox, settings: Settings | None = None) -> int:
     """Run every job that is due; returns how many claims it took."""
-    worker, claims = Worker(settings or node.settings, node.database), 0
+    worker, claims = worker_module.Worker(settings or node.settings, node.database), 0
     while worker.run_once():
         claims += 1
     return claims
@@ -61,6 +60,11 @@ def confirm(node: Inbox) -> None:
         session.flush()
         for number in session.scalars(select(Study.id)):
             settle_study(session, number)
+
+
+def states(node: Inbox) -> list[DeliveryState]:
+    """Of each delivery."""
+    return [row.state for row in node.rows(Delivery)]
 
 
 class ObedientOptions(PipelineOptions):
@@ -181,7 +185,7 @@ if __name__ == "__main__":
     worker_module._GRACE_SECONDS = worker_module._FINISH_SECONDS = 0.5
     settings = Settings.model_validate(json.loads(sys.argv[1]))
     limit_memory(settings.workers.memory_mib)
-    worker = Worker(settings, Database(settings.database_url))
+    worker = worker_module.Worker(settings, Database(settings.database_url))
     signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
     watch_parent(worker.stopping.set)
     worker.run_forever()

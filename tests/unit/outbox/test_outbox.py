@@ -15,8 +15,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import delete, select, update
@@ -27,20 +26,12 @@ from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow
-from dicom_node.events import (
-    COMMITMENT_ASKED,
-    DELIVERY_OVERDUE,
-    DESTINATION_AWAY,
-    DESTINATION_BACK,
-    THREAD_FAILED,
-)
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import Occasion, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import delivery_worker, retry, retry_all
 from dicom_node.outbox.commitments import CommitmentAnswers
-from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.moves import Moves
 from dicom_node.outbox.outages import outages, report_outages
 from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
@@ -173,8 +164,8 @@ def test_nothing_of_a_quarantined_study_leaves_before_a_person_released_it(outbo
     outbox.put(Study, 1, state=StudyState.QUARANTINED)
     outbox.worker().run_once()
     [row] = outbox.rows(Delivery)
-    expected = (S.CANCELLED, True, "withdrawn: the study is in quarantine")
-    assert (row.state, row.withdrawn, row.reason) == expected
+    assert (row.state, row.withdrawn) == (S.CANCELLED, True)
+    assert row.reason == "withdrawn: the study is in quarantine"
     outbox.put(Delivery, 1, state=S.DEAD)
     assert outbox.write(retry_all) == []
     with pytest.raises(NotAllowedNow, match="quarantine"):
@@ -193,14 +184,19 @@ def test_a_clock_put_back_a_day_holds_no_delivery(outbox: Outbox, ahead: str) ->
 def corrected(outbox: Outbox) -> Outbox:
     """A received object that the peer has confirmed (delivery 2), and its corrected version (delivery 1)."""
     outbox.write(Session.execute, delete(Delivery))
-    titles = {"calling_ae": "US1", "called_ae": "AINODE"}
     for number, known in ((2, {"state": S.CONFIRMED, "sent_at": NOW}), (1, {"state": S.PENDING})):
         received = ReceivedObject(
             spool_name=f"v{number}", path=f"v{number}", study_id=1, sop_instance_uid="1.2.3",
-            outcome=Outcome.NEW, association="a", bytes=1, received_at=NOW, **titles,
+            outcome=Outcome.NEW, association="a", bytes=1, received_at=NOW,
+            calling_ae="US1", called_ae="AINODE",
         )  # fmt: skip
-        named = {"sop_instance_uid": "1.2.3", "sop_class_uid": "1.2", "series_instance_uid": "1.3"}
-        original = Original(study_id=1, received=received, **named)
+        original = Original(
+            study_id=1,
+            received=received,
+            sop_instance_uid="1.2.3",
+            sop_class_uid="1.2",
+            series_instance_uid="1.3",
+        )
         outbox.add(Delivery(id=number, original=original, destination="pacs", next_at=NOW, **known))
     return outbox
 
@@ -279,13 +275,13 @@ def test_a_deidentified_object_goes_to_the_peer_that_it_was_made_for_and_nothing
 SETTINGS = OutboxSettings(retry_seconds=2, retry_limit_seconds=300)
 
 
-@given(st.integers(min_value=0, max_value=10_000))
+@given(strategies.integers(min_value=0, max_value=10_000))
 def test_a_retry_waits_at_least_half_its_turn_and_never_over_the_limit(attempts: int) -> None:
     full = min(2 * 2 ** max(attempts - 1, 0), 300)
     assert full / 2 <= wait_before_retry(attempts, SETTINGS).total_seconds() <= full
 
 
-@given(st.integers(min_value=1, max_value=1000))
+@given(strategies.integers(min_value=1, max_value=1000))
 def test_questions_become_rarer(queries: int) -> None:
     now, later = (wait_before_question(number, SETTINGS) for number in (queries, queries + 1))
     assert now <= later
@@ -323,8 +319,7 @@ def interrupted(tmp_path: Path, away: Mock) -> Outbox:
 
 def pass_minutes(interrupted: Outbox, minutes: int) -> None:
     """As if all that had been so long ago."""
-    ago = utc_now() - timedelta(minutes=minutes)
-    interrupted.put(EventRow, at=ago)
+    interrupted.put(EventRow, at=utc_now() - timedelta(minutes=minutes))
     interrupted.put(Delivery, next_at=utc_now())
 
 
@@ -363,13 +358,13 @@ def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Out
     assert [report_outages(interrupted.database, settings) for _ in range(2)] == [0, 0]
     gatherer.run_once()
     numbers = interrupted.numbers()
-    assert (numbers[DESTINATION_AWAY.number], numbers[DESTINATION_BACK.number]) == (1, 1)
+    assert (numbers[events.DESTINATION_AWAY.number], numbers[events.DESTINATION_BACK.number]) == (1, 1)
     first, second = (row.text for row in interrupted.rows(Notification))
-    assert AWAY.text in first and DESTINATION_BACK.text in second
+    assert AWAY.text in first and events.DESTINATION_BACK.text in second
 
 
 @contextmanager
-def delivering(worker: DeliveryWorker, *let_go: threading.Event) -> Iterator[None]:
+def delivering(worker: delivery_worker.DeliveryWorker, *let_go: threading.Event) -> Iterator[None]:
     """While a worker runs; at the end everything is let go."""
     stop = threading.Event()
     running = threading.Thread(target=worker.run_forever, args=(stop,))
@@ -391,7 +386,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
         outbox.add_study(["pacs"])
     with caplog.at_level(logging.ERROR), delivering(outbox.worker(open_destination=failing)):
         wait_until(lambda: failing.call_count == 2, 60, "the second study, in a round after the defect")
-    told = [row.fields for row in outbox.rows(EventRow) if row.number == THREAD_FAILED.number]
+    told = [row.fields for row in outbox.rows(EventRow) if row.number == events.THREAD_FAILED.number]
     assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
     assert "defect while delivering" in caplog.messages
 
@@ -413,7 +408,7 @@ def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_p
         abandoned = worker._threads["pacs"]
         worker._routes["pacs"].overdue_at = 0.0
         wait_until(lambda: opened.call_count == 2, 60, "the second study at the second one")
-        assert outbox.numbers()[DELIVERY_OVERDUE.number] == 1
+        assert outbox.numbers()[events.DELIVERY_OVERDUE.number] == 1
         first.let_go.set()
         abandoned.join(10)
         assert not abandoned.is_alive() and opened.call_count == 2, "two send to one PACS at once"
@@ -444,14 +439,24 @@ class Takes:
 @pytest.fixture
 def inbox(open_inbox: Callable[..., Inbox]) -> Inbox:
     """A node that forwards to an archive, and whose modality asks for commitment."""
-    rule = CONFIG["rules"][0] | {"forward": ["archive"]}
-    return open_inbox({**CONFIG, "peers": [ASKING, *CONFIG["peers"][1:], ARCHIVE], "rules": [rule]})
+    return open_inbox(
+        {
+            **CONFIG,
+            "peers": [ASKING, *CONFIG["peers"][1:], ARCHIVE],
+            "rules": [CONFIG["rules"][0] | {"forward": ["archive"]}],
+        }
+    )
 
 
 def ask(inbox: Inbox, *lines: str, transaction: str = "2.25.1") -> None:
     """As the listener journals it."""
-    fields: dict[str, Any] = {"transaction": transaction, "calling": "MODALITY", "peer": "modality"}
-    inbox.tell(COMMITMENT_ASKED, **fields, objects=list(lines))  # type: ignore[arg-type]
+    inbox.tell(
+        events.COMMITMENT_ASKED,
+        transaction=transaction,
+        calling="MODALITY",
+        peer="modality",
+        objects=list(lines),
+    )
     inbox.index()
 
 
@@ -468,8 +473,12 @@ def there(name: str, inbox: Inbox, calling: str = "MODALITY") -> Dataset:
 
 
 def archive_confirms(inbox: Inbox) -> None:
-    mine = update(Delivery).where(Delivery.original_id.is_not(None))
-    inbox.write(Session.execute, mine.values(state=DeliveryState.CONFIRMED, confirmed_at=utc_now()))
+    inbox.write(
+        Session.execute,
+        update(Delivery)
+        .where(Delivery.original_id.is_not(None))
+        .values(state=DeliveryState.CONFIRMED, confirmed_at=utc_now()),
+    )
 
 
 def hours_pass(inbox: Inbox, hours: float) -> None:
@@ -628,8 +637,13 @@ def test_nothing_is_committed_while_a_newer_version_may_wait_to_be_indexed(inbox
         inbox.released("newer")
     elif ended != "open":
         inbox.listener_restarted()
-    fields: dict[str, Any] = {"transaction": "2.25.1", "calling": "MODALITY", "peer": "modality"}
-    inbox.tell(COMMITMENT_ASKED, **fields, objects=[of(image)])  # type: ignore[arg-type]
+    inbox.tell(
+        events.COMMITMENT_ASKED,
+        transaction="2.25.1",
+        calling="MODALITY",
+        peer="modality",
+        objects=[of(image)],
+    )
     JournalIngest(inbox.database, inbox.folder / "journal").run_once()
     assert judged(inbox) == ("waiting", [])
     inbox.released("newer")

@@ -14,13 +14,12 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageKind, PipelineResult
-from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.walk import items
 from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.results import Deidentified, Pseudonyms, SourceObject, build_deidentified
+from dicom_node.results import Deidentified, Pseudonyms, SourceObject, build, build_deidentified
 from dicom_node.results.build_deidentified import in_boxes, pseudonymised
 from dicom_node.results.common.source import read_sources
 from dicom_node.results.deidentify.profile import DUMMY_DATE, known_words, retained
@@ -255,7 +254,7 @@ def test_two_domains_of_a_site_share_no_pseudonym_no_uid_and_no_date(path: Path,
 def test_an_original_and_its_deidentified_twin_share_no_uid(image: SourceObject, once: Deidentified) -> None:
     twins = uids(once)
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
-    made = results.build(ctx, [image], result_of(image))
+    made = build(ctx, [image], result_of(image))
     assert made and twins
     for item in made:
         ds = read_result(item)
@@ -271,16 +270,20 @@ def test_a_uid_is_no_plain_hash_of_patient_data(image: SourceObject) -> None:
     assert here.stored.pixels_sha256 not in {one.stored.pixels_sha256, there.stored.pixels_sha256}
 
 
-def uids(made: results.Deidentified) -> set[str]:
+def uids(made: Deidentified) -> set[str]:
     found = set()
     for item in made.objects:
         ds = read_result(item)
-        found |= {ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID}
-        found |= {str(uid) for _, uid in references(ds)}
+        found |= {
+            ds.SOPInstanceUID,
+            ds.SeriesInstanceUID,
+            ds.StudyInstanceUID,
+            *(str(uid) for _, uid in references(ds)),
+        }
     return found
 
 
-def every_uid(made: results.Deidentified) -> set[str]:
+def every_uid(made: Deidentified) -> set[str]:
     """Of objects, findings, whatever may come; not those of standards and programs, the same everywhere."""
     of_programs = {"CodingSchemeUID", "DeviceUID"}
     found = set()
@@ -293,13 +296,13 @@ def every_uid(made: results.Deidentified) -> set[str]:
     return private
 
 
-def patients(made: results.Deidentified) -> set[str]:
+def patients(made: Deidentified) -> set[str]:
     return {
         str(read_result(item)[name].value) for item in made.objects for name in ("PatientID", "PatientName")
     }
 
 
-def dates(made: results.Deidentified) -> set[str]:
+def dates(made: Deidentified) -> set[str]:
     found = [element for item in made.objects for element in everything(read_result(item))]
     return {str(element.value)[:8] for element in found if element.VR in ("DA", "DT") and element.value}
 
@@ -316,8 +319,7 @@ TOLD = {
 
 def _named(folder: Path, name: str = "us.dcm", **more: str) -> Path:
     path = write_named(folder / name, study=name[:1].encode().hex())
-    dataset = dcmread(path)
-    assign(dataset, **{**TOLD, **more}).save_as(path, enforce_file_format=True)
+    assign(dcmread(path), **{**TOLD, **more}).save_as(path, enforce_file_format=True)
     return path
 
 
@@ -348,8 +350,8 @@ def test_each_option_keeps_its_attributes_and_says_so_and_no_name_date_or_uid_co
 def test_intervals_of_one_patient_stay_and_another_patient_has_other_days(tmp_path: Path) -> None:
     def day(name: str, examined: str, patient: str = "P") -> date:
         path = _named(tmp_path, name, StudyDate=examined, PatientID=patient)
-        made = deidentified(path, options={Retained.MODIFIED_DATES})
-        return date.fromisoformat(_objects(made)[ResultKind.CLEANED].StudyDate)
+        made = _objects(deidentified(path, options={Retained.MODIFIED_DATES}))
+        return date.fromisoformat(made[ResultKind.CLEANED].StudyDate)
 
     first, second = day("a.dcm", "20250227"), day("b.dcm", "20260107")
     assert (second - first).days == (date(2026, 1, 7) - date(2025, 2, 27)).days

@@ -30,17 +30,25 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.images.page import PageLayout, PagePicture, lay_out_page
 from dicom_connectors.pdf.connector import as_pdf
-from dicom_node import results
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results import Cause, Pseudonyms, ResultContext, SourceObject, gate
+from dicom_node.results import (
+    BuiltObject,
+    Cause,
+    Pseudonyms,
+    ResultContext,
+    SourceObject,
+    build,
+    build_deidentified,
+    build_failure,
+    gate,
+)
 from dicom_node.results.common.envelope import encode, series_description
 from dicom_node.results.common.source import read_sources
 from dicom_node.results.sc import page
-from dicom_node.results.sc.page import build_document, summary_of
 from tests.deidentified_lab import HERE, result_of, write_named
-from tests.modality import data_set
+from tests.modality import assign, data_set
 from tests.result_images import (
     ANALYSED_AT,
     CARDIOMEGALY,
@@ -51,10 +59,12 @@ from tests.result_images import (
     US,
     US_MULTI_FRAME,
     context,
+    film,
     finding,
     grey_image,
     source,
     speckle,
+    still,
     without_text,
     write_image,
 )
@@ -76,7 +86,7 @@ def cine(tmp_path: Path) -> SourceObject:
 def one(
     kind: ResultKind, image: SourceObject, result: PipelineResult, ctx: ResultContext | None = None
 ) -> Dataset:
-    [built] = results.build(ctx or context(kinds=[kind]), [image], result)
+    [built] = build(ctx or context(kinds=[kind]), [image], result)
     return read_result(built)
 
 
@@ -144,7 +154,7 @@ def test_a_failure_says_so_with_its_reason_and_shows_no_pixel(tmp_path: Path, pi
     given = {} if pixels is None else {"PixelData": pixels}
     bright = source(write_image(tmp_path / "cr.dcm", CR, np.full((600, 600), 200, np.uint8), **given))
     kinds = [ResultKind.SR, ResultKind.SC]
-    failed = results.build_failure(context(kinds=kinds), [bright], "pixels are damaged", Cause.FORMAT)
+    failed = build_failure(context(kinds=kinds), [bright], "pixels are damaged", Cause.FORMAT)
     report, picture = map(read_result, failed)
     (group,) = groups_of(report)
     assert values(group, "CODE")["AI result"].ConceptCodeSequence[0].CodeMeaning == "AI did not run"
@@ -155,17 +165,28 @@ def test_a_failure_says_so_with_its_reason_and_shows_no_pixel(tmp_path: Path, pi
 
 
 def test_monochrome1_is_shown_inverse_with_the_window_of_the_image(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": 2}
-    given |= {"RescaleIntercept": -5, "WindowCenter": [100, 2000], "WindowWidth": [50, 0.5]}
-    path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **given)
+    path = write_image(
+        tmp_path / "dx.dcm",
+        DX,
+        grey_image(),
+        PhotometricInterpretation="MONOCHROME1",
+        RescaleSlope=2,
+        RescaleIntercept=-5,
+        WindowCenter=[100, 2000],
+        WindowWidth=[50, 0.5],
+    )
     state = one(ResultKind.GSPS, source(path), PipelineResult())
     assert (state.PresentationLUTShape, state.RescaleSlope, state.RescaleIntercept) == ("INVERSE", 2, -5)
     assert state.SoftcopyVOILUTSequence[0].WindowCenter == 100
 
 
 def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: Path) -> None:
-    shutter = {"ShutterShape": ["CIRCULAR", "RECTANGULAR"], "CenterOfCircularShutter": [120, 110]}
-    shutter |= {"RadiusOfCircularShutter": 90, "ShutterPresentationValue": 77}
+    shutter = {
+        "ShutterShape": ["CIRCULAR", "RECTANGULAR"],
+        "CenterOfCircularShutter": [120, 110],
+        "RadiusOfCircularShutter": 90,
+        "ShutterPresentationValue": 77,
+    }
     path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **shutter)
     with_overlay = pydicom.dcmread(path)
     with_overlay.add_new(0x60020010, "US", 8)
@@ -183,7 +204,7 @@ def test_a_presentation_state_keeps_shutter_and_overlays_of_the_image(tmp_path: 
 
 def test_what_is_drawn_on_made_up_pixels_says_so(tmp_path: Path) -> None:
     for given in ({"SyntheticData": "YES"}, {}):
-        image = source(write_image(tmp_path / "us.dcm", US, speckle(), **given))
+        image = still(tmp_path, **given)
         assert one(ResultKind.SC, image, saying()).get("SyntheticData") == given.get("SyntheticData")
 
 
@@ -191,8 +212,14 @@ def test_a_voi_lut_keeps_its_depth(tmp_path: Path) -> None:
     table = data_set(LUTDescriptor=[4, 0, 12])
     table.add_new("LUTData", "US", [0, 1000, 3000, 4095])
     none = data_set(LUTDescriptor=[1, 0, 99], LUTData=5)  # none that could be shown
-    attributes = {"VOILUTSequence": [none, table], "WindowCenter": None, "WindowWidth": None}
-    path = write_image(tmp_path / "dx.dcm", DX, grey_image(), **attributes)
+    path = write_image(
+        tmp_path / "dx.dcm",
+        DX,
+        grey_image(),
+        VOILUTSequence=[none, table],
+        WindowCenter=None,
+        WindowWidth=None,
+    )
     [lut] = one(ResultKind.GSPS, source(path), saying()).SoftcopyVOILUTSequence[0].VOILUTSequence
     assert list(lut.LUTDescriptor) == [4, 0, 12]
     assert np.frombuffer(lut.LUTData, "<u2").tolist() == [0, 1000, 3000, 4095]
@@ -248,20 +275,20 @@ def cleaning(
 def test_a_cleaned_grey_image_stays_grey_with_its_depth_and_sign(tmp_path: Path) -> None:
     pixels = (grey_image().astype(np.int16) - 2048).astype(np.int16)
     dx = source(write_image(tmp_path / "dx.dcm", DX, pixels, PixelSpacing=[0.14, 0.14], RescaleSlope=0.5))
-    untouched = np.zeros((256, 224), np.uint8)
-    cleaned = one(ResultKind.CLEANED, dx, cleaning(dx, pixels, untouched, grey=True))
+    cleaned = one(ResultKind.CLEANED, dx, cleaning(dx, pixels, np.zeros((256, 224), np.uint8), grey=True))
     assert np.array_equal(cleaned.pixel_array, pixels)
     assert (cleaned.BitsStored, cleaned.PixelRepresentation, cleaned.RescaleSlope) == (12, 1, 0.5)
     assert (cleaned.WindowCenter, list(cleaned.PixelSpacing)) == (2048, [0.14, 0.14])
 
 
 def test_calibration_is_kept_only_where_nothing_was_filled(tmp_path: Path) -> None:
-    left, right, beyond = (Dataset() for _ in range(3))
-    for region, x0, x1, y1 in ((left, 0, 79, 119), (right, 80, 159, 119), (beyond, 0, 159, 576)):
-        region.RegionLocationMinX0, region.RegionLocationMinY0 = x0, 0
-        region.RegionLocationMaxX1, region.RegionLocationMaxY1 = x1, y1
-    given = {"SequenceOfUltrasoundRegions": [left, right, beyond], "PixelSpacing": [0.2, 0.1]}
-    us = source(write_image(tmp_path / "us.dcm", US, speckle(), **given))
+    left, right, beyond = (
+        data_set(
+            RegionLocationMinX0=x0, RegionLocationMinY0=0, RegionLocationMaxX1=x1, RegionLocationMaxY1=y1
+        )
+        for x0, x1, y1 in ((0, 79, 119), (80, 159, 119), (0, 159, 576))
+    )
+    us = still(tmp_path, SequenceOfUltrasoundRegions=[left, right, beyond], PixelSpacing=[0.2, 0.1])
     mask = np.zeros((120, 160), np.uint8)
     mask[100, 81] = 255
     cleaned = one(ResultKind.CLEANED, us, cleaning(us, speckle(), mask))
@@ -279,9 +306,12 @@ def test_the_warning_of_a_series_is_whole_whatever_the_pipeline_is_called(kind: 
 
 
 def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
-    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": 12.5}
-    lossy["LossyImageCompressionMethod"] = "ISO_10918_1"
-    us = source(write_image(tmp_path / "us.dcm", US, speckle(), **lossy))
+    lossy = {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": 12.5,
+        "LossyImageCompressionMethod": "ISO_10918_1",
+    }
+    us = still(tmp_path, **lossy)
     result = replace(cleaning(us, speckle()), findings=(finding(NODULE, 0.5, us.image.uid, (9, 9, 40, 40)),))
     for kind in (ResultKind.CLEANED, ResultKind.SC):
         picture = one(kind, us, result)
@@ -289,16 +319,15 @@ def test_what_was_lossy_is_said_to_be_lossy(tmp_path: Path) -> None:
 
 
 def test_a_de_identified_source_does_not_make_us_claim_de_identification(tmp_path: Path) -> None:
-    us = source(write_image(tmp_path / "us.dcm", US, speckle(), PatientIdentityRemoved="YES"))
-    made = [read_result(built) for built in results.build(context(), [us], PipelineResult())]
+    us = still(tmp_path, PatientIdentityRemoved="YES")
+    made = [read_result(built) for built in build(context(), [us], PipelineResult())]
     assert made and [ds for ds in made if "PatientIdentityRemoved" in ds] == []
 
 
 def test_a_mask_becomes_a_segmentation_and_an_empty_one_nothing(cine: SourceObject) -> None:
     mask = np.zeros((5, 120, 160), np.uint8)
-    image = DerivedImage(ImageKind.MASK, cine.image.uid, mask, "MONOCHROME2", "mask")
-    made = PipelineResult(images=(image,))
-    assert results.build(context(kinds=[ResultKind.SEG]), [cine], made) == []
+    made = PipelineResult(images=(DerivedImage(ImageKind.MASK, cine.image.uid, mask, "MONOCHROME2", "mask"),))
+    assert build(context(kinds=[ResultKind.SEG]), [cine], made) == []
     mask[1, 5:20, 5:60] = 255
     seg = one(ResultKind.SEG, cine, made)
     assert np.array_equal(seg.pixel_array, mask[1] > 0)
@@ -322,7 +351,7 @@ def test_outlined_organs_become_segments_with_their_codes_in_a_series_of_their_o
     assert len({item.TrackingUID for item in seg.SegmentSequence}) == 3
     removed = DerivedImage(ImageKind.MASK, cr.image.uid, masks[:1], "MONOCHROME2", "mask")
     given = PipelineResult(images=(*result.images, removed))
-    both = results.build(context(kinds=[ResultKind.SEG]), [cr], given)
+    both = build(context(kinds=[ResultKind.SEG]), [cr], given)
     assert len({item.series_instance_uid for item in both}) == len(both) == 2
 
 
@@ -336,7 +365,7 @@ def outlined(image: SourceObject, masks: npt.NDArray[np.uint8], *organs: Code) -
 
 def test_outlines_of_another_size_are_refused(cr: SourceObject) -> None:
     with pytest.raises(ResultRefused, match="size of their image"):
-        results.build(context(), [cr], outlined(cr, np.full((1, 8, 8), 255, np.uint8), HEART))
+        build(context(), [cr], outlined(cr, np.full((1, 8, 8), 255, np.uint8), HEART))
 
 
 OURS = ModelRef("despeckle", "7", "a" * 64, "b" * 64)
@@ -367,7 +396,7 @@ def less_speckled(image: SourceObject, *, verified: bool = True) -> PipelineResu
 
 
 def test_it_is_a_series_of_its_own_with_the_frames_and_says_by_what_it_was_made(image: SourceObject) -> None:
-    cleaned, less = map(read_result, results.build(CTX, [image], less_speckled(image)))
+    cleaned, less = map(read_result, build(CTX, [image], less_speckled(image)))
     for name in ("SeriesInstanceUID", "SOPInstanceUID"):
         assert less[name] != cleaned[name]
     assert less.SOPClassUID == cleaned.SOPClassUID
@@ -383,7 +412,7 @@ def test_it_is_a_series_of_its_own_with_the_frames_and_says_by_what_it_was_made(
 
 def test_an_unverified_one_stays_here(image: SourceObject) -> None:
     with pytest.raises(ResultRefused, match="not verified"):
-        results.build(CTX, [image], less_speckled(image, verified=False))
+        build(CTX, [image], less_speckled(image, verified=False))
 
 
 def request() -> Dataset:
@@ -404,12 +433,8 @@ def all_of(one: SourceObject, ctx: ResultContext | None = None) -> list[Dataset]
     cleaned, mask = without_text(one, np.s_[:, 5:20, 5:60])
     found = finding(CARDIOMEGALY, 0.8, one.image.uid, (20, 30, 60, 90))
     images = (cleaned, mask, *outlined(one, mask.frames, HEART).images)
-    made = results.build(ctx or context(), [one], PipelineResult(findings=(found,), images=images))
+    made = build(ctx or context(), [one], PipelineResult(findings=(found,), images=images))
     return [read_result(item) for item in made]
-
-
-def film(folder: Path, **attributes: Any) -> SourceObject:
-    return source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
 
 
 def test_results_answer_the_request_of_their_source(tmp_path: Path) -> None:
@@ -449,8 +474,7 @@ def test_each_series_has_a_number_of_its_own(tmp_path: Path) -> None:
 def test_the_side_is_that_of_the_source_where_the_part_has_one(
     tmp_path: Path, attributes: dict[str, Any], part: str | None, side: str | None
 ) -> None:
-    given = {"BodyPartExamined": None, **attributes}
-    for made in all_of(film(tmp_path, **given)):
+    for made in all_of(film(tmp_path, **{"BodyPartExamined": None, **attributes})):
         if made.Modality in ("SR", "SEG", "DOC"):
             assert "Laterality" not in made
         else:
@@ -469,7 +493,7 @@ def test_the_shape_of_pixels_is_said_where_the_iod_wants_it(
     tmp_path: Path, attributes: dict[str, Any], written: list[int] | None
 ) -> None:
     """Type 1C (PS3.3 C.7.6.3): not beside Pixel Spacing, and not of squares."""
-    made = all_of(source(write_image(tmp_path / "us.dcm", US, speckle(), **attributes)))
+    made = all_of(still(tmp_path, **attributes))
     for picture in (one for one in made if "PixelData" in one and one.SeriesNumber in (9003, 9005)):
         assert picture.get("PixelAspectRatio") == written, "of what is no page"
 
@@ -490,7 +514,7 @@ def test_a_viewer_draws_the_pixels_of_a_presentation_state_in_their_shape(
 ) -> None:
     """PS3.3 C.10.4: what dcmp2pgm draws says in which shape its pixels are shown."""
     path = write_image(tmp_path / "cr.dcm", CR, grey_image(), **attributes)
-    [state] = results.build(context(kinds=[ResultKind.GSPS]), [source(path)], PipelineResult())
+    [state] = build(context(kinds=[ResultKind.GSPS]), [source(path)], PipelineResult())
     state_path, drawn = tmp_path / "state.dcm", tmp_path / "drawn.dcm"
     state_path.write_bytes(state.data or b"")
     subprocess.run(["dcmp2pgm", "+D", "-p", state_path, path, drawn], check=True, capture_output=True)
@@ -501,14 +525,16 @@ def test_a_viewer_draws_the_pixels_of_a_presentation_state_in_their_shape(
 BLUE = (0, 90, 200)  # no letter has it, nor its edges
 
 
-ONE_STUDY = {"StudyInstanceUID": "2.25.7", "SeriesInstanceUID": "2.25.8"}
-
-
 ONLY_PAGE = (ResultKind.SUMMARY,)
 
 
 def numbered_film(folder: Path, number: int = 1, **attributes: Any) -> SourceObject:
-    given = {"InstanceNumber": number, **ONE_STUDY, **attributes}
+    given = {
+        "InstanceNumber": number,
+        "StudyInstanceUID": "2.25.7",
+        "SeriesInstanceUID": "2.25.8",
+        **attributes,
+    }
     return source(write_image(folder / f"film{number}.dcm", CR, grey_image(), **given))
 
 
@@ -519,13 +545,13 @@ def ultrasound(folder: Path, **attributes: Any) -> SourceObject:
 
 def built(
     images: Sequence[SourceObject], result: PipelineResult, ctx: ResultContext | None = None
-) -> results.BuiltObject:
-    [made] = results.build(ctx or context(kinds=ONLY_PAGE), images, result)
+) -> BuiltObject:
+    [made] = build(ctx or context(kinds=ONLY_PAGE), images, result)
     assert made.kind is ResultKind.SUMMARY
     return made
 
 
-def shows_scan(one: results.BuiltObject) -> bool:
+def shows_scan(one: BuiltObject) -> bool:
     pixels: npt.NDArray[np.uint8] = read_result(one).pixel_array
     return bool((pixels == BLUE).all(axis=-1).any())
 
@@ -561,8 +587,7 @@ def test_an_image_with_what_is_suspected_is_in_the_picture_and_first_in_words(
     note = QualityNote("turned", "The image was turned.", uids[1], on_faces=True)
     hidden = QualityNote("rotation", "not for faces", uids[1])
     missing = QualityNote("not assessed", "…", uids[1], names=("pneumonia",))
-    result = PipelineResult((unclear, suspected, absent(images[2])), quality=(note, hidden, missing))
-    built(images, result)
+    built(images, PipelineResult((unclear, suspected, absent(images[2])), quality=(note, hidden, missing)))
     assert said["results"] == [
         "image 2: AI: Suspected, high certainty: left pleural effusion.\nNot assessed: pneumonia.\n"
         "The image was turned.",
@@ -628,9 +653,7 @@ def test_a_picture_in_which_text_was_looked_for_is_not_shown_as_it_came(tmp_path
 def test_where_the_ai_did_not_run_the_page_says_so_and_shows_nothing(
     tmp_path: Path, said: dict[str, Any]
 ) -> None:
-    [failure] = results.build_failure(
-        context(kinds=ONLY_PAGE), [numbered_film(tmp_path)], "the model is missing"
-    )
+    [failure] = build_failure(context(kinds=ONLY_PAGE), [numbered_film(tmp_path)], "the model is missing")
     assert failure.kind is ResultKind.SUMMARY and said["results"] == ["AI did not run: the model is missing"]
     assert said["shown"] == "No picture: the AI did not run."
     assert failure.sop_instance_uid != built([numbered_film(tmp_path)], PipelineResult()).sop_instance_uid
@@ -644,7 +667,7 @@ def test_a_destination_that_may_not_know_the_patient_gets_none(tmp_path: Path) -
     assert ResultKind.PDF not in PeerSettings.model_validate(peer).results
     image = source(write_named(tmp_path / "us.dcm"))
     ctx = context(kinds=tuple(ResultKind), pipeline="ultrasound", rule="ultrasound")
-    made = results.build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms.of(HERE, ""))
+    made = build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms.of(HERE, ""))
     assert made.objects and not pages & {one.kind for one in made.objects}
 
 
@@ -661,7 +684,7 @@ print(hashlib.sha256(as_pdf(page("Müller, Änne"), "x", datetime(2025, 1, 2, tz
 
 
 def made(*images: SourceObject, ctx: ResultContext | None = None, **result: Any) -> Dataset:
-    [one] = results.build(ctx or context(kinds=[ResultKind.PDF]), images, PipelineResult(**result))
+    [one] = build(ctx or context(kinds=[ResultKind.PDF]), images, PipelineResult(**result))
     assert one.kind is ResultKind.PDF
     return read_result(one)
 
@@ -712,7 +735,7 @@ def test_the_same_page_is_the_same_bytes() -> None:
 
 
 def test_a_picture_that_may_name_somebody_is_not_in_it(tmp_path: Path) -> None:
-    image = source(write_image(tmp_path / "us.dcm", US, speckle()))
+    image = still(tmp_path)
     assert b"/Subtype /Image" not in pdf_in(made(image, ctx=context(kinds=[ResultKind.PDF], pipeline="us")))
     assert b"/Subtype /Image" in pdf_in(made(numbered_film(tmp_path)))
 
@@ -733,8 +756,7 @@ def test_a_picture_that_may_name_somebody_is_not_in_it(tmp_path: Path) -> None:
 def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, Any], why: str) -> None:
     sources = read_sources([numbered_film(tmp_path)])
     ctx = context(kinds=[ResultKind.PDF])
-    document = build_document(ctx, sources, summary_of(ctx, sources, PipelineResult()), "2.25.9")
-    for keyword, value in change.items():
-        setattr(document, keyword, value)
+    document = page.build_document(ctx, sources, page.summary_of(ctx, sources, PipelineResult()), "2.25.9")
+    assign(document, **change)
     with pytest.raises(ResultRefused, match=why):
         gate.check(encode(document, ctx, sources[0]), document, ctx, ResultKind.PDF, sources)

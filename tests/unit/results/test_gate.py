@@ -19,14 +19,26 @@ from pydicom.pixels import pack_bits
 from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, Origin, PipelineResult, Region
-from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.identity import COPIED, IDENTIFYING, REQUIRED_MAYBE_EMPTY
 from dicom_node.dicom.walk import items
 from dicom_node.errors import DecodedDifferently, FaultyObject, ResultRefused
 from dicom_node.inbox.inspection import inspect
 from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.results import BuiltObject, Installation, Pseudonyms, ResultContext, SourceObject, gate
+from dicom_node.results import (
+    BuiltObject,
+    FindingAssessment,
+    Installation,
+    Pseudonyms,
+    ResultContext,
+    SourceObject,
+    build,
+    build_assessment,
+    build_rejection,
+    gate,
+    is_own_result,
+    repairs_of,
+)
 from dicom_node.results.build_deidentified import pseudonymised
 from dicom_node.results.common import iods
 from dicom_node.results.common.identity import BUILDER_VERSION
@@ -126,7 +138,7 @@ class Made:
 
 def make(one: SourceObject, kind: ResultKind, *findings: Finding) -> Made:
     asked = context(kinds=[kind])
-    data = results.build(asked, [one], PipelineResult(findings=findings))[0].data
+    data = build(asked, [one], PipelineResult(findings=findings))[0].data
     return Made(data, kind, asked, read_sources([one]))
 
 
@@ -148,8 +160,7 @@ def picture(film: SourceObject) -> Made:
 @pytest.fixture(scope="module")
 def cine(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A report of the last of three frames."""
-    folder = tmp_path_factory.mktemp("gate")
-    one = source(write_image(folder / "us.dcm", US_MULTI_FRAME, speckle(frames=3)))
+    one = source(write_image(tmp_path_factory.mktemp("gate") / "us.dcm", US_MULTI_FRAME, speckle(frames=3)))
     return make(one, ResultKind.SR, finding(NODULE, 0.5, one.image.uid, (1, 1, 160, 120), frame=3))
 
 
@@ -222,8 +233,9 @@ def test_bytes_behind_the_pixels_do_not_leave(picture: Made) -> None:
 
 
 def _cleaned(uid: str, pixels: npt.NDArray[np.uint16], *, verified: bool = True) -> PipelineResult:
-    image = DerivedImage(ImageKind.CLEANED, uid, pixels, "MONOCHROME2", "x", verified=verified)
-    return PipelineResult(images=(image,))
+    return PipelineResult(
+        images=(DerivedImage(ImageKind.CLEANED, uid, pixels, "MONOCHROME2", "x", verified=verified),)
+    )
 
 
 FAR = Region("box", ((5000.0, 10.0), (6000.0, 20.0)), Origin.DETECTOR)
@@ -243,7 +255,7 @@ def test_a_result_with_this_fault_is_not_built(
     film: SourceObject, wrong: Callable[[str], PipelineResult], said: str
 ) -> None:
     with pytest.raises(ResultRefused, match=said):
-        results.build(context(), [film], wrong(film.image.uid))
+        build(context(), [film], wrong(film.image.uid))
 
 
 BREAKS_DEIDENTIFIED: dict[str, tuple[Break, str]] = {
@@ -355,9 +367,6 @@ CODE = {
 }
 
 
-Parts = dict[str, tuple[bytes, bytes]]
-
-
 def element(tag: BaseTag, vr: bytes, value: bytes) -> bytes:
     """The attribute in Explicit VR Little Endian."""
     value += (b"\0" if vr in (b"OB", b"UI", b"UN") else b" ") * (len(value) % 2)
@@ -365,7 +374,7 @@ def element(tag: BaseTag, vr: bytes, value: bytes) -> bytes:
     return struct.pack("<HH", tag.group, tag.element) + vr + length + value
 
 
-def encoded_item(parts: Parts) -> bytes:
+def encoded_item(parts: dict[str, tuple[bytes, bytes]]) -> bytes:
     content = b"".join(element(Tag(word), *parts[word]) for word in sorted(parts, key=Tag))
     return b"\xfe\xff\x00\xe0" + struct.pack("<L", len(content)) + content
 
@@ -375,7 +384,6 @@ def codes() -> dict[str, bytes]:
     deep = encoded_item({})
     for _ in range(10):
         deep = encoded_item({"ConceptCodeSequence": (b"SQ", deep)})
-    two = {"LongCodeValue": (b"UC", b"12345678901234567890")}
     urn = {"URNCodeValue": (b"UR", b"urn:oid:1.2.3"), "CodeMeaning": (b"LO", b"X")}
     changed = {
         "no meaning": {word: CODE[word] for word in CODE if word != "CodeMeaning"},
@@ -386,13 +394,12 @@ def codes() -> dict[str, bytes]:
         "meaning is a sequence": CODE | {"CodeMeaning": (b"SQ", encoded_item({}))},
         "no scheme": {word: CODE[word] for word in CODE if word != "CodingSchemeDesignator"},
         "long value": CODE | {"CodeValue": (b"LO", b"1" * 80)},
-        "two values": CODE | two,
+        "two values": CODE | {"LongCodeValue": (b"UC", b"12345678901234567890")},
         "short long value": {"LongCodeValue": (b"UC", b"1")} | CODE,
         "urn": urn,
         "no urn": urn | {"URNCodeValue": (b"UR", b"not one")},
     }
-    made = {name: encoded_item(parts) for name, parts in changed.items()}
-    return made | {
+    return {name: encoded_item(parts) for name, parts in changed.items()} | {
         "empty": b"",
         "empty item": encoded_item({}),
         "many": encoded_item(CODE) * 40,
@@ -412,8 +419,9 @@ def texts() -> dict[str, tuple[bytes, bytes]]:
         "UN": b"a\xff", "UT": b"T" * 70000,
         "DS": b"1.5\\2", "CS": b"YES", "PN": b"A^B=C=D", "AT": b"\1\0\2\0",
     }  # fmt: skip
-    made = {name: (b"", value) for name, value in values.items()}
-    return made | {f"as {vr}": (vr.encode(), value) for vr, value in others.items()}
+    return {name: (b"", value) for name, value in values.items()} | {
+        f"as {vr}": (vr.encode(), value) for vr, value in others.items()
+    }
 
 
 def written(path: Path, attributes: dict[str, bytes]) -> Path:
@@ -436,15 +444,13 @@ def elements(data: bytes) -> Iterator[tuple[BaseTag, bytes]]:
         place = end
 
 
-# Report, presentation state and picture: a page and its document have of the source what the picture has.
-COPYING = context(kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
-
-
 def built(path: Path) -> list[Dataset]:
+    """Report, presentation state and picture: a page and its document have of the source what this has."""
     assert inspect(path).fault == ""
     with quiet_pydicom():
         image = source(path)
-    return [read_result(one) for one in results.build(COPYING, [image], PipelineResult())]
+    copying = context(kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC])
+    return [read_result(one) for one in build(copying, [image], PipelineResult())]
 
 
 def copied(*, sequences: bool) -> list[str]:
@@ -470,7 +476,7 @@ def test_text_in_place_of_sequences_is_left_out(tmp_path: Path) -> None:
     words = copied(sequences=True)
     path = written(tmp_path / "film.dcm", {word: element(Tag(word), b"LO", b"CHEST") for word in words})
     assert built(path)
-    (repairs,) = results.repairs_of([source(path)]).values()
+    (repairs,) = repairs_of([source(path)]).values()
     assert {*words} - {*repairs.left_out} == set()
 
 
@@ -480,7 +486,7 @@ def test_text_that_names_nobody_is_left_out_where_it_cannot_be_decoded(tmp_path:
     path = written(tmp_path / "film.dcm", {word: element(Tag(word), vr, UNDECODABLE)})
     for one in built(path):
         assert "rnberg" not in str(one) and one.PatientName == "Test^CR"
-    assert results.repairs_of([source(path)])[str(source(path).image.uid)].left_out == (word,)
+    assert repairs_of([source(path)])[str(source(path).image.uid)].left_out == (word,)
 
 
 @pytest.mark.parametrize("word", ["PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName"])
@@ -508,15 +514,14 @@ def test_identity_that_is_too_long_stands_in_results_to_the_letter(tmp_path: Pat
     path = written(tmp_path / "film.dcm", raw)
     with quiet_pydicom():
         assert {str(one.AccessionNumber) for one in built(path)} == {accession.decode()}
-    assert results.repairs_of([source(path)])[source(path).image.uid].kept == ("AccessionNumber",)
+    assert repairs_of([source(path)])[source(path).image.uid].kept == ("AccessionNumber",)
 
 
 DRAWN = {"cr": (DX, 0), "us": (US, 0), "cine": (US_MULTI_FRAME, 3)}
 
 
 def write_with_overlays(path: Path, sop_class: str, frames: int) -> Path:
-    pixels = grey_image() if sop_class == DX else speckle(frames=frames)
-    write_image(path, sop_class, pixels)
+    write_image(path, sop_class, grey_image() if sop_class == DX else speckle(frames=frames))
     dataset = pydicom.dcmread(path)
     for group in (0x6000, 0x6002, 0x50FE, 0x60FE):
         drawn = np.ones((dataset.Rows, dataset.Columns), np.uint8)
@@ -544,13 +549,12 @@ def test_no_result_carries_a_group_of_overlays_or_curves(tmp_path: Path, kind: s
     assert groups(pydicom.dcmread(given.path)) >= {0x6000, 0x6002, 0x50FE, 0x60FE}
     images = without_text(given, np.s_[:, 10:20, 10:60])
     found = finding(NODULE, 0.5, given.image.uid, (9, 9, 40, 40), frame=1 if frames else None)
-    built = results.build(context(), [given], PipelineResult(findings=(found,), images=images))
+    built = build(context(), [given], PipelineResult(findings=(found,), images=images))
 
-    kinds = {each.kind for each in built}
-    assert {ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED, ResultKind.SEG} <= kinds
+    wanted = {ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED, ResultKind.SEG}
+    assert wanted <= {each.kind for each in built}
     for each in built:
-        found_groups = groups(read_result(each))
-        assert not any(group & 0xFF00 in {0x5000, 0x6000} for group in found_groups), each.kind
+        assert not any(group & 0xFF00 in {0x5000, 0x6000} for group in groups(read_result(each))), each.kind
 
 
 # Same input, same objects; anything else, other objects; which installation made them
@@ -571,7 +575,7 @@ def made_from(ctx: ResultContext, *sources: SourceObject) -> list[BuiltObject]:
     places = ((CARDIOMEGALY, 0.83, (50, 60, 150, 170)), (NODULE, 0.6, (10, 10, 40, 40)))
     found = [finding(code, p, one.image.uid, box) for one in sources for code, p, box in places]
     images = [without_text(one, np.s_[:, :5, :5])[0] for one in sources]
-    made = results.build(ctx, sources, PipelineResult(findings=tuple(found), images=tuple(images)))
+    made = build(ctx, sources, PipelineResult(findings=tuple(found), images=tuple(images)))
     assert made
     return made
 
@@ -701,7 +705,7 @@ def test_a_label_that_the_source_charset_lacks_makes_the_object_utf8(tmp_path: P
     one = source(write_image(tmp_path / "cr.dcm", CR, grey_image(), SpecificCharacterSet="ISO_IR 100"))
     named = finding(replace(CARDIOMEGALY, meaning="심장비대"), 0.8, one.image.uid, (5, 5, 50, 50))
     ctx = context(charset="source", kinds=[ResultKind.SR])
-    report = read_result(results.build(ctx, [one], PipelineResult(findings=(named,)))[0])
+    report = read_result(build(ctx, [one], PipelineResult(findings=(named,)))[0])
     assert report.SpecificCharacterSet == "ISO_IR 192" and "심장비대" in str(report)
 
 
@@ -718,11 +722,10 @@ def test_the_patient_of_a_report_is_one_whichever_image_says_it(tmp_path: Path) 
 
 def test_our_own_results_are_known_again_and_those_of_another_maker_are_not(image: SourceObject) -> None:
     for one in made_from(context(), image):
-        assert results.is_own_result(read_result(one))
+        assert is_own_result(read_result(one))
     item = data_set(Manufacturer="Scanner Maker", ManufacturerModelName="DICOM AI Node")
-    other = data_set(ContributingEquipmentSequence=[item])
-    for one in (pydicom.dcmread(image.path), Dataset(), other):
-        assert not results.is_own_result(one)
+    for one in (pydicom.dcmread(image.path), Dataset(), data_set(ContributingEquipmentSequence=[item])):
+        assert not is_own_result(one)
 
 
 WRITE = "run `python -m tests.golden_lab` and review the difference"
@@ -757,15 +760,16 @@ def built_equipment(folder: Path, ctx: ResultContext) -> dict[str, Dataset]:
     """Results on one film, the report first, a rejection note and an assessment, by kind."""
     image = source(write_image(folder / "film.dcm", DX, grey_image()))
     result = PipelineResult((finding(CARDIOMEGALY, 0.83, image.image.uid, (10, 10, 90, 90)),))
-    made, installation = results.build(ctx, [image], result), ctx.installation
+    made, installation = build(ctx, [image], result), ctx.installation
     report = folder / f"{installation.serial_number}.dcm"
     report.write_bytes(made[0].data or b"")
-    said = results.FindingAssessment(
+    said = FindingAssessment(
         "Cardiomegaly", ("8186001", "SCT"), "", CALIBRATED.id, "1", ReaderVerdict.ACCEPTED, "", ANALYSED_AT
     )
-    made.append(results.build_assessment(report, [said], "ann", "AINODE", installation, ""))
-    note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", installation)
-    made.append(results.build_rejection([report], *note))
+    made.append(build_assessment(report, [said], "ann", "AINODE", installation, ""))
+    made.append(
+        build_rejection([report], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", installation)
+    )
     return {str(one.kind): read_result(one) for one in made}
 
 

@@ -14,7 +14,6 @@ from pydicom.sr._concepts_dict import concepts as dictionary
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
-import ai_pipeline
 from ai_pipeline import pipelines
 from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
@@ -31,14 +30,12 @@ from ai_pipeline.contract import (
     QualityNote,
 )
 from ai_pipeline.fetal_head import biometry
-from ai_pipeline.fetal_head.biometry import HEAD_CIRCUMFERENCE
 from ai_pipeline.images.render import YELLOW
-from dicom_node import results
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.results import ResultContext, SourceObject, gate
+from dicom_node.results import ResultContext, SourceObject, build, build_rejection, gate
 from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.source import as_judged, read_sources
 from dicom_node.results.deidentify import profile
@@ -49,7 +46,6 @@ from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
     CARDIOMEGALY,
-    CR,
     DX,
     EFFUSION,
     INSTALLATION,
@@ -59,10 +55,12 @@ from tests.result_images import (
     US,
     US_MULTI_FRAME,
     context,
+    film,
     finding,
     grey_image,
     source,
     speckle,
+    still,
     without_text,
     write_image,
 )
@@ -76,14 +74,6 @@ BOX = (50.5, 60.25, 150.0, 170.0)
 TEXT = (10.0, 20.0, 60.0, 30.0)
 
 
-def film(folder: Path, **attributes: Any) -> SourceObject:
-    return source(write_image(folder / "cr.dcm", CR, grey_image(), **attributes))
-
-
-def still(folder: Path, name: str = "us", **attributes: Any) -> SourceObject:
-    return source(write_image(folder / f"{name}.dcm", US, speckle(), **attributes))
-
-
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
     return film(tmp_path_factory.mktemp("film"))
@@ -95,13 +85,13 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> SourceObject:
 
 
 def built(ctx: ResultContext, one: SourceObject, result: PipelineResult) -> dict[ResultKind, Dataset]:
-    made = results.build(ctx, [one], result)
-    return {item.kind: read_result(item) for item in made}
+    return {item.kind: read_result(item) for item in build(ctx, [one], result)}
 
 
 def report(one: SourceObject, *findings: Finding, **given: Any) -> Dataset:
-    kinds = context(kinds=[ResultKind.SR])
-    return built(kinds, one, PipelineResult(findings=findings, **given))[ResultKind.SR]
+    return built(context(kinds=[ResultKind.SR]), one, PipelineResult(findings=findings, **given))[
+        ResultKind.SR
+    ]
 
 
 def value(item: Dataset, name: str) -> str:
@@ -267,7 +257,7 @@ def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> 
     notes = [QualityNote("burned_in", text, one.image.uid) for one, text in zip(several, said, strict=True)]
     found = tuple(burned(one.image.uid, TEXT) for one in several)
     result = PipelineResult(findings=found, quality=tuple(notes))
-    [made] = results.build(context(kinds=[ResultKind.SR]), several, result)
+    [made] = build(context(kinds=[ResultKind.SR]), several, result)
     assert conclusion(read_result(made)) == (
         "images 1, 2, 3: AI: burned-in annotation found; this AI does not assess the image.\r\n"
         "Burned-in annotation: image 1: no burned-in annotation found. images 2, 3: removed: 1 text."
@@ -293,7 +283,7 @@ def test_boxes_around_texts_are_drawn_only_where_they_are_asked_for(scan: Source
 
 def test_without_burned_in_text_the_objects_are_the_same_for_both(one: SourceObject) -> None:
     result = PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),))
-    plain, asked = (results.build(context(burned_in_boxes=boxes), [one], result) for boxes in (False, True))
+    plain, asked = (build(context(burned_in_boxes=boxes), [one], result) for boxes in (False, True))
     assert [item.data for item in plain] == [item.data for item in asked]
 
 
@@ -329,8 +319,7 @@ def test_all_faces_state_the_view_as_which_the_image_was_judged(tmp_path: Path) 
 )
 def test_all_faces_state_one_side(tmp_path: Path, image: str, series: str, said: str) -> None:
     one = still(tmp_path, BodyPartExamined="BREAST", Laterality=series, ImageLaterality=image)
-    found = finding(NODULE, 0.8, one.image.uid, BOX, site=LUNG)
-    faces = built(CTX, one, PipelineResult(findings=(found,)))
+    faces = built(CTX, one, PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX, site=LUNG),)))
     stated = named(faces[ResultKind.SR], "272741003")
     assert [str(item.ConceptCodeSequence[0].CodeMeaning)[:1] for item in stated] == [said] * bool(said)
     assert faces[ResultKind.GSPS].Laterality == said
@@ -384,30 +373,6 @@ def _codes(value: object) -> Iterator[DicomCode]:
             yield from _codes(part)
 
 
-def _ours() -> dict[str, DicomCode]:
-    found = {
-        f"{name} {code.value}": code
-        for module in (concepts, profile)
-        for name, value in vars(module).items()
-        for code in _codes(value)
-    }
-    written = (LENGTH, *UNITS.values())
-    return found | {
-        f"{one.meaning} {one.value}": DicomCode(one.value, one.scheme, one.meaning) for one in written
-    }
-
-
-def _cards() -> dict[str, dict[str, Any]]:
-    paths = (Path(ai_pipeline.__file__).parent / "cards").glob("*.toml")
-    return {
-        f"{path.stem} {label['name']} {role}": label[role]
-        for path in paths
-        for label in tomllib.loads(path.read_text(encoding="utf-8")).get("labels", ())
-        for role in ("code", "site")
-        if role in label
-    }
-
-
 def _known_meanings(scheme: str, value: str) -> set[str]:
     words = {
         meaning
@@ -428,7 +393,21 @@ def _is_right(scheme: str, value: str, meaning: str) -> bool:
 
 
 def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() -> None:
-    ours, cards = _ours(), _cards()
+    ours = {
+        f"{name} {code.value}": code
+        for module in (concepts, profile)
+        for name, value in vars(module).items()
+        for code in _codes(value)
+    }
+    for one in (LENGTH, *UNITS.values()):
+        ours[f"{one.meaning} {one.value}"] = DicomCode(one.value, one.scheme, one.meaning)
+    cards = {
+        f"{path.stem} {label['name']} {role}": label[role]
+        for path in (Path(pipelines.__file__).parent / "cards").glob("*.toml")
+        for label in tomllib.loads(path.read_text(encoding="utf-8")).get("labels", ())
+        for role in ("code", "site")
+        if role in label
+    }
     assert len(ours) > 50 and len(cards) > 20
     wrong = {
         name for name, code in ours.items() if not _is_right(code.scheme_designator, code.value, code.meaning)
@@ -501,7 +480,7 @@ HEADERS: dict[str, tuple[dict[str, Any], str | None]] = {
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], results.SourceObject]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], SourceObject]:
     folder = tmp_path_factory.mktemp("headers")
     pixels = {DX: grey_image(32, 32), US: speckle(32, 32)}
     with quiet_pydicom():
@@ -513,9 +492,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], re
 
 
 @pytest.mark.parametrize("pipeline", sorted(pipelines.PIPELINES))
-def test_a_report_says_its_target_region(
-    images: dict[tuple[str, str], results.SourceObject], pipeline: str
-) -> None:
+def test_a_report_says_its_target_region(images: dict[tuple[str, str], SourceObject], pipeline: str) -> None:
     kind = DX if pipeline == "chest_xray" else US
     made = pipelines.create(pipeline)
     circumstances = context(kinds=[ResultKind.SR], pipeline=pipeline, region=made.card.region)
@@ -524,7 +501,7 @@ def test_a_report_says_its_target_region(
     found = {header: target_of(circumstances, one).value for header, one in read.items()}
     own = OWN.get(pipeline, WHOLE)
     assert found == {header: HEADERS[header][1] or own for header in headers}
-    [report] = results.build(circumstances, [images[kind, "no body part"]], PipelineResult())
+    [report] = build(circumstances, [images[kind, "no body part"]], PipelineResult())
     [said] = named(read_result(report), "123014")
     assert said.ConceptCodeSequence[0].CodeValue == own
 
@@ -559,7 +536,7 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: b
         finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT),
     )
     given = PipelineResult(findings=found, measurements=measured(one.image.uid)[:beside])
-    [made] = results.build(context(kinds=[ResultKind.SR]), [one], given)
+    [made] = build(context(kinds=[ResultKind.SR]), [one], given)
     path.write_bytes(made.data or b"")
     numbers = lambda row: sorted(value.split()[0] for value in row["numbers"].values())
     rows = [
@@ -699,9 +676,6 @@ OUTLINED = context(UNCALIBRATED, kinds=[ResultKind.SR, ResultKind.GSPS, ResultKi
 ONLY_REPORT = context(UNCALIBRATED, kinds=[ResultKind.SR])
 
 
-WITH_MAPS = context(UNCALIBRATED, kinds=[ResultKind.HEATMAP])
-
-
 NAME = (slice(300, 330), slice(20, 120))
 
 
@@ -742,7 +716,7 @@ def test_the_picture_shows_the_outline_on_cleaned_pixels_and_no_name(
 def test_without_a_verified_cleaned_image_there_is_no_picture_but_the_report(frame: SourceObject) -> None:
     found = result_of(frame, cleaned=True)
     for images in ((), (replace(found.images[0], verified=False),)):
-        made = results.build(OUTLINED, [frame], replace(found, images=images))
+        made = build(OUTLINED, [frame], replace(found, images=images))
         assert {one.kind for one in made} == {ResultKind.SR, ResultKind.GSPS}
 
 
@@ -751,7 +725,11 @@ def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
     heat = Heatmap(np.zeros(bare.shape[:2], np.float32), "class activation")
     says = finding(NODULE, 0.9, frame.image.uid, model=UNCALIBRATED, evidence=heat)
     with_none, cleaned = (
-        built(WITH_MAPS, frame, replace(result_of(frame, cleaned=cleaned), findings=(says,)))
+        built(
+            context(UNCALIBRATED, kinds=[ResultKind.HEATMAP]),
+            frame,
+            replace(result_of(frame, cleaned=cleaned), findings=(says,)),
+        )
         for cleaned in (False, True)
     )
     assert ResultKind.HEATMAP not in with_none, "nothing is there that it may be drawn on"
@@ -761,7 +739,7 @@ def test_a_heat_map_lies_on_cleaned_pixels_too(frame: SourceObject) -> None:
 
 
 def test_the_codes_are_those_of_fetal_biometry() -> None:
-    assert HEAD_CIRCUMFERENCE.value == codes.LN.HeadCircumference.value
+    assert biometry.HEAD_CIRCUMFERENCE.value == codes.LN.HeadCircumference.value
     taken = biometry.measurements(
         "1.2.3", ArrayImage(drawn_head()[0][None]).header, HEAD, None, UNCALIBRATED, "1"
     )
@@ -800,5 +778,7 @@ def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
         result = result_of(frame, cleaned=False)
         of_it = replace(result, measurements=tuple(replace(one, fetus=fetus) for one in result.measurements))
         built(ONLY_REPORT, frame, of_it)[ResultKind.SR].save_as(path)
-        note = (RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION)
-        assert subjects(read_result(results.build_rejection([path], *note)))[0] == wanted
+        note = build_rejection(
+            [path], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
+        )
+        assert subjects(read_result(note))[0] == wanted

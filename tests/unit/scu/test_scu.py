@@ -13,8 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 import requests
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies
 from pydicom.dataset import Dataset
 from werkzeug.wrappers import Response
 
@@ -32,8 +31,6 @@ from dicom_node.scu.dicomweb import (
     boundary_of,
 )
 from dicom_node.scu.dimse import DimseDestination
-from dicom_node.scu.http import http_report
-from dicom_node.scu.orthanc import OrthancDestination
 from tests.hostile.web import answering
 from tests.modality import data_set, ultrasound
 from tests.outbox_lab import outgoing
@@ -54,13 +51,18 @@ def endless(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         yield url
 
 
-Made = Callable[[PeerSettings, Settings], DicomwebDestination | OrthancDestination]
+Made = Callable[[PeerSettings, Settings], DicomwebDestination | orthanc.OrthancDestination]
 
 
-@pytest.mark.parametrize("make", [DicomwebDestination, OrthancDestination])
+@pytest.mark.parametrize("make", [DicomwebDestination, orthanc.OrthancDestination])
 def test_an_endless_answer_is_no_answer(endless: str, tmp_path: Path, make: Made) -> None:
-    kind = "orthanc" if make is OrthancDestination else "dicomweb"
-    peer = PeerSettings(name="pacs", ae_title="PACS", transport=kind, url=endless, may=["receive"])
+    peer = PeerSettings(
+        name="pacs",
+        ae_title="PACS",
+        transport="orthanc" if make is orthanc.OrthancDestination else "dicomweb",
+        url=endless,
+        may=["receive"],
+    )
     destination = make(peer, Settings(peers=[peer]))
     item = outgoing(ultrasound("one"), tmp_path, "0" * 64)
 
@@ -225,8 +227,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 10**6])
 def test_each_part_comes_whole(size: int) -> None:
-    found = [b"".join(part) for part in Parts(pieces(MESSAGE + b"--b0--\r\n", size), b"b0")]
-    assert found == PARTS
+    assert [b"".join(part) for part in Parts(pieces(MESSAGE + b"--b0--\r\n", size), b"b0")] == PARTS
 
 
 def test_a_part_that_is_not_read_is_passed_over() -> None:
@@ -314,7 +315,7 @@ def test_a_file_that_grows_without_end_when_it_is_read_again_is_cut_off(
     monkeypatch.setattr(orthanc, "_client", lambda _peer: changing)
     peer = PeerSettings(name="pacs", ae_title="PACS", transport="orthanc", url="http://127.0.0.1:9")
     item = outgoing(ultrasound("one"), tmp_path, "0" * 64)
-    destination = OrthancDestination(peer, Settings(peers=[peer]))
+    destination = orthanc.OrthancDestination(peer, Settings(peers=[peer]))
     [answer] = destination.confirm([item])
     destination.close()
     assert answer.presence is Presence.DIFFERENT
@@ -347,7 +348,7 @@ def test_store_statuses(code: int | None, status: SendStatus) -> None:
     assert (report.status, report.code) == (status, "" if code is None else f"{code:04X}")
 
 
-@given(st.integers(min_value=0, max_value=0xFFFF))
+@given(strategies.integers(min_value=0, max_value=0xFFFF))
 def test_only_success_and_warnings_count_as_stored(code: int) -> None:
     stored = store_report(code).status in (SendStatus.STORED, SendStatus.WARNED)
     # PS3.7 C: 0000 success; 0001, 0107, 0116 and Bxxx warnings.
@@ -364,4 +365,4 @@ def test_only_success_and_warnings_count_as_stored(code: int) -> None:
 def test_http_statuses_that_may_pass_and_that_waiting_does_not_cure(
     status: SendStatus, codes: list[int]
 ) -> None:
-    assert {http_report(code).status for code in codes} == {status}
+    assert {http.http_report(code).status for code in codes} == {status}
