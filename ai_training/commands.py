@@ -9,8 +9,7 @@ from ai_training.cli.verbs import accept_model, evaluate_app, split, train_app
 
 SPLIT = "Example:  ai-pipeline split --data DIR --out splits.csv   (--data splits.csv takes it)"
 ACCEPT = (
-    "Example:  ai-pipeline models accept eva-x-small@1 --data our-films.csv --models-dir models "
-    "--out acceptance"
+    "Example:  ai-pipeline models accept d121@1 --data our-films.csv --models-dir models --out acceptance"
 )
 
 CONVERT = (

@@ -28,7 +28,7 @@ gives them its source.**
 ## A release
 
 What `release.lock` names: the run time with its extras `ai`, `postgres`, `console`, `oidc`, `s3`,
-`pdf`, `hl7` and `fhir`.
+`pdf`, `hl7`, `fhir` and `telemetry`.
 
 {release}
 ## Models
@@ -46,12 +46,10 @@ are in the public domain): `ai_pipeline/images/fonts/LICENCE.txt`.
 What the package `ai_training` and the extra `torch` ask for besides; not part of a release.
 
 {training}
-The extra `telemetry`, no part of a release either: opentelemetry-proto (Apache-2.0), protobuf (BSD-3-Clause).
-
 ## Programs of the container image
 
 Python (PSF-2.0) and, of Debian, under the licences in `/usr/share/doc/*/copyright`: bubblewrap
-(LGPL-2.0-or-later), libGL (MIT), GLib (LGPL-2.1-or-later).
+(LGPL-2.0-or-later).
 """
 
 

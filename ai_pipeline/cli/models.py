@@ -149,7 +149,7 @@ def _add(source: str, card: Path, store: Path, sha256: str, most: int, accept_li
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
 
 
-@models_app.command("activate", epilog="Example:  ai-pipeline models activate xrv-densenet121-res224-all@1")
+@models_app.command("activate", epilog="Example:  ai-pipeline models activate d121@1 --models-dir models")
 def activate_model(
     model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
     slot: Slot = "chest_xray",

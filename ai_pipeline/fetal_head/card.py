@@ -13,8 +13,8 @@ CARD: Final = PipelineCard(
     version="1.3",
     about="Ultrasound stills of a fetal head: head circumference, BPD and OFD.",
     intended_use=(
-        "Still ultrasound pictures of one fetal head, to measure its size from ten weeks on. It tells no "
-        "gestational age, no weight, and nothing of brain or skull; a sonographer checks plane and ellipse."
+        "Still ultrasound pictures of one fetal head, to measure its size from ten weeks on. It dates no "
+        "pregnancy, tells no weight, and nothing of brain or skull; a sonographer checks plane and ellipse."
     ),
     per_image=False,  # one picture that names a fetus says of all that there are several
     modalities=MODALITIES,

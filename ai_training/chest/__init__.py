@@ -1,1 +1,1 @@
-"""Train the chest X-ray classifier: experiments, runs, comparisons of single settings, and export."""
+"""Train the chest X-ray classifier: experiments, runs, the gate, and export."""

@@ -89,7 +89,7 @@ ENGINE: Mapping[str, tuple[Any, Any]] = {
         "none",
     ),
 }
-"""What a user chooses for a run of the training engine, and the defaults (ai_training/engine/setup.py)."""
+"""A user's choices for a run of the training engine, with the defaults of ``engine.RunOptions``."""
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Backbone = Annotated[
     str,

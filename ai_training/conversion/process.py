@@ -1,7 +1,7 @@
-"""The process that reads a checkpoint, run by :mod:`.sandbox`; the request comes on standard input.
+"""The process that reads a checkpoint, run by :mod:`ai_pipeline.models.store.sandbox`.
 
-It works in an empty folder and writes the model and its description there
-(:mod:`ai_training.conversion.messages`). Exit codes: 0 done, 65 with one line on stderr that says why not.
+The request comes on standard input (:mod:`ai_training.conversion.messages`). It works in an empty folder and
+writes the model and its description there. Exit codes: 0 done, 65 with one line on stderr that says why not.
 """
 
 import sys

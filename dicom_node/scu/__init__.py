@@ -1,4 +1,4 @@
-"""Clients of destinations and archives, each with one small protocol: DIMSE, Orthanc REST, DICOMweb, HL7."""
+"""Clients of destinations and archives, each with one small protocol: DIMSE, DICOMweb, Orthanc REST."""
 
 from importlib.metadata import EntryPoint
 from typing import cast

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How far the annotator of the real frames agrees with a second one, who drew some of them again."""
 
 from collections import Counter

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Chest films that are cut off: fit what recognises them, and measure it.
 
 We cut the films, so the truth is known: at the top and the bottom through 5 to 30 % of the longer lung, at a

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """``examples/studies/despeckle.py``: the published autoencoder with its losses, or our residual network.
 
 Ours is trained with a frozen segmenter of fetal heads, whose output must stay the same (a task-consistent

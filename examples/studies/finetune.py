@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Learn one finding against the rest from the images of a site.
 
 The table is a CSV file with ``file`` (relative to it), ``patient_id`` and either a column of 0 and 1 with the

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A linear head on a frozen encoder, such as RAD-DINO, from a few hundred images.
 
 The encoder runs once on every image. Each label is a logistic regression on the encoder's class token and the

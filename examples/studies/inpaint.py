@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """OCI-GAN, a U-Net and a VAE that fill holes in ultrasound pictures."""
 
 from collections.abc import Mapping

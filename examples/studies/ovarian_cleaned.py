@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What cleaning does to the classifier of ovarian frames, which sees or learns from cleaned frames."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A small network that reads lines of letters: trained on drawn ones, measured on real ones."""
 
 import string

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """SegNet and a U-Net on raw, smoothed and both frames: does less speckle harm segmentation?"""
 
 import math

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How well stamps on chest films are read, and which mirrored films are
 noticed.
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A study of chest X-rays: python examples/studies/study.py NAME --data DIR --out DIR."""
 
 from pathlib import Path

@@ -110,7 +110,7 @@ def known(text: str) -> str:
 
 
 MARK_STEP = 16
-"""Rows and columns that the network takes are multiples of this, as `ai_training.ultrasound.marks.STEP`."""
+"""Rows and columns that the network takes are multiples of this, as `ai_training.ultrasound.marks` says."""
 
 WHOLE = 2_400_000
 """Pixels up to which a picture is run whole: full HD and all that is usual. It takes 240 bytes for each."""

@@ -1,6 +1,6 @@
 """Check that a file may be run: ONNX of standard operators in one piece, safetensors, and plain arrays.
 
-As a program, which :mod:`.inspection` runs apart, it checks the files of a JSON list on standard input.
+As a program, which :mod:`.sandbox` runs apart, it checks the files of a JSON list on standard input.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Work until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes."""
-    parser = argparse.ArgumentParser(prog="python -m dicom_node.jobs", description="One worker of the node.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dicom_node.jobs.worker", description="One worker of the node."
+    )
     parser.add_argument("--config", type=Path, action="append", help="as for dicom-node serve")
     arguments = parser.parse_args()
     try:
