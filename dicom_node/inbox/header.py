@@ -96,10 +96,12 @@ def _around_the_instance(
 
 
 def read_arrival(path: Path) -> Arrival:
-    """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it."""
+    """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it,
+    and OSError if the disk cannot read it: that says nothing of the object.
+    """
     try:
         meta = _meta_of(path)
-    except (OSError, FaultyObject) as error:
+    except FaultyObject as error:
         raise SpoolError(f"{path.name} is no spooled object: {type(error).__name__}") from None
     if meta.values.get(0x0100, b"").rstrip(b"\0") != ARRIVAL_CREATOR_UID.encode("ascii"):
         raise SpoolError(f"{path.name} was not written by the listener")
@@ -124,8 +126,7 @@ def same_object(one: Path, other: Path) -> bool:
 def _described(file: BinaryIO) -> bytes:
     """The elements of the header up to the transfer syntax; leaves the file at the data set."""
     start = file.read(len(_PREAMBLE) + 12)
-    elements = file.read(struct.unpack("<I", start[-4:])[0])
-    return elements.partition(_AFTER_SYNTAX)[0]
+    return file.read(struct.unpack("<I", start[-4:])[0]).partition(_AFTER_SYNTAX)[0]
 
 
 def _rest(file: BinaryIO) -> int:
@@ -133,10 +134,13 @@ def _rest(file: BinaryIO) -> int:
 
 
 def read_requested(path: Path) -> tuple[str, str, str]:
-    """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it."""
+    """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it.
+
+    Raises OSError.
+    """
     try:
         meta = _meta_of(path)
-    except (OSError, FaultyObject):
+    except FaultyObject:
         return "", "", ""
     return meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid
 

@@ -123,13 +123,18 @@ class Inspector:
             raise ReaderLost(f"reading it took more than {seconds:.0f} s (inspection.seconds)")
         if not answer.endswith(b"\n"):
             self.close()
-            limit = f"more than {self._limits.memory_mib} MiB (inspection.memory_mib)"
-            raise ReaderLost(f"the process that read it died; it may have needed {limit}")
+            raise ReaderLost(
+                "the process that read it died; it may have needed more than "
+                f"{self._limits.memory_mib} MiB (inspection.memory_mib)"
+            )
         return cast(dict[str, Any], json.loads(answer))
 
 
 def unread(path: Path, fault: str) -> Inspected:
-    """Describe an object without opening its data set, by its C-STORE command and file meta information."""
+    """Describe an object without opening its data set, by its C-STORE command and file meta information.
+
+    Raises OSError.
+    """
     return Inspected(*header.read_requested(path), fault=fault)
 
 
@@ -141,8 +146,7 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
         ready, _, _ = select.select([process.stdout], [], [], max(end - time.monotonic(), 0))
         if not ready:
             return None
-        block = process.stdout.read(2**20)
-        if not block:
+        if not (block := process.stdout.read(2**20)):
             break
         read += block
     return bytes(read)

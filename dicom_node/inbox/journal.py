@@ -170,8 +170,7 @@ def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
         block = file.read(_READ_BYTES)
     for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
         offset += len(line)
-        event = _decode(line)
-        if event is not None:
+        if (event := _decode(line)) is not None:
             yield offset, event
 
 

@@ -72,9 +72,8 @@ class Spool:
         ``sender``: senders take turns in indexing under this name, by default the calling AE title.
         """
         self.check_space()
-        mark = mark_of(sender or arrival.calling_ae)
         return IncomingObject(
-            self.incoming / f"{self._token}-{next(self._numbers):08x}{mark}",
+            self.incoming / f"{self._token}-{next(self._numbers):08x}{mark_of(sender or arrival.calling_ae)}",
             header.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid),
             self._free_space,
             self._commits,

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from pathlib import Path
 
@@ -48,6 +48,7 @@ _BATCH_SECONDS = 0.1  # of reading, so that slow objects of one peer do not keep
 # Until a copy is compared again with an object that another machine has not handed over.
 _STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
 _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
+_HELD = timedelta(minutes=10)  # for so long studies of its sender wait for it: no longer for a bad sector
 
 
 _Placed = tuple[Path, Path | None]
@@ -76,7 +77,7 @@ class Indexer:
         self._files = Files(settings)
         self._indexing = Indexing(spool, settings, self._inspector)
         self.behind: frozenset[str] = frozenset()
-        """Marks of senders of whom more waits than was indexed in the last round, or is to be read again."""
+        """Marks of senders of whom more waits than was indexed in the last round, or is to be tried again."""
         self._watched: Sequence[Path] = ()
         self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
 
@@ -119,7 +120,9 @@ class Indexer:
             done += len(placed)
             if time.monotonic() > end:
                 break
-        self.behind = frozenset(marked(path.name) for path in (*files, *self._again))
+        since = f"{datetime.now(UTC) - _HELD:%Y%m%dT%H%M%S}"  # names begin with the time of arrival
+        put_off = (path for path in self._unreadable if path.name > since)
+        self.behind = frozenset(marked(path.name) for path in (*files, *self._again, *put_off))
         return done
 
     def forget_cursors(self) -> None:
@@ -184,12 +187,12 @@ class Indexer:
         if arrival.senders and min([path, *others]) < path:
             raise StoreAway("nobody knows yet whose the study is")
         try:
-            return Arrived(path, arrival, self._inspect(path, arrival, again), size)
+            found = self._inspect(path, arrival, again)
         except (OSError, ReaderLost):
             raise
         except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
-            fault = f"cannot be indexed ({type(error).__name__})"
-            return Arrived(path, arrival, Inspected(fault=fault), size)
+            found = Inspected(fault=f"cannot be indexed ({type(error).__name__})")
+        return Arrived(path, arrival, found, size)
 
     def _inspect(self, path: Path, arrival: Arrival, again: Inspector | None) -> Inspected:
         """Open the object, unless the node died twice while it was open; once may have another cause.
@@ -231,9 +234,8 @@ class Indexer:
     def _placed(self, session: Session, path: Path, place: Path | None) -> _Placed:
         """A copy of what the object store has needs no file here."""
         is_copy = place is not None and place.name != path.name
-        if is_copy and place and self._files.has(session, self._files.relative(place)):
-            place = None
-        return path, place
+        is_stored = is_copy and place and self._files.has(session, self._files.relative(place))
+        return path, None if is_stored else place
 
     def _move(self, path: Path, place: Path | None) -> None:
         """The rows are committed: move the file to its place, or delete it as a copy of a stored one."""
@@ -365,8 +367,7 @@ class JournalIngest:
     def _clear_away(self) -> None:
         assert self._cursor is not None
         self._reader.remove_read(self._cursor)
-        gone = {name for name in self._cursor if not (self._folder / name).exists()}
-        if gone:
+        if gone := {name for name in self._cursor if not (self._folder / name).exists()}:
             with self._database.write() as session:
                 session.execute(delete(Cursor).where(Cursor.name.in_(gone)))
             self._cursor = {name: offset for name, offset in self._cursor.items() if name not in gone}
