@@ -85,7 +85,7 @@ class Listener:
         )
         self._server = _make_server(policy, self._service)
         self._learn_addresses(policy)
-        self._applied = policy
+        self._applied = self._refused = policy
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_SECONDS,), name="listener", daemon=True
         )
@@ -116,9 +116,14 @@ class Listener:
             raise RuntimeError("the thread that accepts connections ended")
         policy = self._policy_file.current()
         if policy is not self._applied:  # read again: also where only certificates were replaced
-            _apply(policy, self._server)
-            self._learn_addresses(policy)
-            self._applied = policy
+            try:
+                _apply(policy, self._server)
+                self._learn_addresses(policy)
+                self._applied = policy
+            except OSError as error:  # certificates that change since the node checked them: tried again
+                if policy is not self._refused:
+                    _LOGGER.error("certificates cannot be used: those before stay in force: %s", error)
+                self._refused = policy
         self._service.write_out()
         self._steps.forget_old()
 
@@ -129,9 +134,8 @@ class Listener:
         end = time.monotonic() + grace_seconds
         while self._server.associations() and time.monotonic() < end:
             time.sleep(0.02)
-        aborting = [threading.Thread(target=one.abort, daemon=True) for one in self._server.associations()]
-        for thread in aborting:
-            thread.start()
+        for one in self._server.associations():
+            threading.Thread(target=one.abort, daemon=True).start()
         end = time.monotonic() + _ABORT_SECONDS
         for association in self._server.associations():
             association.join(max(0.0, end - time.monotonic()))
@@ -237,11 +241,11 @@ def _make_server(policy: AEPolicy, service: StorageService) -> _Server:
 def _apply(policy: AEPolicy, server: _Server) -> None:
     """Apply what a running listener can take from a new policy, for future associations."""
     ae = server.ae
+    server.ssl_context = _ssl_context(policy.tls) if policy.tls else None  # all or nothing: it alone may fail
     logging.getLogger().setLevel(policy.log_level.upper())
     ae.maximum_pdu_size = policy.maximum_pdu_bytes
     ae.acse_timeout, ae.network_timeout = policy.acse_timeout_seconds, policy.network_timeout_seconds
     server.contexts = presentation_contexts(policy.further_storage_classes)
-    server.ssl_context = _ssl_context(policy.tls) if policy.tls else None
 
 
 def _ssl_context(tls: TlsPolicy) -> ssl.SSLContext:

@@ -190,11 +190,12 @@ class AEPolicy:
     def write(self, path: Path) -> None:
         """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
 
-        An identical file is not written again, because a full disk would not accept another one.
+        An identical file is not written again, because a full disk would not accept another one, but is read
+        again: the certificates that it names may be others.
         """
         with contextlib.suppress(OSError):
             if path.read_text(encoding="utf-8") == self.to_json():
-                return
+                return path.touch()
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             temporary.write_text(self.to_json(), encoding="utf-8")
@@ -313,8 +314,7 @@ class PolicyFile:
     def current(self) -> AEPolicy:
         """The newest valid policy; if the file is broken, the previous policy stays in force."""
         try:
-            identity = self._identity()
-            if identity != self._seen:
+            if (identity := self._identity()) != self._seen:
                 self._seen = identity
                 self._policy = AEPolicy.from_json(self._path.read_text(encoding="utf-8"))
                 _LOGGER.info("policy read again")

@@ -1,6 +1,7 @@
 """The listener as a process, over real associations: what it accepts, refuses, answers and survives."""
 
 import random
+import shutil
 import signal
 import socket
 import ssl
@@ -483,6 +484,18 @@ def test_a_certified_client_stores_over_tls(tls_receiver: Receiver, authority: A
         assert association.store(1, ultrasound(number, pixels=400_000)) == 0x0000
     association.release()
     assert len(tls_receiver.spool.pending()) >= 3
+
+
+def test_replaced_certificates_are_served_once_they_fit(tmp_path: Path, authority: Authority) -> None:
+    (certificate, key), others = authority.certify("before"), authority.certify("after")
+    before, tls = certificate.read_text(), {"certificate": certificate, "private_key": key}
+    with receiving(tmp_path, tls=tls) as receiver:
+        shutil.copy(others[0], certificate)
+        receiver.change(tls=tls)
+        time.sleep(1.5)  # it looks once a second
+        assert ssl.get_server_certificate(receiver.address) == before
+        shutil.copy(others[1], key)
+        wait_until(lambda: ssl.get_server_certificate(receiver.address) == others[0].read_text())
 
 
 @pytest.mark.parametrize("case", ["no certificate", "of another authority", "plain DICOM"])
