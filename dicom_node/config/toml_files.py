@@ -121,9 +121,8 @@ class TomlFiles:
     def numbered_names(self, key: str) -> list[tuple[int, str]]:
         """Number and name of each table in the list ``key``, also of faulty tables."""
         items = self.data.get(key, ())
-        if not isinstance(items, list):
-            return []
-        return [(n, str(item["name"])) for n, item in enumerate(items) if _has(item, "name")]
+        named = enumerate(items) if isinstance(items, list) else ()
+        return [(n, str(item["name"])) for n, item in named if _has(item, "name")]
 
     def values(self, key: str, inner: str) -> list[object]:
         """The values of the key ``inner`` in the tables of the list ``key``."""
@@ -145,7 +144,7 @@ class TomlFiles:
     def add_file(self, file: Path) -> None:
         """Read one more configuration file."""
         try:
-            self._texts[file] = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+            self._texts[file] = _bytes_of(file).decode("utf-8-sig").replace("\r\n", "\n")
             read = tomllib.loads(self._texts[file])
         except OSError as error:
             self._not_read(file, f"cannot be read: {error.strerror}")
@@ -193,7 +192,7 @@ class TomlFiles:
             path, name, default = match.groups()
             if path:
                 try:
-                    return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+                    return _bytes_of(path).decode().replace("\r\n", "\n").removesuffix("\n")
                 except (OSError, UnicodeDecodeError):
                     self._wrong(file, place, str(Path(path)), "this file cannot be read")
                     return ""
@@ -201,8 +200,7 @@ class TomlFiles:
                 self._wrong(file, place, match.group(0), f"environment variable {name} is not set")
             return os.environ.get(name, default or "")
 
-        expanded = _VARIABLE.sub(replace, value)
-        if expanded != value:
+        if (expanded := _VARIABLE.sub(replace, value)) != value:
             self._written[place] = value
         return expanded
 
@@ -244,6 +242,15 @@ _SHORTEST_SECRET = 4  # characters; a shorter value would be found in words of t
 _SECRET = re.compile(r"\w*(?:password|passwd|passphrase|secret|token|key|credentials?)", re.IGNORECASE)
 _HEADING = re.compile(r"\s*\[\[\s*([A-Za-z0-9_-]+)\s*\]\]")
 _VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
+
+
+def _bytes_of(file: str | Path) -> bytes:
+    """What the file holds. A FIFO to which nobody writes is empty: a node that waited there would stand
+    still. Raises OSError.
+    """
+    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
+        os.set_blocking(opened.fileno(), True)
+        return opened.read()
 
 
 def _line(text: str, place: Place) -> int:

@@ -1,6 +1,7 @@
 """Settings: what is read, every mistake in one go with its line, and no secret in any message."""
 
 import json
+import os
 import pickle
 import re
 import tomllib
@@ -105,6 +106,12 @@ def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert settings.node.ae_title == "FROMENV"
     assert settings.peer("pacs").host == "pacs.example.org"
     assert settings.peer("pacs").password.get_secret_value() == "p\u00e4ss${x}"
+
+
+def test_a_pipe_to_which_nobody_writes_is_an_empty_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "node.toml")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        load([tmp_path / "node.toml"])
 
 
 def test_the_samples_are_a_working_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
