@@ -250,6 +250,8 @@ class Route:
                     self._ledger.renew(batch)
                 except SQLAlchemyError as error:  # next time; the lease bears one miss
                     self._database.outage.noticed(error)
+                except Exception as error:  # noqa: BLE001  (no memory, say: the next renewal may succeed)
+                    _LOGGER.warning("%s: no renewal: %s", self.peer.name, type(error).__name__)
 
         renewing = threading.Thread(target=renew, name=f"lease of {self.peer.name}", daemon=True)
         renewing.start()

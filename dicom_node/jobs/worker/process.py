@@ -312,7 +312,7 @@ class JobHeartbeat:
                     self._request_stop(stop)
                 except SQLAlchemyError as error:  # the lease outlasts several beats
                     self._queue.outage.noticed(error)
-                except MemoryError as error:
+                except Exception as error:  # noqa: BLE001  (no memory, say: the next one may succeed)
                     _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
             idle = self._paused or self._ended.is_set()
             if self._stop is not None and not idle and now - self._stop_decided_at > self._grace:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from itertools import combinations_with_replacement, product
+from itertools import chain, combinations_with_replacement, product, repeat
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from procrastinate import jobs as procrastinate_jobs
@@ -37,6 +38,7 @@ from dicom_node.model.lifecycle import (
     StudyState,
     study_state,
 )
+from dicom_node.outbox.delivery_worker import Route
 from dicom_node.store import leases, tickets
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job, Study
@@ -56,6 +58,7 @@ from tests.unit.jobs.queue_lab import (
     state_of_study,
 )
 from tests.unit.jobs.worker_lab import configuration
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -117,6 +120,16 @@ def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: 
     queue.heartbeat(job, 0.5, "inpainting")
     row = job_row(database, number)
     assert row.lease_until > before and (row.share_done, row.doing) == (0.5, "inpainting")
+
+
+@pytest.mark.parametrize("of", ["job", "deliveries"])
+def test_a_renewal_that_fails_is_not_the_last(of: str) -> None:
+    renew = Mock(side_effect=chain([MemoryError, OSError], repeat(None)))
+    route: Any = Mock(_lease_seconds=0.03, _ledger=Mock(renew=renew))
+    times: Any = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60, "stopping": threading.Event()}
+    heartbeat = worker_module.JobHeartbeat(Mock(heartbeat=renew), Mock(), abandon=Mock(), **times)
+    with heartbeat if of == "job" else Route._leases_renewed(route, [], float("inf")):
+        wait_until(lambda: renew.call_count > 2, 20, "the next renewal")
 
 
 def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_no_more(

@@ -297,8 +297,7 @@ def test_any_bytes_are_fragments_or_an_error(body: bytes) -> None:
         values = PData(bytearray(body)).to_primitive().presentation_data_value_list
     except ValueError:
         return
-    again = b"".join(struct.pack(">IB", len(value) + 1, context) + value for context, value in values)
-    assert again == body
+    assert b"".join(struct.pack(">IB", len(value) + 1, context) + value for context, value in values) == body
 
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
