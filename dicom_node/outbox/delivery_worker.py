@@ -129,13 +129,12 @@ class DeliveryWorker:
                 self._routes[destination] = route = self._route(route.peer)
                 with self._database.write() as session:
                     record(session, DELIVERY_OVERDUE, destination=destination)
-            thread = threading.Thread(
+            thread = self._threads[destination] = threading.Thread(
                 target=self._work_in_thread,
                 args=(destination, route, stop),
                 name=f"to {destination}",
                 daemon=True,
             )
-            self._threads[destination] = thread
             thread.start()
         return bool(due)
 
