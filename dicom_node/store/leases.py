@@ -16,8 +16,7 @@ _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked f
 
 def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
     """Take or renew the lease for ``seconds`` from now; returns False if another owner holds it."""
-    now = utc_now()
-    length = timedelta(seconds=seconds)
+    now, length = utc_now(), timedelta(seconds=seconds)
     until = now + length
     with database.write() as session:
         taken = session.execute(

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 
+from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.store.tables import (
     Association,
     AuditRow,
@@ -91,7 +92,11 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
     EventRow: lambda senders: or_(
         EventRow.study_id.in_(_studies(senders)), EventRow.study_id.is_(None) & _names_no_other(senders)
     ),
-    AuditRow: lambda senders: or_(AuditRow.study_id.is_(None), AuditRow.study_id.in_(_studies(senders))),
+    AuditRow: lambda senders: or_(
+        AuditRow.study_id.in_(_studies(senders)),
+        AuditRow.study_id.is_(None)
+        & (true() if CONSOLE_AE_TITLE in senders else AuditRow.action != AuditAction.UPLOADED),
+    ),
     Association: Association.calling_ae.in_,
     RequestedCommitment: RequestedCommitment.calling_ae.in_,
     Delivery: lambda senders: or_(

@@ -48,7 +48,7 @@ _BATCH_SECONDS = 0.1  # of reading, so that slow objects of one peer do not keep
 # Until a copy is compared again with an object that another machine has not handed over.
 _STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
 _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
-_HELD = timedelta(minutes=10)  # for so long studies of its sender wait for it: no longer for a bad sector
+_LONGEST_WAIT = timedelta(minutes=10)  # of studies of its sender: a bad sector never gets better
 
 
 _Placed = tuple[Path, Path | None]
@@ -120,7 +120,7 @@ class Indexer:
             done += len(placed)
             if time.monotonic() > end:
                 break
-        since = f"{datetime.now(UTC) - _HELD:%Y%m%dT%H%M%S}"  # names begin with the time of arrival
+        since = f"{datetime.now(UTC) - _LONGEST_WAIT:%Y%m%dT%H%M%S}"  # names begin with the time of arrival
         put_off = (path for path in self._unreadable if path.name > since)
         self.behind = frozenset(marked(path.name) for path in (*files, *self._again, *put_off))
         return done
