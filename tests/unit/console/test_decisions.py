@@ -38,6 +38,7 @@ from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.events import FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
 from dicom_node.model.kinds import (
+    AuditAction,
     ObjectRole,
     ReaderVerdict,
     RejectionReason,
@@ -1667,7 +1668,7 @@ def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: I
     node.write(record, FETCH_ASKED, study=secrets[0], peer="pacs")
     node.write(record, STUDIES_MISSING, peer="pacs", studies=secrets[:1])
     node.write(record, STORE_REFUSED, calling=sender, instance=secrets[-1], reason="")
-    node.write(audit.note, Person("an uploader"), AuditAction.UPLOADED, association="", objects=1)
+    node.write(audit.note, audit.Person("an uploader"), AuditAction.UPLOADED, association="", objects=1)
     tokens = {name: users.add_token(limited.settings, name, "a test", 1) for name in ("here", "elsewhere")}
     shown: dict[str, set[str]] = {}
     for name, token in tokens.items():
