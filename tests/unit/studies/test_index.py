@@ -372,7 +372,10 @@ def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -
     assert [numbers.count(one) for one in told] == [2, 2]
 
 
-def test_a_round_of_indexing_ends_and_studies_of_who_is_behind_wait(inbox: Inbox) -> None:
+def test_a_round_of_indexing_ends_and_studies_of_who_is_behind_wait(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "_BATCH_SECONDS", 60)  # however busy this machine is
     late = ultrasound("late", number=2)
     inbox.receive(ultrasound("late"), calling="QUICK")
     inbox.receive(ultrasound("good"), calling="MODALITY")
@@ -632,7 +635,7 @@ def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(
     path.symlink_to("/proc/self/mem")  # EIO
     inbox.index()
     assert inbox.outcomes() == ["new"] and inbox.indexer.behind
-    monkeypatch.setattr(scan, "_HELD", timedelta())
+    monkeypatch.setattr(scan, "_LONGEST_WAIT", timedelta())
     inbox.index()
     assert not inbox.indexer.behind, "for a bad sector nothing waits for ever"
     kept.rename(path)
