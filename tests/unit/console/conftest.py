@@ -10,9 +10,7 @@ import pytest
 from dicom_node.services import users
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
-from tests.modality import ultrasound
-from tests.unit.console.illustrated import cine, illustrated
-from tests.unit.jobs.worker_lab import work
+from tests.unit.console.illustrated import analysed, illustrated
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,14 +58,8 @@ def analysed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a node that analysed a still and a cine of one study and has users, made once: tests get
     copies.
     """
-    node = Inbox(tmp_path_factory.mktemp("analysed") / "var", illustrated())
-    node.opened("one")
-    node.receive(ultrasound("one"), cine(ultrasound("one")), association="one")
-    node.released("one")
-    node.settle()
-    work(node)
-    add_users(node.settings)
-    node.close()
+    with analysed(tmp_path_factory.mktemp("analysed") / "var") as node:
+        add_users(node.settings)
     return node.folder
 
 

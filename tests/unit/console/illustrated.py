@@ -1,8 +1,10 @@
 """A pipeline that finds something in each image, draws it, shows why, and hands back a cleaned image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from ai_pipeline.contract import (
     Progress,
     SourceImage,
 )
+from tests.inbox_lab import Inbox
+from tests.modality import ultrasound
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration
+from tests.unit.jobs.worker_lab import MODEL, Obedient, configuration, work
 
 FRAMES = 3
 ORGANS = (Code("80891009", "SCT", "Heart"), Code("44029006", "SCT", "Left lung"))
@@ -70,6 +74,19 @@ def illustrated() -> dict[str, Any]:
     made["rules"][0] |= {"pipeline": "illustrated", "options": {}}
     made["peers"][1]["results"] = ["sr", "gsps", "sc", "heatmap", "cleaned"]
     return made
+
+
+@contextmanager
+def analysed(folder: Path) -> Iterator[Inbox]:
+    """A still and a cine of one study, analysed."""
+    node = Inbox(folder, illustrated())
+    node.opened("one")
+    node.receive(ultrasound("one"), cine(ultrasound("one")), association="one")
+    node.released("one")
+    node.settle()
+    work(node)
+    yield node
+    node.close()
 
 
 def cine(still: Dataset) -> Dataset:

@@ -13,6 +13,7 @@ import pytest
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigurationError, NotInSpool, StoreAway
 from dicom_node.events import STORE_AWAY, STORE_BACK
+from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import DeliveryState, JobState
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.bucket import Bucket, bucket_of
@@ -29,7 +30,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs
 from tests.s3_lab import S3, SECRET, start_s3
-from tests.unit.jobs.worker_lab import Worker, configuration, confirm, work
+from tests.unit.jobs.worker_lab import configuration, confirm, work
 from tests.waiting import wait_until
 
 

@@ -33,7 +33,7 @@ from dicom_node.config.sections import WorkerSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.process import JobHeartbeat
+from dicom_node.jobs.worker.process import JobHeartbeat, Worker
 from dicom_node.model.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,
@@ -96,7 +96,7 @@ from tests.outbox_lab import Outbox
 from tests.pacs_lab import Pacs, free_port, run_pacs
 from tests.rows import Stored, a_job, a_result, a_study, an_association
 from tests.unit.inbox.objects import changed
-from tests.unit.jobs.worker_lab import Worker, configuration
+from tests.unit.jobs.worker_lab import configuration
 from tests.waiting import wait_until
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

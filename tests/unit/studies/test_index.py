@@ -635,7 +635,7 @@ def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(
     path.symlink_to("/proc/self/mem")  # EIO
     inbox.index()
     assert inbox.outcomes() == ["new"] and inbox.indexer.behind
-    monkeypatch.setattr(scan, "_LONGEST_WAIT", timedelta())
+    monkeypatch.setattr(scan, "_LONGEST_WAIT", timedelta(seconds=-1))
     inbox.index()
     assert not inbox.indexer.behind, "for a bad sector nothing waits for ever"
     kept.rename(path)

@@ -141,7 +141,7 @@ def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as
     after = chest.run([turned], silent, EVERYTHING)
     (note,) = texts(after, "mended")
     assert pose.sentence in note and [scores.reoriented for scores in after.scores] == [True]
-    to_upright = upright(turned.pixels, pose)[1]
+    to_upright = upright(turned.frames[0], pose)[1]
     for one, other in zip(plain.findings, after.findings, strict=True):
         assert other.probability == pytest.approx(one.probability, abs=1e-4)
         for region, moved in zip(one.regions, other.regions, strict=True):
