@@ -41,9 +41,9 @@ from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import delivery_worker, retry, retry_all
 from dicom_node.outbox.commitments import CommitmentAnswers
 from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.outbox.moves import Moves
+from dicom_node.outbox.moves import Moves, wait_before_question
 from dicom_node.outbox.outages import outages, report_outages
-from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
+from dicom_node.runner import wait_before_retry
 from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.store import deliveries, requested
 from dicom_node.store.tables import (
