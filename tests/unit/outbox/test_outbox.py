@@ -43,7 +43,6 @@ from dicom_node.outbox.commitments import CommitmentAnswers
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.outbox.moves import Moves, wait_before_question
 from dicom_node.outbox.outages import outages, report_outages
-from dicom_node.runner import wait_before_retry
 from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.store import deliveries, requested
 from dicom_node.store.tables import (
@@ -277,12 +276,6 @@ def test_a_deidentified_object_goes_to_the_peer_that_it_was_made_for_and_nothing
 
 
 SETTINGS = OutboxSettings(retry_seconds=2, retry_limit_seconds=300)
-
-
-@given(st.integers(min_value=0, max_value=10_000))
-def test_a_retry_waits_at_least_half_its_turn_and_never_over_the_limit(attempts: int) -> None:
-    full = min(2 * 2 ** max(attempts - 1, 0), 300)
-    assert full / 2 <= wait_before_retry(attempts, SETTINGS).total_seconds() <= full
 
 
 @given(st.integers(min_value=1, max_value=1000))
