@@ -32,7 +32,8 @@ NEVER = threading.Event()
 class Lane(ABC, Generic[Row]):
     """The rows of a table that are tried one after the other; others are held up by none of them.
 
-    ``name``: of its lease, which one process per database has. ``seconds``: that one try takes at most.
+    ``name``: of its thread, and of its lease, which one process per database has. ``seconds``: that one try
+    takes at most.
     """
 
     table: type[Row]
@@ -40,7 +41,7 @@ class Lane(ABC, Generic[Row]):
     """Whether who does not take one of them is not called for the next, which would wait as long."""
 
     def __init__(self, database: Database, settings: Settings, name: str, owner: str, seconds: float) -> None:
-        self._database, self._settings = database, settings
+        self._database, self._settings, self.name = database, settings, name
         spare = min(seconds, _SPARE_SECONDS)
         self._lease = KeptLease(database, name[:64], owner, seconds + spare, spare)
 

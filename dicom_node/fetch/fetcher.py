@@ -66,7 +66,7 @@ class Fetcher(Lane[Fetch]):
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
         seconds = peer.retrieve_seconds + _MARGIN_SECONDS
-        super().__init__(database, settings, f"fetch {peer.name}", owner, seconds)
+        super().__init__(database, settings, f"fetch from {peer.name}", owner, seconds)
         self._peer = peer
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._waiting = WaitingObjects(self._spool.incoming)
