@@ -39,7 +39,7 @@ from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, StudyState
 from dicom_node.model.outcomes import Done, Failed, NotYet, Outcome, Retry
-from dicom_node.runner import NEVER, Lane
+from dicom_node.runner import Lane
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.store import fetches
 from dicom_node.store.database import Database
@@ -71,21 +71,21 @@ class Fetcher(Lane[Fetch]):
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._waiting = WaitingObjects(self._spool.incoming)
 
-    def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Fetch until nothing is due or ``stop`` is set; returns the number of studies that were fetched."""
-        self._take_over()
-        return super().run_once(stop)
-
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """Those of this peer that wait for their turn, or for another try."""
-        return Fetch.state == FetchState.WAITING, Fetch.peer == self._peer.name
+        """Those of this peer that wait for their turn, for another try, or for somebody in place of a process
+        that has ended.
+        """
+        return Fetch.state.in_(OPEN_FETCHES), Fetch.peer == self._peer.name
 
     def order(self) -> Sequence[Any]:
-        """Those that another study waits for go first."""
-        return Fetch.urgent.desc(), Fetch.attempts, Fetch.id
+        """After what a process left when it ended, those that another study waits for."""
+        return Fetch.state != FetchState.FETCHING, Fetch.urgent.desc(), Fetch.attempts, Fetch.id
 
     def work(self, row: Fetch, stop: threading.Event) -> Outcome:
         """Wait for the peer's turn, write down that the study is being fetched, and fetch it."""
+        if row.state is FetchState.FETCHING:  # while we have the lease: whoever fetched it is gone
+            self._take_over(row)
+            return NotYet()
         with self._database.read() as session:
             wait = self._pause(row, fetches.last_start(session, self._peer.name), utc_now())
         if wait > 0:
@@ -103,17 +103,12 @@ class Fetcher(Lane[Fetch]):
         row.objects = found.objects
         return self._judged(row, found, stop)
 
-    def _take_over(self) -> None:
-        """Studies that are being fetched while we have the lease: whoever did it is gone."""
-        with self._database.read() as session:
-            left = fetches.unfinished(session, self._peer.name)
-        if not left or not self._lease.keep():
-            return
+    def _take_over(self, row: Fetch) -> None:
         with self._database.write() as session:
-            for row in fetches.unfinished(session, self._peer.name):
-                reason = f"the node ended while it was fetched, try {row.attempts}"
-                event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
-                move_fetch(session, row, event, reason=reason, next_at=utc_now())
+            session.add(row)
+            reason = f"the node ended while it was fetched, try {row.attempts}"
+            event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
+            move_fetch(session, row, event, reason=reason, next_at=utc_now())
 
     def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
         """Seconds until the peer may be asked again; a last start that lies ahead is of a clock put back."""

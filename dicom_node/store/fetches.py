@@ -32,11 +32,6 @@ def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[s
     }
 
 
-def unfinished(session: Session, peer: str) -> Sequence[Fetch]:
-    """Fetches from this peer that a process was working on when it ended."""
-    return session.scalars(select(Fetch).where(Fetch.state == _S.FETCHING, Fetch.peer == peer)).all()
-
-
 def last_start(session: Session, peer: str) -> datetime | None:
     """The time of the last retrieval from this peer; None without one."""
     return session.scalar(select(func.max(Fetch.started_at)).where(Fetch.peer == peer))
