@@ -27,9 +27,7 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 @faces.handler("GET", "/peers", UserRole.VIEWER)
 def peers(asked: Asked) -> list[PeerRow]:
     """The configured peers, each with its last association."""
-    known = asked.read(entered.listed, "peers")
-    found = asked.read(directory.peers, asked.settings)
-    return [PeerRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
+    return [PeerRow(**row) for row in asked.read(directory.peers, asked.settings)]
 
 
 @faces.page_of(peers)
@@ -93,7 +91,6 @@ def _page(asked: Visit, checks: list[PeerCheck] | None) -> Response:
         checks=checks,
         days=directory.DAYS,
         most_asked=directory.ASKED,
-        entered=asked.read(entered.listed, "peers").get(name),
     )
 
 

@@ -82,6 +82,8 @@ class NodeSettings(_Section):
     """How long events, and associations that have ended, are kept."""
     station_name: str = "AINODE"
     """Station name in result objects (0008,1010)."""
+    entered: int = 0
+    """The node itself sets it: the version of the entered peers and rules that it runs with."""
 
 
 class TlsSettings(_Section):
@@ -578,6 +580,8 @@ class RuleSettings(_Section):
     """Compare with the same pipeline's results for earlier studies of the patient on this node."""
     then: tuple[ResultSettings, ...] = Field((), max_length=50)
     """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
+    entered: bool = False
+    """The node itself sets it, for rules that a person entered."""
 
     @property
     def receivers(self) -> tuple[str, ...]:

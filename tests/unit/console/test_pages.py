@@ -977,7 +977,7 @@ def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_n
     for keys, says in WRONG:
         answer = admin.client.put("/api/v1/peers/us2", content=json.dumps(keys), headers=headers)
         assert answer.status_code == 400 and says in answer.json()["error"], answer.text
-    assert console.read(entered.listed, "peers") == {} and asked_nodes == []
+    assert entered.history(console.settings) == [] and asked_nodes == []
 
 
 EXAMPLES = 2  # of each operation
@@ -1370,7 +1370,7 @@ def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLa
     second.get("/peers/us2/change")
     first.post("/peers/us2/change", **FORM | {"ae_title": "FIRST"}, version="1")
     assert second.post("/peers/us2/change", **FORM | {"ae_title": "SECOND"}, version="1") == 409
-    assert "admin changed us2 at" in second.text
+    assert "admin: peer us2" in second.text
     assert 'value="SECOND"' in second.text, "what was entered is still there"
     assert 'href="/peers/us2/change"' in second.text, "and what it is now can be opened"
     assert loading.load([config]).peer("us2").ae_title == "FIRST"
@@ -1473,8 +1473,7 @@ def admin(console: ConsoleLab) -> Browser:
 
 
 def entered_in(inbox: Inbox) -> str:
-    file = inbox.folder / "entered.toml"
-    return file.read_text() if file.exists() else ""
+    return "".join(file.read_text() for file in sorted(inbox.folder.glob("entered/*.toml"))[-1:])
 
 
 def test_the_form_makes_the_lines_of_the_file_once_it_was_seen_what_they_make(
@@ -1595,12 +1594,12 @@ def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, adm
     assert admin.post("/rules/new", **FIELDS_holds, act="try") == 200 and SAYS in admin.text
     mark = admin.field("tried")
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark) == 200
-    assert 'name="despite_hold"' in admin.text and not console.read(entered.listed, "rules")
+    assert 'name="despite_hold"' in admin.text and not entered.history(console.settings)
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark, despite_hold="true") == 200
     assert "held is saved." in admin.text
     assert SAYS in admin.text, "the page that says that it is saved shows the warnings"
     assert "in_force.js" not in admin.text, "and stays until it was read"
-    assert list(console.read(entered.listed, "rules")) == ["held"]
+    assert "rule held" in entered.history(console.settings)[0].saved
     assert SAYS in str(console.audited("rule_saved"))
 
 
