@@ -65,7 +65,6 @@ def put(
 
     Raises the errors of ``entered.save``.
     """
-    settings, by = asked.settings, asked.person
-    saved = entered.save(settings, kind, content, version, by, despite_hold=despite_hold)
+    saved = entered.save(asked.settings, kind, content, version, asked.person, despite_hold=despite_hold)
     asked.take_over()
     return saved

@@ -29,7 +29,7 @@ def peers(session: Session, settings: Settings) -> list[View]:
     """The configured peers in the order of the configuration, each with its last association."""
     last = _last(session)
     return [
-        _shown(peer, settings) | {"last": last.get(peer.ae_title), "took": _took(session, peer)}
+        _shown(peer) | {"last": last.get(peer.ae_title), "took": _took(session, peer)}
         for peer in settings.peers
     ]
 
@@ -37,7 +37,7 @@ def peers(session: Session, settings: Settings) -> list[View]:
 def peer(session: Session, settings: Settings, name: str) -> View:
     """The peer ``name``, with all keys that differ from the defaults. Raises UnknownPeer."""
     found = settings.peer(name)
-    given = found.model_dump(mode="json", exclude_defaults=True, exclude=set(_SECRET))
+    given = found.model_dump(mode="json", exclude_defaults=True, exclude={*_SECRET, "entered"})
     keys = {key: value for key, value in given.items() if value not in (None, "")}
     unreported = requested.unreported(session, name, ASKED) if found.commit_after else []
     asked = [
@@ -45,7 +45,7 @@ def peer(session: Session, settings: Settings, name: str) -> View:
         | {"objects": len(row.objects), "failed": len(row.failed)}
         for row in unreported
     ]
-    shown = _shown(found, settings) | {"keys": keys, "took": _took(session, found)}
+    shown = _shown(found) | {"keys": keys, "took": _took(session, found)}
     return shown | {"asked": asked if found.commit_after else None}
 
 
@@ -79,7 +79,7 @@ def refused(session: Session) -> list[View]:
     return [row for caller, row in found.items() if caller][:_STRANGERS]
 
 
-def _shown(peer: PeerSettings, settings: Settings) -> View:
+def _shown(peer: PeerSettings) -> View:
     row: dict[str, Any] = peer.model_dump(mode="json", exclude=set(_SECRET))
     place = f"{row['host']}:{row['port']}" if row["host"] and row["port"] else row["host"]
     return {
@@ -87,7 +87,7 @@ def _shown(peer: PeerSettings, settings: Settings) -> View:
             key: row[key]
             for key in ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
         },
-        "version": settings.node.entered if peer.entered else None,
+        "version": peer.entered or None,
         "address": (row["url"] if peer.by_http else place) or "",
         "tls": bool(peer.tls) or str(row["url"] or "").startswith("https:"),
     }

@@ -4,8 +4,10 @@ Each version is a file of its own, and the last one is read besides the configur
 written over: so the folder is the history, and machines of a site that share it share the entries.
 """
 
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dicom_node.config.settings import Settings
 
@@ -27,6 +29,11 @@ def versions(data_dir: Path) -> list[int]:
 def newest(data_dir: Path) -> int:
     """The version that counts, 0 where nothing was ever entered."""
     return max(versions(data_dir), default=0)
+
+
+def edition(entry: Mapping[str, Any] | None) -> int:
+    """A mark of what an entry says, by which a later request finds out whether it was changed; 0 for none."""
+    return zlib.crc32(repr(entry).encode()) % 10**9 or 1 if entry else 0
 
 
 def is_behind(settings: Settings) -> bool:

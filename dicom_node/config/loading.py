@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dicom_node.config.entered import SAVED, file_of, newest
+from dicom_node.config.entered import SAVED, edition, file_of, newest
 from dicom_node.config.mistakes import described, did_you_mean
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
 from dicom_node.config.toml_files import Place, TomlFiles
@@ -69,7 +69,7 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
             read.data.setdefault("node", {})["entered"] = number
         for kind, before in in_files.items():
             for place, _ in read.numbered_names(kind)[before:]:
-                read.data[kind][place]["entered"] = True
+                read.data[kind][place]["entered"] = edition(read.data[kind][place])
     settings = examined(read)
     if settings is not None:
         # Started elsewhere, a relative data folder would be a second, empty node, which lists would show.

@@ -20,7 +20,7 @@ import tomlkit
 from pydantic import BaseModel
 
 from dicom_node.config import addresses, loading, mistakes
-from dicom_node.config.entered import SAVED, file_of, newest, versions
+from dicom_node.config.entered import SAVED, edition, file_of, newest, versions
 from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import REVEALED
 from dicom_node.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
@@ -103,11 +103,7 @@ def parsed(kind: Kind, text: str) -> dict[str, Any]:
         data = data[kind][0]
     if not isinstance(data.get("name"), str):
         raise FaultyInput(f"write the keys of one {kind[:-1]}, a name among them")
-    try:
-        tomllib.loads(as_text(kind, data))
-    except (TypeError, tomllib.TOMLDecodeError):
-        raise FaultyInput("a key or value in it is of a kind that no setting has") from None
-    return data
+    return _plain(kind, data)
 
 
 def tables(text: str) -> dict[str, Any]:
@@ -122,15 +118,20 @@ def tables(text: str) -> dict[str, Any]:
 
 def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The peer or rule with this name and these keys, as if read from TOML. Raises FaultyInput."""
+    content = _plain(kind, {"name": name, **keys})
+    if content["name"] != name:
+        raise FaultyInput(f"name: the address says {name}")
+    return content
+
+
+def _plain(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as our own lines of TOML give it back. Raises FaultyInput where none can hold it."""
     try:
-        text = as_text(kind, {**keys, "name": name})
+        text = as_text(kind, content)
         text.encode()
     except (RecursionError, TypeError, UnicodeEncodeError):
         raise FaultyInput("a key or value in it is of a kind that no setting has") from None
-    content = parsed(kind, text)
-    if keys.get("name", name) != name or content["name"] != name:
-        raise FaultyInput(f"name: the address says {name}")
-    return content
+    return tables(text)
 
 
 def save(
@@ -144,14 +145,15 @@ def save(
 ) -> Saved:
     """Add a peer or rule, or change one; ``apply`` puts it in force.
 
-    ``version``: in which the person saw the entry, 0 to add one, None: whichever exists. ``despite_hold``: a
+    ``version``: of the entry as the person saw it, 0 to add one, None: whichever exists. ``despite_hold``: a
     person confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with
     every mistake that ``check`` would find, NotAllowedNow (the entry is in a file, or none can be written),
     ChangedMeanwhile, HoldUndercut.
     """
-    now, after = _changed(settings, kind, content["name"], content, version)
-    what = f"{kind[:-1]} {content['name']}"
-    return _write(settings, now, after, content["name"], what, by, despite_hold=despite_hold)
+    name = content["name"]
+    now, after = _changed(settings, kind, name, content, version)
+    _, warnings = _write(settings, now, after, f"{kind[:-1]} {name}", by, despite_hold=despite_hold)
+    return Saved(name=name, version=edition(_entries(after)[kind, name]), warnings=warnings)
 
 
 def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> Warned:
@@ -171,7 +173,7 @@ def remove(
     peer).
     """
     now, after = _changed(settings, kind, name, None, version)
-    _write(settings, now, after, name, f"{kind[:-1]} {name} removed", by, despite_hold=True)
+    _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
 
 
 def undo(
@@ -184,9 +186,9 @@ def undo(
     """Have all entered peers and rules as in this version (0: none). Raises NotFound, and as ``save``."""
     if version not in (0, *versions(settings.node.data_dir)):
         raise NotFound(f"there is no version {version} of the entered peers and rules")
-    now, name = _newest(settings), f"version {version}"
-    after = _text(settings, version)
-    return _write(settings, now, after, name, f"as in {name}", by, despite_hold=despite_hold)
+    after, what = _text(settings, version), f"as in version {version}"
+    number, warnings = _write(settings, _newest(settings), after, what, by, despite_hold=despite_hold)
+    return Saved(name=f"version {number}", version=number, warnings=warnings)
 
 
 def apply(settings: Settings) -> int:
@@ -202,21 +204,17 @@ def apply(settings: Settings) -> int:
 
 
 def show_entry(settings: Settings, kind: Kind, name: str) -> View:
-    """An entered peer or rule, and the newest version, of which it is.
+    """An entered peer or rule, and its version, which a change of it names.
 
     Raises NotFound; NotAllowedNow for one in the configuration files, FaultyInput for one with a secret.
     """
-    number, text = _newest(settings)
+    _, text = _newest(settings)
     if content := _entries(text).get((kind, name)):
         _refuse_for_files(kind, content)  # who may not enter it may not see it
-        return {"name": name, "version": number, "content": content}
+        return {"name": name, "version": edition(content), "content": content}
     if name in {one.name for one in getattr(settings, kind)}:
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
     raise NotFound(f"no {kind[:-1]} is called {name!r}")
-
-
-_Now = tuple[int, str]
-"""The number of the newest version, and its text as it was read."""
 
 
 def _text(settings: Settings, version: int) -> str:
@@ -239,8 +237,8 @@ def _entries(text: str) -> _Entries:
         raise NotAllowedNow("what was entered is damaged: correct it, dicom-node check says where") from None
 
 
-def _newest(settings: Settings) -> _Now:
-    """Raises NotAllowedNow where nothing can be entered."""
+def _newest(settings: Settings) -> tuple[int, str]:
+    """The newest version and its text. Raises NotAllowedNow where nothing can be entered."""
     if bucket_of(settings):
         raise NotAllowedNow(
             "machines with [object_store] share no folder: peers and rules are in the configuration files"
@@ -251,52 +249,44 @@ def _newest(settings: Settings) -> _Now:
 
 def _changed(
     settings: Settings, kind: Kind, name: str, content: Mapping[str, Any] | None, version: int | None
-) -> tuple[_Now, str]:
+) -> tuple[tuple[int, str], str]:
     """The newest version, and its text with this peer or rule, or without; comments and order stay."""
     if content is not None:
         _refuse_risky(settings, kind, content)
     number, text = _newest(settings)
     known = _entries(text)
     here = known.get((kind, name))
-    seen = here if version is None else _entries(_text(settings, version)).get((kind, name))
     if here is None and content is None:
         hint = mistakes.did_you_mean(name, [one for other, one in known if other == kind])
         raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
-    if here != seen and seen is None:
+    if version == 0 and here:
         raise ChangedMeanwhile(f"there is a {kind[:-1]} {name} already: nothing was saved")
-    if here != seen:
-        what = f"{name} was {'changed' if here else 'removed'} after you opened it"
-        raise ChangedMeanwhile(f"{what} ({_saved(text)}): nothing was saved")
+    if version not in (None, edition(here)):
+        what = f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved"
+        raise ChangedMeanwhile(f"{what}. What was saved last: {_saved(text)}")
     if here is None and any(one.name == name and not one.entered for one in getattr(settings, kind)):
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
     document = tomlkit.parse(text)
     rows: Any = document.setdefault(kind, tomlkit.aot())
-    written = tomlkit.parse(f"{as_text(kind, content or {})}\n")
-    if here is None:
-        rows.append(written)
+    at = next((at for at, one in enumerate(rows) if one["name"] == name), len(rows))
+    if content is None:
+        del rows[at]
     else:
-        table = next(one for one in rows if one["name"] == name)
-        for key in {*table} - {*written}:
-            del table[key]
-        table.update({key: value for key, value in written.items() if here.get(key) != value})
-        if content is None:
-            rows.remove(table)
+        written: Any = tomlkit.parse(f"[[{kind}]]\n{as_text(kind, content)}\n")[kind]
+        if here is None:
+            rows.append(written[0])
+        for key in {*rows[at]} - {*content}:
+            del rows[at][key]
+        rows[at].update({key: value for key, value in written[0].items() if rows[at].get(key) != value})
     if not rows:
         del document[kind]
     return (number, text), tomlkit.dumps(document)
 
 
 def _write(
-    settings: Settings,
-    now: _Now,
-    after: str,
-    name: str,
-    what: str,
-    by: audit.Person,
-    *,
-    despite_hold: bool,
-) -> Saved:
-    """Check the whole, note each change in the audit, and write the next version."""
+    settings: Settings, now: tuple[int, str], after: str, what: str, by: audit.Person, *, despite_hold: bool
+) -> tuple[int, list[str]]:
+    """Check the whole, note each change in the audit, and write the next version: its number, warnings."""
     number, before = now
     old, new = _entries(before), _entries(after)
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
@@ -321,7 +311,7 @@ def _write(
             raise ChangedMeanwhile("somebody else saved something just now: nothing was saved") from None
         except OSError as error:
             raise NotAllowedNow(f"nothing can be entered here: {error.strerror}") from None
-    return Saved(name=name, version=number + 1, warnings=list(warned.warnings))
+    return number + 1, list(warned.warnings)
 
 
 def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:
@@ -408,6 +398,8 @@ def _in_words(problem: ConfigProblem) -> str:
     return f"{problem.key}{shown}: {problem.remedy}"
 
 
+_NOT_LOADED = "the running node cannot load it: restart the node if it was installed since its start"
+_IN_ITS_LOG = "the node's log says why (6011)"
 _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
 
 
@@ -458,17 +450,10 @@ def reload_node(files: Sequence[Path]) -> list[str]:
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
     """What event 6011 says, with the lines of the settings that it names."""
     for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
-        read.add_named(key, "", _why_refused(key, settings))
-    why = [str(problem) for problem in read.problems] or ["its log says why (6011)"]
+        not_loaded = key.endswith(".pipeline") and _NOT_LOADED
+        read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else not_loaded or _IN_ITS_LOG)
+    why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
     return "\n  ".join(["the node keeps the configuration before:", *why])
-
-
-def _why_refused(key: str, settings: Settings) -> str:
-    if key in settings.fixed:
-        return NEEDS_RESTART
-    if key.endswith(".pipeline"):
-        return "the running node cannot load it: restart the node if it was installed since its start"
-    return "the node's log says why (6011)"
 
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:

@@ -58,7 +58,7 @@ def listed(settings: Settings) -> list[View]:
             "priority": rule.priority,
             "options": {key: toml_value(value) for key, value in rule.options.items()},
             "limits": _limits(rule),
-            "version": settings.node.entered if rule.entered else None,
+            "version": rule.entered or None,
         }
         for rule in settings.rules
     ]
@@ -66,13 +66,7 @@ def listed(settings: Settings) -> list[View]:
 
 def as_toml(settings: Settings) -> str:
     """The rules as TOML, without keys that have their default."""
-    tables = (
-        rule.model_dump(mode="json", exclude_defaults=True, exclude={"entered"}) for rule in settings.rules
-    )
-    return "\n".join(
-        "[[rules]]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in table.items())
-        for table in tables
-    )
+    return "\n".join(f"[[rules]]\n{entered.as_text('rules', _shown(rule))}" for rule in settings.rules)
 
 
 def parsed(settings: Settings, text: str) -> Settings:

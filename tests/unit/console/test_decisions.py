@@ -1733,7 +1733,7 @@ def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_hig
 
 
 OF_THE_NODE = {
-    "user_account", "user_session", "api_token", "cursor", "disk_sample", "entered_table", "installation",
+    "user_account", "user_session", "api_token", "cursor", "disk_sample", "installation",
     "lease", "site_process", "decision", "commitment", "waiting_report",
 }  # fmt: skip
 
