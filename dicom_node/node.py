@@ -24,7 +24,7 @@ from typing import Any
 
 from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
-from dicom_node.config.entered import is_behind
+from dicom_node.config.entered import FOLDER, is_behind
 from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
 from dicom_node.jobs.worker.at_start import AtStart
@@ -64,6 +64,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     ):
         if not wait_for_space(settings, role, place, signals):
             return ExitCode.OK
+        (settings.node.data_dir / FOLDER).mkdir(exist_ok=True)  # by the node, so that it is the node's
         with _database(settings) as database:
             if is_behind(settings):  # something was entered before anybody could ask this node to read it
                 settings = _checked(files, role)

@@ -318,7 +318,7 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
     """What a browser must not be able to do: read files and variables, run programs, keep passwords, and have
     the node call itself or the network behind it."""
     _refuse_for_files(kind, content)
-    if kind == "peers" and "entered" in content:
+    if "entered" in content:
         raise FaultyInput("entered: the node itself sets it: leave it out")
     if kind == "peers" and not settings.console.local_peers:
         _refuse_local(content)

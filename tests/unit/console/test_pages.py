@@ -1,5 +1,6 @@
 """Pages and addresses for programs: every kind of row, requests, entered peers and rules."""
 
+import errno
 import fcntl
 import json
 import operator
@@ -1421,6 +1422,23 @@ def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: Conso
     assert entered_in(inbox) == ""
 
 
+@pytest.mark.parametrize(
+    ("step", "does", "says"),
+    [
+        ("write_new", Mock(side_effect=OSError(errno.ENOSPC, "no space")), "no space"),
+        ("write_new", Mock(side_effect=FileExistsError), "somebody else"),
+        ("bucket_of", Mock(), "share no folder"),
+    ],
+)
+def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
+    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, step: str, does: Mock, says: str
+) -> None:
+    monkeypatch.setattr(entered, step, does)
+    browser = console.browser(UserRole.ADMIN)
+    assert browser.post("/peers/new", **FORM, version="0") == 409
+    assert says in browser.fault("name") and console.audited("peer_saved") == []
+
+
 def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
     settings = loading.load([config])
     us2 = {"name": "us2", "ae_title": "US2", "may": ["send"]}
@@ -1598,7 +1616,7 @@ def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
     admin.get("/rules/new")
     names = set(re.findall(r'name="([^"]+)"', admin.text))
     as_text = {"then", "complete_from", "priors"}
-    assert set(RuleSettings.model_fields) - {"when", "options"} - as_text <= names
+    assert set(RuleSettings.model_fields) - {"when", "options", "entered"} - as_text <= names
     assert "rest" in names and "then = [" in admin.text, "conditions on results are written as text"
     assert {f"when.{key}" for key in Conditions.model_fields} <= names
     assert set(form.CONDITIONS) == set(Conditions.model_fields)
