@@ -22,16 +22,16 @@ def list_versions(asked: Asked) -> list[Version]:
     return entered.history(asked.settings)
 
 
-def _undone(asked: Visit, saved: Saved) -> Response:
-    return asked.in_force(SAVED, "/entered", *saved.warnings, name=saved.name)
-
-
-@faces.handler("POST", "/entered/{number}/undo", UserRole.ADMIN, _undone)
+@faces.handler(
+    "POST",
+    "/entered/{number}/undo",
+    UserRole.ADMIN,
+    lambda asked, saved: asked.in_force(SAVED, "/entered", *saved.warnings, name=saved.name),
+)
 def undo(asked: Asked, number: Number, despite_hold: DespiteHold = False) -> Saved:
     """Have all entered peers and rules as in an earlier version."""
-    saved = entered.undo(asked.settings, number, asked.person, despite_hold=despite_hold)
-    asked.take_over()
-    return saved
+    asked.take_over()  # once it is answered, and not after a refusal
+    return entered.undo(asked.settings, number, asked.person, despite_hold=despite_hold)
 
 
 def add_handlers(faces: Faces, kind: Kind) -> None:

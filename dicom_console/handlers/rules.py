@@ -67,8 +67,15 @@ def new(asked: Asked) -> Response:
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the rule's present settings."""
     row = entered.show_entry(asked.settings, "rules", name)
-    text = entered.as_text("rules", row["content"])
-    return _form(asked, _Draft(name, row["version"], form.as_form(row["content"]), text))
+    return _form(
+        asked,
+        _Draft(
+            name,
+            row["version"],
+            form.as_form(row["content"]),
+            entered.as_text("rules", row["content"]),
+        ),
+    )
 
 
 @dataclass(slots=True)
