@@ -122,7 +122,9 @@ class Listener:
                 self._applied = policy
             except OSError as error:  # certificates that change since the node checked them: tried again
                 if policy is not self._refused:
-                    _LOGGER.error("certificates cannot be used: those before stay in force: %s", error)
+                    _LOGGER.error(
+                        "new certificates cannot be used, the previous ones stay in force: %s", error
+                    )
                 self._refused = policy
         self._service.write_out()
         self._steps.forget_old()

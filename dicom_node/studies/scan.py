@@ -48,7 +48,7 @@ _BATCH_SECONDS = 0.1  # of reading, so that slow objects of one peer do not keep
 # Until a copy is compared again with an object that another machine has not handed over.
 _STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
 _AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
-_LONGEST_WAIT = timedelta(minutes=10)  # of studies of its sender: a bad sector never gets better
+_LONGEST_WAIT = timedelta(minutes=10)  # for an unreadable file: a bad sector never gets better
 
 
 _Placed = tuple[Path, Path | None]

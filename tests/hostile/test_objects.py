@@ -584,17 +584,18 @@ def studies() -> Iterator[tuple[str, Dataset]]:
     for number, (name, raw) in enumerate(VALUES.items()):
         image, region = quick_ultrasound(f"numbers-{number}"), Dataset()
         for keyword in (
-            "InstanceNumber", "SeriesNumber", "AcquisitionNumber", "PatientAge", "PatientWeight",
-            "StudyDate", "StudyTime", "SeriesDate", "ContentDate", "AcquisitionDateTime",
-            "PixelSpacing", "PixelAspectRatio", "WindowCenter", "WindowWidth", "RescaleSlope",
-            "RescaleIntercept", "FrameTime", "CineRate", "RecommendedDisplayFrameRate",
-            "LossyImageCompressionRatio", "HeartRate",
+            *("InstanceNumber", "SeriesNumber", "AcquisitionNumber", "PatientAge", "PatientWeight"),
+            *("StudyDate", "StudyTime", "SeriesDate", "ContentDate", "AcquisitionDateTime", "FrameTime"),
+            *("PixelSpacing", "PixelAspectRatio", "WindowCenter", "WindowWidth", "RescaleSlope"),
+            *("RescaleIntercept", "CineRate", "RecommendedDisplayFrameRate", "HeartRate"),
+            "LossyImageCompressionRatio",
             "LongitudinalTemporalOffsetFromEvent",  # FD: eight bytes a number
-        ):  # fmt: skip
+        ):
             with_raw(image, keyword, raw)
         for keyword in (
-            "PhysicalDeltaX", "PhysicalDeltaY", "RegionFlags", "RegionLocationMinX0", "ReferencePixelX0",
-        ):  # fmt: skip
+            *("PhysicalDeltaX", "PhysicalDeltaY", "RegionFlags", "RegionLocationMinX0"),
+            "ReferencePixelX0",
+        ):
             with_raw(region, keyword, raw)
         image.SequenceOfUltrasoundRegions = [region]
         frames = quick_ultrasound(f"frames-{number}")

@@ -1690,7 +1690,7 @@ def test_no_address_shows_a_study_of_another_sender(limited: ConsoleLab, node: I
 
 
 def _keys(schema: dict[str, Any], method: str, path: str) -> Iterable[str]:
-    """Those of the body that this address takes."""
+    """Keys of the body that an address takes, as the schema of the REST API says."""
     [action] = [
         actions[method.lower()]
         for template, actions in schema["paths"].items()
