@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
@@ -115,6 +115,7 @@ class Background:
     def start(self, *, first: bool = False) -> None:
         """Start the threads; at the node's ``first`` start an event says how many objects were waiting."""
         self._unscanned = first
+        threads: list[Any] = [*self._services]
         if self._role.indexes:
             self._run("indexer", self._index_and_assemble)
         if self._role.indexes and (bucket := bucket_of(self._settings)):
@@ -122,23 +123,21 @@ class Background:
             self._run("hand-over", lambda: handover.HandOver(*handed).run_forever(self._stop))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
-            self._repeat("removals", removals.Removals(self._database, self._settings, self._owner).run_once)
-            for peer in (one for one in self._settings.peers if one.commit_after):
-                answers = commitments.CommitmentAnswers(self._database, self._settings, peer, self._owner)
-                self._repeat(f"commitment to {peer.name}", answers.run_once)
+            threads.append(removals.Removals(self._database, self._settings, self._owner))
+            threads += [
+                commitments.CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                for peer in self._settings.peers
+                if peer.commit_after
+            ]
         for peer in self._settings.peers if self._role.indexes else ():  # into this machine's spool
             if "query" in peer.may:
-                fetcher = Fetcher(self._database, self._settings, peer, self._owner)
-                self._repeat(f"fetch from {peer.name}", fetcher.run_once)
+                threads.append(Fetcher(self._database, self._settings, peer, self._owner))
             if peer.name in self._settings.asked_by_rules:
-                questions = Questions(self._database, self._settings, peer, self._owner)
-                self._repeat(f"questions to {peer.name}", questions.run_once)
+                threads.append(Questions(self._database, self._settings, peer, self._owner))
         if self._settings.notifications:
-            self._repeat(
-                "notifications", sender.Notifier(self._database, self._settings, self._owner).run_once
-            )
-        for service in self._services:
-            self._repeat(service.name, service.run_once)
+            threads.append(sender.Notifier(self._database, self._settings, self._owner))
+        for one in threads:
+            self._repeat(one.name, one.run_once)
         self._start_timers()
 
     def _deliver(self) -> None:

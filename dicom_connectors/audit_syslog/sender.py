@@ -15,7 +15,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.connectors import part
 from dicom_node.errors import FaultyMessage
 from dicom_node.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
-from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.runner import wait_before_retry
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
 from dicom_node.store.tables import AuditRow, Study

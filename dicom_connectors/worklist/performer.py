@@ -45,7 +45,7 @@ from dicom_node.events import (
 )
 from dicom_node.fetch.fetcher import closed_at, write_down
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState, WorkitemState
-from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.runner import wait_before_retry
 from dicom_node.scu import FoundStudy
 from dicom_node.store import fetches, workitems
 from dicom_node.store.database import Database

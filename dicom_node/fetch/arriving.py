@@ -64,6 +64,7 @@ class Questions:
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
         self._database, self._settings, self._peer, self._owner = database, settings, peer, owner
         self._lease_seconds = settings.outbox.answer_seconds + _LEASE_SECONDS
+        self.name = f"questions to {peer.name}"
 
     def run_once(self, stop: threading.Event) -> None:
         """Ask each question that is due, and stop waiting for a study that has arrived or will not arrive."""
@@ -74,7 +75,7 @@ class Questions:
             ]
         for number, is_due in opened:
             if stop.is_set() or not leases.acquire(
-                self._database, f"questions to {self._peer.name}", self._owner, self._lease_seconds
+                self._database, self.name, self._owner, self._lease_seconds
             ):
                 return
             if is_due:

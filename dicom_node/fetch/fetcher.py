@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from dicom_node import scu
@@ -32,15 +33,15 @@ from dicom_node.events import (
     FETCH_RETRIED,
     FETCH_STARTED,
     STUDIES_MISSING,
-    EventType,
 )
 from dicom_node.inbox.header import Arrival, check_taken, read_meta
 from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.model.kinds import FetchPurpose
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, StudyState
-from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.model.outcomes import Done, Failed, NotYet, Outcome, Retry
+from dicom_node.runner import Lane
 from dicom_node.scp.contexts import accepted_classes
-from dicom_node.store import fetches, leases
+from dicom_node.store import fetches
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Fetch, Study
 from dicom_node.store.transitions import move_fetch, record, utc_now
@@ -58,108 +59,81 @@ class _Closed(Protocol):
     def close(self) -> None: ...
 
 
-class Fetcher:
+class Fetcher(Lane[Fetch]):
     """Fetches from one peer. Several nodes may share a database; one at a time holds the peer's lease."""
 
+    table = Fetch
+
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
-        self._database, self._settings, self._peer, self._owner = database, settings, peer, owner
-        self._lease = f"fetch {peer.name}"
-        self._lease_seconds = peer.retrieve_seconds + _MARGIN_SECONDS
+        seconds = peer.retrieve_seconds + _MARGIN_SECONDS
+        super().__init__(database, settings, f"fetch from {peer.name}", owner, seconds)
+        self._peer = peer
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._waiting = WaitingObjects(self._spool.incoming)
 
-    def run_once(self, stop: threading.Event) -> int:
-        """Fetch until nothing is due or ``stop`` is set; returns the number of studies that were tried."""
-        tried = 0
-        while not stop.is_set() and self._is_due():
-            if not leases.acquire(self._database, self._lease, self._owner, self._lease_seconds):
-                break
-            self._take_over()
-            if (fetch := self._start_next(stop)) is None:
-                break
-            archive = scu.open_archive(self._peer, self._settings)
-            sink = Incoming(self._spool, self._waiting, self._settings, self._peer, fetch.id)
-            with closed_at(stop, archive):
-                outcome = archive.retrieve(fetch.study_instance_uid, sink)
-            self._finish(fetch, outcome, stopped=stop.is_set())
-            tried += 1
-        return tried
+    def waits(self) -> Sequence[ColumnElement[bool]]:
+        """Those of this peer that wait for their turn, for another try, or for somebody in place of a process
+        that has ended.
+        """
+        return Fetch.state.in_(OPEN_FETCHES), Fetch.peer == self._peer.name
 
-    def _is_due(self) -> bool:
-        """Whether it is worth a writing transaction; also where a process ended while it fetched."""
-        with self._database.read() as session:
-            due = fetches.next_due(session, self._peer.name, utc_now())
-            return bool(due or fetches.unfinished(session, self._peer.name))
+    def order(self) -> Sequence[Any]:
+        """After what a process left when it ended, those that another study waits for."""
+        return Fetch.state != FetchState.FETCHING, Fetch.urgent.desc(), Fetch.attempts, Fetch.id
 
-    def _take_over(self) -> None:
-        """Studies that are being fetched while we have the lease: whoever did it is gone."""
+    def work(self, row: Fetch, stop: threading.Event) -> Outcome:
+        """Wait for the peer's turn, write down that the study is being fetched, and fetch it."""
+        if row.state is FetchState.FETCHING:  # while we have the lease: whoever fetched it is gone
+            self._take_over(row)
+            return NotYet()
         with self._database.read() as session:
-            if not fetches.unfinished(session, self._peer.name):
-                return
+            wait = self._pause(row, fetches.last_start(session, self._peer.name), utc_now())
+        if wait > 0:
+            stop.wait(min(wait, _LOOK_SECONDS))
+            return NotYet()
         with self._database.write() as session:
-            for row in fetches.unfinished(session, self._peer.name):
-                reason = f"the node ended while it was fetched, try {row.attempts}"
-                event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
-                move_fetch(session, row, event, reason=reason, next_at=utc_now())
+            session.add(row)
+            started = {"started_at": utc_now(), "attempts": row.attempts + 1}
+            if not move_fetch(session, row, FETCH_STARTED, **started):  # a person cancelled it
+                return NotYet()
+        archive = scu.open_archive(self._peer, self._settings)
+        sink = Incoming(self._spool, self._waiting, self._settings, self._peer, row.id)
+        with closed_at(stop, archive):
+            found = archive.retrieve(row.study_instance_uid, sink)
+        row.objects = found.objects
+        return self._judged(row, found, stop)
 
-    def _start_next(self, stop: threading.Event) -> Fetch | None:
-        """Wait for the peer's turn, then write down that the next study is being fetched."""
-        while not stop.is_set():
-            now = utc_now()
-            with self._database.read() as session:
-                fetch = fetches.next_due(session, self._peer.name, now)
-                if fetch is None:
-                    return None
-                wait = self._pause(fetch, fetches.last_start(session, self._peer.name), now)
-                session.expunge(fetch)
-            if wait > 0:
-                stop.wait(min(wait, _LOOK_SECONDS))
-                if not leases.acquire(self._database, self._lease, self._owner, self._lease_seconds):
-                    return None
-                continue
-            with self._database.write() as session:
-                row = self._unchanged(session, fetch)
-                if row and move_fetch(
-                    session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1
-                ):
-                    return row
-        return None
-
-    def _unchanged(self, session: Session, fetch: Fetch) -> Fetch | None:
-        """The row; None where another process or a person moved it meanwhile."""
-        row = fetches.number(session, fetch.id)
-        same = row is not None and (row.state, row.attempts) == (fetch.state, fetch.attempts)
-        return row if same else None
+    def _take_over(self, row: Fetch) -> None:
+        with self._database.write() as session:
+            session.add(row)
+            reason = f"the node ended while it was fetched, try {row.attempts}"
+            event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
+            move_fetch(session, row, event, reason=reason, next_at=utc_now())
 
     def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
         """Seconds until the peer may be asked again; a last start that lies ahead is of a clock put back."""
         pause = 60 / min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
         return min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
 
-    def _finish(self, fetch: Fetch, outcome: scu.Retrieved, *, stopped: bool) -> None:
-        event = self._judged(fetch, outcome, stopped)
-        now = utc_now()
-        values = {"reason": outcome.text[:500], "objects": outcome.objects}
-        with self._database.write() as session:
-            row = self._unchanged(session, fetch)
-            if row is None:
-                return
-            if event is FETCH_RETRIED:
-                wait = timedelta() if stopped else wait_before_retry(row.attempts, self._settings.outbox)
-                move_fetch(session, row, event, **values, next_at=now + wait)
-            else:
-                move_fetch(session, row, event, **values, ended_at=now)
+    def _judged(self, row: Fetch, found: scu.Retrieved, stop: threading.Event) -> Outcome:
+        status, why = found.status, found.text[:500]
+        if status is scu.RetrieveStatus.RETRIEVED:
+            return Done(why)
+        if stop.is_set():
+            return Retry(why, after=timedelta())
+        if status in (scu.RetrieveStatus.REFUSED, scu.RetrieveStatus.ABSENT):
+            return Failed(why)
+        if status is scu.RetrieveStatus.UNREACHABLE or row.attempts < ATTEMPTS:
+            return Retry(why)
+        return Done(why) if status is scu.RetrieveStatus.INCOMPLETE else Failed(why)
 
-    def _judged(self, fetch: Fetch, outcome: scu.Retrieved, stopped: bool) -> EventType:
-        if outcome.status is scu.RetrieveStatus.RETRIEVED:
-            return FETCH_DONE
-        if stopped or outcome.status is scu.RetrieveStatus.UNREACHABLE:
-            return FETCH_RETRIED
-        if outcome.status in (scu.RetrieveStatus.REFUSED, scu.RetrieveStatus.ABSENT):
-            return FETCH_FAILED
-        if fetch.attempts < ATTEMPTS:
-            return FETCH_RETRIED
-        return FETCH_DONE if outcome.status is scu.RetrieveStatus.INCOMPLETE else FETCH_FAILED
+    def move(self, session: Session, row: Fetch, outcome: Outcome) -> None:
+        """Fetched, failed, or waiting again."""
+        if isinstance(outcome, Retry):
+            move_fetch(session, row, FETCH_RETRIED)
+        else:
+            event = FETCH_DONE if isinstance(outcome, Done) else FETCH_FAILED
+            move_fetch(session, row, event, ended_at=utc_now())
 
 
 @contextmanager

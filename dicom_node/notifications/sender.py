@@ -19,82 +19,66 @@ from email.utils import format_datetime
 from typing import Any
 
 import requests
-from sqlalchemy import select
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
 
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.settings import Settings
 from dicom_node.events import NOTIFICATION_GIVEN_UP, NOTIFICATION_SENT
 from dicom_node.model.kinds import NotificationState
+from dicom_node.model.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.notifications.gather import Gatherer
 from dicom_node.notifications.message import MAXIMUM_ANSWER_BYTES, Answer, Message
-from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.runner import NEVER, Lane
 from dicom_node.scu.connections import Connections, tls_context
 from dicom_node.scu.http import BoundedSession, status_of
 from dicom_node.store.database import Database
-from dicom_node.store.leases import KeptLease
 from dicom_node.store.tables import Notification
-from dicom_node.store.tables.base import has_come
 from dicom_node.store.transitions import record, utc_now
 
 
-class Notifier:
+class Notifier(Lane[Notification]):
     """Collects and sends notifications under one configuration; all state is in the database."""
 
+    table = Notification
+
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
-        self._database, self._settings = database, settings
+        super().__init__(database, settings, "notifications", owner, settings.mail.seconds + 15.0)
         self._gatherer = Gatherer(database, settings)
-        # Half of it is longer than one notification may take: it is asked for before each.
-        self._lease = KeptLease(database, "notifications", owner, 2 * settings.mail.seconds + 30.0)
 
-    def run_once(self, stop: threading.Event | None = None) -> int:
-        """Collect new notifications, and send those that are due; returns how many were sent or tried."""
-        if not self._lease.keep():
-            return 0
-        self._gatherer.run_once()
-        chosen = select(Notification.id).where(
-            Notification.state == NotificationState.PENDING, has_come(Notification.next_at, utc_now())
-        )
-        with self._database.read() as session:
-            due = session.scalars(chosen.order_by(Notification.next_at).limit(100)).all()
-        tried = 0
-        for number in due:
-            if (stop is not None and stop.is_set()) or not self._lease.keep():
-                break
-            self._send(number)
-            tried += 1
-        return tried
+    def run_once(self, stop: threading.Event = NEVER) -> int:
+        """Collect new notifications, and send those that are due; returns how many were sent."""
+        if self._lease.keep():
+            self._gatherer.run_once()
+        return super().run_once(stop)
 
-    def _send(self, number: int) -> None:
-        with self._database.read() as session:
-            row = session.get_one(Notification, number)
-            session.expunge(row)
+    def waits(self) -> Sequence[ColumnElement[bool]]:
+        """Those that are neither sent nor given up."""
+        return (Notification.state == NotificationState.PENDING,)
+
+    def work(self, row: Notification, _: threading.Event) -> Outcome:
+        """Send it once."""
         rule = next((one for one in self._settings.notifications if one.name == row.rule), None)
         if rule is None:
-            answer = Answer(False, "the configuration has no such notification any more", for_good=True)
-        else:
-            answer = deliver(self._settings, rule, Message(row.subject, row.text, row.content), row.key)
-        self._note(number, rule, answer)
+            return Failed("the configuration has no such notification any more")
+        answer = deliver(self._settings, rule, Message(row.subject, row.text, row.content), row.key)
+        if answer.taken:
+            return Done(answer.text)
+        row.refusals += answer.for_good
+        is_over = utc_now() - row.created_at > timedelta(hours=rule.give_up_hours)
+        if is_over or row.refusals >= self._settings.outbox.refusals:
+            return Failed(answer.text)
+        return Retry(answer.text)
 
-    def _note(self, number: int, rule: NotificationSettings | None, answer: Answer) -> None:
-        now = utc_now()
-        with self._database.write() as session:
-            row = session.get_one(Notification, number)
-            row.attempts += 1
-            row.refusals += answer.for_good
-            row.reason = answer.text
-            known: dict[str, Any] = {"notification": row.rule, "id": row.key}
-            if answer.taken:
-                row.state, row.sent_at = NotificationState.SENT, now
-                record(session, NOTIFICATION_SENT, **known, reason=answer.text)
-            elif (
-                rule is None
-                or now - row.created_at > timedelta(hours=rule.give_up_hours)
-                or row.refusals >= self._settings.outbox.refusals
-            ):
-                row.state = NotificationState.FAILED
-                record(session, NOTIFICATION_GIVEN_UP, **known, reason=answer.text, attempts=row.attempts)
-            else:
-                row.next_at = now + wait_before_retry(row.attempts, self._settings.outbox)
+    def move(self, session: Session, row: Notification, outcome: Outcome) -> None:
+        """Sent, given up, or still pending."""
+        known: dict[str, Any] = {"notification": row.rule, "id": row.key, "reason": outcome.why}
+        if isinstance(outcome, Done):
+            row.state, row.sent_at = NotificationState.SENT, utc_now()
+            record(session, NOTIFICATION_SENT, **known)
+        elif isinstance(outcome, Failed):
+            row.state = NotificationState.FAILED
+            record(session, NOTIFICATION_GIVEN_UP, **known, attempts=row.attempts)
 
 
 def deliver(settings: Settings, rule: NotificationSettings, message: Message, key: str) -> Answer:

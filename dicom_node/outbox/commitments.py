@@ -11,11 +11,12 @@ stored, and sent until the peer accepts it: a kill or a lost answer costs only a
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Final
 
 from pydicom.uid import generate_uid
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -32,11 +33,11 @@ from dicom_node.events import (
     COMMITMENT_UNKNOWN,
 )
 from dicom_node.model.lifecycle import CommitmentState, DeliveryState, RequestedState
+from dicom_node.model.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.outbox.moves import Moves
-from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.runner import Lane
 from dicom_node.store import deliveries, intake, requested
 from dicom_node.store.database import Database
-from dicom_node.store.leases import KeptLease
 from dicom_node.store.tables import Commitment, Delivery, RequestedCommitment, WaitingReport
 from dicom_node.store.transitions import move_commitment, move_requested, record, settle_studies, utc_now
 
@@ -242,8 +243,10 @@ INDEXED_AFTER: Final = timedelta(minutes=5)
 """An object that a peer sent before it asked is in the index by then; until then it may be unknown."""
 
 
-class CommitmentAnswers:
+class CommitmentAnswers(Lane[RequestedCommitment]):
     """Decides on the requests of one peer, and reports to it; all state is in the database."""
+
+    table, is_one_peer = RequestedCommitment, True
 
     def __init__(
         self,
@@ -253,49 +256,28 @@ class CommitmentAnswers:
         owner: str,
         open_reporter: Callable[[PeerSettings, Settings], scu.CommitmentProvider] = scu.open_reporter,
     ) -> None:
-        self._database, self._settings, self._peer = database, settings, peer
-        self._open = open_reporter
+        seconds = settings.outbox.answer_seconds + _CALL_SECONDS
+        super().__init__(database, settings, f"commitment to {peer.name}", owner, seconds)
+        self._peer, self._open = peer, open_reporter
         self._limit = timedelta(hours=peer.commit_hours)
         forwarded_to = {name for rule in settings.rules for name in rule.forward}
         self._archives = forwarded_to & {one.name for one in settings.peers if one.confirm != "none"}
-        seconds = 2 * (settings.outbox.answer_seconds + _CALL_SECONDS)
-        self._lease = KeptLease(database, f"commitment to {peer.name}"[:64], owner, seconds)
 
-    def run_once(self, stop: threading.Event | None = None) -> int:
-        """Decide the requests that can be decided, then send the reports that are due; returns how many
-        were accepted.
-        """
-        if not self._lease.keep():
-            return 0
-        self._decide()
-        taken = 0
-        with self._database.read() as session:
-            decided = RequestedState.DECIDED
-            due = requested.due(session, self._peer.name, decided, utc_now(), _ANSWERS_AT_ONCE)
-            to_report = [row.id for row in due]
-        for number in to_report:
-            if (stop is not None and stop.is_set()) or not self._lease.keep():
-                break
-            if not self._report(number):
-                break  # the peer is away: the next ones would wait as long
-            taken += 1
-        return taken
+    def waits(self) -> Sequence[ColumnElement[bool]]:
+        """Those that wait to be decided, or whose report waits to be taken."""
+        open_states = (RequestedState.WAITING, RequestedState.DECIDED)
+        return RequestedCommitment.peer == self._peer.name, RequestedCommitment.state.in_(open_states)
 
-    def _decide(self) -> None:
+    def _decide(self, row: RequestedCommitment) -> None:
         now = utc_now()
-        with self._database.read() as session:
-            if not requested.due(session, self._peer.name, RequestedState.WAITING, now, 1):
-                return
         with self._database.write() as session:
-            for row in requested.due(session, self._peer.name, RequestedState.WAITING, now, _ANSWERS_AT_ONCE):
-                failed = self._failed(session, row, now)
-                if failed is None:
-                    wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
-                    row.next_at = now + min(wait, timedelta(seconds=60))
-                else:
-                    move_requested(
-                        session, row, COMMITMENT_DECIDED, failed=failed, decided_at=now, next_at=now
-                    )
+            failed = self._failed(session, row, now)
+            session.add(row)
+            if failed is None:
+                wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
+                row.next_at = now + min(wait, timedelta(seconds=60))
+            else:
+                move_requested(session, row, COMMITMENT_DECIDED, failed=failed, decided_at=now)
 
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
         """The objects that are not committed, "UID reason"; None while one may still be.
@@ -327,33 +309,27 @@ class CommitmentAnswers:
             failed.append(f"{uid} {reason or 0:04X}")
         return None if waits else failed
 
-    def _report(self, number: int) -> bool:
-        with self._database.read() as session:
-            row = session.get_one(RequestedCommitment, number)
-            objects = dict(line.split(" ", 1) for line in row.objects)
-            failed = {uid: int(code, 16) for uid, code in (line.split(" ") for line in row.failed)}
-            transaction = row.transaction_uid
+    def work(self, row: RequestedCommitment, _: threading.Event) -> Outcome:
+        """Decide it if that is possible, then report to the peer once."""
+        if row.state is RequestedState.WAITING:
+            self._decide(row)
+            return NotYet()
+        objects = dict(line.split(" ", 1) for line in row.objects)
+        failed = {uid: int(code, 16) for uid, code in (line.split(" ") for line in row.failed)}
         event_type = commitment.SOME_FAILED if failed else commitment.ALL_COMMITTED
-        reporter = self._open(self._peer, self._settings)
-        try:
-            reason = reporter.report(commitment.report(transaction, objects, failed), event_type)
-        finally:
-            reporter.close()
-        now = utc_now()
-        with self._database.write() as session:
-            row = session.get_one(RequestedCommitment, number)
-            if row.state is not RequestedState.DECIDED:  # the lease ended, and another process reported
-                return not reason
-            row.attempts += 1
-            row.reason = reason[:255]
-            session.flush()
-            if not reason:
-                move_requested(session, row, COMMITMENT_ANSWERED)
-            elif row.decided_at is not None and now - row.decided_at >= self._limit:
-                move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)
-            else:
-                row.next_at = now + wait_before_retry(row.attempts, self._settings.outbox)
-        return not reason
+        with closing(self._open(self._peer, self._settings)) as reporter:
+            reason = reporter.report(commitment.report(row.transaction_uid, objects, failed), event_type)
+        if not reason:
+            return Done()
+        is_over = row.decided_at is not None and utc_now() - row.decided_at >= self._limit
+        return Failed(reason) if is_over else Retry(reason)
+
+    def move(self, session: Session, row: RequestedCommitment, outcome: Outcome) -> None:
+        """Reported, given up, or still decided."""
+        if isinstance(outcome, Done):
+            move_requested(session, row, COMMITMENT_ANSWERED)
+        elif isinstance(outcome, Failed):
+            move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)
 
 
 def give_up_others(database: Database, settings: Settings) -> None:

@@ -35,7 +35,7 @@ from dicom_node.object_store.files import Files
 from dicom_node.outbox import last_check
 from dicom_node.outbox.commitments import CommitmentRequests, enter_reports
 from dicom_node.outbox.moves import Moves
-from dicom_node.outbox.schedule import wait_before_retry
+from dicom_node.runner import wait_before_retry
 from dicom_node.store import deliveries
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database

@@ -18,7 +18,7 @@ from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.dicom.commitment import failure_text
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
+from dicom_node.runner import wait_before_retry
 from dicom_node.scu.destination import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery
@@ -29,6 +29,8 @@ BY_QUERY = "found by query: the destination gave no storage commitment"
 _KEEPS_EARLIER = "the destination keeps the version of this object that it has: a person replaces it there"
 _REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.leases)
 _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
+# Most archives show an object at once, some after their indexer came round.
+_QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
 _DONE: dict[str, Any] = {**_FREE, "transaction_uid": ""}
 
@@ -252,3 +254,11 @@ class Moves:
 
     def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
         move_delivery(self._session, delivery, event, **values)
+
+
+def wait_before_question(queries: int, settings: OutboxSettings) -> timedelta:
+    """The wait before the next query to the destination, after ``queries`` queries (from 1): short ones
+    first.
+    """
+    step = _QUESTIONS_SECONDS[min(max(queries, 1), len(_QUESTIONS_SECONDS)) - 1]
+    return timedelta(seconds=min(step, settings.retry_limit_seconds))

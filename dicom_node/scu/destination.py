@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from dicom_node.dicom.commitment import CommitmentReport
+from dicom_node.model.outcomes import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +112,14 @@ class Destination(Protocol):
         """End all calls under way; calls that wait for the peer return at once. Any thread may call it."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemovalAnswer:
-    """Whether an object is deleted at a destination. ``for_good``: a repetition would change nothing."""
-
-    gone: bool
-    text: str = ""
-    for_good: bool = False
-
-
 class Remover(Protocol):
     """A destination that deletes objects. For one thread."""
 
-    def remove(self, item: Outgoing) -> RemovalAnswer:
-        """Delete this object, but no other object with its UID, and query whether it is gone."""
+    def remove(self, item: Outgoing) -> Outcome:
+        """Delete this object, but no other object with its UID, and query whether it is gone.
+
+        Done: it is. Failed: a repetition would change nothing.
+        """
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""

@@ -14,6 +14,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.poolmanager import ProxyManager
 
 from dicom_node.config.settings import PeerSettings, Settings
+from dicom_node.model.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
@@ -21,7 +22,6 @@ from dicom_node.scu.destination import (
     Confirmation,
     Outgoing,
     Presence,
-    RemovalAnswer,
     SendReport,
     SendStatus,
     hangs,
@@ -139,25 +139,26 @@ class HttpDestination(HttpCaller, ABC):
             answers.append(answers[-1] if hung else self._try_to_look(item))
         return answers
 
-    def remove(self, item: Outgoing) -> RemovalAnswer:
+    def remove(self, item: Outgoing) -> Outcome:
         """Delete this object, but no other object with its UID, and query whether it is gone."""
         try:
             seen = self._remaining(item)
             if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
-                return RemovalAnswer(False, f"{seen.text}: look there", for_good=True)
+                return Failed(f"{seen.text}: look there")
             if seen.presence is Presence.FOUND:
                 self._delete(item)
                 seen = self._remaining(item)
         except requests.RequestException as error:
             report = problem(error, self._connections)
-            for_good = status_of(error) in _REFUSED
-            return RemovalAnswer(False, f"{report.code} {report.text}".strip(), for_good)
+            why = f"{report.code} {report.text}".strip()
+            return Failed(why) if status_of(error) in _REFUSED else Retry(why)
         except FAULTY_ANSWER:
-            return RemovalAnswer(False, UNREADABLE.text)
+            return Retry(UNREADABLE.text)
         if seen.presence is Presence.DIFFERENT:
-            return RemovalAnswer(False, seen.text, for_good=True)
-        gone = seen.presence is Presence.NOT_FOUND and seen != unanswered(UNREADABLE)
-        return RemovalAnswer(gone, "" if gone else seen.text or "it is still there")
+            return Failed(seen.text)
+        if seen.presence is Presence.NOT_FOUND and seen != unanswered(UNREADABLE):
+            return Done()
+        return Retry(seen.text or "it is still there")
 
     def _try_to_store(self, item: Outgoing) -> SendReport:
         try:

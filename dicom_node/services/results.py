@@ -238,10 +238,10 @@ def _removals(session: Session, study: int) -> list[View]:
     """How far peers are that delete withdrawn results of the study."""
     rows = session.execute(
         select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
-        .join(Delivery, Delivery.id == Removal.delivery_id)
+        .join(Delivery, Delivery.id == Removal.id)
         .join(Result, Result.id == Delivery.result_id)
         .where(Result.study_id == study)
-        .order_by(Delivery.destination, Removal.delivery_id)
+        .order_by(Delivery.destination, Removal.id)
     )
     return [
         {
@@ -268,7 +268,7 @@ def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
         )
         deleted = (
             select(Delivery.destination)
-            .join(Removal, Removal.delivery_id == Delivery.id)
+            .join(Removal, Removal.id == Delivery.id)
             .where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
         )
         cared_for = {*session.scalars(informed), *session.scalars(deleted)}

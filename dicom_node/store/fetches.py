@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 from dicom_node.model.kinds import FetchPurpose, ObjectRole
 from dicom_node.model.lifecycle import DeliveryState, FetchState
 from dicom_node.store.tables import Delivery, Fetch, Instance, Result, Study
-from dicom_node.store.tables.base import has_come
 
 _S = FetchState
 
@@ -31,28 +30,6 @@ def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[s
         row.study_instance_uid: row
         for row in session.scalars(select(Fetch).where(Fetch.study_instance_uid.in_(study_instance_uids)))
     }
-
-
-def number(session: Session, fetch_id: int) -> Fetch | None:
-    """The fetch with this database id; None if there is none."""
-    return session.get(Fetch, fetch_id)
-
-
-def next_due(session: Session, peer: str, now: datetime) -> Fetch | None:
-    """The due fetch from this peer that was requested first; fetches that another study waits for go
-    first.
-    """
-    return session.scalar(
-        select(Fetch)
-        .where(Fetch.state == _S.WAITING, Fetch.peer == peer, has_come(Fetch.next_at, now))
-        .order_by(Fetch.urgent.desc(), Fetch.attempts, Fetch.id)
-        .limit(1)
-    )
-
-
-def unfinished(session: Session, peer: str) -> Sequence[Fetch]:
-    """Fetches from this peer that a process was working on when it ended."""
-    return session.scalars(select(Fetch).where(Fetch.state == _S.FETCHING, Fetch.peer == peer)).all()
 
 
 def last_start(session: Session, peer: str) -> datetime | None:

@@ -35,21 +35,26 @@ def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
 
 
 class KeptLease:
-    """A lease that a loop checks repeatedly; it is renewed only when half of its time has passed."""
+    """A lease that a loop checks repeatedly; it is renewed only when ``spare`` of its seconds have passed, by
+    default half of them.
+    """
 
-    def __init__(self, database: Database, name: str, owner: str, seconds: float) -> None:
+    def __init__(
+        self, database: Database, name: str, owner: str, seconds: float, spare: float | None = None
+    ) -> None:
         self._database, self._name, self._owner, self._seconds = database, name, owner, seconds
+        self._spare = seconds / 2 if spare is None else spare
         self._held = False
         self._ask_at = 0.0
 
     def keep(self) -> bool:
-        """Take or renew the lease where that is due; returns whether it is ours for at least half of
-        ``seconds`` from now on.
+        """Take or renew the lease where that is due; returns whether it is ours for at least ``seconds``
+        less ``spare`` from now on.
         """
         now = time.monotonic()
         if now >= self._ask_at:
             self._held = acquire(self._database, self._name, self._owner, self._seconds)
-            self._ask_at = now + min(self._seconds / 2, _LEAST_PAUSE if not self._held else self._seconds)
+            self._ask_at = now + min(self._spare, _LEAST_PAUSE if not self._held else self._seconds)
         return self._held
 
 

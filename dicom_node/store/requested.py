@@ -20,7 +20,6 @@ from dicom_node.store.tables import (
     RequestedCommitment,
     Study,
 )
-from dicom_node.store.tables.base import has_come
 
 MOST_OPEN = 5000
 """Requests of one peer that wait for a decision or a report; further ones are not taken."""
@@ -62,18 +61,6 @@ def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCom
         .order_by(RequestedCommitment.asked_at.desc())
         .limit(limit)
     ).all()
-
-
-def due(
-    session: Session, peer: str, state: RequestedState, now: datetime, limit: int
-) -> Sequence[RequestedCommitment]:
-    """Requests of a peer in this state that are due, the longest waiting first."""
-    chosen = select(RequestedCommitment).where(
-        RequestedCommitment.peer == peer,
-        RequestedCommitment.state == state,
-        has_come(RequestedCommitment.next_at, now),
-    )
-    return session.scalars(chosen.order_by(RequestedCommitment.next_at).limit(limit)).all()
 
 
 def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:

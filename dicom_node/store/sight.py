@@ -104,7 +104,7 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
         Delivery.original_id.in_(select(_original.c.id).where(_original.c.study_id.in_(_studies(senders)))),
     ),
     Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
-    Removal: lambda senders: Removal.delivery_id.in_(
+    Removal: lambda senders: Removal.id.in_(
         select(_delivery.c.id).where(_delivery.c.result_id.in_(_results(senders)))
     ),
     Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),

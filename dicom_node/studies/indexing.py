@@ -33,7 +33,7 @@ from dicom_node.store import fetches, intake, questions, sight, steps
 from dicom_node.store.database import Database
 from dicom_node.store.patient_names import PatientNames
 from dicom_node.store.results import is_result
-from dicom_node.store.tables import Instance, ReceivedObject, Study
+from dicom_node.store.tables import Fetch, Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_fetch, move_study, record, steady_now
 from dicom_node.studies.judgement import TWO_PATIENTS, Judgement, judge
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
@@ -429,7 +429,7 @@ def is_of_another_study(session: Session, association: str, study_instance_uid: 
     number = association.removeprefix(_ASSOCIATION)
     if number == association or not number.isdecimal():
         return False
-    row = fetches.number(session, int(number))
+    row = session.get(Fetch, int(number))
     return row is None or row.study_instance_uid != study_instance_uid
 
 

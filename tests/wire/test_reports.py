@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from dicom_connectors.hl7.oru import control_id
 from dicom_node.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
 from dicom_node.model.kinds import ResultKind
+from dicom_node.model.outcomes import Done, Outcome
 from dicom_node.scu import (
     Destination,
-    RemovalAnswer,
     SendStatus,
     open_destination,
     open_remover,
@@ -60,7 +60,7 @@ def send(server: FhirServer, *files: Path) -> list[SendStatus]:
     return [report.status for report in destination(server).send([outgoing_report(one) for one in files])]
 
 
-def remove(server: FhirServer, file: Path) -> RemovalAnswer:
+def remove(server: FhirServer, file: Path) -> Outcome:
     peer = fhir_peer(server.url, withdraw="delete")
     return open_remover(peer, Settings(peers=(peer,))).remove(outgoing_report(file))
 
@@ -130,10 +130,10 @@ def test_a_withdrawn_report_is_entered_in_error(tmp_path: Path, server: FhirServ
         {"resourceType": "Observation", "status": "final", "code": {"text": "Seen by a physician"}}
     )
     server.put({**mine, "result": [*mine["result"], {"reference": added}]})
-    assert remove(server, file) == RemovalAnswer(True)
+    assert remove(server, file) == Done()
     assert statuses(server, "DiagnosticReport") == {"entered-in-error": 1, "preliminary": 1}
     assert statuses(server, "Observation") == {"entered-in-error": 3, "final": 1, "preliminary": 3}
-    assert remove(server, file) == RemovalAnswer(True)
+    assert remove(server, file) == Done()
 
 
 @pytest.mark.parametrize("passes", [0, 20], ids=["nothing", "half a status line"])

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, RemovalState
 from dicom_node.model.roles import UserRole
-from dicom_node.store.tables.base import Base, Numbered
+from dicom_node.store.tables.base import Base, Numbered, Tried
 
 
 class UserAccount(Numbered):
@@ -49,14 +49,14 @@ class Withdrawal(Base):
     note_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)  # the rejection note
 
 
-class Removal(Base):
-    """The deletion of a withdrawn result at a peer with ``withdraw = "delete"`` that has or may have it."""
+class Removal(Tried):
+    """The deletion of a withdrawn result at a peer with ``withdraw = "delete"`` that has or may have it.
 
-    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"), primary_key=True)
+    It has the number of the delivery by which the peer has it.
+    """
+
+    id: Mapped[int] = mapped_column("delivery_id", ForeignKey("delivery.id"), primary_key=True)
     state: Mapped[RemovalState] = mapped_column(default=RemovalState.ASKED, index=True)
-    reason: Mapped[str] = mapped_column(default="")
-    attempts: Mapped[int] = mapped_column(default=0)
-    next_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
 
 

@@ -136,6 +136,16 @@ class Numbered(Base):
     )
 
 
+class Tried(Numbered):
+    """A table whose rows are tried until they are done (``runner``)."""
+
+    __abstract__ = True
+
+    reason: Mapped[str] = mapped_column(default="", sort_order=1)  # why the last try brought nothing
+    attempts: Mapped[int] = mapped_column(default=0, sort_order=1)
+    next_at: Mapped[datetime] = mapped_column(sort_order=1)  # not before
+
+
 class OfStudy:
     """A table whose rows belong to a study each."""
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.model.kinds import NotificationState
 from dicom_node.model.lifecycle import HeldState
-from dicom_node.store.tables.base import Base, Numbered
+from dicom_node.store.tables.base import Base, Numbered, Tried
 
 
 class EventRow(Numbered):
@@ -87,7 +87,7 @@ class Cursor(Base):
     offset: Mapped[int] = mapped_column(BigInteger)
 
 
-class Notification(Numbered):
+class Notification(Tried):
     """One e-mail or webhook call. Its text is written once; only that text is sent."""
 
     __table_args__ = (
@@ -101,11 +101,8 @@ class Notification(Numbered):
     text: Mapped[str] = mapped_column(Text)
     content: Mapped[dict[str, Any]]  # what templates got: of a webhook
     state: Mapped[NotificationState] = mapped_column(default=NotificationState.PENDING)
-    reason: Mapped[str] = mapped_column(default="")
-    attempts: Mapped[int] = mapped_column(default=0)
     refusals: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
-    next_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.model.kinds import StepStatus
 from dicom_node.model.lifecycle import CommitmentState, RequestedState, WorkitemState
-from dicom_node.store.tables.base import Base, Numbered
+from dicom_node.store.tables.base import Base, Numbered, Tried
 
 
 class Commitment(Numbered):
@@ -32,7 +32,7 @@ class WaitingReport(Numbered):
     received_at: Mapped[datetime]
 
 
-class RequestedCommitment(Numbered):
+class RequestedCommitment(Tried):
     """One request (N-ACTION) of a peer with ``commit_after``, until it has our report."""
 
     __table_args__ = (
@@ -46,11 +46,8 @@ class RequestedCommitment(Numbered):
     objects: Mapped[list[str]]  # "instance class": UIDs
     failed: Mapped[list[str]] = mapped_column(default=list)  # "UID reason", in hexadecimal; once decided
     state: Mapped[RequestedState] = mapped_column(default=RequestedState.WAITING)
-    reason: Mapped[str] = mapped_column(default="")  # why the report was not taken
-    attempts: Mapped[int] = mapped_column(default=0)
     asked_at: Mapped[datetime] = mapped_column(index=True)
     decided_at: Mapped[datetime | None]
-    next_at: Mapped[datetime]
 
 
 class PerformedStep(Numbered):
@@ -84,7 +81,7 @@ class StepObject(Base):
     sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
-class ClaimedWorkitem(Numbered):
+class ClaimedWorkitem(Tried):
     """One work item; written before it is claimed, so that it is claimed under one Transaction UID only."""
 
     __table_args__ = (
@@ -99,14 +96,11 @@ class ClaimedWorkitem(Numbered):
     work: Mapped[list[str]] = mapped_column(default=list)  # scheduled codes: "value^scheme^meaning"
     state: Mapped[WorkitemState] = mapped_column(default=WorkitemState.CLAIMING)
     outcome: Mapped[str] = mapped_column(String(16), default="")  # COMPLETED or CANCELED, once decided
-    reason: Mapped[str] = mapped_column(default="")
     percent: Mapped[int] = mapped_column(default=0)  # as last reported
     doing: Mapped[str] = mapped_column(default="")  # the same
     fetch_asked: Mapped[bool] = mapped_column(default=False)  # for this item
     cancel_asked: Mapped[bool] = mapped_column(default=False)  # by the manager, for somebody
-    attempts: Mapped[int] = mapped_column(default=0)  # calls in a row that failed
     began_at: Mapped[datetime]
     checked_at: Mapped[datetime]  # when the manager last said that it is ours
     decided_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
-    next_at: Mapped[datetime]

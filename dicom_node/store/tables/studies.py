@@ -35,7 +35,7 @@ from dicom_node.model.kinds import (
 )
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState
 from dicom_node.model.roles import UserRole
-from dicom_node.store.tables.base import Base, Numbered, OfStudy
+from dicom_node.store.tables.base import Base, Numbered, OfStudy, Tried
 
 _WAITS = text("sha256 = ''")
 _BEGINS = "text_pattern_ops"  # in every locale an index finds how texts begin
@@ -384,7 +384,7 @@ class DrawnByHand(Base):
     role: Mapped[UserRole]
 
 
-class Fetch(Numbered):
+class Fetch(Tried):
     """One requested study; it is fetched once, from whatever peer."""
 
     __tablename__ = "study_fetch"
@@ -401,10 +401,8 @@ class Fetch(Numbered):
     patient: Mapped[str] = mapped_column(Text, default="")  # the same: hashes of name, birth date and sex
     state: Mapped[FetchState] = mapped_column(default=FetchState.WAITING)
     reason: Mapped[str] = mapped_column(Text, default="")
-    attempts: Mapped[int] = mapped_column(default=0)
     objects: Mapped[int] = mapped_column(default=0)  # that the last try brought
     asked_at: Mapped[datetime]
-    next_at: Mapped[datetime]  # not before
     started_at: Mapped[datetime | None] = mapped_column(index=True)  # of the last try
     ended_at: Mapped[datetime | None]
 

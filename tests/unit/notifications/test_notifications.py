@@ -93,21 +93,6 @@ def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> Non
     assert "and 195 more" in body["text"]
 
 
-def test_a_server_that_is_away_gets_the_same_later(tmp_path: Path, web: WebServer) -> None:
-    inbox = node(tmp_path, hook(web), outbox={"retry_seconds": 0.01})
-    made = notifier(inbox)
-    happens(inbox, events.JOB_FAILED)
-    web.status = 503
-    made.run_once()
-    told = lambda: [(row.state, row.attempts) for row in inbox.rows(Notification)]
-    assert told() == [(NotificationState.PENDING, 1)]
-    web.status = 200
-    wait_until(lambda: made.run_once() == 1, 60, "tried again")
-    assert told() == [(NotificationState.SENT, 2)]
-    (first, body), (second, again) = web.calls
-    assert (first["Idempotency-Key"], body) == (second["Idempotency-Key"], again)
-
-
 def test_a_crash_after_handing_over_repeats_the_key(
     tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

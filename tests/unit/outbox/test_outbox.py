@@ -32,9 +32,8 @@ from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import delivery_worker, retry, retry_all
 from dicom_node.outbox.commitments import CommitmentAnswers
-from dicom_node.outbox.moves import Moves
+from dicom_node.outbox.moves import Moves, wait_before_question
 from dicom_node.outbox.outages import outages, report_outages
-from dicom_node.outbox.schedule import wait_before_question, wait_before_retry
 from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.store import deliveries, requested
 from dicom_node.store.tables import (
@@ -273,12 +272,6 @@ def test_a_deidentified_object_goes_to_the_peer_that_it_was_made_for_and_nothing
 
 
 SETTINGS = OutboxSettings(retry_seconds=2, retry_limit_seconds=300)
-
-
-@given(strategies.integers(min_value=0, max_value=10_000))
-def test_a_retry_waits_at_least_half_its_turn_and_never_over_the_limit(attempts: int) -> None:
-    full = min(2 * 2 ** max(attempts - 1, 0), 300)
-    assert full / 2 <= wait_before_retry(attempts, SETTINGS).total_seconds() <= full
 
 
 @given(strategies.integers(min_value=1, max_value=1000))
