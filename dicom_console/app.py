@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers import (
     assessments,
     dicomweb,
+    entered,
     happened,
     images,
     live,
@@ -60,6 +61,7 @@ FACES = (
     happened.faces,
     peers.faces,
     rules.faces,
+    entered.faces,
     reviews.faces,
     uploads.faces,
 )

@@ -20,6 +20,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import connectors
+from dicom_node.config.entered import newest
 from dicom_node.config.settings import Settings
 from dicom_node.decisions import copies
 from dicom_node.errors import DecisionNotCopied, NodeError
@@ -58,7 +59,7 @@ _INDEX_LAST_SECONDS = 10.0  # at the end of the node; what is left waits for its
 _SCHEDULER_SECONDS = 15.0
 _GRACE_SECONDS = 30.0
 _CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
-_ENTERED_SECONDS = 10.0
+_ASK_AGAIN_SECONDS = 600.0  # where entered peers and rules could not be taken over
 _MISSING_HOUR = 3  # UTC: when peers are asked for studies without a result
 _DECISIONS_SECONDS = 5.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
@@ -82,7 +83,6 @@ class Background:
         say: Callable[..., None],
         database_file: int,
         signs: Callable[[], Sequence[processes.Sign]] = tuple,
-        entered_elsewhere: Callable[[], bool] = bool,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -92,7 +92,7 @@ class Background:
         folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
         self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
         self._life, self._signs = processes.SignsOfLife(database, place, self._owner), signs
-        self._entered_elsewhere = entered_elsewhere
+        self._entered, self._ask_at = settings.node.entered, 0.0
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._delivery_worker = delivery_worker.DeliveryWorker(database, settings)
@@ -275,7 +275,7 @@ class Background:
             (self._hold_leases, _SCHEDULER_SECONDS / 3),
             (self._show_life, processes.SIGN_SECONDS),
             (self._watch_clock, _CLOCK_SECONDS),
-            (self._watch_entered, _ENTERED_SECONDS),
+            (self._watch_entered, _DECISIONS_SECONDS),
             (self._watch_decisions, _DECISIONS_SECONDS),
         ]
         if bucket := bucket_of(self._settings):
@@ -359,8 +359,14 @@ class Background:
         self._ahead = ahead  # last: without a database it is tried again
 
     def _watch_entered(self) -> None:
-        """What was entered on another machine of the site: have this node read its configuration anew."""
-        if self._entered_elsewhere():
+        """Have this node read its configuration anew for what was entered on another machine of the site.
+
+        Not at the first look: the machine where it was entered asks its nodes at once. Where it was refused,
+        again after a while.
+        """
+        before, self._entered = self._entered, newest(self._settings.node.data_dir)
+        if before == self._entered != self._settings.node.entered and time.monotonic() > self._ask_at:
+            self._ask_at = time.monotonic() + _ASK_AGAIN_SECONDS
             os.kill(os.getpid(), signal.SIGHUP)
 
     def _watch_decisions(self) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from dicom_node import __version__, events, logs, preflight
 from dicom_node.background import Background, inode
+from dicom_node.config.entered import FOLDER, is_behind
 from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
 from dicom_node.jobs.worker.at_start import AtStart
@@ -37,7 +38,6 @@ from dicom_node.scp.policy import AEPolicy, policy_path
 from dicom_node.signals import signal_pipe, without_secrets
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database
-from dicom_node.store.entered import EnteredFile
 from dicom_node.store.transitions import OwnEvents
 
 _LOGGER = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     SpoolError before anything is accepted.
     """
     signals = signal_pipe()
-    begun = time.time()
     settings = _checked(files, role)
     logs.configure(settings.node.log_level, "node", settings.log_target)
     _prepare_folder(settings)
@@ -65,14 +64,12 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     ):
         if not wait_for_space(settings, role, place, signals):
             return ExitCode.OK
+        (settings.node.data_dir / FOLDER).mkdir(exist_ok=True)  # by the node, so that it is the node's
         with _database(settings) as database:
-            entered = EnteredFile(database, settings.node.data_dir)
-            # Lost, older than a database that was restored, or written by another node meanwhile.
-            if entered.renew() or entered.is_newer_than(begun):
+            if is_behind(settings):  # something was entered before anybody could ask this node to read it
                 settings = _checked(files, role)
-            entered.taken_over()
             database.changes.follow(database.engine)
-            node = _MainProcess(settings, files, role, place, entered)
+            node = _MainProcess(settings, files, role, place, database)
             node.start()
             # Each read waits for the next signal; any but SIGHUP ends the node, also one that came with it.
             while set(os.read(signals, 64)) == {signal.SIGHUP}:
@@ -85,15 +82,15 @@ class _MainProcess:
     """The main process. On a reload its children go on while :class:`Background` is replaced by a new one."""
 
     def __init__(
-        self, settings: Settings, files: Sequence[Path], role: Role, place: str, entered: EnteredFile
+        self, settings: Settings, files: Sequence[Path], role: Role, place: str, database: Database
     ) -> None:
-        self._settings, self._place, self._entered = settings, place, entered
-        self._files, self._role, self._database = files, role, entered.database
+        self._settings, self._place = settings, place
+        self._files, self._role, self._database = files, role, database
         self._address, self._ready_lock = "", threading.Lock()
-        self._say = OwnEvents(entered.database).say
+        self._say = OwnEvents(database).say
         self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
-        self._database_file = inode(entered.database)
+        self._database_file = inode(database)
         command = listener_command(settings, place)
         bare = without_secrets()
         self._listener = self._child("listener", command, environment=bare) if role.receives else None
@@ -135,7 +132,6 @@ class _MainProcess:
         """
         try:
             with _disk_in_words(self._settings):
-                self._entered.renew()
                 settings = _checked(self._files, self._role, self._settings)
                 _prepare_folder(settings)
                 background = self._make_background(settings)
@@ -169,7 +165,6 @@ class _MainProcess:
         self._replace(former, self._workers[len(kept) :])
         self._renew_console()
         self._background.start()
-        self._entered.taken_over()
         self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
@@ -197,7 +192,6 @@ class _MainProcess:
             self._say,
             self._database_file,
             self._signs_of_life,
-            self._entered.is_behind,
         )
 
     def _signs_of_life(self) -> list[Sign]:

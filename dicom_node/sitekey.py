@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from dicom_node.errors import ConfigProblem, ConfigurationError
+from dicom_node.new_file import write_new
 
 _BYTES: Final = 32
 _NONCE_BYTES: Final = 12  # 96 bits, drawn anew for each text (NIST SP 800-38D)
@@ -73,7 +74,10 @@ def load_or_create(data_dir: Path) -> SiteKey:
     """
     path = path_of(data_dir)
     if not path.exists():
-        _create(path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        with suppress(FileExistsError):  # another process was quicker: its key counts
+            write_new(path, secrets.token_hex(_BYTES) + "\n", 0o600)
     return _read(path)
 
 
@@ -93,28 +97,6 @@ def _read(path: Path) -> SiteKey:
         if len(secret) == _BYTES:
             return SiteKey(secret)
     raise _refused(path, "holds no key of 64 hexadecimal digits: put it back from the backup")
-
-
-def _create(path: Path) -> None:
-    """Complete and durable under a name of its own first; the first link to the final name wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):  # another process was quicker: its key counts
-            path.hardlink_to(temporary)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _refused(path: Path, remedy: str) -> ConfigurationError:

@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 
+from dicom_node.config.entered import file_of, newest
 from dicom_node.config.sections import InspectionSettings
 from dicom_node.config.settings import Settings
 from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, LISTENER_STARTED, Event, EventType
@@ -19,11 +20,11 @@ from dicom_node.inbox.header import Arrival
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import Spool
+from dicom_node.new_file import write_new
 from dicom_node.object_store.files import Files
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
-from dicom_node.store.tables import EnteredTable, EventRow, Instance, Job, ReceivedObject, Study
-from dicom_node.store.transitions import utc_now
+from dicom_node.store.tables import EventRow, Instance, Job, ReceivedObject, Study
 from dicom_node.studies.assemble import Assembler
 from dicom_node.studies.scan import Indexer
 from tests.rows import Stored
@@ -217,15 +218,7 @@ def encoded(ds: Dataset) -> bytes:
     return encode(ds, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
 
 
-def enter_peer(database: Database, name: str) -> None:
+def enter_peer(data_dir: Path, name: str) -> None:
     """As the console of another machine does; this machine has yet to take it over."""
-    row = EnteredTable(
-        kind="peers",
-        name=name,
-        version=1,
-        keys=f'name = "{name}"\nae_title = "ELSEWHERE"\n',
-        changed_at=utc_now(),
-        changed_by="anna",
-    )
-    with database.write() as session:
-        session.add(row)
+    text = f'[[peers]]\nname = "{name}"\nae_title = "ELSEWHERE"\n'
+    write_new(file_of(data_dir, newest(data_dir) + 1), text)

@@ -30,7 +30,7 @@ GRANT USAGE ON SCHEMA public TO dicom_node_any;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dicom_node_any;
 GRANT SELECT ON
     alembic_version, annotation_reading, archive_question, association, audit, claimed_workitem, cleaning_review, commitment, counted_image, cursor, decision,
-    delivery, disk_sample, drawn_by_hand, entered_table, event, feedback, held_result, image_count, installation, instance, job, lease,
+    delivery, disk_sample, drawn_by_hand, event, feedback, held_result, image_count, installation, instance, job, lease,
     notification, notified_event, original, performed_step, received_object, removal, reported_finding, requested_commitment, result,
     score_count, site_process, step_object, step_study, study, study_fetch, study_name, study_trace, waiting_report,
     withdrawal
@@ -65,4 +65,4 @@ GRANT INSERT, UPDATE, DELETE ON annotation_reading TO dicom_node_works;
 GRANT dicom_node_receives, dicom_node_works TO dicom_node_console;
 GRANT SELECT ON registered_patient TO dicom_node_console;
 GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, user_account, user_session TO dicom_node_console;
-GRANT INSERT, UPDATE, DELETE ON drawn_by_hand, entered_table, feedback, registered_patient, withdrawal TO dicom_node_console;
+GRANT INSERT, UPDATE, DELETE ON drawn_by_hand, feedback, registered_patient, withdrawal TO dicom_node_console;

@@ -1,4 +1,4 @@
-"""The handlers that entered peers and entered rules share."""
+"""The handlers that entered peers and entered rules share, and their versions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,31 @@ from typing import Any
 
 from fastapi import Response
 
-from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Visit
-from dicom_console.web.languages import N_
+from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Number, Visit
+from dicom_console.web.languages import N_, SAVED
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered
-from dicom_node.services.entered import Kind, Saved
+from dicom_node.services.entered import Kind, Saved, Version
+
+faces = Faces()
+
+
+@faces.handler("GET", "/entered", UserRole.ADMIN, lambda asked, rows: asked.page("entered.html", rows=rows))
+def list_versions(asked: Asked) -> list[Version]:
+    """The versions of all entered peers and rules, the newest first: when, by whom, and what was changed."""
+    return entered.history(asked.settings)
+
+
+@faces.handler(
+    "POST",
+    "/entered/{number}/undo",
+    UserRole.ADMIN,
+    lambda asked, saved: asked.in_force(SAVED, "/entered", *saved.warnings, name=saved.name),
+)
+def undo(asked: Asked, number: Number, despite_hold: DespiteHold = False) -> Saved:
+    """Have all entered peers and rules as in an earlier version."""
+    asked.take_over()  # once it is answered, and not after a refusal
+    return entered.undo(asked.settings, number, asked.person, despite_hold=despite_hold)
 
 
 def add_handlers(faces: Faces, kind: Kind) -> None:
@@ -45,7 +65,6 @@ def put(
 
     Raises the errors of ``entered.save``.
     """
-    settings, by = asked.settings, asked.person
-    saved = entered.save(settings, kind, content, version, by, despite_hold=despite_hold)
+    saved = entered.save(asked.settings, kind, content, version, asked.person, despite_hold=despite_hold)
     asked.take_over()
     return saved

@@ -27,9 +27,7 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 @faces.handler("GET", "/peers", UserRole.VIEWER)
 def peers(asked: Asked) -> list[PeerRow]:
     """The configured peers, each with its last association."""
-    known = asked.read(entered.listed, "peers")
-    found = asked.read(directory.peers, asked.settings)
-    return [PeerRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
+    return [PeerRow(**row) for row in asked.read(directory.peers, asked.settings)]
 
 
 @faces.page_of(peers)
@@ -93,7 +91,6 @@ def _page(asked: Visit, checks: list[PeerCheck] | None) -> Response:
         checks=checks,
         days=directory.DAYS,
         most_asked=directory.ASKED,
-        entered=asked.read(entered.listed, "peers").get(name),
     )
 
 
@@ -102,28 +99,26 @@ def _page(asked: Visit, checks: list[PeerCheck] | None) -> Response:
 def save(asked: Asked) -> Response:
     """Add the peer of the form, or change it unless somebody else did meanwhile."""
     name = asked.request.path_params.get("name", "")
-    fields, version, warnings = asked.fields(), asked.number("version"), list[str]()
-    content, unread = form.content(fields, name)
+    version = asked.number("version")
+    content, unread = form.content(asked.fields(), name)
     named = content["name"]
+    faults = form.faults(unread, named)
     try:
-        if unread:
-            entered.check(asked.settings, "peers", content, version)
-        else:
-            confirmed = bool(asked.text("despite_hold"))
-            warnings = put(asked, "peers", content, version, despite_hold=confirmed).warnings
-        faults = {}
+        if not unread:
+            saved = put(asked, "peers", content, version, despite_hold=bool(asked.text("despite_hold")))
+            return asked.in_force(SAVED, f"/peers/{named}", *saved.warnings, name=named)
+        entered.check(asked.settings, "peers", content, version)
     except FaultyInput as error:
-        faults = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
+        found = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
+        faults = found | faults
     except HoldUndercut as error:
         return _mend(asked, name, 409, above=[str(error)], undercuts=True)
     except (NotAllowedNow, ChangedMeanwhile) as error:
-        if not name:  # it is taken
-            faults = form.faults(unread, named) | {"name": [str(error)]}
-            return _mend(asked, name, 409, above=faults.pop("", []), faults=faults)
-        return _mend(asked, name, 409, above=[str(error)], is_old=True)
-    if faults := faults | form.faults(unread, named):
-        return _mend(asked, name, 400, above=faults.pop("", []), faults=faults)
-    return asked.in_force(SAVED, f"/peers/{named}", *warnings, name=named)
+        if name:
+            return _mend(asked, name, 409, above=[str(error)], is_old=True)
+        faults |= {"name": [str(error)]}  # it is taken
+        return _mend(asked, name, 409, above=faults.pop("", []), faults=faults)
+    return _mend(asked, name, 400, above=faults.pop("", []), faults=faults)
 
 
 def _mend(asked: Visit, name: str, status: int, **shown: object) -> Response:

@@ -30,9 +30,7 @@ add_handlers(faces, "rules")
 @faces.handler("GET", "/rules", UserRole.VIEWER)
 def list_rules(asked: Asked) -> list[RuleRow]:
     """The rules in their order."""
-    known = asked.read(entered.listed, "rules")
-    found = rules.listed(asked.settings)
-    return [RuleRow(**row, version=known.get(row["name"], {}).get("version")) for row in found]
+    return [RuleRow(**row) for row in rules.listed(asked.settings)]
 
 
 @faces.page_of(list_rules)
@@ -69,7 +67,15 @@ def new(asked: Asked) -> Response:
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the rule's present settings."""
     row = entered.show_entry(asked.settings, "rules", name)
-    return _form(asked, _Draft(name, row["version"], form.as_form(row["content"]), row["keys"]))
+    return _form(
+        asked,
+        _Draft(
+            name,
+            row["version"],
+            form.as_form(row["content"]),
+            entered.as_text("rules", row["content"]),
+        ),
+    )
 
 
 @dataclass(slots=True)
@@ -108,7 +114,7 @@ class _Draft:
     def checked(self, settings: Settings) -> tuple[dict[str, Any], Warned]:
         """The rule and its warnings. Raises FaultyInput (every mistake), NotAllowedNow, ChangedMeanwhile."""
         content, problems = self.content()
-        warned = Warned((), ())
+        warned: Warned | None = None
         try:
             warned = entered.check(settings, "rules", content, self.version)
         except FaultyInput as error:
@@ -120,7 +126,7 @@ class _Draft:
             if self.name:
                 raise
             problems.append(ConfigProblem("", f"rules.{content['name']}.name", "", str(error)))
-        if problems:
+        if problems or warned is None:
             raise FaultyInput("", problems)
         return content, warned
 
@@ -143,7 +149,7 @@ def save(asked: Asked) -> Response:
         if act.startswith("save") and asked.text("tried") == mark and (confirmed or not warned.undercut):
             saved = put(asked, "rules", content, draft.version, despite_hold=confirmed)
             return asked.in_force(SAVED, "/rules", *saved.warnings, name=saved.name)
-        tried = asked.read(rules.tried, settings, rules.with_rule(settings, content))
+        tried = asked.read(rules.tried, settings, warned.settings)
     except FaultyInput as error:
         return _form(asked, draft, error=error, status=400)
     except (NotAllowedNow, ChangedMeanwhile, HoldUndercut) as error:

@@ -37,7 +37,7 @@ def peers(session: Session, settings: Settings) -> list[View]:
 def peer(session: Session, settings: Settings, name: str) -> View:
     """The peer ``name``, with all keys that differ from the defaults. Raises UnknownPeer."""
     found = settings.peer(name)
-    given = found.model_dump(mode="json", exclude_defaults=True, exclude=set(_SECRET))
+    given = found.model_dump(mode="json", exclude_defaults=True, exclude={*_SECRET, "entered"})
     keys = {key: value for key, value in given.items() if value not in (None, "")}
     unreported = requested.unreported(session, name, ASKED) if found.commit_after else []
     asked = [
@@ -87,6 +87,7 @@ def _shown(peer: PeerSettings) -> View:
             key: row[key]
             for key in ("name", "ae_title", "may", "transport", "results", "confirm", "deidentify")
         },
+        "version": peer.entered or None,
         "address": (row["url"] if peer.by_http else place) or "",
         "tls": bool(peer.tls) or str(row["url"] or "").startswith("https:"),
     }

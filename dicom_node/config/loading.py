@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from dicom_node.config.entered import SAVED, edition, file_of, newest
 from dicom_node.config.mistakes import described, did_you_mean
-from dicom_node.config.sections import ENTERED_FILE
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.connectors import every
@@ -57,15 +57,19 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
     content.
     """
     read = TomlFiles.read(files)
-    # Peers and rules that a person entered, in the data folder that the files name.
     given = read.at(("node", "data_dir"))
-    default = Settings.model_fields["node"].get_default().data_dir
-    entered = (Path(given) if isinstance(given, str) else Path(default)) / ENTERED_FILE
-    if os.access(entered, os.R_OK):  # who may not read it may not change the node either
-        in_files = len(read.numbered_names("peers"))
-        read.add_file(entered)
-        for number, _ in read.numbered_names("peers")[in_files:]:
-            read.data["peers"][number]["entered"] = True
+    data_dir = Path(given) if isinstance(given, str) else Settings.model_fields["node"].get_default().data_dir
+    number = newest(data_dir)
+    file = file_of(data_dir, number)
+    if os.access(file, os.R_OK):  # who may not read it may not change the node either
+        in_files = {kind: len(read.numbered_names(kind)) for kind in ("peers", "rules")}
+        read.add_file(file)
+        read.data.pop(SAVED, None)
+        with suppress(TypeError):  # "node" is no table: a mistake of its own
+            read.data.setdefault("node", {})["entered"] = number
+        for kind, before in in_files.items():
+            for place, _ in read.numbered_names(kind)[before:]:
+                read.data[kind][place]["entered"] = edition(read.data[kind][place])
     settings = examined(read)
     if settings is not None:
         # Started elsewhere, a relative data folder would be a second, empty node, which lists would show.

@@ -17,8 +17,6 @@ from pydantic import (
 from ai_pipeline.images.limits import LIMITS, ImageLimits
 from dicom_node.config.mistakes import AE_TITLE
 
-ENTERED_FILE: Final = "entered.toml"
-"""Peers and rules that were entered by a person, in ``node.data_dir``: read besides the given files."""
 DEVICE_RULES_FOLDER: Final = "device_rules"
 """Device rules that were made at the console, in ``node.data_dir``, unless a folder is configured."""
 REVEALED: Final = "secrets revealed"

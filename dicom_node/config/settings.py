@@ -82,6 +82,8 @@ class NodeSettings(_Section):
     """How long events, and associations that have ended, are kept."""
     station_name: str = "AINODE"
     """Station name in result objects (0008,1010)."""
+    entered: int = 0
+    """The node itself sets it: the version of the entered peers and rules that it runs with."""
 
 
 class TlsSettings(_Section):
@@ -284,7 +286,7 @@ class PeerSettings(_Section):
     """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
     retain: tuple[Retained, ...] = ()
     """With deidentify, kept besides: modified_dates, patient_characteristics, device, descriptors."""
-    entered: bool = False
+    entered: int = 0
     """The node itself sets it, for peers that a person entered: they follow console.local_peers."""
 
     @model_validator(mode="before")
@@ -578,6 +580,8 @@ class RuleSettings(_Section):
     """Compare with the same pipeline's results for earlier studies of the patient on this node."""
     then: tuple[ResultSettings, ...] = Field((), max_length=50)
     """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
+    entered: int = 0
+    """The node itself sets it, for rules that a person entered."""
 
     @property
     def receivers(self) -> tuple[str, ...]:

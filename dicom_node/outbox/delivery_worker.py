@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node import scu
+from dicom_node.config.entered import is_behind
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotInSpool, StoreAway
 from dicom_node.events import DELIVERY_OVERDUE, DELIVERY_STARTED, DESTINATION_HUNG, THREAD_FAILED
@@ -39,12 +40,10 @@ from dicom_node.runner import wait_before_retry
 from dicom_node.store import deliveries
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
-from dicom_node.store.entered import is_entered
 from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import move_delivery, record, settle_studies, utc_now
 
 _DATABASE_AWAY_SECONDS = 1.0
-_NOT_YET_SECONDS = 5.0  # between looks whether a peer that was entered elsewhere is known
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
 _FAILED_SECONDS, _LONGEST_PAUSE = 5.0, 300.0  # until a destination's thread that failed begins anew
 _LOGGER = logging.getLogger(__name__)
@@ -65,7 +64,6 @@ class DeliveryWorker:
         lease_seconds: float = 15.0,
     ) -> None:
         self._database, self._settings, self._open = database, settings, open_destination
-        self._not_yet: dict[str, float] = {}  # when to look again for a peer that was entered elsewhere
         self._threads: dict[str, threading.Thread] = {}
         self._owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
@@ -84,9 +82,13 @@ class DeliveryWorker:
     def run_once(self) -> int:
         """Send and confirm due deliveries, one study per destination, in this thread; returns how many."""
         enter_reports(self._database, self._settings)
+        return sum(self._work(destination, self._routes.get(destination)) for destination in self._due())
+
+    def _due(self) -> list[str]:
+        """Destinations with something to do; those that were entered just now wait until they are known."""
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now())
-        return sum(self._work(destination, self._routes.get(destination)) for destination in due)
+        return [name for name in due if name in self._routes or not is_behind(self._settings)]
 
     def run_forever(self, stop: threading.Event) -> None:
         """Deliver until ``stop`` is set, then finish objects being sent (within ``outbox.stop_seconds``)."""
@@ -115,11 +117,8 @@ class DeliveryWorker:
         """Start the threads of destinations for which something is due; whether there are any."""
         with self._noticed():
             enter_reports(self._database, self._settings)
-        with self._database.read() as session:
-            due = deliveries.due_destinations(session, utc_now())
+        due = self._due()
         for destination in due:
-            if time.monotonic() < self._not_yet.get(destination, 0.0):
-                continue
             running, route = self._threads.get(destination), self._routes.get(destination)
             if running is not None and running.is_alive():
                 if route is None or time.monotonic() < route.overdue_at:
@@ -161,9 +160,6 @@ class DeliveryWorker:
 
     def _work(self, destination: str, route: Route | None) -> int:
         if route is None:
-            if is_entered(self._database, "peers", destination):  # this machine will know it in a moment
-                self._not_yet[destination] = time.monotonic() + _NOT_YET_SECONDS
-                return 0
             return give_up_all(self._database, self._settings, destination)
         return route.run_once()
 

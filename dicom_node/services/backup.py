@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node import __version__, events, preflight, sitekey
+from dicom_node.config.entered import FOLDER
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.decisions import copies
@@ -38,7 +39,7 @@ from dicom_node.store.database import sqlite_file
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
 _DEVICE_RULES = Path(DEVICE_RULES_FOLDER)
-_DECISIONS = Path(copies.FOLDER)
+_DECISIONS, _ENTERED = Path(copies.FOLDER), Path(FOLDER)
 _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 
 
@@ -65,7 +66,7 @@ def backup(
         for file in sorted(_device_rules(settings).glob("*.toml")):
             (part / _DEVICE_RULES).mkdir(mode=0o700, exist_ok=True)
             shutil.copyfile(file, part / _DEVICE_RULES / file.name)
-        for folder in (_DECISIONS, *(_OBJECTS if objects else ())):
+        for folder in (_DECISIONS, _ENTERED, *(_OBJECTS if objects else ())):
             if (settings.node.data_dir / folder).is_dir():
                 _copy_tree(settings.node.data_dir / folder, part / folder)
         manifest = {
@@ -122,7 +123,7 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
             _put(source / saved, place, stamp)
     for rules in sorted((source / _DEVICE_RULES).glob("*.toml")):
         _put(rules, _device_rules(settings) / rules.name, stamp)
-    for folder in (_DECISIONS, *_OBJECTS):  # no file that is there is written over
+    for folder in (_DECISIONS, _ENTERED, *_OBJECTS):  # no file that is there is written over
         if (source / folder).is_dir():
             _copy_tree(source / folder, data_dir / folder)
     notes = _audited(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])

@@ -1,6 +1,5 @@
 """Device rules made of boxes that a person drew: tried on the last images of the device, then saved."""
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
 from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.roles import UserRole
+from dicom_node.new_file import write_new
 from dicom_node.object_store.files import Files
 from dicom_node.services import PRINTABLE, Row, ServiceResult, audit, cleaning_reviews, writing
 from dicom_node.store.burned_in import Box
@@ -116,8 +116,7 @@ def save(settings: Settings, number: int, name: str, boxes: Sequence[Box], by: a
         audit.note(session, by, AuditAction.RULE_SAVED, name=rule.name, of="device", review=number)
         session.flush()
         try:
-            folder.mkdir(exist_ok=True)
-            _write(folder / f"{rule.name}.toml", text)
+            write_new(folder / f"{rule.name}.toml", text)  # half a file would refuse all rules
         except FileExistsError:
             raise NotAllowedNow(
                 f"there is a file {rule.name}.toml already: give the rule another name"
@@ -219,19 +218,6 @@ def _rule(
         f"name = {toml_value(content['name'])}\nmatch = {toml_value(content['match'])}\n"
         f"rectangles = [\n    {rectangles},\n]\n"
     )
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and never over another one: half a file would refuse all rules."""
-    new = path.with_suffix(".new")
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _is_ours(path: Path) -> bool:

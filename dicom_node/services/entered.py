@@ -1,5 +1,6 @@
 """Peers and rules that a person enters by page or command; those in configuration files cannot be changed.
 
+Each change is a new version of the file of entered peers and rules (:mod:`dicom_node.config.entered`).
 Reload: a running node loads a changed configuration completely or not at all.
 """
 
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+import tomlkit
 from pydantic import BaseModel
-from sqlalchemy.orm import Session
 
 from dicom_node.config import addresses, loading, mistakes
+from dicom_node.config.entered import SAVED, edition, file_of, newest, versions
 from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import REVEALED
 from dicom_node.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
@@ -37,20 +39,17 @@ from dicom_node.errors import (
 from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
+from dicom_node.new_file import write_new
+from dicom_node.object_store.bucket import bucket_of
 from dicom_node.processes import files_of, running
-from dicom_node.services import ServiceResult, audit, open_database, reading, writing
-from dicom_node.store.entered import EnteredFile, entered
-from dicom_node.store.tables import EnteredTable
+from dicom_node.services import Row, ServiceResult, audit, reading, writing
 from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import View, columns, list_events
+from dicom_node.store.views import View, list_events
 
 Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
 """Characters of peers or rules that a person writes."""
-_MODELS: Mapping[str, type[BaseModel]] = {"peers": PeerSettings, "rules": RuleSettings}
-_ONE: Mapping[str, str] = {"peers": "peer", "rules": "rule"}
-_SAVED = {"peers": AuditAction.PEER_SAVED, "rules": AuditAction.RULE_SAVED}
-_REMOVED = {"peers": AuditAction.PEER_REMOVED, "rules": AuditAction.RULE_REMOVED}
+_MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
 _SECRET = ("username", "password", "token")
 PROGRAMS: Final = ("command", "container")
 """Pipelines of rules that only the configuration files may have."""
@@ -64,22 +63,30 @@ class Saved(ServiceResult):
     warnings: list[str]
 
 
+class Version(Row):
+    """A version of all entered peers and rules: ``saved`` says when, by whom, and what was changed."""
+
+    version: int
+    saved: str
+
+
 @dataclass(frozen=True, slots=True)
 class Warned:
     """Warnings of ``check`` for the whole configuration, and the holds that a change would bypass."""
 
+    settings: Settings
     warnings: tuple[str, ...]
     undercut: tuple[str, ...]
 
 
-def listed(session: Session, kind: Kind) -> dict[str, View]:
-    """The peers (or rules) that were entered in the database, by name; peers and rules in files are not
-    included.
-    """
-    return {
-        row.name: columns(row, "name", "version", "changed_at", "changed_by", "keys")
-        for row in entered(session, kind)
-    }
+_Entries = dict[tuple[str, str], dict[str, Any]]
+"""Peers and rules by kind and name."""
+
+
+def history(settings: Settings) -> list[Version]:
+    """All versions, the newest first."""
+    numbers = reversed(versions(settings.node.data_dir))
+    return [Version(version=number, saved=_saved(_text(settings, number))) for number in numbers]
 
 
 def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
@@ -95,12 +102,8 @@ def parsed(kind: Kind, text: str) -> dict[str, Any]:
     if set(data) == {kind} and isinstance(data[kind], list) and len(data[kind]) == 1:
         data = data[kind][0]
     if not isinstance(data.get("name"), str):
-        raise FaultyInput(f"write the keys of one {_ONE[kind]}, a name among them")
-    try:
-        tomllib.loads(as_text(kind, data))
-    except (TypeError, tomllib.TOMLDecodeError):
-        raise FaultyInput("a key or value in it is of a kind that no setting has") from None
-    return data
+        raise FaultyInput(f"write the keys of one {kind[:-1]}, a name among them")
+    return _plain(kind, data)
 
 
 def tables(text: str) -> dict[str, Any]:
@@ -115,17 +118,20 @@ def tables(text: str) -> dict[str, Any]:
 
 def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The peer or rule with this name and these keys, as if read from TOML. Raises FaultyInput."""
-    if keys.get("name", name) != name:
-        raise FaultyInput(f"name: the address says {name}")
-    try:
-        text = as_text(kind, {"name": name, **keys})
-        text.encode()
-    except (RecursionError, TypeError, UnicodeEncodeError):
-        raise FaultyInput("a key or value in it is of a kind that no setting has") from None
-    content = parsed(kind, text)
+    content = _plain(kind, {"name": name, **keys})
     if content["name"] != name:
         raise FaultyInput(f"name: the address says {name}")
     return content
+
+
+def _plain(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as our own lines of TOML give it back. Raises FaultyInput where none can hold it."""
+    try:
+        text = as_text(kind, content)
+        text.encode()
+    except (RecursionError, TypeError, UnicodeEncodeError):
+        raise FaultyInput("a key or value in it is of a kind that no setting has") from None
+    return tables(text)
 
 
 def save(
@@ -137,40 +143,23 @@ def save(
     *,
     despite_hold: bool = False,
 ) -> Saved:
-    """Add a peer or rule, or change one; ``apply`` puts it in force. Returns its version and warnings.
+    """Add a peer or rule, or change one; ``apply`` puts it in force.
 
-    ``version``: of the entry to change, 0 to add one, None: whichever exists. ``despite_hold``: a person
-    confirmed that the rule sends results at once that another rule loading. Raises FaultyInput with every
-    mistake that ``check`` would find, NotAllowedNow (the entry is in a file), ChangedMeanwhile, HoldUndercut.
+    ``version``: of the entry as the person saw it, 0 to add one, None: whichever exists. ``despite_hold``: a
+    person confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with
+    every mistake that ``check`` would find, NotAllowedNow (the entry is in a file, or none can be written),
+    ChangedMeanwhile, HoldUndercut.
     """
-    name = str(content["name"])
-    _refuse_risky(settings, kind, content)
-    with open_database(settings) as database:
-        with database.write() as session:
-            row = session.get(EnteredTable, (kind, name), with_for_update=True)
-            warned = _refuse(session, settings, kind, content, row, version)
-            if warned.undercut and not despite_hold:
-                raise HoldUndercut(
-                    f"{'; '.join(warned.undercut)}: give it assess_first = true, or confirm it (despite_hold)"
-                )
-            if row is None:
-                row = EnteredTable(kind=kind, name=name, version=0)
-                session.add(row)
-            row.keys, row.version = as_text(kind, content), row.version + 1
-            row.changed_at, row.changed_by = utc_now(), by.name
-            despite: dict[str, Any] = {"despite_hold": "; ".join(warned.undercut)} if warned.undercut else {}
-            audit.note(session, by, _SAVED[kind], name=name, version=row.version, **despite)
-            saved = Saved(name=name, version=row.version, warnings=list(warned.warnings))
-        EnteredFile(database, settings.node.data_dir).renew()
-    return saved
+    name = content["name"]
+    now, after = _changed(settings, kind, name, content, version)
+    _, warnings = _write(settings, now, after, f"{kind[:-1]} {name}", by, despite_hold=despite_hold)
+    return Saved(name=name, version=edition(_entries(after)[kind, name]), warnings=warnings)
 
 
 def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> Warned:
     """The warnings of ``save``; raises its errors except HoldUndercut. Nothing is changed."""
-    _refuse_risky(settings, kind, content)
-    with reading(settings) as session:
-        row = session.get(EnteredTable, (kind, str(content["name"])))
-        return _refuse(session, settings, kind, content, row, version)
+    _, after = _changed(settings, kind, content["name"], content, version)
+    return _checked(settings, _entries(after), kind)
 
 
 def remove(
@@ -183,20 +172,23 @@ def remove(
     """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs the
     peer).
     """
-    with open_database(settings) as database:
-        with database.write() as session:
-            row = session.get(EnteredTable, (kind, name), with_for_update=True)
-            rows = {(one.kind, one.name): one.keys for one in entered(session)}
-            if row is None:
-                hint = mistakes.did_you_mean(name, [known for other, known in rows if other == kind])
-                raise NotFound(f"no {_ONE[kind]} that was entered is called {name!r}; {hint}")
-            _refuse_conflict(kind, name, row, version)
-            _refuse_mistakes(
-                settings, kind, rows, {key: keys for key, keys in rows.items() if key != (kind, name)}
-            )
-            session.delete(row)
-            audit.note(session, by, _REMOVED[kind], name=name)
-        EnteredFile(database, settings.node.data_dir).renew()
+    now, after = _changed(settings, kind, name, None, version)
+    _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
+
+
+def undo(
+    settings: Settings,
+    version: int,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    despite_hold: bool = False,
+) -> Saved:
+    """Have all entered peers and rules as in this version (0: none). Raises NotFound, and as ``save``."""
+    if version not in (0, *versions(settings.node.data_dir)):
+        raise NotFound(f"there is no version {version} of the entered peers and rules")
+    after, what = _text(settings, version), f"as in version {version}"
+    number, warnings = _write(settings, _newest(settings), after, what, by, despite_hold=despite_hold)
+    return Saved(name=f"version {number}", version=number, warnings=warnings)
 
 
 def apply(settings: Settings) -> int:
@@ -212,59 +204,121 @@ def apply(settings: Settings) -> int:
 
 
 def show_entry(settings: Settings, kind: Kind, name: str) -> View:
-    """An entered peer or rule: its keys, ``version``, who changed it and when.
+    """An entered peer or rule, and its version, which a change of it names.
 
-    Raises NotFound; NotAllowedNow for one in the configuration files.
+    Raises NotFound; NotAllowedNow for one in the configuration files, FaultyInput for one with a secret.
     """
-    with reading(settings) as session:
-        found = listed(session, kind).get(name)
-    if found is not None:
-        return found | {"content": tomllib.loads(found["keys"])}
+    _, text = _newest(settings)
+    if content := _entries(text).get((kind, name)):
+        _refuse_for_files(kind, content)  # who may not enter it may not see it
+        return {"name": name, "version": edition(content), "content": content}
     if name in {one.name for one in getattr(settings, kind)}:
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
-    raise NotFound(f"no {_ONE[kind]} is called {name!r}")
+    raise NotFound(f"no {kind[:-1]} is called {name!r}")
 
 
-def _refuse(
-    session: Session,
-    settings: Settings,
-    kind: Kind,
-    content: Mapping[str, Any],
-    row: EnteredTable | None,
-    version: int | None,
-) -> Warned:
-    """Raise what may not be saved. ``row``: the one that is there."""
-    name = str(content["name"])
-    _refuse_conflict(kind, name, row, version)
-    rows = {(one.kind, one.name): one.keys for one in entered(session)}
-    if row is None and name in {one.name for one in getattr(settings, kind)}:
+def _text(settings: Settings, version: int) -> str:
+    file = file_of(settings.node.data_dir, version)
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _saved(text: str) -> str:
+    with suppress(ValueError):
+        return str(tomllib.loads(text).get(SAVED, "by hand"))
+    return "damaged"
+
+
+def _entries(text: str) -> _Entries:
+    """Raises NotAllowedNow for a text that was edited by hand and cannot be read."""
+    try:
+        data = tomllib.loads(text)
+        return {(kind, str(one.get("name"))): one for kind in _MODELS for one in data.get(kind, ())}
+    except (ValueError, TypeError, AttributeError):
+        raise NotAllowedNow("what was entered is damaged: correct it, dicom-node check says where") from None
+
+
+def _newest(settings: Settings) -> tuple[int, str]:
+    """The newest version and its text. Raises NotAllowedNow where nothing can be entered."""
+    if bucket_of(settings):
+        raise NotAllowedNow(
+            "machines with [object_store] share no folder: peers and rules are in the configuration files"
+        )
+    number = newest(settings.node.data_dir)
+    return number, _text(settings, number)
+
+
+def _changed(
+    settings: Settings, kind: Kind, name: str, content: Mapping[str, Any] | None, version: int | None
+) -> tuple[tuple[int, str], str]:
+    """The newest version, and its text with this peer or rule, or without; comments and order stay."""
+    if content is not None:
+        _refuse_risky(settings, kind, content)
+    number, text = _newest(settings)
+    known = _entries(text)
+    here = known.get((kind, name))
+    if here is None and content is None:
+        hint = mistakes.did_you_mean(name, [one for other, one in known if other == kind])
+        raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
+    if version == 0 and here:
+        raise ChangedMeanwhile(f"there is a {kind[:-1]} {name} already: nothing was saved")
+    if version not in (None, edition(here)):
+        what = f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved"
+        raise ChangedMeanwhile(f"{what}. What was saved last: {_saved(text)}")
+    if here is None and any(one.name == name and not one.entered for one in getattr(settings, kind)):
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
-    return _refuse_mistakes(settings, kind, rows, rows | {(kind, name): as_text(kind, content)})
+    document = tomlkit.parse(text)
+    rows: Any = document.setdefault(kind, tomlkit.aot())
+    at = next((at for at, one in enumerate(rows) if one["name"] == name), len(rows))
+    if content is None:
+        del rows[at]
+    else:
+        written: Any = tomlkit.parse(f"[[{kind}]]\n{as_text(kind, content)}\n")[kind]
+        if here is None:
+            rows.append(written[0])
+        for key in {*rows[at]} - {*content}:
+            del rows[at][key]
+        rows[at].update({key: value for key, value in written[0].items() if rows[at].get(key) != value})
+    if not rows:
+        del document[kind]
+    return (number, text), tomlkit.dumps(document)
 
 
-def _refuse_conflict(kind: Kind, name: str, row: EnteredTable | None, version: int | None) -> None:
-    if version is None or version == (row.version if row else 0):
-        return
-    if row is None:
-        raise ChangedMeanwhile(f"somebody removed {name} after you opened it: nothing was saved")
-    if version == 0:
-        raise ChangedMeanwhile(f"there is a {_ONE[kind]} {name} already: nothing was saved")
-    at = row.changed_at.astimezone()
-    raise ChangedMeanwhile(
-        f"{row.changed_by} changed {name} at {at:%Y-%m-%d %H:%M:%S}, after you opened it: nothing was saved"
-    )
+def _write(
+    settings: Settings, now: tuple[int, str], after: str, what: str, by: audit.Person, *, despite_hold: bool
+) -> tuple[int, list[str]]:
+    """Check the whole, note each change in the audit, and write the next version: its number, warnings."""
+    number, before = now
+    old, new = _entries(before), _entries(after)
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    warned = _checked(settings, new, "rules" if "rules" in dict(changed) else "peers")
+    if warned.undercut and not despite_hold:
+        raise HoldUndercut(
+            f"{'; '.join(warned.undercut)}: give it assess_first = true, or confirm it (despite_hold)"
+        )
+    document = tomlkit.parse(after)
+    document[SAVED] = f"{utc_now():%Y-%m-%dT%H:%M:%SZ}, {by.name}: {what}"
+    fields: dict[str, Any] = {"despite_hold": "; ".join(warned.undercut)} if warned.undercut else {}
+    with writing(settings) as session:
+        for kind, entry in changed:
+            action = AuditAction(f"{kind[:-1]}_{'saved' if (kind, entry) in new else 'removed'}")
+            audit.note(session, by, action, name=entry, version=number + 1, **fields)
+        session.flush()  # nothing is in force that the audit does not know
+        try:
+            if _text(settings, number) != before:  # edited by hand
+                raise FileExistsError
+            write_new(file_of(settings.node.data_dir, number + 1), tomlkit.dumps(document))
+        except FileExistsError:
+            raise ChangedMeanwhile("somebody else saved something just now: nothing was saved") from None
+        except OSError as error:
+            raise NotAllowedNow(f"nothing can be entered here: {error.strerror}") from None
+    return number + 1, list(warned.warnings)
 
 
 def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:
     """What a browser must not be able to do: read files and variables, run programs, keep passwords, and have
     the node call itself or the network behind it."""
-    if "${" in as_text(kind, content):
-        raise FaultyInput("variables and files (${...}) are for the configuration files only")
-    if kind == "peers" and (secret := [key for key in _SECRET if content.get(key)]):
-        raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
-    if kind == "peers" and "@" in str(content.get("url", "")):
-        raise FaultyInput("url: a peer with a login belongs in the configuration files")
-    if kind == "peers" and "entered" in content:
+    _refuse_for_files(kind, content)
+    if "entered" in content:
         raise FaultyInput("entered: the node itself sets it: leave it out")
     if kind == "peers" and not settings.console.local_peers:
         _refuse_local(content)
@@ -272,8 +326,17 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
         raise FaultyInput("pipeline: rules that run programs belong in the configuration files")
 
 
+def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
+    if "${" in as_text(kind, content):
+        raise FaultyInput("variables and files (${...}) are for the configuration files only")
+    if kind == "peers" and (secret := [key for key in _SECRET if content.get(key)]):
+        raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
+    if kind == "peers" and "@" in str(content.get("url", "")):
+        raise FaultyInput("url: a peer with a login belongs in the configuration files")
+
+
 def _refuse_local(content: Mapping[str, Any]) -> None:
-    """Before the database is locked: a name server may take seconds. Each call looks the name up again."""
+    """A name is looked up again at each call."""
     problems = []
     for key in ("host", "query_host", "commitment_host", "url"):
         given = str(content.get(key) or "")
@@ -289,27 +352,34 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
         raise FaultyInput("\n".join(map(_in_words, problems)), problems)
 
 
-def _refuse_mistakes(
-    settings: Settings,
-    changed: Kind,
-    before: Mapping[tuple[str, str], str],
-    after: Mapping[tuple[str, str], str],
-) -> Warned:
-    """What ``check`` warns of in the configuration as it would be. Raises FaultyInput with its mistakes."""
+def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
+    """Check the configuration with these entries in place of those with which the node runs."""
+    tables: dict[str, Any] = {}
+    for kind in _MODELS:
+        in_files = [one for one in getattr(settings, kind) if not one.entered]
+        tables[kind] = [
+            one.model_dump(mode="json", context=REVEALED, exclude_defaults=True) for one in in_files
+        ]
+        tables[kind] += [one for (other, _), one in after.items() if other == kind]
+    return checked(settings, tables, changed)
+
+
+def checked(settings: Settings, tables: dict[str, Any], changed: Kind = "peers") -> Warned:
+    """What ``check`` warns of in the configuration with other ``tables``. Raises FaultyInput with its
+    mistakes.
+    """
     from dicom_node import preflight
 
-    data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True)
-    for kind in _MODELS:
-        in_files = [one for one in data.get(kind, ()) if (kind, one["name"]) not in {*before, *after}]
-        data[kind] = in_files + [tomllib.loads(keys) for (other, _), keys in after.items() if other == kind]
-    checked = preflight.check_data(data, _role_here(settings, changed))
-    if checked.problems:
-        raise FaultyInput("\n".join(map(_in_words, checked.problems)), checked.problems)
-    assert checked.settings is not None, "without settings there are problems"
+    data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True) | tables
+    found = preflight.check_data(data, _role_here(settings, changed))
+    if found.problems:
+        raise FaultyInput("\n".join(map(_in_words, found.problems)), found.problems)
+    assert found.settings is not None, "without settings there are problems"
     known = set(loading.undercuts(settings))
     return Warned(
-        tuple(f"{one.subject}: {one.text}" for one in checked.tried if not one.ok),
-        tuple(f"rule {one.rule}: {one}" for one in loading.undercuts(checked.settings) if one not in known),
+        found.settings,
+        tuple(f"{one.subject}: {one.text}" for one in found.tried if not one.ok),
+        tuple(f"rule {one.rule}: {one}" for one in loading.undercuts(found.settings) if one not in known),
     )
 
 
@@ -328,6 +398,8 @@ def _in_words(problem: ConfigProblem) -> str:
     return f"{problem.key}{shown}: {problem.remedy}"
 
 
+_NOT_LOADED = "the running node cannot load it: restart the node if it was installed since its start"
+_IN_ITS_LOG = "the node's log says why (6011)"
 _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
 
 
@@ -378,17 +450,10 @@ def reload_node(files: Sequence[Path]) -> list[str]:
 def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
     """What event 6011 says, with the lines of the settings that it names."""
     for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
-        read.add_named(key, "", _why_refused(key, settings))
-    why = [str(problem) for problem in read.problems] or ["its log says why (6011)"]
+        not_loaded = key.endswith(".pipeline") and _NOT_LOADED
+        read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else not_loaded or _IN_ITS_LOG)
+    why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
     return "\n  ".join(["the node keeps the configuration before:", *why])
-
-
-def _why_refused(key: str, settings: Settings) -> str:
-    if key in settings.fixed:
-        return NEEDS_RESTART
-    if key.endswith(".pipeline"):
-        return "the running node cannot load it: restart the node if it was installed since its start"
-    return "the node's log says why (6011)"
 
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:

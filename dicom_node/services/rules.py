@@ -1,17 +1,14 @@
 """Rules: their text, and the effect of present or changed rules on files, new studies and past studies."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.pipelines import PIPELINES
 from dicom_node import jobs
-from dicom_node.config.mistakes import described, did_you_mean
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, RuleSettings, Settings
 from dicom_node.dicom.sop_classes import role_of
@@ -61,6 +58,7 @@ def listed(settings: Settings) -> list[View]:
             "priority": rule.priority,
             "options": {key: toml_value(value) for key, value in rule.options.items()},
             "limits": _limits(rule),
+            "version": rule.entered or None,
         }
         for rule in settings.rules
     ]
@@ -68,11 +66,7 @@ def listed(settings: Settings) -> list[View]:
 
 def as_toml(settings: Settings) -> str:
     """The rules as TOML, without keys that have their default."""
-    tables = (rule.model_dump(mode="json", exclude_defaults=True) for rule in settings.rules)
-    return "\n".join(
-        "[[rules]]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in table.items())
-        for table in tables
-    )
+    return "\n".join(f"[[rules]]\n{entered.as_text('rules', _shown(rule))}" for rule in settings.rules)
 
 
 def parsed(settings: Settings, text: str) -> Settings:
@@ -82,21 +76,17 @@ def parsed(settings: Settings, text: str) -> Settings:
     data = entered.tables(text)
     if set(data) != {"rules"}:
         raise FaultyInput("write only rules, each under a line [[rules]]")
-    try:
-        made = Settings.model_validate({"rules": data["rules"]})
-    except ValidationError as error:
-        mistakes = [f"{_place(place)}: {remedy}" for place, _, remedy in described(error, Settings)]
-        raise FaultyInput("; ".join(mistakes)) from None
-    if unknown := list(_unknown(settings, made.rules)):
-        raise FaultyInput("; ".join(unknown))
-    return settings.model_copy(update={"rules": made.rules})
+    return entered.checked(settings, data).settings
 
 
 def with_rule(settings: Settings, content: View) -> Settings:
     """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
-    alone = parsed(settings, "[[rules]]\n" + entered.as_text("rules", content)).rules
-    others = (rule for rule in settings.rules if rule.name != content["name"])
-    return settings.model_copy(update={"rules": (*others, *alone)})
+    others = [_shown(rule) for rule in settings.rules if rule.name != content["name"]]
+    return entered.checked(settings, {"rules": [*others, content]}).settings
+
+
+def _shown(rule: RuleSettings) -> dict[str, Any]:
+    return rule.model_dump(mode="json", exclude_defaults=True, exclude={"entered"})
 
 
 def tried(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
@@ -220,23 +210,6 @@ def _limits(rule: RuleSettings) -> list[str]:
     if rule.assess_first:
         found.append("results wait until a person has accepted them")
     return found
-
-
-def _place(place: Sequence[Any]) -> str:
-    """ "rule 1, when, modality"."""
-    number, *keys = place[1:] or [None]
-    return ", ".join([f"rule {number + 1}" if isinstance(number, int) else "rules", *map(str, keys)])
-
-
-def _unknown(settings: Settings, rules: Sequence[RuleSettings]) -> Iterator[str]:
-    receiving = [peer.name for peer in settings.peers if "receive" in peer.may]
-    for number, rule in enumerate(rules, start=1):
-        if rule.pipeline not in PIPELINES:
-            yield f"rule {number}, pipeline: {did_you_mean(rule.pipeline, PIPELINES)}"
-        for key, names in (("send_to", rule.receivers), ("forward", rule.forward)):
-            for name in names:
-                if name not in receiving:
-                    yield f"rule {number}, {key}: {did_you_mean(name, receiving, 'peers that may receive')}"
 
 
 def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:

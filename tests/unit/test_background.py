@@ -34,7 +34,6 @@ from dicom_node.inbox.inspector import Inspector
 from dicom_node.model.roles import Role
 from dicom_node.node import _prepare_folder
 from dicom_node.sitekey import SiteKey, load_or_create, path_of
-from dicom_node.store.entered import EnteredFile
 from dicom_node.studies.scan import Indexer
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
@@ -95,25 +94,13 @@ def test_what_is_entered_on_another_machine_has_the_node_read_its_configuration_
 ) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *asked: sent.append(asked))
-    ours = EnteredFile(inbox.database, inbox.folder)
-    node = Background(inbox.database, inbox.settings, Role.ALL, "all", print, 0, tuple, ours.is_behind)
-    for _ in range(3):
-        node._watch_entered()
-    assert sent == []
-    enter_peer(inbox.database, "us2")
+    node = Background(inbox.database, inbox.settings, Role.ALL, "all", print, 0)
+    enter_peer(inbox.folder, "us2")
     node._watch_entered()
     assert sent == [], "a node of the machine where it was entered takes it over meanwhile"
     for _ in range(3):
         node._watch_entered()
-    assert sent == [(os.getpid(), signal.SIGHUP)]
-    assert ours.renew(), "and is refused, or fails"
-    monkeypatch.setattr(ours, "_again_at", 0.0)
-    node._watch_entered()
-    assert len(sent) == 2, "after a while it is asked again"
-    assert not ours.renew()
-    ours.taken_over()
-    node._watch_entered()
-    assert len(sent) == 2
+    assert sent == [(os.getpid(), signal.SIGHUP)], "and where that is refused, again after a while only"
 
 
 @contextmanager

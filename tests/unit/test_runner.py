@@ -70,6 +70,14 @@ def test_a_defect_is_raised_and_holds_up_no_other_row(rows: Stored) -> None:
     assert (made.run_once(), told(rows)[0]) == (1, ("pending", 1, "defect of the node: ValueError"))
 
 
+def test_a_row_of_ten_defects_is_given_up(rows: Stored) -> None:
+    rows.put(Notification, 1, attempts=9)
+    rows.put(Notification, 2, state="sent")
+    with pytest.raises(ValueError, match="SECRET"):
+        lane(rows, [ValueError("SECRET")]).run_once()
+    assert told(rows)[0] == ("failed", 10, "defect of the node: ValueError")
+
+
 def test_a_kill_loses_no_row_and_who_was_frozen_writes_over_nothing(rows: Stored) -> None:
     def frozen(row: Notification, _: threading.Event) -> Outcome:
         rows.put(Notification, row.id, state="sent", attempts=7)  # by another process, whose lease it is now

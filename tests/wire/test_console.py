@@ -963,7 +963,7 @@ def test_a_modality_and_a_rule_entered_in_a_browser_are_in_force_at_once(site: S
         page.wait_for_selector("text=us2 is saved")
         wait_until(lambda: "Finished server process" in node.log.read_text(), 60, "the one before")
         page.click("text=Go on")  # it waits for that where `check` warns of something
-        page.wait_for_selector("text=changed by admin")
+        page.wait_for_selector("a[href='/peers/us2/change']")
     assert set(answers) == {200}, "nobody is refused while another process takes over"
     page.goto("/rules/new")
     page.fill("input[name=name]", "breast")
@@ -1001,12 +1001,11 @@ def test_a_study_is_shown_and_a_console_that_dies_comes_back_with_its_users_sign
     assert page.url == f"{site.address}/"
 
 
-def test_what_was_entered_is_in_force_after_a_start_without_its_file_and_the_console_ends_with_its_node(
+def test_what_was_entered_is_in_force_after_a_start_and_the_console_ends_with_its_node(
     site: Site,
 ) -> None:
     node, console = site.node, site.process()
     assert node.stop() == 0
     assert not Path(f"/proc/{console}").exists()
-    (node.folder / "var" / "entered.toml").unlink()
     node.start()
     assert store(node.port, [ultrasound("three")], "US2") == [0]

@@ -240,6 +240,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ),
     # What other verbs print as tables.
     "peers test": (*fields("peer", "check"), _yes_no("", "ok", "ok", "FAILED"), *fields("says: text")),
+    "peers versions": fields("version", "saved"),
     "rules try": (
         ("file", lambda row: row["file"].rpartition("/")[2]),
         *fields("modality"),

@@ -1,4 +1,4 @@
-"""``dicom-node peers`` and ``rules``: those of the configuration files, and those entered in the database."""
+"""``dicom-node peers`` and ``rules``: of configuration files, and entered by page or command."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,10 @@ from dicom_node.cli.common.output import PrintedRow, print_json, print_part, pri
 from dicom_node.errors import ExitCode, FaultyInput
 
 Kind = Literal["peers", "rules"]
+DespiteHold = Annotated[
+    bool,
+    typer.Option("--despite-hold", help="Save it although it sends results at once that another rule holds."),
+]
 
 
 def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
@@ -27,13 +31,7 @@ def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
             Path, typer.Argument(metavar="FILE", exists=True, help=f"TOML with the keys of one {one}.")
         ],
         config: Config,
-        despite_hold: Annotated[
-            bool,
-            typer.Option(
-                "--despite-hold",
-                help="Save it although it sends results at once that another rule holds.",
-            ),
-        ] = False,
+        despite_hold: DespiteHold = False,
     ) -> None:
         settings = load(config)
         try:
@@ -41,10 +39,7 @@ def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
         except (OSError, UnicodeDecodeError) as error:
             raise FaultyInput(f"{file} cannot be read: {type(error).__name__}") from None
         content = rooms.entered.parsed(kind, text)
-        saved = rooms.entered.save(settings, kind, content, despite_hold=despite_hold)
-        for warning in saved.warnings:
-            say(f"warning: {warning}")
-        say(f"{content['name']} is saved. {_taken_over(rooms.entered.apply(settings))}")
+        _say_saved(settings, rooms.entered.save(settings, kind, content, despite_hold=despite_hold))
 
     def remove(
         name: Annotated[
@@ -64,6 +59,12 @@ def add_verbs(app: typer.Typer, kind: Kind, *, file: str) -> None:
         help=f"Take a {one} out that was entered by page or command; running nodes take it over.",
         epilog=f"Example: dicom-node {kind} remove {name} --config node.toml",
     )(remove)
+
+
+def _say_saved(settings: Any, saved: Any) -> None:
+    for warning in saved.warnings:
+        say(f"warning: {warning}")
+    say(f"{saved.name} is saved. {_taken_over(rooms.entered.apply(settings))}")
 
 
 def _taken_over(nodes: int) -> str:
@@ -138,6 +139,23 @@ def _print_caller(found: PrintedRow) -> None:
 
 
 add_verbs(app, "peers", file="us2.toml")
+
+
+@list_verb(app, "peers versions", none="No peers or rules were entered by page or command.")
+def versions(settings: Any) -> Rows:
+    """List the versions of the entered peers and rules: when, by whom, and what was changed."""
+    return [version.model_dump() for version in rooms.entered.history(settings)]
+
+
+@app.command(epilog="Example: dicom-node peers undo 7 --config node.toml")
+def undo(
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="One of `peers versions`; 0: none.")],
+    config: Config,
+    despite_hold: DespiteHold = False,
+) -> None:
+    """Have all entered peers and rules as in an earlier version; running nodes take it over."""
+    settings = load(config)
+    _say_saved(settings, rooms.entered.undo(settings, version, despite_hold=despite_hold))
 
 
 rules_app = group("Rules: which pipeline for which study.")

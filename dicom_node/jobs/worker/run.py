@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from ai_pipeline.contract import Pipeline, Progress, QualityNote, Refusal, Refuse
 from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
 from ai_pipeline.images.limits import lacks_memory
+from dicom_node.config.entered import is_behind
 from dicom_node.config.settings import Settings
 from dicom_node.errors import (
     DecodedDifferently,
@@ -31,7 +32,6 @@ from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
 from dicom_node.results import NOT_HERE, NOT_READ, Cause
 from dicom_node.store.database import Database
-from dicom_node.store.entered import is_entered
 from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
@@ -142,12 +142,12 @@ class JobRunner:
         attempt.images = images = open_images(self._database, self._settings, job)
         attempt.pipeline = pipeline = self._pipelines(job.pipeline)
         # Raise UnknownPeer when a destination of the job was taken out of the configuration. Raises
-        # NotTakenOverYet where it was entered, and this machine will know it in a moment.
+        # NotTakenOverYet where it may have been entered just now: this machine will know it in a moment.
         for name in job.destinations:
             try:
                 self._settings.peer(name)
             except UnknownPeer:
-                if is_entered(self._database, "peers", name):
+                if is_behind(self._settings):
                     raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
                 raise
         if job.gives_up:

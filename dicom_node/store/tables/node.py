@@ -22,17 +22,6 @@ class EventRow(Numbered):
     fields: Mapped[dict[str, Any]]
 
 
-class EnteredTable(Base):
-    """A peer or rule that a person entered, instead of writing it into a configuration file."""
-
-    kind: Mapped[str] = mapped_column(String(8), primary_key=True)  # "peers", "rules"
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    keys: Mapped[str] = mapped_column(Text)  # as lines of TOML
-    version: Mapped[int] = mapped_column(default=1)  # rises with each change: nobody overwrites unseen
-    changed_at: Mapped[datetime]
-    changed_by: Mapped[str] = mapped_column(String(64))
-
-
 class StudyTrace(Base):
     """The trace of a study for OpenTelemetry: its id, and the time until which its spans were sent or
     dropped.

@@ -1,5 +1,6 @@
 """Pages and addresses for programs: every kind of row, requests, entered peers and rules."""
 
+import errno
 import fcntl
 import json
 import operator
@@ -911,13 +912,18 @@ def test_an_admins_program_adds_changes_and_removes_a_peer(
 ) -> None:
     admin = Program(console, UserRole.ADMIN)
     status, answer = admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0})
-    assert (status, answer["name"], answer["version"]) == (200, "us2", 1)
+    assert (status, answer["name"]) == (200, "us2")
+    first = answer["version"]
     status, answer = admin.ask("PUT", "/peers/us2", json=PEER, params={"version": 0})
     assert status == 409 and "already" in answer["error"]
-    assert admin.ask("PUT", "/peers/us2", json=PEER | {"quiet_seconds": 8})[1]["version"] == 2
-    gone = [admin.ask("DELETE", "/peers/us2", params={"version": version})[0] for version in (1, 2, 2)]
+    second = admin.ask("PUT", "/peers/us2", json=PEER | {"quiet_seconds": 8})[1]["version"]
+    gone = [admin.ask("DELETE", "/peers/us2", params={"version": one})[0] for one in (first, second, second)]
     assert gone == [409, 204, 404] and len(asked_nodes) == 3
-    assert [row["action"] for row in console.audit_rows()[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
+    assert admin.ask("POST", "/entered/2/undo")[1]["version"] == 4
+    changes = [row["saved"].partition(": ")[2] for row in admin.ask("GET", "/entered")[1]]
+    assert changes == ["as in version 2", "peer us2 removed", "peer us2", "peer us2"]
+    actions = [row["action"] for row in reversed(console.audit_rows()) if "peer_" in row["action"]]
+    assert actions == ["peer_saved", "peer_saved", "peer_removed", "peer_saved"]
 
 
 def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_nodes: list[object]) -> None:
@@ -936,7 +942,7 @@ def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_n
     ):
         answer = admin.client.put("/api/v1/peers/us2", content=json.dumps(keys), headers=headers)
         assert answer.status_code == 400 and says in answer.json()["error"], answer.text
-    assert console.read(entered.listed, "peers") == {} and asked_nodes == []
+    assert entered.history(console.settings) == [] and asked_nodes == []
 
 
 def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, inbox: Inbox) -> None:
@@ -1293,12 +1299,15 @@ def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, co
     settings = loading.load([config])
     assert (settings.peer("us2").quiet_seconds, settings.peer("us2").may) == (7, ("send",))
     assert "silent_hours = 24" in browser.page("/peers/us2/change")
-    assert browser.post("/peers/us2/change", **FORM, version="1", rest="") == 200
+    assert browser.post("/peers/us2/change", **FORM, version=browser.field("version"), rest="") == 200
     assert loading.load([config]).peer("us2").quiet_seconds is None
-    assert browser.post("/peers/us2/remove", version="1") == 409
-    assert browser.post("/peers/us2/remove", version="2") == 200
+    browser.page("/peers/us2/change")
+    assert browser.post("/peers/us2/remove", version=browser.field("version")) == 200
     assert [peer.name for peer in loading.load([config]).peers] == ["pacs"]
-    assert [row["action"] for row in console.audit_rows()[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
+    rows = console.audit_rows()
+    assert [row["action"] for row in rows[:3]] == ["peer_removed", "peer_saved", "peer_saved"]
+    assert "peer us2 removed" in browser.page("/entered")
+    assert browser.post("/entered/1/undo") == 200 and loading.load([config]).peer("us2").quiet_seconds == 7
 
 
 def test_mistakes_of_a_peer_stand_beside_their_fields_all_at_once(console: ConsoleLab) -> None:
@@ -1326,15 +1335,17 @@ def test_the_second_of_two_admins_is_told_and_nothing_is_lost(console: ConsoleLa
     first, second = console.browser(UserRole.ADMIN), console.browser(UserRole.ADMIN)
     first.post("/peers/new", **FORM, version="0")
     second.get("/peers/us2/change")
-    first.post("/peers/us2/change", **FORM | {"ae_title": "FIRST"}, version="1")
-    assert second.post("/peers/us2/change", **FORM | {"ae_title": "SECOND"}, version="1") == 409
-    assert "admin changed us2 at" in second.text
+    seen = second.field("version")
+    first.post("/peers/us2/change", **FORM | {"ae_title": "FIRST"}, version=seen)
+    assert second.post("/peers/us2/change", **FORM | {"ae_title": "SECOND"}, version=seen) == 409
+    assert "admin: peer us2" in second.text
     assert 'value="SECOND"' in second.text, "what was entered is still there"
     assert 'href="/peers/us2/change"' in second.text, "and what it is now can be opened"
     assert loading.load([config]).peer("us2").ae_title == "FIRST"
     assert second.post("/peers/new", **FORM, version="0") == 409
-    first.post("/peers/us2/remove", version="2")
-    assert second.post("/peers/us2/change", **FORM, version="2") == 409 and "removed" in second.text
+    first.get("/peers/us2/change")
+    first.post("/peers/us2/remove", version=first.field("version"))
+    assert second.post("/peers/us2/change", **FORM, version=seen) == 409 and "removed" in second.text
 
 
 def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: ConsoleLab, inbox: Inbox) -> None:
@@ -1361,6 +1372,49 @@ def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: Conso
         assert browser.post("/peers/new", **{**FORM, **typed}, version="0") == 400, typed
         assert said in browser.text.replace("&#39;", "'"), typed
     assert entered_in(inbox) == ""
+
+
+@pytest.mark.parametrize(
+    ("step", "does", "says"),
+    [
+        ("write_new", Mock(side_effect=OSError(errno.ENOSPC, "no space")), "no space"),
+        ("write_new", Mock(side_effect=FileExistsError), "somebody else"),
+        ("bucket_of", Mock(), "share no folder"),
+    ],
+)
+def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
+    console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, step: str, does: Mock, says: str
+) -> None:
+    monkeypatch.setattr(entered, step, does)
+    browser = console.browser(UserRole.ADMIN)
+    assert browser.post("/peers/new", **FORM, version="0") == 409
+    assert says in browser.fault("name") and console.audited("peer_saved") == []
+
+
+def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
+    settings = loading.load([config])
+    us2 = {"name": "us2", "ae_title": "US2", "may": ["send"]}
+    seen = entered.save(settings, "peers", us2, 0).version
+    file = inbox.folder / "entered" / "000001.toml"
+    file.write_text("# of the site\n" + file.read_text().replace('"US2"', '"HAND"  # moved'))
+    with pytest.raises(ChangedMeanwhile):
+        entered.save(settings, "peers", us2, seen)
+    check = entered._checked
+
+    def edited_meanwhile(*given: Any) -> entered.Warned:
+        file.write_text(f"{file.read_text()}# once more\n")
+        return check(*given)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ChangedMeanwhile):
+        patch.setattr(entered, "_checked", edited_meanwhile)
+        entered.remove(settings, "peers", "us2")
+    entered.save(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
+    text = entered_in(inbox)
+    assert text.startswith("# of the site\n") and 'ae_title = "HAND"  # moved' in text
+    assert "quiet_seconds = 7" in text and "# once more" in text
+    assert sorted(one.name for one in file.parent.iterdir()) == ["000001.toml", "000002.toml"], (
+        "no file is left behind"
+    )
 
 
 def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
@@ -1427,8 +1481,7 @@ def admin(console: ConsoleLab) -> Browser:
 
 
 def entered_in(inbox: Inbox) -> str:
-    file = inbox.folder / "entered.toml"
-    return file.read_text() if file.exists() else ""
+    return "".join(file.read_text() for file in sorted(inbox.folder.glob("entered/*.toml"))[-1:])
 
 
 def test_the_form_makes_the_lines_of_the_file_once_it_was_seen_what_they_make(
@@ -1511,7 +1564,7 @@ def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
     admin.get("/rules/new")
     names = set(re.findall(r'name="([^"]+)"', admin.text))
     as_text = {"then", "complete_from", "priors"}
-    assert set(RuleSettings.model_fields) - {"when", "options"} - as_text <= names
+    assert set(RuleSettings.model_fields) - {"when", "options", "entered"} - as_text <= names
     assert "rest" in names and "then = [" in admin.text, "conditions on results are written as text"
     assert {f"when.{key}" for key in Conditions.model_fields} <= names
     assert set(form.CONDITIONS) == set(Conditions.model_fields)
@@ -1546,12 +1599,12 @@ def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, adm
     assert admin.post("/rules/new", **FIELDS_holds, act="try") == 200 and SAYS in admin.text
     mark = admin.field("tried")
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark) == 200
-    assert 'name="despite_hold"' in admin.text and not console.read(entered.listed, "rules")
+    assert 'name="despite_hold"' in admin.text and not entered.history(console.settings)
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark, despite_hold="true") == 200
     assert "held is saved." in admin.text
     assert SAYS in admin.text, "the page that says that it is saved shows the warnings"
     assert "in_force.js" not in admin.text, "and stays until it was read"
-    assert list(console.read(entered.listed, "rules")) == ["held"]
+    assert "rule held" in entered.history(console.settings)[0].saved
     assert SAYS in str(console.audited("rule_saved"))
 
 

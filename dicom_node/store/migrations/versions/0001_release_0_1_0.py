@@ -93,16 +93,6 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.PrimaryKeyConstraint("at", name=op.f("pk_disk_sample")),
     )
     op.create_table(
-        "entered_table",
-        sa.Column("kind", sa.String(length=8), nullable=False),
-        sa.Column("name", sa.String(length=64), nullable=False),
-        sa.Column("keys", sa.Text(), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("changed_at", sa.DateTime(), nullable=False),
-        sa.Column("changed_by", sa.String(length=64), nullable=False),
-        sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_entered_table")),
-    )
-    op.create_table(
         "image_count",
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("card_sha256", sa.String(length=64), nullable=False),
