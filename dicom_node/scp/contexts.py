@@ -5,16 +5,14 @@ Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; the tables
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pydicom.uid import UID_dictionary
-from pynetdicom import build_context
-from pynetdicom.presentation import PresentationContext
 
-from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.scp.connection.pdus import Contexts
 
 
 class ClassKind(StrEnum):
@@ -94,9 +92,12 @@ job; ``listener.further_storage_classes`` adds to them."""
 
 VERIFICATION = "1.2.840.10008.1.1"
 _SYNTAXES_SHOWN = 3
-_LITTLE_ENDIAN = [
+_ACCEPTED, _NO_SUCH_CLASS, _NO_SUCH_SYNTAX = 0, 3, 4
+LITTLE_ENDIAN = tuple(
     one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)
-]
+)
+"""Transfer syntaxes of commands that are no C-STORE."""
+_SYNTAXES = tuple(one.uid for one in TRANSFER_SYNTAXES)
 _CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named writes it
 
 
@@ -105,56 +106,40 @@ def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(one.uid for one in STORAGE_CLASSES), *further]))
 
 
-def presentation_contexts(further: Iterable[str] = ()) -> list[PresentationContext]:
-    """The presentation contexts that the acceptor supports.
+def supported_syntaxes(further: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Transfer syntaxes that the acceptor takes of everybody, the best first, by abstract syntax."""
+    decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
+    return {VERIFICATION: decoded, **dict.fromkeys(accepted_classes(further), _SYNTAXES)}
 
-    pynetdicom accepts the first of *our* transfer syntaxes that the peer offers.
+
+def negotiate(
+    proposed: Contexts, supported: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[int, tuple[int, str]], tuple[str, ...]]:
+    """Result (PS3.8 Table 9-18) and transfer syntax of each context; the refused ones as texts.
+
+    Of the transfer syntaxes the first of ours is taken. A text is the SOP class, such as "CT Image Storage
+    (1.2.840.10008.5.1.4.1.1.2)". If the node accepts the class, but none of the proposed transfer syntaxes, a
+    colon and these transfer syntaxes follow.
     """
-    syntaxes = [one.uid for one in TRANSFER_SYNTAXES]
-    return [
-        build_context(VERIFICATION, [one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated]),
-        *(build_context(uid, syntaxes) for uid in accepted_classes(further)),
-    ]
-
-
-def commitment_context(*, for_requests: bool = False) -> PresentationContext:
-    """The presentation context for a peer that calls us as SCP to report on storage commitment (PS3.4 J.3).
-
-    ``for_requests``: for a peer that requests storage commitment from us instead, as SCU.
-    """
-    context = build_context(commitment.SOP_CLASS, _LITTLE_ENDIAN)
-    context.scu_role, context.scp_role = for_requests, not for_requests
-    return context
-
-
-def step_context() -> PresentationContext:
-    """The presentation context for a peer that reports on performed procedure steps (PS3.4 F.7)."""
-    return build_context(performed_step.SOP_CLASS, _LITTLE_ENDIAN)
-
-
-def refusals(
-    proposed: Iterable[tuple[str, Sequence[str]]], supported: Iterable[PresentationContext]
-) -> tuple[str, ...]:
-    """The proposed presentation contexts that the node will refuse, each as one text, without duplicates.
-
-    ``proposed``: pairs of an abstract syntax and its transfer syntaxes. The text is the SOP class, such as
-    "CT Image Storage (1.2.840.10008.5.1.4.1.1.2)". If the node accepts the class, but none of the proposed
-    transfer syntaxes, a colon and these transfer syntaxes follow.
-    """
-    ours = {str(one.abstract_syntax): {str(uid) for uid in one.transfer_syntax} for one in supported}
-    found: dict[str, None] = {}
-    for abstract, syntaxes in proposed:
-        if abstract not in ours:
-            found[_named(abstract)] = None
-        elif ours[abstract].isdisjoint(syntaxes):
+    results, refused = dict[int, tuple[int, str]](), dict[str, None]()
+    for context_id, (abstract, syntaxes) in proposed.items():
+        ours = supported.get(abstract)
+        best = next((one for one in ours or () if one in syntaxes), "")
+        if best:
+            results[context_id] = _ACCEPTED, best
+        elif ours is None:
+            results[context_id] = _NO_SUCH_CLASS, syntaxes[0]
+            refused[_named(abstract)] = None
+        else:
+            results[context_id] = _NO_SUCH_SYNTAX, syntaxes[0]
             shown = ", ".join(_named(uid) for uid in syntaxes[:_SYNTAXES_SHOWN])
             more = f" and {len(syntaxes) - _SYNTAXES_SHOWN} more" if len(syntaxes) > _SYNTAXES_SHOWN else ""
-            found[f"{_named(abstract)}: {shown}{more}"] = None
-    return tuple(found)
+            refused[f"{_named(abstract)}: {shown}{more}"] = None
+    return results, tuple(refused)
 
 
 def refused_class(refusal: str) -> str:
-    """The SOP class in one of ``refusals``; "" if the text has no UID, or the class itself is accepted."""
+    """The SOP class in one of these texts; "" if the text has no UID, or the class itself is accepted."""
     found = _CLASS.fullmatch(refusal)
     return found[1] if found else ""
 

@@ -27,7 +27,7 @@ from dicom_node.events import STEP_BEGUN, STEP_CHANGED, Event, FieldValue
 from dicom_node.inbox.journal import JournalWriter, sync_folder
 from dicom_node.model.kinds import StepStatus
 from dicom_node.scp import statuses
-from dicom_node.scp.command import NormalizedAnswer, NormalizedCommand
+from dicom_node.scp.command import N_CREATE_RQ, Answer, Command
 
 ENDED: Final = "Performed Procedure Step Object may no longer be updated"
 ENDED_ID: Final = 0xA710
@@ -121,30 +121,34 @@ class PerformedSteps:
 
     def take(
         self,
-        command: NormalizedCommand,
+        command: Command,
         encoded: bytes,
         transfer_syntax: UID,
         peer: str,
         fields: Mapping[str, FieldValue],
-    ) -> NormalizedAnswer:
+    ) -> Answer:
         """Accept a request of this peer, or answer why not; the request is durable if the answer is Success.
 
         ``fields``: for the request's event, such as "calling".
         """
         if command.sop_class_uid != performed_step.SOP_CLASS:
-            return NormalizedAnswer(statuses.NO_SUCH_CLASS)
+            return Answer(statuses.NO_SUCH_CLASS)
         if not command.names_an_instance:
-            return NormalizedAnswer(statuses.STEP_INSTANCE)
+            return Answer(statuses.STEP_INSTANCE)
         try:
-            read = performed_step.read_creation if command.creates else performed_step.read_modification
+            read = (
+                performed_step.read_creation
+                if command.field == N_CREATE_RQ
+                else performed_step.read_modification
+            )
             change = read(encoded, transfer_syntax)
             with self._folder.locked():
                 return self._take(command, change, peer, fields)
         except FaultyStep as error:
             missing = error.tags if error.code == performed_step.MISSING else ()
-            return NormalizedAnswer(_STATUSES[error.code], str(error), missing=missing)
+            return Answer(_STATUSES[error.code], str(error), missing=missing)
         except (OSError, ValueError):
-            return NormalizedAnswer(statuses.NOT_KEPT, "the step cannot be written")
+            return Answer(statuses.NOT_KEPT, "the step cannot be written")
 
     def forget_old(self) -> None:
         """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
@@ -157,15 +161,15 @@ class PerformedSteps:
 
     def _take(
         self,
-        command: NormalizedCommand,
+        command: Command,
         change: performed_step.StepChange,
         peer: str,
         fields: Mapping[str, FieldValue],
-    ) -> NormalizedAnswer:
+    ) -> Answer:
         known = self._folder.read(command.sop_instance_uid)
-        if command.creates:
+        if command.field == N_CREATE_RQ:
             if known is not None:
-                return NormalizedAnswer(statuses.STEP_KNOWN)
+                return Answer(statuses.STEP_KNOWN)
             step = KnownStep(
                 command.sop_instance_uid,
                 peer,
@@ -177,11 +181,11 @@ class PerformedSteps:
                 has=tuple(sorted(change.has)),
             )
         elif known is None:
-            return NormalizedAnswer(statuses.STEP_UNKNOWN)
+            return Answer(statuses.STEP_UNKNOWN)
         elif known.peer != peer:
-            return NormalizedAnswer(statuses.NOT_AUTHORISED, "the step is of another AE")
+            return Answer(statuses.NOT_AUTHORISED, "the step is of another AE")
         elif known.status is not StepStatus.IN_PROGRESS:
-            return NormalizedAnswer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
+            return Answer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
         else:
             step = _changed(known, change)
         # The whole step, so that each line of the journal can be read alone. Not logged here: it names all
@@ -194,10 +198,10 @@ class PerformedSteps:
             "studies": list(step.studies),
             "objects": list(step.objects),
         }
-        event = STEP_BEGUN if command.creates else STEP_CHANGED
+        event = STEP_BEGUN if command.field == N_CREATE_RQ else STEP_CHANGED
         self._journal.append_durably(Event(event, datetime.now(UTC), told))
         self._folder.write(step)
-        return NormalizedAnswer(statuses.SUCCESS)
+        return Answer(statuses.SUCCESS)
 
 
 def _changed(known: KnownStep, change: performed_step.StepChange) -> KnownStep:

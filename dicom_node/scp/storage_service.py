@@ -1,7 +1,7 @@
-"""The storage service that all associations of a listener share: policy, spool, journal, open associations.
+"""The service that all associations of a listener share: policy, spool, journal, open associations.
 
-It is the interface between the network and the disk: an association passes on what it received and gets a
-status back. The way bytes reach the spool, and the way the association waits, may each change independently.
+It is the interface between the network and the disk: an association passes on what it received and gets an
+answer back. The way bytes reach the spool, and the way the association waits, may each change independently.
 """
 
 import itertools
@@ -9,9 +9,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pydicom.uid import UID
 
@@ -25,25 +25,35 @@ from dicom_node.inbox.journal import JournalWriter
 from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.scp import statuses
 from dicom_node.scp.command import (
+    C_ECHO_RQ,
+    C_STORE_RQ,
     N_ACTION_RQ,
     N_CREATE_RQ,
     N_EVENT_REPORT_RQ,
     N_SET_RQ,
-    MalformedCommand,
-    NormalizedAnswer,
-    NormalizedCommand,
-    StoreCommand,
+    Answer,
+    Command,
     name_of,
 )
 from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.reactor import TOO_LATE
-from dicom_node.scp.contexts import VERIFICATION, shown_uid
+from dicom_node.scp.connection.pdus import Proposal, ProtocolViolation
+from dicom_node.scp.contexts import VERIFICATION, negotiate, shown_uid
 from dicom_node.scp.entrance import Entrance, Failure, Failures, network
 from dicom_node.scp.performed_steps import PerformedSteps
-from dicom_node.scp.policy import Permission, PolicyFile, Proposal
+from dicom_node.scp.policy import Permission, PolicyFile
 
 _LOGGER = logging.getLogger(__name__)
 _MINUTE = 60.0
+_SUCCESS = Answer(statuses.SUCCESS)
+TOO_LATE = "no association request within the time allowed"
+# By abstract syntax and command field: the bytes that are read of a data set, and the event of a refusal.
+_SERVED = {
+    (VERIFICATION, C_ECHO_RQ): (0, events.ECHOED),
+    (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, events.COMMITMENT_REPORT_REFUSED),
+    (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, events.COMMITMENT_ASK_REFUSED),
+    (performed_step.SOP_CLASS, N_CREATE_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+    (performed_step.SOP_CLASS, N_SET_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+}
 
 
 @dataclass(slots=True)
@@ -53,6 +63,10 @@ class AcceptedAssociation:
     association: str
     proposal: Proposal
     permission: Permission
+    results: dict[int, tuple[int, str]]
+    """Result and transfer syntax of each presentation context."""
+    roles: dict[str, tuple[bool, bool]]
+    """The roles that the peer has, by SOP class."""
     beginning: events.Event | None = None
     """What the journal lacks because the disk was full: until it has it, no object is acknowledged."""
     stored: int = 0
@@ -61,10 +75,6 @@ class AcceptedAssociation:
     """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
     refused: int = 0
     """Objects not acknowledged with Success."""
-    reports: int = 0
-    """Storage commitment reports taken."""
-    steps: int = 0
-    """Reports on performed procedure steps taken."""
 
     @property
     def sender(self) -> str:
@@ -72,39 +82,50 @@ class AcceptedAssociation:
         return self.permission.peer or network(self.proposal.address)
 
 
-@dataclass(slots=True)
-class StoreRequest:
-    """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded."""
+class Request:
+    """One request being received, with the data set that follows its command."""
 
-    context_id: int
-    command: StoreCommand
+    def __init__(self, command: Command, abstract_syntax: str, syntax: str, largest: int) -> None:
+        self.command, self.abstract_syntax, self.syntax = command, abstract_syntax, syntax
+        self.largest = largest
+        """Bytes of the data set that are taken."""
+        self.data = bytearray()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        self.data += data
+        if len(self.data) > self.largest:
+            raise ProtocolViolation(f"data set of {name_of(self.command.field)} beyond its largest length")
+
+    def abandon(self) -> None:
+        """Discard what came: the association ended."""
+        self.data.clear()
+
+
+class StoreRequest(Request):
+    """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded.
+
+    An object beyond ``largest`` is read to its end, and answered. ``data``: its first bytes only.
+    """
+
     incoming: IncomingObject | None = None
-    refusal: statuses.Status | None = None
-    comment: str = ""
-    size: int = 0
-    largest: int = 0
-    """Largest data set in bytes that is stored; one that is refused is read to its end, and answered."""
-    head: bytearray = field(default_factory=bytearray)
-    """The first bytes of the data set, at most ``limits.HEAD``."""
-    transfer_syntax_uid: str = ""
-    strict_instance_uids: bool = False
+    refusal: Answer | None = None
+    size = 0
 
     def refuse(self, status: statuses.Status, comment: str) -> None:
         """Refuse the object with ``status``; none of its bytes are kept."""
-        self.refusal, self.comment = status, comment
+        self.refusal = Answer(status, comment)
         self.abandon()
 
     def write(self, data: memoryview | bytes) -> None:
-        """Store one fragment of the data set. Raises MalformedCommand if the data set does not seem to
-        end.
-        """
+        """Store one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
         self.size += len(data)
         if self.size > max(limits.DISCARDED, self.largest):
-            raise MalformedCommand("data set without end")
+            raise ProtocolViolation("data set without end")
         if self.incoming is None:
             return
-        if len(self.head) < limits.HEAD:
-            self.head += data[: limits.HEAD - len(self.head)]
+        if len(self.data) < limits.HEAD:
+            self.data += data[: limits.HEAD - len(self.data)]
         if self.size > self.largest:
             self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
             return
@@ -120,46 +141,15 @@ class StoreRequest:
             self.incoming = None
 
 
-@dataclass(slots=True)
-class NormalizedRequest:
-    """One DIMSE-N request being received."""
-
-    context_id: int
-    command: NormalizedCommand
-    largest: int = 0
-    """Bytes of its data set that are read."""
-    data: bytearray = field(default_factory=bytearray)
-
-    def write(self, data: memoryview | bytes) -> None:
-        """Store one fragment of the data set. Raises MalformedCommand if the data set does not seem to
-        end.
-        """
-        self.data += data
-        if len(self.data) > self.largest:
-            raise MalformedCommand(f"data set of {name_of(self.command.field)} beyond its largest length")
-
-    def abandon(self) -> None:
-        """Discard the request, because the association ended before the request was complete."""
-        self.data.clear()
-
-
-_Taker = Callable[[AcceptedAssociation, NormalizedRequest, UID], NormalizedAnswer]
-
-
 class StorageService:
     """The service that the threads of all associations of one listener share."""
 
     def __init__(
-        self,
-        policy: PolicyFile,
-        spool: Spool,
-        waiting: WaitingObjects,
-        journal: JournalWriter,
-        steps: PerformedSteps,
-        listener_id: str,
+        self, policy: PolicyFile, data_dir: Path, spool: Spool, journal: JournalWriter, listener_id: str
     ) -> None:
         self.policy = policy
-        self._spool, self._waiting, self._journal, self._steps = spool, waiting, journal, steps
+        self._spool, self._waiting = spool, WaitingObjects(spool.incoming)
+        self._journal, self._steps = journal, PerformedSteps(data_dir, journal)
         self._listener_id = listener_id
         self.entrance = Entrance()
         self._failures = Failures()
@@ -168,24 +158,8 @@ class StorageService:
         self._numbers = itertools.count(1)
         self._unwritten: list[events.Event] = []
         self._complained_at = float("-inf")
-        self._asked, self._objects_asked = Counter[str](), Counter[str]()
-        self._asked_since = time.monotonic()
-        step = (2 * performed_step.MAXIMUM_BYTES, self._take_step, events.STEP_REFUSED)
-        self._normalized: dict[tuple[str, int], tuple[int, _Taker, events.EventType]] = {
-            (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (
-                commitment.MAXIMUM_BYTES,
-                self._take_report,
-                events.COMMITMENT_REPORT_REFUSED,
-            ),
-            (commitment.SOP_CLASS, N_ACTION_RQ): (
-                commitment.REQUEST_BYTES,
-                self._take_request,
-                events.COMMITMENT_ASK_REFUSED,
-            ),
-            (performed_step.SOP_CLASS, N_CREATE_RQ): step,
-            (performed_step.SOP_CLASS, N_SET_RQ): step,
-        }
-        """By abstract syntax and command field: the bytes that are read, who takes them, the event if not."""
+        self._requests, self._objects_asked = Counter[str](), Counter[str]()
+        self._minute = time.monotonic()
 
     def arrive(self, address: str) -> bool:
         """Count a new connection; returns False if it must be closed, because too many of its address
@@ -238,8 +212,16 @@ class StorageService:
                 meaning=verdict.meaning,
             )
             return verdict
-        accepted = AcceptedAssociation(f"{self._listener_id}-{next(self._numbers)}", proposal, verdict)
-        accepted.beginning = self._beginning(accepted)
+        supported, roles = policy.offer(verdict, proposal.roles)
+        results, refused = negotiate(proposal.contexts, supported)
+        name = f"{self._listener_id}-{next(self._numbers)}"
+        accepted = AcceptedAssociation(name, proposal, verdict, results, roles)
+        # Toolkits offer all they have: of many refused contexts only some are named.
+        many = len(refused) > limits.REFUSED_CONTEXTS_NAMED
+        shown = list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused)
+        fields = {"refused": shown, "refused_count": len(refused)} if refused else {}
+        event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
+        accepted.beginning = replace(event, fields={**event.fields, **fields})  # not in the log
         self._journal_beginning(accepted)
         self.entrance.leave(proposal.address)
         return accepted
@@ -257,17 +239,52 @@ class StorageService:
             fields["reason"] = reason
             self.record(self._event(events.ASSOCIATION_ABORTED, accepted, outcome="aborted", **fields))
 
-    def open(self, accepted: AcceptedAssociation, request: StoreRequest, context: tuple[str, str]) -> None:
-        """Begin to store an object, or refuse it with the reason. ``context``: abstract and transfer
-        syntax.
+    def begin(self, accepted: AcceptedAssociation, command: Command, context_id: int) -> Request:
+        """Begin to receive the data set of a request. Raises ProtocolViolation if its presentation context
+        does not allow it.
         """
-        command, policy = request.command, self.policy.current()
-        request.largest = policy.maximum_object_bytes
-        request.transfer_syntax_uid = context[1]
-        request.strict_instance_uids = policy.strict_instance_uids
+        result, syntax = accepted.results.get(context_id, (-1, ""))
+        if result:
+            raise ProtocolViolation("presentation context not accepted")
+        abstract_syntax, _ = accepted.proposal.contexts[context_id]
+        if command.field == C_STORE_RQ:
+            return self._begin_to_store(accepted, command, abstract_syntax, syntax)
+        # A C-ECHO is answered in any context; N-services only in their own.
+        service = (VERIFICATION if command.field == C_ECHO_RQ else abstract_syntax, command.field)
+        if service not in _SERVED:
+            raise ProtocolViolation(f"not served: {name_of(command.field)}")
+        return Request(command, abstract_syntax, syntax, _SERVED[service][0])
+
+    def finish(self, accepted: AcceptedAssociation, request: Request) -> Answer:
+        """The answer to a completely received request: what it brought is durable before Success."""
+        if isinstance(request, StoreRequest):
+            return self._finish_store(accepted, request)
+        if request.command.field == C_ECHO_RQ:
+            if request.abstract_syntax != VERIFICATION:
+                return Answer(statuses.SOP_CLASS_NOT_SUPPORTED)
+            self._journal_if_few(accepted, events.ECHOED)
+            return _SUCCESS
+        answer = self._finish_normalized(accepted, request)
+        if answer.status is not statuses.SUCCESS:
+            _, refused = _SERVED[request.abstract_syntax, request.command.field]
+            fields: dict[str, events.FieldValue] = {
+                "status": f"{answer.status.code:04X}",
+                "reason": answer.comment or answer.status.meaning,
+            }
+            if refused is events.STEP_REFUSED:
+                fields["step"] = shown_uid(request.command.sop_instance_uid)
+            self._journal_if_few(accepted, refused, **fields)
+        return answer
+
+    def _begin_to_store(
+        self, accepted: AcceptedAssociation, command: Command, abstract_syntax: str, syntax: str
+    ) -> StoreRequest:
+        """An object that is stored, or refused with the reason."""
+        policy = self.policy.current()
+        request = StoreRequest(command, abstract_syntax, syntax, policy.maximum_object_bytes)
         if not accepted.permission.may_send:
             request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
-        elif command.sop_class_uid != context[0]:
+        elif command.sop_class_uid != abstract_syntax:
             request.refuse(statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context")
         elif not command.names_an_instance:
             request.refuse(statuses.CANNOT_UNDERSTAND, "no valid Affected SOP Instance UID")
@@ -290,108 +307,94 @@ class StorageService:
                     ),
                     command.sop_class_uid,
                     command.sop_instance_uid,
-                    context[1],
+                    syntax,
                     accepted.sender,
                 )
             except SpoolError as error:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+        return request
 
-    def finish(self, accepted: AcceptedAssociation, request: StoreRequest) -> statuses.Status:
-        """Make a completely received object durable, and only then return Success."""
-        if request.incoming is not None and not request.size:
-            request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
-        instance_uid = self._compare(request)
+    def _finish_store(self, accepted: AcceptedAssociation, request: StoreRequest) -> Answer:
+        """Make a completely received object durable, and only then return Success.
+
+        What the first bytes of a data set do not show is taken to be as requested (PS3.4 B.2.3), and judged
+        when it is inspected.
+        """
+        command, syntax = request.command, transfer_syntax(request.syntax)
+        sop_class_uid = sop_instance_uid = ""
+        if request.incoming is not None and syntax is not None:
+            sop_class_uid, sop_instance_uid = read_sop_uids(request.data, syntax)
+            if not request.size:
+                request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
+            elif sop_class_uid not in ("", command.sop_class_uid):
+                request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Class UID")
         if request.incoming is not None:
             try:
                 request.incoming.commit()
             except SpoolError as error:
                 request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
-        if request.refusal is None:
-            accepted.stored += 1
-            self._waiting.add(accepted.sender, request.size)
-            if instance_uid != request.command.sop_instance_uid:
-                self._journal_if_few(
-                    accepted,
-                    events.INSTANCE_UID_DIFFERS,
-                    requested=shown_uid(request.command.sop_instance_uid),
-                    sop_instance_uid=shown_uid(instance_uid),
-                )
-            return statuses.SUCCESS
-        accepted.refused += 1
-        self._journal_if_few(
-            accepted,
-            events.STORE_REFUSED,
-            status=f"{request.refusal.code:04X}",
-            reason=request.comment,
-            sop_class_uid=shown_uid(request.command.sop_class_uid),
-            sop_instance_uid=shown_uid(request.command.sop_instance_uid),
-        )
-        return request.refusal
+        if request.refusal is not None:
+            accepted.refused += 1
+            self._journal_if_few(
+                accepted,
+                events.STORE_REFUSED,
+                status=f"{request.refusal.status.code:04X}",
+                reason=request.refusal.comment,
+                sop_class_uid=shown_uid(command.sop_class_uid),
+                sop_instance_uid=shown_uid(command.sop_instance_uid),
+            )
+            return request.refusal
+        accepted.stored += 1
+        self._waiting.add(accepted.sender, request.size)
+        if sop_instance_uid not in ("", command.sop_instance_uid):
+            self._journal_if_few(
+                accepted,
+                events.INSTANCE_UID_DIFFERS,
+                requested=shown_uid(command.sop_instance_uid),
+                sop_instance_uid=shown_uid(sop_instance_uid),
+            )
+        return _SUCCESS
 
-    def _compare(self, request: StoreRequest) -> str:
-        """Refuse a data set that does not match its request (PS3.4 B.2.3); returns its SOP Instance UID.
-
-        What its first bytes do not show is taken to be as requested, and judged when it is inspected.
-        """
-        command = request.command
-        syntax = transfer_syntax(request.transfer_syntax_uid)
-        if request.incoming is None or syntax is None:
-            return command.sop_instance_uid
-        sop_class_uid, sop_instance_uid = read_sop_uids(request.head, syntax)
-        if sop_class_uid not in ("", command.sop_class_uid):
-            request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Class UID")
-        elif request.strict_instance_uids and sop_instance_uid not in ("", command.sop_instance_uid):
-            request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Instance UID")
-        return sop_instance_uid or command.sop_instance_uid
-
-    def open_normalized(self, request: NormalizedRequest, abstract_syntax: str) -> None:
-        """Begin a DIMSE-N request. Raises MalformedCommand if its presentation context does not allow it."""
-        field = request.command.field
-        if (abstract_syntax, field) not in self._normalized:
-            raise MalformedCommand(f"not served: {name_of(field)}")
-        request.largest, _, _ = self._normalized[abstract_syntax, field]
-
-    def take_normalized(
-        self, accepted: AcceptedAssociation, request: NormalizedRequest, abstract_syntax: str, syntax: str
-    ) -> NormalizedAnswer:
+    def _finish_normalized(self, accepted: AcceptedAssociation, request: Request) -> Answer:
         """Make a completely received DIMSE-N request durable, and only then return Success."""
-        _, take, refused = self._normalized[abstract_syntax, request.command.field]
-        answer = take(accepted, request, UID(syntax))
-        if answer.status is not statuses.SUCCESS:
-            fields: dict[str, events.FieldValue] = {
-                "status": f"{answer.status.code:04X}",
-                "reason": answer.comment or answer.status.meaning,
-            }
-            if refused is events.STEP_REFUSED:
-                fields["step"] = shown_uid(request.command.sop_instance_uid)
-            self._journal_if_few(accepted, refused, **fields)
-        return answer
+        permission, syntax = accepted.permission, UID(request.syntax)
+        if not self._is_within_minute(permission.peer, 0):
+            return Answer(statuses.NOT_KEPT, "too many in a minute")
+        if request.command.field == N_EVENT_REPORT_RQ:
+            return self._take_report(accepted, request, syntax)
+        try:
+            self._spool.check_space()
+        except SpoolError as error:
+            return Answer(statuses.NOT_KEPT, _comment(error))
+        if request.command.field == N_ACTION_RQ:
+            return self._take_request(accepted, request, syntax)
+        if not permission.mpps:
+            return Answer(statuses.NOT_AUTHORISED)
+        fields = {
+            "association": accepted.association,
+            "listener": self._listener_id,
+            "calling": accepted.proposal.calling_ae,
+            "peer": permission.peer,
+        }
+        return self._steps.take(request.command, bytes(request.data), syntax, permission.peer, fields)
 
-    def _take_report(
-        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
-    ) -> NormalizedAnswer:
+    def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
         """A storage commitment report."""
         if not accepted.permission.may_report:
-            return NormalizedAnswer(statuses.NOT_AUTHORISED)
-        if accepted.reports >= limits.REPORTS_OF_ONE_ASSOCIATION:
-            return NormalizedAnswer(statuses.NOT_KEPT)
+            return Answer(statuses.NOT_AUTHORISED)
         try:
             report = commitment.read_report(bytes(request.data), syntax)
         except FaultyReport:
-            return NormalizedAnswer(statuses.INFORMATION_UNREADABLE)
-        answer = self._journal_unlogged(
+            return Answer(statuses.INFORMATION_UNREADABLE)
+        return self._journal_unlogged(
             events.COMMITMENT_REPORTED,
             transaction=report.transaction_uid,
             calling=accepted.proposal.calling_ae,
             committed=report.committed_lines(),
             failed=report.failed_lines(),
         )
-        accepted.reports += answer.status is statuses.SUCCESS
-        return answer
 
-    def _take_request(
-        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
-    ) -> NormalizedAnswer:
+    def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
         """A request for storage commitment (PS3.7 10.1.4.1.10)."""
         command, peer = request.command, accepted.permission.peer
         for wrong, status in (
@@ -401,82 +404,45 @@ class StorageService:
             (command.type_id != commitment.REQUEST, statuses.NO_SUCH_ACTION),
         ):
             if wrong:
-                return NormalizedAnswer(status)
+                return Answer(status)
         try:
-            if self._may_ask_now(peer, 0):
-                self._spool.check_space()
-                asked = commitment.read_request(bytes(request.data), syntax)
-                if self._may_ask_now(peer, len(asked.objects)):
-                    return self._journal_unlogged(
-                        events.COMMITMENT_ASKED,
-                        transaction=asked.transaction_uid,
-                        calling=accepted.proposal.calling_ae,
-                        peer=peer,
-                        objects=asked.lines(),
-                    )
-        except SpoolError:
-            return NormalizedAnswer(statuses.NOT_KEPT)
+            asked = commitment.read_request(bytes(request.data), syntax)
         except FaultyReport:
-            return NormalizedAnswer(statuses.INFORMATION_UNREADABLE)
-        return NormalizedAnswer(statuses.NOT_KEPT)
+            return Answer(statuses.INFORMATION_UNREADABLE)
+        if not self._is_within_minute(peer, len(asked.objects)):
+            return Answer(statuses.NOT_KEPT)
+        return self._journal_unlogged(
+            events.COMMITMENT_ASKED,
+            transaction=asked.transaction_uid,
+            calling=accepted.proposal.calling_ae,
+            peer=peer,
+            objects=asked.lines(),
+        )
 
-    def _may_ask_now(self, peer: str, objects: int) -> bool:
-        """Whether the peer may ask for as many objects in this minute; they count from now on.
-
-        0: whether it may ask at all, before its request is read.
+    def _is_within_minute(self, peer: str, objects: int) -> bool:
+        """Count a DIMSE-N request of the peer, or the objects that it asks for storage commitment of; whether
+        it may bring so many in this minute.
         """
         with self._lock:
-            if time.monotonic() - self._asked_since > _MINUTE:
-                self._asked.clear()
+            if time.monotonic() - self._minute > _MINUTE:
+                self._minute = time.monotonic()
+                self._requests.clear()
                 self._objects_asked.clear()
-                self._asked_since = time.monotonic()
             if not objects:
-                self._asked[peer] += 1
-            within = self._objects_asked[peer] + objects <= limits.OBJECTS_ASKED_A_MINUTE
-            if within:
-                self._objects_asked[peer] += objects
-            return within and self._asked[peer] <= limits.REQUESTS_A_MINUTE
+                self._requests[peer] += 1
+                return self._requests[peer] <= limits.REQUESTS_A_MINUTE
+            if self._objects_asked[peer] + objects > limits.OBJECTS_ASKED_A_MINUTE:
+                return False
+            self._objects_asked[peer] += objects
+            return True
 
-    def _journal_unlogged(
-        self, event_type: events.EventType, **fields: events.FieldValue
-    ) -> NormalizedAnswer:
+    def _journal_unlogged(self, event_type: events.EventType, **fields: events.FieldValue) -> Answer:
         """Success if it is durable. Not logged here: it names many objects. The index tells their number."""
         try:
             self._journal.append_durably(events.Event(event_type, datetime.now(UTC), fields))
         except OSError:
-            return NormalizedAnswer(statuses.NOT_KEPT)
-        return NormalizedAnswer(statuses.SUCCESS)
-
-    def _take_step(
-        self, accepted: AcceptedAssociation, request: NormalizedRequest, syntax: UID
-    ) -> NormalizedAnswer:
-        """An N-CREATE or N-SET of a performed procedure step."""
-        if not accepted.permission.mpps:
-            return NormalizedAnswer(statuses.NOT_AUTHORISED)
-        if accepted.steps >= limits.STEP_REPORTS_OF_ONE_ASSOCIATION:
-            return NormalizedAnswer(statuses.NOT_KEPT, "too many on one association")
-        try:
-            self._spool.check_space()
-        except SpoolError as error:
-            return NormalizedAnswer(statuses.NOT_KEPT, _comment(error))
-        fields = {
-            "association": accepted.association,
-            "listener": self._listener_id,
-            "calling": accepted.proposal.calling_ae,
-            "peer": accepted.permission.peer,
-        }
-        answer = self._steps.take(
-            request.command, bytes(request.data), syntax, accepted.permission.peer, fields
-        )
-        accepted.steps += answer.status is statuses.SUCCESS
-        return answer
-
-    def echo(self, accepted: AcceptedAssociation, abstract_syntax: str) -> statuses.Status:
-        """The answer to a C-ECHO in a presentation context of this abstract syntax."""
-        if abstract_syntax != VERIFICATION:
-            return statuses.SOP_CLASS_NOT_SUPPORTED
-        self._journal_if_few(accepted, events.ECHOED)
-        return statuses.SUCCESS
+            return Answer(statuses.NOT_KEPT)
+        return _SUCCESS
 
     def tls_failed(self, address: str, reason: str) -> None:
         """Count a connection whose TLS handshake failed."""
@@ -497,8 +463,8 @@ class StorageService:
             self._unwritten = [*self._unwritten, event][-limits.EVENTS_WAITING :]
             self._write_out()
 
-    def write_out(self) -> None:
-        """Write the kept events to the journal, and the counts of failed connections."""
+    def keep_up(self) -> None:
+        """Write the kept events to the journal, and the counts of failed connections; forget old steps."""
         for address, counts in self._failures.due():
             self.record(
                 events.happened(
@@ -510,22 +476,7 @@ class StorageService:
             )
         with self._lock:
             self._write_out()
-
-    def _beginning(self, accepted: AcceptedAssociation) -> events.Event:
-        """Its refused presentation contexts, of many only some, and their number.
-
-        They are logged for debugging only: toolkits offer all they have.
-        """
-        event, refused = self._event(events.ASSOCIATION_ACCEPTED, accepted), accepted.proposal.refused
-        if not refused:
-            return event
-        many = len(refused) > limits.REFUSED_CONTEXTS_NAMED
-        fields = {
-            "refused": list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused),
-            "refused_count": len(refused),
-        }
-        _LOGGER.debug("association %s: presentation contexts refused: %s", accepted.association, fields)
-        return replace(event, fields={**event.fields, **fields})
+        self._steps.forget_old()
 
     def _journal_beginning(self, accepted: AcceptedAssociation) -> bool:
         """Before the first object can be acknowledged: else its study could seem complete."""
