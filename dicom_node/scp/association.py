@@ -27,11 +27,13 @@ from dicom_node.scp.connection.pdus import (
     read_request,
     rejection,
 )
-from dicom_node.scp.connection.sockets import Deadline, DeadlineSocket
+from dicom_node.scp.connection.sockets import DeadlineSocket
+from dicom_node.scp.entrance import Failure
 from dicom_node.scp.statuses import Rejection
-from dicom_node.scp.storage_service import TOO_LATE, AcceptedAssociation, Request, StorageService
+from dicom_node.scp.storage_service import AcceptedAssociation, Request, StorageService
 
 _LOGGER = logging.getLogger(__name__)
+_TOO_LATE = "no association request within the time allowed"
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 _ABORT_SECONDS = 0.5  # that a peer has to read our A-ABORT
 
@@ -41,10 +43,11 @@ class Association:
 
     def __init__(self, service: StorageService, connection: socket.socket, address: str) -> None:
         self._service, self._address, self._policy = service, address, service.policy.current()
-        deadline = Deadline(self._policy.acse_timeout_seconds)
-        self._socket = DeadlineSocket(connection, deadline, self._policy.network_timeout_seconds)
+        self._socket = DeadlineSocket(
+            connection, self._policy.acse_timeout_seconds, self._policy.network_timeout_seconds
+        )
         self._buffer = memoryview(b"")
-        self._late = TOO_LATE
+        self._late = _TOO_LATE
         """Why the association ends if the deadline passes."""
         self._reason = ""
         self._stopping = self._released = False
@@ -57,7 +60,7 @@ class Association:
     def run(self) -> None:
         """From the handshake of TLS to the last event in the journal."""
         try:
-            if self._shake_hands() and (accepted := self._negotiate()):
+            if accepted := self._negotiate():
                 self._take_messages(accepted)
         except ProtocolViolation as error:
             self._end(str(error))
@@ -76,7 +79,12 @@ class Association:
             if self._accepted is not None:
                 self._service.leave(self._accepted, released=self._released, reason=self._reason)
             else:
-                self._service.give_up(self._address, self._reason)
+                self._service.entrance.leave(self._address)
+                if self._reason:
+                    late = self._reason == _TOO_LATE
+                    self._service.entrance.fail(
+                        self._address, Failure.TOO_LATE if late else Failure.MALFORMED
+                    )
 
     def abort(self) -> None:
         """End the association: the listener stops."""
@@ -90,18 +98,14 @@ class Association:
             self._socket.send_seconds = _ABORT_SECONDS
             self._socket.send(ABORTED_BY_PROVIDER)
 
-    def _shake_hands(self) -> bool:
-        """TLS: here and not in the server's thread, which one silent peer would block."""
-        try:
+    def _negotiate(self) -> AcceptedAssociation | None:
+        """The association that the peer has now, if it is not rejected (PS3.8 7.1)."""
+        try:  # the handshake of TLS: not in the thread that accepts, which one silent peer would block
             self._socket.shake_hands()
         except OSError as error:
             reason = getattr(error, "reason", None) or type(error).__name__
             self._service.tls_failed(self._address, str(reason))
-            return False
-        return True
-
-    def _negotiate(self) -> AcceptedAssociation | None:
-        """The association that the peer has now, if it is not rejected (PS3.8 7.1)."""
+            return None
         kind, body = self._read_pdu()
         if kind != A_ASSOCIATE_RQ:
             raise ProtocolViolation("no association request")
@@ -139,11 +143,12 @@ class Association:
         """
         waits = self._accepted is not None and not self._context_id
         if waits:  # an association request has what is left since the connection
-            self._late, self._socket.deadline = "idle too long", Deadline(self._socket.send_seconds)
+            self._late = "idle too long"
+            self._socket.allow(self._policy.network_timeout_seconds)
         kind, length = struct.unpack(">BxI", self._socket.read(memoryview(bytearray(6))))
         if waits:
             self._late = "too slow: a message did not come within the time allowed"
-            self._socket.deadline = Deadline(self._socket.send_seconds, limits.SLOWEST_BYTES_PER_SECOND)
+            self._socket.allow(self._policy.network_timeout_seconds, limits.SLOWEST_BYTES_PER_SECOND)
         is_data = kind == P_DATA_TF and self._accepted is not None
         ours = max(self._policy.maximum_pdu_bytes, limits.LARGEST_PDU)
         if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > (ours if is_data else limits.LARGEST_REQUEST):

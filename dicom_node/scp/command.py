@@ -101,19 +101,18 @@ def encode_response(command: Command, answer: Answer) -> bytes:
     A failure has an Error Comment always: many modalities show nothing else.
     """
     elements = [
-        _element(0x0002, _ui(command.sop_class_uid)),
+        _element(0x0002, command.sop_class_uid.encode("ascii", "replace")[:64]),
         _element(0x0100, struct.pack("<H", command.field | 0x8000)),
         _element(0x0120, struct.pack("<H", command.message_id)),
         _element(0x0800, struct.pack("<H", _NO_DATA_SET)),
         _element(0x0900, struct.pack("<H", answer.status.code)),
     ]
     if comment := answer.comment or (answer.status.meaning if answer.status.code else ""):
-        text = comment[:64].encode("ascii", "replace")
-        elements.append(_element(0x0902, text + b" " * (len(text) % 2)))
+        elements.append(_element(0x0902, comment[:64].encode("ascii", "replace"), b" "))
     if answer.error_id:
         elements.append(_element(0x0903, struct.pack("<H", answer.error_id)))
     if command.names_an_instance:
-        elements.append(_element(0x1000, _ui(command.sop_instance_uid)))
+        elements.append(_element(0x1000, command.sop_instance_uid.encode("ascii")))
     if answer.missing:
         tags = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in answer.missing)
         elements.append(_element(0x1005, tags))
@@ -157,10 +156,6 @@ def _uid(elements: Mapping[int, bytes], element: int) -> str:
     return elements.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
 
 
-def _ui(uid: str) -> bytes:
-    value = uid.encode("ascii", "replace")[:64]
-    return value + b"\0" * (len(value) % 2)
-
-
-def _element(element: int, value: bytes) -> bytes:
+def _element(element: int, value: bytes, padding: bytes = b"\0") -> bytes:
+    value += padding * (len(value) % 2)
     return struct.pack("<HHI", 0, element, len(value)) + value

@@ -6,32 +6,35 @@ Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; the tables
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 
 from pydicom.uid import UID_dictionary
 
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.scp.connection.pdus import Contexts
 
-
-class ClassKind(StrEnum):
-    """The node's use of objects of an accepted storage class."""
-
-    IMAGE = "image"  # what we analyse
-    NON_SOURCE = "non_source"  # sent along with images, or a result of ours that comes back: stored only
-
-
-@dataclass(frozen=True, slots=True)
-class StorageClass:
-    """One SOP class of the Storage service (PS3.4 B.5)."""
-
-    uid: str
-    name: str
-    kind: ClassKind
-
-
-_BY_KEYWORD = {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[4]}
+_KEYWORDS = """
+    UltrasoundImageStorage UltrasoundMultiFrameImageStorage
+    UltrasoundImageStorageRetired UltrasoundMultiFrameImageStorageRetired
+    ComputedRadiographyImageStorage
+    DigitalXRayImageStorageForPresentation DigitalXRayImageStorageForProcessing
+    SecondaryCaptureImageStorage MultiFrameSingleBitSecondaryCaptureImageStorage
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    MultiFrameTrueColorSecondaryCaptureImageStorage
+    BasicTextSRStorage EnhancedSRStorage ComprehensiveSRStorage Comprehensive3DSRStorage
+    ExtensibleSRStorage ProcedureLogStorage MammographyCADSRStorage ChestCADSRStorage ColonCADSRStorage
+    XRayRadiationDoseSRStorage EnhancedXRayRadiationDoseSRStorage PatientRadiationDoseSRStorage
+    AcquisitionContextSRStorage SimplifiedAdultEchoSRStorage KeyObjectSelectionDocumentStorage
+    GrayscaleSoftcopyPresentationStateStorage ColorSoftcopyPresentationStateStorage
+    PseudoColorSoftcopyPresentationStateStorage BlendingSoftcopyPresentationStateStorage
+    AdvancedBlendingPresentationStateStorage VariableModalityLUTSoftcopyPresentationStateStorage
+    SegmentationStorage
+    EncapsulatedPDFStorage EncapsulatedCDAStorage
+    EnhancedUSVolumeStorage RawDataStorage
+    DigitalMammographyXRayImageStorageForPresentation DigitalMammographyXRayImageStorageForProcessing
+    XRayAngiographicImageStorage XRayRadiofluoroscopicImageStorage
+    TwelveLeadECGWaveformStorage GeneralECGWaveformStorage AmbulatoryECGWaveformStorage
+"""  # those of sources first (``dicom.sop_classes``)
 
 
 def _name(uid: str) -> str:
@@ -39,55 +42,19 @@ def _name(uid: str) -> str:
     return f"{entry[0]} (Retired)" if entry[3] else entry[0]
 
 
-def _classes(kind: ClassKind, keywords: str) -> Iterable[StorageClass]:
-    return (StorageClass(uid, _name(uid), kind) for uid in map(_BY_KEYWORD.__getitem__, keywords.split()))
-
-
-STORAGE_CLASSES: tuple[StorageClass, ...] = (
-    *_classes(
-        ClassKind.IMAGE,
-        """
-        UltrasoundImageStorage UltrasoundMultiFrameImageStorage
-        UltrasoundImageStorageRetired UltrasoundMultiFrameImageStorageRetired
-        ComputedRadiographyImageStorage
-        DigitalXRayImageStorageForPresentation DigitalXRayImageStorageForProcessing
-        SecondaryCaptureImageStorage MultiFrameSingleBitSecondaryCaptureImageStorage
-        MultiFrameGrayscaleByteSecondaryCaptureImageStorage
-        MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-        MultiFrameTrueColorSecondaryCaptureImageStorage
-        """,
-    ),
-    *_classes(
-        ClassKind.NON_SOURCE,
-        """
-        BasicTextSRStorage EnhancedSRStorage ComprehensiveSRStorage Comprehensive3DSRStorage
-        ExtensibleSRStorage ProcedureLogStorage MammographyCADSRStorage ChestCADSRStorage ColonCADSRStorage
-        XRayRadiationDoseSRStorage EnhancedXRayRadiationDoseSRStorage PatientRadiationDoseSRStorage
-        AcquisitionContextSRStorage SimplifiedAdultEchoSRStorage KeyObjectSelectionDocumentStorage
-        GrayscaleSoftcopyPresentationStateStorage ColorSoftcopyPresentationStateStorage
-        PseudoColorSoftcopyPresentationStateStorage BlendingSoftcopyPresentationStateStorage
-        AdvancedBlendingPresentationStateStorage VariableModalityLUTSoftcopyPresentationStateStorage
-        SegmentationStorage
-        EncapsulatedPDFStorage EncapsulatedCDAStorage
-        EnhancedUSVolumeStorage RawDataStorage
-        DigitalMammographyXRayImageStorageForPresentation DigitalMammographyXRayImageStorageForProcessing
-        XRayAngiographicImageStorage XRayRadiofluoroscopicImageStorage
-        TwelveLeadECGWaveformStorage GeneralECGWaveformStorage AmbulatoryECGWaveformStorage
-        """,
-    ),
+_BY_KEYWORD = {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[4]}
+STORAGE_CLASSES: Mapping[str, str] = {
+    **{_BY_KEYWORD[keyword]: _name(_BY_KEYWORD[keyword]) for keyword in _KEYWORDS.split()},
     # Private classes of ultrasound systems, as public dictionaries of UIDs name them.
-    *(
-        StorageClass(uid, name, ClassKind.NON_SOURCE)
-        for name, uid in (
-            ("Private Philips HP Live 3D 01 Storage", "1.2.840.113543.6.6.1.3.10001"),
-            ("Private Philips HP Live 3D 02 Storage", "1.2.840.113543.6.6.1.3.10002"),
-            ("Private Philips 3D Presentation State Storage", "1.3.46.670589.2.5.1.1"),
-            ("Private TomTec Annotation Storage", "1.2.276.0.48.5.1.4.1.1.7"),
-            ("Private Toshiba US Image Storage", "1.2.392.200036.9116.7.8.1.1.1"),
-        )
-    ),
-)
-"""Accepted without configuration, so that nothing that an ultrasound cart sends beside its images fails its
+    "1.2.840.113543.6.6.1.3.10001": "Private Philips HP Live 3D 01 Storage",
+    "1.2.840.113543.6.6.1.3.10002": "Private Philips HP Live 3D 02 Storage",
+    "1.3.46.670589.2.5.1.1": "Private Philips 3D Presentation State Storage",
+    "1.2.276.0.48.5.1.4.1.1.7": "Private TomTec Annotation Storage",
+    "1.2.392.200036.9116.7.8.1.1.1": "Private Toshiba US Image Storage",
+}
+"""Names of SOP classes of the Storage service (PS3.4 B.5) by UID.
+
+Accepted without configuration, so that nothing that an ultrasound cart sends beside its images fails its
 job; ``listener.further_storage_classes`` adds to them."""
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -103,7 +70,7 @@ _CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named write
 
 def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
     """SOP Class UIDs of the Storage service that the node accepts, including those in the configuration."""
-    return tuple(dict.fromkeys([*(one.uid for one in STORAGE_CLASSES), *further]))
+    return tuple(dict.fromkeys([*STORAGE_CLASSES, *further]))
 
 
 def supported_syntaxes(further: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:

@@ -35,7 +35,6 @@ ENDED_ID: Final = 0xA710
 KEPT_DAYS: Final = 30
 """How long a step is known after the last request about it."""
 _CLEAN_SECONDS = 3600.0
-_LOCK = "lock"
 _STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
 
 
@@ -56,67 +55,11 @@ class KnownStep:
     has: tuple[str, ...] = ()
 
 
-class StepFolder:
-    """The folder ``steps`` in a data folder; it is made with the first step."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the folder: no other process or thread reads or writes a step in this scope. Raises
-        OSError.
-        """
-        self._folder.mkdir(exist_ok=True)
-        with (self._folder / _LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def read(self, uid: str) -> KnownStep | None:
-        """Read the step with this SOP Instance UID. Raises OSError, and ValueError for a file of another
-        version.
-        """
-        try:
-            fields = json.loads(self._path(uid).read_text(encoding="ascii"))
-        except FileNotFoundError:
-            return None
-        lists = {name: tuple(fields[name]) for name in ("studies", "objects", "has")}
-        try:
-            return KnownStep(**{**fields, **lists, "status": StepStatus(fields["status"])})
-        except TypeError:
-            raise ValueError("the file of a step cannot be read") from None
-
-    def write(self, step: KnownStep) -> None:
-        """Replace the step's file; it is durable when this returns. Raises OSError."""
-        path = self._path(step.uid)
-        temporary = path.with_name(f".{path.name}")
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump(asdict(step), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(self._folder)
-
-    def forget(self, seconds: float) -> None:
-        """Delete steps that have not changed for ``seconds``. Raises OSError."""
-        if not self._folder.is_dir():
-            return
-        before = time.time() - seconds
-        with os.scandir(self._folder) as entries:
-            old = [Path(one) for one in entries if one.name != _LOCK and one.stat().st_mtime < before]
-        for path in old:
-            path.unlink()
-
-    def _path(self, uid: str) -> Path:
-        return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"
-
-
 class PerformedSteps:
-    """The steps of one data folder. Thread-safe."""
+    """The steps of one data folder, in its folder ``steps`` (made with the first step). Thread-safe."""
 
     def __init__(self, data_dir: Path, journal: JournalWriter) -> None:
-        self._folder = StepFolder(data_dir / "steps")
-        self._journal = journal
+        self._folder, self._journal = data_dir / "steps", journal
         self._cleaned_at = float("-inf")
 
     def take(
@@ -135,20 +78,44 @@ class PerformedSteps:
             return Answer(statuses.NO_SUCH_CLASS)
         if not command.names_an_instance:
             return Answer(statuses.STEP_INSTANCE)
+        creates = command.field == N_CREATE_RQ
         try:
-            read = (
-                performed_step.read_creation
-                if command.field == N_CREATE_RQ
-                else performed_step.read_modification
-            )
+            read = performed_step.read_creation if creates else performed_step.read_modification
             change = read(encoded, transfer_syntax)
-            with self._folder.locked():
-                return self._take(command, change, peer, fields)
+            with self._locked():
+                step = self._next(self.known(command.sop_instance_uid), command, change, peer, fields)
+                if isinstance(step, Answer):
+                    return step
+                # The whole step, so that each line of the journal can be read alone. Not logged here: it
+                # names all objects. The index tells their number.
+                told = {
+                    **fields,
+                    "step": step.uid,
+                    "status": step.status.value,
+                    "number": step.number,
+                    "studies": list(step.studies),
+                    "objects": list(step.objects),
+                }
+                event = STEP_BEGUN if creates else STEP_CHANGED
+                self._journal.append_durably(Event(event, datetime.now(UTC), told))
+                self._write(step)
+                return Answer(statuses.SUCCESS)
         except FaultyStep as error:
             missing = error.tags if error.code == performed_step.MISSING else ()
             return Answer(_STATUSES[error.code], str(error), missing=missing)
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):  # the disk, or the file of another version
             return Answer(statuses.NOT_KEPT, "the step cannot be written")
+
+    def known(self, uid: str) -> KnownStep | None:
+        """The step with this SOP Instance UID. Raises OSError, ValueError or TypeError for a file of another
+        version.
+        """
+        try:
+            fields = json.loads(self._path(uid).read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return None
+        lists = {name: tuple(fields[name]) for name in ("studies", "objects", "has")}
+        return KnownStep(**{**fields, **lists, "status": StepStatus(fields["status"])})
 
     def forget_old(self) -> None:
         """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
@@ -156,21 +123,25 @@ class PerformedSteps:
         """
         if time.monotonic() - self._cleaned_at > _CLEAN_SECONDS:
             self._cleaned_at = time.monotonic()
+            before = time.time() - KEPT_DAYS * 86400
             with contextlib.suppress(OSError):  # another listener did, or does it in an hour
-                self._folder.forget(KEPT_DAYS * 86400)
+                for path in self._folder.glob("*.json"):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
 
-    def _take(
+    def _next(
         self,
+        known: KnownStep | None,
         command: Command,
         change: performed_step.StepChange,
         peer: str,
         fields: Mapping[str, FieldValue],
-    ) -> Answer:
-        known = self._folder.read(command.sop_instance_uid)
+    ) -> KnownStep | Answer:
+        """The step after a request, or why the request is refused. Raises FaultyStep."""
         if command.field == N_CREATE_RQ:
             if known is not None:
                 return Answer(statuses.STEP_KNOWN)
-            step = KnownStep(
+            return KnownStep(
                 command.sop_instance_uid,
                 peer,
                 calling=str(fields["calling"]),
@@ -180,40 +151,42 @@ class PerformedSteps:
                 objects=change.objects or (),
                 has=tuple(sorted(change.has)),
             )
-        elif known is None:
+        if known is None:
             return Answer(statuses.STEP_UNKNOWN)
-        elif known.peer != peer:
+        if known.peer != peer:
             return Answer(statuses.NOT_AUTHORISED, "the step is of another AE")
-        elif known.status is not StepStatus.IN_PROGRESS:
+        if known.status is not StepStatus.IN_PROGRESS:
             return Answer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
-        else:
-            step = _changed(known, change)
-        # The whole step, so that each line of the journal can be read alone. Not logged here: it names all
-        # objects. The index tells their number.
-        told = {
-            **fields,
-            "step": step.uid,
-            "status": step.status.value,
-            "number": step.number,
-            "studies": list(step.studies),
-            "objects": list(step.objects),
-        }
-        event = STEP_BEGUN if command.field == N_CREATE_RQ else STEP_CHANGED
-        self._journal.append_durably(Event(event, datetime.now(UTC), told))
-        self._folder.write(step)
-        return Answer(statuses.SUCCESS)
+        step = replace(
+            known,
+            status=change.status or known.status,
+            number=known.number + 1,
+            objects=known.objects if change.objects is None else change.objects,
+            has=tuple(sorted({*known.has, *change.has})),
+        )
+        missing = [keyword for keyword in performed_step.LAST if keyword not in step.has]
+        if step.status is not StepStatus.IN_PROGRESS and missing:
+            raise performed_step.faulty(performed_step.EMPTY, *missing)
+        return step
 
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No other process or thread reads or writes a step in this scope. Raises OSError."""
+        self._folder.mkdir(exist_ok=True)
+        with (self._folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
-def _changed(known: KnownStep, change: performed_step.StepChange) -> KnownStep:
-    """The step after an N-SET. Raises FaultyStep where it would end without what its end needs."""
-    step = replace(
-        known,
-        status=change.status or known.status,
-        number=known.number + 1,
-        objects=known.objects if change.objects is None else change.objects,
-        has=tuple(sorted({*known.has, *change.has})),
-    )
-    missing = [keyword for keyword in performed_step.LAST if keyword not in step.has]
-    if step.status is not StepStatus.IN_PROGRESS and missing:
-        raise performed_step.faulty(performed_step.EMPTY, *missing)
-    return step
+    def _write(self, step: KnownStep) -> None:
+        """Replace the step's file; it is durable when this returns. Raises OSError."""
+        path = self._path(step.uid)
+        temporary = path.with_name(f".{path.name}")
+        with temporary.open("w", encoding="ascii") as file:
+            json.dump(asdict(step), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(self._folder)
+
+    def _path(self, uid: str) -> Path:
+        return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ from dicom_node.scp.connection.pdus import APPLICATION_CONTEXT, Proposal, is_ae_
 from dicom_node.scp.contexts import LITTLE_ENDIAN, VERIFICATION, supported_syntaxes
 from dicom_node.scp.entrance import numeric
 
-if TYPE_CHECKING:  # the listener starts without them
-    from dicom_node.config.settings import PeerSettings, Settings
+if TYPE_CHECKING:  # the listener starts without it
+    from dicom_node.config.settings import Settings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -49,36 +49,11 @@ class PeerPolicy:
     mpps: bool = False
     """Whether it may report on performed procedure steps."""
 
-    @classmethod
-    def from_settings(cls, peer: PeerSettings) -> PeerPolicy:
-        """The part of a peer's settings that concerns the listener."""
-        return cls(
-            name=peer.name,
-            ae_title=peer.ae_title,
-            host=peer.host,
-            may_send="send" in peer.may,
-            check_address=peer.check_address,
-            maximum_associations=peer.maximum_associations,
-            reports_as=tuple(title.strip() for title in peer.reporting_titles),
-            reports_from=peer.commitment_host or "",
-            asks_as=tuple(title.strip() for title in peer.requesting_titles),
-            mpps=peer.mpps,
-        )
-
     def is_at(self, address: str, host: str) -> bool:
         """Whether it may call from this (numeric) address, if it is to call from ``host``."""
         if not self.check_address:
             return True
         return numeric(address) in {numeric(one) for one in addresses(host)}
-
-
-@dataclass(frozen=True, slots=True)
-class TlsPolicy:
-    """Paths of PEM files; with ``trusted`` a client certificate is required."""
-
-    certificate: str
-    private_key: str
-    trusted: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +91,8 @@ class AEPolicy:
     waiting_objects: int
     waiting_bytes: int
     log_level: str
-    tls: TlsPolicy | None
+    tls: tuple[str, str, str] | None
+    """Paths of PEM files: certificate, its key, and CAs of which a client needs a certificate ("": none)."""
     peers: tuple[PeerPolicy, ...]
     log: LogTarget = field(default_factory=LogTarget)
 
@@ -142,14 +118,28 @@ class AEPolicy:
             waiting_objects=settings.spool.waiting_objects,
             waiting_bytes=settings.spool.waiting_mib * 2**20,
             log_level=settings.node.log_level,
-            tls=TlsPolicy(
+            tls=(
                 str(listener.tls.certificate),
                 str(listener.tls.private_key),
-                str(listener.tls.trusted) if listener.tls.trusted else None,
+                str(listener.tls.trusted or ""),
             )
             if listener.tls
             else None,
-            peers=tuple(map(PeerPolicy.from_settings, settings.peers)),
+            peers=tuple(
+                PeerPolicy(
+                    name=peer.name,
+                    ae_title=peer.ae_title,
+                    host=peer.host,
+                    may_send="send" in peer.may,
+                    check_address=peer.check_address,
+                    maximum_associations=peer.maximum_associations,
+                    reports_as=tuple(title.strip() for title in peer.reporting_titles),
+                    reports_from=peer.commitment_host or "",
+                    asks_as=tuple(title.strip() for title in peer.requesting_titles),
+                    mpps=peer.mpps,
+                )
+                for peer in settings.peers
+            ),
             log=settings.log_target,
         )
 
@@ -157,7 +147,6 @@ class AEPolicy:
     def from_json(cls, text: str) -> AEPolicy:
         """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for any other text."""
         fields: dict[str, Any] = json.loads(text, object_hook=_with_tuples)
-        fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
         fields["log"] = LogTarget(**fields["log"])
         fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
         return cls(**fields)
@@ -247,17 +236,18 @@ class AEPolicy:
             supported[performed_step.SOP_CLASS] = LITTLE_ENDIAN
         return supported, granted
 
-    def has_room(self, permission: Permission, open_associations: Mapping[str, int], here: int) -> bool:
-        """Whether one more association is within the limits.
+    def has_room(self, permission: Permission, address: str, open_ones: Collection[tuple[str, str]]) -> bool:
+        """Whether one more association from this address is within the limits.
 
-        ``open_associations`` counts associations by name of peer, "" for strangers; ``here`` of them are from
-        the same address. If there are peers, strangers never get more than half of the places.
+        ``open_ones``: name of peer, "" for strangers, and address of each open association. If there are
+        peers, strangers never get more than half of the places.
         """
-        if sum(open_associations.values()) >= self.maximum_associations:
+        number = sum(peer == permission.peer for peer, _ in open_ones)
+        if len(open_ones) >= self.maximum_associations:
             return False
-        number = open_associations.get(permission.peer, 0)
         if permission.peer:
             return number < {peer.name: peer.maximum_associations for peer in self.peers}[permission.peer]
+        here = sum(one == ("", address) for one in open_ones)
         half = max(self.maximum_associations // 2, 1) if self.peers else self.maximum_associations
         if permission.may_send:
             return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
@@ -269,34 +259,31 @@ def policy_path(data_dir: Path, place: str = "") -> Path:
     return data_dir / (f"policy-{place}.json" if place else "policy.json")
 
 
-def addresses_of(peers: Iterable[PeerPolicy]) -> Iterator[str]:
-    """Numeric addresses of the peers whose host is known. Uses the name service, which may take seconds."""
-    for host in {peer.host for peer in peers if peer.host}:
-        yield from addresses(host)
-
-
 class PolicyFile:
     """The file ``policy.json``, read again after it was replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = self._identity()
-        self._policy = AEPolicy.from_json(path.read_text(encoding="utf-8"))
+        self._seen: tuple[int, int, int] | None = None
+        self._policy: AEPolicy | None = None
 
     def current(self) -> AEPolicy:
-        """The newest valid policy; if the file is broken, the previous policy stays in force."""
+        """The newest valid policy; if the file is broken, the previous policy stays in force.
+
+        Raises OSError, ValueError, KeyError or TypeError where there was none.
+        """
         try:
-            if (identity := self._identity()) != self._seen:
+            status = self._path.stat()
+            identity = status.st_ino, status.st_mtime_ns, status.st_size
+            if self._policy is None or identity != self._seen:
                 self._seen = identity
                 self._policy = AEPolicy.from_json(self._path.read_text(encoding="utf-8"))
-                _LOGGER.info("policy read again")
+                _LOGGER.info("policy read")
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if self._policy is None:
+                raise
             _LOGGER.error("%s cannot be read (%s): the policy before stays in force", self._path, error)
         return self._policy
-
-    def _identity(self) -> tuple[int, int, int]:
-        status = self._path.stat()
-        return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:

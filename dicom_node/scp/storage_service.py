@@ -38,14 +38,13 @@ from dicom_node.scp.command import (
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.pdus import Proposal, ProtocolViolation
 from dicom_node.scp.contexts import VERIFICATION, negotiate, shown_uid
-from dicom_node.scp.entrance import Entrance, Failure, Failures, network
+from dicom_node.scp.entrance import Entrance, Failure, network
 from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.scp.policy import Permission, PolicyFile
 
 _LOGGER = logging.getLogger(__name__)
 _MINUTE = 60.0
 _SUCCESS = Answer(statuses.SUCCESS)
-TOO_LATE = "no association request within the time allowed"
 # By abstract syntax and command field: the bytes that are read of a data set, and the event of a refusal.
 _SERVED = {
     (VERIFICATION, C_ECHO_RQ): (0, events.ECHOED),
@@ -56,7 +55,7 @@ _SERVED = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class AcceptedAssociation:
     """One accepted association. ``association`` is our own identifier of it, never used again."""
 
@@ -152,32 +151,13 @@ class StorageService:
         self._journal, self._steps = journal, PerformedSteps(data_dir, journal)
         self._listener_id = listener_id
         self.entrance = Entrance()
-        self._failures = Failures()
         self._lock = threading.Lock()
-        self._open, self._strangers = Counter[str](), Counter[str]()
+        self._open: list[AcceptedAssociation] = []
         self._numbers = itertools.count(1)
         self._unwritten: list[events.Event] = []
         self._complained_at = float("-inf")
         self._requests, self._objects_asked = Counter[str](), Counter[str]()
         self._minute = time.monotonic()
-
-    def arrive(self, address: str) -> bool:
-        """Count a new connection; returns False if it must be closed, because too many of its address
-        wait.
-        """
-        if self.entrance.enter(address):
-            return True
-        self._failures.add(address, Failure.NO_PLACE)
-        return False
-
-    def give_up(self, address: str, reason: str) -> None:
-        """Count a connection that ended without an association.
-
-        ``reason``: "" if the peer ended it or was rejected.
-        """
-        self.entrance.leave(address)
-        if reason:
-            self._failures.add(address, Failure.TOO_LATE if reason == TOO_LATE else Failure.MALFORMED)
 
     def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
         """Accept or reject an association; the decision is in the journal before the peer is answered.
@@ -190,12 +170,20 @@ class StorageService:
         if isinstance(verdict, Permission):
             if verdict.peer:
                 self.entrance.know([proposal.address])
-            elif not verdict.may_send and not self._failures.may_list(proposal.address):
+            elif not verdict.may_send and not self.entrance.may_list(proposal.address):
                 verdict = statuses.TEMPORARY_CONGESTION
         if isinstance(verdict, Permission):
+            supported, roles = policy.offer(verdict, proposal.roles)
+            results, refused = negotiate(proposal.contexts, supported)
+            name = f"{self._listener_id}-{next(self._numbers)}"
+            accepted = AcceptedAssociation(name, proposal, verdict, results, roles)
             with self._lock:
-                if policy.has_room(verdict, self._open, self._strangers[proposal.address]):
-                    self._count(proposal, verdict, 1)
+                if policy.has_room(
+                    verdict,
+                    proposal.address,
+                    [(one.permission.peer, one.proposal.address) for one in self._open],
+                ):
+                    self._open.append(accepted)
                 else:
                     verdict = statuses.LOCAL_LIMIT_EXCEEDED
         if isinstance(verdict, statuses.Rejection):
@@ -212,10 +200,6 @@ class StorageService:
                 meaning=verdict.meaning,
             )
             return verdict
-        supported, roles = policy.offer(verdict, proposal.roles)
-        results, refused = negotiate(proposal.contexts, supported)
-        name = f"{self._listener_id}-{next(self._numbers)}"
-        accepted = AcceptedAssociation(name, proposal, verdict, results, roles)
         # Toolkits offer all they have: of many refused contexts only some are named.
         many = len(refused) > limits.REFUSED_CONTEXTS_NAMED
         shown = list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused)
@@ -229,7 +213,7 @@ class StorageService:
     def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
         """End an association, after its last object; ``reason``: why it ended, if without A-RELEASE."""
         with self._lock:
-            self._count(accepted.proposal, accepted.permission, -1)
+            self._open.remove(accepted)
         fields: dict[str, events.FieldValue] = {"objects": accepted.stored}
         if accepted.refused:
             fields["objects_refused"] = accepted.refused
@@ -452,10 +436,10 @@ class StorageService:
         self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
     ) -> None:
         """An event of its own for this failure of ``caller``, or one more of those counted in a minute."""
-        if self._failures.may_list(caller):
+        if self.entrance.may_list(caller):
             self.record(events.happened(event_type, listener=self._listener_id, **fields))
         else:
-            self._failures.add(caller, failure)
+            self.entrance.fail(caller, failure)
 
     def record(self, event: events.Event) -> None:
         """Write an event to the journal; on a full disk keep it for later, unless too many are kept."""
@@ -465,7 +449,7 @@ class StorageService:
 
     def keep_up(self) -> None:
         """Write the kept events to the journal, and the counts of failed connections; forget old steps."""
-        for address, counts in self._failures.due():
+        for address, counts in self.entrance.due():
             self.record(
                 events.happened(
                     events.CONNECTIONS_FAILED,
@@ -493,11 +477,9 @@ class StorageService:
     ) -> None:
         """Journal an event that a peer can cause a thousand times a second, within limits."""
         accepted.repeatable += 1
-        event = self._event(event_type, accepted, **fields)
-        sends = accepted.permission.may_send and event_type is events.STORE_REFUSED
-        listed = limits.REFUSALS_OF_ONE_ASSOCIATION if sends else limits.LISTED_OF_ONE_ASSOCIATION
-        if (accepted.refused if sends else accepted.repeatable) <= listed:
-            self.record(event)
+        sends = accepted.permission.may_send
+        if accepted.repeatable <= (limits.LISTED_OF_A_SENDER if sends else limits.LISTED_OF_ONE_ASSOCIATION):
+            self.record(self._event(event_type, accepted, **fields))
 
     def _write_out(self) -> None:
         try:
@@ -512,13 +494,6 @@ class StorageService:
         if time.monotonic() - self._complained_at > _MINUTE:
             self._complained_at = time.monotonic()
             _LOGGER.error("the journal cannot be written: %s", error.strerror)
-
-    def _count(self, proposal: Proposal, permission: Permission, step: int) -> None:
-        self._open[permission.peer] += step
-        if not permission.peer:
-            self._strangers[proposal.address] += step
-            if not self._strangers[proposal.address]:
-                del self._strangers[proposal.address]
 
     def _event(
         self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue

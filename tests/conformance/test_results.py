@@ -610,6 +610,6 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
     assert proposed.keys() == {row[1] for row in rows(part("SOP classes"))[1:] if row[2]}
     both = {"Explicit VR Little Endian", "Implicit VR Little Endian"}
     assert all(syntaxes == both for uid, syntaxes in proposed.items() if uid != Verification)
-    assert by_get.keys() == {one.uid for one in STORAGE_CLASSES}
+    assert by_get.keys() == STORAGE_CLASSES.keys()
     decoded = {row[1] for row in rows(part("transfer syntaxes"))[1:] if "kept" not in row[2]}
     assert {frozenset(syntaxes) for syntaxes in by_get.values()} == {frozenset(decoded)}

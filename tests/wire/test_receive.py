@@ -104,7 +104,7 @@ def test_dcmtk_echoes_and_stores(receiver: Receiver, program: str) -> None:
 
 def test_every_class_is_accepted_in_every_syntax(receiver: Receiver) -> None:
     for storage_class in STORAGE_CLASSES:
-        contexts = [(storage_class.uid, [syntax.uid]) for syntax in TRANSFER_SYNTAXES]
+        contexts = [(storage_class, [syntax.uid]) for syntax in TRANSFER_SYNTAXES]
         association = associate(receiver.address, contexts)
         assert list(association.accepted.values()) == [syntax.uid for syntax in TRANSFER_SYNTAXES]
         association.release()

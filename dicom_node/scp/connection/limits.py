@@ -49,9 +49,9 @@ SENDING_STRANGERS_OF_ONE_ADDRESS = 20
 LISTED_A_MINUTE = 60
 """Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
 LISTED_OF_ONE_ASSOCIATION = 10
-"""Echoes, and objects of those that may not send, that get an event."""
-REFUSALS_OF_ONE_ASSOCIATION = 100
-"""Refused objects of a sender that get an event; the event of the association's end has their number."""
+"""Echoes and refusals that get an event; the event of the association's end has the number of objects."""
+LISTED_OF_A_SENDER = 100
+"""The same of those that may send."""
 EVENTS_WAITING = 1000
 """Events that wait for the journal while the disk is full; older ones are lost."""
 REQUESTS_A_MINUTE = 300

@@ -16,48 +16,35 @@ from dicom_node.scp.connection import limits
 _CLOSING = 0.5  # seconds that a peer has to close after the last PDU, before we do (Sta13)
 
 
-class Deadline:
-    """The time by which a peer must complete a message: ``seconds`` from now, later with each byte received.
-
-    ``bytes_per_second``: the slowest allowed rate. The peer must not be silent for longer than twice
-    ``seconds``.
-    """
-
-    def __init__(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
-        self._longest = seconds
-        self._until = time.monotonic() + seconds
-        self._bytes_per_second = bytes_per_second
-
-    def extend(self, count: int) -> None:
-        """Extend the deadline, because ``count`` bytes have been received."""
-        self._until += count / self._bytes_per_second
-
-    @property
-    def seconds(self) -> float:
-        """The seconds to wait for the next bytes; zero or negative when the time is over."""
-        return min(self._longest, self._until - time.monotonic())
-
-
 class DeadlineSocket:
-    """A connection whose reads end by ``deadline``; a write that waits for ``send_seconds`` fails."""
+    """A connection whose reads end by a deadline; a write that waits for ``send_seconds`` fails."""
 
-    def __init__(self, connection: socket.socket, deadline: Deadline, send_seconds: float) -> None:
-        self._socket, self.deadline, self.send_seconds = connection, deadline, send_seconds
+    def __init__(self, connection: socket.socket, seconds: float, send_seconds: float) -> None:
+        self._socket, self.send_seconds = connection, send_seconds
         self._limits: dict[int, float] = {}
+        self.allow(seconds)
+
+    def allow(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
+        """What is read next must come within ``seconds``, and a second more for ``bytes_per_second`` of it.
+
+        The peer must not be silent for longer than twice ``seconds``.
+        """
+        self._longest, self._bytes_per_second = seconds, bytes_per_second
+        self._until = time.monotonic() + seconds
 
     def shake_hands(self) -> None:
         """The handshake of TLS, if it is used. Raises OSError."""
         if isinstance(self._socket, ssl.SSLSocket):
-            self._socket.settimeout(max(self.deadline.seconds, 0.001))
+            self._socket.settimeout(max(self._until - time.monotonic(), 0.001))
             self._socket.do_handshake()
 
     def read(self, view: memoryview) -> memoryview:
         """Fill ``view`` and return it. Raises TimeoutError; OSError, also where the peer has closed."""
         count = 0
         while count < len(view):
-            if (seconds := self.deadline.seconds) <= 0:
+            if (seconds := self._until - time.monotonic()) <= 0:
                 raise TimeoutError
-            self._limit(socket.SO_RCVTIMEO, seconds)
+            self._limit(socket.SO_RCVTIMEO, min(self._longest, seconds))
             try:
                 if isinstance(self._socket, ssl.SSLSocket):
                     received = self._socket.recv_into(view[count:])
@@ -68,7 +55,7 @@ class DeadlineSocket:
             if not received:
                 raise ConnectionError
             count += received
-            self.deadline.extend(received)
+            self._until += received / self._bytes_per_second
         return view
 
     def send(self, data: bytes) -> None:

@@ -43,10 +43,10 @@ from dicom_node.scp.connection.pdus import (
     fragments,
     read_request,
 )
-from dicom_node.scp.connection.sockets import Deadline, DeadlineSocket
+from dicom_node.scp.connection.sockets import DeadlineSocket
 from dicom_node.scp.contexts import VERIFICATION, negotiate, refused_class
-from dicom_node.scp.entrance import OTHERS, Entrance, Failure, Failures, network
-from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, addresses_of
+from dicom_node.scp.entrance import OTHERS, Entrance, Failure, network
+from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, addresses
 from dicom_node.scp.storage_service import StoreRequest
 from tests.certificates_lab import Authority
 from tests.node_lab import in_background
@@ -102,14 +102,14 @@ def connected() -> Iterator[tuple[DeadlineSocket, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.settimeout(3)
-        yield DeadlineSocket(ours, Deadline(5), 3), theirs
+        yield DeadlineSocket(ours, 5, 3), theirs
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1, 100, 200, 300, 600, 1000])
 def test_a_deadline_of_any_length_can_be_set(seconds: float) -> None:
     with connected() as (reader, sender):
         for _ in range(200):
-            reader.deadline = Deadline(seconds)
+            reader.allow(seconds)
             sender.sendall(b"abc")
             assert reader.read(memoryview(bytearray(3))) == b"abc"
 
@@ -117,7 +117,7 @@ def test_a_deadline_of_any_length_can_be_set(seconds: float) -> None:
 def test_a_silent_peer_is_given_up_at_its_deadline() -> None:
     with connected() as (reader, sender):
         sender.sendall(b"ab")
-        reader.deadline = Deadline(0.2)
+        reader.allow(0.2)
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             reader.read(memoryview(bytearray(3)))
@@ -191,11 +191,11 @@ def test_places_are_kept_for_peers_and_one_address_does_not_take_all() -> None:
 
 def test_failures_are_told_at_once_and_then_once_a_minute() -> None:
     now = [0.0]
-    failures = Failures(lambda: now[0])
-    failures.add("10.0.0.1", Failure.TOO_LATE)
+    failures = Entrance(lambda: now[0])
+    failures.fail("10.0.0.1", Failure.TOO_LATE)
     assert failures.due() == [("10.0.0.1", {Failure.TOO_LATE: 1})]
     for _ in range(3):
-        failures.add("10.0.0.1", Failure.NO_PLACE)
+        failures.fail("10.0.0.1", Failure.NO_PLACE)
     assert failures.due() == []
     now[0] = 60.0
     assert failures.due() == [("10.0.0.1", {Failure.NO_PLACE: 3})]
@@ -203,9 +203,9 @@ def test_failures_are_told_at_once_and_then_once_a_minute() -> None:
 
 
 def test_a_thousand_addresses_make_no_thousand_events() -> None:
-    failures = Failures(lambda: 0.0)
+    failures = Entrance(lambda: 0.0)
     for number in range(5000):
-        failures.add(f"10.{number >> 8}.{number & 255}.1", Failure.TOO_LATE)
+        failures.fail(f"10.{number >> 8}.{number & 255}.1", Failure.TOO_LATE)
     told = dict(failures.due())
     assert len(told) <= limits.ADDRESSES_A_MINUTE + 1
     assert sum(counts[Failure.TOO_LATE] for counts in told.values()) == 5000
@@ -214,7 +214,7 @@ def test_a_thousand_addresses_make_no_thousand_events() -> None:
 
 def test_an_address_is_listed_so_often_a_minute() -> None:
     now = [0.0]
-    failures = Failures(lambda: now[0])
+    failures = Entrance(lambda: now[0])
     assert sum(failures.may_list("10.0.0.1") for _ in range(200)) == limits.LISTED_A_MINUTE
     now[0] = 61.0
     assert failures.may_list("10.0.0.1")
@@ -402,13 +402,14 @@ def test_the_address_counts_where_it_is_asked_for(host: str, address: str, accep
     peer = US1 | {"host": host, "check_address": True}
     assert isinstance(policy((peer,)).decide(proposal(address=address)), Permission) == accepted
     assert isinstance(policy((US1 | {"host": host},)).decide(proposal(address=address)), Permission)
-    assert ("192.0.2.7" in addresses_of(policy((peer,)).peers)) == (host == "192.0.2.7")
+    assert ("192.0.2.7" in addresses(host)) == (host == "192.0.2.7")
 
 
 def test_limits_hold_per_peer_and_for_all() -> None:
     one = replace(policy((US1 | {"maximum_associations": 2},)), maximum_associations=3)
-    counts = [(MAY, {"us1": 1}), (MAY, {"us1": 2}), (MAY_NOT, {"us1": 2}), (MAY_NOT, {"us1": 2, "": 1})]
-    assert [one.has_room(who, there, 0) for who, there in counts] == [True, False, True, False]
+    ours, theirs = ("us1", "192.0.2.7"), ("", "192.0.2.8")
+    counts = [(MAY, [ours]), (MAY, [ours] * 2), (MAY_NOT, [ours] * 2), (MAY_NOT, [ours, ours, theirs])]
+    assert [one.has_room(who, "h", there) for who, there in counts] == [True, False, True, False]
     mebibytes = (one.maximum_object_bytes >> 20, one.minimum_free_bytes >> 20, one.waiting_bytes >> 20)
     assert mebibytes == (4096, 1024, 65536)
 
@@ -418,10 +419,12 @@ def test_strangers_leave_places_to_peers_and_to_each_other(
     may_send: bool, of_one_address: int, of_all: int
 ) -> None:
     one, stranger = policy((US1,)), Permission("", may_send=may_send)
-    assert one.has_room(stranger, {"": of_all - 1}, of_one_address - 1)
-    assert not one.has_room(stranger, {"": of_one_address}, of_one_address)
-    assert not one.has_room(stranger, {"": of_all}, 0)
-    assert one.has_room(Permission("us1", may_send=True), {"": of_all}, 0)
+    here, elsewhere = ("", "192.0.2.7"), ("", "192.0.2.8")
+    rest = [elsewhere] * (of_all - of_one_address)
+    assert one.has_room(stranger, "192.0.2.7", [*rest, *[here] * (of_one_address - 1)])
+    assert not one.has_room(stranger, "192.0.2.7", [here] * of_one_address)
+    assert not one.has_room(stranger, "192.0.2.7", [elsewhere] * of_all)
+    assert one.has_room(Permission("us1", may_send=True), "192.0.2.7", [elsewhere] * of_all)
 
 
 _CONTEXT = b"1.2.840.10008.3.1.1.1"
