@@ -33,7 +33,6 @@ from dicom_node.scp.statuses import Rejection
 from dicom_node.scp.storage_service import AcceptedAssociation, Request, StorageService
 
 _LOGGER = logging.getLogger(__name__)
-_TOO_LATE = "no association request within the time allowed"
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 _ABORT_SECONDS = 0.5  # that a peer has to read our A-ABORT
 
@@ -47,9 +46,10 @@ class Association:
             connection, self._policy.acse_timeout_seconds, self._policy.network_timeout_seconds
         )
         self._buffer = memoryview(b"")
-        self._late = _TOO_LATE
+        self._late = "no association request within the time allowed"
         """Why the association ends if the deadline passes."""
         self._reason = ""
+        self._failure: Failure | None = None
         self._stopping = self._released = False
         self._accepted: AcceptedAssociation | None = None
         self._maximum_length = 0
@@ -65,7 +65,7 @@ class Association:
         except ProtocolViolation as error:
             self._end(str(error))
         except TimeoutError:
-            self._end(self._late)
+            self._end(self._late, Failure.TOO_LATE)
         except OSError:
             if self._accepted is not None:
                 self._end("the listener stopped" if self._stopping else "connection lost")
@@ -79,21 +79,16 @@ class Association:
             if self._accepted is not None:
                 self._service.leave(self._accepted, released=self._released, reason=self._reason)
             else:
-                self._service.entrance.leave(self._address)
-                if self._reason:
-                    late = self._reason == _TOO_LATE
-                    self._service.entrance.fail(
-                        self._address, Failure.TOO_LATE if late else Failure.MALFORMED
-                    )
+                self._service.entrance.leave(self._address, self._failure)
 
     def abort(self) -> None:
         """End the association: the listener stops."""
         self._stopping = True
         self._socket.interrupt()
 
-    def _end(self, reason: str) -> None:
-        """Abort; AA-1 and AA-8 of PS3.8 9.2.3."""
-        self._reason = reason
+    def _end(self, reason: str, failure: Failure = Failure.MALFORMED) -> None:
+        """Abort; AA-1 and AA-8 of PS3.8 9.2.3. ``failure``: counted where there is no association yet."""
+        self._reason, self._failure = reason, failure
         with contextlib.suppress(OSError):
             self._socket.send_seconds = _ABORT_SECONDS
             self._socket.send(ABORTED_BY_PROVIDER)

@@ -64,10 +64,12 @@ class Entrance:
         self.fail(address, Failure.NO_PLACE)
         return False
 
-    def leave(self, address: str) -> None:
-        """Free the place: the connection has its association, or is closed."""
+    def leave(self, address: str, failure: Failure | None = None) -> None:
+        """Free the place: the connection has its association, or is closed, by this failure."""
         with self._lock:
             self._waiting -= Counter([network(address)])  # keeps only what is above 0
+        if failure:
+            self.fail(address, failure)
 
     def fail(self, address: str, failure: Failure) -> None:
         """Count one failure of this address."""

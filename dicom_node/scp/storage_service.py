@@ -66,8 +66,6 @@ class AcceptedAssociation:
     """Result and transfer syntax of each presentation context."""
     roles: dict[str, tuple[bool, bool]]
     """The roles that the peer has, by SOP class."""
-    beginning: events.Event | None = None
-    """What the journal lacks because the disk was full: until it has it, no object is acknowledged."""
     stored: int = 0
     """Objects acknowledged with Success."""
     repeatable: int = 0
@@ -162,13 +160,16 @@ class StorageService:
     def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
         """Accept or reject an association; the decision is in the journal before the peer is answered.
 
-        On a full disk an association is accepted without a line in the journal, and its objects are refused.
+        On a full disk an association is accepted without a line in the journal, and its objects are refused
+        until it has one; when too many events wait for the journal, associations are rejected for the moment.
         A rejected connection counts as waiting until it is closed.
         """
         policy = self.policy.current()
         verdict = policy.decide(proposal)
         if isinstance(verdict, Permission):
-            if verdict.peer:
+            if len(self._unwritten) > limits.EVENTS_WAITING // 2:  # half: several come at once
+                verdict = statuses.TEMPORARY_CONGESTION
+            elif verdict.peer:
                 self.entrance.know([proposal.address])
             elif not verdict.may_send and not self.entrance.may_list(proposal.address):
                 verdict = statuses.TEMPORARY_CONGESTION
@@ -205,8 +206,7 @@ class StorageService:
         shown = list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused)
         fields = {"refused": shown, "refused_count": len(refused)} if refused else {}
         event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
-        accepted.beginning = replace(event, fields={**event.fields, **fields})  # not in the log
-        self._journal_beginning(accepted)
+        self.record(replace(event, fields={**event.fields, **fields}))  # these are not in the log
         self.entrance.leave(proposal.address)
         return accepted
 
@@ -248,7 +248,14 @@ class StorageService:
                 return Answer(statuses.SOP_CLASS_NOT_SUPPORTED)
             self._journal_if_few(accepted, events.ECHOED)
             return _SUCCESS
-        answer = self._finish_normalized(accepted, request)
+        try:
+            answer = self._finish_normalized(accepted, request)
+        except SpoolError as error:
+            answer = Answer(statuses.NOT_KEPT, _comment(error))
+        except FaultyReport:
+            answer = Answer(statuses.INFORMATION_UNREADABLE)
+        except OSError:
+            answer = Answer(statuses.NOT_KEPT)
         if answer.status is not statuses.SUCCESS:
             _, refused = _SERVED[request.abstract_syntax, request.command.field]
             fields: dict[str, events.FieldValue] = {
@@ -274,7 +281,7 @@ class StorageService:
             request.refuse(statuses.CANNOT_UNDERSTAND, "no valid Affected SOP Instance UID")
         elif not command.has_data_set:
             request.refuse(statuses.CANNOT_UNDERSTAND, "no data set")
-        elif not self._journal_beginning(accepted):
+        elif not self.record():  # without the beginning of its association a study could seem complete
             request.refuse(statuses.OUT_OF_RESOURCES, "the journal cannot be written")
         elif not self._waiting.has_room(accepted.sender, policy.waiting_objects, policy.waiting_bytes):
             request.refuse(statuses.OUT_OF_RESOURCES, "too many objects of this sender wait to be indexed")
@@ -340,16 +347,16 @@ class StorageService:
         return _SUCCESS
 
     def _finish_normalized(self, accepted: AcceptedAssociation, request: Request) -> Answer:
-        """Make a completely received DIMSE-N request durable, and only then return Success."""
+        """Make a completely received DIMSE-N request durable, and only then return Success.
+
+        Raises SpoolError, FaultyReport, OSError.
+        """
         permission, syntax = accepted.permission, UID(request.syntax)
         if not self._is_within_minute(permission.peer, 0):
             return Answer(statuses.NOT_KEPT, "too many in a minute")
         if request.command.field == N_EVENT_REPORT_RQ:
             return self._take_report(accepted, request, syntax)
-        try:
-            self._spool.check_space()
-        except SpoolError as error:
-            return Answer(statuses.NOT_KEPT, _comment(error))
+        self._spool.check_space()
         if request.command.field == N_ACTION_RQ:
             return self._take_request(accepted, request, syntax)
         if not permission.mpps:
@@ -363,23 +370,22 @@ class StorageService:
         return self._steps.take(request.command, bytes(request.data), syntax, permission.peer, fields)
 
     def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
-        """A storage commitment report."""
+        """A storage commitment report. Raises FaultyReport, OSError."""
         if not accepted.permission.may_report:
             return Answer(statuses.NOT_AUTHORISED)
-        try:
-            report = commitment.read_report(bytes(request.data), syntax)
-        except FaultyReport:
-            return Answer(statuses.INFORMATION_UNREADABLE)
-        return self._journal_unlogged(
-            events.COMMITMENT_REPORTED,
-            transaction=report.transaction_uid,
-            calling=accepted.proposal.calling_ae,
-            committed=report.committed_lines(),
-            failed=report.failed_lines(),
-        )
+        report = commitment.read_report(bytes(request.data), syntax)
+        fields: dict[str, events.FieldValue] = {
+            "transaction": report.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "committed": report.committed_lines(),
+            "failed": report.failed_lines(),
+        }
+        # Not logged here, as requests are not: it names many objects. The index tells their number.
+        self._journal.append_durably(events.Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields))
+        return _SUCCESS
 
     def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
-        """A request for storage commitment (PS3.7 10.1.4.1.10)."""
+        """A request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyReport, OSError."""
         command, peer = request.command, accepted.permission.peer
         for wrong, status in (
             (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
@@ -389,19 +395,17 @@ class StorageService:
         ):
             if wrong:
                 return Answer(status)
-        try:
-            asked = commitment.read_request(bytes(request.data), syntax)
-        except FaultyReport:
-            return Answer(statuses.INFORMATION_UNREADABLE)
+        asked = commitment.read_request(bytes(request.data), syntax)
         if not self._is_within_minute(peer, len(asked.objects)):
             return Answer(statuses.NOT_KEPT)
-        return self._journal_unlogged(
-            events.COMMITMENT_ASKED,
-            transaction=asked.transaction_uid,
-            calling=accepted.proposal.calling_ae,
-            peer=peer,
-            objects=asked.lines(),
-        )
+        fields: dict[str, events.FieldValue] = {
+            "transaction": asked.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "peer": peer,
+            "objects": asked.lines(),
+        }
+        self._journal.append_durably(events.Event(events.COMMITMENT_ASKED, datetime.now(UTC), fields))
+        return _SUCCESS
 
     def _is_within_minute(self, peer: str, objects: int) -> bool:
         """Count a DIMSE-N request of the peer, or the objects that it asks for storage commitment of; whether
@@ -420,14 +424,6 @@ class StorageService:
             self._objects_asked[peer] += objects
             return True
 
-    def _journal_unlogged(self, event_type: events.EventType, **fields: events.FieldValue) -> Answer:
-        """Success if it is durable. Not logged here: it names many objects. The index tells their number."""
-        try:
-            self._journal.append_durably(events.Event(event_type, datetime.now(UTC), fields))
-        except OSError:
-            return Answer(statuses.NOT_KEPT)
-        return _SUCCESS
-
     def tls_failed(self, address: str, reason: str) -> None:
         """Count a connection whose TLS handshake failed."""
         self._list_or_count(Failure.NO_TLS, address, events.TLS_FAILED, address=address, reason=reason)
@@ -441,11 +437,22 @@ class StorageService:
         else:
             self.entrance.fail(caller, failure)
 
-    def record(self, event: events.Event) -> None:
-        """Write an event to the journal; on a full disk keep it for later, unless too many are kept."""
+    def record(self, *new: events.Event) -> bool:
+        """Write events to the journal; on a full disk keep them for later, unless too many are kept.
+
+        Returns whether all are written that were kept.
+        """
         with self._lock:
-            self._unwritten = [*self._unwritten, event][-limits.EVENTS_WAITING :]
-            self._write_out()
+            self._unwritten = [*self._unwritten, *new][: limits.EVENTS_WAITING]
+            try:
+                while self._unwritten:
+                    self._journal.append(self._unwritten[0])
+                    del self._unwritten[0]
+            except OSError as error:
+                if time.monotonic() - self._complained_at > _MINUTE:  # each sender tries again and again
+                    self._complained_at = time.monotonic()
+                    _LOGGER.error("the journal cannot be written: %s", error.strerror)
+            return not self._unwritten
 
     def keep_up(self) -> None:
         """Write the kept events to the journal, and the counts of failed connections; forget old steps."""
@@ -458,19 +465,8 @@ class StorageService:
                     **{str(failure): number for failure, number in counts.items()},
                 )
             )
-        with self._lock:
-            self._write_out()
+        self.record()
         self._steps.forget_old()
-
-    def _journal_beginning(self, accepted: AcceptedAssociation) -> bool:
-        """Before the first object can be acknowledged: else its study could seem complete."""
-        if accepted.beginning is not None:
-            try:
-                self._journal.append(accepted.beginning)
-                accepted.beginning = None
-            except OSError as error:
-                self._cannot_write(error)
-        return accepted.beginning is None
 
     def _journal_if_few(
         self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue
@@ -480,20 +476,6 @@ class StorageService:
         sends = accepted.permission.may_send
         if accepted.repeatable <= (limits.LISTED_OF_A_SENDER if sends else limits.LISTED_OF_ONE_ASSOCIATION):
             self.record(self._event(event_type, accepted, **fields))
-
-    def _write_out(self) -> None:
-        try:
-            while self._unwritten:
-                self._journal.append(self._unwritten[0])
-                del self._unwritten[0]
-        except OSError as error:
-            self._cannot_write(error)
-
-    def _cannot_write(self, error: OSError) -> None:
-        """Once a minute: each sender tries again and again."""
-        if time.monotonic() - self._complained_at > _MINUTE:
-            self._complained_at = time.monotonic()
-            _LOGGER.error("the journal cannot be written: %s", error.strerror)
 
     def _event(
         self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue

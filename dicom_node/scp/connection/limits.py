@@ -53,7 +53,7 @@ LISTED_OF_ONE_ASSOCIATION = 10
 LISTED_OF_A_SENDER = 100
 """The same of those that may send."""
 EVENTS_WAITING = 1000
-"""Events that wait for the journal while the disk is full; older ones are lost."""
+"""Events that wait for the journal while the disk is full; later ones are lost."""
 REQUESTS_A_MINUTE = 300
 """Requests for and reports on storage commitment, and on performed procedure steps, of one peer; some
 modalities ask for each image."""
