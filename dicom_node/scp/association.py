@@ -52,7 +52,6 @@ class Association:
         self._failure: Failure | None = None
         self._stopping = self._released = False
         self._accepted: AcceptedAssociation | None = None
-        self._maximum_length = 0
         self._command, self._context_id = bytearray(), 0
         self._request: Request | None = None
         self._tiny_fragments = 0
@@ -104,12 +103,11 @@ class Association:
         kind, body = self._read_pdu()
         if kind != A_ASSOCIATE_RQ:
             raise ProtocolViolation("no association request")
-        proposal = read_request(body, self._address)
-        verdict = self._service.enter(proposal)
+        verdict = self._service.enter(read_request(body, self._address))
         if isinstance(verdict, Rejection):
             self._socket.send(rejection(verdict.result, verdict.source, verdict.reason))
             return None
-        self._accepted, self._maximum_length = verdict, proposal.maximum_length
+        self._accepted = verdict
         largest = self._policy.maximum_pdu_bytes
         self._socket.send(acceptance(body, verdict.results, verdict.roles, largest))
         return verdict
@@ -185,8 +183,8 @@ class Association:
 
     def _answer(self, accepted: AcceptedAssociation, context_id: int, request: Request) -> None:
         response = encode_response(request.command, self._service.finish(accepted, request))
-        # 6 bytes of the peer's largest PDU are the header of a PDV
-        step = max(self._maximum_length - 6, 1) if self._maximum_length else len(response)
+        limit = accepted.proposal.maximum_length  # 6 bytes of it are the header of a PDV
+        step = max(limit - 6, 1) if limit else len(response)
         for start in range(0, len(response), step):
             header = _COMMAND | _LAST if start + step >= len(response) else _COMMAND
             self._socket.send(p_data_tf(context_id, header, response[start : start + step]))

@@ -60,6 +60,7 @@ job; ``listener.further_storage_classes`` adds to them."""
 VERIFICATION = "1.2.840.10008.1.1"
 _SYNTAXES_SHOWN = 3
 _ACCEPTED, _NO_SUCH_CLASS, _NO_SUCH_SYNTAX = 0, 3, 4
+_NOT_SIGNIFICANT = "1.2.840.10008.1.2"  # the transfer syntax of a refused context (PS3.8 9.3.3.2)
 LITTLE_ENDIAN = tuple(
     one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)
 )
@@ -95,10 +96,10 @@ def negotiate(
         if best:
             results[context_id] = _ACCEPTED, best
         elif ours is None:
-            results[context_id] = _NO_SUCH_CLASS, syntaxes[0]
+            results[context_id] = _NO_SUCH_CLASS, _NOT_SIGNIFICANT
             refused[_named(abstract)] = None
         else:
-            results[context_id] = _NO_SUCH_SYNTAX, syntaxes[0]
+            results[context_id] = _NO_SUCH_SYNTAX, _NOT_SIGNIFICANT
             shown = ", ".join(_named(uid) for uid in syntaxes[:_SYNTAXES_SHOWN])
             more = f" and {len(syntaxes) - _SYNTAXES_SHOWN} more" if len(syntaxes) > _SYNTAXES_SHOWN else ""
             refused[f"{_named(abstract)}: {shown}{more}"] = None

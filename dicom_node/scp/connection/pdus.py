@@ -113,7 +113,7 @@ def acceptance(
     """
     items = _item(_APPLICATION_CONTEXT, APPLICATION_CONTEXT.encode())
     for context_id, (result, syntax) in results.items():
-        transfer = _item(_TRANSFER_SYNTAX, syntax.encode("ascii", "replace"))
+        transfer = _item(_TRANSFER_SYNTAX, syntax.encode())
         items += _item(_CONTEXT_RESULT, struct.pack(">BxBx", context_id, result) + transfer)
     user = _item(_MAXIMUM_LENGTH, struct.pack(">I", maximum_length))
     user += _item(_IMPLEMENTATION_CLASS, IMPLEMENTATION_CLASS_UID.encode())
