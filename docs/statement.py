@@ -28,13 +28,14 @@ from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
+from dicom_node.dicom.sop_classes import SOURCES as ANALYSED
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
 from dicom_node.fetch.fetcher import ATTEMPTS
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import iods
 from dicom_node.results.common.concepts import PRIVATE, SCHEME
 from dicom_node.results.common.envelope import OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER, SERIES_NUMBERS
-from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION, ClassKind
+from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION
 from dicom_node.scp.statuses import (
     REJECTIONS,
     REPORT_STATUSES,
@@ -60,11 +61,10 @@ def sop_classes() -> str:
     """Every SOP class with its roles; of Storage the kinds of result that are sent, and what is received."""
     study_root = "1.2.840.10008.5.1.4.1.2.2."
     rows = [("Verification SOP Class", VERIFICATION, "yes", "yes")]
-    for item in STORAGE_CLASSES:
-        use = "analysed by sender" if item.uid in SECONDARY_CAPTURES else "analysed"
-        kept = item.kind is not ClassKind.IMAGE
-        sent = ", ".join(f"`{kind}`" for kind, uids in SOP_CLASSES.items() if item.uid in uids)
-        rows.append((item.name, item.uid, sent, "kept" if kept else use))
+    for uid, name in STORAGE_CLASSES.items():
+        use = "analysed" if uid in ANALYSED else "kept"
+        sent = ", ".join(f"`{kind}`" for kind, uids in SOP_CLASSES.items() if uid in uids)
+        rows.append((name, uid, sent, "analysed by sender" if uid in SECONDARY_CAPTURES else use))
     rows += [
         (UID(commitment.SOP_CLASS).name, commitment.SOP_CLASS, "yes", "`commit_after`"),
         *((UID(f"{study_root}{n}").name, f"{study_root}{n}", "yes", "") for n in (1, 2, 3)),

@@ -126,12 +126,6 @@ class ListenerSettings(_Section):
     """Refuse associations that call another AE title than ours."""
     further_ae_titles: tuple[AeTitle, ...] = ()
     """More AE titles that we answer to (rules can tell them apart)."""
-    user_identity: Literal["ignore", "answer", "refuse"] = "ignore"
-    """User identity in an association request. No name or passcode is ever checked. "answer": say that a name
-    was taken, for senders that insist on it. "refuse": reject the association."""
-    instance_uids: Literal["lenient", "strict"] = "lenient"
-    """Where a data set has another SOP Instance UID than its C-STORE request: stored under its own, with
-    event 1013, or refused with A900 ("strict")."""
     further_storage_classes: Words = ()
     """SOP Class UIDs accepted besides those of the conformance statement."""
 

@@ -10,7 +10,6 @@ import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,10 +50,6 @@ def encode_header(
     arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
 ) -> bytes:
     """Preamble and File Meta Information. Its length does not depend on ``arrival.received_at``."""
-    before, after = _around_the_instance(
-        sop_class_uid, transfer_syntax_uid, arrival.calling_ae, arrival.called_ae
-    )
-    instance = _element(0x0003, b"UI", sop_instance_uid.encode("ascii"))
     fields = {
         "association": arrival.association,
         "calling_ae": arrival.calling_ae,
@@ -64,9 +59,20 @@ def encode_header(
         **({"senders": arrival.senders} if arrival.senders else {}),
         "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
     }
-    elements = b"".join(
-        (before, instance, after, _element(0x0102, b"OB", _JSON.encode(fields).encode("ascii")))
+    values = (
+        (0x0001, b"OB", "\0\1"),
+        (0x0002, b"UI", sop_class_uid),
+        (0x0003, b"UI", sop_instance_uid),
+        (0x0010, b"UI", transfer_syntax_uid),
+        (0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
+        (0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
+        (0x0016, b"AE", arrival.calling_ae),
+        (0x0017, b"AE", arrival.calling_ae),
+        (0x0018, b"AE", arrival.called_ae),
+        (0x0100, b"UI", ARRIVAL_CREATOR_UID),
+        (0x0102, b"OB", _JSON.encode(fields)),
     )
+    elements = b"".join(_element(element, vr, value.encode("ascii")) for element, vr, value in values)
     return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
 
 
@@ -75,24 +81,6 @@ def with_time_of_arrival(encoded: bytes, received_at: datetime) -> bytes:
     time = _encode_time(received_at)
     start = encoded.rindex(_TIME_OF_ARRIVAL) + len(_TIME_OF_ARRIVAL)
     return encoded[:start] + time + encoded[start + len(time) :]
-
-
-@lru_cache(maxsize=256)
-def _around_the_instance(
-    sop_class_uid: str, transfer_syntax_uid: str, calling_ae: str, called_ae: str
-) -> tuple[bytes, bytes]:
-    """The elements before and after (0002,0003), which many objects share."""
-    before = (_element(0x0001, b"OB", b"\0\1"), _element(0x0002, b"UI", sop_class_uid.encode("ascii")))
-    after = (
-        _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
-        _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
-        _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
-        _element(0x0016, b"AE", calling_ae.encode("ascii")),
-        _element(0x0017, b"AE", calling_ae.encode("ascii")),
-        _element(0x0018, b"AE", called_ae.encode("ascii")),
-        _element(0x0100, b"UI", ARRIVAL_CREATOR_UID.encode("ascii")),
-    )
-    return b"".join(before), b"".join(after)
 
 
 def read_arrival(path: Path) -> Arrival:

@@ -96,26 +96,24 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
     meta = read_file_meta(file.read(META_BYTES))
     file.seek(meta.length)
     syntax = transfer_syntax(meta.transfer_syntax_uid)
-    known = Inspected(meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid)
+    found = known = Inspected(meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid)
     try:
         if syntax is not None and syntax.is_deflated:
             file = _inflated(file, limits)
         start = file.tell()
-        most = (
-            limits.maximum_items,
-            limits.maximum_elements,
-            limits.maximum_depth,
-            limits.maximum_header_mib,
+        walk = Walk(
+            file,
+            syntax,
+            Limits(
+                limits.maximum_items,
+                limits.maximum_elements,
+                limits.maximum_depth,
+                limits.maximum_header_mib,
+            ),
         )
-        walk = Walk(file, syntax, Limits(*most))
         dataset, pixels = _read(file, walk, list(walk.elements()))
         header = header_sha256(dataset, file, little_endian=walk.is_little_endian)
         found = replace(_described(known, dataset, assume_charset), header_sha256=header)
-    except FaultyObject as error:
-        return replace(known, fault=str(error))
-    except _DAMAGE as error:
-        return replace(known, fault=f"the data set is not readable ({_cause(error)})")
-    try:
         if syntax is None:
             raise FaultyObject(f"the transfer syntax is {shown_uid_name(meta.transfer_syntax_uid)}")
         if walk.fault:  # the request names what the walk did not come to
@@ -132,7 +130,7 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
     except FaultyObject as error:
         return replace(found, fault=str(error))
     except _DAMAGE as error:
-        return replace(found, fault=f"the header is damaged ({_cause(error)})")
+        return replace(found, fault=f"the data set is not readable ({_cause(error)})")
 
 
 def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspected:

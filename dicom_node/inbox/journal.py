@@ -72,11 +72,8 @@ class JournalWriter:
         self._stem = folder / f"{_newest(folder):{_TIME}}-{listener_id}"
         self._lock = threading.Lock()
         self._number = 0
-        self._written = 0
         self._file = -1
         self._torn = False
-        with suppress(OSError):
-            self._file = self._next_file()
 
     def append(self, event: Event) -> None:
         """Write one event. Raises OSError (disk full); then no part of the event counts."""
@@ -93,26 +90,18 @@ class JournalWriter:
         sync_folder(self._stem.parent)
 
     def _append(self, line: bytes) -> None:
-        if self._file < 0:
-            self._file = self._next_file()
-        if self._written > _FILE_BYTES:
-            full, self._file = self._file, self._next_file()
-            os.close(full)
+        if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
+            if self._file >= 0:
+                os.close(self._file)
+            self._file, self._number = file, self._number + 1
         if self._torn:  # the disk was full: end the half line, so that it spoils no other
             line = b"\n" + line
         self._torn = True
-        written = os.write(self._file, line)
-        self._written += written
-        if written != len(line):
+        if os.write(self._file, line) != len(line):
             raise OSError("journal line written in part")
         self._torn = False
-
-    def _next_file(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
-        self._number += 1
-        self._written = 0
-        return file
 
 
 class JournalLine(NamedTuple):

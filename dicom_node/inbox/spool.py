@@ -53,8 +53,10 @@ class Spool:
                 raise SpoolError(f"{folder} cannot be made: {error.strerror}") from None
         self.crash_record = root / "open"
         """The file in which the index notes which object it has open."""
-        self._free_space = _FreeSpace(self.incoming, minimum_free_bytes)
-        self._commits = _GroupCommit(self.incoming)
+        self._minimum_free = minimum_free_bytes
+        self._free, self._asked_at = 0, float("-inf")
+        self.commits = _GroupCommit(self.incoming)
+        """The sync of ``incoming`` that its threads share."""
         self._place = f".{place}-" if place else ""
         self._token = f"{self._place or '.'}{secrets.token_hex(4)}"
         self._numbers = itertools.count()
@@ -72,16 +74,25 @@ class Spool:
         ``sender``: senders take turns in indexing under this name, by default the calling AE title.
         """
         self.check_space()
-        return IncomingObject(
-            self.incoming / f"{self._token}-{next(self._numbers):08x}{mark_of(sender or arrival.calling_ae)}",
-            header.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid),
-            self._free_space,
-            self._commits,
-        )
+        name = f"{self._token}-{next(self._numbers):08x}{mark_of(sender or arrival.calling_ae)}"
+        first = header.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        return IncomingObject(self, name, first)
 
     def check_space(self) -> None:
-        """Raise SpoolFull if there is too little free space, SpoolError if the folder is gone."""
-        self._free_space.check()
+        """Raise SpoolFull if there is too little free space, SpoolError if the folder is gone.
+
+        One statvfs a second serves all threads.
+        """
+        now = time.monotonic()
+        if now - self._asked_at > _FREE_SPACE_SECONDS:
+            try:
+                self._free = shutil.disk_usage(self.incoming).free
+            except OSError as error:
+                raise _spool_error(error) from None
+            self._asked_at = now  # after the answer: other threads must not read the old one as new
+        if self._free < self._minimum_free:
+            minimum = self._minimum_free // 2**20
+            raise SpoolFull(f"{self._free // 2**20} MiB free, spool.minimum_free_mib asks for {minimum}")
 
     def pending(self) -> list[Path]:
         """Acknowledged files that are not indexed yet, oldest first."""
@@ -141,25 +152,18 @@ class Spool:
 class IncomingObject:
     """One object while it is being received. Used by one thread at a time."""
 
-    def __init__(
-        self,
-        temporary: Path,
-        encoded_header: bytes,
-        free_space: _FreeSpace,
-        commits: _GroupCommit,
-    ) -> None:
-        self._temporary, self._header = temporary, encoded_header
-        self._free_space, self._commits = free_space, commits
+    def __init__(self, spool: Spool, name: str, encoded_header: bytes) -> None:
+        self._spool, self._temporary, self._header = spool, spool.incoming / name, encoded_header
         # The header says when the last byte came, so it is written last, into the room left for it.
         try:
-            self._file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             os.lseek(self._file, len(encoded_header), os.SEEK_SET)
         except OSError as error:
             raise _spool_error(error) from None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes of the data set. Raises SpoolFull or SpoolError; then call ``abandon``."""
-        self._free_space.check()
+        self._spool.check_space()
         rest = memoryview(data)
         try:
             while rest:
@@ -179,7 +183,7 @@ class IncomingObject:
             os.fdatasync(self._file)
             self._temporary.rename(path)
             self._close()
-            self._commits.wait()
+            self._spool.commits.wait()
         except OSError as error:
             path.unlink(missing_ok=True)  # not acknowledged: the sender comes again
             raise _spool_error(error) from None
@@ -213,29 +217,6 @@ class IncomingObject:
     def _close(self) -> None:
         file, self._file = self._file, -1
         os.close(file)
-
-
-class _FreeSpace:
-    """The watermark. One statvfs a second serves all threads."""
-
-    def __init__(self, folder: Path, minimum_bytes: int) -> None:
-        self._folder, self._minimum = folder, minimum_bytes
-        self._asked_at = float("-inf")
-        self._free = 0
-
-    def check(self) -> None:
-        """Raises SpoolFull while free space is under the minimum, SpoolError where the folder is gone."""
-        now = time.monotonic()
-        if now - self._asked_at > _FREE_SPACE_SECONDS:
-            try:
-                self._free = shutil.disk_usage(self._folder).free
-            except OSError as error:
-                raise _spool_error(error) from None
-            self._asked_at = now  # after the answer: other threads must not read the old one as new
-        if self._free < self._minimum:
-            raise SpoolFull(
-                f"{self._free // 2**20} MiB free, spool.minimum_free_mib asks for {self._minimum // 2**20}"
-            )
 
 
 class _GroupCommit:

@@ -7,7 +7,7 @@ import ipaddress
 import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 
 from dicom_node.scp.connection import limits
@@ -27,12 +27,20 @@ class Failure(StrEnum):
 
 
 class Entrance:
-    """Counts waiting connections by address. Thread-safe; no method blocks or uses the name service."""
+    """Counts waiting connections, and failures, by address.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    The first failure of an address is due for the journal at once, further ones once a minute. Thread-safe;
+    no method blocks or uses the name service.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock = clock, threading.Lock()
         self._waiting: Counter[str] = Counter()
         self._peers: OrderedDict[str, None] = OrderedDict()
+        self._failures: defaultdict[str, Counter[Failure]] = defaultdict(Counter)
+        self._reported: set[str] = set()  # in this minute
+        self._listed: Counter[str] = Counter()
+        self._minute = clock()
 
     def know(self, addresses: Iterable[str]) -> None:
         """Remember addresses of peers from now on; beyond ``ADDRESSES_KEPT`` the oldest are forgotten."""
@@ -44,51 +52,35 @@ class Entrance:
                 self._peers.popitem(last=False)
 
     def enter(self, address: str) -> bool:
-        """Take a place for a new connection; returns False if no place is free for this address."""
+        """Take a place for a new connection; returns False if it must be closed: no place is free for it."""
         one = network(address)
         with self._lock:
             places, mine = limits.WAITING, limits.WAITING_OF_ONE_ADDRESS
             if one in self._peers:
                 places, mine = places + limits.WAITING_OF_PEERS, 2 * mine
-            if self._waiting.total() >= places or self._waiting[one] >= mine:
-                return False
-            self._waiting[one] += 1
-            return True
+            if self._waiting.total() < places and self._waiting[one] < mine:
+                self._waiting[one] += 1
+                return True
+        self.fail(address, Failure.NO_PLACE)
+        return False
 
-    def leave(self, address: str) -> None:
-        """Free the place: the connection has its association, or is closed."""
-        one = network(address)
+    def leave(self, address: str, failure: Failure | None = None) -> None:
+        """Free the place: the connection has its association, or is closed, by this failure."""
         with self._lock:
-            self._waiting[one] -= 1
-            if self._waiting[one] <= 0:
-                del self._waiting[one]
+            self._waiting -= Counter([network(address)])  # keeps only what is above 0
+        if failure:
+            self.fail(address, failure)
 
-
-class Failures:
-    """Counts failures by address; the first is due for the journal at once, further ones once a minute."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, threading.Lock()
-        self._counts: defaultdict[str, Counter[Failure]] = defaultdict(Counter)
-        self._reported: set[str] = set()  # in this minute
-        self._listed: Counter[str] = Counter()
-        self._minute = clock()
-
-    def add(self, address: str, failure: Failure) -> None:
+    def fail(self, address: str, failure: Failure) -> None:
         """Count one failure of this address."""
-        one = network(address)
         with self._lock:
-            if one not in self._counts and len(self._counts) >= limits.ADDRESSES_KEPT:
-                one = OTHERS
-            self._counts[one][failure] += 1
+            self._failures[self._kept(address, self._failures)][failure] += 1
 
     def may_list(self, address: str) -> bool:
         """Whether a failure of this address may still get its own event in this minute."""
-        one = network(address)
         with self._lock:
             self._turn_minute()
-            if one not in self._listed and len(self._listed) >= limits.ADDRESSES_KEPT:
-                one = OTHERS
+            one = self._kept(address, self._listed)
             self._listed[one] += 1
             return self._listed[one] <= limits.LISTED_A_MINUTE
 
@@ -96,23 +88,23 @@ class Failures:
         """Addresses and counts that are due for the journal; this call resets the counts."""
         with self._lock:
             self._turn_minute()
-            due = [one for one in self._counts if one not in self._reported]
-            reported: dict[str, Counter[Failure]] = {}
-            for one in sorted(due, key=lambda one: -self._counts[one].total()):
-                counts = self._counts.pop(one)
-                if one != OTHERS and len(self._reported) + len(reported) < limits.ADDRESSES_A_MINUTE:
-                    reported[one] = counts
-                elif OTHERS not in self._reported:
-                    reported.setdefault(OTHERS, Counter()).update(counts)
-                else:
-                    self._counts[OTHERS].update(counts)
-            self._reported.update(reported)
-            return list(reported.items())
+            due: dict[str, Counter[Failure]] = {}
+            for one in sorted(self._failures, key=lambda one: -self._failures[one].total()):
+                full = len(self._reported) + len(due) >= limits.ADDRESSES_A_MINUTE
+                name = OTHERS if full and one not in self._reported else one
+                if name not in self._reported:
+                    due.setdefault(name, Counter()).update(self._failures.pop(one))
+            self._reported.update(due)
+            return list(due.items())
+
+    def _kept(self, address: str, known: Collection[str]) -> str:
+        """The name under which the address is counted among as many as are kept."""
+        one = network(address)
+        return one if one in known or len(known) < limits.ADDRESSES_KEPT else OTHERS
 
     def _turn_minute(self) -> None:
-        now = self._clock()
-        if now - self._minute >= _MINUTE:
-            self._minute = now
+        if self._clock() - self._minute >= _MINUTE:
+            self._minute = self._clock()
             self._listed.clear()
             self._reported.clear()
 

@@ -27,7 +27,7 @@ from dicom_node.events import STEP_BEGUN, STEP_CHANGED, Event, FieldValue
 from dicom_node.inbox.journal import JournalWriter, sync_folder
 from dicom_node.model.kinds import StepStatus
 from dicom_node.scp import statuses
-from dicom_node.scp.command import NormalizedAnswer, NormalizedCommand
+from dicom_node.scp.command import N_CREATE_RQ, Answer, Command
 
 ENDED: Final = "Performed Procedure Step Object may no longer be updated"
 ENDED_ID: Final = 0xA710
@@ -35,7 +35,6 @@ ENDED_ID: Final = 0xA710
 KEPT_DAYS: Final = 30
 """How long a step is known after the last request about it."""
 _CLEAN_SECONDS = 3600.0
-_LOCK = "lock"
 _STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
 
 
@@ -56,24 +55,59 @@ class KnownStep:
     has: tuple[str, ...] = ()
 
 
-class StepFolder:
-    """The folder ``steps`` in a data folder; it is made with the first step."""
+class PerformedSteps:
+    """The steps of one data folder, in its folder ``steps`` (made with the first step). Thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, data_dir: Path, journal: JournalWriter) -> None:
+        self._folder, self._journal = data_dir / "steps", journal
+        self._cleaned_at = float("-inf")
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the folder: no other process or thread reads or writes a step in this scope. Raises
-        OSError.
+    def take(
+        self,
+        command: Command,
+        encoded: bytes,
+        transfer_syntax: UID,
+        peer: str,
+        fields: Mapping[str, FieldValue],
+    ) -> Answer:
+        """Accept a request of this peer, or answer why not; the request is durable if the answer is Success.
+
+        ``fields``: for the request's event, such as "calling".
         """
-        self._folder.mkdir(exist_ok=True)
-        with (self._folder / _LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        if command.sop_class_uid != performed_step.SOP_CLASS:
+            return Answer(statuses.NO_SUCH_CLASS)
+        if not command.names_an_instance:
+            return Answer(statuses.STEP_INSTANCE)
+        creates = command.field == N_CREATE_RQ
+        try:
+            read = performed_step.read_creation if creates else performed_step.read_modification
+            change = read(encoded, transfer_syntax)
+            with self._locked():
+                step = self._next(self.known(command.sop_instance_uid), command, change, peer, fields)
+                if isinstance(step, Answer):
+                    return step
+                # The whole step, so that each line of the journal can be read alone. Not logged here: it
+                # names all objects. The index tells their number.
+                told = {
+                    **fields,
+                    "step": step.uid,
+                    "status": step.status.value,
+                    "number": step.number,
+                    "studies": list(step.studies),
+                    "objects": list(step.objects),
+                }
+                event = STEP_BEGUN if creates else STEP_CHANGED
+                self._journal.append_durably(Event(event, datetime.now(UTC), told))
+                self._write(step)
+                return Answer(statuses.SUCCESS)
+        except FaultyStep as error:
+            missing = error.tags if error.code == performed_step.MISSING else ()
+            return Answer(_STATUSES[error.code], str(error), missing=missing)
+        except (OSError, ValueError, TypeError):  # the disk, or the file of another version
+            return Answer(statuses.NOT_KEPT, "the step cannot be written")
 
-    def read(self, uid: str) -> KnownStep | None:
-        """Read the step with this SOP Instance UID. Raises OSError, and ValueError for a file of another
+    def known(self, uid: str) -> KnownStep | None:
+        """The step with this SOP Instance UID. Raises OSError, ValueError or TypeError for a file of another
         version.
         """
         try:
@@ -81,12 +115,69 @@ class StepFolder:
         except FileNotFoundError:
             return None
         lists = {name: tuple(fields[name]) for name in ("studies", "objects", "has")}
-        try:
-            return KnownStep(**{**fields, **lists, "status": StepStatus(fields["status"])})
-        except TypeError:
-            raise ValueError("the file of a step cannot be read") from None
+        return KnownStep(**{**fields, **lists, "status": StepStatus(fields["status"])})
 
-    def write(self, step: KnownStep) -> None:
+    def forget_old(self) -> None:
+        """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
+        second.
+        """
+        if time.monotonic() - self._cleaned_at > _CLEAN_SECONDS:
+            self._cleaned_at = time.monotonic()
+            before = time.time() - KEPT_DAYS * 86400
+            with contextlib.suppress(OSError):  # another listener did, or does it in an hour
+                for path in self._folder.glob("*.json"):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+
+    def _next(
+        self,
+        known: KnownStep | None,
+        command: Command,
+        change: performed_step.StepChange,
+        peer: str,
+        fields: Mapping[str, FieldValue],
+    ) -> KnownStep | Answer:
+        """The step after a request, or why the request is refused. Raises FaultyStep."""
+        if command.field == N_CREATE_RQ:
+            if known is not None:
+                return Answer(statuses.STEP_KNOWN)
+            return KnownStep(
+                command.sop_instance_uid,
+                peer,
+                calling=str(fields["calling"]),
+                status=StepStatus.IN_PROGRESS,
+                number=0,
+                studies=change.studies,
+                objects=change.objects or (),
+                has=tuple(sorted(change.has)),
+            )
+        if known is None:
+            return Answer(statuses.STEP_UNKNOWN)
+        if known.peer != peer:
+            return Answer(statuses.NOT_AUTHORISED, "the step is of another AE")
+        if known.status is not StepStatus.IN_PROGRESS:
+            return Answer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
+        step = replace(
+            known,
+            status=change.status or known.status,
+            number=known.number + 1,
+            objects=known.objects if change.objects is None else change.objects,
+            has=tuple(sorted({*known.has, *change.has})),
+        )
+        missing = [keyword for keyword in performed_step.LAST if keyword not in step.has]
+        if step.status is not StepStatus.IN_PROGRESS and missing:
+            raise performed_step.faulty(performed_step.EMPTY, *missing)
+        return step
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No other process or thread reads or writes a step in this scope. Raises OSError."""
+        self._folder.mkdir(exist_ok=True)
+        with (self._folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _write(self, step: KnownStep) -> None:
         """Replace the step's file; it is durable when this returns. Raises OSError."""
         path = self._path(step.uid)
         temporary = path.with_name(f".{path.name}")
@@ -97,119 +188,5 @@ class StepFolder:
         temporary.replace(path)
         sync_folder(self._folder)
 
-    def forget(self, seconds: float) -> None:
-        """Delete steps that have not changed for ``seconds``. Raises OSError."""
-        if not self._folder.is_dir():
-            return
-        before = time.time() - seconds
-        with os.scandir(self._folder) as entries:
-            old = [Path(one) for one in entries if one.name != _LOCK and one.stat().st_mtime < before]
-        for path in old:
-            path.unlink()
-
     def _path(self, uid: str) -> Path:
         return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"
-
-
-class PerformedSteps:
-    """The steps of one data folder. Thread-safe."""
-
-    def __init__(self, data_dir: Path, journal: JournalWriter) -> None:
-        self._folder = StepFolder(data_dir / "steps")
-        self._journal = journal
-        self._cleaned_at = float("-inf")
-
-    def take(
-        self,
-        command: NormalizedCommand,
-        encoded: bytes,
-        transfer_syntax: UID,
-        peer: str,
-        fields: Mapping[str, FieldValue],
-    ) -> NormalizedAnswer:
-        """Accept a request of this peer, or answer why not; the request is durable if the answer is Success.
-
-        ``fields``: for the request's event, such as "calling".
-        """
-        if command.sop_class_uid != performed_step.SOP_CLASS:
-            return NormalizedAnswer(statuses.NO_SUCH_CLASS)
-        if not command.names_an_instance:
-            return NormalizedAnswer(statuses.STEP_INSTANCE)
-        try:
-            read = performed_step.read_creation if command.creates else performed_step.read_modification
-            change = read(encoded, transfer_syntax)
-            with self._folder.locked():
-                return self._take(command, change, peer, fields)
-        except FaultyStep as error:
-            missing = error.tags if error.code == performed_step.MISSING else ()
-            return NormalizedAnswer(_STATUSES[error.code], str(error), missing=missing)
-        except (OSError, ValueError):
-            return NormalizedAnswer(statuses.NOT_KEPT, "the step cannot be written")
-
-    def forget_old(self) -> None:
-        """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
-        second.
-        """
-        if time.monotonic() - self._cleaned_at > _CLEAN_SECONDS:
-            self._cleaned_at = time.monotonic()
-            with contextlib.suppress(OSError):  # another listener did, or does it in an hour
-                self._folder.forget(KEPT_DAYS * 86400)
-
-    def _take(
-        self,
-        command: NormalizedCommand,
-        change: performed_step.StepChange,
-        peer: str,
-        fields: Mapping[str, FieldValue],
-    ) -> NormalizedAnswer:
-        known = self._folder.read(command.sop_instance_uid)
-        if command.creates:
-            if known is not None:
-                return NormalizedAnswer(statuses.STEP_KNOWN)
-            step = KnownStep(
-                command.sop_instance_uid,
-                peer,
-                calling=str(fields["calling"]),
-                status=StepStatus.IN_PROGRESS,
-                number=0,
-                studies=change.studies,
-                objects=change.objects or (),
-                has=tuple(sorted(change.has)),
-            )
-        elif known is None:
-            return NormalizedAnswer(statuses.STEP_UNKNOWN)
-        elif known.peer != peer:
-            return NormalizedAnswer(statuses.NOT_AUTHORISED, "the step is of another AE")
-        elif known.status is not StepStatus.IN_PROGRESS:
-            return NormalizedAnswer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
-        else:
-            step = _changed(known, change)
-        # The whole step, so that each line of the journal can be read alone. Not logged here: it names all
-        # objects. The index tells their number.
-        told = {
-            **fields,
-            "step": step.uid,
-            "status": step.status.value,
-            "number": step.number,
-            "studies": list(step.studies),
-            "objects": list(step.objects),
-        }
-        event = STEP_BEGUN if command.creates else STEP_CHANGED
-        self._journal.append_durably(Event(event, datetime.now(UTC), told))
-        self._folder.write(step)
-        return NormalizedAnswer(statuses.SUCCESS)
-
-
-def _changed(known: KnownStep, change: performed_step.StepChange) -> KnownStep:
-    """The step after an N-SET. Raises FaultyStep where it would end without what its end needs."""
-    step = replace(
-        known,
-        status=change.status or known.status,
-        number=known.number + 1,
-        objects=known.objects if change.objects is None else change.objects,
-        has=tuple(sorted({*known.has, *change.has})),
-    )
-    missing = [keyword for keyword in performed_step.LAST if keyword not in step.has]
-    if step.status is not StepStatus.IN_PROGRESS and missing:
-        raise performed_step.faulty(performed_step.EMPTY, *missing)
-    return step

@@ -10,24 +10,22 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dicom_node.dicom import commitment, performed_step
 from dicom_node.logs import LogTarget
 from dicom_node.model.kinds import CONSOLE_AE_TITLE
 from dicom_node.scp import statuses
 from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.pdus import is_ae_title
-from dicom_node.scp.contexts import VERIFICATION
+from dicom_node.scp.connection.pdus import APPLICATION_CONTEXT, Proposal, is_ae_title
+from dicom_node.scp.contexts import LITTLE_ENDIAN, VERIFICATION, supported_syntaxes
 from dicom_node.scp.entrance import numeric
 
-if TYPE_CHECKING:  # the listener starts without them
-    from dicom_node.config.settings import PeerSettings, Settings
-
-APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-"""The only one there is (PS3.7 A.2.1)."""
+if TYPE_CHECKING:  # the listener starts without it
+    from dicom_node.config.settings import Settings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -51,45 +49,11 @@ class PeerPolicy:
     mpps: bool = False
     """Whether it may report on performed procedure steps."""
 
-    @classmethod
-    def from_settings(cls, peer: PeerSettings) -> PeerPolicy:
-        """The part of a peer's settings that concerns the listener."""
-        return cls(
-            name=peer.name,
-            ae_title=peer.ae_title,
-            host=peer.host,
-            may_send="send" in peer.may,
-            check_address=peer.check_address,
-            maximum_associations=peer.maximum_associations,
-            reports_as=tuple(title.strip() for title in peer.reporting_titles),
-            reports_from=peer.commitment_host or "",
-            asks_as=tuple(title.strip() for title in peer.requesting_titles),
-            mpps=peer.mpps,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TlsPolicy:
-    """Paths of PEM files; with ``trusted`` a client certificate is required."""
-
-    certificate: str
-    private_key: str
-    trusted: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """The content of an A-ASSOCIATE-RQ; head as in ``RequestHead``, ``refused`` as ``contexts.refusals``."""
-
-    calling_ae: str
-    called_ae: str
-    address: str
-    abstract_syntaxes: tuple[str, ...]
-    refused: tuple[str, ...] = ()
-    application_context: str = APPLICATION_CONTEXT
-    has_version_1: bool = True
-    names_user: bool = False
-    """Whether it negotiates a user identity (PS3.7 D.3.3.7)."""
+    def is_at(self, address: str, host: str) -> bool:
+        """Whether it may call from this (numeric) address, if it is to call from ``host``."""
+        if not self.check_address:
+            return True
+        return numeric(address) in {numeric(one) for one in addresses(host)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +91,9 @@ class AEPolicy:
     waiting_objects: int
     waiting_bytes: int
     log_level: str
-    tls: TlsPolicy | None
+    tls: tuple[str, str, str] | None
+    """Paths of PEM files: certificate, its key, and CAs of which a client needs a certificate ("": none)."""
     peers: tuple[PeerPolicy, ...]
-    user_identity: str = "ignore"
-    strict_instance_uids: bool = False
     log: LogTarget = field(default_factory=LogTarget)
 
     @classmethod
@@ -155,32 +118,37 @@ class AEPolicy:
             waiting_objects=settings.spool.waiting_objects,
             waiting_bytes=settings.spool.waiting_mib * 2**20,
             log_level=settings.node.log_level,
-            tls=TlsPolicy(
+            tls=(
                 str(listener.tls.certificate),
                 str(listener.tls.private_key),
-                str(listener.tls.trusted) if listener.tls.trusted else None,
+                str(listener.tls.trusted or ""),
             )
             if listener.tls
             else None,
-            peers=tuple(map(PeerPolicy.from_settings, settings.peers)),
-            user_identity=listener.user_identity,
-            strict_instance_uids=listener.instance_uids == "strict",
+            peers=tuple(
+                PeerPolicy(
+                    name=peer.name,
+                    ae_title=peer.ae_title,
+                    host=peer.host,
+                    may_send="send" in peer.may,
+                    check_address=peer.check_address,
+                    maximum_associations=peer.maximum_associations,
+                    reports_as=tuple(title.strip() for title in peer.reporting_titles),
+                    reports_from=peer.commitment_host or "",
+                    asks_as=tuple(title.strip() for title in peer.requesting_titles),
+                    mpps=peer.mpps,
+                )
+                for peer in settings.peers
+            ),
             log=settings.log_target,
         )
 
     @classmethod
     def from_json(cls, text: str) -> AEPolicy:
         """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for any other text."""
-        fields: dict[str, Any] = json.loads(text)
-        fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
-        fields["log"] = LogTarget(**{**fields["log"], "debug": tuple(fields["log"]["debug"])})
-        peers = (
-            peer | {key: tuple(peer.get(key, ())) for key in ("reports_as", "asks_as")}
-            for peer in fields["peers"]
-        )
-        fields["peers"] = tuple(PeerPolicy(**peer) for peer in peers)
-        for name in ("ae_titles", "further_storage_classes"):
-            fields[name] = tuple(fields[name])
+        fields: dict[str, Any] = json.loads(text, object_hook=_with_tuples)
+        fields["log"] = LogTarget(**fields["log"])
+        fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
         return cls(**fields)
 
     def to_json(self) -> str:
@@ -214,15 +182,18 @@ class AEPolicy:
             return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
         if proposal.application_context != APPLICATION_CONTEXT:
             return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
-        if proposal.names_user and self.user_identity == "refuse":
-            return statuses.USER_IDENTITY_REFUSED
         if not is_ae_title(proposal.called_ae) or (
             self.check_called_ae and proposal.called_ae not in self.ae_titles
         ):
             return statuses.CALLED_AE_NOT_RECOGNISED
-        peer = self._peer_of(proposal)
-        reporter = self._committing(proposal, lambda one: one.reports_as)
-        asking = self._committing(proposal, lambda one: one.asks_as)
+        calling, address = proposal.calling_ae.strip(), proposal.address
+        titled = [one for one in self.peers if one.ae_title.strip() == calling]
+        titled.sort(key=lambda one: not one.may_send)  # the one that may send, where several bear it
+        peer = next((one for one in titled if one.is_at(address, one.host)), None)
+        committing = [one for one in self.peers if calling in (*one.reports_as, *one.asks_as)]
+        committing = [one for one in committing if one.is_at(address, one.reports_from or one.host)]
+        reporter = next((one for one in committing if calling in one.reports_as), None)
+        asking = next((one for one in committing if calling in one.asks_as), None)
         if known_peer := peer or asking or reporter:
             return Permission(
                 known_peer.name,
@@ -233,63 +204,54 @@ class AEPolicy:
             )
         return self._decide_unknown(proposal)
 
-    def may_report(self, calling_ae: str) -> bool:
-        """Whether a peer may report on storage commitment under this title."""
-        return any(calling_ae.strip() in peer.reports_as for peer in self.peers)
+    def _decide_unknown(self, proposal: Proposal) -> Permission | statuses.Rejection:
+        if not is_ae_title(proposal.calling_ae):
+            return statuses.CALLING_AE_NOT_RECOGNISED
+        taken = {CONSOLE_AE_TITLE, *(one.ae_title.strip() for one in self.peers)}
+        taken |= {title for one in self.peers for title in (*one.reports_as, *one.asks_as)}
+        if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
+            return Permission("", may_send=True)
+        classes = {abstract for abstract, _ in proposal.contexts.values()}
+        if self.echo_from == "anyone" and classes == {VERIFICATION}:
+            return Permission("", may_send=False)
+        return statuses.CALLING_AE_NOT_RECOGNISED
 
-    def may_ask(self, calling_ae: str) -> bool:
-        """Whether a peer may request storage commitment from us under this title."""
-        return any(calling_ae.strip() in peer.asks_as for peer in self.peers)
+    def offer(
+        self, permission: Permission, roles: Mapping[str, tuple[bool, bool]]
+    ) -> tuple[Mapping[str, tuple[str, ...]], dict[str, tuple[bool, bool]]]:
+        """Transfer syntaxes by abstract syntax for an association with this permission, and the roles of the
+        peer in storage commitment (PS3.4 J.3), where it proposed ``roles``.
 
-    def takes_steps_of(self, calling_ae: str) -> bool:
-        """Whether a peer may report on performed procedure steps under this title."""
-        return any(peer.mpps and peer.ae_title.strip() == calling_ae.strip() for peer in self.peers)
-
-    def has_room(self, permission: Permission, open_associations: Mapping[str, int], here: int) -> bool:
-        """Whether one more association is within the limits.
-
-        ``open_associations`` counts associations by name of peer, "" for strangers; ``here`` of them are from
-        the same address. If there are peers, strangers never get more than half of the places.
+        A peer that we ask for storage commitment proposes to be its SCP; without that it is the SCU, and asks
+        us.
         """
-        if sum(open_associations.values()) >= self.maximum_associations:
+        supported, granted = supported_syntaxes(self.further_storage_classes), dict[str, tuple[bool, bool]]()
+        scu, scp = roles.get(commitment.SOP_CLASS, (True, False))
+        reports = scp and permission.may_report
+        if reports or (scu and permission.may_ask):
+            supported[commitment.SOP_CLASS] = LITTLE_ENDIAN
+            if commitment.SOP_CLASS in roles:
+                granted[commitment.SOP_CLASS] = (not reports, reports)
+        if permission.mpps:
+            supported[performed_step.SOP_CLASS] = LITTLE_ENDIAN
+        return supported, granted
+
+    def has_room(self, permission: Permission, address: str, open_ones: Collection[tuple[str, str]]) -> bool:
+        """Whether one more association from this address is within the limits.
+
+        ``open_ones``: name of peer, "" for strangers, and address of each open association. If there are
+        peers, strangers never get more than half of the places.
+        """
+        number = sum(peer == permission.peer for peer, _ in open_ones)
+        if len(open_ones) >= self.maximum_associations:
             return False
-        number = open_associations.get(permission.peer, 0)
         if permission.peer:
             return number < {peer.name: peer.maximum_associations for peer in self.peers}[permission.peer]
+        here = sum(one == ("", address) for one in open_ones)
         half = max(self.maximum_associations // 2, 1) if self.peers else self.maximum_associations
         if permission.may_send:
             return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
         return number < min(half, limits.STRANGERS) and here < limits.STRANGERS_OF_ONE_ADDRESS
-
-    def _decide_unknown(self, proposal: Proposal) -> Permission | statuses.Rejection:
-        if not is_ae_title(proposal.calling_ae):
-            return statuses.CALLING_AE_NOT_RECOGNISED
-        taken = {CONSOLE_AE_TITLE, *(peer.ae_title.strip() for peer in self.peers)}
-        taken |= {title for peer in self.peers for title in (*peer.reports_as, *peer.asks_as)}
-        if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
-            return Permission("", may_send=True)
-        if self.echo_from == "anyone" and set(proposal.abstract_syntaxes) == {VERIFICATION}:
-            return Permission("", may_send=False)
-        return statuses.CALLING_AE_NOT_RECOGNISED
-
-    def _peer_of(self, proposal: Proposal) -> PeerPolicy | None:
-        """The peer of this AE title (that may send, where several bear it) at an address of its own."""
-        titled = [peer for peer in self.peers if peer.ae_title.strip() == proposal.calling_ae.strip()]
-        for peer in sorted(titled, key=lambda peer: not peer.may_send):
-            if not peer.check_address or _is_address_of(proposal.address, peer.host):
-                return peer
-        return None
-
-    def _committing(
-        self, proposal: Proposal, titles_of: Callable[[PeerPolicy], tuple[str, ...]]
-    ) -> PeerPolicy | None:
-        """The peer with this title among those for storage commitment, at an address of its own."""
-        for peer in self.peers:
-            if proposal.calling_ae.strip() in titles_of(peer) and (
-                not peer.check_address or _is_address_of(proposal.address, peer.reports_from or peer.host)
-            ):
-                return peer
-        return None
 
 
 def policy_path(data_dir: Path, place: str = "") -> Path:
@@ -297,39 +259,35 @@ def policy_path(data_dir: Path, place: str = "") -> Path:
     return data_dir / (f"policy-{place}.json" if place else "policy.json")
 
 
-def addresses_of(peers: Iterable[PeerPolicy]) -> Iterator[str]:
-    """Numeric addresses of the peers whose host is known. Uses the name service, which may take seconds."""
-    for host in {peer.host for peer in peers if peer.host}:
-        yield from addresses(host)
-
-
 class PolicyFile:
     """The file ``policy.json``, read again after it was replaced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = self._identity()
-        self._policy = AEPolicy.from_json(path.read_text(encoding="utf-8"))
+        self._seen: tuple[int, int, int] | None = None
+        self._policy: AEPolicy | None = None
 
     def current(self) -> AEPolicy:
-        """The newest valid policy; if the file is broken, the previous policy stays in force."""
+        """The newest valid policy; if the file is broken, the previous policy stays in force.
+
+        Raises OSError, ValueError, KeyError or TypeError where there was none.
+        """
         try:
-            if (identity := self._identity()) != self._seen:
+            status = self._path.stat()
+            identity = status.st_ino, status.st_mtime_ns, status.st_size
+            if self._policy is None or identity != self._seen:
                 self._seen = identity
                 self._policy = AEPolicy.from_json(self._path.read_text(encoding="utf-8"))
-                _LOGGER.info("policy read again")
+                _LOGGER.info("policy read")
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if self._policy is None:
+                raise
             _LOGGER.error("%s cannot be read (%s): the policy before stays in force", self._path, error)
         return self._policy
 
-    def _identity(self) -> tuple[int, int, int]:
-        status = self._path.stat()
-        return status.st_ino, status.st_mtime_ns, status.st_size
 
-
-def _is_address_of(address: str, host: str) -> bool:
-    """Whether ``address`` (numeric) is one of ``host`` (a name or an address)."""
-    return numeric(address) in {numeric(one) for one in addresses(host)}
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def addresses(host: str) -> Iterable[str]:

@@ -28,8 +28,7 @@ SOP_CLASS_NOT_SUPPORTED = Status(
 DATA_SET_MISMATCH = Status(
     0xA900,
     "Error: Data Set Does Not Match SOP Class",
-    "the data set has another SOP Class UID than the request, or another SOP Instance UID where "
-    'listener.instance_uids is "strict"',
+    "the data set has another SOP Class UID than the request",
 )
 # PS3.4 B.2.3, PS3.7 C.5.24
 NOT_AUTHORISED = Status(
@@ -142,7 +141,6 @@ class Rejection:
     meaning: str
 
 
-USER_IDENTITY_REFUSED = Rejection(1, 1, 1, "user identity is not taken")
 APPLICATION_CONTEXT_NOT_SUPPORTED = Rejection(1, 1, 2, "application context name not supported")
 CALLING_AE_NOT_RECOGNISED = Rejection(1, 1, 3, "calling AE title not recognized")
 CALLED_AE_NOT_RECOGNISED = Rejection(1, 1, 7, "called AE title not recognized")
@@ -151,6 +149,6 @@ TEMPORARY_CONGESTION = Rejection(2, 3, 1, "temporary congestion")
 LOCAL_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
 
 REJECTIONS = (
-    USER_IDENTITY_REFUSED, APPLICATION_CONTEXT_NOT_SUPPORTED, CALLING_AE_NOT_RECOGNISED,
+    APPLICATION_CONTEXT_NOT_SUPPORTED, CALLING_AE_NOT_RECOGNISED,
     CALLED_AE_NOT_RECOGNISED, PROTOCOL_VERSION_NOT_SUPPORTED, TEMPORARY_CONGESTION, LOCAL_LIMIT_EXCEEDED,
 )  # fmt: skip

@@ -20,9 +20,10 @@ from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_RE
 from dicom_node.model.kinds import AuditAction, ViewerOutcome, not_drawn_by
 from dicom_node.outbox.outages import PeerOutage, outages
 from dicom_node.scp.connection.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
+from dicom_node.scp.connection.pdus import Proposal
 from dicom_node.scp.contexts import accepted_classes, refused_class
 from dicom_node.scp.entrance import Failure, network
-from dicom_node.scp.policy import AEPolicy, Proposal, addresses
+from dicom_node.scp.policy import AEPolicy, addresses
 from dicom_node.scp.statuses import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
@@ -357,7 +358,7 @@ def _about_rejections(settings: Settings, caller: _Caller, found: Record) -> Ite
     policy = AEPolicy.from_settings(settings)
     for row in found["rejections"]:
         calling, called, address = row["calling_ae"], row["called_ae"], row["address"]
-        verdict = policy.decide(Proposal(calling, called, address, ()))  # as the configuration is by now
+        verdict = policy.decide(Proposal(calling, called, address))  # as the configuration is by now
         if row["outdated"] and row["meaning"] != LOCAL_LIMIT_EXCEEDED.meaning:
             continue
         if verdict == CALLED_AE_NOT_RECOGNISED:

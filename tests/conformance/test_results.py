@@ -55,9 +55,9 @@ from dicom_node.results import BuiltObject, SourceObject
 from dicom_node.results.common.concepts import SCHEME, SCHEME_UID
 from dicom_node.results.deidentify.profile import DUMMY_DATE, EDITION
 from dicom_node.scp.connection import limits
+from dicom_node.scp.connection.pdus import APPLICATION_CONTEXT
 from dicom_node.scp.contexts import STORAGE_CLASSES
 from dicom_node.scp.performed_steps import KEPT_DAYS
-from dicom_node.scp.policy import APPLICATION_CONTEXT
 from dicom_node.scu import open_archive
 from dicom_node.scu.archive import MOST_OBJECTS
 from dicom_node.scu.dimse import DimseDestination
@@ -496,7 +496,7 @@ def test_numbers_in_its_sentences_are_those_of_the_program() -> None:
         f"{limits.STRANGERS_OF_ONE_ADDRESS} of one address",
         "head": f"where the first {limits.HEAD} bytes of the data set show them",
         "reports": f"Limits: {commitment.MAXIMUM_BYTES // 1024} KiB, {commitment.MAXIMUM_OBJECTS} objects, "
-        f"{limits.REPORTS_OF_ONE_ASSOCIATION} reports on one association",
+        f"{limits.REQUESTS_A_MINUTE} reports of a peer in a minute",
         "wait": f"open for {peer.commitment_wait_seconds:g} s (`commitment_wait_seconds`)",
         "hours": f"no report for {peer.commitment_hours:g} h (`commitment_hours`)",
         "requests": f"Limits: {commitment.REQUEST_BYTES // 1024} KiB, {commitment.REQUEST_OBJECTS} objects; "
@@ -513,14 +513,14 @@ def test_numbers_in_its_sentences_are_those_of_the_program() -> None:
         "get": f"at most {MOST_OBJECTS} objects of {LARGEST_BY_GET // 2**20} MiB each",
         "steps": f"Limits: {performed_step.MAXIMUM_BYTES // 2**20} MiB, {performed_step.MAXIMUM_OBJECTS:,} "
         f"objects, {performed_step.MAXIMUM_STUDIES} studies of a step, "
-        f"{limits.STEP_REPORTS_OF_ONE_ASSOCIATION} requests on one association; a step is known for "
+        f"{limits.REQUESTS_A_MINUTE} requests of a peer in a minute; a step is known for "
         f"{KEPT_DAYS} days",
         "quiet": f"after {assembly.mpps_minutes:g} minutes of quiet (`assembly.mpps_minutes`, event 1083)",
         "items": f"Of a search {MOST_ITEMS} items are looked at",
         "parts": f"{PARTS:,} parts and `console.upload_mib`",
         "slow": f"a message has a second more for each {limits.SLOWEST_BYTES_PER_SECOND} bytes",
-        "aborted": f"one of more than {limits.LARGEST_REQUEST} bytes, {limits.CONTEXTS} presentation "
-        f"contexts or {limits.USER_ITEMS} user items, another PDU of more than {limits.LARGEST_PDU} bytes "
+        "aborted": f"one of more than {limits.LARGEST_REQUEST} bytes or {limits.REQUEST_ITEMS} items, "
+        f"another PDU of more than {limits.LARGEST_PDU} bytes "
         "(or the maximum offered, if that is more), a command set of more than "
         f"{limits.LARGEST_COMMAND} bytes",
         "retry": f"tried again, after {outbox.retry_seconds:g} s at first, for ever",
@@ -610,6 +610,6 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
     assert proposed.keys() == {row[1] for row in rows(part("SOP classes"))[1:] if row[2]}
     both = {"Explicit VR Little Endian", "Implicit VR Little Endian"}
     assert all(syntaxes == both for uid, syntaxes in proposed.items() if uid != Verification)
-    assert by_get.keys() == {one.uid for one in STORAGE_CLASSES}
+    assert by_get.keys() == STORAGE_CLASSES.keys()
     decoded = {row[1] for row in rows(part("transfer syntaxes"))[1:] if "kept" not in row[2]}
     assert {frozenset(syntaxes) for syntaxes in by_get.values()} == {frozenset(decoded)}

@@ -24,12 +24,9 @@ DROPPED = 2**20
 """Bytes that may still come after we have aborted, before we close without waiting for the peer."""
 
 # Parts of an A-ASSOCIATE-RQ.
-CONTEXTS = 128
-"""Presentation contexts: their identifiers are the odd numbers of one byte (PS3.8 9.3.2.2)."""
-CONTEXT_ITEMS = 8192
-"""Abstract and transfer syntaxes over all contexts."""
-USER_ITEMS = 512
-"""Items of the user information: three for each context, and those that stand alone."""
+REQUEST_ITEMS = 10_000
+"""Items and their parts: 128 contexts with every transfer syntax of PS3.5 and three items of user information
+for each take 8,500."""
 
 # Time. ``acse_timeout_seconds`` bounds connect to association as a whole.
 SLOWEST_BYTES_PER_SECOND = 100
@@ -52,19 +49,16 @@ SENDING_STRANGERS_OF_ONE_ADDRESS = 20
 LISTED_A_MINUTE = 60
 """Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
 LISTED_OF_ONE_ASSOCIATION = 10
-"""Echoes, and objects of those that may not send, that get an event."""
-REFUSALS_OF_ONE_ASSOCIATION = 100
-"""Refused objects of a sender that get an event; the event of the association's end has their number."""
+"""Echoes and refusals that get an event; the event of the association's end has the number of objects."""
+LISTED_OF_A_SENDER = 100
+"""The same of those that may send."""
 EVENTS_WAITING = 1000
-"""Events that wait for the journal while the disk is full; older ones are lost."""
-REPORTS_OF_ONE_ASSOCIATION = 100
-"""Storage commitment reports; further ones may come on another association."""
+"""Events that wait for the journal while the disk is full; later ones are lost."""
 REQUESTS_A_MINUTE = 300
-"""Requests of one peer for storage commitment; some modalities make one for each image."""
+"""Requests for and reports on storage commitment, and on performed procedure steps, of one peer; some
+modalities ask for each image."""
 OBJECTS_ASKED_A_MINUTE = 20_000
-"""Objects in these requests."""
-STEP_REPORTS_OF_ONE_ASSOCIATION = 100
-"""N-CREATE and N-SET of performed procedure steps; further ones may come on another association."""
+"""Objects of which it asks for storage commitment."""
 ADDRESSES_A_MINUTE = 20
 """Addresses that get an event of their own with these counts; others are counted together."""
 ADDRESSES_KEPT = 1000

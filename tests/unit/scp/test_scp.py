@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, strategies
 from pydicom.uid import UID, UID_dictionary
 from pynetdicom.dsutils import decode
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ, P_DATA_TF
+from pynetdicom.pdu import A_ASSOCIATE_AC, P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
 from ai_pipeline.errors import CodestreamFault
@@ -27,23 +27,26 @@ from dicom_node.config.settings import Settings
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.scp import statuses
 from dicom_node.scp.command import (
+    C_STORE_RQ,
     N_CREATE_RQ,
-    MalformedCommand,
-    NormalizedAnswer,
-    NormalizedCommand,
-    StoreCommand,
-    command_field,
-    encode_normalized_response,
-    encode_store_response,
-    read_elements,
-    read_store_command,
+    Answer,
+    Command,
+    encode_response,
+    read_command,
 )
 from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.pdus import MalformedRequest, PData, check_answer, check_request
-from dicom_node.scp.connection.reactor import Deadline, DeadlineSocket
-from dicom_node.scp.contexts import VERIFICATION, refusals, refused_class
-from dicom_node.scp.entrance import OTHERS, Entrance, Failure, Failures, network
-from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, Proposal, addresses_of
+from dicom_node.scp.connection.pdus import (
+    Proposal,
+    ProtocolViolation,
+    acceptance,
+    check_answer,
+    fragments,
+    read_request,
+)
+from dicom_node.scp.connection.sockets import DeadlineSocket
+from dicom_node.scp.contexts import VERIFICATION, negotiate, refused_class
+from dicom_node.scp.entrance import OTHERS, Entrance, Failure, network
+from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, addresses
 from dicom_node.scp.storage_service import StoreRequest
 from tests.certificates_lab import Authority
 from tests.node_lab import in_background
@@ -90,7 +93,7 @@ def test_the_table_needs_nothing_that_pynetdicom_adds_to_the_dictionary_of_pydic
     ],
 )
 def test_the_class_of_a_refused_context_is_found_again(proposed: str, shown: str) -> None:
-    (refusal,) = refusals([(proposed, ["1.2.840.10008.1.2"])], [])
+    _, (refusal,) = negotiate({1: (proposed, ("1.2.840.10008.1.2",))}, {})
     assert refused_class(refusal) == shown
 
 
@@ -99,27 +102,25 @@ def connected() -> Iterator[tuple[DeadlineSocket, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.settimeout(3)
-        reader = DeadlineSocket.__new__(DeadlineSocket)
-        reader.socket, reader._limits = ours, {}
-        yield reader, theirs
+        yield DeadlineSocket(ours, 5, 3), theirs
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1, 100, 200, 300, 600, 1000])
 def test_a_deadline_of_any_length_can_be_set(seconds: float) -> None:
     with connected() as (reader, sender):
         for _ in range(200):
-            reader.deadline = Deadline(seconds)
+            reader.allow(seconds)
             sender.sendall(b"abc")
-            assert reader.recv(3) == b"abc"
+            assert reader.read(memoryview(bytearray(3))) == b"abc"
 
 
 def test_a_silent_peer_is_given_up_at_its_deadline() -> None:
     with connected() as (reader, sender):
         sender.sendall(b"ab")
-        reader.deadline = Deadline(0.2)
+        reader.allow(0.2)
         began = time.monotonic()
         with pytest.raises(TimeoutError):
-            reader.recv(3)
+            reader.read(memoryview(bytearray(3)))
     assert 0.1 < time.monotonic() - began < 60
 
 
@@ -142,9 +143,8 @@ def test_a_thread_that_is_woken_never_reads_ciphertext(tmp_path: Path) -> None:
 
 
 def fill(reader: DeadlineSocket, data: bytearray) -> None:
-    reader.deadline = Deadline(5)
     with suppress(OSError):
-        reader.recv_into(memoryview(data))
+        reader.read(memoryview(data))
 
 
 @contextmanager
@@ -152,13 +152,13 @@ def over_tls(
     reader: DeadlineSocket, theirs: socket.socket, server: ssl.SSLContext, client: ssl.SSLContext
 ) -> Iterator[ssl.SSLSocket]:
     def accept() -> None:
-        reader.socket.settimeout(3)
-        reader.socket = server.wrap_socket(reader.socket, server_side=True)
+        reader._socket.settimeout(3)
+        reader._socket = server.wrap_socket(reader._socket, server_side=True)
 
     accepting = in_background(accept)
     with client.wrap_socket(theirs, server_hostname="127.0.0.1") as sender:
         accepting.join(10)
-        with reader.socket:
+        with reader._socket:
             yield sender
 
 
@@ -191,11 +191,11 @@ def test_places_are_kept_for_peers_and_one_address_does_not_take_all() -> None:
 
 def test_failures_are_told_at_once_and_then_once_a_minute() -> None:
     now = [0.0]
-    failures = Failures(lambda: now[0])
-    failures.add("10.0.0.1", Failure.TOO_LATE)
+    failures = Entrance(lambda: now[0])
+    failures.fail("10.0.0.1", Failure.TOO_LATE)
     assert failures.due() == [("10.0.0.1", {Failure.TOO_LATE: 1})]
     for _ in range(3):
-        failures.add("10.0.0.1", Failure.NO_PLACE)
+        failures.fail("10.0.0.1", Failure.NO_PLACE)
     assert failures.due() == []
     now[0] = 60.0
     assert failures.due() == [("10.0.0.1", {Failure.NO_PLACE: 3})]
@@ -203,9 +203,9 @@ def test_failures_are_told_at_once_and_then_once_a_minute() -> None:
 
 
 def test_a_thousand_addresses_make_no_thousand_events() -> None:
-    failures = Failures(lambda: 0.0)
+    failures = Entrance(lambda: 0.0)
     for number in range(5000):
-        failures.add(f"10.{number >> 8}.{number & 255}.1", Failure.TOO_LATE)
+        failures.fail(f"10.{number >> 8}.{number & 255}.1", Failure.TOO_LATE)
     told = dict(failures.due())
     assert len(told) <= limits.ADDRESSES_A_MINUTE + 1
     assert sum(counts[Failure.TOO_LATE] for counts in told.values()) == 5000
@@ -214,7 +214,7 @@ def test_a_thousand_addresses_make_no_thousand_events() -> None:
 
 def test_an_address_is_listed_so_often_a_minute() -> None:
     now = [0.0]
-    failures = Failures(lambda: now[0])
+    failures = Entrance(lambda: now[0])
     assert sum(failures.may_list("10.0.0.1") for _ in range(200)) == limits.LISTED_A_MINUTE
     now[0] = 61.0
     assert failures.may_list("10.0.0.1")
@@ -232,7 +232,7 @@ UIDS = strategies.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){1,6}", fullmatch=Tru
 def test_pynetdicom_reads_our_response(
     cls: str, uid: str, number: int, status: statuses.Status, comment: str
 ) -> None:
-    encoded = encode_store_response(StoreCommand(number, cls, uid, True, 0), status, comment)
+    encoded = encode_response(Command(C_STORE_RQ, number, cls, uid), Answer(status, comment))
     ds = decode(BytesIO(encoded), True, True)
     assert (ds.AffectedSOPClassUID, ds.AffectedSOPInstanceUID) == (cls, uid)
     assert (ds.MessageIDBeingRespondedTo, ds.Status) == (number, status.code)
@@ -245,32 +245,30 @@ def test_pynetdicom_reads_our_response(
     "status", {*statuses.STEP_STATUSES, *statuses.REQUEST_STATUSES, *statuses.REPORT_STATUSES}
 )
 def test_each_failure_of_a_normalized_request_says_what_is_wrong(status: statuses.Status) -> None:
-    asked = NormalizedCommand(1, "1.2", "1.2.3", False, N_CREATE_RQ)
-    ds = decode(BytesIO(encode_normalized_response(asked, NormalizedAnswer(status))), True, True)
+    asked = Command(N_CREATE_RQ, 1, "1.2", "1.2.3")
+    ds = decode(BytesIO(encode_response(asked, Answer(status))), True, True)
     assert bool(ds.get("ErrorComment")) is bool(status.code)
-    exactly = encode_normalized_response(asked, NormalizedAnswer(status, "more exactly"))
+    exactly = encode_response(asked, Answer(status, "more exactly"))
     assert decode(BytesIO(exactly), True, True).ErrorComment == "more exactly"
 
 
 def test_a_data_set_without_end_is_cut_off() -> None:
-    request = StoreRequest(1, StoreCommand(1, "1.2", "1.2.3", True, 0), largest=10)
+    request = StoreRequest(Command(C_STORE_RQ, 1, "1.2", "1.2.3"), "1.2", "1.2.840.10008.1.2", 10)
     request.write(bytes(11))
     request.size = limits.DISCARDED
-    with pytest.raises(MalformedCommand):
+    with pytest.raises(ProtocolViolation):
         request.write(b"x")
 
 
 @given(strategies.binary(max_size=200))
 def test_any_bytes_are_a_command_or_malformed(data: bytes) -> None:
-    with suppress(MalformedCommand):
-        elements = read_elements(data)
-        assert 0 <= command_field(elements) < 2**16
-        assert isinstance(read_store_command(elements), StoreCommand)
+    with suppress(ProtocolViolation):
+        assert 0 <= read_command(data).field < 2**16
 
 
 @pytest.mark.parametrize("uid", ["", "1.2 .3", "x", "1" * 65])
 def test_what_is_no_uid_names_no_instance(uid: str) -> None:
-    assert not StoreCommand(1, "1.2", uid, True, 0).names_an_instance
+    assert not Command(C_STORE_RQ, 1, "1.2", uid).names_an_instance
 
 
 @given(
@@ -286,7 +284,7 @@ def test_fragments_are_those_that_pynetdicom_sees(values: list[tuple[int, bytes]
     encoded = P_DATA_TF(primitive).encode()
     stock = P_DATA_TF()
     stock.decode(encoded)
-    ours = PData(bytearray(encoded[6:])).to_primitive().presentation_data_value_list
+    ours = fragments(memoryview(encoded)[6:])
     assert [(context, bytes(value)) for context, value in ours] == values
     assert stock.to_primitive().presentation_data_value_list == values
 
@@ -294,8 +292,8 @@ def test_fragments_are_those_that_pynetdicom_sees(values: list[tuple[int, bytes]
 @given(strategies.binary(max_size=60))
 def test_any_bytes_are_fragments_or_an_error(body: bytes) -> None:
     try:
-        values = PData(bytearray(body)).to_primitive().presentation_data_value_list
-    except ValueError:
+        values = list(fragments(memoryview(body)))
+    except ProtocolViolation:
         return
     assert b"".join(struct.pack(">IB", len(value) + 1, context) + value for context, value in values) == body
 
@@ -310,7 +308,7 @@ def policy(peers: tuple[dict[str, Any], ...] = (), **listener: Any) -> AEPolicy:
 def proposal(
     calling: str = "US1", called: str = "AINODE", address: str = "192.0.2.7", classes: tuple[str, ...] = (US,)
 ) -> Proposal:
-    return Proposal(calling, called, address, classes)
+    return Proposal(calling, called, address, {n: (uid, ("1.2",)) for n, uid in enumerate(classes)})
 
 
 US1 = {"name": "us1", "ae_title": "US1"}
@@ -404,13 +402,14 @@ def test_the_address_counts_where_it_is_asked_for(host: str, address: str, accep
     peer = US1 | {"host": host, "check_address": True}
     assert isinstance(policy((peer,)).decide(proposal(address=address)), Permission) == accepted
     assert isinstance(policy((US1 | {"host": host},)).decide(proposal(address=address)), Permission)
-    assert ("192.0.2.7" in addresses_of(policy((peer,)).peers)) == (host == "192.0.2.7")
+    assert ("192.0.2.7" in addresses(host)) == (host == "192.0.2.7")
 
 
 def test_limits_hold_per_peer_and_for_all() -> None:
     one = replace(policy((US1 | {"maximum_associations": 2},)), maximum_associations=3)
-    counts = [(MAY, {"us1": 1}), (MAY, {"us1": 2}), (MAY_NOT, {"us1": 2}), (MAY_NOT, {"us1": 2, "": 1})]
-    assert [one.has_room(who, there, 0) for who, there in counts] == [True, False, True, False]
+    ours, theirs = ("us1", "192.0.2.7"), ("", "192.0.2.8")
+    counts = [(MAY, [ours]), (MAY, [ours] * 2), (MAY_NOT, [ours] * 2), (MAY_NOT, [ours, ours, theirs])]
+    assert [one.has_room(who, "h", there) for who, there in counts] == [True, False, True, False]
     mebibytes = (one.maximum_object_bytes >> 20, one.minimum_free_bytes >> 20, one.waiting_bytes >> 20)
     assert mebibytes == (4096, 1024, 65536)
 
@@ -420,10 +419,12 @@ def test_strangers_leave_places_to_peers_and_to_each_other(
     may_send: bool, of_one_address: int, of_all: int
 ) -> None:
     one, stranger = policy((US1,)), Permission("", may_send=may_send)
-    assert one.has_room(stranger, {"": of_all - 1}, of_one_address - 1)
-    assert not one.has_room(stranger, {"": of_one_address}, of_one_address)
-    assert not one.has_room(stranger, {"": of_all}, 0)
-    assert one.has_room(Permission("us1", may_send=True), {"": of_all}, 0)
+    here, elsewhere = ("", "192.0.2.7"), ("", "192.0.2.8")
+    rest = [elsewhere] * (of_all - of_one_address)
+    assert one.has_room(stranger, "192.0.2.7", [*rest, *[here] * (of_one_address - 1)])
+    assert not one.has_room(stranger, "192.0.2.7", [here] * of_one_address)
+    assert not one.has_room(stranger, "192.0.2.7", [elsewhere] * of_all)
+    assert one.has_room(Permission("us1", may_send=True), "192.0.2.7", [elsewhere] * of_all)
 
 
 _CONTEXT = b"1.2.840.10008.3.1.1.1"
@@ -458,35 +459,45 @@ def request(
     return memoryview(struct.pack(">H2x16s16s32x", 1, called.ljust(16), calling.ljust(16)) + items)
 
 
+def read(request: memoryview) -> Proposal:
+    return read_request(request, "192.0.2.7")
+
+
 @pytest.mark.parametrize(
     "title", [b"US1\0", b"US1".ljust(16, b"\0"), b" US1 \0\0", b"US1\0US2", b"US1 \0 \0"]
 )
 def test_a_title_ends_at_a_nul(title: bytes) -> None:
-    head, pdu = check_request(request(b"AINODE" + bytes(10), title))
-    decoded = A_ASSOCIATE_RQ()
-    decoded.decode(bytes(pdu))
-    assert (head.calling, head.called) == ("US1", "AINODE")
-    assert (decoded.calling_ae_title, decoded.called_ae_title) == ("US1", "AINODE")
+    proposal = read(request(b"AINODE" + bytes(10), title))
+    assert (proposal.calling_ae, proposal.called_ae) == ("US1", "AINODE")
 
 
 @pytest.mark.parametrize("title", [b"\0US1", bytes(16), b"US\\1\0"])
 def test_a_title_without_letters_before_the_nul_is_none(title: bytes) -> None:
-    assert check_request(request(calling=title))[0].calling in ("", "US\\x5c1")
+    assert read(request(calling=title)).calling_ae in ("", "US\\x5c1")
 
 
 @pytest.mark.parametrize(
     "given",
-    [*({"chance": Random(seed)} for seed in range(50)), {"identity": item(0x58, b"\x09\0\0\1x\0\0")}],
+    [
+        *({"chance": Random(seed)} for seed in range(50)),
+        {"identity": item(0x58, b"\x09\0\0\1x\0\0")},
+        *({"version": version} for version in (b"OLD\0", b"A version of 1998", b"V\xc9RSION")),
+    ],
 )
-def test_items_and_identities_of_unknown_type_are_skipped(given: dict[str, Any]) -> None:
-    assert check_request(request(**given)) == check_request(request())
+def test_items_of_unknown_type_identities_and_versions_are_skipped(given: dict[str, Any]) -> None:
+    assert read(request(**given)) == read(request())
 
 
-@pytest.mark.parametrize("version", [b"OLD\0", b"A version of 1998", b"V\xc9RSION"])
-def test_whatever_a_version_is_called_the_request_is_read(version: bytes) -> None:
-    decoded = A_ASSOCIATE_RQ()
-    decoded.decode(bytes(check_request(request(version=version))[1]))
-    assert decoded.calling_ae_title == "US1"
+def test_pynetdicom_reads_our_acceptance() -> None:
+    results = {1: (0, "1.2.840.10008.1.2"), 3: (4, "1.2.3")}
+    answered = A_ASSOCIATE_AC()
+    answered.decode(acceptance(request(), results, {"1.2.840.10008.1.20.1": (False, True)}, 16384))
+    assert (answered.calling_ae_title, answered.called_ae_title) == ("US1", "AINODE")
+    contexts = answered.presentation_context
+    assert {one.context_id: (one.result, one.transfer_syntax) for one in contexts} == results
+    [role] = answered.user_information.role_selection.values()
+    assert (role.sop_class_uid, role.scu_role, role.scp_role) == ("1.2.840.10008.1.20.1", False, True)
+    assert answered.user_information.maximum_length == 16384
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -508,5 +519,5 @@ def test_an_answer_with_unknown_items_and_an_odd_version_is_read(seed: int) -> N
 
 
 def test_many_unknown_items_are_too_many() -> None:
-    with pytest.raises(MalformedRequest, match="too many"):
-        check_request(memoryview(bytes(request()) + item(0x99, b"") * 1000))
+    with pytest.raises(ProtocolViolation, match="too many"):
+        read(memoryview(bytes(request()) + item(0x99, b"") * limits.REQUEST_ITEMS))

@@ -72,7 +72,7 @@ from dicom_node.model.lifecycle import (
 )
 from dicom_node.monitoring.disk import forget_past
 from dicom_node.outbox import deliveries
-from dicom_node.scp.command import N_CREATE_RQ, N_SET_RQ, NormalizedCommand
+from dicom_node.scp.command import N_CREATE_RQ, N_SET_RQ, Command
 from dicom_node.scp.performed_steps import PerformedSteps
 from dicom_node.services import audit, rules, studies
 from dicom_node.store import intake, steps, views
@@ -1189,7 +1189,7 @@ class Modality:
         assert self._take(N_SET_RQ, uid, ended(objects, status), "modality") == 0x0000
 
     def _take(self, field: int, uid: str, step: Dataset, peer: str) -> int:
-        command = NormalizedCommand(1, SOP_CLASS, uid, True, field)
+        command = Command(field, 1, SOP_CLASS, uid, True)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
         return self.steps.take(
             command, encode(step, False, True), ExplicitVRLittleEndian, peer, fields
