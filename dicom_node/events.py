@@ -176,7 +176,6 @@ RESULT_LOST = EventType(
 SOURCE_REPAIRED = EventType(
     4020, _WARNING, "faulty attributes of a source image: put right or left out in its results"
 )
-READINGS_SHOWN = EventType(4010, _WARNING, "a person looked at readings of burned-in annotation")
 RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it might name the patient")
 
 RESULTS_ROUTED = EventType(

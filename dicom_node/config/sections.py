@@ -204,13 +204,6 @@ class DriftSettings(Section):
     """How long counts are kept: a year can be compared with the one before."""
 
 
-class PrivacySettings(Section):
-    """``[privacy]``: whether readings of burned-in annotation are stored."""
-
-    keep_readings: bool = True
-    """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""
-
-
 def web_address(example: str, login_in: str) -> AfterValidator:
     """Validator of an http or https address without a login; ``login_in`` is the key for the login."""
 

@@ -34,7 +34,6 @@ from dicom_node.config.sections import (
     InspectionSettings,
     LogSettings,
     OutboxSettings,
-    PrivacySettings,
     Secret,
     SpoolSettings,
     WorkerSettings,
@@ -603,7 +602,6 @@ class Settings(_Section):
     workers: WorkerSettings = WorkerSettings()
     images: ImageSettings = ImageSettings()
     drift: DriftSettings = DriftSettings()
-    privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
     mail: MailSettings = MailSettings()
     peers: tuple[PeerSettings, ...] = ()

@@ -109,21 +109,6 @@ def rerun_rules(
         return [row for study in studies for row in rerun.rerun(session, study, settings)]
 
 
-def readings_of(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """The readings of a study's burned-in annotation, decrypted; the audit gets event 4010.
-
-    Raises NotFound, ConfigurationError (the site key cannot be read), ReadingsSealed (another key encrypted
-    them).
-    """
-    from dicom_node.jobs.worker import readings
-
-    def note(session: Session, study: int) -> None:
-        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_SEEN, study_id=study, readings=True)
-
-    with open_database(settings) as database:
-        return readings.show(database, settings, study_instance_uid, note)
-
-
 def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> list[View]:
     """Delete the received objects of studies, by UID. Raises NotFound."""
     with open_database(settings) as database, database.read() as session:

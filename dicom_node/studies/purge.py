@@ -1,6 +1,6 @@
 """Deletion of received objects once all results of their study are confirmed, never before.
 
-The readings of their burned-in annotation are deleted with them, the files of results later.
+The files of results are deleted later.
 """
 
 import contextlib
@@ -91,9 +91,8 @@ def _delete(files: Files, paths: Sequence[str]) -> None:
 
 
 def _mark(session: Session, studies: Sequence[int]) -> list[str]:
-    """Mark their objects as purged and forget their readings; returns the paths of the files."""
+    """Mark their objects as purged and end their reviews; returns the paths of the files."""
     paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
     for study_id in studies:
-        burned_in.forget_readings(session, study_id)
         burned_in.end_reviews(session, study_id)
     return paths

@@ -40,7 +40,6 @@ from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.kinds import ReviewCause
 from dicom_node.object_store.files import Files
 from dicom_node.results import SourceObject
@@ -146,9 +145,8 @@ def _asked(
 
 @dataclass(frozen=True, slots=True)
 class ImageAnalysis:
-    """Runs pipelines on images; ``readings`` receives text read in images."""
+    """Runs pipelines on images. The text that was read in images stays in this process."""
 
-    readings: ReadingRecord
     at_work: AtWork
 
     def accepts(
@@ -188,8 +186,6 @@ class ImageAnalysis:
     ) -> tuple[PipelineResult, Mapping[str, str]]:
         """The pipeline's result, and the reason for each image that was left out, by UID.
 
-        Text read in the images goes to ``readings`` only.
-
         An image that cannot be cleaned is left out with a note. An image that cannot be decoded, or for which
         the model gives no number, is left out as a fault. Raises CleaningFailed, PixelError or NoNumber if no
         image is left, WorkerSpent, and the exceptions of the pipeline.
@@ -228,9 +224,8 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> PipelineResult:
-        images = [source.image for source in sources]
-        result = without_research(pipeline.run(images, report, options))
-        return self.readings.take(pipeline, options, [image.uid for image in images], result)
+        result = pipeline.run([source.image for source in sources], report, options)
+        return replace(without_research(result), readings=())
 
 
 def _as_one(faults: Collection[PixelError | NoNumber]) -> PixelError | NoNumber:

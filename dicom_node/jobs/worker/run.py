@@ -28,7 +28,6 @@ from dicom_node.jobs.queue import ClaimedJob, JobQueue
 from dicom_node.jobs.worker.analyse import Cleaning, ImageAnalysis, JobImages, open_images
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
-from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
 from dicom_node.results import NOT_HERE, NOT_READ, Cause
 from dicom_node.store.database import Database
@@ -81,7 +80,7 @@ class JobRunner:
         self._queue = queue
         self._pipelines = pipelines
         self._at_work = at_work
-        self._analysis = ImageAnalysis(ReadingRecord(database, settings), at_work)
+        self._analysis = ImageAnalysis(at_work)
         self._results = ResultWriter(database, settings, queue)
 
     def run(self, job: ClaimedJob, report: Progress) -> None:

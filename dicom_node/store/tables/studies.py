@@ -320,29 +320,6 @@ class ScoreCount(Base):
     images: Mapped[int]
 
 
-class AnnotationReading(OfStudy, Numbered):
-    """A reading of one burned-in annotation. ``sealed``: its text, encrypted with the site key, "" for a
-    drawing.
-
-    ``analysis_sha256``: hash of the pipeline and its options. A newer analysis of the image with the same
-    hash replaces the reading.
-    """
-
-    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
-    analysis_sha256: Mapped[str] = mapped_column(String(64))
-    frame: Mapped[int | None]  # 1-based; NULL in a still
-    kind: Mapped[str] = mapped_column(String(16))
-    meaning: Mapped[str] = mapped_column(String(16))
-    left: Mapped[float]  # pixels of the image, as in SCOORD
-    top: Mapped[float]
-    right: Mapped[float]
-    bottom: Mapped[float]
-    confidence: Mapped[float]
-    removed: Mapped[bool]
-    sealed: Mapped[bytes] = mapped_column(LargeBinary)
-    read_at: Mapped[datetime]
-
-
 class CleaningReview(OfStudy, Numbered):
     """An image whose cleaning a person should check; ``verdict`` is NULL until the person decides.
 

@@ -480,11 +480,6 @@ def test_a_list_imports_neither_pydicom_nor_other_nouns(filled: Path, words: str
     assert {name for name in nouns if ".common." not in name} == {f"dicom_node.cli.records.{noun}"}
 
 
-def test_a_look_at_what_was_read_is_in_the_audit(run: Run, filled: Path) -> None:
-    assert run("studies", "readings", DELIVERED, "--config", filled).status == 0
-    assert audited(filled) == [("study_seen", {"readings": True})]
-
-
 def today() -> date:
     return datetime.now(UTC).date()
 

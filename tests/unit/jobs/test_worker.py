@@ -21,7 +21,9 @@ from pydicom.encaps import encapsulate
 from sqlalchemy import select
 
 from ai_pipeline.contract import (
+    Meaning,
     PipelineResult,
+    Reading,
 )
 from dicom_node import events, jobs, outbox, preflight
 from dicom_node.config.settings import ResultSettings, RuleSettings, Settings
@@ -341,22 +343,21 @@ def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(make: Ma
 
 
 class Says(Obedient):
-    """Finds two things in every image, one for research only."""
+    """Finds two things in every image, one for research only, and reads a name."""
 
     card = replace(Obedient.card, per_image=False)
 
     def run(self, *asked: Any) -> PipelineResult:
         result = super().run(*asked)
         [shown] = result.findings
-        return replace(result, findings=(shown, replace(shown, label="hidden", research_only=True)))
+        hidden = replace(shown, label="hidden", research_only=True)
+        read = Reading(asked[0][0].uid, None, "text", Meaning.IDENTITY, (4, 2, 90, 14), 0.97, True, "KIM")
+        return replace(result, findings=(shown, hidden), readings=(read,))
 
 
-def test_findings_for_research_only_stay_in_the_worker(tmp_path: Path) -> None:
-    no_readings: Any = Mock(take=lambda *asked: asked[-1])
-    shown, _ = ImageAnalysis(no_readings, no_readings).run(
-        Says(), [still(tmp_path)], {}, lambda share, what: None
-    )
-    assert [finding.label for finding in shown.findings] == ["Mark"]
+def test_findings_for_research_only_and_what_was_read_stay_in_the_worker(tmp_path: Path) -> None:
+    shown, _ = ImageAnalysis(Mock()).run(Says(), [still(tmp_path)], {}, lambda share, what: None)
+    assert ([finding.label for finding in shown.findings], shown.readings) == (["Mark"], ())
 
 
 def taken(folder: Path, pipeline: str = "chest_xray", **sections: Any) -> AtStart:

@@ -608,32 +608,6 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     op.create_index("ix_user_session_user_id", "user_session", ["user_id"])
 
     op.create_table(
-        "annotation_reading",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("analysis_sha256", sa.String(length=64), nullable=False),
-        sa.Column("frame", sa.Integer(), nullable=True),
-        sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("meaning", sa.String(length=16), nullable=False),
-        sa.Column("left", sa.Double(), nullable=False),
-        sa.Column("top", sa.Double(), nullable=False),
-        sa.Column("right", sa.Double(), nullable=False),
-        sa.Column("bottom", sa.Double(), nullable=False),
-        sa.Column("confidence", sa.Double(), nullable=False),
-        sa.Column("removed", sa.Boolean(), nullable=False),
-        sa.Column("sealed", sa.LargeBinary(), nullable=False),
-        sa.Column("read_at", sa.DateTime(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["instance_id"], ["instance.id"], name=op.f("fk_annotation_reading_instance_id")
-        ),
-        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_annotation_reading_study_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_annotation_reading")),
-    )
-    op.create_index("ix_annotation_reading_instance_id", "annotation_reading", ["instance_id"])
-    op.create_index("ix_annotation_reading_study_id", "annotation_reading", ["study_id"])
-
-    op.create_table(
         "cleaning_review",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
