@@ -7,7 +7,7 @@ its images.
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -15,10 +15,10 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED, NO_RULE, ORIGINALS_FORWARDED
 from dicom_node.jobs.queue import enqueue, estimated_seconds
-from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide, why_none
-from dicom_node.model.kinds import FetchPurpose, ObjectRole
+from dicom_node.jobs.rules import ImageFacts, RuleDecision, decide, why_none
+from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
-from dicom_node.store import deliveries, fetches, intake, questions, queue
+from dicom_node.store import deliveries, fetches, intake, questions
 from dicom_node.store.tables import Instance, Job, Original, Study
 from dicom_node.store.transitions import (
     FOR_UPDATE,
@@ -67,12 +67,7 @@ def decide_study(
     facts = [image_facts(source, settings) for source in sources]
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
-    asked_for = fetch is not None and fetch.purpose is not FetchPurpose.INSTANCES
-    today = utc_now().date()
-    capped = [rule.name for rule in rules if rule.daily_cap]
-    midnight = datetime.combine(today, time(), UTC)
-    counted = queue.jobs_by_sender(session, capped, midnight) if capped else {}
-    return decide(rules, StudyFacts(study.study_date, today, counted, asked_for), facts)
+    return decide(rules, study.study_date, facts, utc_now().date(), asked_for=fetch is not None)
 
 
 def image_facts(instance: Instance, settings: Settings) -> ImageFacts:

@@ -160,8 +160,6 @@ class JobQueue:
             if not is_free and not (is_running and self._lost(session, now)):
                 return None
         with self._database.write() as session:
-            if self._workers.at_once:
-                table.count_claims_one_by_one(session)
             self._take_back(session, now)
             short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
             job = self._engine.next_free(session, now, short)

@@ -47,20 +47,6 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyFacts:
-    """The facts of a study that the conditions of rules use.
-
-    ``jobs_today`` counts jobs by (rule, calling AE title). ``asked_for``: whether a person had the study
-    fetched, in which case it may be old.
-    """
-
-    study_date: str
-    today: date
-    jobs_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    asked_for: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class RuleDecision:
     """A rule that takes images of a study. ``held_reason``: the limit that stops the job, "" for none."""
 
@@ -80,13 +66,25 @@ class Explanation:
 
 
 def decide(
-    rules: Sequence[RuleSettings], study: StudyFacts, images: Sequence[ImageFacts]
+    rules: Sequence[RuleSettings],
+    study_date: str,
+    images: Sequence[ImageFacts],
+    today: date,
+    *,
+    asked_for: bool = False,
 ) -> list[RuleDecision]:
-    """Every rule that takes at least one image, with the taken images in the order of the examination."""
+    """Every rule that takes at least one image, with the taken images in the order of the examination.
+
+    ``asked_for``: whether a person had the study fetched, in which case it may be old.
+    """
     ordered = sorted(images, key=_order)
     taken = [(rule, [image for image in ordered if not any(_mismatches(rule, image))]) for rule in rules]
     return [
-        RuleDecision(rule, tuple(image.sop_instance_uid for image in its), _held(rule, study, its))
+        RuleDecision(
+            rule,
+            tuple(image.sop_instance_uid for image in its),
+            "" if asked_for else _held(rule, study_date, today, its),
+        )
         for rule, its in taken
         if its
     ]
@@ -144,16 +142,13 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
     return f"{name}{shown} does not match {wanted}"
 
 
-def _held(rule: RuleSettings, study: StudyFacts, images: Sequence[ImageFacts]) -> str:
-    most, taken = 0.0 if study.asked_for else rule.max_study_age_days, date_of(study.study_date)
-    if most and taken and (age := (study.today - taken).days) > most:
+def _held(rule: RuleSettings, study_date: str, today: date, images: Sequence[ImageFacts]) -> str:
+    most, taken = rule.max_study_age_days, date_of(study_date)
+    if most and taken and (age := (today - taken).days) > most:
         return f"the study is {age} days old, rule {rule.name} takes {most:g}"
     # Without any date nothing says that it is old; zeros stand for none.
     if most and not taken and any(image.attributes.get("StudyDate", "").strip("0") for image in images):
         return f"the date of the study names no day, rule {rule.name} takes studies of {most:g} days"
-    sender = images[0].calling_ae
-    if rule.daily_cap and study.jobs_today.get((rule.name, sender), 0) >= rule.daily_cap:
-        return f"rule {rule.name} had its {rule.daily_cap} jobs of today from {sender}"
     return ""
 
 

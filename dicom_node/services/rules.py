@@ -15,7 +15,7 @@ from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import FaultyInput
 from dicom_node.inbox.inspection import Inspected, inspect
 from dicom_node.jobs.enqueue import image_facts
-from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
+from dicom_node.jobs.rules import ImageFacts, decide, explain, why_none
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.lifecycle import HeldState, JobState, StudyState
 from dicom_node.services import Row, audit, entered, open_database
@@ -203,8 +203,6 @@ def _limits(rule: RuleSettings) -> list[str]:
     found = []
     if rule.max_study_age_days:
         found.append(f"holds studies older than {rule.max_study_age_days:g} days")
-    if rule.daily_cap:
-        found.append(f"at most {rule.daily_cap} jobs a day and sender")
     if rule.secondary_captures_from:
         found.append(f"secondary captures of {', '.join(rule.secondary_captures_from)} too")
     if rule.assess_first:
@@ -213,13 +211,13 @@ def _limits(rule: RuleSettings) -> list[str]:
 
 
 def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:
-    """The limit that would hold a job for a person, by study and rule; daily caps are not known here."""
+    """The limit that would hold a job for a person, by study and rule."""
     held = {}
     intact = [(image, facts) for _, image, facts in read if not image.fault]
     for uid in {image.study_instance_uid for image, _ in intact}:
         members = [(image.study_date, facts) for image, facts in intact if image.study_instance_uid == uid]
-        study = StudyFacts(members[0][0], transitions.utc_now().date())
-        for decision in decide(settings.rules, study, [facts for _, facts in members]):
+        facts, today = [facts for _, facts in members], transitions.utc_now().date()
+        for decision in decide(settings.rules, members[0][0], facts, today):
             held[uid, decision.rule.name] = decision.held_reason
     return held
 

@@ -19,7 +19,7 @@ from dicom_node.model.kinds import ObjectRole, StepStatus
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.rows import is_whole
-from dicom_node.store import fetches, intake, questions, steps
+from dicom_node.store import fetches, intake, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import move_study, record, steady_now
@@ -41,8 +41,6 @@ class Assembler:
         # Where there is an object store, workers of other machines find all of the study in it.
         self._also = [is_whole()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
-        self._asks = any(rule.complete_from for rule in settings.rules)
-        self._archive = timedelta(seconds=settings.assembly.archive_seconds)
         self._mpps = [peer.name for peer in settings.peers if peer.mpps]
         self._at_once = steps.complete(self._mpps) if self._mpps else None
         of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
@@ -59,8 +57,6 @@ class Assembler:
         also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
         if self._fetches:  # what is half fetched would be analysed twice
             also.append(fetches.is_not_under_way(now - _SILENCE))
-        if self._asks:
-            also.append(questions.waits_for_no_instances(now, self._archive))
         if self._mpps:
             silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
             also.append(~steps.hold(self._mpps, silent_since))
@@ -98,8 +94,6 @@ class Assembler:
             if self._fetches and is_of_another_patient(session, study):
                 note_other_patient(session, study)
                 quarantine_study(session, study, OTHER_PATIENT)
-                return True
-            if self._asks and questions.ask_for_instances(session, study, now + self._archive):
                 return True
             if self._mpps:
                 self._record_steps(session, study)

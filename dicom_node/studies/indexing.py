@@ -26,7 +26,7 @@ from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool, marked
 from dicom_node.jobs import decide_study, forward_late
-from dicom_node.model.kinds import FetchPurpose, ObjectRole, Outcome, QuestionKind
+from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import READ_FROM_WORK, FetchState, StudyState
 from dicom_node.object_store.files import Files
 from dicom_node.store import fetches, intake, questions, sight, steps
@@ -402,21 +402,14 @@ def _with_object(reason: str, item: Arrived) -> str:
 def ask_about(session: Session, study: Study, image: Instance, settings: Settings) -> None:
     """Add the questions of the rules that take this image, each once per revision.
 
-    Nothing is asked about a study that was fetched as a prior (its priors would have priors). If a study was
-    fetched as a whole, nothing is asked about missing instances.
+    Nothing is asked about a study that was fetched as a prior: its priors would have priors.
     """
     if not settings.asked_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
         return
-    fetch = fetches.of_study(session, study.study_instance_uid)
-    if fetch is not None and fetch.purpose is FetchPurpose.PRIOR:
-        return
-    came_whole = fetch is not None and fetch.purpose is FetchPurpose.ASKED
-    for decision in decide_study(session, study, [image], settings):
-        rule = decision.rule
-        if rule.complete_from and not came_whole:
-            questions.add(session, study, QuestionKind.INSTANCES, rule.name, rule.complete_from)
-        if rule.priors and not decision.held_reason:
-            questions.add(session, study, QuestionKind.PRIORS, rule.name, rule.priors.peer)
+    if not fetches.is_prior(session, study.id):
+        for decision in decide_study(session, study, [image], settings):
+            if decision.rule.priors and not decision.held_reason:
+                questions.add(session, study, decision.rule.name, decision.rule.priors.peer)
 
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"

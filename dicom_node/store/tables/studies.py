@@ -28,7 +28,7 @@ from dicom_node.model.kinds import (
     FetchPurpose,
     ObjectRole,
     Outcome,
-    QuestionKind,
+    QuestionState,
     ResultKind,
     ReviewCause,
     ReviewVerdict,
@@ -384,24 +384,18 @@ class Fetch(Tried):
     ended_at: Mapped[datetime | None]
 
 
-class ArchiveQuestion(Numbered):
-    """A question to a peer about one revision of a study, for one rule. Ended: nothing waits for the
-    answer.
-    """
+class ArchiveQuestion(Tried):
+    """A question to a peer for the patient's studies before one revision of a study, for one rule."""
 
     __table_args__ = (
-        UniqueConstraint("study_id", "revision", "kind", "rule", name="uq_archive_question_once_per_rule"),
-        Index("ix_archive_question_open", "ended_at", "peer"),
+        UniqueConstraint("study_id", "revision", "rule", name="uq_archive_question_once_per_rule"),
+        Index("ix_archive_question_open", "state", "peer"),
     )
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
     revision: Mapped[int]
-    kind: Mapped[QuestionKind]
     rule: Mapped[str] = mapped_column(String(64))
     peer: Mapped[str] = mapped_column(String(64))
-    next_at: Mapped[datetime | None]  # not asked before; NULL: not until the study is quiet
-    until: Mapped[datetime | None]  # a study that is quiet waits so long; NULL: it is not quiet yet
-    answered_at: Mapped[datetime | None]
-    ended_at: Mapped[datetime | None]
-    instances: Mapped[int] = mapped_column(default=0)  # that the peer has, results of this node left out
+    state: Mapped[QuestionState] = mapped_column(default=QuestionState.WAITING)
+    until: Mapped[datetime | None]  # a job waits so long; NULL: none waits yet
     priors: Mapped[list[str]] = mapped_column(default=list)  # Study Instance UIDs that are waited for

@@ -31,7 +31,7 @@ from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
 from dicom_node.inbox.inspection import inspect
-from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
+from dicom_node.jobs.rules import ImageFacts, decide, explain, why_none
 from dicom_node.jobs.worker.analyse import ImageAnalysis
 from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.jobs.worker.process import Worker
@@ -477,7 +477,7 @@ def test_companions_and_own_results_are_never_taken() -> None:
         ImageFacts("3", "1.2.840.10008.5.1.4.1.1.7", "US", ObjectRole.SOURCE, sender="grabber"),
     ]
     for one, taken in ((rule(), []), (rule(secondary_captures_from=["grabber"]), [("3",)])):
-        decided = decide([one], StudyFacts("", TODAY), objects)
+        decided = decide([one], "", objects, TODAY)
         assert [decision.source_uids for decision in decided] == taken
 
 
@@ -492,7 +492,7 @@ def test_companions_and_own_results_are_never_taken() -> None:
     ],
 )
 def test_an_old_study_is_held(study_date: str, days: float, held: bool) -> None:
-    [decision] = decide([rule(max_study_age_days=days)], StudyFacts(study_date, TODAY), [image()])
+    [decision] = decide([rule(max_study_age_days=days)], study_date, [image()], TODAY)
     assert bool(decision.held_reason) is held
 
 
@@ -503,8 +503,10 @@ def test_a_study_whose_date_names_no_day_is_held(tmp_path: Path, given: str, hel
     dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
     found = inspect(tmp_path / "x.dcm")
     for days, asked_for, expected in ((7, False, held), (7, True, False), (0, False, False)):
-        study = StudyFacts(found.study_date, TODAY, asked_for=asked_for)
-        [decision] = decide([rule(max_study_age_days=days)], study, [image(**found.attributes)])
+        facts = [image(**found.attributes)]
+        [decision] = decide(
+            [rule(max_study_age_days=days)], found.study_date, facts, TODAY, asked_for=asked_for
+        )
         assert bool(decision.held_reason) is expected
 
 
@@ -513,14 +515,6 @@ def configured(open_inbox: Make) -> Make:
     """A ruled without a network with one rule like this."""
     rule = {"name": "rule", "when": {"modality": "*"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
     return lambda **values: open_inbox({**CONFIG, "rules": [rule | values]})
-
-
-def test_the_daily_cap_counts_studies_of_one_sender(configured: Make) -> None:
-    ruled = configured(daily_cap=2, max_study_age_days=0)
-    for number in range(3):
-        ruled.settle(ultrasound(f"many{number}"))
-    ruled.settle(ultrasound("other"), calling="QUICK")
-    assert [job.state.value for job in ruled.jobs()] == ["queued", "queued", "held", "queued"]
 
 
 @pytest.mark.parametrize(

@@ -556,20 +556,19 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("rule", sa.String(length=64), nullable=False),
         sa.Column("peer", sa.String(length=64), nullable=False),
-        sa.Column("next_at", sa.DateTime(), nullable=True),
+        sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("until", sa.DateTime(), nullable=True),
-        sa.Column("answered_at", sa.DateTime(), nullable=True),
-        sa.Column("ended_at", sa.DateTime(), nullable=True),
-        sa.Column("instances", sa.Integer(), nullable=False),
         sa.Column("priors", sa.JSON(), nullable=False),
+        sa.Column("reason", sa.String(length=255), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_at", sa.DateTime(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_archive_question_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_archive_question")),
-        sa.UniqueConstraint("study_id", "revision", "kind", "rule", name="uq_archive_question_once_per_rule"),
+        sa.UniqueConstraint("study_id", "revision", "rule", name="uq_archive_question_once_per_rule"),
     )
-    op.create_index("ix_archive_question_open", "archive_question", ["ended_at", "peer"])
+    op.create_index("ix_archive_question_open", "archive_question", ["state", "peer"])
 
     op.create_table(
         "study_name",
