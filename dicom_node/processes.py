@@ -82,18 +82,6 @@ class Child:
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
 
-    def give(self, line: str) -> None:
-        """Write a line to the process; it gets the line again after a restart."""
-        self._given = line
-        self._heard_at = time.monotonic() + _STARTING  # it loads what it now needs
-        # Beside: one that stands still reads no long line, and the node has to go on.
-        threading.Thread(target=self._pass_on, daemon=True).start()
-
-    def _pass_on(self) -> None:
-        with self._lock:
-            if self._process:
-                _write(self._process, self._given)
-
     def retire(self) -> None:
         """Send SIGHUP, let the process end in its own time, and do not start it again."""
         self._stopping.set()

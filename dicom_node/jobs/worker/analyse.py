@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.burnin.devices.rules import matching_rules
+from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
 from ai_pipeline.contract import (
     Accept,
     ImageHeader,
@@ -34,11 +34,11 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage, read_dicom
 from ai_pipeline.summary import without_research
+from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
 from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.jobs.queue import ClaimedJob
-from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.model.kinds import ReviewCause
 from dicom_node.object_store.files import Files
@@ -359,6 +359,13 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         if uid not in known
     )
     return JobImages(tuple(sources), faults, earlier, tuple(unopened), unread)
+
+
+def device_rules_of(settings: Settings) -> Path | None:
+    """The site's folder of device rules: the configured folder, else the folder that the console writes
+    to.
+    """
+    return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
 
 def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:

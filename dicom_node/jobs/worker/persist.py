@@ -56,7 +56,7 @@ from dicom_node.store.tables import Delivery, Instance, Job, Result, Study, With
 from dicom_node.store.transitions import record, settle_study, utc_now
 
 T = TypeVar("T")
-_NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be built again with the same bytes"
+_NOT_AGAIN = "its file was deleted after spool.result_days"
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -128,8 +128,7 @@ class ResultWriter:
         for peers in _alike(self._peers(job, deidentified=False)):
             context = self._context(job, by, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
-            build = partial(results.build, sources=images.readable, result=result)
-            built += _with_purged(self._database, context, build(context), build)
+            built += results.build(context, sources=images.readable, result=result)
         built += self._deidentified(job, by, analysed_at, images, result)
         self._tell_repairs(job, images.readable)
         tally = self._tallies.count(result.scores, refused)
@@ -258,9 +257,6 @@ class ResultWriter:
                 new.append(files[uid])
                 if item.kind is ResultKind.SR and not item.deidentified:
                     stored.note_findings(session, rows[uid], end.present)
-            elif rows[uid].purged and uid in files and files[uid].sha256 == rows[uid].sha256:
-                stored.restore(session, rows[uid])
-                new.append(files[uid])
             known = [] if is_prior else self._peers(job, deidentified=item.deidentified)
             peers = [peer for peer in known if _gets(peer, item)]
             in_doubt = uid in files and files[uid].was_there
@@ -344,15 +340,14 @@ class ResultWriter:
         reasons: list[str] = []
         for domain, peers in domains.items():
             context = self._context(job, by, analysed_at, peers, domain=domain)
-            build = partial(
-                results.build_deidentified,
+            made = results.build_deidentified(
+                context,
                 sources=images.readable,
                 result=result,
                 pseudonyms=Pseudonyms.of(load_or_create(self._settings.node.data_dir), domain),
                 options=frozenset(peers[-1].retain),
             )
-            made = build(context)
-            objects += _with_purged(self._database, context, made.objects, partial(_objects, build))
+            objects += made.objects
             reasons += made.withheld
         if withheld := list(dict.fromkeys(reasons)):
             with self._database.write() as session:
@@ -415,38 +410,6 @@ class ResultWriter:
         return [peer for peer in found if peer.deidentify is deidentified]
 
 
-def _with_purged(
-    database: Database,
-    context: ResultContext,
-    built: Sequence[BuiltObject],
-    build: Callable[[ResultContext], Sequence[BuiltObject]],
-) -> list[BuiltObject]:
-    """These, and with their bytes those that were made before and whose files were deleted since.
-
-    ``built`` is what ``build`` made in this context. A result is made once: again it must be what it was, so
-    it bears the time of its own job and replaces what it replaced. Raises as ``build``.
-    """
-    objects = {item.sop_instance_uid: item for item in built}
-    with database.read() as session:
-        purged = stored.purged(session, [uid for uid, item in objects.items() if item.data is None])
-    for (analysed_at, supersedes, series), uids in purged.items():
-        as_it_was = replace(
-            context,
-            analysed_at=analysed_at,
-            supersedes=supersedes,
-            supersedes_series=series,
-            exists=(objects.keys() - uids).__contains__,
-        )
-        objects |= {item.sop_instance_uid: item for item in build(as_it_was) if item.data is not None}
-    return list(objects.values())
-
-
-def _objects(
-    build: Callable[[ResultContext], results.Deidentified], context: ResultContext
-) -> Sequence[BuiltObject]:
-    return build(context).objects
-
-
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
     """Whether a peer can show this kind of object, and wants these pseudonyms, boxes and characters."""
     return (
@@ -466,10 +429,7 @@ def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
 
 
 def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> None:
-    """Write down who misses a result that would be another object if it were made now.
-
-    Its delivery is withdrawn until a job makes the object as it was.
-    """
+    """Write down who misses a result whose file was deleted: a result is made once."""
     for peer in peers:
         delivery = deliveries.add(session, row, peer.name)
         if delivery.state is DeliveryState.PENDING:

@@ -37,7 +37,7 @@ from dicom_node.errors import (
 from dicom_node.events import WORKER_READY
 from dicom_node.jobs.lease import new_owner
 from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.at_start import device_rules_of
+from dicom_node.jobs.worker.analyse import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.run import JobRunner
 from dicom_node.model.lifecycle import JobState
@@ -55,34 +55,26 @@ _PAUSE_SECONDS = 1.0  # when the database is away
 
 
 class Worker:
-    """Runs jobs of the queue, one at a time, under one configuration.
+    """Runs jobs of the queue, one at a time, under one configuration."""
 
-    ``before``: this process's worker under the previous configuration; its pipelines are reused.
-    """
-
-    def __init__(self, settings: Settings, database: Database, before: Worker | None = None) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
         self._owner = new_owner()
         self._queue = JobQueue(database, settings.workers)
-        kept = before._pipelines if before else {}
-        self._pipelines: dict[str, Pipeline] = {name: kept[name] for name in self._named if name in kept}
-        self.stopping: threading.Event = before.stopping if before else threading.Event()
+        self._pipelines: dict[str, Pipeline] = {}
+        self.stopping = threading.Event()
         """Set by SIGTERM, and when the node that started this process is gone."""
-        self.retiring: threading.Event = before.retiring if before else threading.Event()
+        self.retiring = threading.Event()
         """Set by SIGHUP: end after this job, another process works under another configuration."""
-        self._successor: Worker | None = None
         workers = settings.workers
         # The last attempt of a job is made without an image that failed the ones before.
         most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
         self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
         self._runner = JobRunner(database, settings, self._queue, self._pipeline, self._at_work)
 
-    def run_forever(self) -> Worker | None:
-        """Warm up, report that the worker is ready, and work; returns the successor, if there is one.
-
-        The worker ends when it must stop, its memory is used up, or a successor exists.
-        """
+    def run_forever(self) -> None:
+        """Warm up, report that the worker is ready, and work until it must stop or its memory is used up."""
         self.warm_up()
         # One JSON line for the node that started us, and the event for everybody.
         with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
@@ -91,33 +83,8 @@ class Worker:
             # A line of its own, whatever a pipeline printed.
             sys.stdout.write(f"\n{json.dumps({'ready': True, 'owner': self._owner})}\n")
             sys.stdout.flush()
-        self._work()
-        return None if self._must_end else self._successor
-
-    def succeeded_under(self, settings: Settings) -> Worker:
-        """Create this worker's successor with new settings. Called in another thread while this worker
-        runs.
-        """
-        successor = Worker(settings, self._database, self)
-        successor.warm_up()
-        self._successor = successor
-        self._database.changes.announce()
-        return successor
-
-    @property
-    def _must_end(self) -> bool:
-        return self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent
-
-    @property
-    def _named(self) -> Iterator[str]:
-        """The pipelines that rules name and this node runs."""
-        return filter(
-            self._settings.workers.takes, dict.fromkeys(rule.pipeline for rule in self._settings.rules)
-        )
-
-    def _work(self) -> None:
         changes, pause = self._database.changes, SHORTEST
-        while not (self._must_end or self._successor):
+        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
             seen = changes.count
             try:
                 found = self.run_once()
@@ -189,7 +156,8 @@ class Worker:
         """Load the pipelines of the rules; if one cannot be loaded, only its jobs fail."""
         self._at_work.forget_old()
         started = time.monotonic()
-        for name in self._named:
+        named = dict.fromkeys(rule.pipeline for rule in self._settings.rules)
+        for name in filter(self._settings.workers.takes, named):
             try:
                 self._pipeline(name)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a model or another package)

@@ -33,7 +33,6 @@ from dicom_node.errors import NotAllowedNow
 from dicom_node.inbox.inspection import inspect
 from dicom_node.jobs.rules import ImageFacts, decide, explain, why_none
 from dicom_node.jobs.worker.analyse import ImageAnalysis
-from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -313,22 +312,6 @@ def test_a_worker_whose_node_is_gone_hands_a_long_job_back_uncounted(make: Make)
     assert (job.state, job.tries, job.attempts) == (JobState.QUEUED, 0, 1)
 
 
-def test_a_successor_under_another_configuration_keeps_the_pipelines_that_rules_still_name(
-    make: Make,
-) -> None:
-    node = received(make(), ultrasound("one"))
-    (rule,) = node.settings.rules
-    program = rule.model_copy(update={"name": "other", "pipeline": "command"})
-    worker = Worker(node.settings.model_copy(update={"rules": (rule, program)}), node.database)
-    worker.warm_up()
-    successor = worker.succeeded_under(node.settings)
-    assert successor._pipelines == {"obedient": worker._pipelines["obedient"]}
-    assert worker.run_forever() is successor
-    assert in_state(node, JobState.QUEUED)(), "it leaves what waits to its successor"
-    worker.retiring.set()
-    assert successor.run_forever() is None
-
-
 def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(make: Make, tmp_path: Path) -> None:
     node = received(make("hang", attempts=2, time_limit_seconds=4), ultrasound("hangs"))
     with worker_of(node) as worker:
@@ -358,37 +341,6 @@ class Says(Obedient):
 def test_findings_for_research_only_and_what_was_read_stay_in_the_worker(tmp_path: Path) -> None:
     shown, _ = ImageAnalysis(Mock()).run(Says(), [still(tmp_path)], {}, lambda share, what: None)
     assert ([finding.label for finding in shown.findings], shown.readings) == (["Mark"], ())
-
-
-def taken(folder: Path, pipeline: str = "chest_xray", **sections: Any) -> AtStart:
-    rule = {"name": "rule", "when": {"modality": "*"}, "pipeline": pipeline, "send_to": []}
-    workers = {"models_dir": folder, **sections.pop("workers", {})}
-    return AtStart.under(Settings.model_validate({"workers": workers, "rules": [rule], **sections}))
-
-
-@pytest.mark.parametrize(
-    ("changed", "goes_on"),
-    [
-        (
-            lambda folder: taken(
-                folder, "ultrasound", peers=[{"name": "pacs", "ae_title": "PACS"}], workers={"attempts": 1}
-            ),
-            True,
-        ),
-        (lambda folder: taken(folder, workers={"threads": 1}), False),
-        (lambda folder: taken(folder, workers={"memory_mib": 0}), False),
-        (lambda folder: taken(folder, workers={"inference": "openvino"}), False),
-        (lambda folder: taken(folder, log={"format": "json"}), False),
-        (lambda folder: taken(folder / "other"), False),
-        (lambda folder: [(folder / "card.toml").write_text("new"), taken(folder)][1], False),
-    ],
-)
-def test_it_goes_on_under_other_rules_peers_and_limits_and_not_under_what_it_has_from_its_start(
-    tmp_path: Path, changed: Callable[[Path], AtStart], goes_on: bool
-) -> None:
-    assert taken(tmp_path).serves(changed(tmp_path)) is goes_on
-    code = "of another package"  # which may have changed
-    assert not taken(tmp_path, code).serves(taken(tmp_path, code))
 
 
 # Which rule takes which image, and where what the ruled has or makes of it goes
