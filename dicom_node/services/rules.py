@@ -149,9 +149,7 @@ def replay(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[s
         audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
-        if dry_run:
-            return rerun.foresee(database, settings, since)
-        return rerun.replay(database, settings, since, note)
+        return rerun.replay(database, settings, since, None if dry_run else note)
 
 
 def _decided(session: Session, study: Study, settings: Settings) -> View:

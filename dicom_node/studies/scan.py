@@ -107,7 +107,9 @@ class Indexer:
         pending = self._spool.pending()
         self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
         ready = [path for path, again in self._again.items() if again.done()]
-        waiting = (path for path in pending if path not in self._again and not self._waits(path))
+        now = time.monotonic()
+        self._unreadable = {path: until for path, until in self._unreadable.items() if until > now}
+        waiting = (path for path in pending if path not in self._again and path not in self._unreadable)
         files = chain(ready, self._turns.in_turn(waiting))
         done = 0
         while arrived := list(self._batch(files)):
@@ -115,8 +117,15 @@ class Indexer:
                 if self._files.bucket:  # machines that share a folder share its lock
                     stored_rows.one_indexer(session)
                 placed = [placed for item in arrived if (placed := self._index_one(session, item))]
-            for path, place in placed:
-                self._move(path, place)
+            for path, place in placed:  # the rows are committed
+                try:
+                    if place is None:
+                        path.unlink(missing_ok=True)  # a copy of a stored one
+                    else:
+                        self._spool.settle(path, place)
+                except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
+                    _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
+                    self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
             done += len(placed)
             if time.monotonic() > end:
                 break
@@ -236,23 +245,6 @@ class Indexer:
         is_copy = place is not None and place.name != path.name
         is_stored = is_copy and place and self._files.has(session, self._files.relative(place))
         return path, None if is_stored else place
-
-    def _move(self, path: Path, place: Path | None) -> None:
-        """The rows are committed: move the file to its place, or delete it as a copy of a stored one."""
-        try:
-            if place is None:
-                path.unlink(missing_ok=True)
-            else:
-                self._spool.settle(path, place)
-        except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
-            _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
-            self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
-
-    def _waits(self, path: Path) -> bool:
-        if self._unreadable.get(path, 0.0) > time.monotonic():
-            return True
-        self._unreadable.pop(path, None)
-        return False
 
 
 _LENGTH = 300  # bytes: a number, a file name and a process
@@ -388,8 +380,19 @@ def _ingest(session: Session, event: Event) -> None:
             failed=len(failed),
         )
         return
-    if event.type is events.COMMITMENT_ASKED:
-        _keep_request(session, event)
+    if event.type is events.COMMITMENT_ASKED:  # by a peer; the same
+        peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
+        objects = event.fields["objects"]
+        refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
+        record(
+            session,
+            events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED,
+            peer=peer,
+            calling=calling,
+            transaction=transaction,
+            objects=len(objects),
+            reason=refusal,
+        )
         return
     if event.type in (events.STEP_BEGUN, events.STEP_CHANGED):
         # A report on a performed procedure step goes to its table; the events have numbers instead of
@@ -446,19 +449,3 @@ def _ingest(session: Session, event: Event) -> None:
         )
     elif event.type is events.LISTENER_STOPPED:
         intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
-
-
-def _keep_request(session: Session, event: Event) -> None:
-    """A peer's request for storage commitment; the event has the number of objects instead of UIDs."""
-    peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
-    objects = event.fields["objects"]
-    refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
-    record(
-        session,
-        events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED,
-        peer=peer,
-        calling=calling,
-        transaction=transaction,
-        objects=len(objects),
-        reason=refusal,
-    )

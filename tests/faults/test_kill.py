@@ -337,7 +337,7 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
         assert time.monotonic() - begun < 30, "it waits for an answer"
         wait_until(lambda: other.reap() == 1, 10 * WORKERS.lease_seconds, "its job is taken back")
         taken = claimed(other, "elsewhere/2/1/b")
-        assert (taken.id, taken.attempt) == (number, 2)
+        assert (taken.id, taken.attempts) == (number, 2)
 
         valve.mend()
         with pytest.raises(LeaseLost):

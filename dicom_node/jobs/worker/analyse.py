@@ -38,7 +38,6 @@ from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
 from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
-from dicom_node.jobs.queue import ClaimedJob
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.model.kinds import ReviewCause
 from dicom_node.object_store.files import Files
@@ -47,7 +46,7 @@ from dicom_node.store import burned_in, intake
 from dicom_node.store import results as stored
 from dicom_node.store.burned_in import Drawn
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Instance
+from dicom_node.store.tables import Instance, Job
 from dicom_node.store.transitions import record
 
 WITHHELD: Final = "cleaning_failed"
@@ -67,70 +66,36 @@ class NothingCleaned(CleaningFailed):
         self.notes = tuple(notes)
 
 
-@dataclass(frozen=True, slots=True)
-class Cleaning:
-    """Counts of a job's images: cleaned (of these: filled wider, blacked out), and withheld.
-
-    ``seen``: SOP Instance UIDs of all judged images; ``asked``: the reviews that a person should make of
-    them.
+def record_cleaning(
+    session: Session, job: Job, pipeline: Pipeline, result: PipelineResult, sources: Sequence[SourceObject]
+) -> None:
+    """Record in the transaction that ends the job what became of the cleaning of its images: how many were
+    cleaned (of these: filled wider, blacked out) and withheld, and the reviews that a person should make.
     """
-
-    cleaned: int = 0
-    widened: int = 0
-    blacked_out: int = 0
-    withheld: int = 0
-    seen: tuple[str, ...] = ()
-    asked: tuple[burned_in.Asked, ...] = ()
-
-    @staticmethod
-    def from_result(
-        result: PipelineResult, pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
-    ) -> Cleaning:
-        noted = Counter(note.name for note in result.quality)
-        return Cleaning(
-            sum(image.kind is ImageKind.CLEANED for image in result.images),
-            noted["widened"],
-            noted["blacked_out"],
-            noted[WITHHELD],
-            tuple(source.image.uid for source in sources),
-            tuple(_asked(result.quality, pipeline, job, sources)),
-        )
-
-    @staticmethod
-    def failed(
-        failure: CleaningFailed, pipeline: Pipeline | None, job: ClaimedJob, sources: Sequence[SourceObject]
-    ) -> Cleaning:
-        """The outcome if no image could be cleaned.
-
-        If the pipeline does not say which images failed, a person should look at all of them.
-        """
-        if pipeline is None:
-            return Cleaning(withheld=len(sources))
-        if isinstance(failure, NothingCleaned):
-            notes = failure.notes
-        else:
-            text = f"no cleaned picture: {failure}"
-            notes = tuple(QualityNote(WITHHELD, text, source.image.uid) for source in sources)
-        return Cleaning.from_result(PipelineResult(quality=notes), pipeline, job, sources)
-
-    def record(self, session: Session, job: ClaimedJob) -> None:
-        """Record events and reviews in the transaction that ends the job; do nothing if no image was
-        judged.
-        """
-        if self.cleaned:
-            counts = {"images": self.cleaned, "widened": self.widened, "blacked_out": self.blacked_out}
-            record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)
-        if self.withheld:
-            record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=self.withheld)
-        if self.seen:
-            burned_in.ask(session, job.id, self.seen, self.asked)
+    noted = Counter(note.name for note in result.quality)
+    if cleaned := sum(image.kind is ImageKind.CLEANED for image in result.images):
+        counts = {"images": cleaned, "widened": noted["widened"], "blacked_out": noted["blacked_out"]}
+        record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)
+    if noted[WITHHELD]:
+        record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=noted[WITHHELD])
+    if sources:
+        asked = list(_asked(result.quality, pipeline, job, sources))
+        burned_in.ask(session, job.id, [source.image.uid for source in sources], asked)
 
 
-NOTHING_CLEANED = Cleaning()
+def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> PipelineResult:
+    """The result where no image could be cleaned.
+
+    If the pipeline does not say which images failed, a person should look at all of them.
+    """
+    if isinstance(failure, NothingCleaned):
+        return PipelineResult(quality=failure.notes)
+    text = f"no cleaned picture: {failure}"
+    return PipelineResult(quality=tuple(QualityNote(WITHHELD, text, one.image.uid) for one in sources))
 
 
 def _asked(
-    notes: Sequence[QualityNote], pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
+    notes: Sequence[QualityNote], pipeline: Pipeline, job: Job, sources: Sequence[SourceObject]
 ) -> Iterator[burned_in.Asked]:
     """One for each image, with the most urgent cause."""
     for source in sources:
@@ -307,7 +272,7 @@ class RefusedImage:
         raise PixelError(self.fault)
 
 
-def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobImages:
+def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
     """Open the job's images, headers only. Raises NotInSpool."""
     files = Files(settings)
     with database.read() as session:

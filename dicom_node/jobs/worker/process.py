@@ -36,7 +36,7 @@ from dicom_node.errors import (
 )
 from dicom_node.events import WORKER_READY
 from dicom_node.jobs.lease import new_owner
-from dicom_node.jobs.queue import ClaimedJob, JobQueue
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.analyse import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.run import JobRunner
@@ -44,6 +44,7 @@ from dicom_node.model.lifecycle import JobState
 from dicom_node.signals import show_life
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
+from dicom_node.store.tables import Job
 from dicom_node.store.transitions import record, settle_study, utc_now
 
 _LOGGER = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class Worker:
             self._runner.run(job, progress)
         return True
 
-    def _run_passing_job(self, job: ClaimedJob, heartbeat: JobHeartbeat) -> None:
+    def _run_passing_job(self, job: Job, heartbeat: JobHeartbeat) -> None:
         """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
 
         So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
@@ -137,14 +138,14 @@ class Worker:
         except SQLAlchemyError as error:  # the other's lease ends; this job goes on
             self._database.outage.noticed(error)
 
-    def _heartbeat(self, job: ClaimedJob) -> JobHeartbeat:
+    def _heartbeat(self, job: Job) -> JobHeartbeat:
         workers = self._settings.workers
         return JobHeartbeat(
             self._queue,
             job,
             interval=min(1.0, workers.lease_seconds / 4),
             limit=max(workers.time_limit_seconds, _FAILURE_REPORT_SECONDS)
-            if job.gives_up
+            if self._queue.gives_up(job)
             else workers.time_limit_seconds,
             grace=_GRACE_SECONDS,
             stopping=self.stopping,
@@ -178,7 +179,7 @@ class Worker:
             self._pipelines[name] = pipeline
         return self._pipelines[name]
 
-    def _abandon(self, job: ClaimedJob, stop: JobStopped) -> None:
+    def _abandon(self, job: Job, stop: JobStopped) -> None:
         """The job hangs in code that cannot be stopped: settle it and end this process."""
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
@@ -189,14 +190,14 @@ class Worker:
         finally:
             os._exit(1)
 
-    def _settle(self, job: ClaimedJob, stop: JobStopped) -> None:
+    def _settle(self, job: Job, stop: JobStopped) -> None:
         if isinstance(stop, JobCancelled):
             with self._database.write() as session:
                 self._queue.complete_if_owner(session, job, JobState.CANCELLED)
                 settle_study(session, job.study_id)
         elif isinstance(stop, HandedBack):
             self._queue.hand_back(job)
-        elif job.gives_up:
+        elif self._queue.gives_up(job):
             self._queue.fail(job, str(stop))
         elif not isinstance(stop, LeaseLost):
             # After the last try the next claim gives up, and tells the PACS.
@@ -215,14 +216,14 @@ class JobHeartbeat:
     def __init__(
         self,
         queue: JobQueue,
-        job: ClaimedJob,
+        job: Job,
         *,
         interval: float,
         limit: float,
         grace: float,
         stopping: threading.Event,
         finish: float,
-        abandon: Callable[[ClaimedJob, JobStopped], None],
+        abandon: Callable[[Job, JobStopped], None],
     ) -> None:
         self._queue, self._job = queue, job
         self._interval, self._limit, self._grace, self._finish = interval, limit, grace, finish

@@ -24,13 +24,14 @@ from dicom_node.errors import (
     UnknownPeer,
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
-from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.analyse import Cleaning, ImageAnalysis, JobImages, open_images
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.worker.analyse import ImageAnalysis, JobImages, not_cleaned, open_images, record_cleaning
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
 from dicom_node.model.lifecycle import JobState
 from dicom_node.results import NOT_HERE, NOT_READ, Cause
 from dicom_node.store.database import Database
+from dicom_node.store.tables import Job
 from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 class _Attempt:
     """How far this attempt got: what the report says that the PACS gets when it fails."""
 
-    job: ClaimedJob
+    job: Job
     pipeline: Pipeline | None = None
     images: JobImages = field(default_factory=JobImages)
     refused: tuple[Refusal, ...] = ()  # by the pipeline; counted when the job ends
@@ -83,7 +84,7 @@ class JobRunner:
         self._analysis = ImageAnalysis(at_work)
         self._results = ResultWriter(database, settings, queue)
 
-    def run(self, job: ClaimedJob, report: Progress) -> None:
+    def run(self, job: Job, report: Progress) -> None:
         """Finish a job, put it back, or lose it. Raises only database errors.
 
         ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
@@ -97,7 +98,7 @@ class JobRunner:
             except JobCancelled:
                 self._results.end(job, JobState.CANCELLED)
             except (StoreAway, NotTakenOverYet) as away:  # not the job's fault: no try is lost
-                self._queue.postpone(job, min(_AWAY_SECONDS * job.attempt, _LONGEST_AWAY_SECONDS), str(away))
+                self._queue.postpone(job, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away))
         except LeaseLost as lost:
             _LOGGER.warning("%s", lost)
         finally:
@@ -112,10 +113,11 @@ class JobRunner:
         except HandedBack:
             self._queue.hand_back(job)
         except _FINAL as failure:
-            if isinstance(failure, CleaningFailed):
-                withheld = Cleaning.failed(failure, attempt.pipeline, job, attempt.images.readable)
+            if isinstance(failure, CleaningFailed) and attempt.pipeline:
+                readable = attempt.images.readable
+                withheld = not_cleaned(failure, readable)
                 with self._database.write() as session:
-                    withheld.record(session, job)
+                    record_cleaning(session, job, attempt.pipeline, withheld, readable)
             self._fail(attempt, _sentence(failure), _cause(failure))
         except ResultRefused as refused:
             with self._database.write() as session:
@@ -129,7 +131,7 @@ class JobRunner:
                     record(
                         session, WORKER_SPENT, job.study_id, job=job.id, memory_mib=self._at_work.memory_mib
                     )
-            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempt, _where(error))
+            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempts, _where(error))
             if self._queue.is_last_try(job):
                 self._fail(attempt, reason, _cause(error))
             else:
@@ -149,7 +151,7 @@ class JobRunner:
                 if is_behind(self._settings):
                     raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
                 raise
-        if job.gives_up:
+        if self._queue.gives_up(job):
             tries = min(job.tries - 1, self._settings.workers.attempts)
             raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
