@@ -7,7 +7,7 @@ stay in the spool, set aside, and are not analysed.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotInSpool
 from dicom_node.events import VERSION_CHOSEN
 from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import ObjectRole, Outcome
@@ -78,12 +77,7 @@ class _StudyVersions:
     """A study's versions, patient by patient, and the study as it was when they were read."""
 
     patients: Sequence[Sequence[Version]]
-    as_of: tuple[int, int]
-
-    @property
-    def shown_as_of(self) -> str:
-        """``as_of`` as text: the study's revision and the number of its newest object."""
-        return f"{self.as_of[0]}-{self.as_of[1]}"
+    as_of: str
 
     def options(self) -> list[Option]:
         """All options, numbered from 1, the patients first, in the order in which they came."""
@@ -130,7 +124,7 @@ class Choice:
     def rows(self, study_id: int) -> list[dict[str, Any]]:
         """The choices, as from :func:`rows`; empty if the study can be released as it is."""
         read = self._read(study_id)
-        return rows(read.options(), read.shown_as_of)
+        return rows(read.options(), read.as_of)
 
     def release(
         self,
@@ -148,7 +142,7 @@ class Choice:
         in quarantine, a choice is missing, an option does not exist, or objects came since.
         """
         read = self._read(study_id)
-        outdated = as_of is not None and as_of != read.shown_as_of
+        outdated = as_of is not None and as_of != read.as_of
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
@@ -195,7 +189,14 @@ class Choice:
         """Put the taken versions in force, and set the others aside."""
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
-                _claim(session, study, version)
+                # From another study, which must not have gone on with it.
+                former = intake.instance(session, version.uid)
+                other = session.get_one(Study, former.study_id) if former else study
+                if other is not study and other.state is not StudyState.QUARANTINED:
+                    raise NotAllowedNow(
+                        f"object {version.uid} is in study {other.study_instance_uid}, which is "
+                        f"{other.state}: it cannot be taken from there"
+                    )
                 self._indexing.take(session, study, version.item)
         versions = [version for group in read.patients for version in group]
         uids = {version.uid for version in versions}
@@ -219,30 +220,24 @@ class Choice:
     def _read(self, study_id: int) -> _StudyVersions:
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
-            as_of = _as_of(session, study)
-            listed = [self._version(*one) for one in _listed(session, study)]
+            as_of, listed = _as_of(session, study), list(_listed(session, study))
+            session.expunge_all()
+        versions = []
         try:
-            versions = [self._inspected(version) for version in listed]
+            for row, in_force, superseded, elsewhere in listed:
+                arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
+                try:
+                    with self._database.read() as session:
+                        path = self._files.here(session, row.path)
+                    found = self._inspector.inspect(path, self._assumed.get(row.calling_ae, ""))
+                except (OSError, NotInSpool):  # the file is missing
+                    continue
+                item = Arrived(self._files.data_dir / row.path, arrival, found, row.bytes)
+                if not found.fault:
+                    versions.append(Version(row.id, item, in_force, superseded, elsewhere))
         finally:
             self._inspector.close()
-        return _StudyVersions(
-            _patients([version for version in versions if not version.item.found.fault]), as_of
-        )
-
-    def _version(self, row: ReceivedObject, in_force: bool, superseded: bool, elsewhere: str) -> Version:
-        arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
-        item = Arrived(self._files.data_dir / row.path, arrival, Inspected(), row.bytes)
-        return Version(row.id, item, in_force, superseded, elsewhere)
-
-    def _inspected(self, version: Version) -> Version:
-        item = version.item
-        try:
-            with self._database.read() as session:
-                path = self._files.here(session, self._files.relative(item.path))
-            found = self._inspector.inspect(path, self._assumed.get(item.arrival.calling_ae, ""))
-        except (OSError, NotInSpool):
-            found = Inspected(fault="the file is missing")
-        return replace(version, item=replace(item, found=found))
+        return _StudyVersions(_patients(versions), as_of)
 
 
 def _names(option: Option) -> list[Any]:
@@ -380,19 +375,7 @@ def _summary(options: Sequence[Option]) -> str:
     )
 
 
-def _claim(session: Session, study: Study, version: Version) -> None:
-    """Take an object from another study, which must not have gone on with it."""
-    former = intake.instance(session, version.uid)
-    if former is None or former.study_id == study.id:
-        return
-    other = session.get_one(Study, former.study_id)
-    if other.state is not StudyState.QUARANTINED:
-        raise NotAllowedNow(
-            f"object {version.uid} is in study {other.study_instance_uid}, which is {other.state}: "
-            "it cannot be taken from there"
-        )
-
-
-def _as_of(session: Session, study: Study) -> tuple[int, int]:
+def _as_of(session: Session, study: Study) -> str:
+    """The study's revision and the number of its newest object."""
     received = intake.received(session, study.id)
-    return study.revision, received[-1].id if received else 0
+    return f"{study.revision}-{received[-1].id if received else 0}"

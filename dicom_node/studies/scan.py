@@ -314,7 +314,7 @@ class JournalIngest:
             with self._database.read() as session:
                 known = session.execute(select(Cursor.name, Cursor.offset)).all()
             self._cursor = {name: offset for name, offset in known if (self._folder / name).exists()}
-        gone = self._ended_listeners()  # before their last lines are read
+        gone = [*self._ended_listeners()]  # before their last lines are read
         while lines := self._reader.read(self._cursor):
             moved = {line.file: line.offset for line in lines}
             with self._database.write() as session:
@@ -325,19 +325,19 @@ class JournalIngest:
             self._cursor |= moved
             total += len(lines)
             started |= any(line.event.type is events.LISTENER_STARTED for line in lines)
-        if started:
-            # Close the associations of former listeners: one at a time writes here, the newest.
+        if started:  # one at a time writes here, the newest
             listeners = self._listeners()
-            self._close([one for one in listeners if one != listeners[-1]])
-        self._close(gone)
-        if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
-            self._clear_away()
-        return total
-
-    def _close(self, listeners: Sequence[str]) -> None:
-        if listeners:
+            gone += [one for one in listeners if one != listeners[-1]]
+        if gone:
             with self._database.write() as session:
-                intake.lose_associations(session, set(listeners), utc_now())
+                intake.lose_associations(session, set(gone), utc_now())
+        if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
+            self._reader.remove_read(self._cursor)
+            if removed := {name for name in self._cursor if not (self._folder / name).exists()}:
+                with self._database.write() as session:
+                    session.execute(delete(Cursor).where(Cursor.name.in_(removed)))
+                self._cursor = {name: at for name, at in self._cursor.items() if name not in removed}
+        return total
 
     def _listeners(self) -> list[str]:
         """Which wrote the journal files, whose names are time-listener-number."""
@@ -355,14 +355,6 @@ class JournalIngest:
             return []
         self._gone = listeners
         return listeners
-
-    def _clear_away(self) -> None:
-        assert self._cursor is not None
-        self._reader.remove_read(self._cursor)
-        if gone := {name for name in self._cursor if not (self._folder / name).exists()}:
-            with self._database.write() as session:
-                session.execute(delete(Cursor).where(Cursor.name.in_(gone)))
-            self._cursor = {name: offset for name, offset in self._cursor.items() if name not in gone}
 
 
 def _ingest(session: Session, event: Event) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,9 @@ WITHHELD: Final = "cleaning_failed"
 _CAUSES: Final = {WITHHELD: ReviewCause.WITHHELD} | {
     cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
 }
+Answer = TypeVar("Answer")
+_Fault = PixelError | NoNumber | CleaningFailed
+_FAULTS = (PixelError, NoNumber, CleaningFailed)
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
 
@@ -123,18 +126,10 @@ class ImageAnalysis:
         """
         if not pipeline.card.per_image:
             return pipeline.accepts([source.image for source in sources], options), {}
-        verdicts: list[Accept | Refuse] = []
-        faults: dict[str, PixelError | NoNumber] = {}
-        for source in sources:
-            try:
-                with self.at_work.at(source.path.name):
-                    verdicts.append(pipeline.accepts([source.image], options))
-            except (PixelError, NoNumber) as fault:
-                faults[source.image.uid] = fault
-            _forget_pixels(source, sources)
-        if not verdicts:
+        done, faults = self._each(sources, lambda _, source: pipeline.accepts([source.image], options))
+        if not done:
             raise _as_one(faults.values())
-        in_words = {uid: str(fault) for uid, fault in faults.items()}
+        verdicts, in_words = done.values(), {uid: str(fault) for uid, fault in faults.items()}
         refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
         taken = [uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids]
         if taken:
@@ -157,30 +152,45 @@ class ImageAnalysis:
         """
         if not pipeline.card.per_image:
             return self._run(pipeline, sources, options, report), {}
-        results: list[PipelineResult] = []
-        faults: dict[str, PixelError | NoNumber] = {}
-        withheld: list[QualityNote] = []
-        failures: list[CleaningFailed] = []
+
+        def run_one(number: int, source: SourceObject) -> PipelineResult:
+            count = len(sources)
+            report(number / count, f"image {number + 1} of {count}")
+            return self._run(
+                pipeline, [source], options, lambda share, what: report((number + share) / count, what)
+            )
+
+        done, faults = self._each(sources, run_one)
+        withheld = {
+            uid: QualityNote(WITHHELD, f"no cleaned picture: {fault}", uid, places=fault.places)
+            for uid, fault in faults.items()
+            if isinstance(fault, CleaningFailed)
+        }
+        if withheld and not done:
+            raise NothingCleaned(str(faults[next(iter(withheld))]), list(withheld.values()))
+        if not done:
+            raise _as_one(faults.values())
+        for uid, note in withheld.items():
+            done[uid] = PipelineResult(quality=(note,), models=pipeline.models())
+        in_order = [done[uid] for uid in (source.image.uid for source in sources) if uid in done]
+        left_out = {uid: str(fault) for uid, fault in faults.items() if uid not in withheld}
+        return PipelineResult.joined(in_order), left_out
+
+    def _each(
+        self, sources: Sequence[SourceObject], analyse: Callable[[int, SourceObject], Answer]
+    ) -> tuple[dict[str, Answer], dict[str, _Fault]]:
+        """What comes of each image, by UID, and what is wrong with those of which nothing comes."""
+        done: dict[str, Answer] = {}
+        faults: dict[str, _Fault] = {}
         for number, source in enumerate(sources):
-            report(number / len(sources), f"image {number + 1} of {len(sources)}")
             try:
                 with self.at_work.at(source.path.name):
-                    results.append(
-                        self._run(pipeline, [source], options, _part(report, number, len(sources)))
-                    )
-            except (PixelError, NoNumber) as fault:
+                    done[source.image.uid] = analyse(number, source)
+            except _FAULTS as fault:
                 faults[source.image.uid] = fault
-            except CleaningFailed as failure:
-                failures.append(failure)
-                text, uid = f"no cleaned picture: {failure}", source.image.uid
-                withheld.append(note := QualityNote(WITHHELD, text, uid, places=failure.places))
-                results.append(PipelineResult(quality=(note,), models=pipeline.models()))
-            _forget_pixels(source, sources)
-        if len(failures) + len(faults) == len(sources):
-            if failures:
-                raise NothingCleaned(str(failures[0]), withheld)
-            raise _as_one(faults.values())
-        return PipelineResult.joined(results), {uid: str(fault) for uid, fault in faults.items()}
+            if len(sources) > _MOST_DECODED and isinstance(source.image, DicomImage):
+                source.image.forget()
+        return done, faults
 
     def _run(
         self,
@@ -193,24 +203,10 @@ class ImageAnalysis:
         return replace(without_research(result), readings=())
 
 
-def _as_one(faults: Collection[PixelError | NoNumber]) -> PixelError | NoNumber:
+def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:
     """The faults of all images as one: the model's where it is at fault for each."""
     words = "; ".join(dict.fromkeys(map(str, faults)))
     return NoNumber(words) if all(isinstance(fault, NoNumber) for fault in faults) else PixelError(words)
-
-
-def _forget_pixels(source: SourceObject, among: Sequence[SourceObject]) -> None:
-    if len(among) > _MOST_DECODED and isinstance(source.image, DicomImage):
-        source.image.forget()
-
-
-def _part(report: Progress, number: int, count: int) -> Progress:
-    """A report of one image's progress as its part of all."""
-
-    def part(share: float, what: str) -> None:
-        report((number + share) / count, what)
-
-    return part
 
 
 @dataclass(frozen=True, slots=True)

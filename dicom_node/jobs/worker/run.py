@@ -207,24 +207,21 @@ class JobRunner:
         """Write the report that the AI did not run. What memory an image has left may not do for it: then
         another process writes it."""
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
-        if self._at_work.spent and self._queue.may_be_tried_again(job):
-            self._queue.retry_at(job, utc_now(), reason)
-            return
-        known = attempt.images.all or attempt.images.unopened
-        if not known:  # nothing says whose study it is
-            self._results.end(job, state, reason, refused)
-            return
-        by = JobPipeline.from_pipeline(attempt.pipeline) if attempt.pipeline else JobPipeline(job.pipeline)
-        try:
-            self._results.write_failure(job, by, known, state, reason, cause, refused)
-        except (LeaseLost, JobCancelled, StoreAway):
-            raise
-        except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
-            self._at_work.spent |= lacks_memory(error)
-            if self._at_work.spent and self._queue.may_be_tried_again(job):
-                self._queue.retry_at(job, utc_now(), reason)
+        known, again = attempt.images.all or attempt.images.unopened, self._queue.may_be_tried_again(job)
+        if known and not (self._at_work.spent and again):  # not known: nothing says whose study it is
+            loaded = attempt.pipeline
+            by = JobPipeline.from_pipeline(loaded) if loaded else JobPipeline(job.pipeline)
+            try:
+                self._results.write_failure(job, by, known, state, reason, cause, refused)
                 return
-            _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
+            except (LeaseLost, JobCancelled, StoreAway):
+                raise
+            except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
+                self._at_work.spent |= lacks_memory(error)
+                _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
+        if self._at_work.spent and again:
+            self._queue.retry_at(job, utc_now(), reason)
+        else:
             self._results.end(job, state, reason, refused)
 
 
