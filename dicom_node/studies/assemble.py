@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from math import inf
 
 from sqlalchemy import ColumnElement, exists, func, select, update
-from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import are_one_patient
@@ -95,8 +94,15 @@ class Assembler:
                 note_other_patient(session, study)
                 quarantine_study(session, study, OTHER_PATIENT)
                 return True
-            if self._mpps:
-                self._record_steps(session, study)
+            # How far the steps of the study were fulfilled.
+            named = steps.of_study(session, study.study_instance_uid, self._mpps) if self._mpps else ()
+            missing = steps.missing(session, [row.id for row in named])
+            going_on = sum(row.status is StepStatus.IN_PROGRESS for row in named)
+            if missing or going_on:
+                counts = {"steps": len(named), "going_on": going_on, "missing": missing}
+                record(session, STEPS_NOT_AWAITED, study.id, **counts)
+            elif named:
+                record(session, STEPS_FULFILLED, study.id, steps=len(named))
             if unread := intake.unread_beside(session, study.id):
                 record(session, STUDY_MAY_BE_INCOMPLETE, study.id, objects=unread)
             study.due_at = None
@@ -104,15 +110,3 @@ class Assembler:
             move_study(session, study, STUDY_COMPLETE)
             enqueue_study(session, study, self._settings)
             return True
-
-    def _record_steps(self, session: Session, study: Study) -> None:
-        """Say how far the steps of a study were fulfilled when it was taken as complete."""
-        rows = steps.of_study(session, study.study_instance_uid, self._mpps)
-        if not rows:
-            return
-        missing = steps.missing(session, [row.id for row in rows])
-        going_on = sum(row.status is StepStatus.IN_PROGRESS for row in rows)
-        if missing or going_on:
-            record(session, STEPS_NOT_AWAITED, study.id, steps=len(rows), going_on=going_on, missing=missing)
-        else:
-            record(session, STEPS_FULFILLED, study.id, steps=len(rows))

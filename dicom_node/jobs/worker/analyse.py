@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -82,7 +82,15 @@ def record_cleaning(
     if noted[WITHHELD]:
         record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=noted[WITHHELD])
     if sources:
-        asked = list(_asked(result.quality, pipeline, job, sources))
+        asked = []
+        for source in sources:  # one for each image, with the most urgent cause
+            own = {note.name: note for note in result.quality if note.source_uid == source.image.uid}
+            if name := next((name for name in _CAUSES if name in own), None):
+                card = pipeline.card
+                shaped_by = [card.name, card.version, dict(job.options), source.pixels_sha256]
+                analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
+                note, of_image = own[name], (source.image.uid, _CAUSES[name])
+                asked.append(burned_in.Asked(*of_image, note.text, note.places, analysis.hexdigest()))
         burned_in.ask(session, job.id, [source.image.uid for source in sources], asked)
 
 
@@ -95,20 +103,6 @@ def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> Pip
         return PipelineResult(quality=failure.notes)
     text = f"no cleaned picture: {failure}"
     return PipelineResult(quality=tuple(QualityNote(WITHHELD, text, one.image.uid) for one in sources))
-
-
-def _asked(
-    notes: Sequence[QualityNote], pipeline: Pipeline, job: Job, sources: Sequence[SourceObject]
-) -> Iterator[burned_in.Asked]:
-    """One for each image, with the most urgent cause."""
-    for source in sources:
-        own = {note.name: note for note in notes if note.source_uid == source.image.uid}
-        name = next((name for name in _CAUSES if name in own), None)
-        if name is not None:
-            shaped_by = [pipeline.card.name, pipeline.card.version, dict(job.options), source.pixels_sha256]
-            analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
-            note, of_image = own[name], (source.image.uid, _CAUSES[name])
-            yield burned_in.Asked(*of_image, note.text, note.places, analysis.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
@@ -261,8 +261,13 @@ class ResultWriter:
             known = [] if is_prior else self._peers(end.destinations, deidentified=item.deidentified)
             peers = [peer for peer in known if _gets(peer, item)]
             in_doubt = uid in files and files[uid].was_there
-            if rows[uid].purged:
-                _give_up(session, rows[uid], peers)
+            if rows[uid].purged:  # write down who misses it: a result is made once
+                for peer in peers:
+                    delivery = deliveries.add(session, rows[uid], peer.name)
+                    if delivery.state is DeliveryState.PENDING:
+                        deliveries.withdraw(session, delivery, _NOT_AGAIN)
+                        lost = {"instance": uid, "destination": peer.name}
+                        record(session, RESULT_LOST, job.study_id, **lost)
                 continue
             waiting += outbox.enqueue(
                 session, rows[uid], peers, in_doubt=in_doubt, assess_first=end.assess_first
@@ -425,15 +430,6 @@ def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
     for peer in peers:
         groups.setdefault((peer.charset, peer.burned_in_boxes), []).append(peer)
     return [groups[key] for key in sorted(groups)] or [[]]
-
-
-def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> None:
-    """Write down who misses a result whose file was deleted: a result is made once."""
-    for peer in peers:
-        delivery = deliveries.add(session, row, peer.name)
-        if delivery.state is DeliveryState.PENDING:
-            deliveries.withdraw(session, delivery, _NOT_AGAIN)
-            record(session, RESULT_LOST, row.study_id, instance=row.sop_instance_uid, destination=peer.name)
 
 
 MOST_REPORTS: Final = 20

@@ -184,25 +184,24 @@ class Worker:
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
             with contextlib.suppress(LeaseLost):
-                self._settle(job, stop)
+                if isinstance(stop, JobCancelled):
+                    with self._database.write() as session:
+                        self._queue.complete_if_owner(session, job, JobState.CANCELLED)
+                        settle_study(session, job.study_id)
+                elif isinstance(stop, HandedBack):
+                    self._queue.hand_back(job)
+                elif self._queue.gives_up(job):
+                    self._queue.fail(job, str(stop))
+                elif not isinstance(stop, LeaseLost):
+                    # After the last try the next claim gives up, and tells the PACS.
+                    wait = self._queue.retry_delay(job.tries)
+                    self._queue.retry_at(
+                        job, utc_now() + (timedelta() if self._queue.is_last_try(job) else wait), str(stop)
+                    )
         except (NodeError, SQLAlchemyError) as error:
             _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
         finally:
             os._exit(1)
-
-    def _settle(self, job: Job, stop: JobStopped) -> None:
-        if isinstance(stop, JobCancelled):
-            with self._database.write() as session:
-                self._queue.complete_if_owner(session, job, JobState.CANCELLED)
-                settle_study(session, job.study_id)
-        elif isinstance(stop, HandedBack):
-            self._queue.hand_back(job)
-        elif self._queue.gives_up(job):
-            self._queue.fail(job, str(stop))
-        elif not isinstance(stop, LeaseLost):
-            # After the last try the next claim gives up, and tells the PACS.
-            wait = self._queue.retry_delay(job.tries) if not self._queue.is_last_try(job) else timedelta()
-            self._queue.retry_at(job, utc_now() + wait, str(stop))
 
 
 class JobHeartbeat:
@@ -271,8 +270,13 @@ class JobHeartbeat:
         next_beat = time.monotonic() + self._interval
         while not self._ended.wait(min(self._interval, 0.1)):
             now = time.monotonic()
-            if not self._paused:
-                self._check_limits(now)
+            if self._stop is None and not self._paused:
+                if now - self._started > self._limit:
+                    self._request_stop(TimeLimitReached(f"took longer than {self._limit:g} s"))
+                elif self._stopping.is_set():
+                    self._stopping_since = self._stopping_since or now
+                    if now - self._stopping_since >= self._finish:
+                        self._request_stop(HandedBack("the worker stops"))
             if now >= next_beat and not isinstance(self._stop, (LeaseLost, JobCancelled)):
                 next_beat = now + self._interval
                 try:
@@ -286,16 +290,6 @@ class JobHeartbeat:
             idle = self._paused or self._ended.is_set()
             if self._stop is not None and not idle and now - self._stop_decided_at > self._grace:
                 self._abandon(self._job, self._stop)
-
-    def _check_limits(self, now: float) -> None:
-        if self._stop is not None:
-            return
-        if now - self._started > self._limit:
-            self._request_stop(TimeLimitReached(f"took longer than {self._limit:g} s"))
-        elif self._stopping.is_set():
-            self._stopping_since = self._stopping_since or now
-            if now - self._stopping_since >= self._finish:
-                self._request_stop(HandedBack("the worker stops"))
 
     def _request_stop(self, stop: JobStopped) -> None:
         self._stop, self._stop_decided_at = stop, time.monotonic()

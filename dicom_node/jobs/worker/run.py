@@ -172,19 +172,16 @@ class JobRunner:
                 self._results.end(job, JobState.NOT_APPLICABLE, verdict.reason, attempt.refused)
             return
         attempt.images = attempt.images.only(verdict.source_uids)
-        self._analyse(attempt, pipeline, report)
 
-    def _analyse(self, attempt: _Attempt, pipeline: Pipeline, report: Progress) -> None:
         def progress(share: float, what: str) -> None:
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
         report(_ACCEPTED, "analysing")
-        options = attempt.job.options
-        result, faults = self._analysis.run(pipeline, attempt.images.readable, options, progress)
+        result, faults = self._analysis.run(pipeline, attempt.images.readable, job.options, progress)
         self._leave_out(attempt, faults)
         result = replace(result, quality=(*result.quality, *_missing(attempt.images)))
         report(_ANALYSED, "building results")
-        self._results.write(attempt.job, pipeline, attempt.images, result, attempt.refused)
+        self._results.write(job, pipeline, attempt.images, result, attempt.refused)
 
     def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
         """These images cannot be analysed; the others of the study are."""
