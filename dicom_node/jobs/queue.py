@@ -143,24 +143,17 @@ class JobQueue:
         """Put the job back, to be tried again at ``when``. Raises LeaseLost."""
         self._put_back(job, events.JOB_RETRIED, run_at=when, reason=reason)
 
-    def postpone(self, job: Job, seconds: float, reason: str) -> None:
-        """Put the job back for later; this try does not count. Raises LeaseLost."""
-        self._put_back(
-            job,
-            events.JOB_HANDED_BACK,
-            run_at=utc_now() + timedelta(seconds=seconds),
-            reason=reason,
-            tries=job.tries - 1,
-        )
+    def hand_back(self, job: Job, seconds: float = 0.0, reason: str = "") -> None:
+        """Put the job back, free for other workers after ``seconds``; this try does not count. Raises
+        LeaseLost.
+        """
+        when = utc_now() + timedelta(seconds=seconds)
+        self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
 
-    def hand_back(self, job: Job) -> None:
-        """Put the job back, free for other workers at once; this try does not count. Raises LeaseLost."""
-        self._put_back(job, events.JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)
-
-    def fail(self, job: Job, reason: str) -> None:
-        """End the job as failed. Raises LeaseLost."""
+    def end(self, job: Job, state: JobState, reason: str = "") -> None:
+        """End the job in ``state``, without results. Raises as ``complete_if_owner``."""
         with self._database.write() as session:
-            self.complete_if_owner(session, job, JobState.FAILED, reason)
+            self.complete_if_owner(session, job, state, reason)
             settle_study(session, job.study_id)
 
     def reap(self) -> int:

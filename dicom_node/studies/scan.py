@@ -32,10 +32,10 @@ from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, ReaderLost, unread
 from dicom_node.inbox.journal import JournalReader, has_no_writer, journal_folders
 from dicom_node.inbox.spool import Spool, Turns, marked
-from dicom_node.model.kinds import AssociationOutcome, StepStatus
+from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.files import Files
-from dicom_node.store import intake, requested, steps
+from dicom_node.store import fetches, intake, requested, steps
 from dicom_node.store.changes import stamp
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association, Cursor
@@ -390,22 +390,13 @@ def _ingest(session: Session, event: Event) -> None:
         # A report on a performed procedure step goes to its table; the events have numbers instead of
         # UIDs.
         fields = event.fields
-        step = steps.StepReport(
-            uid=str(fields["step"]),
-            peer=str(fields["peer"]),
-            calling_ae=str(fields["calling"]),
-            status=StepStatus(fields["status"]),
-            number=int(fields["number"]),
-            studies=fields["studies"],
-            objects=fields["objects"],
-            at=event.at,
-        )
-        steps.keep(session, step)
-        known = steps.studies(session, step.studies)
+        steps.keep(session, fields, event.at)
+        known = fetches.here(session, fields["studies"])
         names = ("step", "status", "calling", "peer", "association")
-        shown = {name: fields[name] for name in names} | {"objects": len(step.objects)}
-        for uid in step.studies:
-            record(session, event.type, known.get(uid), study=uid, **shown)
+        shown = {name: fields[name] for name in names} | {"objects": len(fields["objects"])}
+        for uid in fields["studies"]:
+            study = known.get(uid)
+            record(session, event.type, study.id if study else None, study=uid, **shown)
         return
     append(session, event)
     association = str(event.fields.get("association", ""))

@@ -45,7 +45,7 @@ from dicom_node.signals import show_life
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job
-from dicom_node.store.transitions import record, settle_study, utc_now
+from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
 _FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
@@ -185,13 +185,11 @@ class Worker:
         try:
             with contextlib.suppress(LeaseLost):
                 if isinstance(stop, JobCancelled):
-                    with self._database.write() as session:
-                        self._queue.complete_if_owner(session, job, JobState.CANCELLED)
-                        settle_study(session, job.study_id)
+                    self._queue.end(job, JobState.CANCELLED)
                 elif isinstance(stop, HandedBack):
                     self._queue.hand_back(job)
                 elif self._queue.gives_up(job):
-                    self._queue.fail(job, str(stop))
+                    self._queue.end(job, JobState.FAILED, str(stop))
                 elif not isinstance(stop, LeaseLost):
                     # After the last try the next claim gives up, and tells the PACS.
                     wait = self._queue.retry_delay(job.tries)

@@ -98,7 +98,9 @@ class JobRunner:
             except JobCancelled:
                 self._results.end(job, JobState.CANCELLED)
             except (StoreAway, NotTakenOverYet) as away:  # not the job's fault: no try is lost
-                self._queue.postpone(job, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away))
+                self._queue.hand_back(
+                    job, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away)
+                )
         except LeaseLost as lost:
             _LOGGER.warning("%s", lost)
         finally:

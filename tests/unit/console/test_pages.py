@@ -744,9 +744,8 @@ def report(inbox: Inbox) -> None:
         ("1.2.1", StepStatus.COMPLETED, uids),
         ("1.2.2", StepStatus.IN_PROGRESS, []),
     ):
-        inbox.write(
-            steps.keep, steps.StepReport(uid, "modality", "MODALITY", status, 1, [STUDY], named, utc_now())
-        )
+        report = {"step": uid, "peer": "modality", "calling": "MODALITY", "status": status, "number": 1}
+        inbox.write(steps.keep, report | {"studies": [STUDY], "objects": named}, utc_now())
 
 
 def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) -> None:

@@ -144,7 +144,7 @@ def test_a_job_whose_lease_ended_is_taken_over_and_its_former_owner_can_end_it_n
         lambda: complete(database, queue, lost),
         lambda: queue.heartbeat(lost, 0.9, ""),
         lambda: queue.retry_at(lost, utc_now(), "late"),
-        lambda: queue.fail(lost, "late"),
+        lambda: queue.end(lost, JobState.FAILED, "late"),
     ):
         with pytest.raises(LeaseLost):
             call()
@@ -251,7 +251,7 @@ def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, 
     number = add_job(database, study)
     for _ in range(3):
         queue.retry_at(claimed(queue), utc_now() - timedelta(seconds=1), "no")
-    queue.fail(claimed(queue), "no")
+    queue.end(claimed(queue), JobState.FAILED, "no")
     Stored(database).write(jobs.retry, number)
     assert state_of_study(database, study) is StudyState.QUEUED
     job = claimed(queue)

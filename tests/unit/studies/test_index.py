@@ -1275,8 +1275,8 @@ def test_reports_of_two_listeners_are_read_in_any_order(with_steps: Inbox) -> No
         (1, COMPLETED, 61, ["1.1", "1.2"]),
     ):
         at = utc_now() + timedelta(seconds=seconds)
-        said = "1.9", "modality", "M", StepStatus(status), number, ["1.8"], objects, at
-        with_steps.write(steps.keep, steps.StepReport(*said))
+        report = {"step": "1.9", "peer": "modality", "calling": "M", "status": status, "number": number}
+        with_steps.write(steps.keep, report | {"studies": ["1.8"], "objects": objects}, at)
     (row,) = with_steps.rows(PerformedStep)
     assert (row.status, with_steps.read(steps.named, row.id)) == (StepStatus.COMPLETED, 2)
     assert row.ended_at - row.begun_at > timedelta(seconds=59)
