@@ -22,8 +22,7 @@ from dicom_node.store import fetches, intake, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import move_study, record, steady_now
-from dicom_node.studies.indexing import OTHER_PATIENT, is_of_another_patient, note_other_patient
-from dicom_node.studies.judgement import TWO_PATIENTS
+from dicom_node.studies.indexing import OTHER_PATIENT, TWO_PATIENTS, is_of_another_patient, note_other_patient
 from dicom_node.studies.quarantine import quarantine_study
 
 # An open association that brought a study nothing for so long no longer keeps it open: if the journal loses

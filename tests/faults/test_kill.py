@@ -24,7 +24,7 @@ from dicom_node.object_store import rows as stored_rows
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
-from dicom_node.studies.comparison import compare
+from dicom_node.studies.upkeep import compare
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.failover_lab import Pair, start_pair
 from tests.hostile.valve import valve_before

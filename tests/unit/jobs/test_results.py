@@ -56,7 +56,7 @@ from dicom_node.store.tables import (
     Study,
 )
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.purge import purge_results
+from dicom_node.studies.upkeep import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
 from tests.pacs_lab import Pacs, run_pacs

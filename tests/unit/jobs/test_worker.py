@@ -43,9 +43,8 @@ from dicom_node.services.audit import Person
 from dicom_node.store.tables import Delivery, Job, Notification, Original, Result, Study
 from dicom_node.store.transitions import settle_study, utc_now
 from dicom_node.studies import quarantine
-from dicom_node.studies.comparison import reindex
-from dicom_node.studies.purge import purge
 from dicom_node.studies.rerun import rerun
+from dicom_node.studies.upkeep import purge, reindex
 from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound

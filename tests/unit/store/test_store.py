@@ -88,7 +88,7 @@ from dicom_node.store.transitions import (
     settle_study_as,
     utc_now,
 )
-from dicom_node.studies.purge import purge, purge_results
+from dicom_node.studies.upkeep import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

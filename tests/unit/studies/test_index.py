@@ -89,8 +89,7 @@ from dicom_node.store.tables import (
 from dicom_node.store.transitions import move_delivery, settle_study, steady_now, utc_now
 from dicom_node.studies import rerun, scan
 from dicom_node.studies.choose import Choice
-from dicom_node.studies.comparison import compare, reconcile, reindex
-from dicom_node.studies.purge import purge, purge_results
+from dicom_node.studies.upkeep import compare, purge, purge_results, reconcile, reindex
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
 from tests.modality import ULTRASOUND, assign, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
