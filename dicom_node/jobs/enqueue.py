@@ -15,7 +15,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED, NO_RULE, ORIGINALS_FORWARDED
 from dicom_node.jobs.queue import enqueue, estimated_seconds
-from dicom_node.jobs.rules import ImageFacts, RuleDecision, decide, why_none
+from dicom_node.jobs.rules import RuleDecision, decide, why_none
 from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
 from dicom_node.store import deliveries, fetches, intake, questions
@@ -42,7 +42,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     decisions = decide_study(session, study, sources, settings)
     if not decisions:
         images = sources or intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
-        reason = why_none(settings.rules, [image_facts(image, settings) for image in images])
+        reason = why_none(settings.rules, images, settings.sender_names)
         record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
         settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
         return []
@@ -64,24 +64,10 @@ def decide_study(
     session: Session, study: Study, sources: Sequence[Instance], settings: Settings
 ) -> list[RuleDecision]:
     """The rules' decisions on a study with these images; for a study fetched for a rule, only that rule's."""
-    facts = [image_facts(source, settings) for source in sources]
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
-    return decide(rules, study.study_date, facts, utc_now().date(), asked_for=fetch is not None)
-
-
-def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
-    """The facts of an indexed image that the conditions of rules use."""
-    return ImageFacts(
-        sop_instance_uid=instance.sop_instance_uid,
-        sop_class_uid=instance.sop_class_uid,
-        modality=instance.modality,
-        role=instance.role,
-        calling_ae=instance.calling_ae,
-        called_ae=instance.called_ae,
-        sender=settings.sender_names.get(instance.calling_ae, ""),
-        attributes=instance.attributes,
-    )
+    today, senders = utc_now().date(), settings.sender_names
+    return decide(rules, study.study_date, sources, today, senders, asked_for=fetch is not None)
 
 
 def _add(session: Session, study: Study, decision: RuleDecision, seconds: float, settings: Settings) -> None:

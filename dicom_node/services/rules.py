@@ -14,13 +14,12 @@ from dicom_node.config.settings import PeerSettings, RuleSettings, Settings
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import FaultyInput
 from dicom_node.inbox.inspection import Inspected, inspect
-from dicom_node.jobs.enqueue import image_facts
-from dicom_node.jobs.rules import ImageFacts, decide, explain, why_none
+from dicom_node.jobs.rules import decide, explain, why_none
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.lifecycle import HeldState, JobState, StudyState
 from dicom_node.services import Row, audit, entered, open_database
 from dicom_node.store import intake, results, transitions
-from dicom_node.store.tables import HeldResult, Job, Study
+from dicom_node.store.tables import HeldResult, Instance, Job, Study
 from dicom_node.store.views import View, columns
 
 TRIED = 50
@@ -42,7 +41,7 @@ class RuleTrial(Row):
     changes: bool
 
 
-_ReadFile = tuple[Path, Inspected, ImageFacts]
+_ReadFile = tuple[Path, Inspected, Instance]
 
 
 def listed(settings: Settings) -> list[View]:
@@ -122,7 +121,7 @@ def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
             none = {"rule": "", "pipeline": "", "applies": False}
             rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
             continue
-        for found in explain(settings.rules, facts):
+        for found in explain(settings.rules, facts, settings.sender_names):
             limit = held.get((image.study_instance_uid, found.rule), "") if found.applies else ""
             rule = settings.rule(found.rule)
             rows.append(
@@ -156,7 +155,6 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
     """Rules that take the study, with the limit that would hold the job; else why none does."""
     sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
     decisions = jobs.decide_study(session, study, sources, settings)
-    images = [image_facts(source, settings) for source in sources]
     return {
         "rules": [
             {
@@ -168,7 +166,7 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
             }
             for decision in decisions
         ],
-        "why": "" if decisions else why_none(settings.rules, images),
+        "why": "" if decisions else why_none(settings.rules, sources, settings.sender_names),
     }
 
 
@@ -215,7 +213,7 @@ def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str]
     for uid in {image.study_instance_uid for image, _ in intact}:
         members = [(image.study_date, facts) for image, facts in intact if image.study_instance_uid == uid]
         facts, today = [facts for _, facts in members], transitions.utc_now().date()
-        for decision in decide(settings.rules, members[0][0], facts, today):
+        for decision in decide(settings.rules, members[0][0], facts, today, settings.sender_names):
             held[uid, decision.rule.name] = decision.held_reason
     return held
 
@@ -229,14 +227,13 @@ def _read(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadF
         frozenset(settings.listener.further_storage_classes),
         takes_secondary_captures=takes,
     )
-    facts = ImageFacts(
+    facts = Instance(
         sop_instance_uid=found.sop_instance_uid,
         sop_class_uid=found.sop_class_uid,
         modality=found.modality,
         role=ObjectRole.OWN if found.own else role,
         calling_ae=sender.ae_title if sender else "",
         called_ae=settings.node.ae_title,
-        sender=name,
-        attributes=found.attributes,
+        attributes=dict(found.attributes),
     )
     return path, found, facts

@@ -21,7 +21,6 @@ from dicom_node.dicom.hashes import CODING
 from dicom_node.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.events import FETCHED_OTHER_PATIENT, EventType
 from dicom_node.inbox.header import Arrival, same_object
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
@@ -30,16 +29,15 @@ from dicom_node.jobs import decide_study, forward_late
 from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import READ_FROM_WORK, FetchState, StudyState
 from dicom_node.object_store.files import Files
-from dicom_node.store import fetches, intake, questions, sight, steps
+from dicom_node.store import fetches, intake, questions, results, sight, steps
 from dicom_node.store.database import Database
 from dicom_node.store.patient_names import PatientNames
-from dicom_node.store.results import is_result
 from dicom_node.store.tables import Fetch, Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_fetch, move_study, record, steady_now
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
 
 _PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
-_EVENTS: dict[Outcome, EventType] = {
+_EVENTS: dict[Outcome, events.EventType] = {
     Outcome.NEW: events.OBJECT_INDEXED,
     Outcome.DUPLICATE: events.OBJECT_DUPLICATE,
     Outcome.REVISION: events.OBJECT_REVISED,
@@ -179,7 +177,7 @@ class Indexing:
         event = _EVENTS[judgement.outcome]
         if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
             # Unknown: of another node, or a copied mark.
-            is_ours = is_result(session, found.sop_instance_uid)
+            is_ours = results.is_result(session, found.sop_instance_uid)
             event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
         self._record(session, study, item, event, reason=judgement.reason)
         return place
@@ -224,7 +222,7 @@ class Indexing:
         return judge(item.found, item.arrival.calling_ae, former, before, same_image)
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
-        if item.found.own or is_result(session, item.found.sop_instance_uid):
+        if item.found.own or results.is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
         grabber = self._settings.sender_names.get(item.arrival.calling_ae, "") in self._grabbers
         return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
@@ -366,7 +364,7 @@ class Indexing:
         session.flush()
 
     def _record(
-        self, session: Session, study: Study, item: Arrived, event: EventType, reason: str = ""
+        self, session: Session, study: Study, item: Arrived, event: events.EventType, reason: str = ""
     ) -> None:
         record(
             session,
@@ -457,7 +455,7 @@ def note_other_patient(session: Session, study: Study) -> None:
     """Record that the images of a fetched study name another patient, whatever its fetch is doing now."""
     row = fetches.of_study(session, study.study_instance_uid, lock=True)
     if row is not None and row.state is not FetchState.OTHER_PATIENT:
-        move_fetch(session, row, FETCHED_OTHER_PATIENT)
+        move_fetch(session, row, events.FETCHED_OTHER_PATIENT)
 
 
 def judge(

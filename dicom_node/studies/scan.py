@@ -26,7 +26,6 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, SpoolError, StoreAway
-from dicom_node.events import Event
 from dicom_node.inbox.header import Arrival, read_arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, ReaderLost, unread
@@ -357,7 +356,7 @@ class JournalIngest:
         return listeners
 
 
-def _ingest(session: Session, event: Event) -> None:
+def _ingest(session: Session, event: events.Event) -> None:
     if event.type is events.COMMITMENT_REPORTED:
         # A storage commitment report goes to the outbox; the event has numbers instead of UIDs.
         transaction, calling = str(event.fields["transaction"]), str(event.fields["calling"])

@@ -31,7 +31,7 @@ from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
 from dicom_node.inbox.inspection import inspect
-from dicom_node.jobs.rules import ImageFacts, decide, explain, why_none
+from dicom_node.jobs.rules import decide, explain, why_none
 from dicom_node.jobs.worker.analyse import ImageAnalysis
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ObjectRole, ResultKind
@@ -40,7 +40,7 @@ from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import last_check
 from dicom_node.services import assessments, studies
 from dicom_node.services.audit import Person
-from dicom_node.store.tables import Delivery, Job, Notification, Original, Result, Study
+from dicom_node.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
 from dicom_node.store.transitions import settle_study, utc_now
 from dicom_node.studies import quarantine
 from dicom_node.studies.rerun import rerun
@@ -352,21 +352,26 @@ def rule(name: str = "rule", **values: Any) -> RuleSettings:
     return RuleSettings.model_validate({"name": name, **always, **values})
 
 
-def image(uid: str = "1.2.3", **attributes: str) -> ImageFacts:
-    return ImageFacts(
-        uid,
-        "1.2.840.10008.5.1.4.1.1.1.1",
-        attributes.pop("modality", "DX"),
-        ObjectRole.SOURCE,
+def image(uid: str = "1.2.3", **attributes: str) -> Instance:
+    return an_image(uid, "1.2.840.10008.5.1.4.1.1.1.1", attributes.pop("modality", "DX"), **attributes)
+
+
+def an_image(
+    uid: str, sop_class: str, modality: str, role: ObjectRole = ObjectRole.SOURCE, **attributes: str
+) -> Instance:
+    return Instance(
+        sop_instance_uid=uid,
+        sop_class_uid=sop_class,
+        modality=modality,
+        role=role,
         calling_ae="ROOM1",
         called_ae="AINODE",
-        sender="room1",
         attributes=attributes,
     )
 
 
-def why(when: dict[str, Any], *images: ImageFacts) -> list[str]:
-    return [told.reason for one in images for told in explain([rule(when=when)], one) if not told.applies]
+def why(when: dict[str, Any], *images: Instance) -> list[str]:
+    return [told.reason for one in images for told in explain([rule(when=when)], one, {}) if not told.applies]
 
 
 @pytest.mark.parametrize(
@@ -413,22 +418,25 @@ def test_when_no_rule_applies_the_closest_one_is_named_with_all_that_failed() ->
         image("1.1", BodyPartExamined="KNEE"),
         image("1.2", BodyPartExamined="CHEST", ViewPosition="LL"),
     ]
-    assert why_none([breast, chest], images) == "no rule applies; closest is chest: view LL does not match PA"
-    assert why_none([breast, chest], images[:1]) == (
+    assert (
+        why_none([breast, chest], images, {})
+        == "no rule applies; closest is chest: view LL does not match PA"
+    )
+    assert why_none([breast, chest], images[:1], {}) == (
         "no rule applies; closest is chest: body part KNEE does not match CHEST and view is empty, not PA"
     )
-    assert why_none([], images) == "no rule applies: none is configured"
-    assert why_none([chest], []) == "no rule applies: the study has no images"
+    assert why_none([], images, {}) == "no rule applies: none is configured"
+    assert why_none([chest], [], {}) == "no rule applies: the study has no images"
 
 
 def test_companions_and_own_results_are_never_taken() -> None:
     objects = [
-        ImageFacts("1", "1.2.840.10008.5.1.4.1.1.6.1", "US", ObjectRole.OWN),
-        ImageFacts("2", "1.2.840.10008.5.1.4.1.1.88.33", "SR", ObjectRole.NON_SOURCE),
-        ImageFacts("3", "1.2.840.10008.5.1.4.1.1.7", "US", ObjectRole.SOURCE, sender="grabber"),
+        an_image("1", "1.2.840.10008.5.1.4.1.1.6.1", "US", ObjectRole.OWN),
+        an_image("2", "1.2.840.10008.5.1.4.1.1.88.33", "SR", ObjectRole.NON_SOURCE),
+        an_image("3", "1.2.840.10008.5.1.4.1.1.7", "US"),
     ]
     for one, taken in ((rule(), []), (rule(secondary_captures_from=["grabber"]), [("3",)])):
-        decided = decide([one], "", objects, TODAY)
+        decided = decide([one], "", objects, TODAY, {"ROOM1": "grabber"})
         assert [decision.source_uids for decision in decided] == taken
 
 
@@ -443,7 +451,7 @@ def test_companions_and_own_results_are_never_taken() -> None:
     ],
 )
 def test_an_old_study_is_held(study_date: str, days: float, held: bool) -> None:
-    [decision] = decide([rule(max_study_age_days=days)], study_date, [image()], TODAY)
+    [decision] = decide([rule(max_study_age_days=days)], study_date, [image()], TODAY, {})
     assert bool(decision.held_reason) is held
 
 
@@ -456,7 +464,7 @@ def test_a_study_whose_date_names_no_day_is_held(tmp_path: Path, given: str, hel
     for days, asked_for, expected in ((7, False, held), (7, True, False), (0, False, False)):
         facts = [image(**found.attributes)]
         [decision] = decide(
-            [rule(max_study_age_days=days)], found.study_date, facts, TODAY, asked_for=asked_for
+            [rule(max_study_age_days=days)], found.study_date, facts, TODAY, {}, asked_for=asked_for
         )
         assert bool(decision.held_reason) is expected
 
