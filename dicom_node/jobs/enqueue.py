@@ -46,10 +46,32 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
         record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
         settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
         return []
-    attributes = {source.sop_instance_uid: source.attributes for source in sources}
+    attributes, now = {source.sop_instance_uid: source.attributes for source in sources}, utc_now()
+    later = now + timedelta(seconds=settings.assembly.archive_seconds)
     for decision in decisions:
-        seconds = estimated_seconds(attributes[uid] for uid in decision.source_uids)
-        _add(session, study, decision, seconds, settings)
+        rule = decision.rule
+        waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)
+        # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
+        wanted = (study.priority, _RULE_PRIORITY[rule.priority])
+        enqueue(
+            session,
+            Job(
+                study_id=study.id,
+                study_revision=study.revision,
+                rule=rule.name,
+                pipeline=rule.pipeline,
+                options=dict(rule.options),
+                destinations=list(rule.send_to),
+                source_uids=list(decision.source_uids),
+                priority=1 if 1 in wanted else min(wanted),
+                assess_first=rule.assess_first,
+                cost_seconds=estimated_seconds(attributes[uid] for uid in decision.source_uids),
+                state=JobState.HELD if decision.held_reason else JobState.QUEUED,
+                reason=decision.held_reason,
+                run_at=later if waits else now,
+                created_at=now,
+            ),
+        )
     forwards = forward_originals(session, study, decisions, sources, settings)
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
@@ -68,33 +90,6 @@ def decide_study(
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
     today, senders = utc_now().date(), settings.sender_names
     return decide(rules, study.study_date, sources, today, senders, asked_for=fetch is not None)
-
-
-def _add(session: Session, study: Study, decision: RuleDecision, seconds: float, settings: Settings) -> None:
-    rule, now = decision.rule, utc_now()
-    later = now + timedelta(seconds=settings.assembly.archive_seconds)
-    waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)
-    # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
-    wanted = (study.priority, _RULE_PRIORITY[rule.priority])
-    enqueue(
-        session,
-        Job(
-            study_id=study.id,
-            study_revision=study.revision,
-            rule=rule.name,
-            pipeline=rule.pipeline,
-            options=dict(rule.options),
-            destinations=list(rule.send_to),
-            source_uids=list(decision.source_uids),
-            priority=1 if 1 in wanted else min(wanted),
-            assess_first=rule.assess_first,
-            cost_seconds=seconds,
-            state=JobState.HELD if decision.held_reason else JobState.QUEUED,
-            reason=decision.held_reason,
-            run_at=later if waits else now,
-            created_at=now,
-        ),
-    )
 
 
 def forward_originals(

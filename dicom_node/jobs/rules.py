@@ -40,16 +40,6 @@ class RuleDecision:
     held_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Whether a rule takes an image, and the first condition that failed."""
-
-    rule: str
-    pipeline: str
-    applies: bool
-    reason: str
-
-
 def decide(
     rules: Sequence[RuleSettings],
     study_date: str,
@@ -78,13 +68,13 @@ def decide(
     ]
 
 
-def explain(rules: Sequence[RuleSettings], image: Instance, senders: Senders) -> list[Explanation]:
-    """For each rule, in the order of the configuration, whether it takes this image, and why not."""
-    tried = [(rule, next(_mismatches(rule, image, senders), "")) for rule in rules]
-    return [
-        Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold")
-        for rule, reason in tried
-    ]
+def explain(
+    rules: Sequence[RuleSettings], image: Instance, senders: Senders
+) -> list[tuple[RuleSettings, str]]:
+    """Each rule, in the order of the configuration, with the first condition that failed; "": it takes the
+    image.
+    """
+    return [(rule, next(_mismatches(rule, image, senders), "")) for rule in rules]
 
 
 def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders: Senders) -> str:

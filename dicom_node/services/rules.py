@@ -121,17 +121,16 @@ def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
             none = {"rule": "", "pipeline": "", "applies": False}
             rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
             continue
-        for found in explain(settings.rules, facts, settings.sender_names):
-            limit = held.get((image.study_instance_uid, found.rule), "") if found.applies else ""
-            rule = settings.rule(found.rule)
+        for rule, failed in explain(settings.rules, facts, settings.sender_names):
+            limit = "" if failed else held.get((image.study_instance_uid, rule.name), "")
             rows.append(
                 {
                     **about,
-                    "rule": found.rule,
-                    "pipeline": found.pipeline,
-                    "applies": found.applies,
-                    "reason": f"held: {limit}" if limit else found.reason,
-                    "then": [str(one) for one in rule.then] if rule and found.applies else [],
+                    "rule": rule.name,
+                    "pipeline": rule.pipeline,
+                    "applies": not failed,
+                    "reason": f"held: {limit}" if limit else failed or "all conditions hold",
+                    "then": [] if failed else [str(one) for one in rule.then],
                 }
             )
     return rows

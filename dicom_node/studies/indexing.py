@@ -6,11 +6,10 @@ Questions to peers about a study, from the rules that take an image of it.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -218,8 +217,7 @@ class Indexing:
             if any(item.found.patient.contradicts(other) for other in others):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
             return Judgement(Outcome.NEW)
-        before, same_image = session.get_one(Study, former.study_id), partial(_compared, former.path, item)
-        return judge(item.found, item.arrival.calling_ae, former, before, same_image)
+        return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
         if item.found.own or results.is_result(session, item.found.sop_instance_uid):
@@ -379,13 +377,6 @@ class Indexing:
         )
 
 
-def _compared(former: str, item: Arrived) -> bool | None:
-    """Nothing is decoded while the database is locked: what was not compared ahead is tried again."""
-    if former not in item.same_image:
-        raise StoreAway("it was not compared yet")
-    return item.same_image[former]
-
-
 def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> bool:
     """Whether nothing but the intact object itself is known of it: same study, same patient, as far as read.
 
@@ -458,21 +449,21 @@ def note_other_patient(session: Session, study: Study) -> None:
         move_fetch(session, row, events.FETCHED_OTHER_PATIENT)
 
 
-def judge(
-    found: Inspected, calling_ae: str, former: Instance, study: Study, same_image: Callable[[], bool | None]
-) -> Judgement:
+def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
     """Compare a valid object with the version in force before it, which is in ``study``.
 
-    ``calling_ae`` sent it. ``same_image`` decodes and compares the pixels of both versions, None if one does
-    not decode; it is called only if their bytes differ, as they do in another transfer syntax.
+    Their pixels may be the same although their bytes differ, as they do in another transfer syntax. Raises
+    StoreAway if they were not compared ahead: nothing is decoded while the database is locked.
     """
+    found = item.found
     if (study.study_instance_uid or "") != found.study_instance_uid:
         return Judgement(Outcome.CONFLICT, "an image came again with another Study Instance UID")
     if former.pixels_sha256 != found.pixels_sha256:
-        same = same_image()
-        if same is None:
+        if former.path not in item.same_image:
+            raise StoreAway("it was not compared yet")
+        if item.same_image[former.path] is None:
             return Judgement(Outcome.CONFLICT, "an image came again and cannot be compared with the first")
-        if not same:
+        if not item.same_image[former.path]:
             return Judgement(Outcome.CONFLICT, "an image came again with other pixels")
     # The same bytes under another colour model are another picture.
     is_same_header = former.header_sha256 == found.header_sha256 and (
@@ -481,7 +472,7 @@ def judge(
     )
     if is_same_header and former.identity_sha256 == identity_sha256(found.identity):
         return Judgement(Outcome.DUPLICATE)
-    return _compare_header(found, former, study, is_its_sender=calling_ae == former.calling_ae)
+    return _compare_header(found, former, study, is_its_sender=item.arrival.calling_ae == former.calling_ae)
 
 
 def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_sender: bool) -> Judgement:

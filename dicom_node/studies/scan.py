@@ -194,27 +194,21 @@ class Indexer:
         others = [one for one in self._oldest if marked(one.name) != marked(path.name)]
         if arrival.senders and min([path, *others]) < path:
             raise StoreAway("nobody knows yet whose the study is")
+        charset = self._assumed.get(arrival.calling_ae, "")
         try:
-            found = self._inspect(path, arrival, again)
+            if self._crashes.count(path.name) > 1:  # once may have another cause
+                found = unread(path, "the node died twice while it was being read")
+            elif again:
+                found = again.inspect_again(path, charset)
+            else:
+                self._inspector.start()  # before it is noted: a node killed now did not die of this object
+                with self._crashes.noted(path.name):
+                    found = self._inspector.inspect_once(path, charset)
         except (OSError, ReaderLost):
             raise
         except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
             found = Inspected(fault=f"cannot be indexed ({type(error).__name__})")
         return Arrived(path, arrival, found, size)
-
-    def _inspect(self, path: Path, arrival: Arrival, again: Inspector | None) -> Inspected:
-        """Open the object, unless the node died twice while it was open; once may have another cause.
-
-        Raises ReaderLost at the first try.
-        """
-        charset = self._assumed.get(arrival.calling_ae, "")
-        if self._crashes.count(path.name) > 1:
-            return unread(path, "the node died twice while it was being read")
-        if again:
-            return again.inspect_again(path, charset)
-        self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
-        with self._crashes.noted(path.name):
-            return self._inspector.inspect_once(path, charset)
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
         """Write the rows of one file; None when another process writes them, or it is tried again later."""

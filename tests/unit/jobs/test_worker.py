@@ -371,7 +371,7 @@ def an_image(
 
 
 def why(when: dict[str, Any], *images: Instance) -> list[str]:
-    return [told.reason for one in images for told in explain([rule(when=when)], one, {}) if not told.applies]
+    return [failed for one in images for _, failed in explain([rule(when=when)], one, {}) if failed]
 
 
 @pytest.mark.parametrize(
