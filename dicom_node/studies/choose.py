@@ -74,7 +74,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class _StudyVersions:
-    """A study's versions, patient by patient, and the study as it was when they were read."""
+    """A study's versions, patient by patient, and what it was made of when they were read."""
 
     patients: Sequence[Sequence[Version]]
     as_of: str
@@ -142,33 +142,30 @@ class Choice:
         in quarantine, a choice is missing, an option does not exist, or objects came since.
         """
         read = self._read(study_id)
-        outdated = as_of is not None and as_of != read.as_of
+        chosen = [option for option in read.options() if option.number in take]
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
-                if outdated:
+                if as_of not in (None, read.as_of) or _arrivals(session, study_id) != read.as_of:
                     raise NotAllowedNow(_CAME_SINCE)
                 taken = read.settled(take)
-                if _as_of(session, study) != read.as_of:
-                    raise NotAllowedNow(_CAME_SINCE)
                 self._apply(session, study, read, taken)
-                for option in read.options():
-                    if option.number in take:
-                        first = option.versions[0]
-                        record(
-                            session,
-                            VERSION_CHOSEN,
-                            study.id,
-                            study=study.study_instance_uid,
-                            instance=option.sop_instance_uid or first.uid,
-                            objects=len(option.versions),
-                            calling=first.item.arrival.calling_ae,
-                            received=as_json(first.item.arrival.received_at),
-                        )
+                for option in chosen:
+                    first = option.versions[0]
+                    record(
+                        session,
+                        VERSION_CHOSEN,
+                        study.id,
+                        study=study.study_instance_uid,
+                        instance=option.sop_instance_uid or first.uid,
+                        objects=len(option.versions),
+                        calling=first.item.arrival.calling_ae,
+                        received=as_json(first.item.arrival.received_at),
+                    )
             release_study(session, study_id)
             if also is not None:
-                taken_names = [_names(option) for option in read.options() if option.number in take]
-                also(session, {"of": _arrivals(session, study_id), "taken": taken_names})
+                of = _arrivals(session, study_id)
+                also(session, {"of": of, "taken": [_names(option) for option in chosen]})
 
     def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
         """The options that were ``taken`` when the study was released, by their present numbers.
@@ -220,7 +217,7 @@ class Choice:
     def _read(self, study_id: int) -> _StudyVersions:
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
-            as_of, listed = _as_of(session, study), list(_listed(session, study))
+            as_of, listed = _arrivals(session, study_id), list(_listed(session, study))
             session.expunge_all()
         versions = []
         try:
@@ -373,9 +370,3 @@ def _summary(options: Sequence[Option]) -> str:
         + (f" (if {if_taken} is taken)" if if_taken else "")
         for (if_taken, uid), numbers in numbers_of.items()
     )
-
-
-def _as_of(session: Session, study: Study) -> str:
-    """The study's revision and the number of its newest object."""
-    received = intake.received(session, study.id)
-    return f"{study.revision}-{received[-1].id if received else 0}"
