@@ -1086,7 +1086,7 @@ class Life:
         state = JobState.CANCELLED if row.cancel_requested else JobState(end)
         self.inbox.write(self.queue.complete_if_owner, job, state, end)
         if state is JobState.SUCCEEDED:
-            uid = derived_uid(self.name, str(job.id), str(job.attempt))
+            uid = derived_uid(self.name, str(job.id), str(job.attempts))
             self.inbox.delivery(row, DeliveryState.PENDING, sop_instance_uid=uid)
         self.inbox.write(settle_study, job.study_id)
 
