@@ -33,7 +33,7 @@ from dicom_node.store.tables import ArchiveQuestion, Job, Study
 from dicom_node.store.transitions import record, turn_changed, utc_now
 
 _AGAIN = timedelta(seconds=5)  # until a peer that did not answer is asked again
-_LOOK = timedelta(seconds=1)  # between looks whether all came
+_LOOK = timedelta(seconds=2)  # between looks whether all came
 _INDEXED = timedelta(seconds=5)  # what was fetched is indexed by then
 _LOOKED_AT = 20  # earlier studies whose body part is asked for
 _WILDCARDS = re.compile(r"[*?\\]")  # PS3.4 C.2.2.2.4, PS3.5 6.2
@@ -45,7 +45,6 @@ class Questions(Lane[ArchiveQuestion]):
     """The questions to one peer; one node of a site at a time holds the lease for them."""
 
     table = ArchiveQuestion
-    is_one_peer = True
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
         name = f"questions to {peer.name}"
