@@ -67,6 +67,7 @@ TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call to an archive or a manager ends up to this much later than its answer."""
     monkeypatch.setattr("dicom_node.fetch.fetcher._WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.fetch.arriving._LOOK", timedelta())
 
 
 def asked(inbox: Inbox) -> None:
