@@ -58,7 +58,6 @@ class Child:
         self._environment = environment
         self._heard_at = time.monotonic()
         self._busy_seconds = 0.0  # for which it may be silent, as it says itself
-        self._lock = threading.Lock()  # on starting a process and on giving it a line
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name=f"keep-{name}", daemon=True)
@@ -118,20 +117,19 @@ class Child:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _run_once(self) -> int:
-        with self._lock:
-            process = self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-                bufsize=1,
-                env=self._environment,
-            )
-            self._heard_at, self._busy_seconds = time.monotonic() + _STARTING, 0.0
-            threading.Thread(target=self._end_if_silent, args=(process,), daemon=True).start()
-            if self._given:
-                _write(process, self._given)
+        process = self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            bufsize=1,
+            env=self._environment,
+        )
+        self._heard_at, self._busy_seconds = time.monotonic() + _STARTING, 0.0
+        threading.Thread(target=self._end_if_silent, args=(process,), daemon=True).start()
+        if self._given:
+            _write(process, self._given)
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()
