@@ -148,13 +148,11 @@ class ImageAnalysis:
             return self._run(pipeline, sources, options, report), {}
 
         def run_one(number: int, source: SourceObject) -> PipelineResult:
-            count = len(sources)
-            report(number / count, f"image {number + 1} of {count}")
             return self._run(
-                pipeline, [source], options, lambda share, what: report((number + share) / count, what)
+                pipeline, [source], options, lambda share, what: report((number + share) / len(sources), what)
             )
 
-        done, faults = self._each(sources, run_one)
+        done, faults = self._each(sources, run_one, report)
         withheld = {
             uid: QualityNote(WITHHELD, f"no cleaned picture: {fault}", uid, places=fault.places)
             for uid, fault in faults.items()
@@ -171,12 +169,17 @@ class ImageAnalysis:
         return PipelineResult.joined(in_order), left_out
 
     def _each(
-        self, sources: Sequence[SourceObject], analyse: Callable[[int, SourceObject], Answer]
+        self,
+        sources: Sequence[SourceObject],
+        analyse: Callable[[int, SourceObject], Answer],
+        report: Progress | None = None,
     ) -> tuple[dict[str, Answer], dict[str, _Fault]]:
         """What comes of each image, by UID, and what is wrong with those of which nothing comes."""
         done: dict[str, Answer] = {}
         faults: dict[str, _Fault] = {}
         for number, source in enumerate(sources):
+            if report:  # a job that is to stop stops here, which is not this image's fault
+                report(number / len(sources), f"image {number + 1} of {len(sources)}")
             try:
                 with self.at_work.at(source.path.name):
                     done[source.image.uid] = analyse(number, source)
