@@ -107,7 +107,8 @@ class Indexer:
         self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
         ready = [path for path, again in self._again.items() if again.done()]
         now = time.monotonic()
-        self._unreadable = {path: until for path, until in self._unreadable.items() if until > now}
+        for path in [path for path, until in list(self._unreadable.items()) if until <= now]:
+            self._unreadable.pop(path)
         waiting = (path for path in pending if path not in self._again and path not in self._unreadable)
         files = chain(ready, self._turns.in_turn(waiting))
         done = 0
