@@ -50,7 +50,7 @@ from dicom_node.store import deliveries, leases
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies import assemble, comparison, purge, scan
+from dicom_node.studies import assemble, scan, upkeep
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
 _INDEX_LOCK_SECONDS = 0.5
@@ -294,8 +294,8 @@ class Background:
             ]
         if self._role.keeps_time:
             hourly = (
-                purge.purge,
-                purge.purge_results,
+                upkeep.purge,
+                upkeep.purge_results,
                 drift.forget_old,
                 disk.forget_past,
                 gather.forget_removed,
@@ -401,7 +401,7 @@ class Background:
             drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        comparison.reconcile(self._database, self._spool, files.Files(self._settings))
+        upkeep.reconcile(self._database, self._spool, files.Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""

@@ -43,21 +43,19 @@ def given_settings() -> Settings:
     return Settings.model_validate_json(line)
 
 
-def watch_parent(stop: Callable[[], object], take_over: Callable[[Settings], object] | None = None) -> None:
+def watch_parent(stop: Callable[[], object]) -> None:
     """Call ``stop`` when standard input closes: it is a pipe from the node, which closes however the node
     dies.
 
-    Until then, report to the node that this process is alive. ``take_over`` is called with the settings of
-    each further line.
+    Until then, report to the node that this process is alive.
     """
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         return
 
     def watch() -> None:
         try:
-            while line := next(_LINES, b""):
-                if take_over:
-                    take_over(Settings.model_validate_json(line))
+            for _ in _LINES:
+                pass
         finally:
             stop()
 

@@ -144,10 +144,6 @@ class CannotCreate(RequestRefused, exit_code=ExitCode.CANNOT_CREATE):
     """A file or folder that a person named is there already, or cannot be made."""
 
 
-class ReadingsSealed(RequestRefused, exit_code=ExitCode.DATA):
-    """The readings of burned-in annotation were sealed with another site key than the present one."""
-
-
 class ModelRefused(RequestRefused, exit_code=ExitCode.DATA):
     """A model card cannot be read, or the weights do not match the card."""
 

@@ -169,14 +169,12 @@ STUDY_RERUN = EventType(3033, _WARNING, "a person applied the rules to a study a
 RESULT_BUILT = EventType(4001, _INFO, "result object built")
 RESULT_REFUSED = EventType(4002, _ERROR, "result object refused by the gate")
 RESULT_EXISTS = EventType(4003, _INFO, "result object exists already")
-RESULT_RESTORED = EventType(4005, _INFO, "file of a result made again after it had been deleted")
 RESULT_LOST = EventType(
     4006, _ERROR, "a deleted file of a result cannot be made again unchanged: a destination lacks it"
 )
 SOURCE_REPAIRED = EventType(
     4020, _WARNING, "faulty attributes of a source image: put right or left out in its results"
 )
-READINGS_SHOWN = EventType(4010, _WARNING, "a person looked at readings of burned-in annotation")
 RESULT_WITHHELD = EventType(4004, _ERROR, "de-identified object withheld: it might name the patient")
 
 RESULTS_ROUTED = EventType(

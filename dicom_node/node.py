@@ -27,7 +27,6 @@ from dicom_node.background import Background, inode
 from dicom_node.config.entered import FOLDER, is_behind
 from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
-from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name
 from dicom_node.object_store.handover import refuse_another_key
@@ -94,7 +93,7 @@ class _MainProcess:
         command = listener_command(settings, place)
         bare = without_secrets()
         self._listener = self._child("listener", command, environment=bare) if role.receives else None
-        self._workers, self._at_start = self._make_workers(settings), AtStart.under(settings)
+        self._workers = self._make_workers(settings)
         self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
         self._console = self._make_console(settings)
         self._console_serves = False
@@ -153,16 +152,9 @@ class _MainProcess:
         logs.configure(settings.node.log_level, "node", settings.log_target)
         if self._listener:
             self._listener.hang_up()
-        # Each goes on after its job; where it cannot, it ends after that once another one is ready. More
-        # or fewer of them as the settings say.
-        wanted, before = self._make_workers(self._settings), self._at_start
-        self._at_start = AtStart.under(self._settings)
-        kept = self._workers[: len(wanted)] if before.serves(self._at_start) else []
-        for child in kept:
-            child.give(self._settings.for_children())
-        former = self._workers[len(kept) :]
-        self._workers = [*kept, *wanted[len(kept) :]]
-        self._replace(former, self._workers[len(kept) :])
+        # Each ends after its job, once another one is ready.
+        former, self._workers = self._workers, self._make_workers(self._settings)
+        self._replace(former, self._workers)
         self._renew_console()
         self._background.start()
         self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))

@@ -58,7 +58,6 @@ class Child:
         self._environment = environment
         self._heard_at = time.monotonic()
         self._busy_seconds = 0.0  # for which it may be silent, as it says itself
-        self._lock = threading.Lock()  # on starting a process and on giving it a line
         self._process: subprocess.Popen[str] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name=f"keep-{name}", daemon=True)
@@ -81,18 +80,6 @@ class Child:
         """Send SIGHUP to the process if it runs."""
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGHUP)
-
-    def give(self, line: str) -> None:
-        """Write a line to the process; it gets the line again after a restart."""
-        self._given = line
-        self._heard_at = time.monotonic() + _STARTING  # it loads what it now needs
-        # Beside: one that stands still reads no long line, and the node has to go on.
-        threading.Thread(target=self._pass_on, daemon=True).start()
-
-    def _pass_on(self) -> None:
-        with self._lock:
-            if self._process:
-                _write(self._process, self._given)
 
     def retire(self) -> None:
         """Send SIGHUP, let the process end in its own time, and do not start it again."""
@@ -130,20 +117,19 @@ class Child:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _run_once(self) -> int:
-        with self._lock:
-            process = self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-                bufsize=1,
-                env=self._environment,
-            )
-            self._heard_at, self._busy_seconds = time.monotonic() + _STARTING, 0.0
-            threading.Thread(target=self._end_if_silent, args=(process,), daemon=True).start()
-            if self._given:
-                _write(process, self._given)
+        process = self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            bufsize=1,
+            env=self._environment,
+        )
+        self._heard_at, self._busy_seconds = time.monotonic() + _STARTING, 0.0
+        threading.Thread(target=self._end_if_silent, args=(process,), daemon=True).start()
+        if self._given:
+            _write(process, self._given)
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()

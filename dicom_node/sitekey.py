@@ -1,4 +1,4 @@
-"""The site key: the secret for deriving pseudonyms and for encrypting readings.
+"""The site key: the secret for deriving pseudonyms and for sealing texts that name patients.
 
 One file, ``data_dir/keys/site.key``: 32 random bytes as hex. Whoever has it can find out whether a known
 patient has a certain pseudonym; a site that loses it gives the same patient another pseudonym from then on.

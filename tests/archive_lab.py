@@ -111,7 +111,7 @@ def beside(
         yield inbox_beside(folder, pacs.port, *rules, **settings)
 
 
-def fetched(inbox: Inbox, name: str = "archive") -> fetch.AskedStudies:
+def fetched(inbox: Inbox, name: str = "archive") -> dict[str, int]:
     """Ask, fetch until nothing is due, index and assemble."""
     archive = open_archive(inbox.settings.peer(name), inbox.settings)
     asked = fetch.ask(inbox.database, archive, name, [QUERY])

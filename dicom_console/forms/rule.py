@@ -23,7 +23,7 @@ Place = tuple[str, ...]
 
 _KINDS: Final[Mapping[str, type]] = {
     "name": str, "pipeline": str, "send_to": list, "priority": str, "max_study_age_days": float,
-    "daily_cap": int, "secondary_captures_from": list, "tell_pacs_refusals": bool, "assess_first": bool,
+    "secondary_captures_from": list, "tell_pacs_refusals": bool, "assess_first": bool,
     "compare": bool, "forward": list,
 }  # fmt: skip
 _TICKED: Final = ("send_to", "forward", "secondary_captures_from")
@@ -236,7 +236,6 @@ def page(settings: Settings, given: Form, name: str, error: FaultyInput | None) 
         "priority": "".join(given.get("priority", ())) or "routine",
         "numbers": [
             _limit("max_study_age_days", N_("Hold studies older than (days)"), given),
-            _limit("daily_cap", N_("Most jobs a day and sender"), given),
         ],
         "flags": {
             key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in given.get(key, ())

@@ -32,7 +32,7 @@ _ENDS_LOOKED_AT: Final = 1000  # events that may end one of them, and acts of pe
 _NO_PROBLEMS: Final = {
     events.DELIVERY_RETRIED, events.DELIVERY_BY_HAND, events.DELIVERY_DISCARDED, events.DELIVERY_ADDED,
     events.DELIVERY_WITHDRAWN, events.JOB_CANCELLED, events.STUDY_RERUN, events.STUDY_RELEASED,
-    events.VERSION_CHOSEN, events.OBJECTS_REINDEXED, events.READINGS_SHOWN, events.RESULT_WITHDRAWN,
+    events.VERSION_CHOSEN, events.OBJECTS_REINDEXED, events.RESULT_WITHDRAWN,
     events.DECISION_SETTLED,
 }  # fmt: skip
 _BAD: Final = [

@@ -212,14 +212,12 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
             read.add((*place, "send_to"), repr(name), "is listed twice")
     _check_forward(rule, place, settings, known, read)
     _check_then(rule, place, may_receive, known, read)
-    for key, asked in (
-        (("complete_from",), rule.complete_from),
-        (("priors", "peer"), rule.priors and rule.priors.peer),
-    ):
-        if asked and asked not in known:
-            read.add((*place, *key), repr(asked), f"no such peer; {did_you_mean(asked, known)}")
-        elif asked and asked not in may_query and not read.is_faulty((*read.place_of("peers", asked), "may")):
-            read.add((*place, *key), repr(asked), 'this peer may not be asked: add may = ["query"]')
+    if rule.priors:
+        asked, key = rule.priors.peer, (*place, "priors", "peer")
+        if asked not in known:
+            read.add(key, repr(asked), f"no such peer; {did_you_mean(asked, known)}")
+        elif asked not in may_query and not read.is_faulty((*read.place_of("peers", asked), "may")):
+            read.add(key, repr(asked), 'this peer may not be asked: add may = ["query"]')
     senders = [*known, CONSOLE_NAME]  # maybe that of another machine
     for name in rule.secondary_captures_from:
         if name not in senders:

@@ -88,11 +88,9 @@ class AssemblySettings(Section):
     quiet_seconds_us: float = Field(30, ge=0)
     """The same for ultrasound, where the examination goes on between images."""
     mpps_minutes: float = Field(30, gt=0, le=1440)
-    """How long a study that is quiet waits for the end of its performed procedure steps, and for the images
-    that these name (peers with mpps)."""
+    """How long the job of a study waits for earlier studies (priors of a rule), once the study is quiet."""
     archive_seconds: float = Field(60, ge=0, le=600)
-    """How long a study that is quiet waits for what a peer has: for its missing images (complete_from of a
-    rule), and its job for earlier studies (priors)."""
+    """How long the job of a study waits for earlier studies (priors of a rule), once the study is quiet."""
 
 
 class SpoolSettings(Section):
@@ -138,8 +136,6 @@ class WorkerSettings(Section):
     """Wait before the second attempt; doubles for each further one."""
     pipelines: tuple[str, ...] = ()
     """This node's workers load only these pipelines, and take only jobs of them; empty: all."""
-    at_once: dict[str, Annotated[int, Field(ge=1)]] = {}
-    """Most jobs of a pipeline that run at the same time, on the whole site: the same on all its nodes."""
 
     def takes(self, pipeline: str) -> bool:
         """Whether workers of this node run the pipeline ``pipeline``."""
@@ -202,13 +198,6 @@ class DriftSettings(Section):
     """Days that are judged: by `models drift` without --since, and before event 3021."""
     keep_days: int = Field(400, ge=1)
     """How long counts are kept: a year can be compared with the one before."""
-
-
-class PrivacySettings(Section):
-    """``[privacy]``: whether readings of burned-in annotation are stored."""
-
-    keep_readings: bool = True
-    """Store readings of burned-in text, sealed under the site key, until the study's purge; false: never."""
 
 
 def web_address(example: str, login_in: str) -> AfterValidator:

@@ -34,7 +34,6 @@ from dicom_node.config.sections import (
     InspectionSettings,
     LogSettings,
     OutboxSettings,
-    PrivacySettings,
     Secret,
     SpoolSettings,
     WorkerSettings,
@@ -557,14 +556,10 @@ class RuleSettings(_Section):
     """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
     max_study_age_days: float = Field(7, ge=0)
     """Older studies are held for a person (a migration must not start a million jobs). 0: no limit."""
-    daily_cap: int = Field(0, ge=0)
-    """Jobs a day per sending peer, further ones are held. 0: no limit."""
     secondary_captures_from: tuple[Name, ...] = ()
     """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
     tell_pacs_refusals: bool = False
     """Send a short report also when the pipeline does not apply."""
-    complete_from: Name | None = None
-    """A peer that is asked, when a study is quiet, how many instances it has: what is missing is fetched."""
     priors: PriorsSettings | None = None
     """Earlier studies of the patient that are fetched from a peer and analysed by this rule, for comparison:
     their results are sent nowhere. Keys: peer, same, most, years."""
@@ -597,7 +592,6 @@ class Settings(_Section):
     workers: WorkerSettings = WorkerSettings()
     images: ImageSettings = ImageSettings()
     drift: DriftSettings = DriftSettings()
-    privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
     mail: MailSettings = MailSettings()
     peers: tuple[PeerSettings, ...] = ()
@@ -623,11 +617,8 @@ class Settings(_Section):
 
     @property
     def asked_by_rules(self) -> frozenset[str]:
-        """The names of the peers that the rules query (``priors``, ``complete_from``) while a study is being
-        received.
-        """
-        priors = (rule.priors.peer for rule in self.rules if rule.priors)
-        return frozenset([*priors, *(rule.complete_from for rule in self.rules if rule.complete_from)])
+        """The names of the peers that the rules query for ``priors`` while a study is being received."""
+        return frozenset(rule.priors.peer for rule in self.rules if rule.priors)
 
     @property
     def sender_names(self) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from dicom_node.fetch.arriving import Questions
 from dicom_node.fetch.fetcher import (
-    AskedStudies,
     Fetcher,
     MissingStudy,
     ask,
@@ -15,7 +14,6 @@ from dicom_node.fetch.fetcher import (
 )
 
 __all__ = [
-    "AskedStudies",
     "Fetcher",
     "MissingStudy",
     "Questions",

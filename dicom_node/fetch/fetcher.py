@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
@@ -46,6 +46,7 @@ from dicom_node.store.database import Database
 from dicom_node.store.tables import Fetch, Study
 from dicom_node.store.transitions import move_fetch, record, utc_now
 
+_S = scu.RetrieveStatus
 ATTEMPTS = 3
 """Tries of a peer that answers; one that does not is tried for ever."""
 ATTEMPTS_OF_KILLED = 10
@@ -53,10 +54,6 @@ ATTEMPTS_OF_KILLED = 10
 _MARGIN_SECONDS = 120.0  # of the lease, above what a retrieval may take: associations, the database
 _WATCH_SECONDS = 0.2
 _LOOK_SECONDS = 30.0  # between looks whether the next study is still wanted
-
-
-class _Closed(Protocol):
-    def close(self) -> None: ...
 
 
 class Fetcher(Lane[Fetch]):
@@ -84,7 +81,11 @@ class Fetcher(Lane[Fetch]):
     def work(self, row: Fetch, stop: threading.Event) -> Outcome:
         """Wait for the peer's turn, write down that the study is being fetched, and fetch it."""
         if row.state is FetchState.FETCHING:  # while we have the lease: whoever fetched it is gone
-            self._take_over(row)
+            with self._database.write() as session:
+                session.add(row)
+                reason = f"the node ended while it was fetched, try {row.attempts}"
+                event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
+                move_fetch(session, row, event, reason=reason, next_at=utc_now())
             return NotYet()
         with self._database.read() as session:
             wait = self._pause(row, fetches.last_start(session, self._peer.name), utc_now())
@@ -101,31 +102,18 @@ class Fetcher(Lane[Fetch]):
         with closed_at(stop, archive):
             found = archive.retrieve(row.study_instance_uid, sink)
         row.objects = found.objects
-        return self._judged(row, found, stop)
-
-    def _take_over(self, row: Fetch) -> None:
-        with self._database.write() as session:
-            session.add(row)
-            reason = f"the node ended while it was fetched, try {row.attempts}"
-            event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
-            move_fetch(session, row, event, reason=reason, next_at=utc_now())
+        status, why = found.status, found.text[:500]
+        if status is not _S.RETRIEVED and stop.is_set():
+            return Retry(why, after=timedelta())
+        is_final = status in (_S.RETRIEVED, _S.REFUSED, _S.ABSENT)
+        if status is _S.UNREACHABLE or (not is_final and row.attempts < ATTEMPTS):
+            return Retry(why)
+        return Done(why) if status in (_S.RETRIEVED, _S.INCOMPLETE) else Failed(why)
 
     def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
         """Seconds until the peer may be asked again; a last start that lies ahead is of a clock put back."""
         pause = 60 / min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
         return min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
-
-    def _judged(self, row: Fetch, found: scu.Retrieved, stop: threading.Event) -> Outcome:
-        status, why = found.status, found.text[:500]
-        if status is scu.RetrieveStatus.RETRIEVED:
-            return Done(why)
-        if stop.is_set():
-            return Retry(why, after=timedelta())
-        if status in (scu.RetrieveStatus.REFUSED, scu.RetrieveStatus.ABSENT):
-            return Failed(why)
-        if status is scu.RetrieveStatus.UNREACHABLE or row.attempts < ATTEMPTS:
-            return Retry(why)
-        return Done(why) if status is scu.RetrieveStatus.INCOMPLETE else Failed(why)
 
     def move(self, session: Session, row: Fetch, outcome: Outcome) -> None:
         """Fetched, failed, or waiting again."""
@@ -137,7 +125,7 @@ class Fetcher(Lane[Fetch]):
 
 
 @contextmanager
-def closed_at(stop: threading.Event, called: _Closed) -> Iterator[None]:
+def closed_at(stop: threading.Event, called: Any) -> Iterator[None]:
     """Close the calls of an archive or a worklist manager when another thread sets ``stop``."""
     done = threading.Event()
 
@@ -318,28 +306,6 @@ def _lacks(session: Session, peer: PeerSettings, study: scu.FoundStudy, known: S
     return f"{known.state}: {known.reason}"[:200]
 
 
-@dataclass(slots=True)
-class AskedStudies:
-    """The outcome of querying a peer for studies."""
-
-    found: int = 0
-    here: int = 0
-    """Studies that this node has: they are not fetched."""
-    before: int = 0
-    """Studies that were fetched, or given up, before."""
-    strays: int = 0
-    """Answers that did not fit the question."""
-    wanted: int = 0
-    """Studies that were written down, or wait already."""
-    first: int = 0
-    """The lowest number of their rows."""
-
-    def want(self, row: Fetch) -> None:
-        """Count a study that must be fetched."""
-        self.wanted += 1
-        self.first = min(self.first or row.id, row.id)
-
-
 def questions(first: date, last: date, modalities: Sequence[str]) -> list[scu.StudyQuery]:
     """One query for each day and modality: short answers, whatever limit the archive has."""
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
@@ -355,19 +321,34 @@ def ask(
     rule: str = "",
     per_minute: float = 0,
     advance: Callable[[], object] = bool,
-) -> AskedStudies:
+) -> dict[str, int]:
     """Query the archive, and store which studies are to be fetched; a repeated call continues.
 
-    ``advance`` is called after each query. Raises PeerUnreachable; rows that were stored before remain.
+    Returns how many studies were ``found``, of which ``here``: this node has them; ``before``: fetched, or
+    given up, before; ``wanted``: written down, or waiting already, ``first``: the lowest number of their
+    rows. ``strays``: answers that did not fit the question. ``advance`` is called after each query. Raises
+    PeerUnreachable; rows that were stored before remain.
     """
-    outcome = AskedStudies()
+    outcome = dict.fromkeys(("found", "here", "before", "strays", "wanted", "first"), 0)
     for question in asked:
         found = archive.find(question)
-        outcome.strays += found.strays
+        outcome["strays"] += found.strays
         for start in range(0, len(found.studies), _BATCH):
             batch = found.studies[start : start + _BATCH]
             with database.write() as session:
-                _write(session, peer, batch, rule, per_minute, outcome)
+                uids = [study.study_instance_uid for study in batch]
+                here, known = fetches.here(session, uids), fetches.of_studies(session, uids)
+                for study in batch:
+                    outcome["found"] += 1
+                    row = known.get(study.study_instance_uid)
+                    if row is None and study.study_instance_uid in here:
+                        outcome["here"] += 1
+                    elif row is not None and row.state not in OPEN_FETCHES:
+                        outcome["before"] += 1
+                    else:
+                        row = row or write_down(session, peer, study, rule, per_minute)
+                        outcome["wanted"] += 1
+                        outcome["first"] = min(outcome["first"] or row.id, row.id)
         advance()
     return outcome
 
@@ -415,26 +396,3 @@ def cancel(session: Session, peer: str) -> int:
         move_fetch(session, row, FETCH_CANCELLED, ended_at=utc_now())
         for row in fetches.listed(session, peer, (FetchState.WAITING,))
     )
-
-
-def _write(
-    session: Session,
-    peer: str,
-    studies: Sequence[scu.FoundStudy],
-    rule: str,
-    per_minute: float,
-    outcome: AskedStudies,
-) -> None:
-    uids = [study.study_instance_uid for study in studies]
-    here, known = fetches.here(session, uids), fetches.of_studies(session, uids)
-    for study in studies:
-        outcome.found += 1
-        row = known.get(study.study_instance_uid)
-        if row is not None and row.state in OPEN_FETCHES:
-            outcome.want(row)
-        elif row is not None:
-            outcome.before += 1
-        elif study.study_instance_uid in here:
-            outcome.here += 1
-        else:
-            outcome.want(write_down(session, peer, study, rule, per_minute))

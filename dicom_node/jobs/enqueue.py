@@ -7,7 +7,7 @@ its images.
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
@@ -15,10 +15,10 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED, NO_RULE, ORIGINALS_FORWARDED
 from dicom_node.jobs.queue import enqueue, estimated_seconds
-from dicom_node.jobs.rules import ImageFacts, RuleDecision, StudyFacts, decide, why_none
-from dicom_node.model.kinds import FetchPurpose, ObjectRole
+from dicom_node.jobs.rules import RuleDecision, decide, why_none
+from dicom_node.model.kinds import ObjectRole
 from dicom_node.model.lifecycle import JOB, JobState, StudyState
-from dicom_node.store import deliveries, fetches, intake, questions, queue
+from dicom_node.store import deliveries, fetches, intake, questions
 from dicom_node.store.tables import Instance, Job, Original, Study
 from dicom_node.store.transitions import (
     FOR_UPDATE,
@@ -42,14 +42,36 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     decisions = decide_study(session, study, sources, settings)
     if not decisions:
         images = sources or intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
-        reason = why_none(settings.rules, [image_facts(image, settings) for image in images])
+        reason = why_none(settings.rules, images, settings.sender_names)
         record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
         settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
         return []
-    attributes = {source.sop_instance_uid: source.attributes for source in sources}
+    attributes, now = {source.sop_instance_uid: source.attributes for source in sources}, utc_now()
+    later = now + timedelta(seconds=settings.assembly.archive_seconds)
     for decision in decisions:
-        seconds = estimated_seconds(attributes[uid] for uid in decision.source_uids)
-        _add(session, study, decision, seconds, settings)
+        rule = decision.rule
+        waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)
+        # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
+        wanted = (study.priority, _RULE_PRIORITY[rule.priority])
+        enqueue(
+            session,
+            Job(
+                study_id=study.id,
+                study_revision=study.revision,
+                rule=rule.name,
+                pipeline=rule.pipeline,
+                options=dict(rule.options),
+                destinations=list(rule.send_to),
+                source_uids=list(decision.source_uids),
+                priority=1 if 1 in wanted else min(wanted),
+                assess_first=rule.assess_first,
+                cost_seconds=estimated_seconds(attributes[uid] for uid in decision.source_uids),
+                state=JobState.HELD if decision.held_reason else JobState.QUEUED,
+                reason=decision.held_reason,
+                run_at=later if waits else now,
+                created_at=now,
+            ),
+        )
     forwards = forward_originals(session, study, decisions, sources, settings)
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
@@ -64,56 +86,10 @@ def decide_study(
     session: Session, study: Study, sources: Sequence[Instance], settings: Settings
 ) -> list[RuleDecision]:
     """The rules' decisions on a study with these images; for a study fetched for a rule, only that rule's."""
-    facts = [image_facts(source, settings) for source in sources]
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
-    asked_for = fetch is not None and fetch.purpose is not FetchPurpose.INSTANCES
-    today = utc_now().date()
-    capped = [rule.name for rule in rules if rule.daily_cap]
-    midnight = datetime.combine(today, time(), UTC)
-    counted = queue.jobs_by_sender(session, capped, midnight) if capped else {}
-    return decide(rules, StudyFacts(study.study_date, today, counted, asked_for), facts)
-
-
-def image_facts(instance: Instance, settings: Settings) -> ImageFacts:
-    """The facts of an indexed image that the conditions of rules use."""
-    return ImageFacts(
-        sop_instance_uid=instance.sop_instance_uid,
-        sop_class_uid=instance.sop_class_uid,
-        modality=instance.modality,
-        role=instance.role,
-        calling_ae=instance.calling_ae,
-        called_ae=instance.called_ae,
-        sender=settings.sender_names.get(instance.calling_ae, ""),
-        attributes=instance.attributes,
-    )
-
-
-def _add(session: Session, study: Study, decision: RuleDecision, seconds: float, settings: Settings) -> None:
-    rule, now = decision.rule, utc_now()
-    later = now + timedelta(seconds=settings.assembly.archive_seconds)
-    waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)
-    # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
-    wanted = (study.priority, _RULE_PRIORITY[rule.priority])
-    enqueue(
-        session,
-        Job(
-            study_id=study.id,
-            study_revision=study.revision,
-            rule=rule.name,
-            pipeline=rule.pipeline,
-            options=dict(rule.options),
-            destinations=list(rule.send_to),
-            source_uids=list(decision.source_uids),
-            priority=1 if 1 in wanted else min(wanted),
-            assess_first=rule.assess_first,
-            cost_seconds=seconds,
-            state=JobState.HELD if decision.held_reason else JobState.QUEUED,
-            reason=decision.held_reason,
-            run_at=later if waits else now,
-            created_at=now,
-        ),
-    )
+    today, senders = utc_now().date(), settings.sender_names
+    return decide(rules, study.study_date, sources, today, senders, asked_for=fetch is not None)
 
 
 def forward_originals(

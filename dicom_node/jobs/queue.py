@@ -10,10 +10,9 @@ a person) go before all turns.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -38,39 +37,6 @@ _ENDS: Mapping[JobState, EventType] = {
 }
 
 
-_SAME = (  # columns of a job that a claimed one has as they are
-    *("id", "tries", "study_id", "study_revision", "rule", "pipeline", "reason"),
-    *("analysed_at", "priority", "cost_seconds", "assess_first"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedJob:
-    """A job that one worker holds. Only the newest ``attempt`` may end the job.
-
-    ``tries`` includes this try. ``gives_up``: the last try was lost with its worker, so this try only reports
-    that the job failed (``reason``); the report is tried as often as the job was.
-    """
-
-    id: int
-    owner: str
-    attempt: int
-    tries: int
-    study_id: int
-    study_revision: int
-    rule: str
-    pipeline: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    destinations: tuple[str, ...] = ()
-    source_uids: tuple[str, ...] = ()
-    gives_up: bool = False
-    reason: str = ""
-    analysed_at: datetime | None = None
-    priority: int = 0
-    cost_seconds: float = 1.0
-    assess_first: bool = False
-
-
 def enqueue(session: Session, job: Job) -> None:
     """Add a job with its turn and its event; workers see it when the caller's transaction commits."""
     job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
@@ -89,48 +55,6 @@ def enqueue(session: Session, job: Job) -> None:
     turn_changed(session, job)
 
 
-class QueueEngine(Protocol):
-    """Chooses the next job, and finds jobs whose worker is lost.
-
-    Methods with a ``session`` run in the caller's transaction.
-    """
-
-    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
-        """The job that a worker should take next, locked: STAT first, then by the earliest turn.
-
-        ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it,
-        or an equally urgent one with at most so much work.
-        """
-
-    def beat(self, session: Session, job_id: int) -> None:
-        """Record that the worker of this job is alive."""
-
-    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
-        """The running jobs whose worker has sent no heartbeat for ``workers.lease_seconds``."""
-
-    def repair(self, database: Database) -> int:
-        """Offer waiting jobs that the engine lacks, in a separate transaction; returns how many."""
-
-
-class LeaseTable:
-    """The built-in engine: turn and lease are columns of the job table."""
-
-    def __init__(self, workers: WorkerSettings) -> None:
-        self._workers = workers
-
-    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:
-        return table.next_free(session, now, self._workers, passing)
-
-    def beat(self, session: Session, job_id: int) -> None:
-        """Do nothing: the lease is renewed with the job's row."""
-
-    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:  # noqa: ARG002
-        return [job for job in running if has_ended(job.lease_until, now)]
-
-    def repair(self, database: Database) -> int:  # noqa: ARG002
-        return 0
-
-
 class JobQueue:
     """Gives jobs to workers and ends them. State, attempt and progress of a job are columns of its row.
 
@@ -143,16 +67,18 @@ class JobQueue:
         """For who tries again."""
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
-        self._engine: QueueEngine = LeaseTable(workers)
+        self._tickets = None  # the built-in engine: turn and lease are columns of the job table
         if not database.is_sqlite:
             from dicom_node.store.tickets import TicketEngine  # only there procrastinate is installed
 
-            self._engine = TicketEngine(workers)
+            self._tickets = TicketEngine(workers)
 
-    def claim(self, owner: str, passing: ClaimedJob | None = None) -> ClaimedJob | None:
+    def claim(self, owner: str, passing: Job | None = None) -> Job | None:
         """Take the job whose turn it is, STAT before others; None if no job waits.
 
-        ``passing``: a job that this owner works on; only a more urgent or a much shorter job may pass it.
+        ``passing``: a job that this owner works on; only a more urgent or a much shorter job may pass it. The
+        row that is returned is as it was claimed. Its owner and attempt are the fence: only the newest
+        attempt may end the job.
         """
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
@@ -160,20 +86,20 @@ class JobQueue:
             if not is_free and not (is_running and self._lost(session, now)):
                 return None
         with self._database.write() as session:
-            if self._workers.at_once:
-                table.count_claims_one_by_one(session)
             self._take_back(session, now)
             short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
-            job = self._engine.next_free(session, now, short)
+            if self._tickets:
+                job = self._tickets.next_free(session, now, short)
+            else:
+                job = table.next_free(session, now, self._workers, short)
             if job is None:
                 return None
-            before = job.tries
             taken = move_job(
                 session,
                 job,
                 events.JOB_STARTED,
                 attempts=job.attempts + 1,
-                tries=before + 1,
+                tries=job.tries + 1,
                 lease_owner=owner,
                 lease_until=now + self._lease,
                 started_at=now,
@@ -181,31 +107,23 @@ class JobQueue:
             if not taken:
                 return None
             settle_study(session, job.study_id)
-            return ClaimedJob(
-                **{name: getattr(job, name) for name in _SAME},
-                owner=job.lease_owner,
-                attempt=job.attempts,
-                options=dict(job.options),
-                destinations=tuple(job.destinations),
-                source_uids=tuple(job.source_uids),
-                gives_up=before >= self._workers.attempts,
-            )
+            return job
 
-    def heartbeat(self, job: ClaimedJob, share: float, doing: str) -> None:
+    def heartbeat(self, job: Job, share: float, doing: str) -> None:
         """Renew the lease. Raises LeaseLost, or JobCancelled if a person has cancelled the job."""
         until = utc_now() + self._lease
         with self._database.write() as session:
             cancelled = table.beat(
-                session, job.id, job.owner, job.attempt, until=until, share=share, doing=doing
+                session, job.id, job.lease_owner, job.attempts, until=until, share=share, doing=doing
             )
-            if cancelled is not None:
-                self._engine.beat(session, job.id)
+            if cancelled is not None and self._tickets:
+                self._tickets.beat(session, job.id)
         if cancelled is None:
             raise _lost(job)
         if cancelled:
             raise _stopped(job)
 
-    def complete_if_owner(self, session: Session, job: ClaimedJob, state: JobState, reason: str = "") -> Job:
+    def complete_if_owner(self, session: Session, job: Job, state: JobState, reason: str = "") -> Job:
         """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled if ``state`` is a
         success.
         """
@@ -221,34 +139,28 @@ class JobQueue:
             raise _lost(job)
         return row
 
-    def retry_at(self, job: ClaimedJob, when: datetime, reason: str) -> None:
+    def retry_at(self, job: Job, when: datetime, reason: str) -> None:
         """Put the job back, to be tried again at ``when``. Raises LeaseLost."""
         self._put_back(job, events.JOB_RETRIED, run_at=when, reason=reason)
 
-    def postpone(self, job: ClaimedJob, seconds: float, reason: str) -> None:
-        """Put the job back for later; this try does not count. Raises LeaseLost."""
-        self._put_back(
-            job,
-            events.JOB_HANDED_BACK,
-            run_at=utc_now() + timedelta(seconds=seconds),
-            reason=reason,
-            tries=job.tries - 1,
-        )
+    def hand_back(self, job: Job, seconds: float = 0.0, reason: str = "") -> None:
+        """Put the job back, free for other workers after ``seconds``; this try does not count. Raises
+        LeaseLost.
+        """
+        when = utc_now() + timedelta(seconds=seconds)
+        self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
 
-    def hand_back(self, job: ClaimedJob) -> None:
-        """Put the job back, free for other workers at once; this try does not count. Raises LeaseLost."""
-        self._put_back(job, events.JOB_HANDED_BACK, run_at=utc_now(), reason="", tries=job.tries - 1)
-
-    def fail(self, job: ClaimedJob, reason: str) -> None:
-        """End the job as failed. Raises LeaseLost."""
+    def end(self, job: Job, state: JobState, reason: str = "") -> None:
+        """End the job in ``state``, without results. Raises as ``complete_if_owner``."""
         with self._database.write() as session:
-            self.complete_if_owner(session, job, JobState.FAILED, reason)
+            self.complete_if_owner(session, job, state, reason)
             settle_study(session, job.study_id)
 
     def reap(self) -> int:
         """Take back the jobs of workers that have ended; returns how many."""
         now = utc_now()
-        self._engine.repair(self._database)
+        if self._tickets:
+            self._tickets.repair(self._database)
         with self._database.read() as session:
             if not self._lost(session, now):
                 return 0
@@ -267,15 +179,22 @@ class JobQueue:
         """The wait before the next attempt; it doubles with each."""
         return min(timedelta(seconds=self._workers.retry_seconds * 2.0 ** min(tries - 1, 20)), LONGEST_WAIT)
 
-    def is_last_try(self, job: ClaimedJob) -> bool:
+    def is_last_try(self, job: Job) -> bool:
         """Whether this is the last try, so that a failure ends the job."""
         return job.tries >= self._workers.attempts
 
-    def may_be_tried_again(self, job: ClaimedJob) -> bool:
+    def gives_up(self, job: Job) -> bool:
+        """Whether the last try was lost with its worker, so that this one only reports that the job failed.
+
+        The report is tried as often as the job was.
+        """
+        return job.tries > self._workers.attempts
+
+    def may_be_tried_again(self, job: Job) -> bool:
         """Whether a further try is allowed, even if only to report the failure."""
         return job.tries < 2 * self._workers.attempts
 
-    def _put_back(self, job: ClaimedJob, event: EventType, **values: Any) -> None:
+    def _put_back(self, job: Job, event: EventType, **values: Any) -> None:
         with self._database.write() as session:
             row = self._held(session, job)
             if row.cancel_requested:
@@ -287,8 +206,8 @@ class JobQueue:
                 raise _lost(job)
             settle_study(session, job.study_id)
 
-    def _held(self, session: Session, job: ClaimedJob) -> Job:
-        row = table.held(session, job.id, job.owner, job.attempt)
+    def _held(self, session: Session, job: Job) -> Job:
+        row = table.held(session, job.id, job.lease_owner, job.attempts)
         if row is None:
             raise _lost(job)
         return row
@@ -296,8 +215,11 @@ class JobQueue:
     def _lost(self, session: Session, now: datetime, *, lock: bool = False) -> list[Job]:
         """Running jobs whose worker shows no life, or is dead on this machine."""
         running = table.running(session, lock=lock)
-        silent = {job.id for job in self._engine.lost(session, now, running)} if running else ()
-        return [job for job in running if job.id in silent or owners.is_dead(job.lease_owner)]
+        if self._tickets and running:
+            silent = self._tickets.lost(session, now, running)
+        else:
+            silent = [job for job in running if has_ended(job.lease_until, now)]
+        return [job for job in running if job in silent or owners.is_dead(job.lease_owner)]
 
     def _take_back(self, session: Session, now: datetime) -> int:
         lost = self._lost(session, now, lock=True)
@@ -329,11 +251,11 @@ class JobQueue:
         return len(lost)
 
 
-def _lost(job: ClaimedJob) -> LeaseLost:
+def _lost(job: Job) -> LeaseLost:
     return LeaseLost(f"job {job.id} is another worker's now")
 
 
-def _stopped(job: ClaimedJob) -> JobCancelled:
+def _stopped(job: Job) -> JobCancelled:
     return JobCancelled(f"job {job.id} is to be stopped")
 
 

@@ -1,7 +1,7 @@
 """Decides which rule takes which image, and why; without side effects, for the node and ``rules try``."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 
 from ai_pipeline.images.dates import date_of
@@ -9,8 +9,9 @@ from ai_pipeline.terms import shown_term
 from dicom_node.config.settings import Conditions, RuleSettings, matches
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.model.kinds import ObjectRole
+from dicom_node.store.tables import Instance
 
-# A rule's condition → where the image says it: a field of ImageFacts, or a keyword of its attributes.
+# A rule's condition → where the image says it: a column of Instance, or a keyword of its attributes.
 _ASKED = {
     "modality": "modality",
     "body_part": "BodyPartExamined",
@@ -21,43 +22,13 @@ _ASKED = {
     "study_description": "StudyDescription",
     "series_description": "SeriesDescription",
 }
+Senders = Mapping[str, str]
+"""The names of peers by AE title."""
 _CODED: Mapping[str, str] = {
     "modality": "Modality",
     "body_part": "BodyPartExamined",
     "view": "ViewPosition",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """The facts of one image that the conditions of rules use.
-
-    ``sender`` is the name of the peer that sent the image, "" for none. ``attributes`` are texts by DICOM
-    keyword, as in the index.
-    """
-
-    sop_instance_uid: str
-    sop_class_uid: str
-    modality: str
-    role: ObjectRole
-    calling_ae: str = ""
-    called_ae: str = ""
-    sender: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class StudyFacts:
-    """The facts of a study that the conditions of rules use.
-
-    ``jobs_today`` counts jobs by (rule, calling AE title). ``asked_for``: whether a person had the study
-    fetched, in which case it may be old.
-    """
-
-    study_date: str
-    today: date
-    jobs_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    asked_for: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,58 +40,63 @@ class RuleDecision:
     held_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Whether a rule takes an image, and the first condition that failed."""
-
-    rule: str
-    pipeline: str
-    applies: bool
-    reason: str
-
-
 def decide(
-    rules: Sequence[RuleSettings], study: StudyFacts, images: Sequence[ImageFacts]
+    rules: Sequence[RuleSettings],
+    study_date: str,
+    images: Sequence[Instance],
+    today: date,
+    senders: Senders,
+    *,
+    asked_for: bool = False,
 ) -> list[RuleDecision]:
-    """Every rule that takes at least one image, with the taken images in the order of the examination."""
+    """Every rule that takes at least one image, with the taken images in the order of the examination.
+
+    ``asked_for``: whether a person had the study fetched, in which case it may be old.
+    """
     ordered = sorted(images, key=_order)
-    taken = [(rule, [image for image in ordered if not any(_mismatches(rule, image))]) for rule in rules]
+    taken = [
+        (rule, [image for image in ordered if not any(_mismatches(rule, image, senders))]) for rule in rules
+    ]
     return [
-        RuleDecision(rule, tuple(image.sop_instance_uid for image in its), _held(rule, study, its))
+        RuleDecision(
+            rule,
+            tuple(image.sop_instance_uid for image in its),
+            "" if asked_for else _held(rule, study_date, today, its),
+        )
         for rule, its in taken
         if its
     ]
 
 
-def explain(rules: Sequence[RuleSettings], image: ImageFacts) -> list[Explanation]:
-    """For each rule, in the order of the configuration, whether it takes this image, and why not."""
-    tried = [(rule, next(_mismatches(rule, image), "")) for rule in rules]
-    return [
-        Explanation(rule.name, rule.pipeline, not reason, reason or "all conditions hold")
-        for rule, reason in tried
-    ]
+def explain(
+    rules: Sequence[RuleSettings], image: Instance, senders: Senders
+) -> list[tuple[RuleSettings, str]]:
+    """Each rule, in the order of the configuration, with the first condition that failed; "": it takes the
+    image.
+    """
+    return [(rule, next(_mismatches(rule, image, senders), "")) for rule in rules]
 
 
-def why_none(rules: Sequence[RuleSettings], images: Sequence[ImageFacts]) -> str:
+def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders: Senders) -> str:
     """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
 
     Closest is the rule with the fewest failed conditions on an image; among equals, the first in the
     configuration. Header values are quoted only if they are no free text.
     """
     ordered = sorted(images, key=_order)
-    tried = [(rule.name, list(_mismatches(rule, image))) for rule in rules for image in ordered]
+    tried = [(rule.name, list(_mismatches(rule, image, senders))) for rule in rules for image in ordered]
     if not tried:
         return "no rule applies: " + ("none is configured" if images else "the study has no images")
     name, failed = min(tried, key=lambda attempt: len(attempt[1]))
     return f"no rule applies; closest is {name}: {' and '.join(failed)}"
 
 
-def _mismatches(rule: RuleSettings, image: ImageFacts) -> Iterator[str]:
+def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterator[str]:
     """Each condition of the rule that the image fails, as a sentence; none when it takes the image."""
     if image.role is ObjectRole.OWN:
         yield "it is a result of this node"
     elif image.sop_class_uid in SECONDARY_CAPTURES:
-        if image.sender not in rule.secondary_captures_from:
+        if senders.get(image.calling_ae, "") not in rule.secondary_captures_from:
             yield "it is a secondary capture, and secondary_captures_from does not name its sender"
     elif image.role is not ObjectRole.SOURCE:
         yield "its SOP class is no ultrasound or X-ray image"
@@ -144,20 +120,17 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
     return f"{name}{shown} does not match {wanted}"
 
 
-def _held(rule: RuleSettings, study: StudyFacts, images: Sequence[ImageFacts]) -> str:
-    most, taken = 0.0 if study.asked_for else rule.max_study_age_days, date_of(study.study_date)
-    if most and taken and (age := (study.today - taken).days) > most:
+def _held(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
+    most, taken = rule.max_study_age_days, date_of(study_date)
+    if most and taken and (age := (today - taken).days) > most:
         return f"the study is {age} days old, rule {rule.name} takes {most:g}"
     # Without any date nothing says that it is old; zeros stand for none.
     if most and not taken and any(image.attributes.get("StudyDate", "").strip("0") for image in images):
         return f"the date of the study names no day, rule {rule.name} takes studies of {most:g} days"
-    sender = images[0].calling_ae
-    if rule.daily_cap and study.jobs_today.get((rule.name, sender), 0) >= rule.daily_cap:
-        return f"rule {rule.name} had its {rule.daily_cap} jobs of today from {sender}"
     return ""
 
 
-def _order(image: ImageFacts) -> tuple[int, int, str]:
+def _order(image: Instance) -> tuple[int, int, str]:
     from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
 
     return (

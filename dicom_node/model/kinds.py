@@ -180,14 +180,14 @@ class FetchPurpose(StrEnum):
 
     ASKED = "asked"  # a person asked for it, or for what is missing
     PRIOR = "prior"  # for the comparison with a newer one: its results are sent nowhere
-    INSTANCES = "instances"  # it is being received, and the peer has more instances of it
 
 
-class QuestionKind(StrEnum):
-    """The subject of a query to a peer about a study that is being received."""
+class QuestionState(StrEnum):
+    """How far a question to a peer for earlier studies is."""
 
-    INSTANCES = "instances"  # Number of Study Related Instances (0020,1208)
-    PRIORS = "priors"  # earlier studies of the same patient
+    WAITING = "waiting"  # to be asked
+    ANSWERED = "answered"  # the studies that the answer named are waited for
+    ENDED = "ended"  # nothing is waited for
 
 
 class AuditAction(StrEnum):

@@ -45,7 +45,7 @@ from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, hosts, sqlite_file
 from dicom_node.store.tables import UserAccount
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.comparison import compare
+from dicom_node.studies.upkeep import compare
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
 NETWORK_FILE_SYSTEMS = frozenset(

@@ -111,12 +111,10 @@ def _findings(rule: RuleSettings, card: PipelineCard, settings: Settings) -> fro
 
 def check_shares(settings: Settings) -> Found:
     """Check that the pipelines in ``[workers]`` exist."""
-    workers = settings.workers
-    for key, names in (("pipelines", workers.pipelines), ("at_once", tuple(workers.at_once))):
-        for name in names:
-            if name not in PIPELINES:
-                remedy = f"no such pipeline; {did_you_mean(name, sorted(PIPELINES), 'there are')}"
-                yield f"workers.{key}", repr(name), remedy
+    for name in settings.workers.pipelines:
+        if name not in PIPELINES:
+            remedy = f"no such pipeline; {did_you_mean(name, sorted(PIPELINES), 'there are')}"
+            yield "workers.pipelines", repr(name), remedy
 
 
 def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:

@@ -162,7 +162,7 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
 
 def _device_rules(settings: Settings) -> Path:
     """Where the site's device rules lie, or would lie."""
-    from dicom_node.jobs.worker.at_start import device_rules_of
+    from dicom_node.jobs.worker.analyse import device_rules_of
 
     return device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
 

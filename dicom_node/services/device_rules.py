@@ -17,7 +17,7 @@ from dicom_node.config.sample import toml_value
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
-from dicom_node.jobs.worker.at_start import device_rules_of
+from dicom_node.jobs.worker.analyse import device_rules_of
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.roles import UserRole
 from dicom_node.new_file import write_new

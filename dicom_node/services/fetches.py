@@ -120,17 +120,10 @@ def ask(
                 by,
                 AuditAction.STUDIES_FETCHED,
                 peer=peer.name,
-                studies=asked.wanted,
+                studies=asked["wanted"],
                 rule=request.rule,
             )
-    return FetchAsked(
-        found=asked.found,
-        here=asked.here,
-        before=asked.before,
-        strays=asked.strays,
-        wanted=asked.wanted,
-        first=asked.first,
-    )
+    return FetchAsked(**asked)
 
 
 def again(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> int:

@@ -14,13 +14,12 @@ from dicom_node.config.settings import PeerSettings, RuleSettings, Settings
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import FaultyInput
 from dicom_node.inbox.inspection import Inspected, inspect
-from dicom_node.jobs.enqueue import image_facts
-from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
+from dicom_node.jobs.rules import decide, explain, why_none
 from dicom_node.model.kinds import AuditAction, ObjectRole
 from dicom_node.model.lifecycle import HeldState, JobState, StudyState
 from dicom_node.services import Row, audit, entered, open_database
 from dicom_node.store import intake, results, transitions
-from dicom_node.store.tables import HeldResult, Job, Study
+from dicom_node.store.tables import HeldResult, Instance, Job, Study
 from dicom_node.store.views import View, columns
 
 TRIED = 50
@@ -42,7 +41,7 @@ class RuleTrial(Row):
     changes: bool
 
 
-_ReadFile = tuple[Path, Inspected, ImageFacts]
+_ReadFile = tuple[Path, Inspected, Instance]
 
 
 def listed(settings: Settings) -> list[View]:
@@ -122,17 +121,16 @@ def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
             none = {"rule": "", "pipeline": "", "applies": False}
             rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
             continue
-        for found in explain(settings.rules, facts):
-            limit = held.get((image.study_instance_uid, found.rule), "") if found.applies else ""
-            rule = settings.rule(found.rule)
+        for rule, failed in explain(settings.rules, facts, settings.sender_names):
+            limit = "" if failed else held.get((image.study_instance_uid, rule.name), "")
             rows.append(
                 {
                     **about,
-                    "rule": found.rule,
-                    "pipeline": found.pipeline,
-                    "applies": found.applies,
-                    "reason": f"held: {limit}" if limit else found.reason,
-                    "then": [str(one) for one in rule.then] if rule and found.applies else [],
+                    "rule": rule.name,
+                    "pipeline": rule.pipeline,
+                    "applies": not failed,
+                    "reason": f"held: {limit}" if limit else failed or "all conditions hold",
+                    "then": [] if failed else [str(one) for one in rule.then],
                 }
             )
     return rows
@@ -149,16 +147,13 @@ def replay(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[s
         audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
-        if dry_run:
-            return rerun.foresee(database, settings, since)
-        return rerun.replay(database, settings, since, note)
+        return rerun.replay(database, settings, since, None if dry_run else note)
 
 
 def _decided(session: Session, study: Study, settings: Settings) -> View:
     """Rules that take the study, with the limit that would hold the job; else why none does."""
     sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
     decisions = jobs.decide_study(session, study, sources, settings)
-    images = [image_facts(source, settings) for source in sources]
     return {
         "rules": [
             {
@@ -170,7 +165,7 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
             }
             for decision in decisions
         ],
-        "why": "" if decisions else why_none(settings.rules, images),
+        "why": "" if decisions else why_none(settings.rules, sources, settings.sender_names),
     }
 
 
@@ -203,8 +198,6 @@ def _limits(rule: RuleSettings) -> list[str]:
     found = []
     if rule.max_study_age_days:
         found.append(f"holds studies older than {rule.max_study_age_days:g} days")
-    if rule.daily_cap:
-        found.append(f"at most {rule.daily_cap} jobs a day and sender")
     if rule.secondary_captures_from:
         found.append(f"secondary captures of {', '.join(rule.secondary_captures_from)} too")
     if rule.assess_first:
@@ -213,13 +206,13 @@ def _limits(rule: RuleSettings) -> list[str]:
 
 
 def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:
-    """The limit that would hold a job for a person, by study and rule; daily caps are not known here."""
+    """The limit that would hold a job for a person, by study and rule."""
     held = {}
     intact = [(image, facts) for _, image, facts in read if not image.fault]
     for uid in {image.study_instance_uid for image, _ in intact}:
         members = [(image.study_date, facts) for image, facts in intact if image.study_instance_uid == uid]
-        study = StudyFacts(members[0][0], transitions.utc_now().date())
-        for decision in decide(settings.rules, study, [facts for _, facts in members]):
+        facts, today = [facts for _, facts in members], transitions.utc_now().date()
+        for decision in decide(settings.rules, members[0][0], facts, today, settings.sender_names):
             held[uid, decision.rule.name] = decision.held_reason
     return held
 
@@ -233,14 +226,13 @@ def _read(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadF
         frozenset(settings.listener.further_storage_classes),
         takes_secondary_captures=takes,
     )
-    facts = ImageFacts(
+    facts = Instance(
         sop_instance_uid=found.sop_instance_uid,
         sop_class_uid=found.sop_class_uid,
         modality=found.modality,
         role=ObjectRole.OWN if found.own else role,
         calling_ae=sender.ae_title if sender else "",
         called_ae=settings.node.ae_title,
-        sender=name,
-        attributes=found.attributes,
+        attributes=dict(found.attributes),
     )
     return path, found, facts

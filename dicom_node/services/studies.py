@@ -109,21 +109,6 @@ def rerun_rules(
         return [row for study in studies for row in rerun.rerun(session, study, settings)]
 
 
-def readings_of(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """The readings of a study's burned-in annotation, decrypted; the audit gets event 4010.
-
-    Raises NotFound, ConfigurationError (the site key cannot be read), ReadingsSealed (another key encrypted
-    them).
-    """
-    from dicom_node.jobs.worker import readings
-
-    def note(session: Session, study: int) -> None:
-        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_SEEN, study_id=study, readings=True)
-
-    with open_database(settings) as database:
-        return readings.show(database, settings, study_instance_uid, note)
-
-
 def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> list[View]:
     """Delete the received objects of studies, by UID. Raises NotFound."""
     with open_database(settings) as database, database.read() as session:
@@ -139,7 +124,7 @@ def delete_received(
     The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
     be confirmed, cancelled or discarded. Built results stay.
     """
-    from dicom_node.studies.purge import purge_now
+    from dicom_node.studies.upkeep import purge_now
 
     def note(session: Session, study: int) -> None:
         audit.note(session, by, AuditAction.OBJECTS_DELETED, study_id=study)
@@ -271,7 +256,7 @@ def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
 
 def compare_spool(settings: Settings) -> str:
     """The differences between spool and index, and what to do; "" if there is none."""
-    from dicom_node.studies.comparison import compare
+    from dicom_node.studies.upkeep import compare
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:
@@ -283,7 +268,7 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
 
     ``progress`` is called with (done, all). Raises SpoolError.
     """
-    from dicom_node.studies.comparison import reindex
+    from dicom_node.studies.upkeep import reindex
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:

@@ -1,15 +1,15 @@
-"""Burned-in annotation: readings by image, which are encrypted, and reviews of cleaning by a person."""
+"""Burned-in annotation: reviews of cleaning by a person, and the boxes that a person drew."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.model.kinds import ReviewCause, ReviewVerdict
 from dicom_node.model.roles import UserRole
-from dicom_node.store.tables import AnnotationReading, CleaningReview, DrawnByHand, Instance, Job
+from dicom_node.store.tables import CleaningReview, DrawnByHand, Instance, Job
 from dicom_node.store.transitions import utc_now
 
 Box = tuple[int, int, int, int]
@@ -105,46 +105,3 @@ def end_reviews(session: Session, study_id: int) -> None:
     session.execute(
         update(CleaningReview).where(*waiting).values(verdict=ReviewVerdict.REPLACED, decided_at=utc_now())
     )
-
-
-def images(session: Session, uids: Collection[str]) -> dict[str, tuple[int, int]]:
-    """Row numbers of these images and of their studies, by SOP Instance UID."""
-    return {
-        uid: (number, study)
-        for uid, number, study in session.execute(
-            select(Instance.sop_instance_uid, Instance.id, Instance.study_id).where(
-                Instance.sop_instance_uid.in_(uids)
-            )
-        )
-    }
-
-
-def replace(
-    session: Session, instances: Collection[int], analysis_sha256: str, readings: Sequence[AnnotationReading]
-) -> None:
-    """Store readings; they replace readings of the same images with the same pipeline and options."""
-    session.execute(
-        delete(AnnotationReading).where(
-            AnnotationReading.instance_id.in_(instances), AnnotationReading.analysis_sha256 == analysis_sha256
-        )
-    )
-    session.add_all(readings)
-
-
-def of_study(session: Session, study_id: int) -> list[tuple[AnnotationReading, str]]:
-    """The readings of a study with the SOP Instance UID of their image, in reading order."""
-    row = AnnotationReading
-    return [
-        (reading, uid)
-        for reading, uid in session.execute(
-            select(row, Instance.sop_instance_uid)
-            .join(Instance, Instance.id == row.instance_id)
-            .where(row.study_id == study_id)
-            .order_by(Instance.id, row.analysis_sha256, row.frame, row.top, row.left)
-        )
-    ]
-
-
-def forget_readings(session: Session, study_id: int) -> None:
-    """Delete a study's readings, when its objects are purged from the spool."""
-    session.execute(delete(AnnotationReading).where(AnnotationReading.study_id == study_id))

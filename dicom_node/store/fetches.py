@@ -80,15 +80,11 @@ def listed(
 def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
     """Whether a study is not being fetched: neither now, nor between a failed try and the next one.
 
-    A study that received nothing since ``silent_since`` is no longer kept open for its fetch. Fetches for a
-    study that came from elsewhere have their own end (``store.questions``).
+    A study that received nothing since ``silent_since`` is no longer kept open for its fetch.
     """
     tried = or_(Fetch.state == _S.FETCHING, (Fetch.state == _S.WAITING) & (Fetch.attempts > 0))
-    whole = Fetch.purpose != FetchPurpose.INSTANCES
-    return ~(
-        exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried, whole)
-        & (Study.due_at > silent_since)
-    )
+    under_way = exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried)
+    return ~(under_way & (Study.due_at > silent_since))
 
 
 def is_prior(session: Session, study_id: int) -> bool:

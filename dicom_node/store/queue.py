@@ -1,20 +1,18 @@
 """Queries of jobs: free jobs, running jobs, jobs of a study; and the turns of the lease table."""
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, exists, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.model.lifecycle import JobState
-from dicom_node.store.tables import Instance, Job
+from dicom_node.store.tables import Job
 from dicom_node.store.tables.base import has_come
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
 _LAST_JOBS = 20
-_CLAIMS = 0x0D1C0A1  # the number of PostgreSQL's advisory lock for claims that are counted
 
 
 def of_study(session: Session, study_id: int, states: Collection[JobState]) -> Sequence[Job]:
@@ -29,17 +27,6 @@ def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
     ).all()
 
 
-def jobs_by_sender(session: Session, rules: Collection[str], since: datetime) -> dict[tuple[str, str], int]:
-    """The number of jobs of these rules released since ``since``, by (rule, calling AE title)."""
-    made = (
-        select(Job.id, Job.rule, Instance.calling_ae)
-        .join(Instance, Instance.study_id == Job.study_id)
-        .where(Job.rule.in_(rules), Job.created_at >= since, Job.state != JobState.HELD)
-        .distinct()
-    )
-    return dict(Counter((rule, sender) for _, rule, sender in session.execute(made)))
-
-
 def next_free(
     session: Session, now: datetime, workers: WorkerSettings, passing: tuple[int, float] | None = None
 ) -> Job | None:
@@ -48,7 +35,7 @@ def next_free(
     ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it, or an
     equally urgent one with at most so much work.
     """
-    chosen = select(Job).where(_is_free(now), _is_taken(session, workers)).order_by(*_IN_TURN).limit(1)
+    chosen = select(Job).where(_is_free(now, workers)).order_by(*_IN_TURN).limit(1)
     if passing is not None:
         priority, seconds = passing
         short = (Job.priority == priority) & (Job.cost_seconds <= seconds)
@@ -86,35 +73,11 @@ def work(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool
     """
     is_free, is_running = session.execute(
         select(
-            exists().where(_is_free(now), _is_taken(session, workers)),
+            exists().where(_is_free(now, workers)),
             exists().where(Job.state == JobState.RUNNING),
         )
     ).one()
     return bool(is_free), bool(is_running)
-
-
-def full_pipelines(session: Session, at_once: Mapping[str, int]) -> frozenset[str]:
-    """The pipelines that have reached their limit of running jobs. ``at_once``: the limits, by pipeline."""
-    if not at_once:
-        return frozenset()
-    return frozenset(
-        pipeline
-        for pipeline, running in session.execute(
-            select(Job.pipeline, func.count())
-            .where(Job.state == JobState.RUNNING, Job.pipeline.in_(at_once))
-            .group_by(Job.pipeline)
-        )
-        if running >= at_once[pipeline]
-    )
-
-
-def count_claims_one_by_one(session: Session) -> None:
-    """Prevent other claims until this transaction ends: two at once would not count each other.
-
-    SQLite has one writing transaction at a time anyway.
-    """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(_CLAIMS)))
 
 
 def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
@@ -160,18 +123,13 @@ def _is_held(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
     )
 
 
-def _is_free(now: datetime) -> ColumnElement[bool]:
-    """Queued and due; not while an older revision of the same rule and study still runs."""
+def _is_free(now: datetime, workers: WorkerSettings) -> ColumnElement[bool]:
+    """Queued, due, and of a pipeline that these workers run; not while an older revision of the same rule and
+    study still runs.
+    """
     other = aliased(Job)
     same_work_runs = exists().where(
         other.study_id == Job.study_id, other.rule == Job.rule, other.state == JobState.RUNNING
     )
-    return (Job.state == JobState.QUEUED) & has_come(Job.run_at, now) & ~same_work_runs
-
-
-def _is_taken(session: Session, workers: WorkerSettings) -> ColumnElement[bool]:
-    """SQL: the job's pipeline is run by these workers and has not reached its limit of running jobs."""
-    conditions = [Job.pipeline.in_(workers.pipelines)] if workers.pipelines else []
-    if full := full_pipelines(session, workers.at_once):
-        conditions.append(Job.pipeline.not_in(full))
-    return and_(True, *conditions)
+    taken = Job.pipeline.in_(workers.pipelines) if workers.pipelines else true()
+    return (Job.state == JobState.QUEUED) & has_come(Job.run_at, now) & ~same_work_runs & taken

@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.dicom.own_objects import Installation
-from dicom_node.events import RESULT_BUILT, RESULT_EXISTS, RESULT_RESTORED
+from dicom_node.events import RESULT_BUILT, RESULT_EXISTS
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
 from dicom_node.store.tables import (
@@ -92,29 +92,6 @@ def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, 
     return known
 
 
-def purged(
-    session: Session, sop_instance_uids: Collection[str]
-) -> dict[tuple[datetime, str, str], frozenset[str]]:
-    """The results with these UIDs whose files were deleted, grouped by the values needed to rebuild them.
-
-    These values are the time at which their job analysed the images, and SOP and Series Instance UID of the
-    report that they replace ("" for none). With the same images they give the same bytes.
-    """
-    former = aliased(Result)
-    chosen = (
-        select(Result.sop_instance_uid, Job.analysed_at, Result.supersedes, former.series_instance_uid)
-        .join(Job, Job.id == Result.job_id)
-        .outerjoin(former, former.sop_instance_uid == Result.supersedes)
-        .where(Result.sop_instance_uid.in_(sop_instance_uids), Result.purged)
-    )
-    found: dict[tuple[datetime, str, str], frozenset[str]] = {}
-    for uid, analysed_at, supersedes, series in session.execute(chosen):
-        if analysed_at is not None:  # None: a report that the AI did not run, its time was not kept
-            key = (analysed_at, supersedes, series or "")
-            found[key] = found.get(key, frozenset()) | {uid}
-    return found
-
-
 def series_began(session: Session, study_id: int, series_instance_uid: str) -> datetime | None:
     """The time when the first job of this study with a result in that series analysed its images; None
     without one.
@@ -124,12 +101,6 @@ def series_began(session: Session, study_id: int, series_instance_uid: str) -> d
         .join(Result, Result.job_id == Job.id)
         .where(Result.study_id == study_id, Result.series_instance_uid == series_instance_uid)
     )
-
-
-def restore(session: Session, row: Result) -> None:
-    """Record that the purged file of a result exists again, byte for byte."""
-    row.purged = False
-    record(session, RESULT_RESTORED, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
 
 
 def add(session: Session, row: Result) -> Result:

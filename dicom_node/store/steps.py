@@ -1,8 +1,8 @@
 """Queries of performed procedure steps; ``studies`` decides their effect on a study."""
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session
@@ -13,52 +13,27 @@ from dicom_node.model.lifecycle import StudyState
 from dicom_node.store.tables import EventRow, Instance, PerformedStep, StepObject, StepStudy, Study
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """A step after one report, from the journal; UIDs in ``studies`` and ``objects``."""
-
-    uid: str
-    peer: str
-    calling_ae: str
-    status: StepStatus
-    number: int
-    studies: Sequence[str]
-    objects: Sequence[str]
-    at: datetime
-
-
-def keep(session: Session, report: StepReport) -> None:
-    """Store a step from this report, unless a later report of it is stored."""
-    step = session.scalar(select(PerformedStep).where(PerformedStep.sop_instance_uid == report.uid))
+def keep(session: Session, report: Mapping[str, Any], at: datetime) -> None:
+    """Store a step from the journal's fields of a report, unless a later report of it is stored."""
+    uid, number, status = str(report["step"]), int(report["number"]), StepStatus(report["status"])
+    step = session.scalar(select(PerformedStep).where(PerformedStep.sop_instance_uid == uid))
     if step is None:
-        step = PerformedStep(sop_instance_uid=report.uid, peer=report.peer, calling_ae=report.calling_ae)
-        step.begun_at = report.at
+        peer, calling = str(report["peer"]), str(report["calling"])
+        step = PerformedStep(sop_instance_uid=uid, peer=peer, calling_ae=calling, begun_at=at)
         session.add(step)
-    elif report.number < step.number:
-        step.begun_at = min(step.begun_at, report.at)
+    elif number < step.number:
+        step.begun_at = min(step.begun_at, at)
         return
-    step.status, step.number, step.changed_at = report.status, report.number, report.at
-    step.ended_at = None if report.status is StepStatus.IN_PROGRESS else report.at
+    step.status, step.number, step.changed_at = status, number, at
+    step.ended_at = None if status is StepStatus.IN_PROGRESS else at
     session.flush()
     # Its studies and objects are those of this report.
-    studies = [{"step_id": step.id, "study_instance_uid": uid} for uid in report.studies]
-    objects = [{"step_id": step.id, "sop_instance_uid": uid} for uid in report.objects]
+    studies = [{"step_id": step.id, "study_instance_uid": uid} for uid in report["studies"]]
+    objects = [{"step_id": step.id, "sop_instance_uid": uid} for uid in report["objects"]]
     for table, rows in ((StepStudy, studies), (StepObject, objects)):
         session.execute(delete(table).where(table.step_id == step.id))
         if rows:
             session.execute(insert(table), rows)
-
-
-def studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, int]:
-    """The database ids of received studies, by Study Instance UID."""
-    return {
-        str(row.study_instance_uid): row.id
-        for row in session.execute(
-            select(Study.study_instance_uid, Study.id).where(
-                Study.study_instance_uid.in_(study_instance_uids)
-            )
-        )
-    }
 
 
 def adopt_events(session: Session, study: Study) -> None:

@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.model.lifecycle import JobState
 from dicom_node.store.database import Database
-from dicom_node.store.queue import full_pipelines
 from dicom_node.store.tables import Job
 from dicom_node.store.tables.base import LATEST, has_ended
 
@@ -182,23 +181,20 @@ def _open_queues(
     session: Session, workers: WorkerSettings, passing: tuple[int, float] | None
 ) -> list[str] | None:
     """The queues from which may be taken; None for all. A queue's name says what its jobs have in common."""
-    full = full_pipelines(session, workers.at_once)
-    if not full and not workers.pipelines and passing is None:
+    if not workers.pipelines and passing is None:
         return None
     return [
         name
         for name in session.scalars(
             select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
         )
-        if _is_open(name, workers, full, passing)
+        if _is_open(name, workers, passing)
     ]
 
 
-def _is_open(
-    name: str, workers: WorkerSettings, full: frozenset[str], passing: tuple[int, float] | None
-) -> bool:
+def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | None) -> bool:
     pipeline, priority, work = name.rsplit("/", 2)
-    if pipeline in full or not workers.takes(pipeline):
+    if not workers.takes(pipeline):
         return False
     if passing is None:
         return True

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from math import inf
 
 from sqlalchemy import ColumnElement, exists, func, select, update
-from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.identity import are_one_patient
@@ -19,12 +18,11 @@ from dicom_node.model.kinds import ObjectRole, StepStatus
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.rows import is_whole
-from dicom_node.store import fetches, intake, questions, steps
+from dicom_node.store import fetches, intake, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study
 from dicom_node.store.transitions import move_study, record, steady_now
-from dicom_node.studies.indexing import OTHER_PATIENT, is_of_another_patient, note_other_patient
-from dicom_node.studies.judgement import TWO_PATIENTS
+from dicom_node.studies.indexing import OTHER_PATIENT, TWO_PATIENTS, is_of_another_patient, note_other_patient
 from dicom_node.studies.quarantine import quarantine_study
 
 # An open association that brought a study nothing for so long no longer keeps it open: if the journal loses
@@ -41,8 +39,6 @@ class Assembler:
         # Where there is an object store, workers of other machines find all of the study in it.
         self._also = [is_whole()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
-        self._asks = any(rule.complete_from for rule in settings.rules)
-        self._archive = timedelta(seconds=settings.assembly.archive_seconds)
         self._mpps = [peer.name for peer in settings.peers if peer.mpps]
         self._at_once = steps.complete(self._mpps) if self._mpps else None
         of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
@@ -59,8 +55,6 @@ class Assembler:
         also = [*self._also, *([intake.came_from_none_of(behind)] if behind else [])]
         if self._fetches:  # what is half fetched would be analysed twice
             also.append(fetches.is_not_under_way(now - _SILENCE))
-        if self._asks:
-            also.append(questions.waits_for_no_instances(now, self._archive))
         if self._mpps:
             silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
             also.append(~steps.hold(self._mpps, silent_since))
@@ -99,10 +93,15 @@ class Assembler:
                 note_other_patient(session, study)
                 quarantine_study(session, study, OTHER_PATIENT)
                 return True
-            if self._asks and questions.ask_for_instances(session, study, now + self._archive):
-                return True
-            if self._mpps:
-                self._record_steps(session, study)
+            # How far the steps of the study were fulfilled.
+            named = steps.of_study(session, study.study_instance_uid, self._mpps) if self._mpps else ()
+            missing = steps.missing(session, [row.id for row in named])
+            going_on = sum(row.status is StepStatus.IN_PROGRESS for row in named)
+            if missing or going_on:
+                counts = {"steps": len(named), "going_on": going_on, "missing": missing}
+                record(session, STEPS_NOT_AWAITED, study.id, **counts)
+            elif named:
+                record(session, STEPS_FULFILLED, study.id, steps=len(named))
             if unread := intake.unread_beside(session, study.id):
                 record(session, STUDY_MAY_BE_INCOMPLETE, study.id, objects=unread)
             study.due_at = None
@@ -110,15 +109,3 @@ class Assembler:
             move_study(session, study, STUDY_COMPLETE)
             enqueue_study(session, study, self._settings)
             return True
-
-    def _record_steps(self, session: Session, study: Study) -> None:
-        """Say how far the steps of a study were fulfilled when it was taken as complete."""
-        rows = steps.of_study(session, study.study_instance_uid, self._mpps)
-        if not rows:
-            return
-        missing = steps.missing(session, [row.id for row in rows])
-        going_on = sum(row.status is StepStatus.IN_PROGRESS for row in rows)
-        if missing or going_on:
-            record(session, STEPS_NOT_AWAITED, study.id, steps=len(rows), going_on=going_on, missing=missing)
-        else:
-            record(session, STEPS_FULFILLED, study.id, steps=len(rows))

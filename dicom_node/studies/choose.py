@@ -7,7 +7,7 @@ stay in the spool, set aside, and are not analysed.
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotInSpool
 from dicom_node.events import VERSION_CHOSEN
 from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import ObjectRole, Outcome
@@ -75,15 +74,10 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class _StudyVersions:
-    """A study's versions, patient by patient, and the study as it was when they were read."""
+    """A study's versions, patient by patient, and what it was made of when they were read."""
 
     patients: Sequence[Sequence[Version]]
-    as_of: tuple[int, int]
-
-    @property
-    def shown_as_of(self) -> str:
-        """``as_of`` as text: the study's revision and the number of its newest object."""
-        return f"{self.as_of[0]}-{self.as_of[1]}"
+    as_of: str
 
     def options(self) -> list[Option]:
         """All options, numbered from 1, the patients first, in the order in which they came."""
@@ -130,7 +124,7 @@ class Choice:
     def rows(self, study_id: int) -> list[dict[str, Any]]:
         """The choices, as from :func:`rows`; empty if the study can be released as it is."""
         read = self._read(study_id)
-        return rows(read.options(), read.shown_as_of)
+        return rows(read.options(), read.as_of)
 
     def release(
         self,
@@ -148,33 +142,30 @@ class Choice:
         in quarantine, a choice is missing, an option does not exist, or objects came since.
         """
         read = self._read(study_id)
-        outdated = as_of is not None and as_of != read.shown_as_of
+        chosen = [option for option in read.options() if option.number in take]
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
-                if outdated:
+                if as_of not in (None, read.as_of) or _arrivals(session, study_id) != read.as_of:
                     raise NotAllowedNow(_CAME_SINCE)
                 taken = read.settled(take)
-                if _as_of(session, study) != read.as_of:
-                    raise NotAllowedNow(_CAME_SINCE)
                 self._apply(session, study, read, taken)
-                for option in read.options():
-                    if option.number in take:
-                        first = option.versions[0]
-                        record(
-                            session,
-                            VERSION_CHOSEN,
-                            study.id,
-                            study=study.study_instance_uid,
-                            instance=option.sop_instance_uid or first.uid,
-                            objects=len(option.versions),
-                            calling=first.item.arrival.calling_ae,
-                            received=as_json(first.item.arrival.received_at),
-                        )
+                for option in chosen:
+                    first = option.versions[0]
+                    record(
+                        session,
+                        VERSION_CHOSEN,
+                        study.id,
+                        study=study.study_instance_uid,
+                        instance=option.sop_instance_uid or first.uid,
+                        objects=len(option.versions),
+                        calling=first.item.arrival.calling_ae,
+                        received=as_json(first.item.arrival.received_at),
+                    )
             release_study(session, study_id)
             if also is not None:
-                taken_names = [_names(option) for option in read.options() if option.number in take]
-                also(session, {"of": _arrivals(session, study_id), "taken": taken_names})
+                of = _arrivals(session, study_id)
+                also(session, {"of": of, "taken": [_names(option) for option in chosen]})
 
     def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
         """The options that were ``taken`` when the study was released, by their present numbers.
@@ -195,7 +186,14 @@ class Choice:
         """Put the taken versions in force, and set the others aside."""
         for version in taken.values():
             if not version.in_force and not version.elsewhere:
-                _claim(session, study, version)
+                # From another study, which must not have gone on with it.
+                former = intake.instance(session, version.uid)
+                other = session.get_one(Study, former.study_id) if former else study
+                if other is not study and other.state is not StudyState.QUARANTINED:
+                    raise NotAllowedNow(
+                        f"object {version.uid} is in study {other.study_instance_uid}, which is "
+                        f"{other.state}: it cannot be taken from there"
+                    )
                 self._indexing.take(session, study, version.item)
         versions = [version for group in read.patients for version in group]
         uids = {version.uid for version in versions}
@@ -219,30 +217,24 @@ class Choice:
     def _read(self, study_id: int) -> _StudyVersions:
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
-            as_of = _as_of(session, study)
-            listed = [self._version(*one) for one in _listed(session, study)]
+            as_of, listed = _arrivals(session, study_id), list(_listed(session, study))
+            session.expunge_all()
+        versions = []
         try:
-            versions = [self._inspected(version) for version in listed]
+            for row, in_force, superseded, elsewhere in listed:
+                arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
+                try:
+                    with self._database.read() as session:
+                        path = self._files.here(session, row.path)
+                    found = self._inspector.inspect(path, self._assumed.get(row.calling_ae, ""))
+                except (OSError, NotInSpool):  # the file is missing
+                    continue
+                item = Arrived(self._files.data_dir / row.path, arrival, found, row.bytes)
+                if not found.fault:
+                    versions.append(Version(row.id, item, in_force, superseded, elsewhere))
         finally:
             self._inspector.close()
-        return _StudyVersions(
-            _patients([version for version in versions if not version.item.found.fault]), as_of
-        )
-
-    def _version(self, row: ReceivedObject, in_force: bool, superseded: bool, elsewhere: str) -> Version:
-        arrival = Arrival(row.association, row.calling_ae, row.called_ae, "", 0, row.received_at)
-        item = Arrived(self._files.data_dir / row.path, arrival, Inspected(), row.bytes)
-        return Version(row.id, item, in_force, superseded, elsewhere)
-
-    def _inspected(self, version: Version) -> Version:
-        item = version.item
-        try:
-            with self._database.read() as session:
-                path = self._files.here(session, self._files.relative(item.path))
-            found = self._inspector.inspect(path, self._assumed.get(item.arrival.calling_ae, ""))
-        except (OSError, NotInSpool):
-            found = Inspected(fault="the file is missing")
-        return replace(version, item=replace(item, found=found))
+        return _StudyVersions(_patients(versions), as_of)
 
 
 def _names(option: Option) -> list[Any]:
@@ -378,21 +370,3 @@ def _summary(options: Sequence[Option]) -> str:
         + (f" (if {if_taken} is taken)" if if_taken else "")
         for (if_taken, uid), numbers in numbers_of.items()
     )
-
-
-def _claim(session: Session, study: Study, version: Version) -> None:
-    """Take an object from another study, which must not have gone on with it."""
-    former = intake.instance(session, version.uid)
-    if former is None or former.study_id == study.id:
-        return
-    other = session.get_one(Study, former.study_id)
-    if other.state is not StudyState.QUARANTINED:
-        raise NotAllowedNow(
-            f"object {version.uid} is in study {other.study_instance_uid}, which is {other.state}: "
-            "it cannot be taken from there"
-        )
-
-
-def _as_of(session: Session, study: Study) -> tuple[int, int]:
-    received = intake.received(session, study.id)
-    return study.revision, received[-1].id if received else 0

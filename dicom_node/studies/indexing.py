@@ -10,36 +10,33 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from dicom_node import events
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.identity import Patient, identity_sha256
+from dicom_node.dicom.hashes import CODING
+from dicom_node.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.dicom.sop_classes import role_of
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.events import FETCHED_OTHER_PATIENT, EventType
 from dicom_node.inbox.header import Arrival, same_object
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector
 from dicom_node.inbox.spool import Spool, marked
 from dicom_node.jobs import decide_study, forward_late
-from dicom_node.model.kinds import FetchPurpose, ObjectRole, Outcome, QuestionKind
+from dicom_node.model.kinds import ObjectRole, Outcome
 from dicom_node.model.lifecycle import READ_FROM_WORK, FetchState, StudyState
 from dicom_node.object_store.files import Files
-from dicom_node.store import fetches, intake, questions, sight, steps
+from dicom_node.store import fetches, intake, questions, results, sight, steps
 from dicom_node.store.database import Database
 from dicom_node.store.patient_names import PatientNames
-from dicom_node.store.results import is_result
 from dicom_node.store.tables import Fetch, Instance, ReceivedObject, Study
 from dicom_node.store.transitions import move_fetch, move_study, record, steady_now
-from dicom_node.studies.judgement import TWO_PATIENTS, Judgement, judge
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
 
 _PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
-_EVENTS: dict[Outcome, EventType] = {
+_EVENTS: dict[Outcome, events.EventType] = {
     Outcome.NEW: events.OBJECT_INDEXED,
     Outcome.DUPLICATE: events.OBJECT_DUPLICATE,
     Outcome.REVISION: events.OBJECT_REVISED,
@@ -72,6 +69,17 @@ class Arrived:
     def spool_name(self) -> str:
         """The spool name under which the object was acknowledged."""
         return self.path.stem
+
+
+TWO_PATIENTS = "this study has images of two patients (by ID, name, birth date or sex)"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The outcome for a new version; ``reason`` is one sentence if it is not accepted."""
+
+    outcome: Outcome
+    reason: str = ""
 
 
 class Indexing:
@@ -168,7 +176,7 @@ class Indexing:
         event = _EVENTS[judgement.outcome]
         if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
             # Unknown: of another node, or a copied mark.
-            is_ours = is_result(session, found.sop_instance_uid)
+            is_ours = results.is_result(session, found.sop_instance_uid)
             event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
         self._record(session, study, item, event, reason=judgement.reason)
         return place
@@ -209,11 +217,10 @@ class Indexing:
             if any(item.found.patient.contradicts(other) for other in others):
                 return Judgement(Outcome.CONFLICT, TWO_PATIENTS)
             return Judgement(Outcome.NEW)
-        before, same_image = session.get_one(Study, former.study_id), partial(_compared, former.path, item)
-        return judge(item.found, item.arrival.calling_ae, former, before, same_image)
+        return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
-        if item.found.own or is_result(session, item.found.sop_instance_uid):
+        if item.found.own or results.is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
         grabber = self._settings.sender_names.get(item.arrival.calling_ae, "") in self._grabbers
         return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
@@ -355,7 +362,7 @@ class Indexing:
         session.flush()
 
     def _record(
-        self, session: Session, study: Study, item: Arrived, event: EventType, reason: str = ""
+        self, session: Session, study: Study, item: Arrived, event: events.EventType, reason: str = ""
     ) -> None:
         record(
             session,
@@ -368,13 +375,6 @@ class Indexing:
             spool_name=item.spool_name if reason else "",
             reason=reason,
         )
-
-
-def _compared(former: str, item: Arrived) -> bool | None:
-    """Nothing is decoded while the database is locked: what was not compared ahead is tried again."""
-    if former not in item.same_image:
-        raise StoreAway("it was not compared yet")
-    return item.same_image[former]
 
 
 def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> bool:
@@ -402,21 +402,14 @@ def _with_object(reason: str, item: Arrived) -> str:
 def ask_about(session: Session, study: Study, image: Instance, settings: Settings) -> None:
     """Add the questions of the rules that take this image, each once per revision.
 
-    Nothing is asked about a study that was fetched as a prior (its priors would have priors). If a study was
-    fetched as a whole, nothing is asked about missing instances.
+    Nothing is asked about a study that was fetched as a prior: its priors would have priors.
     """
     if not settings.asked_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
         return
-    fetch = fetches.of_study(session, study.study_instance_uid)
-    if fetch is not None and fetch.purpose is FetchPurpose.PRIOR:
-        return
-    came_whole = fetch is not None and fetch.purpose is FetchPurpose.ASKED
-    for decision in decide_study(session, study, [image], settings):
-        rule = decision.rule
-        if rule.complete_from and not came_whole:
-            questions.add(session, study, QuestionKind.INSTANCES, rule.name, rule.complete_from)
-        if rule.priors and not decision.held_reason:
-            questions.add(session, study, QuestionKind.PRIORS, rule.name, rule.priors.peer)
+    if not fetches.is_prior(session, study.id):
+        for decision in decide_study(session, study, [image], settings):
+            if decision.rule.priors and not decision.held_reason:
+                questions.add(session, study, decision.rule.name, decision.rule.priors.peer)
 
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"
@@ -453,4 +446,55 @@ def note_other_patient(session: Session, study: Study) -> None:
     """Record that the images of a fetched study name another patient, whatever its fetch is doing now."""
     row = fetches.of_study(session, study.study_instance_uid, lock=True)
     if row is not None and row.state is not FetchState.OTHER_PATIENT:
-        move_fetch(session, row, FETCHED_OTHER_PATIENT)
+        move_fetch(session, row, events.FETCHED_OTHER_PATIENT)
+
+
+def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
+    """Compare a valid object with the version in force before it, which is in ``study``.
+
+    Their pixels may be the same although their bytes differ, as they do in another transfer syntax. Raises
+    StoreAway if they were not compared ahead: nothing is decoded while the database is locked.
+    """
+    found = item.found
+    if (study.study_instance_uid or "") != found.study_instance_uid:
+        return Judgement(Outcome.CONFLICT, "an image came again with another Study Instance UID")
+    if former.pixels_sha256 != found.pixels_sha256:
+        if former.path not in item.same_image:
+            raise StoreAway("it was not compared yet")
+        if item.same_image[former.path] is None:
+            return Judgement(Outcome.CONFLICT, "an image came again and cannot be compared with the first")
+        if not item.same_image[former.path]:
+            return Judgement(Outcome.CONFLICT, "an image came again with other pixels")
+    # The same bytes under another colour model are another picture.
+    is_same_header = former.header_sha256 == found.header_sha256 and (
+        former.pixels_sha256 != found.pixels_sha256
+        or all(former.attributes.get(keyword) == found.attributes.get(keyword) for keyword in CODING)
+    )
+    if is_same_header and former.identity_sha256 == identity_sha256(found.identity):
+        return Judgement(Outcome.DUPLICATE)
+    return _compare_header(found, former, study, is_its_sender=item.arrival.calling_ae == former.calling_ae)
+
+
+def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_sender: bool) -> Judgement:
+    """The same image with another header: of the patient, what is empty replaces nothing; no sender corrects
+    another's.
+    """
+    before, issuer = Patient.parse(former.patient), study.issuer_of_patient_id
+    # Whether it says the same Patient ID without its issuer, which is part of the hash.
+    names_no_issuer = found.patient_id and issuer and not found.issuer_of_patient_id
+    lacks_issuer = names_no_issuer and before.id == patient_sha256(found.patient_id, issuer)
+    patient = replace(found.patient, id=before.id) if lacks_issuer else found.patient
+    lacks = lacks_issuer or patient.lacks(before)
+    if patient.corrects(before):
+        if is_its_sender and not lacks:
+            return Judgement(Outcome.REVISION)
+        emptied = "an image came again for another patient, with a part of the identity left empty"
+        other = "an image came again from another sender for another patient"
+        return Judgement(Outcome.CONFLICT, emptied if is_its_sender else other)
+    if lacks:
+        return Judgement(
+            Outcome.SET_ASIDE, "it leaves patient attributes empty that the version in force has"
+        )
+    if is_its_sender:
+        return Judgement(Outcome.REVISION)
+    return Judgement(Outcome.SET_ASIDE, "corrections are taken from the sender of the version in force only")

@@ -1,7 +1,7 @@
 """Applies the present rules to a study again: on request of a person, or because a rule changed."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,9 +21,6 @@ from dicom_node.studies.quarantine import stop_study
 
 Row = dict[str, Any]
 """A study and a rule that takes it, or "" for none; the keys stand in ``docs/reference/lists.md``."""
-_Missed = tuple[int, str | None, Sequence[RuleDecision], str]
-"""A study that the present rules would have taken: number, UID, decisions, why it cannot be run again, or
-""."""
 
 
 def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
@@ -33,7 +30,7 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
     have the same derived UIDs, so they are neither built nor sent again. Raises NotAllowedNow.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
-    if reason := _refusal(study, _sources(session, study_id)):
+    if reason := _refusal(study, intake.instances_of(session, study_id, [ObjectRole.SOURCE])):
         raise NotAllowedNow(reason)
     study.revision += 1
     session.flush()
@@ -45,13 +42,37 @@ def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
 
 
 def replay(
-    database: Database, settings: Settings, since: datetime, also: Callable[[Session, int], None]
+    database: Database, settings: Settings, since: datetime, also: Callable[[Session, int], None] | None
 ) -> list[Row]:
-    """Apply the rules to the studies of :func:`foresee`, one transaction each, in which ``also`` writes."""
+    """Apply the rules to the studies that they missed; a row for each study and rule that takes it.
+
+    These are studies received after ``since`` for which the rules now want a job that the study did not get.
+    A study that would only lose a job is left out, because delivered results stay. A study whose rules are
+    still to be applied (being received, in quarantine) is left out too. One transaction each, in which
+    ``also`` writes; with None nothing is done.
+    """
+    found, rows = [], []
     with database.read() as session:
-        found = _missed(session, settings, since)
-    rows = []
-    for study_id, uid, decisions, _ in found:
+        for study in intake.settled_studies(session, since):
+            sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+            had = [
+                _work(job.pipeline, job.options, job.destinations, job.source_uids)
+                for job in queue.of_study(session, study.id, set(JobState) - {JobState.HELD})
+                if job.study_revision == study.revision
+            ]
+            decisions = decide_study(session, study, sources, settings)
+            wanted = [
+                _work(one.rule.pipeline, one.rule.options, one.rule.send_to, one.source_uids)
+                for one in decisions
+                if not one.held_reason
+            ]
+            if any(work not in had for work in wanted):
+                uid, refusal = study.study_instance_uid, _refusal(study, sources)
+                found.append((study.id, uid, decisions, refusal or "would be queued"))
+    for study_id, uid, decisions, reason in found:
+        if also is None:
+            rows += _rows(uid, decisions, reason, queued=False)
+            continue
         try:
             with database.write() as session:
                 rows += rerun(session, study_id, settings)
@@ -61,37 +82,12 @@ def replay(
     return rows
 
 
-def foresee(database: Database, settings: Settings, since: datetime) -> list[Row]:
-    """Find the studies that :func:`replay` would change; a row for each study and rule that takes it.
-
-    These are studies received after ``since`` for which the rules now want a job that the study did not get.
-    A study that would only lose a job is left out, because delivered results stay. A study whose rules are
-    still to be applied (being received, in quarantine) is left out too.
-    """
-    with database.read() as session:
-        found = _missed(session, settings, since)
-    return [
-        row
-        for _, uid, decisions, refusal in found
-        for row in _rows(uid, decisions, refusal or "would be queued", queued=False)
-    ]
-
-
-def _missed(session: Session, settings: Settings, since: datetime) -> list[_Missed]:
-    found: list[_Missed] = []
-    without_held = [state for state in JobState if state is not JobState.HELD]
-    for study in intake.settled_studies(session, since):
-        sources = _sources(session, study.id)
-        # What tells one job from another, whatever its rule is called.
-        had = {
-            (job.pipeline, _text(job.options), tuple(sorted(job.destinations)), tuple(job.source_uids))
-            for job in queue.of_study(session, study.id, without_held)
-            if job.study_revision == study.revision
-        }
-        decisions = decide_study(session, study, sources, settings)
-        if any(not decision.held_reason and _work(decision) not in had for decision in decisions):
-            found.append((study.id, study.study_instance_uid, decisions, _refusal(study, sources)))
-    return found
+def _work(
+    pipeline: str, options: Mapping[str, Any], destinations: Sequence[str], source_uids: Sequence[str]
+) -> tuple[object, ...]:
+    """What tells one job from another, whatever its rule is called."""
+    options_text = json.dumps(dict(options), sort_keys=True)
+    return pipeline, options_text, sorted(destinations), list(source_uids)
 
 
 def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
@@ -123,17 +119,3 @@ def _refusal(study: Study, sources: Sequence[Instance]) -> str:
     if any(source.purged for source in sources):
         return f"{named} has images that were purged after spool.keep_days: have them sent again"
     return ""
-
-
-def _sources(session: Session, study_id: int) -> Sequence[Instance]:
-    """Its images, purged ones too."""
-    return intake.instances_of(session, study_id, [ObjectRole.SOURCE])
-
-
-def _work(decision: RuleDecision) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
-    rule = decision.rule
-    return (rule.pipeline, _text(rule.options), tuple(sorted(rule.send_to)), decision.source_uids)
-
-
-def _text(options: Any) -> str:
-    return json.dumps(dict(options), sort_keys=True)

@@ -26,16 +26,15 @@ from sqlalchemy.orm import Session
 from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NodeError, SpoolError, StoreAway
-from dicom_node.events import Event
 from dicom_node.inbox.header import Arrival, read_arrival
 from dicom_node.inbox.inspection import Inspected
 from dicom_node.inbox.inspector import Inspector, ReaderLost, unread
 from dicom_node.inbox.journal import JournalReader, has_no_writer, journal_folders
 from dicom_node.inbox.spool import Spool, Turns, marked
-from dicom_node.model.kinds import AssociationOutcome, StepStatus
+from dicom_node.model.kinds import AssociationOutcome
 from dicom_node.object_store import rows as stored_rows
 from dicom_node.object_store.files import Files
-from dicom_node.store import intake, requested, steps
+from dicom_node.store import fetches, intake, requested, steps
 from dicom_node.store.changes import stamp
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Association, Cursor
@@ -107,7 +106,10 @@ class Indexer:
         pending = self._spool.pending()
         self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
         ready = [path for path, again in self._again.items() if again.done()]
-        waiting = (path for path in pending if path not in self._again and not self._waits(path))
+        now = time.monotonic()
+        for path in [path for path, until in list(self._unreadable.items()) if until <= now]:
+            self._unreadable.pop(path)
+        waiting = (path for path in pending if path not in self._again and path not in self._unreadable)
         files = chain(ready, self._turns.in_turn(waiting))
         done = 0
         while arrived := list(self._batch(files)):
@@ -115,8 +117,15 @@ class Indexer:
                 if self._files.bucket:  # machines that share a folder share its lock
                     stored_rows.one_indexer(session)
                 placed = [placed for item in arrived if (placed := self._index_one(session, item))]
-            for path, place in placed:
-                self._move(path, place)
+            for path, place in placed:  # the rows are committed
+                try:
+                    if place is None:
+                        path.unlink(missing_ok=True)  # a copy of a stored one
+                    else:
+                        self._spool.settle(path, place)
+                except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
+                    _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
+                    self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
             done += len(placed)
             if time.monotonic() > end:
                 break
@@ -186,27 +195,21 @@ class Indexer:
         others = [one for one in self._oldest if marked(one.name) != marked(path.name)]
         if arrival.senders and min([path, *others]) < path:
             raise StoreAway("nobody knows yet whose the study is")
+        charset = self._assumed.get(arrival.calling_ae, "")
         try:
-            found = self._inspect(path, arrival, again)
+            if self._crashes.count(path.name) > 1:  # once may have another cause
+                found = unread(path, "the node died twice while it was being read")
+            elif again:
+                found = again.inspect_again(path, charset)
+            else:
+                self._inspector.start()  # before it is noted: a node killed now did not die of this object
+                with self._crashes.noted(path.name):
+                    found = self._inspector.inspect_once(path, charset)
         except (OSError, ReaderLost):
             raise
         except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
             found = Inspected(fault=f"cannot be indexed ({type(error).__name__})")
         return Arrived(path, arrival, found, size)
-
-    def _inspect(self, path: Path, arrival: Arrival, again: Inspector | None) -> Inspected:
-        """Open the object, unless the node died twice while it was open; once may have another cause.
-
-        Raises ReaderLost at the first try.
-        """
-        charset = self._assumed.get(arrival.calling_ae, "")
-        if self._crashes.count(path.name) > 1:
-            return unread(path, "the node died twice while it was being read")
-        if again:
-            return again.inspect_again(path, charset)
-        self._inspector.start()  # before it is noted: a node killed meanwhile did not die of this object
-        with self._crashes.noted(path.name):
-            return self._inspector.inspect_once(path, charset)
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
         """Write the rows of one file; None when another process writes them, or it is tried again later."""
@@ -236,23 +239,6 @@ class Indexer:
         is_copy = place is not None and place.name != path.name
         is_stored = is_copy and place and self._files.has(session, self._files.relative(place))
         return path, None if is_stored else place
-
-    def _move(self, path: Path, place: Path | None) -> None:
-        """The rows are committed: move the file to its place, or delete it as a copy of a stored one."""
-        try:
-            if place is None:
-                path.unlink(missing_ok=True)
-            else:
-                self._spool.settle(path, place)
-        except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
-            _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
-            self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
-
-    def _waits(self, path: Path) -> bool:
-        if self._unreadable.get(path, 0.0) > time.monotonic():
-            return True
-        self._unreadable.pop(path, None)
-        return False
 
 
 _LENGTH = 300  # bytes: a number, a file name and a process
@@ -322,7 +308,7 @@ class JournalIngest:
             with self._database.read() as session:
                 known = session.execute(select(Cursor.name, Cursor.offset)).all()
             self._cursor = {name: offset for name, offset in known if (self._folder / name).exists()}
-        gone = self._ended_listeners()  # before their last lines are read
+        gone = [*self._ended_listeners()]  # before their last lines are read
         while lines := self._reader.read(self._cursor):
             moved = {line.file: line.offset for line in lines}
             with self._database.write() as session:
@@ -333,19 +319,19 @@ class JournalIngest:
             self._cursor |= moved
             total += len(lines)
             started |= any(line.event.type is events.LISTENER_STARTED for line in lines)
-        if started:
-            # Close the associations of former listeners: one at a time writes here, the newest.
+        if started:  # one at a time writes here, the newest
             listeners = self._listeners()
-            self._close([one for one in listeners if one != listeners[-1]])
-        self._close(gone)
-        if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
-            self._clear_away()
-        return total
-
-    def _close(self, listeners: Sequence[str]) -> None:
-        if listeners:
+            gone += [one for one in listeners if one != listeners[-1]]
+        if gone:
             with self._database.write() as session:
-                intake.lose_associations(session, set(listeners), utc_now())
+                intake.lose_associations(session, set(gone), utc_now())
+        if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
+            self._reader.remove_read(self._cursor)
+            if removed := {name for name in self._cursor if not (self._folder / name).exists()}:
+                with self._database.write() as session:
+                    session.execute(delete(Cursor).where(Cursor.name.in_(removed)))
+                self._cursor = {name: at for name, at in self._cursor.items() if name not in removed}
+        return total
 
     def _listeners(self) -> list[str]:
         """Which wrote the journal files, whose names are time-listener-number."""
@@ -364,16 +350,8 @@ class JournalIngest:
         self._gone = listeners
         return listeners
 
-    def _clear_away(self) -> None:
-        assert self._cursor is not None
-        self._reader.remove_read(self._cursor)
-        if gone := {name for name in self._cursor if not (self._folder / name).exists()}:
-            with self._database.write() as session:
-                session.execute(delete(Cursor).where(Cursor.name.in_(gone)))
-            self._cursor = {name: offset for name, offset in self._cursor.items() if name not in gone}
 
-
-def _ingest(session: Session, event: Event) -> None:
+def _ingest(session: Session, event: events.Event) -> None:
     if event.type is events.COMMITMENT_REPORTED:
         # A storage commitment report goes to the outbox; the event has numbers instead of UIDs.
         transaction, calling = str(event.fields["transaction"]), str(event.fields["calling"])
@@ -388,29 +366,31 @@ def _ingest(session: Session, event: Event) -> None:
             failed=len(failed),
         )
         return
-    if event.type is events.COMMITMENT_ASKED:
-        _keep_request(session, event)
+    if event.type is events.COMMITMENT_ASKED:  # by a peer; the same
+        peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
+        objects = event.fields["objects"]
+        refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
+        record(
+            session,
+            events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED,
+            peer=peer,
+            calling=calling,
+            transaction=transaction,
+            objects=len(objects),
+            reason=refusal,
+        )
         return
     if event.type in (events.STEP_BEGUN, events.STEP_CHANGED):
         # A report on a performed procedure step goes to its table; the events have numbers instead of
         # UIDs.
         fields = event.fields
-        step = steps.StepReport(
-            uid=str(fields["step"]),
-            peer=str(fields["peer"]),
-            calling_ae=str(fields["calling"]),
-            status=StepStatus(fields["status"]),
-            number=int(fields["number"]),
-            studies=fields["studies"],
-            objects=fields["objects"],
-            at=event.at,
-        )
-        steps.keep(session, step)
-        known = steps.studies(session, step.studies)
+        steps.keep(session, fields, event.at)
+        known = fetches.here(session, fields["studies"])
         names = ("step", "status", "calling", "peer", "association")
-        shown = {name: fields[name] for name in names} | {"objects": len(step.objects)}
-        for uid in step.studies:
-            record(session, event.type, known.get(uid), study=uid, **shown)
+        shown = {name: fields[name] for name in names} | {"objects": len(fields["objects"])}
+        for uid in fields["studies"]:
+            study = known.get(uid)
+            record(session, event.type, study.id if study else None, study=uid, **shown)
         return
     append(session, event)
     association = str(event.fields.get("association", ""))
@@ -446,19 +426,3 @@ def _ingest(session: Session, event: Event) -> None:
         )
     elif event.type is events.LISTENER_STOPPED:
         intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
-
-
-def _keep_request(session: Session, event: Event) -> None:
-    """A peer's request for storage commitment; the event has the number of objects instead of UIDs."""
-    peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
-    objects = event.fields["objects"]
-    refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
-    record(
-        session,
-        events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED,
-        peer=peer,
-        calling=calling,
-        transaction=transaction,
-        objects=len(objects),
-        reason=refusal,
-    )

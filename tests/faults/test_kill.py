@@ -24,7 +24,7 @@ from dicom_node.object_store import rows as stored_rows
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
-from dicom_node.studies.comparison import compare
+from dicom_node.studies.upkeep import compare
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.failover_lab import Pair, start_pair
 from tests.hostile.valve import valve_before
@@ -337,7 +337,7 @@ def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgre
         assert time.monotonic() - begun < 30, "it waits for an answer"
         wait_until(lambda: other.reap() == 1, 10 * WORKERS.lease_seconds, "its job is taken back")
         taken = claimed(other, "elsewhere/2/1/b")
-        assert (taken.id, taken.attempt) == (number, 2)
+        assert (taken.id, taken.attempts) == (number, 2)
 
         valve.mend()
         with pytest.raises(LeaseLost):

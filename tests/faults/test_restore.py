@@ -32,7 +32,7 @@ from dicom_node.services.studies import release, versions
 from dicom_node.store import deliveries
 from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study, Withdrawal
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.comparison import compare, reindex
+from dicom_node.studies.upkeep import compare, reindex
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
 from tests.forked import Forked

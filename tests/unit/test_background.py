@@ -244,16 +244,6 @@ def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
     assert heard == [{"ready": True}]
 
 
-@pytest.mark.parametrize("then", ["time.sleep(600)", "sys.exit(1)"])
-def test_a_line_for_a_child_that_stands_still_or_has_ended_holds_up_nobody(then: str) -> None:
-    code = f"import sys, time; print('{{\"ready\": true}}', flush=True); {then}"
-    with running_child(code) as (child, heard):
-        wait_until(lambda: len(heard) > ("exit" in then), 60, "the child is ready, or has ended")
-        begun = time.monotonic()
-        child.give("x" * 2**20)
-        assert time.monotonic() - begun < 30
-
-
 def test_a_child_that_shows_life_and_loads_on_does_not_count_as_silent() -> None:
     code = (
         "import time; from dicom_node.signals import show_life; show_life(); time.sleep(1)\n"

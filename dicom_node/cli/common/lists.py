@@ -271,12 +271,6 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         ("now", lambda row: "counts" if row["counts"] else "in another study" if row["stands_in"] else ""),
         *fields("details: differs"),
     ),
-    "studies readings": (
-        _uid("image", "sop_instance_uid", 26),
-        *fields("frame", "kind", "meaning"),
-        _yes_no("removed", "removed"),
-        *fields("confidence", "text"),
-    ),
     "studies findings": (
         *fields("finding", "decision"),
         ("numbers", lambda row: ", ".join(f"{name} {number}" for name, number in row["numbers"].items())),

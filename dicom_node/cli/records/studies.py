@@ -68,17 +68,6 @@ def show(uid: StudyArgument, config: Config, as_json: JsonObject = False) -> Non
         print_part(part.capitalize(), rows, PARTS_OF_STUDY[part])
 
 
-@list_verb(
-    app,
-    "studies readings",
-    "1.2.840.113619.2.1 --config node.toml",
-    none="Nothing was read in this study, or it was purged.",
-)
-def readings(settings: Any, *, uid: StudyArgument) -> Rows:
-    """Show the readings of a study's burned-in annotation, names included. Needs the site key; event 4010."""
-    return rooms.studies.readings_of(settings, uid)
-
-
 @app.command(epilog="Example: dicom-node studies versions 1.2.840.113619.2.1 --config node.toml")
 def versions(uid: StudyArgument, config: Config, as_json: Json = False) -> None:
     """Show the choices for a study in quarantine: patients, versions, their senders and differences."""

@@ -1,44 +1,26 @@
 """Run one worker process: ``python -m dicom_node.jobs.worker``.
 
-Its configuration is the first line of standard input (JSON from the node that starts it), or is in files
-(``--config FILE``). After a further line on standard input, the worker finishes its job and continues with
-that configuration. SIGHUP lets the worker finish its job and end; SIGTERM hands the job back.
+Its configuration is the first line of standard input (JSON from the node that starts it). SIGHUP lets the
+worker finish its job and end; SIGTERM hands the job back.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ai_pipeline import extras
 from ai_pipeline.models.engine import INFERENCE
 from dicom_node import logs
 from dicom_node.child import give_way, given_settings, limit_memory, watch_parent
-from dicom_node.config import loading
-from dicom_node.config.settings import Settings
-from dicom_node.errors import ExitCode, NodeError
+from dicom_node.errors import ExitCode
 from dicom_node.store.database import Database
-
-if TYPE_CHECKING:
-    from dicom_node.jobs.worker.process import Worker
 
 
 def main() -> int:
     """Work until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dicom_node.jobs.worker", description="One worker of the node."
-    )
-    parser.add_argument("--config", type=Path, action="append", help="as for dicom-node serve")
-    arguments = parser.parse_args()
-    try:
-        loaded = loading.load(arguments.config) if arguments.config else given_settings()
-    except NodeError as error:
-        sys.stderr.write(f"{error}\n")
-        return int(error.exit_code)
+    loaded = given_settings()
     if lacking := extras.missing():
         sys.stderr.write(f"{lacking}\n")
         return ExitCode.CONFIG
@@ -58,28 +40,16 @@ def main() -> int:
 
     database = Database(loaded.database_url)
     database.changes.follow(database.engine)
-    try:
-        _work(Worker(loaded, database))
-    finally:
-        database.dispose()
-    return 0
-
-
-def _work(worker: Worker) -> None:
-    """Work by ``worker``, then by its successors."""
+    worker = Worker(loaded, database)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stopping.set())
     signal.signal(signal.SIGHUP, lambda *_: worker.retiring.set())
-    newest: Worker = worker
-    at_work: Worker | None = worker
-
-    def take_over(settings: Settings) -> None:
-        nonlocal newest
-        newest = newest.succeeded_under(settings)
-
-    watch_parent(worker.stopping.set, take_over)
-    while at_work:
-        at_work = at_work.run_forever()
+    watch_parent(worker.stopping.set)
+    try:
+        worker.run_forever()
+    finally:
+        database.dispose()
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.burnin.devices.rules import matching_rules
+from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
 from ai_pipeline.contract import (
     Accept,
     ImageHeader,
@@ -34,13 +34,11 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage, read_dicom
 from ai_pipeline.summary import without_research
+from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotInSpool
 from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
-from dicom_node.jobs.queue import ClaimedJob
-from dicom_node.jobs.worker.at_start import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.kinds import ReviewCause
 from dicom_node.object_store.files import Files
 from dicom_node.results import SourceObject
@@ -48,7 +46,7 @@ from dicom_node.store import burned_in, intake
 from dicom_node.store import results as stored
 from dicom_node.store.burned_in import Drawn
 from dicom_node.store.database import Database
-from dicom_node.store.tables import Instance
+from dicom_node.store.tables import Instance, Job
 from dicom_node.store.transitions import record
 
 WITHHELD: Final = "cleaning_failed"
@@ -56,6 +54,9 @@ WITHHELD: Final = "cleaning_failed"
 _CAUSES: Final = {WITHHELD: ReviewCause.WITHHELD} | {
     cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
 }
+Answer = TypeVar("Answer")
+_Fault = PixelError | NoNumber | CleaningFailed
+_FAULTS = (PixelError, NoNumber, CleaningFailed)
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
 
@@ -68,87 +69,46 @@ class NothingCleaned(CleaningFailed):
         self.notes = tuple(notes)
 
 
-@dataclass(frozen=True, slots=True)
-class Cleaning:
-    """Counts of a job's images: cleaned (of these: filled wider, blacked out), and withheld.
-
-    ``seen``: SOP Instance UIDs of all judged images; ``asked``: the reviews that a person should make of
-    them.
+def record_cleaning(
+    session: Session, job: Job, pipeline: Pipeline, result: PipelineResult, sources: Sequence[SourceObject]
+) -> None:
+    """Record in the transaction that ends the job what became of the cleaning of its images: how many were
+    cleaned (of these: filled wider, blacked out) and withheld, and the reviews that a person should make.
     """
-
-    cleaned: int = 0
-    widened: int = 0
-    blacked_out: int = 0
-    withheld: int = 0
-    seen: tuple[str, ...] = ()
-    asked: tuple[burned_in.Asked, ...] = ()
-
-    @staticmethod
-    def from_result(
-        result: PipelineResult, pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
-    ) -> Cleaning:
-        noted = Counter(note.name for note in result.quality)
-        return Cleaning(
-            sum(image.kind is ImageKind.CLEANED for image in result.images),
-            noted["widened"],
-            noted["blacked_out"],
-            noted[WITHHELD],
-            tuple(source.image.uid for source in sources),
-            tuple(_asked(result.quality, pipeline, job, sources)),
-        )
-
-    @staticmethod
-    def failed(
-        failure: CleaningFailed, pipeline: Pipeline | None, job: ClaimedJob, sources: Sequence[SourceObject]
-    ) -> Cleaning:
-        """The outcome if no image could be cleaned.
-
-        If the pipeline does not say which images failed, a person should look at all of them.
-        """
-        if pipeline is None:
-            return Cleaning(withheld=len(sources))
-        if isinstance(failure, NothingCleaned):
-            notes = failure.notes
-        else:
-            text = f"no cleaned picture: {failure}"
-            notes = tuple(QualityNote(WITHHELD, text, source.image.uid) for source in sources)
-        return Cleaning.from_result(PipelineResult(quality=notes), pipeline, job, sources)
-
-    def record(self, session: Session, job: ClaimedJob) -> None:
-        """Record events and reviews in the transaction that ends the job; do nothing if no image was
-        judged.
-        """
-        if self.cleaned:
-            counts = {"images": self.cleaned, "widened": self.widened, "blacked_out": self.blacked_out}
-            record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)
-        if self.withheld:
-            record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=self.withheld)
-        if self.seen:
-            burned_in.ask(session, job.id, self.seen, self.asked)
+    noted = Counter(note.name for note in result.quality)
+    if cleaned := sum(image.kind is ImageKind.CLEANED for image in result.images):
+        counts = {"images": cleaned, "widened": noted["widened"], "blacked_out": noted["blacked_out"]}
+        record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)
+    if noted[WITHHELD]:
+        record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=noted[WITHHELD])
+    if sources:
+        asked = []
+        for source in sources:  # one for each image, with the most urgent cause
+            own = {note.name: note for note in result.quality if note.source_uid == source.image.uid}
+            if name := next((name for name in _CAUSES if name in own), None):
+                card = pipeline.card
+                shaped_by = [card.name, card.version, dict(job.options), source.pixels_sha256]
+                analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
+                note, of_image = own[name], (source.image.uid, _CAUSES[name])
+                asked.append(burned_in.Asked(*of_image, note.text, note.places, analysis.hexdigest()))
+        burned_in.ask(session, job.id, [source.image.uid for source in sources], asked)
 
 
-NOTHING_CLEANED = Cleaning()
+def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> PipelineResult:
+    """The result where no image could be cleaned.
 
-
-def _asked(
-    notes: Sequence[QualityNote], pipeline: Pipeline, job: ClaimedJob, sources: Sequence[SourceObject]
-) -> Iterator[burned_in.Asked]:
-    """One for each image, with the most urgent cause."""
-    for source in sources:
-        own = {note.name: note for note in notes if note.source_uid == source.image.uid}
-        name = next((name for name in _CAUSES if name in own), None)
-        if name is not None:
-            shaped_by = [pipeline.card.name, pipeline.card.version, dict(job.options), source.pixels_sha256]
-            analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
-            note, of_image = own[name], (source.image.uid, _CAUSES[name])
-            yield burned_in.Asked(*of_image, note.text, note.places, analysis.hexdigest())
+    If the pipeline does not say which images failed, a person should look at all of them.
+    """
+    if isinstance(failure, NothingCleaned):
+        return PipelineResult(quality=failure.notes)
+    text = f"no cleaned picture: {failure}"
+    return PipelineResult(quality=tuple(QualityNote(WITHHELD, text, one.image.uid) for one in sources))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageAnalysis:
-    """Runs pipelines on images; ``readings`` receives text read in images."""
+    """Runs pipelines on images. The text that was read in images stays in this process."""
 
-    readings: ReadingRecord
     at_work: AtWork
 
     def accepts(
@@ -160,18 +120,10 @@ class ImageAnalysis:
         """
         if not pipeline.card.per_image:
             return pipeline.accepts([source.image for source in sources], options), {}
-        verdicts: list[Accept | Refuse] = []
-        faults: dict[str, PixelError | NoNumber] = {}
-        for source in sources:
-            try:
-                with self.at_work.at(source.path.name):
-                    verdicts.append(pipeline.accepts([source.image], options))
-            except (PixelError, NoNumber) as fault:
-                faults[source.image.uid] = fault
-            _forget_pixels(source, sources)
-        if not verdicts:
+        done, faults = self._each(sources, lambda _, source: pipeline.accepts([source.image], options))
+        if not done:
             raise _as_one(faults.values())
-        in_words = {uid: str(fault) for uid, fault in faults.items()}
+        verdicts, in_words = done.values(), {uid: str(fault) for uid, fault in faults.items()}
         refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
         taken = [uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids]
         if taken:
@@ -188,38 +140,54 @@ class ImageAnalysis:
     ) -> tuple[PipelineResult, Mapping[str, str]]:
         """The pipeline's result, and the reason for each image that was left out, by UID.
 
-        Text read in the images goes to ``readings`` only.
-
         An image that cannot be cleaned is left out with a note. An image that cannot be decoded, or for which
         the model gives no number, is left out as a fault. Raises CleaningFailed, PixelError or NoNumber if no
         image is left, WorkerSpent, and the exceptions of the pipeline.
         """
         if not pipeline.card.per_image:
             return self._run(pipeline, sources, options, report), {}
-        results: list[PipelineResult] = []
-        faults: dict[str, PixelError | NoNumber] = {}
-        withheld: list[QualityNote] = []
-        failures: list[CleaningFailed] = []
+
+        def run_one(number: int, source: SourceObject) -> PipelineResult:
+            return self._run(
+                pipeline, [source], options, lambda share, what: report((number + share) / len(sources), what)
+            )
+
+        done, faults = self._each(sources, run_one, report)
+        withheld = {
+            uid: QualityNote(WITHHELD, f"no cleaned picture: {fault}", uid, places=fault.places)
+            for uid, fault in faults.items()
+            if isinstance(fault, CleaningFailed)
+        }
+        if withheld and not done:
+            raise NothingCleaned(str(faults[next(iter(withheld))]), list(withheld.values()))
+        if not done:
+            raise _as_one(faults.values())
+        for uid, note in withheld.items():
+            done[uid] = PipelineResult(quality=(note,), models=pipeline.models())
+        in_order = [done[uid] for uid in (source.image.uid for source in sources) if uid in done]
+        left_out = {uid: str(fault) for uid, fault in faults.items() if uid not in withheld}
+        return PipelineResult.joined(in_order), left_out
+
+    def _each(
+        self,
+        sources: Sequence[SourceObject],
+        analyse: Callable[[int, SourceObject], Answer],
+        report: Progress | None = None,
+    ) -> tuple[dict[str, Answer], dict[str, _Fault]]:
+        """What comes of each image, by UID, and what is wrong with those of which nothing comes."""
+        done: dict[str, Answer] = {}
+        faults: dict[str, _Fault] = {}
         for number, source in enumerate(sources):
-            report(number / len(sources), f"image {number + 1} of {len(sources)}")
+            if report:  # a job that is to stop stops here, which is not this image's fault
+                report(number / len(sources), f"image {number + 1} of {len(sources)}")
             try:
                 with self.at_work.at(source.path.name):
-                    results.append(
-                        self._run(pipeline, [source], options, _part(report, number, len(sources)))
-                    )
-            except (PixelError, NoNumber) as fault:
+                    done[source.image.uid] = analyse(number, source)
+            except _FAULTS as fault:
                 faults[source.image.uid] = fault
-            except CleaningFailed as failure:
-                failures.append(failure)
-                text, uid = f"no cleaned picture: {failure}", source.image.uid
-                withheld.append(note := QualityNote(WITHHELD, text, uid, places=failure.places))
-                results.append(PipelineResult(quality=(note,), models=pipeline.models()))
-            _forget_pixels(source, sources)
-        if len(failures) + len(faults) == len(sources):
-            if failures:
-                raise NothingCleaned(str(failures[0]), withheld)
-            raise _as_one(faults.values())
-        return PipelineResult.joined(results), {uid: str(fault) for uid, fault in faults.items()}
+            if len(sources) > _MOST_DECODED and isinstance(source.image, DicomImage):
+                source.image.forget()
+        return done, faults
 
     def _run(
         self,
@@ -228,29 +196,14 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> PipelineResult:
-        images = [source.image for source in sources]
-        result = without_research(pipeline.run(images, report, options))
-        return self.readings.take(pipeline, options, [image.uid for image in images], result)
+        result = pipeline.run([source.image for source in sources], report, options)
+        return replace(without_research(result), readings=())
 
 
-def _as_one(faults: Collection[PixelError | NoNumber]) -> PixelError | NoNumber:
+def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:
     """The faults of all images as one: the model's where it is at fault for each."""
     words = "; ".join(dict.fromkeys(map(str, faults)))
     return NoNumber(words) if all(isinstance(fault, NoNumber) for fault in faults) else PixelError(words)
-
-
-def _forget_pixels(source: SourceObject, among: Sequence[SourceObject]) -> None:
-    if len(among) > _MOST_DECODED and isinstance(source.image, DicomImage):
-        source.image.forget()
-
-
-def _part(report: Progress, number: int, count: int) -> Progress:
-    """A report of one image's progress as its part of all."""
-
-    def part(share: float, what: str) -> None:
-        report((number + share) / count, what)
-
-    return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +265,7 @@ class RefusedImage:
         raise PixelError(self.fault)
 
 
-def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobImages:
+def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
     """Open the job's images, headers only. Raises NotInSpool."""
     files = Files(settings)
     with database.read() as session:
@@ -364,6 +317,13 @@ def open_images(database: Database, settings: Settings, job: ClaimedJob) -> JobI
         if uid not in known
     )
     return JobImages(tuple(sources), faults, earlier, tuple(unopened), unread)
+
+
+def device_rules_of(settings: Settings) -> Path | None:
+    """The site's folder of device rules: the configured folder, else the folder that the console writes
+    to.
+    """
+    return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
 
 def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from functools import partial
@@ -26,10 +26,10 @@ from ai_pipeline.images.dates import date_of
 from ai_pipeline.summary import without_research
 from dicom_node import outbox, results
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import ResultRefused, UnknownPeer
+from dicom_node.errors import ResultRefused
 from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
-from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.analyse import NOTHING_CLEANED, Cleaning, JobImages
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.worker.analyse import JobImages, record_cleaning
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.monitoring.drift import Tallies, Tally
@@ -56,7 +56,7 @@ from dicom_node.store.tables import Delivery, Instance, Job, Result, Study, With
 from dicom_node.store.transitions import record, settle_study, utc_now
 
 T = TypeVar("T")
-_NOT_AGAIN = "its file was deleted after spool.result_days, and it cannot be built again with the same bytes"
+_NOT_AGAIN = "its file was deleted after spool.result_days"
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -81,11 +81,15 @@ class JobPipeline:
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a job ends, whether its results wait for a person, and of which models they are."""
+    """How a job ends, where its results go and whether they wait for a person, of which models they are."""
 
     state: JobState
     reason: str
-    assess_first: bool
+    destinations: Sequence[str]
+    tally: Tally
+    also: Callable[[Session], object] = bool  # what is recorded besides
+    analysed_at: datetime | None = None
+    assess_first: bool = False
     present: frozenset[str] = frozenset()  # findings by the meanings of their codes
     models: tuple[ModelRef, ...] = ()
     stat: bool = False  # a condition of the rule makes the study STAT
@@ -103,7 +107,7 @@ class ResultWriter:
 
     def write(
         self,
-        job: ClaimedJob,
+        job: Job,
         pipeline: Pipeline,
         images: JobImages,
         result: PipelineResult,
@@ -116,7 +120,7 @@ class ResultWriter:
         analysed_at = job.analysed_at or utc_now()
         findings = without_research(result).findings
         present = frozenset(one.code.meaning[:64] for one in findings if one.decision is Decision.PRESENT)
-        job, stat = self._routed(job, present)
+        names, stat = self._routed(job, present)
         by = JobPipeline.from_pipeline(pipeline, result.models)
         rule = self._settings.rule(job.rule)
         previous: Mapping[str, PreviousImage] = {}
@@ -125,23 +129,30 @@ class ResultWriter:
             uids = [source.image.uid for source in images.readable]
             previous, day = self._read(previous_images, self._files, job, uids)
         built: list[BuiltObject] = []
-        for peers in _alike(self._peers(job, deidentified=False)):
+        for peers in _alike(self._peers(names, deidentified=False)):
             context = self._context(job, by, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
-            build = partial(results.build, sources=images.readable, result=result)
-            built += _with_purged(self._database, context, build(context), build)
-        built += self._deidentified(job, by, analysed_at, images, result)
+            built += results.build(context, sources=images.readable, result=result)
+        built += self._deidentified(job, names, by, analysed_at, images, result)
         self._tell_repairs(job, images.readable)
-        tally = self._tallies.count(result.scores, refused)
-        cleaning = Cleaning.from_result(result, pipeline, job, images.readable)
-        # Whether its rule wanted that when it took the study, or wants it now.
-        assess_first = job.assess_first or (rule is not None and rule.assess_first)
-        end = _Ending(JobState.SUCCEEDED, "", assess_first, present, by.models, stat)
-        self._end(job, end, built, analysed_at, tally, cleaning)
+        end = _Ending(
+            JobState.SUCCEEDED,
+            "",
+            names,
+            self._tallies.count(result.scores, refused),
+            lambda session: record_cleaning(session, job, pipeline, result, images.readable),
+            analysed_at,
+            # Whether its rule wanted that when it took the study, or wants it now.
+            assess_first=job.assess_first or (rule is not None and rule.assess_first),
+            present=present,
+            models=by.models,
+            stat=stat,
+        )
+        self._end(job, end, built)
 
     def write_failure(
         self,
-        job: ClaimedJob,
+        job: Job,
         by: JobPipeline,
         images: Sequence[SourceObject],
         state: JobState,
@@ -154,20 +165,17 @@ class ResultWriter:
         The report is for people who wait for the study, so de-identified destinations get none. It needs no
         assessment, because it says nothing about the patient.
         """
-        job, stat = self._routed(job, (), assessed=False)
+        names, stat = self._routed(job, (), assessed=False)
         now = utc_now()
         built: list[BuiltObject] = []
-        for peers in _alike(self._peers(job, deidentified=False)):
+        for peers in _alike(self._peers(names, deidentified=False)):
             built += results.build_failure(
                 self._context(job, by, now, peers, built=built), images, reason, cause
             )
         self._tell_repairs(job, images)
-        end = _Ending(state, reason, assess_first=False, stat=stat)
-        self._end(job, end, built, None, self._tallies.count((), refused))
+        self._end(job, _Ending(state, reason, names, self._tallies.count((), refused), stat=stat), built)
 
-    def end(
-        self, job: ClaimedJob, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()
-    ) -> None:
+    def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
         """End a job without results. Raises LeaseLost."""
         tally = self._tallies.count((), refused)
         with self._database.write() as session:
@@ -175,25 +183,17 @@ class ResultWriter:
             tally.count(session, self._settings)
             settle_study(session, job.study_id)
 
-    def _end(
-        self,
-        job: ClaimedJob,
-        end: _Ending,
-        built: Sequence[BuiltObject],
-        analysed_at: datetime | None,
-        tally: Tally,
-        cleaning: Cleaning = NOTHING_CLEANED,
-    ) -> None:
+    def _end(self, job: Job, end: _Ending, built: Sequence[BuiltObject]) -> None:
         with written(built, self._files) as files:
             for _ in range(_ROUNDS):
                 with contextlib.suppress(IntegrityError), self._database.write() as session:
                     row = self._queue.complete_if_owner(session, job, end.state, end.reason)
-                    row.analysed_at = row.analysed_at or analysed_at
+                    row.analysed_at = row.analysed_at or end.analysed_at
                     row.models = [f"{model.id}@{model.version}" for model in end.models]
                     new = self._enter(session, job, end, built, files)
                     # Make the study STAT, and record what the conditions of its rule changed, but no
                     # finding.
-                    further = [name for name in job.destinations if name not in row.destinations]
+                    further = [name for name in end.destinations if name not in row.destinations]
                     if end.stat:
                         stored.make_stat(session, job.study_id)
                     if further or end.stat:
@@ -206,8 +206,8 @@ class ResultWriter:
                             destinations=",".join(further),
                             stat=end.stat,
                         )
-                    tally.count(session, self._settings)
-                    cleaning.record(session, job)
+                    end.tally.count(session, self._settings)
+                    end.also(session)
                     settle_study(session, job.study_id)
                     session.flush()
                     # Last before the commit: should it fail, the next try writes the files anew.
@@ -216,30 +216,30 @@ class ResultWriter:
         raise RuntimeError("another worker writes the results of this job again and again")
 
     def _routed(
-        self, job: ClaimedJob, present: Collection[str], *, assessed: bool = True
-    ) -> tuple[ClaimedJob, bool]:
-        """The job with the further peers of its rule's conditions, and whether one makes its study STAT.
+        self, job: Job, present: Collection[str], *, assessed: bool = True
+    ) -> tuple[Sequence[str], bool]:
+        """The job's peers with those of its rule's conditions; whether one of these makes the study STAT.
 
         A peer that got an earlier report of the rule by a condition gets what replaces it, too.
         """
         rule = self._settings.rule(job.rule)
         if rule is None or not rule.then:
-            return job, False
+            return job.destinations, False
         holding = [one for one in rule.then if one.holds(present, assessed=assessed)]
         with self._database.read() as session:
             if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
-                return job, False
+                return job.destinations, False
             had = stored.receivers(session, job.study_id, job.rule)
         further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
         known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
         names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
         stat = any(one.priority == "stat" for one in holding)
-        return replace(job, destinations=(*job.destinations, *names)), stat
+        return [*job.destinations, *names], stat
 
     def _enter(
         self,
         session: Session,
-        job: ClaimedJob,
+        job: Job,
         end: _Ending,
         built: Sequence[BuiltObject],
         files: Mapping[str, ResultFile],
@@ -258,14 +258,16 @@ class ResultWriter:
                 new.append(files[uid])
                 if item.kind is ResultKind.SR and not item.deidentified:
                     stored.note_findings(session, rows[uid], end.present)
-            elif rows[uid].purged and uid in files and files[uid].sha256 == rows[uid].sha256:
-                stored.restore(session, rows[uid])
-                new.append(files[uid])
-            known = [] if is_prior else self._peers(job, deidentified=item.deidentified)
+            known = [] if is_prior else self._peers(end.destinations, deidentified=item.deidentified)
             peers = [peer for peer in known if _gets(peer, item)]
             in_doubt = uid in files and files[uid].was_there
-            if rows[uid].purged:
-                _give_up(session, rows[uid], peers)
+            if rows[uid].purged:  # write down who misses it: a result is made once
+                for peer in peers:
+                    delivery = deliveries.add(session, rows[uid], peer.name)
+                    if delivery.state is DeliveryState.PENDING:
+                        deliveries.withdraw(session, delivery, _NOT_AGAIN)
+                        lost = {"instance": uid, "destination": peer.name}
+                        record(session, RESULT_LOST, job.study_id, **lost)
                 continue
             waiting += outbox.enqueue(
                 session, rows[uid], peers, in_doubt=in_doubt, assess_first=end.assess_first
@@ -282,13 +284,13 @@ class ResultWriter:
     def _carry_over(
         self,
         session: Session,
-        job: ClaimedJob,
+        job: Job,
         end: _Ending,
         built: Sequence[tuple[BuiltObject, Result]],
     ) -> None:
         """Peers to which a person sent results that these replace before they left get these instead."""
         left = deliveries.left_by_hand(session, job.study_id, job.rule)
-        names = {delivery.destination for delivery in left} - set(job.destinations)
+        names = {delivery.destination for delivery in left} - set(end.destinations)
         for peer in (peer for peer in self._settings.peers if peer.name in names):
             rows = [row for item, row in built if peer.deidentify is item.deidentified and _gets(peer, item)]
             for row in rows:
@@ -306,7 +308,7 @@ class ResultWriter:
             if delivery.result is not None:
                 outbox.enqueue(session, delivery.result, peers)
 
-    def _tell_repairs(self, job: ClaimedJob, images: Sequence[SourceObject]) -> None:
+    def _tell_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
         """An event for each image with attributes that DICOM does not allow: keywords, no values."""
         faulty = results.repairs_of(images)
         if not faulty:
@@ -326,7 +328,8 @@ class ResultWriter:
 
     def _deidentified(
         self,
-        job: ClaimedJob,
+        job: Job,
+        names: Sequence[str],
         by: JobPipeline,
         analysed_at: datetime,
         images: JobImages,
@@ -338,33 +341,32 @@ class ResultWriter:
         Raises ResultRefused when nothing may and the job has no other destination.
         """
         domains: dict[str, list[PeerSettings]] = defaultdict(list)
-        for peer in self._peers(job, deidentified=True):
+        for peer in self._peers(names, deidentified=True):
             domains[peer.pseudonym_domain or ""].append(peer)
         objects: list[BuiltObject] = []
         reasons: list[str] = []
         for domain, peers in domains.items():
             context = self._context(job, by, analysed_at, peers, domain=domain)
-            build = partial(
-                results.build_deidentified,
+            made = results.build_deidentified(
+                context,
                 sources=images.readable,
                 result=result,
                 pseudonyms=Pseudonyms.of(load_or_create(self._settings.node.data_dir), domain),
                 options=frozenset(peers[-1].retain),
             )
-            made = build(context)
-            objects += _with_purged(self._database, context, made.objects, partial(_objects, build))
+            objects += made.objects
             reasons += made.withheld
         if withheld := list(dict.fromkeys(reasons)):
             with self._database.write() as session:
                 for reason in withheld:
                     record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
-        if withheld and not objects and not self._peers(job, deidentified=False):
+        if withheld and not objects and not self._peers(names, deidentified=False):
             raise ResultRefused("; ".join(withheld))
         return objects
 
     def _context(
         self,
-        job: ClaimedJob,
+        job: Job,
         by: JobPipeline,
         analysed_at: datetime,
         peers: Sequence[PeerSettings],
@@ -407,44 +409,9 @@ class ResultWriter:
         with self._database.read() as session:
             return query(session, *given)
 
-    def _peers(self, job: ClaimedJob, *, deidentified: bool) -> list[PeerSettings]:
-        found = []
-        for name in job.destinations:
-            with contextlib.suppress(UnknownPeer):  # the job's start already logged it
-                found.append(self._settings.peer(name))
-        return [peer for peer in found if peer.deidentify is deidentified]
-
-
-def _with_purged(
-    database: Database,
-    context: ResultContext,
-    built: Sequence[BuiltObject],
-    build: Callable[[ResultContext], Sequence[BuiltObject]],
-) -> list[BuiltObject]:
-    """These, and with their bytes those that were made before and whose files were deleted since.
-
-    ``built`` is what ``build`` made in this context. A result is made once: again it must be what it was, so
-    it bears the time of its own job and replaces what it replaced. Raises as ``build``.
-    """
-    objects = {item.sop_instance_uid: item for item in built}
-    with database.read() as session:
-        purged = stored.purged(session, [uid for uid, item in objects.items() if item.data is None])
-    for (analysed_at, supersedes, series), uids in purged.items():
-        as_it_was = replace(
-            context,
-            analysed_at=analysed_at,
-            supersedes=supersedes,
-            supersedes_series=series,
-            exists=(objects.keys() - uids).__contains__,
-        )
-        objects |= {item.sop_instance_uid: item for item in build(as_it_was) if item.data is not None}
-    return list(objects.values())
-
-
-def _objects(
-    build: Callable[[ResultContext], results.Deidentified], context: ResultContext
-) -> Sequence[BuiltObject]:
-    return build(context).objects
+    def _peers(self, names: Sequence[str], *, deidentified: bool) -> list[PeerSettings]:
+        known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
+        return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
 
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
@@ -465,18 +432,6 @@ def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
     return [groups[key] for key in sorted(groups)] or [[]]
 
 
-def _give_up(session: Session, row: Result, peers: Iterable[PeerSettings]) -> None:
-    """Write down who misses a result that would be another object if it were made now.
-
-    Its delivery is withdrawn until a job makes the object as it was.
-    """
-    for peer in peers:
-        delivery = deliveries.add(session, row, peer.name)
-        if delivery.state is DeliveryState.PENDING:
-            deliveries.withdraw(session, delivery, _NOT_AGAIN)
-            record(session, RESULT_LOST, row.study_id, instance=row.sop_instance_uid, destination=peer.name)
-
-
 MOST_REPORTS: Final = 20
 """Earlier reports of a patient that are read at most, the newest first."""
 _VIEWED: Final = frozenset({"CR", "DX", "MG"})  # modalities of which a view must be given
@@ -484,7 +439,7 @@ _Kind = tuple[str, str, str]
 
 
 def previous_images(
-    session: Session, files: Files, job: ClaimedJob, uids: Sequence[str]
+    session: Session, files: Files, job: Job, uids: Sequence[str]
 ) -> tuple[dict[str, PreviousImage], date | None]:
     """The earlier image, if any, for each of these images (SOP Instance UIDs); and the earlier study's
     date.
@@ -546,7 +501,7 @@ def _of_report(
     by: Job,
     wanted: dict[str, _Kind],
     then: date,
-    job: ClaimedJob,
+    job: Job,
 ) -> dict[str, PreviousImage]:
     """What one report says of images of the wanted kinds; of several of one kind the last one counts."""
     path = files.if_here(session, report.path)

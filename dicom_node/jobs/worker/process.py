@@ -36,15 +36,16 @@ from dicom_node.errors import (
 )
 from dicom_node.events import WORKER_READY
 from dicom_node.jobs.lease import new_owner
-from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.at_start import device_rules_of
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.worker.analyse import device_rules_of
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.run import JobRunner
 from dicom_node.model.lifecycle import JobState
 from dicom_node.signals import show_life
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
-from dicom_node.store.transitions import record, settle_study, utc_now
+from dicom_node.store.tables import Job
+from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
 _FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
@@ -55,34 +56,26 @@ _PAUSE_SECONDS = 1.0  # when the database is away
 
 
 class Worker:
-    """Runs jobs of the queue, one at a time, under one configuration.
+    """Runs jobs of the queue, one at a time, under one configuration."""
 
-    ``before``: this process's worker under the previous configuration; its pipelines are reused.
-    """
-
-    def __init__(self, settings: Settings, database: Database, before: Worker | None = None) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
         self._owner = new_owner()
         self._queue = JobQueue(database, settings.workers)
-        kept = before._pipelines if before else {}
-        self._pipelines: dict[str, Pipeline] = {name: kept[name] for name in self._named if name in kept}
-        self.stopping: threading.Event = before.stopping if before else threading.Event()
+        self._pipelines: dict[str, Pipeline] = {}
+        self.stopping = threading.Event()
         """Set by SIGTERM, and when the node that started this process is gone."""
-        self.retiring: threading.Event = before.retiring if before else threading.Event()
+        self.retiring = threading.Event()
         """Set by SIGHUP: end after this job, another process works under another configuration."""
-        self._successor: Worker | None = None
         workers = settings.workers
         # The last attempt of a job is made without an image that failed the ones before.
         most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
         self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
         self._runner = JobRunner(database, settings, self._queue, self._pipeline, self._at_work)
 
-    def run_forever(self) -> Worker | None:
-        """Warm up, report that the worker is ready, and work; returns the successor, if there is one.
-
-        The worker ends when it must stop, its memory is used up, or a successor exists.
-        """
+    def run_forever(self) -> None:
+        """Warm up, report that the worker is ready, and work until it must stop or its memory is used up."""
         self.warm_up()
         # One JSON line for the node that started us, and the event for everybody.
         with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
@@ -91,33 +84,8 @@ class Worker:
             # A line of its own, whatever a pipeline printed.
             sys.stdout.write(f"\n{json.dumps({'ready': True, 'owner': self._owner})}\n")
             sys.stdout.flush()
-        self._work()
-        return None if self._must_end else self._successor
-
-    def succeeded_under(self, settings: Settings) -> Worker:
-        """Create this worker's successor with new settings. Called in another thread while this worker
-        runs.
-        """
-        successor = Worker(settings, self._database, self)
-        successor.warm_up()
-        self._successor = successor
-        self._database.changes.announce()
-        return successor
-
-    @property
-    def _must_end(self) -> bool:
-        return self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent
-
-    @property
-    def _named(self) -> Iterator[str]:
-        """The pipelines that rules name and this node runs."""
-        return filter(
-            self._settings.workers.takes, dict.fromkeys(rule.pipeline for rule in self._settings.rules)
-        )
-
-    def _work(self) -> None:
         changes, pause = self._database.changes, SHORTEST
-        while not (self._must_end or self._successor):
+        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
             seen = changes.count
             try:
                 found = self.run_once()
@@ -155,7 +123,7 @@ class Worker:
             self._runner.run(job, progress)
         return True
 
-    def _run_passing_job(self, job: ClaimedJob, heartbeat: JobHeartbeat) -> None:
+    def _run_passing_job(self, job: Job, heartbeat: JobHeartbeat) -> None:
         """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
 
         So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
@@ -170,14 +138,14 @@ class Worker:
         except SQLAlchemyError as error:  # the other's lease ends; this job goes on
             self._database.outage.noticed(error)
 
-    def _heartbeat(self, job: ClaimedJob) -> JobHeartbeat:
+    def _heartbeat(self, job: Job) -> JobHeartbeat:
         workers = self._settings.workers
         return JobHeartbeat(
             self._queue,
             job,
             interval=min(1.0, workers.lease_seconds / 4),
             limit=max(workers.time_limit_seconds, _FAILURE_REPORT_SECONDS)
-            if job.gives_up
+            if self._queue.gives_up(job)
             else workers.time_limit_seconds,
             grace=_GRACE_SECONDS,
             stopping=self.stopping,
@@ -189,7 +157,8 @@ class Worker:
         """Load the pipelines of the rules; if one cannot be loaded, only its jobs fail."""
         self._at_work.forget_old()
         started = time.monotonic()
-        for name in self._named:
+        named = dict.fromkeys(rule.pipeline for rule in self._settings.rules)
+        for name in filter(self._settings.workers.takes, named):
             try:
                 self._pipeline(name)
             except (Exception, SystemExit) as error:  # noqa: BLE001  (a model or another package)
@@ -210,30 +179,27 @@ class Worker:
             self._pipelines[name] = pipeline
         return self._pipelines[name]
 
-    def _abandon(self, job: ClaimedJob, stop: JobStopped) -> None:
+    def _abandon(self, job: Job, stop: JobStopped) -> None:
         """The job hangs in code that cannot be stopped: settle it and end this process."""
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
             with contextlib.suppress(LeaseLost):
-                self._settle(job, stop)
+                if isinstance(stop, JobCancelled):
+                    self._queue.end(job, JobState.CANCELLED)
+                elif isinstance(stop, HandedBack):
+                    self._queue.hand_back(job)
+                elif self._queue.gives_up(job):
+                    self._queue.end(job, JobState.FAILED, str(stop))
+                elif not isinstance(stop, LeaseLost):
+                    # After the last try the next claim gives up, and tells the PACS.
+                    wait = self._queue.retry_delay(job.tries)
+                    self._queue.retry_at(
+                        job, utc_now() + (timedelta() if self._queue.is_last_try(job) else wait), str(stop)
+                    )
         except (NodeError, SQLAlchemyError) as error:
             _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
         finally:
             os._exit(1)
-
-    def _settle(self, job: ClaimedJob, stop: JobStopped) -> None:
-        if isinstance(stop, JobCancelled):
-            with self._database.write() as session:
-                self._queue.complete_if_owner(session, job, JobState.CANCELLED)
-                settle_study(session, job.study_id)
-        elif isinstance(stop, HandedBack):
-            self._queue.hand_back(job)
-        elif job.gives_up:
-            self._queue.fail(job, str(stop))
-        elif not isinstance(stop, LeaseLost):
-            # After the last try the next claim gives up, and tells the PACS.
-            wait = self._queue.retry_delay(job.tries) if not self._queue.is_last_try(job) else timedelta()
-            self._queue.retry_at(job, utc_now() + wait, str(stop))
 
 
 class JobHeartbeat:
@@ -247,14 +213,14 @@ class JobHeartbeat:
     def __init__(
         self,
         queue: JobQueue,
-        job: ClaimedJob,
+        job: Job,
         *,
         interval: float,
         limit: float,
         grace: float,
         stopping: threading.Event,
         finish: float,
-        abandon: Callable[[ClaimedJob, JobStopped], None],
+        abandon: Callable[[Job, JobStopped], None],
     ) -> None:
         self._queue, self._job = queue, job
         self._interval, self._limit, self._grace, self._finish = interval, limit, grace, finish
@@ -302,8 +268,13 @@ class JobHeartbeat:
         next_beat = time.monotonic() + self._interval
         while not self._ended.wait(min(self._interval, 0.1)):
             now = time.monotonic()
-            if not self._paused:
-                self._check_limits(now)
+            if self._stop is None and not self._paused:
+                if now - self._started > self._limit:
+                    self._request_stop(TimeLimitReached(f"took longer than {self._limit:g} s"))
+                elif self._stopping.is_set():
+                    self._stopping_since = self._stopping_since or now
+                    if now - self._stopping_since >= self._finish:
+                        self._request_stop(HandedBack("the worker stops"))
             if now >= next_beat and not isinstance(self._stop, (LeaseLost, JobCancelled)):
                 next_beat = now + self._interval
                 try:
@@ -317,16 +288,6 @@ class JobHeartbeat:
             idle = self._paused or self._ended.is_set()
             if self._stop is not None and not idle and now - self._stop_decided_at > self._grace:
                 self._abandon(self._job, self._stop)
-
-    def _check_limits(self, now: float) -> None:
-        if self._stop is not None:
-            return
-        if now - self._started > self._limit:
-            self._request_stop(TimeLimitReached(f"took longer than {self._limit:g} s"))
-        elif self._stopping.is_set():
-            self._stopping_since = self._stopping_since or now
-            if now - self._stopping_since >= self._finish:
-                self._request_stop(HandedBack("the worker stops"))
 
     def _request_stop(self, stop: JobStopped) -> None:
         self._stop, self._stop_decided_at = stop, time.monotonic()

@@ -24,14 +24,14 @@ from dicom_node.errors import (
     UnknownPeer,
 )
 from dicom_node.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
-from dicom_node.jobs.queue import ClaimedJob, JobQueue
-from dicom_node.jobs.worker.analyse import Cleaning, ImageAnalysis, JobImages, open_images
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.worker.analyse import ImageAnalysis, JobImages, not_cleaned, open_images, record_cleaning
 from dicom_node.jobs.worker.at_work import AtWork
 from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
-from dicom_node.jobs.worker.readings import ReadingRecord
 from dicom_node.model.lifecycle import JobState
 from dicom_node.results import NOT_HERE, NOT_READ, Cause
 from dicom_node.store.database import Database
+from dicom_node.store.tables import Job
 from dicom_node.store.transitions import record, utc_now
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 class _Attempt:
     """How far this attempt got: what the report says that the PACS gets when it fails."""
 
-    job: ClaimedJob
+    job: Job
     pipeline: Pipeline | None = None
     images: JobImages = field(default_factory=JobImages)
     refused: tuple[Refusal, ...] = ()  # by the pipeline; counted when the job ends
@@ -81,10 +81,10 @@ class JobRunner:
         self._queue = queue
         self._pipelines = pipelines
         self._at_work = at_work
-        self._analysis = ImageAnalysis(ReadingRecord(database, settings), at_work)
+        self._analysis = ImageAnalysis(at_work)
         self._results = ResultWriter(database, settings, queue)
 
-    def run(self, job: ClaimedJob, report: Progress) -> None:
+    def run(self, job: Job, report: Progress) -> None:
         """Finish a job, put it back, or lose it. Raises only database errors.
 
         ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
@@ -98,7 +98,9 @@ class JobRunner:
             except JobCancelled:
                 self._results.end(job, JobState.CANCELLED)
             except (StoreAway, NotTakenOverYet) as away:  # not the job's fault: no try is lost
-                self._queue.postpone(job, min(_AWAY_SECONDS * job.attempt, _LONGEST_AWAY_SECONDS), str(away))
+                self._queue.hand_back(
+                    job, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away)
+                )
         except LeaseLost as lost:
             _LOGGER.warning("%s", lost)
         finally:
@@ -113,10 +115,11 @@ class JobRunner:
         except HandedBack:
             self._queue.hand_back(job)
         except _FINAL as failure:
-            if isinstance(failure, CleaningFailed):
-                withheld = Cleaning.failed(failure, attempt.pipeline, job, attempt.images.readable)
+            if isinstance(failure, CleaningFailed) and attempt.pipeline:
+                readable = attempt.images.readable
+                withheld = not_cleaned(failure, readable)
                 with self._database.write() as session:
-                    withheld.record(session, job)
+                    record_cleaning(session, job, attempt.pipeline, withheld, readable)
             self._fail(attempt, _sentence(failure), _cause(failure))
         except ResultRefused as refused:
             with self._database.write() as session:
@@ -130,7 +133,7 @@ class JobRunner:
                     record(
                         session, WORKER_SPENT, job.study_id, job=job.id, memory_mib=self._at_work.memory_mib
                     )
-            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempt, _where(error))
+            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempts, _where(error))
             if self._queue.is_last_try(job):
                 self._fail(attempt, reason, _cause(error))
             else:
@@ -150,7 +153,7 @@ class JobRunner:
                 if is_behind(self._settings):
                     raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
                 raise
-        if job.gives_up:
+        if self._queue.gives_up(job):
             tries = min(job.tries - 1, self._settings.workers.attempts)
             raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
@@ -171,19 +174,16 @@ class JobRunner:
                 self._results.end(job, JobState.NOT_APPLICABLE, verdict.reason, attempt.refused)
             return
         attempt.images = attempt.images.only(verdict.source_uids)
-        self._analyse(attempt, pipeline, report)
 
-    def _analyse(self, attempt: _Attempt, pipeline: Pipeline, report: Progress) -> None:
         def progress(share: float, what: str) -> None:
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
         report(_ACCEPTED, "analysing")
-        options = attempt.job.options
-        result, faults = self._analysis.run(pipeline, attempt.images.readable, options, progress)
+        result, faults = self._analysis.run(pipeline, attempt.images.readable, job.options, progress)
         self._leave_out(attempt, faults)
         result = replace(result, quality=(*result.quality, *_missing(attempt.images)))
         report(_ANALYSED, "building results")
-        self._results.write(attempt.job, pipeline, attempt.images, result, attempt.refused)
+        self._results.write(job, pipeline, attempt.images, result, attempt.refused)
 
     def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
         """These images cannot be analysed; the others of the study are."""
@@ -206,24 +206,21 @@ class JobRunner:
         """Write the report that the AI did not run. What memory an image has left may not do for it: then
         another process writes it."""
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
-        if self._at_work.spent and self._queue.may_be_tried_again(job):
-            self._queue.retry_at(job, utc_now(), reason)
-            return
-        known = attempt.images.all or attempt.images.unopened
-        if not known:  # nothing says whose study it is
-            self._results.end(job, state, reason, refused)
-            return
-        by = JobPipeline.from_pipeline(attempt.pipeline) if attempt.pipeline else JobPipeline(job.pipeline)
-        try:
-            self._results.write_failure(job, by, known, state, reason, cause, refused)
-        except (LeaseLost, JobCancelled, StoreAway):
-            raise
-        except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
-            self._at_work.spent |= lacks_memory(error)
-            if self._at_work.spent and self._queue.may_be_tried_again(job):
-                self._queue.retry_at(job, utc_now(), reason)
+        known, again = attempt.images.all or attempt.images.unopened, self._queue.may_be_tried_again(job)
+        if known and not (self._at_work.spent and again):  # not known: nothing says whose study it is
+            loaded = attempt.pipeline
+            by = JobPipeline.from_pipeline(loaded) if loaded else JobPipeline(job.pipeline)
+            try:
+                self._results.write_failure(job, by, known, state, reason, cause, refused)
                 return
-            _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
+            except (LeaseLost, JobCancelled, StoreAway):
+                raise
+            except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
+                self._at_work.spent |= lacks_memory(error)
+                _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
+        if self._at_work.spent and again:
+            self._queue.retry_at(job, utc_now(), reason)
+        else:
             self._results.end(job, state, reason, refused)
 
 

@@ -34,7 +34,6 @@ from dicom_node.store.tables.peers import (
     WaitingReport,
 )
 from dicom_node.store.tables.studies import (
-    AnnotationReading,
     ArchiveQuestion,
     Association,
     CleaningReview,
@@ -55,7 +54,6 @@ from dicom_node.store.tables.studies import (
 )
 
 __all__ = [
-    "AnnotationReading",
     "ApiToken",
     "ArchiveQuestion",
     "Association",

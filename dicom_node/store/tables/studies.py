@@ -28,7 +28,7 @@ from dicom_node.model.kinds import (
     FetchPurpose,
     ObjectRole,
     Outcome,
-    QuestionKind,
+    QuestionState,
     ResultKind,
     ReviewCause,
     ReviewVerdict,
@@ -320,29 +320,6 @@ class ScoreCount(Base):
     images: Mapped[int]
 
 
-class AnnotationReading(OfStudy, Numbered):
-    """A reading of one burned-in annotation. ``sealed``: its text, encrypted with the site key, "" for a
-    drawing.
-
-    ``analysis_sha256``: hash of the pipeline and its options. A newer analysis of the image with the same
-    hash replaces the reading.
-    """
-
-    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
-    analysis_sha256: Mapped[str] = mapped_column(String(64))
-    frame: Mapped[int | None]  # 1-based; NULL in a still
-    kind: Mapped[str] = mapped_column(String(16))
-    meaning: Mapped[str] = mapped_column(String(16))
-    left: Mapped[float]  # pixels of the image, as in SCOORD
-    top: Mapped[float]
-    right: Mapped[float]
-    bottom: Mapped[float]
-    confidence: Mapped[float]
-    removed: Mapped[bool]
-    sealed: Mapped[bytes] = mapped_column(LargeBinary)
-    read_at: Mapped[datetime]
-
-
 class CleaningReview(OfStudy, Numbered):
     """An image whose cleaning a person should check; ``verdict`` is NULL until the person decides.
 
@@ -407,24 +384,18 @@ class Fetch(Tried):
     ended_at: Mapped[datetime | None]
 
 
-class ArchiveQuestion(Numbered):
-    """A question to a peer about one revision of a study, for one rule. Ended: nothing waits for the
-    answer.
-    """
+class ArchiveQuestion(Tried):
+    """A question to a peer for the patient's studies before one revision of a study, for one rule."""
 
     __table_args__ = (
-        UniqueConstraint("study_id", "revision", "kind", "rule", name="uq_archive_question_once_per_rule"),
-        Index("ix_archive_question_open", "ended_at", "peer"),
+        UniqueConstraint("study_id", "revision", "rule", name="uq_archive_question_once_per_rule"),
+        Index("ix_archive_question_open", "state", "peer"),
     )
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
     revision: Mapped[int]
-    kind: Mapped[QuestionKind]
     rule: Mapped[str] = mapped_column(String(64))
     peer: Mapped[str] = mapped_column(String(64))
-    next_at: Mapped[datetime | None]  # not asked before; NULL: not until the study is quiet
-    until: Mapped[datetime | None]  # a study that is quiet waits so long; NULL: it is not quiet yet
-    answered_at: Mapped[datetime | None]
-    ended_at: Mapped[datetime | None]
-    instances: Mapped[int] = mapped_column(default=0)  # that the peer has, results of this node left out
+    state: Mapped[QuestionState] = mapped_column(default=QuestionState.WAITING)
+    until: Mapped[datetime | None]  # a job waits so long; NULL: none waits yet
     priors: Mapped[list[str]] = mapped_column(default=list)  # Study Instance UIDs that are waited for

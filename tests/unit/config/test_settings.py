@@ -309,8 +309,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("port = 49151", 'port = 49151\nfurther_storage_classes = ["1.2.840.10008.1.1"]',
          "listener.further_storage_classes = '1.2.840.10008.1.1': is no SOP Class UID of storage"),
         ("", '[workers]\npipelines = ["chest"]\n', "workers.pipelines = 'chest': no such pipeline"),
-        ("", "[workers]\nat_once = { chest = 1 }\n", "workers.at_once = 'chest': no such pipeline"),
-        ("", "[workers]\nat_once = { chest_xray = 0 }\n", "at_once.chest_xray = 0: must be at least 1"),
         ('pipeline = "chest_xray"', 'pipeline = "chest"', "no such pipeline; did you mean chest_xray?"),
         ("", f'{ALARM}findings = ["Pneumothorx"]\n',
          "notifications.alarm.findings = 'Pneumothorx': no rule finds such a thing; did you mean Pneumo"),

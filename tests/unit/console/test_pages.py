@@ -744,9 +744,8 @@ def report(inbox: Inbox) -> None:
         ("1.2.1", StepStatus.COMPLETED, uids),
         ("1.2.2", StepStatus.IN_PROGRESS, []),
     ):
-        inbox.write(
-            steps.keep, steps.StepReport(uid, "modality", "MODALITY", status, 1, [STUDY], named, utc_now())
-        )
+        report = {"step": uid, "peer": "modality", "calling": "MODALITY", "status": status, "number": 1}
+        inbox.write(steps.keep, report | {"studies": [STUDY], "objects": named}, utc_now())
 
 
 def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) -> None:
@@ -1458,7 +1457,7 @@ OFFERED = [card for card in cards() if card.name not in entered.PROGRAMS]
 FIELDS = {
     "name": "second", "version": "0", "when.station": "ROOM2; ROOM3", "pipeline": "ultrasound",
     "options.ultrasound.policy": "research", "options.chest_xray.heatmaps": "true", "send_to": "pacs",
-    "priority": "stat", "max_study_age_days": "0.5", "daily_cap": "", "assess_first": "true", "rest": "",
+    "priority": "stat", "max_study_age_days": "0.5", "assess_first": "true", "rest": "",
     "despite_hold": "true",
 }  # fmt: skip
 
@@ -1514,7 +1513,6 @@ def test_a_mistake_stands_beside_its_field_and_nothing_typed_is_lost(admin: Brow
         ({"send_to": "modality"}, "send_to", "may not receive"),
         ({"max_study_age_days": "a week"}, "max_study_age_days", "must be a number"),
         ({"max_study_age_days": "-1"}, "max_study_age_days", "must be at least 0"),
-        ({"daily_cap": "1.5"}, "daily_cap", "must be a whole number"),
         ({"options.ultrasound.keep_words": "R-CY"}, "options.ultrasound.keep_words", "under clinical only"),
         ({"rest": "= 1"}, "rest", "no TOML"),
         ({"rest": 'priority = "low"'}, "rest", "there is a field"),
@@ -1548,9 +1546,9 @@ def test_the_text_fills_the_fields(admin: Browser) -> None:
         {"when": {"modality": ["US", "IVUS"]}, "options": {"clean": False, "keep_words": ["R-CY", "L-M"]}},
         {"when": {"modality": "US"}, "options": {"keep_words": ["a;b"], "unknown": [1, 2]}},
         {"when": {"modality": "DX"}, "pipeline": "chest_xray", "options": {"prevalence": {"Effusion": 0.05}}},
-        {"when": {"modality": "US"}, "daily_cap": 7, "tell_pacs_refusals": True, "priority": "low"},
+        {"when": {"modality": "US"}, "tell_pacs_refusals": True, "priority": "low"},
         {"when": {"modality": "US"}, "max_study_age_days": 0, "secondary_captures_from": ["grabber"]},
-        {"when": {"modality": "DX"}, "complete_from": "pacs", "priors": {"peer": "pacs", "most": 1}},
+        {"when": {"modality": "DX"}, "priors": {"peer": "pacs", "most": 1}},
     ],
 )
 def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[str, Any]) -> None:
@@ -1563,7 +1561,7 @@ def test_fields_and_what_none_can_show_make_the_same_rule_again(content: dict[st
 def test_every_key_of_a_rule_has_a_field(admin: Browser) -> None:
     admin.get("/rules/new")
     names = set(re.findall(r'name="([^"]+)"', admin.text))
-    as_text = {"then", "complete_from", "priors"}
+    as_text = {"then", "priors"}
     assert set(RuleSettings.model_fields) - {"when", "options", "entered"} - as_text <= names
     assert "rest" in names and "then = [" in admin.text, "conditions on results are written as text"
     assert {f"when.{key}" for key in Conditions.model_fields} <= names
@@ -1588,7 +1586,7 @@ def test_every_choice_of_an_option_is_one_that_its_pipeline_takes(admin: Browser
 
 FIELDS_holds = {
     "name": "held", "version": "0", "when.station": "ROOM2", "pipeline": "ultrasound", "send_to": "pacs",
-    "priority": "routine", "max_study_age_days": "7", "daily_cap": "", "assess_first": "true", "rest": "",
+    "priority": "routine", "max_study_age_days": "7", "assess_first": "true", "rest": "",
 }  # fmt: skip
 
 

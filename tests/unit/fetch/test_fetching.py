@@ -1,7 +1,6 @@
 """Studies that are fetched: what is missing, priors, and worklist items."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -61,9 +60,6 @@ from tests.worklist_lab import (
 PRIORS = {"priors": {"peer": "archive"}}
 
 
-COMPLETE = {"complete_from": "archive"}
-
-
 TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 
 
@@ -71,6 +67,7 @@ TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call to an archive or a manager ends up to this much later than its answer."""
     monkeypatch.setattr("dicom_node.fetch.fetcher._WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.fetch.arriving._LOOK", timedelta())
 
 
 def asked(inbox: Inbox) -> None:
@@ -94,70 +91,22 @@ def prior_of(image: Dataset, name: str) -> Dataset:
     return assign(film(name), StudyDate="20250101", **{keyword: image.get(keyword) for keyword in patient})
 
 
-def study_of_two() -> tuple[Dataset, Dataset, Dataset]:
-    one, two = today(film("whole")), today(chest("whole", film("whole").pixel_array, number=2))
-    two.StudyInstanceUID = one.StudyInstanceUID
-    answer = answer_for(one, StudyDate=TODAY)
-    answer.NumberOfStudyRelatedInstances = 2
-    return one, two, answer
-
-
-def test_what_did_not_come_is_fetched_before_the_study_is_complete(tmp_path: Path) -> None:
-    one, two, answer = study_of_two()
-    with beside(tmp_path, COMPLETE, answers=[answer], gives=[one, two]) as inbox:
-        inbox.index(one)
-        assert inbox.assemble(10) == 1  # it is to be asked for
-        assert inbox.study(one.StudyInstanceUID).state is StudyState.RECEIVING
-        asked(inbox)
-        assert inbox.assemble(10) == 0
-        inbox.index()
-        asked(inbox)
-        inbox.settle()
-    [job] = inbox.jobs()
-    assert (job.study_revision, len(job.source_uids)) == (1, 2)
-    assert [number for number, _ in numbers(inbox)] == [2058, 2059]
-    assert [row.purpose for row in inbox.rows(Fetch)] == [FetchPurpose.INSTANCES]
-
-
-def test_a_count_that_is_a_lie_ends_with_the_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicom_node.fetch.arriving._INDEXED", timedelta())
-    one, two, answer = study_of_two()
-    answer.NumberOfStudyRelatedInstances = 5
-    with beside(tmp_path, COMPLETE, answers=[answer], gives=[one, two]) as inbox:
-        inbox.settle(one, two)
-        asked(inbox)
-        inbox.index()
-        time.sleep(0.01)
-        asked(inbox)
-        inbox.settle()
-    assert numbers(inbox)[-1] == (2060, "2 of 5 instances came")
-    assert len(inbox.jobs()) == 1
-
-
 @pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "away"])
-def test_a_peer_that_does_not_answer_holds_a_study_no_longer_than_set(
+def test_a_peer_that_does_not_answer_holds_a_job_no_longer_than_set(
     tmp_path: Path, hangs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 0.3)
     monkeypatch.setattr("dicom_node.scu.association._ASSOCIATE_SECONDS", 0.6)
-    one, _, answer = study_of_two()
-    with (
-        run_pacs(FakeArchive(free_port(), answers=[answer]), classes=()) as pacs,
-        valve_before(pacs.port) as valve,
-    ):
+    with run_pacs(FakeArchive(free_port()), classes=()) as pacs, valve_before(pacs.port) as valve:
         valve.from_peer = 0
-        inbox = inbox_beside(
-            tmp_path, valve.port if hangs else free_port(), COMPLETE, {"archive_seconds": 60}
-        )
-        inbox.index(one)
-        inbox.assemble(10)
-        asked(inbox)
-        assert inbox.assemble(65) == 0
-        assert inbox.assemble(75) == 1
+        inbox = inbox_beside(tmp_path, valve.port if hangs else free_port(), PRIORS)
+        priors_come(inbox, today(film("whole")))
+        assert 50 < (inbox.jobs()[0].run_at - utc_now()).total_seconds() <= 60
+        past, row = "'2026-01-01 00:00:00'", "archive_question"
         with inbox.database.write() as session:
-            session.connection().exec_driver_sql("UPDATE archive_question SET until = '2026-01-01 00:00:00'")
+            session.connection().exec_driver_sql(f"UPDATE {row} SET until = {past}, next_at = {past}")
         asked(inbox)
-    assert len(inbox.jobs()) == 1
+    assert (inbox.jobs()[0].run_at - utc_now()).total_seconds() < 1
     assert numbers(inbox) == [(2060, "no answer in time")]
 
 
@@ -275,7 +224,7 @@ def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
         assert len(asked) == 3
         for _ in range(2):
             found = fetch.ask(inbox.database, archive, "archive", asked)
-            assert (found.wanted, found.first) == (1, 1)
+            assert (found["wanted"], found["first"]) == (1, 1)
     assert [inbox.write(fetch.cancel, "archive") for _ in range(2)] == [1, 0]
     assert inbox.write(fetch.ask_again, "archive") == 1
     assert [row.state for row in inbox.rows(Fetch)] == [FetchState.WAITING]

@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from dicom_node.config.sections import WorkerSettings
-from dicom_node.jobs.queue import ClaimedJob, JobQueue, enqueue
+from dicom_node.jobs.queue import JobQueue, enqueue
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.store.database import Database
 from dicom_node.store.tables import EventRow, Job, Study
@@ -52,7 +52,7 @@ def add_job(
         return job.id
 
 
-def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> ClaimedJob:
+def claimed(queue: JobQueue, owner: str = "elsewhere/1/1/x") -> Job:
     job = queue.claim(owner)
     assert job is not None
     return job

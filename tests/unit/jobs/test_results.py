@@ -1,6 +1,5 @@
 """What a job's results hold: for a person first, de-identified, compared, after a purge."""
 
-import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -26,22 +25,19 @@ from ai_pipeline.contract import (
     Code,
     Decision,
     Finding,
-    Meaning,
     Measurement,
     ModelRef,
     PipelineCard,
     PipelineResult,
     Progress,
-    Reading,
     SourceImage,
 )
 from ai_pipeline.images.dates import date_of
-from dicom_node import preflight, sitekey
+from dicom_node import preflight
 from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import ConfigurationError, FaultyInput, NotAllowedNow, ReadingsSealed
+from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.events import RESULTS_ACCEPTED, RESULTS_HELD
-from dicom_node.jobs.worker import readings
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, HeldState, JobState, StudyState
@@ -52,7 +48,6 @@ from dicom_node.results.sr import reading
 from dicom_node.services import assessments, audit, deliveries, results, studies
 from dicom_node.store.database import Database
 from dicom_node.store.tables import (
-    AnnotationReading,
     Delivery,
     HeldResult,
     Instance,
@@ -61,7 +56,7 @@ from dicom_node.store.tables import (
     Study,
 )
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.purge import purge, purge_results
+from dicom_node.studies.upkeep import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
 from tests.pacs_lab import Pacs, run_pacs
@@ -351,35 +346,16 @@ def purged(purging: Inbox) -> dict[Path, bytes]:
     return files
 
 
-def wanted_by_another(purging: Inbox, station: str = "AINODE") -> None:
+def wanted_by_another(purging: Inbox) -> None:
     go_on(
         purging,
         peers=second_peer(purging, ae_title="SECOND"),
         rules=(purging.settings.rules[0].model_copy(update={"send_to": ("pacs", "second")}),),
-        node=purging.settings.node.model_copy(update={"station_name": station}),
     )
 
 
 def states_at(purging: Inbox, destination: str) -> list[tuple[DeliveryState, str]]:
     return [(row.state, row.reason) for row in purging.rows(Delivery) if row.destination == destination]
-
-
-def test_what_was_deleted_is_made_again_byte_for_byte_for_a_further_destination(purging: Inbox) -> None:
-    analysed(purging)
-    uid = analysed(purging, number=2)  # results of two jobs, at two times
-    files = purged(purging)
-    wanted_by_another(purging)
-    analysed(purging)
-    analysed(purging, number=2)
-    studies.rerun_rules(purging.settings, [uid])
-    work(purging)
-    here = {purging.folder / row.path for row in purging.rows(Result) if not row.purged}
-    second = states_at(purging, "second")
-    assert {state for state, _ in second} == {DeliveryState.PENDING}
-    assert len(second) == len(here) >= len(files) - 1
-    assert {file: file.read_bytes() for file in here} == {file: files[file] for file in here}
-    assert {state for state, _ in states_at(purging, "pacs")} == {DeliveryState.CONFIRMED}
-    assert 4005 in [event.number for event in purging.events()]
 
 
 def test_results_of_late_images_say_when_their_series_began(purging: Inbox) -> None:
@@ -395,10 +371,10 @@ def test_results_of_late_images_say_when_their_series_began(purging: Inbox) -> N
         assert len({made.InstanceCreationTime for made in objects}) > 1
 
 
-def test_what_would_be_another_object_now_is_sent_nowhere_and_its_delivery_says_why(purging: Inbox) -> None:
+def test_a_result_that_was_deleted_is_sent_nowhere_and_its_delivery_says_why(purging: Inbox) -> None:
     uid = analysed(purging)
     files = purged(purging)
-    wanted_by_another(purging, station="OTHER")
+    wanted_by_another(purging)
     analysed(purging)
     studies.rerun_rules(purging.settings, [uid])
     work(purging)
@@ -765,102 +741,3 @@ def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: M
     )
     for name, charset in charsets.items():
         assert sets(node, name) == {("sr", charset), ("rejection", charset)}
-
-
-SECRET = "KIM, YOUNG-HEE 김영희"
-
-
-READ_STUDY = str(ultrasound("one").StudyInstanceUID)
-
-
-class Reads(Obedient):
-    """Reads a name and a caliper in every image."""
-
-    card = replace(Obedient.card, name="reads")
-
-    def run(
-        self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
-    ) -> PipelineResult:
-        result = super().run(images, report, options)
-        read = (
-            (None, "text", Meaning.IDENTITY, (4.0, 2.0, 90.0, 14.0), 0.97, True, SECRET),
-            (None, "caliper", Meaning.MEASUREMENT, (30.0, 40.0, 39.0, 49.0), 0.8, False),
-        )
-        return replace(result, readings=tuple(Reading(image.uid, *one) for image in images for one in read))
-
-
-@pytest.fixture
-def reader(open_inbox: Make) -> Inbox:
-    pipelines.PIPELINES["reads"] = EntryPoint("reads", f"{__name__}:Reads", pipelines.GROUP)
-    made = configuration()
-    made["rules"][0]["pipeline"] = "reads"
-    return open_inbox(made)
-
-
-def analysed_readings(reader: Inbox, *numbers: int) -> None:
-    reader.settle(*(ultrasound("one", number=number) for number in numbers or (1,)))
-    assert work(reader) == 1
-    assert reader.jobs()[-1].state is JobState.SUCCEEDED
-
-
-def shown(reader: Inbox) -> list[dict[str, Any]]:
-    return readings.show(reader.database, reader.settings, READ_STUDY)
-
-
-def test_a_job_keeps_what_it_read_for_those_with_the_key_and_each_look_is_an_event_without_the_text(
-    reader: Inbox, caplog: pytest.LogCaptureFixture
-) -> None:
-    analysed_readings(reader)
-    name, caliper = shown(reader)
-    assert (name["text"], name["meaning"], name["removed"]) == (SECRET, "identity", True)
-    assert name["bounds"] == [4.0, 2.0, 90.0, 14.0]
-    assert (caliper["kind"], caliper["text"], caliper["removed"]) == ("caliper", "", False)
-    event = reader.events()[-1]
-    assert (event.number, event.fields["study"], event.fields["readings"]) == (4010, READ_STUDY, 2)
-    assert event.fields["user"]
-    reader.database.dispose()
-    for part in ("YOUNG-HEE", "김영희"):
-        files = (path for path in reader.folder.rglob("*") if path.is_file())
-        assert not [path.name for path in files if part.encode() in path.read_bytes()]
-        assert part not in caplog.text + json.dumps([each.fields for each in reader.events()])
-
-
-def test_a_site_may_keep_nothing(reader: Inbox) -> None:
-    go_on(reader, privacy=reader.settings.privacy.model_copy(update={"keep_readings": False}))
-    analysed_readings(reader)
-    assert reader.rows(AnnotationReading) == []
-
-
-def test_with_another_key_or_none_nothing_is_shown_and_no_key_is_made(reader: Inbox) -> None:
-    analysed_readings(reader)
-    path = sitekey.path_of(reader.folder)
-    kept = path.read_bytes()
-    path.write_text("ab" * 32)
-    with pytest.raises(ReadingsSealed, match="another site key"):
-        shown(reader)
-    path.unlink()
-    with pytest.raises(ReadingsSealed, match="missing"):
-        shown(reader)
-    assert not path.exists()
-    path.write_bytes(kept)
-    path.chmod(0o644)
-    with pytest.raises(ConfigurationError, match="others may read it"):
-        shown(reader)
-
-
-def test_a_text_that_is_moved_to_another_image_cannot_be_opened(reader: Inbox) -> None:
-    analysed_readings(reader, 1, 2)
-    first, *_, last = reader.rows(AnnotationReading)
-    reader.put(AnnotationReading, first.id, instance_id=last.instance_id)
-    with pytest.raises(ReadingsSealed):
-        shown(reader)
-
-
-def test_readings_leave_with_the_study(reader: Inbox) -> None:
-    analysed_readings(reader)
-    reader.put(Delivery, state=DeliveryState.CANCELLED)
-    reader.put(Study, state=StudyState.DELIVERED)
-    for days, kept in ((13, 2), (15, 0)):
-        assert purge(reader.database, reader.settings, utc_now() + timedelta(days=days)) == int(not kept)
-        assert len(reader.rows(AnnotationReading)) == kept
-    assert shown(reader) == []

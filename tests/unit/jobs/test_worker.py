@@ -21,7 +21,9 @@ from pydicom.encaps import encapsulate
 from sqlalchemy import select
 
 from ai_pipeline.contract import (
+    Meaning,
     PipelineResult,
+    Reading,
 )
 from dicom_node import events, jobs, outbox, preflight
 from dicom_node.config.settings import ResultSettings, RuleSettings, Settings
@@ -29,9 +31,8 @@ from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import NotAllowedNow
 from dicom_node.inbox.inspection import inspect
-from dicom_node.jobs.rules import ImageFacts, StudyFacts, decide, explain, why_none
+from dicom_node.jobs.rules import decide, explain, why_none
 from dicom_node.jobs.worker.analyse import ImageAnalysis
-from dicom_node.jobs.worker.at_start import AtStart
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
@@ -39,12 +40,11 @@ from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import last_check
 from dicom_node.services import assessments, studies
 from dicom_node.services.audit import Person
-from dicom_node.store.tables import Delivery, Job, Notification, Original, Result, Study
+from dicom_node.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
 from dicom_node.store.transitions import settle_study, utc_now
 from dicom_node.studies import quarantine
-from dicom_node.studies.comparison import reindex
-from dicom_node.studies.purge import purge
 from dicom_node.studies.rerun import rerun
+from dicom_node.studies.upkeep import purge, reindex
 from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -311,22 +311,6 @@ def test_a_worker_whose_node_is_gone_hands_a_long_job_back_uncounted(make: Make)
     assert (job.state, job.tries, job.attempts) == (JobState.QUEUED, 0, 1)
 
 
-def test_a_successor_under_another_configuration_keeps_the_pipelines_that_rules_still_name(
-    make: Make,
-) -> None:
-    node = received(make(), ultrasound("one"))
-    (rule,) = node.settings.rules
-    program = rule.model_copy(update={"name": "other", "pipeline": "command"})
-    worker = Worker(node.settings.model_copy(update={"rules": (rule, program)}), node.database)
-    worker.warm_up()
-    successor = worker.succeeded_under(node.settings)
-    assert successor._pipelines == {"obedient": worker._pipelines["obedient"]}
-    assert worker.run_forever() is successor
-    assert in_state(node, JobState.QUEUED)(), "it leaves what waits to its successor"
-    worker.retiring.set()
-    assert successor.run_forever() is None
-
-
 def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(make: Make, tmp_path: Path) -> None:
     node = received(make("hang", attempts=2, time_limit_seconds=4), ultrasound("hangs"))
     with worker_of(node) as worker:
@@ -341,53 +325,21 @@ def test_a_job_that_takes_its_worker_with_it_fails_and_the_pacs_is_told(make: Ma
 
 
 class Says(Obedient):
-    """Finds two things in every image, one for research only."""
+    """Finds two things in every image, one for research only, and reads a name."""
 
     card = replace(Obedient.card, per_image=False)
 
     def run(self, *asked: Any) -> PipelineResult:
         result = super().run(*asked)
         [shown] = result.findings
-        return replace(result, findings=(shown, replace(shown, label="hidden", research_only=True)))
+        hidden = replace(shown, label="hidden", research_only=True)
+        read = Reading(asked[0][0].uid, None, "text", Meaning.IDENTITY, (4, 2, 90, 14), 0.97, True, "KIM")
+        return replace(result, findings=(shown, hidden), readings=(read,))
 
 
-def test_findings_for_research_only_stay_in_the_worker(tmp_path: Path) -> None:
-    no_readings: Any = Mock(take=lambda *asked: asked[-1])
-    shown, _ = ImageAnalysis(no_readings, no_readings).run(
-        Says(), [still(tmp_path)], {}, lambda share, what: None
-    )
-    assert [finding.label for finding in shown.findings] == ["Mark"]
-
-
-def taken(folder: Path, pipeline: str = "chest_xray", **sections: Any) -> AtStart:
-    rule = {"name": "rule", "when": {"modality": "*"}, "pipeline": pipeline, "send_to": []}
-    workers = {"models_dir": folder, **sections.pop("workers", {})}
-    return AtStart.under(Settings.model_validate({"workers": workers, "rules": [rule], **sections}))
-
-
-@pytest.mark.parametrize(
-    ("changed", "goes_on"),
-    [
-        (
-            lambda folder: taken(
-                folder, "ultrasound", peers=[{"name": "pacs", "ae_title": "PACS"}], workers={"attempts": 1}
-            ),
-            True,
-        ),
-        (lambda folder: taken(folder, workers={"threads": 1}), False),
-        (lambda folder: taken(folder, workers={"memory_mib": 0}), False),
-        (lambda folder: taken(folder, workers={"inference": "openvino"}), False),
-        (lambda folder: taken(folder, log={"format": "json"}), False),
-        (lambda folder: taken(folder / "other"), False),
-        (lambda folder: [(folder / "card.toml").write_text("new"), taken(folder)][1], False),
-    ],
-)
-def test_it_goes_on_under_other_rules_peers_and_limits_and_not_under_what_it_has_from_its_start(
-    tmp_path: Path, changed: Callable[[Path], AtStart], goes_on: bool
-) -> None:
-    assert taken(tmp_path).serves(changed(tmp_path)) is goes_on
-    code = "of another package"  # which may have changed
-    assert not taken(tmp_path, code).serves(taken(tmp_path, code))
+def test_findings_for_research_only_and_what_was_read_stay_in_the_worker(tmp_path: Path) -> None:
+    shown, _ = ImageAnalysis(Mock()).run(Says(), [still(tmp_path)], {}, lambda share, what: None)
+    assert ([finding.label for finding in shown.findings], shown.readings) == (["Mark"], ())
 
 
 # Which rule takes which image, and where what the ruled has or makes of it goes
@@ -400,21 +352,26 @@ def rule(name: str = "rule", **values: Any) -> RuleSettings:
     return RuleSettings.model_validate({"name": name, **always, **values})
 
 
-def image(uid: str = "1.2.3", **attributes: str) -> ImageFacts:
-    return ImageFacts(
-        uid,
-        "1.2.840.10008.5.1.4.1.1.1.1",
-        attributes.pop("modality", "DX"),
-        ObjectRole.SOURCE,
+def image(uid: str = "1.2.3", **attributes: str) -> Instance:
+    return an_image(uid, "1.2.840.10008.5.1.4.1.1.1.1", attributes.pop("modality", "DX"), **attributes)
+
+
+def an_image(
+    uid: str, sop_class: str, modality: str, role: ObjectRole = ObjectRole.SOURCE, **attributes: str
+) -> Instance:
+    return Instance(
+        sop_instance_uid=uid,
+        sop_class_uid=sop_class,
+        modality=modality,
+        role=role,
         calling_ae="ROOM1",
         called_ae="AINODE",
-        sender="room1",
         attributes=attributes,
     )
 
 
-def why(when: dict[str, Any], *images: ImageFacts) -> list[str]:
-    return [told.reason for one in images for told in explain([rule(when=when)], one) if not told.applies]
+def why(when: dict[str, Any], *images: Instance) -> list[str]:
+    return [failed for one in images for _, failed in explain([rule(when=when)], one, {}) if failed]
 
 
 @pytest.mark.parametrize(
@@ -461,22 +418,25 @@ def test_when_no_rule_applies_the_closest_one_is_named_with_all_that_failed() ->
         image("1.1", BodyPartExamined="KNEE"),
         image("1.2", BodyPartExamined="CHEST", ViewPosition="LL"),
     ]
-    assert why_none([breast, chest], images) == "no rule applies; closest is chest: view LL does not match PA"
-    assert why_none([breast, chest], images[:1]) == (
+    assert (
+        why_none([breast, chest], images, {})
+        == "no rule applies; closest is chest: view LL does not match PA"
+    )
+    assert why_none([breast, chest], images[:1], {}) == (
         "no rule applies; closest is chest: body part KNEE does not match CHEST and view is empty, not PA"
     )
-    assert why_none([], images) == "no rule applies: none is configured"
-    assert why_none([chest], []) == "no rule applies: the study has no images"
+    assert why_none([], images, {}) == "no rule applies: none is configured"
+    assert why_none([chest], [], {}) == "no rule applies: the study has no images"
 
 
 def test_companions_and_own_results_are_never_taken() -> None:
     objects = [
-        ImageFacts("1", "1.2.840.10008.5.1.4.1.1.6.1", "US", ObjectRole.OWN),
-        ImageFacts("2", "1.2.840.10008.5.1.4.1.1.88.33", "SR", ObjectRole.NON_SOURCE),
-        ImageFacts("3", "1.2.840.10008.5.1.4.1.1.7", "US", ObjectRole.SOURCE, sender="grabber"),
+        an_image("1", "1.2.840.10008.5.1.4.1.1.6.1", "US", ObjectRole.OWN),
+        an_image("2", "1.2.840.10008.5.1.4.1.1.88.33", "SR", ObjectRole.NON_SOURCE),
+        an_image("3", "1.2.840.10008.5.1.4.1.1.7", "US"),
     ]
     for one, taken in ((rule(), []), (rule(secondary_captures_from=["grabber"]), [("3",)])):
-        decided = decide([one], StudyFacts("", TODAY), objects)
+        decided = decide([one], "", objects, TODAY, {"ROOM1": "grabber"})
         assert [decision.source_uids for decision in decided] == taken
 
 
@@ -491,7 +451,7 @@ def test_companions_and_own_results_are_never_taken() -> None:
     ],
 )
 def test_an_old_study_is_held(study_date: str, days: float, held: bool) -> None:
-    [decision] = decide([rule(max_study_age_days=days)], StudyFacts(study_date, TODAY), [image()])
+    [decision] = decide([rule(max_study_age_days=days)], study_date, [image()], TODAY, {})
     assert bool(decision.held_reason) is held
 
 
@@ -502,8 +462,10 @@ def test_a_study_whose_date_names_no_day_is_held(tmp_path: Path, given: str, hel
     dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
     found = inspect(tmp_path / "x.dcm")
     for days, asked_for, expected in ((7, False, held), (7, True, False), (0, False, False)):
-        study = StudyFacts(found.study_date, TODAY, asked_for=asked_for)
-        [decision] = decide([rule(max_study_age_days=days)], study, [image(**found.attributes)])
+        facts = [image(**found.attributes)]
+        [decision] = decide(
+            [rule(max_study_age_days=days)], found.study_date, facts, TODAY, {}, asked_for=asked_for
+        )
         assert bool(decision.held_reason) is expected
 
 
@@ -512,14 +474,6 @@ def configured(open_inbox: Make) -> Make:
     """A ruled without a network with one rule like this."""
     rule = {"name": "rule", "when": {"modality": "*"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
     return lambda **values: open_inbox({**CONFIG, "rules": [rule | values]})
-
-
-def test_the_daily_cap_counts_studies_of_one_sender(configured: Make) -> None:
-    ruled = configured(daily_cap=2, max_study_age_days=0)
-    for number in range(3):
-        ruled.settle(ultrasound(f"many{number}"))
-    ruled.settle(ultrasound("other"), calling="QUICK")
-    assert [job.state.value for job in ruled.jobs()] == ["queued", "queued", "held", "queued"]
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,7 @@ from dicom_node.preflight.machine import probe_object_store
 from dicom_node.sitekey import path_of as path_of_key
 from dicom_node.store.tables import Delivery, Job, Result
 from dicom_node.store.transitions import utc_now
-from dicom_node.studies.comparison import compare, reindex
-from dicom_node.studies.purge import purge
+from dicom_node.studies.upkeep import compare, purge, reindex
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs

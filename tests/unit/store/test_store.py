@@ -32,7 +32,7 @@ from dicom_node.background import Background, inode
 from dicom_node.config.sections import WorkerSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
-from dicom_node.jobs.queue import ClaimedJob, JobQueue
+from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.process import JobHeartbeat, Worker
 from dicom_node.model.lifecycle import (
     LIFE_CYCLES,
@@ -88,7 +88,7 @@ from dicom_node.store.transitions import (
     settle_study_as,
     utc_now,
 )
-from dicom_node.studies.purge import purge, purge_results
+from dicom_node.studies.upkeep import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -511,7 +511,7 @@ def test_a_job_that_runs_meanwhile_tells_of_it_once(inbox: Inbox, caplog: pytest
     away = OperationalError("", {}, Exception("connection refused"))
     queue.heartbeat = beat = Mock(side_effect=away)  # type: ignore[method-assign]
     times = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60}
-    job = Mock(spec=ClaimedJob, id=1)
+    job = Mock(spec=Job, id=1)
     with JobHeartbeat(queue, job, stopping=threading.Event(), abandon=lambda *_: None, **times):
         wait_until(lambda: beat.call_count >= 5, 60, "five beats")
     assert caplog.messages == ["the database does not answer (OperationalError): its work waits"]

@@ -89,8 +89,7 @@ from dicom_node.store.tables import (
 from dicom_node.store.transitions import move_delivery, settle_study, steady_now, utc_now
 from dicom_node.studies import rerun, scan
 from dicom_node.studies.choose import Choice
-from dicom_node.studies.comparison import compare, reconcile, reindex
-from dicom_node.studies.purge import purge, purge_results
+from dicom_node.studies.upkeep import compare, purge, purge_results, reconcile, reindex
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
 from tests.modality import ULTRASOUND, assign, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
@@ -1087,7 +1086,7 @@ class Life:
         state = JobState.CANCELLED if row.cancel_requested else JobState(end)
         self.inbox.write(self.queue.complete_if_owner, job, state, end)
         if state is JobState.SUCCEEDED:
-            uid = derived_uid(self.name, str(job.id), str(job.attempt))
+            uid = derived_uid(self.name, str(job.id), str(job.attempts))
             self.inbox.delivery(row, DeliveryState.PENDING, sop_instance_uid=uid)
         self.inbox.write(settle_study, job.study_id)
 
@@ -1275,8 +1274,8 @@ def test_reports_of_two_listeners_are_read_in_any_order(with_steps: Inbox) -> No
         (1, COMPLETED, 61, ["1.1", "1.2"]),
     ):
         at = utc_now() + timedelta(seconds=seconds)
-        said = "1.9", "modality", "M", StepStatus(status), number, ["1.8"], objects, at
-        with_steps.write(steps.keep, steps.StepReport(*said))
+        report = {"step": "1.9", "peer": "modality", "calling": "M", "status": status, "number": number}
+        with_steps.write(steps.keep, report | {"studies": ["1.8"], "objects": objects}, at)
     (row,) = with_steps.rows(PerformedStep)
     assert (row.status, with_steps.read(steps.named, row.id)) == (StepStatus.COMPLETED, 2)
     assert row.ended_at - row.begun_at > timedelta(seconds=59)

@@ -556,20 +556,19 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("rule", sa.String(length=64), nullable=False),
         sa.Column("peer", sa.String(length=64), nullable=False),
-        sa.Column("next_at", sa.DateTime(), nullable=True),
+        sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("until", sa.DateTime(), nullable=True),
-        sa.Column("answered_at", sa.DateTime(), nullable=True),
-        sa.Column("ended_at", sa.DateTime(), nullable=True),
-        sa.Column("instances", sa.Integer(), nullable=False),
         sa.Column("priors", sa.JSON(), nullable=False),
+        sa.Column("reason", sa.String(length=255), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_at", sa.DateTime(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_archive_question_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_archive_question")),
-        sa.UniqueConstraint("study_id", "revision", "kind", "rule", name="uq_archive_question_once_per_rule"),
+        sa.UniqueConstraint("study_id", "revision", "rule", name="uq_archive_question_once_per_rule"),
     )
-    op.create_index("ix_archive_question_open", "archive_question", ["ended_at", "peer"])
+    op.create_index("ix_archive_question_open", "archive_question", ["state", "peer"])
 
     op.create_table(
         "study_name",
@@ -606,32 +605,6 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.UniqueConstraint("token_sha256", name=op.f("uq_user_session_token_sha256")),
     )
     op.create_index("ix_user_session_user_id", "user_session", ["user_id"])
-
-    op.create_table(
-        "annotation_reading",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("analysis_sha256", sa.String(length=64), nullable=False),
-        sa.Column("frame", sa.Integer(), nullable=True),
-        sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("meaning", sa.String(length=16), nullable=False),
-        sa.Column("left", sa.Double(), nullable=False),
-        sa.Column("top", sa.Double(), nullable=False),
-        sa.Column("right", sa.Double(), nullable=False),
-        sa.Column("bottom", sa.Double(), nullable=False),
-        sa.Column("confidence", sa.Double(), nullable=False),
-        sa.Column("removed", sa.Boolean(), nullable=False),
-        sa.Column("sealed", sa.LargeBinary(), nullable=False),
-        sa.Column("read_at", sa.DateTime(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["instance_id"], ["instance.id"], name=op.f("fk_annotation_reading_instance_id")
-        ),
-        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_annotation_reading_study_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_annotation_reading")),
-    )
-    op.create_index("ix_annotation_reading_instance_id", "annotation_reading", ["instance_id"])
-    op.create_index("ix_annotation_reading_study_id", "annotation_reading", ["study_id"])
 
     op.create_table(
         "cleaning_review",
