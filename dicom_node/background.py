@@ -95,7 +95,7 @@ class Background:
         self._entered, self._ask_at = settings.node.entered, 0.0
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._delivery_worker = delivery_worker.DeliveryWorker(database, settings)
+        self._delivery_worker = delivery_worker.DeliveryWorker(database, settings, owner=self._owner)
         groups = ("services", "services.intake") if role.indexes else ("services",)
         offers = chain.from_iterable(map(connectors.every, groups))
         services = (offer(database, settings, self._owner) for offer in offers)

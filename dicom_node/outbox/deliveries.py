@@ -61,7 +61,7 @@ def enqueue(
 
 
 def retry(session: Session, delivery_id: int) -> None:
-    """Send again a delivery that was given up, left out or lost by its sender; send a waiting one now.
+    """Send again a delivery that was given up or left out; send a waiting one now.
 
     Raises NotFound, and NotAllowedNow for a delivery that is being sent, is confirmed, or is in quarantine.
     """
@@ -69,7 +69,7 @@ def retry(session: Session, delivery_id: int) -> None:
     delivery = _locked(session, delivery_id)
     if delivery.state is DeliveryState.CONFIRMED:
         raise NotAllowedNow(f"delivery {delivery_id} is {delivery.state} already")
-    if delivery.state is DeliveryState.SENDING and deliveries.is_held(delivery, now):
+    if delivery.state is DeliveryState.SENDING:
         raise NotAllowedNow(
             f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
         )
@@ -95,8 +95,6 @@ def retry(session: Session, delivery_id: int) -> None:
         refusals=0,
         queries=0,
         next_at=now,
-        lease_owner="",
-        lease_until=None,
     )
     settle_study(session, delivery.item.study_id)
 

@@ -31,14 +31,12 @@ _REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts
 _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
 # Most archives show an object at once, some after their indexer came round.
 _QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-_FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
-_DONE: dict[str, Any] = {**_FREE, "transaction_uid": ""}
 
 
 class Moves:
     """Changes the state of deliveries to one destination, within the caller's transaction.
 
-    The caller holds the lease and the row of a delivery: no other process can change it meanwhile.
+    The caller holds the row of a delivery: no other process can change it meanwhile.
     """
 
     def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
@@ -63,7 +61,7 @@ class Moves:
         looks: else a study would count as "delivered" that nobody will ever see.
         """
         if takes_others:
-            self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
+            self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, transaction_uid="")
         elif delivery.result:
             self.give_up(delivery, f"{report.text}: it takes none of the results")
         else:
@@ -71,7 +69,7 @@ class Moves:
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Give up a delivery that no retry can help."""
-        self._move(delivery, events.DELIVERY_DEAD, reason=reason, **_DONE)
+        self._move(delivery, events.DELIVERY_DEAD, reason=reason, transaction_uid="")
 
     def sender_lost(self, delivery: Delivery) -> None:
         """Query the peer for the object, or send it again: the sending process died, and the object may
@@ -86,7 +84,7 @@ class Moves:
                 reason=reason,
                 next_at=self._now,
                 sent_at=self._now,
-                **_DONE,
+                transaction_uid="",
             )
         else:
             self._move(
@@ -95,7 +93,7 @@ class Moves:
                 reason=reason,
                 sent_at=None,
                 queries=0,
-                **_DONE,
+                transaction_uid="",
             )
 
     def asked(self, delivery: Delivery, answer: Confirmation) -> None:
@@ -117,7 +115,7 @@ class Moves:
                     reason=answer.text,
                     next_at=self._now,
                     sent_at=self._now,
-                    **_DONE,
+                    transaction_uid="",
                 )
         elif (
             answer.presence is Presence.NOT_FOUND
@@ -134,7 +132,6 @@ class Moves:
         assert delivery.sent_at is not None
         delivery.reason = "waits for the storage commitment report"
         delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
-        delivery.lease_owner, delivery.lease_until = "", None
         self._session.flush()
 
     def ask_again(self, delivery: Delivery, reason: str) -> None:
@@ -142,7 +139,6 @@ class Moves:
         delivery.queries += 1
         delivery.reason = reason
         delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
-        delivery.lease_owner, delivery.lease_until = "", None
         self._session.flush()
 
     def commitment_is_overdue(self, delivery: Delivery) -> bool:
@@ -170,7 +166,6 @@ class Moves:
                 delivery,
                 events.DELIVERY_DEAD,
                 reason=f"acknowledged, but unconfirmed: {reason}",
-                **_FREE,
             )
 
     def committed(self, delivery: Delivery) -> None:
@@ -216,7 +211,7 @@ class Moves:
             confirmed_at=self._now,
             sent_at=delivery.sent_at or self._now,
             queries=queries,
-            **_DONE,
+            transaction_uid="",
         )
 
     def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
@@ -228,14 +223,14 @@ class Moves:
             reason=reason,
             next_at=self._now + wait_before_retry(delivery.attempts, self._settings),
             sent_at=self._now if left else delivery.sent_at,
-            **_DONE,
+            transaction_uid="",
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
         delivery.refusals += 1
         self._session.flush()
         if delivery.refusals >= self._settings.refusals:
-            self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, **_DONE)
+            self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
         else:
             self._again(delivery, status, reason)
 
