@@ -41,8 +41,7 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
 from dicom_node.monitoring import disk, drift, processes
 from dicom_node.notifications import gather, sender
-from dicom_node.object_store import files, handover
-from dicom_node.object_store.bucket import bucket_of
+from dicom_node.object_store.files import Files, bucket_of
 from dicom_node.outbox import commitments, delivery_worker, held, outages, removals
 from dicom_node.processes import running
 from dicom_node.services import decisions
@@ -118,9 +117,6 @@ class Background:
         threads: list[Any] = [*self._services]
         if self._role.indexes:
             self._run("indexer", self._index_and_assemble)
-        if self._role.indexes and (bucket := bucket_of(self._settings)):
-            handed = self._database, self._settings, bucket, self._say, self._spool.stored
-            self._run("hand-over", lambda: handover.HandOver(*handed).run_forever(self._stop))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
             threads.append(removals.Removals(self._database, self._settings, self._owner))
@@ -278,8 +274,6 @@ class Background:
             (self._watch_entered, _DECISIONS_SECONDS),
             (self._watch_decisions, _DECISIONS_SECONDS),
         ]
-        if bucket := bucket_of(self._settings):
-            timers.append((handover.LocalCopies(self._database, self._settings, bucket).trim, 60.0))
         if self._role.runs_models:
             timers.append((self._watch_drift, 3600.0))
         if self._role.may_deliver:
@@ -309,7 +303,7 @@ class Background:
                 *((self._once_a_site(function), 3600.0) for function in (*hourly, *further)),
             ]
         add = self._scheduler.add_job
-        # With a bucket each node has a spool of its own.
+        bucket = bucket_of(self._settings)  # each node has a spool of its own then
         if self._role.indexes if bucket else self._role.keeps_time:
             compare = self._compare_spool if bucket else self._when_held(_SITE, self._compare_spool)
             add(self._outlast, "interval", [compare], days=1, next_run_time=datetime.now(UTC))
@@ -401,7 +395,7 @@ class Background:
             drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        comparison.reconcile(self._database, self._spool, files.Files(self._settings))
+        comparison.reconcile(self._database, self._spool, Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""

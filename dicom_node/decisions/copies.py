@@ -36,7 +36,7 @@ from dicom_node.events import DECISIONS_CHANGED, DECISIONS_UNKNOWN
 from dicom_node.inbox.journal import sync_folder
 from dicom_node.model.kinds import AuditAction, ReviewVerdict
 from dicom_node.model.lifecycle import HeldState
-from dicom_node.object_store.bucket import Bucket, bucket_of
+from dicom_node.object_store.files import Bucket, bucket_of
 from dicom_node.sitekey import Seal
 from dicom_node.store import decisions
 from dicom_node.store.database import Database

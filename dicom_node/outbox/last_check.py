@@ -12,7 +12,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.config.settings import PeerSettings
 from dicom_node.model.deidentified import is_deidentified, retained_by
-from dicom_node.object_store.bucket import sha256_of
+from dicom_node.object_store.files import sha256_of
 from dicom_node.scu import Outgoing
 
 _READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]

@@ -30,7 +30,7 @@ from pydicom.uid import (
     SegmentationStorage,
     generate_uid,
 )
-from pynetdicom import _config, build_context, build_role, evt
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
@@ -62,9 +62,6 @@ from dicom_node.scu.destination import (
     shown,
     store_report,
 )
-
-# A path given to send_c_store is sent as it stands on disk, in pieces.
-_config.STORE_SEND_CHUNKED_DATASET = True
 
 SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
     ResultKind.SR: (Comprehensive3DSRStorage,),

@@ -30,7 +30,7 @@ from dicom_node.scu.archive import (
     StudyQuery,
     retrieve_status,
 )
-from dicom_node.scu.association import FIND, DimseCaller, NoAssociation, contexts, question_at
+from dicom_node.scu.association import FIND, MOST_CONTEXTS, DimseCaller, NoAssociation, contexts, question_at
 from dicom_node.scu.destination import Check
 
 LARGEST_BY_GET = 512 * 2**20
@@ -43,7 +43,6 @@ _MODELS = {
     "move": StudyRootQueryRetrieveInformationModelMove,
     "get": StudyRootQueryRetrieveInformationModelGet,
 }
-_MOST_CONTEXTS = 128  # PS3.8 9.3.2.2
 _CANNOT_UNDERSTAND, _OUT_OF_RESOURCES = 0xC000, 0xA700  # PS3.4 B.2.3
 _FAULTY_VALUES = (
     ValueError,
@@ -236,7 +235,7 @@ def _none(association: NoAssociation) -> Retrieved:
 
 
 def _classes(sink: ObjectSink) -> Sequence[str]:
-    return list(sink.sop_classes)[: _MOST_CONTEXTS - 1]
+    return list(sink.sop_classes)[: MOST_CONTEXTS - 1]
 
 
 def _text(value: Any) -> str:
