@@ -76,18 +76,18 @@ def request_commitment(
     opened(requestor)
     answer = requestor.ask(transaction, [objects[number] for number in wanted], keep)
     with entering(wanted) as (session, moves, rows):
-        if answer.status is scu.RequestStatus.ACCEPTED:
+        if isinstance(answer, Done):
             request = _locked(session, transaction)
             if request is not None and request.state is CommitmentState.ASKED:
                 move_commitment(session, request, COMMITMENT_REQUESTED)
         for row in _unconfirmed(rows):
-            if answer.status is scu.RequestStatus.ACCEPTED:
+            if isinstance(answer, Done):
                 moves.await_report(row)
-            elif answer.status is scu.RequestStatus.RETRY:
-                moves.ask_again(row, answer.text)
+            elif isinstance(answer, Retry):
+                moves.ask_again(row, answer.why)
             else:
                 row.transaction_uid = ""
-                to_query += _without(moves, row, answer.text)
+                to_query += _without(moves, row, answer.why)
     return to_query
 
 

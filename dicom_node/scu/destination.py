@@ -129,28 +129,14 @@ KeepReport = Callable[[CommitmentReport], None]
 """Makes a report durable, or raises: only then it is answered with Success."""
 
 
-class RequestStatus(StrEnum):
-    """The outcome of a request for storage commitment."""
-
-    ACCEPTED = "accepted"  # a report will follow, or has come already
-    RETRY = "retry"  # waiting may cure it
-    REFUSED = "refused"  # the destination does not do it
-
-
-@dataclass(frozen=True, slots=True)
-class RequestAnswer:
-    """The answer to one request; ``text``: why it was not accepted."""
-
-    status: RequestStatus
-    text: str = ""
-
-
 class CommitmentUser(Protocol):
     """Requests storage commitment from one peer, as SCU (PS3.4 Annex J). For one thread."""
 
-    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
+    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
         """Request storage commitment for these objects; a report that arrives at once is passed to
         ``keep``.
+
+        Done: a report will follow, or has come already. Failed: the destination does not do it.
         """
 
     def close(self) -> None:

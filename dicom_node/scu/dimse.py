@@ -38,6 +38,7 @@ from pynetdicom.sop_class import Verification
 from dicom_node.dicom import commitment
 from dicom_node.errors import FaultyReport
 from dicom_node.model.kinds import ResultKind
+from dicom_node.model.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.scu.association import (
     FIND,
     LITTLE_ENDIAN,
@@ -54,8 +55,6 @@ from dicom_node.scu.destination import (
     KeepReport,
     Outgoing,
     Presence,
-    RequestAnswer,
-    RequestStatus,
     SendReport,
     SendStatus,
     hangs,
@@ -264,15 +263,15 @@ def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation |
 class CommitmentRequestor(DimseCaller):
     """Requests storage commitment from one peer for objects that it acknowledged."""
 
-    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
+    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
         """Send a request, then wait ``commitment_wait_seconds`` for a report on the same association."""
         handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
         with self.associate(
             contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
         ) as association:
             if isinstance(association, NoAssociation):
-                status = RequestStatus.REFUSED if association.takes_nothing else RequestStatus.RETRY
-                return RequestAnswer(status, f"storage commitment: {association.text}")
+                why = f"storage commitment: {association.text}"
+                return Failed(why) if association.takes_nothing else Retry(why)
             uids = [(item.sop_class_uid, item.sop_instance_uid) for item in objects]
             code = self.status_of(
                 association,
@@ -286,7 +285,7 @@ class CommitmentRequestor(DimseCaller):
             self.debug("N-ACTION", status=code)
             answer = _answer(code)
             end = time.monotonic() + self._peer.commitment_wait_seconds
-            while answer.status is RequestStatus.ACCEPTED and time.monotonic() < end:
+            while isinstance(answer, Done) and time.monotonic() < end:
                 if not association.is_established or self._connections.closed:
                     break
                 if association.dimse.report_answered.wait(0.1):
@@ -332,14 +331,14 @@ class CommitmentReporter(DimseCaller):
         return Check("commitment report", True, f"Storage Commitment Push Model accepted, {how}")
 
 
-def _answer(code: int | None) -> RequestAnswer:
+def _answer(code: int | None) -> Outcome:
     """The answer to an N-ACTION by its status (PS3.7 10.1.4.1.10)."""
     if code is None:
-        return RequestAnswer(RequestStatus.RETRY, "storage commitment: association lost before the answer")
+        return Retry("storage commitment: association lost before the answer")
     if code == 0x0000 or code >> 12 == 0xB or code in (0x0001, 0x0107, 0x0116):
-        return RequestAnswer(RequestStatus.ACCEPTED)
-    status = RequestStatus.RETRY if code in (0x0110, 0x0210, 0x0213) else RequestStatus.REFUSED
-    return RequestAnswer(status, f"storage commitment refused: status {code:04X}")
+        return Done()
+    why = f"storage commitment refused: status {code:04X}"
+    return Retry(why) if code in (0x0110, 0x0210, 0x0213) else Failed(why)
 
 
 def _take(event: Any, keep: KeepReport) -> tuple[int, None]:
