@@ -4,6 +4,7 @@ It reads the object's bytes. Whatever tables or settings say by then, an object 
 sent to a de-identified destination.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import pydicom
@@ -15,6 +16,7 @@ from dicom_node.model.deidentified import is_deidentified, retained_by
 from dicom_node.object_store.files import sha256_of
 from dicom_node.scu import Outgoing
 
+_NAMES_THE_PATIENT = "it names the patient, and this peer gets de-identified objects only"
 _READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
 
 
@@ -31,11 +33,14 @@ def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
     """
     if pseudonym_domain != (peer.pseudonym_domain or ""):
         return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
-    header = _header(item.path) if _is_whole(item) else None
+    try:  # only the bytes that were built may leave
+        header = _header(item.path) if sha256_of(item.path) == item.sha256 else None
+    except OSError:
+        header = None
     if header is None:
         return "the result file of the node is missing or damaged"
     if peer.deidentify and not is_deidentified(header):
-        return "it names the patient, and this peer gets de-identified objects only"
+        return _NAMES_THE_PATIENT
     if peer.deidentify and not retained_by(header) <= frozenset(peer.retain):
         return "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
     if not peer.deidentify and is_deidentified(header):
@@ -49,20 +54,11 @@ def fault_of_original(item: Outgoing, peer: PeerSettings, size: int) -> str:
     Its data set is not read, because it is forwarded unchanged.
     """
     if peer.deidentify:
-        return "it names the patient, and this peer gets de-identified objects only"
-    try:
-        whole = item.path.stat().st_size == size
-    except OSError:
-        whole = False
-    return "" if whole else "the received file is missing or damaged"
-
-
-def _is_whole(item: Outgoing) -> bool:
-    """Whether the file still holds the bytes that were built: only those may leave."""
-    try:
-        return sha256_of(item.path) == item.sha256
-    except OSError:
-        return False
+        return _NAMES_THE_PATIENT
+    with suppress(OSError):
+        if item.path.stat().st_size == size:
+            return ""
+    return "the received file is missing or damaged"
 
 
 def _header(path: Path) -> Dataset | None:

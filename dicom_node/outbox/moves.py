@@ -41,13 +41,30 @@ class Moves:
 
     def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
         self._session, self._peer, self._settings, self._now = session, peer, settings, now
+        self._report_time = timedelta(hours=peer.commitment_hours)
 
     def sent(self, delivery: Delivery, report: SendReport) -> None:
         """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
         if report.status is SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
             self.give_up(delivery, _KEEPS_EARLIER)
         elif report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
-            self._acknowledged(delivery, report)
+            event = {
+                SendStatus.STORED: events.DELIVERY_SENT,
+                SendStatus.WARNED: events.DELIVERY_WARNED,
+                SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
+            }[report.status]
+            self._move(
+                delivery,
+                event,
+                status=report.code,
+                reason="" if report.status is SendStatus.STORED else report.text,
+                sent_at=self._now,
+                queries=0,
+                next_at=self._now,
+                transaction_uid="",
+            )
+            if self._peer.confirm == "none":
+                self._confirmed(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
         elif report.status is SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
@@ -183,26 +200,6 @@ class Moves:
         if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
-    def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
-        event = {
-            SendStatus.STORED: events.DELIVERY_SENT,
-            SendStatus.WARNED: events.DELIVERY_WARNED,
-            SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
-        }[report.status]
-        self._move(
-            delivery,
-            event,
-            status=report.code,
-            reason="" if report.status is SendStatus.STORED else report.text,
-            sent_at=self._now,
-            queries=0,
-            next_at=self._now,
-            transaction_uid="",
-        )
-        if self._peer.confirm == "none":
-            reason = "" if self._peer.acknowledges else NOT_ASKED
-            self._confirmed(delivery, reason=reason, queries=0)
-
     def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
         self._move(
             delivery,
@@ -242,10 +239,6 @@ class Moves:
             one.sent_at or one.state is DeliveryState.SENDING
             for one in deliveries.versions(self._session, delivery)
         )
-
-    @property
-    def _report_time(self) -> timedelta:
-        return timedelta(hours=self._peer.commitment_hours)
 
     def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
         move_delivery(self._session, delivery, event, **values)

@@ -27,6 +27,7 @@ from dicom_node.config.settings import PeerService, PeerSettings, Settings
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.scp.connection.pdus import A_ASSOCIATE_AC, check_answer
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
+from dicom_node.scu.destination import Check
 
 # A path given to send_c_store is sent as it stands on disk, in pieces.
 _config.STORE_SEND_CHUNKED_DATASET = True
@@ -130,6 +131,13 @@ class DimseCaller:
             if association.is_established:
                 with self._connections.within(_ASSOCIATE_SECONDS):
                     association.release()
+
+    def accepts(self, name: str, service: PeerService, model: Any) -> Check:
+        """Check whether the peer accepts a service."""
+        with self.associate(contexts(model), service=service) as association:
+            if isinstance(association, NoAssociation):
+                return Check(name, False, association.text)
+        return Check(name, True, f"{UID(model).name} accepted")
 
     def debug(self, what: str, **fields: object) -> None:
         """Log a line for ``peers.debug``: numbers and UIDs, as in events."""

@@ -117,13 +117,14 @@ class DimseDestination(DimseCaller):
             return checks
         checks += self._check_classes()
         if self._peer.confirm == "commitment":
-            with self.associate(contexts(commitment.SOP_CLASS), service="commitment") as association:
-                if isinstance(association, NoAssociation):
-                    checks.append(Check("commitment", False, association.text))
-                else:
-                    checks.append(Check("commitment", True, "Storage Commitment Push Model accepted"))
+            checks.append(self.accepts("commitment", "commitment", commitment.SOP_CLASS))
         if self._peer.may_be_asked:
-            checks.append(self._check_query())
+            # For an object that nobody has: a PACS may accept the context and refuse the question.
+            nobody = Outgoing("", generate_uid(), generate_uid(), generate_uid(), Path(), "")
+            [answer] = self.confirm([nobody])
+            is_answered = answer.presence is not Presence.UNKNOWN and answer.presence is not Presence.HUNG
+            text = "Study Root C-FIND answered" if is_answered else answer.text.removeprefix("query: ")
+            checks.append(Check("query", is_answered, text))
         return checks
 
     def echo(self) -> Check:
@@ -169,16 +170,6 @@ class DimseDestination(DimseCaller):
             )
             for kind, uid in wanted
         ]
-
-    def _check_query(self) -> Check:
-        """C-FIND for an object that nobody has: a PACS may accept the context and refuse the question."""
-        with self.associate(contexts(FIND), service="query") as association:
-            if isinstance(association, NoAssociation):
-                return Check("query", False, association.text)
-            problem = self._find(
-                association, _image_question(generate_uid(), generate_uid(), generate_uid()), {}
-            )
-        return Check("query", problem is None, problem.text if problem else "Study Root C-FIND answered")
 
     def _store(self, association: Association, item: Outgoing) -> SendReport:
         content = _as_accepted(association, item)

@@ -104,14 +104,8 @@ class DimseArchive(DimseCaller):
 
     def test(self) -> list[Check]:
         """Test whether queries and retrieval are accepted; nothing is retrieved."""
-        checks = []
-        for name, model in (("find", FIND), (self._peer.retrieve, _MODELS[self._peer.retrieve])):
-            with self.associate(contexts(model), service="query") as association:
-                if isinstance(association, NoAssociation):
-                    checks.append(Check(name, False, association.text))
-                else:
-                    checks.append(Check(name, True, f"{model.name} accepted"))
-        return checks
+        wanted = {"find": FIND, self._peer.retrieve: _MODELS[self._peer.retrieve]}
+        return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
     def _answers(self, question: Dataset) -> list[Dataset]:
         with self.associate(contexts(FIND), service="query") as association:
