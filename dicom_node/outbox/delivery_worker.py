@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -257,7 +257,7 @@ class Route:
             self.overdue_at, self._calls = float("inf"), []
         return len(batch)
 
-    def _work(self, to_send: Sequence[Claimed], to_ask: Sequence[Claimed]) -> None:
+    def _work(self, to_send: Sequence[scu.Outgoing], to_ask: Sequence[scu.Outgoing]) -> None:
         try:
             to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
         except StoreAway as away:
@@ -267,12 +267,12 @@ class Route:
         self._opened(destination)
         to_query = [*self._send(destination, to_send), *to_ask]
         if self.peer.confirm == "commitment" and to_query and not self._stopping:
-            objects = {one.delivery: one.object for one in to_query}
+            objects = {one.delivery: one for one in to_query}
             uncommitted = request_commitment(self._settings, self.peer, self._entering, self._opened, objects)
             to_query = [one for one in to_query if one.delivery in uncommitted]
         if to_query:
             try:
-                answers = destination.confirm([one.object for one in to_query])
+                answers = destination.confirm(to_query)
             except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
                 answers = [Confirmation(Presence.UNKNOWN, _defect(error))] * len(to_query)
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
@@ -283,40 +283,34 @@ class Route:
         if self._stopping:
             client.close()
 
-    def _fetched(self, batch: Sequence[Claimed]) -> list[Claimed]:
+    def _fetched(self, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
         """Fetch the files of a batch to this machine. The last check refuses a lost or damaged file."""
         fetched = []
         for one in batch:
-            for item in (one.object, *one.object.former):
+            for item in (one, *one.former):
                 with suppress(NotInSpool), self._database.read() as session:
                     self._files.here(session, str(item.path.relative_to(self._folder)))
-            study = one.object.study_instance_uid or last_check.study_of(one.object.path)
-            fetched.append(replace(one, object=replace(one.object, study_instance_uid=study)))
+            study = one.study_instance_uid or last_check.study_of(one.path)
+            fetched.append(replace(one, study_instance_uid=study))
         return fetched
 
-    def _send(self, destination: scu.Destination, batch: Sequence[Claimed]) -> list[Claimed]:
+    def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
         """Send what passes the last check; returns what the destination took and has not shown yet."""
-        faults: dict[Claimed, str] = {}
-        for one in batch:
-            if one.is_original:
-                fault = last_check.fault_of_original(one.object, self.peer, one.bytes)
-            else:
-                fault = last_check.fault(one.object, self.peer, one.pseudonym_domain)
-            if fault:
-                faults[one] = fault
+        checked = {one: last_check.fault(one, self.peer) for one in batch}
+        faults = {one: fault for one, fault in checked.items() if fault}
         if faults:
             self._enter_faults(faults)
         whole = [one for one in batch if one not in faults]
         if not whole:
             return []
         try:
-            reports = destination.send([one.object for one in whole])
+            reports = destination.send(whole)
         except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
             # A defect of ours in a destination is a failed try like any other.
             reports = [SendReport(SendStatus.RETRY, "", _defect(error))] * len(whole)
         return self._enter_reports(dict(zip(whole, reports, strict=True)))
 
-    def _claim(self) -> tuple[list[Claimed], list[Claimed]]:
+    def _claim(self) -> tuple[list[scu.Outgoing], list[scu.Outgoing]]:
         """Begin the due deliveries of one study; returns the deliveries to send, and those to query."""
         now = utc_now()
         to_send, to_ask = [], []
@@ -362,7 +356,7 @@ class Route:
             deliveries.discard_withdrawn(session, rows.values())
             settle_studies(session, (row.item.study_id for row in rows.values()))
 
-    def _enter_faults(self, faults: Mapping[Claimed, str]) -> None:
+    def _enter_faults(self, faults: Mapping[scu.Outgoing, str]) -> None:
         """Give up what must not be sent to the peer; an original's file may be on its way to its place."""
         with self._entering([one.delivery for one in faults]) as (_, moves, rows):
             for one, row in _being_sent(faults, rows):
@@ -371,7 +365,7 @@ class Route:
                 else:
                     moves.give_up(row, faults[one])
 
-    def _enter_reports(self, reports: Mapping[Claimed, SendReport]) -> list[Claimed]:
+    def _enter_reports(self, reports: Mapping[scu.Outgoing, SendReport]) -> list[scu.Outgoing]:
         """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
         confirmed.
         """
@@ -385,7 +379,7 @@ class Route:
             takes_others = bool(narrowed) and any(
                 other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
                 for other in deliveries.others_of_study(
-                    session, narrowed[0].object.study, self.peer.name, but=[one.delivery for one in narrowed]
+                    session, narrowed[0].study, self.peer.name, but=[one.delivery for one in narrowed]
                 )
             )
             for one in narrowed:
@@ -409,7 +403,7 @@ class Route:
             if one.delivery in rows and rows[one.delivery].state is DeliveryState.UNCONFIRMED
         ]
 
-    def _enter_confirmations(self, answers: Mapping[Claimed, Confirmation]) -> None:
+    def _enter_confirmations(self, answers: Mapping[scu.Outgoing, Confirmation]) -> None:
         """Record the peer's answers to the queries about these deliveries."""
         with self._entering([one.delivery for one in answers]) as (session, moves, rows):
             for one, answer in answers.items():
@@ -419,7 +413,7 @@ class Route:
             if any(answer.presence is Presence.HUNG for answer in answers.values()):
                 self._record_hung(session, list(answers), "query")
 
-    def _put_off(self, batch: Sequence[Claimed], reason: str) -> None:
+    def _put_off(self, batch: Sequence[scu.Outgoing], reason: str) -> None:
         """Postpone these deliveries without sending or querying: the object store is unreachable."""
         with self._entering([one.delivery for one in batch]) as (_, moves, rows):
             for _one, row in _being_sent(batch, rows):
@@ -431,15 +425,12 @@ class Route:
     def _moves(self, session: Session) -> Moves:
         return Moves(session, self.peer, self._settings.outbox, utc_now())
 
-    def _claimed(self, session: Session, delivery: Delivery) -> Claimed:
+    def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
         result, outgoing = delivery.result, self._outgoing(delivery)
-        if result is not None and (result.supersedes or result.kind is ResultKind.REJECTION):
-            former = deliveries.former_of(session, result, self.peer.name)
-            outgoing = replace(outgoing, former=tuple(map(self._outgoing, former)))
-        domain = result.pseudonym_domain if result else ""
-        return Claimed(
-            delivery.id, delivery.attempts, delivery.item.bytes, domain, outgoing, is_original=result is None
-        )
+        if result is None or not (result.supersedes or result.kind is ResultKind.REJECTION):
+            return outgoing
+        former = deliveries.former_of(session, result, self.peer.name)
+        return replace(outgoing, former=tuple(map(self._outgoing, former)))
 
     def _outgoing(self, delivery: Delivery) -> scu.Outgoing:
         item, result = delivery.item, delivery.result
@@ -453,27 +444,21 @@ class Route:
             sha256=result.sha256 if result else "",
             study=item.study_id,
             rule=result.job.rule if result else "",
+            delivery=delivery.id,
+            attempts=delivery.attempts,
+            bytes=item.bytes,
+            pseudonym_domain=result.pseudonym_domain if result else "",
+            is_original=result is None,
         )
 
-    def _record_hung(self, session: Session, batch: Sequence[Claimed], doing: str) -> None:
-        study, count = batch[0].object.study, len(batch)
+    def _record_hung(self, session: Session, batch: Sequence[scu.Outgoing], doing: str) -> None:
+        study, count = batch[0].study, len(batch)
         record(session, DESTINATION_HUNG, study, destination=self.peer.name, doing=doing, objects=count)
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """One delivery of a round, usable without a database session."""
-
-    delivery: int
-    attempts: int
-    bytes: int
-    pseudonym_domain: str
-    object: scu.Outgoing
-    is_original: bool = False
-    """A received object, of whose file the hash is not known."""
-
-
-def _being_sent(batch: Iterable[Claimed], rows: Mapping[int, Delivery]) -> Iterator[tuple[Claimed, Delivery]]:
+def _being_sent(
+    batch: Iterable[scu.Outgoing], rows: Mapping[int, Delivery]
+) -> Iterator[tuple[scu.Outgoing, Delivery]]:
     """Those that this round is sending still, with their rows."""
     for one in batch:
         row = rows.get(one.delivery)

@@ -4,7 +4,6 @@ It reads the object's bytes. Whatever tables or settings say by then, an object 
 sent to a de-identified destination.
 """
 
-from contextlib import suppress
 from pathlib import Path
 
 import pydicom
@@ -26,12 +25,17 @@ def study_of(path: Path) -> str:
     return "" if header is None else str(header.get("StudyInstanceUID") or "")
 
 
-def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
+def fault(item: Outgoing, peer: PeerSettings) -> str:
     """Why this object must not be sent to this peer; "" if it may.
 
-    ``pseudonym_domain``: the domain of the pseudonyms in the object, "" for none.
+    The data set of a received object is not read: it is forwarded unchanged.
     """
-    if pseudonym_domain != (peer.pseudonym_domain or ""):
+    if item.is_original:
+        if peer.deidentify:
+            return _NAMES_THE_PATIENT
+        is_whole = item.path.is_file() and item.path.stat().st_size == item.bytes
+        return "" if is_whole else "the received file is missing or damaged"
+    if item.pseudonym_domain != (peer.pseudonym_domain or ""):
         return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
     try:  # only the bytes that were built may leave
         header = _header(item.path) if sha256_of(item.path) == item.sha256 else None
@@ -39,26 +43,11 @@ def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
         header = None
     if header is None:
         return "the result file of the node is missing or damaged"
-    if peer.deidentify and not is_deidentified(header):
-        return _NAMES_THE_PATIENT
+    if is_deidentified(header) is not peer.deidentify:
+        return _NAMES_THE_PATIENT if peer.deidentify else "it is de-identified: this peer has no such study"
     if peer.deidentify and not retained_by(header) <= frozenset(peer.retain):
         return "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
-    if not peer.deidentify and is_deidentified(header):
-        return "it is de-identified: this peer has no such study"
     return ""
-
-
-def fault_of_original(item: Outgoing, peer: PeerSettings, size: int) -> str:
-    """Why this received object must not be sent to this peer; "" if it may. ``size``: the received bytes.
-
-    Its data set is not read, because it is forwarded unchanged.
-    """
-    if peer.deidentify:
-        return _NAMES_THE_PATIENT
-    with suppress(OSError):
-        if item.path.stat().st_size == size:
-            return ""
-    return "the received file is missing or damaged"
 
 
 def _header(path: Path) -> Dataset | None:

@@ -19,9 +19,11 @@ from dicom_node.model.outcomes import Outcome
 class Outgoing:
     """One result object to send: a complete Part 10 file on disk.
 
-    ``path`` is absolute. ``sha256`` is the hash of the whole file. ``study``: the number of its study on this
-    node, 0 if it is not needed. ``rule``: the rule whose job built it. ``former``: of what it withdraws (a
-    rejection note) or replaces (a report), the results that this peer has or may have.
+    ``path`` is absolute. ``sha256``: the hash of the whole file; not known of a received object, which
+    ``is_original``. ``bytes``: its size. ``study``: the number of its study on this node, 0 if it is not
+    needed. ``rule``: the rule whose job built it. ``former``: of what it withdraws (a rejection note) or
+    replaces (a report), the results that this peer has or may have. ``delivery``, ``attempts``: number and
+    tries of its row in the outbox. ``pseudonym_domain``: of the pseudonyms in it, "" for none.
     """
 
     sop_class_uid: str
@@ -33,6 +35,11 @@ class Outgoing:
     study: int = 0
     rule: str = ""
     former: tuple[Outgoing, ...] = ()
+    delivery: int = 0
+    attempts: int = 0
+    bytes: int = 0
+    pseudonym_domain: str = ""
+    is_original: bool = False
 
 
 class SendStatus(StrEnum):
