@@ -16,6 +16,7 @@ from dicom_node.object_store.files import sha256_of
 from dicom_node.scu import Outgoing
 
 _NAMES_THE_PATIENT = "it names the patient, and this peer gets de-identified objects only"
+_KEEPS_MORE = "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
 _READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
 
 
@@ -45,9 +46,8 @@ def fault(item: Outgoing, peer: PeerSettings) -> str:
         return "the result file of the node is missing or damaged"
     if is_deidentified(header) is not peer.deidentify:
         return _NAMES_THE_PATIENT if peer.deidentify else "it is de-identified: this peer has no such study"
-    if peer.deidentify and not retained_by(header) <= frozenset(peer.retain):
-        return "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
-    return ""
+    keeps_more = peer.deidentify and not retained_by(header) <= frozenset(peer.retain)
+    return _KEEPS_MORE if keeps_more else ""
 
 
 def _header(path: Path) -> Dataset | None:
