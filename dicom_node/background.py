@@ -33,7 +33,6 @@ from dicom_node.events import (
     INDEXING_FAILED,
     RECOVERY_SCANNED,
     SCHEDULER_TAKEN,
-    THREAD_FAILED,
 )
 from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
@@ -44,6 +43,7 @@ from dicom_node.notifications import gather, sender
 from dicom_node.object_store.files import Files, bucket_of
 from dicom_node.outbox import commitments, delivery_worker, held, outages, removals
 from dicom_node.processes import running
+from dicom_node.runner import outlast
 from dicom_node.services import decisions
 from dicom_node.store import deliveries, leases
 from dicom_node.store.changes import SHORTEST
@@ -64,7 +64,6 @@ _DECISIONS_SECONDS = 5.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
 _REPEAT_SECONDS, _REPEAT_AT_LEAST_SECONDS = 1.0, 5.0  # after an event, and without
 _FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
-_LONGEST_PAUSE = 300.0  # until a thread that fails again and again begins anew
 
 _SITE, _JOBS = "scheduler", "job scheduler"
 """Leases of the timers that act on shared state: of the whole site, and of jobs whose worker is lost."""
@@ -166,22 +165,10 @@ class Background:
             leases.release(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
-        thread = threading.Thread(target=self._until_stop, args=(name, loop), name=name, daemon=True)
+        watched = loop, name, self._stop, self._say
+        thread = threading.Thread(target=outlast, args=watched, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
-
-    def _until_stop(self, name: str, loop: Callable[[], None]) -> None:
-        """Run the loop; when it fails, record an event and start it again, as nobody watches the thread."""
-        pause = _AWAY_SECONDS
-        while True:
-            try:
-                return loop()
-            except Exception as error:  # noqa: BLE001  (whatever it was, the node is to go on working)
-                # Without the error's text: a database error quotes what it was to write.
-                self._say(THREAD_FAILED, thread=name, reason=type(error).__name__)
-            if self._stop.wait(pause):
-                return None
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _repeat(self, name: str, work: Callable[[threading.Event], object]) -> None:
         """Work until the stop, in a thread, once a second while something happens, else more seldom; what is

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -27,14 +28,14 @@ from dicom_node import scu
 from dicom_node.config.entered import is_behind
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.events import DELIVERY_OVERDUE, DELIVERY_STARTED, DESTINATION_HUNG, THREAD_FAILED
+from dicom_node.events import DELIVERY_OVERDUE, DELIVERY_STARTED, DESTINATION_HUNG, EventType
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.object_store.files import Files
 from dicom_node.outbox import last_check
 from dicom_node.outbox.commitments import enter_reports, request_commitment
 from dicom_node.outbox.moves import Moves
-from dicom_node.runner import wait_before_retry
+from dicom_node.runner import outlast, wait_before_retry
 from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.store import deliveries, leases
 from dicom_node.store.changes import SHORTEST
@@ -44,7 +45,6 @@ from dicom_node.store.transitions import move_delivery, record, settle_studies, 
 
 _DATABASE_AWAY_SECONDS = 1.0
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
-_FAILED_SECONDS, _LONGEST_PAUSE = 5.0, 300.0  # until a destination's thread that failed begins anew
 _CALLS_SECONDS = 240.0  # two associations made and released for an object, at their slowest
 _NUMBERS = itertools.count()  # of routes: two of one process are two owners, and a restart counts anew
 _TURN = 4  # of so many claims one is of what has waited longest: STAT studies cannot hold up others for ever
@@ -154,25 +154,19 @@ class DeliveryWorker:
         return route
 
     def _work_in_thread(self, destination: str, route: Route | None, stop: threading.Event) -> None:
-        """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers.
+        """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers."""
 
-        A defect gives an event; deliveries that met it are delayed.
-        """
-        pause = _FAILED_SECONDS
-        while not stop.is_set() and self._routes.get(destination) is route:
-            try:
-                with self._noticed():
-                    while self._work(destination, route) and not stop.is_set():
-                        if self._routes.get(destination) is not route:
-                            break
-                return
-            except Exception as error:  # whatever it was, other destinations go on
-                # Where it happened goes to the log; neither it nor the event has the error's text.
-                _LOGGER.error("defect while delivering", exc_info=error)
-                with self._noticed(), self._database.write() as session:
-                    record(session, THREAD_FAILED, thread=f"to {destination}", reason=type(error).__name__)
-            stop.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        def deliver() -> None:
+            with self._noticed():
+                while not stop.is_set() and self._routes.get(destination) is route:
+                    if not self._work(destination, route):
+                        return
+
+        def say(event: EventType, **fields: Any) -> None:
+            with self._noticed(), self._database.write() as session:
+                record(session, event, **fields)
+
+        outlast(deliver, f"to {destination}", stop, say)
 
     def _work(self, destination: str, route: Route | None) -> int:
         if route is None:

@@ -372,7 +372,7 @@ def delivering(worker: delivery_worker.DeliveryWorker, *let_go: threading.Event)
 def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(delivery_worker, "_FAILED_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.runner.FAILED_SECONDS", 0.01)
     outbox, failing = Outbox(tmp_path, [PEER]), Mock(side_effect=KeyError("DOE^JANE"))
     for _ in range(2):
         outbox.add_study(["pacs"])
@@ -380,7 +380,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
         wait_until(lambda: failing.call_count == 2, 60, "the second study, in a round after the defect")
     told = [row.fields for row in outbox.rows(EventRow) if row.number == events.THREAD_FAILED.number]
     assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
-    assert "defect while delivering" in caplog.messages
+    assert "defect in the thread to pacs" in caplog.messages
 
 
 def blocked() -> Mock:
