@@ -83,16 +83,21 @@ class DeliveryWorker:
         """Send and confirm due deliveries, one study per destination, in this thread; returns how many."""
         enter_reports(self._database, self._settings)
         try:
-            return sum(self._work(destination, self._routes.get(destination)) for destination in self._due())
+            return sum(self._routes[destination].run_once() for destination in self._due())
         finally:
             self._hand_back()
 
     def _due(self) -> list[str]:
-        """Destinations with something to do; those that were entered just now wait until they are known."""
+        """Destinations with something to do. What goes to unknown ones is given up, unless they were entered
+        just now.
+        """
         owners = [route.owner for route in self._routes.values()]
         with self._database.read() as session:
             due = deliveries.due_destinations(session, utc_now(), owners)
-        return [name for name in due if name in self._routes or not is_behind(self._settings)]
+        unknown = [name for name in due if name not in self._routes]
+        if unknown and not is_behind(self._settings):
+            give_up_others(self._database, self._settings, unknown)
+        return [name for name in due if name in self._routes]
 
     def run_forever(self, stop: threading.Event) -> None:
         """Deliver until ``stop`` is set, then finish objects being sent (within ``outbox.stop_seconds``)."""
@@ -130,14 +135,14 @@ class DeliveryWorker:
             one.renew()
         due = self._due()
         for destination in due:
-            running, route = self._threads.get(destination), self._routes.get(destination)
+            running, route = self._threads.get(destination), self._routes[destination]
             if running is not None and running.is_alive():
-                if route is None or time.monotonic() < route.overdue_at:
+                if time.monotonic() < route.overdue_at:
                     continue
                 route = self._successor(route)
             thread = self._threads[destination] = threading.Thread(
                 target=self._work_in_thread,
-                args=(destination, route, stop),
+                args=(route, stop),
                 name=f"to {destination}",
                 daemon=True,
             )
@@ -153,25 +158,19 @@ class DeliveryWorker:
             record(session, DELIVERY_OVERDUE, destination=route.peer.name)
         return route
 
-    def _work_in_thread(self, destination: str, route: Route | None, stop: threading.Event) -> None:
+    def _work_in_thread(self, route: Route, stop: threading.Event) -> None:
         """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers."""
 
         def deliver() -> None:
             with self._noticed():
-                while not stop.is_set() and self._routes.get(destination) is route:
-                    if not self._work(destination, route):
-                        return
+                while not stop.is_set() and self._routes[route.peer.name] is route and route.run_once():
+                    pass
 
         def say(event: EventType, **fields: Any) -> None:
             with self._noticed(), self._database.write() as session:
                 record(session, event, **fields)
 
-        outlast(deliver, f"to {destination}", stop, say)
-
-    def _work(self, destination: str, route: Route | None) -> int:
-        if route is None:
-            return give_up_all(self._database, self._settings, destination)
-        return route.run_once()
+        outlast(deliver, f"to {route.peer.name}", stop, say)
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
@@ -466,15 +465,15 @@ def _defect(error: Exception) -> str:
     return f"defect of the node: {type(error).__name__}"
 
 
-def give_up_all(database: Database, settings: Settings, destination: str) -> int:
-    """Give up deliveries to a name that is no longer in the configuration; returns how many."""
-    peer = PeerSettings(name=destination, ae_title="UNKNOWN")
+def give_up_others(database: Database, settings: Settings, destinations: Sequence[str]) -> None:
+    """Give up what is due to names that are no longer in the configuration, one study each."""
     now = utc_now()
-    with database.write() as session:
-        moves = Moves(session, peer, settings.outbox, now)
-        study = deliveries.due_study(session, destination, now)
-        batch = deliveries.due_batch(session, destination, study, now, _BATCH) if study is not None else []
-        for delivery in batch:
-            moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
-        settle_studies(session, (delivery.item.study_id for delivery in batch))
-    return len(batch)
+    for destination in destinations:
+        peer = PeerSettings(name=destination, ae_title="UNKNOWN")
+        with database.write() as session:
+            moves = Moves(session, peer, settings.outbox, now)
+            study = deliveries.due_study(session, destination, now)
+            batch = deliveries.due_batch(session, destination, study or 0, now, _BATCH)
+            for delivery in batch:
+                moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
+            settle_studies(session, (delivery.item.study_id for delivery in batch))
