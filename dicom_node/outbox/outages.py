@@ -50,9 +50,7 @@ def outages(session: Session) -> list[PeerOutage]:
         )
         since = session.scalar(failed.order_by(EventRow.id).limit(1))
         if since is not None:
-            waiting = session.scalar(
-                select(func.count()).where(_WAITING, Delivery.destination == destination)
-            )
+            theirs = select(func.count()).where(_WAITING, Delivery.destination == destination)
             reason = session.get_one(Delivery, newest).reason
             found.append(PeerOutage(destination, since, session.scalar(theirs) or 0, reason))
     return found
