@@ -222,8 +222,8 @@ class Route:
             call.close()
 
     def renew(self) -> None:
-        """Renew the lease where that is due and the round under way may still last."""
-        if self._renew_at <= time.monotonic() < self.overdue_at:
+        """Renew the lease where that is due and a round is under way that may still last."""
+        if self._renew_at <= time.monotonic() < self.overdue_at < float("inf"):
             self._renew_at = time.monotonic() + self._lease_seconds / 3
             leases.acquire(self._database, self._lease, self.owner, self._lease_seconds)
 

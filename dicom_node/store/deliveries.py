@@ -1,10 +1,10 @@
 """Queries and updates of the outbox table. ``outbox`` decides when and why."""
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
@@ -19,7 +19,7 @@ WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""
 
 _S = DeliveryState
-_LANE = "to "
+_LONGEST_LEASE = timedelta(minutes=10)  # of a lane
 # With further queries: a lock on the deliveries would lock nothing that is joined from outside.
 _OBJECTS = (
     selectinload(Delivery.result).selectinload(Result.study),
@@ -191,11 +191,16 @@ def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
 
 
 def due_destinations(session: Session, now: datetime, owners: Collection[str] = ()) -> list[str]:
-    """The peers to which something is due now that none of the ``owners`` sends already, and no other."""
-    lease = exists().where(Lease.name == literal(_LANE) + Delivery.destination, ~has_come(Lease.until, now))
-    theirs = lease.where(Lease.owner.not_in(owners))
-    is_sent = (Delivery.state == _S.SENDING) & lease
-    return list(session.scalars(select(Delivery.destination).where(_due(now), ~theirs, ~is_sent).distinct()))
+    """The peers to which something is due that nobody else sends now, and none of the ``owners`` yet."""
+    held = select(Lease.name, Lease.owner).where(~has_come(Lease.until, now, _LONGEST_LEASE))
+    owner_of = {name: owner for name, owner in session.execute(held)}  # noqa: C416
+    due = select(Delivery.destination, Delivery.state).where(_due(now)).distinct()
+    found = dict[str, None]()
+    for destination, state in session.execute(due):
+        owner = owner_of.get(lane(destination))
+        if owner is None or (owner in owners and state is not _S.SENDING):
+            found[destination] = None
+    return list(found)
 
 
 def due_study(session: Session, destination: str, now: datetime, *, by_waiting: bool = False) -> int | None:
@@ -269,7 +274,7 @@ def others_of_study(session: Session, study_id: int, destination: str, but: Sequ
 
 def lane(destination: str) -> str:
     """The name of the lease of who delivers to this peer."""
-    return _LANE + destination
+    return f"to {destination}"
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
