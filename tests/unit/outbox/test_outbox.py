@@ -404,6 +404,21 @@ def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_p
         first.let_go.set()
         abandoned.join(10)
         assert not abandoned.is_alive() and opened.call_count == 2, "two send to one PACS at once"
+        assert outbox.numbers()[events.DELIVERY_RETRIED.number] == 0, "what it says now is not recorded"
+
+
+def test_one_worker_at_a_time_sends_to_a_peer_and_the_next_one_after_its_lease(outbox: Outbox) -> None:
+    sent, there = blocked(), Mock(confirm=lambda objects: [Confirmation(Presence.FOUND)] * len(objects))
+    first = outbox.worker(open_destination=lambda *_: sent, lease_seconds=2)
+    sending = threading.Thread(target=first.run_once)
+    sending.start()
+    wait_until(lambda: outbox.states()["sending"] == 1, 60, "it is being sent")
+    second = outbox.worker(open_destination=lambda *_: there)
+    assert second.run_once() == 0
+    wait_until(lambda: second.run_once() == 1, 60, "the first one did not renew its lease")
+    sent.let_go.set()
+    sending.join()
+    assert outbox.states() == {"confirmed": 1}
 
 
 ASKING = {"name": "modality", "ae_title": "MODALITY", "host": "127.0.0.1", "port": 104, "may": ["send"],
