@@ -100,15 +100,27 @@ class DimseDestination(DimseCaller):
             if isinstance(association, NoAssociation):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
             found: dict[str, str] = {}
-            unanswered: dict[str, Confirmation] = {}
+            missing: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                question = _image_question(
-                    group[0].study_instance_uid, series, group[0].sop_instance_uid if len(group) == 1 else ""
+                question = question_at(
+                    "IMAGE",
+                    StudyInstanceUID=group[0].study_instance_uid,
+                    SeriesInstanceUID=series,
+                    SOPInstanceUID=group[0].sop_instance_uid if len(group) == 1 else "",
+                    SOPClassUID="",
                 )
-                if problem := self._find(association, question, found):
-                    unanswered[series] = problem
-        return [_confirmation(item, found, unanswered.get(item.series_instance_uid)) for item in objects]
+                matches, code = self.matches_of(association, question)
+                named = [match for match in matches if "SOPInstanceUID" in match]
+                found |= {str(one.SOPInstanceUID): str(one.get("SOPClassUID", "") or "") for one in named}
+                self.debug("C-FIND", found=len(found), status=code)
+                missing[series] = self._not_found(code)
+        return [
+            shown(item, found[item.sop_instance_uid])
+            if item.sop_instance_uid in found
+            else missing[item.series_instance_uid]
+            for item in objects
+        ]
 
     def test(self) -> list[Check]:
         """Test C-ECHO, the acceptance of result classes, and queries for confirmation."""
@@ -184,22 +196,15 @@ class DimseDestination(DimseCaller):
         self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
-    def _find(
-        self, association: Association, question: Dataset, found: dict[str, str]
-    ) -> Confirmation | None:
-        """Ask for objects of one series; what is there goes to ``found``. Returns what went wrong."""
-        matches, code = self.matches_of(association, question)
-        found |= {
-            str(match.SOPInstanceUID): str(match.get("SOPClassUID", "") or "")
-            for match in matches
-            if "SOPInstanceUID" in match
-        }
-        self.debug("C-FIND", found=len(found), status=code)
+    def _not_found(self, code: int | None) -> Confirmation:
+        """Of what a C-FIND with this last status did not return."""
         if code is None and self._connections.timed_out:
             return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
         if code is None:
             return Confirmation(Presence.UNKNOWN, "query: association lost before the answer")
-        return None if code == 0 else Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
+        if code != 0:
+            return Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
+        return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
 def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
@@ -233,22 +238,6 @@ def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | S
 
 def _transfer_syntax(item: Outgoing) -> UID:
     return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
-
-
-def _image_question(study: str, series: str, instance: str) -> Dataset:
-    return question_at(
-        "IMAGE",
-        StudyInstanceUID=study,
-        SeriesInstanceUID=series,
-        SOPInstanceUID=instance,
-        SOPClassUID="",
-    )
-
-
-def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation | None) -> Confirmation:
-    if item.sop_instance_uid in found:
-        return shown(item, found[item.sop_instance_uid])
-    return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
 class CommitmentRequestor(DimseCaller):
