@@ -33,7 +33,6 @@ from dicom_node.events import (
     INDEXING_FAILED,
     RECOVERY_SCANNED,
     SCHEDULER_TAKEN,
-    THREAD_FAILED,
 )
 from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
@@ -41,10 +40,10 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
 from dicom_node.monitoring import disk, drift, processes
 from dicom_node.notifications import gather, sender
-from dicom_node.object_store import files, handover
-from dicom_node.object_store.bucket import bucket_of
+from dicom_node.object_store.files import Files, bucket_of
 from dicom_node.outbox import commitments, delivery_worker, held, outages, removals
 from dicom_node.processes import running
+from dicom_node.runner import outlast
 from dicom_node.services import decisions
 from dicom_node.store import deliveries, leases
 from dicom_node.store.changes import SHORTEST
@@ -65,7 +64,6 @@ _DECISIONS_SECONDS = 5.0
 _AWAY_SECONDS = 5.0  # that a database gets to come back
 _REPEAT_SECONDS, _REPEAT_AT_LEAST_SECONDS = 1.0, 5.0  # after an event, and without
 _FAILED_SECONDS = 1.0  # between rounds of indexing: another process may take over
-_LONGEST_PAUSE = 300.0  # until a thread that fails again and again begins anew
 
 _SITE, _JOBS = "scheduler", "job scheduler"
 """Leases of the timers that act on shared state: of the whole site, and of jobs whose worker is lost."""
@@ -95,7 +93,7 @@ class Background:
         self._entered, self._ask_at = settings.node.entered, 0.0
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._delivery_worker = delivery_worker.DeliveryWorker(database, settings)
+        self._delivery_worker = delivery_worker.DeliveryWorker(database, settings, owner=self._owner)
         groups = ("services", "services.intake") if role.indexes else ("services",)
         offers = chain.from_iterable(map(connectors.every, groups))
         services = (offer(database, settings, self._owner) for offer in offers)
@@ -118,9 +116,6 @@ class Background:
         threads: list[Any] = [*self._services]
         if self._role.indexes:
             self._run("indexer", self._index_and_assemble)
-        if self._role.indexes and (bucket := bucket_of(self._settings)):
-            handed = self._database, self._settings, bucket, self._say, self._spool.stored
-            self._run("hand-over", lambda: handover.HandOver(*handed).run_forever(self._stop))
         if self._role.may_deliver and self._settings.outbox.deliver:
             self._run("outbox", self._deliver)
             threads.append(removals.Removals(self._database, self._settings, self._owner))
@@ -170,22 +165,10 @@ class Background:
             leases.release(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
-        thread = threading.Thread(target=self._until_stop, args=(name, loop), name=name, daemon=True)
+        watched = loop, name, self._stop, self._say
+        thread = threading.Thread(target=outlast, args=watched, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
-
-    def _until_stop(self, name: str, loop: Callable[[], None]) -> None:
-        """Run the loop; when it fails, record an event and start it again, as nobody watches the thread."""
-        pause = _AWAY_SECONDS
-        while True:
-            try:
-                return loop()
-            except Exception as error:  # noqa: BLE001  (whatever it was, the node is to go on working)
-                # Without the error's text: a database error quotes what it was to write.
-                self._say(THREAD_FAILED, thread=name, reason=type(error).__name__)
-            if self._stop.wait(pause):
-                return None
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _repeat(self, name: str, work: Callable[[threading.Event], object]) -> None:
         """Work until the stop, in a thread, once a second while something happens, else more seldom; what is
@@ -278,8 +261,6 @@ class Background:
             (self._watch_entered, _DECISIONS_SECONDS),
             (self._watch_decisions, _DECISIONS_SECONDS),
         ]
-        if bucket := bucket_of(self._settings):
-            timers.append((handover.LocalCopies(self._database, self._settings, bucket).trim, 60.0))
         if self._role.runs_models:
             timers.append((self._watch_drift, 3600.0))
         if self._role.may_deliver:
@@ -309,7 +290,7 @@ class Background:
                 *((self._once_a_site(function), 3600.0) for function in (*hourly, *further)),
             ]
         add = self._scheduler.add_job
-        # With a bucket each node has a spool of its own.
+        bucket = bucket_of(self._settings)  # each node has a spool of its own then
         if self._role.indexes if bucket else self._role.keeps_time:
             compare = self._compare_spool if bucket else self._when_held(_SITE, self._compare_spool)
             add(self._outlast, "interval", [compare], days=1, next_run_time=datetime.now(UTC))
@@ -401,7 +382,7 @@ class Background:
             drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        upkeep.reconcile(self._database, self._spool, files.Files(self._settings))
+        upkeep.reconcile(self._database, self._spool, Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""

@@ -22,14 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dicom_node import __version__, events, logs, preflight
+from dicom_node import __version__, connectors, events, logs, preflight, sitekey
 from dicom_node.background import Background, inode
 from dicom_node.config.entered import FOLDER, is_behind
 from dicom_node.config.settings import NEEDS_RESTART, Settings
 from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name
-from dicom_node.object_store.handover import refuse_another_key
 from dicom_node.preflight.machine import network_file_system
 from dicom_node.printable import redacted
 from dicom_node.processes import Child, console_program, taken_place
@@ -320,7 +319,9 @@ def _prepare_folder(settings: Settings) -> None:
         folder.chmod(mode & ~0o027)
         _LOGGER.warning("%s was open to others on this machine: closed (mode %04o)", folder, mode & ~0o027)
     if any(peer.deidentify for peer in settings.peers):
-        refuse_another_key(settings)
+        sitekey.load_or_create(settings.node.data_dir)
+        for refuse in connectors.every("site_keys"):
+            refuse(settings)
 
 
 @contextmanager

@@ -4,10 +4,11 @@ The row says how often and when; a kill loses no row, and costs at most a second
 of a try: the runner counts, waits, and writes it down in one transaction with the state and the event.
 """
 
+import logging
 import random
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import Settings
+from dicom_node.events import THREAD_FAILED
 from dicom_node.model.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.store.database import Database
 from dicom_node.store.leases import KeptLease
@@ -26,6 +28,8 @@ from dicom_node.store.transitions import utc_now
 Row = TypeVar("Row", bound=Tried)
 _SPARE_SECONDS = 60.0  # of a lease, so that it is not renewed at each try
 _DEFECTS = 10  # tries after which a row that only raises defects is given up
+FAILED_SECONDS, _LONGEST_PAUSE = 5.0, 300.0  # until a thread that failed begins anew
+_LOGGER = logging.getLogger(__name__)
 NEVER = threading.Event()
 """Is never set."""
 
@@ -111,6 +115,24 @@ class Lane(ABC, Generic[Row]):
                 row.next_at = utc_now() + (longer if outcome.after is None else outcome.after)
             session.flush()
             self.move(session, row, outcome)
+
+
+def outlast(work: Callable[[], object], name: str, stop: threading.Event, say: Callable[..., None]) -> None:
+    """Do a thread's work; when it fails, an event tells, and it begins anew, as nobody watches the thread.
+
+    Neither the event nor the log has the error's text: a database error quotes what it was to write.
+    """
+    pause = FAILED_SECONDS
+    while True:
+        try:
+            work()
+            return
+        except Exception as error:
+            _LOGGER.error("defect in the thread %s", name, exc_info=error)
+            say(THREAD_FAILED, thread=name, reason=type(error).__name__)
+        if stop.wait(pause):
+            return
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def wait_before_retry(attempts: int, settings: OutboxSettings) -> timedelta:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.request import Request, urlopen
 
-from dicom_connectors.bucket.client import Bucket
+from dicom_connectors.bucket.client import S3Bucket
 from dicom_connectors.bucket.settings import ObjectStoreSettings
 from tests.pacs_lab import free_port
 from tests.waiting import wait_until
@@ -39,9 +39,9 @@ class S3:
             "seconds": 2,
         }
 
-    def bucket(self, prefix: str = "node", **other: object) -> Bucket:
+    def bucket(self, prefix: str = "node", **other: object) -> S3Bucket:
         """It, with other settings; one of its own, which remembers nothing of the node's."""
-        return Bucket(ObjectStoreSettings.model_validate({**self.settings(prefix), **other}))
+        return S3Bucket(ObjectStoreSettings.model_validate({**self.settings(prefix), **other}))
 
     def stop(self) -> None:
         """It takes connections and answers nothing any more."""

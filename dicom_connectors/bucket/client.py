@@ -8,19 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache, cached_property
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dicom_connectors.bucket.settings import BucketPart, ObjectStoreSettings
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import part
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import S3Store
+
+from dicom_connectors.bucket.settings import ObjectStoreSettings
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.object_store.bucket import sha256_of
-
-if TYPE_CHECKING:
-    from obstore.store import S3Store
+from dicom_node.object_store.files import sha256_of
 
 _CONNECT_SECONDS = 5
 _RETRIES = 2
@@ -28,35 +24,17 @@ _AGAIN_SECONDS = 1.0  # until a store that did not answer is asked again: pages 
 _BLOCK = 1 << 20
 
 
-def open_bucket(settings: Settings) -> Bucket | None:
-    """The bucket of these settings, None without one; the process shares one."""
-    return _opened(part(settings, BucketPart).object_store)
-
-
-@cache
-def _opened(settings: ObjectStoreSettings) -> Bucket | None:
-    return Bucket(settings) if settings.url else None
-
-
-class Bucket:
-    """The object store of the node (``dicom_node/object_store/bucket.py``)."""
+class S3Bucket:
+    """The object store of the node (``dicom_node/object_store/files.py``)."""
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
-        self.name, self.local_mib, self._settings = settings.url, settings.local_mib, settings
-        self.is_usable = find_spec("obstore") is not None
-        self._away_until = 0.0
-
-    @cached_property
-    def _store(self) -> S3Store:
-        from obstore.store import S3Store
-
-        settings = self._settings
+        self.name, self._away_until = settings.url, 0.0
         login = {
             "access_key_id": settings.access_key_id.get_secret_value(),
             "secret_access_key": settings.secret_access_key.get_secret_value(),
             "endpoint": settings.endpoint,
         }
-        return S3Store(
+        self._store = S3Store(
             settings.bucket,
             prefix=settings.prefix or None,
             region=settings.region,
@@ -72,8 +50,6 @@ class Bucket:
 
     def put(self, key: str, file: Path) -> None:
         """Upload a file under a key that is used for no other content, and check its size in the bucket."""
-        import obstore
-
         with self._asked(), _bucket_there(file):
             obstore.put(self._store, key, file)
         self._ask_size(key, file)
@@ -83,7 +59,6 @@ class Bucket:
         bytes.
         """
         import obstore
-        from obstore.exceptions import AlreadyExistsError
 
         try:
             with self._asked(), _bucket_there(file):
@@ -98,8 +73,6 @@ class Bucket:
 
     def size(self, key: str) -> int | None:
         """The size of an object in bytes, None if it does not exist."""
-        import obstore
-
         with suppress(FileNotFoundError), self._asked():
             return int(obstore.head(self._store, key)["size"])
         return None
@@ -109,8 +82,6 @@ class Bucket:
 
         Raises NotInSpool if the bucket does not have the object, or its hash is not ``sha256``.
         """
-        import obstore
-
         into.parent.mkdir(parents=True, exist_ok=True)
         temporary = into.with_name(f".{secrets.token_hex(8)}")
         digest = hashlib.sha256()
@@ -130,15 +101,11 @@ class Bucket:
 
     def delete(self, *keys: str) -> None:
         """Delete objects; missing objects are ignored."""
-        import obstore
-
         with suppress(FileNotFoundError), self._asked():
             obstore.delete(self._store, keys)
 
     def keys(self, under: str) -> Iterator[str]:
         """All keys in the folder ``under``."""
-        import obstore
-
         with self._asked():
             for batch in obstore.list(self._store, under):
                 yield from (item["path"] for item in batch)
@@ -161,13 +128,6 @@ class Bucket:
 
         Without the store's own text, which quotes addresses and keys.
         """
-        from obstore.exceptions import (
-            AlreadyExistsError,
-            BaseError,
-            PermissionDeniedError,
-            UnauthenticatedError,
-        )
-
         if time.monotonic() < self._away_until:
             raise StoreAway("the object store does not answer")
         try:

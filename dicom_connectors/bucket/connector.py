@@ -1,14 +1,52 @@
-"""What the node gets from this connector besides the bucket: a check of its settings."""
+"""What the node gets from this connector besides the bucket: threads, checks and a trial, metrics."""
 
 from __future__ import annotations
 
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
-from dicom_connectors.bucket.settings import BucketPart
+from sqlalchemy.orm import Session
+
+from dicom_connectors.bucket.handover import HandOver, LocalCopies, oldest_waiting, refuse_another_key
+from dicom_connectors.bucket.settings import BucketPart, ObjectStoreSettings
 from dicom_node.config.settings import Settings
-from dicom_node.connectors import part
+from dicom_node.connectors import Gauge, Service, part
+from dicom_node.errors import ConfigurationError, StorageError, StoreAway
+from dicom_node.object_store.files import Bucket
 from dicom_node.preflight.found import Found, Tried
-from dicom_node.store.database import sqlite_file
+from dicom_node.sitekey import path_of
+from dicom_node.store.database import Database, sqlite_file
+from dicom_node.store.transitions import utc_now
+
+
+@cache
+def _opened(settings: ObjectStoreSettings) -> Bucket:
+    from dicom_connectors.bucket.client import S3Bucket  # of an extra
+
+    return S3Bucket(settings)
+
+
+def open_bucket(settings: Settings) -> Bucket | None:
+    """The bucket of these settings, None without one; the process shares one."""
+    store = part(settings, BucketPart).object_store
+    return _opened(store) if store.url and find_spec("obstore") else None
+
+
+def hand_over(database: Database, settings: Settings, _owner: str) -> Iterator[Service]:
+    """The thread that uploads what this machine received."""
+    if bucket := open_bucket(settings):
+        yield Service("hand-over", HandOver(database, settings, bucket).run_once)
+
+
+def services(database: Database, settings: Settings, _owner: str) -> Iterator[Service]:
+    """The thread that limits what this machine keeps of the bucket."""
+    if bucket := open_bucket(settings):
+        yield Service("local copies", LocalCopies(database, settings, bucket).run_once)
 
 
 def check(settings: Settings) -> Found:
@@ -21,3 +59,44 @@ def check(settings: Settings) -> Found:
         yield Tried("object store", False, text)
     if store.url and store.endpoint.startswith("http://") and store.allow_http:
         yield Tried("object store", False, "images go over the network unencrypted (http): use https")
+
+
+def probe(settings: Settings) -> Found:
+    """Upload a small object, download it, check that it cannot be overwritten, and delete it."""
+    if (bucket := open_bucket(settings)) is None:
+        return
+    if path_of(settings.node.data_dir).is_file():
+        try:
+            refuse_another_key(settings)
+        except ConfigurationError as error:
+            yield Tried("site key", False, str(error))
+    key, doing, overwrites = f"check/{secrets.token_hex(8)}", "put", False
+    with tempfile.TemporaryDirectory() as folder:
+        ours, other = Path(folder, "ours"), Path(folder, "other")
+        ours.write_bytes(b"dicom-node check")
+        other.write_bytes(b"another")
+        try:
+            bucket.put_first(key, ours)
+            doing = "get"
+            bucket.get(key, Path(folder, "back"))
+            doing = "delete"
+            with suppress(StoreAway):
+                bucket.put_first(key, other)
+                overwrites = True
+            bucket.delete(key)
+        except StorageError as error:
+            look = "look at endpoint, login, bucket, and the rights to list, put, get and delete"
+            yield Tried("object store", False, f"{bucket.name}, {doing}: {error}; {look}")
+            return
+    text = f"{bucket.name}: an object was put, fetched and deleted"
+    if overwrites:
+        text = "it overwrites objects (no If-None-Match): two workers of one job may disturb each other"
+    yield Tried("object store", not overwrites, text)
+
+
+def metrics(session: Session) -> Iterator[Gauge]:
+    """What is on the disk of one machine only."""
+    count, since = oldest_waiting(session)
+    age = 0 if since is None else (utc_now() - since).total_seconds()
+    yield Gauge("objects_to_hand_over", "Received objects that are not in the object store.", count)
+    yield Gauge("objects_to_hand_over_oldest_seconds", "Since the oldest of them was received.", age)

@@ -27,8 +27,6 @@ from dicom_node.scu.http import (
     UNREADABLE,
     HttpDestination,
     http_report,
-    problem,
-    unanswered,
 )
 
 _JSON: Final = "application/fhir+json"
@@ -63,41 +61,30 @@ class FhirDestination(HttpDestination):
 
     def test(self) -> list[Check]:
         """Read the server's statement of capabilities, and search for a report that cannot exist."""
-        try:
-            with self._connections.within(self._outbox.answer_seconds):
-                checks = list(_capabilities(self._asked("metadata")))
-            with self._connections.within(self._outbox.answer_seconds):
-                self._found("DiagnosticReport", generate_uid())
-        except requests.RequestException as error:
-            return [Check("FHIR", False, self._problem(error).text)]
-        except FAULTY_ANSWER:
-            return [Check("FHIR", False, UNREADABLE.text)]
-        return [*checks, Check("search", True, "search for reports answered")]
+
+        def ask() -> list[Check]:
+            checks = list(_capabilities(self._answer("metadata")))
+            self._found("DiagnosticReport", generate_uid())
+            return [*checks, Check("search", True, "search for reports answered")]
+
+        return self._checked("FHIR", ask)
 
     def _store(self, item: Outgoing) -> SendReport:
         if item.sop_class_uid != Comprehensive3DSRStorage:
             return SendReport(SendStatus.NARROWED, "", "reports only go there")
         try:
             report = ReportTransaction(item.path, self._systems)
-            with self._within(item):
-                earlier = self._replaced(report)
-                if earlier is not None and report.uid in uids_of(earlier.report):
-                    return SendReport(SendStatus.STORED, "", "the server has it, or a newer one")
-                if earlier is not None and not earlier.is_as_sent:
-                    return _AMENDED
-                return self._posted(report.bundle(self._patient(report), earlier))
+            earlier = self._replaced(report)
+            if earlier is not None and report.uid in uids_of(earlier.report):
+                return SendReport(SendStatus.STORED, "", "the server has it, or a newer one")
+            if earlier is not None and not earlier.is_as_sent:
+                return _AMENDED
+            return self._posted(report.bundle(self._patient(report), earlier))
         except FaultyInput as error:
             return SendReport(SendStatus.REFUSED, "", str(error))
-        except requests.RequestException as error:
-            return self._problem(error)
 
     def _look(self, item: Outgoing) -> Confirmation:
-        try:
-            with self._connections.within(self._outbox.answer_seconds):
-                found = self._found("DiagnosticReport", item.sop_instance_uid)
-        except requests.RequestException as error:
-            return unanswered(self._problem(error))
-        if found:
+        if self._found("DiagnosticReport", item.sop_instance_uid):
             return Confirmation(Presence.FOUND)
         return Confirmation(Presence.NOT_FOUND, "the server does not show it")
 
@@ -108,12 +95,11 @@ class FhirDestination(HttpDestination):
         return Confirmation(Presence.FOUND if left else Presence.NOT_FOUND)
 
     def _delete(self, item: Outgoing) -> None:
-        with self._within(item):
-            for one in self._shown(item.sop_instance_uid):
-                try:
-                    self._posted(one.withdrawn())
-                except FaultyInput as error:  # the server's own resources are not as FHIR has them
-                    raise ValueError(str(error)) from None
+        for one in self._shown(item.sop_instance_uid):
+            try:
+                self._posted(one.withdrawn())
+            except FaultyInput as error:  # the server's own resources are not as FHIR has them
+                raise ValueError(str(error)) from None
 
     def _shown(self, uid: str) -> list[FiledReport]:
         """What is there of this report: nothing once a newer one has its place, or it is entered in error."""
@@ -175,17 +161,17 @@ class FhirDestination(HttpDestination):
 
     def _found(self, kind: str, *uids: str) -> list[Resource]:
         """Resources with one of these identifiers. Raises requests.RequestException."""
-        answer = self._asked(kind, identifier=identifier_query(*uids))
+        answer = self._answer(kind, identifier=identifier_query(*uids))
         return [one for one in _resources(answer, kind) if not {*uids}.isdisjoint(uids_of(one))]
 
-    def _asked(self, place: str, **search: str) -> Any:
+    def _answer(self, place: str, **search: str) -> Any:
         answer = self._session.get(f"{self._base}/{place}", params=search, timeout=self._timeout)
         answer.raise_for_status()
         return answer.json()
 
     def _problem(self, error: requests.RequestException) -> SendReport:
         """With the codes of an OperationOutcome."""
-        report = problem(error, self._connections)
+        report = super()._problem(error)
         codes = _issues(error.response)
         return replace(report, text=f"{report.text} ({', '.join(codes)})") if codes else report
 

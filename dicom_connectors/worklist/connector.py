@@ -20,7 +20,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
     for peer in settings.peers:
         if part(peer, WorklistPeer).worklist:
             worklist = Worklist(database, settings, peer, owner)
-            yield Service(f"worklist of {peer.name}", worklist.run_once)
+            yield Service(worklist.name, worklist.run_once)
             if peer.transport == "dicomweb":
                 cancellations = Cancellations(database, settings, peer)
                 yield Service(f"cancellations of {peer.name}", cancellations.run_once)

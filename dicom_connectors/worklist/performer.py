@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +18,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from dicom_connectors.worklist import workitem as ups
@@ -44,12 +45,19 @@ from dicom_node.events import (
     EventType,
 )
 from dicom_node.fetch.fetcher import closed_at, write_down
-from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState, WorkitemState
-from dicom_node.runner import wait_before_retry
+from dicom_node.model.lifecycle import (
+    OPEN_FETCHES,
+    OPEN_WORKITEMS,
+    FetchState,
+    JobState,
+    StudyState,
+    WorkitemState,
+)
+from dicom_node.model.outcomes import Failed, NotYet, Outcome, Retry
+from dicom_node.runner import NEVER, Lane
 from dicom_node.scu import FoundStudy
 from dicom_node.store import fetches, workitems
 from dicom_node.store.database import Database
-from dicom_node.store.leases import KeptLease
 from dicom_node.store.tables import ClaimedWorkitem, Fetch, Study
 from dicom_node.store.transitions import move_fetch, move_job, move_workitem, record, settle_study, utc_now
 
@@ -103,8 +111,10 @@ def open_manager(peer: PeerSettings, settings: Settings) -> WorklistManager:
     return UpsRsManager(peer, settings)
 
 
-class Worklist:
-    """The work items of one manager; one node of a site at a time holds the lease for them."""
+class Worklist(Lane[ClaimedWorkitem]):
+    """The work items of one manager."""
+
+    table, is_one_peer = ClaimedWorkitem, True
 
     def __init__(
         self,
@@ -114,37 +124,55 @@ class Worklist:
         owner: str,
         open_manager: Callable[[PeerSettings, Settings], WorklistManager] = open_manager,
     ) -> None:
-        self._database, self._settings, self._peer = database, settings, peer
-        self._work = part(peer, WorklistPeer)
+        seconds = 4 * (settings.outbox.answer_seconds + _CALL_SECONDS)
+        super().__init__(database, settings, f"worklist of {peer.name}", owner, seconds)
+        self._peer, self._work = peer, part(peer, WorklistPeer)
         self._open = open_manager
         self._every = timedelta(seconds=self._work.worklist_seconds)
         self._limit = timedelta(hours=self._work.worklist_hours)
-        seconds = 4 * (settings.outbox.answer_seconds + _CALL_SECONDS)
-        self._lease = KeptLease(database, f"worklist {peer.name}"[:64], owner, seconds)
         self._search_at = 0.0
         self._passed: dict[str, str] = {}  # an item is an event once, or once more after a restart
         self._is_away = False
 
-    def run_once(self, stop: threading.Event) -> None:
-        """Advance the claimed items, and search for new ones when a search is due."""
-        with self._database.read() as session:
-            due = workitems.due(session, self._peer.name, utc_now(), _BATCH)
+    def waits(self) -> Sequence[ColumnElement[bool]]:
+        """The claimed items of this manager that have not ended."""
+        return ClaimedWorkitem.peer == self._peer.name, ClaimedWorkitem.state.in_(OPEN_WORKITEMS)
+
+    def run_once(self, stop: threading.Event = NEVER) -> int:
+        """Search for new items when that is due, and advance the claimed ones; returns 0."""
         is_time = time.monotonic() >= self._search_at
-        if not (due or is_time) or not self._lease.keep():
-            return
-        manager = self._open(self._peer, self._settings)
-        with closing(manager), closed_at(stop, manager):
+        if not (is_time or self._next()) or not self._lease.keep():
+            return 0
+        self._manager = self._open(self._peer, self._settings)
+        with closing(self._manager), closed_at(stop, self._manager):
             try:
-                for number in due:
-                    if stop.is_set() or not self._lease.keep():
-                        return
-                    self._bring_on(manager, number)
-                if is_time and not stop.is_set():
+                if is_time:
                     self._search_at = time.monotonic() + self._work.worklist_seconds
-                    self._search(manager)
+                    self._search(self._manager)
             except PeerUnreachable as error:  # the next calls would wait as long
-                if not stop.is_set():
-                    self._noted(away=str(error))
+                return self._noted(away=str(error), stop=stop)
+            return super().run_once(stop)
+
+    def work(self, row: ClaimedWorkitem, stop: threading.Event) -> Outcome:
+        """Do what is next for an item. What has succeeded is written down by then."""
+        step = {WorkitemState.CLAIMING: self._claim, WorkitemState.CLAIMED: self._report}
+        try:
+            why = step.get(row.state, self._end)(self._manager, row)
+        except PeerUnreachable as error:
+            why = str(error)
+            self._noted(away=why, stop=stop)
+        if not why:
+            return NotYet()
+        since = row.began_at if row.state is WorkitemState.CLAIMING else row.decided_at
+        if since is not None and utc_now() - since >= self._limit:
+            return Failed(why)
+        return Retry(why if row.decided_at is None else row.reason)  # why it was cancelled is said there
+
+    def move(self, session: Session, row: ClaimedWorkitem, outcome: Outcome) -> None:
+        """Lost before it was claimed, or given up, after ``worklist_hours``."""
+        if isinstance(outcome, Failed):
+            event = WORKITEM_LOST if row.state is WorkitemState.CLAIMING else WORKITEM_GIVEN_UP
+            move_workitem(session, row, event, ended_at=utc_now())
 
     # New items
 
@@ -161,12 +189,12 @@ class Worklist:
         with self._database.read() as session:
             known = workitems.known(session, self._peer.name, [item.uid for item in mine])
         for item in sorted(mine, key=lambda one: not one.is_urgent):
-            if room and item.uid not in known and self._want(manager, item):
+            if room and item.uid not in known and self._is_wanted(manager, item):
                 known.add(item.uid)
                 room -= 1
 
-    def _want(self, manager: WorklistManager, item: Workitem) -> bool:
-        """Write an item down that can be done, and claim it. Raises PeerUnreachable."""
+    def _is_wanted(self, manager: WorklistManager, item: Workitem) -> bool:
+        """Write an item down that can be done: it is claimed next. Raises PeerUnreachable."""
         if not item.study_instance_uid:  # a search need not return the input
             given = manager.read(item.uid)
             item = (ups.read_workitem(given, item.uid) if given is not None else None) or item
@@ -186,7 +214,6 @@ class Worklist:
                 next_at=now,
             )
             session.add(row)
-            session.flush()
             record(
                 session,
                 WORKITEM_WANTED,
@@ -195,8 +222,6 @@ class Worklist:
                 study=item.study_instance_uid,
                 workitem=item.uid,
             )
-            number = row.id
-        self._bring_on(manager, number)
         return True
 
     def _hindrance(self, session: Session, item: Workitem) -> str:
@@ -236,39 +261,23 @@ class Worklist:
 
     # Claimed items
 
-    def _bring_on(self, manager: WorklistManager, number: int) -> None:
-        """Do what is next for an item. Raises PeerUnreachable, with the item put off."""
-        with self._database.read() as session:
-            row = workitems.number(session, number)
-            session.expunge(row)
-        try:
-            if row.state is WorkitemState.CLAIMING:
-                self._claim(manager, row)
-            elif row.state is WorkitemState.CLAIMED:
-                self._report(manager, row)
-            elif row.state is WorkitemState.ENDING:
-                self._end(manager, row)
-        except PeerUnreachable as error:
-            self._put_off(row, str(error))
-            raise
-
-    def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
+    def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Claim; where an answer was lost, an update tells whether it is ours. Raises PeerUnreachable."""
         answer = manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
-        if answer.status is ChangeStatus.DONE:
-            self._move(row, WORKITEM_CLAIMED, next_at=utc_now())
-        elif answer.status is ChangeStatus.CONFLICT:
+        is_ours, why = answer.status is ChangeStatus.DONE, answer.text
+        if answer.status is ChangeStatus.CONFLICT:
             state = self._state(manager, row)
             if state == ProcedureStepState.SCHEDULED:
-                self._put_off(row, answer.text)
-            elif state == ProcedureStepState.IN_PROGRESS and self._is_ours(manager, row):
-                self._move(row, WORKITEM_CLAIMED, next_at=utc_now())
-            else:
-                self._lose(row, f"{answer.text}: {state or 'it is gone'}")
+                return why
+            is_ours = state == ProcedureStepState.IN_PROGRESS and self._is_ours(manager, row)
+            why = f"{why}: {state or 'it is gone'}"
         elif answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(answer.text)
+            raise PeerUnreachable(why)
+        if is_ours:
+            self._move(row, WORKITEM_CLAIMED, attempts=0, next_at=utc_now())
         else:
-            self._lose(row, answer.text)
+            self._lose(row, why)
+        return ""
 
     def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
         """Whether the item takes our Transaction UID. Raises PeerUnreachable."""
@@ -277,7 +286,7 @@ class Worklist:
             raise PeerUnreachable(answer.text)
         return answer.status is ChangeStatus.DONE
 
-    def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
+    def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Say how far it is, or decide. Raises PeerUnreachable."""
         standing = self._standing(row)
         if standing.wants_fetch:
@@ -293,6 +302,7 @@ class Worklist:
                 self._keep(row, standing)
         elif utc_now() - row.checked_at < self._every or self._is_in_progress(manager, row):
             self._keep(row, None)
+        return ""
 
     def _is_in_progress(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
         """Ask whether the item is still in progress; lost where it is not. Raises PeerUnreachable."""
@@ -302,10 +312,10 @@ class Worklist:
             return False
         self._noted(away="")
         with self._database.write() as session:
-            workitems.number(session, row.id).checked_at = utc_now()
+            session.get_one(ClaimedWorkitem, row.id).checked_at = utc_now()
         return True
 
-    def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
+    def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Report the outcome: final attributes, then the state. Raises PeerUnreachable."""
         outcome = ProcedureStepState(row.outcome)
         answer = manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome))
@@ -323,7 +333,8 @@ class Worklist:
         elif answer.status is ChangeStatus.RETRY:
             raise PeerUnreachable(answer.text)
         else:
-            self._put_off(row, answer.text)
+            return answer.text
+        return ""
 
     def _settled(self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer) -> ChangeAnswer:
         """The answer in the light of the item's state: one may have been lost. Raises PeerUnreachable."""
@@ -357,7 +368,7 @@ class Worklist:
         item = ups.read_workitem(given, row.workitem_uid) if given is not None else None
         peer = self._source(item) if item is not None else None
         with self._database.write() as session:
-            mine = workitems.number(session, row.id)
+            mine = session.get_one(ClaimedWorkitem, row.id)
             mine.fetch_asked, mine.next_at = True, utc_now()
             if item is None or peer is None:
                 return
@@ -436,7 +447,7 @@ class Worklist:
 
     def _move(self, row: ClaimedWorkitem, event: EventType, **values: object) -> None:
         with self._database.write() as session:
-            current = workitems.number(session, row.id)
+            current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
                 move_workitem(session, current, event, **values)
 
@@ -444,33 +455,19 @@ class Worklist:
         """Look again soon; ``reported``: what the manager has taken."""
         now = utc_now()
         with self._database.write() as session:
-            current = workitems.number(session, row.id)
+            current = session.get_one(ClaimedWorkitem, row.id)
             current.next_at, current.attempts = now + LOOK_AGAIN, 0
             if reported is not None:
                 current.percent, current.doing, current.checked_at = reported.percent, reported.doing, now
 
-    def _put_off(self, row: ClaimedWorkitem, reason: str) -> None:
-        """Try again later; or, after ``worklist_hours``, no more."""
-        with self._database.write() as session:
-            current = workitems.number(session, row.id)
-            is_late = row.decided_at is not None and utc_now() - row.decided_at >= self._limit
-            if current.state is WorkitemState.ENDING and is_late:
-                values = {"reason": reason[:255], "ended_at": utc_now()}
-                move_workitem(session, current, WORKITEM_GIVEN_UP, **values)
-                return
-            if current.state is WorkitemState.CLAIMING and utc_now() - row.began_at >= self._limit:
-                move_workitem(session, current, WORKITEM_LOST, reason=reason[:255], ended_at=utc_now())
-                return
-            current.attempts += 1
-            current.next_at = utc_now() + wait_before_retry(current.attempts, self._settings.outbox)
-
-    def _noted(self, away: str) -> None:
-        """An event when the manager stops answering, and when it answers again."""
-        if bool(away) != self._is_away:
+    def _noted(self, away: str, stop: threading.Event = NEVER) -> int:
+        """An event when the manager stops answering, and when it answers again; not while the node stops."""
+        if bool(away) != self._is_away and not stop.is_set():
             self._is_away = bool(away)
             with self._database.write() as session:
                 event = WORKLIST_AWAY if away else WORKLIST_BACK
                 record(session, event, peer=self._peer.name, reason=away.removeprefix(f"{self._peer.name}: "))
+        return 0
 
 
 def give_up_workitems(database: Database, settings: Settings) -> None:

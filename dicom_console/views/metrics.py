@@ -45,7 +45,6 @@ from dicom_node.model.lifecycle import (
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
 from dicom_node.monitoring.processes import machine_name, processes
-from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.outbox import held
 from dicom_node.outbox.outages import outages
 from dicom_node.processes import running
@@ -188,9 +187,6 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     if last is not None:
         yield Gauge("received_last_seconds", "Since an object was received.", (now - last).total_seconds())
     yield from _handed_over(settings)
-    count, since = oldest_waiting(session)  # on the disk of one machine only; none without an object store
-    yield Gauge("objects_to_hand_over", "Received objects that are not in the object store.", count)
-    yield Gauge("objects_to_hand_over_oldest_seconds", "Since the oldest of them was received.", age(since))
     yield from _processes(session)
     for measure in connectors.every("metrics"):
         yield from measure(session)

@@ -5,16 +5,68 @@ bucket under the same paths.
 """
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import every
 from dicom_node.errors import NotInSpool, StorageError, StoreAway
-from dicom_node.object_store import rows as stored_rows
-from dicom_node.object_store.bucket import bucket_of
+from dicom_node.store.tables import Instance, ReceivedObject, Result, Study
+
+WAITS = (ReceivedObject.sha256 == "") & ReceivedObject.purged.is_(False)
+"""SQL: a received object that only the disk of one machine has."""
+_INDEXING = 0x4449434F4D  # number of the lock of who indexes ("DICOM")
+
+
+class Bucket(Protocol):
+    """Stores, fetches and deletes whole files; many threads may use one. No half-written file is visible.
+
+    All methods raise StoreAway if the store does not answer or refuses the request.
+    """
+
+    name: str
+    """Its address, for people."""
+
+    def put(self, key: str, file: Path) -> None:
+        """Upload a file under a key that is used for no other content, and check its size in the bucket."""
+
+    def put_first(self, key: str, file: Path) -> None:
+        """Upload a file, held in memory, unless the key exists. Raises StoreAway if the key has other
+        bytes.
+        """
+
+    def size(self, key: str) -> int | None:
+        """The size of an object in bytes, None if it does not exist."""
+
+    def get(self, key: str, into: Path, sha256: str = "") -> str:
+        """Fetch an object into a file, which is complete or does not exist; returns its SHA-256.
+
+        Raises NotInSpool if the bucket does not have the object, or its hash is not ``sha256``.
+        """
+
+    def delete(self, *keys: str) -> None:
+        """Delete objects; missing objects are ignored."""
+
+    def keys(self, under: str) -> Iterator[str]:
+        """All keys in the folder ``under``."""
+
+
+def bucket_of(settings: Settings) -> Bucket | None:
+    """The object store of these settings, None without one; the process shares one."""
+    found: Iterator[Bucket | None] = (offer(settings) for offer in every("object_stores"))
+    return next(filter(None, found), None)
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a whole file, as hex. Raises OSError."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 class Files:
@@ -36,7 +88,7 @@ class Files:
         with contextlib.suppress(FileNotFoundError):
             os.utime(file)  # in use: it is not cleared away
             return file
-        sha256 = stored_rows.known_sha256(session, path)
+        sha256 = known_sha256(session, path)
         if sha256 is None:
             raise NotInSpool("an object is neither on this machine nor in the object store")
         if not sha256:
@@ -53,7 +105,7 @@ class Files:
 
     def has(self, session: Session, path: str) -> bool:
         """Whether the object store has the file of this row, so that no local copy is needed."""
-        return self.bucket is not None and bool(stored_rows.known_sha256(session, path))
+        return self.bucket is not None and bool(known_sha256(session, path))
 
     def built_before(self, path: str) -> Path | None:
         """The file of a result that was built before, even if its row is lost. Raises StoreAway."""
@@ -103,3 +155,35 @@ class Files:
                 file.parent.rmdir()
         if self.bucket is not None and paths:
             self.bucket.delete(*paths)
+
+
+def known_sha256(session: Session, path: str) -> str | None:
+    """The hash of the file at ``path``: "" while it waits for upload, None if it was never uploaded."""
+    name = PurePosixPath(path)
+    if name.parts[0] == "spool":
+        return session.scalar(select(ReceivedObject.sha256).where(ReceivedObject.spool_name == name.stem))
+    return session.scalar(select(Result.sha256).where(Result.sop_instance_uid == name.stem))
+
+
+def waiting_paths(session: Session) -> set[str]:
+    """The paths of all files waiting for upload."""
+    return set(session.scalars(select(ReceivedObject.path).where(WAITS)))
+
+
+def is_whole() -> ColumnElement[bool]:
+    """SQL: whether all objects in force of the study are in the store, so that any machine finds them."""
+    file = aliased(ReceivedObject)
+    there = exists().where(
+        file.sop_instance_uid == Instance.sop_instance_uid, file.path == Instance.path, file.sha256 > ""
+    )
+    return ~exists().where(Instance.study_id == Study.id, Instance.purged.is_(False), ~there)
+
+
+def one_indexer(session: Session) -> None:
+    """Prevent other machines of the site from indexing until this transaction ends.
+
+    A machine that stops responding loses this right after two minutes. SQLite has a single writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.set_config("idle_in_transaction_session_timeout", "120s", True)))
+        session.execute(select(func.pg_advisory_xact_lock(_INDEXING)))

@@ -10,8 +10,8 @@ stored, and sent until the peer accepts it: a kill or a lost answer costs only a
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -45,112 +45,86 @@ _BATCH: Final = 20
 _KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late ones are still understood
 
 
-class CommitmentRequests:
-    """Requests storage commitment from one peer. One round at a time; other processes may ask the same
-    peer.
+Entering = Callable[[Collection[int]], AbstractContextManager[tuple[Session, Moves, Mapping[int, Delivery]]]]
+"""A transaction with these deliveries, as far as they are the caller's still."""
+
+
+def request_commitment(
+    settings: Settings,
+    peer: PeerSettings,
+    entering: Entering,
+    opened: Callable[[scu.CommitmentUser], None],
+    objects: Mapping[int, scu.Outgoing],
+) -> list[int]:
+    """Request commitment for deliveries (by number) that have no request under way.
+
+    Returns the deliveries to query instead, because no report came or the peer accepts no request.
+    ``opened``: is told of the client that requests, so that its call can be ended.
     """
-
-    def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
-        self._database, self._settings, self._peer, self._owner = database, settings, peer, owner
-        self._requestor: scu.CommitmentUser | None = None
-        self._stopping = False
-
-    def hang_up(self) -> None:
-        """End the request under way because the node stops; callable from any thread."""
-        self._stopping = True
-        if self._requestor is not None:
-            self._requestor.close()
-
-    def ask(self, objects: Mapping[int, scu.Outgoing]) -> list[int]:
-        """Request commitment for leased deliveries (by id) that have no request under way.
-
-        Returns the deliveries to query instead, because no report came or the peer accepts no request.
-        """
-        transaction, wanted, to_query = self._begin(objects)
-        if not wanted:
-            return to_query
-        requestor = self._requestor = scu.open_commitment(self._peer, self._settings)
-        if self._stopping:
-            requestor.close()
-        answer = requestor.ask(transaction, [objects[number] for number in wanted], self._keep)
-        return [*to_query, *self._answered(transaction, wanted, answer)]
-
-    def _begin(self, objects: Mapping[int, scu.Outgoing]) -> tuple[str, list[int], list[int]]:
-        """Write a request down; its Transaction UID, what it asks for, and what is to be queried."""
-        now, transaction = utc_now(), generate_uid()
-        wanted, to_query = [], []
-        with self._database.write() as session:
-            moves = Moves(session, self._peer, self._settings.outbox, now)
-            for row in self._held(session, objects):
-                if row.sent_at is None:
-                    to_query.append(row.id)
-                elif moves.commitment_is_overdue(row):
-                    to_query += self._without(moves, row, "no storage commitment report came")
-                elif row.transaction_uid and (
-                    # In a request that reached the destination; a kill may have stopped one that was asked.
-                    session.scalar(
-                        select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
-                    )
-                    in (CommitmentState.ACCEPTED, CommitmentState.REPORTED)
-                ):
-                    moves.await_report(row)
-                else:
-                    wanted.append(row)
-            if wanted:
-                session.add(
-                    Commitment(
-                        transaction_uid=transaction,
-                        destination=wanted[0].destination,
-                        deliveries=[row.id for row in wanted],
-                        asked_at=now,
-                    )
-                )
-                for row in wanted:
-                    row.transaction_uid = transaction
-                session.flush()
-            settle_studies(session, _studies(session, list(objects)))
-            return transaction, [row.id for row in wanted], to_query
-
-    def _answered(self, transaction: str, wanted: Sequence[int], answer: scu.RequestAnswer) -> list[int]:
-        to_query: list[int] = []
-        with self._database.write() as session:
-            moves = Moves(session, self._peer, self._settings.outbox, utc_now())
-            if answer.status is scu.RequestStatus.ACCEPTED:
-                commitment = _locked(session, transaction)
-                if commitment is not None and commitment.state is CommitmentState.ASKED:
-                    move_commitment(session, commitment, COMMITMENT_REQUESTED)
-            for row in self._held(session, wanted):
-                if answer.status is scu.RequestStatus.ACCEPTED:
-                    moves.await_report(row)
-                elif answer.status is scu.RequestStatus.RETRY:
-                    moves.ask_again(row, answer.text)
-                else:
-                    row.transaction_uid = ""
-                    to_query += self._without(moves, row, answer.text)
-            settle_studies(session, _studies(session, wanted))
+    transaction = generate_uid()
+    wanted, to_query = _written_down(transaction, peer, entering, objects)
+    if not wanted:
         return to_query
 
-    def _without(self, moves: Moves, row: Delivery, reason: str) -> list[int]:
-        """No commitment is to be had: the delivery is given up, or returned to be queried."""
-        moves.commitment_missing(row, reason)
-        return [row.id] if row.state is DeliveryState.UNCONFIRMED else []
-
-    def _held(self, session: Session, numbers: Mapping[int, scu.Outgoing] | Sequence[int]) -> list[Delivery]:
-        """The deliveries that the owner still holds and that no report confirmed meanwhile."""
-        rows = deliveries.held_by(session, self._owner, list(numbers))
-        return [row for row in rows.values() if row.state is DeliveryState.UNCONFIRMED]
-
-    def _keep(self, report: commitment.CommitmentReport) -> None:
+    def keep(report: commitment.CommitmentReport) -> None:
         """Keep a report that came on the association of the request."""
-        with self._database.write() as session:
-            intake.keep_report(
-                session,
-                report.transaction_uid,
-                self._peer.reporting_titles[-1],
-                report.committed_lines(),
-                report.failed_lines(),
-                utc_now(),
-            )
+        calling, lines = peer.reporting_titles[-1], (report.committed_lines(), report.failed_lines())
+        with entering(()) as (session, _, _):
+            intake.keep_report(session, report.transaction_uid, calling, *lines, utc_now())
+
+    requestor = scu.open_commitment(peer, settings)
+    opened(requestor)
+    answer = requestor.ask(transaction, [objects[number] for number in wanted], keep)
+    with entering(wanted) as (session, moves, rows):
+        if isinstance(answer, Done):
+            request = _locked(session, transaction)
+            if request is not None and request.state is CommitmentState.ASKED:
+                move_commitment(session, request, COMMITMENT_REQUESTED)
+        for row in _unconfirmed(rows):
+            if isinstance(answer, Done):
+                moves.await_report(row)
+            elif isinstance(answer, Retry):
+                moves.ask_again(row, answer.why)
+            else:
+                row.transaction_uid = ""
+                to_query += _without(moves, row, answer.why)
+    return to_query
+
+
+def _written_down(
+    transaction: str, peer: PeerSettings, entering: Entering, numbers: Collection[int]
+) -> tuple[list[int], list[int]]:
+    """Store a request; the deliveries that it is for, and those that are to be queried."""
+    wanted, to_query = [], []
+    with entering(numbers) as (session, moves, rows):
+        for row in _unconfirmed(rows):
+            before = select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
+            if row.sent_at is None:
+                to_query.append(row.id)
+            elif moves.commitment_is_overdue(row):
+                to_query += _without(moves, row, "no storage commitment report came")
+            # In a request that reached the destination; a kill may have stopped one that was asked.
+            elif session.scalar(before) in (CommitmentState.ACCEPTED, CommitmentState.REPORTED):
+                moves.await_report(row)
+            else:
+                wanted.append(row.id)
+                row.transaction_uid = transaction
+        if wanted:
+            about = {"destination": peer.name, "deliveries": wanted, "asked_at": utc_now()}
+            session.add(Commitment(transaction_uid=transaction, **about))
+            session.flush()
+    return wanted, to_query
+
+
+def _unconfirmed(rows: Mapping[int, Delivery]) -> list[Delivery]:
+    """Those that no report confirmed meanwhile."""
+    return [row for row in rows.values() if row.state is DeliveryState.UNCONFIRMED]
+
+
+def _without(moves: Moves, row: Delivery, reason: str) -> list[int]:
+    """No commitment is to be had: the delivery is given up, or returned to be queried."""
+    moves.commitment_missing(row, reason)
+    return [row.id] if row.state is DeliveryState.UNCONFIRMED else []
 
 
 def enter_reports(database: Database, settings: Settings) -> int:
@@ -211,7 +185,7 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
     moves = Moves(session, peer, settings.outbox, utc_now())
     failed = dict(line.split(" ", 1) for line in report.failed)
     committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
-    rows = _rows(session, commitment.deliveries)
+    rows = deliveries.of_numbers(session, commitment.deliveries).values()
     for row in rows:
         uid, sop_class = row.item.sop_instance_uid, row.item.sop_class_uid
         if uid in failed:
@@ -225,16 +199,6 @@ def _locked(session: Session, transaction_uid: str) -> Commitment | None:
     return session.scalar(
         select(Commitment).where(Commitment.transaction_uid == transaction_uid).with_for_update()
     )
-
-
-def _rows(session: Session, numbers: Sequence[int]) -> Sequence[Delivery]:
-    chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
-    return session.scalars(chosen.with_for_update(of=Delivery)).all()
-
-
-def _studies(session: Session, numbers: Sequence[int]) -> list[int]:
-    """Studies of these deliveries, which are locked."""
-    return [row.item.study_id for row in _rows(session, numbers)]
 
 
 _ANSWERS_AT_ONCE: Final = 20

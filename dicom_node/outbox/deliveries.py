@@ -1,6 +1,6 @@
 """Deliveries are added, retried, discarded and sent by hand, within the caller's transaction."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
@@ -61,7 +61,7 @@ def enqueue(
 
 
 def retry(session: Session, delivery_id: int) -> None:
-    """Send again a delivery that was given up, left out or lost by its sender; send a waiting one now.
+    """Send again a delivery that was given up or left out; send a waiting one now.
 
     Raises NotFound, and NotAllowedNow for a delivery that is being sent, is confirmed, or is in quarantine.
     """
@@ -69,7 +69,7 @@ def retry(session: Session, delivery_id: int) -> None:
     delivery = _locked(session, delivery_id)
     if delivery.state is DeliveryState.CONFIRMED:
         raise NotAllowedNow(f"delivery {delivery_id} is {delivery.state} already")
-    if delivery.state is DeliveryState.SENDING and deliveries.is_held(delivery, now):
+    if delivery.state is DeliveryState.SENDING:
         raise NotAllowedNow(
             f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
         )
@@ -95,8 +95,6 @@ def retry(session: Session, delivery_id: int) -> None:
         refusals=0,
         queries=0,
         next_at=now,
-        lease_owner="",
-        lease_until=None,
     )
     settle_study(session, delivery.item.study_id)
 
@@ -157,7 +155,16 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
         raise NotAllowedNow(f'{peer.name} gets no results: may = ["receive"] in the configuration allows it')
     wants = (peer.burned_in_boxes, peer.charset)
     others = {one.name for one in peers if (one.burned_in_boxes, one.charset) != wants}
-    fitting = [row for row in _newest(session, study_id) if _fits(row, peer, others)]
+    made_for = (peer.deidentify, (peer.pseudonym_domain or "") if peer.deidentify else "")
+    rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
+    replaced, gone = {row.supersedes for row in rows}, results.withdrawn(session, [row.id for row in rows])
+    fitting = [
+        row
+        for row in rows
+        if row.sop_instance_uid not in replaced and row.id not in gone and not row.purged
+        if row.kind in peer.results and (row.deidentified, row.pseudonym_domain) == made_for
+        if not row.deliveries or {delivery.destination for delivery in row.deliveries} - others
+    ]
     if not fitting:
         raise NotAllowedNow(
             f"the study has no results that {peer.name} takes: name it in send_to of a rule, then run the "
@@ -214,23 +221,6 @@ def _refusal(session: Session, delivery: Delivery) -> str:
         undecided = "its result waits until a person has accepted it (studies accept)"
         return rejected if held_state is HeldState.REJECTED else undecided
     return ""
-
-
-def _newest(session: Session, study_id: int) -> list[Result]:
-    """Results that no other one replaces, and whose files are here."""
-    rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
-    replaced = {row.supersedes for row in rows}
-    gone = results.withdrawn(session, [row.id for row in rows])
-    return [
-        row for row in rows if row.sop_instance_uid not in replaced and row.id not in gone and not row.purged
-    ]
-
-
-def _fits(row: Result, peer: PeerSettings, others: Collection[str]) -> bool:
-    wanted = (peer.deidentify, (peer.pseudonym_domain or "") if peer.deidentify else "")
-    went_to = {delivery.destination for delivery in row.deliveries}
-    only_others = bool(went_to) and went_to <= set(others)
-    return row.kind in peer.results and (row.deidentified, row.pseudonym_domain) == wanted and not only_others
 
 
 def _dead(destination: str | None) -> Select[int]:

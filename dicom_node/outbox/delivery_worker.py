@@ -3,24 +3,23 @@
 A PACS that is down or slow delays only its own deliveries. No state is in memory: another delivery worker, or
 this one after kill -9, continues from the table.
 
-The work for one destination: claim due deliveries of one study, send, query, record the answers.
-Claimed deliveries are leased. The lease is renewed while the work lasts, but no longer than the work can last
-at most; if this process is killed or hangs, the lease ends and another round takes over. No transaction is
-open while the node waits for the network.
+The work for one destination: claim due deliveries of one study, send, query, record the answers. One process
+of a site at a time does it, under a lease for this destination, which is renewed while the work lasts, but
+no longer than it can last at most; if the process is killed or hangs, another one takes over when the lease
+has ended. No transaction is open while the node waits for the network.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -29,15 +28,16 @@ from dicom_node import scu
 from dicom_node.config.entered import is_behind
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.events import DELIVERY_OVERDUE, DELIVERY_STARTED, DESTINATION_HUNG, THREAD_FAILED
+from dicom_node.events import DELIVERY_OVERDUE, DELIVERY_STARTED, DESTINATION_HUNG, EventType
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.object_store.files import Files
 from dicom_node.outbox import last_check
-from dicom_node.outbox.commitments import CommitmentRequests, enter_reports
+from dicom_node.outbox.commitments import enter_reports, request_commitment
 from dicom_node.outbox.moves import Moves
-from dicom_node.runner import wait_before_retry
-from dicom_node.store import deliveries
+from dicom_node.runner import outlast, wait_before_retry
+from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
+from dicom_node.store import deliveries, leases
 from dicom_node.store.changes import SHORTEST
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery
@@ -45,14 +45,20 @@ from dicom_node.store.transitions import move_delivery, record, settle_studies, 
 
 _DATABASE_AWAY_SECONDS = 1.0
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
-_FAILED_SECONDS, _LONGEST_PAUSE = 5.0, 300.0  # until a destination's thread that failed begins anew
+_CALLS_SECONDS = 240.0  # two associations made and released for an object, at their slowest
+_NUMBERS = itertools.count()  # of routes: two of one process are two owners, and a restart counts anew
+_TURN = 4  # of so many claims one is of what has waited longest: STAT studies cannot hold up others for ever
+_BATCH = 32  # objects of one study on one association
 _LOGGER = logging.getLogger(__name__)
+
+OpenDestination = Callable[[PeerSettings, Settings], scu.Destination]
 
 
 class DeliveryWorker:
     """Delivers results. Any number of delivery workers, in any number of processes, may share one database.
 
-    ``lease_seconds``: after this time without renewal another worker sends a dead worker's deliveries.
+    ``owner``: the process, under a name that it has after a restart, too, so that it goes on at once after a
+    kill. ``lease_seconds``: after this time without renewal another worker sends a dead worker's deliveries.
     """
 
     def __init__(
@@ -62,33 +68,36 @@ class DeliveryWorker:
         *,
         open_destination: OpenDestination = scu.open_destination,
         lease_seconds: float = 15.0,
+        owner: str = "",
     ) -> None:
         self._database, self._settings, self._open = database, settings, open_destination
         self._threads: dict[str, threading.Thread] = {}
-        self._owner = f"{socket.gethostname()[:32]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-        self._lease_seconds = lease_seconds
+        self._lease_seconds, self._owner = lease_seconds, owner or uuid.uuid4().hex
         self._routes = {peer.name: self._route(peer) for peer in settings.peers if "receive" in peer.may}
 
     def _route(self, peer: PeerSettings) -> Route:
-        return Route(
-            self._database,
-            self._settings,
-            peer,
-            owner=self._owner,
-            lease_seconds=self._lease_seconds,
-            open_destination=self._open,
-        )
+        owner = f"{self._owner[:56]}/{next(_NUMBERS)}"
+        return Route(self._database, self._settings, peer, owner, self._lease_seconds, self._open)
 
     def run_once(self) -> int:
         """Send and confirm due deliveries, one study per destination, in this thread; returns how many."""
         enter_reports(self._database, self._settings)
-        return sum(self._work(destination, self._routes.get(destination)) for destination in self._due())
+        try:
+            return sum(self._routes[destination].run_once() for destination in self._due())
+        finally:
+            self._hand_back()
 
     def _due(self) -> list[str]:
-        """Destinations with something to do; those that were entered just now wait until they are known."""
+        """Destinations with something to do. What goes to unknown ones is given up, unless they were entered
+        just now.
+        """
+        owners = [route.owner for route in self._routes.values()]
         with self._database.read() as session:
-            due = deliveries.due_destinations(session, utc_now())
-        return [name for name in due if name in self._routes or not is_behind(self._settings)]
+            due = deliveries.due_destinations(session, utc_now(), owners)
+        unknown = [name for name in due if name not in self._routes]
+        if unknown and not is_behind(self._settings):
+            give_up_others(self._database, self._settings, unknown)
+        return [name for name in due if name in self._routes]
 
     def run_forever(self, stop: threading.Event) -> None:
         """Deliver until ``stop`` is set, then finish objects being sent (within ``outbox.stop_seconds``)."""
@@ -104,68 +113,68 @@ class DeliveryWorker:
                 self._database.outage.noticed(error)
                 stop.wait(_DATABASE_AWAY_SECONDS)
             pause = changes.pause(pause, found=found)
-            changes.wait(seen, pause, stop)
+            changes.wait(seen, min(pause, self._lease_seconds / 3), stop)
         # Wait for what is being sent, cut off what takes too long, hand back what is still held then.
         _join(self._threads.values(), self._settings.outbox.stop_seconds)
         for route in self._routes.values():
             route.hang_up()
         _join(self._threads.values(), _WRITING_SECONDS)
-        with self._noticed(), self._database.write() as session:
-            deliveries.hand_back(session, self._owner)
+        with self._noticed():
+            self._hand_back()
+
+    def _hand_back(self) -> None:
+        """Another worker may send at once; what is still being sent counts as lost."""
+        for route in self._routes.values():
+            route.hand_back()
 
     def _dispatch(self, stop: threading.Event) -> bool:
         """Start the threads of destinations for which something is due; whether there are any."""
         with self._noticed():
             enter_reports(self._database, self._settings)
+        for one in self._routes.values():
+            one.renew()
         due = self._due()
         for destination in due:
-            running, route = self._threads.get(destination), self._routes.get(destination)
+            running, route = self._threads.get(destination), self._routes[destination]
             if running is not None and running.is_alive():
-                if route is None or time.monotonic() < route.overdue_at:
+                if time.monotonic() < route.overdue_at:
                     continue
-                # Given up: another one in its place. Its leases end by themselves.
-                route.hang_up()
-                self._routes[destination] = route = self._route(route.peer)
-                with self._database.write() as session:
-                    record(session, DELIVERY_OVERDUE, destination=destination)
+                route = self._successor(route)
             thread = self._threads[destination] = threading.Thread(
                 target=self._work_in_thread,
-                args=(destination, route, stop),
+                args=(route, stop),
                 name=f"to {destination}",
                 daemon=True,
             )
             thread.start()
         return bool(due)
 
-    def _work_in_thread(self, destination: str, route: Route | None, stop: threading.Event) -> None:
-        """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers.
+    def _successor(self, overdue: Route) -> Route:
+        """The route that gets the lease of one that is given up."""
+        overdue.hang_up()
+        route = self._routes[overdue.peer.name] = self._route(overdue.peer)
+        with self._database.write() as session:
+            leases.pass_on(session, deliveries.lane(route.peer.name), overdue.owner, route.owner)
+            record(session, DELIVERY_OVERDUE, destination=route.peer.name)
+        return route
 
-        A defect gives an event; deliveries that met it are delayed.
-        """
-        pause = _FAILED_SECONDS
-        while not stop.is_set() and self._routes.get(destination) is route:
-            try:
-                with self._noticed():
-                    while self._work(destination, route) and not stop.is_set():
-                        if self._routes.get(destination) is not route:
-                            break
-                return
-            except Exception as error:  # whatever it was, other destinations go on
-                # Where it happened goes to the log; neither it nor the event has the error's text.
-                _LOGGER.error("defect while delivering", exc_info=error)
-                with self._noticed(), self._database.write() as session:
-                    record(session, THREAD_FAILED, thread=f"to {destination}", reason=type(error).__name__)
-            stop.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+    def _work_in_thread(self, route: Route, stop: threading.Event) -> None:
+        """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers."""
 
-    def _work(self, destination: str, route: Route | None) -> int:
-        if route is None:
-            return give_up_all(self._database, self._settings, destination)
-        return route.run_once()
+        def deliver() -> None:
+            with self._noticed():
+                while not stop.is_set() and self._routes[route.peer.name] is route and route.run_once():
+                    pass
+
+        def say(event: EventType, **fields: Any) -> None:
+            with self._noticed(), self._database.write() as session:
+                record(session, event, **fields)
+
+        outlast(deliver, f"to {route.peer.name}", stop, say)
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
-        """Give one event when the database is away. Work goes on later; held deliveries when leases end."""
+        """Give one event when the database is away. Work goes on later."""
         try:
             yield
         except SQLAlchemyError as error:
@@ -179,46 +188,54 @@ def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
         thread.join(max(end - time.monotonic(), 0))
 
 
-OpenDestination = Callable[[PeerSettings, Settings], scu.Destination]
-
-_CALLS_SECONDS = 240.0  # two associations made and released for an object, at their slowest
-
-
 class Route:
-    """Delivery to one peer. One round at a time; other processes may work for the same peer."""
+    """Delivery to one peer, one round at a time.
+
+    ``owner``: of the lease that a round is made under, for ``lease_seconds`` after each renewal.
+    """
 
     def __init__(
         self,
         database: Database,
         settings: Settings,
         peer: PeerSettings,
-        *,
         owner: str,
         lease_seconds: float,
         open_destination: OpenDestination,
     ) -> None:
         self._database, self._settings, self.peer = database, settings, peer
         self._files, self._folder = Files(settings), settings.node.data_dir.resolve()
-        self._lease_seconds, self._open = lease_seconds, open_destination
-        self._destination: scu.Destination | None = None
-        self._ledger = Ledger(database, settings, peer, owner, timedelta(seconds=lease_seconds))
-        self._requests = CommitmentRequests(database, settings, peer, owner)
+        self.owner, self._lease_seconds, self._open = owner, lease_seconds, open_destination
+        self._lease, self._renew_at = deliveries.lane(peer.name), float("inf")
+        self._calls: list[scu.Destination | scu.CommitmentUser] = []
+        self._claims = 0
         self._stopping = False
         self.overdue_at = float("inf")
         """When (monotonic seconds) the round under way must have ended."""
 
     def hang_up(self) -> None:
-        """End the round under way because the node stops; callable from any thread. Received answers are
-        recorded.
+        """End the round under way, and begin no other; callable from any thread. Received answers are
+        recorded, as long as nobody else has the lease.
         """
         self._stopping = True
-        if self._destination is not None:
-            self._destination.close()
-        self._requests.hang_up()
+        for call in self._calls:
+            call.close()
+
+    def renew(self) -> None:
+        """Renew the lease where that is due and a round is under way that may still last."""
+        if self._renew_at <= time.monotonic() < self.overdue_at < float("inf"):
+            self._renew_at = time.monotonic() + self._lease_seconds / 3
+            leases.acquire(self._database, self._lease, self.owner, self._lease_seconds)
+
+    def hand_back(self) -> None:
+        """Let go of the lease."""
+        if self._renew_at < float("inf"):
+            leases.release(self._database, self._lease, self.owner)
+            self._renew_at = float("inf")
 
     def run_once(self) -> int:
         """Send and confirm the due deliveries of one study; returns how many."""
-        to_send, to_ask = self._ledger.claim()
+        to_send, to_ask = self._claim()
         batch = [*to_send, *to_ask]
         if not batch:
             return 0
@@ -228,143 +245,79 @@ class Route:
         calls = len(batch) + (self.peer.confirm == "commitment")
         self.overdue_at = time.monotonic() + 2 * sending + calls * (outbox.answer_seconds + _CALLS_SECONDS)
         try:
-            with self._leases_renewed(batch, self.overdue_at):
-                self._work(to_send, to_ask)
+            self._work(to_send, to_ask)
         finally:
-            self.overdue_at = float("inf")
+            self.overdue_at, self._calls = float("inf"), []
         return len(batch)
 
-    @contextmanager
-    def _leases_renewed(self, batch: Sequence[Leased], end: float) -> Iterator[None]:
-        """Renew the leases while the work lasts, until ``end`` (monotonic seconds)."""
-        done = threading.Event()
-
-        def renew() -> None:
-            while not done.wait(self._lease_seconds / 3) and time.monotonic() < end:
-                try:
-                    self._ledger.renew(batch)
-                except SQLAlchemyError as error:  # next time; the lease bears one miss
-                    self._database.outage.noticed(error)
-                except Exception as error:  # noqa: BLE001  (no memory, say: the next renewal may succeed)
-                    _LOGGER.warning("%s: no renewal: %s", self.peer.name, type(error).__name__)
-
-        renewing = threading.Thread(target=renew, name=f"lease of {self.peer.name}", daemon=True)
-        renewing.start()
-        try:
-            yield
-        finally:
-            done.set()
-            renewing.join()
-
-    def _work(self, to_send: Sequence[Leased], to_ask: Sequence[Leased]) -> None:
+    def _work(self, to_send: Sequence[scu.Outgoing], to_ask: Sequence[scu.Outgoing]) -> None:
         try:
             to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
         except StoreAway as away:
-            self._ledger.put_off([*to_send, *to_ask], str(away))
+            self._put_off([*to_send, *to_ask], str(away))
             return
-        destination = self._destination = self._open(self.peer, self._settings)
-        if self._stopping:
-            destination.close()
+        destination = self._open(self.peer, self._settings)
+        self._opened(destination)
         to_query = [*self._send(destination, to_send), *to_ask]
         if self.peer.confirm == "commitment" and to_query and not self._stopping:
-            uncommitted = self._requests.ask({one.delivery: one.object for one in to_query})
+            objects = {one.delivery: one for one in to_query}
+            uncommitted = request_commitment(self._settings, self.peer, self._entering, self._opened, objects)
             to_query = [one for one in to_query if one.delivery in uncommitted]
-        self._ask(destination, to_query)
+        if to_query:
+            try:
+                answers = destination.confirm(to_query)
+            except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
+                answers = [Confirmation(Presence.UNKNOWN, _defect(error))] * len(to_query)
+            self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
 
-    def _fetched(self, batch: Sequence[Leased]) -> list[Leased]:
+    def _opened(self, client: scu.Destination | scu.CommitmentUser) -> None:
+        """Have its calls ended when the node stops."""
+        self._calls.append(client)
+        if self._stopping:
+            client.close()
+
+    def _fetched(self, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
         """Fetch the files of a batch to this machine. The last check refuses a lost or damaged file."""
         fetched = []
         for one in batch:
-            for item in (one.object, *one.object.former):
+            for item in (one, *one.former):
                 with suppress(NotInSpool), self._database.read() as session:
                     self._files.here(session, str(item.path.relative_to(self._folder)))
-            study = one.object.study_instance_uid or last_check.study_of(one.object.path)
-            fetched.append(replace(one, object=replace(one.object, study_instance_uid=study)))
+            study = one.study_instance_uid or last_check.study_of(one.path)
+            fetched.append(replace(one, study_instance_uid=study))
         return fetched
 
-    def _send(self, destination: scu.Destination, batch: Sequence[Leased]) -> list[Leased]:
-        """Send; returns what the destination acknowledged and has not shown yet."""
-        faults = {one: fault for one in batch if (fault := self._fault(one))}
+    def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
+        """Send what passes the last check; returns what the destination took and has not shown yet."""
+        checked = {one: last_check.fault(one, self.peer) for one in batch}
+        faults = {one: fault for one, fault in checked.items() if fault}
+        if faults:
+            self._enter_faults(faults)
         whole = [one for one in batch if one not in faults]
-        if final := {one: fault for one, fault in faults.items() if not one.is_original}:
-            self._ledger.give_up(final)
-        if again := [one for one in faults if one.is_original]:  # its file may be on its way to its place
-            self._ledger.enter_reports(
-                {one: scu.SendReport(scu.SendStatus.REFUSED, "", faults[one]) for one in again}
-            )
         if not whole:
             return []
         try:
-            reports = destination.send([one.object for one in whole])
+            reports = destination.send(whole)
         except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
             # A defect of ours in a destination is a failed try like any other.
-            reports = [scu.SendReport(scu.SendStatus.RETRY, "", _defect(error))] * len(whole)
-        return self._ledger.enter_reports(dict(zip(whole, reports, strict=True)))
+            reports = [SendReport(SendStatus.RETRY, "", _defect(error))] * len(whole)
+        return self._enter_reports(dict(zip(whole, reports, strict=True)))
 
-    def _fault(self, one: Leased) -> str:
-        if one.is_original:
-            return last_check.fault_of_original(one.object, self.peer, one.bytes)
-        return last_check.fault(one.object, self.peer, one.pseudonym_domain)
-
-    def _ask(self, destination: scu.Destination, batch: Sequence[Leased]) -> None:
-        if not batch:
-            return
-        try:
-            answers = destination.confirm([one.object for one in batch])
-        except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
-            answers = [scu.Confirmation(scu.Presence.UNKNOWN, _defect(error))] * len(batch)
-        self._ledger.enter_confirmations(dict(zip(batch, answers, strict=True)))
-
-
-def _defect(error: Exception) -> str:
-    """Log where it happened (``logs`` leaves out the exception's text); returns its kind as the reason."""
-    _LOGGER.error("defect while delivering", exc_info=error)
-    return f"defect of the node: {type(error).__name__}"
-
-
-_TURN = 4  # of so many claims one is of what has waited longest: STAT studies cannot hold up others for ever
-_BATCH = 32  # objects of one study on one association
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """One leased delivery, usable without a database session."""
-
-    delivery: int
-    attempts: int
-    study: int
-    bytes: int
-    pseudonym_domain: str
-    object: scu.Outgoing
-    is_original: bool = False
-    """A received object, of whose file the hash is not known."""
-
-
-class Ledger:
-    """Leases and outcomes of deliveries to one peer; other processes may work for the same peer.
-
-    ``owner``: the process that works on them. ``lease``: after this time without renewal another owner takes
-    a delivery over.
-    """
-
-    def __init__(
-        self, database: Database, settings: Settings, peer: PeerSettings, owner: str, lease: timedelta
-    ) -> None:
-        self._database, self._settings, self._peer = database, settings, peer
-        self._owner, self._lease = owner, lease
-        self._folder = settings.node.data_dir.resolve()
-        self._claims = 0
-
-    def claim(self) -> tuple[list[Leased], list[Leased]]:
-        """Lease the due deliveries of one study; returns the deliveries to send, and those to query."""
+    def _claim(self) -> tuple[list[scu.Outgoing], list[scu.Outgoing]]:
+        """Begin the due deliveries of one study; returns the deliveries to send, and those to query."""
         now = utc_now()
         to_send, to_ask = [], []
+        self._claims += 1
         with self._database.write() as session:
+            study = deliveries.due_study(session, self.peer.name, now, by_waiting=self._claims % _TURN == 0)
+            if study is None or self._stopping:
+                return [], []
+            # Before any delivery is locked: who has the lease locks it first, too.
+            if not leases.take(session, self._lease, self.owner, self._lease_seconds):
+                return [], []
+            self._renew_at = time.monotonic() + self._lease_seconds / 3
             moves = self._moves(session)
-            self._claims += 1
-            due = deliveries.due_batch(
-                session, self._peer.name, now, _BATCH, by_waiting=self._claims % _TURN == 0
-            )
+            due = deliveries.due_batch(session, self.peer.name, study, now, _BATCH)
             for delivery in due:
                 if delivery.state is DeliveryState.SENDING:
                     moves.sender_lost(delivery)
@@ -378,40 +331,40 @@ class Ledger:
                 elif delivery.state is DeliveryState.PENDING and deliveries.is_outdated(session, delivery):
                     deliveries.withdraw(session, delivery, "a newer version of the object replaces it")
                 elif delivery.state is DeliveryState.PENDING:
-                    move_delivery(
-                        session,
-                        delivery,
-                        DELIVERY_STARTED,
-                        attempts=delivery.attempts + 1,
-                        lease_owner=self._owner,
-                        lease_until=utc_now() + self._lease,
-                    )
-                    to_send.append(self._leased(session, delivery))
+                    move_delivery(session, delivery, DELIVERY_STARTED, attempts=delivery.attempts + 1)
+                    to_send.append(self._claimed(session, delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
-                    deliveries.hold(delivery, self._owner, now + self._lease)
-                    to_ask.append(self._leased(session, delivery))
+                    to_ask.append(self._claimed(session, delivery))
         return to_send, to_ask
 
-    def renew(self, batch: Sequence[Leased]) -> None:
-        """Renew the leases: the owner is alive."""
+    @contextmanager
+    def _entering(self, numbers: Collection[int]) -> Iterator[tuple[Session, Moves, Mapping[int, Delivery]]]:
+        """A transaction with these deliveries, or none if somebody else has the lease; then their studies
+        follow.
+        """
         with self._database.write() as session:
-            until = utc_now() + self._lease
-            deliveries.renew(session, [one.delivery for one in batch], self._owner, until)
+            mine = numbers if leases.is_ours(session, self._lease, self.owner) else ()
+            rows = deliveries.of_numbers(session, mine)
+            yield session, self._moves(session), rows
+            deliveries.discard_withdrawn(session, rows.values())
+            settle_studies(session, (row.item.study_id for row in rows.values()))
 
-    def give_up(self, faults: Mapping[Leased, str]) -> None:
-        """Give up deliveries that must not be sent to the peer. ``faults``: the reason for each."""
-        with self._entering(list(faults)) as (_, moves, rows):
-            for one, row in rows.items():
-                if row.attempts == one.attempts:
+    def _enter_faults(self, faults: Mapping[scu.Outgoing, str]) -> None:
+        """Give up what must not be sent to the peer; an original's file may be on its way to its place."""
+        with self._entering([one.delivery for one in faults]) as (_, moves, rows):
+            for one, row in _being_sent(faults, rows):
+                if one.is_original:
+                    moves.sent(row, SendReport(SendStatus.REFUSED, "", faults[one]))
+                else:
                     moves.give_up(row, faults[one])
 
-    def enter_reports(self, reports: Mapping[Leased, scu.SendReport]) -> list[Leased]:
+    def _enter_reports(self, reports: Mapping[scu.Outgoing, SendReport]) -> list[scu.Outgoing]:
         """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
         confirmed.
         """
-        narrowed = [one for one, report in reports.items() if report.status is scu.SendStatus.NARROWED]
-        with self._entering(list(reports)) as (session, moves, rows):
-            mine = {one: row for one, row in rows.items() if row.attempts == one.attempts}
+        narrowed = [one for one, report in reports.items() if report.status is SendStatus.NARROWED]
+        with self._entering([one.delivery for one in reports]) as (session, moves, rows):
+            mine = dict(_being_sent(reports, rows))
             for one, row in mine.items():
                 if one not in narrowed:
                     moves.sent(row, reports[one])
@@ -419,7 +372,7 @@ class Ledger:
             takes_others = bool(narrowed) and any(
                 other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
                 for other in deliveries.others_of_study(
-                    session, narrowed[0].study, self._peer.name, but=[one.delivery for one in narrowed]
+                    session, narrowed[0].study, self.peer.name, but=[one.delivery for one in narrowed]
                 )
             )
             for one in narrowed:
@@ -428,54 +381,49 @@ class Ledger:
                     result = mine[one].result
                     may_lack = result is not None and result.kind is not ResultKind.REJECTION
                     moves.narrowed(mine[one], reports[one], takes_others=takes_others and may_lack)
-            self._pace(session, reports)
-            if any(report.status is scu.SendStatus.HUNG for report in reports.values()):
+            statuses = {report.status for report in reports.values()}
+            attempts = max(one.attempts for one in reports)
+            if statuses <= {SendStatus.UNREACHABLE, SendStatus.HUNG}:  # so is what waits for the peer
+                wait = wait_before_retry(attempts, self._settings.outbox)
+                deliveries.postpone(session, self.peer.name, utc_now() + wait)
+            elif attempts > 1 and statuses & {SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY}:
+                deliveries.hurry(session, utc_now(), self.peer.name)
+            if SendStatus.HUNG in statuses:
                 self._record_hung(session, list(reports), "send")
-        return [one for one, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
+        return [
+            one
+            for one in reports
+            if one.delivery in rows and rows[one.delivery].state is DeliveryState.UNCONFIRMED
+        ]
 
-    def enter_confirmations(self, answers: Mapping[Leased, scu.Confirmation]) -> None:
+    def _enter_confirmations(self, answers: Mapping[scu.Outgoing, Confirmation]) -> None:
         """Record the peer's answers to the queries about these deliveries."""
-        with self._entering(list(answers)) as (session, moves, rows):
-            for one, row in rows.items():
-                if row.state is DeliveryState.UNCONFIRMED:
-                    moves.asked(row, answers[one])
-            if any(answer.presence is scu.Presence.HUNG for answer in answers.values()):
+        with self._entering([one.delivery for one in answers]) as (session, moves, rows):
+            for one, answer in answers.items():
+                row = rows.get(one.delivery)
+                if row is not None and row.state is DeliveryState.UNCONFIRMED:
+                    moves.asked(row, answer)
+            if any(answer.presence is Presence.HUNG for answer in answers.values()):
                 self._record_hung(session, list(answers), "query")
 
-    def put_off(self, batch: Sequence[Leased], reason: str) -> None:
+    def _put_off(self, batch: Sequence[scu.Outgoing], reason: str) -> None:
         """Postpone these deliveries without sending or querying: the object store is unreachable."""
-        with self._entering(batch) as (_, moves, rows):
-            for one, row in rows.items():
+        with self._entering([one.delivery for one in batch]) as (_, moves, rows):
+            for _one, row in _being_sent(batch, rows):
+                moves.sent(row, SendReport(SendStatus.UNREACHABLE, "", reason))
+            for row in rows.values():
                 if row.state is DeliveryState.UNCONFIRMED:
-                    moves.asked(row, scu.Confirmation(scu.Presence.UNKNOWN, reason))
-                elif row.attempts == one.attempts:
-                    moves.sent(row, scu.SendReport(scu.SendStatus.UNREACHABLE, "", reason))
-
-    @contextmanager
-    def _entering(
-        self, batch: Sequence[Leased]
-    ) -> Iterator[tuple[Session, Moves, Mapping[Leased, Delivery]]]:
-        """A transaction with the rows of the batch that the owner still holds; then their studies follow."""
-        with self._database.write() as session:
-            moves = self._moves(session)
-            held = deliveries.held_by(session, self._owner, [one.delivery for one in batch])
-            yield session, moves, {one: held[one.delivery] for one in batch if one.delivery in held}
-            deliveries.discard_withdrawn(session, held.values())
-            settle_studies(session, (one.study for one in batch))
+                    moves.asked(row, Confirmation(Presence.UNKNOWN, reason))
 
     def _moves(self, session: Session) -> Moves:
-        return Moves(session, self._peer, self._settings.outbox, utc_now())
+        return Moves(session, self.peer, self._settings.outbox, utc_now())
 
-    def _leased(self, session: Session, delivery: Delivery) -> Leased:
-        item, result = delivery.item, delivery.result
-        domain = result.pseudonym_domain if result else ""
-        outgoing = self._outgoing(delivery)
-        if result is not None and (result.supersedes or result.kind is ResultKind.REJECTION):
-            former = deliveries.former_of(session, result, self._peer.name)
-            outgoing = replace(outgoing, former=tuple(map(self._outgoing, former)))
-        return Leased(
-            delivery.id, delivery.attempts, item.study_id, item.bytes, domain, outgoing, result is None
-        )
+    def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
+        result, outgoing = delivery.result, self._outgoing(delivery)
+        if result is None or not (result.supersedes or result.kind is ResultKind.REJECTION):
+            return outgoing
+        former = deliveries.former_of(session, result, self.peer.name)
+        return replace(outgoing, former=tuple(map(self._outgoing, former)))
 
     def _outgoing(self, delivery: Delivery) -> scu.Outgoing:
         item, result = delivery.item, delivery.result
@@ -489,41 +437,43 @@ class Ledger:
             sha256=result.sha256 if result else "",
             study=item.study_id,
             rule=result.job.rule if result else "",
+            delivery=delivery.id,
+            attempts=delivery.attempts,
+            bytes=item.bytes,
+            pseudonym_domain=result.pseudonym_domain if result else "",
+            is_original=result is None,
         )
 
-    def _pace(self, session: Session, reports: Mapping[Leased, scu.SendReport]) -> None:
-        """Postpone what waits for a peer that does not answer; make it due when the peer answers again."""
-        attempts = max(one.attempts for one in reports)
-        statuses = {report.status for report in reports.values()}
-        if statuses <= {scu.SendStatus.UNREACHABLE, scu.SendStatus.HUNG}:
-            wait = wait_before_retry(attempts, self._settings.outbox)
-            deliveries.postpone(session, self._peer.name, utc_now() + wait)
-        elif attempts > 1 and statuses & {
-            scu.SendStatus.STORED,
-            scu.SendStatus.WARNED,
-            scu.SendStatus.VERIFY,
-        }:
-            deliveries.hurry(session, utc_now(), self._peer.name)
-
-    def _record_hung(self, session: Session, batch: Sequence[Leased], doing: str) -> None:
-        record(
-            session,
-            DESTINATION_HUNG,
-            batch[0].study,
-            destination=self._peer.name,
-            doing=doing,
-            objects=len(batch),
-        )
+    def _record_hung(self, session: Session, batch: Sequence[scu.Outgoing], doing: str) -> None:
+        study, count = batch[0].study, len(batch)
+        record(session, DESTINATION_HUNG, study, destination=self.peer.name, doing=doing, objects=count)
 
 
-def give_up_all(database: Database, settings: Settings, destination: str) -> int:
-    """Give up deliveries to a name that is no longer in the configuration; returns how many."""
-    peer = PeerSettings(name=destination, ae_title="UNKNOWN")
+def _being_sent(
+    batch: Iterable[scu.Outgoing], rows: Mapping[int, Delivery]
+) -> Iterator[tuple[scu.Outgoing, Delivery]]:
+    """Those that this round is sending still, with their rows."""
+    for one in batch:
+        row = rows.get(one.delivery)
+        if row is not None and (row.state, row.attempts) == (DeliveryState.SENDING, one.attempts):
+            yield one, row
+
+
+def _defect(error: Exception) -> str:
+    """Log where it happened (``logs`` leaves out the exception's text); returns its kind as the reason."""
+    _LOGGER.error("defect while delivering", exc_info=error)
+    return f"defect of the node: {type(error).__name__}"
+
+
+def give_up_others(database: Database, settings: Settings, destinations: Sequence[str]) -> None:
+    """Give up what is due to names that are no longer in the configuration, one study each."""
     now = utc_now()
-    with database.write() as session:
-        moves = Moves(session, peer, settings.outbox, now)
-        batch = deliveries.due_batch(session, destination, now, _BATCH)
-        for delivery in batch:
-            moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
-        settle_studies(session, (delivery.item.study_id for delivery in batch))
-    return len(batch)
+    for destination in destinations:
+        peer = PeerSettings(name=destination, ae_title="UNKNOWN")
+        with database.write() as session:
+            moves = Moves(session, peer, settings.outbox, now)
+            study = deliveries.due_study(session, destination, now)
+            batch = deliveries.due_batch(session, destination, study or 0, now, _BATCH)
+            for delivery in batch:
+                moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
+            settle_studies(session, (delivery.item.study_id for delivery in batch))

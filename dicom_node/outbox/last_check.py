@@ -12,9 +12,11 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.config.settings import PeerSettings
 from dicom_node.model.deidentified import is_deidentified, retained_by
-from dicom_node.object_store.bucket import sha256_of
+from dicom_node.object_store.files import sha256_of
 from dicom_node.scu import Outgoing
 
+_NAMES_THE_PATIENT = "it names the patient, and this peer gets de-identified objects only"
+_KEEPS_MORE = "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
 _READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
 
 
@@ -24,45 +26,28 @@ def study_of(path: Path) -> str:
     return "" if header is None else str(header.get("StudyInstanceUID") or "")
 
 
-def fault(item: Outgoing, peer: PeerSettings, pseudonym_domain: str) -> str:
+def fault(item: Outgoing, peer: PeerSettings) -> str:
     """Why this object must not be sent to this peer; "" if it may.
 
-    ``pseudonym_domain``: the domain of the pseudonyms in the object, "" for none.
+    The data set of a received object is not read: it is forwarded unchanged.
     """
-    if pseudonym_domain != (peer.pseudonym_domain or ""):
+    if item.is_original:
+        if peer.deidentify:
+            return _NAMES_THE_PATIENT
+        is_whole = item.path.is_file() and item.path.stat().st_size == item.bytes
+        return "" if is_whole else "the received file is missing or damaged"
+    if item.pseudonym_domain != (peer.pseudonym_domain or ""):
         return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
-    header = _header(item.path) if _is_whole(item) else None
+    try:  # only the bytes that were built may leave
+        header = _header(item.path) if sha256_of(item.path) == item.sha256 else None
+    except OSError:
+        header = None
     if header is None:
         return "the result file of the node is missing or damaged"
-    if peer.deidentify and not is_deidentified(header):
-        return "it names the patient, and this peer gets de-identified objects only"
-    if peer.deidentify and not retained_by(header) <= frozenset(peer.retain):
-        return "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
-    if not peer.deidentify and is_deidentified(header):
-        return "it is de-identified: this peer has no such study"
-    return ""
-
-
-def fault_of_original(item: Outgoing, peer: PeerSettings, size: int) -> str:
-    """Why this received object must not be sent to this peer; "" if it may. ``size``: the received bytes.
-
-    Its data set is not read, because it is forwarded unchanged.
-    """
-    if peer.deidentify:
-        return "it names the patient, and this peer gets de-identified objects only"
-    try:
-        whole = item.path.stat().st_size == size
-    except OSError:
-        whole = False
-    return "" if whole else "the received file is missing or damaged"
-
-
-def _is_whole(item: Outgoing) -> bool:
-    """Whether the file still holds the bytes that were built: only those may leave."""
-    try:
-        return sha256_of(item.path) == item.sha256
-    except OSError:
-        return False
+    if is_deidentified(header) is not peer.deidentify:
+        return _NAMES_THE_PATIENT if peer.deidentify else "it is de-identified: this peer has no such study"
+    keeps_more = peer.deidentify and not retained_by(header) <= frozenset(peer.retain)
+    return _KEEPS_MORE if keeps_more else ""
 
 
 def _header(path: Path) -> Dataset | None:

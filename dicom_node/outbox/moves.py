@@ -31,25 +31,40 @@ _REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts
 _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
 # Most archives show an object at once, some after their indexer came round.
 _QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-_FREE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
-_DONE: dict[str, Any] = {**_FREE, "transaction_uid": ""}
 
 
 class Moves:
     """Changes the state of deliveries to one destination, within the caller's transaction.
 
-    The caller holds the lease and the row of a delivery: no other process can change it meanwhile.
+    The caller holds the row of a delivery: no other process can change it meanwhile.
     """
 
     def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
         self._session, self._peer, self._settings, self._now = session, peer, settings, now
+        self._report_time = timedelta(hours=peer.commitment_hours)
 
     def sent(self, delivery: Delivery, report: SendReport) -> None:
         """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
         if report.status is SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
             self.give_up(delivery, _KEEPS_EARLIER)
         elif report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
-            self._acknowledged(delivery, report)
+            event = {
+                SendStatus.STORED: events.DELIVERY_SENT,
+                SendStatus.WARNED: events.DELIVERY_WARNED,
+                SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
+            }[report.status]
+            self._move(
+                delivery,
+                event,
+                status=report.code,
+                reason="" if report.status is SendStatus.STORED else report.text,
+                sent_at=self._now,
+                queries=0,
+                next_at=self._now,
+                transaction_uid="",
+            )
+            if self._peer.confirm == "none":
+                self._confirmed(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
         elif report.status is SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
@@ -63,7 +78,7 @@ class Moves:
         looks: else a study would count as "delivered" that nobody will ever see.
         """
         if takes_others:
-            self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, **_DONE)
+            self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, transaction_uid="")
         elif delivery.result:
             self.give_up(delivery, f"{report.text}: it takes none of the results")
         else:
@@ -71,7 +86,7 @@ class Moves:
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Give up a delivery that no retry can help."""
-        self._move(delivery, events.DELIVERY_DEAD, reason=reason, **_DONE)
+        self._move(delivery, events.DELIVERY_DEAD, reason=reason, transaction_uid="")
 
     def sender_lost(self, delivery: Delivery) -> None:
         """Query the peer for the object, or send it again: the sending process died, and the object may
@@ -86,7 +101,7 @@ class Moves:
                 reason=reason,
                 next_at=self._now,
                 sent_at=self._now,
-                **_DONE,
+                transaction_uid="",
             )
         else:
             self._move(
@@ -95,7 +110,7 @@ class Moves:
                 reason=reason,
                 sent_at=None,
                 queries=0,
-                **_DONE,
+                transaction_uid="",
             )
 
     def asked(self, delivery: Delivery, answer: Confirmation) -> None:
@@ -117,7 +132,7 @@ class Moves:
                     reason=answer.text,
                     next_at=self._now,
                     sent_at=self._now,
-                    **_DONE,
+                    transaction_uid="",
                 )
         elif (
             answer.presence is Presence.NOT_FOUND
@@ -134,7 +149,6 @@ class Moves:
         assert delivery.sent_at is not None
         delivery.reason = "waits for the storage commitment report"
         delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
-        delivery.lease_owner, delivery.lease_until = "", None
         self._session.flush()
 
     def ask_again(self, delivery: Delivery, reason: str) -> None:
@@ -142,7 +156,6 @@ class Moves:
         delivery.queries += 1
         delivery.reason = reason
         delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
-        delivery.lease_owner, delivery.lease_until = "", None
         self._session.flush()
 
     def commitment_is_overdue(self, delivery: Delivery) -> bool:
@@ -170,7 +183,6 @@ class Moves:
                 delivery,
                 events.DELIVERY_DEAD,
                 reason=f"acknowledged, but unconfirmed: {reason}",
-                **_FREE,
             )
 
     def committed(self, delivery: Delivery) -> None:
@@ -188,26 +200,6 @@ class Moves:
         if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
-    def _acknowledged(self, delivery: Delivery, report: SendReport) -> None:
-        event = {
-            SendStatus.STORED: events.DELIVERY_SENT,
-            SendStatus.WARNED: events.DELIVERY_WARNED,
-            SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
-        }[report.status]
-        self._move(
-            delivery,
-            event,
-            status=report.code,
-            reason="" if report.status is SendStatus.STORED else report.text,
-            sent_at=self._now,
-            queries=0,
-            next_at=self._now,
-            transaction_uid="",
-        )
-        if self._peer.confirm == "none":
-            reason = "" if self._peer.acknowledges else NOT_ASKED
-            self._confirmed(delivery, reason=reason, queries=0)
-
     def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
         self._move(
             delivery,
@@ -216,7 +208,7 @@ class Moves:
             confirmed_at=self._now,
             sent_at=delivery.sent_at or self._now,
             queries=queries,
-            **_DONE,
+            transaction_uid="",
         )
 
     def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
@@ -228,14 +220,14 @@ class Moves:
             reason=reason,
             next_at=self._now + wait_before_retry(delivery.attempts, self._settings),
             sent_at=self._now if left else delivery.sent_at,
-            **_DONE,
+            transaction_uid="",
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
         delivery.refusals += 1
         self._session.flush()
         if delivery.refusals >= self._settings.refusals:
-            self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, **_DONE)
+            self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
         else:
             self._again(delivery, status, reason)
 
@@ -247,10 +239,6 @@ class Moves:
             one.sent_at or one.state is DeliveryState.SENDING
             for one in deliveries.versions(self._session, delivery)
         )
-
-    @property
-    def _report_time(self) -> timedelta:
-        return timedelta(hours=self._peer.commitment_hours)
 
     def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
         move_delivery(self._session, delivery, event, **values)

@@ -1,6 +1,6 @@
-"""Peers that accept none of their waiting results. Sending is retried for ever, so a person must be told."""
+"""Peers to which what waits cannot be sent. Sending is retried for ever, so a person must be told."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,8 +10,6 @@ from sqlalchemy.orm import Session
 from dicom_node.config.settings import Settings
 from dicom_node.events import (
     DELIVERY_RETRIED,
-    DELIVERY_SENT,
-    DELIVERY_WARNED,
     DESTINATION_AWAY,
     DESTINATION_BACK,
 )
@@ -28,7 +26,7 @@ _TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), 
 
 @dataclass(frozen=True, slots=True)
 class PeerOutage:
-    """A peer to which every try has failed since ``since``. ``reason``: of the newest failure."""
+    """A peer to which tries have failed since ``since``. ``reason``: of the newest failure."""
 
     destination: str
     since: datetime
@@ -37,8 +35,25 @@ class PeerOutage:
 
 
 def outages(session: Session) -> list[PeerOutage]:
-    """The outages by peer: all tries have failed since the peer last accepted an object."""
-    return list(_found(session))
+    """The outages by peer, since the first failed try of the oldest delivery that waits; without refused
+    objects, as the peer answers then.
+    """
+    failing = (_WAITING, _TRIED, Delivery.refusals == 0)
+    chosen = select(Delivery.destination, func.min(Delivery.id), func.max(Delivery.id)).where(*failing)
+    found = []
+    for destination, oldest, newest in session.execute(chosen.group_by(Delivery.destination)).all():
+        first = session.get_one(Delivery, oldest)
+        failed = select(EventRow.at).where(
+            EventRow.number == DELIVERY_RETRIED.number,
+            EventRow.study_id == first.item.study_id,
+            EventRow.fields["delivery"].as_integer() == oldest,
+        )
+        since = session.scalar(failed.order_by(EventRow.id).limit(1))
+        if since is not None:
+            theirs = select(func.count()).where(_WAITING, Delivery.destination == destination)
+            reason = session.get_one(Delivery, newest).reason
+            found.append(PeerOutage(destination, since, session.scalar(theirs) or 0, reason))
+    return found
 
 
 def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]:
@@ -80,40 +95,3 @@ def report_outages(database: Database, settings: Settings) -> int:
                 reason=one.reason,
             )
     return len(new)
-
-
-def _found(session: Session) -> Iterator[PeerOutage]:
-    ends = select(Delivery.destination, func.min(Delivery.id), func.max(Delivery.id)).where(_WAITING, _TRIED)
-    for destination, oldest, newest in session.execute(ends.group_by(Delivery.destination)).all():
-        since = _since(session, session.get_one(Delivery, oldest))
-        if since is not None:
-            mine = select(func.count()).where(_WAITING, Delivery.destination == destination)
-            reason = session.get_one(Delivery, newest).reason
-            yield PeerOutage(destination, since, session.scalar(mine) or 0, reason)
-
-
-def _since(session: Session, oldest: Delivery) -> datetime | None:
-    """When the outage began: the first failed try after the last object that the peer accepted.
-
-    ``oldest``: the oldest waiting delivery to the peer. Failed tries of finished deliveries do not count.
-    The search starts at the first failed try of ``oldest``: a peer that never accepted anything would
-    otherwise cost a search of all events.
-    """
-    failed = select(EventRow).where(EventRow.number == DELIVERY_RETRIED.number).order_by(EventRow.id).limit(1)
-    began = session.scalar(
-        failed.where(
-            EventRow.study_id == oldest.item.study_id,
-            EventRow.fields["delivery"].as_integer() == oldest.id,
-        )
-    )
-    if began is None:
-        return None
-    of_it = EventRow.fields["destination"].as_string() == oldest.destination
-    newest = select(EventRow.id).where(of_it, EventRow.id > began.id).order_by(EventRow.id.desc()).limit(1)
-    took = (
-        session.scalar(newest.where(EventRow.number == kind.number))
-        for kind in (DELIVERY_SENT, DELIVERY_WARNED)
-    )
-    last = max((number for number in took if number is not None), default=None)
-    again = began if last is None else session.scalar(failed.where(of_it, EventRow.id > last))
-    return again.at if again is not None else None

@@ -33,14 +33,13 @@ from dicom_node.dicom.header import CharacterSet, terms
 from dicom_node.errors import ConfigProblem, FaultyInput
 from dicom_node.model.roles import Role
 from dicom_node.notifications import message
-from dicom_node.object_store.bucket import bucket_of
+from dicom_node.object_store.files import bucket_of
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import (
     check_console,
     check_machine,
     probe_console,
     probe_machine,
-    probe_object_store,
 )
 from dicom_node.preflight.models import check_findings, check_models, check_rule, check_shares
 from dicom_node.scu import open_archive, open_destination, open_reporter
@@ -107,7 +106,8 @@ def _checked(
 def _probe(settings: Settings, role: Role) -> Found:
     yield from probe_machine(settings, role)
     yield from probe_console(settings, role)
-    yield from probe_object_store(settings)
+    for probe in connectors.every("probes"):
+        yield from probe(settings)
     yield from _ask_peers(settings)
 
 

@@ -9,13 +9,10 @@ import fcntl
 import ipaddress
 import json
 import os
-import secrets
 import shutil
 import socket
 import ssl
 import tempfile
-from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +29,14 @@ from dicom_node.inbox.journal import listener_lock
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
-from dicom_node.object_store.bucket import bucket_of
 from dicom_node.object_store.files import Files
-from dicom_node.object_store.handover import refuse_another_key
-from dicom_node.object_store.rows import oldest_waiting
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
 from dicom_node.processes import console_program, running
 from dicom_node.scp.policy import policy_path
-from dicom_node.sitekey import path_of
 from dicom_node.store import faults, migrate
 from dicom_node.store.database import Database, hosts, sqlite_file
 from dicom_node.store.tables import UserAccount
-from dicom_node.store.transitions import utc_now
 from dicom_node.studies.upkeep import compare
 
 # On these SQLite's locks and shared memory do not work (sqlite.org/wal.html, "all processes … same host").
@@ -300,7 +292,6 @@ def probe_database(settings: Settings) -> Found:
         migrate.check(database)
         yield Tried("database", True, f"{shown}: reachable, schema is up to date")
         yield from _compare_spool(database, settings)
-        yield from check_handed_over(database, settings)
         yield from _ask_server(database, settings)
     except DatabaseNotReady as error:
         outdated = isinstance(error, SchemaOutdated) and migrate.current(database) is not None
@@ -336,55 +327,6 @@ def _ask_server(database: Database, settings: Settings) -> Found:
     if future is not None:
         enough = future.days is None or future.days > 7
         yield Tried("disk", enough, str(future))
-
-
-def probe_object_store(settings: Settings) -> Found:
-    """Upload a small object, download it, check that it cannot be overwritten, and delete it."""
-    if (bucket := bucket_of(settings)) is None or not bucket.is_usable:
-        return
-    if path_of(settings.node.data_dir).is_file():
-        try:
-            refuse_another_key(settings)
-        except ConfigurationError as error:
-            yield Tried("site key", False, str(error))
-    key, doing, overwrites = f"check/{secrets.token_hex(8)}", "put", False
-    with tempfile.TemporaryDirectory() as folder:
-        ours, other = Path(folder, "ours"), Path(folder, "other")
-        said = b"dicom-node check"
-        ours.write_bytes(said)
-        other.write_bytes(said[::-1])
-        try:
-            bucket.put_first(key, ours)
-            doing = "get"
-            bucket.get(key, Path(folder, "back"))
-            doing = "delete"
-            with suppress(StoreAway):
-                bucket.put_first(key, other)
-                overwrites = True
-            bucket.delete(key)
-        except StorageError as error:
-            look = "look at endpoint, login, bucket, and the rights to list, put, get and delete"
-            yield Tried("object store", False, f"{bucket.name}, {doing}: {error}; {look}")
-            return
-    if overwrites:
-        text = (
-            "it overwrites existing objects (no If-None-Match): two workers of one job may disturb each other"
-        )
-        yield Tried("object store", False, text)
-    else:
-        yield Tried("object store", True, f"{bucket.name}: an object was put, fetched and deleted")
-
-
-def check_handed_over(database: Database, settings: Settings) -> Found:
-    """Check for objects of the site that only the disk of one machine has."""
-    if bucket_of(settings) is None:
-        return
-    with database.read() as session:
-        count, since = oldest_waiting(session)
-    if since is not None:
-        late = utc_now() - since > timedelta(minutes=5)
-        text = f"{count} received objects wait for it, the oldest since {since:%Y-%m-%d %H:%M:%S} UTC"
-        yield Tried("object store", not late, text)
 
 
 def check_console(settings: Settings, role: Role) -> Found:

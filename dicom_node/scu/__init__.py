@@ -24,8 +24,6 @@ from dicom_node.scu.destination import (
     Outgoing,
     Presence,
     Remover,
-    RequestAnswer,
-    RequestStatus,
     SendReport,
     SendStatus,
 )
@@ -44,8 +42,6 @@ __all__ = [
     "Outgoing",
     "Presence",
     "Remover",
-    "RequestAnswer",
-    "RequestStatus",
     "RetrieveStatus",
     "Retrieved",
     "SendReport",

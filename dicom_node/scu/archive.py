@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from ai_pipeline.images.dates import as_da
 from dicom_node.dicom.identity import Patient
+from dicom_node.errors import FaultyInput, SpoolError
 from dicom_node.scu.destination import Check
 
 STUDY_KEYS: Final = (
@@ -202,6 +204,35 @@ class ObjectSink(Protocol):
 
     def take_file(self, pieces: Iterable[bytes]) -> None:
         """Store a Part 10 file (PS3.10 7)."""
+
+
+class Taking:
+    """What of one retrieval went into the sink: ``taken`` and ``refused`` objects. ``stopped``: why nothing
+    further is taken.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.taken = self.refused = 0
+        self.stopped = ""
+
+    def take(self, store: Callable[..., None], *content: Any) -> bool:
+        """Store one object; False if it is refused. Raises SpoolError, also for more objects than a retrieval
+        may bring.
+        """
+        with self._lock:
+            try:
+                if self.taken + self.refused >= MOST_OBJECTS:
+                    raise SpoolError(f"more than {MOST_OBJECTS} objects")
+                store(*content)
+            except FaultyInput:
+                self.refused += 1
+                return False
+            except SpoolError as error:
+                self.stopped = str(error)
+                raise
+            self.taken += 1
+            return True
 
 
 class Archive(Protocol):

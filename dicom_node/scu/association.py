@@ -27,7 +27,10 @@ from dicom_node.config.settings import PeerService, PeerSettings, Settings
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.scp.connection.pdus import A_ASSOCIATE_AC, check_answer
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
+from dicom_node.scu.destination import Check
 
+# A path given to send_c_store is sent as it stands on disk, in pieces.
+_config.STORE_SEND_CHUNKED_DATASET = True
 # pynetdicom logs data sets and identifiers, which name patients.
 _config.LOG_HANDLER_LEVEL = "none"
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
@@ -38,6 +41,7 @@ _NEGOTIATE_SECONDS = 30.0
 _ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 _LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also frees its threads
+MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
 FIND = StudyRootQueryRetrieveInformationModelFind
 LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
@@ -119,10 +123,21 @@ class DimseCaller:
         self.debug("association", accepted=len(association.accepted_contexts), of=len(contexts))
         try:
             yield association
+        except KeyboardInterrupt:  # of a person: a release would wait for an answer that is on its way
+            self._connections.cut()
+            association.abort()
+            raise
         finally:
             if association.is_established:
                 with self._connections.within(_ASSOCIATE_SECONDS):
                     association.release()
+
+    def accepts(self, name: str, service: PeerService, model: Any) -> Check:
+        """Check whether the peer accepts a service."""
+        with self.associate(contexts(model), service=service) as association:
+            if isinstance(association, NoAssociation):
+                return Check(name, False, association.text)
+        return Check(name, True, f"{UID(model).name} accepted")
 
     def debug(self, what: str, **fields: object) -> None:
         """Log a line for ``peers.debug``: numbers and UIDs, as in events."""

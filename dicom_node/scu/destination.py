@@ -19,9 +19,11 @@ from dicom_node.model.outcomes import Outcome
 class Outgoing:
     """One result object to send: a complete Part 10 file on disk.
 
-    ``path`` is absolute. ``sha256`` is the hash of the whole file. ``study``: the number of its study on this
-    node, 0 if it is not needed. ``rule``: the rule whose job built it. ``former``: of what it withdraws (a
-    rejection note) or replaces (a report), the results that this peer has or may have.
+    ``path`` is absolute. ``sha256``: the hash of the whole file; not known of a received object, which
+    ``is_original``. ``bytes``: its size. ``study``: the number of its study on this node, 0 if it is not
+    needed. ``rule``: the rule whose job built it. ``former``: of what it withdraws (a rejection note) or
+    replaces (a report), the results that this peer has or may have. ``delivery``, ``attempts``: number and
+    tries of its row in the outbox. ``pseudonym_domain``: of the pseudonyms in it, "" for none.
     """
 
     sop_class_uid: str
@@ -33,6 +35,11 @@ class Outgoing:
     study: int = 0
     rule: str = ""
     former: tuple[Outgoing, ...] = ()
+    delivery: int = 0
+    attempts: int = 0
+    bytes: int = 0
+    pseudonym_domain: str = ""
+    is_original: bool = False
 
 
 class SendStatus(StrEnum):
@@ -129,28 +136,14 @@ KeepReport = Callable[[CommitmentReport], None]
 """Makes a report durable, or raises: only then it is answered with Success."""
 
 
-class RequestStatus(StrEnum):
-    """The outcome of a request for storage commitment."""
-
-    ACCEPTED = "accepted"  # a report will follow, or has come already
-    RETRY = "retry"  # waiting may cure it
-    REFUSED = "refused"  # the destination does not do it
-
-
-@dataclass(frozen=True, slots=True)
-class RequestAnswer:
-    """The answer to one request; ``text``: why it was not accepted."""
-
-    status: RequestStatus
-    text: str = ""
-
-
 class CommitmentUser(Protocol):
     """Requests storage commitment from one peer, as SCU (PS3.4 Annex J). For one thread."""
 
-    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
+    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
         """Request storage commitment for these objects; a report that arrives at once is passed to
         ``keep``.
+
+        Done: a report will follow, or has come already. Failed: the destination does not do it.
         """
 
     def close(self) -> None:

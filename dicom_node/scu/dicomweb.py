@@ -6,7 +6,8 @@ Part 10 files are streamed to the sink: no file is parsed here or held in memory
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import requests
@@ -18,15 +19,15 @@ from pydicom.uid import generate_uid
 from urllib3.exceptions import HTTPError
 
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import FaultyInput, PeerUnreachable, SpoolError
+from dicom_node.errors import PeerUnreachable, SpoolError
 from dicom_node.scu.archive import (
-    MOST_OBJECTS,
     STUDY_KEYS,
     FoundStudies,
     ObjectSink,
     Retrieved,
     RetrieveStatus,
     StudyQuery,
+    Taking,
 )
 from dicom_node.scu.destination import (
     Check,
@@ -47,7 +48,6 @@ from dicom_node.scu.http import (
     HttpDestination,
     problem,
     status_of,
-    unanswered,
 )
 
 _SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
@@ -74,49 +74,48 @@ class DicomwebDestination(HttpDestination):
 
     def test(self) -> list[Check]:
         """Search for an object that cannot exist: tests whether the server answers and lets the node in."""
-        try:
-            with self._connections.within(self._outbox.answer_seconds):
-                self._client.search_for_instances(search_filters={"SOPInstanceUID": generate_uid()})
-        except requests.RequestException as error:
-            if status_of(error) != 404:
-                return [Check("QIDO-RS", False, problem(error, self._connections).text)]
-        except FAULTY_ANSWER:
-            return [Check("QIDO-RS", False, UNREADABLE.text)]
-        return [Check("QIDO-RS", True, "search answered")]
+
+        def ask() -> list[Check]:
+            self._search(generate_uid())
+            return [Check("QIDO-RS", True, "search answered")]
+
+        return self._checked("QIDO-RS", ask)
 
     def _store(self, item: Outgoing) -> SendReport:
-        try:
-            with self._within(item):
-                answer = self._client.store_instances([dcmread(item.path)])
-        except requests.RequestException as error:
-            return _refused(error) or problem(error, self._connections)
-        report = _stored(answer, item.sop_instance_uid)
+        report = _stored(self._client.store_instances([dcmread(item.path)]), item.sop_instance_uid)
         return UNREADABLE if report is _UNNAMED and not self._is_queried else report
 
     def _delete(self, item: Outgoing) -> None:
-        with self._connections.within(self._outbox.answer_seconds):
-            self._client.delete_instance(
-                item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid
-            )
+        self._client.delete_instance(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
 
     def _look(self, item: Outgoing) -> Confirmation:
-        try:
-            with self._connections.within(self._outbox.answer_seconds):
-                answers = self._client.search_for_instances(
-                    item.study_instance_uid,
-                    item.series_instance_uid,
-                    search_filters={"SOPInstanceUID": item.sop_instance_uid},
-                )
-        except requests.RequestException as error:
-            if status_of(error) == 404:
-                return NO_STUDY
-            return unanswered(problem(error, self._connections))
+        answers = self._search(item.sop_instance_uid, item.study_instance_uid, item.series_instance_uid)
+        if answers is None:
+            return NO_STUDY
         for answer in answers:
             if not (uid := _value(answer, _SOP_INSTANCE)):
                 raise ValueError("an answer names no object")
             if uid == item.sop_instance_uid:
                 return shown(item, _value(answer, _SOP_CLASS))
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
+
+    def _search(self, instance: str, *inside: str) -> list[dict[str, Any]] | None:
+        """What is found of this UID; None where the server does not know the study, or has no search."""
+        try:
+            filters = {"SOPInstanceUID": instance}
+            return list(self._client.search_for_instances(*inside, search_filters=filters))
+        except requests.HTTPError as error:
+            if status_of(error) != 404:
+                raise
+            return None
+
+    def _problem(self, error: requests.RequestException) -> SendReport:
+        """A 409 says in its body why each instance failed (PS3.18 10.5.3)."""
+        if error.response is not None and status_of(error) == 409:
+            with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any idea of a body
+                for failed in Dataset.from_json(error.response.json()).get("FailedSOPSequence") or ():
+                    return _failure(failed)
+        return super()._problem(error)
 
 
 def _stored(answer: Dataset, uid: str) -> SendReport:
@@ -129,16 +128,6 @@ def _stored(answer: Dataset, uid: str) -> SendReport:
         if stored.get("ReferencedSOPInstanceUID") == uid:
             return SendReport(SendStatus.STORED, "HTTP 200", "stored")
     return _UNNAMED
-
-
-def _refused(error: requests.RequestException) -> SendReport | None:
-    """A 409 says in its body why each instance failed (PS3.18 10.5.3)."""
-    if error.response is None or status_of(error) != 409:
-        return None
-    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any server's idea of a body
-        for failed in Dataset.from_json(error.response.json()).get("FailedSOPSequence") or ():
-            return _failure(failed)
-    return None
 
 
 def _failure(failed: Dataset) -> SendReport:
@@ -192,7 +181,7 @@ class DicomwebArchive(HttpCaller):
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """Get all objects of a study within ``retrieve_minutes`` of the peer."""
-        count = _Count(sink)
+        taking = Taking()
         try:
             with (
                 self._connections.within(self._peer.retrieve_seconds),
@@ -200,17 +189,23 @@ class DicomwebArchive(HttpCaller):
             ):
                 boundary = boundary_of(answer.headers.get("Content-Type", ""))
                 for part in Parts(answer.raw.stream(_BLOCK, decode_content=False), boundary):
-                    count.take(part)
-            return count.outcome(Retrieved(RetrieveStatus.RETRIEVED))
+                    taking.take(sink.take_file, part)
         except requests.RequestException as error:
-            return count.outcome(self._failure(error))
+            return replace(self._failure(error), objects=taking.taken)
         except SpoolError as error:
-            return count.outcome(Retrieved(RetrieveStatus.RETRY, text=str(error)))
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, str(error))
         except (HTTPError, MalformedMultipart):
             cut = "cut off: too slow" if self._connections.timed_out else "its answer ended early"
-            return count.outcome(Retrieved(RetrieveStatus.RETRY, text=cut))
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, cut)
         except FAULTY_ANSWER:
-            return count.outcome(Retrieved(RetrieveStatus.REFUSED, text=UNREADABLE.text))
+            return Retrieved(RetrieveStatus.REFUSED, taking.taken, UNREADABLE.text)
+        status, text = RetrieveStatus.RETRIEVED, ""
+        if taking.refused:
+            text = f"{taking.refused} objects were not taken: their class, transfer syntax or size"
+            status = RetrieveStatus.INCOMPLETE
+        elif not taking.taken:
+            status, text = RetrieveStatus.ABSENT, "the peer sent nothing of this study"
+        return Retrieved(status, taking.taken, text)
 
     def test(self) -> list[Check]:
         """Search for a study that cannot exist."""
@@ -270,35 +265,6 @@ class DicomwebArchive(HttpCaller):
         path = f"/studies/{study_instance_uid}/series"
         for row in self._rows(path, includefield=_BODY_PART, limit=str(_PAGE)):
             yield from map(_json_text, row.get(_BODY_PART, {}).get("Value") or [])
-
-
-class _Count:
-    """What of one retrieval was taken, and what not."""
-
-    def __init__(self, sink: ObjectSink) -> None:
-        self._sink = sink
-        self.taken = self.refused = 0
-
-    def take(self, pieces: Iterable[bytes]) -> None:
-        """Store one Part 10 file. Raises SpoolError, also for more objects than a retrieval may bring."""
-        if self.taken + self.refused >= MOST_OBJECTS:
-            raise SpoolError(f"more than {MOST_OBJECTS} objects")
-        try:
-            self._sink.take_file(pieces)
-            self.taken += 1
-        except FaultyInput:
-            self.refused += 1
-
-    def outcome(self, found: Retrieved) -> Retrieved:
-        """The outcome with its numbers."""
-        if found.status is not RetrieveStatus.RETRIEVED:
-            return Retrieved(found.status, self.taken, found.text)
-        if self.refused:
-            text = f"{self.refused} objects were not taken: their class, transfer syntax or size"
-            return Retrieved(RetrieveStatus.INCOMPLETE, self.taken, text)
-        if not self.taken:
-            return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
-        return Retrieved(RetrieveStatus.RETRIEVED, self.taken)
 
 
 def _json_texts(row: Any) -> dict[str, str]:

@@ -30,7 +30,7 @@ from pydicom.uid import (
     SegmentationStorage,
     generate_uid,
 )
-from pynetdicom import _config, build_context, build_role, evt
+from pynetdicom import build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification
@@ -38,6 +38,7 @@ from pynetdicom.sop_class import Verification
 from dicom_node.dicom import commitment
 from dicom_node.errors import FaultyReport
 from dicom_node.model.kinds import ResultKind
+from dicom_node.model.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.scu.association import (
     FIND,
     LITTLE_ENDIAN,
@@ -54,17 +55,12 @@ from dicom_node.scu.destination import (
     KeepReport,
     Outgoing,
     Presence,
-    RequestAnswer,
-    RequestStatus,
     SendReport,
     SendStatus,
     hangs,
     shown,
     store_report,
 )
-
-# A path given to send_c_store is sent as it stands on disk, in pieces.
-_config.STORE_SEND_CHUNKED_DATASET = True
 
 SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
     ResultKind.SR: (Comprehensive3DSRStorage,),
@@ -104,15 +100,27 @@ class DimseDestination(DimseCaller):
             if isinstance(association, NoAssociation):
                 return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
             found: dict[str, str] = {}
-            unanswered: dict[str, Confirmation] = {}
+            missing: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                question = _image_question(
-                    group[0].study_instance_uid, series, group[0].sop_instance_uid if len(group) == 1 else ""
+                question = question_at(
+                    "IMAGE",
+                    StudyInstanceUID=group[0].study_instance_uid,
+                    SeriesInstanceUID=series,
+                    SOPInstanceUID=group[0].sop_instance_uid if len(group) == 1 else "",
+                    SOPClassUID="",
                 )
-                if problem := self._find(association, question, found):
-                    unanswered[series] = problem
-        return [_confirmation(item, found, unanswered.get(item.series_instance_uid)) for item in objects]
+                matches, code = self.matches_of(association, question)
+                named = [match for match in matches if "SOPInstanceUID" in match]
+                found |= {str(one.SOPInstanceUID): str(one.get("SOPClassUID", "") or "") for one in named}
+                self.debug("C-FIND", found=len(found), status=code)
+                missing[series] = self._not_found(code)
+        return [
+            shown(item, found[item.sop_instance_uid])
+            if item.sop_instance_uid in found
+            else missing[item.series_instance_uid]
+            for item in objects
+        ]
 
     def test(self) -> list[Check]:
         """Test C-ECHO, the acceptance of result classes, and queries for confirmation."""
@@ -121,13 +129,14 @@ class DimseDestination(DimseCaller):
             return checks
         checks += self._check_classes()
         if self._peer.confirm == "commitment":
-            with self.associate(contexts(commitment.SOP_CLASS), service="commitment") as association:
-                if isinstance(association, NoAssociation):
-                    checks.append(Check("commitment", False, association.text))
-                else:
-                    checks.append(Check("commitment", True, "Storage Commitment Push Model accepted"))
+            checks.append(self.accepts("commitment", "commitment", commitment.SOP_CLASS))
         if self._peer.may_be_asked:
-            checks.append(self._check_query())
+            # For an object that nobody has: a PACS may accept the context and refuse the question.
+            nobody = Outgoing("", generate_uid(), generate_uid(), generate_uid(), Path(), "")
+            [answer] = self.confirm([nobody])
+            is_answered = answer.presence is not Presence.UNKNOWN and answer.presence is not Presence.HUNG
+            text = "Study Root C-FIND answered" if is_answered else answer.text.removeprefix("query: ")
+            checks.append(Check("query", is_answered, text))
         return checks
 
     def echo(self) -> Check:
@@ -174,16 +183,6 @@ class DimseDestination(DimseCaller):
             for kind, uid in wanted
         ]
 
-    def _check_query(self) -> Check:
-        """C-FIND for an object that nobody has: a PACS may accept the context and refuse the question."""
-        with self.associate(contexts(FIND), service="query") as association:
-            if isinstance(association, NoAssociation):
-                return Check("query", False, association.text)
-            problem = self._find(
-                association, _image_question(generate_uid(), generate_uid(), generate_uid()), {}
-            )
-        return Check("query", problem is None, problem.text if problem else "Study Root C-FIND answered")
-
     def _store(self, association: Association, item: Outgoing) -> SendReport:
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
@@ -197,22 +196,15 @@ class DimseDestination(DimseCaller):
         self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
-    def _find(
-        self, association: Association, question: Dataset, found: dict[str, str]
-    ) -> Confirmation | None:
-        """Ask for objects of one series; what is there goes to ``found``. Returns what went wrong."""
-        matches, code = self.matches_of(association, question)
-        found |= {
-            str(match.SOPInstanceUID): str(match.get("SOPClassUID", "") or "")
-            for match in matches
-            if "SOPInstanceUID" in match
-        }
-        self.debug("C-FIND", found=len(found), status=code)
+    def _not_found(self, code: int | None) -> Confirmation:
+        """Of what a C-FIND with this last status did not return."""
         if code is None and self._connections.timed_out:
             return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
         if code is None:
             return Confirmation(Presence.UNKNOWN, "query: association lost before the answer")
-        return None if code == 0 else Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
+        if code != 0:
+            return Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
+        return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
 
 def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
@@ -248,34 +240,18 @@ def _transfer_syntax(item: Outgoing) -> UID:
     return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
 
 
-def _image_question(study: str, series: str, instance: str) -> Dataset:
-    return question_at(
-        "IMAGE",
-        StudyInstanceUID=study,
-        SeriesInstanceUID=series,
-        SOPInstanceUID=instance,
-        SOPClassUID="",
-    )
-
-
-def _confirmation(item: Outgoing, found: dict[str, str], problem: Confirmation | None) -> Confirmation:
-    if item.sop_instance_uid in found:
-        return shown(item, found[item.sop_instance_uid])
-    return problem or Confirmation(Presence.NOT_FOUND, "the destination does not show it")
-
-
 class CommitmentRequestor(DimseCaller):
     """Requests storage commitment from one peer for objects that it acknowledged."""
 
-    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> RequestAnswer:
+    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
         """Send a request, then wait ``commitment_wait_seconds`` for a report on the same association."""
         handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
         with self.associate(
             contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
         ) as association:
             if isinstance(association, NoAssociation):
-                status = RequestStatus.REFUSED if association.takes_nothing else RequestStatus.RETRY
-                return RequestAnswer(status, f"storage commitment: {association.text}")
+                why = f"storage commitment: {association.text}"
+                return Failed(why) if association.takes_nothing else Retry(why)
             uids = [(item.sop_class_uid, item.sop_instance_uid) for item in objects]
             code = self.status_of(
                 association,
@@ -289,7 +265,7 @@ class CommitmentRequestor(DimseCaller):
             self.debug("N-ACTION", status=code)
             answer = _answer(code)
             end = time.monotonic() + self._peer.commitment_wait_seconds
-            while answer.status is RequestStatus.ACCEPTED and time.monotonic() < end:
+            while isinstance(answer, Done) and time.monotonic() < end:
                 if not association.is_established or self._connections.closed:
                     break
                 if association.dimse.report_answered.wait(0.1):
@@ -335,14 +311,14 @@ class CommitmentReporter(DimseCaller):
         return Check("commitment report", True, f"Storage Commitment Push Model accepted, {how}")
 
 
-def _answer(code: int | None) -> RequestAnswer:
+def _answer(code: int | None) -> Outcome:
     """The answer to an N-ACTION by its status (PS3.7 10.1.4.1.10)."""
     if code is None:
-        return RequestAnswer(RequestStatus.RETRY, "storage commitment: association lost before the answer")
+        return Retry("storage commitment: association lost before the answer")
     if code == 0x0000 or code >> 12 == 0xB or code in (0x0001, 0x0107, 0x0116):
-        return RequestAnswer(RequestStatus.ACCEPTED)
-    status = RequestStatus.RETRY if code in (0x0110, 0x0210, 0x0213) else RequestStatus.REFUSED
-    return RequestAnswer(status, f"storage commitment refused: status {code:04X}")
+        return Done()
+    why = f"storage commitment refused: status {code:04X}"
+    return Retry(why) if code in (0x0110, 0x0210, 0x0213) else Failed(why)
 
 
 def _take(event: Any, keep: KeepReport) -> tuple[int, None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,7 +18,7 @@ from pynetdicom.sop_class import (
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.dicom.header import decoded, named, quiet_pydicom, terms
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
-from dicom_node.errors import DecodedDifferently, FaultyInput, FaultyObject, PeerUnreachable, SpoolError
+from dicom_node.errors import DecodedDifferently, FaultyObject, PeerUnreachable, SpoolError
 from dicom_node.scu.archive import (
     MOST_OBJECTS,
     STUDY_KEYS,
@@ -28,9 +27,10 @@ from dicom_node.scu.archive import (
     Retrieved,
     RetrieveStatus,
     StudyQuery,
+    Taking,
     retrieve_status,
 )
-from dicom_node.scu.association import FIND, DimseCaller, NoAssociation, contexts, question_at
+from dicom_node.scu.association import FIND, MOST_CONTEXTS, DimseCaller, NoAssociation, contexts, question_at
 from dicom_node.scu.destination import Check
 
 LARGEST_BY_GET = 512 * 2**20
@@ -43,7 +43,6 @@ _MODELS = {
     "move": StudyRootQueryRetrieveInformationModelMove,
     "get": StudyRootQueryRetrieveInformationModelGet,
 }
-_MOST_CONTEXTS = 128  # PS3.8 9.3.2.2
 _CANNOT_UNDERSTAND, _OUT_OF_RESOURCES = 0xC000, 0xA700  # PS3.4 B.2.3
 _FAULTY_VALUES = (
     ValueError,
@@ -105,14 +104,8 @@ class DimseArchive(DimseCaller):
 
     def test(self) -> list[Check]:
         """Test whether queries and retrieval are accepted; nothing is retrieved."""
-        checks = []
-        for name, model in (("find", FIND), (self._peer.retrieve, _MODELS[self._peer.retrieve])):
-            with self.associate(contexts(model), service="query") as association:
-                if isinstance(association, NoAssociation):
-                    checks.append(Check(name, False, association.text))
-                else:
-                    checks.append(Check(name, True, f"{model.name} accepted"))
-        return checks
+        wanted = {"find": FIND, self._peer.retrieve: _MODELS[self._peer.retrieve]}
+        return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
     def _answers(self, question: Dataset) -> list[Dataset]:
         with self.associate(contexts(FIND), service="query") as association:
@@ -142,11 +135,25 @@ class DimseArchive(DimseCaller):
                 return {"StudyInstanceUID": ""}
 
     def _get(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        taken = _Taken(sink, self._connections.cut)
+        taking = Taking()
+
+        def on_store(event: Any) -> int:
+            """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
+            request = event.request
+            data = request.DataSet.getvalue() if request.DataSet else b""
+            named = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+            try:
+                taken = taking.take(sink.take_object, *named, str(event.context.transfer_syntax), [data])
+            except SpoolError:
+                if taking.taken + taking.refused >= MOST_OBJECTS:  # it may go on for ever
+                    self._connections.cut()
+                return _OUT_OF_RESOURCES
+            return 0x0000 if taken else _CANNOT_UNDERSTAND
+
         with self.associate(
             [*contexts(_MODELS["get"]), *(build_context(uid, GET_SYNTAXES) for uid in _classes(sink))],
             service="query",
-            handlers=[(evt.EVT_C_STORE, taken.on_store)],
+            handlers=[(evt.EVT_C_STORE, on_store)],
             roles=[build_role(uid, scp_role=True) for uid in _classes(sink)],
             largest_object=min(sink.largest_bytes, LARGEST_BY_GET),
         ) as association:
@@ -157,16 +164,16 @@ class DimseArchive(DimseCaller):
             with self.waiting(association, self._peer.retrieve_seconds):
                 asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
                 answers = _until_cut(association.send_c_get, asked, _MODELS["get"])
-                outcome = self._outcome(association, answers, came=taken)
-        if taken.stopped:
-            return Retrieved(RetrieveStatus.RETRY, taken.objects, taken.stopped)
+                outcome = self._outcome(association, answers, came=taking)
+        if taking.stopped:
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, taking.stopped)
         return outcome
 
     def _outcome(
         self,
         association: Association,
         answers: Iterator[tuple[Dataset, Dataset | None]],
-        came: _Taken | None,
+        came: Taking | None,
     ) -> Retrieved:
         """Read the answers to their end; ``came``: what the sink took, None where our listener did."""
         last = Dataset()
@@ -177,8 +184,8 @@ class DimseArchive(DimseCaller):
         if code is None:
             association.abort()
             why = "cut off: too slow" if self._connections.timed_out else "association lost before the end"
-            return Retrieved(RetrieveStatus.RETRY, came.objects if came else 0, why)
-        objects = came.objects if came else int(last.get("NumberOfCompletedSuboperations") or 0)
+            return Retrieved(RetrieveStatus.RETRY, came.taken if came else 0, why)
+        objects = came.taken if came else int(last.get("NumberOfCompletedSuboperations") or 0)
         failed = int(last.get("NumberOfFailedSuboperations") or 0)
         outcome, text = retrieve_status(code)
         if outcome is RetrieveStatus.RETRIEVED and failed:
@@ -189,37 +196,6 @@ class DimseArchive(DimseCaller):
         if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
             return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
         return Retrieved(outcome, objects, text)
-
-
-class _Taken:
-    """What came on one association of a C-GET. ``stopped``: why nothing further is taken."""
-
-    def __init__(self, sink: ObjectSink, hang_up: Any) -> None:
-        self._sink, self._hang_up = sink, hang_up
-        self._lock = threading.Lock()
-        self.objects = self._seen = 0
-        self.stopped = ""
-
-    def on_store(self, event: Any) -> int:
-        """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
-        request = event.request
-        with self._lock:
-            self._seen += 1
-            if self._seen > MOST_OBJECTS:
-                self.stopped = f"more than {MOST_OBJECTS} objects"
-                self._hang_up()
-                return _OUT_OF_RESOURCES
-            try:
-                data = request.DataSet.getvalue() if request.DataSet else b""
-                sop_class, instance = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-                self._sink.take_object(sop_class, instance, str(event.context.transfer_syntax), [data])
-            except FaultyInput:
-                return _CANNOT_UNDERSTAND
-            except SpoolError as error:
-                self.stopped = str(error)
-                return _OUT_OF_RESOURCES
-            self.objects += 1
-            return 0x0000
 
 
 def _until_cut(send: Callable[..., Iterator[Any]], *request: Any) -> Iterator[tuple[Dataset, Dataset | None]]:
@@ -236,7 +212,7 @@ def _none(association: NoAssociation) -> Retrieved:
 
 
 def _classes(sink: ObjectSink) -> Sequence[str]:
-    return list(sink.sop_classes)[: _MOST_CONTEXTS - 1]
+    return list(sink.sop_classes)[: MOST_CONTEXTS - 1]
 
 
 def _text(value: Any) -> str:

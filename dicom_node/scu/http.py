@@ -2,10 +2,10 @@
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import requests
 from requests.adapters import BaseAdapter, HTTPAdapter
@@ -19,6 +19,7 @@ from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
 from dicom_node.scu.destination import (
     CUT_OFF,
     NOT_TRIED,
+    Check,
     Confirmation,
     Outgoing,
     Presence,
@@ -27,6 +28,7 @@ from dicom_node.scu.destination import (
     hangs,
 )
 
+_T = TypeVar("_T")
 CONNECT_SECONDS = 10.0
 UNREADABLE = SendReport(
     SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
@@ -128,7 +130,9 @@ class HttpDestination(HttpCaller, ABC):
             if reports and reports[-1].status is SendStatus.UNREACHABLE:
                 reports.append(reports[-1])
             else:
-                reports.append(NOT_TRIED if hangs(reports) else self._try_to_store(item))
+                reports.append(
+                    NOT_TRIED if hangs(reports) else self._asked(self._store, item, lambda report: report)
+                )
         return reports
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
@@ -136,7 +140,7 @@ class HttpDestination(HttpCaller, ABC):
         answers: list[Confirmation] = []
         for item in objects:
             hung = bool(answers) and answers[-1].presence is Presence.HUNG
-            answers.append(answers[-1] if hung else self._try_to_look(item))
+            answers.append(answers[-1] if hung else self._asked(self._look, item, unanswered))
         return answers
 
     def remove(self, item: Outgoing) -> Outcome:
@@ -146,7 +150,8 @@ class HttpDestination(HttpCaller, ABC):
             if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
                 return Failed(f"{seen.text}: look there")
             if seen.presence is Presence.FOUND:
-                self._delete(item)
+                with self._within(item):
+                    self._delete(item)
                 seen = self._remaining(item)
         except requests.RequestException as error:
             report = problem(error, self._connections)
@@ -160,35 +165,47 @@ class HttpDestination(HttpCaller, ABC):
             return Done()
         return Retry(seen.text or "it is still there")
 
-    def _try_to_store(self, item: Outgoing) -> SendReport:
+    def _asked(self, ask: Callable[[Outgoing], _T], item: Outgoing, failed: Callable[[SendReport], _T]) -> _T:
+        """The answer about an object in the time that it may take; any failure is one, too."""
         try:
-            return self._store(item)
+            with self._within(item):
+                return ask(item)
+        except requests.RequestException as error:
+            return failed(self._problem(error))
         except FAULTY_ANSWER:
-            return UNREADABLE
+            return failed(UNREADABLE)
 
-    def _try_to_look(self, item: Outgoing) -> Confirmation:
+    def _checked(self, name: str, test: Callable[[], list[Check]]) -> list[Check]:
+        """What a test found, or why it failed."""
         try:
-            return self._look(item)
+            with self._connections.within(self._outbox.answer_seconds):
+                return test()
+        except requests.RequestException as error:
+            return [Check(name, False, self._problem(error).text)]
         except FAULTY_ANSWER:
-            return unanswered(UNREADABLE)
+            return [Check(name, False, UNREADABLE.text)]
+
+    def _problem(self, error: requests.RequestException) -> SendReport:
+        return problem(error, self._connections)
 
     def _within(self, item: Outgoing) -> AbstractContextManager[None]:
         """The time that this object may take to be sent or fetched."""
         return self._connections.within(self._outbox.seconds_for(item.path.stat().st_size))
 
+    # These raise requests.RequestException, and FAULTY_ANSWER; their time is limited.
+
     @abstractmethod
     def _store(self, item: Outgoing) -> SendReport: ...
 
     @abstractmethod
-    def _delete(self, item: Outgoing) -> None:
-        """Raises requests.RequestException."""
+    def _delete(self, item: Outgoing) -> None: ...
 
     @abstractmethod
     def _look(self, item: Outgoing) -> Confirmation: ...
 
     def _remaining(self, item: Outgoing) -> Confirmation:
         """Whether it is still to be deleted."""
-        return self._look(item)
+        return self._asked(self._look, item, unanswered)
 
 
 class _Adapter(HTTPAdapter):

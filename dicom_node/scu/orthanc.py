@@ -5,11 +5,9 @@ confirmation fetches the stored file and compares it.
 """
 
 import hashlib
-from collections.abc import Iterator
-from io import BytesIO
+from tempfile import TemporaryFile
 from typing import Any
 
-import requests
 from apiron import Timeout
 from orthanc_rest_client import Orthanc
 from pydicom import dcmread
@@ -23,11 +21,8 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.scu.http import (
     CONNECT_SECONDS,
-    FAULTY_ANSWER,
     UNREADABLE,
     HttpDestination,
-    problem,
-    unanswered,
 )
 
 _OTHER_HEADER_BYTES = 2**20  # more than another file meta information or Implicit VR makes of our file
@@ -54,29 +49,23 @@ class OrthancDestination(HttpDestination):
 
     def test(self) -> list[Check]:
         """Test whether Orthanc answers and accepts our credentials."""
-        try:
-            with self._connections.within(self._outbox.answer_seconds):
-                system = self._client.get_system(**self._call)
+
+        def ask() -> list[Check]:
+            system = self._client.get_system(**self._call)
             text = f"Orthanc {system.get('Version', '')}, AE title {system.get('DicomAet', '')}"
-        except requests.RequestException as error:
-            return [Check("REST", False, problem(error, self._connections).text)]
-        except FAULTY_ANSWER:
-            return [Check("REST", False, UNREADABLE.text)]
-        return [Check("REST", True, text)]
+            return [Check("REST", True, text)]
+
+        return self._checked("REST", ask)
 
     def _store(self, item: Outgoing) -> SendReport:
-        try:
-            with self._within(item), item.path.open("rb") as file:
-                answer = self._client.add_instance(file, **self._call)
-        except requests.RequestException as error:
-            return problem(error, self._connections)
+        with item.path.open("rb") as file:
+            answer = self._client.add_instance(file, **self._call)
         return _UPLOADED.get(answer.get("Status"), UNREADABLE)
 
     def _delete(self, item: Outgoing) -> None:
-        with self._within(item):
-            for identifier in self._found(item):
-                if self._is_same(identifier, item):
-                    self._client.delete_instance(identifier, **self._call)
+        for identifier in self._found(item):
+            if self._is_same(identifier, item):
+                self._client.delete_instance(identifier, **self._call)
 
     def _found(self, item: Outgoing) -> list[str]:
         """Orthanc's identifiers of the objects of this UID."""
@@ -88,43 +77,33 @@ class OrthancDestination(HttpDestination):
         return list(self._client.find(query, **self._call))
 
     def _look(self, item: Outgoing) -> Confirmation:
-        try:
-            with self._within(item):
-                found = self._found(item)
-                if not found:
-                    return Confirmation(Presence.NOT_FOUND, "Orthanc does not have it")
-                if any(self._is_same(identifier, item) for identifier in found):
-                    return Confirmation(Presence.FOUND)
-        except requests.RequestException as error:
-            return unanswered(problem(error, self._connections))
+        found = self._found(item)
+        if not found:
+            return Confirmation(Presence.NOT_FOUND, "Orthanc does not have it")
+        if any(self._is_same(identifier, item) for identifier in found):
+            return Confirmation(Presence.FOUND)
         return Confirmation(Presence.DIFFERENT, "Orthanc holds another object under this UID")
 
     def _is_same(self, identifier: str, item: Outgoing) -> bool:
-        """The same file; or, when it came another way (C-STORE writes its own header), the same data set."""
-        digest = hashlib.sha256()
-        try:
-            for chunk in self._file(identifier, item):
+        """The same file; or, when it came another way (C-STORE writes its own header), the same data set.
+
+        What is longer than any form of our file is another object: the connection is cut.
+        """
+        digest, left = hashlib.sha256(), item.path.stat().st_size + _OTHER_HEADER_BYTES
+        with TemporaryFile() as stored:
+            for chunk in self._client.get_instance_file(identifier, **self._call):
+                left -= stored.write(chunk)
+                if left < 0:
+                    self._connections.cut()
+                    return False
                 digest.update(chunk)
             if digest.hexdigest() == item.sha256:
                 return True
-            stored = b"".join(self._file(identifier, item))
-            return _values(dcmread(BytesIO(stored))) == _values(dcmread(item.path))
-        except (_TooLong, InvalidDicomError):
-            return False
-
-    def _file(self, identifier: str, item: Outgoing) -> Iterator[bytes]:
-        """The stored file. Raises _TooLong where it is longer than any form of ours, and hangs up."""
-        left = item.path.stat().st_size + _OTHER_HEADER_BYTES
-        for chunk in self._client.get_instance_file(identifier, **self._call):
-            left -= len(chunk)
-            if left < 0:
-                self._connections.cut()
-                raise _TooLong
-            yield chunk
-
-
-class _TooLong(Exception):
-    """The destination sends more than it can have."""
+            stored.seek(0)
+            try:
+                return _values(dcmread(stored)) == _values(dcmread(item.path))
+            except InvalidDicomError:
+                return False
 
 
 def _values(ds: Dataset) -> dict[BaseTag, object]:

@@ -31,7 +31,7 @@ from dicom_node.decisions import copies
 from dicom_node.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import AuditAction
-from dicom_node.object_store.bucket import sha256_of
+from dicom_node.object_store.files import sha256_of
 from dicom_node.services import audit, reading, writing
 from dicom_node.store import faults, migrate, views
 from dicom_node.store.database import sqlite_file

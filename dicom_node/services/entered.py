@@ -40,7 +40,7 @@ from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.roles import Role
 from dicom_node.new_file import write_new
-from dicom_node.object_store.bucket import bucket_of
+from dicom_node.object_store.files import bucket_of
 from dicom_node.processes import files_of, running
 from dicom_node.services import Row, ServiceResult, audit, reading, writing
 from dicom_node.store.transitions import utc_now

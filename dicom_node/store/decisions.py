@@ -48,18 +48,10 @@ def mark_copied(session: Session, numbers: Sequence[str]) -> None:
 
 
 def mark_lost(session: Session, machine: str, there: Collection[str]) -> None:
-    """Mark decisions as not copied that this machine copied and that its file has lost."""
-    marks = {  # noqa: C416
-        number: mark
-        for number, mark in session.execute(
-            select(DecisionRow.id, DecisionRow.copied).where(DecisionRow.machine == machine)
-        )
-    }
-    for copied in (True, False):
-        of_mark = (number for number, mark in marks.items() if mark is copied)
-        wrong = [number for number in of_mark if (number in there) is not copied]
-        for batch in batches(wrong):
-            session.execute(update(DecisionRow).where(DecisionRow.id.in_(batch)).values(copied=not copied))
+    """Mark decisions as not copied that this machine copied and that are not among the copies any more."""
+    mine = select(DecisionRow.id).where(DecisionRow.machine == machine, DecisionRow.copied)
+    for batch in batches(number for number in session.scalars(mine).all() if number not in there):
+        session.execute(update(DecisionRow).where(DecisionRow.id.in_(batch)).values(copied=False))
 
 
 def known(session: Session, numbers: Collection[str]) -> set[str]:

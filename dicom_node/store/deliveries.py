@@ -1,26 +1,25 @@
-"""Queries and updates of the outbox table: due deliveries and their leases. ``outbox`` decides when and
-why.
-"""
+"""Queries and updates of the outbox table. ``outbox`` decides when and why."""
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.store import decisions
-from dicom_node.store.tables import Delivery, Job, Original, Result, Study, Withdrawal
-from dicom_node.store.tables.base import has_come, has_ended
+from dicom_node.store.tables import Delivery, Job, Lease, Original, Result, Study, Withdrawal
+from dicom_node.store.tables.base import has_come
 from dicom_node.store.transitions import move_delivery, utc_now
 
 WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""
 
 _S = DeliveryState
+_LONGEST_LEASE = timedelta(minutes=10)  # of a lane
 # With further queries: a lock on the deliveries would lock nothing that is joined from outside.
 _OBJECTS = (
     selectinload(Delivery.result).selectinload(Result.study),
@@ -114,15 +113,7 @@ def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
 
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
     """Cancel a delivery until a job wants it again."""
-    move_delivery(
-        session,
-        delivery,
-        DELIVERY_WITHDRAWN,
-        reason=f"withdrawn: {reason}",
-        withdrawn=True,
-        lease_owner="",
-        lease_until=None,
-    )
+    move_delivery(session, delivery, DELIVERY_WITHDRAWN, reason=f"withdrawn: {reason}", withdrawn=True)
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
@@ -165,15 +156,7 @@ def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[D
 
 def discard(session: Session, delivery: Delivery, because: str) -> bool:
     """Discard a delivery; returns False if a sender has claimed it meanwhile."""
-    return move_delivery(
-        session,
-        delivery,
-        DELIVERY_DISCARDED,
-        reason="",
-        discarded_because=because,
-        lease_owner="",
-        lease_until=None,
-    )
+    return move_delivery(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
 
 
 def may_be_there(delivery: Delivery) -> bool:
@@ -207,32 +190,38 @@ def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
             discard(session, delivery, WITHDRAWN)
 
 
-def due_destinations(session: Session, now: datetime) -> list[str]:
-    """The peers with a delivery that is due now."""
-    return list(session.scalars(select(Delivery.destination).where(_due(now)).distinct()))
+def due_destinations(session: Session, now: datetime, owners: Collection[str] = ()) -> list[str]:
+    """The peers to which something is due that nobody else sends now, and none of the ``owners`` yet."""
+    held = select(Lease.name, Lease.owner).where(~has_come(Lease.until, now, _LONGEST_LEASE))
+    owner_of = {name: owner for name, owner in session.execute(held)}  # noqa: C416
+    due = select(Delivery.destination, Delivery.state).where(_due(now)).distinct()
+    found = dict[str, None]()
+    for destination, state in session.execute(due):
+        owner = owner_of.get(lane(destination))
+        if owner is None or (owner in owners and state is not _S.SENDING):
+            found[destination] = None
+    return list(found)
 
 
-def due_batch(
-    session: Session, destination: str, now: datetime, limit: int, *, by_waiting: bool = False
-) -> list[Delivery]:
-    """The due deliveries of one study: STAT studies first, then the longest waiting.
+def due_study(session: Session, destination: str, now: datetime, *, by_waiting: bool = False) -> int | None:
+    """The study of which something is due next: STAT studies first, then the longest waiting.
 
     ``by_waiting``: the longest waiting, STAT or not.
     """
     waiting = (Delivery.next_at, Delivery.id)
-    first = session.scalar(
-        with_objects(select(STUDY))
-        .where(Delivery.destination == destination, _due(now))
-        .order_by(*waiting if by_waiting else (Study.priority.desc(), *waiting))
-        .limit(1)
-    )
-    if first is None:
-        return []
+    order = waiting if by_waiting else (Study.priority.desc(), *waiting)
+    chosen = with_objects(select(STUDY)).where(Delivery.destination == destination, _due(now))
+    study: int | None = session.scalar(chosen.order_by(*order).limit(1))
+    return study
+
+
+def due_batch(session: Session, destination: str, study: int, now: datetime, limit: int) -> list[Delivery]:
+    """The due deliveries of one study, locked."""
     return list(
         session.scalars(
             with_objects(select(Delivery))
             .options(*_OBJECTS)
-            .where(Delivery.destination == destination, first == STUDY, _due(now))
+            .where(Delivery.destination == destination, study == STUDY, _due(now))
             .order_by(Delivery.id)
             .limit(limit)
             .with_for_update(skip_locked=True, of=Delivery)
@@ -240,40 +229,11 @@ def due_batch(
     )
 
 
-def hold(delivery: Delivery, owner: str, until: datetime) -> None:
-    """Lease a delivery without changing its state, because it is to be confirmed."""
-    delivery.lease_owner, delivery.lease_until = owner, until
-
-
-def renew(session: Session, deliveries: Sequence[int], owner: str, until: datetime) -> None:
-    """Renew the owner's leases of these deliveries until ``until``: it is alive."""
-    session.execute(
-        update(Delivery)
-        .where(Delivery.id.in_(deliveries), Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
-        .values(lease_until=until)
-    )
-
-
-def hand_back(session: Session, owner: str) -> None:
-    """Release the deliveries of an ending owner at once; those that it was sending count as lost."""
-    session.execute(
-        update(Delivery)
-        .where(Delivery.lease_owner == owner, Delivery.lease_until.is_not(None))
-        .values(lease_owner="", lease_until=None)
-    )
-
-
-def held_by(session: Session, owner: str, delivery_ids: Sequence[int]) -> dict[int, Delivery]:
-    """Those of ``delivery_ids`` that this owner still holds, by id; other processes took over the rest."""
-    held = session.scalars(
-        select(Delivery)
-        .where(
-            Delivery.id.in_(delivery_ids), Delivery.lease_owner == owner, Delivery.lease_until.is_not(None)
-        )
-        .options(*_OBJECTS)
-        .with_for_update(of=Delivery)
-    )
-    return {delivery.id: delivery for delivery in held}
+def of_numbers(session: Session, numbers: Collection[int]) -> dict[int, Delivery]:
+    """The deliveries of these numbers by their number, locked, with their objects."""
+    chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
+    rows = session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery))
+    return {row.id: row for row in rows}
 
 
 def postpone(session: Session, destination: str, until: datetime) -> None:
@@ -312,21 +272,15 @@ def others_of_study(session: Session, study_id: int, destination: str, but: Sequ
     )
 
 
-def is_held(delivery: Delivery, now: datetime) -> bool:
-    """Whether a process works on the delivery."""
-    return not has_ended(delivery.lease_until, now)
+def lane(destination: str) -> str:
+    """The name of the lease of who delivers to this peer."""
+    return f"to {destination}"
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
-    """Pending or to be confirmed, and its time has come; or held by an owner that is gone.
+    """Pending or to be confirmed, and its time has come; or begun by a sender that is gone.
 
     Nothing of a study of which a decision was lost with the database, until that is applied again.
     """
-    free = or_(Delivery.lease_until.is_(None), has_come(Delivery.lease_until, now))
-    return and_(
-        or_(
-            and_(Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)), has_come(Delivery.next_at, now), free),
-            and_(Delivery.state == _S.SENDING, free),
-        ),
-        ~decisions.holds_back(),
-    )
+    waits = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & has_come(Delivery.next_at, now)
+    return or_(waits, Delivery.state == _S.SENDING) & ~decisions.holds_back()

@@ -3,8 +3,9 @@
 import time
 from datetime import timedelta
 
-from sqlalchemy import delete, insert, or_, update
+from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Lease
@@ -16,22 +17,38 @@ _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked f
 
 def acquire(database: Database, name: str, owner: str, seconds: float) -> bool:
     """Take or renew the lease for ``seconds`` from now; returns False if another owner holds it."""
+    with database.write() as session:
+        return take(session, name, owner, seconds)
+
+
+def take(session: Session, name: str, owner: str, seconds: float) -> bool:
+    """As :func:`acquire`, in the caller's transaction: until its end nobody else takes the lease."""
     now, length = utc_now(), timedelta(seconds=seconds)
     until = now + length
-    with database.write() as session:
-        taken = session.execute(
-            update(Lease)
-            .where(Lease.name == name, or_(Lease.owner == owner, has_come(Lease.until, now, length)))
-            .values(owner=owner, until=until)
-        )
-        if getattr(taken, "rowcount", 0):
-            return True
+    taken = session.execute(
+        update(Lease)
+        .where(Lease.name == name, or_(Lease.owner == owner, has_come(Lease.until, now, length)))
+        .values(owner=owner, until=until)
+    )
+    if getattr(taken, "rowcount", 0):
+        return True
     try:
-        with database.write() as session:
+        with session.begin_nested():
             session.execute(insert(Lease).values(name=name, owner=owner, until=until))
     except IntegrityError:  # there is one, and somebody else holds it
         return False
     return True
+
+
+def is_ours(session: Session, name: str, owner: str) -> bool:
+    """Whether nobody else took the lease since the owner did; until the transaction ends nobody does."""
+    mine = select(Lease.owner).where(Lease.name == name).with_for_update()
+    return session.scalar(mine) == owner
+
+
+def pass_on(session: Session, name: str, owner: str, to: str) -> None:
+    """Give the owner's lease to another owner: the former one works no more under it."""
+    session.execute(update(Lease).where(Lease.name == name, Lease.owner == owner).values(owner=to))
 
 
 class KeptLease:

@@ -1,8 +1,8 @@
 """Requests of peers for storage commitment, and the confirmations of archives; ``outbox`` decides."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import delete, exists, func, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -78,16 +78,8 @@ def forget(session: Session, before: datetime) -> None:
 
 def sent(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
     """The ``uids`` under which this AE sent an object."""
-    found: set[str] = set()
-    for batch in batches(uids):
-        found |= set(
-            session.scalars(
-                select(ReceivedObject.sop_instance_uid)
-                .where(ReceivedObject.sop_instance_uid.in_(batch), ReceivedObject.calling_ae == calling_ae)
-                .distinct()
-            )
-        )
-    return found
+    theirs = select(ReceivedObject.sop_instance_uid).where(ReceivedObject.calling_ae == calling_ae)
+    return {uid for (uid,) in _among(session, uids, ReceivedObject.sop_instance_uid, theirs.distinct())}
 
 
 def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: datetime) -> bool:
@@ -109,16 +101,8 @@ def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: d
 
 def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
     """The SOP class of the version in force of each of these instances."""
-    found: dict[str, str] = {}
-    for batch in batches(uids):
-        found |= dict(
-            session.execute(
-                select(Instance.sop_instance_uid, Instance.sop_class_uid).where(
-                    Instance.sop_instance_uid.in_(batch)
-                )
-            ).all()
-        )
-    return found
+    in_force = select(Instance.sop_instance_uid, Instance.sop_class_uid)
+    return dict(_among(session, uids, Instance.sop_instance_uid, in_force))
 
 
 def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: Collection[str]) -> set[str]:
@@ -155,14 +139,13 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
 
 def left_out(session: Session, uids: Sequence[str]) -> set[str]:
     """The given instances that belong to complete studies and that no rule forwards."""
-    found: set[str] = set()
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
+    of_study = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
+    complete = of_study.where(Study.state.in_(READ_FROM_WORK), ~forwarded)
+    return {uid for (uid,) in _among(session, uids, Instance.sop_instance_uid, complete)}
+
+
+def _among(session: Session, uids: Sequence[str], column: Any, chosen: Any) -> Iterator[Any]:
+    """The chosen rows in which the column is one of these UIDs."""
     for batch in batches(uids):
-        found |= set(
-            session.scalars(
-                select(Instance.sop_instance_uid)
-                .join(Study, Study.id == Instance.study_id)
-                .where(Instance.sop_instance_uid.in_(batch), Study.state.in_(READ_FROM_WORK), ~forwarded)
-            )
-        )
-    return found
+        yield from session.execute(chosen.where(column.in_(batch)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
@@ -10,7 +9,6 @@ from sqlalchemy.orm import Session
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import OPEN_WORKITEMS, DeliveryState, JobState, WorkitemState
 from dicom_node.store.tables import ClaimedWorkitem, Delivery, Job, Result, Withdrawal
-from dicom_node.store.tables.base import has_come
 
 _NOT_ASKED = ClaimedWorkitem.cancel_asked.is_(False)
 
@@ -22,21 +20,6 @@ class DeliveredSeries:
     objects: dict[str, str] = field(default_factory=dict)
     """SOP Class UID by SOP Instance UID."""
     destinations: set[str] = field(default_factory=set)
-
-
-def due(session: Session, peer: str, now: datetime, limit: int) -> Sequence[int]:
-    """Numbers of the open items of this manager that are due, the longest waiting first."""
-    chosen = select(ClaimedWorkitem.id).where(
-        ClaimedWorkitem.peer == peer,
-        ClaimedWorkitem.state.in_(OPEN_WORKITEMS),
-        has_come(ClaimedWorkitem.next_at, now),
-    )
-    return session.scalars(chosen.order_by(ClaimedWorkitem.next_at).limit(limit)).all()
-
-
-def number(session: Session, workitem_id: int) -> ClaimedWorkitem:
-    """The claimed work item with this database id."""
-    return session.get_one(ClaimedWorkitem, workitem_id)
 
 
 def open_items(session: Session, peer: str) -> int:

@@ -16,8 +16,7 @@ from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STUDY_COMPLETE
 from dicom_node.jobs import enqueue_study
 from dicom_node.model.kinds import ObjectRole, StepStatus
 from dicom_node.model.lifecycle import StudyState
-from dicom_node.object_store.bucket import bucket_of
-from dicom_node.object_store.rows import is_whole
+from dicom_node.object_store.files import bucket_of, is_whole
 from dicom_node.store import fetches, intake, steps
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Study

@@ -32,8 +32,7 @@ from dicom_node.inbox.inspector import Inspector, ReaderLost, unread
 from dicom_node.inbox.journal import JournalReader, has_no_writer, journal_folders
 from dicom_node.inbox.spool import Spool, Turns, marked
 from dicom_node.model.kinds import AssociationOutcome
-from dicom_node.object_store import rows as stored_rows
-from dicom_node.object_store.files import Files
+from dicom_node.object_store.files import Files, one_indexer
 from dicom_node.store import fetches, intake, requested, steps
 from dicom_node.store.changes import stamp
 from dicom_node.store.database import Database
@@ -115,7 +114,7 @@ class Indexer:
         while arrived := list(self._batch(files)):
             with self._database.write() as session:
                 if self._files.bucket:  # machines that share a folder share its lock
-                    stored_rows.one_indexer(session)
+                    one_indexer(session)
                 placed = [placed for item in arrived if (placed := self._index_one(session, item))]
             for path, place in placed:  # the rows are committed
                 try:

@@ -18,8 +18,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import StoreAway
 from dicom_node.events import OBJECTS_REINDEXED, RESULTS_PURGED, SPOOL_DIFFERS, SPOOL_PURGED
 from dicom_node.inbox.spool import Spool
-from dicom_node.object_store import rows as stored_rows
-from dicom_node.object_store.files import Files
+from dicom_node.object_store.files import Files, waiting_paths
 from dicom_node.store import burned_in, intake, results
 from dicom_node.store.database import Database, batches
 from dicom_node.store.transitions import record, utc_now
@@ -142,7 +141,7 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
         left_over += [path for path in batch if purged.get(path.stem)]
     with database.read() as session:
         # Maybe elsewhere: on the way from another machine.
-        there = in_store | stored_rows.waiting_paths(session)
+        there = in_store | waiting_paths(session)
     paths = (files.data_dir / path for path in _indexed(database) if path not in there)
     # at its place, or still on the way to it
     missing = sum(not (one.is_file() or spool.is_pending(one.name) or one.is_file()) for one in paths)

@@ -14,13 +14,13 @@ from sqlalchemy import select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_connectors.bucket.handover import oldest_waiting
 from dicom_node.config.sample import toml_value
 from dicom_node.errors import LeaseLost
 from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STORE_AWAY, STUDY_COMPLETE
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.kinds import Outcome
 from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.object_store import rows as stored_rows
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
@@ -155,7 +155,7 @@ def test_killed_processes_and_a_bucket_that_goes_away_lose_and_double_nothing(
 
         def waiting() -> int:
             with other.reading() as session:
-                return stored_rows.oldest_waiting(session)[0]
+                return oldest_waiting(session)[0]
 
         senders = [
             in_background(lambda part=part: sent.append(split_until_acknowledged(site, part, stop)))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from dicom_node import background
 from dicom_node.decisions import copies
@@ -30,7 +31,7 @@ from dicom_node.services import assessments, audit, backup, decisions
 from dicom_node.services.results import withdraw
 from dicom_node.services.studies import release, versions
 from dicom_node.store import deliveries
-from dicom_node.store.tables import Delivery, HeldResult, Job, Result, Study, Withdrawal
+from dicom_node.store.tables import DecisionRow, Delivery, HeldResult, Job, Result, Study, Withdrawal
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.upkeep import compare, reindex
 from tests.drill_lab import node_on, results_of, work_and_deliver
@@ -121,7 +122,7 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     assert {row.because for row in node.rows(Withdrawal)} == {WHY}
     assert decisions.reconcile(node.settings) == [], "none twice"
     node.close()
-    assert "Nowak" not in "".join(file.read_text() for file in (node.folder / copies.FOLDER).glob("*.jsonl"))
+    assert "Nowak" not in "".join(file.read_text() for file in copies.copied(node.folder))
 
 
 def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> None:
@@ -191,30 +192,30 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     """Before the copy, and after it but before the database knows: what the next to copy does."""
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
-    for place in ("locked", "mark_copied"):
-        owner = copies.DecisionChain if place == "locked" else copies.decisions
+    for place, owner, name in (("write_new", copies, "one"), ("mark_copied", copies.decisions, "two")):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-            reject_all(node, "one" if place == "locked" else "two")
+            reject_all(node, name)
     copies.copy(node.database, node.settings)
-    content = copies.DecisionChain(node.folder / copies.FOLDER / f"{copies.machine()}.jsonl").read()
-    assert [line["study"] for line in content.lines] == [uid("one"), uid("two")]
-    assert not content.faults
+    lines = [copies.read(file) for file in copies.copied(node.folder)]
+    assert [line and line["study"] for line in lines] == [uid("one"), uid("two")]
     assert copies.copy(node.database, node.settings) == 0
     assert decisions.reconcile(node.settings) == []
     node.close()
 
 
-def test_nothing_is_sent_after_a_line_was_changed_until_a_person_settles_it(
+def test_nothing_is_sent_after_a_copy_was_changed_until_a_person_settles_it(
     tmp_path: Path, pacs: Pacs
 ) -> None:
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
     reject_all(node, "one")
-    file = node.folder / copies.FOLDER / f"{copies.machine()}.jsonl"
+    [file] = copies.copied(node.folder)
     file.write_text(file.read_text().replace(uid("one"), uid("two")))
+    node.write(Session.execute, delete(DecisionRow))  # as of a database that was restored
+    assert copies.is_behind(node.database, node.settings)
     [row] = decisions.reconcile(node.settings)
-    assert "line 1 was changed" in row["waits_for"] and row["holds"]
+    assert file.name in row["waits_for"] and row["holds"]
     deliver(node)
     assert not pacs.stored
     decisions.settle(node.settings, row["decision"], because="the disk was damaged")

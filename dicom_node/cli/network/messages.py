@@ -27,15 +27,12 @@ def send(
     as_json: Annotated[bool, typer.Option("--json", help="Print the status of each file as JSON.")] = False,
 ) -> int:
     """C-STORE files to a peer, each in its own transfer syntax, and print the status of each."""
-    from dicom_node.scu import modality
+    from dicom_node.scu.modality import Modality, dicom_files
 
     loaded = load(config)
-    callee = modality.Callee.from_settings(loaded.peer(peer), loaded)
-    chosen = modality.dicom_files(files)
+    modality, chosen = Modality(loaded.peer(peer), loaded), dicom_files(files)
     with progress(f"to {peer}", len(chosen)) as advance:
-        reports = modality.send(
-            callee, chosen, lambda sent: advance("" if as_json else f"{sent.path}: {sent.text}")
-        )
+        reports = modality.send(chosen, lambda sent: advance("" if as_json else f"{sent.path}: {sent.text}"))
     if as_json:
         print_json(
             [

@@ -43,7 +43,7 @@ class DiskSample(Base):
 class Lease(Base):
     """A named right that one process at a time holds, such as ``scheduler``."""
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
     owner: Mapped[str] = mapped_column(String(64))
     until: Mapped[datetime]
 

@@ -273,8 +273,6 @@ class Delivery(Numbered):
     queries: Mapped[int] = mapped_column(default=0)  # how often confirmation was asked for
     transaction_uid: Mapped[str] = mapped_column(String(64), default="")  # of the Commitment it waits for
     next_at: Mapped[datetime]
-    lease_owner: Mapped[str] = mapped_column(String(64), default="")
-    lease_until: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
     confirmed_at: Mapped[datetime | None]
 

@@ -110,10 +110,8 @@ class Persons:
 def decided(site: Site) -> dict[str, Any]:
     """What the database, the audit and the copy say of persons' decisions."""
     settings = loading.load([site.listeners[0].config])
-    chains = [
-        copies.DecisionChain(path).read() for path in (settings.node.data_dir / copies.FOLDER).glob("*.jsonl")
-    ]
-    lines = [line for chain in chains for line in chain.lines]
+    files = {file.name: copies.read(file) for file in copies.copied(settings.node.data_dir)}
+    lines = [line for line in files.values() if line is not None]
     of_study = select(Study.study_instance_uid)
     with services.reading(settings) as session:
         noted = select(AuditRow.action, Study.study_instance_uid).join(Study, Study.id == AuditRow.study_id)
@@ -128,7 +126,7 @@ def decided(site: Site) -> dict[str, Any]:
             ),
             "copy": Counter((line["action"], line["study"]) for line in lines),
             "twice": len(lines) - len({line["id"] for line in lines}),
-            "faults": [fault.text for chain in chains for fault in chain.faults],
+            "faults": [name for name, line in files.items() if line is None],
             "withdrawn": set(session.scalars(withdrawn)) - set(session.scalars(others)),
             "verdicts": {uid: verdict for uid, verdict in session.execute(results)},  # noqa: C416
             "quarantined": set(session.scalars(of_study.where(Study.state == StudyState.QUARANTINED))),

@@ -38,7 +38,6 @@ from dicom_node.model.lifecycle import (
     StudyState,
     study_state,
 )
-from dicom_node.outbox.delivery_worker import Route
 from dicom_node.store import leases, tickets
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Job, Study
@@ -122,13 +121,11 @@ def test_heartbeats_keep_the_lease_and_show_progress(database: Database, queue: 
     assert row.lease_until > before and (row.share_done, row.doing) == (0.5, "inpainting")
 
 
-@pytest.mark.parametrize("of", ["job", "deliveries"])
-def test_a_renewal_that_fails_is_not_the_last(of: str) -> None:
+def test_a_renewal_that_fails_is_not_the_last() -> None:
     renew = Mock(side_effect=chain([MemoryError, OSError], repeat(None)))
-    route: Any = Mock(_lease_seconds=0.03, _ledger=Mock(renew=renew))
     times: Any = {"interval": 0.01, "limit": 60, "grace": 60, "finish": 60, "stopping": threading.Event()}
     heartbeat = worker_module.JobHeartbeat(Mock(heartbeat=renew), Mock(), abandon=Mock(), **times)
-    with heartbeat if of == "job" else Route._leases_renewed(route, [], float("inf")):
+    with heartbeat:
         wait_until(lambda: renew.call_count > 2, 20, "the next renewal")
 
 

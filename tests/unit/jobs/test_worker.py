@@ -754,14 +754,12 @@ def test_a_late_report_of_the_device_is_forwarded_and_starts_no_job(inbox: Inbox
 def test_the_last_check_keeps_it_from_a_destination_that_is_de_identified_by_now(inbox: Inbox) -> None:
     image = ultrasound("named")
     inbox.settle(image)
-    item = outgoing(image, inbox.folder)
-    size = item.path.stat().st_size
+    item = replace(outgoing(image, inbox.folder), is_original=True)
+    whole = replace(item, bytes=item.path.stat().st_size)
     peer = inbox.settings.peer("archive")
-    assert last_check.fault_of_original(item, peer, size) == ""
-    assert "names the patient" in last_check.fault_of_original(
-        item, peer.model_copy(update={"deidentify": True}), size
-    )
-    assert "missing or damaged" in last_check.fault_of_original(item, peer, size + 1)
+    assert last_check.fault(whole, peer) == ""
+    assert "names the patient" in last_check.fault(whole, peer.model_copy(update={"deidentify": True}))
+    assert "missing or damaged" in last_check.fault(item, peer)
 
 
 def report_of(image: Dataset, number: int) -> Dataset:

@@ -1,28 +1,25 @@
 """Files behind the disk: handed over once, checked, waited for."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from dicom_connectors.bucket.connector import probe
+from dicom_connectors.bucket.handover import HandOver, LocalCopies, oldest_waiting, refuse_another_key
 from dicom_node.config.settings import Settings
 from dicom_node.errors import ConfigurationError, NotInSpool, StoreAway
 from dicom_node.events import STORE_AWAY, STORE_BACK
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.lifecycle import DeliveryState, JobState
-from dicom_node.object_store import rows as stored_rows
-from dicom_node.object_store.bucket import Bucket, bucket_of
-from dicom_node.object_store.handover import HandOver, LocalCopies, refuse_another_key
+from dicom_node.object_store.files import Bucket, bucket_of
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.preflight.found import Tried
-from dicom_node.preflight.machine import probe_object_store
 from dicom_node.sitekey import path_of as path_of_key
-from dicom_node.store.tables import Delivery, Job, Result
+from dicom_node.store.tables import Delivery, EventRow, Job, Result
 from dicom_node.store.transitions import utc_now
 from dicom_node.studies.upkeep import compare, purge, reindex
 from tests.inbox_lab import Inbox
@@ -72,12 +69,12 @@ def site(tmp_path: Path, s3: S3) -> Iterator[Site]:
         machine.close()
 
 
-def handing(node: Inbox, site: Site, say: Any = lambda *_, **__: None) -> HandOver:
-    return HandOver(node.database, node.settings, site.bucket(), say)
+def handing(node: Inbox, site: Site) -> HandOver:
+    return HandOver(node.database, node.settings, site.bucket())
 
 
 def waiting(node: Inbox) -> int:
-    return node.read(stored_rows.oldest_waiting)[0]
+    return node.read(oldest_waiting)[0]
 
 
 def fetched(node: Inbox, path: str) -> Path:
@@ -114,17 +111,14 @@ def stopped(s3: S3) -> Iterator[None]:
 
 def test_a_store_that_is_away_is_told_once_and_gets_all_when_it_is_back(site: Site) -> None:
     site.a.index(IMAGE, ultrasound("another", size=(48, 40)))
-    told, stop = [], threading.Event()
-    handing_over = handing(site.a, site, lambda event, **_: told.append(event))
+    handing_over = handing(site.a, site)
     with stopped(site.s3):
-        thread = threading.Thread(target=handing_over.run_forever, args=(stop,))
-        thread.start()
-        wait_until(lambda: bool(told), 60, "the outage is told")
-        assert (told, waiting(site.a)) == ([STORE_AWAY], 2)
-    wait_until(lambda: len(told) > 1, 60, "the store is back")
-    stop.set()
-    thread.join()
-    assert (told, waiting(site.a)) == ([STORE_AWAY, STORE_BACK], 0)
+        assert [handing_over.run_once() for _ in range(2)] == [0, 0]
+        assert waiting(site.a) == 2
+    wait_until(lambda: handing_over.run_once() == 2, 60, "the store is back")
+    told = [row.number for row in site.a.rows(EventRow)]
+    assert [told.count(event.number) for event in (STORE_AWAY, STORE_BACK)] == [1, 1]
+    assert waiting(site.a) == 0
 
 
 def test_a_damaged_and_a_lost_object_are_errors_and_are_not_kept(site: Site, tmp_path: Path) -> None:
@@ -221,7 +215,7 @@ def test_a_bucket_is_tried_and_what_is_wrong_with_it_is_one_sentence(
     s3: S3, tmp_path: Path, other: dict[str, object], said: str
 ) -> None:
     given = {"node": {"data_dir": tmp_path}, "object_store": s3.settings(tmp_path.name) | other}
-    [found] = probe_object_store(Settings.model_validate(given))
+    [found] = probe(Settings.model_validate(given))
     assert isinstance(found, Tried) and found.ok is (not said)
     assert said in found.text and (found.ok or "look at" in found.text)
     assert not [*s3.bucket(tmp_path.name).keys("")], "nothing is left in it"
@@ -236,7 +230,7 @@ def elsewhere(tmp_path: Path, s3: S3, pacs: Pacs) -> Iterator[Inbox]:
     url = f"sqlite:///{tmp_path / 'site.db'}"
     here, there = (Inbox(tmp_path / name, config, url=url) for name in ("here", "there"))
     here.index(ultrasound("one", size=(48, 40)))
-    HandOver(here.database, here.settings, s3.bucket(tmp_path.name), lambda *_: None).run_once()
+    HandOver(here.database, here.settings, s3.bucket(tmp_path.name)).run_once()
     here.settle()
     assert work(here) == 1
     here.close()

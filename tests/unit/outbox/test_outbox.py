@@ -154,7 +154,7 @@ def test_a_person_sends_again_what_was_given_up_or_left_out(outbox: Outbox, stat
 
 @pytest.mark.parametrize("state", [S.SENDING, S.CONFIRMED])
 def test_a_person_cannot_retry_what_is_on_its_way_or_there(outbox: Outbox, state: DeliveryState) -> None:
-    outbox.put(Delivery, 1, state=state, lease_until=utc_now() + timedelta(hours=1))
+    outbox.put(Delivery, 1, state=state)
     with pytest.raises(NotAllowedNow):
         outbox.write(retry, 1)
 
@@ -171,10 +171,9 @@ def test_nothing_of_a_quarantined_study_leaves_before_a_person_released_it(outbo
         outbox.write(retry, 1)
 
 
-@pytest.mark.parametrize("ahead", ["next_at", "lease_until"])
-def test_a_clock_put_back_a_day_holds_no_delivery(outbox: Outbox, ahead: str) -> None:
+def test_a_clock_put_back_a_day_holds_no_delivery(outbox: Outbox) -> None:
     now = utc_now()
-    outbox.put(Delivery, 1, **{"next_at": now, "lease_until": None, ahead: now + timedelta(minutes=30)})
+    outbox.put(Delivery, 1, next_at=now + timedelta(minutes=30))
     assert outbox.read(deliveries.due_destinations, now) == []
     assert outbox.read(deliveries.due_destinations, now - timedelta(days=1)) == ["pacs"]
 
@@ -373,7 +372,7 @@ def delivering(worker: delivery_worker.DeliveryWorker, *let_go: threading.Event)
 def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(delivery_worker, "_FAILED_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.runner.FAILED_SECONDS", 0.01)
     outbox, failing = Outbox(tmp_path, [PEER]), Mock(side_effect=KeyError("DOE^JANE"))
     for _ in range(2):
         outbox.add_study(["pacs"])
@@ -381,7 +380,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
         wait_until(lambda: failing.call_count == 2, 60, "the second study, in a round after the defect")
     told = [row.fields for row in outbox.rows(EventRow) if row.number == events.THREAD_FAILED.number]
     assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
-    assert "defect while delivering" in caplog.messages
+    assert "defect in the thread to pacs" in caplog.messages
 
 
 def blocked() -> Mock:
@@ -405,6 +404,21 @@ def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_p
         first.let_go.set()
         abandoned.join(10)
         assert not abandoned.is_alive() and opened.call_count == 2, "two send to one PACS at once"
+        assert outbox.numbers()[events.DELIVERY_RETRIED.number] == 0, "what it says now is not recorded"
+
+
+def test_one_worker_at_a_time_sends_to_a_peer_and_the_next_one_after_its_lease(outbox: Outbox) -> None:
+    sent, there = blocked(), Mock(confirm=lambda objects: [Confirmation(Presence.FOUND)] * len(objects))
+    first = outbox.worker(open_destination=lambda *_: sent, lease_seconds=2)
+    sending = threading.Thread(target=first.run_once)
+    sending.start()
+    wait_until(lambda: outbox.states()["sending"] == 1, 60, "it is being sent")
+    second = outbox.worker(open_destination=lambda *_: there)
+    assert second.run_once() == 0
+    wait_until(lambda: second.run_once() == 1, 60, "the first one did not renew its lease")
+    sent.let_go.set()
+    sending.join()
+    assert outbox.states() == {"confirmed": 1}
 
 
 ASKING = {"name": "modality", "ae_title": "MODALITY", "host": "127.0.0.1", "port": 104, "may": ["send"],

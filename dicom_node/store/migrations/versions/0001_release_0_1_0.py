@@ -114,7 +114,7 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     )
     op.create_table(
         "lease",
-        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=80), nullable=False),
         sa.Column("owner", sa.String(length=64), nullable=False),
         sa.Column("until", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_lease")),
@@ -743,8 +743,6 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("queries", sa.Integer(), nullable=False),
         sa.Column("transaction_uid", sa.String(length=64), nullable=False),
         sa.Column("next_at", sa.DateTime(), nullable=False),
-        sa.Column("lease_owner", sa.String(length=64), nullable=False),
-        sa.Column("lease_until", sa.DateTime(), nullable=True),
         sa.Column("sent_at", sa.DateTime(), nullable=True),
         sa.Column("confirmed_at", sa.DateTime(), nullable=True),
         sa.CheckConstraint(
