@@ -32,7 +32,7 @@ from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import FaultyInput
 from dicom_node.results.common.concepts import BURNED_IN
-from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results.common.context import StatedCode, StatedFinding, StatedNumber
 from dicom_node.results.sr import reading
 
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
@@ -61,9 +61,10 @@ class ReportTransaction:
     """
 
     def __init__(self, path: Path, by_issuer: Mapping[str, str]) -> None:
-        self._document, self._path = dcmread(path), path
+        self._document = dcmread(path)
         if "ContentSequence" not in self._document:
             raise FaultyInput("it is no report")
+        self._stated = reading.stated(self._document)
         self._systems = systems(self._document)
         self.uid = str(self._document.SOPInstanceUID)
         self.patient = patient_identifier(self._document, by_issuer)
@@ -101,7 +102,6 @@ class ReportTransaction:
 
     def _report(self, subject: Resource, study: Resource, results: Sequence[Resource]) -> Resource:
         codes = [*self._procedures(), _IMAGING_STUDY]
-        lines = reading.short_result(self._path)
         return _filled(
             resourceType="DiagnosticReport",
             identifier=[{"use": "official", **uid_identifier(self.uid)}],
@@ -114,7 +114,7 @@ class ReportTransaction:
             issued=written(self._document),
             result=results,
             imagingStudy=[reference(study)],
-            conclusion="\n".join([f"{self._statement}:", *lines]),
+            conclusion="\n".join([f"{self._statement}:", *self._stated.short_result]),
         )
 
     @property
@@ -194,10 +194,11 @@ class ReportTransaction:
         self, subject: Resource, study: Resource, devices: Mapping[str, Resource]
     ) -> Iterator[Resource]:
         """Findings in the order of the report, then measurements; no text that was burned into an image."""
-        findings, numbers = reading.stated(self._path)
-        shown = [one for one in findings if one.code != (BURNED_IN.value, BURNED_IN.scheme_designator)]
+        shown = [
+            one for one in self._stated.findings if one.code != (BURNED_IN.value, BURNED_IN.scheme_designator)
+        ]
         said = [(one.model, one.tracking_uid, self._finding(one)) for one in shown]
-        said += [(one.model, one.tracking_uid, self._measurement(one)) for one in numbers]
+        said += [(one.model, one.tracking_uid, self._measurement(one)) for one in self._stated.numbers]
         if len(said) > MOST_OBSERVATIONS:
             raise FaultyInput(f"it has more than {MOST_OBSERVATIONS} findings and numbers")
         for at, (model, tracking, content) in enumerate(said):

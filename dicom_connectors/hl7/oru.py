@@ -21,6 +21,7 @@ from typing import Final
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.valuerep import PersonName
 
@@ -29,7 +30,7 @@ from dicom_connectors.hl7.segments import SegmentFields, er7
 from dicom_connectors.hl7.settings import parsed_field
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.results.common import concepts
-from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results.common.context import StatedCode, StatedFinding, StatedNumber
 from dicom_node.results.sr import reading
 
 # Designators of PS3.16 chapter 8 that HL7 table 0396 names in another way; "99" begins a local one in both.
@@ -78,9 +79,9 @@ def oru_of(report: SentReport, context: MessageContext, replaced: Sequence[SentR
     with quiet_pydicom():
         document = dcmread(report.path)
         order = _order(report, document, context, _PRELIMINARY, document)
-        rows = {_place(row): row for row in _observations(report.path, document, context, _PRELIMINARY)}
+        rows = {_place(row): row for row in _observations(document, context, _PRELIMINARY)}
         for former in replaced:
-            for row in _observations(former.path, dcmread(former.path), context, _DELETED):
+            for row in _observations(dcmread(former.path), context, _DELETED):
                 row.put(1, str(len(rows) + 1))
                 rows.setdefault(_place(row), row)
         return er7(_header(document, context), _patient(document, context), [[*order, *rows.values()]])
@@ -94,24 +95,22 @@ def withdrawal_of(note: Path, reports: Sequence[SentReport], context: MessageCon
         for number, report in enumerate(reports, start=1):
             withdrawn = dcmread(report.path)
             order = _order(report, withdrawn, context, _NO_RESULT, document, number)
-            rows = _observations(report.path, withdrawn, context, _WITHDRAWN)
+            rows = _observations(withdrawn, context, _WITHDRAWN)
             orders.append([*order, _reason(document), *rows])
         return er7(_header(document, context), _patient(document, context), orders)
 
 
-def _observations(
-    path: Path, report: Dataset, context: MessageContext, status: str
-) -> Iterator[SegmentFields]:
+def _observations(report: Dataset, context: MessageContext, status: str) -> Iterator[SegmentFields]:
     """The OBX of a report. Rows that belong together have one sub-ID (OBX-4): the code of the first row and
     its place among those with this code, so that a newer report answers the same rows.
     """
-    stated = [[_text(concepts.CONCLUSION, line)] for line in reading.short_result(path)]
-    if statement := reading.statement(path):
-        stated.append([_text(concepts.COMMENT, statement)])
-    findings, numbers = reading.stated(path)
+    said = reading.stated(report)
+    stated = [[_text(codes.DCM.Conclusion, line)] for line in said.short_result]
+    if said.statement:
+        stated.append([_text(codes.DCM.Comment, said.statement)])
     burned_in = (BURNED_IN.value, BURNED_IN.scheme)
-    stated += [_finding(one) for one in findings if one.code != burned_in]
-    stated += [_number(one) for one in numbers]
+    stated += [_finding(one) for one in said.findings if one.code != burned_in]
+    stated += [_number(one) for one in said.numbers]
     stated.append([_string(_STUDY_INSTANCE_UID, _value(report, "StudyInstanceUID"))])
     if context.link:
         stated.append([_link(context.link)])
@@ -272,7 +271,7 @@ def _number(stated: StatedNumber) -> list[SegmentFields]:
     row.put(5, format(Decimal(repr(stated.value)), "f"))
     unit, of_scheme = stated.unit
     row.put(6, unit, unit, _scheme(of_scheme))
-    fetus = [_string(concepts.SUBJECT_ID, f"fetus {stated.fetus}")] if stated.fetus else []
+    fetus = [_string(codes.DCM.SubjectID, f"fetus {stated.fetus}")] if stated.fetus else []
     return [row, *_side(stated.sites), *fetus]
 
 

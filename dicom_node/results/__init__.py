@@ -18,10 +18,12 @@ from dicom_node.results.common.context import (
     NOT_READ,
     BuiltObject,
     Cause,
+    EarlierObject,
+    PreviousImage,
     ResultContext,
     SourceObject,
+    StatedNumber,
 )
-from dicom_node.results.common.previous import EarlierObject, PreviousImage, StatedNumber
 from dicom_node.results.common.source import repairs_of
 from dicom_node.results.deidentify.profile import Pseudonyms
 from dicom_node.results.sr.reading import stated

@@ -20,28 +20,19 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from ai_pipeline.contract import (
-    BURNED_IN,
-    Decision,
-    Finding,
-    ImageKind,
-    PipelineResult,
-)
+from ai_pipeline.contract import BURNED_IN, Decision, ImageKind, PipelineResult
 from ai_pipeline.images.render import assesses
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import ResultKind
 from dicom_node.object_store.files import Files
 from dicom_node.results import gate
-from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject, not_here
-from dicom_node.results.common.envelope import (
-    encode,
-)
+from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.identity import described
-from dicom_node.results.common.previous import comparison_parts, with_comparisons
 from dicom_node.results.common.source import Source, as_judged, read_sources
-from dicom_node.results.common.tracked import of_source, reported
 from dicom_node.results.presentation import build_presentation
+from dicom_node.results.report import ImageReport, Report, failure_of, report_of, reported
 from dicom_node.results.sc.cleaned import (
     ORGAN_SERIES,
     build_cleaned,
@@ -52,20 +43,16 @@ from dicom_node.results.sc.cleaned import (
     series_parts,
 )
 from dicom_node.results.sc.page import (
-    SummaryPage,
     build_annotated,
-    build_document,
     build_failure_picture,
     build_heatmap,
     build_page,
-    failure_summary,
+    build_pdf,
     summary_of,
-    with_evidence,
 )
-from dicom_node.results.sr.reading import short_result
-from dicom_node.results.sr.report import build_failure_report, build_report
+from dicom_node.results.sr.document import build_document
+from dicom_node.results.sr.reading import stated
 
-_REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)
 _PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
 _MASK: Final = (ResultKind.SEG, SegmentationStorage)
 
@@ -79,27 +66,11 @@ def build(
     not change the objects of the others. Raises ResultRefused (the gate; more than one patient; an unverified
     cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
-    read = as_judged(read_sources(sources), result.views)
-    named = [one.source_uid for one in result.findings]
-    named += [*(one.source_uid for one in result.images), *(one.source_uid for one in result.measurements)]
-    if not {source.uid for source in read}.issuperset(named):
-        raise ResultRefused("the pipeline names an image that is not a source of this job")
-    result = with_comparisons(result, context.previous, context.study_day)
-    compared = comparison_parts(result, context.previous)
+    report = report_of(context, as_judged(read_sources(sources), result.views), result)
     builder = _ResultBuilder(context)
-    parts = (*_boxed(context, result.findings), *not_here(result), *compared)
-    builder.add(_REPORT, read, partial(build_report, context, read, result), parts)
-    summary = cache(lambda: summary_of(context, read, result))
-    builder.add_summary(read, summary, (*not_here(result), *compared))
-    for source in read:
-        of_image = replace(
-            result,
-            findings=tuple(of_source(source, result.findings)),
-            measurements=tuple(one for one in result.measurements if one.source_uid == source.uid),
-            quality=tuple(note for note in result.quality if note.source_uid in {None, source.uid}),
-            images=tuple(one for one in result.images if one.source_uid == source.uid),
-        )
-        builder.add_image(source, of_image, comparison_parts(result, context.previous, source.uid))
+    builder.add_report(report, (*_boxed(context, report.images), *report.parts), report.parts)
+    for image in report.images:
+        builder.add_image(report, image)
     return builder.built
 
 
@@ -110,21 +81,21 @@ def build_failure(
 
     ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images may be undecodable.
     """
-    read = read_sources(sources)
+    report = failure_of(context, read_sources(sources), reason, cause)
     builder = _ResultBuilder(context)
-    parts = ("failure", cause, reason)
-    builder.add(_REPORT, read, partial(build_failure_report, context, read, reason, cause), parts)
-    builder.add_summary(read, lambda: failure_summary(context, read, reason), ("failure", reason))
-    for source in read:
+    builder.add_report(report, ("failure", cause, reason), ("failure", reason))
+    for source in report.sources:
         make = partial(build_failure_picture, context, source, reason)
         builder.add(_PICTURE, [source], make, ("failure", reason))
     return builder.built
 
 
-def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:
+def _boxed(context: ResultContext, images: Sequence[ImageReport]) -> tuple[str, ...]:
     """The part of the UID that distinguishes an object with boxes of burned-in annotation."""
     drawn = context.burned_in_boxes and any(
-        finding.code == BURNED_IN and finding.decision is not Decision.ABSENT for finding in findings
+        one.code == BURNED_IN and one.decision is not Decision.ABSENT
+        for image in images
+        for one in image.findings
     )
     return ("burned-in boxes",) if drawn else ()
 
@@ -161,45 +132,42 @@ class _ResultBuilder:
             one = replace(one, data=data)
         self.built.append(one)
 
-    def add_summary(
-        self, sources: Sequence[Source], summary: Callable[[], SummaryPage], parts: tuple[str, ...]
-    ) -> None:
-        """The page of the job, as a picture and as a document."""
-        context = self._context
-        picture = (ResultKind.SUMMARY, SecondaryCaptureImageStorage)
-        self.add(picture, sources, lambda uid: build_page(context, sources, summary(), uid), parts)
-        document = (ResultKind.PDF, EncapsulatedPDFStorage)
-        self.add(document, sources, lambda uid: build_document(context, sources, summary(), uid), parts)
+    def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
+        """The report, and the page of the job as a picture and as a document."""
+        page = cache(lambda: summary_of(report))
+        for kind, parts_of_kind, make in (
+            ((ResultKind.SR, Comprehensive3DSRStorage), parts, partial(build_document, report)),
+            (
+                (ResultKind.SUMMARY, SecondaryCaptureImageStorage),
+                of_page,
+                lambda uid: build_page(report, page(), uid),
+            ),
+            ((ResultKind.PDF, EncapsulatedPDFStorage), of_page, lambda uid: build_pdf(report, page(), uid)),
+        ):
+            self.add(kind, report.sources, make, parts_of_kind)
 
-    def add_image(self, source: Source, result: PipelineResult, compared: tuple[str, ...]) -> None:
+    def add_image(self, report: Report, image: ImageReport) -> None:
         """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.
 
-        ``result``: what is of this image. No picture of pixels that its ``drawn_on`` does not allow.
+        No picture of pixels that the report's ``drawn_on`` does not allow.
         """
-        context, parts = self._context, (*_boxed(self._context, result.findings), *compared)
-        about = (result.findings, result.measurements, result.quality)
-        cleaned, masks, organs = (
-            [one for one in result.images if one.kind is kind]
-            for kind in (ImageKind.CLEANED, ImageKind.MASK, ImageKind.ORGANS)
-        )
+        context, source = self._context, image.source
+        parts = (*_boxed(context, [image]), *image.parts)
+        cleaned, masks = image.of_kind(ImageKind.CLEANED), image.of_kind(ImageKind.MASK)
         grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-        self.add(
-            (ResultKind.GSPS, grey if source.grey else colour),
-            [source],
-            partial(build_presentation, context, source, *about),
-            parts,
-        )
-        verified = next((one for one in cleaned if one.verified), None)
-        below = verified if result.drawn_on == "cleaned" else None
-        if below is not None or result.drawn_on == "source":
+        state = (ResultKind.GSPS, grey if source.grey else colour)
+        self.add(state, [source], partial(build_presentation, context, image), parts)
+        below = image.cleaned if report.drawn_on == "cleaned" else None
+        if below is not None or report.drawn_on == "source":
             # Drawn on the source, or on the cleaned image below the drawing.
             shows_cleaned = ResultKind.CLEANED in context.kinds and bool(cleaned)
-            if reported(context, result.findings) or not shows_cleaned or assesses((), result.measurements):
-                self.add(_PICTURE, [source], partial(build_annotated, context, source, *about, below), parts)
-            for rank, finding in enumerate(with_evidence(result.findings), start=1):
+            if reported(context, image.findings) or not shows_cleaned or assesses((), image.measurements):
+                self.add(_PICTURE, [source], partial(build_annotated, report, image, below), parts)
+            mapped = [one for one in image.findings if one.evidence and one.decision is not Decision.ABSENT]
+            for rank, finding in enumerate(mapped, start=1):
                 make = partial(build_heatmap, context, source, finding, rank, below)
                 self.add((ResultKind.HEATMAP, SecondaryCaptureImageStorage), [source], make, (str(rank),))
-        for one in (*cleaned, *(one for one in result.images if one.processing)):
+        for one in (*cleaned, *(one for one in image.images if one.processing)):
             self.add(
                 (ResultKind.CLEANED, cleaned_class(source, one)),
                 [source],
@@ -210,7 +178,7 @@ class _ResultBuilder:
         for mask in masks:
             if ResultKind.SEG in context.kinds and not is_empty(mask):
                 self.add(_MASK, [source], partial(build_segmentation, context, source, mask))
-        for outlines in organs:
+        for outlines in image.of_kind(ImageKind.ORGANS):
             make = partial(build_organs, context, source, outlines)
             self.add(_MASK, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
 
@@ -253,7 +221,7 @@ def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, A
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
     values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
     is_report = built.kind is ResultKind.SR and built.data is not None
-    short = "\n".join(short_result(BytesIO(built.data or b""))) if is_report else ""
+    short = "\n".join(stated(BytesIO(built.data or b"")).short_result) if is_report else ""
     where = {"path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
     return {**values, **where, "short_result": short}
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
@@ -30,15 +31,15 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results import gate
-from dicom_node.results.common import concepts, iods
-from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject, not_here
+from dicom_node.results.common import iods
+from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject
 from dicom_node.results.common.envelope import UTF8, acquisition_equipment, encode, node_equipment
 from dicom_node.results.common.identity import described
-from dicom_node.results.common.previous import COMPARED
 from dicom_node.results.common.source import Source, read_sources, source_of
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 from dicom_node.results.deidentify.profile import KEYWORDS, Pseudonyms, retained
+from dicom_node.results.report import not_here, report_of
 from dicom_node.results.sc.cleaned import (
     build_cleaned,
     build_segmentation,
@@ -46,7 +47,7 @@ from dicom_node.results.sc.cleaned import (
     is_empty,
     modality_of,
 )
-from dicom_node.results.sr.report import build_report
+from dicom_node.results.sr.document import build_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,6 @@ def build_deidentified(
     image all objects that would refer to it; the other destinations of the job do not wait for it. Raises
     ResultRefused and DecodedDifferently for faulty sources, as ``build`` does.
     """
-    if any(note.name == COMPARED for note in result.quality):
-        raise ResultRefused("a comparison names an earlier study: it is for no de-identified destination")
     read = read_sources(sources)
     return _Builder(context, read, result, pseudonyms, options).built()
 
@@ -119,8 +118,13 @@ class _Builder:
                         self._add((ResultKind.SEG, SegmentationStorage), [cleaned], make)
         if cleaned_sources and ResultKind.SR in self._context.kinds:
             sources = list(cleaned_sources.values())
-            make = partial(build_report, self._context, sources, of_cleaned(self._result, cleaned_sources))
-            self._add((ResultKind.SR, Comprehensive3DSRStorage), sources, make, not_here(self._result))
+            result = of_cleaned(self._result, cleaned_sources)
+            self._add(
+                (ResultKind.SR, Comprehensive3DSRStorage),
+                sources,
+                lambda uid: build_document(report_of(self._context, sources, result), uid),
+                not_here(self._result),
+            )
         return Deidentified(tuple(self._objects), tuple(self._withheld))
 
     def _cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source | None:
@@ -175,7 +179,7 @@ class _Builder:
                 self._context,
                 "",
                 "AI node: applied the confidentiality profile",
-                concepts.DEIDENTIFYING_EQUIPMENT,
+                codes.DCM.DeIdentifyingEquipment,
             )
         )
         profile.apply(dataset, kind, self._options)

@@ -203,7 +203,7 @@ def _take_over(document: Dataset, about: Dataset) -> None:
 
 
 def _text(value: str) -> TextContentItem:
-    return TextContentItem(name=concepts.COMMENT, value=value, relationship_type=_CONTAINS)
+    return TextContentItem(name=codes.DCM.Comment, value=value, relationship_type=_CONTAINS)
 
 
 # CID 7011: the titles that IOCM takes for reasons of a person.

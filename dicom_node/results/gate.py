@@ -25,7 +25,6 @@ from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import disclaimer, series_description
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.tracked import LINE
 from dicom_node.results.deidentify import profile
 from dicom_node.results.deidentify.leaks import KnownIdentity
 
@@ -303,7 +302,7 @@ def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
                 yield "a region is not SELECTED FROM exactly one image"
             yield from _inside(item, images, known, line=id(item) in lengths)
         for graphic in item.get("GraphicObjectSequence") or []:
-            line = graphic.get("GraphicType") == LINE
+            line = graphic.get("GraphicType") == "INTERPOLATED"
             yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
 
 

@@ -14,6 +14,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import Tag
 
@@ -25,7 +26,6 @@ from dicom_node.dicom.repair import Repairs, repair
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.errors import ResultRefused
 from dicom_node.results.common import iods
-from dicom_node.results.common.concepts import SOURCE_FOR_PROCESSING
 from dicom_node.results.common.context import SourceObject
 
 _IMAGE_KEYWORDS: Final = (
@@ -341,7 +341,8 @@ def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:
     item = referenced(source)
     if source.frames > 1:
         item.ReferencedFrameNumber = list(frames or range(1, source.frames + 1))
-    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(SOURCE_FOR_PROCESSING)]
+    purpose = codes.DCM.SourceImageForImageProcessingOperation
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(purpose)]
     return item
 
 

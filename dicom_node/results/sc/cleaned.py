@@ -31,7 +31,7 @@ from ai_pipeline.terms import shown_term
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.concepts import BURNED_IN, PIXEL_MASK, SPATIAL_CONCEPT, coded
+from dicom_node.results.common.concepts import BURNED_IN, coded
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import (
     OUTLINES_SERIES_NUMBER,
@@ -83,8 +83,10 @@ def build_cleaned(
         picture = CleanedCine(frames, image.photometric, source, arguments)
     # PS3.3 C.8.6.1: in a secondary capture this is the modality of the source equipment.
     picture.Modality = modality_of(source)
-    codes = (PIXEL_MASK, *([coded(image.processing.code)] if image.processing else []))
-    describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *codes)
+    processed = [coded(image.processing.code)] if image.processing else []
+    # CID 7203 has no inpainting; this code says that pixels under a mask were set.
+    derived = (codes.DCM.PixelByPixelMask, *processed)
+    describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *derived)
     picture.BurnedInAnnotation = "NO"
     picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
@@ -328,7 +330,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
     segment = SegmentDescription(
         segment_number=1,
         segment_label=_LABEL,
-        segmented_property_category=SPATIAL_CONCEPT,
+        segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
         segmented_property_type=BURNED_IN,
         algorithm_type="AUTOMATIC",
         algorithm_identification=_algorithm(context, context.models),
