@@ -11,7 +11,6 @@ from dicom_node.results.build import (
     row_values,
     written,
 )
-from dicom_node.results.build_deidentified import Deidentified, build_deidentified
 from dicom_node.results.by_persons import FindingAssessment, build_assessment, build_rejection
 from dicom_node.results.common.context import (
     NOT_HERE,
@@ -25,7 +24,7 @@ from dicom_node.results.common.context import (
     StatedNumber,
 )
 from dicom_node.results.common.source import repairs_of
-from dicom_node.results.deidentify.profile import Pseudonyms
+from dicom_node.results.deidentified import Deidentified, Pseudonyms, build_deidentified
 from dicom_node.results.sr.reading import stated
 
 __all__ = [

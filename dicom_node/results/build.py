@@ -67,7 +67,7 @@ def build(
     cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
     report = report_of(context, as_judged(read_sources(sources), result.views), result)
-    builder = _ResultBuilder(context)
+    builder = ResultBuilder(context)
     builder.add_report(report, (*_boxed(context, report.images), *report.parts), report.parts)
     for image in report.images:
         builder.add_image(report, image)
@@ -82,7 +82,7 @@ def build_failure(
     ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images may be undecodable.
     """
     report = failure_of(context, read_sources(sources), reason, cause)
-    builder = _ResultBuilder(context)
+    builder = ResultBuilder(context)
     builder.add_report(report, ("failure", cause, reason), ("failure", reason))
     for source in report.sources:
         make = partial(build_failure_picture, context, source, reason)
@@ -100,11 +100,11 @@ def _boxed(context: ResultContext, images: Sequence[ImageReport]) -> tuple[str, 
     return ("burned-in boxes",) if drawn else ()
 
 
-class _ResultBuilder:
+class ResultBuilder:
     """Builds the objects of one job, one after the other."""
 
     def __init__(self, context: ResultContext) -> None:
-        self._context = context
+        self.context = context
         self.built: list[BuiltObject] = []
 
     def add(
@@ -120,17 +120,21 @@ class _ResultBuilder:
         ``make`` builds the data set under the SOP Instance UID that it is given. ``parts`` and
         ``of_series`` tell apart several objects, or series, of one kind.
         """
-        if kind[0] not in self._context.kinds:
+        if kind[0] not in self.context.kinds:
             return
-        one = described(self._context, *kind, sources, parts, of_series)
-        if not self._context.exists(one.sop_instance_uid):
+        one = described(self.context, *kind, sources, parts, of_series)
+        if not self.context.exists(one.sop_instance_uid):
             dataset = make(one.sop_instance_uid)
             if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (one.sop_class_uid, one.sop_instance_uid):
                 raise ResultRefused(f"the {one.kind} result is not the object that was planned")
-            data = encode(dataset, self._context, sources[0])
-            gate.check(data, dataset, self._context, one.kind, sources)
-            one = replace(one, data=data)
+            one = replace(one, data=self.checked(dataset, one.kind, sources))
         self.built.append(one)
+
+    def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
+        """The encoded object, which has passed the gate."""
+        data = encode(dataset, self.context, sources[0])
+        gate.check(data, dataset, self.context, kind, sources)
+        return data
 
     def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
         """The report, and the page of the job as a picture and as a document."""
@@ -151,7 +155,7 @@ class _ResultBuilder:
 
         No picture of pixels that the report's ``drawn_on`` does not allow.
         """
-        context, source = self._context, image.source
+        context, source = self.context, image.source
         parts = (*_boxed(context, [image]), *image.parts)
         cleaned, masks = image.of_kind(ImageKind.CLEANED), image.of_kind(ImageKind.MASK)
         grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage

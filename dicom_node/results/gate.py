@@ -6,7 +6,7 @@ Every fault names the attribute and the rule; values are not repeated (they may 
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,14 +19,10 @@ from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.walk import items, listed
 from dicom_node.errors import ResultRefused
-from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.envelope import disclaimer, series_description
 from dicom_node.results.common.source import Source
-from dicom_node.results.deidentify import profile
-from dicom_node.results.deidentify.leaks import KnownIdentity
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
@@ -65,46 +61,23 @@ _NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-fra
 
 
 def check(
-    data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
-) -> None:
-    """Raise ResultRefused with all faults of ``data``, a complete Part 10 file.
-
-    ``built`` is the data set that was encoded; ``sources`` are the images that it may refer to. It must have
-    the patient of the first source.
-    """
-    with quiet_pydicom():
-        read, pixel_bytes, _ = _read(data)
-        problems = [
-            *_problems(read, pixel_bytes, built, context, kind, sources),
-            *_keeps_identity(read, kind),
-        ]
-    _refuse(kind, problems)
-
-
-def check_deidentified(
     data: bytes,
     built: Dataset,
     context: ResultContext,
     kind: ResultKind,
     sources: Sequence[Source],
-    identity: KnownIdentity,
-    options: Set[Retained] = frozenset(),
+    further: Callable[[Dataset, bytes], Iterable[str]] | None = None,
 ) -> None:
-    """Check an object built from pseudonymised sources, and that it contains no identifying value.
+    """Raise ResultRefused with all faults of ``data``, a complete Part 10 file.
 
-    ``sources``: the pseudonymised sources; ``identity``: the identifying values of the original ones. Raises
-    ResultRefused.
+    ``built`` is the data set that was encoded; ``sources`` are the images that it may refer to. It must have
+    the patient of the first source. ``further`` faults, by the object and its bytes before Pixel Data: of an
+    object that shall not name the patient.
     """
-    ours = (series_description(context, kind), disclaimer(context), context.pipeline)
-    header_of = sources[0].header
-    scanner = [str(header_of.get(word) or "") for word in ("Manufacturer", "ManufacturerModelName")]
     with quiet_pydicom():
         read, pixel_bytes, header = _read(data)
-        problems = [
-            *_problems(read, pixel_bytes, built, context, kind, sources),
-            *profile.faults(read, options),
-            *identity.found_in(read, header, ours, scanner),
-        ]
+        problems = [*_problems(read, pixel_bytes, built, context, kind, sources)]
+        problems += further(read, header) if further else _keeps_identity(read, kind)
     _refuse(kind, problems)
 
 

@@ -35,10 +35,9 @@ from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.results import ResultContext, SourceObject, build, build_rejection, gate
+from dicom_node.results import ResultContext, SourceObject, build, build_rejection, deidentified, gate
 from dicom_node.results.common import concepts, examination, iods
 from dicom_node.results.common.source import as_judged, read_sources
-from dicom_node.results.deidentify import profile
 from dicom_node.results.report import report_of
 from dicom_node.results.sc.page import summary_of
 from dicom_node.results.sr import reading
@@ -396,7 +395,7 @@ def _is_right(scheme: str, value: str, meaning: str) -> bool:
 def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() -> None:
     ours = {
         f"{name} {code.value}": code
-        for module in (concepts, profile)
+        for module in (concepts, deidentified)
         for name, value in vars(module).items()
         for code in _codes(value)
     }
