@@ -75,6 +75,7 @@ _OF_MODALITY: Final = {
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """A source image. ``header`` is decoded, and invalid values are repaired (``repairs``).
+    ``number``: Instance Number (0020,0013), 1 if the image has none; a picture made of image 7 has number 7.
     ``judged_view``: the View Position as which a pipeline judged it, "" where none says so.
 
     ``stand_in`` is passed to highdicom's constructors instead: they refuse some real images (without Imager
@@ -85,49 +86,21 @@ class Source:
     stored: SourceObject
     header: Dataset
     stand_in: Dataset
+    uid: str
+    sop_class_uid: str
+    study_uid: str
+    series_uid: str
+    photometric: str
+    rows: int
+    columns: int
+    frames: int
+    number: int
     repairs: Repairs = _NONE
     judged_view: str = ""
 
     @property
-    def uid(self) -> str:
-        return str(self.header.SOPInstanceUID)
-
-    @property
-    def sop_class_uid(self) -> str:
-        return str(self.header.SOPClassUID)
-
-    @property
-    def study_uid(self) -> str:
-        return str(self.header.StudyInstanceUID)
-
-    @property
-    def series_uid(self) -> str:
-        return str(self.header.SeriesInstanceUID)
-
-    @property
-    def rows(self) -> int:
-        return self.stored.image.header.rows
-
-    @property
-    def columns(self) -> int:
-        return self.stored.image.header.columns
-
-    @property
-    def frames(self) -> int:
-        return self.stored.image.header.frames
-
-    @property
-    def photometric(self) -> str:
-        return str(self.header.PhotometricInterpretation)
-
-    @property
     def grey(self) -> bool:
         return self.photometric.startswith("MONOCHROME")
-
-    @property
-    def number(self) -> int:
-        """Instance Number (0020,0013), 1 if the image has none; a picture made of image 7 has number 7."""
-        return whole_of(self.header, "InstanceNumber", 1, least=1)
 
     @property
     def view(self) -> str:
@@ -186,7 +159,22 @@ def _read(stored: SourceObject) -> Source:
 
 def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
     """A source image from its ``stored`` file and the header read from that file."""
-    return Source(stored, header, _stand_in(header, stored.image.header), repairs)
+    image = stored.image.header
+    return Source(
+        stored,
+        header,
+        _stand_in(header, image),
+        str(header.SOPInstanceUID),
+        str(header.SOPClassUID),
+        str(header.StudyInstanceUID),
+        str(header.SeriesInstanceUID),
+        str(header.get("PhotometricInterpretation") or ""),
+        image.rows,
+        image.columns,
+        image.frames,
+        whole_of(header, "InstanceNumber", 1, least=1),
+        repairs,
+    )
 
 
 def without_identity(document: Dataset) -> Dataset:

@@ -117,33 +117,18 @@ def summary_of(report: Report) -> SummaryPage:
 
 def build_page(report: Report, summary: SummaryPage, uid: str) -> Dataset:
     """The page as a picture; without a body part if the images have different ones."""
-    context, sources, kind = report.context, report.sources, ResultKind.SUMMARY
-    pixels = draw_page(*summary.content)
-    picture = _captured(
-        context,
-        sources[0],
+    return _picture(
+        report.context,
+        report.sources,
         uid,
-        kind,
-        pixels,
+        ResultKind.SUMMARY,
+        draw_page(*summary.content),
         summary.frame,
-        len(sources),
+        len(report.images),
         summary.what,
         shown=summary.source,
         filled=summary.filled,
     )
-    picture.SourceImageSequence = [reference(one) for one in sources]
-    for one in sources:
-        if not summary.filled:
-            copy_present(picture, one, "SyntheticData")
-    complete(picture, context, kind, sources)
-    parts = {
-        tuple(str(one.header.get(word) or "") for word in ("BodyPartExamined", "Laterality"))
-        for one in sources
-    }
-    if len(parts) > 1:
-        picture.pop("BodyPartExamined", None)
-        picture.Laterality = ""
-    return picture
 
 
 def _importance(image: ImageReport, report: Report) -> tuple[int, bool]:
@@ -250,7 +235,7 @@ def build_annotated(report: Report, image: ImageReport, cleaned: DerivedImage | 
     what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
     filled = cleaned is not None
     return _picture(
-        report.context, source, uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled
+        report.context, [source], uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled
     )
 
 
@@ -271,7 +256,7 @@ def build_heatmap(
     pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
     filled = cleaned is not None
-    return _picture(context, source, uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
+    return _picture(context, [source], uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
@@ -282,12 +267,12 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
     """
     display = np.zeros((source.rows, source.columns) if source.rows > 0 else (512, 512), np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
-    return _picture(context, source, uid, ResultKind.SC, pixels, 1, source.number, "AI did not run.")
+    return _picture(context, [source], uid, ResultKind.SC, pixels, 1, source.number, "AI did not run.")
 
 
-def _captured(
+def _picture(
     context: ResultContext,
-    source: Source,
+    sources: Sequence[Source],
     uid: str,
     kind: ResultKind,
     pixels: Picture,
@@ -295,15 +280,15 @@ def _captured(
     number: int,
     what: str,
     *,
-    shown: Source,
-    filled: bool,
+    filled: bool = False,
+    shown: Source | None = None,
 ) -> Dataset:
-    """The object before :func:`dicom_node.results.common.envelope.complete`, without an orientation.
+    """The first of ``sources`` gives patient, study and series; ``shown`` is the image on a page of several.
 
-    ``source`` gives patient, study and series; ``shown`` is the image in the picture. ``frame`` and
-    ``number`` (Instance Number) count from 1. ``filled``: whether it shows a cleaned image, in which some
-    pixels were never measured.
+    ``frame`` and ``number`` (Instance Number) count from 1. ``filled``: whether it shows a cleaned image, in
+    which some pixels were never measured.
     """
+    source, *_ = sources
     picture = SCImage.from_ref_dataset(
         source.stand_in,
         pixels,
@@ -313,11 +298,24 @@ def _captured(
         patient_orientation=ORIENTATION_FOR_HIGHDICOM,
         **header_arguments(context, kind, source, uid, number),
     )
-    picture.PatientOrientation = None
-    describe_derivation(picture, shown, f"{what} {disclaimer(context)}"[:1024], frames=(frame,))
+    description = f"{what} {disclaimer(context)}"[:1024]
+    describe_derivation(picture, shown or source, description, frames=(frame,))
     picture.BurnedInAnnotation = "YES"
     if filled:
         picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
+    if shown is None:
+        set_orientation(picture, source)
+        copy_spacing(picture, source)  # the margin for the words leaves size and place of the pixels
+        return complete(picture, context, kind, sources)
+    picture.PatientOrientation = None
+    picture.SourceImageSequence = [reference(one) for one in sources]
+    for one in () if filled else sources:
+        copy_present(picture, one, "SyntheticData")
+    complete(picture, context, kind, sources)
+    words = ("BodyPartExamined", "Laterality")
+    if len({tuple(str(one.header.get(word) or "") for word in words) for one in sources}) > 1:
+        picture.pop("BodyPartExamined", None)
+        picture.Laterality = ""
     return picture
 
 
@@ -330,24 +328,6 @@ def display_of(source: Source, cleaned: DerivedImage | None, frame: int) -> Pict
     if cleaned is None:
         return image.display(frame - 1)
     return image.show(frames_of(source, cleaned)[frame - 1], frame - 1)
-
-
-def _picture(
-    context: ResultContext,
-    source: Source,
-    uid: str,
-    kind: ResultKind,
-    pixels: Picture,
-    frame: int,
-    number: int,
-    what: str,
-    *,
-    filled: bool = False,
-) -> Dataset:
-    picture = _captured(context, source, uid, kind, pixels, frame, number, what, shown=source, filled=filled)
-    set_orientation(picture, source)
-    copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
-    return complete(picture, context, kind, [source])
 
 
 _DATETIME: Final = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, whole
