@@ -6,8 +6,6 @@ report, each with the status W. A report that replaces another repeats the rows 
 with the status D.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re
@@ -105,15 +103,15 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
     its place among those with this code, so that a newer report answers the same rows.
     """
     said = reading.stated(report)
-    stated = [[_text(codes.DCM.Conclusion, line)] for line in said.short_result]
+    stated = [[_row("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
     if said.statement:
-        stated.append([_text(codes.DCM.Comment, said.statement)])
+        stated.append([_row("TX", [codes.DCM.Comment], said.statement)])
     burned_in = (BURNED_IN.value, BURNED_IN.scheme)
     stated += [_finding(one) for one in said.findings if one.code != burned_in]
     stated += [_number(one) for one in said.numbers]
-    stated.append([_string(_STUDY_INSTANCE_UID, _value(report, "StudyInstanceUID"))])
+    stated.append([_row("ST", [_STUDY_INSTANCE_UID], _value(report, "StudyInstanceUID"))])
     if context.link:
-        stated.append([_link(context.link)])
+        stated.append([_row("RP", [_DICOM_STUDY], context.link, "", "TEXT", "HTML")])  # tables 0191 and 0291
     seen = Counter[str]()
     rows = []
     for together in stated:
@@ -241,37 +239,18 @@ def _procedure(document: Dataset) -> tuple[str, str, str]:
     return "", _value(document, "StudyDescription") or "AI result", ""
 
 
-def _text(concept: Code, text: str) -> SegmentFields:
-    row = _row("TX", concept)
-    row.put(5, text)
-    return row
-
-
-def _string(concept: Code, text: str) -> SegmentFields:
-    row = _row("ST", concept)
-    row.put(5, text)
-    return row
-
-
-def _code(concept: Code, value: Code) -> SegmentFields:
-    row = _row("CWE", concept)
-    row.put(5, *_coded(value))
-    return row
-
-
 def _finding(stated: StatedFinding) -> list[SegmentFields]:
     """The finding is asked for, and its decision answers: Suspected, Absent, Undetermined."""
     value, scheme = stated.code
-    decision = concepts.DECISIONS[stated.decision]
-    return [_code(Code(value, scheme, stated.meaning), decision), *_side(stated.sites)]
+    decision = _coded(concepts.DECISIONS[stated.decision])
+    return [_row("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
 
 
 def _number(stated: StatedNumber) -> list[SegmentFields]:
-    row = _row("NM", *_quantity(stated))
-    row.put(5, format(Decimal(repr(stated.value)), "f"))
+    row = _row("NM", _quantity(stated), format(Decimal(repr(stated.value)), "f"))
     unit, of_scheme = stated.unit
     row.put(6, unit, unit, _scheme(of_scheme))
-    fetus = [_string(codes.DCM.SubjectID, f"fetus {stated.fetus}")] if stated.fetus else []
+    fetus = [_row("ST", [codes.DCM.SubjectID], f"fetus {stated.fetus}")] if stated.fetus else []
     return [row, *_side(stated.sites), *fetus]
 
 
@@ -296,22 +275,17 @@ def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:
         return []
     [(site, of_site, site_meaning), (side, of_side, side_meaning), *_] = sites
     return [
-        _code(_FINDING_SITE, Code(site, of_site, site_meaning)),
-        _code(_LATERALITY, Code(side, of_side, side_meaning)),
+        _row("CWE", [_FINDING_SITE], *_coded(Code(site, of_site, site_meaning))),
+        _row("CWE", [_LATERALITY], *_coded(Code(side, of_side, side_meaning))),
     ]
 
 
-def _link(url: str) -> SegmentFields:
-    row = _row("RP", _DICOM_STUDY)
-    row.put(5, url, "", "TEXT", "HTML")  # HL7 tables 0191 and 0291
-    return row
-
-
-def _row(kind: str, *concept: Code) -> SegmentFields:
-    """An OBX of this value type; ``concept``: its code, and an alternate one."""
+def _row(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
+    """An OBX of this value type; its concepts are its code and an alternate one."""
     row = SegmentFields("OBX")
     row.put(2, kind)
-    row.put(3, *(part for code in concept for part in _coded(code)))
+    row.put(3, *(part for code in concepts_of for part in _coded(code)))
+    row.put(5, *value)
     return row
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_connectors.hl7.acknowledgement import parsed_acknowledgement
+from dicom_connectors.hl7.destination import parsed_acknowledgement
 
 pytest.importorskip("hl7apy", reason="needs the extra hl7")
 
