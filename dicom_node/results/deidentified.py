@@ -626,21 +626,18 @@ def _harmless(element: DataElement) -> DataElement | None:
         if isinstance(data, bytes) and described and len(data) == 2 * (int(described[0]) or 65_536):
             item.add_new("LUTData", "US", np.frombuffer(data, "<u2").tolist())
         for inner in list(item):
-            if inner.keyword not in _KEPT_IN_ITEMS or not _are_numbers(inner):
+            values = inner.value if inner.VM > 1 else [inner.value]
+            # Bytes are no numbers, as they may be anything; a lookup table can have 65,536.
+            if (
+                inner.keyword not in _KEPT_IN_ITEMS
+                or inner.VR not in dictionary_VR(inner.tag).split(" or ")
+                or len(values) > 65_536
+                or not all(isinstance(value, int | float) for value in values)
+            ):
                 del item[inner.tag]
     if copy.keyword == "VOILUTSequence" and not all("LUTData" in item for item in copy.value):
         return None  # a table without its values is none
     return copy
-
-
-def _are_numbers(element: DataElement) -> bool:
-    """Whether the dictionary's VR and the value are numeric; bytes are not, as they may be anything."""
-    values = element.value if element.VM > 1 else [element.value]
-    return (
-        element.VR in dictionary_VR(element.tag).split(" or ")
-        and len(values) <= 65_536  # what a lookup table can have
-        and all(isinstance(value, int | float) for value in values)
-    )
 
 
 def _fill(mask: npt.NDArray[np.bool_], filled: npt.NDArray[np.bool_]) -> None:

@@ -6,7 +6,7 @@ Every fault names the attribute and the rule; values are not repeated (they may 
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -55,6 +55,31 @@ _TYPE_1_OF_PICTURES: Final = (
     "ConversionType", "ImageType", "DerivationDescription", "BurnedInAnnotation", "Rows", "Columns",
 )  # fmt: skip
 
+_OF_REPORTS: Final = (
+    ("VerificationFlag", "UNVERIFIED", "an AI report must be UNVERIFIED"),
+    ("PreliminaryFlag", "PRELIMINARY", "an AI report must be PRELIMINARY"),
+)
+_OF_PICTURES: Final = ("ImageType", ["DERIVED", "SECONDARY"], "ImageType is not DERIVED\\SECONDARY")
+_BURNED_IN: Final = "BurnedInAnnotation is NO on cleaned images and YES on all others"
+_DRAWN: Final = (_OF_PICTURES, ("BurnedInAnnotation", "YES", _BURNED_IN))
+# Values that attributes of each kind have, and the fault of any other one.
+_VALUES: Final[Mapping[ResultKind, Sequence[tuple[str, object, str]]]] = {
+    ResultKind.SR: _OF_REPORTS,
+    ResultKind.ASSESSMENT: _OF_REPORTS,
+    ResultKind.SC: _DRAWN,
+    ResultKind.SUMMARY: _DRAWN,
+    ResultKind.HEATMAP: _DRAWN,
+    ResultKind.CLEANED: (_OF_PICTURES, ("BurnedInAnnotation", "NO", _BURNED_IN)),
+    ResultKind.PDF: (
+        (
+            "MIMETypeOfEncapsulatedDocument",
+            "application/pdf",
+            "MIMETypeOfEncapsulatedDocument is not application/pdf",
+        ),
+        ("BurnedInAnnotation", "YES", "BurnedInAnnotation is YES on documents, which name the patient"),
+        ("VerificationFlag", "UNVERIFIED", "an AI document must be UNVERIFIED"),
+    ),
+}
 # Their tables list alternatives (every value type of a content item; shared and per-frame groups) as if all
 # were wanted at once; highdicom's constructors and the checks below stand for them.
 _NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-frame-functional-groups"})
@@ -137,8 +162,6 @@ def _problems(
     yield from _marked_as_ours(read, kind)
     yield from _references(read, context, sources)
     yield from _graphics(read, sources)
-    if kind in _PICTURES:
-        yield from _picture(read)
     if kind in _PICTURES | {ResultKind.SEG}:
         yield from _pixels(read, pixel_bytes)
     if kind is ResultKind.PDF:
@@ -218,11 +241,9 @@ def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
 def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
     if not is_own_result(read):
         yield "Contributing Equipment does not name this product"
-    if kind in (ResultKind.SR, ResultKind.ASSESSMENT):
-        if read.get("VerificationFlag") != "UNVERIFIED":
-            yield "an AI report must be UNVERIFIED"
-        if read.get("PreliminaryFlag") != "PRELIMINARY":
-            yield "an AI report must be PRELIMINARY"
+    for keyword, wanted, fault in _VALUES.get(kind, ()):
+        if not _equal(read.get(keyword), wanted):
+            yield fault
 
 
 def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
@@ -298,14 +319,6 @@ def _inside(
             yield "a region reaches out of its image"
 
 
-def _picture(read: Dataset) -> Iterator[str]:
-    cleaned = "clean" in str(read.get("SeriesDescription")).lower()
-    if read.get("BurnedInAnnotation") != ("NO" if cleaned else "YES"):
-        yield "BurnedInAnnotation is NO on cleaned images and YES on all others"
-    if list(read.get("ImageType") or []) != ["DERIVED", "SECONDARY"]:
-        yield "ImageType is not DERIVED\\SECONDARY"
-
-
 def _document(read: Dataset) -> Iterator[str]:
     """A PDF that is whole (PS3.3 C.24.2), and that names the patient."""
     data = bytes(read.get("EncapsulatedDocument") or b"")
@@ -314,13 +327,6 @@ def _document(read: Dataset) -> Iterator[str]:
         yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
     if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
         yield "EncapsulatedDocument is no whole PDF"
-    for keyword, wanted, fault in (
-        ("MIMETypeOfEncapsulatedDocument", "application/pdf", "{} is not application/pdf"),
-        ("BurnedInAnnotation", "YES", "{} is YES on documents, which name the patient"),
-        ("VerificationFlag", "UNVERIFIED", "an AI document must be UNVERIFIED"),
-    ):
-        if read.get(keyword) != wanted:
-            yield fault.format(keyword)
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:

@@ -181,7 +181,13 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         raise ResultRefused("the pipeline names an image that is not a source of this job")
     findings = ranked(result.findings)
     located = _located(context, of, findings)
-    compared = _comparisons(context, result)
+    # A note for each image that has a previous one; it is shown wherever the findings are shown.
+    compared = [
+        QualityNote(COMPARED, line, uid, on_faces=True)
+        for uid, one in context.previous.items()
+        if context.study_day and one.on < context.study_day
+        if (line := _changes(result, uid, one, context.study_day))
+    ]
     notes = [*result.quality, *compared]
     images = []
     for source in sources:
@@ -192,7 +198,11 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
         absent = [one for one in reported(context, known) if one.decision is Decision.ABSENT]
         # How often a film has what is not suspected was measured on usual ones.
-        rated = [one for one in known if not (unsure and one.decision is Decision.ABSENT)]
+        rated = " ".join(
+            f"{decided_in_words(one)}: {one.reliability}."
+            for one in known
+            if one.reliability and not (unsure and one.decision is Decision.ABSENT)
+        )
         in_order = [one for one in result.findings if one.source_uid == source.uid]
         images.append(
             ImageReport(
@@ -204,7 +214,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 [one for one in located if one.source is source],
                 [_coded(context, source, one, absence) for one in absent],
                 [_tracked(context, source, one, place) for place, one in enumerate(measured, start=1)],
-                [*_reliabilities(rated), *_remarks(source, sources, notes)],
+                [*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
                 [one for one in result.images if one.source_uid == source.uid],
                 _parts(context, [one for one in compared if one.source_uid == source.uid]),
             )
@@ -412,15 +422,6 @@ def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityN
             yield f"{note.name}: {note.text}"
 
 
-def _reliabilities(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """One remark on how reliable these findings are (how many in 10 such calls are right).
-
-    Empty if no reliability was measured.
-    """
-    parts = [f"{decided_in_words(one)}: {one.reliability}." for one in findings if one.reliability]
-    return (f"reliability: {' '.join(parts)}",) if parts else ()
-
-
 def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     """Each sentence once, with the numbers of its images where there are several."""
     images: dict[str, list[int]] = {}
@@ -433,16 +434,6 @@ def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     return [
         f"image{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: {text}"
         for text, numbers in images.items()
-    ]
-
-
-def _comparisons(context: ResultContext, result: PipelineResult) -> list[QualityNote]:
-    """A note for each image that has a previous one; it is shown wherever the findings are shown."""
-    on = context.study_day
-    return [
-        QualityNote(COMPARED, line, uid, on_faces=True)
-        for uid, one in context.previous.items()
-        if on is not None and one.on < on and (line := _changes(result, uid, one, on))
     ]
 
 
@@ -493,29 +484,25 @@ def _changed_numbers(measured: Sequence[Measurement], previous: PreviousImage, d
         name = one.name.lower()
         if was.model != _model(one):
             yield f"{name} by another model version, not compared"
-        elif not one.fetus:
-            yield f"{name} {_changed(one, was, one.error)}"
-        elif one.fetus == "1" and days <= SAME_PREGNANCY and one.value >= was.value - one.error:
-            yield f"{name} was {_shown(was.value, one)}"  # a fetus grows: no judgement on the difference
+        elif not one.fetus or (
+            one.fetus == "1" and days <= SAME_PREGNANCY and one.value >= was.value - one.error
+        ):
+            yield f"{name} {_changed(one, was)}"
 
 
-def _changed(now: Measurement, then: StatedNumber, error: float) -> str:
-    """Value of then, and the difference as the two shown values have it, against the method's error."""
-    places = _places(now)
+def _changed(now: Measurement, then: StatedNumber) -> str:
+    """Value of then; with a known error the difference as the two shown values have it, against that error.
+
+    A fetus grows: no judgement on the difference.
+    """
+    places, unit = (2, "") if now.unit.value == "{ratio}" else (0, f" {now.unit.meaning}")
+    was = f"was {then.value:.{places}f}{unit}"
+    if now.fetus or now.error is None:
+        return was
     difference = round(round(now.value, places) - round(then.value, places), places)
-    was = f"was {_shown(then.value, now)}"
-    if abs(difference) <= round(error, places):
-        return f"{was}, no change (±{error:.{places}f})"
-    return f"{was} ({difference:+.{places}f}, method ±{error:.{places}f})"
-
-
-def _shown(value: float, like: Measurement) -> str:
-    unit = "" if like.unit.value == "{ratio}" else f" {like.unit.meaning}"
-    return f"{value:.{_places(like)}f}{unit}"
-
-
-def _places(measurement: Measurement) -> int:
-    return 2 if measurement.unit.value == "{ratio}" else 0
+    if abs(difference) <= round(now.error, places):
+        return f"{was}, no change (±{now.error:.{places}f})"
+    return f"{was} ({difference:+.{places}f}, method ±{now.error:.{places}f})"
 
 
 def _model(one: Finding | Measurement) -> str:

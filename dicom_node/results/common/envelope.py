@@ -120,7 +120,16 @@ def complete(
 ) -> Dataset:
     """Set attributes that highdicom left open, took from the stand-in, or set to the present time."""
     source = sources[0]
-    _copy_identity(dataset, source)
+    # Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2). What the source
+    # does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
+    for keyword in COPIED:
+        if keyword in source.header:
+            dataset[keyword] = deepcopy(source.header[keyword])
+    with quiet_pydicom():
+        for name in dataset:
+            if name.VR == "PN" and name.value:
+                # As text: pydicom would otherwise keep the bytes of the source's character set.
+                name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
     _freeze_times(dataset, context, offset_of(source))
     # Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too.
     began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
@@ -191,21 +200,6 @@ def built_document(
         supersedes=supersedes,
         data=_encoded(document, about),
     )
-
-
-def _copy_identity(dataset: Dataset, source: Source) -> None:
-    """Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2).
-
-    What the source does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
-    """
-    for keyword in COPIED:
-        if keyword in source.header:
-            dataset[keyword] = deepcopy(source.header[keyword])
-    with quiet_pydicom():
-        for name in dataset:
-            if name.VR == "PN" and name.value:
-                # As text: pydicom would otherwise keep the bytes of the source's character set.
-                name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
 
 
 def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:

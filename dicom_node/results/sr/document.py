@@ -150,8 +150,15 @@ def build_document(report: Report, uid: str) -> Dataset:
         sources[0].study_uid,
         context.supersedes_series or series_uid(context, ResultKind.SR, sources[0]),
     )
+    # The quoted reports and earlier images, of the same patient.
+    earlier = {one.uid: one for previous in report.compared for one in (previous.image, previous.report)}
+    quoted = [
+        stand_in_of(one.sop_class_uid, one.uid, one.study_uid, one.series_uid) for one in earlier.values()
+    ]
+    for one in quoted:
+        one.PatientID = sources[0].stand_in.PatientID
     document = Comprehensive3DSR(
-        evidence=[*(source.stand_in for source in sources), *_evidence(report)],
+        evidence=[*(source.stand_in for source in sources), *quoted],
         content=content,
         is_complete=True,
         is_final=False,
@@ -418,18 +425,6 @@ def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterat
     image = previous.image
     measured = codes.DCM.SourceOfMeasurement
     yield ImageContentItem(measured, image.sop_class_uid, image.uid, relationship_type=_INFERRED_FROM)
-
-
-def _evidence(report: Report) -> list[Dataset]:
-    """The quoted reports and earlier images in highdicom's form of evidence, of the same patient."""
-    references = {
-        one.uid: stand_in_of(one.sop_class_uid, one.uid, one.study_uid, one.series_uid)
-        for earlier in report.compared
-        for one in (earlier.image, earlier.report)
-    }
-    for one in references.values():
-        one.PatientID = report.sources[0].stand_in.PatientID
-    return list(references.values())
 
 
 def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
