@@ -30,9 +30,9 @@ from dicom_node.results import gate
 from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
 from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.identity import described
+from dicom_node.results.common.report import ImageReport, Report, failure_of, report_of, reported
 from dicom_node.results.common.source import Source, as_judged, read_sources
 from dicom_node.results.presentation import build_presentation
-from dicom_node.results.report import ImageReport, Report, failure_of, report_of, reported
 from dicom_node.results.sc.cleaned import (
     ORGAN_SERIES,
     build_cleaned,

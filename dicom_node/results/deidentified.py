@@ -66,9 +66,9 @@ from dicom_node.results.common.envelope import (
     node_equipment,
     series_description,
 )
+from dicom_node.results.common.report import not_here, report_of
 from dicom_node.results.common.source import Source, read_sources, source_of
 from dicom_node.results.leaks import DUMMY_DATE, KnownIdentity
-from dicom_node.results.report import not_here, report_of
 from dicom_node.results.sc.cleaned import (
     build_cleaned,
     build_segmentation,

@@ -32,13 +32,13 @@ from dicom_node.dicom.walk import listed
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.source import Source, copy_present, pixel_aspect
-from dicom_node.results.report import (
+from dicom_node.results.common.report import (
     ImageReport,
     ReportedFinding,
     TrackedMeasurement,
     further_numbers,
 )
+from dicom_node.results.common.source import Source, copy_present, pixel_aspect
 
 LINE: Final = "INTERPOLATED"
 """Graphic Type of measured lines in presentation states: of two points, it is a straight line."""

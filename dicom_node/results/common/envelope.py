@@ -176,6 +176,8 @@ def _encoded(dataset: Dataset, source: Dataset) -> bytes:
     buffer = io.BytesIO()
     with quiet_pydicom():
         dataset.save_as(buffer, enforce_file_format=True)
+    if isinstance(pixels := dataset.get("PixelData"), io.BufferedIOBase):
+        pixels.close()  # a cine's samples lie in a temporary file
     return buffer.getvalue()
 
 

@@ -38,6 +38,7 @@ from dicom_node.results.common.envelope import (
     offset_of,
 )
 from dicom_node.results.common.examination import view_of
+from dicom_node.results.common.report import ImageReport, Report, first_frame, in_words
 from dicom_node.results.common.source import (
     ORIENTATION_FOR_HIGHDICOM,
     Source,
@@ -49,7 +50,6 @@ from dicom_node.results.common.source import (
     referenced,
     set_orientation,
 )
-from dicom_node.results.report import ImageReport, Report, first_frame, in_words
 from dicom_node.results.sc.cleaned import frames_of
 
 TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")

@@ -72,8 +72,8 @@ from dicom_node.results.common.examination import (
     view_of,
 )
 from dicom_node.results.common.identity import series_uid, tracking_uid
+from dicom_node.results.common.report import ImageReport, Report, ReportedFinding, TrackedMeasurement
 from dicom_node.results.common.source import Source, stand_in_of
-from dicom_node.results.report import ImageReport, Report, ReportedFinding, TrackedMeasurement
 
 # A measurement group: TID 1410 or TID 1501.
 Group: TypeAlias = ContentSequence

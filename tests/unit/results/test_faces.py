@@ -45,8 +45,8 @@ from dicom_node.results import (
     gate,
 )
 from dicom_node.results.common.envelope import encode, series_description
+from dicom_node.results.common.report import report_of
 from dicom_node.results.common.source import read_sources
-from dicom_node.results.report import report_of
 from dicom_node.results.sc import page
 from tests.deidentified_lab import HERE, result_of, write_named
 from tests.modality import assign, data_set

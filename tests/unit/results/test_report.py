@@ -37,8 +37,8 @@ from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.results import ResultContext, SourceObject, build, build_rejection, deidentified, gate
 from dicom_node.results.common import concepts, examination, iods
+from dicom_node.results.common.report import report_of
 from dicom_node.results.common.source import as_judged, read_sources
-from dicom_node.results.report import report_of
 from dicom_node.results.sc.page import summary_of
 from dicom_node.results.sr import reading
 from tests.result_images import (
