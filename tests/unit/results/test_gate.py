@@ -590,10 +590,6 @@ def uids(objects: list[BuiltObject]) -> list[str]:
     return [one.sop_instance_uid for one in objects]
 
 
-def test_the_same_input_gives_the_same_bytes(image: SourceObject) -> None:
-    assert made_from(context(), image) == made_from(context(), image)
-
-
 @pytest.mark.parametrize(
     "changed",
     [
