@@ -37,6 +37,7 @@ from dicom_connectors.fhir.resources import (
 )
 from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.walk import listed
 from dicom_node.errors import FaultyInput
 from dicom_node.results.common.concepts import BURNED_IN
 from dicom_node.results.common.context import StatedCode, StatedFinding, StatedNumber
@@ -166,7 +167,16 @@ class ReportTransaction:
 
     def _entries(self, subject: Resource) -> tuple[list[Resource], Resource]:
         """Those of study, models, findings and numbers; and the report."""
-        study = created(self._study(subject))
+        study = created(
+            _filled(
+                resourceType="ImagingStudy",
+                identifier=[uid_identifier(str(self._document.StudyInstanceUID))],
+                status="available",
+                subject=subject,
+                started=self._when,
+                description=str(self._document.get("StudyDescription") or ""),
+            )
+        )
         devices = {name: created(device) for name, device in self._devices()}
         observations = [created(one) for one in self._observations(subject, study, devices)]
         report = self._report(subject, study, [reference(one) for one in observations])
@@ -174,10 +184,15 @@ class ReportTransaction:
 
     def _report(self, subject: Resource, study: Resource, results: Sequence[Resource]) -> Resource:
         codes = [*self._procedures(), _IMAGING_STUDY]
+        accession = str(self._document.get("AccessionNumber") or "")
+        order = {
+            "type": "ServiceRequest",
+            "identifier": {"type": {"coding": [_ACCESSION]}, "value": accession},
+        }
         return _filled(
             resourceType="DiagnosticReport",
             identifier=[{"use": "official", **uid_identifier(self.uid)}],
-            basedOn=self._orders(),
+            basedOn=[order] if accession else [],
             status=PRELIMINARY,
             category=[{"coding": list(_RADIOLOGY)}],
             code={"coding": codes, "text": codes[0]["display"]},
@@ -191,15 +206,10 @@ class ReportTransaction:
 
     @property
     def _statement(self) -> str:
+        """It names the models, else the pipeline, the last of Software Versions (0018,1020) in results."""
         models = ", ".join(f"{name}@{version}" for name, version, _ in self._models)
-        return f"AI, {models or self._pipeline}, not for diagnostic use, not assessed when made"
-
-    @property
-    def _pipeline(self) -> str:
-        """Name and version, the last of Software Versions (0018,1020) in our results."""
-        versions = self._document.get("SoftwareVersions") or "unknown"
-        last = versions if isinstance(versions, str) else versions[-1]
-        return str(last).replace(" ", "@")
+        *_, pipeline = listed(self._document.get("SoftwareVersions")) or ("unknown",)
+        return f"AI, {models or pipeline.replace(' ', '@')}, not for diagnostic use, not assessed when made"
 
     @cached_property
     def _models(self) -> list[tuple[str, str, str]]:
@@ -231,21 +241,6 @@ class ReportTransaction:
             coding(self._systems, str(code.CodeValue), "LN", str(code.CodeMeaning))
             for code in known[0] or known[1]
         ]
-
-    def _orders(self) -> list[Resource]:
-        accession = str(self._document.get("AccessionNumber") or "")
-        identifier = {"type": {"coding": [_ACCESSION]}, "value": accession}
-        return [{"type": "ServiceRequest", "identifier": identifier}] if accession else []
-
-    def _study(self, subject: Resource) -> Resource:
-        return _filled(
-            resourceType="ImagingStudy",
-            identifier=[uid_identifier(str(self._document.StudyInstanceUID))],
-            status="available",
-            subject=subject,
-            started=self._when,
-            description=str(self._document.get("StudyDescription") or ""),
-        )
 
     def _devices(self) -> Iterator[tuple[str, Resource]]:
         for name, version, uid in self._models:
@@ -307,22 +302,19 @@ class ReportTransaction:
 
     def _measurement(self, number: StatedNumber) -> Resource:
         of_fetus = f", fetus {number.fetus}" if number.fetus else ""
+        fetus = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), number.fetus)
         value, scheme = number.code
         code = concept(self._systems, value, scheme, number.meaning)
         return {
             "code": {**code, "text": f"{number.meaning}{of_fetus}"},
             "valueQuantity": _quantity(str(number.value), number.unit[0]),
-            "focus": self._focus(number.fetus),
+            # What is observed, where the subject is the mother. It is no resource of the server.
+            "focus": [{"identifier": uid_identifier(fetus), "display": f"Fetus {number.fetus}"}]
+            if number.fetus
+            else [],
             "bodySite": self._site(number.sites),
             "component": self._side(number.sites),
         }
-
-    def _focus(self, fetus: str) -> list[Resource]:
-        """The fetus: what is observed, where the subject is the mother. It is no resource of the server."""
-        if not fetus:
-            return []
-        uid = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), fetus)
-        return [{"identifier": uid_identifier(uid), "display": f"Fetus {fetus}"}]
 
     def _side(self, sites: Sequence[StatedCode]) -> list[Resource]:
         """The side in code: bodySite of R4 is one concept, which has no part for it."""

@@ -4,7 +4,7 @@ and the entries of a transaction Bundle (FHIR R4 3.1.0.11); sending a Bundle twi
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any, Final
@@ -195,10 +195,6 @@ def identifier_query(*uids: str) -> str:
 
 def uids_of(resource: Mapping[str, Any]) -> list[str]:
     """The UIDs among the identifiers of a resource."""
-    return [str(one["value"]).removeprefix("urn:oid:") for one in _of_dicom(resource)]
-
-
-def _of_dicom(resource: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
-    for one in resource.get("identifier") or ():
-        if one.get("system") == DICOM_UID and str(one.get("value") or "").startswith("urn:oid:"):
-            yield one
+    named = [one for one in resource.get("identifier") or () if one.get("system") == DICOM_UID]
+    uids = [str(one.get("value") or "") for one in named]
+    return [uid.removeprefix("urn:oid:") for uid in uids if uid.startswith("urn:oid:")]

@@ -165,7 +165,11 @@ def _patient(document: Dataset, context: MessageContext) -> list[SegmentFields]:
     """
     patient = SegmentFields("PID")
     if identifier := _value(document, "PatientID"):
-        patient.put(3, identifier, "", "", _issuer(document), "PI")  # HL7 table 0203: patient internal
+        # Assigning authority (HD): its name and, where the study has it, its universal ID.
+        [qualifiers, *_] = document.get("IssuerOfPatientIDQualifiersSequence") or [Dataset()]
+        universal = (_value(qualifiers, f"UniversalEntityID{what}") for what in ("", "Type"))
+        issuer = (_value(document, "IssuerOfPatientID"), *universal)
+        patient.put(3, identifier, "", "", issuer, "PI")  # HL7 table 0203: patient internal
     for letter, name in _names(document):
         patient.repeat(5, *name, "", "L", letter)
     if 5 not in patient.fields:
@@ -181,13 +185,6 @@ def _patient(document: Dataset, context: MessageContext) -> list[SegmentFields]:
     if any(key.startswith("PV1-") for key in context.fields):
         return [patient, _with_site_fields(visit, document, context)]
     return [patient]
-
-
-def _issuer(document: Dataset) -> tuple[str, ...]:
-    """Assigning authority (HD): its name and, where the study has it, its universal ID."""
-    qualifiers = document.get("IssuerOfPatientIDQualifiersSequence") or [Dataset()]
-    universal = (_value(qualifiers[0], "UniversalEntityID"), _value(qualifiers[0], "UniversalEntityIDType"))
-    return (_value(document, "IssuerOfPatientID"), *universal)
 
 
 def _names(document: Dataset) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -304,7 +301,16 @@ def _with_site_fields(
 ) -> SegmentFields:
     """The segment with ``peers.hl7_fields``, whole fields before their components."""
     chosen = [(parsed_field(key), value) for key, value in context.fields.items()]
-    values = _placeholders(document, rule)
+    attributes = {
+        "accession": "AccessionNumber",
+        "study": "StudyInstanceUID",
+        "study_id": "StudyID",
+        "report": "SOPInstanceUID",
+        "patient_id": "PatientID",
+        "issuer": "IssuerOfPatientID",
+        "description": "StudyDescription",
+    }
+    values = {"rule": rule} | {name: _value(document, keyword) for name, keyword in attributes.items()}
     for (name, number, component), value in sorted(chosen, key=lambda one: one[0][2] or 0):
         if name == segment.name:
             # In one pass, so that a value that holds braces is not read as a template.
@@ -314,19 +320,6 @@ def _with_site_fields(
             else:
                 segment.put_component(number, component, text)
     return segment
-
-
-def _placeholders(document: Dataset, rule: str) -> dict[str, str]:
-    return {
-        "accession": _value(document, "AccessionNumber"),
-        "study": _value(document, "StudyInstanceUID"),
-        "study_id": _value(document, "StudyID"),
-        "report": _value(document, "SOPInstanceUID"),
-        "rule": rule,
-        "patient_id": _value(document, "PatientID"),
-        "issuer": _value(document, "IssuerOfPatientID"),
-        "description": _value(document, "StudyDescription"),
-    }
 
 
 def _hashed(text: str) -> str:
