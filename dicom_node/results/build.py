@@ -139,16 +139,16 @@ class ResultBuilder:
     def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
         """The report, and the page of the job as a picture and as a document."""
         page = cache(lambda: summary_of(report))
-        for kind, parts_of_kind, make in (
-            ((ResultKind.SR, Comprehensive3DSRStorage), parts, partial(build_document, report)),
-            (
-                (ResultKind.SUMMARY, SecondaryCaptureImageStorage),
-                of_page,
-                lambda uid: build_page(report, page(), uid),
-            ),
-            ((ResultKind.PDF, EncapsulatedPDFStorage), of_page, lambda uid: build_pdf(report, page(), uid)),
-        ):
-            self.add(kind, report.sources, make, parts_of_kind)
+        sr, picture = Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+        self.add((ResultKind.SR, sr), report.sources, partial(build_document, report), parts)
+        self.add(
+            (ResultKind.SUMMARY, picture),
+            report.sources,
+            lambda uid: build_page(report, page(), uid),
+            of_page,
+        )
+        document = (ResultKind.PDF, EncapsulatedPDFStorage)
+        self.add(document, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
 
     def add_image(self, report: Report, image: ImageReport) -> None:
         """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.

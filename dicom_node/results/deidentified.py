@@ -257,8 +257,11 @@ def build_deidentified(
     """
     builder = _Builder(context, read_sources(sources), pseudonyms, options)
     builder.add_all(result)
-    marks = {"deidentified": True, "pseudonym_domain": pseudonyms.domain, "burned_in_boxes": None}
-    return Deidentified(tuple(replace(one, **marks) for one in builder.built), tuple(builder.withheld))
+    marked = (
+        replace(one, deidentified=True, pseudonym_domain=pseudonyms.domain, burned_in_boxes=None)
+        for one in builder.built
+    )
+    return Deidentified(tuple(marked), tuple(builder.withheld))
 
 
 class _Builder(ResultBuilder):

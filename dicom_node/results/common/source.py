@@ -268,7 +268,21 @@ def describe_derivation(
         picture.DerivationCodeSequence = [CodedConcept.from_code(code) for code in codes]
     picture.SourceImageSequence = [reference(source, frames)]
     copy_present(picture, source, "SyntheticData")  # PS3.3 C.12.1.1.12: what was drawn on stays made up
-    _carry_on_lossy(picture, source)
+    # Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless.
+    header = source.header
+    picture.LossyImageCompression = "01" if source.stored.image.header.lossy else "00"
+    if not source.stored.image.header.lossy:
+        return
+    ratio, method = (header.get(f"LossyImageCompression{what}") for what in ("Ratio", "Method"))
+    by_syntax = _LOSSY_METHODS.get(str(header.file_meta.get("TransferSyntaxUID") or ""))
+    if not ratio and by_syntax:  # size of the samples over size of the file; the header is negligible
+        samples = source.rows * source.columns * source.frames * whole_of(header, "SamplesPerPixel", 1)
+        size = samples * whole_of(header, "BitsAllocated", 8) // 8
+        ratio = round(size / source.stored.path.stat().st_size, 2)
+    if ratio:
+        picture.LossyImageCompressionRatio = deepcopy(ratio)
+    if method or by_syntax:
+        picture.LossyImageCompressionMethod = deepcopy(method or by_syntax)
 
 
 def set_orientation(picture: Dataset, source: Source) -> None:
@@ -339,21 +353,3 @@ def referenced(source: Source) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid
     return item
-
-
-def _carry_on_lossy(picture: Dataset, source: Source) -> None:
-    """Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless."""
-    header = source.header
-    picture.LossyImageCompression = "01" if source.stored.image.header.lossy else "00"
-    if not source.stored.image.header.lossy:
-        return
-    ratio, method = (header.get(f"LossyImageCompression{what}") for what in ("Ratio", "Method"))
-    by_syntax = _LOSSY_METHODS.get(str(header.file_meta.get("TransferSyntaxUID") or ""))
-    if not ratio and by_syntax:  # size of the samples over size of the file; the header is negligible
-        samples = source.rows * source.columns * source.frames * whole_of(header, "SamplesPerPixel", 1)
-        size = samples * whole_of(header, "BitsAllocated", 8) // 8
-        ratio = round(size / source.stored.path.stat().st_size, 2)
-    if ratio:
-        picture.LossyImageCompressionRatio = deepcopy(ratio)
-    if method or by_syntax:
-        picture.LossyImageCompressionMethod = deepcopy(method or by_syntax)

@@ -100,9 +100,9 @@ def build_document(report: Report, uid: str) -> Dataset:
     groups += [
         _measurement_group(report, image.source, one) for image in report.images for one in image.measured
     ]
-    further = map(_previous, report.compared)
+    further = [*map(_previous, report.compared)]
     if groups:
-        further = iter([_evaluations(report, elsewhere), *further])
+        further = [_evaluations(report, elsewhere), *further]
     else:
         groups = [*map(_finding_group, elsewhere), *(_image_group(report, image) for image in report.images)]
     # TID 1001 with a device observer (TID 1004): no person has looked at this.

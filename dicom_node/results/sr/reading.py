@@ -117,6 +117,7 @@ def places(report: Path) -> list[dict[str, Any]]:
     (cut-off 41 %)", "" where it is not clear which.
     """
     read = stated(report)
+    about: list[tuple[StatedFinding | StatedNumber, str, str]]
     about = [(one, one.decision.value, _probability(one.numbers)) for one in read.findings]
     about += [(one, "", f"{one.value} {one.unit[0]}") for one in read.numbers]
     return [
