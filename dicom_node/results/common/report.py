@@ -177,7 +177,8 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
     is no source of the job.
     """
     of = {source.uid: source for source in sources}
-    if not of.keys() >= {one.source_uid for one in (*result.findings, *result.images, *result.measurements)}:
+    named_uids = {one.source_uid for one in result.findings} | {one.source_uid for one in result.images}
+    if not of.keys() >= named_uids | {one.source_uid for one in result.measurements}:
         raise ResultRefused("the pipeline names an image that is not a source of this job")
     findings = ranked(result.findings)
     located = _located(context, of, findings)
