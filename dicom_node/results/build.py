@@ -39,6 +39,7 @@ from dicom_node.results.sc.cleaned import (
     build_organs,
     build_segmentation,
     cleaned_class,
+    frames_of,
     is_empty,
     series_parts,
 )
@@ -173,7 +174,7 @@ class ResultBuilder:
                 self.add((ResultKind.HEATMAP, SecondaryCaptureImageStorage), [source], make, (str(rank),))
         for one in (*cleaned, *(one for one in image.images if one.processing)):
             self.add(
-                (ResultKind.CLEANED, cleaned_class(source, one)),
+                (ResultKind.CLEANED, cleaned_class(frames_of(source, one))),
                 [source],
                 partial(build_cleaned, context, source, one, next(iter(masks), None)),
                 (one.name,) if one.processing else (),

@@ -73,6 +73,7 @@ from dicom_node.results.sc.cleaned import (
     build_cleaned,
     build_segmentation,
     cleaned_class,
+    frames_of,
     is_empty,
     modality_of,
 )
@@ -327,7 +328,7 @@ class _Builder(ResultBuilder):
     def _add_cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source:
         """Add the cleaned image; return the source as the destination knows it: by that image."""
         source = pseudonymised(source, self._pseudonyms, self._options)
-        kind = (ResultKind.CLEANED, cleaned_class(source, image))
+        kind = (ResultKind.CLEANED, cleaned_class(frames_of(source, image)))
         make = partial(build_cleaned, self.context, source, image, mask)
         self.add(kind, [source], make, of_series=(modality_of(source),))
         header, made = deepcopy(source.header), self.built[-1]  # of the same size and frames

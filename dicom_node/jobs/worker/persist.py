@@ -553,7 +553,7 @@ def _of_report(
     if path is None or study.study_instance_uid is None:
         return {}
     said = stated(path)
-    said_of = {one.image for one in (*said.findings, *said.numbers)}
+    said_of = {one.image for one in said.findings} | {one.image for one in said.numbers}
     rows = {row.sop_instance_uid: row for row in _instances(session, study.id, by.source_uids)}
     there = [rows[uid] for uid in by.source_uids if uid in rows and uid in said_of]
     last = {kind: row for row in there if (kind := _kind(row)) is not None}

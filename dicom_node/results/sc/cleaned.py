@@ -141,12 +141,6 @@ def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> st
     )[:1024]
 
 
-def cleaned_class(source: Source, image: DerivedImage) -> str:
-    """The SOP class of the cleaned image."""
-    frames = frames_of(source, image)
-    return str(SecondaryCaptureImageStorage) if len(frames) == 1 else _class_of(frames)
-
-
 def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
     """The parts of the series UID that separate cleaned pictures from the other series of the study."""
     return (modality_of(source), *([image.name] if image.processing else []))
@@ -167,7 +161,7 @@ def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[
     contributing = arguments.pop("contributing_equipment")
     picture = SOPClass(
         study_instance_uid=source.study_uid,
-        sop_class_uid=_class_of(frames),
+        sop_class_uid=cleaned_class(frames),
         modality="OT",
         referring_physician_name=None,
         **arguments,
@@ -257,7 +251,10 @@ def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
     copy_present(picture, source, *_CINE)
 
 
-def _class_of(frames: PixelArray) -> str:
+def cleaned_class(frames: PixelArray) -> str:
+    """The SOP class of a cleaned image with these ``frames_of`` its source."""
+    if len(frames) == 1:
+        return str(SecondaryCaptureImageStorage)
     if frames.ndim == 4:
         return str(MultiFrameTrueColorSecondaryCaptureImageStorage)
     if frames.dtype.itemsize == 1:
